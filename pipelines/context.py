@@ -1,0 +1,46 @@
+"""One request, from its arrival to its receipt: who asks, until when it matters, and what ran where on its behalf.
+
+Knows no HTTP and no stages' workings; stages' receipts are added to it as they come.
+"""
+
+import time
+import uuid
+from dataclasses import dataclass, field, replace
+
+from stages.errors import DeadlineExceeded
+from stages.stage import StageReceipt
+
+
+@dataclass(slots=True)
+class RequestContext:
+    """`deadline` and `created` are wall-clock seconds. `tenant` is derived on the server; `salt` goes into every name."""
+
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    tenant: str = "default"
+    salt: str = ""
+    priority: int = 0
+    created: float = field(default_factory=time.time)
+    deadline: float = float("inf")
+    receipts: list[StageReceipt] = field(default_factory=list)
+
+    def add(self, receipt: StageReceipt) -> None:
+        self.receipts.append(receipt)
+
+    def remaining_s(self) -> float:
+        """Seconds until the deadline. Raises `DeadlineExceeded` where none are left."""
+        left = self.deadline - time.time()
+        if left <= 0:
+            raise DeadlineExceeded(
+                f"the request's time of {self.deadline - self.created:.1f} s is up; allow more with the header "
+                "x-request-timeout-seconds (at most limits.max_request_s)"
+            )
+        return left
+
+    def device_seconds(self) -> float:
+        return sum(receipt.device_s for receipt in self.receipts)
+
+    def shown_receipts(self, *, show_cache: bool) -> list[StageReceipt]:
+        """The receipts as the client may see them: cache outcomes tell one tenant about another, so several tenants see none."""
+        if show_cache:
+            return list(self.receipts)
+        return [replace(receipt, cache="off", bytes_moved=0) for receipt in self.receipts]

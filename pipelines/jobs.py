@@ -1,0 +1,200 @@
+"""What the HTTP surface asks of a pipeline, and what a pipeline answers: the request's own words, already checked, without HTTP.
+
+Knows no FastAPI, no tensors, no stages. `pipelines/ingress.py` turns bodies into jobs and answers into bodies; `image_text.py`,
+`text_to_image.py` and `embed.py` do the jobs.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.context import RequestContext
+from stages.stage import Sampling, TokenLogprob
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePart:
+    """An encoded picture, already fetched, sniffed and within the limits (`pipelines/pictures.py`), with its size in pixels after
+    EXIF orientation."""
+
+    data: bytes
+    width: int
+    height: int
+    param: str  # the request's field, for messages: "messages[0].content[1]"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: Literal["system", "user", "assistant"]
+    parts: tuple[TextPart | ImagePart, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatJob:
+    """`sampling.max_tokens` 0 means: as many as fit."""
+
+    messages: tuple[Message, ...]
+    sampling: Sampling
+    n: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ChatStarted:
+    """First answer to a chat job, once every choice's first step is on its way: from here on headers may be sent."""
+
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChatDelta:
+    """New text of one choice."""
+
+    index: int
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ChatChoiceEnd:
+    """The end of one choice; `reason` is "stop" or "length"."""
+
+    index: int
+    reason: str
+    completion_tokens: int
+    cached_tokens: int
+
+
+ChatEvent = ChatStarted | ChatDelta | ChatChoiceEnd
+
+
+@dataclass(frozen=True, slots=True)
+class PaintJob:
+    """None: the model's own default. `partial_images`: how many previews of each picture are wanted while it is painted (0-3)."""
+
+    prompt: str
+    n: int = 1
+    width: int | None = None
+    height: int | None = None
+    negative_prompt: str | None = None
+    steps: int | None = None
+    guidance_scale: float | None = None
+    seed: int | None = None
+    sampler: str | None = None
+    partial_images: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PaintProgress:
+    index: int
+    step: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class PaintPicture:
+    """A picture, [height, width, 3] uint8. `partial` counts previews from 0; None: the finished picture. `seed` reproduces it."""
+
+    index: int
+    pixels: NDArray[np.uint8]
+    seed: int
+    partial: int | None = None
+
+
+PaintEvent = PaintProgress | PaintPicture
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedJob:
+    """Each input is a text or a picture."""
+
+    inputs: tuple[TextPart | ImagePart, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """One vector an input, float32, unit length. `num_tokens` counts text tokens and image patches."""
+
+    vectors: tuple[NDArray[np.float32], ...]
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class StageCard:
+    """What /v1/models and /ready tell about one stage. `scaled_to_zero`: no replica runs, and none is needed to be ready."""
+
+    name: str
+    kind: str
+    deployment: str
+    device: str
+    replicas: int
+    ready: bool
+    loader: str = ""
+    source: str = ""
+    scaled_to_zero: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What can be asked of a model. `sizes`: the (width, height) it paints at; empty: any multiple of `size_multiple`."""
+
+    id: str
+    pipeline: Literal["image_text", "text_to_image", "embed"]
+    stages: tuple[str, ...]
+    created: int = 0
+    max_context_tokens: int | None = None
+    sizes: tuple[tuple[int, int], ...] = field(default=())
+
+
+class ChatPipeline(Protocol):
+    def chat(self, job: ChatJob, context: RequestContext) -> AsyncIterator[ChatEvent]:
+        """Yields `ChatStarted` first; raises any `TriptychError`, before or after. Closing the iterator cancels the work."""
+        ...
+
+
+class PaintPipeline(Protocol):
+    def paint(self, job: PaintJob, context: RequestContext) -> AsyncIterator[PaintEvent]:
+        """The first event comes once every stage has accepted the work. Closing the iterator cancels it."""
+        ...
+
+
+class EmbedPipeline(Protocol):
+    async def embed(self, job: EmbedJob, context: RequestContext) -> Embedded: ...
+
+
+class Service(Protocol):
+    """All that the HTTP surface needs of the rest of Triptych."""
+
+    def models(self) -> Sequence[ModelCard]: ...
+
+    def chat_pipeline(self, model: str) -> ChatPipeline:
+        """Raises `UnknownModel`, or `InvalidRequest` for a model that does something else."""
+        ...
+
+    def paint_pipeline(self, model: str) -> PaintPipeline: ...
+
+    def embed_pipeline(self, model: str) -> EmbedPipeline: ...
+
+    async def stage_cards(self) -> Sequence[StageCard]: ...
+
+    async def stage_metrics(self) -> Sequence["StageMetrics"]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class StageMetrics:
+    """Counters of one stage in one replica, since it started."""
+
+    stage: str
+    replica: str
+    device: str
+    counters: dict[str, float]
+    """queued, running, items_total, batches_total, batch_items_total, steps_total, device_seconds_total, cancelled_total,
+    failed_total, expired_total, rejected_total, cache_hits_memory_total, cache_hits_redis_total, cache_misses_total,
+    cache_joined_total, cache_evictions_total, cache_errors_total"""

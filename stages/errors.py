@@ -1,0 +1,82 @@
+"""Everything that can go wrong, in one tree. Knows no HTTP: `pipelines/http_errors.py` maps it.
+
+    TriptychError
+    ├── InvalidRequest            the request is at fault: names the field, the value and the limit
+    │   ├── TooLarge              it is bigger than a configured limit
+    │   └── UnknownModel          it asks for something that is not served
+    ├── NotAuthorized             no key, or a wrong one
+    ├── Overloaded                try again in `retry_after_s`
+    │   ├── QueueFull             a bounded queue is full
+    │   └── Unavailable           no live replica, or a replica died under the request
+    ├── DeadlineExceeded          the request's time is up
+    ├── Cancelled                 the client went away, or asked to stop
+    ├── ConfigurationError        the configuration is at fault: names the path, the value and what is allowed
+    └── StageFailed               a stage failed on this item, which the client could not have prevented
+
+Every error survives pickling (it crosses processes), and its message tells value, limit and the setting to change.
+"""
+
+from typing import Any
+
+
+class TriptychError(Exception):
+    """Root of the tree. `message` is for people; `code` is stable, for programs; `param` is the request's field, if one is at fault."""
+
+    code = "error"
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.message, self.param, self.retry_after_s)
+
+
+def _rebuild(kind: type[TriptychError], message: str, param: str | None, retry_after_s: float | None) -> TriptychError:
+    return kind(message, param=param, retry_after_s=retry_after_s)
+
+
+class InvalidRequest(TriptychError):
+    code = "invalid_value"
+
+
+class TooLarge(InvalidRequest):
+    code = "too_large"
+
+
+class UnknownModel(InvalidRequest):
+    code = "model_not_found"
+
+
+class NotAuthorized(TriptychError):
+    code = "invalid_api_key"
+
+
+class Overloaded(TriptychError):
+    code = "overloaded"
+
+
+class QueueFull(Overloaded):
+    code = "queue_full"
+
+
+class Unavailable(Overloaded):
+    code = "unavailable"
+
+
+class DeadlineExceeded(TriptychError):
+    code = "deadline_exceeded"
+
+
+class Cancelled(TriptychError):
+    code = "cancelled"
+
+
+class ConfigurationError(TriptychError):
+    code = "configuration_error"
+
+
+class StageFailed(TriptychError):
+    code = "stage_failed"

@@ -1,0 +1,286 @@
+"""The contract between a stage and what hosts it: what goes in, what comes out, and the two kinds of stage.
+
+A stage is a loaded part of a model on one device. It is synchronous and is only ever called from its engine's own thread
+(`prepare` excepted). It knows no HTTP, no cluster, no other stage. A stage is one of two kinds:
+
+- `OneShotStage` (vision encoder, text encoder, VAE decoder, CLIP embedder): a batch of items goes in, a result each comes out.
+- `IterativeStage` (LLM, denoiser): rows; a row may join or leave between any two steps.
+
+A stage never decides what runs when: that is `stages/scheduler.py`. It never remembers results: that is `stages/host.py`.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Arrays = Mapping[str, NDArray[Any]]
+"""A result: named numpy arrays, C-contiguous. bfloat16 travels as `ml_dtypes.bfloat16` never; convert to float32 or float16."""
+
+P = TypeVar("P")  # what a pipeline sends
+Q = TypeVar("Q")  # what `prepare` makes of it
+R = TypeVar("R")  # the state of one running request
+
+
+@dataclass(frozen=True, slots=True)
+class Item(Generic[P]):
+    """One piece of work for one stage.
+
+    `name` is the digest under which the result is remembered (one-shot stages only; None: never remembered).
+    `deadline` is wall-clock time (`time.time()` seconds), so that it means the same on every machine.
+    A lower `priority` runs first (0 is the default; negative is more urgent).
+    """
+
+    id: str
+    payload: P
+    name: str | None = None
+    priority: int = 0
+    deadline: float = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class StageReceipt:
+    """What one stage did for one request. Seconds; `device_s` is this request's share of the device's time (run / batch size)."""
+
+    stage: str
+    replica: str = "local"
+    device: str = "cpu"
+    queue_s: float = 0.0
+    run_s: float = 0.0
+    device_s: float = 0.0
+    batch_size: float = 0.0  # mean over the steps it took part in
+    steps: int = 0
+    cache: str = "off"  # "off" | "miss" | "memory" | "redis" | "joined" (another request was already computing it)
+    bytes_moved: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A one-shot stage's answer."""
+
+    value: Arrays
+    receipt: StageReceipt
+
+
+class OneShotStage(Protocol[P, Q]):
+    """A batch goes in, results come out, in the same order."""
+
+    @property
+    def device(self) -> str: ...
+
+    def prepare(self, payload: P) -> Q:
+        """What can be done without the device (decode, resize, tokenize). Called on a pool thread; may raise `InvalidRequest`."""
+        ...
+
+    def batch_key(self, item: Q) -> Hashable:
+        """Items with equal keys may share a batch."""
+        ...
+
+    def cost(self, item: Q) -> float:
+        """In the stage's own work unit (image patches, prompt tokens, pixels)."""
+        ...
+
+    def run(self, batch: Sequence[Q]) -> Sequence[Arrays]:
+        """One result per item. If it raises, the engine retries the items one by one, so that a bad one fails alone."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """What a step did for one row: events for the client, in order, and whether the row is done or failed."""
+
+    events: Sequence[object] = ()
+    done: bool = False
+    error: Exception | None = None
+
+
+class IterativeStage(Protocol[P, R]):
+    """Rows that advance together, one step at a time.
+
+    The engine calls, from one thread: `start` once per item (only when `can_start`), then `step` with any running rows that
+    share a `batch_key`, and `finish` exactly once per started row: done, failed, cancelled or past its deadline.
+    """
+
+    @property
+    def device(self) -> str: ...
+
+    def check(self, payload: P) -> None:
+        """Raises `InvalidRequest` for a payload that could never run (longer than a slot, an unknown sampler). Any thread; cheap."""
+        ...
+
+    def can_start(self, payload: P) -> bool:
+        """Whether there is room for it now (a slot, memory)."""
+        ...
+
+    def start(self, payload: P) -> R: ...
+
+    def batch_key(self, row: R) -> Hashable:
+        """Rows with equal keys may share a step."""
+        ...
+
+    def cost(self, row: R) -> float:
+        """What the row adds to a step, in the stage's own work unit (rows x latent tokens, tokens)."""
+        ...
+
+    def step(self, rows: Sequence[R]) -> Sequence[Stepped]:
+        """Advances every row once; one `Stepped` each, in order. If it raises, every row in the step fails."""
+        ...
+
+    def finish(self, row: R) -> None:
+        """Frees what the row holds. Never raises; may be called for a row that never stepped."""
+        ...
+
+
+# ---- what pipelines send, and what comes back ----
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeImage:
+    """For a vision encoder: an encoded picture (PNG, JPEG, WebP, GIF, BMP), as `stages/picture.py` accepts it. Result: {"features":
+    [tokens, width] float}, ready to stand in the LLM's input embeddings; other keys (e.g. "grid_thw" [3] int64) as the model needs."""
+
+    data: bytes
+    max_pixels: int
+
+
+@dataclass(frozen=True, slots=True)
+class EncodePrompt:
+    """For a diffusion text encoder. Result: the arrays that its denoiser family wants ("embeds" [tokens, width], "pooled" [width], ...)."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedInput:
+    """For a CLIP embedder: exactly one of text and image (encoded picture). Result: {"embedding": [width] float32, unit length}."""
+
+    text: str | None = None
+    image: bytes | None = None
+    max_pixels: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeLatents:
+    """For a VAE decoder: latents as the denoiser gives them, [channels, height, width] (or packed, as the family does). Result:
+    {"pixels": [height, width, 3] uint8}."""
+
+    latents: Arrays
+
+
+@dataclass(frozen=True, slots=True)
+class EncodePixels:
+    """For a VAE encoder (image-to-image): [height, width, 3] uint8. Result: {"latents": ...} scaled as the denoiser takes them."""
+
+    pixels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSpan:
+    """Where a picture stands in a prompt: `length` placeholder tokens from `offset`; `value` is the vision encoder's result."""
+
+    offset: int
+    length: int
+    digest: str
+    value: Arrays
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen. temperature 0 is greedy. `logprobs` None: none; n: the n likeliest beside the chosen one (0-20)."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """For an LLM. `token_ids` holds placeholder tokens where `images` go."""
+
+    token_ids: tuple[int, ...]
+    sampling: Sampling
+    images: tuple[ImageSpan, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    token_id: int
+    text: str
+    data: bytes
+    logprob: float
+    top: tuple["TokenLogprob", ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenDelta:
+    """From an LLM: text that can be shown now ("" while a character is incomplete or a stop string may be beginning)."""
+
+    text: str
+    num_tokens: int
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationEnd:
+    """From an LLM, last. `reason` is "stop" or "length". Counts are exact; `cached_tokens` of the prompt were not computed."""
+
+    reason: str
+    completion_tokens: int
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Denoise:
+    """For a denoiser. `negative` None: no classifier-free guidance (one row instead of two). `sampler` None: the checkpoint's own.
+    `preview_steps`: after which steps (1-based) an estimate of the finished latents is wanted. `init` with `strength` (0-1]:
+    start from these latents (image-to-image)."""
+
+    prompt: Arrays
+    negative: Arrays | None
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    seed: int
+    sampler: str | None = None
+    preview_steps: tuple[int, ...] = ()
+    init: Arrays | None = None
+    strength: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class DenoiseProgress:
+    """From a denoiser after every step (1-based)."""
+
+    step: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class DenoisePreview:
+    """From a denoiser: its estimate of the finished latents, to be shown through the VAE decoder."""
+
+    step: int
+    latents: Arrays
+
+
+@dataclass(frozen=True, slots=True)
+class DenoiseEnd:
+    """From a denoiser, last."""
+
+    latents: Arrays
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnd:
+    """The host's own last word on a stream."""
+
+    receipt: StageReceipt
