@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.context import RequestContext
-from stages.stage import Sampling, TokenLogprob
+from stages.stage import Sampling, StageMetrics, TokenLogprob
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,17 +184,4 @@ class Service(Protocol):
 
     async def stage_cards(self) -> Sequence[StageCard]: ...
 
-    async def stage_metrics(self) -> Sequence["StageMetrics"]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class StageMetrics:
-    """Counters of one stage in one replica, since it started."""
-
-    stage: str
-    replica: str
-    device: str
-    counters: dict[str, float]
-    """queued, running, items_total, batches_total, batch_items_total, steps_total, device_seconds_total, cancelled_total,
-    failed_total, expired_total, rejected_total, cache_hits_memory_total, cache_hits_redis_total, cache_misses_total,
-    cache_joined_total, cache_evictions_total, cache_errors_total"""
+    async def stage_metrics(self) -> Sequence[StageMetrics]: ...

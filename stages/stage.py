@@ -203,11 +203,12 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """For an LLM. `token_ids` holds placeholder tokens where `images` go."""
+    """For an LLM. `token_ids` holds placeholder tokens where `images` go. What is computed for one `salt` serves no other."""
 
     token_ids: tuple[int, ...]
     sampling: Sampling
     images: tuple[ImageSpan, ...] = ()
+    salt: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,3 +285,16 @@ class StreamEnd:
     """The host's own last word on a stream."""
 
     receipt: StageReceipt
+
+
+@dataclass(frozen=True, slots=True)
+class StageMetrics:
+    """Counters of one stage in one replica, since it started."""
+
+    stage: str
+    replica: str
+    device: str
+    counters: Mapping[str, float]
+    """queued, running, items_total, batches_total, batch_items_total, steps_total, device_seconds_total, cancelled_total,
+    failed_total, expired_total, rejected_total, cache_hits_memory_total, cache_hits_redis_total, cache_misses_total,
+    cache_joined_total, cache_evictions_total, cache_errors_total"""

@@ -1,0 +1,394 @@
+"""The configuration: what `serve_config.yaml` may say, strictly. An unknown or impossible setting is refused with its path, its
+value and what is allowed.
+
+Decides defaults and consistency (every role filled, every stage placed once). Knows no Ray and loads no model; the environment is
+read here and nowhere else. The YAML file is an ordinary Ray Serve config; everything of Triptych's own is the `args` of the
+application whose import path is `pipelines.app:build`.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from stages.errors import ConfigurationError
+
+IMPORT_PATH = "pipelines.app:build"
+EMBEDDED = "embedded"
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SourceConfig(Strict):
+    """Where weights come from: exactly one of `demo`, `folder` and `hub`."""
+
+    demo: Literal["clip", "projector", "painter", "smollm2"] | None = None
+    folder: str | None = Field(None, description="a checkpoint folder on every machine that runs the stage")
+    hub: str | None = Field(None, description="a hub id, org/name", pattern=r"^[\w.\-]+/[\w.\-]+$")
+    revision: str | None = Field(None, description="the hub's branch, tag or commit")
+
+    @model_validator(mode="after")
+    def exactly_one(self) -> "SourceConfig":
+        given = [name for name in ("demo", "folder", "hub") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of demo, folder, hub (given: {', '.join(given) or 'none'})")
+        if self.revision is not None and self.hub is None:
+            raise ValueError("revision goes with hub only")
+        return self
+
+
+class BatchConfig(Strict):
+    """What may share one pass over the device. `max_cost` is in the stage's work unit (see the stage's docstring)."""
+
+    max_items: int = Field(16, ge=1, le=4096)
+    max_cost: float = Field(float("inf"), gt=0)
+
+
+class QueueConfig(Strict):
+    """How much may wait in one replica before requests are refused with 429."""
+
+    max_items: int = Field(256, ge=1, le=1_000_000)
+    max_cost: float = Field(float("inf"), gt=0)
+
+
+class PartConfig(Strict):
+    """One part of a model: one stage."""
+
+    source: SourceConfig
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    compile: bool = False
+    batch: BatchConfig = BatchConfig()
+    queue: QueueConfig = QueueConfig()
+
+
+class VisionEncoderConfig(PartConfig):
+    loader: Literal["open_clip", "transformers"]
+    projector: SourceConfig | None = Field(None, description="open_clip towers only: what maps its tokens into the LLM")
+
+    @model_validator(mode="after")
+    def projector_goes_with_open_clip(self) -> "VisionEncoderConfig":
+        if (self.loader == "open_clip") != (self.projector is not None):
+            raise ValueError("projector is needed with loader open_clip, and not allowed with loader transformers")
+        return self
+
+
+class LlmConfig(PartConfig):
+    loader: Literal["transformers"] = "transformers"
+    num_slots: int = Field(8, ge=1, le=1024, description="requests that decode together")
+    max_context_tokens: int = Field(2048, ge=16, le=10_000_000, description="prompt and answer together")
+    prefill_chunk_tokens: int = Field(256, ge=1, description="prompt tokens computed in one step")
+
+
+class DiffusersPartConfig(PartConfig):
+    loader: Literal["diffusers"] = "diffusers"
+
+
+class EmbedderConfig(PartConfig):
+    loader: Literal["open_clip"] = "open_clip"
+
+
+class ImageTextModel(Strict):
+    """Chat, with pictures where there is a vision encoder."""
+
+    pipeline: Literal["image_text"]
+    llm: LlmConfig
+    vision_encoder: VisionEncoderConfig | None = None
+
+    def parts(self) -> dict[str, PartConfig]:
+        return {"llm": self.llm} | ({"vision_encoder": self.vision_encoder} if self.vision_encoder else {})
+
+
+class TextToImageModel(Strict):
+    """Pictures from sentences. `sizes`: the only sizes allowed ("WIDTHxHEIGHT"); empty: any multiple that the checkpoint takes."""
+
+    pipeline: Literal["text_to_image"]
+    text_encoder: DiffusersPartConfig
+    denoiser: DiffusersPartConfig
+    vae_decoder: DiffusersPartConfig
+    sizes: tuple[str, ...] = ()
+    max_pixels: int = Field(1_048_576, ge=64)
+    default_steps: int = Field(30, ge=1)
+    max_steps: int = Field(150, ge=1)
+    default_guidance_scale: float = Field(7.5, ge=0, le=100)
+
+    @field_validator("sizes")
+    @classmethod
+    def sizes_are_sizes(cls, sizes: tuple[str, ...]) -> tuple[str, ...]:
+        for size in sizes:
+            width, cross, height = size.partition("x")
+            if not (cross and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+                raise ValueError(f"{size!r} is not a size; write WIDTHxHEIGHT, such as 512x512")
+        return sizes
+
+    @model_validator(mode="after")
+    def default_within_bounds(self) -> "TextToImageModel":
+        if self.default_steps > self.max_steps:
+            raise ValueError(f"default_steps {self.default_steps} is over max_steps {self.max_steps}")
+        return self
+
+    def parts(self) -> dict[str, PartConfig]:
+        return {"text_encoder": self.text_encoder, "denoiser": self.denoiser, "vae_decoder": self.vae_decoder}
+
+
+class EmbedModel(Strict):
+    """Text and pictures in one space."""
+
+    pipeline: Literal["embed"]
+    embedder: EmbedderConfig
+
+    def parts(self) -> dict[str, PartConfig]:
+        return {"embedder": self.embedder}
+
+
+ModelConfig = Annotated[ImageTextModel | TextToImageModel | EmbedModel, Field(discriminator="pipeline")]
+
+
+class AutoscalingConfig(Strict):
+    """Ray Serve's own settings, under its own names; quicker defaults than Serve's."""
+
+    min_replicas: int = Field(1, ge=0)
+    max_replicas: int = Field(1, ge=1)
+    initial_replicas: int | None = Field(None, ge=0)
+    target_ongoing_requests: float = Field(4, gt=0)
+    upscale_delay_s: float = Field(5, ge=0)
+    downscale_delay_s: float = Field(60, ge=0)
+    downscale_to_zero_delay_s: float | None = Field(None, ge=0)
+    metrics_interval_s: float = Field(1, gt=0)
+    look_back_period_s: float = Field(5, gt=0)
+    upscaling_factor: float | None = Field(None, gt=0)
+    downscaling_factor: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def bounds_are_ordered(self) -> "AutoscalingConfig":
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(f"min_replicas {self.min_replicas} is over max_replicas {self.max_replicas}")
+        if self.initial_replicas is not None and not self.min_replicas <= self.initial_replicas <= self.max_replicas:
+            raise ValueError(f"initial_replicas {self.initial_replicas} is outside {self.min_replicas}..{self.max_replicas}")
+        return self
+
+
+class ActorOptions(Strict):
+    """What one replica takes of a node; Ray's own names."""
+
+    num_cpus: float = Field(0.1, ge=0)
+    num_gpus: float = Field(0, ge=0)
+    memory: float | None = Field(None, gt=0)
+    resources: dict[str, float] = {}
+    accelerator_type: str | None = None
+    label_selector: dict[str, str] = {}
+
+    @field_validator("num_gpus")
+    @classmethod
+    def a_fraction_or_whole(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError(f"{value} GPUs: a fraction must be under 1, and more than 1 must be whole")
+        return value
+
+
+class DeploymentConfig(Strict):
+    """Where some stages live and how many replicas of them there are. Give `num_replicas` or `autoscaling_config`."""
+
+    stages: tuple[str, ...] = Field(min_length=1, description="MODEL.PART names")
+    num_replicas: int | None = Field(None, ge=1)
+    autoscaling_config: AutoscalingConfig | None = None
+    ray_actor_options: ActorOptions = ActorOptions()
+    torch_threads: int = Field(1, ge=1, le=1024)
+    max_ongoing_requests: int = Field(16, ge=1, description="requests one replica holds; the rest wait for the next replica")
+    max_queued_requests: int = Field(256, ge=1, description="requests that may wait for a replica before 429")
+    health_check_period_s: float = Field(2, gt=0)
+    health_check_timeout_s: float = Field(30, gt=0)
+    graceful_shutdown_timeout_s: float = Field(120, gt=0, description="how long a leaving replica may finish its requests")
+
+    @model_validator(mode="after")
+    def one_way_to_scale(self) -> "DeploymentConfig":
+        if self.num_replicas is not None and self.autoscaling_config is not None:
+            raise ValueError("give num_replicas or autoscaling_config, not both")
+        return self
+
+
+class RedisConfig(Strict):
+    """The shared tier. `url`: "embedded" (one machine: a server of our own on a private socket), redis://, rediss:// or unix://."""
+
+    url: str = Field(EMBEDDED, pattern=r"^(embedded$|redis://|rediss://|unix://)")
+    max_memory_bytes: int = Field(256 * 2**20, ge=2**20, description="of the embedded server")
+    max_value_bytes: int = Field(8 * 2**20, ge=1024)
+    ttl_s: float | None = Field(None, gt=0)
+
+
+class CacheConfig(Strict):
+    memory_bytes: int = Field(128 * 2**20, ge=0, description="in each replica")
+    redis: RedisConfig | None = RedisConfig()
+
+
+class LimitsConfig(Strict):
+    body_bytes: int = Field(32 * 2**20, ge=1024)
+    image_bytes: int = Field(20 * 2**20, ge=64)
+    image_pixels: int = Field(25_000_000, ge=1)
+    images_per_request: int = Field(8, ge=0)
+    prompt_chars: int = Field(200_000, ge=1)
+    max_choices: int = Field(8, ge=1)
+    max_pictures: int = Field(10, ge=1)
+    embedding_inputs: int = Field(256, ge=1)
+    default_request_s: float = Field(120, gt=0)
+    max_request_s: float = Field(600, gt=0)
+
+    @model_validator(mode="after")
+    def default_within_bounds(self) -> "LimitsConfig":
+        if self.default_request_s > self.max_request_s:
+            raise ValueError(f"default_request_s {self.default_request_s} is over max_request_s {self.max_request_s}")
+        return self
+
+
+class KeyConfig(Strict):
+    """An API key: its sha256 in hex, or the environment variable that holds it."""
+
+    tenant: str = Field(min_length=1)
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    env: str | None = None
+
+    @model_validator(mode="after")
+    def exactly_one(self) -> "KeyConfig":
+        if (self.sha256 is None) == (self.env is None):
+            raise ValueError("give exactly one of sha256, env")
+        return self
+
+    def digest(self) -> str:
+        """Raises `ConfigurationError` where the environment variable is not set."""
+        if self.sha256 is not None:
+            return self.sha256
+        key = os.environ.get(str(self.env))
+        if not key:
+            raise ConfigurationError(f"auth.keys: the environment variable {self.env} is not set")
+        return hashlib.sha256(key.encode()).hexdigest()
+
+
+class AuthConfig(Strict):
+    """Without keys: one tenant, and loopback only. `secret_env` names the variable with the secret that tenant salts derive from."""
+
+    keys: tuple[KeyConfig, ...] = ()
+    secret_env: str | None = None
+
+    def secret(self) -> bytes:
+        if self.secret_env is None:
+            return b"triptych single tenant"
+        secret = os.environ.get(self.secret_env)
+        if not secret:
+            raise ConfigurationError(f"auth.secret_env: the environment variable {self.secret_env} is not set")
+        return secret.encode()
+
+    @model_validator(mode="after")
+    def several_tenants_need_a_secret(self) -> "AuthConfig":
+        if len({key.tenant for key in self.keys}) > 1 and self.secret_env is None:
+            raise ValueError("several tenants need secret_env: what is remembered for one must not be guessable by another")
+        return self
+
+
+class FetchConfig(Strict):
+    """Whether http(s) picture addresses are fetched."""
+
+    enabled: bool = False
+    timeout_s: float = Field(10, gt=0)
+    allowed_hosts: tuple[str, ...] = ()
+
+
+class IngressConfig(Strict):
+    num_replicas: int = Field(1, ge=1)
+    ray_actor_options: ActorOptions = ActorOptions()
+    max_ongoing_requests: int = Field(1000, ge=1)
+
+
+class AppConfig(Strict):
+    """Everything."""
+
+    models: dict[Annotated[str, Field(pattern=r"^[\w\-/:]+$")], ModelConfig] = Field(min_length=1)
+    deployments: dict[Annotated[str, Field(pattern=r"^[\w\-]+$")], DeploymentConfig] = {}
+    cache: CacheConfig = CacheConfig()
+    limits: LimitsConfig = LimitsConfig()
+    auth: AuthConfig = AuthConfig()
+    fetch: FetchConfig = FetchConfig()
+    ingress: IngressConfig = IngressConfig()
+
+    def stage_names(self) -> tuple[str, ...]:
+        """MODEL.PART of every stage, in the order of the file."""
+        return tuple(f"{name}.{part}" for name, model in self.models.items() for part in model.parts())
+
+    @model_validator(mode="after")
+    def every_stage_lives_once(self) -> "AppConfig":
+        known, placed = self.stage_names(), set[str]()
+        for name, deployment in self.deployments.items():
+            for stage in deployment.stages:
+                if stage not in known:
+                    raise ValueError(f"deployments.{name}.stages: {stage!r} is not one of {', '.join(known)}")
+                if stage in placed:
+                    raise ValueError(f"deployments.{name}.stages: {stage!r} is in another deployment already")
+                placed.add(stage)
+        clashes = {"ingress", "metrics", "redis"} & set(self.deployments)
+        if clashes:
+            raise ValueError(f"deployments: {', '.join(clashes)} is taken by Triptych itself; choose another name")
+        return self
+
+    def placement(self) -> dict[str, DeploymentConfig]:
+        """Every deployment; a stage that none names gets one of its own."""
+        placed = {stage for deployment in self.deployments.values() for stage in deployment.stages}
+        own = {
+            stage.replace(".", "-").replace("/", "-").replace(":", "-"): DeploymentConfig(stages=(stage,))
+            for stage in self.stage_names()
+            if stage not in placed
+        }
+        return dict(self.deployments) | own
+
+
+class HttpConfig(BaseModel):
+    """The part of the file that is Serve's own and that the command line needs."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+
+
+class ServeFile(BaseModel):
+    """A Serve config file, read for Triptych's application."""
+
+    http: HttpConfig
+    app_name: str
+    app: AppConfig
+
+
+def parse(args: Any) -> AppConfig:
+    """Raises `ConfigurationError` with one line for every setting at fault: path, value, what is allowed."""
+    if isinstance(args, AppConfig):
+        return args
+    try:
+        return AppConfig.model_validate(args)
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error)) from None
+
+
+def load(path: Path) -> ServeFile:
+    """Reads a Serve config file. Raises `ConfigurationError`."""
+    try:
+        document = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{path}: not YAML: {error}") from None
+    applications = document.get("applications") if isinstance(document, dict) else None
+    ours = [app for app in applications or [] if isinstance(app, dict) and app.get("import_path") == IMPORT_PATH]
+    if len(ours) != 1:
+        raise ConfigurationError(f"{path}: applications: exactly one must have import_path {IMPORT_PATH}; found {len(ours)}")
+    http = HttpConfig.model_validate(document.get("http_options") or {})
+    return ServeFile(http=http, app_name=ours[0].get("name", "triptych"), app=parse(ours[0].get("args") or {}))
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for detail in error.errors():
+        path = ".".join(str(part) for part in detail["loc"]) or "args"
+        value = "" if isinstance(detail["input"], dict) else f" (given: {detail['input']!r})"
+        lines.append(f"{path}: {detail['msg'].removeprefix('Value error, ')}{value}")
+    return "configuration refused:\n  " + "\n  ".join(lines)

@@ -1,0 +1,134 @@
+"""Stages behind Ray Serve handles: finds the deployment, waits no longer than the request, and survives the death of a replica.
+
+Work is pure (a name says what a result is made of), so a one-shot call whose replica died is simply made again elsewhere, and a
+stream too, where nothing was shown yet or the caller can bear a new start. Knows no HTTP and no model.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+import ray.exceptions
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException, RequestCancelledError
+from ray.serve.handle import DeploymentHandle
+
+from stages.errors import Cancelled, DeadlineExceeded, QueueFull, StageFailed, TriptychError, Unavailable
+from stages.stage import Item, Reply
+
+MAX_ATTEMPTS = 3
+_REPLICA_DIED = (ray.exceptions.RayActorError, ray.exceptions.NodeDiedError, ray.exceptions.OwnerDiedError)
+
+
+class ServeStageClient:
+    """`handles`: deployment name -> handle; `deployments`: stage name -> deployment name."""
+
+    def __init__(self, handles: Mapping[str, DeploymentHandle], deployments: Mapping[str, str]) -> None:
+        self._handles, self._deployments = handles, deployments
+        self._pace = {name: _Pace() for name in handles}
+
+    async def call(self, stage: str, item: Item[Any]) -> Reply:
+        deployment = self._deployments[stage]
+        handle = self._handles[deployment].options(method_name="call")
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            response = handle.remote(stage, item)
+            try:
+                async with asyncio.timeout(_left(item)):
+                    reply = await response
+                self._pace[deployment].tick()
+                return reply
+            except TimeoutError:
+                response.cancel()
+                raise _too_late(stage) from None
+            except asyncio.CancelledError:
+                response.cancel()
+                raise
+            except _REPLICA_DIED as error:
+                if attempt == MAX_ATTEMPTS:
+                    raise _gone(stage) from error
+            except Exception as error:
+                raise self._translated(error, stage) from error
+        raise _gone(stage)
+
+    async def stream(self, stage: str, item: Item[Any], *, restartable: bool = False) -> AsyncIterator[Sequence[object]]:
+        deployment = self._deployments[stage]
+        handle = self._handles[deployment].options(method_name="stream", stream=True)
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            response, shown = handle.remote(stage, item), False
+            try:
+                async for events in _within(response, item, stage):
+                    shown = True
+                    yield events
+                self._pace[deployment].tick()
+                return
+            except _REPLICA_DIED as error:
+                if attempt == MAX_ATTEMPTS or (shown and not restartable):
+                    raise _gone(stage) from error
+            except TriptychError:
+                raise
+            except Exception as error:
+                raise self._translated(error, stage) from error
+            finally:
+                response.cancel()
+
+    def _translated(self, error: Exception, stage: str) -> TriptychError:
+        cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+        if isinstance(cause, TriptychError):
+            return cause
+        if isinstance(error, BackPressureError):
+            deployment = self._deployments[stage]
+            return QueueFull(
+                f"{stage}: every replica is busy and the queue before them is full "
+                f"(deployments.{deployment}.max_queued_requests); try again",
+                retry_after_s=self._pace[deployment].retry_after_s(),
+            )
+        if isinstance(error, RequestCancelledError | ray.exceptions.TaskCancelledError):
+            return Cancelled(f"{stage}: cancelled")
+        if isinstance(error, DeploymentUnavailableError | RayServeException):
+            return _gone(stage)
+        return StageFailed(f"{stage} failed: {type(cause).__name__}: {cause}")
+
+
+class _Pace:
+    """How fast a deployment answers, to say when to come back. Mean seconds between answers, over the last few."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+        self._mean_s = 1.0
+
+    def tick(self) -> None:
+        now = time.monotonic()
+        self._mean_s += 0.2 * (min(now - self._last, 10.0) - self._mean_s)
+        self._last = now
+
+    def retry_after_s(self) -> float:
+        return max(1.0, min(60.0, 4 * self._mean_s))
+
+
+async def _within(response: Any, item: Item[Any], stage: str) -> AsyncIterator[Sequence[object]]:
+    """The stream's values, up to the item's deadline."""
+    iterator = aiter(response)
+    while True:
+        try:
+            async with asyncio.timeout(_left(item)):
+                events = await anext(iterator)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise _too_late(stage) from None
+        yield events
+
+
+def _left(item: Item[Any]) -> float | None:
+    return None if item.deadline == float("inf") else max(0.0, item.deadline - time.time())
+
+
+def _too_late(stage: str) -> DeadlineExceeded:
+    return DeadlineExceeded(
+        f"the request's time was up while it was with {stage}; allow more with the header x-request-timeout-seconds "
+        "(at most limits.max_request_s)"
+    )
+
+
+def _gone(stage: str) -> Unavailable:
+    return Unavailable(f"{stage}: its replica died and no other took over in time; try again", retry_after_s=5.0)

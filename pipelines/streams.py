@@ -1,0 +1,50 @@
+"""Several streams as one. Knows nothing of what flows through them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import TypeVar, cast
+
+T = TypeVar("T")
+
+
+class _End:
+    """A stream's last word in the queue: how it ended."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
+
+
+async def merged(streams: Sequence[AsyncIterator[T]]) -> AsyncIterator[tuple[int, T]]:
+    """Yields (index of the stream, value) as values come. The first error ends all; closing closes every stream."""
+    queue: asyncio.Queue[tuple[int, T | _End]] = asyncio.Queue()
+    tasks = [asyncio.create_task(_pump(index, stream, queue)) for index, stream in enumerate(streams)]
+    live = len(tasks)
+    try:
+        while live:
+            index, value = await queue.get()
+            if not isinstance(value, _End):
+                yield index, value
+                continue
+            if value.error is not None:
+                raise value.error
+            live -= 1
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _pump(index: int, stream: AsyncIterator[T], queue: "asyncio.Queue[tuple[int, T | _End]]") -> None:
+    error: BaseException | None = None
+    try:
+        async with aclosing(cast("AsyncClosable[T]", stream)):
+            async for value in stream:
+                queue.put_nowait((index, value))
+    except Exception as failure:
+        error = failure
+    queue.put_nowait((index, _End(error)))
+
+
+class AsyncClosable(AsyncIterator[T]):
+    async def aclose(self) -> None: ...

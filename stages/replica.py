@@ -1,0 +1,130 @@
+"""One replica: a process that hosts the stages of one deployment. Ray Serve makes it, calls it, checks it and lets it go.
+
+Loads its stages, warms them up, hands every call to the host, and reports counters to the metrics table. What runs when is the
+engines' affair; which replica is called is the caller's. The class is plain Python: `pipelines/app.py` turns it into a deployment.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cache.embedded import EmbeddedRedis
+from cache.memory import MemoryTier
+from cache.redis_tier import RedisTier
+from cache.tier import Tier
+from cache.tiered import TieredCache
+from stages.host import StageHost
+from stages.registry import StageSpec, load
+from stages.stage import Item, Reply
+
+REPORT_PERIOD_S = 1.0
+log = logging.getLogger("triptych.replica")
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSpec:
+    """Where a replica remembers: memory, and Redis where a URL is given."""
+
+    memory_bytes: int
+    redis_url: str | None = None
+    max_value_bytes: int = 8 * 2**20
+    ttl_s: float | None = None
+
+    def open(self) -> TieredCache:
+        tiers: list[Tier] = [MemoryTier(self.memory_bytes)] if self.memory_bytes else []
+        if self.redis_url is not None:
+            tiers.append(RedisTier(self.redis_url, max_value_bytes=self.max_value_bytes, ttl_s=self.ttl_s))
+        return TieredCache(tiers)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSpec:
+    """Everything a replica must know to start."""
+
+    deployment: str
+    stages: tuple[StageSpec, ...]
+    cache: CacheSpec
+    torch_threads: int
+
+
+class StageReplica:
+    """Hosts the stages of `spec`. `table` is the handle of the metrics table, if there is one."""
+
+    def __init__(self, spec: ReplicaSpec, table: Any = None) -> None:
+        self._spec, self._table = spec, table
+        self._identity = _replica_identity()
+        _limit_threads(spec.torch_threads)
+        began = time.monotonic()
+        self._host = StageHost(cache=spec.cache.open(), replica=self._identity)
+        for stage in spec.stages:
+            self._host.add(stage.name, load(stage), batch=stage.batch, queue=stage.queue)
+            log.info("%s loaded from %s in %.1f s", stage.name, stage.source, time.monotonic() - began)
+        self._reporting: asyncio.Task[None] | None = None
+
+    async def call(self, stage: str, item: Item[Any]) -> Reply:
+        self._report_from_now_on()
+        return await self._host.call(stage, item)
+
+    async def stream(self, stage: str, item: Item[Any]) -> AsyncIterator[Sequence[object]]:
+        self._report_from_now_on()
+        async for events in self._host.stream(stage, item):
+            yield events
+
+    async def check_health(self) -> None:
+        """Called by Serve; raises where a stage's thread has died, and is then replaced."""
+        self._report_from_now_on()
+        self._host.check()
+
+    async def pid(self) -> int:
+        return os.getpid()
+
+    def _report_from_now_on(self) -> None:
+        """Starts reporting on the loop that calls arrive on, which is not there yet in the constructor."""
+        if self._table is not None and (self._reporting is None or self._reporting.done()):
+            self._reporting = asyncio.create_task(self._report())
+
+    async def _report(self) -> None:
+        while True:
+            try:
+                await self._table.report.remote(self._identity, self._host.metrics())
+            except Exception as error:  # the table is being replaced; counters are cumulative, so nothing is lost
+                log.debug("metrics not reported: %s", error)
+            await asyncio.sleep(REPORT_PERIOD_S)
+
+    async def __del__(self) -> None:
+        if self._reporting is not None:
+            self._reporting.cancel()
+        await self._host.close()
+
+
+class RedisReplica:
+    """The embedded Redis server as a deployment, so that Serve heals it like any other part."""
+
+    def __init__(self, directory: str, max_memory_bytes: int) -> None:
+        self._server = EmbeddedRedis(max_memory_bytes=max_memory_bytes, directory=directory)
+
+    async def check_health(self) -> None:
+        await asyncio.to_thread(self._server.ping)
+
+    def __del__(self) -> None:
+        self._server.close()
+
+
+def _limit_threads(count: int) -> None:
+    """The CPU is shared by every stage on the machine: nobody may take all of it by default."""
+    import torch
+
+    torch.set_num_threads(count)
+
+
+def _replica_identity() -> str:
+    try:
+        from ray import serve
+
+        return str(serve.get_replica_context().replica_tag)
+    except Exception:  # not inside Serve
+        return "local"
