@@ -1,0 +1,125 @@
+"""The upper tier: values in this process's memory, the least recently used forgotten first, bounded by bytes.
+
+Decides what is kept and what must be copied to keep it. Knows no Redis and no codec format.
+"""
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from cachetools import LRUCache
+from numpy.typing import NDArray
+
+from cache.codec import Arrays, is_storable, size_of
+from cache.tier import TierStats
+
+ENTRY_BYTES = 512
+"""Charged for every entry beside its arrays (key, dict, array headers), so that empty values can't fill memory for free."""
+
+_Value = dict[str, NDArray[Any]]
+
+
+class MemoryTier:
+    """Implements `cache.tier.Tier`. `capacity_bytes` bounds the arrays plus `ENTRY_BYTES` an entry; 0 keeps nothing."""
+
+    name = "memory"
+
+    def __init__(self, capacity_bytes: int) -> None:
+        if capacity_bytes < 0:
+            raise ValueError(f"capacity_bytes: {capacity_bytes} is negative")
+        self._lock = threading.Lock()
+        self._entries = _CountingLru(capacity_bytes)
+        self._hits = self._misses = self._puts = self._dropped = self._errors = 0
+        self._closed = False
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, Arrays]:
+        found: dict[str, Arrays] = {}
+        with self._lock:
+            for key in dict.fromkeys(keys):
+                value = self._entries.get(key)
+                if value is None:
+                    self._misses += 1
+                else:
+                    self._hits += 1
+                    found[key] = dict(value)  # the caller may edit its dict, not ours
+        return found
+
+    def put_many(self, values: Mapping[str, Arrays]) -> None:
+        for key, value in values.items():
+            if not is_storable(value):
+                with self._lock:
+                    self._errors += 1
+            elif self._closed or _charge(value) > self._entries.maxsize:
+                with self._lock:
+                    self._dropped += 1
+            else:
+                kept = _kept(value)  # copies outside the lock
+                with self._lock:
+                    self._entries[key] = kept
+                    self._puts += 1
+
+    def delete(self, keys: Sequence[str]) -> None:
+        with self._lock:
+            for key in keys:
+                self._entries.pop(key, None)
+
+    def stats(self) -> TierStats:
+        with self._lock:
+            return TierStats(
+                hits=self._hits,
+                misses=self._misses,
+                puts=self._puts,
+                dropped=self._dropped,
+                evictions=self._entries.evictions,
+                errors=self._errors,
+                bytes=int(self._entries.currsize),
+                entries=len(self._entries),
+            )
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            self._entries = _CountingLru(0)
+
+
+class _CountingLru(LRUCache[str, _Value]):
+    """cachetools' LRU; `popitem` is what it calls to make room."""
+
+    def __init__(self, capacity_bytes: int) -> None:
+        super().__init__(capacity_bytes, getsizeof=_charge)
+        self.evictions = 0
+
+    def popitem(self) -> tuple[str, _Value]:
+        self.evictions += 1
+        return super().popitem()
+
+
+def _charge(value: Arrays) -> int:
+    return size_of(value) + ENTRY_BYTES
+
+
+def _kept(value: Arrays) -> _Value:
+    """The value as the tier may keep it: read-only, and pinning no memory beyond its own."""
+    limit = _charge(value) + 64 * len(value) + 1024  # what the codec adds, generously
+    return {name: array if _may_share(array, limit) else _copy(array) for name, array in value.items()}
+
+
+def _may_share(array: NDArray[Any], limit: int) -> bool:
+    """Whether nobody can change the array, and it is no small window on something large (a row of a batch, a shared
+    segment).
+    """
+    if array.flags.writeable:
+        return False
+    base: object = array
+    while isinstance(base, np.ndarray):
+        if base.flags.owndata:
+            return not base.flags.writeable and base.nbytes <= limit
+        base = base.base
+    return isinstance(base, bytes) and len(base) <= limit
+
+
+def _copy(array: NDArray[Any]) -> NDArray[Any]:
+    copy = np.array(array, order="C", copy=True)
+    copy.flags.writeable = False
+    return copy

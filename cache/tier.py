@@ -1,0 +1,67 @@
+"""What every tier of the cache promises.
+
+Knows no particular store. The promises that a signature can't make:
+
+- *Advisory.* Nothing may depend on a value being there. Whatever goes wrong inside a tier (unreachable, full, corrupt) is a
+  miss, a counter and at most a bounded delay; no method raises for it. A value put is a value that may be found, now or a
+  little later.
+- *Ownership.* The arrays given to `put_many` stay the caller's: a tier keeps nothing that the caller could still change. The
+  arrays from `get_many` are read-only and stay valid for as long as the caller holds them, evicted or not; evicting is
+  always safe.
+- *Validity.* A value found under a key is bit for bit the value put under it: a value that doesn't check is deleted and
+  missed.
+- *Size.* A value may be refused for its size, or because the tier can't keep up; then it is counted as dropped. A value that
+  can't be stored at all (not numeric) is counted as an error.
+- *Threads.* Every method may be called from any thread, at any time, `close` included (afterwards everything is a miss).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from cache.codec import Arrays
+
+
+@dataclass(frozen=True, slots=True)
+class TierStats:
+    """Counters since the tier was made, and what it holds now.
+
+    `puts` counts accepted values, `dropped` refused or lost ones (too big, no room in the write queue, store unreachable),
+    `errors` failed operations, `corrupt` values that didn't check. `bytes`, `entries`, `evictions` are the store's own: a
+    store shared by several tier objects tells each of them the same.
+    """
+
+    hits: int = 0
+    misses: int = 0
+    puts: int = 0
+    dropped: int = 0
+    evictions: int = 0
+    errors: int = 0
+    corrupt: int = 0
+    bytes: int = 0
+    entries: int = 0
+
+
+class Tier(Protocol):
+    """A place where values are remembered. Synchronous."""
+
+    @property
+    def name(self) -> str:
+        """How receipts and metrics call it: "memory", "redis"."""
+        ...
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, Arrays]:
+        """What is found; keys that are missing are missing. One round trip."""
+        ...
+
+    def put_many(self, values: Mapping[str, Arrays]) -> None: ...
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Forgets; unknown keys are fine."""
+        ...
+
+    def stats(self) -> TierStats: ...
+
+    def close(self) -> None:
+        """Ends what the tier started. Idempotent."""
+        ...

@@ -1,0 +1,68 @@
+"""Several tiers as one cache: fast ones above slow ones.
+
+Decides where a value is looked for, and that what is found below is remembered above. Knows no particular tier.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from cache.codec import Arrays, size_of
+from cache.tier import Tier, TierStats
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A value, the tier that had it ("memory", "redis"), and the size of its arrays in bytes."""
+
+    value: Arrays
+    tier: str
+    bytes: int
+
+
+class TieredCache:
+    """Looks from the first tier to the last; owns its tiers. As advisory, and as safe between threads, as they are.
+
+    Without tiers it remembers nothing, and everything else works as before.
+    """
+
+    def __init__(self, tiers: Sequence[Tier] = ()) -> None:
+        self._tiers = tuple(tiers)
+
+    def get(self, key: str) -> Found | None:
+        return self.get_many([key]).get(key)
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, Found]:
+        """What is found, in the order of `keys`. A tier is asked only for what no tier above it has, in one call."""
+        found: dict[str, Found] = {}
+        missing = list(dict.fromkeys(keys))
+        for depth, tier in enumerate(self._tiers):
+            if not missing:
+                break
+            values = tier.get_many(missing)
+            if values:
+                for above in self._tiers[:depth]:
+                    above.put_many(values)
+            found.update((key, Found(value, tier.name, size_of(value))) for key, value in values.items())
+            missing = [key for key in missing if key not in found]
+        return {key: found[key] for key in dict.fromkeys(keys) if key in found}
+
+    def put(self, key: str, value: Arrays) -> None:
+        self.put_many({key: value})
+
+    def put_many(self, values: Mapping[str, Arrays]) -> None:
+        """Remembers in every tier."""
+        for tier in self._tiers:
+            tier.put_many(values)
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Forgets in every tier, lowest first, so that nothing is promoted again meanwhile."""
+        for tier in reversed(self._tiers):
+            tier.delete(keys)
+
+    def stats(self) -> dict[str, TierStats]:
+        """Counters of every tier, by its name."""
+        return {tier.name: tier.stats() for tier in self._tiers}
+
+    def close(self) -> None:
+        for tier in self._tiers:
+            tier.close()
