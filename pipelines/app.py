@@ -1,0 +1,119 @@
+"""The application: from a configuration to Ray Serve deployments. `serve run serve_config.yaml` calls `build`.
+
+Decides what each deployment is made of and tells Ray of resources, scaling and bounds; what happens in a replica is
+`stages/replica.py`, what happens to a request `pipelines/`. Ray passes `build` the typed configuration only while this module has
+no postponed annotations.
+"""
+
+import asyncio
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve
+from ray.serve import Application
+from ray.serve.config import RequestRouterConfig
+from ray.serve.handle import DeploymentHandle
+
+from pipelines.config import EMBEDDED, ActorOptions, AppConfig, AutoscalingConfig, DeploymentConfig, parse
+from pipelines.directory import ServeDirectory
+from pipelines.ingress import create_app
+from pipelines.ingress_settings import settings_of
+from pipelines.metrics_table import MetricsTable
+from pipelines.serve_client import ServeStageClient
+from pipelines.service import Triptych
+from pipelines.specs import embedded_directory, replica_spec
+from stages.replica import RedisReplica, StageReplica
+
+MAX_BACKOFF_S = 0.05  # Serve's own is 0.5 s, which a waiting request feels
+TINY = {"num_cpus": 0.01}
+
+
+def build(args: AppConfig) -> Application:
+    """Builds the application. Raises `ConfigurationError` for settings that cannot work, before anything is deployed."""
+    return build_named(parse(args), "triptych")
+
+
+def build_named(config: AppConfig, app_name: str) -> Application:
+    """As `build`, for an application of another name (two on one machine don't share an embedded Redis)."""
+    table = serve.deployment(MetricsTable).options(name="metrics", ray_actor_options=TINY, max_ongoing_requests=1000).bind()
+    placement = config.placement()
+    handles = {name: _stage_deployment(name, deployment, config, app_name, table) for name, deployment in placement.items()}
+    redis = config.cache.redis
+    extra = [_redis(app_name, redis.max_memory_bytes)] if redis is not None and redis.url == EMBEDDED else []
+    return (
+        serve.deployment(Ingress)
+        .options(
+            name="ingress",
+            num_replicas=config.ingress.num_replicas,
+            ray_actor_options=_actor_options(config.ingress.ray_actor_options),
+            max_ongoing_requests=config.ingress.max_ongoing_requests,
+            health_check_period_s=2,
+        )
+        .bind(config, handles, table, extra)
+    )
+
+
+def _stage_deployment(
+    name: str, deployment: DeploymentConfig, config: AppConfig, app_name: str, table: Application
+) -> Application:
+    scaling: dict[str, Any] = {"num_replicas": deployment.num_replicas or 1}
+    if deployment.autoscaling_config is not None:
+        scaling = {"autoscaling_config": _autoscaling(deployment.autoscaling_config)}
+    return (
+        serve.deployment(StageReplica)
+        .options(
+            name=name,
+            ray_actor_options=_actor_options(deployment.ray_actor_options),
+            max_ongoing_requests=deployment.max_ongoing_requests,
+            max_queued_requests=deployment.max_queued_requests,
+            health_check_period_s=deployment.health_check_period_s,
+            health_check_timeout_s=deployment.health_check_timeout_s,
+            graceful_shutdown_timeout_s=deployment.graceful_shutdown_timeout_s,
+            graceful_shutdown_wait_loop_s=0.2,
+            request_router_config=RequestRouterConfig(max_backoff_s=MAX_BACKOFF_S),
+            **scaling,
+        )
+        .bind(replica_spec(name, deployment, config, app_name), table)
+    )
+
+
+def _redis(app_name: str, max_memory_bytes: int) -> Application:
+    return (
+        serve.deployment(RedisReplica)
+        .options(name="redis", ray_actor_options=TINY, health_check_period_s=2)
+        .bind(embedded_directory(app_name), max_memory_bytes)
+    )
+
+
+def _actor_options(options: ActorOptions) -> dict[str, Any]:
+    return {key: value for key, value in options.model_dump().items() if value not in (None, {}) and key != "num_cpus"} | {
+        "num_cpus": options.num_cpus
+    }
+
+
+def _autoscaling(scaling: AutoscalingConfig) -> dict[str, Any]:
+    return scaling.model_dump(exclude_none=True)
+
+
+@serve.ingress()
+class Ingress:
+    """The HTTP surface in a replica. `extra` only keeps deployments in the application that nobody calls."""
+
+    def __init__(
+        self,
+        config: AppConfig,
+        handles: dict[str, DeploymentHandle],
+        table: DeploymentHandle,
+        extra: list[DeploymentHandle],
+    ) -> None:
+        self._config, self._handles, self._table = config, handles, table
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        stages = {stage: name for name, deployment in self._config.placement().items() for stage in deployment.stages}
+        client = ServeStageClient(self._handles, stages)
+        directory = ServeDirectory(self._config, self._table, serve.get_replica_context().app_name)
+        service = Triptych(self._config, client, directory)
+        return create_app(service, settings_of(self._config))
+
+    async def check_health(self) -> None:
+        await asyncio.sleep(0)

@@ -1,0 +1,59 @@
+"""How the stages are doing, as Ray Serve and the metrics table tell it. Decides when a stage counts as ready; changes nothing."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from pipelines.config import AppConfig, DeploymentConfig
+from pipelines.jobs import StageCard
+from pipelines.specs import stage_specs
+from stages.stage import StageMetrics
+
+FRESH_S = 0.5  # Serve's controller is asked at most this often
+
+
+class ServeDirectory:
+    """Asks Serve's controller for replicas, the metrics table for counters."""
+
+    def __init__(self, config: AppConfig, table: DeploymentHandle, app_name: str) -> None:
+        self._config, self._table, self._app_name = config, table, app_name
+        self._specs = stage_specs(config)
+        self._asked_at, self._running = float("-inf"), dict[str, int]()
+
+    async def cards(self) -> Sequence[StageCard]:
+        await self._refresh()
+        placement = self._config.placement()
+        return [self._card(stage, name, placed) for name, placed in placement.items() for stage in placed.stages]
+
+    async def metrics(self) -> Sequence[StageMetrics]:
+        return await self._table.read.remote()
+
+    async def _refresh(self) -> None:
+        if time.monotonic() - self._asked_at < FRESH_S:
+            return
+        self._asked_at = time.monotonic()
+        self._running = await asyncio.to_thread(self._ask)
+
+    def _ask(self) -> dict[str, int]:
+        deployments = serve.status().applications[self._app_name].deployments
+        return {name: int(status.replica_states.get("RUNNING", 0)) for name, status in deployments.items()}
+
+    def _card(self, stage: str, deployment: str, placed: DeploymentConfig) -> StageCard:
+        spec, replicas = self._specs[stage], self._running.get(deployment, 0)
+        may_sleep = placed.autoscaling_config is not None and placed.autoscaling_config.min_replicas == 0
+        options = placed.ray_actor_options
+        device = spec.options.device if spec.options.device != "auto" else ("cuda" if options.num_gpus else "cpu")
+        return StageCard(
+            name=stage,
+            kind=spec.kind.value,
+            deployment=deployment,
+            device=device,
+            replicas=replicas,
+            ready=replicas > 0 or may_sleep,
+            loader=spec.loader,
+            source=str(spec.source),
+            scaled_to_zero=replicas == 0 and may_sleep,
+        )

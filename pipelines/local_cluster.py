@@ -1,0 +1,172 @@
+"""Triptych on this machine: a Ray cluster of one node, started with progress and stopped without a trace.
+
+Decides how big the one-node cluster is and what a waiting person sees. Knows nothing of requests.
+"""
+
+import logging
+import os
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from pipelines.config import AppConfig
+from stages.errors import ConfigurationError
+
+OBJECT_STORE_BYTES = 512 * 2**20
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
+        return f"http://{host}:{self.port}"
+
+
+def refuse_open_door(config: AppConfig, host: str) -> None:
+    """Raises `ConfigurationError` where strangers could reach a server that asks nobody for a key."""
+    if host not in ("127.0.0.1", "localhost", "::1") and not config.auth.keys:
+        raise ConfigurationError(f"host {host!r} is not loopback, and auth.keys is empty: configure keys, or serve on 127.0.0.1")
+
+
+@contextmanager
+def running(config: AppConfig, app_name: str, address: Address, console: Console, timeout_s: float = 600) -> Iterator[None]:
+    """Starts Ray and Triptych, yields once every stage is ready, stops both at the end. Raises `ConfigurationError`."""
+    refuse_open_door(config, address.host)
+    _refuse_taken_port(address)
+    with _progress(console) as progress:
+        began = time.monotonic()
+        row = progress.add_task("starting Ray", total=None)
+        _start_ray()
+        try:
+            _start_serve(address)
+            progress.update(row, total=1, completed=1)
+            _deploy(config, app_name, progress, timeout_s)
+        except BaseException:
+            _stop()
+            raise
+    console.print(f"[dim]started in {time.monotonic() - began:.0f} s[/dim]")
+    try:
+        yield
+    finally:
+        with console.status("stopping"):
+            _stop()
+
+
+def _progress(console: Console) -> Progress:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn())
+    return Progress(*columns, console=console, transient=False)
+
+
+def _refuse_taken_port(address: Address) -> None:
+    import socket
+
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address.host, address.port))
+        except OSError as error:
+            raise ConfigurationError(
+                f"port {address.port} on {address.host} cannot be had: {error.strerror}; choose another with PORT=… or --port"
+            ) from None
+
+
+def _start_ray() -> None:
+    # read by Ray at import and at start
+    os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+    import ray
+
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    ray.init(
+        num_cpus=os.cpu_count(),
+        include_dashboard=False,
+        logging_level="error",
+        log_to_driver=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false"}},
+        _system_config={"metrics_report_interval_ms": 10_000},
+    )
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+
+
+def _start_serve(address: Address) -> None:
+    from ray import serve
+    from ray.serve.config import HTTPOptions, ProxyLocation
+
+    options = HTTPOptions(host=address.host, port=address.port, request_timeout_s=None, keep_alive_timeout_s=75)
+    serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=options)
+
+
+def _deploy(config: AppConfig, app_name: str, progress: Progress, timeout_s: float) -> None:
+    from ray import serve
+
+    from pipelines.app import build_named
+
+    failure: list[BaseException] = []
+    application = build_named(config, app_name)
+
+    def submit() -> None:
+        try:
+            serve.run(application, name=app_name, route_prefix="/")
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=submit, daemon=True)
+    thread.start()
+    rows: dict[str, Any] = {}
+    deadline = time.monotonic() + timeout_s
+    while not _all_ready(app_name, rows, progress):
+        if failure or time.monotonic() > deadline:
+            raise ConfigurationError(f"Triptych did not start: {failure[0] if failure else _why(app_name)}")
+        time.sleep(0.1)
+    thread.join(timeout=30)
+
+
+def _all_ready(app_name: str, rows: dict[str, Any], progress: Progress) -> bool:
+    from ray import serve
+
+    application = serve.status().applications.get(app_name)
+    if application is None:
+        return False
+    for name, deployment in application.deployments.items():
+        ready = deployment.status.value == "HEALTHY"
+        if name not in rows:
+            rows[name] = progress.add_task(f"loading {name}", total=None)
+        if ready and not progress.tasks[rows[name]].finished:
+            progress.update(rows[name], description=f"[green]{name}[/green]", total=1, completed=1)
+    if application.status.value == "DEPLOY_FAILED":
+        raise ConfigurationError(f"Triptych did not start: {_why(app_name)}")
+    return application.status.value == "RUNNING"
+
+
+def _why(app_name: str) -> str:
+    from ray import serve
+
+    application = serve.status().applications.get(app_name)
+    if application is None:
+        return "the application was never deployed"
+    stuck = [f"{name}: {d.message}" for name, d in application.deployments.items() if d.status.value != "HEALTHY"]
+    return "; ".join([application.message, *stuck])
+
+
+def _stop() -> None:
+    import ray
+    from ray import serve
+
+    with suppress(Exception):
+        serve.shutdown()
+    ray.shutdown()

@@ -1,0 +1,58 @@
+"""All of Triptych in this process, with no Ray: the same pipelines, the same stages, one host.
+
+For tests, for debugging with breakpoints, and for a machine too small for a cluster. Decides nothing that the cluster's form
+decides otherwise: placement is all that differs.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from pipelines.client import LocalStageClient
+from pipelines.config import AppConfig
+from pipelines.jobs import StageCard
+from pipelines.service import Triptych
+from pipelines.specs import stage_specs
+from stages.host import StageHost
+from stages.registry import StageSpec, load
+from stages.replica import CacheSpec
+from stages.stage import StageMetrics
+
+
+class LocalDirectory:
+    """Tells of stages in this process: they are ready as soon as they are there."""
+
+    def __init__(self, specs: Sequence[StageSpec], host: StageHost) -> None:
+        self._specs, self._host = specs, host
+
+    async def cards(self) -> Sequence[StageCard]:
+        return [
+            StageCard(
+                name=spec.name,
+                kind=spec.kind.value,
+                deployment="local",
+                device=spec.options.device,
+                replicas=1,
+                ready=True,
+                loader=spec.loader,
+                source=str(spec.source),
+            )
+            for spec in self._specs
+        ]
+
+    async def metrics(self) -> Sequence[StageMetrics]:
+        return self._host.metrics()
+
+
+@asynccontextmanager
+async def one_process(config: AppConfig, *, redis_url: str | None = None) -> AsyncIterator[Triptych]:
+    """Loads every stage, yields the service, and ends every stage's thread. Remembers in memory, and in Redis where a URL is
+    given (the configuration's own embedded server is the cluster's affair)."""
+    cache = CacheSpec(config.cache.memory_bytes, redis_url).open()
+    host = StageHost(cache=cache, replica="local")
+    specs = list(stage_specs(config).values())
+    try:
+        for spec in specs:
+            host.add(spec.name, load(spec), batch=spec.batch, queue=spec.queue)
+        yield Triptych(config, LocalStageClient(host), LocalDirectory(specs, host))
+    finally:
+        await host.close()

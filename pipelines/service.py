@@ -1,0 +1,132 @@
+"""Everything that is served, behind the one seam that the HTTP surface knows (`pipelines.jobs.Service`).
+
+Decides which pipeline a model id means. Reads tokenizers and configuration files, never weights; knows no HTTP. How stages are
+reached (`StageClient`) and who tells about them (`StageDirectory`) is handed in, so that the same service stands in one process
+and on a cluster.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
+from cache.keys import name
+from pipelines.client import StageClient
+from pipelines.config import AppConfig, EmbedModel, ImageTextModel, ModelConfig, TextToImageModel
+from pipelines.embed import ClipEmbedPipeline
+from pipelines.image_text import ImageTextPipeline
+from pipelines.jobs import ChatPipeline, EmbedPipeline, ModelCard, PaintPipeline, StageCard
+from pipelines.prompt import PromptBuilder
+from pipelines.specs import stage_specs
+from pipelines.text_to_image import PaintRules, TextToImagePipeline
+from stages.checkpoint import resolve
+from stages.diffusion.describe import describe
+from stages.errors import InvalidRequest, UnknownModel
+from stages.registry import StageSpec
+from stages.stage import StageMetrics
+
+T = TypeVar("T")
+
+
+class StageDirectory(Protocol):
+    """Who knows how the stages are doing."""
+
+    async def cards(self) -> Sequence[StageCard]: ...
+
+    async def metrics(self) -> Sequence[StageMetrics]: ...
+
+
+class Triptych:
+    """Implements `pipelines.jobs.Service` over a configuration."""
+
+    def __init__(self, config: AppConfig, client: StageClient, directory: StageDirectory) -> None:
+        self._config, self._client, self._directory = config, client, directory
+        self._specs = stage_specs(config)
+        self._chat: dict[str, ChatPipeline] = {}
+        self._paint: dict[str, PaintPipeline] = {}
+        self._embed: dict[str, EmbedPipeline] = {}
+        created = int(time.time())
+        self._cards = [self._add(model_id, model, created) for model_id, model in config.models.items()]
+
+    def models(self) -> Sequence[ModelCard]:
+        return self._cards
+
+    def chat_pipeline(self, model: str) -> ChatPipeline:
+        return self._find(model, self._chat, "answer chat requests")
+
+    def paint_pipeline(self, model: str) -> PaintPipeline:
+        return self._find(model, self._paint, "paint pictures")
+
+    def embed_pipeline(self, model: str) -> EmbedPipeline:
+        return self._find(model, self._embed, "embed")
+
+    async def stage_cards(self) -> Sequence[StageCard]:
+        return await self._directory.cards()
+
+    async def stage_metrics(self) -> Sequence[StageMetrics]:
+        return await self._directory.metrics()
+
+    def _find(self, model: str, pipelines: dict[str, T], what: str) -> T:
+        if model in pipelines:
+            return pipelines[model]
+        able = ", ".join(pipelines) or "none"
+        if model in self._config.models:
+            raise InvalidRequest(f"model {model!r} does not {what}; models that do: {able}", param="model")
+        raise UnknownModel(f"model {model!r} is not served; models that {what}: {able}", param="model")
+
+    def _add(self, model_id: str, model: ModelConfig, created: int) -> ModelCard:
+        stages = tuple(f"{model_id}.{part}" for part in model.parts())
+        match model:
+            case ImageTextModel():
+                self._chat[model_id] = self._image_text(model_id, model)
+                return ModelCard(model_id, "image_text", stages, created, model.llm.max_context_tokens)
+            case TextToImageModel():
+                rules = self._paint_rules(model_id, model)
+                fingerprint = self._named(f"{model_id}.text_encoder")
+                self._paint[model_id] = TextToImagePipeline(model_id, self._client, rules, text_fingerprint=fingerprint)
+                return ModelCard(model_id, "text_to_image", stages, created, sizes=rules.sizes)
+            case EmbedModel():
+                fingerprint, max_pixels = self._named(f"{model_id}.embedder"), self._config.limits.image_pixels
+                self._embed[model_id] = ClipEmbedPipeline(model_id, self._client, fingerprint=fingerprint, max_pixels=max_pixels)
+                return ModelCard(model_id, "embed", stages, created)
+
+    def _named(self, stage: str) -> str:
+        """The name of what a stage computes with: weights and settings files, dtype. The same on every machine."""
+        spec: StageSpec = self._specs[stage]
+        return name("stage", weights=spec.fingerprint(), part=spec.kind.value, loader=spec.loader, dtype=spec.options.dtype)
+
+    def _image_text(self, model_id: str, model: ImageTextModel) -> ImageTextPipeline:
+        llm = self._specs[f"{model_id}.llm"]
+        vision = self._specs.get(f"{model_id}.vision_encoder")
+        return ImageTextPipeline(
+            model_id,
+            self._client,
+            PromptBuilder.load(
+                resolve(llm.source),
+                projector=resolve(vision.projector) if vision is not None and vision.projector is not None else None,
+            ),
+            vision_fingerprint=self._named(f"{model_id}.vision_encoder") if vision is not None else None,
+            max_pixels=self._config.limits.image_pixels,
+            max_context_tokens=model.llm.max_context_tokens,
+        )
+
+    def _paint_rules(self, model_id: str, model: TextToImageModel) -> PaintRules:
+        info = describe(resolve(self._specs[f"{model_id}.denoiser"].source))
+        sizes = tuple(_size(text) for text in model.sizes)
+        return PaintRules(
+            sizes=sizes,
+            default_size=sizes[0] if sizes else info.default_size,
+            size_multiple=info.size_multiple,
+            max_pixels=model.max_pixels,
+            default_steps=model.default_steps,
+            max_steps=model.max_steps,
+            default_guidance_scale=model.default_guidance_scale,
+            samplers=info.samplers,
+            negative_prompts=info.negative_prompts,
+        )
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    return int(width), int(height)
+
+

@@ -1,0 +1,17 @@
+"""One served Triptych for all tests here: starting it is what takes the time."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.server import Server, served, shipped_config
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    config = shipped_config()
+    deployments = config["applications"][0]["args"]["deployments"]
+    for deployment in deployments.values():
+        deployment["autoscaling_config"] |= {"upscale_delay_s": 1, "downscale_delay_s": 4, "look_back_period_s": 2}
+    with served(config, tmp_path_factory.mktemp("served")) as server:
+        yield server

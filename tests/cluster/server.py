@@ -1,0 +1,91 @@
+"""A served Triptych as a person starts it: `triptych serve` in a process of its own, on a free loopback port."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import yaml
+from openai import AsyncOpenAI, OpenAI
+
+from pipelines.tour import free_port
+
+ROOT = Path(__file__).parents[2]
+READY_S = 300
+
+
+class Server:
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.http = httpx.Client(base_url=url, timeout=120, trust_env=False)
+        self.openai = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120)
+
+    def async_openai(self) -> AsyncOpenAI:
+        return AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=240)
+
+    def replicas(self) -> dict[str, int]:
+        """Deployment -> replicas that run now."""
+        stages = self.http.get("/ready").json()["stages"]
+        return {stage["deployment"]: stage["replicas"] for stage in stages}
+
+    def counter(self, name: str, stage: str) -> float:
+        """The sum of one counter over the replicas of one stage."""
+        total = 0.0
+        for line in self.http.get("/metrics").text.splitlines():
+            if line.startswith(f"{name}{{") and f'stage="{stage}"' in line:
+                total += float(line.rsplit(" ", 1)[1])
+        return total
+
+    def pids(self, deployment: str) -> list[int]:
+        """The processes of a deployment's replicas."""
+        title = f"ServeReplica:triptych:{deployment}"
+        return [process.pid for process in psutil.process_iter(["cmdline"]) if title in " ".join(process.info["cmdline"] or [])]
+
+
+def eventually(check: Callable[[], bool], what: str, timeout_s: float = 120) -> None:
+    """Waits for a condition of the real world; fails with its name."""
+    deadline = time.monotonic() + timeout_s
+    while not check():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_s} s: {what}")
+        time.sleep(0.1)
+
+
+def shipped_config() -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
+    return document
+
+
+@contextmanager
+def served(config: dict[str, Any], folder: Path) -> Iterator[Server]:
+    """Starts `triptych serve` with this configuration and stops it with Ctrl-C, as a person does."""
+    path, log = folder / "serve_config.yaml", folder / "serve.log"
+    path.write_text(yaml.safe_dump(config))
+    port = free_port()
+    command = [sys.executable, "-m", "pipelines.cli", "serve", "--config", str(path), "--port", str(port)]
+    with log.open("w") as output:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            _wait_until_ready(process, log)
+            yield Server(f"http://127.0.0.1:{port}")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=60) == 0, log.read_text()
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> None:
+    def ready() -> bool:
+        assert process.poll() is None, f"triptych serve ended by itself:\n{log.read_text()}"
+        return "ready: open http" in log.read_text()
+
+    eventually(ready, f"'ready' from triptych serve; its log: {log}", READY_S)

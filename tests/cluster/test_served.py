@@ -1,0 +1,176 @@
+"""Triptych as its users meet it: real Ray, real models, the `openai` SDK."""
+
+import asyncio
+import base64
+import io
+import os
+import signal
+from typing import Any
+
+import numpy as np
+import openai
+import pytest
+from PIL import Image
+
+from demo.held_out import example
+from tests.cluster.server import Server, eventually
+
+pytestmark = pytest.mark.cluster
+
+SEE, PAINT, CLIP = "triptych-see", "triptych-paint", "triptych-clip"
+
+
+def question(text: str, picture: bytes) -> list[Any]:
+    address = "data:image/png;base64," + base64.b64encode(picture).decode()
+    content = [{"type": "image_url", "image_url": {"url": address}}, {"type": "text", "text": text}]
+    return [{"role": "user", "content": content}]
+
+
+def fresh_picture(seed: int) -> bytes:
+    """A picture that nobody has asked about before."""
+    noise = np.random.default_rng(seed).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def receipt_of(answer: Any) -> dict[str, Any]:
+    stages: list[dict[str, Any]] = answer.model_extra["triptych"]["stages"]
+    return {stage["stage"]: stage for stage in stages}
+
+
+def test_a_text_question_is_answered(server: Server) -> None:
+    answer = server.openai.chat.completions.create(
+        model=SEE, messages=[{"role": "user", "content": "What is the capital of France?"}], temperature=0, max_tokens=24
+    )
+    assert "Paris" in str(answer.choices[0].message.content)
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens <= 24
+
+
+def test_a_streamed_answer_is_the_same_answer_and_carries_usage(server: Server) -> None:
+    messages: list[Any] = [{"role": "user", "content": "Name three fruits."}]
+    whole = server.openai.chat.completions.create(model=SEE, messages=messages, temperature=0, max_tokens=32)
+    chunks = list(
+        server.openai.chat.completions.create(
+            model=SEE, messages=messages, temperature=0, max_tokens=32, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    text = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
+    assert text == whole.choices[0].message.content
+    usages = [chunk.usage for chunk in chunks if chunk.usage is not None]
+    assert whole.usage is not None
+    assert [usage.completion_tokens for usage in usages] == [whole.usage.completion_tokens]
+
+
+def test_the_second_question_about_a_picture_does_not_run_the_encoder(server: Server) -> None:
+    picture = fresh_picture(1)
+    first = server.openai.chat.completions.create(
+        model=SEE, messages=question("What is this?", picture), temperature=0, max_tokens=4
+    )
+    again = server.openai.chat.completions.create(
+        model=SEE, messages=question("Is it red?", picture), temperature=0, max_tokens=4
+    )
+    assert receipt_of(first)[f"{SEE}.vision_encoder"]["cache"] == "miss"
+    second = receipt_of(again)[f"{SEE}.vision_encoder"]
+    assert second["cache"] in ("memory", "redis")
+    assert second["run_s"] == 0
+
+
+def test_a_picture_is_painted_and_the_same_seed_paints_it_again(server: Server) -> None:
+    pictures = []
+    for _ in range(2):
+        answer = server.openai.images.generate(
+            model=PAINT, prompt=example().sentence, size="64x64", response_format="b64_json", extra_body={"seed": 11}  # type: ignore[arg-type]
+        )
+        assert answer.data is not None
+        pictures.append(np.asarray(Image.open(io.BytesIO(base64.b64decode(str(answer.data[0].b64_json))))).astype(int))
+    assert pictures[0].shape == (64, 64, 3)
+    assert np.abs(pictures[0] - pictures[1]).max() <= 2
+
+
+def test_a_stage_scaled_to_zero_starts_on_its_first_request(server: Server) -> None:
+    answer = server.openai.embeddings.create(model=CLIP, input=["a red circle", "a blue square"])
+    assert [len(row.embedding) for row in answer.data] == [len(answer.data[0].embedding)] * 2
+    assert np.linalg.norm(answer.data[0].embedding) == pytest.approx(1, abs=1e-3)
+    assert server.replicas()["clip"] == 1
+
+
+def test_a_client_that_goes_away_frees_the_denoiser_and_the_llm(server: Server) -> None:
+    for stage, path, body in (
+        (f"{PAINT}.denoiser", "/v1/images/generations", {"model": PAINT, "prompt": "a red ring", "num_inference_steps": 150,
+                                                         "stream": True}),
+        (f"{SEE}.llm", "/v1/chat/completions", {"model": SEE, "messages": [{"role": "user", "content": "Count to 900."}],
+                                                "stream": True, "temperature": 0, "max_tokens": 1500}),
+    ):  # fmt: skip
+        before = server.counter("triptych_stage_cancelled_total", stage)
+        with server.http.stream("POST", path, json=body) as response:
+            assert response.status_code == 200
+            next(response.iter_lines())
+        eventually(lambda s=stage, b=before: server.counter("triptych_stage_cancelled_total", s) == b + 1, f"{stage} cancels")  # type: ignore[misc]
+        eventually(lambda s=stage: server.counter("triptych_stage_running", s) == 0, f"{stage} is free")  # type: ignore[misc]
+
+
+def test_a_deadline_gives_504_and_frees_the_denoiser(server: Server) -> None:
+    body = {"model": PAINT, "prompt": "a blue star", "num_inference_steps": 150}
+    answer = server.http.post("/v1/images/generations", json=body, headers={"x-request-timeout-seconds": "0.5"})
+    assert answer.status_code == 504
+    assert answer.json()["error"]["code"] == "deadline_exceeded"
+    eventually(lambda: server.counter("triptych_stage_running", f"{PAINT}.denoiser") == 0, "the denoiser is free")
+
+
+def test_errors_are_the_sdks_own(server: Server) -> None:
+    with pytest.raises(openai.NotFoundError, match="nobody"):
+        server.openai.chat.completions.create(model="nobody", messages=[{"role": "user", "content": "x"}])
+    with pytest.raises(openai.BadRequestError, match="64x64"):
+        server.openai.images.generate(model=PAINT, prompt="x", size="1024x1024")
+    with pytest.raises(openai.BadRequestError, match=r"messages\[0\]"):
+        server.openai.chat.completions.create(model=SEE, messages=question("what?", b"\x89PNG\r\n\x1a\nnot a picture"))
+
+
+async def paint_some(server: Server, count: int, steps: int) -> list[Any]:
+    client = server.async_openai()
+    calls = [
+        client.images.generate(
+            model=PAINT, prompt=f"a red circle on a gray background {index}", extra_body={"num_inference_steps": steps}
+        )
+        for index in range(count)
+    ]
+    return await asyncio.gather(*calls)
+
+
+def test_the_denoiser_scales_alone_under_image_load_and_scales_back(server: Server) -> None:
+    assert server.replicas()["denoiser"] == 1
+
+    async def load_until_scaled() -> set[int]:
+        seen = set()
+        work = asyncio.create_task(paint_some(server, 24, 100))
+        while not work.done():
+            replicas = await asyncio.to_thread(server.replicas)
+            assert replicas["llm"] == 1
+            seen.add(replicas["denoiser"])
+            await asyncio.wait([work], timeout=0.5)
+        answers = await work
+        assert all(len(answer.data) == 1 for answer in answers)
+        return seen
+
+    assert 2 in asyncio.run(load_until_scaled())
+    eventually(lambda: server.replicas()["denoiser"] == 1, "the denoiser scales back")
+
+
+def test_requests_survive_a_killed_replica(server: Server) -> None:
+    """kill -9 of the denoiser while it paints: the running request is made again elsewhere, and new ones succeed."""
+
+    async def kill_while_painting() -> list[Any]:
+        work = asyncio.create_task(paint_some(server, 2, 60))
+        await asyncio.to_thread(
+            eventually, lambda: server.counter("triptych_stage_running", f"{PAINT}.denoiser") > 0, "the denoiser runs"
+        )
+        for pid in server.pids("denoiser"):
+            os.kill(pid, signal.SIGKILL)
+        return await work
+
+    assert len(asyncio.run(kill_while_painting())) == 2
+    answer = server.openai.images.generate(model=PAINT, prompt="a green square")
+    assert answer.data is not None
+    assert answer.data[0].b64_json
