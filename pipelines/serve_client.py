@@ -47,7 +47,7 @@ class ServeStageClient:
                 if attempt == MAX_ATTEMPTS:
                     raise _gone(stage) from error
             except Exception as error:
-                raise self._translated(error, stage) from error
+                raise self._translated(error, stage) from None
         raise _gone(stage)
 
     async def stream(self, stage: str, item: Item[Any], *, restartable: bool = False) -> AsyncIterator[Sequence[object]]:
@@ -64,10 +64,8 @@ class ServeStageClient:
             except _REPLICA_DIED as error:
                 if attempt == MAX_ATTEMPTS or (shown and not restartable):
                     raise _gone(stage) from error
-            except TriptychError:
-                raise
             except Exception as error:
-                raise self._translated(error, stage) from error
+                raise self._translated(error, stage) from None
             finally:
                 response.cancel()
 
