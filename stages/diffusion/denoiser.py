@@ -1,0 +1,162 @@
+"""The stage that paints: step-level continuous batching over requests that agree in nothing but their latents' shape.
+
+Decides what a step's forward pass holds (one row a request, or two with classifier-free guidance) and which events follow it.
+Knows no HTTP, no prompts' texts, no pixels. No state is kept between steps but in the rows. Latents and sampler arithmetic are
+float32 whatever the model's dtype: in float32 the result is the library pipeline's; in bfloat16 and float16 only the model's
+input and output are rounded.
+"""
+
+import math
+from collections.abc import Hashable, Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from stages.checkpoint import Checkpoint, LoadOptions
+from stages.diffusion.checkpoint_parts import DiffusersFolder, open_folder
+from stages.diffusion.denoise_request import check_request, preview_calls
+from stages.diffusion.denoise_row import DenoiseRow
+from stages.diffusion.families import family_of
+from stages.diffusion.family import Backbone, Family
+from stages.diffusion.painter_info import PainterInfo
+from stages.diffusion.schedule import Schedule, build_schedule
+from stages.errors import StageFailed
+from stages.stage import Arrays, Denoise, DenoiseEnd, DenoisePreview, DenoiseProgress, Stepped
+
+
+class Denoiser:
+    """An iterative stage. Its work unit is one latent position of one model row."""
+
+    def __init__(self, family: Family, folder: DiffusersFolder, backbone: Backbone, device: str) -> None:
+        self._family = family
+        self._folder = folder
+        self._backbone = backbone
+        self._device = device
+        self._menu = family.samplers(folder)
+        self._info = family.describe(folder)
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint, options: LoadOptions) -> Self:
+        """Reads the unet or transformer and the settings of scheduler and vae. Raises `ConfigurationError`."""
+        folder = open_folder(checkpoint)
+        family = family_of(folder)
+        return cls(family, folder, family.load_backbone(folder, options), options.device)
+
+    @property
+    def device(self) -> str:
+        return self._device
+
+    @property
+    def info(self) -> PainterInfo:
+        return self._info
+
+    def check(self, payload: Denoise) -> None:
+        """Raises `InvalidRequest` with the HTTP field at fault."""
+        check_request(payload, self._info, self._menu)
+
+    def can_start(self, payload: Denoise) -> bool:
+        return True  # a row is a few latents; what shares a forward pass is bounded by the scheduler's cost limit
+
+    def start(self, payload: Denoise) -> DenoiseRow:
+        self.check(payload)
+        with torch.inference_mode():
+            schedule = self._schedule(payload)
+            generator = torch.Generator("cpu").manual_seed(payload.seed)
+            latents = self._first_latents(payload, schedule, generator)
+            return self._row(payload, schedule, generator, latents)
+
+    def batch_key(self, row: DenoiseRow) -> Hashable:
+        return tuple(row.latents.shape), tuple((name, tuple(value.shape)) for name, value in row.condition.items())
+
+    def cost(self, row: DenoiseRow) -> float:
+        return float(row.latents.shape[2] * row.latents.shape[3] * row.num_model_rows)
+
+    def step(self, rows: Sequence[DenoiseRow]) -> Sequence[Stepped]:
+        with torch.inference_mode():
+            outputs = self._predict(rows)
+            return [_advance(row, output) for row, output in zip(rows, outputs, strict=True)]
+
+    def finish(self, row: DenoiseRow) -> None:
+        row.release()
+
+    def _predict(self, rows: Sequence[DenoiseRow]) -> Sequence[torch.Tensor]:
+        """The model's guided output for every row, in order, from one forward pass: guided rows first, then the others, then
+        the guided rows again without their prompt."""
+        order = sorted(range(len(rows)), key=lambda index: not rows[index].guided)
+        prompted = [rows[index] for index in order]
+        guided = [row for row in prompted if row.guided]
+        inputs = [row.schedule.model_input(row.latents, row.call) for row in prompted]
+        timesteps = [row.schedule.timestep(row.call) for row in prompted + guided]
+        conditions = [row.condition for row in prompted] + [row.unconditional or {} for row in guided]
+        output = self._backbone.predict(
+            torch.cat(inputs + inputs[: len(guided)]),
+            torch.tensor(timesteps, dtype=torch.float32).to(self._backbone.device),
+            {name: torch.stack([condition[name] for condition in conditions]) for name in conditions[0]},
+            [row.guidance_scale for row in prompted + guided],
+        )
+        return _in_order(torch.tensor_split(_guide(output, guided, len(rows)), len(rows)), order)
+
+    def _schedule(self, payload: Denoise) -> Schedule:
+        timing = self._family.timing(self._folder, payload.width, payload.height, payload.steps)
+        strength = payload.strength if payload.init is not None else 1.0
+        return build_schedule(self._menu, self._menu.choose(payload.sampler), payload.steps, timing, strength)
+
+    def _first_latents(self, payload: Denoise, schedule: Schedule, generator: torch.Generator) -> torch.Tensor:
+        """[1, channels, height, width] on the CPU: the noise that the library's pipeline draws for this seed."""
+        factor = self._info.latent_factor
+        shape = (1, self._info.latent_channels, payload.height // factor, payload.width // factor)
+        return torch.randn(shape, generator=generator) * schedule.initial_scale
+
+    def _row(self, payload: Denoise, schedule: Schedule, generator: torch.Generator, latents: torch.Tensor) -> DenoiseRow:
+        guided = payload.negative is not None and payload.guidance_scale > 1
+        size = (payload.width, payload.height)
+        return DenoiseRow(
+            latents=latents.to(self._backbone.device),
+            schedule=schedule,
+            generator=generator,
+            condition=self._backbone.condition(payload.prompt, *size),
+            unconditional=self._backbone.condition(payload.negative or {}, *size) if guided else None,
+            guidance_scale=payload.guidance_scale,
+            preview_calls=preview_calls(payload, schedule.num_calls),
+        )
+
+
+def _guide(output: torch.Tensor, guided: Sequence[DenoiseRow], num_rows: int) -> torch.Tensor:
+    """Classifier-free guidance (Ho and Salimans, 2022, arXiv 2207.12598) over the first `len(guided)` rows."""
+    if not guided:
+        return output
+    scale = torch.tensor([row.guidance_scale for row in guided]).to(output.device).view(-1, 1, 1, 1)
+    prompted, unprompted = output[: len(guided)], output[num_rows:]
+    return torch.cat([unprompted + scale * (prompted - unprompted), output[len(guided) : num_rows]])
+
+
+def _in_order(outputs: Sequence[torch.Tensor], order: Sequence[int]) -> Sequence[torch.Tensor]:
+    placed = dict(zip(order, outputs, strict=True))
+    return [placed[index] for index in range(len(order))]
+
+
+def _advance(row: DenoiseRow, output: torch.Tensor) -> Stepped:
+    """A row whose sampler fails, fails alone."""
+    try:
+        estimate = row.advance(output)
+        events: list[object] = [DenoiseProgress(row.call, row.schedule.num_calls)]
+        if estimate is not None:
+            events.append(DenoisePreview(row.call, _result(estimate)))
+        if row.done:
+            events.append(DenoiseEnd(_finite(_result(row.latents))))
+        return Stepped(events, done=row.done)
+    except Exception as error:
+        return Stepped(error=error if isinstance(error, StageFailed) else StageFailed(f"the sampler failed: {error}"))
+
+
+def _result(latents: torch.Tensor) -> Arrays:
+    array: NDArray[Any] = latents[0].float().cpu().numpy()
+    return {"latents": array}
+
+
+def _finite(latents: Arrays) -> Arrays:
+    if not all(math.isfinite(np.sum(array, dtype=np.float64)) for array in latents.values()):
+        raise StageFailed("the denoiser's result has values that are not numbers; load it with dtype float32 or bfloat16")
+    return latents

@@ -1,0 +1,75 @@
+"""The seam between the diffusion stages and what differs from model family to model family.
+
+A family is one module (`stable_diffusion.py`, ...), chosen in `families.py`. The stages know batches, rows, samplers and
+events; a family knows which components its checkpoints have, what they are called with and what they return. Its facts are
+read from settings files without torch; torch and the model libraries are imported when it loads something.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.checkpoint import LoadOptions
+from stages.diffusion.checkpoint_parts import DiffusersFolder
+from stages.diffusion.painter_info import PainterInfo
+from stages.diffusion.samplers import SamplerMenu, Timing
+from stages.stage import Arrays
+
+if TYPE_CHECKING:
+    import torch
+
+TokenIds: TypeAlias = Mapping[str, NDArray[np.int64]]
+"""A prompt's token ids under the name of what reads them, padded to that encoder's length."""
+
+Condition: TypeAlias = Mapping[str, "torch.Tensor"]
+"""What a model row is conditioned on, without a batch dimension, on the model's device."""
+
+
+class PromptEncoder(Protocol):
+    """The tokenizers and text encoders of a checkpoint."""
+
+    def tokenize(self, text: str) -> TokenIds:
+        """Any thread. Raises `InvalidRequest` for a prompt with more tokens than the encoders read."""
+        ...
+
+    def encode(self, batch: Sequence[TokenIds]) -> Sequence[Arrays]:
+        """One result per prompt, in order: the arrays that the family's `Backbone.condition` takes."""
+        ...
+
+
+class Backbone(Protocol):
+    """The network that predicts noise or velocity."""
+
+    @property
+    def device(self) -> "torch.device": ...
+
+    def condition(self, embeds: Arrays, width: int, height: int) -> Condition:
+        """From a prompt encoder's result to the model's inputs; from an empty mapping to zeros, where
+        `PainterInfo.zero_negative`. Raises `StageFailed` for arrays of another model."""
+        ...
+
+    def predict(
+        self, latents: "torch.Tensor", timesteps: "torch.Tensor", condition: Condition, guidance: Sequence[float]
+    ) -> "torch.Tensor":
+        """[rows, channels, height, width] float32 to the same. `timesteps`: [rows] float32; `condition`: stacked along rows;
+        `guidance`: each row's scale, for models that take it as an input."""
+        ...
+
+
+class Family(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    def describe(self, folder: DiffusersFolder) -> PainterInfo: ...
+
+    def samplers(self, folder: DiffusersFolder) -> SamplerMenu: ...
+
+    def timing(self, folder: DiffusersFolder, width: int, height: int, steps: int) -> Timing:
+        """How the noise levels of a picture of this size are spaced."""
+        ...
+
+    def load_prompt_encoder(self, folder: DiffusersFolder, options: LoadOptions) -> PromptEncoder: ...
+
+    def load_backbone(self, folder: DiffusersFolder, options: LoadOptions) -> Backbone: ...

@@ -1,0 +1,49 @@
+"""What a text-to-image checkpoint can do, read from its settings files alone: no weights, no model library.
+
+A pipeline asks this once at start; the stages ask it when they load. What is read is the family's decision.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from stages.checkpoint import Checkpoint
+from stages.diffusion.checkpoint_parts import open_folder
+
+
+class Guidance(StrEnum):
+    """How a model follows its prompt more closely: a second row without it, or a number it was trained with."""
+
+    CLASSIFIER_FREE = "classifier_free"
+    EMBEDDED = "embedded"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class PainterInfo:
+    """`latent_factor`: pixels along a side for one latent position. `size_multiple`: what both sides must divide by.
+    `max_side`: of either side in pixels (None: no limit of the model's). `max_prompt_tokens`: of text, without marks.
+    `max_steps`: the most that every sampler takes. `zero_negative`: without a negative prompt the model wants zeros, not the
+    encoded empty prompt: send `negative={}`."""
+
+    family: str
+    default_width: int
+    default_height: int
+    latent_channels: int
+    latent_factor: int
+    size_multiple: int
+    max_prompt_tokens: int
+    prediction_type: str
+    samplers: tuple[str, ...]
+    default_sampler: str
+    max_steps: int
+    guidance: Guidance = Guidance.CLASSIFIER_FREE
+    zero_negative: bool = False
+    max_side: int | None = None
+
+
+def describe(checkpoint: Checkpoint) -> PainterInfo:
+    """Raises `ConfigurationError` where the checkpoint is no diffusers folder of a family that is served."""
+    from stages.diffusion.families import family_of
+
+    folder = open_folder(checkpoint)
+    return family_of(folder).describe(folder)

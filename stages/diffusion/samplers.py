@@ -1,0 +1,141 @@
+"""The samplers a request may name, and which of them suit a checkpoint.
+
+Decides names, which diffusers scheduler class stands behind each, and what its settings are, given the checkpoint's own. Pure:
+knows no torch; `schedule.py` builds the schedulers.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from stages.diffusion.checkpoint_parts import Settings
+from stages.errors import ConfigurationError, InvalidRequest
+
+FLOW = "flow_prediction"
+_NOISE_OR_VELOCITY = frozenset({"epsilon", "v_prediction"})
+_NOISE_VELOCITY_SAMPLE = _NOISE_OR_VELOCITY | {"sample"}
+_ANY = _NOISE_VELOCITY_SAMPLE | {FLOW}
+
+
+class LatentScale(StrEnum):
+    """How a scheduler's latents mix picture and noise: x + sigma * noise, or alpha * x + sigma * noise, unit squares."""
+
+    EXPLODING = "exploding"
+    PRESERVING = "preserving"
+
+
+@dataclass(frozen=True, slots=True)
+class Sampler:
+    """`predictions`: the prediction types its scheduler can step; `overrides`: its settings over the checkpoint's."""
+
+    name: str
+    scheduler: str
+    predictions: frozenset[str]
+    scale: LatentScale = LatentScale.PRESERVING
+    overrides: Mapping[str, object] = field(default_factory=dict)
+
+
+_TABLE = (
+    Sampler("ddim", "DDIMScheduler", _NOISE_VELOCITY_SAMPLE),
+    Sampler("ddpm", "DDPMScheduler", _NOISE_VELOCITY_SAMPLE),
+    Sampler("pndm", "PNDMScheduler", _NOISE_OR_VELOCITY),
+    Sampler("lms", "LMSDiscreteScheduler", _NOISE_VELOCITY_SAMPLE, LatentScale.EXPLODING),
+    Sampler("euler", "EulerDiscreteScheduler", _NOISE_VELOCITY_SAMPLE, LatentScale.EXPLODING),
+    Sampler("euler_a", "EulerAncestralDiscreteScheduler", _NOISE_OR_VELOCITY, LatentScale.EXPLODING),
+    Sampler("heun", "HeunDiscreteScheduler", _NOISE_VELOCITY_SAMPLE, LatentScale.EXPLODING),
+    Sampler("dpmpp_2m", "DPMSolverMultistepScheduler", _ANY, overrides={"algorithm_type": "dpmsolver++"}),
+    Sampler(
+        "dpmpp_2m_karras",
+        "DPMSolverMultistepScheduler",
+        _NOISE_VELOCITY_SAMPLE,
+        overrides={"algorithm_type": "dpmsolver++", "use_karras_sigmas": True},
+    ),
+    Sampler("dpmpp_2m_sde", "DPMSolverMultistepScheduler", _ANY, overrides={"algorithm_type": "sde-dpmsolver++"}),
+    Sampler("dpmpp_2s", "DPMSolverSinglestepScheduler", _ANY, overrides={"algorithm_type": "dpmsolver++"}),
+    Sampler("deis", "DEISMultistepScheduler", _ANY),
+    Sampler("unipc", "UniPCMultistepScheduler", _ANY),
+    Sampler("flow_euler", "FlowMatchEulerDiscreteScheduler", frozenset({FLOW})),
+    Sampler("flow_heun", "FlowMatchHeunDiscreteScheduler", frozenset({FLOW})),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """What a family passes to `set_timesteps` beside the number of steps, where the scheduler takes it: its own noise levels,
+    and the shift for this picture size."""
+
+    sigmas: tuple[float, ...] | None = None
+    mu: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerMenu:
+    """The samplers that suit one checkpoint. `config`: its scheduler's settings; `default`: the checkpoint's own sampler."""
+
+    config: Mapping[str, object]
+    prediction_type: str
+    default: Sampler
+    allowed: tuple[Sampler, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(sampler.name for sampler in self.allowed)
+
+    @property
+    def num_train_timesteps(self) -> int:
+        value = self.config.get("num_train_timesteps", 1000)
+        return value if isinstance(value, int) else 1000
+
+    @property
+    def max_steps(self) -> int:
+        """Half the training steps: up to there every spacing gives distinct timesteps inside the training range."""
+        return max(1, self.num_train_timesteps // 2)
+
+    def choose(self, name: str | None) -> Sampler:
+        """Raises `InvalidRequest` for a sampler that is unknown or doesn't suit the checkpoint."""
+        if name is None:
+            return self.default
+        for sampler in self.allowed:
+            if sampler.name == name:
+                return sampler
+        known = any(sampler.name == name for sampler in _TABLE)
+        problem = f"cannot sample a model with prediction type {self.prediction_type!r}" if known else "is not a sampler"
+        raise InvalidRequest(f"scheduler {name!r} {problem}; this model takes {', '.join(self.names)}", param="scheduler")
+
+    def settings_for(self, sampler: Sampler) -> dict[str, object]:
+        """The settings to build the sampler's scheduler from; the checkpoint's own, untouched, for its own sampler."""
+        if sampler == self.default:
+            return dict(self.config)
+        settings = {"clip_sample": False} | dict(self.config)  # latents are not bounded like pixels
+        if self.prediction_type == FLOW:
+            settings |= _flow_settings(settings)
+        return settings | dict(sampler.overrides)
+
+
+def menu_of(scheduler: Settings, config: Mapping[str, object]) -> SamplerMenu:
+    """`config`: the scheduler's settings as the checkpoint's family uses them. Raises `ConfigurationError`."""
+    class_name = scheduler.text("_class_name")
+    ours = [sampler for sampler in _TABLE if sampler.scheduler == class_name]
+    if not ours:
+        known = sorted({sampler.scheduler for sampler in _TABLE})
+        raise ConfigurationError(f"{scheduler.path}: {class_name} is not supported; supported are {', '.join(known)}")
+    prediction = FLOW if class_name.startswith("FlowMatch") else scheduler.text("prediction_type", "epsilon")
+    default = max(ours, key=lambda sampler: _agreement(sampler, config))
+    if prediction not in default.predictions:
+        raise ConfigurationError(f"{scheduler.path}: {class_name} cannot step prediction_type {prediction!r}")
+    allowed = tuple(sampler for sampler in _TABLE if prediction in sampler.predictions)
+    return SamplerMenu(config, prediction, default, allowed)
+
+
+def _agreement(sampler: Sampler, config: Mapping[str, object]) -> int:
+    """How many of the sampler's settings the config has; negative where it contradicts one."""
+    told = {name: config[name] for name in sampler.overrides if name in config}
+    if any(sampler.overrides[name] != value for name, value in told.items()):
+        return -1
+    return len(told)
+
+
+def _flow_settings(config: Mapping[str, object]) -> dict[str, object]:
+    """The same flow schedule in the words of either kind of scheduler: flow matching ones, and solvers with flow sigmas."""
+    shift = config.get("shift", config.get("flow_shift", 1.0))
+    return {"prediction_type": FLOW, "use_flow_sigmas": True, "flow_shift": shift, "shift": shift}

@@ -1,0 +1,131 @@
+"""The stages chained by hand, as a pipeline would chain them, and the library's own pipeline beside them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from stages.checkpoint import Checkpoint, LoadOptions, Source
+from stages.diffusion.denoise_row import DenoiseRow
+from stages.diffusion.denoiser import Denoiser
+from stages.diffusion.text_encoder import TextEncoder
+from stages.diffusion.vae import VaeDecoder
+from stages.stage import Arrays, DecodeLatents, Denoise, DenoiseEnd, EncodePrompt
+
+
+def checkpoint_of(folder: Path) -> Checkpoint:
+    return Checkpoint(Source(folder=str(folder)), folder)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A request to paint, in words."""
+
+    prompt: str = "a red circle"
+    negative: str | None = ""
+    steps: int = 4
+    guidance: float = 3.0
+    seed: int = 1
+    sampler: str | None = None
+    size: tuple[int, int] = (32, 32)
+    previews: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Painter:
+    text_encoder: TextEncoder
+    denoiser: Denoiser
+    decoder: VaeDecoder
+
+    @classmethod
+    def load(cls, folder: Path, options: LoadOptions | None = None) -> Self:
+        checkpoint, options = checkpoint_of(folder), options or LoadOptions()
+        return cls(
+            TextEncoder.load(checkpoint, options), Denoiser.load(checkpoint, options), VaeDecoder.load(checkpoint, options)
+        )
+
+    def encode(self, *texts: str) -> Sequence[Arrays]:
+        return self.text_encoder.run([self.text_encoder.prepare(EncodePrompt(text)) for text in texts])
+
+    def payload(self, wish: Wish) -> Denoise:
+        prompt = self.encode(wish.prompt)[0]
+        negative = None if wish.negative is None else self.encode(wish.negative)[0]
+        width, height = wish.size
+        return Denoise(
+            prompt, negative, width, height, wish.steps, wish.guidance, wish.seed, wish.sampler, preview_steps=wish.previews
+        )
+
+    def start(self, wish: Wish) -> DenoiseRow:
+        return self.denoiser.start(self.payload(wish))
+
+    def latents(self, wish: Wish) -> NDArray[np.float32]:
+        """Painted alone."""
+        return paint_rows(self.denoiser, {0: self.start(wish)})[0]
+
+    def pixels(self, latents: Sequence[NDArray[np.float32]]) -> list[NDArray[np.uint8]]:
+        items = [self.decoder.prepare(DecodeLatents({"latents": one})) for one in latents]
+        return [result["pixels"] for result in self.decoder.run(items)]
+
+
+def paint_rows(denoiser: Denoiser, rows: Mapping[int, DenoiseRow]) -> dict[int, NDArray[np.float32]]:
+    """Steps all rows together until each is done."""
+    running, finished = dict(rows), dict[int, NDArray[np.float32]]()
+    while running:
+        for key, latents in step_once(denoiser, running).items():
+            finished[key] = latents
+            denoiser.finish(running.pop(key))
+    return finished
+
+
+def step_once(denoiser: Denoiser, rows: Mapping[int, DenoiseRow]) -> dict[int, NDArray[np.float32]]:
+    """One step of all rows; the latents of those that are done."""
+    finished = {}
+    for key, stepped in zip(rows, denoiser.step(list(rows.values())), strict=True):
+        if stepped.error is not None:
+            raise stepped.error
+        if stepped.done:
+            end = stepped.events[-1]
+            if not isinstance(end, DenoiseEnd):
+                raise TypeError(f"the last event is {end}")
+            finished[key] = end.latents["latents"]
+    return finished
+
+
+@dataclass(frozen=True, slots=True)
+class Oracle:
+    """The library's pipeline on the same checkpoint."""
+
+    pipeline: Any
+
+    def run(self, wish: Wish, output_type: str, **more: Any) -> NDArray[Any]:
+        width, height = wish.size
+        result = self.pipeline(
+            wish.prompt,
+            negative_prompt=wish.negative,
+            num_inference_steps=wish.steps,
+            guidance_scale=wish.guidance if wish.negative is not None else 1.0,
+            generator=torch.Generator("cpu").manual_seed(wish.seed),
+            width=width,
+            height=height,
+            output_type=output_type,
+            **more,
+        ).images[0]
+        return result.numpy() if isinstance(result, torch.Tensor) else np.asarray(result)
+
+    def latents(self, wish: Wish) -> NDArray[np.float32]:
+        return self.run(wish, "latent")
+
+    def pixels(self, wish: Wish) -> NDArray[np.uint8]:
+        return self.run(wish, "pil")
+
+
+def oracle_of(folder: Path) -> Oracle:
+    from diffusers import DiffusionPipeline
+
+    pipeline = DiffusionPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    return Oracle(pipeline)
