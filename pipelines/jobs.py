@@ -143,7 +143,8 @@ class StageCard:
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What can be asked of a model. `sizes`: the (width, height) it paints at; empty: any multiple of `size_multiple`."""
+    """What can be asked of a model. `sizes`: the (width, height) it paints at; empty: any multiple of `size_multiple`. None: not known,
+    or without meaning for the pipeline."""
 
     id: str
     pipeline: Literal["image_text", "text_to_image", "embed"]
@@ -151,6 +152,12 @@ class ModelCard:
     created: int = 0
     max_context_tokens: int | None = None
     sizes: tuple[tuple[int, int], ...] = field(default=())
+    size_multiple: int = 8
+    default_steps: int | None = None
+    max_steps: int | None = None
+    default_guidance_scale: float | None = None
+    samplers: tuple[str, ...] = ()
+    accepts_images: bool | None = None
 
 
 class ChatPipeline(Protocol):

@@ -1,0 +1,40 @@
+"""The two bases of every body: what comes in is checked to the letter, what goes out says only what was set.
+
+Knows no particular body. A field that is not declared is refused by name, numbers are never read out of strings, and NaN and
+infinities are refused; null is taken as "not given" wherever OpenAI takes it so.
+"""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class RequestBody(BaseModel):
+    """A body, or part of one, that a client sends."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, hide_input_in_errors=False)
+
+
+class ResponseBody(BaseModel):
+    """A body, or part of one, that a client gets; serialized with `exclude_unset`, so that absent and null stay different."""
+
+    model_config = ConfigDict(frozen=True)
+
+    def to_json(self) -> bytes:
+        return self.model_dump_json(exclude_unset=True).encode()
+
+
+Priority = Annotated[
+    int, Field(ge=-10, le=10, description="lower runs first; 0 is usual; under 0 only where one tenant is served")
+]
+Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+ModelId = Annotated[str, Field(min_length=1, max_length=256, description="one of GET /v1/models")]
+EndUser = Annotated[str, Field(max_length=512)]
+
+
+class ImageAddress(RequestBody):
+    """Where a picture is: a data URL (base64 PNG, JPEG, WebP, GIF or BMP), or an http(s) address where fetching is
+    configured."""
+
+    url: Annotated[str, Field(min_length=1)]

@@ -1,0 +1,296 @@
+"""A whole `Service` without models: what it answers follows from the request alone, and everything it is asked is noted.
+
+Implements `pipelines.jobs.Service` as the real one does, errors, previews, receipts, cached tokens and cancellation included.
+A test makes it wait or fail by handing it a `Gate` or an error. One word is one token.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.context import RequestContext
+from pipelines.jobs import (
+    ChatChoiceEnd,
+    ChatDelta,
+    ChatEvent,
+    ChatJob,
+    ChatPipeline,
+    ChatStarted,
+    Embedded,
+    EmbedJob,
+    EmbedPipeline,
+    ImagePart,
+    ModelCard,
+    PaintEvent,
+    PaintJob,
+    PaintPicture,
+    PaintPipeline,
+    PaintProgress,
+    StageCard,
+    TextPart,
+)
+from stages.errors import InvalidRequest, UnknownModel
+from stages.stage import StageMetrics, StageReceipt, TokenLogprob
+
+CHAT, PAINT, EMBED = "fake/chat", "fake-painter", "fake-clip"
+WIDTH = 8  # of the embeddings
+SIDE = 32  # of pictures, in pixels, where no size is asked for
+
+
+@dataclass(slots=True)
+class Gate:
+    """Where the service waits: after `after` events, until `open` is set. `reached` and `cancelled` tell the test how it
+    went."""
+
+    after: int = 0
+    open: asyncio.Event = field(default_factory=asyncio.Event)
+    reached: asyncio.Event = field(default_factory=asyncio.Event)
+    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def pass_through(self) -> None:
+        self.reached.set()
+        try:
+            await self.open.wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+
+
+@dataclass(slots=True)
+class Trouble:
+    """What is to go wrong: `error` is raised after `after` events."""
+
+    error: Exception
+    after: int = 0
+
+
+@dataclass(slots=True)
+class FakeService:
+    """`jobs` and `contexts` hold what was asked, in order."""
+
+    gate: Gate | None = None
+    trouble: Trouble | None = None
+    stages_ready: bool = True
+    stages_error: Exception | None = None
+    jobs: list[ChatJob | PaintJob | EmbedJob] = field(default_factory=list)
+    contexts: list[RequestContext] = field(default_factory=list)
+    running: int = 0
+    seen_prompts: set[str] = field(default_factory=set)
+
+    def models(self) -> Sequence[ModelCard]:
+        return (
+            ModelCard(CHAT, "image_text", (f"{CHAT}.vision_encoder", f"{CHAT}.llm"), 1_700_000_000, 256, accepts_images=True),
+            ModelCard(
+                PAINT,
+                "text_to_image",
+                (f"{PAINT}.text_encoder", f"{PAINT}.denoiser", f"{PAINT}.vae_decoder"),
+                1_700_000_000,
+                default_steps=8,
+                max_steps=50,
+                default_guidance_scale=4.0,
+                samplers=("euler", "ddim"),
+            ),
+            ModelCard(EMBED, "embed", (f"{EMBED}.embedder",), 1_700_000_000),
+        )
+
+    def chat_pipeline(self, model: str) -> ChatPipeline:
+        self._require(model, CHAT, "answer chat requests")
+        return FakeChat(self)
+
+    def paint_pipeline(self, model: str) -> PaintPipeline:
+        self._require(model, PAINT, "paint pictures")
+        return FakePainter(self)
+
+    def embed_pipeline(self, model: str) -> EmbedPipeline:
+        self._require(model, EMBED, "embed")
+        return FakeEmbedder(self)
+
+    async def stage_cards(self) -> Sequence[StageCard]:
+        if self.stages_error is not None:
+            raise self.stages_error
+        return [
+            StageCard(
+                name=name,
+                kind=name.rpartition(".")[2],
+                deployment=name.replace(".", "-"),
+                device="cpu",
+                replicas=1,
+                ready=self.stages_ready or not name.endswith(".denoiser"),
+                loader="fake",
+                source="demo:fake",
+            )
+            for card in self.models()
+            for name in card.stages
+        ]
+
+    async def stage_metrics(self) -> Sequence[StageMetrics]:
+        if self.stages_error is not None:
+            raise self.stages_error
+        counters = {"queued": 1.0, "running": 2.0, "items_total": 3.0, "device_seconds_total": 0.25}
+        return [StageMetrics(card.name, "replica-1", card.device, dict(counters)) for card in await self.stage_cards()]
+
+    @asynccontextmanager
+    async def work(self, job: ChatJob | PaintJob | EmbedJob, context: RequestContext) -> AsyncIterator["Events"]:
+        """Around one request: notes it, and knows when it ends."""
+        self.jobs.append(job)
+        self.contexts.append(context)
+        self.running += 1
+        try:
+            yield Events(self.gate, self.trouble)
+        finally:
+            self.running -= 1
+
+    def _require(self, model: str, served: str, what: str) -> None:
+        ids = [card.id for card in self.models()]
+        if model not in ids:
+            raise UnknownModel(f"model {model!r} is not served; models that {what}: {served}", param="model")
+        if model != served:
+            raise InvalidRequest(f"model {model!r} does not {what}; models that do: {served}", param="model")
+
+
+@dataclass(slots=True)
+class Events:
+    """Counts the events of one request, and waits or fails where the test said so."""
+
+    gate: Gate | None
+    trouble: Trouble | None
+    count: int = 0
+
+    async def tick(self) -> None:
+        """Before every event, and once after the last."""
+        if self.trouble is not None and self.count == self.trouble.after:
+            raise self.trouble.error
+        if self.gate is not None and self.count == self.gate.after:
+            await self.gate.pass_through()
+        self.count += 1
+        await asyncio.sleep(0)
+
+
+@dataclass(frozen=True, slots=True)
+class FakeChat:
+    service: FakeService
+
+    async def chat(self, job: ChatJob, context: RequestContext) -> AsyncIterator[ChatEvent]:
+        """Says what it was told, word by word."""
+        async with self.service.work(job, context) as events:
+            prompt = spoken(job)
+            prompt_tokens = len(prompt.split())
+            cached_tokens = prompt_tokens - 1 if f"{context.salt}{prompt}" in self.service.seen_prompts else 0
+            self.service.seen_prompts.add(f"{context.salt}{prompt}")
+            await events.tick()
+            yield ChatStarted(prompt_tokens)
+            words = answer_words(job)
+            limit = job.sampling.max_tokens or len(words) + 1
+            for word in words[:limit]:
+                for index in range(job.n):
+                    await events.tick()
+                    yield ChatDelta(index, word, _logprobs(job, word))
+            for index in range(job.n):
+                await events.tick()
+                reason = "length" if len(words) > limit else "stop"
+                yield ChatChoiceEnd(index, reason, min(len(words), limit), cached_tokens)
+            for stage in ("vision_encoder", "llm"):
+                context.add(_receipt(f"{CHAT}.{stage}"))
+            await events.tick()
+
+
+@dataclass(frozen=True, slots=True)
+class FakePainter:
+    service: FakeService
+
+    async def paint(self, job: PaintJob, context: RequestContext) -> AsyncIterator[PaintEvent]:
+        """A gradient in a colour that follows from the prompt and the seed."""
+        async with self.service.work(job, context) as events:
+            steps = job.steps or 8
+            seed = 7 if job.seed is None else job.seed
+            previews = {steps * (count + 1) // (job.partial_images + 1): count for count in range(job.partial_images)}
+            for step in range(1, steps + 1):
+                for index in range(job.n):
+                    await events.tick()
+                    yield PaintProgress(index, step, steps)
+                    if step in previews:
+                        await events.tick()
+                        yield PaintPicture(index, gradient(job, seed + index, step / steps), seed + index, previews[step])
+            for stage in ("text_encoder", "denoiser", "vae_decoder"):
+                context.add(_receipt(f"{PAINT}.{stage}"))
+            for index in range(job.n):
+                await events.tick()
+                yield PaintPicture(index, gradient(job, seed + index, 1.0), seed + index)
+            await events.tick()
+
+
+@dataclass(frozen=True, slots=True)
+class FakeEmbedder:
+    service: FakeService
+
+    async def embed(self, job: EmbedJob, context: RequestContext) -> Embedded:
+        """Unit vectors that follow from the inputs' bytes."""
+        async with self.service.work(job, context) as events:
+            await events.tick()
+            context.add(_receipt(f"{EMBED}.embedder"))
+            return Embedded(
+                tuple(_vector(part) for part in job.inputs), num_tokens=sum(_num_tokens(part) for part in job.inputs)
+            )
+
+
+def spoken(job: ChatJob) -> str:
+    """The conversation as one text; a picture is its size."""
+    return " ".join(
+        part.text if isinstance(part, TextPart) else f"[{part.width}x{part.height}]"
+        for message in job.messages
+        for part in message.parts
+    )
+
+
+def answer_words(job: ChatJob) -> list[str]:
+    """What the fake will say, stop strings applied."""
+    text = f"You said: {spoken(job)}"
+    for stop in job.sampling.stop:
+        text = text.partition(stop)[0]
+    return [word if at == 0 else f" {word}" for at, word in enumerate(text.split(" "))]
+
+
+def gradient(job: PaintJob, seed: int, progress: float) -> NDArray[np.uint8]:
+    """[height, width, 3]; paler while `progress` is under 1."""
+    width, height = job.width or SIDE, job.height or SIDE
+    colour = np.frombuffer(hashlib.sha256(f"{job.prompt}{seed}".encode()).digest()[:3], dtype=np.uint8)
+    across = np.linspace(0.3, 1.0, width, dtype=np.float32)[None, :, None]
+    down = np.linspace(0.5, 1.0, height, dtype=np.float32)[:, None, None]
+    return np.asarray(255 - (255 - colour.astype(np.float32)) * across * down * progress, dtype=np.uint8)
+
+
+def _logprobs(job: ChatJob, word: str) -> tuple[TokenLogprob, ...]:
+    wanted = job.sampling.logprobs
+    if wanted is None:
+        return ()
+    top = tuple(TokenLogprob(rank, f"{word}{rank}", f"{word}{rank}".encode(), -1.0 - rank) for rank in range(wanted))
+    return (TokenLogprob(1, word, word.encode(), -0.5, top),)
+
+
+def _vector(part: TextPart | ImagePart) -> NDArray[np.float32]:
+    data = part.text.encode() if isinstance(part, TextPart) else part.data
+    raw = np.frombuffer(hashlib.sha256(data).digest()[:WIDTH], dtype=np.uint8).astype(np.float32) + 1
+    return np.asarray(raw / np.linalg.norm(raw), dtype=np.float32)
+
+
+def _num_tokens(part: TextPart | ImagePart) -> int:
+    return len(part.text.split()) if isinstance(part, TextPart) else 49
+
+
+def _receipt(stage: str) -> StageReceipt:
+    return StageReceipt(
+        stage=stage,
+        replica="replica-1",
+        device="cpu",
+        queue_s=0.002,
+        run_s=0.04,
+        device_s=0.01,
+        batch_size=4.0,
+        steps=1,
+        cache="miss",
+    )
