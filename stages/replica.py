@@ -12,9 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cache.embedded import EmbeddedRedis
 from cache.memory import MemoryTier
-from cache.redis_tier import RedisTier
 from cache.tier import Tier
 from cache.tiered import TieredCache
 from stages.host import StageHost
@@ -37,6 +35,8 @@ class CacheSpec:
     def open(self) -> TieredCache:
         tiers: list[Tier] = [MemoryTier(self.memory_bytes)] if self.memory_bytes else []
         if self.redis_url is not None:
+            from cache.redis_tier import RedisTier
+
             tiers.append(RedisTier(self.redis_url, max_value_bytes=self.max_value_bytes, ttl_s=self.ttl_s))
         return TieredCache(tiers)
 
@@ -105,6 +105,8 @@ class RedisReplica:
     """The embedded Redis server as a deployment, so that Serve heals it like any other part."""
 
     def __init__(self, directory: str, max_memory_bytes: int) -> None:
+        from cache.embedded import EmbeddedRedis
+
         self._server = EmbeddedRedis(max_memory_bytes=max_memory_bytes, directory=directory)
 
     async def check_health(self) -> None:
