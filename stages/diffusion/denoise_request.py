@@ -2,7 +2,7 @@
 
 import math
 
-from stages.diffusion.painter_info import Guidance, PainterInfo
+from stages.diffusion.describe import Guidance, PainterInfo
 from stages.diffusion.samplers import SamplerMenu
 from stages.errors import InvalidRequest
 from stages.stage import Denoise
@@ -14,9 +14,10 @@ _SEEDS = range(-(2**63), 2**64)  # what a torch generator takes
 def check_request(payload: Denoise, info: PainterInfo, menu: SamplerMenu) -> None:
     """Raises `InvalidRequest` that names the field, the value and what is allowed."""
     _check_size(payload, info)
-    if not 1 <= payload.steps <= info.max_steps:
+    fewest = menu.min_steps(menu.choose(payload.sampler))
+    if not fewest <= payload.steps <= info.max_steps:
         raise InvalidRequest(
-            f"num_inference_steps {payload.steps} is outside 1..{info.max_steps}", param="num_inference_steps"
+            f"num_inference_steps {payload.steps} is outside {fewest}..{info.max_steps}", param="num_inference_steps"
         )
     if not (math.isfinite(payload.guidance_scale) and 0 <= payload.guidance_scale <= _MAX_GUIDANCE):
         raise InvalidRequest(
@@ -28,7 +29,6 @@ def check_request(payload: Denoise, info: PainterInfo, menu: SamplerMenu) -> Non
         raise InvalidRequest(f"seed {payload.seed} is outside {_SEEDS.start}..{_SEEDS.stop - 1}", param="seed")
     if payload.init is not None:
         _check_strength(payload)
-    menu.choose(payload.sampler)
 
 
 def preview_calls(payload: Denoise, num_calls: int) -> frozenset[int]:

@@ -18,9 +18,9 @@ from stages.checkpoint import Checkpoint, LoadOptions
 from stages.diffusion.checkpoint_parts import DiffusersFolder, open_folder
 from stages.diffusion.denoise_request import check_request, preview_calls
 from stages.diffusion.denoise_row import DenoiseRow
+from stages.diffusion.describe import PainterInfo
 from stages.diffusion.families import family_of
 from stages.diffusion.family import Backbone, Family
-from stages.diffusion.painter_info import PainterInfo
 from stages.diffusion.schedule import Schedule, build_schedule
 from stages.errors import StageFailed
 from stages.stage import Arrays, Denoise, DenoiseEnd, DenoisePreview, DenoiseProgress, Stepped
@@ -110,14 +110,14 @@ class Denoiser:
         return torch.randn(shape, generator=generator) * schedule.initial_scale
 
     def _row(self, payload: Denoise, schedule: Schedule, generator: torch.Generator, latents: torch.Tensor) -> DenoiseRow:
-        guided = payload.negative is not None and payload.guidance_scale > 1
+        negative = payload.negative if payload.guidance_scale > 1 else None  # at 1 and under the prompted row is the result
         size = (payload.width, payload.height)
         return DenoiseRow(
             latents=latents.to(self._backbone.device),
             schedule=schedule,
             generator=generator,
             condition=self._backbone.condition(payload.prompt, *size),
-            unconditional=self._backbone.condition(payload.negative or {}, *size) if guided else None,
+            unconditional=None if negative is None else self._backbone.condition(negative, *size),
             guidance_scale=payload.guidance_scale,
             preview_calls=preview_calls(payload, schedule.num_calls),
         )

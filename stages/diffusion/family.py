@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from stages.checkpoint import LoadOptions
 from stages.diffusion.checkpoint_parts import DiffusersFolder
-from stages.diffusion.painter_info import PainterInfo
+from stages.diffusion.describe import PainterInfo
 from stages.diffusion.samplers import SamplerMenu, Timing
 from stages.stage import Arrays
 
@@ -46,8 +46,7 @@ class Backbone(Protocol):
     def device(self) -> "torch.device": ...
 
     def condition(self, embeds: Arrays, width: int, height: int) -> Condition:
-        """From a prompt encoder's result to the model's inputs; from an empty mapping to zeros, where
-        `PainterInfo.zero_negative`. Raises `StageFailed` for arrays of another model."""
+        """From a prompt encoder's result to the model's inputs. Raises `StageFailed` for arrays of another model."""
         ...
 
     def predict(

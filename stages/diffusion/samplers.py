@@ -38,7 +38,7 @@ class Sampler:
 _TABLE = (
     Sampler("ddim", "DDIMScheduler", _NOISE_VELOCITY_SAMPLE),
     Sampler("ddpm", "DDPMScheduler", _NOISE_VELOCITY_SAMPLE),
-    Sampler("pndm", "PNDMScheduler", _NOISE_OR_VELOCITY),
+    Sampler("pndm", "PNDMScheduler", _NOISE_OR_VELOCITY, overrides={"skip_prk_steps": True}),
     Sampler("lms", "LMSDiscreteScheduler", _NOISE_VELOCITY_SAMPLE, LatentScale.EXPLODING),
     Sampler("euler", "EulerDiscreteScheduler", _NOISE_VELOCITY_SAMPLE, LatentScale.EXPLODING),
     Sampler("euler_a", "EulerAncestralDiscreteScheduler", _NOISE_OR_VELOCITY, LatentScale.EXPLODING),
@@ -90,6 +90,11 @@ class SamplerMenu:
     def max_steps(self) -> int:
         """Half the training steps: up to there every spacing gives distinct timesteps inside the training range."""
         return max(1, self.num_train_timesteps // 2)
+
+    def min_steps(self, sampler: Sampler) -> int:
+        """PNDM that begins with Runge-Kutta steps needs four of them; everything else can do with one."""
+        settings = self.settings_for(sampler)
+        return 4 if sampler.scheduler == "PNDMScheduler" and not settings.get("skip_prk_steps") else 1
 
     def choose(self, name: str | None) -> Sampler:
         """Raises `InvalidRequest` for a sampler that is unknown or doesn't suit the checkpoint."""

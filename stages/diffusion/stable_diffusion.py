@@ -6,8 +6,8 @@ The source for what is called with what is diffusers' `StableDiffusionPipeline`.
 from stages.checkpoint import LoadOptions
 from stages.diffusion.checkpoint_parts import DiffusersFolder
 from stages.diffusion.clip_text import ClipTokenizer, clip_prompt_tokens
+from stages.diffusion.describe import PainterInfo
 from stages.diffusion.family import Backbone, PromptEncoder
-from stages.diffusion.painter_info import PainterInfo
 from stages.diffusion.samplers import SamplerMenu, Timing, menu_of
 from stages.errors import ConfigurationError
 
@@ -23,8 +23,7 @@ class StableDiffusion:
         height, width = unet.pair("sample_size")
         return PainterInfo(
             family=self.name,
-            default_width=width * factor,
-            default_height=height * factor,
+            default_size=(width * factor, height * factor),
             latent_channels=channels,
             latent_factor=factor,
             size_multiple=factor,

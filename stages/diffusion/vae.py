@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from stages.checkpoint import Checkpoint, LoadOptions
 from stages.diffusion.checkpoint_parts import DiffusersFolder, open_folder
 from stages.diffusion.components import load_model
+from stages.diffusion.describe import describe
 from stages.diffusion.latent_scaling import LatentScaling, latent_scaling
-from stages.diffusion.painter_info import describe
 from stages.errors import ConfigurationError, StageFailed
 from stages.stage import Arrays, DecodeLatents
 

@@ -11,7 +11,7 @@ from stages.diffusion.checkpoint_parts import open_folder
 
 
 class Guidance(StrEnum):
-    """How a model follows its prompt more closely: a second row without it, or a number it was trained with."""
+    """How a model follows its prompt more closely: a second row with the negative prompt, or a number it was trained with."""
 
     CLASSIFIER_FREE = "classifier_free"
     EMBEDDED = "embedded"
@@ -20,14 +20,12 @@ class Guidance(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PainterInfo:
-    """`latent_factor`: pixels along a side for one latent position. `size_multiple`: what both sides must divide by.
-    `max_side`: of either side in pixels (None: no limit of the model's). `max_prompt_tokens`: of text, without marks.
-    `max_steps`: the most that every sampler takes. `zero_negative`: without a negative prompt the model wants zeros, not the
-    encoded empty prompt: send `negative={}`."""
+    """`default_size`: (width, height) in pixels. `latent_factor`: pixels along a side for one latent position.
+    `size_multiple`: what both sides must divide by. `max_side`: of either side in pixels (None: no limit of the model's).
+    `max_prompt_tokens`: of text, without marks. `max_steps`: the most that every sampler takes."""
 
     family: str
-    default_width: int
-    default_height: int
+    default_size: tuple[int, int]
     latent_channels: int
     latent_factor: int
     size_multiple: int
@@ -37,8 +35,12 @@ class PainterInfo:
     default_sampler: str
     max_steps: int
     guidance: Guidance = Guidance.CLASSIFIER_FREE
-    zero_negative: bool = False
     max_side: int | None = None
+
+    @property
+    def negative_prompts(self) -> bool:
+        """Whether the model can be told what not to paint."""
+        return self.guidance is Guidance.CLASSIFIER_FREE
 
 
 def describe(checkpoint: Checkpoint) -> PainterInfo:
