@@ -32,25 +32,29 @@ async def client_for(service: Service, settings: IngressSettings | None = None) 
 @asynccontextmanager
 async def server_for(service: Service, settings: IngressSettings | None = None) -> AsyncIterator[str]:
     """The app on a loopback port; yields its address."""
-    config = uvicorn.Config(
-        create_app(service, settings or IngressSettings()), log_level="warning", timeout_graceful_shutdown=1
-    )
-    server = uvicorn.Server(config)
+    app = create_app(service, settings or IngressSettings())
+    server = _Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         task = asyncio.create_task(server.serve(sockets=[listener]))
-        listening = asyncio.create_task(_until_started(server))
-        await asyncio.wait({task, listening}, return_when=asyncio.FIRST_COMPLETED)
         try:
+            await server.listening.wait()
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True
             await task
 
 
-async def _until_started(server: uvicorn.Server) -> None:
-    while not server.started:
-        await asyncio.sleep(0.001)
+class _Server(uvicorn.Server):
+    """Says when it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
 
 
 def chat_body(content: Any = "hello there", **fields: Any) -> JsonObject:
