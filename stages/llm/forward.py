@@ -1,0 +1,122 @@
+"""One forward pass of the model over chunks of several requests, each at its own place of its own slot.
+
+Decides the model's inputs: tokens or embeddings with the pictures' features in place, positions, and who may attend to
+what. Knows no sampling and no schedule. Rows are padded on the left, so that every row's last token is in the last column.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stages.llm.row import LlmRow
+from stages.llm.slot_cache import Chunk, SlotCache, Window, window_over
+
+
+class Forward:
+    """A model and its slots. `run` writes the chunks' keys and values and returns the logits after each chunk's last token."""
+
+    def __init__(self, model: Any, num_slots: int, max_tokens: int) -> None:
+        config = model.config.get_text_config()
+        self._model = model
+        self._device: torch.device = model.get_input_embeddings().weight.device
+        self._dtype: torch.dtype = model.get_input_embeddings().weight.dtype
+        self._embed = model.get_input_embeddings()
+        self._sliding_window: int | None = _sliding_window(config)
+        self._layer_types = frozenset(getattr(config, "layer_types", None) or ())
+        self.slots = SlotCache(config.num_hidden_layers, num_slots, max_tokens)
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._dtype
+
+    def run(self, rows: Sequence[LlmRow], chunks: Sequence[Chunk]) -> Tensor:
+        """Logits [rows, vocabulary] for the token after each chunk. Each chunk is of the row at its place, in different
+        slots."""
+        window = window_over(chunks, self.slots.max_tokens, self._device)
+        self.slots.look_through(window)
+        places = torch.zeros(window.batch, window.width, dtype=torch.long, device=self._device)
+        places[window.write_from] = window.write_to[1]
+        output = self._model(
+            **self._tokens(rows, window),
+            attention_mask=self._masks(places, window.read_length),
+            position_ids=self._positions(rows, window, places),
+            past_key_values=self.slots,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits: Tensor = output.logits[:, -1]
+        return logits if window.batch == len(rows) and _in_order(window) else logits[list(window.lines)]
+
+    def _tokens(self, rows: Sequence[LlmRow], window: Window) -> dict[str, Tensor]:
+        given: list[int] = []
+        for row, chunk in zip(rows, window.chunks, strict=True):
+            given += row.occupant.tokens[chunk.start : chunk.end]
+        ids = torch.zeros(window.batch, window.width, dtype=torch.long, device=self._device)
+        ids[window.write_from] = torch.tensor(given, device=self._device)
+        if not any(image.end > chunk.start for row, chunk in zip(rows, window.chunks, strict=True) for image in row.images):
+            return {"input_ids": ids}
+        embeddings = self._embed(ids)
+        for row, chunk, line in zip(rows, window.chunks, window.lines, strict=True):
+            _put_features(embeddings[line], row, chunk)
+        return {"inputs_embeds": embeddings}
+
+    def _masks(self, places: Tensor, read_length: int) -> Tensor | dict[str, Tensor]:
+        """What each token may attend to, as a number to add to the scores: [batch, 1, width, read_length]."""
+        keys = torch.arange(read_length, device=self._device)
+        past = keys <= places[:, None, :, None]
+        if self._sliding_window is None:
+            return self._additive(past)
+        near = self._additive(past & (keys > places[:, None, :, None] - self._sliding_window))
+        if not self._layer_types:
+            return near
+        return {"full_attention": self._additive(past), "sliding_attention": near}
+
+    def _additive(self, allowed: Tensor) -> Tensor:
+        return torch.zeros(allowed.shape, dtype=self._dtype, device=self._device).masked_fill_(
+            ~allowed, torch.finfo(self._dtype).min
+        )
+
+    def _positions(self, rows: Sequence[LlmRow], window: Window, places: Tensor) -> Tensor:
+        if all(row.positions is None for row in rows):
+            return places
+        positions = places[None].repeat(3, 1, 1)
+        for row, chunk, line in zip(rows, window.chunks, window.lines, strict=True):
+            if row.positions is not None:
+                positions[:, line, window.width - chunk.length :] = _row_positions(row, row.positions, chunk)
+        return positions
+
+
+def _row_positions(row: LlmRow, of_prompt: Tensor, chunk: Chunk) -> Tensor:
+    """[3, length]: the prompt's own positions, and the index plus the delta for what comes after it."""
+    if chunk.end <= row.num_prompt:
+        return of_prompt[:, chunk.start : chunk.end]
+    after = torch.arange(chunk.start, chunk.end, device=of_prompt.device) + row.position_delta
+    return after.expand(3, -1)
+
+
+def _put_features(embeddings: Tensor, row: LlmRow, chunk: Chunk) -> None:
+    """Overwrites, in one line of the batch [width, dim], the placeholders of the chunk with their features."""
+    padding = len(embeddings) - chunk.length
+    for image in row.images:
+        begin, end = max(image.offset, chunk.start), min(image.end, chunk.end)
+        if begin < end:
+            target = slice(padding + begin - chunk.start, padding + end - chunk.start)
+            embeddings[target] = image.features[begin - image.offset : end - image.offset]
+
+
+def _sliding_window(config: Any) -> int | None:
+    """Tokens that a sliding layer sees; None where every layer sees all."""
+    layer_types = getattr(config, "layer_types", None)
+    if layer_types is not None and "sliding_attention" not in layer_types:
+        return None
+    return getattr(config, "sliding_window", None)
+
+
+def _in_order(window: Window) -> bool:
+    return window.lines == tuple(range(len(window.lines)))

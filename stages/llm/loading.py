@@ -1,0 +1,74 @@
+"""A language model from a checkpoint, in any of the forms it comes in: a folder, a GGUF file, a part of a vision-language
+model.
+
+Decides which class loads it and whether its attention can be served from slots. Knows no requests.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stages.checkpoint import Checkpoint, LoadOptions
+from stages.errors import ConfigurationError
+from stages.llm.tokenizer import gguf_file, load_tokenizer
+from stages.torchvision_shim import ensure_torchvision
+from stages.vision.vlm_parts import VLM_PARTS, load_speaking_part, pretrained_arguments
+
+PART_PATTERNS = ("*.safetensors", "*.bin", "*.gguf", "*.json", "*.txt", "*.model", "*.jinja")
+"""The files of a checkpoint that make this part (for `Checkpoint.fingerprint`)."""
+
+_SERVED_LAYERS = {"full_attention", "sliding_attention"}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedLanguageModel:
+    """`model` is a `transformers` model with a language modelling head, `tokenizer` a fast `transformers` tokenizer."""
+
+    model: Any
+    tokenizer: Any
+    eos_tokens: frozenset[int]
+
+
+def load_language_model(checkpoint: Checkpoint, options: LoadOptions) -> LoadedLanguageModel:
+    """Reads the weights onto `options.device`. Raises `ConfigurationError` for a checkpoint that can't be served."""
+    ensure_torchvision()
+    tokenizer = load_tokenizer(checkpoint.folder)
+    try:
+        model = _load_model(checkpoint.folder, options)
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise ConfigurationError(f"{checkpoint.source} cannot be loaded as a language model: {error}") from error
+    _check_layers(checkpoint, model.config.get_text_config())
+    return LoadedLanguageModel(model.requires_grad_(False), tokenizer, _eos_tokens(model, tokenizer))
+
+
+def _load_model(folder: Path, options: LoadOptions) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig
+
+    gguf = gguf_file(folder)
+    arguments = pretrained_arguments(options)
+    if gguf is not None:
+        # Left packed, a matrix product on a CPU takes several times as long.
+        unpack = GgufConfig(dequantize=True)
+        return AutoModelForCausalLM.from_pretrained(
+            str(folder), gguf_file=gguf, quantization_config=unpack, **arguments
+        ).eval()
+    if AutoConfig.from_pretrained(str(folder)).model_type in VLM_PARTS:
+        return load_speaking_part(folder, options)
+    return AutoModelForCausalLM.from_pretrained(str(folder), **arguments).eval()
+
+
+def _check_layers(checkpoint: Checkpoint, config: Any) -> None:
+    unserved = set(getattr(config, "layer_types", None) or ()) - _SERVED_LAYERS
+    if unserved or not hasattr(config, "num_hidden_layers"):
+        raise ConfigurationError(
+            f"{checkpoint.source} has layers that cannot be served from slots: "
+            f"{', '.join(sorted(unserved)) or config.model_type}; "
+            f"only {' and '.join(sorted(_SERVED_LAYERS))} can"
+        )
+
+
+def _eos_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    found = model.generation_config.eos_token_id
+    if found is None:
+        found = tokenizer.eos_token_id
+    return frozenset(() if found is None else [found] if isinstance(found, int) else found)

@@ -1,0 +1,52 @@
+"""The state of one request while it generates. Knows no model; `llm.py` moves it forward."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from stages.llm.detokenizer import TextStream
+from stages.llm.prefix import Occupant
+from stages.llm.sampling import Chooser
+from stages.llm.slot_cache import Chunk
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedImage:
+    """A picture's features [length, width], on the device, standing at `offset` of the prompt."""
+
+    offset: int
+    features: Tensor
+
+    @property
+    def end(self) -> int:
+        return self.offset + len(self.features)
+
+
+@dataclass(slots=True)
+class LlmRow:
+    """`occupant` holds the tokens so far (prompt and answer) and how many of them the slot has. `positions` [3, prompt
+    tokens] and `position_delta` are for models whose pictures take positions of their own (M-RoPE); a token after the
+    prompt stands at its index plus the delta."""
+
+    slot: int
+    occupant: Occupant
+    num_prompt: int
+    num_cached: int
+    max_tokens: int
+    chooser: Chooser
+    text: TextStream
+    images: tuple[PlacedImage, ...] = ()
+    positions: Tensor | None = None
+    position_delta: int = 0
+
+    @property
+    def num_waiting(self) -> int:
+        """Tokens of the prompt that are still to be computed."""
+        return max(0, self.num_prompt - self.occupant.num_computed)
+
+    @property
+    def num_generated(self) -> int:
+        return len(self.occupant.tokens) - self.num_prompt
+
+    def next_chunk(self, length: int = 1) -> Chunk:
+        return Chunk(self.slot, self.occupant.num_computed, length)

@@ -1,0 +1,96 @@
+"""Whatever arrives with a request, and when: it gets what the library's own `generate` gives for it alone."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from stages.checkpoint import LoadOptions, Source, resolve
+from stages.llm.llm import Llm, LlmSettings
+from stages.stage import Generate, Sampling
+from tests.stages.llm.driving import drive
+from tests.stages.llm.tiny_models import save_decoder
+
+DECODERS: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "qwen2": {},
+    "qwen3": {},
+    "mistral": {"sliding_window": 16},
+    "gemma3_text": {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]},
+}
+
+
+@pytest.fixture(scope="module", params=DECODERS)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_decoder(request.param, tmp_path_factory.mktemp(request.param), **DECODERS[request.param])
+
+
+def load(folder: Path, settings: LlmSettings) -> Llm:
+    return Llm.load(resolve(Source(folder=str(folder))), LoadOptions(), settings)
+
+
+def greedy(folder: Path, prompt: tuple[int, ...], max_tokens: int) -> tuple[list[int], torch.Tensor]:
+    """The library's own answer, and the log probabilities [tokens, vocabulary] of every step."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    made = model.generate(
+        torch.tensor([prompt]),
+        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+        max_new_tokens=max_tokens,
+        do_sample=False,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    return made.sequences[0, len(prompt) :].tolist(), torch.stack(made.logits)[:, 0].log_softmax(-1)
+
+
+def requests(seed: int, count: int, longest: int) -> list[tuple[int, Generate]]:
+    """Prompts of random lengths, arriving at random steps."""
+    source = random.Random(seed)
+    return [
+        (
+            source.randrange(20),
+            Generate(
+                tuple(source.randrange(7, 400) for _ in range(source.randrange(1, longest))),
+                Sampling(max_tokens=source.randrange(1, 24), temperature=0.0, logprobs=3),
+            ),
+        )
+        for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize(("num_slots", "chunk"), [(1, 7), (4, 16), (6, 64)])
+def test_each_request_gets_what_generate_gives_it_alone(folder: Path, num_slots: int, chunk: int) -> None:
+    llm = load(folder, LlmSettings(num_slots, max_context_tokens=128, prefill_chunk_tokens=chunk))
+    arrivals = requests(seed=num_slots, count=9, longest=80)
+    for (_, work), answer in zip(arrivals, drive(llm, arrivals), strict=True):
+        tokens, logprobs = greedy(folder, work.token_ids, work.sampling.max_tokens)
+        assert answer.tokens == tokens
+        assert answer.end is not None
+        assert answer.end.completion_tokens == len(tokens)
+        assert answer.end.reason == ("stop" if tokens[-1] == 2 else "length")
+        for place, found in enumerate(answer.logprobs):
+            assert found.logprob == pytest.approx(float(logprobs[place, found.token_id]), abs=1e-4)
+            best = logprobs[place].topk(3)
+            assert [top.token_id for top in found.top] == best.indices.tolist()
+            assert [top.logprob for top in found.top] == pytest.approx(best.values.tolist(), abs=1e-4)
+
+
+def test_the_text_is_the_tokenizers_own(folder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    llm = load(folder, LlmSettings(4, max_context_tokens=128, prefill_chunk_tokens=32))
+    for answer in drive(llm, requests(seed=5, count=6, longest=40)):
+        whole = tokenizer.decode(answer.tokens, skip_special_tokens=True)
+        assert answer.text == whole.rstrip("\N{REPLACEMENT CHARACTER}")
+
+
+def test_memory_is_taken_once_and_never_grows(folder: Path) -> None:
+    llm = load(folder, LlmSettings(3, max_context_tokens=128, prefill_chunk_tokens=32))
+    before = llm.num_cache_bytes
+    drive(llm, requests(seed=1, count=7, longest=100))
+    assert llm.num_cache_bytes == before > 0
