@@ -20,6 +20,7 @@ Arrays = Mapping[str, NDArray[Any]]
 """A result: named numpy arrays, C-contiguous. bfloat16 travels as `ml_dtypes.bfloat16` never; convert to float32 or float16."""
 
 P = TypeVar("P")  # what a pipeline sends
+P_contra = TypeVar("P_contra", contravariant=True)
 Q = TypeVar("Q")  # what `prepare` makes of it
 R = TypeVar("R")  # the state of one running request
 
@@ -64,13 +65,13 @@ class Reply:
     receipt: StageReceipt
 
 
-class OneShotStage(Protocol[P, Q]):
+class OneShotStage(Protocol[P_contra, Q]):
     """A batch goes in, results come out, in the same order."""
 
     @property
     def device(self) -> str: ...
 
-    def prepare(self, payload: P) -> Q:
+    def prepare(self, payload: P_contra) -> Q:
         """What can be done without the device (decode, resize, tokenize). Called on a pool thread; may raise `InvalidRequest`."""
         ...
 
@@ -96,7 +97,7 @@ class Stepped:
     error: Exception | None = None
 
 
-class IterativeStage(Protocol[P, R]):
+class IterativeStage(Protocol[P_contra, R]):
     """Rows that advance together, one step at a time.
 
     The engine calls, from one thread: `start` once per item (only when `can_start`), then `step` with any running rows that
@@ -106,15 +107,15 @@ class IterativeStage(Protocol[P, R]):
     @property
     def device(self) -> str: ...
 
-    def check(self, payload: P) -> None:
+    def check(self, payload: P_contra) -> None:
         """Raises `InvalidRequest` for a payload that could never run (longer than a slot, an unknown sampler). Any thread; cheap."""
         ...
 
-    def can_start(self, payload: P) -> bool:
+    def can_start(self, payload: P_contra) -> bool:
         """Whether there is room for it now (a slot, memory)."""
         ...
 
-    def start(self, payload: P) -> R: ...
+    def start(self, payload: P_contra) -> R: ...
 
     def batch_key(self, row: R) -> Hashable:
         """Rows with equal keys may share a step."""

@@ -1,0 +1,249 @@
+"""The device's own thread: takes items from any thread, runs them as its scheduler decides, survives whatever a stage does.
+
+Here is what both kinds of engine share: accepting, cancelling, expiring, closing, counting. How a turn of the device goes is
+in `stages/one_shot_engine.py` and `stages/iterative_engine.py`. Knows time; knows no event loop, except through `Deliver`.
+
+Who may touch what: the scheduler, the counters and every `Work` are changed under `_lock` only; the stage is called without
+it, and on the engine's thread only (`prepare` and `check` excepted). Answers are collected under the lock, delivered after.
+"""
+
+import itertools
+import logging
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+from stages.counters import Counters
+from stages.delivery import Call, Deliver, Receiver
+from stages.errors import Cancelled, DeadlineExceeded, Overloaded, TriptychError, Unavailable
+from stages.scheduler import Entry, Load, Scheduler
+from stages.stage import Arrays, Item
+from stages.work import Clock, Work, as_stage_error
+
+P = TypeVar("P")
+RETRY_AFTER_CLOSE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Who an engine is, for receipts and messages."""
+
+    stage: str
+    device: str
+    replica: str = "local"
+
+
+class Handle:
+    """One submitted item, for whoever submitted it. Any thread."""
+
+    def __init__(self, engine: "Engine[Any]", work: Work) -> None:
+        self._engine, self._work = engine, work
+
+    @property
+    def deadline(self) -> float:
+        """On the monotonic clock."""
+        return self._work.deadline
+
+    def cancel(self) -> None:
+        """Its receiver gets `Cancelled` (`DeadlineExceeded` past its deadline) unless it has its answer. Idempotent."""
+        self._engine.withdraw(self._work)
+
+    def expire(self) -> None:
+        """Its receiver gets `DeadlineExceeded` unless it has its answer."""
+        self._engine.withdraw(self._work, expired=True)
+
+    def amend(self, priority: int, deadline: float) -> bool:
+        """Someone else wants its result too, by `deadline` (wall clock): the more urgent priority and the later deadline
+        count from now on. False: it has failed already.
+        """
+        return self._engine.amend(self._work, priority, deadline)
+
+    def too_late(self) -> DeadlineExceeded:
+        return self._engine.too_late(self._work)
+
+
+class Engine(ABC, Generic[P]):
+    """See the module. `close` must be called, from any thread but its own."""
+
+    def __init__(self, place: Place, scheduler: Scheduler[Work], deliver: Deliver, clock: Clock) -> None:
+        self.place = place
+        self._scheduler = scheduler
+        self._deliver = deliver
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._wake = threading.Condition(self._lock)
+        self._counters = Counters()
+        self._live: dict[str, Work] = {}  # not settled
+        self._outbox: list[Call] = []
+        self._delivering = threading.RLock()  # keeps answers in order; a receiver that is called directly may cancel others
+        self._closing = False
+        self._serial = itertools.count()
+        self._thread = threading.Thread(target=self._run, name=f"stage {place.stage}", daemon=True)
+
+    # ---- any thread ----
+
+    @abstractmethod
+    def submit(self, item: Item[P], receiver: Receiver) -> Handle:
+        """Takes the item in. Raises `QueueFull`, `Unavailable` (closed), `DeadlineExceeded` (too late), `InvalidRequest`."""
+
+    def withdraw(self, work: Work, *, expired: bool = False) -> None:
+        with self._wake:
+            if work.settled:
+                return
+            if expired or self._now() >= work.deadline:
+                self._expire([work])
+            else:
+                self._counters.cancelled_total += 1
+                self._settle(work, Cancelled(f"the request to stage {self.place.stage} was cancelled"))
+            self._remove(work)
+            self._wake.notify()
+        self._flush()
+
+    def amend(self, work: Work, priority: int, deadline: float) -> bool:
+        with self._lock:
+            work.deadline = max(work.deadline, self._clock.to_monotonic(deadline))
+            self._scheduler.waiting.amend(work.id, priority, work.deadline)
+            return not work.failed
+
+    def too_late(self, work: Work) -> DeadlineExceeded:
+        with self._lock:
+            return work.too_late(self.place.stage, self._now())
+
+    def load(self) -> Load:
+        with self._lock:
+            return self._scheduler.load()
+
+    def metrics(self) -> dict[str, float]:
+        with self._lock:
+            load = self._scheduler.load()
+            return {"queued": float(load.queued), "running": float(load.running), **self._counters.as_metrics()}
+
+    def check(self) -> None:
+        """Raises `Unavailable` where the thread is gone."""
+        if not self._thread.is_alive():
+            raise self._closed()
+
+    def check_integrity(self) -> None:
+        """Raises `RuntimeError` for a broken invariant of the scheduler."""
+        with self._lock:
+            self._scheduler.check_integrity()
+
+    def close(self, timeout_s: float | None = None) -> None:
+        """Whatever is unfinished fails with `Unavailable`, at once; then waits for the running step, if any. Idempotent."""
+        with self._wake:
+            self._closing = True
+            self._settle_everything(self._closed())
+            self._wake.notify()
+        self._flush()
+        self._thread.join(timeout_s)
+
+    def _accept(self, item: Item[P], receiver: Receiver, *, ready: bool) -> Work:
+        """Queues it. The caller holds the lock."""
+        if self._closing:
+            raise self._closed()
+        now = self._now()
+        work = Work(f"{item.id}#{next(self._serial)}", item, receiver, now, self._clock.to_monotonic(item.deadline))
+        if work.deadline <= now:
+            self._counters.expired_total += 1
+            raise work.too_late(self.place.stage, now)
+        try:
+            self._scheduler.add(
+                Entry(work.id, work, priority=item.priority, deadline=work.deadline, arrival=now, ready=ready),
+            )
+        except Overloaded:
+            self._counters.rejected_total += 1
+            raise
+        self._counters.items_total += 1
+        self._live[work.id] = work
+        return work
+
+    # ---- under the lock ----
+
+    def _now(self) -> float:
+        return self._clock.monotonic()
+
+    def _settle(self, work: Work, answer: Arrays | TriptychError) -> None:
+        """The last word on an item. Later ones are not said."""
+        if work.settled:
+            return
+        work.settled = True
+        self._live.pop(work.id, None)
+        if isinstance(answer, TriptychError):
+            work.failed = True
+            self._outbox.append(partial(work.receiver.failed, answer))
+        else:
+            receipt = work.receipt(self.place.stage, self.place.replica, self.place.device)
+            self._outbox.append(partial(work.receiver.done, answer, receipt))
+
+    def _fail(self, work: Work, error: TriptychError) -> None:
+        if work.settled:
+            return
+        if isinstance(error, Overloaded):
+            self._counters.rejected_total += 1
+        else:
+            self._counters.failed_total += 1
+        self._settle(work, error)
+
+    def _expire(self, works: Iterable[Work]) -> None:
+        for work in works:
+            if not work.settled:
+                self._counters.expired_total += 1
+                self._settle(work, work.too_late(self.place.stage, self._now()))
+
+    def _settle_everything(self, error: TriptychError) -> None:
+        for work in list(self._live.values()):
+            self._settle(work, error)
+            self._remove(work)
+
+    def _remove(self, work: Work) -> None:
+        """Takes a settled item out of the scheduler, as far as that is possible now."""
+        self._scheduler.cancel(work.id)
+
+    def _closed(self) -> Unavailable:
+        return Unavailable(f"stage {self.place.stage} is shutting down; try again", retry_after_s=RETRY_AFTER_CLOSE_S)
+
+    # ---- the engine's thread ----
+
+    @abstractmethod
+    def _has_work(self) -> bool:
+        """Whether a turn would do something. Under the lock."""
+
+    @abstractmethod
+    def _turn(self) -> None:
+        """One batch or one step."""
+
+    def _end(self) -> None:
+        """Frees what is left, after the last turn."""
+
+    def _run(self) -> None:
+        while self._wait_for_work():
+            self._guarded(self._turn)
+        self._guarded(self._end)
+
+    def _wait_for_work(self) -> bool:
+        with self._wake:
+            while not (self._closing or self._has_work()):
+                self._wake.wait()
+            return not self._closing
+
+    def _guarded(self, do: Callable[[], None]) -> None:
+        """A stage's errors are handled where they arise. Of others, everything in hand fails, and the thread lives on."""
+        try:
+            do()
+        except BaseException as error:
+            logging.getLogger("triptych.stages").critical("engine of stage %s", self.place.stage, exc_info=error)
+            with self._lock:
+                self._settle_everything(as_stage_error(self.place.stage, error))
+                self._scheduler.clear()
+        self._flush()
+
+    def _flush(self) -> None:
+        """Delivers what has been said, in order. Not under the lock."""
+        with self._delivering:
+            with self._lock:
+                calls, self._outbox = self._outbox, []
+            if calls:
+                self._deliver(calls)

@@ -1,0 +1,271 @@
+"""What a device runs next. Pure: no clock, no threads, no model; time comes in as `now`, a decision goes out as a value.
+
+One idea, in two forms. What waits is ranked (`stages/waiting.py`); the best-ranked entry leads, and those that may share a
+batch with it come along, in rank order, as far as the batch's bounds allow. The leader always runs, even alone and over the
+cost bound. A batch is formed only when it is asked for, that is when the device is free: it stays open for as long as the
+device is busy, and no timer is needed.
+
+- `OneShotScheduler`: a batch is taken from what waits, runs, and is gone.
+- `IterativeScheduler`: what waits is started when the stage has room; its rows then take part in steps until they are done.
+  One step has one batch key. Every row gains a claim with every step it sits out; the row with the greatest claim leads the
+  next step. So keys alternate, and a row sits out at most `(MAX_WEIGHT / MIN_WEIGHT + 1) * rows` steps, whatever arrives.
+
+Doesn't know what the work is, nor how to run it.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from stages.limits import BatchLimits, QueueLimits
+from stages.waiting import Entry, ServiceRate, WaitingLine
+
+__all__ = ["Batch", "BatchLimits", "Entry", "IterativeScheduler", "Load", "OneShotScheduler", "QueueLimits", "Share"]
+
+W = TypeVar("W")
+
+MIN_WEIGHT = 0.5  # a row of low priority, with all its time left
+MAX_WEIGHT = 4.0  # a row of high priority, close to its deadline
+
+
+@dataclass(frozen=True, slots=True)
+class Batch(Generic[W]):
+    """What to run now (all of one batch key; may be empty), and what expired instead of running."""
+
+    entries: Sequence[Entry[W]] = ()
+    expired: Sequence[Entry[W]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """`seconds_ahead`: how long the device will be busy with what it has, at the rate observed so far (0.0 while unknown)."""
+
+    queued: int
+    running: int
+    seconds_ahead: float
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a row will need of the next step it takes part in."""
+
+    batch_key: Hashable
+    cost: float
+
+
+class _Sized(Protocol):
+    @property
+    def batch_key(self) -> Hashable: ...
+
+    @property
+    def cost(self) -> float: ...
+
+
+S = TypeVar("S", bound=_Sized)
+
+
+def fill(ranked: Iterable[S], limits: BatchLimits) -> list[S]:
+    """The first, and whatever may share a batch with it and still fits, in order.
+
+    Something too big is passed over, not waited for: it will lead a batch of its own once it ranks first.
+    """
+    chosen: list[S] = []
+    cost = 0.0
+    for candidate in ranked:
+        if not chosen or (candidate.batch_key == chosen[0].batch_key and cost + candidate.cost <= limits.max_cost):
+            chosen.append(candidate)
+            cost += candidate.cost
+            if len(chosen) == limits.max_items:
+                break
+    return chosen
+
+
+class Scheduler(ABC, Generic[W]):
+    """What both forms share: a bounded waiting line, and an account of what runs."""
+
+    def __init__(self, batch: BatchLimits, queue: QueueLimits, *, name: str = "stage", ageing_s: float = 2.0) -> None:
+        self._limits = batch
+        self._rate = ServiceRate()
+        self.waiting: WaitingLine[W] = WaitingLine(name, queue, self._rate, ageing_s)
+
+    @abstractmethod
+    def running(self) -> Sequence[Entry[W]]: ...
+
+    @abstractmethod
+    def next_batch(self, now: float) -> Batch[W]:
+        """To be called when the device is free. What it returns is running until `complete`."""
+
+    @abstractmethod
+    def cancel(self, entry_id: str) -> Entry[W] | None:
+        """Removes it, if that can still be done; None: it is not here, or its one run has begun. At any moment."""
+
+    @abstractmethod
+    def clear(self) -> list[Entry[W]]:
+        """Removes everything, and returns it."""
+
+    def add(self, entry: Entry[W]) -> None:
+        """Raises `QueueFull`; `ValueError` for an id that is already here."""
+        if any(entry.id == other.id for other in self.running()):
+            raise ValueError(f"{entry.id} is already running")
+        self.waiting.add(entry)
+
+    def load(self) -> Load:
+        running = self.running()
+        # What runs is taken to be half done.
+        work = self.waiting.cost + sum(entry.cost for entry in running) / 2
+        return Load(len(self.waiting), len(running), self._rate.seconds_for(work) or 0.0)
+
+    def check_integrity(self) -> None:
+        """Raises `RuntimeError` for a broken invariant."""
+        self.waiting.check_integrity()
+        if any(entry.id in self.waiting for entry in self.running()):
+            raise RuntimeError("an entry waits and runs at the same time")
+
+
+class OneShotScheduler(Scheduler[W]):
+    """Batches of items that run once."""
+
+    def __init__(self, batch: BatchLimits, queue: QueueLimits, *, name: str = "stage", ageing_s: float = 2.0) -> None:
+        super().__init__(batch, queue, name=name, ageing_s=ageing_s)
+        self._running: dict[str, Entry[W]] = {}
+
+    def running(self) -> Sequence[Entry[W]]:
+        return list(self._running.values())
+
+    def has_work(self) -> bool:
+        return self.waiting.has_ready()
+
+    def cancel(self, entry_id: str) -> Entry[W] | None:
+        return self.waiting.take(entry_id)
+
+    def next_batch(self, now: float) -> Batch[W]:
+        expired = self.waiting.take_expired(now)
+        chosen = fill(self.waiting.ranked(now), self._limits)
+        for entry in chosen:
+            self.waiting.take(entry.id)
+            self._running[entry.id] = entry
+        return Batch(chosen, expired)
+
+    def complete(self, ids: Collection[str], seconds: float) -> None:
+        """These have run, well or not, and kept the device busy for `seconds`. Ids that don't run are passed over."""
+        ended = [self._running.pop(entry_id) for entry_id in ids if entry_id in self._running]
+        self._rate.observe(sum(entry.cost for entry in ended), seconds)
+
+    def clear(self) -> list[Entry[W]]:
+        everything = [*self.waiting, *self._running.values()]
+        self._running.clear()
+        for entry in everything:
+            self.waiting.take(entry.id)
+        return everything
+
+    def check_integrity(self) -> None:
+        super().check_integrity()
+        _check_batch(self.running(), self._limits)
+
+
+@dataclass(slots=True)
+class _Row(Generic[W]):
+    """A started entry. Its share may change from step to step (an LLM's row: a chunk of its prompt, then one token)."""
+
+    entry: Entry[W]
+    batch_key: Hashable
+    cost: float
+    last_step: int
+
+
+class IterativeScheduler(Scheduler[W]):
+    """Steps of rows that stay until they are done: `add`, `start` when there is room, then `next_batch` and `complete`."""
+
+    def __init__(self, batch: BatchLimits, queue: QueueLimits, *, name: str = "stage", ageing_s: float = 2.0) -> None:
+        super().__init__(batch, queue, name=name, ageing_s=ageing_s)
+        self._rows: dict[str, _Row[W]] = {}
+        self._step = 0
+        self._in_step: frozenset[str] = frozenset()
+
+    def running(self) -> Sequence[Entry[W]]:
+        return [row.entry for row in self._rows.values()]
+
+    def has_work(self) -> bool:
+        return bool(self._rows) or self.waiting.has_ready()
+
+    def cancel(self, entry_id: str) -> Entry[W] | None:
+        row = self._rows.pop(entry_id, None)
+        return self.waiting.take(entry_id) if row is None else row.entry
+
+    def expire(self, now: float) -> list[Entry[W]]:
+        """Removes what is past its deadline, waiting or running, and returns it."""
+        late = [entry for entry in self.running() if entry.deadline <= now]
+        for entry in late:
+            del self._rows[entry.id]
+        return [*self.waiting.take_expired(now), *late]
+
+    def next_to_start(self, now: float) -> Entry[W] | None:
+        """Who starts next, if the stage has room for it. Nobody is let past: whoever needs much room gets it in the end."""
+        return next(iter(self.waiting.ranked(now)), None)
+
+    def start(self, entry_id: str, share: Share) -> bool:
+        """It has been started, and takes part in steps from now on. False: it has left meanwhile; the caller frees its row."""
+        entry = self.waiting.take(entry_id)
+        if entry is None:
+            return False
+        self._rows[entry_id] = _Row(entry, share.batch_key, share.cost, self._step)
+        return True
+
+    def next_batch(self, now: float) -> Batch[W]:
+        """The rows of the next step, and what expired (waiting or running) and takes part in nothing any more."""
+        expired = self.expire(now)
+        self._step += 1
+        # Sorting is stable and `_rows` is in order of starting: of equal claims, that of the older row goes first.
+        ranked = sorted(self._rows.values(), key=lambda row: -self._claim(row, now))
+        chosen = fill(ranked, self._limits)
+        self._in_step = frozenset(row.entry.id for row in chosen)
+        return Batch([row.entry for row in chosen], expired)
+
+    def complete(self, ids: Collection[str], seconds: float, *, done: Collection[str], shares: Mapping[str, Share]) -> None:
+        """A step of these rows took `seconds`. Those in `done` (well or not) leave; `shares`: what others need of their next
+        step, where it changed. Ids that left during the step are passed over.
+        """
+        finished = 0.0
+        for row in [self._rows[entry_id] for entry_id in ids if entry_id in self._rows]:
+            row.last_step = self._step
+            if row.entry.id in done:
+                finished += self._rows.pop(row.entry.id).entry.cost
+            elif row.entry.id in shares:
+                share = shares[row.entry.id]
+                row.batch_key, row.cost = share.batch_key, share.cost
+        self._in_step = frozenset()
+        self._rate.observe(finished, seconds)
+
+    def clear(self) -> list[Entry[W]]:
+        everything = [*self.waiting, *self.running()]
+        self._rows.clear()
+        for entry in everything:
+            self.waiting.take(entry.id)
+        return everything
+
+    def _claim(self, row: _Row[W], now: float) -> float:
+        return (self._step - row.last_step) * weight(row.entry, now)
+
+    def check_integrity(self) -> None:
+        super().check_integrity()
+        if any(row.last_step > self._step for row in self._rows.values()):
+            raise RuntimeError("a row took part in a step that has not been")
+        _check_batch([self._rows[entry_id] for entry_id in self._in_step if entry_id in self._rows], self._limits)
+
+
+def weight(entry: Entry[W], now: float) -> float:
+    """How fast a row's claim grows: by its priority (0.5, 1 or 2), and doubling as its deadline comes near."""
+    by_priority: float = 2.0 ** -max(-1, min(1, entry.priority))
+    allowed = entry.deadline - entry.arrival
+    used = (now - entry.arrival) / allowed if allowed > 0 else 1.0
+    return by_priority * (1.0 + max(0.0, min(1.0, used)))
+
+
+def _check_batch(batch: Sequence[_Sized], limits: BatchLimits) -> None:
+    if len(batch) > limits.max_items:
+        raise RuntimeError(f"{len(batch)} items run together, more than {limits.max_items}")
+    if len({item.batch_key for item in batch}) > 1:
+        raise RuntimeError("items of different keys run together")
+    if len(batch) > 1 and sum(item.cost for item in batch) > limits.max_cost * (1 + 1e-9):
+        raise RuntimeError(f"work of {sum(item.cost for item in batch)} runs together, more than {limits.max_cost}")

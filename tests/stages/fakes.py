@@ -1,0 +1,215 @@
+"""Small real stages: an adder (one-shot) and a countdown (iterative). Whether their device is busy is up to the test."""
+
+import math
+import threading
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from stages.errors import InvalidRequest, TriptychError
+from stages.stage import Arrays, StageReceipt, Stepped
+from stages.work import Clock
+
+PATIENCE_S = 30.0  # a test that waits longer than this for another thread has failed
+
+
+class Gate:
+    """Where a fake's device stops until the test lets it pass. Open unless `closed`."""
+
+    def __init__(self, *, closed: bool = False) -> None:
+        self._changed = threading.Condition()
+        self._permits: float = 0 if closed else math.inf
+        self._arrivals = 0
+
+    def pass_through(self) -> None:
+        with self._changed:
+            self._arrivals += 1
+            self._changed.notify_all()
+            self._wait_until(lambda: self._permits > 0)
+            self._permits -= 1
+
+    def let(self, count: int) -> None:
+        """Lets the next `count` pass."""
+        with self._changed:
+            self._permits += count
+            self._changed.notify_all()
+
+    def open(self) -> None:
+        with self._changed:
+            self._permits = math.inf
+            self._changed.notify_all()
+
+    def wait_for(self, arrivals: int) -> None:
+        """Returns once so many have come to the gate, in all."""
+        with self._changed:
+            self._wait_until(lambda: self._arrivals >= arrivals)
+
+    def _wait_until(self, condition: Callable[[], bool]) -> None:
+        if not self._changed.wait_for(condition, PATIENCE_S):
+            raise TimeoutError("nobody came")
+
+
+class HandClock:
+    """A clock that the test moves. Wall clock and monotonic clock differ by a constant, as they do in life."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.clock = Clock(monotonic=lambda: self.now, wall=lambda: self.now + 1e9)
+
+    def deadline(self, in_s: float) -> float:
+        """Wall clock."""
+        return self.clock.wall() + in_s
+
+
+@dataclass(frozen=True)
+class Sum:
+    """What the adder makes of (a, b)."""
+
+    total: int
+    cost: float
+
+
+class Adder:
+    """Adds pairs. (a, b) shares a batch with pairs of the same sign of a, and costs abs(a); a = 13 is bad luck on the device, b = 13
+    can't be prepared."""
+
+    device = "cpu"
+
+    def __init__(self, *, run_gate: Gate | None = None, prepare_gate: Gate | None = None) -> None:
+        self.run_gate = run_gate or Gate()
+        self.prepare_gate = prepare_gate or Gate()
+        self.batches: list[list[int]] = []
+        self.num_prepared = 0
+
+    def prepare(self, payload: tuple[int, int]) -> Sum:
+        self.prepare_gate.pass_through()
+        self.num_prepared += 1
+        a, b = payload
+        if b == 13:
+            raise InvalidRequest("13 can't be added", param="b")
+        return Sum(a + b, float(abs(a)))
+
+    def batch_key(self, item: Sum) -> Hashable:
+        return item.total >= 0
+
+    def cost(self, item: Sum) -> float:
+        return item.cost
+
+    def run(self, batch: Sequence[Sum]) -> Sequence[Arrays]:
+        self.run_gate.pass_through()
+        self.batches.append([item.total for item in batch])
+        if any(item.cost == 13 for item in batch):
+            raise RuntimeError("the device has bad luck")
+        return [{"sum": np.array([item.total])} for item in batch]
+
+
+@dataclass(frozen=True)
+class CountFrom:
+    """Counts `start` - 1, ..., 0. Rows of one `key` share a step. Fails after the event `fails_at`."""
+
+    start: int
+    key: str = "a"
+    fails_at: int | None = None
+    breaks_step_at: int | None = None
+
+
+@dataclass(eq=False)
+class Count:
+    payload: CountFrom
+    left: int
+    steps: list[int] = field(default_factory=list)
+
+
+class Countdown:
+    """Has `slots` rows at most; takes up to 100."""
+
+    device = "cpu"
+
+    def __init__(self, *, slots: int = 4, gate: Gate | None = None) -> None:
+        self.gate = gate or Gate()
+        self.slots = slots
+        self.steps: list[list[CountFrom]] = []
+        self.started: list[CountFrom] = []
+        self.finished: list[CountFrom] = []
+        self.running: list[Count] = []
+        self.finish_gate = Gate()
+
+    def check(self, payload: CountFrom) -> None:
+        if payload.start > 100:
+            raise InvalidRequest(f"{payload.start} is over 100", param="start")
+
+    def can_start(self, payload: CountFrom) -> bool:
+        return len(self.running) < self.slots
+
+    def start(self, payload: CountFrom) -> Count:
+        if payload.start < 0:
+            raise RuntimeError("can't count from below zero")
+        row = Count(payload, payload.start)
+        self.started.append(payload)
+        self.running.append(row)
+        return row
+
+    def batch_key(self, row: Count) -> Hashable:
+        return row.payload.key
+
+    def cost(self, row: Count) -> float:
+        return 1.0
+
+    def step(self, rows: Sequence[Count]) -> Sequence[Stepped]:
+        self.gate.pass_through()
+        self.steps.append([row.payload for row in rows])
+        for row in rows:
+            row.left -= 1
+        if any(row.left == row.payload.breaks_step_at for row in rows):
+            raise RuntimeError("the step broke")
+        return [self._stepped(row) for row in rows]
+
+    def _stepped(self, row: Count) -> Stepped:
+        failed = row.left == row.payload.fails_at
+        return Stepped((row.left,), done=row.left == 0, error=ValueError("the row broke") if failed else None)
+
+    def finish(self, row: Count) -> None:
+        self.running.remove(row)  # raises for a row that is finished twice
+        self.finished.append(row.payload)
+        self.finish_gate.pass_through()
+
+
+class Inbox:
+    """A `Receiver` for a plain thread."""
+
+    def __init__(self) -> None:
+        self.seen: list[object] = []
+        self.value: Arrays | None = None
+        self.receipt: StageReceipt | None = None
+        self.error: TriptychError | None = None
+        self.num_endings = 0
+        self._ended = threading.Event()
+
+    def events(self, events: Sequence[object]) -> None:
+        self.seen.extend(events)
+
+    def done(self, value: Arrays, receipt: StageReceipt) -> None:
+        self.value, self.receipt = value, receipt
+        self._end()
+
+    def failed(self, error: TriptychError) -> None:
+        self.error = error
+        self._end()
+
+    def wait(self) -> "Inbox":
+        if not self._ended.wait(PATIENCE_S):
+            raise TimeoutError("no answer came")
+        return self
+
+    @property
+    def total(self) -> int:
+        """The adder's answer."""
+        self.wait()
+        if self.error is not None:
+            raise self.error
+        return int((self.value or {})["sum"][0])
+
+    def _end(self) -> None:
+        self.num_endings += 1
+        self._ended.set()
