@@ -23,19 +23,23 @@ from torch import Tensor, nn
 
 from demo.drawing import pixels
 from demo.facts_code import FACT_SIZES, NO_BACKGROUND, SLOT_WORDS, fact_classes, slot_classes
+from demo.dense import PLACE_WIDTH, place_loss
 from demo.loop import Budget, Loop, Recipe
 from demo.sentences import states_background, wording
 from demo.vocabulary import MAX_LENGTH, load_tokenizer, save_tokenizer
-from demo.world import BACKGROUNDS, COLOURS, KINDS, Facts, Relation, Scene, Thing, is_held_out, place, random_scene
+from demo.world import BACKGROUNDS, COLOURS, KINDS, Facts, Relation, Scene, Thing, compose, is_held_out, place, random_scene
 from stages.torchvision_shim import ensure_torchvision
 
 RECIPE = Recipe(learning_rate=1e-3, batch_size=64, weight_decay=0.05, averaging=0.998)
+EYES_RECIPE = Recipe(learning_rate=8e-4, batch_size=64, weight_decay=0.05, averaging=0.998)
 _POOL_PAIRS = 20_000
 _FRESH_PAIRS = 10  # pairs redrawn each step
 _MEAN, _STD = 0.5, 0.25
 _WIDTH = 192
 _PATCH = 16
 _LAYERS = 6
+_PLACE_BLOCK = 2
+_COMPOSED = 0.4  # share of scenes with their shapes in the middle, in the second phase
 
 
 def model_config() -> dict[str, Any]:
@@ -60,14 +64,15 @@ class ClipWithHeads(nn.Module):
         self.fact_head = nn.Linear(128, sum(FACT_SIZES))
         self.word_norm = nn.LayerNorm(_WIDTH)
         self.word_head = nn.Linear(_WIDTH, len(SLOT_WORDS))
+        self.place_norm = nn.LayerNorm(_WIDTH)
+        self.place_head = nn.Linear(_WIDTH, PLACE_WIDTH)
 
-    def image(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """[batch, 3, 64, 64] -> embeddings [batch, 128] and word logits [batch, 16, words]."""
-        found = cast(Any, self.clip.visual).forward_intermediates(pictures, indices=1, output_fmt="NLC")
-        tokens = found["image_intermediates"][-1]
-        if tokens.shape[1] == 64:
-            tokens = tokens.reshape(len(tokens), 16, 4, -1).mean(2)
-        return found["image_features"], self.word_head(self.word_norm(tokens))
+    def image(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[batch, 3, 64, 64] -> embeddings [batch, 128], word logits [batch, 16, words], places [batch, 16, PLACE_WIDTH]."""
+        visual = cast(Any, self.clip.visual)
+        found = visual.forward_intermediates(pictures, indices=[_PLACE_BLOCK, _LAYERS - 1], output_fmt="NLC")
+        middle, last = found["image_intermediates"]
+        return found["image_features"], self.word_head(self.word_norm(last)), self.place_head(self.place_norm(middle))
 
     def text(self, tokens: Tensor) -> Tensor:
         """[batch, up to 32] token ids -> embeddings [batch, 128]; `encode_text` without the padding it insists on."""
@@ -84,6 +89,7 @@ class _Pool:
 
     scenes: list[tuple[Scene, Scene]]
     pictures: NDArray[np.uint8]
+    composed: float
 
 
 def near_miss(facts: Facts, rng: random.Random) -> Facts:
@@ -113,23 +119,24 @@ def _changed(facts: Facts, rng: random.Random) -> Facts:
     return Facts(facts.background, tuple(things), relation)
 
 
-def _pair(rng: random.Random) -> tuple[Scene, Scene]:
-    scene = random_scene(rng, held_out=False)
-    return scene, place(near_miss(scene.facts, rng), rng)
+def _pair(rng: random.Random, composed: float) -> tuple[Scene, Scene]:
+    facts = random_scene(rng, held_out=False).facts
+    put = compose if rng.random() < composed else place
+    return put(facts, rng), put(near_miss(facts, rng), rng)
 
 
-def _draw_pool(rng: random.Random) -> _Pool:
-    scenes = [_pair(rng) for _ in range(_POOL_PAIRS)]
+def _draw_pool(rng: random.Random, composed: float) -> _Pool:
+    scenes = [_pair(rng, composed) for _ in range(_POOL_PAIRS)]
     pictures = np.empty((_POOL_PAIRS, 2, 64, 64, 3), dtype=np.uint8)
     for index, pair in enumerate(scenes):
         pictures[index] = [pixels(scene) for scene in pair]
-    return _Pool(scenes, pictures)
+    return _Pool(scenes, pictures, composed)
 
 
 def _refresh(pool: _Pool, rng: random.Random) -> None:
     for _ in range(_FRESH_PAIRS):
         index = rng.randrange(_POOL_PAIRS)
-        pool.scenes[index] = _pair(rng)
+        pool.scenes[index] = _pair(rng, pool.composed)
         pool.pictures[index] = [pixels(scene) for scene in pool.scenes[index]]
 
 
@@ -161,44 +168,67 @@ def _confusable(classes: Tensor) -> Tensor:
     return same & (background | silent | silent.T) & ~eye
 
 
-def train(folder: Path, budget: Budget, device: torch.device) -> None:
-    """Trains and writes the CLIP into `folder`."""
+def train(folder: Path, budgets: tuple[Budget, Budget], device: torch.device) -> None:
+    """Trains both towers, then the vision tower alone; writes the CLIP into `folder`."""
     torch.manual_seed(1)
     save_tokenizer(folder)
     model = ClipWithHeads().to(device)
-    loop = Loop("clip", model, RECIPE, budget)
+    model.place_head.requires_grad_(False)
+    model.place_norm.requires_grad_(False)
+    first = _run("clip", model, RECIPE, budgets[0], load_tokenizer(folder), device)
+    model.requires_grad_(True)
+    for part in (model.clip.transformer, model.clip.token_embedding, model.clip.ln_final, model.fact_head):
+        cast(nn.Module, part).requires_grad_(False)
+    cast(Tensor, model.clip.positional_embedding).requires_grad_(False)
+    cast(Tensor, model.clip.text_projection).requires_grad_(False)
+    export(model, folder)
+    _run("clip-eyes", model, EYES_RECIPE, budgets[1], load_tokenizer(folder), device)
+    export(model, folder)
+    print(f"clip: {first.num_steps} steps, then the vision tower alone", flush=True)
+
+
+def _run(name: str, model: ClipWithHeads, recipe: Recipe, budget: Budget, tokenizer: Any, device: torch.device) -> Loop:
+    loop = Loop(name, model, recipe, budget)
+    alone = name == "clip-eyes"
     rng = random.Random(1_000 + loop.num_steps)
-    tokenizer, pool = load_tokenizer(folder), _draw_pool(rng)
+    pool = _draw_pool(rng, _COMPOSED if alone else 0.0) if loop.progress < 1 else _Pool([], np.empty(0, np.uint8), 0)
 
     def step(_: int) -> dict[str, Tensor]:
         _refresh(pool, rng)
-        chosen = rng.sample(range(_POOL_PAIRS), RECIPE.batch_size // 2)
+        chosen = rng.sample(range(_POOL_PAIRS), recipe.batch_size // 2)
         scenes = [scene for index in chosen for scene in pool.scenes[index]]
         pictures = normalised(pool.pictures[chosen].reshape(-1, 64, 64, 3), device)
-        return _losses(model, tokenizer, [scene.facts for scene in scenes], pictures, rng)
+        return _losses(model, tokenizer, scenes, pictures, rng, alone)
 
     loop.run(step)
-    export(cast(ClipWithHeads, loop.trained()), folder)
+    loop.trained().train()
+    return loop
 
 
 def _losses(
-    model: ClipWithHeads, tokenizer: Any, facts: list[Facts], pictures: Tensor, rng: random.Random
+    model: ClipWithHeads, tokenizer: Any, scenes: list[Scene], pictures: Tensor, rng: random.Random, alone: bool
 ) -> dict[str, Tensor]:
-    texts = [wording(fact, rng) if rng.random() < 0.8 else fact.canonical() for fact in facts]
+    device = pictures.device
+    texts = [wording(scene.facts, rng) if rng.random() < 0.8 else scene.facts.canonical() for scene in scenes]
     tokens = tokenizer(texts, padding="longest", max_length=MAX_LENGTH, truncation=True, return_tensors="pt").input_ids
-    classes = torch.tensor([fact_classes(fact) for fact in facts], device=pictures.device)
+    classes = torch.tensor([fact_classes(scene.facts) for scene in scenes], device=device)
     said = classes.clone()
-    silent = [index for index, text in enumerate(texts) if not states_background(text)]
-    said[silent, -1] = NO_BACKGROUND
-    slots = torch.tensor([slot_classes(fact) for fact in facts], device=pictures.device)
-    image, words = model.image(pictures)
-    text = model.text(tokens.to(pictures.device))
-    image_facts, text_facts = model.fact_head(image), model.fact_head(text)
-    word = F.cross_entropy(words.float().flatten(0, 1), slots.flatten())
-    fact = _fact_loss(image_facts, classes) + 0.3 * _fact_loss(text_facts, said)
+    said[[index for index, text in enumerate(texts) if not states_background(text)], -1] = NO_BACKGROUND
+    slots = torch.tensor([slot_classes(scene.facts) for scene in scenes], device=device)
+    image, words, places = model.image(pictures)
+    with torch.set_grad_enabled(not alone):
+        text = model.text(tokens.to(device))
+        text_facts = model.fact_head(text)
+    word = F.cross_entropy(words.flatten(0, 1), slots.flatten())
+    fact = _fact_loss(model.fact_head(image), classes) + 0.3 * _fact_loss(text_facts, said)
     contrast = _contrastive_loss(image, text, cast(Tensor, model.clip.logit_scale), _confusable(said))
     right = (words.argmax(2) == slots).all(dim=1).float().mean()
-    return {"loss": word * 2 + fact + 0.3 * contrast, "words": word, "facts": fact, "contrast": contrast, "right": right}
+    loss = word * 2 + fact + 0.3 * contrast
+    shown = {"words": word, "facts": fact, "contrast": contrast, "right": right}
+    if alone:
+        where = place_loss(places, scenes)
+        return {"loss": loss + where, "places": where, **shown}
+    return {"loss": loss, **shown}
 
 
 def export(model: ClipWithHeads, folder: Path) -> None:

@@ -144,6 +144,19 @@ def place(facts: Facts, rng: random.Random) -> Scene:
     return Scene(facts, (Place(across, start, first), Place(beside, end, second)))
 
 
+def compose(facts: Facts, rng: random.Random) -> Scene:
+    """Places as a painter chooses them: near the middle of the frame, or of its halves. What the painter is trained on."""
+    middle = SIZE / 2
+    if facts.relation is None:
+        return Scene(facts, (Place(middle + rng.uniform(-6, 6), middle + rng.uniform(-6, 6), rng.uniform(13, 17)),))
+    near, far = SIZE / 4 + 0.5 + rng.uniform(-1.5, 1.5), SIZE * 3 / 4 - 0.5 + rng.uniform(-1.5, 1.5)
+    across, beside = middle + rng.uniform(-3, 3), middle + rng.uniform(-3, 3)
+    first, second = rng.uniform(11, 13), rng.uniform(11, 13)
+    if facts.relation is Relation.LEFT:
+        return Scene(facts, (Place(near, across, first), Place(far, beside, second)))
+    return Scene(facts, (Place(across, near, first), Place(beside, far, second)))
+
+
 def random_scene(rng: random.Random, *, held_out: bool, num_things: int | None = None) -> Scene:
     """A scene by lot from one side of the split."""
     while True:

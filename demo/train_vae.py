@@ -1,0 +1,68 @@
+"""Trains the painter's autoencoder on drawn scenes.
+
+Decides its losses: absolute and squared error of the picture, and a light pull of the latents towards a unit normal, so that
+the decoder forgives small errors of the denoiser. Knows no sentences and no denoiser.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from demo.drawing import pixels
+from demo.loop import WORK, Budget, Loop, Recipe
+from demo.painter import new_vae
+from demo.world import random_scene
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
+RECIPE = Recipe(learning_rate=2e-3, batch_size=32, weight_decay=0.0, averaging=0.995)
+VAE_FOLDER = WORK / "vae"
+_PULL = 5e-4
+
+
+def drawn(rng: random.Random, count: int, device: torch.device) -> Tensor:
+    """`count` fresh pictures from the training side of the split, [count, 3, 64, 64] in -1..1."""
+    batch = np.stack([pixels(random_scene(rng, held_out=False)) for _ in range(count)])
+    return signed(batch, device)
+
+
+def signed(pictures: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """[batch, 64, 64, 3] bytes -> [batch, 3, 64, 64] in -1..1."""
+    return torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def train(budget: Budget, device: torch.device, folder: Path = VAE_FOLDER) -> None:
+    """Trains the autoencoder and writes it, in fp32 and with its measured scaling factor, into `folder`."""
+    torch.manual_seed(2)
+    vae = new_vae().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    loop = Loop("vae", vae, RECIPE, budget)
+    rng = random.Random(2_000 + loop.num_steps)
+
+    def step(_: int) -> dict[str, Tensor]:
+        pictures = drawn(rng, RECIPE.batch_size, device).contiguous(memory_format=torch.channels_last)
+        posterior = vae.encode(pictures).latent_dist
+        error = vae.decode(posterior.sample()).sample - pictures
+        wrong, squared = error.abs().mean(), error.square().mean()
+        pull = posterior.kl().mean() / posterior.mean[0].numel()
+        return {"loss": wrong + 2 * squared + _PULL * pull, "absolute": wrong, "squared": squared, "pull": pull}
+
+    loop.run(step)
+    trained = cast("AutoencoderKL", loop.trained())
+    trained.register_to_config(scaling_factor=_scaling_factor(trained, rng, device))
+    trained.save_pretrained(folder)
+
+
+@torch.no_grad()
+def _scaling_factor(vae: AutoencoderKL, rng: random.Random, device: torch.device) -> float:
+    means = vae.encode(drawn(rng, 256, device)).latent_dist.mean
+    spread = means.std(dim=(0, 2, 3))
+    print(f"vae: latent means {means.mean(dim=(0, 2, 3)).tolist()} deviations {spread.tolist()}", flush=True)
+    return round(1 / float(means.square().mean().sqrt()), 4)
