@@ -22,6 +22,7 @@ from stages.diffusion.describe import PainterInfo
 from stages.diffusion.families import family_of
 from stages.diffusion.family import Backbone, Family
 from stages.diffusion.schedule import Schedule, build_schedule
+from stages.diffusion.step_state import StepState, export_state, restore_state
 from stages.errors import StageFailed
 from stages.stage import Arrays, Denoise, DenoiseEnd, DenoisePreview, DenoiseProgress, Stepped
 
@@ -80,6 +81,17 @@ class Denoiser:
 
     def finish(self, row: DenoiseRow) -> None:
         row.release()
+
+    def export(self, row: DenoiseRow) -> StepState:
+        """What `resume` needs to go on from here, on any replica of this stage."""
+        return export_state(row)
+
+    def resume(self, payload: Denoise, state: StepState) -> DenoiseRow:
+        """A row that goes on where the exported one of the same payload stopped. Raises `StageFailed` for another's state."""
+        row = self.start(payload)
+        with torch.inference_mode():
+            restore_state(row, state)
+        return row
 
     def _predict(self, rows: Sequence[DenoiseRow]) -> Sequence[torch.Tensor]:
         """The model's guided output for every row, in order, from one forward pass: guided rows first, then the others, then

@@ -62,7 +62,7 @@ class Schedule:
 
     def estimate(self, output: torch.Tensor, call: int, latents: torch.Tensor) -> torch.Tensor:
         """The finished latents as the model sees them at this call (its x0 prediction). Changes nothing."""
-        alpha, sigma = self._noise_level(call)
+        alpha, sigma = self.noise_level(call)
         match self._prediction_type():
             case "epsilon":
                 return (latents - sigma * output) / alpha
@@ -80,7 +80,7 @@ class Schedule:
     def _prediction_type(self) -> str:
         return str(getattr(self.scheduler.config, "prediction_type", "flow_prediction"))
 
-    def _noise_level(self, call: int) -> tuple[float, float]:
+    def noise_level(self, call: int) -> tuple[float, float]:
         """(alpha, sigma) of latents = alpha * picture + sigma * noise before this call."""
         if not hasattr(self.scheduler, "sigmas"):
             signal = float(self.scheduler.alphas_cumprod[int(self._values[call])])

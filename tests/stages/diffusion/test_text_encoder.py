@@ -1,0 +1,74 @@
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stages.checkpoint import LoadOptions
+from stages.diffusion.text_encoder import TextEncoder
+from stages.errors import ConfigurationError, InvalidRequest
+from stages.stage import EncodePrompt
+from tests.stages.diffusion.painter import Oracle, Painter, checkpoint_of
+
+PROMPTS = ["a red circle", "", "blue", "A Red Circle!"]
+
+
+def test_a_batch_gives_what_the_librarys_pipeline_gives_one_by_one(sd_painter: Painter, sd_oracle: Oracle) -> None:
+    for prompt, result in zip(PROMPTS, sd_painter.encode(*PROMPTS), strict=True):
+        expected = sd_oracle.pipeline.encode_prompt(prompt, "cpu", 1, do_classifier_free_guidance=False)[0][0]
+        assert result["embeds"].dtype == np.float32
+        np.testing.assert_allclose(result["embeds"], expected.detach().numpy(), atol=1e-5)
+
+
+def test_a_prompt_as_long_as_the_model_reads_is_taken_and_a_longer_one_refused(sd_painter: Painter) -> None:
+    stage = sd_painter.text_encoder
+    assert stage.prepare(EncodePrompt("b" * 14))["ids"].shape == (16,)
+    with pytest.raises(InvalidRequest, match="the prompt has 15 tokens; this model reads at most 14") as caught:
+        stage.prepare(EncodePrompt("b" * 15))
+    assert caught.value.param == "prompt"
+
+
+def test_every_prompt_may_share_a_batch_and_costs_its_padded_length(sd_painter: Painter) -> None:
+    stage = sd_painter.text_encoder
+    items = [stage.prepare(EncodePrompt(text)) for text in PROMPTS]
+    assert len({stage.batch_key(item) for item in items}) == 1
+    assert {stage.cost(item) for item in items} == {16.0}
+
+
+def test_prompts_may_be_prepared_by_many_threads_at_once(sd_painter: Painter) -> None:
+    stage = sd_painter.text_encoder
+    texts = [f"red {index}" for index in range(200)]
+    expected = [stage.prepare(EncodePrompt(text))["ids"] for text in texts]
+    with ThreadPoolExecutor(8) as pool:
+        prepared = list(pool.map(lambda text: stage.prepare(EncodePrompt(text))["ids"], texts))
+    np.testing.assert_array_equal(prepared, expected)
+
+
+@pytest.mark.parametrize(("dtype", "travels_as"), [("float16", "float16"), ("bfloat16", "float32")])
+def test_results_travel_in_a_dtype_that_numpy_has(sd_folder: Path, dtype: str, travels_as: str) -> None:
+    stage = TextEncoder.load(checkpoint_of(sd_folder), LoadOptions(dtype=dtype))
+    result = stage.run([stage.prepare(EncodePrompt("red"))])[0]["embeds"]
+    assert result.dtype == np.dtype(travels_as)
+
+
+def test_a_checkpoint_without_weights_is_refused(tmp_path: Path, sd_folder: Path) -> None:
+    import shutil
+
+    folder = Path(shutil.copytree(sd_folder, tmp_path / "copy"))
+    (folder / "text_encoder" / "model.safetensors").unlink()
+    with pytest.raises(ConfigurationError, match="cannot be loaded as CLIPTextModel"):
+        TextEncoder.load(checkpoint_of(folder), LoadOptions())
+
+
+def test_an_unknown_dtype_is_refused(sd_folder: Path) -> None:
+    with pytest.raises(ConfigurationError, match="dtype: 'int8' is not one of float32, bfloat16, float16"):
+        TextEncoder.load(checkpoint_of(sd_folder), LoadOptions(dtype="int8"))
+
+
+@pytest.mark.parametrize("missing", ["unet", "vae", "scheduler"])
+def test_it_loads_from_a_folder_that_has_only_its_own_part(tmp_path: Path, sd_folder: Path, missing: str) -> None:
+    import shutil
+
+    folder = Path(shutil.copytree(sd_folder, tmp_path / "copy"))
+    shutil.rmtree(folder / missing)
+    TextEncoder.load(checkpoint_of(folder), LoadOptions())
