@@ -104,7 +104,7 @@ class Fetcher:
                 return await self._get(url, address, param)
             except (httpx.ConnectError, httpx.ConnectTimeout):
                 continue
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, httpx.InvalidURL) as error:  # the latter for a redirect that httpx can't even read
                 raise InvalidRequest(f"{param}: {_shown(url)} failed: {type(error).__name__}", param=param) from error
         raise InvalidRequest(f"{param}: {_shown(url)} takes no connection", param=param)
 
