@@ -1,7 +1,7 @@
 """What /openapi.json says beyond what FastAPI finds out: bodies (which we read ourselves), errors, headers and keys. Knows no
 routes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from pipelines.arrival import TIMEOUT_HEADER
+from pipelines.ingress_settings import IngressSettings
 from pipelines.request_log import REQUEST_ID
 from pipelines.schemas.errors import ErrorBody
 
@@ -34,20 +35,26 @@ def error_answers(*statuses: int) -> dict[int | str, JsonObject]:
     return {status: {"model": ErrorBody, "description": REASONS[status]} for status in statuses}
 
 
-def operation(body: type[BaseModel] | None = None, *, keyed: bool = False) -> JsonObject:
+def operation(*, keyed: bool = False) -> JsonObject:
     """What an operation says beyond its answers. `keyed`: it asks for an API key."""
-    extra: JsonObject = {"parameters": [_header(REQUEST_ID, {"type": "string", "pattern": r"^[A-Za-z0-9._:\-]{1,128}$"})]}
-    if body is not None:
-        extra["parameters"].append(_header(TIMEOUT_HEADER, {"type": "string", "pattern": r"^[1-9][0-9]?$"}))
-        schema = {"$ref": REF.format(model=body.__name__)}
-        extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    extra: JsonObject = {"parameters": [_header(REQUEST_ID, {"type": "string"})]}
     if keyed:
         extra["security"] = [{"bearer": []}]
     return extra
 
 
-def describe(app: FastAPI, bodies: Sequence[type[BaseModel]]) -> None:
-    """Makes the app publish the whole description, bodies' schemas included. Computed once."""
+def asking(body: type[BaseModel], settings: IngressSettings) -> JsonObject:
+    """What an operation with a body says beyond its answers."""
+    extra = operation(keyed=bool(settings.keys))
+    timeout = {"type": "number", "exclusiveMinimum": 0, "maximum": settings.max_request_s}
+    extra["parameters"].append(_header(TIMEOUT_HEADER, timeout))
+    schema = {"$ref": REF.format(model=body.__name__)}
+    extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    return extra
+
+
+def describe(app: FastAPI, bodies: Mapping[type[BaseModel], Sequence[str]]) -> None:
+    """Makes the app publish the whole description: the bodies' schemas too, with the ids that each one's `model` may be."""
     published: list[JsonObject] = []
 
     def openapi() -> JsonObject:
@@ -58,16 +65,19 @@ def describe(app: FastAPI, bodies: Sequence[type[BaseModel]]) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _description(app: FastAPI, bodies: Sequence[type[BaseModel]]) -> JsonObject:
+def _description(app: FastAPI, bodies: Mapping[type[BaseModel], Sequence[str]]) -> JsonObject:
     description = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     components = description.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
     _, definitions = models_json_schema([(body, "validation") for body in bodies], ref_template=REF)
     schemas.update(definitions["$defs"])
+    for body, models in bodies.items():
+        if models:
+            schemas[body.__name__]["properties"]["model"]["enum"] = list(models)
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
-    for answers in _operations(description):
-        answers["responses"].pop("422", None)  # FastAPI's own, which this surface never gives
+    for found in _operations(description):
+        found["responses"].pop("422", None)  # FastAPI's own, which this surface never gives
     components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
     return description
 

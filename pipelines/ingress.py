@@ -4,13 +4,11 @@ Knows `Service` and nothing behind it: no stages, no tensors, no Ray.
 """
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
-from pipelines.api_description import POST_ERRORS, describe, error_answers, operation
+from pipelines.api_description import POST_ERRORS, asking, describe, error_answers, operation
 from pipelines.arrival import Arrival
 from pipelines.http_chat import ChatRoute
 from pipelines.http_embeddings import EmbeddingsRoute
@@ -40,11 +38,6 @@ def create_app(service: Service, settings: IngressSettings) -> FastAPI:
     pictures = PictureSource(settings.picture_limits(), settings.fetch)
     metrics = RequestMetrics()
 
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
-        await pictures.aclose()
-
     app = FastAPI(
         title="Triptych",
         version=settings.fingerprint,
@@ -52,7 +45,6 @@ def create_app(service: Service, settings: IngressSettings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        lifespan=lifespan,
     )
     app.add_exception_handler(TriptychError, triptych_error_handler)
     app.add_exception_handler(HTTPException, routing_error_handler)
@@ -60,34 +52,45 @@ def create_app(service: Service, settings: IngressSettings) -> FastAPI:
     arrival, receipts = Arrival(service, settings), ReceiptPrinter(settings.show_cache)
     shelf = PictureShelf(capacity_bytes=settings.kept_picture_bytes, keep_s=settings.kept_picture_s, now=time.monotonic)
     keyed = bool(settings.keys)
-    _add_chat(app, ChatRoute(arrival, settings, pictures, receipts), keyed=keyed)
-    _add_images(app, ImagesRoute(arrival, settings, receipts, shelf), keyed=keyed)
-    _add_embeddings(app, EmbeddingsRoute(arrival, settings, pictures, receipts), keyed=keyed)
+    _add_chat(app, ChatRoute(arrival, settings, pictures, receipts))
+    _add_images(app, ImagesRoute(arrival, settings, receipts, shelf))
+    _add_embeddings(app, EmbeddingsRoute(arrival, settings, pictures, receipts))
     _add_models(app, ModelDesk(service), arrival, keyed=keyed)
     _add_operations(app, service, metrics, arrival, keyed=keyed)
     add_playground(app)
-    describe(app, (ChatBody, ImagesBody, EmbeddingsBody))
+    describe(
+        app,
+        {
+            ChatBody: _ids(service, "image_text"),
+            ImagesBody: _ids(service, "text_to_image"),
+            EmbeddingsBody: _ids(service, "embed"),
+        },
+    )
     return app
 
 
-def _add_chat(app: FastAPI, route: ChatRoute, *, keyed: bool) -> None:
+def _ids(service: Service, pipeline: str) -> tuple[str, ...]:
+    return tuple(card.id for card in service.models() if card.pipeline == pipeline)
+
+
+def _add_chat(app: FastAPI, route: ChatRoute) -> None:
     @app.post(
         "/v1/chat/completions",
         response_model=None,
         responses={200: {"model": ChatCompletion, **EVENTS}, **error_answers(*POST_ERRORS)},
-        openapi_extra=operation(ChatBody, keyed=keyed),
+        openapi_extra=asking(ChatBody, route.settings),
     )
     async def chat_completions(request: Request) -> Response:
         """Answers a chat, with pictures where the model sees them; whole, or as server-sent events."""
         return await route(request)
 
 
-def _add_images(app: FastAPI, route: ImagesRoute, *, keyed: bool) -> None:
+def _add_images(app: FastAPI, route: ImagesRoute) -> None:
     @app.post(
         "/v1/images/generations",
         response_model=None,
         responses={200: {"model": ImagesAnswer, **EVENTS}, **error_answers(*POST_ERRORS)},
-        openapi_extra=operation(ImagesBody, keyed=keyed),
+        openapi_extra=asking(ImagesBody, route.settings),
     )
     async def images_generations(request: Request) -> Response:
         """Paints pictures from a sentence; whole, or as server-sent events with previews."""
@@ -109,12 +112,12 @@ def _add_images(app: FastAPI, route: ImagesRoute, *, keyed: bool) -> None:
         return Response(kept.data, media_type=kept.media_type, headers=headers)
 
 
-def _add_embeddings(app: FastAPI, route: EmbeddingsRoute, *, keyed: bool) -> None:
+def _add_embeddings(app: FastAPI, route: EmbeddingsRoute) -> None:
     @app.post(
         "/v1/embeddings",
         response_model=None,
         responses={200: {"model": EmbeddingsAnswer}, **error_answers(*POST_ERRORS)},
-        openapi_extra=operation(EmbeddingsBody, keyed=keyed),
+        openapi_extra=asking(EmbeddingsBody, route.settings),
     )
     async def embeddings(request: Request) -> Response:
         """Puts texts and pictures into one space."""

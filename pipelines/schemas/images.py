@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipelines.schemas.receipt import Receipt
-from pipelines.schemas.strict import EndUser, ModelId, Priority, RequestBody, ResponseBody, Seed
+from pipelines.schemas.strict import EndUser, Integer, ModelId, Priority, RequestBody, ResponseBody, Seed
 
-Steps = Annotated[int, Field(ge=1, le=10_000)]
+Steps = Annotated[Integer, Field(ge=1, le=10_000)]
 Guidance = Annotated[float, Field(ge=0, le=100)]
 Sampler = Annotated[str, Field(min_length=1, max_length=64)]
 PictureFormat = Literal["png", "jpeg", "webp"]
@@ -28,13 +28,13 @@ class PaintExtras(RequestBody):
 class ImagesBody(RequestBody):
     model: ModelId
     prompt: Annotated[str, Field(min_length=1)]
-    n: Annotated[int, Field(ge=1)] | None = None
+    n: Annotated[Integer, Field(ge=1)] | None = None
     size: Annotated[str, Field(pattern=r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$")] | None = None
     response_format: Literal["b64_json", "url"] | None = None
     output_format: PictureFormat | None = None
-    output_compression: Annotated[int, Field(ge=0, le=100)] | None = None
+    output_compression: Annotated[Integer, Field(ge=0, le=100)] | None = None
     stream: bool | None = None
-    partial_images: Annotated[int, Field(ge=0, le=3)] | None = None
+    partial_images: Annotated[Integer, Field(ge=0, le=3)] | None = None
     negative_prompt: str | None = None
     num_inference_steps: Steps | None = None
     guidance_scale: Guidance | None = None

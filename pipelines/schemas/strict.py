@@ -6,7 +6,7 @@ infinities are refused; null is taken as "not given" wherever OpenAI takes it so
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
 class RequestBody(BaseModel):
@@ -24,11 +24,17 @@ class ResponseBody(BaseModel):
         return self.model_dump_json(exclude_unset=True).encode()
 
 
+def _whole(value: object) -> object:
+    """JSON knows one kind of number, so 5.0 is an integer too."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Integer = Annotated[int, BeforeValidator(_whole)]
 Priority = Annotated[
-    int, Field(ge=-10, le=10, description="lower runs first; 0 is usual; under 0 only where one tenant is served")
+    Integer, Field(ge=-10, le=10, description="lower runs first; 0 is usual; under 0 only where one tenant is served")
 ]
-Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
-Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Int64 = Annotated[Integer, Field(ge=-(2**63), le=2**63 - 1)]
+Seed = Annotated[Integer, Field(ge=0, le=2**63 - 1)]
 ModelId = Annotated[str, Field(min_length=1, max_length=256, description="one of GET /v1/models")]
 EndUser = Annotated[str, Field(max_length=512)]
 

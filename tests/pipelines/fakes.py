@@ -180,7 +180,7 @@ class FakeChat:
         async with self.service.work(job, context) as events:
             prompt = spoken(job)
             prompt_tokens = len(prompt.split())
-            cached_tokens = prompt_tokens - 1 if f"{context.salt}{prompt}" in self.service.seen_prompts else 0
+            cached_tokens = max(prompt_tokens - 1, 0) if f"{context.salt}{prompt}" in self.service.seen_prompts else 0
             self.service.seen_prompts.add(f"{context.salt}{prompt}")
             await events.tick()
             yield ChatStarted(prompt_tokens)

@@ -101,6 +101,12 @@ async def test_nothing_given_means_openais_defaults_and_as_many_tokens_as_fit() 
     assert (await asked(chat_body())).sampling == Sampling(max_tokens=0)
 
 
+async def test_a_whole_number_may_be_written_with_a_point() -> None:
+    job = await asked(chat_body(max_tokens=5.0, n=2.0))
+    assert (job.sampling.max_tokens, job.n) == (5, 2)
+    assert isinstance(job.sampling.max_tokens, int)
+
+
 async def test_null_means_not_given() -> None:
     names = ["stream", "stream_options", "max_tokens", "max_completion_tokens", "temperature", "top_p", "n", "seed", "stop"]
     names += ["logprobs", "top_logprobs", "frequency_penalty", "presence_penalty", "logit_bias", "user", "metadata", "tools"]

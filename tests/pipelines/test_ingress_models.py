@@ -123,4 +123,4 @@ async def test_the_description_names_every_public_route_and_asks_for_keys_only_w
     }
     assert "security" not in opened["paths"]["/v1/models"]["get"]
     assert keyed["paths"]["/v1/models"]["get"]["security"] == [{"bearer": []}]
-    assert "ChatBody" in opened["components"]["schemas"]
+    assert opened["components"]["schemas"]["ChatBody"]["properties"]["model"]["enum"] == [CHAT]
