@@ -169,22 +169,22 @@ def _star_edge(angle: Floats) -> Floats:
 
 def _heart_curve() -> tuple[Floats, Floats]:
     """The right half of x = 16 sin^3 t, y = 13 cos t - 5 cos 2t - 2 cos 3t - cos 4t, in units of 16 and downwards."""
-    t = np.linspace(0, np.pi, 400)
+    t = np.linspace(0, np.pi, 200)
     x = np.sin(t) ** 3
     y = -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t) + 2.5) / 16
     return x, y
 
 
+_HEART_X, _HEART_Y = _heart_curve()
+_WIDEST = int(_HEART_X.argmax())
+
+
 def _heart_top(u: Floats) -> Floats:
-    x, y = _heart_curve()
-    widest = int(x.argmax())
-    return np.interp(u, x[: widest + 1], y[: widest + 1])
+    return np.interp(u, _HEART_X[: _WIDEST + 1], _HEART_Y[: _WIDEST + 1])
 
 
 def _heart_bottom(u: Floats) -> Floats:
-    x, y = _heart_curve()
-    widest = int(x.argmax())
-    return np.interp(u, x[widest:][::-1], y[widest:][::-1])
+    return np.interp(u, _HEART_X[_WIDEST:][::-1], _HEART_Y[_WIDEST:][::-1])
 
 
 def _unit_box(kind: str) -> tuple[float, float, float, float]:
