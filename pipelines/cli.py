@@ -31,8 +31,8 @@ def serve(config: ConfigPath = DEFAULT_CONFIG, host: Host = None, port: Port = N
     with _errors(console):
         file = load(config)
         address = Address(host or file.http.host, port or file.http.port)
-        stop = _stop_on_signals()
         with running(file.app, file.app_name, address, console):
+            stop = _stop_on_signals()  # after Ray, which installs handlers of its own
             console.print(f"[bold green]ready[/bold green]: open {address.url} or use {address.url}/v1 (Ctrl-C stops)")
             stop.wait()
 

@@ -5,11 +5,14 @@ import time
 from collections.abc import Sequence
 
 from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from pipelines.config import AppConfig, DeploymentConfig
 from pipelines.jobs import StageCard
 from pipelines.specs import stage_specs
+from stages.errors import Unavailable
 from stages.stage import StageMetrics
 
 FRESH_S = 0.5  # Serve's controller is asked at most this often
@@ -29,7 +32,10 @@ class ServeDirectory:
         return [self._card(stage, name, placed) for name, placed in placement.items() for stage in placed.stages]
 
     async def metrics(self) -> Sequence[StageMetrics]:
-        return await self._table.read.remote()
+        try:
+            return await self._table.read.remote()
+        except (RayError, RayServeException) as error:
+            raise Unavailable(f"the stages' counters cannot be read now: {type(error).__name__}") from None
 
     async def _refresh(self) -> None:
         if time.monotonic() - self._asked_at < FRESH_S:

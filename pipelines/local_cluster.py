@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -21,7 +20,6 @@ from pipelines.config import AppConfig
 from stages.errors import ConfigurationError
 
 OBJECT_STORE_BYTES = 512 * 2**20
-ROOT = Path(__file__).parent.parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +84,6 @@ def _refuse_taken_port(address: Address) -> None:
 def _start_ray() -> None:
     # read by Ray at import and at start
     os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     import ray
 
@@ -97,7 +94,6 @@ def _start_ray() -> None:
         logging_level="error",
         log_to_driver=False,
         object_store_memory=OBJECT_STORE_BYTES,
-        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false"}},
         _system_config={"metrics_report_interval_ms": 10_000},
     )
     logging.getLogger("ray.serve").setLevel(logging.ERROR)

@@ -62,14 +62,14 @@ def paint(client: OpenAI, model: str, folder: Path, console: Console) -> None:
     receipt: Any = None
     with Progress(*columns, console=console) as progress:
         row = progress.add_task("denoising", total=None)
-        stream = client.images.generate(model=model, prompt=sentence, stream=True, partial_images=2, extra_body={"seed": 7})
+        stream = client.images.generate(model=model, prompt=sentence, stream=True, partial_images=2, extra_body={"seed": 7, "triptych": {"progress": True}})
         for event in stream:
             extra = event.model_extra or {}
             if event.type == "image_generation.completed":
                 (folder / "painted.png").write_bytes(base64.b64decode(event.b64_json))
                 receipt = extra.get("triptych", receipt)
-            elif "step" in extra.get("triptych", {}):
-                progress.update(row, completed=extra["triptych"]["step"], total=extra["triptych"]["total"])
+            elif str(event.type) == "triptych.progress":
+                progress.update(row, completed=extra["step"], total=extra["total"])
     console.print(f"painted [green]{folder / 'painted.png'}[/green]")
     show_receipt(receipt, console)
 
@@ -90,4 +90,4 @@ def show_receipt(receipt: Any, console: Console) -> None:
             stage["cache"],
         )
     console.print(table)
-    console.print(f"[dim]device-seconds in all: {receipt['device_seconds']:.2f}[/dim]")
+    console.print(f"[dim]device-seconds in all: {receipt['device_s']:.2f}[/dim]")

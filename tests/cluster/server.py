@@ -32,8 +32,8 @@ class Server:
 
     def replicas(self) -> dict[str, int]:
         """Deployment -> replicas that run now."""
-        stages = self.http.get("/ready").json()["stages"]
-        return {stage["deployment"]: stage["replicas"] for stage in stages}
+        models = self.http.get("/v1/models").json()["data"]
+        return {stage["deployment"]: stage["replicas"] for model in models for stage in model["triptych"]["stages"]}
 
     def counter(self, name: str, stage: str) -> float:
         """The sum of one counter over the replicas of one stage."""
