@@ -51,7 +51,7 @@ class Forward:
             logits_to_keep=1,
         )
         logits: Tensor = output.logits[:, -1]
-        return logits if window.batch == len(rows) and _in_order(window) else logits[list(window.lines)]
+        return logits if window.in_order else logits[list(window.lines)]
 
     def _tokens(self, rows: Sequence[LlmRow], window: Window) -> dict[str, Tensor]:
         given: list[int] = []
@@ -116,7 +116,3 @@ def _sliding_window(config: Any) -> int | None:
     if layer_types is not None and "sliding_attention" not in layer_types:
         return None
     return getattr(config, "sliding_window", None)
-
-
-def _in_order(window: Window) -> bool:
-    return window.lines == tuple(range(len(window.lines)))

@@ -170,6 +170,7 @@ class Llm:
     def _passes(self, rows: Sequence[LlmRow]) -> list[tuple[list[int], list[int]]]:
         """The step's forward passes: (places of rows, tokens of each). One for all running answers, the others for prompts."""
         answering = [place for place, row in enumerate(rows) if not row.num_waiting]
+        answering.sort(key=lambda place: rows[place].slot)
         waiting = [place for place, row in enumerate(rows) if row.num_waiting]
         shares = share_budget([rows[place].num_waiting for place in waiting], self._settings.prefill_chunk_tokens)
         passes = [(answering, [1] * len(answering))] if answering else []

@@ -79,28 +79,34 @@ def _adjusted(logits: Tensor, choosers: Sequence[Chooser]) -> Tensor:
     amounts: list[float] = []
     for row, chooser in enumerate(choosers):
         if chooser.counts or chooser.sampling.logit_bias:
-            added = chooser.adjustments()
-            rows += [row] * len(added)
-            tokens += added.keys()
-            amounts += added.values()
+            adjustments = chooser.adjustments()
+            rows += [row] * len(adjustments)
+            tokens += adjustments.keys()
+            amounts += adjustments.values()
     if not rows:
         return logits
     index = torch.tensor([rows, tokens], device=logits.device)
-    return logits.index_put((index[0], index[1]), torch.tensor(amounts, device=logits.device), accumulate=True)
+    return logits.index_put(
+        (index[0], index[1]), torch.tensor(amounts, dtype=logits.dtype, device=logits.device), accumulate=True
+    )
 
 
 def _drawn(adjusted: Tensor, rows: list[int], choosers: Sequence[Chooser]) -> list[int]:
     """Tokens of `rows`, each the one under which the row's random number falls in its distribution."""
-    device = adjusted.device
-    parameters = [(choosers[row].sampling.temperature, choosers[row].sampling.top_p, choosers[row].draw()) for row in rows]
-    temperature, top_p, uniform = torch.tensor(parameters, dtype=torch.float64, device=device).unbind(1)
+    settings = [choosers[row].sampling for row in rows]
+    parameters = [(one.temperature, one.top_p, choosers[row].draw()) for row, one in zip(rows, settings, strict=True)]
+    temperature, top_p, uniform = torch.tensor(parameters, dtype=torch.float64, device=adjusted.device).unbind(1)
     # A difference of logits, scaled: a temperature close to 0 must become greedy, not infinite.
     scaled = adjusted[rows].double()
     probabilities = torch.softmax((scaled - scaled.amax(dim=-1, keepdim=True)) / temperature[:, None], dim=-1)
-    if all(top >= 1 for _, top, _ in parameters):
-        return _under(probabilities, uniform).tolist()
-    mass, candidates = _nucleus(probabilities, top_p)
-    return candidates.gather(1, _under(mass, uniform)[:, None])[:, 0].tolist()
+    # The order of the tokens decides which one a number falls on, so it must not depend on what the other rows ask for.
+    cut = [line for line, one in enumerate(settings) if one.top_p < 1]
+    tokens = _under(probabilities, uniform)
+    if cut:
+        mass, candidates = _nucleus(probabilities[cut], top_p[cut])
+        tokens[cut] = candidates.gather(1, _under(mass, uniform[cut])[:, None])[:, 0]
+    found: list[int] = tokens.tolist()
+    return found
 
 
 def _nucleus(probabilities: Tensor, top_p: Tensor) -> tuple[Tensor, Tensor]:

@@ -48,6 +48,16 @@ class Window:
     write_from: tuple[Tensor, Tensor]  # rows and columns of the batch
     write_to: tuple[Tensor, Tensor]  # slots and positions
 
+    @property
+    def is_decode(self) -> bool:
+        """One token of every row of the batch, in the order of the chunks: nothing has to be picked out."""
+        return self.width == 1 and self.in_order
+
+    @property
+    def in_order(self) -> bool:
+        """Whether chunk j is row j, and there are no other rows."""
+        return self.lines == tuple(range(self.batch))
+
 
 def window_over(chunks: Sequence[Chunk], max_tokens: int, device: torch.device) -> Window:
     """Plans one forward pass over `chunks`, which are in different slots. Reads in place (no copy) where the slots lie
@@ -120,7 +130,7 @@ class SlotLayer(CacheLayerMixin):
 def _write_and_read(memory: Tensor, states: Tensor, window: Window) -> Tensor:
     rows, columns = window.write_from
     slots, positions = window.write_to
-    memory[slots, :, positions] = states[rows, :, columns]
+    memory[slots, :, positions] = states[:, :, 0] if window.is_decode else states[rows, :, columns]
     readable = memory[:, :, : window.read_length]
     if window.read_slots is not None:
         return readable.index_select(0, window.read_slots)

@@ -1,0 +1,36 @@
+"""How waiting prompts share a step's budget."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.llm.prefill import group_by_length, share_budget
+
+PROMPTS = st.lists(st.integers(1, 500), max_size=12)
+
+
+@given(PROMPTS, st.integers(1, 300))
+def test_the_budget_is_kept_and_never_wasted(remaining: list[int], budget: int) -> None:
+    shares = share_budget(remaining, budget)
+    assert sum(shares) == min(budget, sum(remaining))
+    assert all(0 <= share <= wanted for share, wanted in zip(shares, remaining, strict=True))
+
+
+@given(PROMPTS.filter(bool), st.integers(1, 300))
+def test_the_longest_waiting_prompt_always_gets_half(remaining: list[int], budget: int) -> None:
+    assert share_budget(remaining, budget)[0] >= min(remaining[0], budget / 2)
+
+
+def test_a_short_prompt_overtakes_a_long_one() -> None:
+    assert share_budget([1000, 900, 20], 128) == [64, 44, 20]
+
+
+@given(PROMPTS)
+def test_every_chunk_is_in_one_group_and_padding_at_most_doubles(lengths: list[int]) -> None:
+    groups = group_by_length(lengths)
+    assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
+    for group in groups:
+        assert max(lengths[index] for index in group) <= 2 * min(lengths[index] for index in group)
+
+
+def test_rows_without_a_share_are_left_out() -> None:
+    assert group_by_length([0, 8, 0]) == [[1]]
