@@ -1,7 +1,7 @@
 """A target for every patch: which thing it touches, and where that thing's centre is from there.
 
-Decides that target and its loss; it teaches the vision tower's middle to align what it sees with a shape's centre. The head that
-predicts it is thrown away after training. Knows no model.
+Decides that target and its loss; it teaches the vision tower's middle to align what it sees with a shape's centre. The head
+that predicts it is thrown away after training. Knows no model.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Target = tuple[int, int, float, float, float]
 def place_loss(predicted: Tensor, scenes: list[Scene]) -> Tensor:
     """Loss of [batch, 16, PLACE_WIDTH]: kind and colour of the touched thing, and the way to its centre and its radius."""
     target = torch.tensor([_targets(scene) for scene in scenes], device=predicted.device)
-    kind, colour, geometry = predicted.split((_NUM_KINDS, _NUM_COLOURS, 3), dim=2)
+    kind, colour, geometry = torch.split(predicted, [_NUM_KINDS, _NUM_COLOURS, 3], dim=2)
     kinds, colours = target[..., 0].long(), target[..., 1].long()
     named = F.cross_entropy(kind.flatten(0, 1), kinds.flatten()) + F.cross_entropy(colour.flatten(0, 1), colours.flatten())
     touched = kinds < len(KINDS)

@@ -85,8 +85,7 @@ def _cross() -> Points:
 
 
 _OUTLINES: dict[str, Points] = {
-    "square": [(-_SQUARE_HALF, -_SQUARE_HALF), (_SQUARE_HALF, -_SQUARE_HALF), (_SQUARE_HALF, _SQUARE_HALF)]
-    + [(-_SQUARE_HALF, _SQUARE_HALF)],
+    "square": [(x * _SQUARE_HALF, y * _SQUARE_HALF) for x, y in ((-1, -1), (1, -1), (1, 1), (-1, 1))],
     "triangle": [(0.0, -0.95), (1.0, 0.8), (-1.0, 0.8)],
     "star": _star(),
     "heart": _heart(),

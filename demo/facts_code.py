@@ -18,9 +18,9 @@ _BETWEEN = {
     Relation.ABOVE: ("that", "is", "just", "above"),
 }
 _ALONE = ("alone", "by", "itself", "in", "the", "whole", "picture")
-SLOT_WORDS = tuple(
-    sorted({*COLOURS, *KINDS, *BACKGROUNDS, *_ALONE, *_BETWEEN[Relation.LEFT], *_BETWEEN[Relation.ABOVE]})
-    + ["a", "an", "one", "two", ":", "on", "background"]
+SLOT_WORDS = (
+    *sorted({*COLOURS, *KINDS, *BACKGROUNDS, *_ALONE, *_BETWEEN[Relation.LEFT], *_BETWEEN[Relation.ABOVE]}),
+    *("a", "an", "one", "two", ":", "on", "background"),
 )
 _SLOT_INDEX = {word: index for index, word in enumerate(SLOT_WORDS)}
 

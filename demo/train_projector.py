@@ -7,8 +7,6 @@ the picture's tokens in one sequence, each seeing only the prompt's beginning, t
 
 from __future__ import annotations
 
-from __future__ import annotations
-
 import hashlib
 import random
 from dataclasses import dataclass
@@ -89,7 +87,7 @@ class Reader:
         return _WordTargets(self.model, self._tokenizer)
 
     def losses(self, soft: Tensor, asked: list[list[Question]]) -> dict[str, Tensor]:
-        """Soft tokens [pictures, 16, width] and the questions for each picture -> mean loss, and share of answers all right."""
+        """Soft tokens [pictures, 16, width] and each picture's questions -> mean loss, and the share of answers all right."""
         rows = [self._row(soft[index], questions) for index, questions in enumerate(asked)]
         length = max(len(row.blocks) for row in rows)
         states = self._states(torch.stack([row.padded(length) for row in rows]), *self._geometry(rows, length))
@@ -99,7 +97,7 @@ class Reader:
         labels = torch.tensor([spot[2] for spot in picked], device=self._device)
         wrong = logits.argmax(1) != labels
         answer = torch.tensor([spot[0] * 8 + spot[3] for spot in picked], device=self._device)
-        failed = answer[wrong].unique().numel() / answer.unique().numel()
+        failed = len(set(answer[wrong].tolist())) / len(set(answer.tolist()))
         return {"loss": F.cross_entropy(logits, labels), "right": torch.tensor(1 - failed)}
 
     def _row(self, soft: Tensor, questions: list[Question]) -> _Row:

@@ -42,7 +42,7 @@ def signed(pictures: NDArray[np.uint8], device: torch.device) -> Tensor:
 def train(budget: Budget, device: torch.device, folder: Path = VAE_FOLDER) -> None:
     """Trains the autoencoder and writes it, in fp32 and with its measured scaling factor, into `folder`."""
     torch.manual_seed(2)
-    vae = new_vae().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    vae = new_vae().to(device, memory_format=torch.channels_last)
     loop = Loop("vae", vae, RECIPE, budget)
     rng = random.Random(2_000 + loop.num_steps)
 

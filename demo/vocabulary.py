@@ -21,9 +21,10 @@ Pair = tuple[str, str]
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 _WORDS = (
-    "a an the to of on in is that with there background picture image drawing draw paint please show me i want make generate "
-    "left right above below under beneath underneath over top"
-).split()
+    *("a", "an", "the", "to", "of", "on", "in", "is", "that", "with", "there", "i", "me", "please", "show", "want", "make"),
+    *("draw", "drawing", "paint", "generate", "picture", "image", "background"),
+    *("left", "right", "above", "below", "under", "beneath", "underneath", "over", "top"),
+)
 
 
 def words() -> list[str]:
@@ -37,7 +38,13 @@ def save_tokenizer(folder: Path) -> None:
 
     vocabulary, merges = _vocabulary()
     tokenizer = CLIPTokenizer(
-        vocab=vocabulary, merges=merges, bos_token=START, eos_token=END, unk_token=END, pad_token=END, model_max_length=MAX_LENGTH
+        vocab=vocabulary,
+        merges=merges,
+        bos_token=START,
+        eos_token=END,
+        unk_token=END,
+        pad_token=END,
+        model_max_length=MAX_LENGTH,
     )
     tokenizer.save_pretrained(str(folder))
 

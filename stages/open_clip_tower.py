@@ -25,8 +25,8 @@ LOCAL_PREFIX = "local-dir:"
 class OpenClipTower(nn.Module):
     """An open_clip vision transformer and its own evaluation transform.
 
-    `source` is a local open_clip folder (with or without the `local-dir:` prefix) or the name of a model that open_clip ships a
-    configuration for (`ViT-B-32`), then with random weights. `layer` is the block whose tokens `tokens` returns; negative
+    `source` is a local open_clip folder (with or without the `local-dir:` prefix) or the name of a model that open_clip ships
+    a configuration for (`ViT-B-32`), then with random weights. `layer` is the block whose tokens `tokens` returns; negative
     counts from the end. Raises FileNotFoundError for an incomplete folder, ValueError for an unknown name.
     """
 
