@@ -23,7 +23,7 @@ from demo.world import random_scene
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
-RECIPE = Recipe(learning_rate=2e-3, batch_size=32, weight_decay=0.0, averaging=0.995)
+RECIPE = Recipe(learning_rate=1.5e-3, batch_size=12, weight_decay=0.0, averaging=0.995)
 VAE_FOLDER = WORK / "vae"
 _PULL = 5e-4
 
