@@ -5,7 +5,7 @@ remembers is in `stages/remembering.py`, what runs when in `stages/scheduler.py`
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, TypeGuard, TypeVar
@@ -100,7 +100,7 @@ class StageHost:
         with self._cancellable(item.id, cancel):
             return await hosted.call(item, waiter)
 
-    async def stream(self, stage: str, item: Item[Any]) -> AsyncIterator[Sequence[object]]:
+    async def stream(self, stage: str, item: Item[Any]) -> AsyncGenerator[Sequence[object], None]:
         """Runs an iterative stage: lists of its events, each with all that came since the last. The last event is `StreamEnd`.
 
         Closing the iterator, or cancelling the task, frees the row before the stage's next step. Raises any `TriptychError`,

@@ -99,6 +99,9 @@ class OneShotEngine(Engine[P], Generic[P, Q]):
                 self._fail(works[0], error)
             return
         for work in works:
+            with self._lock:
+                if self._now() >= work.deadline:
+                    self._expire([work])
             failure = None if work.settled else self._try([work])
             if failure is not None:
                 with self._lock:

@@ -7,8 +7,9 @@ device is busy, and no timer is needed.
 
 - `OneShotScheduler`: a batch is taken from what waits, runs, and is gone.
 - `IterativeScheduler`: what waits is started when the stage has room; its rows then take part in steps until they are done.
-  One step has one batch key. Every row gains a claim with every step it sits out; the row with the greatest claim leads the
-  next step. So keys alternate, and a row sits out at most `(MAX_WEIGHT / MIN_WEIGHT + 1) * rows` steps, whatever arrives.
+  One step has one batch key, that of the row that has been due longest. A row is due again 1 / weight after its last step, in
+  a time of its own that only steps move (stride scheduling: Waldspurger and Weihl, 1995). So keys alternate by weight, and a
+  row sits out at most `(2 * MAX_WEIGHT / MIN_WEIGHT + 1) * rows` steps, whatever arrives.
 
 Doesn't know what the work is, nor how to run it.
 """
@@ -171,7 +172,7 @@ class _Row(Generic[W]):
     entry: Entry[W]
     batch_key: Hashable
     cost: float
-    last_step: int
+    due: float
 
 
 class IterativeScheduler(Scheduler[W]):
@@ -180,7 +181,7 @@ class IterativeScheduler(Scheduler[W]):
     def __init__(self, batch: BatchLimits, queue: QueueLimits, *, name: str = "stage", ageing_s: float = 2.0) -> None:
         super().__init__(batch, queue, name=name, ageing_s=ageing_s)
         self._rows: dict[str, _Row[W]] = {}
-        self._step = 0
+        self._time = 0.0  # when the last step's leader was due
         self._in_step: frozenset[str] = frozenset()
 
     def running(self) -> Sequence[Entry[W]]:
@@ -202,23 +203,27 @@ class IterativeScheduler(Scheduler[W]):
 
     def next_to_start(self, now: float) -> Entry[W] | None:
         """Who starts next, if the stage has room for it. Nobody is let past: whoever needs much room gets it in the end."""
-        return next(iter(self.waiting.ranked(now)), None)
+        return self.waiting.first(now)
 
     def start(self, entry_id: str, share: Share) -> bool:
         """It has been started, and takes part in steps from now on. False: it has left meanwhile; the caller frees its row."""
         entry = self.waiting.take(entry_id)
         if entry is None:
             return False
-        self._rows[entry_id] = _Row(entry, share.batch_key, share.cost, self._step)
+        self._rows[entry_id] = _Row(entry, share.batch_key, share.cost, self._time + 1 / MAX_WEIGHT)
         return True
 
     def next_batch(self, now: float) -> Batch[W]:
         """The rows of the next step, and what expired (waiting or running) and takes part in nothing any more."""
         expired = self.expire(now)
-        self._step += 1
-        # Sorting is stable and `_rows` is in order of starting: of equal claims, that of the older row goes first.
-        ranked = sorted(self._rows.values(), key=lambda row: -self._claim(row, now))
-        chosen = fill(ranked, self._limits)
+        # Sorting is stable and `_rows` is in order of starting: of rows that are due at once, the older goes first.
+        chosen = fill(sorted(self._rows.values(), key=lambda row: row.due), self._limits)
+        if chosen:
+            self._time = chosen[0].due
+        for row in chosen:
+            turn = 1 / weight(row.entry, now)
+            # Who comes along before it is due pays for that later, but for no more than one turn.
+            row.due = min(row.due, self._time + turn) + turn
         self._in_step = frozenset(row.entry.id for row in chosen)
         return Batch([row.entry for row in chosen], expired)
 
@@ -228,7 +233,6 @@ class IterativeScheduler(Scheduler[W]):
         """
         finished = 0.0
         for row in [self._rows[entry_id] for entry_id in ids if entry_id in self._rows]:
-            row.last_step = self._step
             if row.entry.id in done:
                 finished += self._rows.pop(row.entry.id).entry.cost
             elif row.entry.id in shares:
@@ -244,18 +248,17 @@ class IterativeScheduler(Scheduler[W]):
             self.waiting.take(entry.id)
         return everything
 
-    def _claim(self, row: _Row[W], now: float) -> float:
-        return (self._step - row.last_step) * weight(row.entry, now)
-
     def check_integrity(self) -> None:
         super().check_integrity()
-        if any(row.last_step > self._step for row in self._rows.values()):
-            raise RuntimeError("a row took part in a step that has not been")
+        if any(not self._time <= row.due <= self._time + 2 / MIN_WEIGHT for row in self._rows.values()):
+            raise RuntimeError("a row is due in the past, or too far ahead")
         _check_batch([self._rows[entry_id] for entry_id in self._in_step if entry_id in self._rows], self._limits)
 
 
 def weight(entry: Entry[W], now: float) -> float:
-    """How fast a row's claim grows: by its priority (0.5, 1 or 2), and doubling as its deadline comes near."""
+    """How often a row takes part in steps, compared to others: by its priority 0.5, 1 or 2, up to twice that as its deadline
+    comes near.
+    """
     by_priority: float = 2.0 ** -max(-1, min(1, entry.priority))
     allowed = entry.deadline - entry.arrival
     used = (now - entry.arrival) / allowed if allowed > 0 else 1.0

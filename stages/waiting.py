@@ -4,7 +4,7 @@ Decides the rank of what waits (earliest deadline first within a priority, with 
 Doesn't know what the work is, what may share a batch or how long a device takes, except through `ServiceRate`.
 
 Ageing: an entry moves up one priority level for every `ageing_s` it has waited. So whatever arrives more than
-`(p - q + 1) * ageing_s` after an entry of priority p, with priority q <= p, never runs before it: nothing waits for ever.
+`(p - q + 1) * ageing_s` after an entry of priority p, with priority q <= p, never ranks before it: nothing waits for ever.
 """
 
 import math
@@ -117,6 +117,10 @@ class WaitingLine(Generic[W]):
 
     def has_ready(self) -> bool:
         return any(entry.ready for entry in self)
+
+    def first(self, now: float) -> Entry[W] | None:
+        """Whoever may run and ranks first."""
+        return min((entry for entry in self if entry.ready), key=lambda entry: self._rank(entry, now), default=None)
 
     def ranked(self, now: float) -> list[Entry[W]]:
         """Those that may run, the next one first."""

@@ -71,8 +71,9 @@ class Sum:
 
 
 class Adder:
-    """Adds pairs. (a, b) shares a batch with pairs of the same sign of a, and costs abs(a); a = 13 is bad luck on the device, b = 13
-    can't be prepared."""
+    """Adds pairs. (a, b) costs abs(a), and shares a batch with pairs whose sum has the same sign; a = 13 is bad luck on the
+    device, b = 13 can't be prepared.
+    """
 
     device = "cpu"
 
