@@ -1,0 +1,113 @@
+"""The CLIP embedder stage: texts and pictures into one space, as vectors of unit length.
+
+Decides that texts share batches with texts and pictures with pictures of their size, and that a text over the model's
+context is refused, not cut. Knows no HTTP.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stages.checkpoint import Checkpoint, LoadOptions
+from stages.errors import ConfigurationError, InvalidRequest
+from stages.open_clip_tower import LOCAL_PREFIX
+from stages.picture import decode
+from stages.stage import Arrays, EmbedInput
+from stages.torchvision_shim import ensure_torchvision
+from stages.vision.pictures import as_array
+
+EMBEDDER_PATTERNS = ("*.json", "*.txt", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+"""The files of an open_clip checkpoint that make this part (for `Checkpoint.fingerprint`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedInput:
+    """`pixels` [3, height, width] float32, or `token_ids` [context] int64. `num_tokens`: text tokens or image patches."""
+
+    pixels: Tensor | None
+    token_ids: Tensor | None
+    num_tokens: int
+
+
+class ClipEmbedder:
+    """A `OneShotStage[EmbedInput, PreparedInput]`. Result: {"embedding": [width] float32, "num_tokens": [] int64}."""
+
+    def __init__(self, model: Any, transform: Any, tokenizer: Any, options: LoadOptions) -> None:
+        self._options = options
+        self._dtype = getattr(torch, options.dtype)
+        self._model = model.to(options.device, self._dtype).eval().requires_grad_(False)
+        self._transform, self._tokenizer = transform, tokenizer
+        self._context: int = model.context_length
+        self._num_patches = _num_patches(model.visual)
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint, options: LoadOptions) -> "ClipEmbedder":
+        """Reads both towers of an open_clip folder (a hub source is one, too). Raises `ConfigurationError`."""
+        ensure_torchvision()
+        import open_clip
+
+        name = f"{LOCAL_PREFIX}{checkpoint.folder}"
+        try:
+            model, _, transform = open_clip.create_model_and_transforms(name)
+            return cls(model, transform, open_clip.get_tokenizer(name), options)
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise ConfigurationError(f"{checkpoint.source} cannot be loaded as an open_clip model: {error}") from error
+
+    @property
+    def device(self) -> str:
+        return self._options.device
+
+    def prepare(self, payload: EmbedInput) -> PreparedInput:
+        if payload.image is not None:
+            picture = decode(payload.image, max_pixels=payload.max_pixels, param="input")
+            return PreparedInput(self._transform(picture), None, self._num_patches)
+        if payload.text is None:
+            raise InvalidRequest("an input is a text or a picture, and this one is neither", param="input")
+        num_tokens = self._count(payload.text)
+        if num_tokens > self._context:
+            raise InvalidRequest(
+                f"the text has {num_tokens} tokens; this model reads at most {self._context}, begin and end included",
+                param="input",
+            )
+        return PreparedInput(None, self._tokenizer([payload.text])[0], num_tokens)
+
+    def _count(self, text: str) -> int:
+        """Tokens with the begin and end marks, before anything is cut off."""
+        inner = getattr(self._tokenizer, "tokenizer", None)  # open_clip's wrapper around a tokenizer of transformers
+        if inner is not None:
+            return len(inner(text).input_ids)
+        return len(self._tokenizer.encode(text)) + 2
+
+    def batch_key(self, item: PreparedInput) -> Hashable:
+        return "text" if item.pixels is None else tuple(item.pixels.shape)
+
+    def cost(self, item: PreparedInput) -> float:
+        """Text tokens (a text is computed at the model's full context) or image patches."""
+        return float(self._context if item.pixels is None else self._num_patches)
+
+    def run(self, batch: Sequence[PreparedInput]) -> Sequence[Arrays]:
+        with torch.inference_mode():
+            vectors = torch.nn.functional.normalize(self._encoded(batch).float(), dim=-1)
+        return [
+            {"embedding": as_array(vector), "num_tokens": np.asarray(item.num_tokens)}
+            for vector, item in zip(vectors, batch, strict=True)
+        ]
+
+    def _encoded(self, batch: Sequence[PreparedInput]) -> Tensor:
+        pixels = [item.pixels for item in batch if item.pixels is not None]
+        if pixels:
+            found: Tensor = self._model.encode_image(torch.stack(pixels).to(self._options.device, self._dtype))
+            return found
+        token_ids = torch.stack([item.token_ids for item in batch if item.token_ids is not None])
+        encoded: Tensor = self._model.encode_text(token_ids.to(self._options.device))
+        return encoded
+
+
+def _num_patches(visual: Any) -> int:
+    """Patches of one picture; 1 for a tower that has none (a convolutional one)."""
+    grid = getattr(visual, "grid_size", None)
+    return int(np.prod(grid)) if grid is not None else 1
