@@ -35,7 +35,7 @@ def load_language_model(checkpoint: Checkpoint, options: LoadOptions) -> LoadedL
     tokenizer = load_tokenizer(checkpoint.folder)
     try:
         model = _load_model(checkpoint.folder, options)
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
+    except Exception as error:  # a broken checkpoint fails in a dozen ways, and all of them are the configuration's
         raise ConfigurationError(f"{checkpoint.source} cannot be loaded as a language model: {error}") from error
     _check_layers(checkpoint, model.config.get_text_config())
     return LoadedLanguageModel(model.requires_grad_(False), tokenizer, _eos_tokens(model, tokenizer))

@@ -1,0 +1,90 @@
+"""The vision encoder stage of a `transformers` vision-language checkpoint: its tower and projector, without its language
+model.
+
+Decides which pictures share a batch: of equal size where the model wants one tensor, any where it takes a list of patches.
+What comes out is what the model's own `get_image_features` gives.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stages.checkpoint import Checkpoint, LoadOptions
+from stages.errors import ConfigurationError
+from stages.picture import decode
+from stages.stage import Arrays, EncodeImage
+from stages.torchvision_shim import ensure_torchvision
+from stages.vision.pictures import as_array
+from stages.vision.vlm_parts import load_seeing_part
+
+PART_PATTERNS = ("*.safetensors", "*.bin", "*.json")
+"""The files of a checkpoint that make this part (for `Checkpoint.fingerprint`); weights share files with the language
+model."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedPicture:
+    """`pixels` [1, 3, height, width] or, with a `grid` [1, 3] (time, height, width), patches [num_patches, values]."""
+
+    pixels: Tensor
+    grid: Tensor | None
+    num_patches: int
+
+
+class VlmEncoder:
+    """A `OneShotStage[EncodeImage, PreparedPicture]`. Result: {"features": [tokens, width]}, and {"grid_thw": [3] int64}
+    for models whose pictures take positions of their own."""
+
+    def __init__(self, part: Any, processor: Any, options: LoadOptions) -> None:
+        self._part, self._processor, self._options = part.requires_grad_(False), processor, options
+        self._patch: int = part.config.vision_config.patch_size
+        self._dtype: torch.dtype = getattr(torch, options.dtype)
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint, options: LoadOptions) -> "VlmEncoder":
+        """Reads the seeing part's weights only. Raises `ConfigurationError`."""
+        ensure_torchvision()
+        from transformers import AutoImageProcessor
+
+        try:
+            processor = AutoImageProcessor.from_pretrained(str(checkpoint.folder))
+            return cls(load_seeing_part(checkpoint.folder, options), processor, options)
+        except Exception as error:  # a broken checkpoint fails in a dozen ways, and all of them are the configuration's
+            raise ConfigurationError(f"{checkpoint.source} cannot be loaded as a vision encoder: {error}") from error
+
+    @property
+    def device(self) -> str:
+        return self._options.device
+
+    def prepare(self, payload: EncodeImage) -> PreparedPicture:
+        picture = decode(payload.data, max_pixels=payload.max_pixels, param="messages")
+        found = self._processor(images=[picture], return_tensors="pt")
+        pixels, grid = found["pixel_values"], found.get("image_grid_thw")
+        if grid is not None:
+            return PreparedPicture(pixels, grid, len(pixels))
+        return PreparedPicture(pixels, None, (pixels.shape[-1] // self._patch) * (pixels.shape[-2] // self._patch))
+
+    def batch_key(self, item: PreparedPicture) -> Hashable:
+        return "patches" if item.grid is not None else tuple(item.pixels.shape)
+
+    def cost(self, item: PreparedPicture) -> float:
+        """Image patches."""
+        return float(item.num_patches)
+
+    def run(self, batch: Sequence[PreparedPicture]) -> Sequence[Arrays]:
+        pixels = torch.cat([item.pixels for item in batch]).to(self._options.device, self._dtype)
+        grids = [item.grid for item in batch if item.grid is not None]
+        arguments = {"image_grid_thw": torch.cat(grids).to(self._options.device)} if grids else {}
+        with torch.inference_mode():
+            features = self._part.model.get_image_features(pixels, **arguments).pooler_output
+        return [_result(one, item) for one, item in zip(features, batch, strict=True)]
+
+
+def _result(features: Tensor, item: PreparedPicture) -> Arrays:
+    if item.grid is None:
+        return {"features": as_array(features)}
+    return {"features": as_array(features), "grid_thw": np.ascontiguousarray(item.grid[0].numpy())}

@@ -1,0 +1,77 @@
+"""Texts and pictures in one space."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from stages.checkpoint import LoadOptions, Source, resolve
+from stages.errors import ConfigurationError, InvalidRequest
+from stages.stage import EmbedInput
+from stages.vision.clip_embedder import ClipEmbedder
+from tests.stages.vision.tiny_clip import picture, save_clip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_clip(tmp_path_factory.mktemp("embedder"))
+
+
+@pytest.fixture(scope="module")
+def embedder(folder: Path) -> ClipEmbedder:
+    return ClipEmbedder.load(resolve(Source(folder=str(folder))), LoadOptions())
+
+
+def test_vectors_are_open_clips_own_normalized(embedder: ClipEmbedder, folder: Path) -> None:
+    import open_clip
+
+    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    texts = ["a red circle", "two blue stars"]
+    with torch.no_grad():
+        expected = model.eval().encode_text(open_clip.get_tokenizer(f"local-dir:{folder}")(texts), normalize=True)
+    results = embedder.run([embedder.prepare(EmbedInput(text=text)) for text in texts])
+    np.testing.assert_allclose(np.stack([result["embedding"] for result in results]), expected.numpy(), atol=1e-5)
+
+
+def test_vectors_have_unit_length_and_one_width(embedder: ClipEmbedder) -> None:
+    text = embedder.run([embedder.prepare(EmbedInput(text="a star"))])[0]["embedding"]
+    image = embedder.run([embedder.prepare(EmbedInput(image=picture(1), max_pixels=10_000))])[0]["embedding"]
+    assert text.shape == image.shape == (24,)
+    assert text.dtype == image.dtype == np.float32
+    assert [np.linalg.norm(text), np.linalg.norm(image)] == pytest.approx([1.0, 1.0], abs=1e-5)
+
+
+def test_texts_and_pictures_never_share_a_batch(embedder: ClipEmbedder) -> None:
+    text = embedder.prepare(EmbedInput(text="a star"))
+    image = embedder.prepare(EmbedInput(image=picture(1), max_pixels=10_000))
+    assert embedder.batch_key(text) != embedder.batch_key(image)
+    assert (embedder.cost(text), embedder.cost(image)) == (12, 16)
+
+
+def test_a_picture_embeds_the_same_alone_and_in_a_batch(embedder: ClipEmbedder) -> None:
+    items = [embedder.prepare(EmbedInput(image=picture(seed), max_pixels=10_000)) for seed in range(4)]
+    for item, result in zip(items, embedder.run(items), strict=True):
+        np.testing.assert_allclose(result["embedding"], embedder.run([item])[0]["embedding"], atol=1e-5)
+
+
+def test_tokens_and_patches_are_counted(embedder: ClipEmbedder) -> None:
+    text = embedder.run([embedder.prepare(EmbedInput(text="a star"))])[0]
+    image = embedder.run([embedder.prepare(EmbedInput(image=picture(1), max_pixels=10_000))])[0]
+    assert (int(text["num_tokens"]), int(image["num_tokens"])) == (4, 16)
+
+
+def test_a_text_over_the_context_is_refused_not_cut(embedder: ClipEmbedder) -> None:
+    embedder.prepare(EmbedInput(text="a " * 10))
+    with pytest.raises(InvalidRequest, match=r"13 tokens.*12"):
+        embedder.prepare(EmbedInput(text="a " * 11))
+
+
+def test_an_input_is_a_text_or_a_picture(embedder: ClipEmbedder) -> None:
+    with pytest.raises(InvalidRequest):
+        embedder.prepare(EmbedInput())
+
+
+def test_a_folder_without_a_model_is_a_configuration_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="open_clip"):
+        ClipEmbedder.load(resolve(Source(folder=str(tmp_path))), LoadOptions())

@@ -1,0 +1,100 @@
+"""The demo's kind of vision encoder: an open_clip tower with a projector."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from stages.checkpoint import LoadOptions, Source, resolve
+from stages.errors import ConfigurationError, InvalidRequest, TooLarge
+from stages.open_clip_tower import WEIGHTS_FILE
+from stages.projector import Projector
+from stages.stage import EncodeImage
+from stages.vision.open_clip_encoder import OpenClipEncoder
+from tests.stages.vision.tiny_clip import picture, save_clip, save_projector
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    base = tmp_path_factory.mktemp("encoder")
+    clip = save_clip(base / "clip")
+    return clip, save_projector(base / "projector", clip)
+
+
+def load(clip: Path, projector: Path, dtype: str = "float32") -> OpenClipEncoder:
+    return OpenClipEncoder.load(
+        resolve(Source(folder=str(clip))), resolve(Source(folder=str(projector))), LoadOptions(dtype=dtype)
+    )
+
+
+def test_features_are_the_projected_patch_tokens_of_open_clips_own_model(folders: tuple[Path, Path]) -> None:
+    import open_clip
+
+    clip, projector = folders
+    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{clip}")
+    pixels = transform(Image.open(io.BytesIO(picture(1))))[None]
+    with torch.no_grad():
+        tokens = model.eval().visual.forward_intermediates(pixels, indices=[1], intermediates_only=True, output_fmt="NLC")[
+            "image_intermediates"
+        ][0]
+        expected = Projector.load(projector)(tokens)[0]
+    encoder = load(clip, projector)
+    result = encoder.run([encoder.prepare(EncodeImage(picture(1), 10_000))])[0]
+    assert result["features"].shape == (16, 40)
+    np.testing.assert_allclose(result["features"], expected.numpy(), atol=1e-5)
+
+
+def test_a_picture_sees_the_same_alone_and_in_a_batch(folders: tuple[Path, Path]) -> None:
+    encoder = load(*folders)
+    items = [encoder.prepare(EncodeImage(picture(seed, 30 + seed, 50), 10_000)) for seed in range(5)]
+    assert len({encoder.batch_key(item) for item in items}) == 1
+    for item, result in zip(items, encoder.run(items), strict=True):
+        np.testing.assert_allclose(result["features"], encoder.run([item])[0]["features"], atol=1e-5)
+    assert encoder.cost(items[0]) == 16
+
+
+def test_half_precision_results_are_arrays_that_numpy_knows(folders: tuple[Path, Path]) -> None:
+    encoder = load(*folders, dtype="bfloat16")
+    features = encoder.run([encoder.prepare(EncodeImage(picture(1), 10_000))])[0]["features"]
+    assert features.dtype == np.float32
+    exact = load(*folders).run([load(*folders).prepare(EncodeImage(picture(1), 10_000))])[0]["features"]
+    np.testing.assert_allclose(features, exact, atol=0.1)
+
+
+def test_what_is_no_picture_is_the_requests_fault(folders: tuple[Path, Path]) -> None:
+    encoder = load(*folders)
+    with pytest.raises(InvalidRequest):
+        encoder.prepare(EncodeImage(b"no picture", 10_000))
+    with pytest.raises(TooLarge):
+        encoder.prepare(EncodeImage(picture(1), 100))
+
+
+def test_a_projector_of_another_tower_is_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    clip, projector = folders
+    with pytest.raises(ConfigurationError, match="another tower"):
+        load(save_clip(tmp_path / "clip", seed=5), projector)
+    with pytest.raises(ConfigurationError, match=r"\(16, 50\).*\(16, 48\)"):
+        load(clip, save_projector(tmp_path / "wide", clip, vision_width=50))
+
+
+def test_a_broken_checkpoint_is_a_configuration_error(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    clip = save_clip(tmp_path / "clip")
+    (clip / WEIGHTS_FILE).write_bytes(b"no weights")
+    with pytest.raises(ConfigurationError, match="cannot be loaded"):
+        load(clip, folders[1])
+
+
+def test_the_text_tower_is_not_read(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    """A file without the text half is enough."""
+    from safetensors.torch import load_file, save_file
+
+    clip, _ = folders
+    seeing = tmp_path / "clip"
+    seeing.mkdir()
+    (seeing / "open_clip_config.json").write_text((clip / "open_clip_config.json").read_text())
+    weights = load_file(clip / WEIGHTS_FILE)
+    save_file({name: value for name, value in weights.items() if name.startswith("visual.")}, seeing / WEIGHTS_FILE)
+    assert load(seeing, save_projector(tmp_path / "projector", seeing)).device == "cpu"
