@@ -32,8 +32,8 @@ def test_two_fields_share_a_name_exactly_when_they_are_equal(left: Field, right:
     assert (name("kind", field=left) == name("kind", field=right)) == (canonical(left) == canonical(right))
 
 
-@given(st.dictionaries(st.text(st.characters(categories=["L"]), min_size=1), fields, min_size=2, max_size=5), st.randoms())
-def test_the_order_of_fields_is_irrelevant(values: dict[str, Field], random: object) -> None:
+@given(st.dictionaries(st.sampled_from("abcde"), fields, min_size=2))
+def test_the_order_of_fields_is_irrelevant(values: dict[str, Field]) -> None:
     backwards = dict(reversed(list(values.items())))
     assert name("kind", **values) == name("kind", **backwards)
     assert name("kind", inner=values) == name("kind", inner=backwards)

@@ -1,0 +1,377 @@
+"""The Redis tier when things go wrong: misses and counters, never errors, never for long; and right again when Redis is."""
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cache.breaker import Breaker
+from cache.codec import encode
+from cache.redis_link import Patience
+from cache.redis_tier import RedisTier
+from tests.cache.redis_server import RedisServer
+from tests.cache.values import floats, same
+
+A = {"x": np.arange(8, dtype=np.float32)}
+
+
+class Clock:
+    """Turned by hand."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    made = RedisServer(tmp_path)
+    yield made
+    made.kill()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+Open = Callable[..., RedisTier]
+
+
+@pytest.fixture
+def open_tier(server: RedisServer, clock: Clock) -> Iterator[Open]:
+    made: list[RedisTier] = []
+
+    def open_one(**options: object) -> RedisTier:
+        settings = {"breaker": Breaker(3, 5), "clock": clock} | options
+        made.append(RedisTier(server.url, **settings))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield open_one
+    for tier in made:
+        tier.close()
+
+
+def put(tier: RedisTier, key: str = "a") -> None:
+    tier.put_many({key: A})
+    assert tier.flush(30)
+
+
+# ---- a server that is gone ----
+
+
+def test_without_a_server_everything_is_a_miss_and_nothing_fails(open_tier: Open) -> None:
+    tier = open_tier()
+    put(tier)
+    tier.delete(["a"])
+    assert tier.get_many(["a", "b"]) == {}
+    stats = tier.stats()
+    assert (stats.hits, stats.misses, stats.dropped, stats.entries, stats.bytes) == (0, 2, 1, 0, 0)
+    assert stats.errors > 0
+
+
+def test_a_server_that_appears_later_is_picked_up(server: RedisServer, open_tier: Open, clock: Clock) -> None:
+    tier = open_tier()
+    for _ in range(5):
+        tier.get_many(["a"])
+    server.start()
+    assert tier.get_many(["a"]) == {}  # still pausing
+    clock.now += 5
+    assert tier.get_many(["a"]) == {}  # the trial
+    put(tier)
+    assert same(tier.get_many(["a"])["a"], A)
+
+
+def test_a_server_killed_in_use_gives_misses_and_is_picked_up_when_it_is_back(
+    server: RedisServer, open_tier: Open, clock: Clock
+) -> None:
+    server.start()
+    tier = open_tier()
+    put(tier)
+    assert tier.get_many(["a"])
+    server.kill()
+    assert [tier.get_many(["a"]) for _ in range(5)] == [{}] * 5
+    put(tier)
+    assert tier.stats().errors == 3  # then the breaker was open, and nobody asked any more
+    server.start()
+    clock.now += 5
+    assert tier.get_many(["a"]) == {}
+    put(tier)
+    assert same(tier.get_many(["a"])["a"], A)
+
+
+def test_a_server_restarted_between_two_calls_is_not_even_noticed(server: RedisServer, open_tier: Open) -> None:
+    server.start()
+    tier = open_tier()
+    put(tier)
+    server.kill()
+    server.start()
+    assert tier.get_many(["a"]) == {}
+    put(tier)
+    assert tier.get_many(["a"])
+
+
+def test_writes_alone_find_a_server_that_is_back(server: RedisServer, open_tier: Open, clock: Clock) -> None:
+    tier = open_tier()
+    for _ in range(5):
+        put(tier)
+    server.start()
+    clock.now += 5
+    put(tier, "b")
+    assert set(tier.get_many(["a", "b"])) == {"b"}
+
+
+# ---- a server that hangs ----
+
+
+def test_a_server_that_hangs_delays_only_the_first_few(server: RedisServer, open_tier: Open) -> None:
+    server.start()
+    tier = open_tier(patience=Patience(timeout_s=0.05))
+    put(tier)
+    server.freeze()
+    assert [tier.get_many(["a"]) for _ in range(1000)] == [{}] * 1000  # 1000 timeouts would take 50 seconds
+    assert tier.stats().errors == 3
+    server.thaw()
+
+
+def test_a_server_that_hangs_never_delays_a_put(server: RedisServer, open_tier: Open) -> None:
+    server.start()
+    tier = open_tier(queue_bytes=1_000_000, max_value_bytes=200_000, patience=Patience(timeout_s=0.2))
+    put(tier)
+    server.freeze()
+    for number in range(20):
+        tier.put_many({str(number): {"x": floats(150_000)}})
+    assert tier.stats().dropped >= 20 - 1_000_000 // 150_000
+    server.thaw()
+
+
+def test_a_hanging_server_does_not_keep_close_from_returning(server: RedisServer, open_tier: Open) -> None:
+    server.start()
+    tier = open_tier(patience=Patience(timeout_s=0.05))
+    put(tier)
+    server.freeze()
+    tier.put_many({"b": A})
+    tier.close()
+    assert tier.get_many(["a"]) == {}
+
+
+def test_a_read_that_trickles_is_given_up_with_what_has_come(server: RedisServer, open_tier: Open) -> None:
+    """Every look at the clock makes a second pass, so that the second round trip is already too late."""
+    server.start()
+    ticks = iter(range(1_000_000))
+    tier = open_tier(clock=lambda: float(next(ticks)), patience=Patience(timeout_s=2))
+    tier.put_many({str(number): A for number in range(200)})
+    tier.flush(30)
+    assert len(tier.get_many([str(number) for number in range(200)])) == 64
+    assert tier.stats().errors == 0
+
+
+@pytest.mark.parametrize(
+    "answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"$-7\r\n", b"*2\r\n$3\r\nabc", b"$99999999\r\nabc", b""]
+)
+def test_a_server_that_is_no_redis_gives_misses(answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=_answer_all, args=(listener, answer), daemon=True)
+        thread.start()
+        tier = RedisTier(f"redis://127.0.0.1:{listener.getsockname()[1]}", patience=Patience(timeout_s=0.1))
+        put(tier)
+        assert tier.get_many(["a"]) == {}
+        assert tier.stats().errors > 0
+        tier.close()
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def _answer_all(listener: socket.socket, answer: bytes) -> None:
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        with connection:
+            connection.settimeout(5)
+            try:
+                while connection.recv(65536):
+                    connection.sendall(answer or b"\x00")
+            except OSError:
+                continue
+
+
+# ---- damage ----
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-1],
+        lambda data: data[:40] + bytes([data[40] ^ 1]) + data[41:],
+        lambda data: b"",
+        lambda data: b"\x80\x04K\x01.",
+        lambda data: encode("another key", A),
+    ],
+    ids=["cut off", "flipped bit", "empty", "pickle", "another key's"],
+)
+def test_a_damaged_value_is_missed_counted_and_deleted(
+    server: RedisServer, open_tier: Open, damage: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    server.start()
+    tier = open_tier()
+    put(tier)
+    with server.client() as client:
+        stored = client.get("triptych:a")
+        assert isinstance(stored, bytes)
+        client.set("triptych:a", damage(stored))
+        assert tier.get_many(["a"]) == {}
+        assert tier.flush(30)
+        assert not client.exists("triptych:a")
+    assert (tier.stats().corrupt, tier.stats().misses) == (1, 1)
+    assert "damaged" in caplog.text
+    put(tier)
+    assert tier.get_many(["a"])
+
+
+def test_a_key_of_another_redis_type_is_a_miss_and_an_error(server: RedisServer, open_tier: Open) -> None:
+    server.start()
+    tier = open_tier()
+    with server.client() as client:
+        client.lpush("triptych:a", "x")
+    put(tier, "b")
+    assert set(tier.get_many(["a", "b"])) == {"b"}
+    assert (tier.stats().errors, tier.stats().misses) == (1, 1)
+
+
+# ---- bounds ----
+
+
+def test_a_value_over_the_bound_is_not_sent(server: RedisServer, open_tier: Open) -> None:
+    server.start()
+    tier = open_tier(max_value_bytes=1000)
+    tier.put_many({"fits": {"x": floats(1000)}, "big": {"x": floats(1004)}})
+    assert tier.flush(30)
+    assert set(tier.get_many(["fits", "big"])) == {"fits"}
+    assert (tier.stats().puts, tier.stats().dropped) == (1, 1)
+
+
+def test_values_expire_where_a_time_to_live_is_set(server: RedisServer, open_tier: Open) -> None:
+    server.start()
+    put(open_tier(ttl_s=100.5), "expires")
+    put(open_tier(), "stays")
+    with server.client() as client:
+        left = client.pttl("triptych:expires")
+        assert isinstance(left, int)
+        assert 0 < left <= 100_500
+        assert client.pttl("triptych:stays") == -1
+
+
+def test_namespaces_do_not_see_each_other(server: RedisServer, open_tier: Open) -> None:
+    server.start()
+    put(open_tier(namespace="ours"))
+    assert open_tier(namespace="theirs").get_many(["a"]) == {}
+    with server.client() as client:
+        assert client.keys("*") == [b"ours:a"]
+
+
+def test_two_tiers_on_one_server_share_values(server: RedisServer, open_tier: Open) -> None:
+    server.start()
+    put(open_tier())
+    assert same(open_tier().get_many(["a"])["a"], A)
+
+
+def test_a_full_server_that_refuses_is_counted_and_reads_go_on(server: RedisServer, tmp_path: Path) -> None:
+    full = RedisServer(tmp_path, maxmemory="2mb", maxmemory_policy="noeviction").start()
+    tier = RedisTier(full.url)
+    put(tier)
+    for number in range(4):
+        tier.put_many({str(number): {"x": floats(1_000_000)}})
+        assert tier.flush(30)
+    assert tier.get_many(["a"])
+    stats = tier.stats()
+    assert stats.errors > 0
+    assert stats.dropped == stats.errors
+    tier.close()
+    full.kill()
+
+
+def test_a_full_server_that_evicts_says_how_often(server: RedisServer, tmp_path: Path) -> None:
+    small = RedisServer(tmp_path, maxmemory="4mb").start()
+    tier = RedisTier(small.url)
+    for number in range(12):
+        tier.put_many({str(number): {"x": floats(1_000_000)}})
+        assert tier.flush(30)
+    assert tier.stats().evictions > 0
+    assert tier.stats().errors == 0
+    tier.close()
+    small.kill()
+
+
+# ---- words ----
+
+
+@pytest.mark.parametrize(
+    ("maxmemory", "policy", "warned"),
+    [("64mb", "noeviction", True), ("0", "allkeys-lfu", True), ("64mb", "allkeys-lfu", False)],
+)
+def test_a_server_that_makes_no_room_by_itself_is_warned_of_once(
+    tmp_path: Path, maxmemory: str, policy: str, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = RedisServer(tmp_path, maxmemory=maxmemory, maxmemory_policy=policy).start()
+    tier = RedisTier(server.url)
+    for key in "abc":
+        put(tier, key)
+    tier.close()  # joins the thread that warns
+    server.kill()
+    assert len([record for record in caplog.records if "allkeys-lfu" in record.message]) == int(warned)
+
+
+def test_a_lost_server_is_told_once_and_so_is_its_return(
+    server: RedisServer, open_tier: Open, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    tier = open_tier()
+    for _ in range(20):
+        tier.get_many(["a"])
+        clock.now += 1
+    server.start()
+    clock.now += 5
+    tier.get_many(["a"])
+    told = [record.message for record in caplog.records]
+    assert [message for message in told if "does not answer" in message] == told[:1]
+    assert ["answers again" in message for message in told[1:]] == [True]
+
+
+def test_a_password_is_never_logged(caplog: pytest.LogCaptureFixture) -> None:
+    tier = RedisTier("redis://user:secret@127.0.0.1:1")
+    for _ in range(5):
+        tier.get_many(["a"])
+    tier.close()
+    assert "127.0.0.1:1" in caplog.text
+    assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize("url", ["", "http://localhost", "localhost:6379"])
+def test_a_wrong_url_is_told_at_once(url: str) -> None:
+    with pytest.raises(ValueError, match="redis://"):
+        RedisTier(url)
+
+
+def test_patience_grows_with_size() -> None:
+    assert Patience(1, 10e6).for_bytes(20_000_000) == pytest.approx(3)
+
+
+def test_threads_end_with_the_tier(server: RedisServer) -> None:
+    server.start()
+    before = threading.active_count()
+    tier = RedisTier(server.url)
+    put(tier)
+    tier.close()
+    deadline = time.monotonic() + 30
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before

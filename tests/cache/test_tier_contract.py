@@ -1,0 +1,206 @@
+"""What every tier promises (`cache/tier.py`), asked of memory, of Redis on a unix socket, and of Redis over TCP."""
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from numpy.typing import NDArray
+
+from cache.embedded import EmbeddedRedis
+from cache.memory import MemoryTier
+from cache.redis_tier import RedisTier
+from cache.tier import Tier
+from tests.cache.redis_server import RedisServer
+from tests.cache.values import floats, same, values
+
+MiB = 2**20
+
+
+@pytest.fixture(scope="module")
+def embedded_url() -> Iterator[str]:
+    server = EmbeddedRedis(64 * MiB)
+    yield server.url
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def tcp_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"), tcp=True).start()
+    yield server.url
+    server.kill()
+
+
+MAKERS: dict[str, Callable[[pytest.FixtureRequest], Tier]] = {
+    "memory": lambda request: MemoryTier(64 * MiB),
+    "redis over unix": lambda request: RedisTier(request.getfixturevalue("embedded_url"), namespace=request.node.name),
+    "redis over tcp": lambda request: RedisTier(request.getfixturevalue("tcp_url"), namespace=request.node.name),
+}
+
+
+@pytest.fixture(params=list(MAKERS))
+def tier(request: pytest.FixtureRequest) -> Iterator[Tier]:
+    made = MAKERS[request.param](request)
+    yield made
+    made.close()
+
+
+def settle(tier: Tier) -> None:
+    """A value put may be found a little later: not before this returns, but certainly then."""
+    if isinstance(tier, RedisTier):
+        assert tier.flush(30)
+
+
+def put(tier: Tier, **stored: dict[str, NDArray[Any]]) -> None:
+    tier.put_many(stored)
+    settle(tier)
+
+
+A: dict[str, NDArray[Any]] = {"x": np.arange(6, dtype=np.float16).reshape(2, 3), "mask": np.array([True, False])}
+B: dict[str, NDArray[Any]] = {"y": np.array(7, dtype=np.int64)}
+
+
+def test_what_was_put_is_found_to_the_bit(tier: Tier) -> None:
+    put(tier, a=A, b=B)
+    found = tier.get_many(["b", "a"])
+    assert set(found) == {"a", "b"}
+    assert same(found["a"], A)
+    assert same(found["b"], B)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(value=values)
+def test_any_numeric_value_is_kept(tier: Tier, value: dict[str, NDArray[Any]]) -> None:
+    put(tier, any=value)
+    assert same(tier.get_many(["any"])["any"], value)
+
+
+def test_what_was_never_put_is_a_miss(tier: Tier) -> None:
+    put(tier, a=A)
+    assert set(tier.get_many(["a", "nothing", "neither"])) == {"a"}
+    assert tier.get_many([]) == {}
+
+
+def test_hits_and_misses_are_counted_once_a_key(tier: Tier) -> None:
+    put(tier, a=A)
+    tier.get_many(["a", "nothing", "a", "nothing", "neither"])
+    stats = tier.stats()
+    assert (stats.hits, stats.misses, stats.puts) == (1, 2, 1)
+    assert (stats.errors, stats.corrupt, stats.dropped) == (0, 0, 0)
+
+
+def test_putting_again_replaces(tier: Tier) -> None:
+    put(tier, a=A)
+    put(tier, a=B)
+    assert same(tier.get_many(["a"])["a"], B)
+
+
+def test_deleting_forgets_and_unknown_keys_are_fine(tier: Tier) -> None:
+    put(tier, a=A, b=B)
+    tier.delete(["a", "nothing"])
+    settle(tier)
+    assert set(tier.get_many(["a", "b"])) == {"b"}
+
+
+def test_a_delete_after_a_put_wins(tier: Tier) -> None:
+    for _ in range(50):
+        tier.put_many({"a": A})
+        tier.delete(["a"])
+    settle(tier)
+    assert tier.get_many(["a"]) == {}
+
+
+def test_found_arrays_cannot_be_changed(tier: Tier) -> None:
+    put(tier, a=A)
+    array = tier.get_many(["a"])["a"]["x"]
+    with pytest.raises(ValueError, match="read-only"):
+        array[0, 0] = 5
+
+
+def test_changing_the_arrays_after_putting_them_changes_nothing(tier: Tier) -> None:
+    mine = np.zeros(1000, np.float32)
+    view = mine[:500]
+    view.flags.writeable = False
+    tier.put_many({"mine": {"x": mine}, "view": {"x": view}})
+    mine[:] = 9
+    settle(tier)
+    found = tier.get_many(["mine", "view"])
+    assert not found["mine"]["x"].any()
+    assert not found["view"]["x"].any()
+
+
+def test_changing_the_mapping_that_was_found_or_put_changes_nothing(tier: Tier) -> None:
+    mine = dict(A)
+    put(tier, a=mine)
+    mine.clear()
+    found = tier.get_many(["a"])["a"]
+    found.clear()  # type: ignore[attr-defined]
+    assert same(tier.get_many(["a"])["a"], A)
+
+
+def test_found_arrays_outlive_their_entry(tier: Tier) -> None:
+    put(tier, a=A)
+    found = tier.get_many(["a"])["a"]
+    tier.delete(["a"])
+    settle(tier)
+    assert same(found, A)
+
+
+def test_what_cannot_be_stored_is_an_error_in_the_counters_only(tier: Tier) -> None:
+    put(tier, words={"x": np.array(["a"])}, a=A)
+    assert set(tier.get_many(["words", "a"])) == {"a"}
+    assert (tier.stats().errors, tier.stats().puts) == (1, 1)
+
+
+def test_many_keys_are_found_at_once(tier: Tier) -> None:
+    put(tier, **{f"k{number}": {"x": floats(64, number)} for number in range(300)})
+    found = tier.get_many([f"k{number}" for number in range(310)])
+    assert [float(found[f"k{number}"]["x"][0]) for number in range(300)] == list(range(300))
+    assert len(found) == 300
+
+
+def test_the_tier_says_what_it_holds(tier: Tier) -> None:
+    before = tier.stats()
+    put(tier, a={"x": floats(MiB)}, b=B)
+    after = tier.stats()
+    assert after.entries == before.entries + 2
+    assert after.bytes >= before.bytes + MiB
+
+
+def test_after_closing_everything_is_a_miss_and_nothing_fails(tier: Tier) -> None:
+    put(tier, a=A)
+    tier.close()
+    tier.put_many({"b": B})
+    tier.delete(["a"])
+    assert tier.get_many(["a", "b"]) == {}
+    assert (tier.stats().misses, tier.stats().dropped) == (2, 1)
+    tier.close()
+
+
+def test_many_threads_may_use_it_at_once(tier: Tier) -> None:
+    wrong: list[object] = []
+
+    def work(number: int) -> None:
+        for step in range(30):
+            key = str((number * 7 + step) % 10)
+            tier.put_many({key: {"x": floats(4000, float(key))}})
+            wrong.extend(
+                found for found, value in tier.get_many(list("0123456789")).items() if (value["x"] != float(found)).any()
+            )
+            tier.delete([str(step % 10)])
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert tier.stats().errors == 0
+
+
+def test_a_folder_for_sockets_is_short_enough(tmp_path: Path) -> None:
+    """The kernel bounds the length of a socket's path; if this fails, so will every Redis test here."""
+    assert len(str(tmp_path)) < 90
