@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 import weakref
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from redis.retry import Retry
 SOCKET_NAME = "redis.sock"
 _MAX_SOCKET_PATH = 100  # the kernel's bound is about 107 bytes
 _POLL_S = 0.01
+_STARTING_S = 60
 
 # Asks the kernel to kill the server when the thread that started it ends (PR_SET_PDEATHSIG is 1, SIGKILL is 9), then becomes
 # the server. A program of its own instead of a `preexec_fn`, which may deadlock in a process with threads.
@@ -64,6 +66,7 @@ class EmbeddedRedis:
         own = directory is None
         self._directory = Path(tempfile.mkdtemp(prefix="triptych-redis-") if directory is None else directory)
         _make_private(self._directory)
+        _sweep(self._directory)
         run = Path(tempfile.mkdtemp(prefix="run-", dir=self._directory))
         self._keeper = _Keeper(_arguments(program or server_program(), run, max_memory_bytes))
         self._end = weakref.finalize(self, _end, self._keeper, run, self._directory, own)  # also at interpreter exit
@@ -175,6 +178,14 @@ def _make_private(directory: Path) -> None:
     status = directory.lstat()
     if directory.is_symlink() or status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise EmbeddedRedisError(f"{directory} is not a directory for this user alone (owner {os.getuid()}, mode 700)")
+
+
+def _sweep(directory: Path) -> None:
+    """Removes what killed owners left. A server that still runs needs nothing of its folder any more; one that starts is young."""
+    for run in directory.glob("run-*"):
+        with suppress(OSError):
+            if time.time() - run.stat().st_mtime > _STARTING_S:
+                shutil.rmtree(run)
 
 
 def _end(keeper: _Keeper, run: Path, directory: Path, own: bool) -> None:

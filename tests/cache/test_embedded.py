@@ -116,6 +116,18 @@ def test_a_second_server_in_a_folder_replaces_the_first_and_survives_its_end(tmp
     second.close()
 
 
+def test_what_killed_owners_left_is_swept_and_what_is_young_is_not(tmp_path: Path) -> None:
+    folder = tmp_path / "x"
+    folder.mkdir(mode=0o700)
+    for name in ("run-old", "run-young", "else"):
+        (folder / name).mkdir()
+        (folder / name / "redis.log").touch()
+    for name in ("run-old", "else"):
+        os.utime(folder / name, (0, 0))
+    EmbeddedRedis(8 * MiB, directory=folder).close()
+    assert {path.name for path in folder.iterdir()} == {"run-young", "else", "redis.sock"}
+
+
 @pytest.mark.parametrize("mode", [0o755, 0o770, 0o707])
 def test_a_folder_that_others_can_enter_is_refused(tmp_path: Path, mode: int) -> None:
     folder = tmp_path / "open"
