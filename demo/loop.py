@@ -24,7 +24,7 @@ Step = Callable[[int], dict[str, Tensor]]
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How long a training lasts: until it has taken `minutes` or seen `pictures`. The learning rate falls to 0 by then."""
+    """How long a training lasts: until it has computed for `minutes` or seen `pictures`. The rate falls to 0 by then."""
 
     minutes: float
     pictures: int
@@ -39,6 +39,13 @@ class Recipe:
     weight_decay: float = 0.02
     warm_up: float = 0.03
     averaging: float = 0.0  # decay of the exponential average of the weights; 0 for none
+
+
+def busy_s() -> float:
+    """Seconds this process has kept the machine busy: a CPU shared with others, or waiting, doesn't use up a budget."""
+    if torch.cuda.is_available():
+        return time.monotonic()
+    return time.process_time() / torch.get_num_threads()
 
 
 class Loop:
@@ -62,13 +69,13 @@ class Loop:
 
     def run(self, step: Step) -> None:
         """Steps until the budget is used; `step` gets the step's number and returns named losses, the first is minimised."""
-        last, logged, saved = time.monotonic(), -_LOG_EVERY_S, self.elapsed_s
+        last, logged, saved = busy_s(), -_LOG_EVERY_S, self.elapsed_s
         self.model.train()
         while self.progress < 1.0:
             losses = step(self.num_steps)
             self._move(next(iter(losses.values())))
             self.num_steps += 1
-            now = time.monotonic()
+            now = busy_s()
             self.elapsed_s, last = self.elapsed_s + now - last, now
             if self.elapsed_s - logged > _LOG_EVERY_S:
                 logged = self.elapsed_s

@@ -39,6 +39,7 @@ def new_vae() -> AutoencoderKL:
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
         norm_num_groups=8,
+        mid_block_add_attention=False,
         sample_size=SIZE,
         force_upcast=False,
     )

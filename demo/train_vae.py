@@ -1,7 +1,8 @@
 """Trains the painter's autoencoder on drawn scenes.
 
-Decides its losses: absolute and squared error of the picture, and a light pull of the latents towards a unit normal, so that
-the decoder forgives small errors of the denoiser. Knows no sentences and no denoiser.
+Decides what it sees (first windows of 32 x 32 around shapes, which are cheap, then whole pictures) and its losses: absolute
+and squared error of the picture, and a light pull of the latents towards a unit normal, so that the decoder forgives small
+errors of the denoiser. Knows no sentences and no denoiser.
 """
 
 from __future__ import annotations
@@ -18,20 +19,27 @@ from torch import Tensor
 from demo.drawing import pixels
 from demo.loop import WORK, Budget, Loop, Recipe
 from demo.painter import new_vae
-from demo.world import random_scene
+from demo.world import SIZE, Place, random_scene
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
-RECIPE = Recipe(learning_rate=1.5e-3, batch_size=12, weight_decay=0.0, averaging=0.995)
+RECIPE = Recipe(learning_rate=1.5e-3, batch_size=16, weight_decay=0.0, averaging=0.995)
 VAE_FOLDER = WORK / "vae"
 _PULL = 5e-4
+_WINDOWS_UNTIL = 0.6
 
 
-def drawn(rng: random.Random, count: int, device: torch.device) -> Tensor:
-    """`count` fresh pictures from the training side of the split, [count, 3, 64, 64] in -1..1."""
-    batch = np.stack([pixels(random_scene(rng, held_out=False)) for _ in range(count)])
-    return signed(batch, device)
+def drawn(rng: random.Random, count: int, device: torch.device, *, window: int = SIZE) -> Tensor:
+    """`count` fresh pictures from the training side of the split, [count, 3, window, window] in -1..1."""
+    scenes = [random_scene(rng, held_out=False) for _ in range(count)]
+    return signed(np.stack([_window(pixels(scene), rng.choice(scene.places), window, rng) for scene in scenes]), device)
+
+
+def _window(picture: NDArray[np.uint8], around: Place, window: int, rng: random.Random) -> NDArray[np.uint8]:
+    corners = (round(middle + rng.uniform(-9, 9)) - window // 2 for middle in (around.y, around.x))
+    top, left = (min(max(corner, 0), SIZE - window) for corner in corners)
+    return picture[top : top + window, left : left + window]
 
 
 def signed(pictures: NDArray[np.uint8], device: torch.device) -> Tensor:
@@ -47,7 +55,8 @@ def train(budget: Budget, device: torch.device, folder: Path = VAE_FOLDER) -> No
     rng = random.Random(2_000 + loop.num_steps)
 
     def step(_: int) -> dict[str, Tensor]:
-        pictures = drawn(rng, RECIPE.batch_size, device).contiguous(memory_format=torch.channels_last)
+        window = SIZE // 2 if loop.progress < _WINDOWS_UNTIL else SIZE
+        pictures = drawn(rng, RECIPE.batch_size, device, window=window).contiguous(memory_format=torch.channels_last)
         posterior = vae.encode(pictures).latent_dist
         error = vae.decode(posterior.sample()).sample - pictures
         wrong, squared = error.abs().mean(), error.square().mean()
