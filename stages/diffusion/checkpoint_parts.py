@@ -70,6 +70,12 @@ class Settings:
             return len(value)
         raise ConfigurationError(f"{self.path}: {name} must be a list, not {value!r}")
 
+    def numbers(self, name: str) -> list[float]:
+        value = self.values.get(name)
+        if isinstance(value, list) and all(isinstance(one, int | float) for one in value):
+            return [float(one) for one in value]
+        raise ConfigurationError(f"{self.path}: {name} must be a list of numbers, not {value!r}")
+
     def pair(self, name: str) -> tuple[int, int]:
         """(height, width) of a setting that is one integer for both, or a list of two."""
         value = self.values.get(name)

@@ -26,9 +26,11 @@ def load_model(folder: DiffusersFolder, component: str, options: LoadOptions) ->
     """A component with weights, ready to be called. Raises `ConfigurationError` where its files are missing or don't fit."""
     library, class_name = folder.class_of(component)
     kind = _class(library, class_name)
-    dtype = {"torch_dtype" if library == "diffusers" else "dtype": torch_dtype(options)}
+    dtype = torch_dtype(options)
     try:
-        model = kind.from_pretrained(folder.path, subfolder=component, use_safetensors=True, local_files_only=True, **dtype)
+        model = kind.from_pretrained(
+            folder.path, subfolder=component, use_safetensors=True, local_files_only=True, dtype=dtype
+        )
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"{folder.path / component}: cannot be loaded as {class_name}: {error}") from error
     model = model.to(options.device).eval().requires_grad_(False)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from stages.diffusion.checkpoint_parts import Settings
+from stages.diffusion.checkpoint_parts import DiffusersFolder, Settings
 from stages.errors import ConfigurationError, InvalidRequest
 
 FLOW = "flow_prediction"
@@ -26,13 +26,15 @@ class LatentScale(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """`predictions`: the prediction types its scheduler can step; `overrides`: its settings over the checkpoint's."""
+    """`predictions`: the prediction types its scheduler can step; `overrides`: its settings over the checkpoint's.
+    `distilled`: only for models distilled for it, which come with its scheduler."""
 
     name: str
     scheduler: str
     predictions: frozenset[str]
     scale: LatentScale = LatentScale.PRESERVING
     overrides: Mapping[str, object] = field(default_factory=dict)
+    distilled: bool = False
 
 
 _TABLE = (
@@ -54,6 +56,7 @@ _TABLE = (
     Sampler("dpmpp_2s", "DPMSolverSinglestepScheduler", _ANY, overrides={"algorithm_type": "dpmsolver++"}),
     Sampler("deis", "DEISMultistepScheduler", _ANY),
     Sampler("unipc", "UniPCMultistepScheduler", _ANY),
+    Sampler("lcm", "LCMScheduler", _NOISE_VELOCITY_SAMPLE, distilled=True),
     Sampler("flow_euler", "FlowMatchEulerDiscreteScheduler", frozenset({FLOW})),
     Sampler("flow_heun", "FlowMatchHeunDiscreteScheduler", frozenset({FLOW})),
 )
@@ -89,7 +92,9 @@ class SamplerMenu:
     @property
     def max_steps(self) -> int:
         """Half the training steps: up to there every spacing gives distinct timesteps inside the training range."""
-        return max(1, self.num_train_timesteps // 2)
+        most = max(1, self.num_train_timesteps // 2)
+        distilled = self.config.get("original_inference_steps", most)
+        return min(most, distilled) if isinstance(distilled, int) else most
 
     def min_steps(self, sampler: Sampler) -> int:
         """PNDM that begins with Runge-Kutta steps needs four of them; everything else can do with one."""
@@ -117,6 +122,10 @@ class SamplerMenu:
         return settings | dict(sampler.overrides)
 
 
+def scheduler_settings(folder: DiffusersFolder) -> Settings:
+    return folder.settings("scheduler", "scheduler_config.json")
+
+
 def menu_of(scheduler: Settings, config: Mapping[str, object]) -> SamplerMenu:
     """`config`: the scheduler's settings as the checkpoint's family uses them. Raises `ConfigurationError`."""
     class_name = scheduler.text("_class_name")
@@ -128,8 +137,17 @@ def menu_of(scheduler: Settings, config: Mapping[str, object]) -> SamplerMenu:
     default = max(ours, key=lambda sampler: _agreement(sampler, config))
     if prediction not in default.predictions:
         raise ConfigurationError(f"{scheduler.path}: {class_name} cannot step prediction_type {prediction!r}")
-    allowed = tuple(sampler for sampler in _TABLE if prediction in sampler.predictions)
+    allowed = tuple(sampler for sampler in _TABLE if sampler == default or _suits(sampler, prediction, config))
     return SamplerMenu(config, prediction, default, allowed)
+
+
+def _suits(sampler: Sampler, prediction: str, config: Mapping[str, object]) -> bool:
+    if prediction not in sampler.predictions or sampler.distilled:
+        return False
+    if not config.get("use_dynamic_shifting") or sampler.name == "flow_euler":
+        return True
+    # Of the others, the solvers know the exponential shift for a picture's size; Heun's knows none.
+    return sampler.name != "flow_heun" and config.get("time_shift_type", "exponential") == "exponential"
 
 
 def _agreement(sampler: Sampler, config: Mapping[str, object]) -> int:

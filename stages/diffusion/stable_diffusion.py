@@ -1,60 +1,100 @@
-"""Stable Diffusion 1.x and 2.x: one CLIP text encoder, a `UNet2DConditionModel`, classifier-free guidance.
+"""Stable Diffusion 1.x, 2.x and XL: CLIP text encoders, a `UNet2DConditionModel`, classifier-free guidance.
 
-The source for what is called with what is diffusers' `StableDiffusionPipeline`.
+The sources for what is called with what are diffusers' `StableDiffusionPipeline` and `StableDiffusionXLPipeline`.
 """
 
 from stages.checkpoint import LoadOptions
 from stages.diffusion.checkpoint_parts import DiffusersFolder
-from stages.diffusion.clip_text import ClipTokenizer, clip_prompt_tokens
-from stages.diffusion.describe import PainterInfo
+from stages.diffusion.describe import Guidance, PainterInfo
 from stages.diffusion.family import Backbone, PromptEncoder
-from stages.diffusion.samplers import SamplerMenu, Timing, menu_of
+from stages.diffusion.prompt_tokenizer import PromptLength, PromptTokenizer, clip_length
+from stages.diffusion.samplers import SamplerMenu, Timing, menu_of, scheduler_settings
 from stages.errors import ConfigurationError
 
 
 class StableDiffusion:
-    """The family."""
+    """1.x and 2.x."""
 
     name = "stable_diffusion"
 
     def describe(self, folder: DiffusersFolder) -> PainterInfo:
-        menu, unet = self.samplers(folder), folder.settings("unet")
-        factor, channels = latent_factor(folder), unet_channels(folder)
-        height, width = unet.pair("sample_size")
-        return PainterInfo(
-            family=self.name,
-            default_size=(width * factor, height * factor),
-            latent_channels=channels,
-            latent_factor=factor,
-            size_multiple=factor,
-            max_prompt_tokens=clip_prompt_tokens(folder, "tokenizer", "text_encoder"),
-            prediction_type=menu.prediction_type,
-            samplers=menu.names,
-            default_sampler=menu.default.name,
-            max_steps=menu.max_steps,
-        )
+        return describe_unet(self.name, folder, self.samplers(folder), clip_length(folder).text_tokens)
 
     def samplers(self, folder: DiffusersFolder) -> SamplerMenu:
-        scheduler = folder.settings("scheduler", "scheduler_config.json")
+        settings = scheduler_settings(folder)
         # The library's pipeline corrects old scheduler configs in just this way.
-        return menu_of(scheduler, dict(scheduler.values) | {"clip_sample": False, "steps_offset": 1})
+        return menu_of(settings, dict(settings.values) | {"clip_sample": False, "steps_offset": 1})
 
     def timing(self, folder: DiffusersFolder, width: int, height: int, steps: int) -> Timing:
         return Timing()
 
     def load_prompt_encoder(self, folder: DiffusersFolder, options: LoadOptions) -> PromptEncoder:
-        from stages.diffusion.clip_encoder import ClipPromptEncoder
         from stages.diffusion.components import load_model
+        from stages.diffusion.text_models import ClipPrompts
 
-        tokenizer = ClipTokenizer.load(folder, "tokenizer", "text_encoder")
-        return ClipPromptEncoder(tokenizer, load_model(folder, "text_encoder", options))
+        tokenizer = PromptTokenizer.load(folder, "tokenizer", clip_length(folder))
+        return ClipPrompts(tokenizer, load_model(folder, "text_encoder", options))
 
     def load_backbone(self, folder: DiffusersFolder, options: LoadOptions) -> Backbone:
+        from stages.diffusion.backbones import UNetBackbone
         from stages.diffusion.components import load_model
-        from stages.diffusion.unet import UNetBackbone
 
         unet_channels(folder)
         return UNetBackbone(load_model(folder, "unet", options))
+
+
+class StableDiffusionXL:
+    """The base model."""
+
+    name = "stable_diffusion_xl"
+
+    def describe(self, folder: DiffusersFolder) -> PainterInfo:
+        tokens = min(length.text_tokens for length in (clip_length(folder), _second_length(folder)))
+        return describe_unet(self.name, folder, self.samplers(folder), tokens)
+
+    def samplers(self, folder: DiffusersFolder) -> SamplerMenu:
+        settings = scheduler_settings(folder)
+        return menu_of(settings, settings.values)
+
+    def timing(self, folder: DiffusersFolder, width: int, height: int, steps: int) -> Timing:
+        return Timing()
+
+    def load_prompt_encoder(self, folder: DiffusersFolder, options: LoadOptions) -> PromptEncoder:
+        from stages.diffusion.components import load_model
+        from stages.diffusion.text_models import ClipPairPrompts
+
+        tokenizers = (
+            PromptTokenizer.load(folder, "tokenizer", clip_length(folder)),
+            PromptTokenizer.load(folder, "tokenizer_2", _second_length(folder)),
+        )
+        encoders = (load_model(folder, "text_encoder", options), load_model(folder, "text_encoder_2", options))
+        empty_is_zeros = folder.index.flag("force_zeros_for_empty_prompt", default=True)
+        return ClipPairPrompts(tokenizers, encoders, empty_is_zeros=empty_is_zeros)
+
+    def load_backbone(self, folder: DiffusersFolder, options: LoadOptions) -> Backbone:
+        from stages.diffusion.backbones import SizedUNetBackbone
+        from stages.diffusion.components import load_model
+
+        unet_channels(folder)
+        return SizedUNetBackbone(load_model(folder, "unet", options))
+
+
+def describe_unet(name: str, folder: DiffusersFolder, menu: SamplerMenu, max_prompt_tokens: int) -> PainterInfo:
+    unet, factor = folder.settings("unet"), latent_factor(folder)
+    height, width = unet.pair("sample_size")
+    return PainterInfo(
+        family=name,
+        default_size=(width * factor, height * factor),
+        latent_channels=unet_channels(folder),
+        latent_factor=factor,
+        size_multiple=factor,
+        max_prompt_tokens=max_prompt_tokens,
+        prediction_type=menu.prediction_type,
+        samplers=menu.names,
+        default_sampler=menu.default.name,
+        max_steps=menu.max_steps,
+        guidance=Guidance.EMBEDDED if unet.has("time_cond_proj_dim") else Guidance.CLASSIFIER_FREE,
+    )
 
 
 def latent_factor(folder: DiffusersFolder) -> int:
@@ -71,3 +111,7 @@ def unet_channels(folder: DiffusersFolder) -> int:
             "are not supported"
         )
     return wanted
+
+
+def _second_length(folder: DiffusersFolder) -> PromptLength:
+    return clip_length(folder, "tokenizer_2", "text_encoder_2")

@@ -1,7 +1,7 @@
 """A row between two steps, as bytes: what a preempted request needs to go on later, here or on another replica.
 
 Decides what belongs to a row's state: its latents, its generator, the model calls made, and what its scheduler remembers of
-past calls. What a freshly built scheduler of the same request has anyway (noise levels, timesteps) is left out. Knows no model.
+past calls. What a fresh scheduler of the same request has anyway (noise levels, timesteps) is left out. Knows no model.
 """
 
 from collections.abc import Mapping

@@ -4,6 +4,7 @@ Decides scaling and rounding, both as the library's pipelines and its image proc
 """
 
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -35,7 +36,7 @@ class VaeDecoder:
         folder, info = open_folder(checkpoint), describe(checkpoint)
         vae = load_vae(folder, options)
         vae.encoder = vae.quant_conv = None  # only the decoder's half is kept
-        return cls(vae, latent_scaling(folder), info.latent_channels, info.latent_factor, options.device)
+        return cls(vae, latent_scaling(folder.settings("vae")), info.latent_channels, info.latent_factor, options.device)
 
     @property
     def device(self) -> str:
@@ -69,4 +70,6 @@ def load_vae(folder: DiffusersFolder, options: LoadOptions) -> Any:
     library, class_name = folder.class_of("vae")
     if (library, class_name) != ("diffusers", "AutoencoderKL"):
         raise ConfigurationError(f"{folder.index.path}: vae {class_name} is not supported; supported is AutoencoderKL")
+    if options.dtype == "float16" and folder.settings("vae").flag("force_upcast", default=True):
+        options = replace(options, dtype="float32")  # as the setting says: its activations overflow float16
     return load_model(folder, "vae", options)

@@ -1,5 +1,6 @@
 """The stages chained by hand, as a pipeline would chain them, and the library's own pipeline beside them."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from stages.checkpoint import Checkpoint, LoadOptions, Source
 from stages.diffusion.denoise_row import DenoiseRow
 from stages.diffusion.denoiser import Denoiser
+from stages.diffusion.describe import describe
 from stages.diffusion.text_encoder import TextEncoder
 from stages.diffusion.vae import VaeDecoder
 from stages.stage import Arrays, DecodeLatents, Denoise, DenoiseEnd, EncodePrompt
@@ -100,24 +102,33 @@ class Oracle:
     """The library's pipeline on the same checkpoint."""
 
     pipeline: Any
+    takes_negative: bool = True
 
     def run(self, wish: Wish, output_type: str, **more: Any) -> NDArray[Any]:
         width, height = wish.size
+        guidance = 1.0 if self.takes_negative and wish.negative is None else wish.guidance
+        settings = {"guidance_scale": guidance} | ({"negative_prompt": wish.negative} if self.takes_negative else {}) | more
         result = self.pipeline(
             wish.prompt,
-            negative_prompt=wish.negative,
             num_inference_steps=wish.steps,
-            guidance_scale=wish.guidance if wish.negative is not None else 1.0,
             generator=torch.Generator("cpu").manual_seed(wish.seed),
             width=width,
             height=height,
             output_type=output_type,
-            **more,
+            **settings,
         ).images[0]
         return result.numpy() if isinstance(result, torch.Tensor) else np.asarray(result)
 
     def latents(self, wish: Wish) -> NDArray[np.float32]:
         return self.run(wish, "latent")
+
+    def without_negative(self, wish: Wish) -> NDArray[np.float32]:
+        """Guided, but with no negative prompt given at all."""
+        return self.run(wish, "latent", negative_prompt=None)
+
+    def pictures(self, wish: Wish) -> NDArray[np.float32]:
+        """[height, width, 3], 0 to 1, before rounding."""
+        return self.run(wish, "np")
 
     def pixels(self, wish: Wish) -> NDArray[np.uint8]:
         return self.run(wish, "pil")
@@ -126,6 +137,8 @@ class Oracle:
 def oracle_of(folder: Path) -> Oracle:
     from diffusers import DiffusionPipeline
 
-    pipeline = DiffusionPipeline.from_pretrained(folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    absent = {name: None for name, entry in index.items() if entry == [None, None]}
+    pipeline = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32, **absent)
     pipeline.set_progress_bar_config(disable=True)
-    return Oracle(pipeline)
+    return Oracle(pipeline, takes_negative=describe(checkpoint_of(folder)).negative_prompts)
