@@ -86,17 +86,23 @@ class WaitingLine(Generic[W]):
         """Raises `QueueFull` with the seconds after which there will be room, `ValueError` for an id that already waits."""
         if entry.id in self._entries:
             raise ValueError(f"{entry.id} already waits for {self._name}")
-        self._refuse_when_full(entry.cost if entry.ready else 0.0)
+        if len(self) >= self._limits.max_items:
+            raise self._full(f"{len(self)} items wait, and queue.max_items is {self._limits.max_items}")
+        self._make_sure_of_room(entry.cost if entry.ready else 0.0)
         self._entries[entry.id] = entry
 
     def ready(self, entry_id: str, batch_key: Hashable, cost: float) -> bool:
         """It is prepared, and may run. False: it is no longer here. Raises `QueueFull` or `ValueError`, and is then gone."""
-        entry = self._entries.pop(entry_id, None)
+        entry = self._entries.get(entry_id)
         if entry is None:
             return False
-        prepared = replace(entry, batch_key=batch_key, cost=cost, ready=True)
-        self._refuse_when_full(cost)
-        self._entries[entry_id] = prepared
+        try:
+            prepared = replace(entry, batch_key=batch_key, cost=cost, ready=True)
+            self._make_sure_of_room(cost)
+        except Exception:
+            del self._entries[entry_id]
+            raise
+        self._entries[entry_id] = prepared  # in its old place: who is prepared first doesn't matter
         return True
 
     def amend(self, entry_id: str, priority: int, deadline: float) -> None:
@@ -130,15 +136,13 @@ class WaitingLine(Generic[W]):
         level = entry.priority - math.floor((now - entry.arrival) / self._ageing_s)
         return level, entry.deadline, entry.arrival
 
-    def _refuse_when_full(self, cost: float) -> None:
-        waiting = self.cost
-        if len(self) >= self._limits.max_items:
-            limit = f"{len(self)} items wait, and queue.max_items is {self._limits.max_items}"
-        elif waiting > 0 and waiting + cost > self._limits.max_cost:
-            limit = f"work of {waiting:g} waits, this would add {cost:g}, and queue.max_cost is {self._limits.max_cost:g}"
-        else:
-            return
-        raise QueueFull(f"the queue of stage {self._name} is full: {limit}", retry_after_s=self.retry_after_s())
+    def _make_sure_of_room(self, cost: float) -> None:
+        waiting, limit = self.cost, self._limits.max_cost
+        if waiting > 0 and waiting + cost > limit:
+            raise self._full(f"work of {waiting:g} waits, this would add {cost:g}, and queue.max_cost is {limit:g}")
+
+    def _full(self, why: str) -> QueueFull:
+        return QueueFull(f"the queue of stage {self._name} is full: {why}", retry_after_s=self.retry_after_s())
 
     def retry_after_s(self) -> float:
         """When half of what waits will have run, at the rate observed so far: by then there is room for more than one."""

@@ -63,9 +63,11 @@ class Machine(RuleBasedStateMachine):
             self.waiting[entry.id] = entry
 
     def is_full(self, cost: float) -> bool:
+        return len(self.waiting) >= self.queue_limits.max_items or self.is_too_costly(cost)
+
+    def is_too_costly(self, cost: float) -> bool:
         waiting = math.fsum(entry.cost for entry in self.waiting.values() if entry.ready)
-        too_many = len(self.waiting) >= self.queue_limits.max_items
-        return too_many or (waiting > 0 and waiting + cost > self.queue_limits.max_cost)
+        return waiting > 0 and waiting + cost > self.queue_limits.max_cost
 
     @rule(data=st.data(), priority=priorities, left=times_left)
     @precondition(lambda self: self.waiting)
@@ -114,7 +116,7 @@ class Batches(Machine):
     def prepared(self, data: st.DataObject, key: str, cost: float) -> None:
         one = data.draw(st.sampled_from(sorted(name for name, entry in self.waiting.items() if not entry.ready)))
         entry = self.waiting.pop(one)
-        if self.is_full(cost):
+        if self.is_too_costly(cost):
             with pytest.raises(QueueFull):
                 self.scheduler.waiting.ready(one, key, cost)
             self.fates[one] += 1

@@ -158,6 +158,15 @@ def test_a_prepared_item_can_run_with_its_real_cost(line: Make) -> None:
     assert [(each.batch_key, each.cost) for each in waiting.ranked(0)] == [("k", 7.0)]
 
 
+def test_who_is_prepared_first_does_not_overtake(line: Make) -> None:
+    waiting = line()
+    for name in "ab":
+        waiting.add(entry(name, ready=False))
+    waiting.ready("b", "k", 1.0)
+    waiting.ready("a", "k", 1.0)
+    assert order(waiting) == "ab"
+
+
 def test_a_prepared_item_that_proves_too_costly_is_refused_and_gone(line: Make) -> None:
     waiting = line(QueueLimits(max_cost=10))
     waiting.add(entry("a", cost=6))
