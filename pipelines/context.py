@@ -24,7 +24,8 @@ class RequestContext:
     receipts: list[StageReceipt] = field(default_factory=list)
 
     def add(self, receipt: StageReceipt) -> None:
-        self.receipts.append(receipt)
+        """Notes a receipt, and when it came."""
+        self.receipts.append(replace(receipt, ended_s=max(0.0, time.time() - self.created)))
 
     def remaining_s(self) -> float:
         """Seconds until the deadline. Raises `DeadlineExceeded` where none are left."""

@@ -31,6 +31,7 @@ class ReceiptPrinter:
             device_s=_seconds(receipt.device_s),
             batch_size=round(receipt.batch_size, 2),
             steps=receipt.steps,
+            ended_s=_seconds(receipt.ended_s),
         )
         if not self.show_cache:
             return entry

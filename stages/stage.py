@@ -55,6 +55,7 @@ class StageReceipt:
     steps: int = 0
     cache: str = "off"  # "off" | "miss" | "memory" | "redis" | "joined" (another request was already computing it)
     bytes_moved: int = 0
+    ended_s: float = 0.0  # after the request's arrival; set where the receipt is gathered, by that one clock
 
 
 @dataclass(frozen=True, slots=True)

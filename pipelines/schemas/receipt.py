@@ -19,6 +19,7 @@ class StageEntry(ResponseBody):
     device_s: float = Field(description="this request's share of the device's time")
     batch_size: float = Field(description="mean over the steps")
     steps: int
+    ended_s: float = Field(description="seconds after the request's arrival; its last step ended about then")
     cache: Literal["off", "miss", "memory", "redis", "joined"] | None = None
     bytes_moved: int | None = None
 

@@ -1,0 +1,87 @@
+// Draws the receipt of one request: a lane for every visit to a stage, on the request's own clock.
+
+export function drawReceipt(place, receipt) {
+  const stages = [...receipt.stages].sort((a, b) => begun(a) - begun(b));
+  const total = Math.max(receipt.total_s, ...stages.map((stage) => stage.ended_s), 1e-6);
+  const showsCache = stages.some((stage) => stage.cache);
+  place.replaceChildren(
+    element("h3", {}, "What this request did"),
+    element("p", { class: "sum" }, `${time(receipt.total_s)} in all, ${time(receipt.device_s)} of it a device’s · request ${receipt.request_id.slice(0, 8)}`),
+    element("table", {}, head(showsCache), element("tbody", {}, ...stages.map((stage) => row(stage, total, showsCache)))),
+    legend(showsCache),
+  );
+}
+
+export function time(seconds) {
+  if (seconds >= 10) return `${seconds.toFixed(1)} s`;
+  if (seconds >= 1) return `${seconds.toFixed(2)} s`;
+  if (seconds >= 0.01) return `${Math.round(seconds * 1000)} ms`;
+  return `${(seconds * 1000).toFixed(1)} ms`;
+}
+
+function begun(stage) {
+  return Math.max(0, stage.ended_s - stage.queue_s - stage.run_s);
+}
+
+function head(showsCache) {
+  const names = [["Stage", ""], ["Waited and ran", "lane"], ["Time", "num"], ["Steps", "num optional"], ["Batch", "num optional"], ["Device", "optional"]];
+  if (showsCache) names.push(["Cache", ""]);
+  return element("thead", {}, element("tr", {}, ...names.map(([name, kind]) => element("th", { scope: "col", class: kind }, name))));
+}
+
+function row(stage, total, showsCache) {
+  const kept = ["memory", "redis", "joined"].includes(stage.cache);
+  const name = stage.stage.split(".").pop().replaceAll("_", " ");
+  const cells = [
+    element("th", { scope: "row", title: `${stage.stage} on ${stage.replica}` }, name),
+    element("td", { class: "lane" }, lane(stage, total, kept)),
+    element("td", { class: "num" }, time(stage.queue_s + stage.run_s)),
+    element("td", { class: "num optional" }, stage.steps ? String(stage.steps) : "–"),
+    element("td", { class: "num optional" }, stage.batch_size ? trimmed(stage.batch_size) : "–"),
+    element("td", { class: "optional" }, stage.device),
+  ];
+  if (showsCache) cells.push(element("td", {}, badge(stage, kept)));
+  return element("tr", {}, ...cells);
+}
+
+function lane(stage, total, kept) {
+  const start = begun(stage);
+  const track = element("div", { class: "track", role: "img", "aria-label": `waited ${time(stage.queue_s)}, ran ${time(stage.run_s)}` });
+  if (kept && stage.run_s === 0) {
+    track.append(bar("hit", Math.min(start, total * 0.985), 0, total));
+    return track;
+  }
+  if (stage.queue_s > 0) track.append(bar("wait", start, stage.queue_s, total));
+  track.append(bar("run", start + stage.queue_s, stage.run_s, total));
+  return track;
+}
+
+function bar(kind, start, length, total) {
+  const span = element("span", { class: kind });
+  span.style.left = `${(100 * start) / total}%`;
+  span.style.width = `${(100 * length) / total}%`;
+  return span;
+}
+
+function badge(stage, kept) {
+  const words = { off: "not kept", miss: "computed", memory: "remembered", redis: "remembered (Redis)", joined: "shared" };
+  const moved = stage.bytes_moved ? `${Math.ceil(stage.bytes_moved / 1024)} KiB moved` : "";
+  return element("span", { class: kept ? "badge kept" : "badge", title: moved }, words[stage.cache] ?? stage.cache);
+}
+
+function legend(showsCache) {
+  const entries = [["wait", "waited"], ["run", "ran, in a batch with others"]];
+  if (showsCache) entries.push(["hit", "remembered"]);
+  return element("p", { class: "legend" }, ...entries.map(([kind, words]) => element("span", {}, element("i", { class: kind }), words)));
+}
+
+function trimmed(number) {
+  return String(Math.round(number * 10) / 10);
+}
+
+function element(name, attributes, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) if (value) made.setAttribute(key, value);
+  made.append(...children);
+  return made;
+}
