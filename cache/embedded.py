@@ -181,7 +181,7 @@ def _make_private(directory: Path) -> None:
 
 
 def _sweep(directory: Path) -> None:
-    """Removes what killed owners left. A server that still runs needs nothing of its folder any more; one that starts is young."""
+    """Removes what killed owners left. A server that runs needs nothing of its folder any more; one that starts is young."""
     for run in directory.glob("run-*"):
         with suppress(OSError):
             if time.time() - run.stat().st_mtime > _STARTING_S:

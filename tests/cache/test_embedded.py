@@ -1,6 +1,7 @@
 """The embedded Redis server: private, bounded, and gone when its owner is."""
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -204,11 +205,12 @@ def told(process: subprocess.Popen[str]) -> tuple[int, Path]:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has died")
 def test_it_dies_with_an_owner_that_is_killed() -> None:
     process = owner("time.sleep(1000)")
-    pid, _ = told(process)
+    pid, path = told(process)
     assert is_alive(pid)
     process.kill()
     process.wait()
     wait_until_dead(pid)
+    shutil.rmtree(path.parent)
 
 
 @pytest.mark.parametrize("then", ["", "sys.exit(3)", "raise SystemExit", "del server"])
