@@ -1,0 +1,89 @@
+"""The seeing part of a vision-language checkpoint, alone."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from stages.checkpoint import LoadOptions, Source, resolve
+from stages.errors import ConfigurationError
+from stages.stage import EncodeImage
+from stages.vision.vlm_encoder import VlmEncoder
+from stages.vision.vlm_parts import load_seeing_part, load_speaking_part
+from tests.stages.llm.tiny_models import save_decoder
+from tests.stages.llm.tiny_vlms import save_llava, save_qwen2_5_vl
+from tests.stages.vision.reading import tensors_read
+from tests.stages.vision.tiny_clip import picture
+
+SIZES = [(40, 30), (28, 28), (100, 60), (57, 120)]
+
+
+@pytest.fixture(scope="module", params=[save_llava, save_qwen2_5_vl], ids=["llava", "qwen2_5_vl"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    save: Callable[[Path], Path] = request.param
+    return save(tmp_path_factory.mktemp("vlm"))
+
+
+def load(folder: Path) -> VlmEncoder:
+    return VlmEncoder.load(resolve(Source(folder=str(folder))), LoadOptions())
+
+
+def whole_model(folder: Path) -> Any:
+    from transformers import AutoModelForImageTextToText
+
+    return AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def test_features_are_the_models_own(folder: Path) -> None:
+    from transformers import AutoImageProcessor
+
+    model, processor, encoder = whole_model(folder), AutoImageProcessor.from_pretrained(folder), load(folder)
+    for seed, (width, height) in enumerate(SIZES):
+        data = picture(seed, width, height)
+        inputs = processor(images=[Image.open(io.BytesIO(data))], return_tensors="pt")
+        with torch.no_grad():
+            expected = model.get_image_features(**inputs).pooler_output[0]
+        item = encoder.prepare(EncodeImage(data, 100_000))
+        result = encoder.run([item])[0]
+        np.testing.assert_allclose(result["features"], expected.numpy(), atol=1e-4)
+        if "image_grid_thw" in inputs:
+            assert result["grid_thw"].tolist() == inputs["image_grid_thw"][0].tolist()
+            assert encoder.cost(item) == inputs["image_grid_thw"].prod()
+        else:
+            assert encoder.cost(item) == 16
+
+
+def test_pictures_of_different_sizes_share_a_batch_and_see_the_same(folder: Path) -> None:
+    encoder = load(folder)
+    items = [encoder.prepare(EncodeImage(picture(seed, *size), 100_000)) for seed, size in enumerate(SIZES)]
+    assert len({encoder.batch_key(item) for item in items}) == 1
+    for item, result in zip(items, encoder.run(items), strict=True):
+        alone = encoder.run([item])[0]
+        np.testing.assert_allclose(result["features"], alone["features"], atol=1e-4)
+
+
+def test_each_part_reads_its_own_tensors_only(folder: Path) -> None:
+    names = {name for name, _ in whole_model(folder).named_parameters()}
+    eyes = {name for name in names if "vision_tower" in name or "visual" in name or "multi_modal_projector" in name}
+    assert eyes < names
+    with tensors_read() as seen:
+        part = load_seeing_part(folder, LoadOptions())
+    assert {name for name, _ in part.named_parameters()} == eyes
+    assert not any("language_model" in name or "lm_head" in name or "embed_tokens" in name for name in seen)
+    with tensors_read() as spoken:
+        part = load_speaking_part(folder, LoadOptions())
+    assert {name for name, _ in part.named_parameters()} == names - eyes
+    assert seen
+    assert spoken
+    assert not seen & spoken
+    assert all(parameter.device.type == "cpu" for parameter in part.parameters())
+
+
+def test_another_kind_of_model_is_a_configuration_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="vision encoder"):
+        load(save_decoder("llama", tmp_path))
