@@ -19,6 +19,7 @@ from stages.errors import InvalidRequest, TooLarge
 B = TypeVar("B", bound=BaseModel)
 
 MAX_VALUES = 200_000  # a body of nothing but tiny values costs a hundred times its size in memory
+MAX_MEMBERS = 4096
 OFF_LOOP_BYTES = 64 * 1024
 
 UNSUPPORTED = {
@@ -39,6 +40,16 @@ UNSUPPORTED = {
     "style": "describe the style in the prompt",
     "background": "pictures are opaque",
 }
+JSON_NAMES = {
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+    "dict_type": "an object",
+    "list_type": "an array",
+    "string_type": "a string",
+    "bool_type": "true or false",
+    "int_type": "an integer",
+    "float_type": "a number",
+}
 NOT_SUPPORTED = ("extra_forbidden", "none_required", "too_long")
 
 
@@ -55,12 +66,30 @@ async def read_json(request: Request, model: type[B], *, max_bytes: int) -> B:
 def parse(body: bytes, model: type[B]) -> B:
     """Raises `InvalidRequest`."""
     if body.count(b",") > MAX_VALUES:
-        raise InvalidRequest(f"the body holds over {MAX_VALUES} JSON values")
+        raise InvalidRequest(f"the body has over {MAX_VALUES} commas, and so perhaps JSON values")
     try:
-        return model.model_validate_json(body)
+        document = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise InvalidRequest(f"the body must be a JSON object (given: {shown(document)})")
+    _refuse_crowds(document)
+    try:
+        return model.model_validate(document)
     except ValidationError as error:
         details = error.errors(include_url=False)
-    raise _explain(details, body)
+    raise _explain(details, document)
+
+
+def _refuse_crowds(document: object) -> None:
+    """Explaining what is wrong with each of 200,000 members takes seconds, so there may not be so many to explain."""
+    waiting = [document]
+    while waiting:
+        here = waiting.pop()
+        if isinstance(here, dict | list):
+            if len(here) > MAX_MEMBERS:
+                raise InvalidRequest(f"the body holds {shown(here)} members; at most {MAX_MEMBERS} in one array or object")
+            waiting.extend(here.values() if isinstance(here, dict) else here)
 
 
 def _refuse_other_types(content_type: str | None) -> None:
@@ -87,13 +116,8 @@ async def _read(request: Request, max_bytes: int) -> bytes:
 # ---- telling what is wrong ----
 
 
-def _explain(details: Sequence[ErrorDetails], body: bytes) -> InvalidRequest:
+def _explain(details: Sequence[ErrorDetails], document: object) -> InvalidRequest:
     """The one error to tell: where a field may have several forms, that of the form which came nearest."""
-    if details[0]["type"] == "json_invalid":
-        return InvalidRequest(f"the body is not valid JSON: {details[0].get('ctx', {}).get('error', details[0]['msg'])}")
-    document = from_json(body)
-    if not isinstance(document, dict):
-        return InvalidRequest(f"the body must be a JSON object (given: {shown(document)})")
     first = details[0]["loc"][:1]
     located = [(_path(detail, document), detail) for detail in details if detail["loc"][:1] == first]
     param, detail = max(located, key=lambda pair: len(pair[0]))
@@ -141,6 +165,12 @@ def _allowed(detail: ErrorDetails) -> str:
             return f"must be {context['expected_tags']}"
         case "none_required":
             return "must be null or left out"
+        case "too_long":
+            return f"must have at most {context['max_length']} items (it has {context['actual_length']})"
+        case "too_short":
+            return f"must have at least {context['min_length']} items (it has {context['actual_length']})"
+        case kind if kind in JSON_NAMES:
+            return f"must be {JSON_NAMES[kind]}"
         case _:
             message = detail["msg"]
             return message.removeprefix("Value error, ").removeprefix("Input ").replace("should ", "must ", 1)

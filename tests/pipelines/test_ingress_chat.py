@@ -173,7 +173,7 @@ async def test_a_field_with_an_effect_that_is_not_offered_is_refused_by_name(fie
         ({"max_tokens": 3, "max_completion_tokens": 4}, "max_completion_tokens", "give one"),
         ({"seed": 2**63}, "seed", "9223372036854775807"),
         ({"seed": 1.5}, "seed", "1.5"),
-        ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "4"),
+        ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "at most 4 items (it has 5)"),
         ({"stop": ""}, "stop", "1"),
         ({"stop": ["a", 5]}, "stop[1]", "5"),
         ({"top_logprobs": 3}, "top_logprobs", "logprobs: true"),
@@ -190,7 +190,12 @@ async def test_a_field_with_an_effect_that_is_not_offered_is_refused_by_name(fie
         ({"messages": "hello"}, "messages", "hello"),
         ({"triptych": {"priority": 99}}, "triptych.priority", "10"),
         ({"triptych": {"speed": 1}}, "triptych.speed", "not supported"),
-        ({"model": 5}, "model", "5"),
+        ({"model": 5}, "model", "must be a string"),
+        ({"messages": {}}, "messages", "must be an array"),
+        ({"triptych": 1}, "triptych", "must be an object"),
+        ({"stream": "yes"}, "stream", "must be true or false"),
+        ({"n": 1.5}, "n", "must be an integer"),
+        ({"temperature": []}, "temperature", "must be a number"),
     ],
 )
 async def test_a_wrong_value_is_told_with_its_field_and_what_is_allowed(fields: JsonObject, param: str, told: str) -> None:
