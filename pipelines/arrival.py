@@ -19,11 +19,12 @@ from pipelines.context import RequestContext
 from pipelines.disconnect import seconds_left
 from pipelines.ingress_settings import IngressSettings
 from pipelines.jobs import ModelCard, Service
+from pipelines.proxy_headers import OWN_HEADER, SHARED_HEADER
 from stages.errors import InvalidRequest
 
 B = TypeVar("B", bound=BaseModel)
 
-TIMEOUT_HEADER = "x-request-timeout-seconds"
+TIMEOUT_HEADER = SHARED_HEADER
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
@@ -38,7 +39,7 @@ class Arrival:
         """Raises `NotAuthorized`, and `InvalidRequest` for a timeout header that is not a number within the bounds."""
         caller = self.identify(request)
         context = RequestContext(tenant=caller.tenant, salt=caller.salt)
-        context.deadline = context.created + self._timeout_s(request.headers.get(TIMEOUT_HEADER))
+        context.deadline = context.created + self._timeout_s(request.headers.get(TIMEOUT_HEADER, request.headers.get(OWN_HEADER)))
         return context
 
     def identify(self, request: Request) -> Caller:

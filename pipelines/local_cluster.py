@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from pipelines.config import AppConfig
+from pipelines.proxy_headers import CALLBACK
 from stages.errors import ConfigurationError
 
 OBJECT_STORE_BYTES = 512 * 2**20
@@ -84,6 +85,7 @@ def _refuse_taken_port(address: Address) -> None:
 def _start_ray() -> None:
     # read by Ray at import and at start
     os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
+    os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", CALLBACK)
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     import ray
 
@@ -128,7 +130,7 @@ def _deploy(config: AppConfig, app_name: str, progress: Progress, timeout_s: flo
     while not _all_ready(app_name, rows, progress):
         if failure or time.monotonic() > deadline:
             raise ConfigurationError(f"Triptych did not start: {failure[0] if failure else _why(app_name)}")
-        time.sleep(0.1)
+        time.sleep(0.5)
     thread.join(timeout=30)
 
 

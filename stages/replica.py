@@ -90,7 +90,8 @@ class StageReplica:
     async def _report(self) -> None:
         while True:
             try:
-                await self._table.report.remote(self._identity, self._host.metrics())
+                metrics = await asyncio.to_thread(self._host.metrics)  # asks Redis too
+                await self._table.report.remote(self._identity, metrics)
             except Exception as error:  # the table is being replaced; counters are cumulative, so nothing is lost
                 log.debug("metrics not reported: %s", error)
             await asyncio.sleep(REPORT_PERIOD_S)

@@ -49,7 +49,11 @@ REFUSED = [
     ("deployments.redis", {"stages": ["triptych-see.llm"]}, ["another deployment"]),
     ("models.triptych-see.llm.dtype", "int8", ["dtype", "'float32', 'bfloat16' or 'float16'", "int8"]),
     ("models.triptych-see.llm.device", "tpu", ["device", "tpu"]),
-    ("models.triptych-see.llm.source", {"demo": "smollm2", "folder": "/x"}, ["exactly one of demo, folder, hub", "demo, folder"]),
+    (
+        "models.triptych-see.llm.source",
+        {"demo": "smollm2", "folder": "/x"},
+        ["exactly one of demo, folder, hub", "demo, folder"],
+    ),
     ("models.triptych-see.llm.source", {}, ["exactly one of demo, folder, hub", "none"]),
     ("models.triptych-see.llm.source", {"hub": "no-slash"}, ["hub", "no-slash"]),
     ("models.triptych-see.vision_encoder.projector", None, ["projector is needed with loader open_clip"]),
