@@ -31,11 +31,10 @@ class Denoiser:
     """An iterative stage. Its work unit is one latent position of one model row."""
 
     def __init__(self, family: Family, folder: DiffusersFolder, backbone: Backbone, device: str) -> None:
-        self._family = family
-        self._folder = folder
         self._backbone = backbone
         self._device = device
         self._menu = family.samplers(folder)
+        self._spacing = family.spacing(folder)
         self._info = family.describe(folder)
 
     @classmethod
@@ -111,15 +110,18 @@ class Denoiser:
         return _in_order(torch.tensor_split(_guide(output, guided, len(rows)), len(rows)), order)
 
     def _schedule(self, payload: Denoise) -> Schedule:
-        timing = self._family.timing(self._folder, payload.width, payload.height, payload.steps)
+        timing = self._spacing(payload.width, payload.height, payload.steps)
         strength = payload.strength if payload.init is not None else 1.0
         return build_schedule(self._menu, self._menu.choose(payload.sampler), payload.steps, timing, strength)
 
     def _first_latents(self, payload: Denoise, schedule: Schedule, generator: torch.Generator) -> torch.Tensor:
-        """[1, channels, height, width] on the CPU: the noise that the library's pipeline draws for this seed."""
+        """[1, channels, height, width] on the CPU, with the draws that the library's pipelines make for this seed."""
         factor = self._info.latent_factor
         shape = (1, self._info.latent_channels, payload.height // factor, payload.width // factor)
-        return torch.randn(shape, generator=generator) * schedule.initial_scale
+        if payload.init is None:
+            return torch.randn(shape, generator=generator) * schedule.initial_scale
+        picture = _draw(payload.init, shape, generator)
+        return schedule.add_noise(picture, torch.randn(shape, generator=generator))
 
     def _row(self, payload: Denoise, schedule: Schedule, generator: torch.Generator, latents: torch.Tensor) -> DenoiseRow:
         negative = payload.negative if payload.guidance_scale > 1 else None  # at 1 and under the prompted row is the result
@@ -133,6 +135,17 @@ class Denoiser:
             guidance_scale=payload.guidance_scale,
             preview_calls=preview_calls(payload, schedule.num_calls),
         )
+
+
+def _draw(init: Arrays, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    """Latents of a given picture: as they are, or drawn around them where a vae encoder gave their standard deviation."""
+    for name, array in init.items():
+        if (1, *array.shape) != shape:
+            raise StageFailed(f"init {name} has shape {array.shape}; this size of picture wants {shape[1:]}")
+    latents = torch.tensor(init["latents"]).float()[None]
+    if "std" not in init:
+        return latents
+    return latents + torch.tensor(init["std"]).float()[None] * torch.randn(shape, generator=generator)
 
 
 def _guide(output: torch.Tensor, guided: Sequence[DenoiseRow], num_rows: int) -> torch.Tensor:

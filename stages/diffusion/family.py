@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from stages.checkpoint import LoadOptions
 from stages.diffusion.checkpoint_parts import DiffusersFolder
 from stages.diffusion.describe import PainterInfo
-from stages.diffusion.samplers import SamplerMenu, Timing
+from stages.diffusion.samplers import SamplerMenu, Spacing
 from stages.stage import Arrays
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ class Family(Protocol):
 
     def samplers(self, folder: DiffusersFolder) -> SamplerMenu: ...
 
-    def timing(self, folder: DiffusersFolder, width: int, height: int, steps: int) -> Timing:
-        """How the noise levels of a picture of this size are spaced."""
+    def spacing(self, folder: DiffusersFolder) -> Spacing:
+        """How the noise levels are spaced for each picture."""
         ...
 
     def load_prompt_encoder(self, folder: DiffusersFolder, options: LoadOptions) -> PromptEncoder: ...

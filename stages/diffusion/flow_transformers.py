@@ -6,11 +6,11 @@ The sources for what is called with what are diffusers' `StableDiffusion3Pipelin
 from dataclasses import dataclass
 
 from stages.checkpoint import LoadOptions
-from stages.diffusion.checkpoint_parts import DiffusersFolder, Settings
+from stages.diffusion.checkpoint_parts import DiffusersFolder
 from stages.diffusion.describe import Guidance, PainterInfo
 from stages.diffusion.family import Backbone, PromptEncoder
 from stages.diffusion.prompt_tokenizer import PromptLength, PromptTokenizer, clip_length
-from stages.diffusion.samplers import SamplerMenu, Timing, menu_of, scheduler_settings
+from stages.diffusion.samplers import SamplerMenu, Spacing, Timing, menu_of, scheduler_settings
 from stages.diffusion.stable_diffusion import latent_factor
 
 _FLUX_PATCH = 2
@@ -45,10 +45,9 @@ class StableDiffusion3:
         settings = scheduler_settings(folder)
         return menu_of(settings, settings.values)
 
-    def timing(self, folder: DiffusersFolder, width: int, height: int, steps: int) -> Timing:
+    def spacing(self, folder: DiffusersFolder) -> Spacing:
         unit = latent_factor(folder) * folder.settings("transformer").integer("patch_size")
-        scheduler = scheduler_settings(folder)
-        return Timing(mu=_Shift.of(scheduler, max_shift=1.16).mu((height // unit) * (width // unit)))
+        return _FlowSpacing.of(folder, unit, max_shift=1.16, own_levels=False)
 
     def load_prompt_encoder(self, folder: DiffusersFolder, options: LoadOptions) -> PromptEncoder:
         from stages.diffusion.components import load_model
@@ -99,11 +98,8 @@ class Flux:
         settings = scheduler_settings(folder)
         return menu_of(settings, settings.values)
 
-    def timing(self, folder: DiffusersFolder, width: int, height: int, steps: int) -> Timing:
-        unit = latent_factor(folder) * _FLUX_PATCH
-        shift = _Shift.of(scheduler_settings(folder), max_shift=1.15)
-        sigmas = tuple(1 - index * (1 - 1 / steps) / max(1, steps - 1) for index in range(steps))
-        return Timing(sigmas, shift.mu((height // unit) * (width // unit)))
+    def spacing(self, folder: DiffusersFolder) -> Spacing:
+        return _FlowSpacing.of(folder, latent_factor(folder) * _FLUX_PATCH, max_shift=1.15, own_levels=True)
 
     def load_prompt_encoder(self, folder: DiffusersFolder, options: LoadOptions) -> PromptEncoder:
         from stages.diffusion.components import load_model
@@ -124,26 +120,34 @@ class Flux:
 
 
 @dataclass(frozen=True, slots=True)
-class _Shift:
-    """How far a schedule leans towards noise for larger pictures (Stable Diffusion 3, arXiv 2403.03206, section 5.3.2)."""
+class _FlowSpacing:
+    """A schedule that leans towards noise for larger pictures (Stable Diffusion 3, arXiv 2403.03206, section 5.3.2). `unit`:
+    pixels along a side for one of the transformer's tokens. `own_levels`: evenly from 1 to 1/steps, before the shift."""
 
+    unit: int
     base_tokens: float
     max_tokens: float
     base_shift: float
     max_shift: float
+    own_levels: bool
 
     @classmethod
-    def of(cls, scheduler: Settings, max_shift: float) -> "_Shift":
+    def of(cls, folder: DiffusersFolder, unit: int, *, max_shift: float, own_levels: bool) -> "_FlowSpacing":
+        scheduler = scheduler_settings(folder)
         return cls(
+            unit,
             scheduler.number("base_image_seq_len", 256),
             scheduler.number("max_image_seq_len", 4096),
             scheduler.number("base_shift", 0.5),
             scheduler.number("max_shift", max_shift),
+            own_levels,
         )
 
-    def mu(self, num_tokens: int) -> float:
+    def __call__(self, width: int, height: int, steps: int) -> Timing:
+        tokens = (height // self.unit) * (width // self.unit)
         slope = (self.max_shift - self.base_shift) / (self.max_tokens - self.base_tokens)
-        return self.base_shift + slope * (num_tokens - self.base_tokens)
+        levels = tuple(1 - index * (1 - 1 / steps) / max(1, steps - 1) for index in range(steps)) if self.own_levels else None
+        return Timing(levels, self.base_shift + slope * (tokens - self.base_tokens), rounds_strength_up=True)
 
 
 def _has_t5(folder: DiffusersFolder) -> bool:

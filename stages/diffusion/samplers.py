@@ -4,9 +4,10 @@ Decides names, which diffusers scheduler class stands behind each, and what its 
 knows no torch; `schedule.py` builds the schedulers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TypeAlias
 
 from stages.diffusion.checkpoint_parts import DiffusersFolder, Settings
 from stages.errors import ConfigurationError, InvalidRequest
@@ -65,10 +66,21 @@ _TABLE = (
 @dataclass(frozen=True, slots=True)
 class Timing:
     """What a family passes to `set_timesteps` beside the number of steps, where the scheduler takes it: its own noise levels,
-    and the shift for this picture size."""
+    and the shift for this picture size. `rounds_strength_up`: image-to-image counts a step begun as a step."""
 
     sigmas: tuple[float, ...] | None = None
     mu: float | None = None
+    rounds_strength_up: bool = False
+
+    def skipped_steps(self, steps: int, strength: float) -> int:
+        """How many of the first steps image-to-image leaves out."""
+        if self.rounds_strength_up:
+            return int(steps - min(steps * strength, steps))
+        return steps - min(int(steps * strength), steps)
+
+
+Spacing: TypeAlias = Callable[[int, int, int], Timing]
+"""From a picture's width and height in pixels and the number of steps."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,10 +55,12 @@ class Schedule:
 
     def add_noise(self, latents: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """Latents of a picture, noised as much as the first call expects. Both on the CPU."""
-        add = getattr(self.scheduler, "add_noise", None) or self.scheduler.scale_noise
         first = self.scheduler.timesteps[self._first : self._first + 1]
-        noised: torch.Tensor = add(latents, noise, first) if add.__name__ == "add_noise" else add(latents, first, noise)
-        return noised
+        if hasattr(self.scheduler, "add_noise"):
+            added: torch.Tensor = self.scheduler.add_noise(latents, noise, first)
+            return added
+        scaled: torch.Tensor = self.scheduler.scale_noise(latents, first, noise)
+        return scaled
 
     def estimate(self, output: torch.Tensor, call: int, latents: torch.Tensor) -> torch.Tensor:
         """The finished latents as the model sees them at this call (its x0 prediction). Changes nothing."""
@@ -103,8 +105,7 @@ def build_schedule(menu: SamplerMenu, sampler: Sampler, steps: int, timing: Timi
         raise InvalidRequest(
             f"num_inference_steps {steps}: {sampler.name} cannot take it: {error}", param="num_inference_steps"
         ) from None
-    skipped = steps - min(int(steps * strength), steps)
-    return Schedule(scheduler, sampler.scale, skipped * scheduler.order)
+    return Schedule(scheduler, sampler.scale, timing.skipped_steps(steps, strength) * scheduler.order)
 
 
 def _set_timesteps(scheduler: Any, steps: int, timing: Timing) -> None:

@@ -8,7 +8,7 @@ from stages.diffusion.checkpoint_parts import DiffusersFolder
 from stages.diffusion.describe import Guidance, PainterInfo
 from stages.diffusion.family import Backbone, PromptEncoder
 from stages.diffusion.prompt_tokenizer import PromptLength, PromptTokenizer, clip_length
-from stages.diffusion.samplers import SamplerMenu, Timing, menu_of, scheduler_settings
+from stages.diffusion.samplers import SamplerMenu, Spacing, Timing, menu_of, scheduler_settings
 from stages.errors import ConfigurationError
 
 
@@ -25,8 +25,8 @@ class StableDiffusion:
         # The library's pipeline corrects old scheduler configs in just this way.
         return menu_of(settings, dict(settings.values) | {"clip_sample": False, "steps_offset": 1})
 
-    def timing(self, folder: DiffusersFolder, width: int, height: int, steps: int) -> Timing:
-        return Timing()
+    def spacing(self, folder: DiffusersFolder) -> Spacing:
+        return _as_the_scheduler_does
 
     def load_prompt_encoder(self, folder: DiffusersFolder, options: LoadOptions) -> PromptEncoder:
         from stages.diffusion.components import load_model
@@ -56,8 +56,8 @@ class StableDiffusionXL:
         settings = scheduler_settings(folder)
         return menu_of(settings, settings.values)
 
-    def timing(self, folder: DiffusersFolder, width: int, height: int, steps: int) -> Timing:
-        return Timing()
+    def spacing(self, folder: DiffusersFolder) -> Spacing:
+        return _as_the_scheduler_does
 
     def load_prompt_encoder(self, folder: DiffusersFolder, options: LoadOptions) -> PromptEncoder:
         from stages.diffusion.components import load_model
@@ -111,6 +111,10 @@ def unet_channels(folder: DiffusersFolder) -> int:
             "are not supported"
         )
     return wanted
+
+
+def _as_the_scheduler_does(width: int, height: int, steps: int) -> Timing:
+    return Timing()
 
 
 def _second_length(folder: DiffusersFolder) -> PromptLength:

@@ -1,10 +1,11 @@
 """The stages at the pixels' end: latents to pixels, and (for image-to-image) pixels to latents.
 
-Decides scaling and rounding, both as the library's pipelines and its image processor do. Knows no prompts and no noise.
+Decides scaling and rounding, both as the library's pipelines and its image processor do. Knows no prompts and no noise. Each
+keeps its half of the vae only.
 """
 
 from collections.abc import Hashable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -14,40 +15,48 @@ from numpy.typing import NDArray
 from stages.checkpoint import Checkpoint, LoadOptions
 from stages.diffusion.checkpoint_parts import DiffusersFolder, open_folder
 from stages.diffusion.components import load_model
-from stages.diffusion.describe import describe
+from stages.diffusion.describe import PainterInfo, describe
 from stages.diffusion.latent_scaling import LatentScaling, latent_scaling
-from stages.errors import ConfigurationError, StageFailed
-from stages.stage import Arrays, DecodeLatents
+from stages.errors import ConfigurationError, InvalidRequest, StageFailed
+from stages.stage import Arrays, DecodeLatents, EncodePixels
+
+
+@dataclass(frozen=True, slots=True)
+class _Vae:
+    """The loaded model and what its settings say."""
+
+    model: Any
+    scaling: LatentScaling
+    info: PainterInfo
+    device: str
 
 
 class VaeDecoder:
     """A one-shot stage. Its work unit is one pixel."""
 
-    def __init__(self, vae: Any, scaling: LatentScaling, channels: int, factor: int, device: str) -> None:
+    def __init__(self, vae: _Vae) -> None:
         self._vae = vae
-        self._scaling = scaling
-        self._channels = channels
-        self._factor = factor
-        self._device = device
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, options: LoadOptions) -> Self:
         """Reads the vae only. Raises `ConfigurationError`."""
-        folder, info = open_folder(checkpoint), describe(checkpoint)
-        vae = load_vae(folder, options)
-        vae.encoder = vae.quant_conv = None  # only the decoder's half is kept
-        return cls(vae, latent_scaling(folder.settings("vae")), info.latent_channels, info.latent_factor, options.device)
+        vae = _load(checkpoint, options)
+        vae.model.encoder = vae.model.quant_conv = None
+        if options.compile:
+            vae.model.decoder = torch.compile(vae.model.decoder, dynamic=True)
+        return cls(vae)
 
     @property
     def device(self) -> str:
-        return self._device
+        return self._vae.device
 
     def prepare(self, payload: DecodeLatents) -> NDArray[Any]:
-        latents = payload.latents.get("latents")
-        if latents is None or latents.ndim != 3 or latents.shape[0] != self._channels:
+        """Raises `StageFailed` for latents of another model."""
+        latents, channels = payload.latents.get("latents"), self._vae.info.latent_channels
+        if latents is None or latents.ndim != 3 or latents.shape[0] != channels:
             shape = None if latents is None else latents.shape
             raise StageFailed(
-                f"the vae decodes latents [{self._channels}, height, width], not {shape}: the denoiser is another model's"
+                f"the vae wants latents [{channels}, height, width], not {shape}: the denoiser is another model's"
             )
         return latents
 
@@ -55,21 +64,80 @@ class VaeDecoder:
         return item.shape
 
     def cost(self, item: NDArray[Any]) -> float:
-        return float(item.shape[1] * item.shape[2] * self._factor**2)
+        return float(item.shape[1] * item.shape[2] * self._vae.info.latent_factor**2)
 
     def run(self, batch: Sequence[NDArray[Any]]) -> Sequence[Arrays]:
+        """{"pixels": [height, width, 3] uint8} each."""
+        vae = self._vae.model
         with torch.inference_mode():
-            latents = torch.from_numpy(np.stack(batch)).to(self._vae.device, torch.float32)
-            picture = self._vae.decode(self._scaling.to_vae(latents).to(self._vae.dtype), return_dict=False)[0]
-            pixels = (picture * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).float()
-            rounded = (pixels * 255).round().to(torch.uint8).contiguous().cpu().numpy()
-        return [{"pixels": picture} for picture in rounded]
+            latents = torch.from_numpy(np.stack(batch)).to(vae.device, torch.float32)
+            pictures = vae.decode(self._vae.scaling.to_vae(latents).to(vae.dtype), return_dict=False)[0]
+            unit = (pictures * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).float()
+            pixels = (unit * 255).round().to(torch.uint8).contiguous().cpu().numpy()
+        return [{"pixels": one} for one in pixels]
 
 
-def load_vae(folder: DiffusersFolder, options: LoadOptions) -> Any:
+class VaeEncoder:
+    """A one-shot stage for image-to-image. Its work unit is one pixel.
+
+    A vae's answer is a distribution. The result holds its mean and its standard deviation, so that it depends on the pixels
+    alone and can be remembered; the denoiser draws from it with the request's own generator, as the library's pipelines do.
+    """
+
+    def __init__(self, vae: _Vae) -> None:
+        self._vae = vae
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint, options: LoadOptions) -> Self:
+        """Reads the vae only. Raises `ConfigurationError`."""
+        vae = _load(checkpoint, options)
+        vae.model.decoder = vae.model.post_quant_conv = None
+        if options.compile:
+            vae.model.encoder = torch.compile(vae.model.encoder, dynamic=True)
+        return cls(vae)
+
+    @property
+    def device(self) -> str:
+        return self._vae.device
+
+    def prepare(self, payload: EncodePixels) -> NDArray[np.uint8]:
+        """Raises `InvalidRequest` for a picture whose sides are not multiples of the model's."""
+        pixels, multiple = payload.pixels, self._vae.info.size_multiple
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+            raise StageFailed(f"pixels must be [height, width, 3] uint8, not {pixels.shape} {pixels.dtype}")
+        height, width = pixels.shape[:2]
+        if min(height, width) < multiple or height % multiple or width % multiple:
+            raise InvalidRequest(f"image {width}x{height}: both sides must be multiples of {multiple}", param="image")
+        return pixels
+
+    def batch_key(self, item: NDArray[np.uint8]) -> Hashable:
+        return item.shape
+
+    def cost(self, item: NDArray[np.uint8]) -> float:
+        return float(item.shape[0] * item.shape[1])
+
+    def run(self, batch: Sequence[NDArray[np.uint8]]) -> Sequence[Arrays]:
+        """{"latents", "std": [channels, height, width] float32} each, in the denoiser's scale."""
+        vae, scaling = self._vae.model, self._vae.scaling
+        with torch.inference_mode():
+            unit = torch.from_numpy(np.stack(batch)).to(vae.device).permute(0, 3, 1, 2).float() / 255
+            drawn = vae.encode((2 * unit - 1).to(vae.dtype)).latent_dist
+            means = scaling.to_denoiser(drawn.mean.float()).cpu().numpy()
+            widths = scaling.width_to_denoiser(drawn.std.float()).cpu().numpy()
+        return [{"latents": mean, "std": width} for mean, width in zip(means, widths, strict=True)]
+
+
+def _load(checkpoint: Checkpoint, options: LoadOptions) -> _Vae:
+    folder = open_folder(checkpoint)
     library, class_name = folder.class_of("vae")
     if (library, class_name) != ("diffusers", "AutoencoderKL"):
         raise ConfigurationError(f"{folder.index.path}: vae {class_name} is not supported; supported is AutoencoderKL")
-    if options.dtype == "float16" and folder.settings("vae").flag("force_upcast", default=True):
-        options = replace(options, dtype="float32")  # as the setting says: its activations overflow float16
-    return load_model(folder, "vae", options)
+    whole = replace(options, compile=False, dtype=_dtype(folder, options))
+    model = load_model(folder, "vae", whole)
+    return _Vae(model, latent_scaling(folder.settings("vae")), describe(checkpoint), options.device)
+
+
+def _dtype(folder: DiffusersFolder, options: LoadOptions) -> str:
+    """Activations of a vae that says `force_upcast` overflow float16."""
+    upcast = folder.settings("vae").flag("force_upcast", default=True)
+    return "float32" if upcast and options.dtype == "float16" else options.dtype

@@ -1,0 +1,178 @@
+"""Image-to-image against the library's own pipelines, and the vae's two halves alone."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from stages.checkpoint import LoadOptions
+from stages.diffusion.vae import VaeDecoder, VaeEncoder
+from stages.errors import ConfigurationError, InvalidRequest, StageFailed
+from stages.stage import Arrays, DecodeLatents, EncodePixels
+from tests.stages.diffusion.painter import Painter, Wish, checkpoint_of, oracle_of, paint_rows
+from tests.stages.diffusion.tiny import save_flux, save_stable_diffusion, save_stable_diffusion_3, save_stable_diffusion_xl
+
+TOLERANCE = 1e-3
+BUILDERS: dict[str, Callable[[Path], Path]] = {
+    "StableDiffusion": save_stable_diffusion,
+    "StableDiffusionXL": save_stable_diffusion_xl,
+    "StableDiffusion3": save_stable_diffusion_3,
+    "Flux": save_flux,
+}
+
+
+def a_picture(seed: int = 0, height: int = 32, width: int = 32) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def encoded(stage: VaeEncoder, *pictures: NDArray[np.uint8]) -> list[Arrays]:
+    return list(stage.run([stage.prepare(EncodePixels(picture)) for picture in pictures]))
+
+
+def expected_latents(folder: Path, family: str, wish: Wish, strength: float) -> NDArray[np.float32]:
+    kind: Any = getattr(diffusers, f"{family}Img2ImgPipeline")
+    pipeline = kind.from_pipe(oracle_of(folder).pipeline)
+    pipeline.set_progress_bar_config(disable=True)
+    settings: dict[str, Any] = {"height": 32, "width": 32} if family in ("StableDiffusion3", "Flux") else {}
+    if family != "Flux":
+        settings |= {"negative_prompt": wish.negative}
+    latents: torch.Tensor = pipeline(
+        wish.prompt,
+        image=Image.fromarray(a_picture()),
+        strength=strength,
+        num_inference_steps=wish.steps,
+        guidance_scale=wish.guidance,
+        generator=torch.Generator("cpu").manual_seed(wish.seed),
+        output_type="latent",
+        **settings,
+    ).images[0]
+    if latents.ndim == 2:
+        latents = torch.nn.functional.pixel_shuffle(latents.mT.reshape(1, -1, 4, 4), 2)[0]
+    return latents.numpy()
+
+
+@pytest.mark.parametrize("family", list(BUILDERS))
+@pytest.mark.parametrize(("strength", "steps"), [(0.5, 5), (0.8, 4), (1.0, 3)])
+def test_a_picture_painted_over_is_the_librarys(tmp_path: Path, family: str, strength: float, steps: int) -> None:
+    folder = BUILDERS[family](tmp_path)
+    painter = Painter.load(folder)
+    init = encoded(VaeEncoder.load(checkpoint_of(folder), LoadOptions()), a_picture())[0]
+    wish = Wish(steps=steps, negative=None if family == "Flux" else "blue")
+    row = painter.denoiser.start(replace(painter.payload(wish), init=init, strength=strength))
+    latents = paint_rows(painter.denoiser, {0: row})[0]
+    np.testing.assert_allclose(latents, expected_latents(folder, family, wish, strength), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "class_name"),
+    [
+        ("pndm", "PNDMScheduler"),
+        ("euler_a", "EulerAncestralDiscreteScheduler"),
+        ("heun", "HeunDiscreteScheduler"),
+        ("dpmpp_2m", "DPMSolverMultistepScheduler"),
+        ("unipc", "UniPCMultistepScheduler"),
+    ],
+)
+def test_samplers_begin_in_the_middle_as_the_librarys_do(tmp_path: Path, sampler: str, class_name: str) -> None:
+    settings = {"skip_prk_steps": True} if sampler == "pndm" else {}
+    own = getattr(diffusers, class_name)(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, **settings)
+    folder = save_stable_diffusion(tmp_path, own)
+    painter = Painter.load(folder)
+    init = encoded(VaeEncoder.load(checkpoint_of(folder), LoadOptions()), a_picture())[0]
+    wish = Wish(steps=6, negative="blue", sampler=sampler)
+    row = painter.denoiser.start(replace(painter.payload(wish), init=init, strength=0.5))
+    latents = paint_rows(painter.denoiser, {0: row})[0]
+    np.testing.assert_allclose(latents, expected_latents(folder, "StableDiffusion", wish, 0.5), atol=TOLERANCE)
+
+
+def test_painting_over_and_painting_share_steps(sd_folder: Path, sd_painter: Painter) -> None:
+    init = encoded(VaeEncoder.load(checkpoint_of(sd_folder), LoadOptions()), a_picture())[0]
+    over = replace(sd_painter.payload(Wish(steps=6)), init=init, strength=0.5)
+    alone = paint_rows(sd_painter.denoiser, {0: sd_painter.denoiser.start(over)})[0]
+    rows = {0: sd_painter.denoiser.start(over), 1: sd_painter.start(Wish(seed=4))}
+    together = paint_rows(sd_painter.denoiser, rows)
+    np.testing.assert_allclose(together[0], alone, atol=TOLERANCE)
+    np.testing.assert_allclose(together[1], sd_painter.latents(Wish(seed=4)), atol=TOLERANCE)
+
+
+def test_latents_without_a_spread_are_taken_as_they_are(sd_painter: Painter) -> None:
+    init = {"latents": np.zeros((4, 8, 8), np.float32)}
+    payload = replace(sd_painter.payload(Wish(steps=2)), init=init, strength=0.5)
+    row = sd_painter.denoiser.start(payload)
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    ratio = row.latents / noise
+    torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio))
+
+
+def test_latents_of_another_size_are_refused(sd_painter: Painter) -> None:
+    init = {"latents": np.zeros((4, 8, 4), np.float32)}
+    with pytest.raises(StageFailed, match=r"init latents has shape \(4, 8, 4\); this size of picture wants \(4, 8, 8\)"):
+        sd_painter.denoiser.start(replace(sd_painter.payload(Wish()), init=init))
+
+
+def test_a_batch_of_pictures_is_encoded_as_one_by_one(sd_folder: Path) -> None:
+    stage = VaeEncoder.load(checkpoint_of(sd_folder), LoadOptions())
+    pictures = [a_picture(seed) for seed in range(3)]
+    together = encoded(stage, *pictures)
+    for picture, result in zip(pictures, together, strict=True):
+        alone = encoded(stage, picture)[0]
+        assert result["latents"].shape == result["std"].shape == (4, 8, 8)
+        np.testing.assert_allclose(result["latents"], alone["latents"], atol=1e-5)
+        np.testing.assert_allclose(result["std"], alone["std"], atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(30, 32), (32, 2), (0, 32)])
+def test_a_picture_beside_the_multiple_is_refused(sd_folder: Path, size: tuple[int, int]) -> None:
+    stage = VaeEncoder.load(checkpoint_of(sd_folder), LoadOptions())
+    with pytest.raises(InvalidRequest, match="both sides must be multiples of 4") as caught:
+        stage.prepare(EncodePixels(a_picture(0, *size)))
+    assert caught.value.param == "image"
+
+
+def test_pixels_that_are_not_rgb_bytes_are_refused(sd_folder: Path) -> None:
+    stage = VaeEncoder.load(checkpoint_of(sd_folder), LoadOptions())
+    with pytest.raises(StageFailed, match=r"must be \[height, width, 3\] uint8"):
+        stage.prepare(EncodePixels(np.zeros((32, 32, 4), np.uint8)))
+
+
+def test_latents_share_a_decoding_batch_by_shape_and_cost_their_pixels(sd_painter: Painter) -> None:
+    stage = sd_painter.decoder
+    small, wide = (stage.prepare(DecodeLatents({"latents": np.zeros((4, 8, w), np.float32)})) for w in (8, 16))
+    assert stage.batch_key(small) != stage.batch_key(wide)
+    assert (stage.cost(small), stage.cost(wide)) == (1024.0, 2048.0)
+
+
+@pytest.mark.parametrize(
+    "latents", [{}, {"latents": np.zeros((3, 8, 8), np.float32)}, {"latents": np.zeros((4, 8), np.float32)}]
+)
+def test_latents_of_another_model_are_refused(sd_painter: Painter, latents: Arrays) -> None:
+    with pytest.raises(StageFailed, match="the denoiser is another model's"):
+        sd_painter.decoder.prepare(DecodeLatents(latents))
+
+
+def test_a_vae_that_overflows_float16_is_loaded_in_float32(sd_folder: Path) -> None:
+    decoder = VaeDecoder.load(checkpoint_of(sd_folder), LoadOptions(dtype="float16"))
+    assert decoder._vae.model.dtype is torch.float32
+    assert VaeDecoder.load(checkpoint_of(sd_folder), LoadOptions(dtype="bfloat16"))._vae.model.dtype is torch.bfloat16
+
+
+def test_each_half_of_the_vae_is_loaded_alone(sd_folder: Path) -> None:
+    decoder = VaeDecoder.load(checkpoint_of(sd_folder), LoadOptions())._vae.model
+    encoder = VaeEncoder.load(checkpoint_of(sd_folder), LoadOptions())._vae.model
+    assert decoder.encoder is None
+    assert encoder.decoder is None
+
+
+def test_another_kind_of_vae_is_refused(tmp_path: Path) -> None:
+    folder = save_stable_diffusion(tmp_path)
+    index = folder / "model_index.json"
+    index.write_text(index.read_text().replace("AutoencoderKL", "AutoencoderTiny"))
+    with pytest.raises(ConfigurationError, match="vae AutoencoderTiny is not supported"):
+        VaeDecoder.load(checkpoint_of(folder), LoadOptions())
