@@ -179,8 +179,8 @@ class Llm:
         return passes
 
     def _advanced(self, row: LlmRow, choice: Choice) -> Stepped:
+        row.is_sound = not choice.failed
         if choice.failed:
-            self._book.forget(row.slot)
             return Stepped(error=StageFailed("the language model computed values that are no numbers; check llm.dtype"))
         row.occupant.tokens.append(choice.token)
         if choice.token in self._eos_tokens:
@@ -207,4 +207,9 @@ class Llm:
         return self._texts.logprob(choice.token, choice.logprob, top)
 
     def finish(self, row: LlmRow) -> None:
+        if not row.is_sound:
+            # Attention reads over a row's end, and zero times no number is no number: the slot's next row would fail, too.
+            self._book.forget(row.slot)
+            with torch.inference_mode():
+                self._forward.slots.wipe(row.slot)
         self._book.release(row.slot)

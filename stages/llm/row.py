@@ -38,6 +38,7 @@ class LlmRow:
     images: tuple[PlacedImage, ...] = ()
     positions: Tensor | None = None
     position_delta: int = 0
+    is_sound: bool = False  # the last logits were numbers, so all that the slot holds of this row are
 
     @property
     def num_waiting(self) -> int:

@@ -157,6 +157,13 @@ class SlotCache(Cache):
                 layer.keys[target, :, :length] = layer.keys[source, :, :length]
                 layer.values[target, :, :length] = layer.values[source, :, :length]
 
+    def wipe(self, slot: int) -> None:
+        """Zeroes a slot."""
+        for layer in self._slot_layers:
+            if layer.is_initialized:
+                layer.keys[slot].zero_()
+                layer.values[slot].zero_()
+
     @property
     def num_bytes(self) -> int:
         """Bytes of memory held for keys and values."""

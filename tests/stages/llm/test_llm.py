@@ -1,0 +1,209 @@
+"""How requests share the stage: streams keep flowing, slots come back, prefixes are reused, and one bad row fails alone."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stages.checkpoint import LoadOptions, Source, resolve
+from stages.errors import ConfigurationError, InvalidRequest, StageFailed
+from stages.llm.llm import Llm, LlmSettings
+from stages.stage import Generate, ImageSpan, Sampling
+from tests.stages.llm.driving import drive
+from tests.stages.llm.tiny_models import save_decoder
+
+PROMPT = tuple(range(10, 40))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_decoder("llama", tmp_path_factory.mktemp("llama"))
+
+
+def load(folder: Path, num_slots: int = 4, context: int = 128, chunk: int = 16) -> Llm:
+    return Llm.load(resolve(Source(folder=str(folder))), LoadOptions(), LlmSettings(num_slots, context, chunk))
+
+
+def generate(prompt: tuple[int, ...] = PROMPT, max_tokens: int = 8, salt: str = "", **settings: object) -> Generate:
+    defaults: dict[str, Any] = {"temperature": 0.0, "logit_bias": {2: -100.0}}
+    sampling = Sampling(max_tokens=max_tokens, **(defaults | settings))
+    return Generate(prompt, sampling, salt=salt)
+
+
+def test_a_long_prompt_does_not_stall_running_streams(folder: Path) -> None:
+    running, long = drive(load(folder), [(0, generate(PROMPT[:4], 20)), (3, generate(PROMPT * 3, 2))])
+    assert running.steps == list(range(20))
+    assert long.steps[0] > 3 + 4
+
+
+def test_a_short_prompt_overtakes_a_long_one(folder: Path) -> None:
+    long, short = drive(load(folder), [(0, generate(tuple(range(10, 110)), 2)), (1, generate(PROMPT[:6], 2))])
+    assert short.steps[0] < long.steps[0]
+
+
+def test_requests_wait_for_a_slot_and_get_one(folder: Path) -> None:
+    llm = load(folder, num_slots=1)
+    first = llm.start(generate())
+    assert not llm.can_start(generate())
+    llm.finish(first)
+    assert llm.can_start(generate())
+    assert [len(answer.tokens) for answer in drive(llm, [(0, generate()), (0, generate(PROMPT[5:]))])] == [8, 8]
+
+
+def test_a_client_that_leaves_frees_its_slot_and_disturbs_nobody(folder: Path) -> None:
+    alone = drive(load(folder), [(0, generate(PROMPT[3:], 12))])[0]
+    work = [(0, generate(PROMPT[3:], 12)), (0, generate(PROMPT * 2)), (1, generate(PROMPT[9:]))]
+    llm = load(folder, num_slots=2)
+    stayed, left, late = drive(llm, work, cancel=lambda step, index: index == 1 and step == 2)
+    assert stayed.tokens == alone.tokens
+    assert left.end is None
+    assert late.end is not None
+
+
+def test_max_tokens_zero_means_as_many_as_fit(folder: Path) -> None:
+    answer = drive(load(folder, context=64), [(0, generate(PROMPT, 0))])[0]
+    assert answer.end is not None
+    assert (answer.end.reason, answer.end.completion_tokens) == ("length", 64 - len(PROMPT))
+
+
+def test_a_stop_token_ends_an_answer_and_is_not_shown(folder: Path) -> None:
+    answer = drive(load(folder), [(0, generate(logit_bias={2: 100.0}))])[0]
+    assert answer.text == ""
+    assert answer.end is not None
+    assert (answer.end.reason, answer.end.completion_tokens) == ("stop", 1)
+
+
+def test_a_stop_string_ends_an_answer_and_is_not_shown(folder: Path) -> None:
+    whole = drive(load(folder), [(0, generate(max_tokens=20))])[0]
+    stop = whole.text[6:9]
+    answer = drive(load(folder), [(0, generate(max_tokens=20, stop=(stop,)))])[0]
+    assert answer.text == whole.text[: whole.text.index(stop)]
+    assert answer.end is not None
+    assert answer.end.reason == "stop"
+    assert answer.end.completion_tokens < 20
+
+
+def test_sampling_depends_on_the_seed_alone_not_on_the_company(folder: Path) -> None:
+    settings: dict[str, Any] = {"temperature": 0.9, "top_p": 0.9, "seed": 11, "max_tokens": 12}
+    alone = drive(load(folder), [(0, generate(**settings))])[0]
+    noisy = generate(PROMPT[2:], temperature=1.0, max_tokens=9)
+    crowd = [(0, noisy), (2, generate(**settings)), (3, generate(PROMPT[7:]))]
+    assert drive(load(folder), crowd)[1].tokens == alone.tokens
+    other = drive(load(folder), [(0, generate(**(settings | {"seed": 12})))])[0]
+    assert other.tokens != alone.tokens
+
+
+def test_a_known_prefix_is_not_computed_again_and_changes_nothing(folder: Path) -> None:
+    llm = load(folder)
+    first = drive(llm, [(0, generate(max_tokens=6))])[0]
+    assert first.end is not None
+    assert first.end.cached_tokens == 0
+    turn = (*PROMPT, *first.tokens, 50, 51, 52)
+    fresh = drive(load(folder), [(0, generate(turn))])[0]
+    again = drive(llm, [(0, generate(turn))])[0]
+    assert again.tokens == fresh.tokens
+    assert again.end is not None
+    assert again.end.cached_tokens == len(PROMPT) + 5  # the answer's last token was never fed
+
+
+def test_a_shared_beginning_is_copied_from_a_running_request(folder: Path) -> None:
+    prompts = [(*PROMPT, 50), (*PROMPT, 60, 61)]
+    alone = [drive(load(folder), [(0, generate(prompt, 20))])[0] for prompt in prompts]
+    together = drive(load(folder), [(0, generate(prompts[0], 20)), (5, generate(prompts[1], 20))])
+    assert [answer.tokens for answer in together] == [answer.tokens for answer in alone]
+    assert together[1].end is not None
+    assert together[1].end.cached_tokens == len(PROMPT)
+
+
+def test_no_tenant_profits_from_what_another_asked(folder: Path) -> None:
+    llm = load(folder)
+    drive(llm, [(0, generate(salt="a"))])
+    answers = [drive(llm, [(0, generate(salt=salt))])[0] for salt in ("b", "a")]
+    assert [answer.end and answer.end.cached_tokens for answer in answers] == [0, len(PROMPT) - 1]
+
+
+def test_values_that_are_no_numbers_fail_their_own_request(folder: Path) -> None:
+    llm = load(folder)
+    features = np.full((4, 48), np.nan, dtype=np.float32)
+    broken = Generate(PROMPT, Sampling(max_tokens=4, temperature=0.0), (ImageSpan(3, 4, "x", {"features": features}),))
+    failed, fine = drive(llm, [(0, broken), (0, generate(PROMPT[1:]))])
+    assert isinstance(failed.error, StageFailed)
+    assert fine.error is None
+    assert fine.tokens == drive(load(folder), [(0, generate(PROMPT[1:]))])[0].tokens
+
+
+def test_a_slot_is_clean_after_values_that_were_no_numbers(folder: Path) -> None:
+    """Attention reads over a row's end; a weight of zero times no number is no number."""
+    llm = load(folder, num_slots=1)
+    features = np.full((20, 48), np.nan, dtype=np.float32)
+    broken = Generate(PROMPT, Sampling(max_tokens=4, temperature=0.0), (ImageSpan(9, 20, "x", {"features": features}),))
+    assert isinstance(drive(llm, [(0, broken)])[0].error, StageFailed)
+    assert drive(llm, [(0, generate(PROMPT[:5]))])[0].error is None
+
+
+def test_features_from_shared_memory_may_be_read_only(folder: Path) -> None:
+    features = np.ones((4, 48), dtype=np.float16)
+    features.flags.writeable = False
+    work = Generate(PROMPT, Sampling(max_tokens=2, temperature=0.0), (ImageSpan(3, 4, "x", {"features": features}),))
+    assert drive(load(folder), [(0, work)])[0].error is None
+
+
+def test_half_precision_answers_too(folder: Path) -> None:
+    settings = LlmSettings(num_slots=3, max_context_tokens=128, prefill_chunk_tokens=16)
+    llm = Llm.load(resolve(Source(folder=str(folder))), LoadOptions(dtype="bfloat16"), settings)
+    answers = drive(llm, [(0, generate()), (1, generate(PROMPT * 2)), (2, generate(temperature=1.0, seed=1, top_p=0.5))])
+    assert [answer.end is not None and answer.end.completion_tokens for answer in answers] == [8, 8, 8]
+
+
+def test_a_context_beyond_the_model_is_refused(folder: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"max_context_tokens: 513 .* 512"):
+        load(folder, context=513)
+
+
+@pytest.mark.parametrize(("name", "settings"), [("num_slots", (0, 10, 10)), ("prefill_chunk_tokens", (1, 10, 0))])
+def test_settings_that_cannot_work_are_refused(name: str, settings: tuple[int, int, int]) -> None:
+    with pytest.raises(ConfigurationError, match=name):
+        LlmSettings(*settings)
+
+
+REFUSED: dict[str, tuple[Generate, str, str]] = {
+    "an empty prompt": (generate(()), "messages", "no tokens"),
+    "a prompt without room": (generate(PROMPT * 5), "messages", r"150 tokens.*128"),
+    "an answer without room": (generate(max_tokens=99), "max_tokens", r"99.*98 fit"),
+    "a token outside the vocabulary": (generate((5, 400)), "messages", "token 400 at place 1"),
+    "a bias outside the vocabulary": (generate(logit_bias={400: 1.0}), "logit_bias", "token 400"),
+    "a bias beyond 100": (generate(logit_bias={4: 101.0}), "logit_bias", "101"),
+    "a temperature below 0": (generate(temperature=-0.1), "temperature", "-0.1"),
+    "top_p 0": (generate(top_p=0.0), "top_p", "top_p is 0.0"),
+    "too many alternatives": (generate(logprobs=21), "top_logprobs", "21"),
+    "a penalty of 3": (generate(frequency_penalty=3.0), "frequency_penalty", "3.0"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_could_never_run_is_refused_with_the_field_value_and_limit(folder: Path, name: str) -> None:
+    work, param, message = REFUSED[name]
+    with pytest.raises(InvalidRequest, match=message) as caught:
+        load(folder).check(work)
+    assert caught.value.param == param
+
+
+def span(offset: int, length: int, *shape: int) -> ImageSpan:
+    return ImageSpan(offset, length, "x", {"features": np.zeros(shape, dtype=np.float32)})
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        (span(28, 4, 4, 48),),
+        (span(3, 4, 5, 48),),
+        (span(3, 4, 4, 40),),
+        (span(3, 4, 4, 48), span(6, 2, 2, 48)),
+        (span(3, 0, 0, 48),),
+    ],
+    ids=["behind the prompt", "another length", "another width", "overlapping", "empty"],
+)
+def test_pictures_that_do_not_fit_their_places_are_refused(folder: Path, images: tuple[ImageSpan, ...]) -> None:
+    with pytest.raises(InvalidRequest, match="picture"):
+        load(folder).check(Generate(PROMPT, Sampling(max_tokens=4), images))
