@@ -48,7 +48,7 @@ def create_app(service: Service, settings: IngressSettings) -> FastAPI:
     )
     app.add_exception_handler(TriptychError, triptych_error_handler)
     app.add_exception_handler(HTTPException, routing_error_handler)
-    app.add_middleware(RequestLog, metrics=metrics)
+    app.add_middleware(RequestLog, metrics=metrics, adds_id=settings.adds_request_id)
     arrival, receipts = Arrival(service, settings), ReceiptPrinter(settings.show_cache)
     shelf = PictureShelf(capacity_bytes=settings.kept_picture_bytes, keep_s=settings.kept_picture_s, now=time.monotonic)
     keyed = bool(settings.keys)

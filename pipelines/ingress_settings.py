@@ -34,6 +34,7 @@ class IngressSettings:
     kept_picture_s: float = 600
     kept_picture_bytes: int = 64 * 2**20
     fingerprint: str = "triptych"
+    adds_request_id: bool = True
 
     def key_ring(self) -> KeyRing:
         return KeyRing(self.keys, self.secret)
@@ -43,7 +44,8 @@ class IngressSettings:
 
 
 def settings_of(config: AppConfig) -> IngressSettings:
-    """The settings that a configuration means. Raises `ConfigurationError` where a key's environment variable is not set."""
+    """The settings that a configuration means, behind Serve's proxy, which adds x-request-id itself. Raises
+    `ConfigurationError` where a key's environment variable is not set."""
     limits, auth = config.limits, config.auth
     return IngressSettings(
         max_body_bytes=limits.body_bytes,
@@ -63,6 +65,7 @@ def settings_of(config: AppConfig) -> IngressSettings:
             enabled=config.fetch.enabled, timeout_s=config.fetch.timeout_s, allowed_hosts=config.fetch.allowed_hosts
         ),
         fingerprint=f"triptych-{_version()}",
+        adds_request_id=False,
     )
 
 

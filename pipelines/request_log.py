@@ -21,14 +21,16 @@ logger = logging.getLogger(__name__)
 
 
 class RequestLog:
-    def __init__(self, app: ASGIApp, metrics: RequestMetrics) -> None:
-        self._app, self._metrics = app, metrics
+    """`adds_id` False: what stands before the app (Serve's proxy) puts x-request-id into the answer itself."""
+
+    def __init__(self, app: ASGIApp, metrics: RequestMetrics, *, adds_id: bool = True) -> None:
+        self._app, self._metrics, self._adds_id = app, metrics, adds_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        watch = _Watch(request_id(scope), send)
+        watch = _Watch(request_id(scope), send, adds_id=self._adds_id)
         self._metrics.begin()
         try:
             await self._app(scope, receive, watch)
@@ -52,10 +54,13 @@ class RequestLog:
 
 
 class _Watch:
-    """Stands before `send`: adds the id to the headers, and notes status and time of the first byte."""
+    """Stands before `send`: completes the headers, and notes status and time of the first byte."""
 
-    def __init__(self, request_id: str, send: Send) -> None:
+    def __init__(self, request_id: str, send: Send, *, adds_id: bool) -> None:
         self.request_id, self._send = request_id, send
+        self._headers = [(b"x-content-type-options", b"nosniff")]
+        if adds_id:
+            self._headers.append((REQUEST_ID.encode(), request_id.encode()))
         self.began = time.perf_counter()
         self.status: int | None = None
         self.first_byte_s: float | None = None
@@ -63,8 +68,7 @@ class _Watch:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            added = [(REQUEST_ID.encode(), self.request_id.encode()), (b"x-content-type-options", b"nosniff")]
-            message = {**message, "headers": [*message.get("headers", []), *added]}
+            message = {**message, "headers": [*message.get("headers", []), *self._headers]}
         elif self.first_byte_s is None and message.get("body"):
             self.first_byte_s = time.perf_counter() - self.began
         await self._send(message)

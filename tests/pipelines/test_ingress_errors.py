@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from pipelines.auth import KeyRing
+from pipelines.config import AppConfig
 from pipelines.http_errors import TABLE, answer_to
-from pipelines.ingress_settings import IngressSettings
+from pipelines.ingress_settings import IngressSettings, settings_of
 from stages import errors
 from stages.errors import NotAuthorized, TriptychError
 from tests.pipelines.fakes import CHAT, FakeService, Trouble
@@ -17,6 +18,8 @@ from tests.pipelines.surface import JsonObject, chat_body, client_for, error_of
 
 PATH = "/v1/chat/completions"
 JSON = {"content-type": "application/json"}
+
+MINIMAL = {"models": {"clip": {"pipeline": "embed", "embedder": {"source": {"demo": "clip"}}}}}
 
 ODD_BODIES: dict[str, bytes] = {
     "nothing": b"",
@@ -152,6 +155,11 @@ async def test_a_request_id_comes_back_and_an_odd_one_is_replaced() -> None:
     assert failed.headers["x-request-id"] == "mine"
 
 
+async def test_behind_a_proxy_that_adds_the_request_id_it_is_not_there_twice() -> None:
+    async with client_for(FakeService(), settings_of(AppConfig.model_validate(MINIMAL))) as client:
+        assert "x-request-id" not in (await client.get("/health")).headers
+
+
 async def test_two_requests_with_one_request_id_are_two_requests_inside() -> None:
     service = FakeService()
     async with client_for(service) as client:
@@ -284,3 +292,15 @@ def test_a_key_ring_without_keys_lets_everyone_in_as_one_tenant() -> None:
     assert KeyRing().identify(None) == KeyRing().identify("Bearer anything")
     with pytest.raises(NotAuthorized):
         KeyRing({"0" * 64: "ada"}).identify(None)
+
+
+def test_receipts_tell_cache_outcomes_only_where_the_keys_are_of_one_tenant() -> None:
+    def settings(*tenants: str) -> IngressSettings:
+        keys = [{"tenant": tenant, "sha256": f"{number:064x}"} for number, tenant in enumerate(tenants)]
+        secret = {"secret_env": "PATH"} if len(set(tenants)) > 1 else {}  # any variable that is set
+        return settings_of(AppConfig.model_validate({**MINIMAL, "auth": {"keys": keys, **secret}}))
+
+    assert settings().show_cache
+    assert settings("ada", "ada").show_cache
+    assert not settings("ada", "bob").show_cache
+    assert settings("ada", "bob").keys == {f"{0:064x}": "ada", f"{1:064x}": "bob"}
