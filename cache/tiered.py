@@ -28,6 +28,11 @@ class TieredCache:
     def __init__(self, tiers: Sequence[Tier] = ()) -> None:
         self._tiers = tuple(tiers)
 
+    @property
+    def tier_names(self) -> tuple[str, ...]:
+        """From the first looked in to the last. Asks no tier anything."""
+        return tuple(tier.name for tier in self._tiers)
+
     def get(self, key: str) -> Found | None:
         return self.get_many([key]).get(key)
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, TypeGuard, TypeVar
 
+from cache.tier import TierStats
 from cache.tiered import TieredCache
 from stages.delivery import LoopDelivery
 from stages.engine import Engine
@@ -17,7 +18,7 @@ from stages.errors import Cancelled, ConfigurationError, TriptychError, Unavaila
 from stages.iterative_engine import IterativeEngine
 from stages.limits import BatchLimits, QueueLimits
 from stages.one_shot_engine import OneShotEngine
-from stages.remembering import RememberingStage, at_deadline
+from stages.remembering import RememberingStage, at_deadline, is_far
 from stages.scheduler import Load
 from stages.stage import Arrays, Item, IterativeStage, OneShotStage, Reply, StageMetrics, StageReceipt, StreamEnd
 
@@ -59,7 +60,8 @@ class StageHost:
 
     def __init__(self, *, cache: TieredCache | None = None, replica: str = "local") -> None:
         self._cache = cache if cache is not None else TieredCache()
-        self._tiers = frozenset(self._cache.stats())
+        self._known_stats: Mapping[str, TierStats] = {}
+        self._asking: asyncio.Task[None] | None = None
         self._replica = replica
         self._delivery = LoopDelivery()
         self._one_shot: dict[str, RememberingStage] = {}
@@ -84,7 +86,7 @@ class StageHost:
             )
         elif _is_one_shot(stage):
             engine = OneShotEngine(stage, name=name, replica=self._replica, batch=batch, queue=queue, deliver=self._delivery)
-            self._one_shot[name] = RememberingStage(engine, self._cache, self._tiers)
+            self._one_shot[name] = RememberingStage(engine, self._cache)
         else:
             raise ConfigurationError(f"stage {name!r}: {type(stage).__name__} has neither run nor step")
 
@@ -129,7 +131,10 @@ class StageHost:
         return bool(cancels)
 
     def metrics(self) -> list[StageMetrics]:
-        """Counters of every stage. What only the cache as a whole knows is told with the first stage: sums are right."""
+        """Counters of every stage. What only the cache as a whole knows is told with the first, so that sums are right.
+
+        To be called on the event loop.
+        """
         shared = self._shared_cache_counters()
         metrics = []
         for name, engine in self._engines().items():
@@ -148,13 +153,19 @@ class StageHost:
         for engine in self._engines().values():
             engine.check()
 
+    async def settled(self) -> None:
+        """Returns once nothing is being computed or remembered any more."""
+        for hosted in self._one_shot.values():
+            await hosted.settled()
+
     async def close(self) -> None:
         """Everything unfinished ends with `Unavailable`; returns when every thread has ended. Idempotent."""
         self._closed = True
         self._delivery.bind(asyncio.get_running_loop())
         await asyncio.gather(*(asyncio.to_thread(engine.close) for engine in self._engines().values()))
-        for hosted in self._one_shot.values():
-            await hosted.close()
+        await self.settled()
+        if self._asking is not None:
+            await self._asking
         await asyncio.to_thread(self._cache.close)
 
     def _engines(self) -> dict[str, Engine[Any]]:
@@ -181,8 +192,19 @@ class StageHost:
             if not cancels:
                 self._cancels.pop(item_id, None)
 
+    def _cache_stats(self) -> Mapping[str, TierStats]:
+        """Asking a far tier is no work for the event loop: it is asked aside, and its last answer is told."""
+        if not is_far(self._cache):
+            return self._cache.stats()
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask_cache())
+        return self._known_stats
+
+    async def _ask_cache(self) -> None:
+        self._known_stats = await asyncio.to_thread(self._cache.stats)
+
     def _shared_cache_counters(self) -> dict[str, float]:
-        stats = self._cache.stats()
+        stats = self._cache_stats()
         memory = stats.get("memory")
         return {
             "cache_evictions_total": float(memory.evictions if memory else 0),

@@ -95,14 +95,14 @@ class _Journey:
 class RememberingStage:
     """One hosted one-shot stage. To be used on one event loop."""
 
-    def __init__(self, engine: OneShotEngine[Any, Any], cache: TieredCache, tiers: frozenset[str]) -> None:
+    def __init__(self, engine: OneShotEngine[Any, Any], cache: TieredCache) -> None:
         self.engine = engine
         self.counters = CacheCounters()
         self._cache = cache
-        self._remembers = bool(tiers)
-        self._is_far = bool(tiers - {"memory"})  # asking may take a while: not on the event loop
+        self._remembers = bool(cache.tier_names)
+        self._is_far = is_far(cache)
         self._flying: dict[str, _Journey] = {}
-        self._unnamed: set[Flight[Reply]] = set()
+        self._flights: set[Flight[Reply]] = set()  # named or not
 
     async def call(self, item: Item[Any], waiter: "asyncio.Future[Reply]") -> Reply:
         """`waiter` is a new future, in which the caller may end the waiting with an error."""
@@ -114,10 +114,10 @@ class RememberingStage:
         reply = await self._wait(journey, item, waiter)
         return self._as_joined(reply) if joined else reply
 
-    async def close(self) -> None:
-        """After the engine's: waits until nothing is being remembered any more."""
-        for flight in [*self._unnamed, *(journey.flight for journey in self._flying.values())]:
-            await flight.ended()
+    async def settled(self) -> None:
+        """Returns once nothing is being computed or remembered any more."""
+        while self._flights:
+            await next(iter(self._flights)).ended()
 
     async def _wait(self, journey: _Journey, item: Item[Any], waiter: "asyncio.Future[Reply]") -> Reply:
         journey.flight.join(waiter)
@@ -156,8 +156,8 @@ class RememberingStage:
             return self._fly(flight, computation, item.name)
 
         flight = Flight(fly)
-        self._unnamed.add(flight)
-        flight.add_done_callback(lambda: self._unnamed.discard(flight))
+        self._flights.add(flight)
+        flight.add_done_callback(lambda: self._flights.discard(flight))
         return _Journey(flight, computation)
 
     async def _fly(self, flight: Flight[Reply], computation: _Computation, name: str | None) -> None:
@@ -202,6 +202,11 @@ class RememberingStage:
         """The device's time and the bytes are on the receipt of whoever began it; here they would be counted twice."""
         self.counters.cache_joined_total += 1
         return Reply(reply.value, replace(reply.receipt, cache="joined", device_s=0.0, bytes_moved=0))
+
+
+def is_far(cache: TieredCache) -> bool:
+    """Whether asking it may take a while, and is no work for the event loop."""
+    return any(name != "memory" for name in cache.tier_names)
 
 
 def at_deadline(item: Item[Any], act: Callable[[], object]) -> Callable[[], None]:
