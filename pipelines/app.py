@@ -16,8 +16,8 @@ from ray.serve.handle import DeploymentHandle
 
 from pipelines.config import EMBEDDED, ActorOptions, AppConfig, AutoscalingConfig, DeploymentConfig, parse
 from pipelines.directory import ServeDirectory
-from pipelines.ingress import create_app
-from pipelines.ingress_settings import settings_of
+from pipelines.ingress.app import create_app
+from pipelines.ingress.settings import settings_of
 from pipelines.metrics_table import MetricsTable
 from pipelines.serve_client import ServeStageClient
 from pipelines.service import Triptych

@@ -38,7 +38,9 @@ def serve(config: ConfigPath = DEFAULT_CONFIG, host: Host = None, port: Port = N
 
 
 @app.command()
-def demo(config: ConfigPath = DEFAULT_CONFIG, out: Annotated[Path, typer.Option(help="where the PNGs go")] = Path(".triptych")) -> None:
+def demo(
+    config: ConfigPath = DEFAULT_CONFIG, out: Annotated[Path, typer.Option(help="where the PNGs go")] = Path(".triptych")
+) -> None:
     """Starts Triptych, asks about a picture, paints a picture, shows both receipts, and stops."""
     from pipelines.local_cluster import Address, running
     from pipelines.tour import free_port, tour

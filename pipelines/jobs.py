@@ -1,6 +1,6 @@
 """What the HTTP surface asks of a pipeline, and what a pipeline answers: the request's own words, already checked, without HTTP.
 
-Knows no FastAPI, no tensors, no stages. `pipelines/ingress.py` turns bodies into jobs and answers into bodies; `image_text.py`,
+Knows no FastAPI, no tensors, no stages. `pipelines/ingress/app.py` turns bodies into jobs and answers into bodies; `image_text.py`,
 `text_to_image.py` and `embed.py` do the jobs.
 """
 
@@ -22,7 +22,7 @@ class TextPart:
 
 @dataclass(frozen=True, slots=True)
 class ImagePart:
-    """An encoded picture, already fetched, sniffed and within the limits (`pipelines/pictures.py`), with its size in pixels after
+    """An encoded picture, already fetched, sniffed and within the limits (`pipelines/ingress/pictures.py`), with its size in pixels after
     EXIF orientation."""
 
     data: bytes

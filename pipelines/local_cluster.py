@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from pipelines.config import AppConfig
-from pipelines.proxy_headers import CALLBACK
+from pipelines.ingress.proxy_headers import CALLBACK
 from stages.errors import ConfigurationError
 
 OBJECT_STORE_BYTES = 512 * 2**20
@@ -37,7 +37,9 @@ class Address:
 def refuse_open_door(config: AppConfig, host: str) -> None:
     """Raises `ConfigurationError` where strangers could reach a server that asks nobody for a key."""
     if host not in ("127.0.0.1", "localhost", "::1") and not config.auth.keys:
-        raise ConfigurationError(f"host {host!r} is not loopback, and auth.keys is empty: configure keys, or serve on 127.0.0.1")
+        raise ConfigurationError(
+            f"host {host!r} is not loopback, and auth.keys is empty: configure keys, or serve on 127.0.0.1"
+        )
 
 
 @contextmanager
@@ -157,8 +159,14 @@ def _why(app_name: str) -> str:
     application = serve.status().applications.get(app_name)
     if application is None:
         return "the application was never deployed"
-    stuck = [f"{name}: {d.message}" for name, d in application.deployments.items() if d.status.value != "HEALTHY"]
-    return "; ".join([application.message, *stuck])
+    stuck = [(name, d.message) for name, d in application.deployments.items() if d.status.value != "HEALTHY"]
+    return "\n  ".join([application.message, *(f"{name}: {_last_line(message)}" for name, message in stuck if message)])
+
+
+def _last_line(message: str) -> str:
+    """Of a traceback, what it is about."""
+    lines = [line for line in message.splitlines() if line.strip()]
+    return lines[-1] if lines else ""
 
 
 def _stop() -> None:

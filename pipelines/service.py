@@ -78,15 +78,24 @@ class Triptych:
         match model:
             case ImageTextModel():
                 self._chat[model_id] = self._image_text(model_id, model)
-                return ModelCard(model_id, "image_text", stages, created, model.llm.max_context_tokens)
+                return ModelCard(
+                    model_id,
+                    "image_text",
+                    stages,
+                    created,
+                    model.llm.max_context_tokens,
+                    accepts_images=model.vision_encoder is not None,
+                )
             case TextToImageModel():
                 rules = self._paint_rules(model_id, model)
                 fingerprint = self._named(f"{model_id}.text_encoder")
                 self._paint[model_id] = TextToImagePipeline(model_id, self._client, rules, text_fingerprint=fingerprint)
-                return ModelCard(model_id, "text_to_image", stages, created, sizes=rules.sizes)
+                return _paint_card(model_id, stages, created, rules)
             case EmbedModel():
                 fingerprint, max_pixels = self._named(f"{model_id}.embedder"), self._config.limits.image_pixels
-                self._embed[model_id] = ClipEmbedPipeline(model_id, self._client, fingerprint=fingerprint, max_pixels=max_pixels)
+                self._embed[model_id] = ClipEmbedPipeline(
+                    model_id, self._client, fingerprint=fingerprint, max_pixels=max_pixels
+                )
                 return ModelCard(model_id, "embed", stages, created)
 
     def _named(self, stage: str) -> str:
@@ -125,8 +134,21 @@ class Triptych:
         )
 
 
+def _paint_card(model_id: str, stages: tuple[str, ...], created: int, rules: PaintRules) -> ModelCard:
+    return ModelCard(
+        model_id,
+        "text_to_image",
+        stages,
+        created,
+        sizes=rules.sizes,
+        size_multiple=rules.size_multiple,
+        default_steps=rules.default_steps,
+        max_steps=rules.max_steps,
+        default_guidance_scale=rules.default_guidance_scale,
+        samplers=rules.samplers,
+    )
+
+
 def _size(text: str) -> tuple[int, int]:
     width, _, height = text.partition("x")
     return int(width), int(height)
-
-

@@ -64,7 +64,8 @@ class TextToImagePipeline:
         steps = job.steps if job.steps is not None else rules.default_steps
         if not 1 <= steps <= rules.max_steps:
             raise InvalidRequest(
-                f"num_inference_steps {steps} is outside 1..{rules.max_steps} (models.*.max_steps)", param="num_inference_steps"
+                f"num_inference_steps {steps} is outside 1..{rules.max_steps} (models.*.max_steps)",
+                param="num_inference_steps",
             )
         guidance = job.guidance_scale if job.guidance_scale is not None else rules.default_guidance_scale
         if not math.isfinite(guidance) or not 0 <= guidance <= 100:
@@ -94,7 +95,8 @@ class TextToImagePipeline:
             raise InvalidRequest(f"size {size[0]}x{size[1]} is not served; this model paints {allowed}", param="size")
         if min(size) < rules.size_multiple or any(side % rules.size_multiple for side in size):
             raise InvalidRequest(
-                f"size {size[0]}x{size[1]}: both sides must be multiples of {rules.size_multiple}, and at least that", param="size"
+                f"size {size[0]}x{size[1]}: both sides must be multiples of {rules.size_multiple}, and at least that",
+                param="size",
             )
         if size[0] * size[1] > rules.max_pixels:
             raise InvalidRequest(

@@ -62,12 +62,14 @@ def paint(client: OpenAI, model: str, folder: Path, console: Console) -> None:
     receipt: Any = None
     with Progress(*columns, console=console) as progress:
         row = progress.add_task("denoising", total=None)
-        stream = client.images.generate(model=model, prompt=sentence, stream=True, partial_images=2, extra_body={"seed": 7, "triptych": {"progress": True}})
+        stream = client.images.generate(
+            model=model, prompt=sentence, stream=True, partial_images=2, extra_body={"seed": 7, "triptych": {"progress": True}}
+        )
         for event in stream:
             extra = event.model_extra or {}
             if event.type == "image_generation.completed":
                 (folder / "painted.png").write_bytes(base64.b64decode(event.b64_json))
-                receipt = extra.get("triptych", receipt)
+                receipt = extra["triptych"]["receipt"]
             elif str(event.type) == "triptych.progress":
                 progress.update(row, completed=extra["step"], total=extra["total"])
     console.print(f"painted [green]{folder / 'painted.png'}[/green]")

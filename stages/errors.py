@@ -1,4 +1,4 @@
-"""Everything that can go wrong, in one tree. Knows no HTTP: `pipelines/http_errors.py` maps it.
+"""Everything that can go wrong, in one tree. Knows no HTTP: `pipelines/ingress/errors.py` maps it.
 
     TriptychError
     ├── InvalidRequest            the request is at fault: names the field, the value and the limit

@@ -74,13 +74,13 @@ def load(spec: StageSpec) -> OneShotStage[Any, Any] | IterativeStage[Any, Any]:
             from stages.vision.clip_embedder import ClipEmbedder
 
             return ClipEmbedder.load(checkpoint, options)
-        case (StageKind.TEXT_ENCODER | StageKind.DENOISER | StageKind.VAE_DECODER), "diffusers":
+        case ((StageKind.TEXT_ENCODER | StageKind.DENOISER | StageKind.VAE_DECODER), "diffusers"):
             return _load_diffusion(spec.kind, checkpoint, options)
     raise ConfigurationError(f"{spec.name}: loader {spec.loader!r} cannot load a {spec.kind}")
 
 
 def _on_device(options: LoadOptions) -> LoadOptions:
-    """"auto" is the GPU that the cluster gave this process, or else the CPU."""
+    """ "auto" is the GPU that the cluster gave this process, or else the CPU."""
     if options.device != "auto":
         return options
     import torch

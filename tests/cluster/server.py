@@ -46,7 +46,9 @@ class Server:
     def pids(self, deployment: str) -> list[int]:
         """The processes of a deployment's replicas."""
         title = f"ServeReplica:triptych:{deployment}"
-        return [process.pid for process in psutil.process_iter(["cmdline"]) if title in " ".join(process.info["cmdline"] or [])]
+        return [
+            process.pid for process in psutil.process_iter(["cmdline"]) if title in " ".join(process.info["cmdline"] or [])
+        ]
 
 
 def eventually(check: Callable[[], bool], what: str, timeout_s: float = 120) -> None:

@@ -81,7 +81,11 @@ def test_a_picture_is_painted_and_the_same_seed_paints_it_again(server: Server) 
     pictures = []
     for _ in range(2):
         answer = server.openai.images.generate(
-            model=PAINT, prompt=example().sentence, size="64x64", response_format="b64_json", extra_body={"seed": 11}  # type: ignore[arg-type]
+            model=PAINT,
+            prompt=example().sentence,
+            size="64x64",
+            response_format="b64_json",
+            extra_body={"seed": 11},  # type: ignore[arg-type]
         )
         assert answer.data is not None
         pictures.append(np.asarray(Image.open(io.BytesIO(base64.b64decode(str(answer.data[0].b64_json))))).astype(int))

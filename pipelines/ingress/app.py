@@ -1,0 +1,176 @@
+"""The HTTP surface: which routes there are, and what they promise in /openapi.json. What each does is in its own module.
+
+Knows `Service` and nothing behind it: no stages, no tensors, no Ray.
+"""
+
+import time
+
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+
+from pipelines.ingress.api_description import POST_ERRORS, asking, describe, error_answers, operation
+from pipelines.ingress.arrival import Arrival
+from pipelines.ingress.chat import ChatRoute
+from pipelines.ingress.embeddings import EmbeddingsRoute
+from pipelines.ingress.errors import json_response, routing_error_handler, triptych_error_handler
+from pipelines.ingress.images import ImagesRoute
+from pipelines.ingress.metrics import CONTENT_TYPE, RequestMetrics
+from pipelines.ingress.models import ModelDesk
+from pipelines.ingress.picture_shelf import PictureShelf
+from pipelines.ingress.pictures import PictureSource
+from pipelines.ingress.playground import add_playground
+from pipelines.ingress.receipts import ReceiptPrinter
+from pipelines.ingress.request_log import RequestLog
+from pipelines.ingress.schemas.chat import ChatBody, ChatCompletion
+from pipelines.ingress.schemas.embeddings import EmbeddingsAnswer, EmbeddingsBody
+from pipelines.ingress.schemas.images import ImagesAnswer, ImagesBody
+from pipelines.ingress.schemas.models import Health, ModelEntry, ModelList, Readiness
+from pipelines.ingress.settings import IngressSettings
+from pipelines.jobs import Service
+from stages.errors import TriptychError
+
+EVENTS = {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+DESCRIPTION = "Pictures and language in OpenAI's shapes. Fields of Triptych's own live under `triptych` and are optional."
+
+
+def create_app(service: Service, settings: IngressSettings) -> FastAPI:
+    """The whole surface over a service. Starts nothing and reads no environment."""
+    pictures = PictureSource(settings.picture_limits(), settings.fetch)
+    metrics = RequestMetrics()
+
+    app = FastAPI(
+        title="Triptych",
+        version=settings.fingerprint,
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.add_exception_handler(TriptychError, triptych_error_handler)
+    app.add_exception_handler(HTTPException, routing_error_handler)
+    app.add_middleware(RequestLog, metrics=metrics, adds_id=settings.adds_request_id)
+    arrival, receipts = Arrival(service, settings), ReceiptPrinter(settings.show_cache)
+    shelf = PictureShelf(capacity_bytes=settings.kept_picture_bytes, keep_s=settings.kept_picture_s, now=time.monotonic)
+    keyed = bool(settings.keys)
+    _add_chat(app, ChatRoute(arrival, settings, pictures, receipts))
+    _add_images(app, ImagesRoute(arrival, settings, receipts, shelf))
+    _add_embeddings(app, EmbeddingsRoute(arrival, settings, pictures, receipts))
+    _add_models(app, ModelDesk(service), arrival, keyed=keyed)
+    _add_operations(app, service, metrics, arrival, keyed=keyed)
+    add_playground(app)
+    describe(
+        app,
+        {
+            ChatBody: _ids(service, "image_text"),
+            ImagesBody: _ids(service, "text_to_image"),
+            EmbeddingsBody: _ids(service, "embed"),
+        },
+    )
+    return app
+
+
+def _ids(service: Service, pipeline: str) -> tuple[str, ...]:
+    return tuple(card.id for card in service.models() if card.pipeline == pipeline)
+
+
+def _add_chat(app: FastAPI, route: ChatRoute) -> None:
+    @app.post(
+        "/v1/chat/completions",
+        response_model=None,
+        responses={200: {"model": ChatCompletion, **EVENTS}, **error_answers(*POST_ERRORS)},
+        openapi_extra=asking(ChatBody, route.settings),
+    )
+    async def chat_completions(request: Request) -> Response:
+        """Answers a chat, with pictures where the model sees them; whole, or as server-sent events."""
+        return await route(request)
+
+
+def _add_images(app: FastAPI, route: ImagesRoute) -> None:
+    @app.post(
+        "/v1/images/generations",
+        response_model=None,
+        responses={200: {"model": ImagesAnswer, **EVENTS}, **error_answers(*POST_ERRORS)},
+        openapi_extra=asking(ImagesBody, route.settings),
+    )
+    async def images_generations(request: Request) -> Response:
+        """Paints pictures from a sentence; whole, or as server-sent events with previews."""
+        return await route(request)
+
+    @app.get(
+        "/v1/images/files/{key}",
+        response_class=Response,
+        responses={200: {"content": {f"image/{kind}": {} for kind in ("png", "jpeg", "webp")}}, **error_answers(404)},
+        openapi_extra=operation(),
+    )
+    async def images_files(key: str) -> Response:
+        """A picture made with `response_format: "url"`. Its address is its key: it cannot be guessed, and is good for a
+        while."""
+        kept = route.shelf.get(key)
+        if kept is None:
+            raise HTTPException(404)
+        headers = {"cache-control": "private, max-age=60", "content-security-policy": "default-src 'none'"}
+        return Response(kept.data, media_type=kept.media_type, headers=headers)
+
+
+def _add_embeddings(app: FastAPI, route: EmbeddingsRoute) -> None:
+    @app.post(
+        "/v1/embeddings",
+        response_model=None,
+        responses={200: {"model": EmbeddingsAnswer}, **error_answers(*POST_ERRORS)},
+        openapi_extra=asking(EmbeddingsBody, route.settings),
+    )
+    async def embeddings(request: Request) -> Response:
+        """Puts texts and pictures into one space."""
+        return await route(request)
+
+
+def _add_models(app: FastAPI, desk: ModelDesk, arrival: Arrival, *, keyed: bool) -> None:
+    @app.get(
+        "/v1/models",
+        response_model=None,
+        responses={200: {"model": ModelList}, **error_answers(401)},
+        openapi_extra=operation(keyed=keyed),
+    )
+    async def models(request: Request) -> Response:
+        """What can be asked, and the stages behind each model."""
+        arrival.identify(request)
+        return json_response((await desk.listed()).to_json())
+
+    @app.get(
+        "/v1/models/{model:path}",
+        response_model=None,
+        responses={200: {"model": ModelEntry}, **error_answers(401, 404)},
+        openapi_extra=operation(keyed=keyed),
+    )
+    async def model(request: Request, model: str) -> Response:
+        arrival.identify(request)
+        return json_response((await desk.one(model)).to_json())
+
+    @app.get("/health", response_model=None, responses={200: {"model": Health}}, openapi_extra=operation())
+    async def health() -> Response:
+        """Whether this process answers."""
+        return json_response(Health(status="ok").to_json())
+
+    @app.get(
+        "/ready",
+        response_model=None,
+        responses={200: {"model": Readiness}, 503: {"model": Readiness, "description": "a stage has no live replica"}},
+        openapi_extra=operation(),
+    )
+    async def ready() -> Response:
+        """Whether every stage that a model needs has a live replica."""
+        readiness = await desk.readiness()
+        return json_response(readiness.to_json(), status=200 if readiness.ready else 503)
+
+
+def _add_operations(app: FastAPI, service: Service, metrics: RequestMetrics, arrival: Arrival, *, keyed: bool) -> None:
+    @app.get(
+        "/metrics",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **error_answers(401)},
+        openapi_extra=operation(keyed=keyed),
+    )
+    async def prometheus(request: Request) -> Response:
+        """Prometheus text: requests by route, and every stage's counters."""
+        arrival.identify(request)
+        return Response(await metrics.page(service), headers={"content-type": CONTENT_TYPE})

@@ -1,0 +1,35 @@
+"""Keeps Serve's proxy from answering in our place.
+
+The proxy understands two headers itself: at `x-request-timeout-seconds` it gives up with a 408 in plain text, a moment before our
+own 504 with an OpenAI body; `x-request-disconnect-disabled` makes it ignore a client that went away. Both are taken off
+before it looks; the timeout goes on to the ingress under a name of our own.
+
+`triptych serve` puts this in place. For a cluster, start Ray with RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=pipelines.ingress.proxy_headers:middlewares
+in the environment, or have clients send `x-triptych-timeout-seconds`.
+"""
+
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+CALLBACK = "pipelines.ingress.proxy_headers:middlewares"
+SHARED_HEADER, OWN_HEADER = "x-request-timeout-seconds", "x-triptych-timeout-seconds"
+_RENAMED = {SHARED_HEADER.encode(): OWN_HEADER.encode()}
+_DROPPED = {b"x-request-disconnect-disabled"}
+
+
+class OwnHeaders:
+    """ASGI middleware: renames and drops request headers."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = [(_RENAMED.get(name, name), value) for name, value in scope["headers"] if name not in _DROPPED]
+            scope = {**scope, "headers": headers}
+        await self._app(scope, receive, send)
+
+
+def middlewares() -> list[Middleware]:
+    """What Serve's proxy calls at its start."""
+    return [Middleware(OwnHeaders)]

@@ -1,0 +1,198 @@
+"""POST /v1/chat/completions: the body and the two kinds of answer, whole and streamed.
+
+A field that OpenAI has and Triptych has not is declared only where a neutral value of it does nothing (`tools: []`,
+`response_format: {"type": "text"}`); everything else undeclared is refused by name. Knows no models and no configured limits.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from pipelines.ingress.schemas.receipt import Receipt
+from pipelines.ingress.schemas.strict import (
+    EndUser,
+    ImageAddress,
+    Int64,
+    Integer,
+    ModelId,
+    Priority,
+    RequestBody,
+    ResponseBody,
+)
+
+MAX_MESSAGES = 4096
+MAX_PARTS = 1024
+
+
+class TextContent(RequestBody):
+    type: Literal["text"]
+    text: str
+
+
+class ChatImageAddress(ImageAddress):
+    detail: Literal["auto", "low", "high"] | None = Field(None, description="low: shrunk to fit 512 x 512 pixels first")
+
+
+class ImageContent(RequestBody):
+    type: Literal["image_url"]
+    image_url: ChatImageAddress
+
+
+Content = Annotated[TextContent | ImageContent, Field(discriminator="type")]
+TextOnly = str | Annotated[list[TextContent], Field(min_length=1, max_length=MAX_PARTS, fail_fast=True)]
+
+
+class SystemMessage(RequestBody):
+    role: Literal["system", "developer"]
+    content: TextOnly
+
+
+class UserMessage(RequestBody):
+    role: Literal["user"]
+    content: str | Annotated[list[Content], Field(min_length=1, max_length=MAX_PARTS, fail_fast=True)]
+
+
+class AssistantMessage(RequestBody):
+    """An earlier answer; the empty fields are those that the SDK's own message object carries along."""
+
+    role: Literal["assistant"]
+    content: TextOnly
+    refusal: None = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+
+
+ChatMessage = Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discriminator="role")]
+
+
+class StreamOptions(RequestBody):
+    include_usage: bool | None = None
+    include_obfuscation: Literal[False] | None = None
+
+
+class TextFormat(RequestBody):
+    type: Literal["text"]
+
+
+class ChatExtras(RequestBody):
+    priority: Priority = 0
+
+
+Bias = Annotated[float, Field(ge=-100, le=100)]
+TokenKey = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
+StopText = Annotated[str, Field(min_length=1, max_length=1024)]
+
+
+class ChatBody(RequestBody):
+    model: ModelId
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Annotated[Integer, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[Integer, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    n: Annotated[Integer, Field(ge=1)] | None = None
+    seed: Int64 | None = None
+    stop: StopText | Annotated[list[StopText], Field(max_length=4, fail_fast=True)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[Integer, Field(ge=0, le=20)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    logit_bias: Annotated[dict[TokenKey, Bias], Field(max_length=1024)] | None = None
+    triptych: ChatExtras | None = None
+    # Without effect here, so accepted: labels for the client's own books, and neutral values of what is not offered.
+    user: EndUser | None = None
+    safety_identifier: EndUser | None = None
+    prompt_cache_key: EndUser | None = None
+    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
+    store: Literal[False] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    response_format: TextFormat | None = None
+    modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
+    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: Literal["none"] | None = None
+    audio: None = None
+    prediction: None = None
+    functions: None = None
+    function_call: None = None
+    web_search_options: None = None
+
+
+class PromptTokensDetails(ResponseBody):
+    cached_tokens: int = Field(description="of the prompt, not computed again")
+
+
+class Usage(ResponseBody):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+class TopLogprob(ResponseBody):
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class TokenEntry(TopLogprob):
+    top_logprobs: list[TopLogprob]
+
+
+class Logprobs(ResponseBody):
+    content: list[TokenEntry] | None
+    refusal: None = None
+
+
+class AnswerMessage(ResponseBody):
+    role: Literal["assistant"]
+    content: str
+    refusal: None = None
+
+
+class Choice(ResponseBody):
+    index: int
+    message: AnswerMessage
+    logprobs: Logprobs | None
+    finish_reason: Literal["stop", "length"]
+
+
+class ChatCompletion(ResponseBody):
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[Choice]
+    usage: Usage
+    triptych: Receipt
+
+
+class Delta(ResponseBody):
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+
+
+class ChunkChoice(ResponseBody):
+    index: int
+    delta: Delta
+    logprobs: Logprobs | None
+    finish_reason: Literal["stop", "length"] | None
+
+
+class ChatChunk(ResponseBody):
+    """One SSE event. `usage` is null until the last event where it was asked for; the last event carries the receipt."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChunkChoice]
+    usage: Usage | None = None
+    triptych: Receipt | None = None

@@ -1,0 +1,63 @@
+"""GET /v1/models, /health and /ready: what is served, and whether it can be."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from pipelines.ingress.schemas.strict import ResponseBody
+
+
+class StageNote(ResponseBody):
+    name: str
+    kind: str
+    deployment: str
+    device: str
+    replicas: int
+    ready: bool
+    scaled_to_zero: bool
+    loader: str
+    source: str
+
+
+class PaintBounds(ResponseBody):
+    """What a model that paints accepts. `sizes` empty: any multiple of `size_multiple`. None: not known here."""
+
+    sizes: list[str]
+    size_multiple: int
+    default_steps: int | None
+    max_steps: int | None
+    default_guidance_scale: float | None
+    samplers: list[str]
+
+
+class ModelNote(ResponseBody):
+    pipeline: Literal["image_text", "text_to_image", "embed"]
+    stages: list[StageNote]
+    max_context_tokens: int | None = None
+    accepts_images: bool | None = None
+    paint: PaintBounds | None = None
+
+
+class ModelEntry(ResponseBody):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: Literal["triptych"]
+    triptych: ModelNote
+
+
+class ModelList(ResponseBody):
+    object: Literal["list"]
+    data: list[ModelEntry]
+
+
+class Health(ResponseBody):
+    status: Literal["ok"]
+
+
+class Readiness(ResponseBody):
+    """`missing`: the stages that a model needs and that have no live replica, while not scaled to zero on purpose."""
+
+    ready: bool
+    missing: list[str] = Field(description="MODEL.PART names")
+    reason: str | None = None

@@ -1,0 +1,89 @@
+"""How tests reach the HTTP surface: in process through ASGI, or over a real socket where a connection must break."""
+
+import asyncio
+import base64
+import io
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import uvicorn
+from PIL import Image
+
+from pipelines.ingress.app import create_app
+from pipelines.ingress.settings import IngressSettings
+from pipelines.jobs import Service
+from tests.pipelines.ingress.fakes import CHAT
+
+JsonObject = dict[str, Any]
+
+
+@asynccontextmanager
+async def client_for(service: Service, settings: IngressSettings | None = None) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the app in this process; an error that escapes the app escapes the call."""
+    transport = httpx.ASGITransport(create_app(service, settings or IngressSettings()))
+    async with httpx.AsyncClient(transport=transport, base_url="http://triptych") as client:
+        yield client
+
+
+@asynccontextmanager
+async def server_for(service: Service, settings: IngressSettings | None = None) -> AsyncIterator[str]:
+    """The app on a loopback port; yields its address."""
+    app = create_app(service, settings or IngressSettings())
+    server = _Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            await server.listening.wait()
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await task
+
+
+class _Server(uvicorn.Server):
+    """Says when it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+
+def chat_body(content: Any = "hello there", **fields: Any) -> JsonObject:
+    return {"model": CHAT, "messages": [{"role": "user", "content": content}], **fields}
+
+
+def png(width: int = 4, height: int = 3, colour: str = "red") -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (width, height), colour).save(out, "PNG")
+    return out.getvalue()
+
+
+def data_url(data: bytes, kind: str = "png") -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def image_part(data: bytes | None = None, **fields: Any) -> JsonObject:
+    return {"type": "image_url", "image_url": {"url": data_url(png() if data is None else data), **fields}}
+
+
+def sse_events(text: str) -> list[JsonObject]:
+    """The JSON of every data event but [DONE]."""
+    data = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: ")]
+    return [json.loads(line) for line in data if line != "[DONE]"]
+
+
+def error_of(response: httpx.Response) -> JsonObject:
+    """The error, having checked that it has OpenAI's form."""
+    body = response.json()
+    assert set(body) == {"error"}, body
+    assert set(body["error"]) == {"message", "type", "param", "code"}, body
+    return dict(body["error"])
