@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 WORK = Path(__file__).parent / ".work"
-_CHECKPOINT_EVERY_S = 120.0
+_CHECKPOINT_EVERY_S = 60.0
 _LOG_EVERY_S = 20.0
 
 Step = Callable[[int], dict[str, Tensor]]

@@ -148,10 +148,10 @@ def compose(facts: Facts, rng: random.Random) -> Scene:
     """Places as a painter chooses them: near the middle of the frame, or of its halves. What the painter is trained on."""
     middle = SIZE / 2
     if facts.relation is None:
-        return Scene(facts, (Place(middle + rng.uniform(-6, 6), middle + rng.uniform(-6, 6), rng.uniform(13, 17)),))
-    near, far = SIZE / 4 + 0.5 + rng.uniform(-1.5, 1.5), SIZE * 3 / 4 - 0.5 + rng.uniform(-1.5, 1.5)
-    across, beside = middle + rng.uniform(-3, 3), middle + rng.uniform(-3, 3)
-    first, second = rng.uniform(11, 13), rng.uniform(11, 13)
+        return Scene(facts, (Place(middle + rng.uniform(-3, 3), middle + rng.uniform(-3, 3), rng.uniform(13, 16)),))
+    near, far = SIZE / 4 + 0.5 + rng.uniform(-1, 1), SIZE * 3 / 4 - 0.5 + rng.uniform(-1, 1)
+    across, beside = middle + rng.uniform(-2, 2), middle + rng.uniform(-2, 2)
+    first, second = rng.uniform(11.5, 13), rng.uniform(11.5, 13)
     if facts.relation is Relation.LEFT:
         return Scene(facts, (Place(near, across, first), Place(far, beside, second)))
     return Scene(facts, (Place(across, near, first), Place(beside, far, second)))

@@ -3,7 +3,7 @@
 Knows no HTTP and no model. The one-process form is `LocalStageClient`; the cluster's is `pipelines/serve_client.py`.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Protocol
 
 from stages.host import StageHost
@@ -15,7 +15,7 @@ class StageClient(Protocol):
         """Runs a one-shot stage. Cancelling the task withdraws the request."""
         ...
 
-    def stream(self, stage: str, item: Item[Any], *, restartable: bool = False) -> AsyncIterator[Sequence[object]]:
+    def stream(self, stage: str, item: Item[Any], *, restartable: bool = False) -> AsyncGenerator[Sequence[object], None]:
         """Runs an iterative stage and yields its events as they come, several at a time; the last is a `StreamEnd`.
 
         Closing the iterator stops the work. `restartable` says that the caller can bear to see the events again from the start,
@@ -33,5 +33,5 @@ class LocalStageClient:
     async def call(self, stage: str, item: Item[Any]) -> Reply:
         return await self._host.call(stage, item)
 
-    def stream(self, stage: str, item: Item[Any], *, restartable: bool = False) -> AsyncIterator[Sequence[object]]:
+    def stream(self, stage: str, item: Item[Any], *, restartable: bool = False) -> AsyncGenerator[Sequence[object], None]:
         return self._host.stream(stage, item)

@@ -5,7 +5,7 @@ digests alone, and whether they are remembered or computed is the vision stage's
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -37,7 +37,7 @@ class ImageTextPipeline:
         self._vision_fingerprint, self._max_pixels = vision_fingerprint, max_pixels
         self._max_context_tokens = max_context_tokens
 
-    async def chat(self, job: ChatJob, context: RequestContext) -> AsyncIterator[ChatEvent]:
+    async def chat(self, job: ChatJob, context: RequestContext) -> AsyncGenerator[ChatEvent, None]:
         self._refuse_pictures_if_blind(job)
         prompt = await asyncio.to_thread(self._prompts.build, job.messages)
         sampling = self._fit(job.sampling, len(prompt.token_ids))
@@ -99,13 +99,13 @@ class ImageTextPipeline:
 
     async def _choice(
         self, index: int, sampling: Sampling, prompt: Prompt, spans: Sequence[ImageSpan], context: RequestContext
-    ) -> AsyncIterator[ChatEvent]:
+    ) -> AsyncGenerator[ChatEvent, None]:
         if sampling.seed is not None:
             sampling = replace(sampling, seed=(sampling.seed + index) % 2**63)
         work = Generate(tuple(prompt.token_ids), sampling, tuple(spans), salt=context.salt)
         item = Item(f"{context.id}:choice:{index}", work, priority=context.priority, deadline=context.deadline)
         end: GenerationEnd | None = None
-        async with aclosing(self._client.stream(self._llm, item)) as batches:  # type: ignore[type-var]
+        async with aclosing(self._client.stream(self._llm, item)) as batches:
             async for batch in batches:
                 for event in batch:
                     match event:

@@ -6,7 +6,7 @@ stream too, where nothing was shown yet or the caller can bear a new start. Know
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 import ray.exceptions
@@ -50,7 +50,9 @@ class ServeStageClient:
                 raise self._translated(error, stage) from None
         raise _gone(stage)
 
-    async def stream(self, stage: str, item: Item[Any], *, restartable: bool = False) -> AsyncIterator[Sequence[object]]:
+    async def stream(
+        self, stage: str, item: Item[Any], *, restartable: bool = False
+    ) -> AsyncGenerator[Sequence[object], None]:
         deployment = self._deployments[stage]
         handle = self._handles[deployment].options(method_name="stream", stream=True)
         for attempt in range(1, MAX_ATTEMPTS + 1):
@@ -103,7 +105,7 @@ class _Pace:
         return max(1.0, min(60.0, 4 * self._mean_s))
 
 
-async def _within(response: Any, item: Item[Any], stage: str) -> AsyncIterator[Sequence[object]]:
+async def _within(response: Any, item: Item[Any], stage: str) -> AsyncGenerator[Sequence[object], None]:
     """The stream's values, up to the item's deadline."""
     iterator = aiter(response)
     while True:

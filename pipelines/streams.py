@@ -1,9 +1,9 @@
 """Several streams as one. Knows nothing of what flows through them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import TypeVar, cast
+from typing import TypeVar
 
 T = TypeVar("T")
 
@@ -15,7 +15,7 @@ class _End:
         self.error = error
 
 
-async def merged(streams: Sequence[AsyncIterator[T]]) -> AsyncIterator[tuple[int, T]]:
+async def merged(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[tuple[int, T], None]:
     """Yields (index of the stream, value) as values come. The first error ends all; closing closes every stream."""
     queue: asyncio.Queue[tuple[int, T | _End]] = asyncio.Queue()
     tasks = [asyncio.create_task(_pump(index, stream, queue)) for index, stream in enumerate(streams)]
@@ -35,16 +35,12 @@ async def merged(streams: Sequence[AsyncIterator[T]]) -> AsyncIterator[tuple[int
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _pump(index: int, stream: AsyncIterator[T], queue: "asyncio.Queue[tuple[int, T | _End]]") -> None:
+async def _pump(index: int, stream: AsyncGenerator[T, None], queue: "asyncio.Queue[tuple[int, T | _End]]") -> None:
     error: BaseException | None = None
     try:
-        async with aclosing(cast("AsyncClosable[T]", stream)):
+        async with aclosing(stream):
             async for value in stream:
                 queue.put_nowait((index, value))
     except Exception as failure:
         error = failure
     queue.put_nowait((index, _End(error)))
-
-
-class AsyncClosable(AsyncIterator[T]):
-    async def aclose(self) -> None: ...

@@ -6,7 +6,7 @@ Straight-line code over stage names. Knows no HTTP, no tensors, no replicas.
 import asyncio
 import math
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
@@ -51,7 +51,7 @@ class TextToImagePipeline:
         self._text, self._denoiser, self._decoder = f"{model}.text_encoder", f"{model}.denoiser", f"{model}.vae_decoder"
         self._client, self._rules, self._text_fingerprint = client, rules, text_fingerprint
 
-    async def paint(self, job: PaintJob, context: RequestContext) -> AsyncIterator[PaintEvent]:
+    async def paint(self, job: PaintJob, context: RequestContext) -> AsyncGenerator[PaintEvent, None]:
         work = await self._work(job, context)
         async with aclosing(merged([self._picture(index, work, job, context) for index in range(job.n)])) as events:
             async for _, event in events:
@@ -131,14 +131,16 @@ class TextToImagePipeline:
         context.add(reply.receipt)
         return reply.value
 
-    async def _picture(self, index: int, work: Denoise, job: PaintJob, context: RequestContext) -> AsyncIterator[PaintEvent]:
+    async def _picture(
+        self, index: int, work: Denoise, job: PaintJob, context: RequestContext
+    ) -> AsyncGenerator[PaintEvent, None]:
         work = replace(work, seed=(work.seed + index) % 2**63)
         item = Item(f"{context.id}:picture:{index}", work, priority=context.priority, deadline=context.deadline)
         previews: list[asyncio.Task[PaintPicture]] = []
         latents: Arrays | None = None
         partials = 0
         try:
-            async with aclosing(self._client.stream(self._denoiser, item, restartable=True)) as batches:  # type: ignore[type-var]
+            async with aclosing(self._client.stream(self._denoiser, item, restartable=True)) as batches:
                 async for batch in batches:
                     for event in batch:
                         match event:

@@ -7,6 +7,7 @@ handles pictures.
 """
 
 import importlib.util
+from typing import Any
 
 _NMS = "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 _QNMS = "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
@@ -18,7 +19,7 @@ def ensure_torchvision() -> None:
     if _libraries or importlib.util.find_spec("torchvision") is None:
         return
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise
@@ -30,7 +31,7 @@ def ensure_torchvision() -> None:
 def _declare_operators() -> None:
     import torch
 
-    library = torch.library.Library("torchvision", "DEF")
+    library: Any = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
     library.define(_NMS)
     library.define(_QNMS)
     _libraries.append(library)

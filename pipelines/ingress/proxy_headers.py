@@ -4,8 +4,8 @@ The proxy understands two headers itself: at `x-request-timeout-seconds` it give
 own 504 with an OpenAI body; `x-request-disconnect-disabled` makes it ignore a client that went away. Both are taken off
 before it looks; the timeout goes on to the ingress under a name of our own.
 
-`triptych serve` puts this in place. For a cluster, start Ray with RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=pipelines.ingress.proxy_headers:middlewares
-in the environment, or have clients send `x-triptych-timeout-seconds`.
+`triptych serve` puts this in place. For a cluster, start Ray with `CALLBACK` in the environment variable
+RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH, or have clients send `x-triptych-timeout-seconds`.
 """
 
 from starlette.middleware import Middleware

@@ -85,7 +85,7 @@ def test_a_picture_is_painted_and_the_same_seed_paints_it_again(server: Server) 
             prompt=example().sentence,
             size="64x64",
             response_format="b64_json",
-            extra_body={"seed": 11},  # type: ignore[arg-type]
+            extra_body={"seed": 11},
         )
         assert answer.data is not None
         pictures.append(np.asarray(Image.open(io.BytesIO(base64.b64decode(str(answer.data[0].b64_json))))).astype(int))
