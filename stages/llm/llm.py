@@ -69,6 +69,8 @@ class Llm:
     def load(cls, checkpoint: Checkpoint, options: LoadOptions, settings: LlmSettings) -> "Llm":
         """Reads the weights (of a vision-language checkpoint: the language part only) and takes the memory for all slots.
         Raises `ConfigurationError` where the checkpoint can't be served so."""
+        if options.compile:
+            raise ConfigurationError("llm.compile: true is not supported: shapes change with every step; leave it out")
         loaded = load_language_model(checkpoint, options)
         limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
         if limit is not None and settings.max_context_tokens > limit:

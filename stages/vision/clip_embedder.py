@@ -18,7 +18,7 @@ from stages.open_clip_tower import LOCAL_PREFIX
 from stages.picture import decode
 from stages.stage import Arrays, EmbedInput
 from stages.torchvision_shim import ensure_torchvision
-from stages.vision.pictures import as_array
+from stages.vision.pictures import as_array, compiled
 
 EMBEDDER_PATTERNS = ("*.json", "*.txt", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 """The files of an open_clip checkpoint that make this part (for `Checkpoint.fingerprint`)."""
@@ -40,6 +40,8 @@ class ClipEmbedder:
         self._options = options
         self._dtype = getattr(torch, options.dtype)
         self._model = model.to(options.device, self._dtype).eval().requires_grad_(False)
+        self._encode_image = compiled(self._model.encode_image, options)
+        self._encode_text = compiled(self._model.encode_text, options)
         self._transform, self._tokenizer = transform, tokenizer
         self._context: int = model.context_length
         self._num_patches = _num_patches(model.visual)
@@ -100,10 +102,10 @@ class ClipEmbedder:
     def _encoded(self, batch: Sequence[PreparedInput]) -> Tensor:
         pixels = [item.pixels for item in batch if item.pixels is not None]
         if pixels:
-            found: Tensor = self._model.encode_image(torch.stack(pixels).to(self._options.device, self._dtype))
+            found: Tensor = self._encode_image(torch.stack(pixels).to(self._options.device, self._dtype))
             return found
         token_ids = torch.stack([item.token_ids for item in batch if item.token_ids is not None])
-        encoded: Tensor = self._model.encode_text(token_ids.to(self._options.device))
+        encoded: Tensor = self._encode_text(token_ids.to(self._options.device))
         return encoded
 
 

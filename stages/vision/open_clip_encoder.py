@@ -15,7 +15,7 @@ from stages.errors import ConfigurationError
 from stages.open_clip_tower import WEIGHTS_FILE, OpenClipTower
 from stages.projector import Projector
 from stages.stage import Arrays, EncodeImage
-from stages.vision.pictures import as_array, preprocessed
+from stages.vision.pictures import as_array, compiled, preprocessed
 
 CLIP_PATTERNS = ("open_clip_config.json", "open_clip_model.safetensors")
 """The files of an open_clip checkpoint that make this part (for `Checkpoint.fingerprint`)."""
@@ -31,6 +31,7 @@ class OpenClipEncoder:
         dtype = getattr(torch, options.dtype)
         self._tower = tower.to(options.device, dtype).eval().requires_grad_(False)
         self._projector = projector.to(options.device, dtype).eval().requires_grad_(False)
+        self._encode = compiled(lambda pixels: self._projector(self._tower.tokens(pixels)), options)
 
     @classmethod
     def load(cls, clip: Checkpoint, projector: Checkpoint, options: LoadOptions) -> "OpenClipEncoder":
@@ -74,7 +75,7 @@ class OpenClipEncoder:
 
     def run(self, batch: Sequence[Tensor]) -> Sequence[Arrays]:
         with torch.inference_mode():
-            features = self._projector(self._tower.tokens(torch.stack(list(batch))))
+            features = self._encode(torch.stack(list(batch)))
         return [{"features": as_array(one)} for one in features]
 
 

@@ -18,7 +18,7 @@ from stages.errors import ConfigurationError
 from stages.picture import decode
 from stages.stage import Arrays, EncodeImage
 from stages.torchvision_shim import ensure_torchvision
-from stages.vision.pictures import as_array
+from stages.vision.pictures import as_array, compiled
 from stages.vision.vlm_parts import load_seeing_part
 
 PART_PATTERNS = ("*.safetensors", "*.bin", "*.json")
@@ -43,6 +43,7 @@ class VlmEncoder:
         self._part, self._processor, self._options = part.requires_grad_(False), processor, options
         self._patch: int = part.config.vision_config.patch_size
         self._dtype: torch.dtype = getattr(torch, options.dtype)
+        self._features = compiled(part.model.get_image_features, options)
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, options: LoadOptions) -> "VlmEncoder":
@@ -80,7 +81,7 @@ class VlmEncoder:
         grids = [item.grid for item in batch if item.grid is not None]
         arguments = {"image_grid_thw": torch.cat(grids).to(self._options.device)} if grids else {}
         with torch.inference_mode():
-            features = self._part.model.get_image_features(pixels, **arguments).pooler_output
+            features = self._features(pixels, **arguments).pooler_output
         return [_result(one, item) for one, item in zip(features, batch, strict=True)]
 
 

@@ -64,6 +64,16 @@ def test_half_precision_results_are_arrays_that_numpy_knows(folders: tuple[Path,
     np.testing.assert_allclose(features, exact, atol=0.1)
 
 
+@pytest.mark.models
+def test_a_compiled_encoder_sees_the_same(folders: tuple[Path, Path]) -> None:
+    plain, options = load(*folders), LoadOptions(compile=True)
+    checkpoints = [resolve(Source(folder=str(folder))) for folder in folders]
+    encoder = OpenClipEncoder.load(checkpoints[0], checkpoints[1], options)
+    items = [encoder.prepare(EncodeImage(picture(seed), 10_000)) for seed in range(3)]
+    for result, expected in zip(encoder.run(items), plain.run(items), strict=True):
+        np.testing.assert_allclose(result["features"], expected["features"], atol=1e-4)
+
+
 def test_what_is_no_picture_is_the_requests_fault(folders: tuple[Path, Path]) -> None:
     encoder = load(*folders)
     with pytest.raises(InvalidRequest):
