@@ -1,0 +1,93 @@
+"""Checkpoints in the hub's own formats, through the whole of Triptych in one process, against the library's own pipeline.
+
+The weights are tiny and random; the files, and the code that reads them, are those of a real Stable Diffusion 1.5 or LLaVA.
+"""
+
+import base64
+import io
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.config import parse
+from pipelines.ingress.settings import settings_of
+from pipelines.one_process import one_process
+from tests.pipelines.ingress.surface import client_for
+from tests.stages.diffusion.painter import Wish, oracle_of
+from tests.stages.diffusion.tiny import save_stable_diffusion
+from tests.stages.llm.tiny_vlms import save_llava
+
+pytestmark = pytest.mark.models
+
+
+@asynccontextmanager
+async def served(models: dict[str, Any]) -> AsyncIterator[httpx.AsyncClient]:
+    config = parse({"models": models})
+    async with one_process(config) as service, client_for(service, settings_of(config)) as client:
+        yield client
+
+
+async def test_a_stable_diffusion_checkpoint_paints_what_the_librarys_pipeline_paints(tmp_path: Path) -> None:
+    folder = save_stable_diffusion(tmp_path / "sd")
+    part = {"source": {"folder": str(folder)}}
+    model = {"pipeline": "text_to_image", "text_encoder": part, "denoiser": part, "vae_decoder": part}
+    body = {
+        "model": "sd",
+        "prompt": "a red circle",
+        "negative_prompt": "blue",
+        "size": "32x32",
+        "num_inference_steps": 5,
+        "guidance_scale": 4.0,
+        "seed": 9,
+    }
+    async with served({"sd": model}) as client:
+        answer = await client.post("/v1/images/generations", json=body)
+    assert answer.status_code == 200, answer.text
+    painted = np.asarray(Image.open(io.BytesIO(base64.b64decode(answer.json()["data"][0]["b64_json"]))))
+    wanted = oracle_of(folder).pixels(Wish("a red circle", "blue", steps=5, guidance=4.0, seed=9))
+    assert np.abs(painted.astype(int) - wanted.astype(int)).max() <= 1
+
+
+async def test_a_llava_checkpoint_answers_what_the_librarys_generate_answers(tmp_path: Path) -> None:
+    folder = save_llava(tmp_path / "llava")
+    part = {"loader": "transformers", "source": {"folder": str(folder)}}
+    model = {"pipeline": "image_text", "vision_encoder": part, "llm": part | {"max_context_tokens": 256, "num_slots": 2}}
+    picture = Image.fromarray(np.random.default_rng(5).integers(0, 255, (40, 50, 3), dtype=np.uint8))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    address = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    content = [{"type": "image_url", "image_url": {"url": address}}, {"type": "text", "text": "what is this?"}]
+    body = {
+        "model": "vlm",
+        "messages": [{"role": "user", "content": content}],
+        "temperature": 0,
+        "max_tokens": 12,
+        "logprobs": True,
+    }
+    async with served({"vlm": model}) as client:
+        answer = await client.post("/v1/chat/completions", json=body)
+    assert answer.status_code == 200, answer.text
+    text, num_prompt_tokens = by_the_library(folder, picture, "what is this?", 12)
+    assert answer.json()["choices"][0]["message"]["content"] == text
+    assert answer.json()["usage"]["prompt_tokens"] == num_prompt_tokens
+
+
+def by_the_library(folder: Path, picture: Image.Image, question: str, max_tokens: int) -> tuple[str, int]:
+    import torch
+    from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+    processor = AutoProcessor.from_pretrained(folder)
+    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+    prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
+    inputs = processor(text=prompt, images=[picture], return_tensors="pt", add_special_tokens=False)
+    with torch.inference_mode():
+        tokens = model.generate(**inputs, max_new_tokens=max_tokens, do_sample=False)
+    num_prompt_tokens = inputs["input_ids"].shape[1]
+    return processor.tokenizer.decode(tokens[0, num_prompt_tokens:], skip_special_tokens=True), num_prompt_tokens
