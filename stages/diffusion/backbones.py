@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
+from stages.diffusion.components import Loaded
 from stages.diffusion.family import Condition
 from stages.errors import StageFailed
 from stages.stage import Arrays
@@ -17,7 +18,7 @@ from stages.stage import Arrays
 class UNetBackbone:
     """Stable Diffusion 1.x and 2.x. Reads {"embeds": [tokens, width]}."""
 
-    def __init__(self, unet: Any) -> None:
+    def __init__(self, unet: Loaded) -> None:
         self._unet = unet
         self._width = int(unet.config.cross_attention_dim)
         self._guidance_width: int | None = unet.config.time_cond_proj_dim
@@ -33,7 +34,7 @@ class UNetBackbone:
         self, latents: torch.Tensor, timesteps: torch.Tensor, condition: Condition, guidance: Sequence[float]
     ) -> torch.Tensor:
         added = {name: value for name, value in condition.items() if name != "encoder_hidden_states"}
-        output: torch.Tensor = self._unet(
+        output: torch.Tensor = self._unet.call(
             latents.to(self._unet.dtype),
             timesteps,
             encoder_hidden_states=condition["encoder_hidden_states"],
@@ -71,7 +72,7 @@ class SizedUNetBackbone(UNetBackbone):
 class JointTransformerBackbone:
     """Stable Diffusion 3. Reads {"embeds": [tokens, width], "pooled": [width]}."""
 
-    def __init__(self, transformer: Any) -> None:
+    def __init__(self, transformer: Loaded) -> None:
         self._transformer = transformer
 
     @property
@@ -85,14 +86,14 @@ class JointTransformerBackbone:
         self, latents: torch.Tensor, timesteps: torch.Tensor, condition: Condition, guidance: Sequence[float]
     ) -> torch.Tensor:
         model = self._transformer
-        output: torch.Tensor = model(latents.to(model.dtype), timestep=timesteps, **condition, return_dict=False)[0]
+        output: torch.Tensor = model.call(latents.to(model.dtype), timestep=timesteps, **condition, return_dict=False)[0]
         return output.float()
 
 
 class PackedTransformerBackbone:
     """Flux: latents are packed two by two for the model only. Reads {"embeds": [tokens, width], "pooled": [width]}."""
 
-    def __init__(self, transformer: Any) -> None:
+    def __init__(self, transformer: Loaded) -> None:
         self._transformer = transformer
 
     @property
@@ -107,7 +108,7 @@ class PackedTransformerBackbone:
     ) -> torch.Tensor:
         model, (height, width) = self._transformer, latents.shape[2:]
         packed = torch.nn.functional.pixel_unshuffle(latents, 2).flatten(2).mT
-        output: torch.Tensor = model(
+        output: torch.Tensor = model.call(
             packed.to(model.dtype),
             timestep=timesteps / 1000,
             guidance=torch.tensor(guidance).to(model.device) if model.config.guidance_embeds else None,
@@ -126,7 +127,7 @@ def _positions(height: int, width: int) -> torch.Tensor:
     return torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).flatten(0, 1)
 
 
-def _text_condition(embeds: Arrays, transformer: Any) -> Condition:
+def _text_condition(embeds: Arrays, transformer: Loaded) -> Condition:
     config = transformer.config
     return {
         "encoder_hidden_states": _input(embeds, "embeds", (None, config.joint_attention_dim), transformer),
@@ -134,7 +135,7 @@ def _text_condition(embeds: Arrays, transformer: Any) -> Condition:
     }
 
 
-def _input(embeds: Arrays, name: str, shape: tuple[int | None, ...], model: Any) -> torch.Tensor:
+def _input(embeds: Arrays, name: str, shape: tuple[int | None, ...], model: Loaded) -> torch.Tensor:
     """One of a prompt's arrays, on the model's device. Raises `StageFailed` where its shape is not as wanted (None: any)."""
     array = embeds.get(name)
     if array is None or not _fits(array, shape):

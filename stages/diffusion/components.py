@@ -4,6 +4,7 @@ Decides how: safetensors only (never pickled weights), the class that the folder
 dtype and device. Knows no model family.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,7 +23,17 @@ def torch_dtype(options: LoadOptions) -> torch.dtype:
     return _DTYPES[options.dtype]
 
 
-def load_model(folder: DiffusersFolder, component: str, options: LoadOptions) -> Any:
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model ready to be called, with what is asked of it at every step: the library looks through all modules for each."""
+
+    call: Any
+    config: Any
+    device: torch.device
+    dtype: torch.dtype
+
+
+def load_model(folder: DiffusersFolder, component: str, options: LoadOptions) -> Loaded:
     """A component with weights, ready to be called. Raises `ConfigurationError` where its files are missing or don't fit."""
     library, class_name = folder.class_of(component)
     kind = _class(library, class_name)
@@ -34,7 +45,8 @@ def load_model(folder: DiffusersFolder, component: str, options: LoadOptions) ->
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"{folder.path / component}: cannot be loaded as {class_name}: {error}") from error
     model = model.to(options.device).eval().requires_grad_(False)
-    return torch.compile(model, dynamic=True) if options.compile else model
+    call = torch.compile(model, dynamic=True) if options.compile else model
+    return Loaded(call, model.config, model.device, dtype)
 
 
 def load_tokenizer(folder: DiffusersFolder, component: str) -> Any:

@@ -97,8 +97,8 @@ class Schedule:
 def build_schedule(menu: SamplerMenu, sampler: Sampler, steps: int, timing: Timing, strength: float = 1.0) -> Schedule:
     """The schedule of one request. Raises `InvalidRequest` where the sampler can't be spaced over so many steps."""
     kind = diffusers_class(sampler.scheduler)
-    known = inspect.signature(kind.__init__).parameters  # other settings would be logged about at every request
-    scheduler = kind.from_config({name: value for name, value in menu.settings_for(sampler).items() if name in known})
+    known = inspect.signature(kind.__init__).parameters
+    scheduler = kind(**{name: value for name, value in menu.settings_for(sampler).items() if name in known})
     try:
         _set_timesteps(scheduler, steps, timing)
     except (ValueError, IndexError) as error:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from stages.diffusion.components import Loaded
 from stages.diffusion.family import TokenIds
 from stages.diffusion.prompt_tokenizer import PromptTokenizer
 from stages.stage import Arrays
@@ -21,7 +22,7 @@ class ClipPrompts:
     """Stable Diffusion 1.x and 2.x. Result: {"embeds": [tokens, width]}, the last hidden state after its norm; here and
     below float16 where the model is, or else float32."""
 
-    def __init__(self, tokenizer: PromptTokenizer, encoder: Any) -> None:
+    def __init__(self, tokenizer: PromptTokenizer, encoder: Loaded) -> None:
         self._tokenizer = tokenizer
         self._encoder = encoder
         self._uses_mask = bool(getattr(encoder.config, "use_attention_mask", False))
@@ -32,7 +33,7 @@ class ClipPrompts:
 
     def encode(self, batch: Sequence[TokenIds]) -> Sequence[Arrays]:
         mask = _stacked(batch, MASK, self._encoder) if self._uses_mask else None
-        return _results(embeds=self._encoder(_stacked(batch, IDS, self._encoder), attention_mask=mask)[0])
+        return _results(embeds=self._encoder.call(_stacked(batch, IDS, self._encoder), attention_mask=mask)[0])
 
 
 class ClipPairPrompts:
@@ -40,7 +41,7 @@ class ClipPairPrompts:
     `empty_is_zeros`: the empty text is all zeros, which is what the model was trained with for no prompt."""
 
     def __init__(
-        self, tokenizers: tuple[PromptTokenizer, PromptTokenizer], encoders: tuple[Any, Any], *, empty_is_zeros: bool
+        self, tokenizers: tuple[PromptTokenizer, PromptTokenizer], encoders: tuple[Loaded, Loaded], *, empty_is_zeros: bool
     ) -> None:
         self._tokenizers = tokenizers
         self._encoders = encoders
@@ -65,7 +66,7 @@ class TripletPrompts:
     def __init__(
         self,
         tokenizers: tuple[PromptTokenizer, PromptTokenizer, PromptTokenizer | None],
-        encoders: tuple[Any, Any, Any],
+        encoders: tuple[Loaded, Loaded, Loaded | None],
         t5_shape: tuple[int, int],
     ) -> None:
         self._tokenizers = tokenizers
@@ -81,7 +82,7 @@ class TripletPrompts:
         first, second, third = self._encoders
         embeds, pooled = clip_pair(batch, (first, second))
         nothing = embeds.new_zeros(len(batch), *self._t5_shape)
-        t5 = nothing if third is None else third(_stacked(batch, IDS_3, third))[0]
+        t5 = nothing if third is None else third.call(_stacked(batch, IDS_3, third))[0]
         padded = torch.nn.functional.pad(embeds, (0, t5.shape[-1] - embeds.shape[-1]))
         return _results(embeds=torch.cat([padded, t5], dim=-2), pooled=torch.cat(pooled, dim=-1))
 
@@ -89,7 +90,7 @@ class TripletPrompts:
 class PooledAndT5Prompts:
     """Flux. Result: {"embeds": [T5 tokens, width], "pooled": [CLIP's width]}."""
 
-    def __init__(self, clip: PromptTokenizer, t5: PromptTokenizer, clip_encoder: Any, t5_encoder: Any) -> None:
+    def __init__(self, clip: PromptTokenizer, t5: PromptTokenizer, clip_encoder: Loaded, t5_encoder: Loaded) -> None:
         self._clip, self._t5 = clip, t5
         self._clip_encoder, self._t5_encoder = clip_encoder, t5_encoder
 
@@ -97,21 +98,21 @@ class PooledAndT5Prompts:
         return {IDS: self._clip(text), IDS_2: self._t5(text)}
 
     def encode(self, batch: Sequence[TokenIds]) -> Sequence[Arrays]:
-        pooled = self._clip_encoder(_stacked(batch, IDS, self._clip_encoder)).pooler_output
-        return _results(embeds=self._t5_encoder(_stacked(batch, IDS_2, self._t5_encoder))[0], pooled=pooled)
+        pooled = self._clip_encoder.call(_stacked(batch, IDS, self._clip_encoder)).pooler_output
+        return _results(embeds=self._t5_encoder.call(_stacked(batch, IDS_2, self._t5_encoder))[0], pooled=pooled)
 
 
-def clip_pair(batch: Sequence[TokenIds], encoders: tuple[Any, Any]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def clip_pair(batch: Sequence[TokenIds], encoders: tuple[Loaded, Loaded]) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """The last hidden states but one, side by side ([rows, tokens, both widths]), and each encoder's first output."""
     outputs = [
-        encoder(_stacked(batch, name, encoder), output_hidden_states=True)
+        encoder.call(_stacked(batch, name, encoder), output_hidden_states=True)
         for name, encoder in zip((IDS, IDS_2), encoders, strict=True)
     ]
     embeds = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
     return embeds, [output[0] for output in outputs]
 
 
-def _stacked(batch: Sequence[TokenIds], name: str, encoder: Any) -> torch.Tensor:
+def _stacked(batch: Sequence[TokenIds], name: str, encoder: Loaded) -> torch.Tensor:
     return torch.from_numpy(np.stack([item[name] for item in batch])).to(encoder.device)
 
 

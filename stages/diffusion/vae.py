@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from stages.checkpoint import Checkpoint, LoadOptions
 from stages.diffusion.checkpoint_parts import DiffusersFolder, open_folder
-from stages.diffusion.components import load_model
+from stages.diffusion.components import Loaded, load_model
 from stages.diffusion.describe import PainterInfo, describe
 from stages.diffusion.latent_scaling import LatentScaling, latent_scaling
 from stages.errors import ConfigurationError, InvalidRequest, StageFailed
@@ -25,7 +25,7 @@ from stages.stage import Arrays, DecodeLatents, EncodePixels
 class _Vae:
     """The loaded model and what its settings say."""
 
-    model: Any
+    model: Loaded
     scaling: LatentScaling
     info: PainterInfo
     device: str
@@ -41,9 +41,9 @@ class VaeDecoder:
     def load(cls, checkpoint: Checkpoint, options: LoadOptions) -> Self:
         """Reads the vae only. Raises `ConfigurationError`."""
         vae = _load(checkpoint, options)
-        vae.model.encoder = vae.model.quant_conv = None
+        vae.model.call.encoder = vae.model.call.quant_conv = None
         if options.compile:
-            vae.model.decoder = torch.compile(vae.model.decoder, dynamic=True)
+            vae.model.call.decoder = torch.compile(vae.model.call.decoder, dynamic=True)
         return cls(vae)
 
     @property
@@ -71,7 +71,7 @@ class VaeDecoder:
         vae = self._vae.model
         with torch.inference_mode():
             latents = torch.from_numpy(np.stack(batch)).to(vae.device, torch.float32)
-            pictures = vae.decode(self._vae.scaling.to_vae(latents).to(vae.dtype), return_dict=False)[0]
+            pictures = vae.call.decode(self._vae.scaling.to_vae(latents).to(vae.dtype), return_dict=False)[0]
             unit = (pictures * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).float()
             pixels = (unit * 255).round().to(torch.uint8).contiguous().cpu().numpy()
         return [{"pixels": one} for one in pixels]
@@ -91,9 +91,9 @@ class VaeEncoder:
     def load(cls, checkpoint: Checkpoint, options: LoadOptions) -> Self:
         """Reads the vae only. Raises `ConfigurationError`."""
         vae = _load(checkpoint, options)
-        vae.model.decoder = vae.model.post_quant_conv = None
+        vae.model.call.decoder = vae.model.call.post_quant_conv = None
         if options.compile:
-            vae.model.encoder = torch.compile(vae.model.encoder, dynamic=True)
+            vae.model.call.encoder = torch.compile(vae.model.call.encoder, dynamic=True)
         return cls(vae)
 
     @property
@@ -121,7 +121,7 @@ class VaeEncoder:
         vae, scaling = self._vae.model, self._vae.scaling
         with torch.inference_mode():
             unit = torch.from_numpy(np.stack(batch)).to(vae.device).permute(0, 3, 1, 2).float() / 255
-            drawn = vae.encode((2 * unit - 1).to(vae.dtype)).latent_dist
+            drawn = vae.call.encode((2 * unit - 1).to(vae.dtype)).latent_dist
             means = scaling.to_denoiser(drawn.mean.float()).cpu().numpy()
             widths = scaling.width_to_denoiser(drawn.std.float()).cpu().numpy()
         return [{"latents": mean, "std": width} for mean, width in zip(means, widths, strict=True)]

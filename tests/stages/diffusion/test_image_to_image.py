@@ -164,8 +164,8 @@ def test_a_vae_that_overflows_float16_is_loaded_in_float32(sd_folder: Path) -> N
 
 
 def test_each_half_of_the_vae_is_loaded_alone(sd_folder: Path) -> None:
-    decoder = VaeDecoder.load(checkpoint_of(sd_folder), LoadOptions())._vae.model
-    encoder = VaeEncoder.load(checkpoint_of(sd_folder), LoadOptions())._vae.model
+    decoder = VaeDecoder.load(checkpoint_of(sd_folder), LoadOptions())._vae.model.call
+    encoder = VaeEncoder.load(checkpoint_of(sd_folder), LoadOptions())._vae.model.call
     assert decoder.encoder is None
     assert encoder.decoder is None
 
