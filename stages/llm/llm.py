@@ -161,6 +161,7 @@ class Llm:
             found = self._forward.run(members, [row.next_chunk(length) for row, length in zip(members, lengths, strict=True)])
             for row, length in zip(members, lengths, strict=True):
                 row.occupant.num_computed += length
+                row.images = row.images if row.num_waiting else ()
             done = [line for line, row in enumerate(members) if not row.num_waiting]
             ready += [places[line] for line in done]
             logits.append(found if len(done) == len(members) else found[done])

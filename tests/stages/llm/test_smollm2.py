@@ -11,7 +11,7 @@ from stages.llm.loading import load_language_model
 from stages.stage import Generate, Sampling
 from tests.stages.llm.driving import drive
 
-pytestmark = pytest.mark.models
+pytestmark = [pytest.mark.models, pytest.mark.timeout(900)]
 QUESTIONS = ["What is the capital of France?", "Name two colours.", "Say hello."]
 
 

@@ -1,0 +1,42 @@
+"""The demo's own vision-language model, through the stages: what its trainers' reference answers, the stages answer."""
+
+import io
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from demo.answering import Answerer
+from demo.drawing import draw
+from demo.world import DESCRIBE, random_scene
+from pipelines.jobs import ImagePart, Message, TextPart
+from pipelines.prompt import PromptBuilder
+from stages.checkpoint import LoadOptions, Source, resolve
+from stages.llm.llm import Llm, LlmSettings
+from stages.stage import EncodeImage, Generate, ImageSpan, Sampling
+from stages.vision.open_clip_encoder import OpenClipEncoder
+from tests.stages.llm.driving import drive
+
+pytestmark = [pytest.mark.models, pytest.mark.timeout(900)]
+
+
+def test_the_stages_answer_what_the_reference_answers() -> None:
+    clip, projector, smollm2 = (resolve(Source(demo=name)) for name in ("clip", "projector", "smollm2"))
+    encoder = OpenClipEncoder.load(clip, projector, LoadOptions())
+    prompts = PromptBuilder.load(smollm2, projector)
+    llm = Llm.load(smollm2, LoadOptions(), LlmSettings(num_slots=2, max_context_tokens=128, prefill_chunk_tokens=40))
+    pictures = [draw(random_scene(random.Random(seed), held_out=True)) for seed in range(3)]
+    questions = [DESCRIBE, "How many shapes are there?", DESCRIBE]
+    work: list[tuple[int, Generate]] = []
+    for picture, question in zip(pictures, questions, strict=True):
+        out = io.BytesIO()
+        picture.save(out, "PNG")
+        part = ImagePart(out.getvalue(), *picture.size, "x")
+        prompt = prompts.build([Message("user", (part, TextPart(question)))])
+        ((offset, length, _),) = prompt.images
+        value = encoder.run([encoder.prepare(EncodeImage(part.data, 1_000_000))])[0]
+        spans = (ImageSpan(offset, length, question + str(len(work)), value),)
+        work.append((0, Generate(prompt.token_ids, Sampling(max_tokens=28, temperature=0.0), spans)))
+    reference = Answerer(Path(str(projector.folder)).parent, torch.device("cpu")).answer(pictures, questions)
+    assert [answer.text.strip() for answer in drive(llm, work)] == reference
