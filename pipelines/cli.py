@@ -33,7 +33,9 @@ def serve(config: ConfigPath = DEFAULT_CONFIG, host: Host = None, port: Port = N
         address = Address(host or file.http.host, port or file.http.port)
         with running(file.app, file.app_name, address, console):
             stop = _stop_on_signals()  # after Ray, which installs handlers of its own
-            console.print(f"[bold green]ready[/bold green]: open {address.url} or use {address.url}/v1 (Ctrl-C stops)")
+            console.print(
+                f"[bold green]ready[/bold green]: open {address.url} or use {address.url}/v1 (Ctrl-C stops)", soft_wrap=True
+            )
             stop.wait()
 
 

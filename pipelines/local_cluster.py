@@ -87,6 +87,7 @@ def _refuse_taken_port(address: Address) -> None:
 def _start_ray() -> None:
     # read by Ray at import and at start
     os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray would let everything else on the machine go first
     os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", CALLBACK)
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     import ray
@@ -100,7 +101,7 @@ def _start_ray() -> None:
         object_store_memory=OBJECT_STORE_BYTES,
         _system_config={"metrics_report_interval_ms": 10_000},
     )
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    logging.getLogger("ray.serve").addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
 def _start_serve(address: Address) -> None:

@@ -56,7 +56,6 @@ class _Computation:
     def __init__(self, engine: OneShotEngine[Any, Any], item: Item[Any]) -> None:
         self._engine, self._item = engine, item
         self._handle: Handle | None = None
-        self.left_late = False  # the last one who left did so because its time was up
 
     async def run(self) -> Reply:
         landing = _Landing()
@@ -64,8 +63,6 @@ class _Computation:
         try:
             return await landing.reply
         finally:
-            if self.left_late:
-                self._handle.expire()
             self._handle.cancel()
 
     def amend(self, item: Item[Any]) -> bool:
@@ -129,12 +126,6 @@ class RememberingStage:
         call_off = at_deadline(item, expire)
         try:
             return await waiter
-        except DeadlineExceeded:
-            journey.computation.left_late = True
-            raise
-        except BaseException:
-            journey.computation.left_late = False
-            raise
         finally:
             call_off()
             journey.flight.leave(waiter)

@@ -27,6 +27,10 @@ class Server:
         self.http = httpx.Client(base_url=url, timeout=120, trust_env=False)
         self.openai = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120)
 
+    def close(self) -> None:
+        self.http.close()
+        self.openai.close()
+
     def async_openai(self) -> AsyncOpenAI:
         return AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=240)
 
@@ -76,7 +80,9 @@ def served(config: dict[str, Any], folder: Path) -> Iterator[Server]:
         process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
         try:
             _wait_until_ready(process, log)
-            yield Server(f"http://127.0.0.1:{port}")
+            server = Server(f"http://127.0.0.1:{port}")
+            yield server
+            server.close()
             process.send_signal(signal.SIGINT)
             assert process.wait(timeout=60) == 0, log.read_text()
         finally:

@@ -100,19 +100,27 @@ def test_a_stage_scaled_to_zero_starts_on_its_first_request(server: Server) -> N
     assert server.replicas()["clip"] == 1
 
 
-def test_a_client_that_goes_away_frees_the_denoiser_and_the_llm(server: Server) -> None:
-    for stage, path, body in (
-        (f"{PAINT}.denoiser", "/v1/images/generations", {"model": PAINT, "prompt": "a red ring", "num_inference_steps": 150,
-                                                         "stream": True}),
-        (f"{SEE}.llm", "/v1/chat/completions", {"model": SEE, "messages": [{"role": "user", "content": "Count to 900."}],
-                                                "stream": True, "temperature": 0, "max_tokens": 1500}),
-    ):  # fmt: skip
-        before = server.counter("triptych_stage_cancelled_total", stage)
-        with server.http.stream("POST", path, json=body) as response:
-            assert response.status_code == 200
-            next(response.iter_lines())
-        eventually(lambda s=stage, b=before: server.counter("triptych_stage_cancelled_total", s) == b + 1, f"{stage} cancels")  # type: ignore[misc]
-        eventually(lambda s=stage: server.counter("triptych_stage_running", s) == 0, f"{stage} is free")  # type: ignore[misc]
+LONG_WORK: dict[str, tuple[str, dict[str, Any]]] = {
+    f"{PAINT}.denoiser": (
+        "/v1/images/generations",
+        {"model": PAINT, "prompt": "a red ring", "num_inference_steps": 150, "triptych": {"progress": True}},
+    ),
+    f"{SEE}.llm": (
+        "/v1/chat/completions",
+        {"model": SEE, "messages": [{"role": "user", "content": "Count to 900."}], "temperature": 0, "max_tokens": 1500},
+    ),
+}
+
+
+@pytest.mark.parametrize("stage", LONG_WORK)
+def test_a_client_that_goes_away_frees_its_row(server: Server, stage: str) -> None:
+    path, body = LONG_WORK[stage]
+    before = server.counter("triptych_stage_cancelled_total", stage)
+    with server.http.stream("POST", path, json=body | {"stream": True}) as response:
+        assert response.status_code == 200
+        next(response.iter_lines())
+    eventually(lambda: server.counter("triptych_stage_cancelled_total", stage) == before + 1, f"{stage} cancels")
+    eventually(lambda: server.counter("triptych_stage_running", stage) == 0, f"{stage} is free")
 
 
 def test_a_deadline_gives_504_and_frees_the_denoiser(server: Server) -> None:

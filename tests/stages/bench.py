@@ -21,6 +21,7 @@ class Bench:
     def __init__(self) -> None:
         self.engines: list[Engine[Any]] = []
         self.gates: list[Gate] = []
+        self.countdowns: list[Countdown] = []
         self.time = HandClock()
 
     def gate(self) -> Gate:
@@ -33,6 +34,7 @@ class Bench:
         return engine
 
     def iterative(self, stage: Countdown, **options: Any) -> IterativeEngine[CountFrom, Count]:
+        self.countdowns.append(stage)
         engine = IterativeEngine(stage, name="count", clock=self.time.clock, **options)
         self.engines.append(engine)
         return engine
@@ -46,6 +48,9 @@ class Bench:
             assert engine.load().queued == engine.load().running == 0
             with pytest.raises(Unavailable):
                 engine.check()
+        for stage in self.countdowns:
+            assert stage.num_finish_calls == len(stage.started)
+            assert stage.running == []
 
 
 @contextmanager

@@ -183,6 +183,56 @@ def test_a_row_that_fails_fails_alone(bench: Bench) -> None:
     assert "ValueError: the row broke" in bad.error.message
 
 
+def test_answers_do_not_wait_until_rows_are_freed(bench: Bench) -> None:
+    stage = Countdown()
+    stage.finish_gate = bench.gate()
+    inbox, _ = count(bench.iterative(stage), 2)
+    assert inbox.wait().seen == [1, 0]
+
+
+@pytest.mark.parametrize("how", ["cancel", "close"])
+def test_a_row_that_leaves_while_another_is_being_freed_is_freed_too(bench: Bench, how: str) -> None:
+    stage = Countdown(gate=bench.gate())
+    stage.finish_gate = bench.gate()
+    engine = bench.iterative(stage)
+    first, _ = count(engine, 2)
+    stage.gate.wait_for(1)
+    second, handle = count(engine, 50)
+    stage.gate.let(2)
+    stage.finish_gate.wait_for(1)  # the first is done, and nobody else is left after what follows
+    closing = threading.Thread(target=engine.close if how == "close" else handle.cancel)
+    closing.start()
+    assert isinstance(second.wait().error, Unavailable if how == "close" else Cancelled)
+    stage.finish_gate.open()
+    stage.finish_gate.wait_for(2)
+    closing.join(PATIENCE_S)
+    assert first.error is None
+    assert stage.finished == [CountFrom(2), CountFrom(50)]
+
+
+def test_a_row_may_change_its_key_from_step_to_step(bench: Bench) -> None:
+    class Phased(Countdown):
+        def batch_key(self, row: Count) -> str:
+            return "first" if row.left == row.payload.start else "later"
+
+        def step(self, rows: Sequence[Count]) -> Sequence[Stepped]:
+            phases.append({self.batch_key(row) for row in rows})
+            return super().step(rows)
+
+    phases: list[set[str]] = []
+    stage = Phased(gate=bench.gate())
+    engine = bench.iterative(stage)
+    first, _ = count(engine, 4)
+    stage.gate.wait_for(1)
+    second, _ = count(engine, 4)
+    stage.gate.open()
+    first.wait()
+    second.wait()
+    assert sorted(len(phase) for phase in phases) == [1] * len(phases)
+    assert phases.count({"first"}) == 2
+    assert any(len(rows) == 2 for rows in stage.steps)
+
+
 def test_a_step_that_raises_fails_its_rows_and_the_engine_lives_on(bench: Bench) -> None:
     stage = Countdown(gate=bench.gate())
     engine = bench.iterative(stage)

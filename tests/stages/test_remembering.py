@@ -184,6 +184,28 @@ async def test_a_leader_whose_time_is_up_takes_nobody_along(scene: Scene) -> Non
     assert scene.counter("expired_total") == 0
 
 
+async def test_a_leader_whose_time_is_up_before_it_is_queued_takes_nobody_along(scene: Scene) -> None:
+    scene.far.get_gate.close()
+    leader = scene.ask("1", in_s=0.05)
+    await asyncio.to_thread(scene.far.get_gate.wait_for, 1)
+    follower = scene.ask("2")
+    with pytest.raises(DeadlineExceeded):
+        await leader
+    scene.far.get_gate.open()
+    assert total(await follower) == 5
+
+
+async def test_whoever_comes_just_as_the_last_one_leaves_is_served(scene: Scene) -> None:
+    scene.adder.run_gate.close()
+    leader = scene.ask("1")
+    await scene.on_device(1)
+    leader.cancel()
+    next_one = scene.ask("2")
+    await asyncio.gather(leader, return_exceptions=True)
+    scene.adder.run_gate.open()
+    assert total(await next_one) == 5
+
+
 async def test_a_follower_with_less_time_leaves_alone(scene: Scene) -> None:
     scene.adder.run_gate.close()
     leader = scene.ask("1")
