@@ -40,6 +40,7 @@ class Bench:
         return engine
 
     def close(self) -> None:
+        assert not any(gate.timed_out for gate in self.gates)
         for gate in self.gates:
             gate.open()
         for engine in self.engines:

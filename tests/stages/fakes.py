@@ -22,6 +22,7 @@ class Gate:
         self._changed = threading.Condition()
         self._permits: float = 0 if closed else math.inf
         self._arrivals = 0
+        self.timed_out = False
 
     def pass_through(self) -> None:
         with self._changed:
@@ -52,6 +53,7 @@ class Gate:
 
     def _wait_until(self, condition: Callable[[], bool]) -> None:
         if not self._changed.wait_for(condition, PATIENCE_S):
+            self.timed_out = True
             raise TimeoutError("nobody came")
 
 

@@ -126,6 +126,7 @@ async def test_a_failure_leaves_no_trace_in_the_host(host: StageHost) -> None:
     with pytest.raises(InvalidRequest):
         await host.call("adder", Item("2", (0, 13)))
     assert not host.cancel("1")
+    assert host._cancels == {}
     assert host.load()["adder"].queued == host.load()["adder"].running == 0
 
 
@@ -409,6 +410,15 @@ async def test_closing_ends_everything_with_unavailable() -> None:
         with pytest.raises(Unavailable):
             await request
     await host.close()
+
+
+async def test_closing_the_host_closes_its_cache() -> None:
+    tier = MemoryTier(2**20)
+    host = StageHost(cache=TieredCache([tier]))
+    host.add("adder", Adder())
+    await host.call("adder", Item("1", (1, 1), "n"))
+    await host.close()
+    assert tier.get_many(["n"]) == {}
 
 
 async def test_a_host_made_before_the_loop_runs_serves_on_it() -> None:
