@@ -42,11 +42,6 @@ class Handle:
     def __init__(self, engine: "Engine[Any]", work: Work) -> None:
         self._engine, self._work = engine, work
 
-    @property
-    def deadline(self) -> float:
-        """On the monotonic clock."""
-        return self._work.deadline
-
     def cancel(self) -> None:
         """Its receiver gets `Cancelled` (`DeadlineExceeded` past its deadline) unless it has its answer. Idempotent."""
         self._engine.withdraw(self._work)

@@ -68,6 +68,7 @@ class WaitingLine(Generic[W]):
         self._rate = rate
         self._ageing_s = ageing_s
         self._entries: dict[str, Entry[W]] = {}
+        self._none_expires_before = math.inf
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -90,6 +91,7 @@ class WaitingLine(Generic[W]):
             raise self._full(f"{len(self)} items wait, and queue.max_items is {self._limits.max_items}")
         self._make_sure_of_room(entry.cost if entry.ready else 0.0)
         self._entries[entry.id] = entry
+        self._none_expires_before = min(self._none_expires_before, entry.deadline)
 
     def ready(self, entry_id: str, batch_key: Hashable, cost: float) -> bool:
         """It is prepared, and may run. False: it is no longer here. Raises `QueueFull` or `ValueError`, and is then gone."""
@@ -116,9 +118,12 @@ class WaitingLine(Generic[W]):
         return self._entries.pop(entry_id, None)
 
     def take_expired(self, now: float) -> list[Entry[W]]:
+        if now < self._none_expires_before:  # asked at every step, so it had better be cheap
+            return []
         expired = [entry for entry in self if entry.deadline <= now]
         for entry in expired:
             del self._entries[entry.id]
+        self._none_expires_before = min((entry.deadline for entry in self), default=math.inf)
         return expired
 
     def has_ready(self) -> bool:
@@ -154,5 +159,7 @@ class WaitingLine(Generic[W]):
             raise RuntimeError(f"{len(self)} entries wait, more than {self._limits.max_items}")
         if sum(entry.cost > 0 for entry in self if entry.ready) > 1 and self.cost > self._limits.max_cost:
             raise RuntimeError(f"work of {self.cost} waits, more than {self._limits.max_cost}")
+        if any(entry.deadline < self._none_expires_before for entry in self):
+            raise RuntimeError("an entry could expire unnoticed")
         if any(entry_id != entry.id for entry_id, entry in self._entries.items()):
             raise RuntimeError("an entry is filed under an id that is not its own")

@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
@@ -410,6 +412,12 @@ async def test_closing_ends_everything_with_unavailable() -> None:
         with pytest.raises(Unavailable):
             await request
     await host.close()
+
+
+def test_hosting_stages_imports_no_model_library_and_no_ray() -> None:
+    code = "import sys, stages.host; print([name for name in ('torch', 'transformers', 'ray') if name in sys.modules])"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
 
 
 async def test_closing_the_host_closes_its_cache() -> None:
