@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cache.embedded import EmbeddedRedis
 from cache.memory import MemoryTier
+from cache.redis_tier import RedisTier
 from cache.tiered import TieredCache
 from stages.errors import Cancelled, DeadlineExceeded, InvalidRequest, QueueFull, StageFailed
 from stages.host import StageHost
@@ -299,3 +301,20 @@ async def test_a_stampede_for_one_name_computes_it_once(scene: Scene) -> None:
     replies = await asyncio.gather(*(scene.ask(f"{i}") for i in range(200)))
     assert {total(reply) for reply in replies} == {5}
     assert scene.adder.batches == [[5]]
+
+
+async def test_two_replicas_share_what_they_computed_through_a_real_redis() -> None:
+    server = await asyncio.to_thread(EmbeddedRedis, 8 * 2**20)
+    adders = [Adder(), Adder()]
+    hosts = [StageHost(cache=TieredCache([MemoryTier(2**20), RedisTier(server.url)])) for _ in adders]
+    for host, adder in zip(hosts, adders, strict=True):
+        host.add("adder", adder)
+    first = await hosts[0].call("adder", Item("1", (2, 3), "n"))
+    await hosts[0].close()  # what waits to be written is written
+    second = await hosts[1].call("adder", Item("2", (2, 3), "n"))
+    assert (first.receipt.cache, second.receipt.cache, second.receipt.bytes_moved) == ("miss", "redis", 8)
+    assert total(second) == 5
+    assert adders[1].batches == []
+    await asyncio.to_thread(server.close)
+    assert total(await hosts[1].call("adder", Item("3", (4, 4), "m"))) == 8  # Redis is gone: computed as ever
+    await hosts[1].close()
