@@ -90,10 +90,9 @@ class StageReplica:
     async def _report(self) -> None:
         while True:
             try:
-                metrics = await asyncio.to_thread(self._host.metrics)  # asks Redis too
-                await self._table.report.remote(self._identity, metrics)
+                await self._table.report.remote(self._identity, self._host.metrics())
             except Exception as error:  # the table is being replaced; counters are cumulative, so nothing is lost
-                log.debug("metrics not reported: %s", error)
+                log.warning("metrics not reported: %s: %s", type(error).__name__, error)
             await asyncio.sleep(REPORT_PERIOD_S)
 
     async def __del__(self) -> None:
