@@ -9,6 +9,7 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,8 +72,9 @@ class StageReplica:
 
     async def stream(self, stage: str, item: Item[Any]) -> AsyncIterator[Sequence[object]]:
         self._report_from_now_on()
-        async for events in self._host.stream(stage, item):
-            yield events
+        async with aclosing(self._host.stream(stage, item)) as batches:
+            async for events in batches:
+                yield events
 
     async def check_health(self) -> None:
         """Called by Serve; raises where a stage's thread has died, and is then replaced."""
