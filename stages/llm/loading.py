@@ -11,6 +11,7 @@ from typing import Any
 from stages.checkpoint import Checkpoint, LoadOptions
 from stages.errors import ConfigurationError
 from stages.llm.tokenizer import gguf_file, load_tokenizer
+from stages.llm.unpacked import unpacked
 from stages.torchvision_shim import ensure_torchvision
 from stages.vision.vlm_parts import VLM_PARTS, load_speaking_part, pretrained_arguments
 
@@ -42,19 +43,28 @@ def load_language_model(checkpoint: Checkpoint, options: LoadOptions) -> LoadedL
 
 
 def _load_model(folder: Path, options: LoadOptions) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     gguf = gguf_file(folder)
-    arguments = pretrained_arguments(options)
     if gguf is not None:
-        # Left packed, a matrix product on a CPU takes several times as long.
-        unpack = GgufConfig(dequantize=True)
-        return AutoModelForCausalLM.from_pretrained(
-            str(folder), gguf_file=gguf, quantization_config=unpack, **arguments
-        ).eval()
+        return _from_gguf(folder, gguf, options)
     if AutoConfig.from_pretrained(str(folder)).model_type in VLM_PARTS:
         return load_speaking_part(folder, options)
-    return AutoModelForCausalLM.from_pretrained(str(folder), **arguments).eval()
+    return AutoModelForCausalLM.from_pretrained(str(folder), **pretrained_arguments(options)).eval()
+
+
+def _from_gguf(folder: Path, gguf: str, options: LoadOptions) -> Any:
+    from transformers import AutoModelForCausalLM, GgufConfig
+
+    def read(onto: LoadOptions) -> Any:
+        # Left packed, a matrix product on a CPU takes several times as long.
+        arguments = pretrained_arguments(onto) | {"gguf_file": gguf, "quantization_config": GgufConfig(dequantize=True)}
+        return AutoModelForCausalLM.from_pretrained(str(folder), **arguments).eval()
+
+    kept = unpacked(folder, options.dtype, lambda target: read(LoadOptions(dtype=options.dtype)).save_pretrained(target))
+    if kept is None:
+        return read(options)
+    return AutoModelForCausalLM.from_pretrained(str(kept), **pretrained_arguments(options)).eval()
 
 
 def _check_layers(checkpoint: Checkpoint, config: Any) -> None:

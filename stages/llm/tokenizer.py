@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.errors import ConfigurationError
+from stages.llm.unpacked import unpacked
 from stages.torchvision_shim import ensure_torchvision
 
 
@@ -26,7 +27,7 @@ def load_tokenizer(folder: Path) -> Any:
 
     gguf = gguf_file(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), **({"gguf_file": gguf} if gguf else {}))
+        tokenizer = AutoTokenizer.from_pretrained(str(folder)) if gguf is None else _from_gguf(folder, gguf)
     except Exception as error:
         raise ConfigurationError(f"{folder} holds no tokenizer that transformers can load: {error}") from error
     if getattr(tokenizer, "backend_tokenizer", None) is None:
@@ -34,3 +35,13 @@ def load_tokenizer(folder: Path) -> Any:
             f"{folder}: its tokenizer ({type(tokenizer).__name__}) has no fast form, which streaming needs"
         )
     return tokenizer
+
+
+def _from_gguf(folder: Path, gguf: str) -> Any:
+    from transformers import AutoTokenizer
+
+    def read() -> Any:
+        return AutoTokenizer.from_pretrained(str(folder), gguf_file=gguf)
+
+    kept = unpacked(folder, "tokenizer", lambda target: read().save_pretrained(target))
+    return read() if kept is None else AutoTokenizer.from_pretrained(str(kept))
