@@ -17,6 +17,7 @@ from stages.errors import Cancelled, DeadlineExceeded, QueueFull, StageFailed, T
 from stages.stage import Item, Reply
 
 MAX_ATTEMPTS = 3
+_CANCELLED = (Cancelled, RequestCancelledError, ray.exceptions.TaskCancelledError)
 _REPLICA_DIED = (ray.exceptions.RayActorError, ray.exceptions.NodeDiedError, ray.exceptions.OwnerDiedError)
 
 
@@ -47,7 +48,7 @@ class ServeStageClient:
                 if attempt == MAX_ATTEMPTS:
                     raise _gone(stage) from error
             except Exception as error:
-                raise self._translated(error, stage) from None
+                raise self._translated(error, stage, item) from None
         raise _gone(stage)
 
     async def stream(
@@ -67,12 +68,14 @@ class ServeStageClient:
                 if attempt == MAX_ATTEMPTS or (shown and not restartable):
                     raise _gone(stage) from error
             except Exception as error:
-                raise self._translated(error, stage) from None
+                raise self._translated(error, stage, item) from None
             finally:
                 response.cancel()
 
-    def _translated(self, error: Exception, stage: str) -> TriptychError:
+    def _translated(self, error: Exception, stage: str, item: Item[Any]) -> TriptychError:
         cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+        if isinstance(cause, _CANCELLED) and time.time() >= item.deadline:
+            return _too_late(stage)  # the deadline is what cancelled it
         if isinstance(cause, TriptychError):
             return cause
         if isinstance(error, BackPressureError):
@@ -82,7 +85,7 @@ class ServeStageClient:
                 f"(deployments.{deployment}.max_queued_requests); try again",
                 retry_after_s=self._pace[deployment].retry_after_s(),
             )
-        if isinstance(error, RequestCancelledError | ray.exceptions.TaskCancelledError):
+        if isinstance(error, _CANCELLED):
             return Cancelled(f"{stage}: cancelled")
         if isinstance(error, DeploymentUnavailableError | RayServeException):
             return _gone(stage)
