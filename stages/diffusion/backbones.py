@@ -50,7 +50,7 @@ class UNetBackbone:
             return None
         half = self._guidance_width // 2
         rates = torch.exp(torch.arange(half) * -(torch.log(torch.tensor(10000.0)) / (half - 1)))
-        angles = (torch.tensor(guidance) - 1)[:, None] * 1000 * rates
+        angles = (torch.tensor(guidance, dtype=torch.float32) - 1)[:, None] * 1000 * rates
         embedding = torch.cat([angles.sin(), angles.cos()], dim=1)
         return torch.nn.functional.pad(embedding, (0, self._guidance_width % 2)).to(self._unet.device, self._unet.dtype)
 
@@ -111,7 +111,7 @@ class PackedTransformerBackbone:
         output: torch.Tensor = model.call(
             packed.to(model.dtype),
             timestep=timesteps / 1000,
-            guidance=torch.tensor(guidance).to(model.device) if model.config.guidance_embeds else None,
+            guidance=torch.tensor(guidance, dtype=torch.float32).to(model.device) if model.config.guidance_embeds else None,
             txt_ids=torch.zeros(condition["encoder_hidden_states"].shape[1], 3, device=model.device, dtype=model.dtype),
             img_ids=_positions(height // 2, width // 2).to(model.device, model.dtype),
             **condition,

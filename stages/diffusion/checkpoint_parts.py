@@ -97,6 +97,11 @@ class DiffusersFolder:
     def pipeline_class(self) -> str:
         return self.index.text("_class_name")
 
+    @property
+    def latent_factor(self) -> int:
+        """Pixels along a side for one latent position."""
+        return 1 << (self.settings("vae").count("block_out_channels") - 1)
+
     def has(self, component: str) -> bool:
         return self._entry(component) is not None
 

@@ -152,7 +152,7 @@ def _guide(output: torch.Tensor, guided: Sequence[DenoiseRow], num_rows: int) ->
     """Classifier-free guidance (Ho and Salimans, 2022, arXiv 2207.12598) over the first `len(guided)` rows."""
     if not guided:
         return output
-    scale = torch.tensor([row.guidance_scale for row in guided]).to(output.device).view(-1, 1, 1, 1)
+    scale = torch.tensor([row.guidance_scale for row in guided], dtype=torch.float32).to(output.device).view(-1, 1, 1, 1)
     prompted, unprompted = output[: len(guided)], output[num_rows:]
     return torch.cat([unprompted + scale * (prompted - unprompted), output[len(guided) : num_rows]])
 

@@ -11,7 +11,6 @@ from stages.diffusion.describe import Guidance, PainterInfo
 from stages.diffusion.family import Backbone, PromptEncoder
 from stages.diffusion.prompt_tokenizer import PromptLength, PromptTokenizer, clip_length
 from stages.diffusion.samplers import SamplerMenu, Spacing, Timing, menu_of, scheduler_settings
-from stages.diffusion.stable_diffusion import latent_factor
 
 _FLUX_PATCH = 2
 _FLUX_SAMPLE_SIZE = 128  # latent positions a side; the library's default, in no settings file
@@ -24,7 +23,7 @@ class StableDiffusion3:
     t5_length = PromptLength(256, marks=1)
 
     def describe(self, folder: DiffusersFolder) -> PainterInfo:
-        menu, transformer, factor = self.samplers(folder), folder.settings("transformer"), latent_factor(folder)
+        menu, transformer, factor = self.samplers(folder), folder.settings("transformer"), folder.latent_factor
         patch = transformer.integer("patch_size")
         height, width = transformer.pair("sample_size")
         return PainterInfo(
@@ -46,7 +45,7 @@ class StableDiffusion3:
         return menu_of(settings, settings.values)
 
     def spacing(self, folder: DiffusersFolder) -> Spacing:
-        unit = latent_factor(folder) * folder.settings("transformer").integer("patch_size")
+        unit = folder.latent_factor * folder.settings("transformer").integer("patch_size")
         return _FlowSpacing.of(folder, unit, max_shift=1.16, own_levels=False)
 
     def load_prompt_encoder(self, folder: DiffusersFolder, options: LoadOptions) -> PromptEncoder:
@@ -79,7 +78,7 @@ class Flux:
     t5_length = PromptLength(512, marks=1)
 
     def describe(self, folder: DiffusersFolder) -> PainterInfo:
-        menu, transformer, factor = self.samplers(folder), folder.settings("transformer"), latent_factor(folder)
+        menu, transformer, factor = self.samplers(folder), folder.settings("transformer"), folder.latent_factor
         return PainterInfo(
             family=self.name,
             default_size=(_FLUX_SAMPLE_SIZE * factor, _FLUX_SAMPLE_SIZE * factor),
@@ -99,7 +98,7 @@ class Flux:
         return menu_of(settings, settings.values)
 
     def spacing(self, folder: DiffusersFolder) -> Spacing:
-        return _FlowSpacing.of(folder, latent_factor(folder) * _FLUX_PATCH, max_shift=1.15, own_levels=True)
+        return _FlowSpacing.of(folder, folder.latent_factor * _FLUX_PATCH, max_shift=1.15, own_levels=True)
 
     def load_prompt_encoder(self, folder: DiffusersFolder, options: LoadOptions) -> PromptEncoder:
         from stages.diffusion.components import load_model

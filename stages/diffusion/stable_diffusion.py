@@ -80,7 +80,7 @@ class StableDiffusionXL:
 
 
 def describe_unet(name: str, folder: DiffusersFolder, menu: SamplerMenu, max_prompt_tokens: int) -> PainterInfo:
-    unet, factor = folder.settings("unet"), latent_factor(folder)
+    unet, factor = folder.settings("unet"), folder.latent_factor
     height, width = unet.pair("sample_size")
     return PainterInfo(
         family=name,
@@ -95,11 +95,6 @@ def describe_unet(name: str, folder: DiffusersFolder, menu: SamplerMenu, max_pro
         max_steps=menu.max_steps,
         guidance=Guidance.EMBEDDED if unet.has("time_cond_proj_dim") else Guidance.CLASSIFIER_FREE,
     )
-
-
-def latent_factor(folder: DiffusersFolder) -> int:
-    """Pixels along a side for one latent position."""
-    return 1 << (folder.settings("vae").count("block_out_channels") - 1)
 
 
 def unet_channels(folder: DiffusersFolder) -> int:

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from stages.checkpoint import Checkpoint, LoadOptions
 from stages.diffusion.checkpoint_parts import DiffusersFolder, open_folder
 from stages.diffusion.components import Loaded, load_model
-from stages.diffusion.describe import PainterInfo, describe
 from stages.diffusion.latent_scaling import LatentScaling, latent_scaling
 from stages.errors import ConfigurationError, InvalidRequest, StageFailed
 from stages.stage import Arrays, DecodeLatents, EncodePixels
@@ -27,7 +26,8 @@ class _Vae:
 
     model: Loaded
     scaling: LatentScaling
-    info: PainterInfo
+    channels: int
+    factor: int
     device: str
 
 
@@ -52,7 +52,7 @@ class VaeDecoder:
 
     def prepare(self, payload: DecodeLatents) -> NDArray[Any]:
         """Raises `StageFailed` for latents of another model."""
-        latents, channels = payload.latents.get("latents"), self._vae.info.latent_channels
+        latents, channels = payload.latents.get("latents"), self._vae.channels
         if latents is None or latents.ndim != 3 or latents.shape[0] != channels:
             shape = None if latents is None else latents.shape
             raise StageFailed(
@@ -64,7 +64,7 @@ class VaeDecoder:
         return item.shape
 
     def cost(self, item: NDArray[Any]) -> float:
-        return float(item.shape[1] * item.shape[2] * self._vae.info.latent_factor**2)
+        return float(item.shape[1] * item.shape[2] * self._vae.factor**2)
 
     def run(self, batch: Sequence[NDArray[Any]]) -> Sequence[Arrays]:
         """{"pixels": [height, width, 3] uint8} each."""
@@ -102,7 +102,7 @@ class VaeEncoder:
 
     def prepare(self, payload: EncodePixels) -> NDArray[np.uint8]:
         """Raises `InvalidRequest` for a picture whose sides are not multiples of the model's."""
-        pixels, multiple = payload.pixels, self._vae.info.size_multiple
+        pixels, multiple = payload.pixels, self._vae.factor
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
             raise StageFailed(f"pixels must be [height, width, 3] uint8, not {pixels.shape} {pixels.dtype}")
         height, width = pixels.shape[:2]
@@ -134,7 +134,8 @@ def _load(checkpoint: Checkpoint, options: LoadOptions) -> _Vae:
         raise ConfigurationError(f"{folder.index.path}: vae {class_name} is not supported; supported is AutoencoderKL")
     whole = replace(options, compile=False, dtype=_dtype(folder, options))
     model = load_model(folder, "vae", whole)
-    return _Vae(model, latent_scaling(folder.settings("vae")), describe(checkpoint), options.device)
+    settings = folder.settings("vae")
+    return _Vae(model, latent_scaling(settings), settings.integer("latent_channels"), folder.latent_factor, options.device)
 
 
 def _dtype(folder: DiffusersFolder, options: LoadOptions) -> str:

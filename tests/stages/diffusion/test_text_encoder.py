@@ -63,12 +63,3 @@ def test_a_checkpoint_without_weights_is_refused(tmp_path: Path, sd_folder: Path
 def test_an_unknown_dtype_is_refused(sd_folder: Path) -> None:
     with pytest.raises(ConfigurationError, match="dtype: 'int8' is not one of float32, bfloat16, float16"):
         TextEncoder.load(checkpoint_of(sd_folder), LoadOptions(dtype="int8"))
-
-
-@pytest.mark.parametrize("missing", ["unet", "vae", "scheduler"])
-def test_it_loads_from_a_folder_that_has_only_its_own_part(tmp_path: Path, sd_folder: Path, missing: str) -> None:
-    import shutil
-
-    folder = Path(shutil.copytree(sd_folder, tmp_path / "copy"))
-    shutil.rmtree(folder / missing)
-    TextEncoder.load(checkpoint_of(folder), LoadOptions())
