@@ -9,7 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,6 +174,8 @@ def _stop() -> None:
     import ray
     from ray import serve
 
-    with suppress(Exception):
-        serve.shutdown()
-    ray.shutdown()
+    # Ray tells of the controller's end as of an accident.
+    with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere), redirect_stdout(nowhere):
+        with suppress(Exception):
+            serve.shutdown()
+        ray.shutdown()
