@@ -37,7 +37,7 @@ check: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/python -m pytest -m "not cluster and not browser and not models"
+	@$(BIN)/python -m pytest -m "not cluster and not browser and not models and not slow"
 
 test: setup
 	@$(BIN)/python -m pytest

@@ -29,7 +29,7 @@ from pipelines.ingress.settings import IngressSettings
 from pipelines.jobs import Service
 from stages.errors import TriptychError
 
-EVENTS = {"content": {"text/event-stream": {}}}  # events, not one value: they have no schema of their own here
+EVENTS: dict[str, Any] = {"content": {"text/event-stream": {}}}  # events, not one value: they have no schema of their own here
 DESCRIPTION = "Pictures and language in OpenAI's shapes. Fields of Triptych's own live under `triptych` and are optional."
 
 

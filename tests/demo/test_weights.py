@@ -17,6 +17,8 @@ from stages.open_clip_tower import LOCAL_PREFIX, WEIGHTS_FILE, OpenClipTower
 from stages.projector import Projector, ProjectorConfig
 from stages.torchvision_shim import ensure_torchvision
 
+pytestmark = pytest.mark.models
+
 
 @pytest.fixture(scope="module")
 def tower() -> OpenClipTower:

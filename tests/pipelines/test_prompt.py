@@ -16,6 +16,8 @@ from stages.errors import ConfigurationError, InvalidRequest
 from tests.stages.llm.tiny_models import save_decoder
 from tests.stages.llm.tiny_vlms import save_llava, save_qwen2_5_vl
 
+pytestmark = pytest.mark.models
+
 Content = list[str | ImagePart]
 
 

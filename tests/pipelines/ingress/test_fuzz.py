@@ -4,6 +4,7 @@ One check is left out: that whatever the description allows is accepted. A gener
 that go together only in certain ways ask for more than a description can say.
 """
 
+import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis.checks import not_a_server_error
@@ -12,6 +13,8 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from pipelines.ingress.app import create_app
 from pipelines.ingress.settings import IngressSettings
 from tests.pipelines.ingress.fakes import FakeService
+
+pytestmark = pytest.mark.slow
 
 schema = schemathesis.openapi.from_asgi("/openapi.json", create_app(FakeService(), IngressSettings()))
 

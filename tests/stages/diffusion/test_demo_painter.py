@@ -9,6 +9,8 @@ from stages.checkpoint import Source, resolve
 from stages.diffusion.describe import describe
 from tests.stages.diffusion.painter import Oracle, Painter, Wish, oracle_of, paint_rows
 
+pytestmark = pytest.mark.models
+
 WISHES = {
     0: Wish(prompt="a red circle on a gray background", steps=4, size=(64, 64)),
     1: Wish(prompt="a green star above a white heart on a beige background", steps=3, seed=2, size=(64, 64), sampler="unipc"),

@@ -12,6 +12,8 @@ from stages.stage import Denoise
 from tests.stages.diffusion.painter import Painter, Wish
 from tests.stages.diffusion.tiny import save_stable_diffusion
 
+pytestmark = pytest.mark.models
+
 
 @pytest.fixture(scope="module")
 def good(sd_painter: Painter) -> Denoise:

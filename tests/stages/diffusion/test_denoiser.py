@@ -16,6 +16,8 @@ from stages.stage import Denoise, DenoiseEnd, DenoisePreview, DenoiseProgress, S
 from tests.stages.diffusion.painter import Painter, Wish, paint_rows
 from tests.stages.diffusion.test_samplers import NOISE_SAMPLERS
 
+pytestmark = pytest.mark.models
+
 
 def run_alone(denoiser: Denoiser, row: DenoiseRow) -> list[Stepped]:
     steps: list[Stepped] = []

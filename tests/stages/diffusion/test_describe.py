@@ -11,6 +11,8 @@ from stages.diffusion.describe import Guidance, describe
 from stages.errors import ConfigurationError
 from tests.stages.diffusion.painter import checkpoint_of
 
+pytestmark = pytest.mark.models
+
 
 @pytest.fixture
 def copy(sd_folder: Path, tmp_path: Path) -> Path:

@@ -20,6 +20,8 @@ from tests.stages.diffusion.tiny import (
     save_stable_diffusion_xl,
 )
 
+pytestmark = pytest.mark.models
+
 TOLERANCE = 1e-3
 CHANNEL_STATISTICS = {"latents_mean": [0.1, -0.2, 0.3, 0.0], "latents_std": [1.5, 0.7, 2.0, 1.0]}
 

@@ -19,6 +19,8 @@ from stages.stage import Arrays, DecodeLatents, EncodePixels
 from tests.stages.diffusion.painter import Painter, Wish, checkpoint_of, oracle_of, paint_rows
 from tests.stages.diffusion.tiny import save_flux, save_stable_diffusion, save_stable_diffusion_3, save_stable_diffusion_xl
 
+pytestmark = pytest.mark.models
+
 TOLERANCE = 1e-3
 BUILDERS: dict[str, Callable[[Path], Path]] = {
     "StableDiffusion": save_stable_diffusion,

@@ -13,6 +13,8 @@ from stages.diffusion.vae import VaeDecoder, VaeEncoder
 from stages.errors import ConfigurationError
 from tests.stages.diffusion.painter import checkpoint_of
 
+pytestmark = pytest.mark.models
+
 OWN = {TextEncoder: "text_encoder", Denoiser: "unet", VaeDecoder: "vae", VaeEncoder: "vae"}
 
 

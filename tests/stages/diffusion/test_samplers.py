@@ -20,6 +20,8 @@ from stages.errors import InvalidRequest
 from tests.stages.diffusion.painter import Oracle, Painter, Wish, checkpoint_of, oracle_of, paint_rows
 from tests.stages.diffusion.tiny import diffusion_scheduler, save_stable_diffusion
 
+pytestmark = pytest.mark.models
+
 TOLERANCE = 1e-3
 NOISE_SAMPLERS = ["ddim", "ddpm", "pndm", "lms", "euler", "euler_a", "heun"]
 NOISE_SAMPLERS += ["dpmpp_2m", "dpmpp_2m_karras", "dpmpp_2m_sde", "dpmpp_2s", "deis", "unipc"]

@@ -7,6 +7,8 @@ import pytest
 
 from tests.stages.diffusion.painter import Oracle, Painter, Wish, paint_rows, step_once
 
+pytestmark = pytest.mark.models
+
 TOLERANCE = 1e-3
 
 

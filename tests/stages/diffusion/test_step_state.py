@@ -11,6 +11,8 @@ from stages.errors import StageFailed
 from tests.stages.diffusion.painter import Painter, Wish, paint_rows, step_once
 from tests.stages.diffusion.test_samplers import NOISE_SAMPLERS
 
+pytestmark = pytest.mark.models
+
 STEPS = 4
 
 

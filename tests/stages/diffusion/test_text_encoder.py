@@ -10,6 +10,8 @@ from stages.errors import ConfigurationError, InvalidRequest
 from stages.stage import EncodePrompt
 from tests.stages.diffusion.painter import Oracle, Painter, checkpoint_of
 
+pytestmark = pytest.mark.models
+
 PROMPTS = ["a red circle", "", "blue", "A Red Circle!"]
 
 

@@ -11,6 +11,8 @@ from stages.llm.detokenizer import StopStrings, TextStream, TokenTexts
 from stages.stage import TokenLogprob
 from tests.stages.llm.tiny_models import tiny_tokenizer
 
+pytestmark = pytest.mark.models
+
 BROKEN = "\N{REPLACEMENT CHARACTER}"
 
 

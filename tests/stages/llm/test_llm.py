@@ -13,6 +13,8 @@ from stages.stage import Generate, ImageSpan, Sampling
 from tests.stages.llm.driving import drive
 from tests.stages.llm.tiny_models import save_decoder
 
+pytestmark = pytest.mark.models
+
 PROMPT = tuple(range(10, 40))
 
 

@@ -13,6 +13,8 @@ from stages.llm.loading import load_language_model
 from tests.stages.llm.tiny_models import save_decoder
 from tests.stages.llm.tiny_vlms import save_llava
 
+pytestmark = pytest.mark.models
+
 
 def checkpoint(folder: Path) -> Checkpoint:
     return resolve(Source(folder=str(folder)))

@@ -13,6 +13,8 @@ from stages.stage import Generate, Sampling
 from tests.stages.llm.driving import drive
 from tests.stages.llm.tiny_models import save_decoder
 
+pytestmark = pytest.mark.models
+
 DECODERS: dict[str, dict[str, Any]] = {
     "llama": {},
     "qwen2": {},

@@ -10,6 +10,8 @@ import torch
 from stages.llm.sampling import NUCLEUS_CANDIDATES, Chooser, choose
 from stages.stage import Sampling
 
+pytestmark = pytest.mark.models
+
 
 def sampling(**settings: object) -> Chooser:
     return Chooser(Sampling(max_tokens=10, **settings))  # type: ignore[arg-type]

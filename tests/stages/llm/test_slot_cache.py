@@ -5,6 +5,8 @@ import torch
 
 from stages.llm.slot_cache import READ_STEP, Chunk, SlotCache, SlotLayer, window_over
 
+pytestmark = pytest.mark.models
+
 CPU = torch.device("cpu")
 LAYOUTS = {
     "one slot": [Chunk(3, 5, 2)],

@@ -10,6 +10,8 @@ from stages.llm import unpacked as module
 from stages.llm.loading import load_language_model
 from stages.llm.unpacked import unpacked
 
+pytestmark = pytest.mark.models
+
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -21,6 +21,8 @@ from tests.stages.llm.driving import drive
 from tests.stages.llm.tiny_vlms import save_llava, save_qwen2_5_vl
 from tests.stages.vision.tiny_clip import picture
 
+pytestmark = pytest.mark.models
+
 WORDS = ["a red circle", "what is this?", "größer", "two", "the quick brown fox jumps over", "left of"]
 
 

@@ -12,6 +12,8 @@ from stages.stage import EmbedInput
 from stages.vision.clip_embedder import ClipEmbedder
 from tests.stages.vision.tiny_clip import picture, save_clip
 
+pytestmark = pytest.mark.models
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

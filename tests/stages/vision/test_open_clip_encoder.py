@@ -16,6 +16,8 @@ from stages.stage import EncodeImage
 from stages.vision.open_clip_encoder import OpenClipEncoder
 from tests.stages.vision.tiny_clip import picture, save_clip, save_projector
 
+pytestmark = pytest.mark.models
+
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:

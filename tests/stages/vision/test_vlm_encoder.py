@@ -20,6 +20,8 @@ from tests.stages.llm.tiny_vlms import save_llava, save_qwen2_5_vl
 from tests.stages.vision.reading import tensors_read
 from tests.stages.vision.tiny_clip import picture
 
+pytestmark = pytest.mark.models
+
 SIZES = [(40, 30), (28, 28), (100, 60), (57, 120)]
 
 
