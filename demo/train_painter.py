@@ -29,13 +29,14 @@ from demo.sentences import wording
 from demo.train_vae import VAE_FOLDER, signed
 from demo.vocabulary import MAX_LENGTH, load_tokenizer
 from demo.world import Facts, Scene, compose, random_scene
+from stages.torchvision_shim import ensure_torchvision
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
     from transformers import CLIPTextModel
 
 RECIPE = Recipe(learning_rate=8e-4, batch_size=24, weight_decay=0.01, averaging=0.998)
-_POOL = 20_000
+_POOL = 8_000
 _FRESH = 8  # scenes redrawn each step
 _SILENCE = 0.1
 _PLACES = 0.1  # weight of the auxiliary loss
@@ -113,6 +114,7 @@ def start_from_clip(text_encoder: CLIPTextModel, clip_weights: Path) -> None:
 
 def train(folder: Path, clip_folder: Path, budget: Budget, device: torch.device) -> None:
     """Trains on the autoencoder in `VAE_FOLDER` and writes the whole pipeline into `folder`."""
+    ensure_torchvision()
     from diffusers import AutoencoderKL
 
     torch.manual_seed(3)
