@@ -4,6 +4,7 @@ Knows `Service` and nothing behind it: no stages, no tensors, no Ray.
 """
 
 import time
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
