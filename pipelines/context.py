@@ -31,11 +31,14 @@ class RequestContext:
         """Seconds until the deadline. Raises `DeadlineExceeded` where none are left."""
         left = self.deadline - time.time()
         if left <= 0:
-            raise DeadlineExceeded(
-                f"the request's time of {self.deadline - self.created:.1f} s is up; allow more with the header "
-                "x-request-timeout-seconds (at most limits.max_request_s)"
-            )
+            raise self.too_late()
         return left
+
+    def too_late(self) -> DeadlineExceeded:
+        return DeadlineExceeded(
+            f"the request's time of {self.deadline - self.created:.1f} s is up; allow more with the header "
+            "x-request-timeout-seconds (at most limits.max_request_s)"
+        )
 
     def device_seconds(self) -> float:
         return sum(receipt.device_s for receipt in self.receipts)

@@ -29,8 +29,7 @@ async def unless_gone(receive: Receive, context: RequestContext, work: Coroutine
             return task.result()
         if watcher.done():
             raise Cancelled("the client went away")
-        context.remaining_s()
-        raise Cancelled("the request's time is up")  # the clock was set back
+        raise context.too_late()  # whatever the clock says: a timer may fire a moment early
     finally:
         await stopped(task, watcher)
 

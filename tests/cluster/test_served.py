@@ -141,14 +141,14 @@ def test_errors_are_the_sdks_own(server: Server) -> None:
 
 
 async def paint_some(server: Server, count: int, steps: int) -> list[Any]:
-    client = server.async_openai()
-    calls = [
-        client.images.generate(
-            model=PAINT, prompt=f"a red circle on a gray background {index}", extra_body={"num_inference_steps": steps}
-        )
-        for index in range(count)
-    ]
-    return await asyncio.gather(*calls)
+    async with server.async_openai() as client:
+        calls = [
+            client.images.generate(
+                model=PAINT, prompt=f"a red circle on a gray background {index}", extra_body={"num_inference_steps": steps}
+            )
+            for index in range(count)
+        ]
+        return await asyncio.gather(*calls)
 
 
 def test_the_denoiser_scales_alone_under_image_load_and_scales_back(server: Server) -> None:
