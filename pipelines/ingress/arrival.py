@@ -54,8 +54,7 @@ class Arrival:
             async with asyncio.timeout(seconds_left(context)):
                 return await read_json(request, model, max_bytes=self.settings.max_body_bytes)
         except TimeoutError:
-            context.remaining_s()
-            raise
+            raise context.too_late() from None
         except InvalidRequest as error:
             if error.param != "model":
                 raise

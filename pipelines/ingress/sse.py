@@ -83,13 +83,13 @@ class EventFeed(Generic[E]):
         await stopped(self._task)
 
     async def _read(self, events: AsyncGenerator[E], context: RequestContext) -> None:
-        end = _End()
+        end, timer = _End(), asyncio.timeout(seconds_left(context))
         try:
-            async with asyncio.timeout(seconds_left(context)), aclosing(events):
+            async with timer, aclosing(events):
                 async for event in events:
                     await self._queue.put(event)
         except TimeoutError as error:
-            end = _End(_deadline_or(error, context))
+            end = _End(context.too_late() if timer.expired() else error)
         except Exception as error:
             end = _End(error)
         await self._queue.put(end)
@@ -98,14 +98,6 @@ class EventFeed(Generic[E]):
 class _End:
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
-
-
-def _deadline_or(error: TimeoutError, context: RequestContext) -> Exception:
-    try:
-        context.remaining_s()
-    except TriptychError as expired:
-        return expired
-    return error
 
 
 class EventStream(Response, Generic[E]):
