@@ -13,6 +13,7 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.config import RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import LoggingConfig
 
 from pipelines.config import EMBEDDED, ActorOptions, AppConfig, AutoscalingConfig, DeploymentConfig, parse
 from pipelines.directory import ServeDirectory
@@ -35,7 +36,16 @@ def build(args: AppConfig) -> Application:
 
 def build_named(config: AppConfig, app_name: str) -> Application:
     """As `build`, for an application of another name (two on one machine don't share an embedded Redis)."""
-    table = serve.deployment(MetricsTable).options(name="metrics", ray_actor_options=TINY, max_ongoing_requests=1000).bind()
+    table = (
+        serve.deployment(MetricsTable)
+        .options(
+            name="metrics",
+            ray_actor_options=TINY,
+            max_ongoing_requests=1000,
+            logging_config=LoggingConfig(enable_access_log=False),  # every replica reports every second
+        )
+        .bind()
+    )
     placement = config.placement()
     handles = {name: _stage_deployment(name, deployment, config, app_name, table) for name, deployment in placement.items()}
     redis = config.cache.redis
