@@ -116,6 +116,9 @@ def load_painter(folder: Path, device: torch.device) -> StableDiffusionPipeline:
 
 
 def _halved(model: Any) -> Any:
-    twin = type(model)(model.config) if hasattr(model.config, "to_dict") else type(model).from_config(model.config)
+    if hasattr(model.config, "to_dict"):
+        twin = type(model)(model.config)
+    else:
+        twin = type(model).from_config({name: value for name, value in model.config.items() if name != "_name_or_path"})
     twin.load_state_dict(model.state_dict())
     return twin.half().eval()

@@ -10,7 +10,7 @@ shape lies where, so that it learns early what the sentence wants (after Yu et a
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from demo.dense import PLACE_WIDTH, place_loss
 from demo.drawing import pixels
 from demo.loop import Budget, Loop, Recipe
-from demo.painter import new_text_encoder, new_unet, save_painter
+from demo.painter import load_painter, new_text_encoder, new_unet, save_painter
 from demo.sentences import wording
 from demo.train_vae import VAE_FOLDER, signed
 from demo.vocabulary import MAX_LENGTH, load_tokenizer
@@ -36,9 +36,13 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel
 
 RECIPE = Recipe(learning_rate=8e-4, batch_size=24, weight_decay=0.01, averaging=0.998)
+_FURTHER = replace(RECIPE, learning_rate=5e-4)
 _POOL = 8_000
 _FRESH = 8  # scenes redrawn each step
 _SILENCE = 0.1
+_PALE = (
+    0.4  # of the scenes, redrawn until one has a white shape: it differs little from a pale ground, so the loss hardly sees it
+)
 _PLACES = 0.1  # weight of the auxiliary loss
 
 
@@ -76,7 +80,7 @@ class Pool:
 
     def refresh(self, vae: AutoencoderKL, rng: random.Random, indices: list[int]) -> None:
         """Puts fresh scenes at these places."""
-        scenes = [compose(random_scene(rng, held_out=False).facts, rng) for _ in indices]
+        scenes = [compose(_facts(rng), rng) for _ in indices]
         self.latents[indices] = _encoded(vae, np.stack([pixels(scene) for scene in scenes]))
         for index, scene in zip(indices, scenes, strict=True):
             self.scenes[index] = scene
@@ -112,17 +116,31 @@ def start_from_clip(text_encoder: CLIPTextModel, clip_weights: Path) -> None:
     text_encoder.load_state_dict({prefix + name: value for name, value in state.items()})
 
 
-def train(folder: Path, clip_folder: Path, budget: Budget, device: torch.device) -> None:
-    """Trains on the autoencoder in `VAE_FOLDER` and writes the whole pipeline into `folder`."""
+def start_from_painter(model: TextToLatent, folder: Path) -> None:
+    """Copies the text encoder and U-Net of a painter trained before; the auxiliary head starts afresh."""
+    before = load_painter(folder, torch.device("cpu"))
+    model.text_encoder.load_state_dict(before.text_encoder.state_dict())
+    model.unet.load_state_dict(before.unet.state_dict())
+
+
+def train(folder: Path, clip_folder: Path, budget: Budget, device: torch.device, *, further: bool = False) -> None:
+    """Trains on the autoencoder in `VAE_FOLDER` and writes the whole pipeline into `folder`.
+
+    `further` starts from the painter in `folder`, on that painter's own autoencoder.
+    """
     ensure_torchvision()
     from diffusers import AutoencoderKL
 
-    torch.manual_seed(3)
-    vae = cast("AutoencoderKL", AutoencoderKL.from_pretrained(VAE_FOLDER)).to(device).eval()
+    torch.manual_seed(4 if further else 3)
+    vae_folder = folder / "vae" if further else VAE_FOLDER
+    vae = cast("AutoencoderKL", AutoencoderKL.from_pretrained(vae_folder, torch_dtype=torch.float32)).to(device).eval()
     model = TextToLatent()
-    start_from_clip(model.text_encoder, clip_folder / "open_clip_model.safetensors")
+    if further:
+        start_from_painter(model, folder)
+    else:
+        start_from_clip(model.text_encoder, clip_folder / "open_clip_model.safetensors")
     model.to(device).unet.to(memory_format=torch.channels_last)
-    loop = Loop("painter", model, RECIPE, budget)
+    loop = Loop("painter", model, _FURTHER if further else RECIPE, budget)
     rng = random.Random(3_000 + loop.num_steps)
     pool, tokenizer = fill_pool(vae, rng), load_tokenizer(folder / "tokenizer")
 
@@ -142,6 +160,15 @@ def train(folder: Path, clip_folder: Path, budget: Budget, device: torch.device)
 def sentence(facts: Facts, rng: random.Random) -> str:
     """A sentence to train on: the canonical one, three times in ten, or any wording."""
     return facts.canonical() if rng.random() < 0.3 else wording(facts, rng)
+
+
+def _facts(rng: random.Random) -> Facts:
+    """Facts from the training side of the split, those with a white shape more often than by lot."""
+    pale = rng.random() < _PALE
+    while True:
+        facts = random_scene(rng, held_out=False).facts
+        if not pale or any(thing.colour == "white" for thing in facts.things):
+            return facts
 
 
 def _losses(model: TextToLatent, tokens: Tensor, latents: Tensor, scenes: list[Scene]) -> dict[str, Tensor]:
