@@ -18,6 +18,7 @@ class Counters:
     failed_total: int = 0
     expired_total: int = 0
     rejected_total: int = 0
+    preempted_total: int = 0
 
     def as_metrics(self) -> dict[str, float]:
         return {name: float(value) for name, value in asdict(self).items()}

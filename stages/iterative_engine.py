@@ -1,4 +1,4 @@
-"""The turn of a device that steps rows: let go of who left, start who fits, step, tell.
+"""The turn of a device that steps rows: let go of who left, start who fits (or may have another's place), step, tell.
 
 A row that was cancelled or is past its deadline is freed before the next step, so at most one more step runs for it. Decides
 neither rows nor order: that is the scheduler.
@@ -86,6 +86,9 @@ class IterativeEngine(Engine[P], Generic[P, R]):
 
     def _finish(self, work: Work) -> None:
         row, work.state = work.state, None
+        self._free(row)
+
+    def _free(self, row: R) -> None:
         try:
             self._stage.finish(row)
         except Exception as error:  # forbidden by the contract; logged, since nobody waits for it any more
@@ -95,15 +98,15 @@ class IterativeEngine(Engine[P], Generic[P, R]):
         """Starts whoever is next. False: nobody waits, or there is no room now."""
         with self._lock:
             entry = self._rows.next_to_start(self._now())
-            num_running = len(self._rows.running())
+            num_running, has_room = len(self._rows.running()), self._rows.has_room
         if entry is None:
             return False
         work = entry.work
         try:
-            if self._stage.can_start(work.item.payload):
+            if has_room and self._stage.can_start(work.item.payload):
                 self._start(work)
             elif num_running:
-                return False
+                return self._make_room()
             else:  # waiting would be for ever
                 raise StageFailed(f"stage {self.place.stage} has no room for this item even when nothing else runs")
         except Exception as error:
@@ -113,11 +116,36 @@ class IterativeEngine(Engine[P], Generic[P, R]):
                 self._remove(work)
         return True
 
+    def _make_room(self) -> bool:
+        """Has a row make way for who starts next. False: none does."""
+        with self._lock:
+            entry = self._rows.preempt(self._now())
+            if entry is None:
+                return False
+            work = entry.work
+            row, work.state, work.has_row = work.state, None, False
+            self._counters.preempted_total += 1
+        try:
+            suspended = self._stage.suspend(row)
+            with self._lock:
+                work.suspended = suspended
+        except Exception as error:
+            failure = as_stage_error(self.place.stage, error)
+            with self._lock:
+                self._fail(work, failure)
+                self._remove(work)
+        self._free(row)
+        return True
+
     def _start(self, work: Work) -> None:
         began = self._now()
-        row = self._stage.start(work.item.payload)
+        if work.suspended is None:
+            row = self._stage.start(work.item.payload)
+        else:
+            row = self._stage.resume(work.item.payload, work.suspended)
         with self._lock:
-            work.state, work.has_row, work.started_at = row, True, began
+            work.state, work.has_row, work.suspended = row, True, None
+            work.started_at = began if work.started_at is None else work.started_at
         share = Share(self._stage.batch_key(row), self._stage.cost(row))
         with self._lock:
             seconds = self._now() - began

@@ -6,8 +6,10 @@ cost bound. A batch is formed only when it is asked for, that is when the device
 device is busy, and no timer is needed.
 
 - `OneShotScheduler`: a batch is taken from what waits, runs, and is gone.
-- `IterativeScheduler`: what waits is started when the stage has room; its rows then take part in steps until they are done.
-  One step has one batch key, that of the row that has been due longest. A row is due again 1 / weight after its last step, in
+- `IterativeScheduler`: what waits is started when there is room: fewer rows than one step may hold (more would only make
+  everyone later), and room in the stage. Its rows then take part in steps until they are done. Where there is no room, a row
+  with much more time left, or of lower priority, makes way; it waits again, and later goes on where it stopped. A row makes
+  way at most `MAX_PREEMPTIONS` times. One step has one batch key, that of the row that has been due longest. A row is due again 1 / weight after its last step, in
   a time of its own that only steps move (stride scheduling: Waldspurger and Weihl, 1995). So keys alternate by weight, and a
   row sits out at most `(2 * MAX_WEIGHT / MIN_WEIGHT + 1) * rows` steps, whatever arrives.
 
@@ -28,6 +30,7 @@ W = TypeVar("W")
 
 MIN_WEIGHT = 0.5  # a row of low priority, with all its time left
 MAX_WEIGHT = 4.0  # a row of high priority, close to its deadline
+MAX_PREEMPTIONS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +205,24 @@ class IterativeScheduler(Scheduler[W]):
         return [*self.waiting.take_expired(now), *late]
 
     def next_to_start(self, now: float) -> Entry[W] | None:
-        """Who starts next, if the stage has room for it. Nobody is let past: whoever needs much room gets it in the end."""
+        """Who starts next, if there is room for it. Nobody is let past: whoever needs much room gets it in the end."""
         return self.waiting.first(now)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another row could take part in the steps of those that run."""
+        return len(self._rows) < self._limits.max_items
+
+    def preempt(self, now: float) -> Entry[W] | None:
+        """Takes out the row that can best wait, for the sake of who starts next, and lets it wait again. None: nobody need."""
+        newcomer = self.next_to_start(now)
+        candidates = [entry for entry in self.running() if entry.num_preempted < MAX_PREEMPTIONS]
+        patient = max(candidates, key=lambda entry: (entry.priority, entry.deadline, entry.arrival), default=None)
+        if newcomer is None or patient is None or not makes_way(patient, newcomer, now):
+            return None
+        del self._rows[patient.id]
+        self.waiting.put_back(patient, now)
+        return patient
 
     def start(self, entry_id: str, share: Share) -> bool:
         """It has been started, and takes part in steps from now on. False: it has left meanwhile; the caller frees its row."""
@@ -253,6 +272,15 @@ class IterativeScheduler(Scheduler[W]):
         if any(not self._time <= row.due <= self._time + 2 / MIN_WEIGHT for row in self._rows.values()):
             raise RuntimeError("a row is due in the past, or too far ahead")
         _check_batch([self._rows[entry_id] for entry_id in self._in_step if entry_id in self._rows], self._limits)
+
+
+def makes_way(row: Entry[W], newcomer: Entry[W], now: float) -> bool:
+    """Whether a running entry is to wait for one that waits: it is less urgent, or has more than twice as much time left
+    (so that the two never take turns at it).
+    """
+    if row.priority != newcomer.priority:
+        return row.priority > newcomer.priority
+    return row.deadline - now > 2 * (newcomer.deadline - now)
 
 
 def weight(entry: Entry[W], now: float) -> float:

@@ -102,7 +102,8 @@ class IterativeStage(Protocol[P_contra, R]):
     """Rows that advance together, one step at a time.
 
     The engine calls, from one thread: `start` once per item (only when `can_start`), then `step` with any running rows that
-    share a `batch_key`, and `finish` exactly once per started row: done, failed, cancelled or past its deadline.
+    share a `batch_key`, and `finish` exactly once per started row: done, failed, cancelled or past its deadline. A row that
+    must make way is suspended, then finished; later, when `can_start`, `resume` makes a row that goes on where it stopped.
     """
 
     @property
@@ -117,6 +118,14 @@ class IterativeStage(Protocol[P_contra, R]):
         ...
 
     def start(self, payload: P_contra) -> R: ...
+
+    def suspend(self, row: R) -> object:
+        """What `resume` needs; holds nothing of the device. The row stays as it is: `finish` follows."""
+        ...
+
+    def resume(self, payload: P_contra, suspended: Any) -> R:
+        """A row of the same payload that goes on where the suspended one stopped: the client sees no difference."""
+        ...
 
     def batch_key(self, row: R) -> Hashable:
         """Rows with equal keys may share a step."""
@@ -298,5 +307,5 @@ class StageMetrics:
     device: str
     counters: Mapping[str, float]
     """queued, running, items_total, batches_total, batch_items_total, steps_total, device_seconds_total, cancelled_total,
-    failed_total, expired_total, rejected_total, cache_hits_memory_total, cache_hits_redis_total, cache_misses_total,
+    failed_total, expired_total, rejected_total, preempted_total, cache_hits_memory_total, cache_hits_redis_total, cache_misses_total,
     cache_joined_total, cache_evictions_total, cache_errors_total"""

@@ -23,6 +23,7 @@ class Entry(Generic[W]):
     """One piece of work for a scheduler. `deadline` and `arrival` are seconds of its clock; a lower `priority` goes first.
 
     Not `ready`: it is still being prepared; it takes room in the queue, and may expire or be cancelled, but can't run yet.
+    `num_preempted`: how often it ran and had to make way.
     """
 
     id: str
@@ -33,6 +34,7 @@ class Entry(Generic[W]):
     deadline: float = math.inf
     arrival: float = 0.0
     ready: bool = True
+    num_preempted: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.cost < math.inf:
@@ -91,6 +93,11 @@ class WaitingLine(Generic[W]):
             raise self._full(f"{len(self)} items wait, and queue.max_items is {self._limits.max_items}")
         self._make_sure_of_room(entry.cost if entry.ready else 0.0)
         self._entries[entry.id] = entry
+        self._none_expires_before = min(self._none_expires_before, entry.deadline)
+
+    def put_back(self, entry: Entry[W], now: float) -> None:
+        """It ran and had to make way: it waits again, from now on. It was let in once, so no bound applies."""
+        self._entries[entry.id] = replace(entry, arrival=now, num_preempted=entry.num_preempted + 1)
         self._none_expires_before = min(self._none_expires_before, entry.deadline)
 
     def ready(self, entry_id: str, batch_key: Hashable, cost: float) -> bool:
@@ -155,10 +162,12 @@ class WaitingLine(Generic[W]):
 
     def check_integrity(self) -> None:
         """Raises `RuntimeError` for a broken invariant."""
-        if len(self) > self._limits.max_items:
-            raise RuntimeError(f"{len(self)} entries wait, more than {self._limits.max_items}")
-        if sum(entry.cost > 0 for entry in self if entry.ready) > 1 and self.cost > self._limits.max_cost:
-            raise RuntimeError(f"work of {self.cost} waits, more than {self._limits.max_cost}")
+        fresh = [entry for entry in self if not entry.num_preempted]
+        if len(fresh) > self._limits.max_items:
+            raise RuntimeError(f"{len(fresh)} entries wait, more than {self._limits.max_items}")
+        costs = [entry.cost for entry in fresh if entry.ready and entry.cost > 0]
+        if len(costs) > 1 and math.fsum(costs) > self._limits.max_cost:
+            raise RuntimeError(f"work of {math.fsum(costs)} waits, more than {self._limits.max_cost}")
         if any(entry.deadline < self._none_expires_before for entry in self):
             raise RuntimeError("an entry could expire unnoticed")
         if any(entry_id != entry.id for entry_id, entry in self._entries.items()):

@@ -28,7 +28,8 @@ class Clock:
 
 @dataclass(slots=True, eq=False)
 class Work:
-    """`id` is unique in the engine. `state` is what `prepare` made of the payload, or the running row. Times are monotonic."""
+    """`id` is unique in the engine. `state` is what `prepare` made of the payload, or the running row; `suspended`, where it
+    ran and had to make way, what it goes on from. Times are monotonic."""
 
     id: str
     item: Item[Any]
@@ -37,6 +38,7 @@ class Work:
     deadline: float
     state: Any = None
     has_row: bool = False
+    suspended: Any = None
     settled: bool = False  # `done` or `failed` is on its way; nothing more may be said
     failed: bool = False
     started_at: float | None = None

@@ -81,15 +81,15 @@ class Denoiser:
     def finish(self, row: DenoiseRow) -> None:
         row.release()
 
-    def export(self, row: DenoiseRow) -> StepState:
+    def suspend(self, row: DenoiseRow) -> StepState:
         """What `resume` needs to go on from here, on any replica of this stage."""
         return export_state(row)
 
-    def resume(self, payload: Denoise, state: StepState) -> DenoiseRow:
-        """A row that goes on where the exported one of the same payload stopped. Raises `StageFailed` for another's state."""
+    def resume(self, payload: Denoise, suspended: StepState) -> DenoiseRow:
+        """A row that goes on where the suspended one of the same payload stopped. Raises `StageFailed` for another's state."""
         row = self.start(payload)
         with torch.inference_mode():
-            restore_state(row, state)
+            restore_state(row, suspended)
         return row
 
     def _predict(self, rows: Sequence[DenoiseRow]) -> Sequence[torch.Tensor]:

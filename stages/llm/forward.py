@@ -94,10 +94,9 @@ class Forward:
 
 def _row_positions(row: LlmRow, of_prompt: Tensor, chunk: Chunk) -> Tensor:
     """[3, length]: the prompt's own positions, and the index plus the delta for what comes after it."""
-    if chunk.end <= row.num_prompt:
-        return of_prompt[:, chunk.start : chunk.end]
-    after = torch.arange(chunk.start, chunk.end, device=of_prompt.device) + row.position_delta
-    return after.expand(3, -1)
+    known = of_prompt[:, chunk.start : chunk.end]
+    after = torch.arange(chunk.start + known.shape[1], chunk.end, device=of_prompt.device) + row.position_delta
+    return torch.cat([known, after.expand(3, -1)], dim=1)
 
 
 def _put_features(embeddings: Tensor, row: LlmRow, chunk: Chunk) -> None:

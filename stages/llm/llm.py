@@ -6,7 +6,7 @@ no HTTP, no vision encoder (pictures come as features) and no queue: the engine 
 The life of a row: `start` gives it a slot, with whatever beginning of its prompt is already known; steps compute the rest
 of the prompt in chunks; the step that computes the prompt's last token chooses the first token of the answer; every further
 step adds one, until a stop token, a stop string or the bound; `finish` frees the slot, whose content may serve a later
-prompt.
+prompt. A row that must make way keeps its tokens only: `resume` treats prompt and answer so far as a prompt.
 """
 
 from collections.abc import Hashable, Sequence
@@ -25,7 +25,7 @@ from stages.llm.loading import LoadedLanguageModel, load_language_model
 from stages.llm.prefill import group_by_length, share_budget
 from stages.llm.prefix import Occupant, SlotBook
 from stages.llm.prompt_rules import PromptRules, without_foreign_tokens
-from stages.llm.row import LlmRow, PlacedImage
+from stages.llm.row import LlmRow, PlacedImage, SuspendedAnswer
 from stages.llm.sampling import Choice, Chooser, choose
 from stages.stage import Generate, GenerationEnd, ImageSpan, Sampling, Stepped, TokenDelta, TokenLogprob
 
@@ -84,7 +84,7 @@ class Llm:
         """One token through the model: the slots take their memory now, and what can't run fails now."""
         occupant = Occupant("", [0])
         chooser, text = Chooser(Sampling(max_tokens=1)), TextStream(self._tokenizer, ())
-        row = LlmRow(0, occupant, num_prompt=1, num_cached=0, max_tokens=1, chooser=chooser, text=text)
+        row = LlmRow(0, occupant, num_prompt=1, num_given=1, num_cached=0, max_tokens=1, chooser=chooser, text=text)
         with torch.inference_mode():
             self._forward.run([row], [row.next_chunk()])
 
@@ -106,7 +106,20 @@ class Llm:
         return self._book.num_free > 0
 
     def start(self, payload: Generate) -> LlmRow:
-        tokens = without_foreign_tokens(payload, self._rules.num_tokens)
+        return self._row(payload, SuspendedAnswer((), 0, Chooser(payload.sampling), self._new_text(payload)))
+
+    def suspend(self, row: LlmRow) -> SuspendedAnswer:
+        return row.suspended()
+
+    def resume(self, payload: Generate, suspended: SuspendedAnswer) -> LlmRow:
+        return self._row(payload, suspended)
+
+    def _new_text(self, payload: Generate) -> TextStream:
+        return TextStream(self._tokenizer, payload.sampling.stop)
+
+    def _row(self, payload: Generate, so_far: SuspendedAnswer) -> LlmRow:
+        prompt = without_foreign_tokens(payload, self._rules.num_tokens)
+        tokens = [*prompt, *so_far.tokens]
         images = tuple((image.offset, image.length, image.digest) for image in payload.images)
         occupant = Occupant(payload.salt, tokens, images)
         # What may fail comes before a slot is taken.
@@ -116,15 +129,16 @@ class Llm:
             placement = self._book.place(occupant)
             if placement.copy_from is not None:
                 self._forward.slots.copy_prefix(placement.copy_from, placement.slot, placement.num_reused)
-        room = self._settings.max_context_tokens - len(tokens)
+        room = self._settings.max_context_tokens - len(prompt)
         return LlmRow(
             slot=placement.slot,
             occupant=occupant,
-            num_prompt=len(tokens),
-            num_cached=placement.num_reused,
+            num_prompt=len(prompt),
+            num_given=len(tokens),
+            num_cached=so_far.num_cached if so_far.tokens else placement.num_reused,
             max_tokens=min(payload.sampling.max_tokens or room, room),
-            chooser=Chooser(payload.sampling),
-            text=TextStream(self._tokenizer, payload.sampling.stop),
+            chooser=so_far.chooser,
+            text=so_far.text,
             images=features,
             positions=positions,
             position_delta=delta,

@@ -24,13 +24,15 @@ class PlacedImage:
 
 @dataclass(slots=True)
 class LlmRow:
-    """`occupant` holds the tokens so far (prompt and answer) and how many of them the slot has. `positions` [3, prompt
+    """`occupant` holds the tokens so far (prompt and answer) and how many of them the slot has. `num_given` of them were
+    there when the row got its slot: the prompt, and what was generated before it had to make way. `positions` [3, prompt
     tokens] and `position_delta` are for models whose pictures take positions of their own (M-RoPE); a token after the
     prompt stands at its index plus the delta."""
 
     slot: int
     occupant: Occupant
     num_prompt: int
+    num_given: int
     num_cached: int
     max_tokens: int
     chooser: Chooser
@@ -42,12 +44,26 @@ class LlmRow:
 
     @property
     def num_waiting(self) -> int:
-        """Tokens of the prompt that are still to be computed."""
-        return max(0, self.num_prompt - self.occupant.num_computed)
+        """Tokens that were given and are still to be computed."""
+        return max(0, self.num_given - self.occupant.num_computed)
 
     @property
     def num_generated(self) -> int:
         return len(self.occupant.tokens) - self.num_prompt
 
+    def suspended(self) -> "SuspendedAnswer":
+        return SuspendedAnswer(tuple(self.occupant.tokens[self.num_prompt :]), self.num_cached, self.chooser, self.text)
+
     def next_chunk(self, length: int = 1) -> Chunk:
         return Chunk(self.slot, self.occupant.num_computed, length)
+
+
+@dataclass(frozen=True, slots=True)
+class SuspendedAnswer:
+    """What a row that had to make way goes on from: the tokens generated so far, and where its sampling and its text stand.
+    Keys and values are found again by the tokens, as far as a slot still holds them, or else computed again."""
+
+    tokens: tuple[int, ...]
+    num_cached: int
+    chooser: Chooser
+    text: TextStream

@@ -120,6 +120,7 @@ class CountFrom:
     key: str = "a"
     fails_at: int | None = None
     breaks_step_at: int | None = None
+    breaks_suspending: bool = False
 
 
 @dataclass(eq=False)
@@ -157,6 +158,16 @@ class Countdown:
         row = Count(payload, payload.start)
         self.started.append(payload)
         self.running.append(row)
+        return row
+
+    def suspend(self, row: Count) -> int:
+        if row.payload.breaks_suspending:
+            raise RuntimeError("it can't stop counting")
+        return row.left
+
+    def resume(self, payload: CountFrom, suspended: int) -> Count:
+        row = self.start(payload)
+        row.left = suspended
         return row
 
     def batch_key(self, row: Count) -> Hashable:

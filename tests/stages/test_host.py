@@ -329,6 +329,7 @@ async def test_metrics_have_every_counter_by_its_agreed_name(host: StageHost) ->
         "failed_total",
         "expired_total",
         "rejected_total",
+        "preempted_total",
         "cache_hits_memory_total",
         "cache_hits_redis_total",
         "cache_misses_total",

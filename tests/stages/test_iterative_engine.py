@@ -10,7 +10,7 @@ from stages.delivery import Call, deliver_here
 from stages.engine import Handle
 from stages.errors import Cancelled, DeadlineExceeded, InvalidRequest, QueueFull, StageFailed, Unavailable
 from stages.iterative_engine import IterativeEngine
-from stages.limits import QueueLimits
+from stages.limits import BatchLimits, QueueLimits
 from stages.stage import Stepped
 from tests.stages.bench import Bench, submit, workbench
 from tests.stages.fakes import PATIENCE_S, Count, Countdown, CountFrom, Inbox
@@ -384,3 +384,70 @@ def test_a_whole_step_is_delivered_at_once(bench: Bench) -> None:
     for inbox in (first, *rest):
         inbox.wait()
     assert deliveries == [1, 4, 4, 8]  # the last: four last events, four endings
+
+
+def test_a_row_makes_way_for_a_more_urgent_one_and_goes_on_where_it_stopped(bench: Bench) -> None:
+    stage = Countdown(slots=1, gate=bench.gate())
+    engine = bench.iterative(stage)
+    patient, _ = count(engine, 4, priority=1)
+    stage.gate.let(1)
+    stage.gate.wait_for(2)
+    urgent, _ = count(engine, 2, priority=0)
+    bench.time.now += 3
+    stage.gate.open()
+    assert urgent.wait().seen == [1, 0]
+    assert patient.wait().seen == [3, 2, 1, 0]
+    assert [rows[0].start for rows in stage.steps] == [4, 4, 2, 2, 4, 4]
+    assert engine.metrics()["preempted_total"] == 1
+    receipt = patient.receipt
+    assert receipt is not None
+    assert (receipt.steps, receipt.queue_s) == (4, 0)
+
+
+def test_a_row_with_more_than_twice_the_time_left_makes_way(bench: Bench) -> None:
+    stage = Countdown(slots=1, gate=bench.gate())
+    engine = bench.iterative(stage)
+    patient, _ = count(engine, 3, deadline=bench.time.deadline(100))
+    stage.gate.wait_for(1)
+    urgent, _ = count(engine, 1, deadline=bench.time.deadline(40))
+    hurried, _ = count(engine, 1, deadline=bench.time.deadline(60))
+    stage.gate.open()
+    for inbox in (patient, urgent, hurried):
+        assert inbox.wait().error is None
+    assert [rows[0].start for rows in stage.steps] == [3, 1, 1, 3, 3]
+
+
+def test_no_more_rows_run_than_one_step_holds(bench: Bench) -> None:
+    stage = Countdown(slots=4, gate=bench.gate())
+    engine = bench.iterative(stage, batch=BatchLimits(max_items=2))
+    inboxes = [count(engine, 2, key)[0] for key in "abc"]
+    stage.gate.wait_for(1)
+    assert (engine.load().queued, engine.load().running) == (1, 2)
+    stage.gate.open()
+    assert all(inbox.wait().seen == [1, 0] for inbox in inboxes)
+
+
+def test_a_row_that_cannot_be_suspended_fails_alone(bench: Bench) -> None:
+    stage = Countdown(slots=1, gate=bench.gate())
+    engine = bench.iterative(stage)
+    stubborn, _ = submit(engine, CountFrom(5, breaks_suspending=True), priority=1)
+    stage.gate.wait_for(1)
+    urgent, _ = count(engine, 1)
+    stage.gate.open()
+    assert urgent.wait().seen == [0]
+    assert isinstance(stubborn.wait().error, StageFailed)
+
+
+def test_a_suspended_row_can_be_cancelled(bench: Bench) -> None:
+    stage = Countdown(slots=1, gate=bench.gate())
+    engine = bench.iterative(stage)
+    patient, handle = count(engine, 5, priority=1)
+    stage.gate.wait_for(1)
+    urgent, _ = count(engine, 2)
+    stage.gate.let(2)
+    stage.gate.wait_for(3)  # the urgent row's second step
+    handle.cancel()
+    assert isinstance(patient.wait().error, Cancelled)
+    stage.gate.open()
+    assert urgent.wait().seen == [1, 0]
+    assert [rows[0].start for rows in stage.steps] == [5, 2, 2]

@@ -77,6 +77,7 @@ def test_a_receipt_says_where_the_time_went(bench: Bench) -> None:
         "failed_total": 0,
         "expired_total": 0,
         "rejected_total": 0,
+        "preempted_total": 0,
     }
 
 

@@ -11,7 +11,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from stages.errors import QueueFull
 from stages.limits import BatchLimits, QueueLimits
-from stages.scheduler import MAX_WEIGHT, MIN_WEIGHT, Entry, IterativeScheduler, OneShotScheduler, Scheduler, Share
+from stages.scheduler import (
+    MAX_PREEMPTIONS,
+    MAX_WEIGHT,
+    MIN_WEIGHT,
+    Entry,
+    IterativeScheduler,
+    OneShotScheduler,
+    Scheduler,
+    Share,
+)
 
 AGEING_S = 2.0
 LONGEST_ABSENCE = 2 * MAX_WEIGHT / MIN_WEIGHT + 1  # steps per row that runs beside it
@@ -186,6 +195,7 @@ class Steps(Machine):
     def start(self, key: str, cost: float) -> None:
         first = self.scheduler.next_to_start(self.now)
         assert (first is None) == (not self.waiting)
+        assert self.scheduler.has_room == (len(self.rows) < self.batch_limits.max_items)
         if first is None:
             return
         assert all(rank(first, self.now) <= rank(entry, self.now) for entry in self.waiting.values())
@@ -193,6 +203,25 @@ class Steps(Machine):
         self.shares[first.id] = Share(key, cost)
         self.sat_out[first.id] = 0
         assert self.scheduler.start(first.id, self.shares[first.id])
+
+    @rule(key=keys, cost=costs)
+    @precondition(lambda self: self.rows)
+    def preempt(self, key: str, cost: float) -> None:
+        newcomer = self.scheduler.next_to_start(self.now)
+        patient = self.scheduler.preempt(self.now)
+        if patient is None:
+            return
+        assert newcomer is not None
+        row = self.rows.pop(patient.id)
+        assert row.num_preempted < MAX_PREEMPTIONS
+        assert (row.priority, row.deadline) >= (newcomer.priority, newcomer.deadline)
+        others = [entry for entry in self.rows.values() if entry.num_preempted < MAX_PREEMPTIONS]
+        assert all((row.priority, row.deadline) >= (entry.priority, entry.deadline) for entry in others)
+        again = next(entry for entry in self.scheduler.waiting if entry.id == row.id)
+        assert (again.num_preempted, again.arrival) == (row.num_preempted + 1, self.now)
+        self.waiting[again.id] = again
+        if newcomer.deadline > self.now:
+            assert self.scheduler.next_to_start(self.now) == newcomer, "it made way, and then went first itself"
 
     @rule(data=st.data(), seconds=st.floats(0, 1), key=keys, cost=costs)
     def step(self, data: st.DataObject, seconds: float, key: str, cost: float) -> None:

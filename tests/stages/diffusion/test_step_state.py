@@ -35,7 +35,7 @@ def test_a_request_resumed_after_any_step_paints_the_same_picture(sd_painter: Pa
     expected = sd_painter.latents(wish)
     for calls in range(sd_painter.start(wish).schedule.num_calls):
         row = stepped(sd_painter, wish, calls)
-        state = over_the_wire(sd_painter.denoiser.export(row))
+        state = over_the_wire(sd_painter.denoiser.suspend(row))
         sd_painter.denoiser.finish(row)
         torch.manual_seed(calls)  # the global generator has no part in it
         resumed = sd_painter.denoiser.resume(sd_painter.payload(wish), state)
@@ -45,7 +45,7 @@ def test_a_request_resumed_after_any_step_paints_the_same_picture(sd_painter: Pa
 def test_exporting_disturbs_nothing(sd_painter: Painter) -> None:
     wish = Wish(sampler="euler_a", steps=STEPS)
     row = stepped(sd_painter, wish, 2)
-    state = sd_painter.denoiser.export(row)
+    state = sd_painter.denoiser.suspend(row)
     before = {name: array.copy() for name, array in state.arrays.items()}
     np.testing.assert_array_equal(paint_rows(sd_painter.denoiser, {0: row})[0], sd_painter.latents(wish))
     for name, array in state.arrays.items():  # and what follows doesn't disturb the export
@@ -53,18 +53,18 @@ def test_exporting_disturbs_nothing(sd_painter: Painter) -> None:
 
 
 def test_a_state_of_another_size_is_refused(sd_painter: Painter) -> None:
-    state = sd_painter.denoiser.export(stepped(sd_painter, Wish(), 1))
+    state = sd_painter.denoiser.suspend(stepped(sd_painter, Wish(), 1))
     with pytest.raises(StageFailed, match="this state is another request's"):
         sd_painter.denoiser.resume(sd_painter.payload(Wish(size=(64, 32))), state)
 
 
 def test_a_state_beyond_the_last_step_is_refused(sd_painter: Painter) -> None:
-    state = sd_painter.denoiser.export(stepped(sd_painter, Wish(), 3))
+    state = sd_painter.denoiser.suspend(stepped(sd_painter, Wish(), 3))
     with pytest.raises(StageFailed, match="a call under 2"):
         sd_painter.denoiser.resume(sd_painter.payload(Wish(steps=2)), state)
 
 
 def test_a_state_sets_nothing_but_what_schedulers_remember(sd_painter: Painter) -> None:
-    state = sd_painter.denoiser.export(stepped(sd_painter, Wish(), 1))
+    state = sd_painter.denoiser.suspend(stepped(sd_painter, Wish(), 1))
     with pytest.raises(StageFailed, match="'step' is nothing that a scheduler remembers"):
         sd_painter.denoiser.resume(sd_painter.payload(Wish()), replace(state, memory={"step": 1}))

@@ -96,3 +96,27 @@ def test_memory_is_taken_once_and_never_grows(folder: Path) -> None:
     before = llm.num_cache_bytes
     drive(llm, requests(seed=1, count=7, longest=100))
     assert llm.num_cache_bytes == before > 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_row_that_makes_way_again_and_again_gets_the_same_answer(folder: Path, seed: int) -> None:
+    llm = load(folder, LlmSettings(2, max_context_tokens=128, prefill_chunk_tokens=16))
+    arrivals = requests(seed=seed, count=6, longest=60)
+    source = random.Random(seed)
+    num_preempted = 0
+
+    def preempt(step: int, index: int) -> bool:
+        nonlocal num_preempted
+        if step > 60 or source.random() > 0.15:
+            return False
+        num_preempted += 1
+        return True
+
+    answers = drive(llm, arrivals, preempt=preempt)
+    assert num_preempted > 3
+    for (_, work), answer in zip(arrivals, answers, strict=True):
+        tokens, _ = greedy(folder, work.token_ids, work.sampling.max_tokens)
+        assert answer.tokens == tokens
+        assert answer.end is not None
+        assert answer.end.completion_tokens == len(tokens)
+        assert len(answer.logprobs) >= len(tokens) - 1
