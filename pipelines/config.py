@@ -105,17 +105,20 @@ class ImageTextModel(Strict):
 
 
 class TextToImageModel(Strict):
-    """Pictures from sentences. `sizes`: the only sizes allowed ("WIDTHxHEIGHT"); empty: any multiple that the checkpoint takes."""
+    """Pictures from sentences, and from pictures where there is a vae encoder. `sizes`: the only sizes allowed ("WIDTHxHEIGHT");
+    empty: any multiple that the checkpoint takes."""
 
     pipeline: Literal["text_to_image"]
     text_encoder: DiffusersPartConfig
     denoiser: DiffusersPartConfig
     vae_decoder: DiffusersPartConfig
+    vae_encoder: DiffusersPartConfig | None = None
     sizes: tuple[str, ...] = ()
     max_pixels: int = Field(1_048_576, ge=64)
     default_steps: int = Field(30, ge=1)
     max_steps: int = Field(150, ge=1)
     default_guidance_scale: float = Field(7.5, ge=0, le=100)
+    default_strength: float = Field(0.8, gt=0, le=1, description="of edits: how much of the given picture is painted over")
 
     @field_validator("sizes")
     @classmethod
@@ -133,7 +136,12 @@ class TextToImageModel(Strict):
         return self
 
     def parts(self) -> dict[str, PartConfig]:
-        return {"text_encoder": self.text_encoder, "denoiser": self.denoiser, "vae_decoder": self.vae_decoder}
+        always: dict[str, PartConfig] = {
+            "text_encoder": self.text_encoder,
+            "denoiser": self.denoiser,
+            "vae_decoder": self.vae_decoder,
+        }
+        return always | ({"vae_encoder": self.vae_encoder} if self.vae_encoder else {})
 
 
 class EmbedModel(Strict):

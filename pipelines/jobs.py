@@ -76,8 +76,17 @@ ChatEvent = ChatStarted | ChatDelta | ChatChoiceEnd
 
 
 @dataclass(frozen=True, slots=True)
+class GivenPicture:
+    """What an edit starts from. `strength` over 0 to 1: how much of it is painted over (1: all); None: the model's own default."""
+
+    picture: ImagePart
+    strength: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PaintJob:
-    """None: the model's own default. `partial_images`: how many previews of each picture are wanted while it is painted (0-3)."""
+    """None: the model's own default. `partial_images`: how many previews of each picture are wanted while it is painted (0-3).
+    `init` None: from noise alone."""
 
     prompt: str
     n: int = 1
@@ -89,6 +98,7 @@ class PaintJob:
     seed: int | None = None
     sampler: str | None = None
     partial_images: int = 0
+    init: GivenPicture | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +153,8 @@ class StageCard:
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What can be asked of a model. `sizes`: the (width, height) it paints at; empty: any multiple of `size_multiple`. None: not known,
-    or without meaning for the pipeline."""
+    """What can be asked of a model. `sizes`: the (width, height) it paints at; empty: any multiple of `size_multiple`.
+    `accepts_images`: chat looks at pictures, a painter edits them. None: not known, or without meaning for the pipeline."""
 
     id: str
     pipeline: Literal["image_text", "text_to_image", "embed"]
@@ -156,6 +166,7 @@ class ModelCard:
     default_steps: int | None = None
     max_steps: int | None = None
     default_guidance_scale: float | None = None
+    default_strength: float | None = None
     samplers: tuple[str, ...] = ()
     accepts_images: bool | None = None
 

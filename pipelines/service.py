@@ -15,9 +15,10 @@ from pipelines.config import AppConfig, EmbedModel, ImageTextModel, ModelConfig,
 from pipelines.embed import ClipEmbedPipeline
 from pipelines.image_text import ImageTextPipeline
 from pipelines.jobs import ChatPipeline, EmbedPipeline, ModelCard, PaintPipeline, StageCard
+from pipelines.paint_rules import PaintRules
 from pipelines.prompt import PromptBuilder
 from pipelines.specs import stage_specs
-from pipelines.text_to_image import PaintRules, TextToImagePipeline
+from pipelines.text_to_image import TextToImagePipeline
 from stages.checkpoint import resolve
 from stages.diffusion.describe import describe
 from stages.errors import InvalidRequest, UnknownModel
@@ -88,9 +89,8 @@ class Triptych:
                 )
             case TextToImageModel():
                 rules = self._paint_rules(model_id, model)
-                fingerprint = self._named(f"{model_id}.text_encoder")
-                self._paint[model_id] = TextToImagePipeline(model_id, self._client, rules, text_fingerprint=fingerprint)
-                return _paint_card(model_id, stages, created, rules)
+                self._paint[model_id] = self._painter(model_id, model, rules)
+                return _paint_card(model_id, stages, created, rules, edits=model.vae_encoder is not None)
             case EmbedModel():
                 fingerprint, max_pixels = self._named(f"{model_id}.embedder"), self._config.limits.image_pixels
                 self._embed[model_id] = ClipEmbedPipeline(
@@ -118,6 +118,16 @@ class Triptych:
             max_context_tokens=model.llm.max_context_tokens,
         )
 
+    def _painter(self, model_id: str, model: TextToImageModel, rules: PaintRules) -> TextToImagePipeline:
+        return TextToImagePipeline(
+            model_id,
+            self._client,
+            rules,
+            text_fingerprint=self._named(f"{model_id}.text_encoder"),
+            vae_fingerprint=self._named(f"{model_id}.vae_encoder") if model.vae_encoder is not None else None,
+            max_picture_pixels=self._config.limits.image_pixels,
+        )
+
     def _paint_rules(self, model_id: str, model: TextToImageModel) -> PaintRules:
         info = describe(resolve(self._specs[f"{model_id}.denoiser"].source))
         sizes = tuple(_size(text) for text in model.sizes)
@@ -129,12 +139,14 @@ class Triptych:
             default_steps=model.default_steps,
             max_steps=model.max_steps,
             default_guidance_scale=model.default_guidance_scale,
+            default_strength=model.default_strength,
             samplers=info.samplers,
             negative_prompts=info.negative_prompts,
+            max_side=info.max_side,
         )
 
 
-def _paint_card(model_id: str, stages: tuple[str, ...], created: int, rules: PaintRules) -> ModelCard:
+def _paint_card(model_id: str, stages: tuple[str, ...], created: int, rules: PaintRules, *, edits: bool) -> ModelCard:
     return ModelCard(
         model_id,
         "text_to_image",
@@ -145,7 +157,9 @@ def _paint_card(model_id: str, stages: tuple[str, ...], created: int, rules: Pai
         default_steps=rules.default_steps,
         max_steps=rules.max_steps,
         default_guidance_scale=rules.default_guidance_scale,
+        default_strength=rules.default_strength if edits else None,
         samplers=rules.samplers,
+        accepts_images=edits,
     )
 
 

@@ -1,21 +1,26 @@
-"""A picture from a sentence: prompt embeddings by name, denoise with progress and previews, decode.
+"""A picture from a sentence, or from a picture and a sentence: prompt embeddings and the given picture's latents by name, denoise
+with progress and previews, decode.
 
-Straight-line code over stage names. Knows no HTTP, no tensors, no replicas.
+Straight-line code over stage names. Knows no HTTP, no tensors, no replicas; what may be asked is `paint_rules.py`.
 """
 
 import asyncio
-import math
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from cache.keys import name
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.keys import digest, name
 from pipelines.client import StageClient
 from pipelines.context import RequestContext
-from pipelines.jobs import PaintEvent, PaintJob, PaintPicture, PaintProgress
+from pipelines.jobs import ImagePart, PaintEvent, PaintJob, PaintPicture, PaintProgress
+from pipelines.paint_rules import PaintRules, Size
 from pipelines.streams import merged
 from stages.errors import InvalidRequest, StageFailed
+from stages.picture import decode, fit
 from stages.stage import (
     Arrays,
     DecodeLatents,
@@ -23,33 +28,32 @@ from stages.stage import (
     DenoiseEnd,
     DenoisePreview,
     DenoiseProgress,
+    EncodePixels,
     EncodePrompt,
     Item,
     StreamEnd,
 )
 
 
-@dataclass(frozen=True, slots=True)
-class PaintRules:
-    """What may be asked of a painter, from its checkpoint and its configuration. Sizes in pixels, (width, height)."""
-
-    sizes: tuple[tuple[int, int], ...]
-    default_size: tuple[int, int]
-    size_multiple: int
-    max_pixels: int
-    default_steps: int
-    max_steps: int
-    default_guidance_scale: float
-    samplers: tuple[str, ...]
-    negative_prompts: bool
-
-
 class TextToImagePipeline:
-    """One served model. `text_fingerprint` names text encoder, tokenizer and dtype."""
+    """One served model. `text_fingerprint` names text encoder, tokenizer and dtype; `vae_fingerprint` the vae encoder and its
+    dtype (None: the model edits no pictures). `max_picture_pixels`: of a given picture, before it is scaled."""
 
-    def __init__(self, model: str, client: StageClient, rules: PaintRules, *, text_fingerprint: str) -> None:
-        self._text, self._denoiser, self._decoder = f"{model}.text_encoder", f"{model}.denoiser", f"{model}.vae_decoder"
-        self._client, self._rules, self._text_fingerprint = client, rules, text_fingerprint
+    def __init__(
+        self,
+        model: str,
+        client: StageClient,
+        rules: PaintRules,
+        *,
+        text_fingerprint: str,
+        vae_fingerprint: str | None,
+        max_picture_pixels: int,
+    ) -> None:
+        self._text, self._denoiser = f"{model}.text_encoder", f"{model}.denoiser"
+        self._decoder, self._encoder = f"{model}.vae_decoder", f"{model}.vae_encoder"
+        self._client, self._rules = client, rules
+        self._text_fingerprint, self._vae_fingerprint = text_fingerprint, vae_fingerprint
+        self._max_picture_pixels = max_picture_pixels
 
     async def paint(self, job: PaintJob, context: RequestContext) -> AsyncGenerator[PaintEvent, None]:
         work = await self._work(job, context)
@@ -60,50 +64,50 @@ class TextToImagePipeline:
     async def _work(self, job: PaintJob, context: RequestContext) -> Denoise:
         """The denoiser's task but for the seed's offset. Raises `InvalidRequest`."""
         rules = self._rules
-        width, height = self._size(job)
-        steps = job.steps if job.steps is not None else rules.default_steps
-        if not 1 <= steps <= rules.max_steps:
-            raise InvalidRequest(
-                f"num_inference_steps {steps} is outside 1..{rules.max_steps} (models.*.max_steps)",
-                param="num_inference_steps",
-            )
-        guidance = job.guidance_scale if job.guidance_scale is not None else rules.default_guidance_scale
-        if not math.isfinite(guidance) or not 0 <= guidance <= 100:
-            raise InvalidRequest(f"guidance_scale {guidance} is outside 0..100", param="guidance_scale")
-        if job.sampler is not None and job.sampler not in rules.samplers:
-            raise InvalidRequest(f"scheduler {job.sampler!r} is not one of {', '.join(rules.samplers)}", param="scheduler")
-        prompt, negative = await self._embeddings(job, guidance, context)
+        size, steps, guidance, sampler = rules.size(job), rules.steps(job), rules.guidance_scale(job), rules.sampler(job)
+        (prompt, negative), init = await asyncio.gather(
+            self._embeddings(job, guidance, context), self._init(job, size, context)
+        )
         return Denoise(
             prompt=prompt,
             negative=negative,
-            width=width,
-            height=height,
+            width=size[0],
+            height=size[1],
             steps=steps,
             guidance_scale=guidance,
             seed=job.seed if job.seed is not None else secrets.randbits(32),
-            sampler=job.sampler,
+            sampler=sampler,
             preview_steps=_preview_steps(steps, job.partial_images),
+            init=init,
+            strength=rules.strength(job),
         )
 
-    def _size(self, job: PaintJob) -> tuple[int, int]:
-        rules = self._rules
-        if job.width is None or job.height is None:
-            return rules.default_size
-        size = (job.width, job.height)
-        if rules.sizes and size not in rules.sizes:
-            allowed = ", ".join(f"{width}x{height}" for width, height in rules.sizes)
-            raise InvalidRequest(f"size {size[0]}x{size[1]} is not served; this model paints {allowed}", param="size")
-        if min(size) < rules.size_multiple or any(side % rules.size_multiple for side in size):
-            raise InvalidRequest(
-                f"size {size[0]}x{size[1]}: both sides must be multiples of {rules.size_multiple}, and at least that",
-                param="size",
-            )
-        if size[0] * size[1] > rules.max_pixels:
-            raise InvalidRequest(
-                f"size {size[0]}x{size[1]} has {size[0] * size[1]} pixels; at most {rules.max_pixels} (models.*.max_pixels)",
-                param="size",
-            )
-        return size
+    async def _init(self, job: PaintJob, size: Size, context: RequestContext) -> Arrays | None:
+        """The given picture's latents, by name: the same picture at the same size is encoded once. Raises `InvalidRequest`."""
+        if job.init is None:
+            return None
+        part = job.init.picture
+        if self._vae_fingerprint is None:
+            raise InvalidRequest("this model edits no pictures: it has no vae_encoder", param=part.param)
+        content, pixels = await asyncio.to_thread(self._read, part, size)
+        key = name(
+            "picture_latents", weights=self._vae_fingerprint, tenant=context.salt, image=content, width=size[0], height=size[1]
+        )
+        item = Item(
+            f"{context.id}:{part.param}",
+            EncodePixels(pixels),
+            name=key,
+            priority=context.priority,
+            deadline=context.deadline,
+        )
+        reply = await self._client.call(self._encoder, item)
+        context.add(reply.receipt)
+        return reply.value
+
+    def _read(self, part: ImagePart, size: Size) -> tuple[str, NDArray[np.uint8]]:
+        """The digest of a given picture's bytes, and its pixels at `size`."""
+        image = decode(part.data, max_pixels=self._max_picture_pixels, param=part.param)
+        return digest(part.data), fit(image, *size)
 
     async def _embeddings(self, job: PaintJob, guidance: float, context: RequestContext) -> tuple[Arrays, Arrays | None]:
         if guidance <= 1 or not self._rules.negative_prompts:

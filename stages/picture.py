@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageOps
 
 from stages.errors import InvalidRequest, TooLarge, TriptychError
 from stages.picture_header import BadHeader, Header, PictureFormat, check_png_rows, read_header
@@ -70,6 +70,13 @@ def decode(data: bytes, *, max_pixels: int, param: str) -> Image.Image:
         transpose = _TRANSPOSES.get(_orientation(image))
         flat = _over_white(_eight_bit(image))
         return flat if transpose is None else flat.transpose(transpose)
+
+
+def fit(image: Image.Image, width: int, height: int) -> NDArray[np.uint8]:
+    """[height, width, 3] uint8 of a picture in mode RGB: scaled to cover that size with its proportions kept, and cut about its
+    middle where they differ. A picture of that size stays as it is. Lanczos, as the diffusion library scales."""
+    fitted = image if image.size == (width, height) else ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
+    return np.array(fitted, dtype=np.uint8)
 
 
 def encode(pixels: NDArray[np.uint8], format: OutputFormat, *, quality: int = 90) -> bytes:

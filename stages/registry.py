@@ -21,6 +21,7 @@ class StageKind(StrEnum):
     TEXT_ENCODER = "text_encoder"
     DENOISER = "denoiser"
     VAE_DECODER = "vae_decoder"
+    VAE_ENCODER = "vae_encoder"
     EMBEDDER = "embedder"
 
 
@@ -74,7 +75,7 @@ def load(spec: StageSpec) -> OneShotStage[Any, Any] | IterativeStage[Any, Any]:
             from stages.vision.clip_embedder import ClipEmbedder
 
             return ClipEmbedder.load(checkpoint, options)
-        case ((StageKind.TEXT_ENCODER | StageKind.DENOISER | StageKind.VAE_DECODER), "diffusers"):
+        case ((StageKind.TEXT_ENCODER | StageKind.DENOISER | StageKind.VAE_DECODER | StageKind.VAE_ENCODER), "diffusers"):
             return _load_diffusion(spec.kind, checkpoint, options)
     raise ConfigurationError(f"{spec.name}: loader {spec.loader!r} cannot load a {spec.kind}")
 
@@ -112,10 +113,12 @@ def _load_vision(spec: StageSpec, checkpoint: Checkpoint, options: LoadOptions) 
 def _load_diffusion(kind: StageKind, checkpoint: Checkpoint, options: LoadOptions) -> Any:
     from stages.diffusion.denoiser import Denoiser
     from stages.diffusion.text_encoder import TextEncoder
-    from stages.diffusion.vae import VaeDecoder
+    from stages.diffusion.vae import VaeDecoder, VaeEncoder
 
     if kind is StageKind.TEXT_ENCODER:
         return TextEncoder.load(checkpoint, options)
     if kind is StageKind.DENOISER:
         return Denoiser.load(checkpoint, options)
+    if kind is StageKind.VAE_ENCODER:
+        return VaeEncoder.load(checkpoint, options)
     return VaeDecoder.load(checkpoint, options)

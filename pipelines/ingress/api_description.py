@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from pipelines.ingress.arrival import TIMEOUT_HEADER
+from pipelines.ingress.forms import MEDIA_TYPE as FORM
 from pipelines.ingress.request_log import REQUEST_ID
 from pipelines.ingress.schemas.errors import ErrorBody
 from pipelines.ingress.settings import IngressSettings
@@ -22,7 +23,7 @@ REASONS = {
     401: "an API key is needed, or is not known",
     404: "not served",
     413: "over a configured limit",
-    415: "not application/json",
+    415: "another content-type than the operation takes",
     429: "a queue is full; Retry-After says when to try again",
     500: "a stage failed on this request",
     503: "no live replica; Retry-After says when to try again",
@@ -43,13 +44,17 @@ def operation(*, keyed: bool = False) -> JsonObject:
     return extra
 
 
-def asking(body: type[BaseModel], settings: IngressSettings) -> JsonObject:
-    """What an operation with a body says beyond its answers."""
+def asking(body: type[BaseModel], settings: IngressSettings, *, as_form: bool = False) -> JsonObject:
+    """What an operation with a body says beyond its answers. `as_form`: the body is a multipart form, not JSON."""
     extra = operation(keyed=bool(settings.keys))
     timeout = {"type": "number", "exclusiveMinimum": 0, "maximum": settings.max_request_s}
     extra["parameters"].append(_header(TIMEOUT_HEADER, timeout))
     schema = {"$ref": REF.format(model=body.__name__)}
-    extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    nested = {"triptych": {"style": "deepObject", "explode": True}}  # triptych[seed], not JSON within a form
+    content: JsonObject = (
+        {FORM: {"schema": schema, "encoding": nested}} if as_form else {"application/json": {"schema": schema}}
+    )
+    extra["requestBody"] = {"required": True, "content": content}
     return extra
 
 

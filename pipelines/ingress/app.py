@@ -24,7 +24,7 @@ from pipelines.ingress.receipts import ReceiptPrinter
 from pipelines.ingress.request_log import RequestLog
 from pipelines.ingress.schemas.chat import ChatBody, ChatCompletion
 from pipelines.ingress.schemas.embeddings import EmbeddingsAnswer, EmbeddingsBody
-from pipelines.ingress.schemas.images import ImagesAnswer, ImagesBody
+from pipelines.ingress.schemas.images import EditBody, ImagesAnswer, ImagesBody
 from pipelines.ingress.schemas.models import Health, ModelEntry, ModelList, Readiness
 from pipelines.ingress.settings import IngressSettings
 from pipelines.jobs import Service
@@ -54,7 +54,7 @@ def create_app(service: Service, settings: IngressSettings) -> FastAPI:
     shelf = PictureShelf(capacity_bytes=settings.kept_picture_bytes, keep_s=settings.kept_picture_s, now=time.monotonic)
     keyed = bool(settings.keys)
     _add_chat(app, ChatRoute(arrival, settings, pictures, receipts))
-    _add_images(app, ImagesRoute(arrival, settings, receipts, shelf))
+    _add_images(app, ImagesRoute(arrival, settings, pictures, receipts, shelf))
     _add_embeddings(app, EmbeddingsRoute(arrival, settings, pictures, receipts))
     _add_models(app, ModelDesk(service), arrival, keyed=keyed)
     _add_operations(app, service, metrics, arrival, keyed=keyed)
@@ -64,6 +64,7 @@ def create_app(service: Service, settings: IngressSettings) -> FastAPI:
         {
             ChatBody: _ids(service, "image_text"),
             ImagesBody: _ids(service, "text_to_image"),
+            EditBody: tuple(card.id for card in service.models() if card.pipeline == "text_to_image" and card.accepts_images),
             EmbeddingsBody: _ids(service, "embed"),
         },
     )
@@ -95,7 +96,17 @@ def _add_images(app: FastAPI, route: ImagesRoute) -> None:
     )
     async def images_generations(request: Request) -> Response:
         """Paints pictures from a sentence; whole, or as server-sent events with previews."""
-        return await route(request)
+        return await route.generate(request)
+
+    @app.post(
+        "/v1/images/edits",
+        response_model=None,
+        responses={200: {"model": ImagesAnswer, **EVENTS}, **error_answers(*POST_ERRORS)},
+        openapi_extra=asking(EditBody, route.settings, as_form=True),
+    )
+    async def images_edits(request: Request) -> Response:
+        """Paints over a picture as a sentence says; whole, or as server-sent events with previews."""
+        return await route.edit(request)
 
     @app.get(
         "/v1/images/files/{key}",

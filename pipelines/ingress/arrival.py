@@ -6,7 +6,7 @@ Knows headers and settings; knows no routes and no pipelines.
 import asyncio
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -17,12 +17,14 @@ from pipelines.context import RequestContext
 from pipelines.ingress.auth import Caller
 from pipelines.ingress.bodies import read_json, shown
 from pipelines.ingress.disconnect import seconds_left
+from pipelines.ingress.forms import Form, read_form
 from pipelines.ingress.proxy_headers import OWN_HEADER, SHARED_HEADER
 from pipelines.ingress.settings import IngressSettings
 from pipelines.jobs import ModelCard, Service
 from stages.errors import InvalidRequest
 
 B = TypeVar("B", bound=BaseModel)
+T = TypeVar("T")
 
 TIMEOUT_HEADER = SHARED_HEADER
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
@@ -50,9 +52,16 @@ class Arrival:
 
     async def read(self, request: Request, model: type[B], context: RequestContext) -> B:
         """The checked body. Raises `InvalidRequest`, `TooLarge` and `DeadlineExceeded`."""
+        return await self._read(read_json(request, model, max_bytes=self.settings.max_body_bytes), context)
+
+    async def read_form(self, request: Request, model: type[B], context: RequestContext, *, file: str) -> Form[B]:
+        """The checked body of a multipart form, and its file. Raises as `read` does."""
+        return await self._read(read_form(request, model, file=file, max_bytes=self.settings.max_body_bytes), context)
+
+    async def _read(self, reading: Awaitable[T], context: RequestContext) -> T:
         try:
             async with asyncio.timeout(seconds_left(context)):
-                return await read_json(request, model, max_bytes=self.settings.max_body_bytes)
+                return await reading
         except TimeoutError:
             raise context.too_late() from None
         except InvalidRequest as error:

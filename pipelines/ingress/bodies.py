@@ -1,12 +1,13 @@
 """From the bytes of a request to a checked body, or to an error that names the field, the value and what is allowed.
 
 Bounded while reading, before parsing; parsed off the event loop where large. Knows the forms of bodies (pydantic), not their
-meaning.
+meaning; a form's own are `forms.py`.
 """
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -17,6 +18,7 @@ from pipelines.ingress.errors import UnsupportedMediaType
 from stages.errors import InvalidRequest, TooLarge
 
 B = TypeVar("B", bound=BaseModel)
+T = TypeVar("T")
 
 MAX_VALUES = 200_000  # a body of nothing but tiny values costs a hundred times its size in memory
 MAX_MEMBERS = 4096
@@ -39,6 +41,9 @@ UNSUPPORTED = {
     "quality": "set num_inference_steps instead",
     "style": "describe the style in the prompt",
     "background": "pictures are opaque",
+    "mask": "the whole picture is painted over, as far as strength says",
+    "markup": "say in the prompt what is to change",
+    "input_fidelity": "set strength instead",
 }
 JSON_NAMES = {
     "model_type": "an object",
@@ -47,8 +52,11 @@ JSON_NAMES = {
     "list_type": "an array",
     "string_type": "a string",
     "bool_type": "true or false",
+    "bool_parsing": "true or false",
     "int_type": "an integer",
+    "int_parsing": "an integer",
     "float_type": "a number",
+    "float_parsing": "a number",
 }
 NOT_SUPPORTED = ("extra_forbidden", "none_required", "too_long")
 
@@ -56,11 +64,18 @@ NOT_SUPPORTED = ("extra_forbidden", "none_required", "too_long")
 async def read_json(request: Request, model: type[B], *, max_bytes: int) -> B:
     """Raises `InvalidRequest`, `UnsupportedMediaType` or `TooLarge`; Starlette's `ClientDisconnect` where the client goes
     away."""
-    _refuse_other_types(request.headers.get("content-type"))
-    body = await _read(request, max_bytes)
-    if len(body) > OFF_LOOP_BYTES:
-        return await asyncio.to_thread(parse, body, model)
-    return parse(body, model)
+    return await parsed(await read_bytes(request, "application/json", max_bytes), partial(parse, model=model))
+
+
+async def read_bytes(request: Request, media_type: str, max_bytes: int) -> bytes:
+    """The whole body, declared as `media_type`. Raises as `read_json` does."""
+    _refuse_other_types(request.headers.get("content-type"), media_type)
+    return await _read(request, max_bytes)
+
+
+async def parsed(body: bytes, parse: Callable[[bytes], T]) -> T:
+    """What `parse` makes of a body; off the event loop where that takes long."""
+    return await asyncio.to_thread(parse, body) if len(body) > OFF_LOOP_BYTES else parse(body)
 
 
 def parse(body: bytes, model: type[B]) -> B:
@@ -78,7 +93,7 @@ def parse(body: bytes, model: type[B]) -> B:
         return model.model_validate(document)
     except ValidationError as error:
         details = error.errors(include_url=False)
-    raise _explain(details, document)
+    raise explained(details, document)
 
 
 def _refuse_crowds(document: object) -> None:
@@ -92,11 +107,11 @@ def _refuse_crowds(document: object) -> None:
             waiting.extend(here.values() if isinstance(here, dict) else here)
 
 
-def _refuse_other_types(content_type: str | None) -> None:
+def _refuse_other_types(content_type: str | None, media_type: str) -> None:
     kind = (content_type or "").partition(";")[0].strip().lower()
-    if kind != "application/json":
+    if kind != media_type:
         given = f"{kind[:100]!r}" if kind else "none"
-        raise UnsupportedMediaType(f"content-type must be application/json (given: {given})", param="content-type")
+        raise UnsupportedMediaType(f"content-type must be {media_type} (given: {given})", param="content-type")
 
 
 async def _read(request: Request, max_bytes: int) -> bytes:
@@ -116,7 +131,7 @@ async def _read(request: Request, max_bytes: int) -> bytes:
 # ---- telling what is wrong ----
 
 
-def _explain(details: Sequence[ErrorDetails], document: object) -> InvalidRequest:
+def explained(details: Sequence[ErrorDetails], document: object) -> InvalidRequest:
     """The one error to tell: where a field may have several forms, that of the form which came nearest."""
     first = details[0]["loc"][:1]
     located = [(_path(detail, document), detail) for detail in details if detail["loc"][:1] == first]

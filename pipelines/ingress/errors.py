@@ -53,7 +53,7 @@ TABLE: dict[type[TriptychError], HttpAnswer] = {
 
 
 class UnsupportedMediaType(InvalidRequest):
-    """The body is not declared as JSON."""
+    """The body is declared as something else than the route takes."""
 
     code = "unsupported_media_type"
 

@@ -1,5 +1,5 @@
-"""POST /v1/images/generations: from its body to a `PaintJob`. What the answer looks like is `picture_answers.py`. Knows no
-stages."""
+"""POST /v1/images/generations and /v1/images/edits: from their bodies to a `PaintJob`. What the answer looks like is
+`picture_answers.py`. Knows no stages."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -12,13 +12,24 @@ from pipelines.context import RequestContext
 from pipelines.ingress.arrival import Arrival, check_at_most, check_length
 from pipelines.ingress.disconnect import unless_gone
 from pipelines.ingress.errors import json_response
+from pipelines.ingress.forms import Form
 from pipelines.ingress.picture_answers import PictureAnswer, PictureForm, PictureStreamWriter
 from pipelines.ingress.picture_shelf import PictureShelf
+from pipelines.ingress.pictures import PictureSource
 from pipelines.ingress.receipts import ReceiptPrinter
-from pipelines.ingress.schemas.images import ImagesBody, PaintExtras
+from pipelines.ingress.schemas.images import (
+    EDIT_EVENTS,
+    GENERATION_EVENTS,
+    EditBody,
+    EditExtras,
+    EventTypes,
+    ImagesBody,
+    PaintBody,
+    PaintExtras,
+)
 from pipelines.ingress.settings import IngressSettings
 from pipelines.ingress.sse import EventStream, open_feed
-from pipelines.jobs import PaintEvent, PaintJob, PaintPicture, PaintPipeline
+from pipelines.jobs import GivenPicture, PaintEvent, PaintJob, PaintPicture, PaintPipeline
 from stages.errors import InvalidRequest, StageFailed
 
 V = TypeVar("V")
@@ -26,18 +37,43 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, slots=True)
 class ImagesRoute:
+    """Both routes: they differ in what they read and in what their events are called."""
+
     arrival: Arrival
     settings: IngressSettings
+    pictures: PictureSource
     receipts: ReceiptPrinter
     shelf: PictureShelf
 
-    async def __call__(self, request: Request) -> Response:
+    async def generate(self, request: Request) -> Response:
         context = self.arrival.open(request)
         body = await self.arrival.read(request, ImagesBody, context)
+        return await self._answer(request, context, body, GENERATION_EVENTS)
+
+    async def edit(self, request: Request) -> Response:
+        context = self.arrival.open(request)
+        form = await self.arrival.read_form(request, EditBody, context, file="image")
+        init = await self._given(form)
+        return await self._answer(request, context, form.body, EDIT_EVENTS, init)
+
+    async def _given(self, form: Form[EditBody]) -> GivenPicture:
+        check_at_most(1, self.settings.images_per_request, param="image", setting="limits.images_per_request")
+        extras = form.body.triptych or EditExtras()
+        strength = _one_of(form.body.strength, extras.strength, "strength")
+        return GivenPicture(await self.pictures.take(form.file, param="image"), strength)
+
+    async def _answer(
+        self,
+        request: Request,
+        context: RequestContext,
+        body: PaintBody,
+        events: EventTypes,
+        init: GivenPicture | None = None,
+    ) -> Response:
         extras = body.triptych or PaintExtras()
         self.arrival.prioritize(context, extras.priority)
         pipeline = self.arrival.service.paint_pipeline(body.model)
-        job, form = paint_job(body, self.settings), picture_form(body)
+        job, form = paint_job(body, self.settings, init), picture_form(body, events)
         answer = PictureAnswer(form, context, self.receipts, self.shelf, base_url=str(request.base_url))
         if body.stream:
             feed = await unless_gone(request.receive, context, open_feed(pipeline.paint(job, context), context))
@@ -58,7 +94,7 @@ async def _paint(pipeline: PaintPipeline, job: PaintJob, context: RequestContext
     return await answer.whole([pictures[index] for index in sorted(pictures)])
 
 
-def paint_job(body: ImagesBody, settings: IngressSettings) -> PaintJob:
+def paint_job(body: PaintBody, settings: IngressSettings, init: GivenPicture | None) -> PaintJob:
     """Raises `InvalidRequest`."""
     n = body.n or 1
     check_at_most(n, settings.max_pictures, param="n", setting="limits.max_pictures")
@@ -78,10 +114,11 @@ def paint_job(body: ImagesBody, settings: IngressSettings) -> PaintJob:
         seed=_one_of(body.seed, extras.seed, "seed"),
         sampler=_one_of(body.scheduler, extras.scheduler, "scheduler"),
         partial_images=body.partial_images or 0,
+        init=init,
     )
 
 
-def picture_form(body: ImagesBody) -> PictureForm:
+def picture_form(body: PaintBody, events: EventTypes) -> PictureForm:
     """How the pictures are to be handed over. Raises `InvalidRequest` for settings that would have no effect."""
     format = body.output_format or "png"
     if body.output_compression is not None and format == "png" and body.output_compression != 100:
@@ -104,6 +141,7 @@ def picture_form(body: ImagesBody) -> PictureForm:
         format,
         quality=max(1, body.output_compression or 0) if body.output_compression is not None else 90,
         as_url=body.response_format == "url",
+        events=events,
     )
 
 

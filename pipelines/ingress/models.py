@@ -62,6 +62,7 @@ def _bounds(card: ModelCard) -> PaintBounds:
         default_steps=card.default_steps,
         max_steps=card.max_steps,
         default_guidance_scale=card.default_guidance_scale,
+        default_strength=card.default_strength,
         samplers=list(card.samplers),
     )
 

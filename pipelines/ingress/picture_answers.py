@@ -11,6 +11,7 @@ from pipelines.ingress.picture_shelf import PictureShelf
 from pipelines.ingress.receipts import ReceiptPrinter
 from pipelines.ingress.schemas.images import (
     CompletedEvent,
+    EventTypes,
     ImagesAnswer,
     ImageUsage,
     NoTokens,
@@ -33,11 +34,12 @@ NO_USAGE = ImageUsage(
 
 @dataclass(frozen=True, slots=True)
 class PictureForm:
-    """`quality` (1-100) is for jpeg and webp."""
+    """`quality` (1-100) is for jpeg and webp; `events`: what the events of a stream are called."""
 
     format: PictureFormat
     quality: int
     as_url: bool
+    events: EventTypes
 
 
 class PictureAnswer:
@@ -82,7 +84,7 @@ class PictureAnswer:
 
     def _partial(self, picture: PaintPicture) -> PartialImageEvent:
         return PartialImageEvent(
-            type="image_generation.partial_image",
+            type=self._form.events.partial,
             b64_json=base64.b64encode(self._encode(picture)).decode(),
             background="opaque",
             created_at=self._created,
@@ -96,7 +98,7 @@ class PictureAnswer:
     def _completed(self, picture: PaintPicture, last: bool) -> CompletedEvent:
         note = {"receipt": self._receipts.receipt(self._context)} if last else {}
         return CompletedEvent(
-            type="image_generation.completed",
+            type=self._form.events.completed,
             b64_json=base64.b64encode(self._encode(picture)).decode(),
             background="opaque",
             created_at=self._created,

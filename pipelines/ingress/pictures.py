@@ -1,4 +1,4 @@
-"""From the `image_url` of a request to an encoded picture within the limits.
+"""From the `image_url` of a request, or a file in it, to an encoded picture within the limits.
 
 Decides which addresses are pictures at all: data URLs, and http(s) where the configuration enables it (`pipelines/ingress/fetch.py`).
 Everything that costs CPU time (base64, reading headers) happens off the event loop. Decodes no pixels.
@@ -46,6 +46,10 @@ class PictureSource:
         raise InvalidRequest(
             f"{param}: {url[:40]!r} is neither a data: URL (data:image/png;base64,...) nor an http(s) address", param=param
         )
+
+    async def take(self, data: bytes, *, param: str) -> ImagePart:
+        """A picture that came as a file. Raises as `load` does."""
+        return await asyncio.to_thread(self._part, data, param)
 
     def _from_data_url(self, url: str, param: str) -> ImagePart:
         comma = url.find(",", 0, _MAX_DATA_HEADER)

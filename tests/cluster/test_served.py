@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from demo.held_out import example
@@ -37,6 +38,11 @@ def fresh_picture(seed: int) -> bytes:
 def receipt_of(answer: Any) -> dict[str, Any]:
     stages: list[dict[str, Any]] = answer.model_extra["triptych"]["stages"]
     return {stage["stage"]: stage for stage in stages}
+
+
+def painted_in(answer: Any) -> NDArray[np.int64]:
+    """[height, width, 3], signed so that differences can be taken."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(answer.data[0].b64_json)))).astype(np.int64)
 
 
 def test_a_text_question_is_answered(server: Server) -> None:
@@ -87,10 +93,28 @@ def test_a_picture_is_painted_and_the_same_seed_paints_it_again(server: Server) 
             response_format="b64_json",
             extra_body={"seed": 11},
         )
-        assert answer.data is not None
-        pictures.append(np.asarray(Image.open(io.BytesIO(base64.b64decode(str(answer.data[0].b64_json))))).astype(int))
+        pictures.append(painted_in(answer))
     assert pictures[0].shape == (64, 64, 3)
     assert np.abs(pictures[0] - pictures[1]).max() <= 2
+
+
+def test_a_picture_is_edited_and_the_second_edit_of_it_does_not_run_the_encoder(server: Server) -> None:
+    picture = Image.open(io.BytesIO(example().picture_png)).convert("RGB")
+    buffer = io.BytesIO()
+    picture.save(buffer, "BMP")  # bytes that no other test sends
+    little, much = [
+        server.openai.images.edit(
+            model=PAINT, image=buffer.getvalue(), prompt=example().sentence, extra_body={"strength": strength, "seed": 11}
+        )
+        for strength in (0.1, 1.0)
+    ]
+    assert receipt_of(little)[f"{PAINT}.vae_encoder"]["cache"] == "miss"
+    again = receipt_of(much)[f"{PAINT}.vae_encoder"]
+    assert again["cache"] in ("memory", "redis")
+    assert again["run_s"] == 0
+    assert [receipt_of(answer)[f"{PAINT}.denoiser"]["steps"] for answer in (little, much)] == [2, 20]
+    changes = [np.abs(painted_in(answer) - np.asarray(picture).astype(int)).mean() for answer in (little, much)]
+    assert changes[0] < changes[1]
 
 
 def test_a_stage_scaled_to_zero_starts_on_its_first_request(server: Server) -> None:

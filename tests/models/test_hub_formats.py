@@ -13,15 +13,17 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from PIL import Image
+import torch
+from PIL import Image, ImageOps
 
 from pipelines.config import parse
 from pipelines.ingress.settings import settings_of
 from pipelines.one_process import one_process
-from tests.pipelines.ingress.surface import client_for
+from tests.pipelines.ingress.surface import JsonObject, client_for
 from tests.stages.diffusion.painter import Wish, oracle_of
 from tests.stages.diffusion.tiny import save_stable_diffusion
 from tests.stages.llm.tiny_vlms import save_llava
+from tests.stages.pictures import quarters, save
 
 pytestmark = pytest.mark.models
 
@@ -54,6 +56,88 @@ async def test_a_stable_diffusion_checkpoint_paints_what_the_librarys_pipeline_p
     assert np.abs(painted.astype(int) - wanted.astype(int)).max() <= 1
 
 
+async def edited(client: httpx.AsyncClient, picture: bytes, prompt: str = "a red circle", **fields: str) -> JsonObject:
+    form = {"model": "sd", "prompt": prompt, "negative_prompt": "blue", "guidance_scale": "4", "seed": "9", **fields}
+    answer = await client.post("/v1/images/edits", data=form, files={"image": ("picture", picture)})
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+def painter_that_edits(folder: Path) -> JsonObject:
+    part = {"source": {"folder": str(folder)}}
+    parts = ("text_encoder", "denoiser", "vae_decoder", "vae_encoder")
+    return {"pipeline": "text_to_image", "default_strength": 0.6, **dict.fromkeys(parts, part)}
+
+
+@pytest.mark.parametrize(
+    ("picture", "asked", "strength"),
+    [
+        (quarters(32, 40), {"strength": "0.5"}, 0.5),  # at its own size
+        (quarters(100, 60), {"size": "32x40", "strength": "1"}, 1.0),
+        (quarters(32, 40), {"triptych[scheduler]": "euler"}, 0.6),
+    ],
+)
+async def test_a_stable_diffusion_checkpoint_edits_as_the_librarys_pipeline_does(
+    tmp_path: Path, picture: Image.Image, asked: dict[str, str], strength: float
+) -> None:
+    from diffusers import EulerDiscreteScheduler, StableDiffusionImg2ImgPipeline
+
+    folder = save_stable_diffusion(tmp_path / "sd")
+    async with served({"sd": painter_that_edits(folder)}) as client:
+        body = await edited(client, save(picture, "PNG"), num_inference_steps="5", **asked)
+    painted = np.asarray(Image.open(io.BytesIO(base64.b64decode(body["data"][0]["b64_json"]))))
+    pipeline: Any = StableDiffusionImg2ImgPipeline.from_pipe(oracle_of(folder).pipeline)
+    if "triptych[scheduler]" in asked:
+        pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config)
+    wanted = pipeline(
+        "a red circle",
+        image=ImageOps.fit(picture, (32, 40), Image.Resampling.LANCZOS),
+        strength=strength,
+        num_inference_steps=5,
+        guidance_scale=4.0,
+        negative_prompt="blue",
+        generator=torch.Generator("cpu").manual_seed(9),
+        output_type="np",
+    ).images[0]
+    assert painted.shape == (40, 32, 3)
+    assert np.abs(painted.astype(int) - np.round(wanted * 255).astype(int)).max() <= 1
+
+
+async def test_the_second_edit_of_a_picture_does_not_run_the_encoder(tmp_path: Path) -> None:
+    picture = save(quarters(32, 40), "PNG")
+
+    def encoder(body: JsonObject) -> JsonObject:
+        return next(dict(stage) for stage in body["triptych"]["stages"] if stage["stage"] == "sd.vae_encoder")
+
+    async with served({"sd": painter_that_edits(save_stable_diffusion(tmp_path / "sd"))}) as client:
+        first = await edited(client, picture, n="2")
+        again = await edited(client, picture, "a blue square", strength="0.9")
+        smaller = await edited(client, picture, size="32x32")
+    assert encoder(first)["cache"] == "miss"
+    assert (encoder(again)["cache"], encoder(again)["run_s"]) == ("memory", 0)
+    assert encoder(smaller)["cache"] == "miss"
+
+
+async def test_a_painter_without_a_vae_encoder_says_so_in_its_entry_and_in_its_refusal(tmp_path: Path) -> None:
+    model = painter_that_edits(save_stable_diffusion(tmp_path / "sd"))
+    del model["vae_encoder"]
+    async with served({"sd": model}) as client:
+        entry = (await client.get("/v1/models/sd")).json()["triptych"]
+        files = {"image": ("picture", save(quarters(32, 32), "PNG"))}
+        answer = await client.post("/v1/images/edits", data={"model": "sd", "prompt": "a boat"}, files=files)
+    assert (entry["accepts_images"], entry["paint"]["default_strength"]) == (False, None)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"] == "this model edits no pictures: it has no vae_encoder"
+
+
+async def test_a_strength_that_leaves_no_step_is_refused(tmp_path: Path) -> None:
+    async with served({"sd": painter_that_edits(save_stable_diffusion(tmp_path / "sd"))}) as client:
+        form = {"model": "sd", "prompt": "a boat", "num_inference_steps": "4", "strength": "0.1"}
+        files = {"image": ("picture", save(quarters(32, 32), "PNG"))}
+        answer = await client.post("/v1/images/edits", data=form, files=files)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "strength")
+
+
 async def test_a_llava_checkpoint_answers_what_the_librarys_generate_answers(tmp_path: Path) -> None:
     folder = save_llava(tmp_path / "llava")
     part = {"loader": "transformers", "source": {"folder": str(folder)}}
@@ -79,7 +163,6 @@ async def test_a_llava_checkpoint_answers_what_the_librarys_generate_answers(tmp
 
 
 def by_the_library(folder: Path, picture: Image.Image, question: str, max_tokens: int) -> tuple[str, int]:
-    import torch
     from transformers import AutoProcessor, LlavaForConditionalGeneration
 
     processor = AutoProcessor.from_pretrained(folder)

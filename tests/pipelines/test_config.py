@@ -29,12 +29,13 @@ def changed(path: str, value: Any) -> dict[str, Any]:
     return args
 
 
-def test_the_shipped_file_is_sound_and_every_stage_has_its_own_deployment() -> None:
+def test_the_shipped_file_is_sound_and_every_stage_but_the_vaes_halves_has_its_own_deployment() -> None:
     file = load(SHIPPED)
     assert file.http.host == "127.0.0.1"
     placed = [stage for deployment in file.app.placement().values() for stage in deployment.stages]
     assert sorted(placed) == sorted(file.app.stage_names())
-    assert all(len(deployment.stages) == 1 for deployment in file.app.placement().values())
+    shared = [deployment.stages for deployment in file.app.placement().values() if len(deployment.stages) > 1]
+    assert shared == [("triptych-paint.vae_decoder", "triptych-paint.vae_encoder")]
 
 
 REFUSED = [
@@ -60,6 +61,8 @@ REFUSED = [
     ("models.triptych-see.pipeline", "chat", ["'image_text', 'text_to_image', 'embed'"]),
     ("models.triptych-paint.sizes", ["64"], ["'64' is not a size", "512x512"]),
     ("models.triptych-paint.default_steps", 200, ["default_steps 200", "max_steps 150"]),
+    ("models.triptych-paint.default_strength", 0, ["default_strength", "greater than 0"]),
+    ("models.triptych-paint.vae_encoder", {}, ["vae_encoder", "source", "required"]),
     ("models.triptych-paint.denoiser.batch", {"max_items": 0}, ["max_items", "greater than or equal to 1"]),
     ("cache.redis", {"url": "memcached://x"}, ["cache.redis.url", "memcached://x"]),
     ("limits.default_request_s", 900, ["default_request_s 900", "max_request_s"]),
@@ -85,7 +88,7 @@ def test_a_stage_that_no_deployment_names_gets_one_of_its_own() -> None:
 
 def test_several_stages_may_share_a_deployment() -> None:
     args = shipped_args()
-    for name in ("text-encoder", "denoiser", "vae-decoder"):
+    for name in ("text-encoder", "denoiser", "vae"):
         del args["deployments"][name]
     parts = ["triptych-paint.text_encoder", "triptych-paint.denoiser", "triptych-paint.vae_decoder"]
     args["deployments"]["paint"] = {"stages": parts}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from stages.errors import InvalidRequest, TooLarge
-from stages.picture import PictureInfo, decode, encode, inspect
+from stages.picture import PictureInfo, decode, encode, fit, inspect
 from stages.picture_header import PictureFormat
 from tests.stages.pictures import (
     BLUE,
@@ -412,6 +412,23 @@ def test_any_damage_gives_a_picture_within_the_limit_or_a_refusal(
 
 def test_a_refusal_speaks_of_no_object_of_ours() -> None:
     assert "object at 0x" not in refusal(b"RIFF\0\0\0\0WEBPVP8X" + bytes(20)).message
+
+
+# ---- another size ----
+
+
+def test_a_picture_of_the_size_stays_as_it_is() -> None:
+    assert (fit(quarters(64, 48), 64, 48) == pixels_of(quarters(64, 48))).all()
+
+
+@pytest.mark.parametrize("size", [(32, 32), (96, 16), (16, 96), (200, 200)])
+def test_a_picture_is_scaled_with_its_proportions_and_cut_about_its_middle(size: tuple[int, int]) -> None:
+    pixels = fit(quarters(64, 48), *size)
+    width, height = size
+    assert pixels.shape == (height, width, 3)
+    assert pixels.dtype == np.uint8
+    corners = [tuple(int(value) for value in pixels[y, x]) for y in (0, height - 1) for x in (0, width - 1)]
+    assert corners == [RED, GREEN, BLUE, WHITE]
 
 
 # ---- the way back ----

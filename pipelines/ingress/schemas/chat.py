@@ -10,10 +10,10 @@ from pydantic import Field
 
 from pipelines.ingress.schemas.receipt import Receipt
 from pipelines.ingress.schemas.strict import (
+    WHOLE,
     EndUser,
     ImageAddress,
     Int64,
-    Integer,
     ModelId,
     Priority,
     RequestBody,
@@ -90,15 +90,15 @@ class ChatBody(RequestBody):
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: Annotated[Integer, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[Integer, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1), WHOLE] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1), WHOLE] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    n: Annotated[Integer, Field(ge=1)] | None = None
+    n: Annotated[int, Field(ge=1), WHOLE] | None = None
     seed: Int64 | None = None
     stop: StopText | Annotated[list[StopText], Field(max_length=4, fail_fast=True)] | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[Integer, Field(ge=0, le=20)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     logit_bias: Annotated[dict[TokenKey, Bias], Field(max_length=1024)] | None = None

@@ -1,16 +1,21 @@
-"""POST /v1/images/generations: the body, the answer and the streamed events. Knows no models and no configured limits."""
+"""POST /v1/images/generations and /v1/images/edits: the bodies, the answer and the streamed events. Knows no models and no configured
+limits."""
 
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from pipelines.ingress.schemas.receipt import Receipt
-from pipelines.ingress.schemas.strict import EndUser, Integer, ModelId, Priority, RequestBody, ResponseBody, Seed
+from pipelines.ingress.schemas.strict import WHOLE, EndUser, ModelId, Priority, RequestBody, ResponseBody, Seed
 
-Steps = Annotated[Integer, Field(ge=1, le=10_000)]
+Steps = Annotated[int, Field(ge=1, le=10_000), WHOLE]
 Guidance = Annotated[float, Field(ge=0, le=100)]
 Sampler = Annotated[str, Field(min_length=1, max_length=64)]
 PictureFormat = Literal["png", "jpeg", "webp"]
+Strength = Annotated[
+    float, Field(gt=0, le=1, description="how much of the picture is painted over; of the steps, that share is run")
+]
 
 
 class PaintExtras(RequestBody):
@@ -25,16 +30,22 @@ class PaintExtras(RequestBody):
     scheduler: Sampler | None = None
 
 
-class ImagesBody(RequestBody):
+class EditExtras(PaintExtras):
+    strength: Strength | None = None
+
+
+class PaintBody(RequestBody):
+    """What both ask for."""
+
     model: ModelId
     prompt: Annotated[str, Field(min_length=1)]
-    n: Annotated[Integer, Field(ge=1)] | None = None
+    n: Annotated[int, Field(ge=1), WHOLE] | None = None
     size: Annotated[str, Field(pattern=r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$")] | None = None
     response_format: Literal["b64_json", "url"] | None = None
     output_format: PictureFormat | None = None
-    output_compression: Annotated[Integer, Field(ge=0, le=100)] | None = None
+    output_compression: Annotated[int, Field(ge=0, le=100), WHOLE] | None = None
     stream: bool | None = None
-    partial_images: Annotated[Integer, Field(ge=0, le=3)] | None = None
+    partial_images: Annotated[int, Field(ge=0, le=3), WHOLE] | None = None
     negative_prompt: str | None = None
     num_inference_steps: Steps | None = None
     guidance_scale: Guidance | None = None
@@ -47,7 +58,38 @@ class ImagesBody(RequestBody):
     quality: Literal["auto"] | None = None
     moderation: Literal["auto", "low"] | None = None
     background: Literal["auto", "opaque"] | None = None
+
+
+class ImagesBody(PaintBody):
     style: None = None
+
+
+def _as_form(schema: dict[str, Any]) -> None:
+    """A form has a file, which is no field of the checked body, and no nulls."""
+    for name, found in schema["properties"].items():
+        forms = [form for form in found.get("anyOf", ()) if form != {"type": "null"}]
+        if len(forms) == 1:
+            kept = {key: value for key, value in found.items() if key not in ("anyOf", "default")}
+            schema["properties"][name] = kept | forms[0]
+    schema["properties"]["image"] = {
+        "type": "string",
+        "contentMediaType": "application/octet-stream",
+        "description": "the picture to start from, one file: PNG, JPEG, WebP, GIF (first frame) or BMP. It is scaled to cover "
+        "the size, and cut about its middle where the proportions differ",
+    }
+    schema["properties"]["size"]["description"] = (
+        "not given, or auto: the picture's own size where the model paints it, or else the model's default"
+    )
+    schema["required"].append("image")
+
+
+class EditBody(PaintBody):
+    """A multipart form. The picture is beside these fields, and starts what is painted."""
+
+    model_config = ConfigDict(json_schema_extra=_as_form)
+
+    strength: Strength | None = None
+    triptych: EditExtras | None = None
 
 
 class PictureNote(ResponseBody):
@@ -88,8 +130,22 @@ class ImageUsage(ResponseBody):
     total_tokens: Literal[0]
 
 
+PartialType = Literal["image_generation.partial_image", "image_edit.partial_image"]
+CompletedType = Literal["image_generation.completed", "image_edit.completed"]
+
+
+@dataclass(frozen=True, slots=True)
+class EventTypes:
+    partial: PartialType
+    completed: CompletedType
+
+
+GENERATION_EVENTS = EventTypes("image_generation.partial_image", "image_generation.completed")
+EDIT_EVENTS = EventTypes("image_edit.partial_image", "image_edit.completed")
+
+
 class PartialImageEvent(ResponseBody):
-    type: Literal["image_generation.partial_image"]
+    type: PartialType
     b64_json: str
     background: Literal["opaque"]
     created_at: int
@@ -101,7 +157,7 @@ class PartialImageEvent(ResponseBody):
 
 
 class CompletedEvent(ResponseBody):
-    type: Literal["image_generation.completed"]
+    type: CompletedType
     b64_json: str
     background: Literal["opaque"]
     created_at: int

@@ -20,13 +20,15 @@ class StageNote(ResponseBody):
 
 
 class PaintBounds(ResponseBody):
-    """What a model that paints accepts. `sizes` empty: any multiple of `size_multiple`. None: not known here."""
+    """What a model that paints accepts. `sizes` empty: any multiple of `size_multiple`. None: not known here, or (the strength)
+    that it edits no pictures."""
 
     sizes: list[str]
     size_multiple: int
     default_steps: int | None
     max_steps: int | None
     default_guidance_scale: float | None
+    default_strength: float | None
     samplers: list[str]
 
 
@@ -34,7 +36,7 @@ class ModelNote(ResponseBody):
     pipeline: Literal["image_text", "text_to_image", "embed"]
     stages: list[StageNote]
     max_context_tokens: int | None = None
-    accepts_images: bool | None = None
+    accepts_images: bool | None = Field(None, description="chat looks at pictures; a painter edits them")
     paint: PaintBounds | None = None
 
 

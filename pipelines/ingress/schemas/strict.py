@@ -4,9 +4,10 @@ Knows no particular body. A field that is not declared is refused by name, numbe
 infinities are refused; null is taken as "not given" wherever OpenAI takes it so.
 """
 
+import re
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
 
 class RequestBody(BaseModel):
@@ -24,17 +25,22 @@ class ResponseBody(BaseModel):
         return self.model_dump_json(exclude_unset=True).encode()
 
 
-def _whole(value: object) -> object:
-    """JSON knows one kind of number, so 5.0 is an integer too."""
+def _whole(value: object, info: ValidationInfo) -> object:
+    """JSON knows one kind of number, so 5.0 is an integer too; a form knows text only."""
+    of_form = info.mode not in ("python", "json")  # "string", which the library's own type leaves out
+    if isinstance(value, str):
+        return int(value) if of_form and _WHOLE_TEXT.fullmatch(value) else value
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Integer = Annotated[int, BeforeValidator(_whole)]
+_WHOLE_TEXT = re.compile(r"-?[0-9]{1,20}")
+WHOLE = BeforeValidator(_whole)
+"""Stands behind an integer's bounds."""
 Priority = Annotated[
-    Integer, Field(ge=-10, le=10, description="lower runs first; 0 is usual; under 0 only where one tenant is served")
+    int, Field(ge=-10, le=10, description="lower runs first; 0 is usual; under 0 only where one tenant is served"), WHOLE
 ]
-Int64 = Annotated[Integer, Field(ge=-(2**63), le=2**63 - 1)]
-Seed = Annotated[Integer, Field(ge=0, le=2**63 - 1)]
+Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1), WHOLE]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1), WHOLE]
 ModelId = Annotated[str, Field(min_length=1, max_length=256, description="one of GET /v1/models")]
 EndUser = Annotated[str, Field(max_length=512)]
 

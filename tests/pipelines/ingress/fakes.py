@@ -38,6 +38,7 @@ from stages.errors import InvalidRequest, UnknownModel
 from stages.stage import StageMetrics, StageReceipt, TokenLogprob
 
 CHAT, PAINT, EMBED = "fake/chat", "fake-painter", "fake-clip"
+PAINT_PARTS = ("text_encoder", "denoiser", "vae_decoder", "vae_encoder")
 WIDTH = 8  # of the embeddings
 SIDE = 32  # of pictures, in pixels, where no size is asked for
 
@@ -71,12 +72,13 @@ class Trouble:
 
 @dataclass(slots=True)
 class FakeService:
-    """`jobs` and `contexts` hold what was asked, in order."""
+    """`jobs` and `contexts` hold what was asked, in order. `edits`: whether its painter has a vae encoder."""
 
     gate: Gate | None = None
     trouble: Trouble | None = None
     stages_ready: bool = True
     stages_error: Exception | None = None
+    edits: bool = True
     jobs: list[ChatJob | PaintJob | EmbedJob] = field(default_factory=list)
     contexts: list[RequestContext] = field(default_factory=list)
     running: int = 0
@@ -88,12 +90,14 @@ class FakeService:
             ModelCard(
                 PAINT,
                 "text_to_image",
-                (f"{PAINT}.text_encoder", f"{PAINT}.denoiser", f"{PAINT}.vae_decoder"),
+                tuple(f"{PAINT}.{part}" for part in PAINT_PARTS[: 4 if self.edits else 3]),
                 1_700_000_000,
                 default_steps=8,
                 max_steps=50,
                 default_guidance_scale=4.0,
+                default_strength=0.8 if self.edits else None,
                 samplers=("euler", "ddim"),
+                accepts_images=self.edits,
             ),
             ModelCard(EMBED, "embed", (f"{EMBED}.embedder",), 1_700_000_000),
         )
@@ -204,7 +208,9 @@ class FakePainter:
     service: FakeService
 
     async def paint(self, job: PaintJob, context: RequestContext) -> AsyncIterator[PaintEvent]:
-        """A gradient in a colour that follows from the prompt and the seed."""
+        """A gradient in a colour that follows from the prompt and the seed; of a given picture it keeps the size."""
+        if job.init is not None and not self.service.edits:
+            raise InvalidRequest("this model edits no pictures: it has no vae_encoder", param=job.init.picture.param)
         async with self.service.work(job, context) as events:
             steps = job.steps or 8
             seed = 7 if job.seed is None else job.seed
@@ -216,7 +222,7 @@ class FakePainter:
                     if step in previews:
                         await events.tick()
                         yield PaintPicture(index, gradient(job, seed + index, step / steps), seed + index, previews[step])
-            for stage in ("text_encoder", "denoiser", "vae_decoder"):
+            for stage in PAINT_PARTS[: 3 if job.init is None else 4]:
                 context.add(_receipt(f"{PAINT}.{stage}"))
             for index in range(job.n):
                 await events.tick()
@@ -257,7 +263,8 @@ def answer_words(job: ChatJob) -> list[str]:
 
 def gradient(job: PaintJob, seed: int, progress: float) -> NDArray[np.uint8]:
     """[height, width, 3]; paler while `progress` is under 1."""
-    width, height = job.width or SIDE, job.height or SIDE
+    own = (SIDE, SIDE) if job.init is None else (job.init.picture.width, job.init.picture.height)
+    width, height = job.width or own[0], job.height or own[1]
     colour = np.frombuffer(hashlib.sha256(f"{job.prompt}{seed}".encode()).digest()[:3], dtype=np.uint8)
     across = np.linspace(0.3, 1.0, width, dtype=np.float32)[None, :, None]
     down = np.linspace(0.5, 1.0, height, dtype=np.float32)[:, None, None]

@@ -171,7 +171,7 @@ async def test_two_requests_with_one_request_id_are_two_requests_inside() -> Non
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("POST", "/v1/images/edits"),
+        ("POST", "/v1/images/variations"),
         ("GET", "/v1/files"),
         ("GET", "/v1/models/"),
         ("POST", "/v1//chat/completions"),

@@ -4,7 +4,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pipelines.ingress.settings import IngressSettings
 from stages.errors import QueueFull, Unavailable
-from tests.pipelines.ingress.fakes import CHAT, EMBED, PAINT, FakeService, Trouble
+from tests.pipelines.ingress.fakes import CHAT, EMBED, PAINT, PAINT_PARTS, FakeService, Trouble
 from tests.pipelines.ingress.surface import chat_body, client_for, error_of
 
 
@@ -19,8 +19,9 @@ async def test_the_list_has_every_model_with_its_pipeline_and_stages() -> None:
     ]
     painter = body["data"][1]
     assert (painter["object"], painter["owned_by"], painter["created"]) == ("model", "triptych", 1_700_000_000)
-    assert [stage["kind"] for stage in painter["triptych"]["stages"]] == ["text_encoder", "denoiser", "vae_decoder"]
+    assert [stage["kind"] for stage in painter["triptych"]["stages"]] == list(PAINT_PARTS)
     assert painter["triptych"]["paint"]["max_steps"] == 50
+    assert (painter["triptych"]["accepts_images"], painter["triptych"]["paint"]["default_strength"]) == (True, 0.8)
 
 
 async def test_a_model_whose_id_holds_a_slash_is_found() -> None:
@@ -113,6 +114,7 @@ async def test_the_description_names_every_public_route_and_asks_for_keys_only_w
     assert set(opened["paths"]) == {
         "/v1/chat/completions",
         "/v1/images/generations",
+        "/v1/images/edits",
         "/v1/images/files/{key}",
         "/v1/embeddings",
         "/v1/models",

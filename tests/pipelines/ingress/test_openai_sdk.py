@@ -4,13 +4,16 @@ import asyncio
 import base64
 import hashlib
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
 from PIL import Image
 
 from pipelines.ingress.settings import IngressSettings
+from pipelines.jobs import GivenPicture, ImagePart, PaintJob
 from stages.errors import DeadlineExceeded, QueueFull, StageFailed, Unavailable
 from tests.pipelines.ingress.fakes import CHAT, EMBED, PAINT, WIDTH, FakeService, Trouble
 from tests.pipelines.ingress.surface import data_url, png, server_for
@@ -117,6 +120,46 @@ async def test_streamed_pictures_with_previews(client: openai.AsyncOpenAI) -> No
     assert Image.open(io.BytesIO(base64.b64decode(last.b64_json))).size == (32, 32)
 
 
+FILE_FORMS: dict[str, Callable[[Path], Any]] = {
+    "bytes": lambda path: path.read_bytes(),
+    "an open file": lambda path: io.BytesIO(path.read_bytes()),
+    "a path": lambda path: path,
+    "a name and bytes": lambda path: ("boat.png", path.read_bytes()),
+    "a name, bytes and a type": lambda path: ("boat.png", path.read_bytes(), "image/png"),
+    "a list of one": lambda path: [path.read_bytes()],
+}
+
+
+@pytest.mark.parametrize("form", FILE_FORMS)
+async def test_an_edit_of_a_picture_in_every_form_of_a_file(
+    client: openai.AsyncOpenAI, service: FakeService, tmp_path: Path, form: str
+) -> None:
+    path = tmp_path / "boat.png"
+    path.write_bytes(png(6, 5))
+    answer = await client.images.edit(
+        model=PAINT,
+        image=FILE_FORMS[form](path),
+        prompt="a boat",
+        n=2,
+        extra_body={"strength": 0.5, "seed": 4, "triptych": {"priority": 3, "num_inference_steps": 3}},
+    )
+    assert answer.data is not None
+    assert [Image.open(io.BytesIO(base64.b64decode(item.b64_json or ""))).size for item in answer.data] == [(6, 5)] * 2
+    picture = ImagePart(path.read_bytes(), 6, 5, "image")
+    assert service.jobs == [PaintJob("a boat", n=2, steps=3, seed=4, init=GivenPicture(picture, 0.5))]
+    assert service.contexts[0].priority == 3
+
+
+async def test_a_streamed_edit_with_previews(client: openai.AsyncOpenAI) -> None:
+    stream = await client.images.edit(
+        model=PAINT, image=png(), prompt="a boat", stream=True, partial_images=2, size="48x32", output_format="webp"
+    )
+    events = [event async for event in stream]
+    assert [event.type for event in events] == ["image_edit.partial_image"] * 2 + ["image_edit.completed"]
+    assert [type(event).__name__ for event in events] == ["ImageEditPartialImageEvent"] * 2 + ["ImageEditCompletedEvent"]
+    assert Image.open(io.BytesIO(base64.b64decode(events[-1].b64_json))).size == (48, 32)
+
+
 async def test_embeddings_which_the_sdk_asks_for_in_base64(client: openai.AsyncOpenAI) -> None:
     packed = await client.embeddings.create(model=EMBED, input=["a boat", "a hut"])
     plain = await client.embeddings.create(model=EMBED, input=["a boat", "a hut"], encoding_format="float")
@@ -139,8 +182,8 @@ async def test_errors_are_the_sdks_own_classes(client: openai.AsyncOpenAI, servi
     assert unknown.value.code == "model_not_found"
     with pytest.raises(openai.AuthenticationError):
         await client.with_options(api_key="wrong").models.list()
-    with pytest.raises(openai.NotFoundError):
-        await client.images.edit(model=PAINT, image=png(), prompt="a boat")
+    with pytest.raises(openai.BadRequestError, match="mask is not supported"):
+        await client.images.edit(model=PAINT, image=png(), mask=png(), prompt="a boat")
     service.trouble = Trouble(QueueFull("full", retry_after_s=7))
     with pytest.raises(openai.RateLimitError) as full:
         await client.chat.completions.create(model=CHAT, messages=[{"role": "user", "content": "a"}])
@@ -171,16 +214,19 @@ async def test_an_error_in_a_stream_is_raised_where_the_stream_is_read(
 
 
 async def test_the_sdk_without_asyncio(address: str) -> None:
-    def ask() -> tuple[str | None, str, list[str], int]:
+    def ask() -> tuple[str | None, str, list[str], list[str], int]:
         with openai.OpenAI(base_url=address, api_key=KEY, max_retries=0) as client:
             whole = client.chat.completions.create(model=CHAT, messages=[{"role": "user", "content": "a"}])
             stream = client.chat.completions.create(model=CHAT, messages=[{"role": "user", "content": "a"}], stream=True)
             text = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
             events = client.images.generate(model=PAINT, prompt="a boat", stream=True, partial_images=1)
             kinds = [str(event.type) for event in events]
-            return whole.choices[0].message.content, text, kinds, len(client.embeddings.create(model=EMBED, input="a").data)
+            edited = client.images.edit(model=PAINT, image=png(), prompt="a boat", stream=True, partial_images=1)
+            num_embeddings = len(client.embeddings.create(model=EMBED, input="a").data)
+            return whole.choices[0].message.content, text, kinds, [str(event.type) for event in edited], num_embeddings
 
-    whole, text, kinds, num_embeddings = await asyncio.to_thread(ask)
+    whole, text, kinds, edited, num_embeddings = await asyncio.to_thread(ask)
     assert whole == text == "You said: a"
     assert kinds == ["image_generation.partial_image", "image_generation.completed"]
+    assert edited == ["image_edit.partial_image", "image_edit.completed"]
     assert num_embeddings == 1

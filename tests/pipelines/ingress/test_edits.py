@@ -1,0 +1,260 @@
+"""POST /v1/images/edits: what reaches the painter, forms that are none, and files that are no pictures."""
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.ingress.settings import IngressSettings
+from pipelines.jobs import GivenPicture, ImagePart, PaintJob
+from stages.errors import StageFailed
+from tests.pipelines.ingress.fakes import CHAT, PAINT, PAINT_PARTS, FakeService, Trouble, gradient
+from tests.pipelines.ingress.surface import JsonObject, client_for, error_of, png, sse_events
+
+PATH = "/v1/images/edits"
+FIELDS = {"model": PAINT, "prompt": "a boat", "seed": "5"}
+
+Files = list[tuple[str, Any]]
+
+
+def one_file(data: bytes | None = None) -> Files:
+    return [("image", ("boat.png", png(24, 16) if data is None else data, "image/png"))]
+
+
+async def edited(service: FakeService | None = None, files: Files | None = None, **fields: str) -> JsonObject:
+    async with client_for(service or FakeService()) as client:
+        response = await client.post(PATH, data=FIELDS | fields, files=files or one_file())
+    assert response.status_code == 200, response.text
+    return dict(response.json())
+
+
+async def refused(fields: dict[str, Any], files: Files | None = None, *, status: int = 400, **more: Any) -> JsonObject:
+    service = FakeService(edits=more.pop("edits", True))
+    async with client_for(service, IngressSettings(**more)) as client:
+        response = await client.post(PATH, data=fields, files=one_file() if files is None else files)
+    assert response.status_code == status, response.text
+    assert service.jobs == []
+    return error_of(response)
+
+
+async def posted(body: bytes, content_type: str = "multipart/form-data; boundary=x") -> JsonObject:
+    service = FakeService()
+    async with client_for(service) as client:
+        response = await client.post(PATH, content=body, headers={"content-type": content_type})
+    assert response.status_code == 400, response.text
+    assert service.jobs == []
+    return error_of(response)
+
+
+async def test_an_edited_picture_comes_back_at_its_own_size_with_its_seed_and_a_receipt() -> None:
+    service = FakeService()
+    body = await edited(service, strength="0.5")
+    (entry,) = body["data"]
+    (job,) = service.jobs
+    assert job == PaintJob("a boat", seed=5, init=GivenPicture(ImagePart(png(24, 16), 24, 16, "image"), 0.5))
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(entry["b64_json"]))))
+    np.testing.assert_array_equal(pixels, gradient(job, 5, 1.0))
+    assert (body["size"], body["output_format"], entry["triptych"]) == ("24x16", "png", {"index": 0, "seed": 5})
+    assert [stage["stage"].rpartition(".")[2] for stage in body["triptych"]["stages"]] == list(PAINT_PARTS)
+
+
+@pytest.mark.parametrize("place", ["{}", "triptych[{}]"])
+async def test_every_own_field_is_read_out_of_the_forms_text_at_the_top_level_and_under_triptych(place: str) -> None:
+    service = FakeService()
+    own = {
+        "negative_prompt": "5",
+        "num_inference_steps": "3",
+        "guidance_scale": "2.5",
+        "seed": "9",
+        "scheduler": "ddim",
+        "strength": "1",
+    }
+    data = {"model": PAINT, "prompt": "true", "n": "2", "size": "64x48", "triptych[priority]": "-2"}
+    async with client_for(service) as client:
+        form = data | {place.format(name): value for name, value in own.items()}
+        response = await client.post(PATH, data=form, files=one_file())
+    assert response.status_code == 200, response.text
+    init = GivenPicture(ImagePart(png(24, 16), 24, 16, "image"), 1.0)
+    assert service.jobs == [
+        PaintJob(
+            "true",
+            n=2,
+            width=64,
+            height=48,
+            negative_prompt="5",
+            steps=3,
+            guidance_scale=2.5,
+            seed=9,
+            sampler="ddim",
+            init=init,
+        )
+    ]
+    assert service.contexts[0].priority == -2
+
+
+async def test_a_stream_has_the_names_of_edits_and_shows_progress_where_asked() -> None:
+    form = FIELDS | {"stream": "true", "partial_images": "1", "triptych[progress]": "true", "num_inference_steps": "2"}
+    async with client_for(FakeService()) as client:
+        response = await client.post(PATH, data=form, files=one_file())
+    events = sse_events(response.text)
+    assert [event["type"] for event in events] == [
+        "triptych.progress",
+        "image_edit.partial_image",
+        "triptych.progress",
+        "image_edit.completed",
+    ]
+    assert events[-1]["triptych"]["receipt"]["stages"]
+
+
+async def test_a_late_error_is_the_streams_last_event() -> None:
+    service = FakeService(trouble=Trouble(StageFailed("the denoiser broke"), after=2))
+    async with client_for(service) as client:
+        form = FIELDS | {"stream": "true", "triptych[progress]": "true"}
+        response = await client.post(PATH, data=form, files=one_file())
+    assert sse_events(response.text)[-1]["error"]["code"] == "stage_failed"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("prompt", "", "prompt"),
+        ("n", "11", "limits.max_pictures"),
+        ("n", "two", 'must be an integer (given: "two")'),
+        ("n", "1.5", "must be an integer"),
+        ("strength", "0", "must be greater than 0"),
+        ("strength", "1.5", 'must be less than or equal to 1 (given: "1.5")'),
+        ("strength", "nan", "finite"),
+        ("strength", "much", 'must be a number (given: "much")'),
+        ("seed", "-1", "greater than or equal to 0"),
+        ("seed", "9" * 5000, "must be an integer"),
+        ("stream", "maybe", "must be true or false"),
+        ("size", "64", "size"),
+        ("partial_images", "2", "stream: true"),
+        ("output_format", "gif", "must be 'png', 'jpeg' or 'webp'"),
+        ("output_compression", "50", "jpeg or webp"),
+        ("background", "transparent", "pictures are opaque"),
+        ("quality", "high", "num_inference_steps"),
+        ("input_fidelity", "high", "input_fidelity is not supported: set strength instead"),
+        ("mask", "x", "mask is not supported"),
+        ("image_url", "x", "image_url is not supported"),
+        ("triptych[x][y]", "x", "triptych[x][y] is not supported"),
+        ("triptych", "{}", "triptych: must be an object"),
+        ("triptych[seed]", "5", "triptych.seed mean the same"),
+        ("triptych[mask]", "5", "triptych.mask is not supported"),
+        ("model", CHAT, PAINT),
+    ],
+)
+async def test_a_wrong_value_is_told_with_its_field(field: str, value: str, told: str) -> None:
+    error = await refused(FIELDS | {field: value})
+    assert error["param"] in (field, field.replace("[", ".").replace("]", ""))
+    assert told in error["message"]
+    assert len(error["message"]) < 400
+
+
+@pytest.mark.parametrize("field", ["model", "prompt", "image"])
+async def test_what_is_needed_is_said_to_be(field: str) -> None:
+    fields: Files = [(name, (None, value)) for name, value in FIELDS.items()]
+    error = await refused({}, [part for part in fields + one_file() if part[0] != field])
+    assert (error["param"], error["message"].partition(";")[0]) == (field, f"{field} is required")
+
+
+async def test_a_model_without_a_vae_encoder_says_so() -> None:
+    error = await refused(FIELDS, edits=False)
+    assert error["message"] == "this model edits no pictures: it has no vae_encoder"
+
+
+@pytest.mark.parametrize("name", ["mask", "markup", "picture", "image[x]"])
+async def test_a_file_that_has_no_place_is_refused_by_name(name: str) -> None:
+    error = await refused(FIELDS, [*one_file(), (name, ("m.png", png(), "image/png"))])
+    assert (error["param"], error["message"].partition(":")[0]) == (name, f"{name} is not supported")
+
+
+async def test_a_file_where_text_is_meant_is_refused() -> None:
+    error = await refused({"model": PAINT}, [*one_file(), ("prompt", ("p.txt", b"a boat", "text/plain"))])
+    assert error["message"] == "prompt must be text, not a file"
+
+
+@pytest.mark.parametrize("names", [("image", "image"), ("image[]", "image[]"), ("image", "image[]")])
+async def test_several_pictures_are_refused(names: tuple[str, str]) -> None:
+    error = await refused(FIELDS, [(name, ("a.png", png(), "image/png")) for name in names])
+    assert (error["param"], error["message"]) == ("image", "image: 2 files are given; at most 1")
+
+
+async def test_a_field_given_twice_is_refused() -> None:
+    error = await refused(FIELDS | {"prompt": ["a boat", "a hut"]})
+    assert error["message"] == "prompt is given twice"
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "told"),
+    [
+        (b"", 400, "not a picture that can be read"),
+        (b"hello", 400, "not a picture that can be read"),
+        (png()[:20], 400, "not a picture that can be read"),
+        (b"\0" * 3000, 413, "at most 2000 (limits.image_bytes)"),
+        (png(101, 100), 413, "at most 10000 (limits.image_pixels)"),
+    ],
+)
+async def test_a_file_that_is_no_picture_within_the_limits_is_refused(data: bytes, status: int, told: str) -> None:
+    error = await refused(FIELDS, one_file(data), status=status, image_bytes=2000, image_pixels=10_000)
+    assert error["param"] == "image"
+    assert told in error["message"]
+
+
+async def test_the_forms_own_limits_are_told_with_their_settings() -> None:
+    assert "limits.body_bytes" in (await refused(FIELDS, status=413, max_body_bytes=500))["message"]
+    assert "limits.prompt_chars" in (await refused(FIELDS, prompt_chars=3))["message"]
+    assert "limits.images_per_request" in (await refused(FIELDS, images_per_request=0))["message"]
+
+
+async def test_a_large_picture_is_read_whatever_its_bytes_are() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "PNG")
+    service = FakeService()
+    await edited(service, one_file(buffer.getvalue()))
+    (job,) = service.jobs
+    assert isinstance(job, PaintJob)
+    assert job.init is not None
+    assert job.init.picture.data == buffer.getvalue()
+
+
+PROMPT = b'--x\r\ncontent-disposition: form-data; name="prompt"\r\n\r\n'
+
+ODD_FORMS: dict[str, bytes] = {
+    "nothing": b"",
+    "not a form": b"hello",
+    "no parts": b"--x--\r\n",
+    "another boundary": b"--y\r\n\r\n--y--",
+    "cut off in its header": b'--x\r\ncontent-disposition: form-data; name="pro',
+    "cut off in its data": PROMPT + b"a boat",
+    "a part without a name": b"--x\r\n\r\na boat\r\n--x--\r\n",
+    "a part with an empty name": b'--x\r\ncontent-disposition: form-data; name=""\r\n\r\na\r\n--x--\r\n',
+    "a long name": b'--x\r\ncontent-disposition: form-data; name="' + b"n" * 1000 + b'"\r\n\r\na\r\n--x--\r\n',
+    "a header without end": b"--x\r\ncontent-disposition: " + b"a" * 100_000,
+    "many headers": b"--x\r\n" + b"a: b\r\n" * 1000 + b"\r\na\r\n--x--\r\n",
+    "many parts": b"".join(PROMPT.replace(b"prompt", b"p%d" % at) + b"a\r\n" for at in range(1000)) + b"--x--\r\n",
+    "text that is not UTF-8": PROMPT + b"\xff\xfe\r\n--x--\r\n",
+    "a header that is none": b"--x\r\n\0: \0\r\n\r\na\r\n--x--\r\n",
+}
+
+
+@pytest.mark.parametrize("body", ODD_FORMS.values(), ids=ODD_FORMS)
+async def test_a_form_that_is_none_is_a_400(body: bytes) -> None:
+    assert len((await posted(body))["message"]) < 300
+
+
+@pytest.mark.parametrize("kind", ["multipart/form-data", f"multipart/form-data; boundary={'x' * 1000}"])
+async def test_a_form_without_a_boundary_is_a_400(kind: str) -> None:
+    await posted(b"--x--\r\n", kind)
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded", "multipart/mixed; boundary=x"])
+async def test_a_body_that_is_not_declared_as_a_form_is_415(kind: str) -> None:
+    async with client_for(FakeService()) as client:
+        response = await client.post(PATH, content=b"{}", headers={"content-type": kind})
+    assert response.status_code == 415
+    assert "multipart/form-data" in error_of(response)["message"]

@@ -1,0 +1,86 @@
+"""What may be asked of a painter: sizes, above all of a picture that is given."""
+
+from dataclasses import replace
+
+import pytest
+
+from pipelines.jobs import GivenPicture, ImagePart, PaintJob
+from pipelines.paint_rules import PaintRules, Size
+from stages.errors import InvalidRequest
+
+RULES = PaintRules(
+    sizes=(),
+    default_size=(64, 64),
+    size_multiple=8,
+    max_pixels=10_000,
+    default_steps=20,
+    max_steps=50,
+    default_guidance_scale=3.0,
+    default_strength=0.8,
+    samplers=("euler",),
+    negative_prompts=True,
+    max_side=128,
+)
+FIXED = replace(RULES, sizes=((64, 64), (96, 64)))
+
+
+def edit(width: int, height: int, strength: float | None = None) -> PaintJob:
+    return PaintJob("a boat", init=GivenPicture(ImagePart(b"", width, height, "image"), strength))
+
+
+@pytest.mark.parametrize(
+    ("rules", "given", "painted"),
+    [
+        (RULES, (96, 80), (96, 80)),
+        (RULES, (97, 80), (64, 64)),  # not a multiple
+        (RULES, (4, 80), (64, 64)),
+        (RULES, (104, 104), (64, 64)),  # too many pixels
+        (RULES, (136, 8), (64, 64)),  # too long a side
+        (FIXED, (96, 64), (96, 64)),
+        (FIXED, (64, 96), (64, 64)),
+    ],
+)
+def test_an_edit_without_a_size_keeps_the_pictures_own_where_the_model_paints_it(
+    rules: PaintRules, given: Size, painted: Size
+) -> None:
+    assert rules.size(edit(*given)) == painted
+
+
+def test_a_size_that_is_asked_for_goes_before_the_pictures_own() -> None:
+    assert RULES.size(replace(edit(96, 80), width=32, height=16)) == (32, 16)
+    assert RULES.size(PaintJob("a boat")) == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("rules", "size", "told"),
+    [
+        (FIXED, (32, 32), "size 32x32 is not served; this model paints 64x64, 96x64"),
+        (RULES, (60, 64), "size 60x64: both sides must be multiples of 8, and at least that"),
+        (RULES, (104, 104), r"size 104x104 has 10816 pixels; at most 10000 \(models\.\*\.max_pixels\)"),
+        (RULES, (136, 8), "size 136x8: this model paints at most 128 pixels a side"),
+    ],
+)
+def test_a_size_that_the_model_does_not_paint_is_refused(rules: PaintRules, size: Size, told: str) -> None:
+    with pytest.raises(InvalidRequest, match=told) as refusal:
+        rules.size(PaintJob("a boat", width=size[0], height=size[1]))
+    assert refusal.value.param == "size"
+
+
+@pytest.mark.parametrize(
+    ("job", "param"),
+    [
+        (PaintJob("a boat", steps=51), "num_inference_steps"),
+        (PaintJob("a boat", guidance_scale=float("nan")), "guidance_scale"),
+        (PaintJob("a boat", sampler="magic"), "scheduler"),
+    ],
+)
+def test_a_setting_out_of_bounds_is_refused_with_its_field(job: PaintJob, param: str) -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        [RULES.steps(job), RULES.guidance_scale(job), RULES.sampler(job)]
+    assert refusal.value.param == param
+
+
+def test_what_is_not_asked_for_is_the_models_own() -> None:
+    job = edit(64, 64)
+    assert (RULES.steps(job), RULES.guidance_scale(job), RULES.sampler(job), RULES.strength(job)) == (20, 3.0, None, 0.8)
+    assert RULES.strength(edit(64, 64, strength=0.3)) == 0.3
