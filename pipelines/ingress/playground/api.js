@@ -18,22 +18,29 @@ export async function get(path) {
   return (await answered(await fetch(path, { headers: headers() }))).json();
 }
 
-// Posts `body` and yields the JSON of every server-sent event, until the stream ends or `signal` aborts it.
-export async function* stream(path, body, signal) {
-  const response = await answered(
-    await fetch(path, {
-      method: "POST",
-      headers: { ...headers(), "content-type": "application/json" },
-      body: JSON.stringify({ ...body, stream: true }),
-      signal,
-    }),
-  );
+// Posts `body` (with a file: as a form) and yields the JSON of every server-sent event, until the stream ends or `signal` aborts it.
+export async function* stream(path, body, signal, file = null) {
+  const asked = { ...body, stream: true };
+  const sent = file
+    ? { headers: headers(), body: form(asked, file) }
+    : { headers: { ...headers(), "content-type": "application/json" }, body: JSON.stringify(asked) };
+  const response = await answered(await fetch(path, { method: "POST", ...sent, signal }));
   for await (const data of events(response.body)) {
     if (data === "[DONE]") return;
     const event = JSON.parse(data);
     if (event.error) throw new ApiError(response.status, event.error);
     yield event;
   }
+}
+
+function form(fields, file) {
+  const parts = new FormData();
+  for (const [name, value] of Object.entries(fields)) {
+    const inner = typeof value === "object" ? Object.entries(value).map(([key, one]) => [`${name}[${key}]`, one]) : [[name, value]];
+    for (const [key, one] of inner) if (one !== undefined) parts.set(key, one);
+  }
+  parts.set("image", file);
+  return parts;
 }
 
 function headers() {

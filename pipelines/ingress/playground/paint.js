@@ -1,4 +1,4 @@
-// The right panel: a sentence becomes a picture, step by step.
+// The right panel: a sentence (and a picture, where one is given) becomes a picture, step by step.
 
 import { stream } from "./api.js";
 import { drawReceipt, time } from "./receipt.js";
@@ -33,6 +33,10 @@ export function allow(bounds) {
   $("size-field").replaceChildren(sizeControl(bounds));
   $("sampler").replaceChildren(new Option("the model’s own", ""), ...bounds.samplers.map((name) => new Option(name, name)));
   $("sampler-field").hidden = !bounds.samplers.length;
+  const edits = bounds.default_strength !== null;
+  for (const field of document.querySelectorAll(".edit")) field.hidden = !edits;
+  $("strength").placeholder = bounds.default_strength ?? "";
+  if (!edits) $("start").value = "";
 }
 
 function sizeControl(bounds) {
@@ -56,8 +60,11 @@ async function paint() {
   $("sentence").value = sentence;
   busy(new AbortController());
   const began = performance.now();
+  const start = $("start").files[0];
+  const path = start ? "v1/images/edits" : "v1/images/generations";
+  const asked = start ? { ...body(sentence), strength: number("strength") } : body(sentence);
   try {
-    for await (const event of stream("v1/images/generations", body(sentence), running.signal)) take(event, sentence, began);
+    for await (const event of stream(path, asked, running.signal, start)) take(event, sentence, began);
   } catch (error) {
     if (error.name === "AbortError") $("paint-note").textContent = "Stopped.";
     else showError(error.message);
@@ -94,7 +101,7 @@ function take(event, sentence, began) {
     $("step").textContent = `${event.step} of ${event.total}`;
     return;
   }
-  const done = event.type === "image_generation.completed";
+  const done = event.type.endsWith(".completed");
   hang(`data:image/${event.output_format};base64,${event.b64_json}`, sentence, done);
   if (!done) return;
   $("caption").textContent = `${event.size.replace("x", " × ")} · seed ${event.triptych.seed}`;

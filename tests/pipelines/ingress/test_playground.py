@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.ingress.settings import IngressSettings
-from pipelines.jobs import ChatJob, ImagePart, PaintJob
+from pipelines.jobs import ChatJob, GivenPicture, ImagePart, PaintJob
 from stages.errors import QueueFull
 from tests.pipelines.ingress.chromium import BROWSER, Page, browser
 from tests.pipelines.ingress.fakes import CHAT, FakeService, Gate, Trouble
@@ -96,6 +96,29 @@ async def test_a_sentence_is_painted_with_previews_and_steps_and_can_be_asked_ab
     assert (job.prompt, job.steps, job.partial_images) == ("a boat", 4, 3)
     await page.click("#show")
     await page.until("!document.querySelector('#thumb').hidden")
+
+
+async def test_a_picture_is_painted_over(page: Page, service: FakeService, tmp_path: Path) -> None:
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(png(12, 10))
+    await page.choose_file("#start", picture)
+    assert await page.run("document.querySelector('#strength').placeholder") == "0.8"
+    await page.click("#paint-form summary")
+    await page.type("#strength", "0.4")
+    await page.type("#sentence", "a boat")
+    await page.press("Enter")
+    await page.until("document.querySelector('#paint-receipt table')")
+    assert await text(page, "#caption") == "12 × 10 · seed 7"
+    job = service.jobs[-1]
+    assert isinstance(job, PaintJob)
+    assert job.init == GivenPicture(ImagePart(picture.read_bytes(), 12, 10, "image"), 0.4)
+
+
+async def test_a_painter_that_edits_nothing_takes_no_picture(tmp_path: Path) -> None:
+    async with server_for(FakeService(edits=False)) as address, browser(tmp_path / "profile") as page:
+        await page.open(address)
+        await page.until(READY)
+        assert await page.run("[...document.querySelectorAll('.edit')].map(field => field.hidden)") == [True, True]
 
 
 async def test_stopping_a_painting_stops_the_work(page: Page, service: FakeService) -> None:
