@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 import httpx
@@ -28,7 +28,7 @@ async def post(client: httpx.AsyncClient, path: str, body: Mapping[str, object])
     return answer
 
 
-async def events(client: httpx.AsyncClient, path: str, body: Mapping[str, object]) -> AsyncIterator[dict[str, Any]]:
+async def events(client: httpx.AsyncClient, path: str, body: Mapping[str, object]) -> AsyncGenerator[dict[str, Any], None]:
     """The JSON of each server-sent event, as it comes. Closing the iterator closes the connection. Raises `RuntimeError`."""
     async with client.stream("POST", path, json=body) as response:
         if not response.is_success:

@@ -1,0 +1,66 @@
+"""A Ray cluster of one node for deployments that a benchmark makes itself, started as `triptych serve` starts it.
+
+Uses what `pipelines/local_cluster.py` keeps to itself, so that Ray and Serve have the very settings of the product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from pipelines import local_cluster
+from pipelines.local_cluster import Address
+from stages.limits import BatchLimits, QueueLimits
+from stages.replica import CacheSpec, ReplicaSpec, StageReplica
+from stages.stage import IterativeStage, OneShotStage
+
+MakeStage = Callable[[], OneShotStage[Any, Any] | IterativeStage[Any, Any]]
+
+
+@contextmanager
+def cluster(address: Address | None = None) -> Iterator[None]:
+    """`address`: where Serve's HTTP proxy listens; None: no proxy."""
+    local_cluster._start_ray()
+    try:
+        if address is not None:
+            local_cluster._start_serve(address)
+        else:
+            _start_without_proxy()
+        yield
+    finally:
+        local_cluster._stop()
+
+
+def _start_without_proxy() -> None:
+    from ray import serve
+    from ray.serve.config import ProxyLocation
+
+    serve.start(proxy_location=ProxyLocation.Disabled)
+
+
+class MadeReplica(StageReplica):
+    """The product's replica, hosting a stage that is made here instead of loaded from a checkpoint."""
+
+    def __init__(self, name: str, make: MakeStage, batch: BatchLimits, torch_threads: int = 1, table: Any = None) -> None:
+        spec = ReplicaSpec(deployment=name, stages=(), cache=CacheSpec(memory_bytes=0), torch_threads=torch_threads)
+        super().__init__(spec, table)
+        self._host.add(name, make(), batch=batch, queue=QueueLimits(max_items=1024))
+
+
+def deployed(replica: Callable[..., Any], arguments: Sequence[Any], *, name: str, max_ongoing_requests: int) -> Any:
+    """An application of one replica, with the product's settings for a stage's deployment."""
+    from ray import serve
+    from ray.serve.config import RequestRouterConfig
+
+    from pipelines.app import MAX_BACKOFF_S
+
+    deployment = serve.deployment(replica).options(
+        name=name,
+        num_replicas=1,
+        ray_actor_options={"num_cpus": 0.1},
+        max_ongoing_requests=max_ongoing_requests,
+        graceful_shutdown_wait_loop_s=0.2,
+        request_router_config=RequestRouterConfig(max_backoff_s=MAX_BACKOFF_S),
+    )
+    return deployment.bind(*arguments)

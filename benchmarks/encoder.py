@@ -1,0 +1,250 @@
+"""A one-shot stage's batching against `@serve.batch`, both behind a Ray Serve handle, under the same arrivals.
+
+`python -m benchmarks.encoder` (about 5 minutes on 2 cores; `--quick`: about 1, to see that it runs). Two stages: one whose batch
+takes 300 ms whatever its size, and ViT-B-32 with random weights. 40 requests, one each 20 ms, batches of at most 16; Ray's timer
+is tried at several values, with the model called on the event loop and in a thread, and its best is what we are compared with.
+What the best possible batcher could do is computed (`batching_bound.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from benchmarks.arrivals import every
+from benchmarks.batching_bound import least_median_s
+from benchmarks.cluster import MadeReplica, MakeStage, cluster, deployed
+from benchmarks.command import is_quick, results_folder
+from benchmarks.load import open_loop
+from benchmarks.paced import PacedEncoder
+from benchmarks.peers.serve_batch import MAX_ITEMS, BatchedStage
+from benchmarks.report import Goal, Report, Value
+from benchmarks.spread import percentile, spread
+from benchmarks.vit_checkpoint import picture, save_vit
+from pipelines.serve_client import ServeStageClient
+from stages.checkpoint import Checkpoint, LoadOptions, Source
+from stages.limits import BatchLimits
+from stages.stage import EmbedInput, Item
+
+RUN_S = 0.3
+PERIOD_S, NUM_REQUESTS = 0.02, 40
+ALONE_PERIOD_S = 0.7
+DEFAULT_TIMER_S = 0.01  # of @serve.batch, in Ray 2.60
+TORCH_THREADS = 2
+MAX_ONGOING = 64
+MAX_PIXELS = 1_000_000
+GOAL = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    rounds: int
+    timers_s: Sequence[float]
+    num_alone: int
+
+
+FULL = Plan(rounds=5, timers_s=(DEFAULT_TIMER_S, 0.05, 0.1, 0.3), num_alone=12)
+QUICK = Plan(rounds=1, timers_s=(DEFAULT_TIMER_S, 0.3), num_alone=2)
+
+
+class Encoder(Protocol):
+    """One side."""
+
+    async def encode(self, payload: Any) -> float:
+        """The size of the batch that it was in."""
+        ...
+
+
+class Ours:
+    def __init__(self, stage: str, handle: Any) -> None:
+        self._client, self._stage = ServeStageClient({stage: handle}, {stage: stage}), stage
+
+    async def encode(self, payload: Any) -> float:
+        reply = await self._client.call(self._stage, Item("encode", payload))  # no name: nothing is remembered
+        return reply.receipt.batch_size
+
+
+class Theirs:
+    def __init__(self, handle: Any, method: str) -> None:
+        self._handle, self._method = handle, method
+
+    async def encode(self, payload: Any) -> float:
+        _, batch_size = await self._handle.options(method_name=self._method).remote(payload)
+        return float(batch_size)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    side: str
+    load: str
+    latencies_s: Sequence[float]
+    batches_a_round: float
+
+    @property
+    def p50_s(self) -> float:
+        return percentile(self.latencies_s, 50)
+
+    def row(self, stage: str) -> dict[str, Value]:
+        seconds = spread(self.latencies_s)
+        return {
+            "side": self.side,
+            "load": self.load,
+            "stage": stage,
+            "p50_ms": 1000 * seconds.p50,
+            "mean_ms": 1000 * seconds.mean,
+            "p99_ms": 1000 * seconds.p99,
+            "batches_a_round": self.batches_a_round,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A stage to be batched, and what it is sent."""
+
+    name: str
+    make: MakeStage
+    payloads: Sequence[Any]
+
+
+async def measured(encoder: Encoder, side: str, subject: Subject, arrivals: Sequence[float], rounds: int) -> Measured:
+    await encoder.encode(subject.payloads[0])  # so that the handle knows its replica
+    latencies_s: list[float] = []
+    num_batches = 0.0
+    for _ in range(rounds):
+        load = await open_loop(lambda index: encoder.encode(subject.payloads[index]), arrivals)
+        latencies_s += load.latencies_s()
+        num_batches += sum(1 / outcome.value for outcome in load.outcomes)
+    period_ms = 1000 * (arrivals[1] - arrivals[0])
+    return Measured(side, f"{len(arrivals)}, one each {period_ms:.0f} ms", latencies_s, num_batches / rounds)
+
+
+async def crowded(subject: Subject, ours: Any, theirs: Any, plan: Plan) -> list[Measured]:
+    """Ours first, then theirs at every timer, on the loop and in a thread."""
+    arrivals = every(PERIOD_S, NUM_REQUESTS)
+    found = [await measured(Ours(subject.name, ours), "triptych", subject, arrivals, plan.rounds)]
+    for timer_s in plan.timers_s:
+        await theirs.tune.remote(timer_s)
+        for method in ("on_the_loop", "in_a_thread"):
+            side = _theirs_name(timer_s, method)
+            found.append(await measured(Theirs(theirs, method), side, subject, arrivals, plan.rounds))
+    return found
+
+
+async def alone(subject: Subject, ours: Any, theirs: Any, plan: Plan, best: str) -> list[Measured]:
+    """Requests that meet nobody: what the timer that is best under load costs without one."""
+    arrivals = every(ALONE_PERIOD_S, plan.num_alone)
+    found = [await measured(Ours(subject.name, ours), "triptych", subject, arrivals, 1)]
+    for timer_s in plan.timers_s:
+        for method in ("on_the_loop", "in_a_thread"):
+            side = _theirs_name(timer_s, method)
+            if side == best:
+                await theirs.tune.remote(timer_s)
+                found.append(await measured(Theirs(theirs, method), side, subject, arrivals, 1))
+    return found
+
+
+def _theirs_name(timer_s: float, method: str) -> str:
+    default = ", its default" if timer_s == DEFAULT_TIMER_S else ""
+    return f"@serve.batch {1000 * timer_s:.0f} ms{default}, {method.replace('_', ' ')}"
+
+
+def run_subject(subject: Subject, plan: Plan, report: Report) -> None:
+    from ray import serve
+
+    batch = BatchLimits(max_items=MAX_ITEMS)
+    ours = serve.run(
+        deployed(
+            MadeReplica,
+            (subject.name, subject.make, batch, TORCH_THREADS),
+            name=subject.name,
+            max_ongoing_requests=MAX_ONGOING,
+        ),
+        name="ours",
+        route_prefix=None,
+    )
+    crowd, lone = [], []
+    theirs = serve.run(
+        deployed(BatchedStage, (subject.make, TORCH_THREADS), name="theirs", max_ongoing_requests=MAX_ONGOING),
+        name="theirs",
+        route_prefix=None,
+    )
+    crowd = asyncio.run(crowded(subject, ours, theirs, plan))
+    best = min(crowd[1:], key=lambda found: found.p50_s)
+    if subject.name == PACED:
+        lone = asyncio.run(alone(subject, ours, theirs, plan, best.side))
+    for app in ("ours", "theirs"):
+        serve.delete(app)
+    for found in [*crowd, *lone]:
+        report.add(**found.row(subject.name))
+    report.goals.append(_goal(subject, crowd[0], best))
+    if lone:
+        report.notes.append(
+            f"{subject.name}: a request that meets nobody takes {1000 * lone[0].p50_s:.0f} ms here and "
+            f"{1000 * lone[1].p50_s:.0f} ms with the timer that is best under load"
+        )
+
+
+def _goal(subject: Subject, ours: Measured, best: Measured) -> Goal:
+    ratio = ours.p50_s / best.p50_s
+    name = f"{subject.name}: p50 against {best.side} (its best)"
+    why = "" if ratio <= GOAL else _why(subject, ours, best)
+    return Goal(name, ratio, GOAL, at_most=True, why=why)
+
+
+def _why(subject: Subject, ours: Measured, best: Measured) -> str:
+    if subject.name == PACED:
+        least_s = least_median_s(every(PERIOD_S, NUM_REQUESTS), RUN_S, MAX_ITEMS)
+        return (
+            f"out of reach: with batches of {1000 * RUN_S:.0f} ms and at most {MAX_ITEMS}, a batcher that knew all arrivals beforehand "
+            f"would have a p50 of {1000 * least_s:.0f} ms at least, {least_s / best.p50_s:.2f} of their best; ours is "
+            f"{ours.p50_s / least_s:.2f} times that bound"
+        )
+    last_s = NUM_REQUESTS * PERIOD_S
+    return (
+        f"the device is the limit: {NUM_REQUESTS} pictures come within {last_s:.1f} s and take it longer than that in any batches; "
+        f"ours took {ours.batches_a_round:.1f} batches, theirs {best.batches_a_round:.1f}"
+    )
+
+
+PACED, VIT = "paced", "vit-b-32"
+
+
+def _load_vit(folder: str) -> Any:
+    from stages.vision.clip_embedder import ClipEmbedder
+
+    source = Source(folder=folder)
+    return ClipEmbedder.load(Checkpoint(source, Path(folder)), LoadOptions(device="cpu", dtype="float32"))
+
+
+def main() -> None:
+    quick = is_quick(__doc__)
+    plan = QUICK if quick else FULL
+    report = Report("encoder", _settings(plan))
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+        save_vit(Path(folder))
+        pictures = [EmbedInput(image=picture(seed), max_pixels=MAX_PIXELS) for seed in range(NUM_REQUESTS)]
+        with cluster():
+            run_subject(Subject(PACED, partial(PacedEncoder, RUN_S), [b"item"] * NUM_REQUESTS), plan, report)
+            run_subject(Subject(VIT, partial(_load_vit, folder), pictures), plan, report)
+    report.publish(results_folder(quick=quick))
+
+
+def _settings(plan: Plan) -> dict[str, Value]:
+    return {
+        "arrivals": f"{NUM_REQUESTS}, one each {1000 * PERIOD_S:.0f} ms",
+        "rounds": plan.rounds,
+        "max_items": MAX_ITEMS,
+        "paced": f"{1000 * RUN_S:.0f} ms a batch, whatever its size",
+        "vit-b-32": "open_clip, random weights, float32, 224x224 PNGs",
+        "torch_threads": TORCH_THREADS,
+        "timers_ms": ", ".join(f"{1000 * timer_s:.0f}" for timer_s in plan.timers_s),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""The sides of `benchmarks.diffusion`: the same painter behind Triptych and behind its peers. How each is served and asked."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import httpx
+
+from benchmarks import triptych
+from benchmarks.http_client import post
+from benchmarks.peers.litserve_server import EXACT, LONGEST
+from benchmarks.server import module, port, serving
+from benchmarks.wishes import Wish
+
+MODEL = "triptych-paint"
+STAGE = f"{MODEL}.denoiser"
+TORCH_THREADS = 2
+MAX_BATCH = 16
+LITSERVE_TIMEOUT_S = 0.01  # while a batch runs the next collects anyway; a longer wait only delays who comes to an idle server
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """`paint` answers with a PNG. `exact`: every wish gets the steps it asked for."""
+
+    name: str
+    serve: Callable[[], AbstractContextManager[str]]
+    paint: Callable[[httpx.AsyncClient, Wish], Awaitable[bytes]]
+    is_triptych: bool = False
+    exact: bool = True
+
+
+def triptych_side() -> Side:
+    return Side("triptych", lambda: triptych.served(painter_config()), _paint_by_triptych, is_triptych=True)
+
+
+def one_at_a_time_side(painter: Path) -> Side:
+    def serve() -> AbstractContextManager[str]:
+        at = port()
+        command = module("benchmarks.peers.diffusers_server", folder=painter, port=at, torch_threads=TORCH_THREADS)
+        return serving(command, port=at)
+
+    return Side("one at a time", serve, _paint_by_peer)
+
+
+def litserve_side(painter: Path, policy: str) -> Side:
+    def serve() -> AbstractContextManager[str]:
+        at = port()
+        command = module(
+            "benchmarks.peers.litserve_server",
+            folder=painter,
+            port=at,
+            torch_threads=TORCH_THREADS,
+            max_batch_size=MAX_BATCH,
+            batch_timeout_s=LITSERVE_TIMEOUT_S,
+            policy=policy,
+        )
+        return serving(command, port=at)
+
+    return Side(f"litserve, {policy}", serve, _paint_by_peer, exact=policy == EXACT)
+
+
+def static_batch_sides(painter: Path) -> list[Side]:
+    return [litserve_side(painter, policy) for policy in (EXACT, LONGEST)]
+
+
+def painter_config() -> triptych.Config:
+    """As shipped, with the painter alone, one replica of each of its stages, and room for `MAX_BATCH` requests in a step."""
+    config = triptych.only(triptych.shipped_config(), MODEL)
+    triptych.model_of(config, MODEL)["denoiser"]["batch"]["max_items"] = MAX_BATCH
+    triptych.one_replica(config, "text-encoder")
+    triptych.one_replica(config, "denoiser", torch_threads=TORCH_THREADS, max_ongoing_requests=8 * MAX_BATCH)
+    triptych.one_replica(config, "vae")
+    return config
+
+
+async def _paint_by_triptych(client: httpx.AsyncClient, wish: Wish) -> bytes:
+    body = {
+        "model": MODEL,
+        "prompt": wish.prompt,
+        "num_inference_steps": wish.steps,
+        "guidance_scale": wish.guidance,
+        "seed": wish.seed,
+    }
+    answer = await post(client, "/v1/images/generations", body)
+    return base64.b64decode(answer["data"][0]["b64_json"])
+
+
+async def _paint_by_peer(client: httpx.AsyncClient, wish: Wish) -> bytes:
+    answer = await post(client, "/paint", asdict(wish))
+    return base64.b64decode(answer["b64_json"])
