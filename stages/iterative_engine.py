@@ -138,11 +138,8 @@ class IterativeEngine(Engine[P], Generic[P, R]):
         return True
 
     def _start(self, work: Work) -> None:
-        began = self._now()
-        if work.suspended is None:
-            row = self._stage.start(work.item.payload)
-        else:
-            row = self._stage.resume(work.item.payload, work.suspended)
+        began, payload, suspended = self._now(), work.item.payload, work.suspended
+        row = self._stage.start(payload) if suspended is None else self._stage.resume(payload, suspended)
         with self._lock:
             work.state, work.has_row, work.suspended = row, True, None
             work.started_at = began if work.started_at is None else work.started_at

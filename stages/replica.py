@@ -119,7 +119,12 @@ class RedisReplica:
 
 
 def _limit_threads(count: int) -> None:
-    """The CPU is shared by every stage on the machine: nobody may take all of it by default."""
+    """The CPU is shared by every stage on the machine: nobody may take all of it by default, nor keep it while waiting.
+
+    OpenMP's threads spin while they wait for each other, which on a busy machine makes a step last ten times as long. It reads
+    this variable when torch is loaded, so this must come first.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     import torch
 
     torch.set_num_threads(count)

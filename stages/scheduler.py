@@ -9,9 +9,10 @@ device is busy, and no timer is needed.
 - `IterativeScheduler`: what waits is started when there is room: fewer rows than one step may hold (more would only make
   everyone later), and room in the stage. Its rows then take part in steps until they are done. Where there is no room, a row
   with much more time left, or of lower priority, makes way; it waits again, and later goes on where it stopped. A row makes
-  way at most `MAX_PREEMPTIONS` times. One step has one batch key, that of the row that has been due longest. A row is due again 1 / weight after its last step, in
-  a time of its own that only steps move (stride scheduling: Waldspurger and Weihl, 1995). So keys alternate by weight, and a
-  row sits out at most `(2 * MAX_WEIGHT / MIN_WEIGHT + 1) * rows` steps, whatever arrives.
+  way at most `MAX_PREEMPTIONS` times. One step has one batch key, that of the row that has been due longest. A row is due
+  again 1 / weight after its last step, in a time of its own that only steps move (stride scheduling: Waldspurger and Weihl,
+  1995). So keys alternate by weight, and a row sits out at most `(2 * MAX_WEIGHT / MIN_WEIGHT + 1) * rows` steps, whatever
+  arrives.
 
 Doesn't know what the work is, nor how to run it.
 """
