@@ -1,0 +1,122 @@
+"""`python -m benchmarks.fairness`: how smooth running chats stay beside other work (about 4 minutes on 2 cores).
+
+Chats stream under `triptych serve` with the shipped configuration, one replica of each stage. The time between two tokens as the
+client sees it is measured three times: with nothing else running, while pictures are painted without a pause (another stage,
+the same cores), and while long prompts are read without a pause (the same stage: chunked prefill). Decides loads; states no
+goal: what the cores allow is in the table's first row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import httpx
+
+from benchmarks import triptych
+from benchmarks.command import results_folder, start, tell
+from benchmarks.http_client import events, http_client, post
+from benchmarks.load import closed_loop
+from benchmarks.report import Report
+from benchmarks.spread import spread
+
+SEE, PAINT = "triptych-see", "triptych-paint"
+NUM_STREAMS = 4
+NUM_TOKENS = 64
+LONG_PROMPT_WORDS = 1_200
+NUM_PAINTERS = 4
+NUM_READERS = 2
+
+Beside = Callable[[httpx.AsyncClient, int], Awaitable[object]]
+
+
+def main() -> None:
+    quick = start(__doc__)
+    config = triptych.shipped_config()
+    for deployment in ("llm", "denoiser", "text-encoder", "vae"):
+        triptych.one_replica(config, deployment)
+    report = Report(
+        "fairness",
+        {
+            "streams": NUM_STREAMS,
+            "tokens_out": NUM_TOKENS,
+            "painters": NUM_PAINTERS,
+            "long_prompt_words": LONG_PROMPT_WORDS,
+            "readers": NUM_READERS,
+        },
+    )
+    with triptych.served(config) as url:
+        for name, beside, count in (
+            ("nothing", None, 0),
+            ("pictures being painted", _paint, NUM_PAINTERS),
+            ("long prompts being read", _read, NUM_READERS),
+        ):
+            tell(f"chats beside {name}")
+            gaps, first = asyncio.run(_measure(url, beside, count, num_chats=4 if quick else 24))
+            found = spread(gaps)
+            report.add(
+                beside=name,
+                tokens=len(gaps),
+                p50_ms=round(1000 * found.p50, 1),
+                p99_ms=round(1000 * found.p99, 1),
+                max_ms=round(1000 * found.max, 1),
+                first_token_p50_ms=round(1000 * spread(first).p50, 1),
+            )
+    report.publish(results_folder(quick=quick))
+
+
+async def _measure(url: str, beside: Beside | None, count: int, *, num_chats: int) -> tuple[list[float], list[float]]:
+    """(seconds between tokens, seconds to the first token) of all chats."""
+    async with http_client(url) as client:
+        others = [asyncio.create_task(_for_ever(beside, client, index)) for index in range(count) if beside is not None]
+        try:
+            load = await closed_loop(lambda index: _chat(client, index), num_chats, concurrency=NUM_STREAMS)
+        finally:
+            for other in others:
+                other.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+    first = [outcome.value[0] for outcome in load.outcomes]
+    return [gap for outcome in load.outcomes for gap in outcome.value[1:]], first
+
+
+async def _chat(client: httpx.AsyncClient, index: int) -> list[float]:
+    """Seconds to the first token, then between tokens. Tokens that come in one event share its time."""
+    body = {
+        "model": SEE,
+        "messages": [{"role": "user", "content": f"Count upwards from {index}."}],
+        "max_tokens": NUM_TOKENS,
+        "temperature": 0,
+        "stream": True,
+    }
+    last, gaps = time.monotonic(), list[float]()
+    async for event in events(client, "/v1/chat/completions", body):
+        if any(choice["delta"].get("content") for choice in event["choices"]):
+            now = time.monotonic()
+            gaps.append(now - last)
+            last = now
+    return gaps
+
+
+async def _for_ever(beside: Beside, client: httpx.AsyncClient, index: int) -> None:
+    """Until it is cancelled, or for a thousand requests."""
+    with suppress(asyncio.CancelledError):
+        for turn in range(1_000):
+            await beside(client, 1_000 * index + turn)
+
+
+async def _paint(client: httpx.AsyncClient, number: int) -> object:
+    body = {"model": PAINT, "prompt": "a red circle above a blue star on a gray background", "seed": number}
+    return await post(client, "/v1/images/generations", body)
+
+
+async def _read(client: httpx.AsyncClient, number: int) -> object:
+    """A prompt that nothing is known of yet, and an answer of one token."""
+    words = " ".join(str((number * 7919 + place * 104729) % 997) for place in range(LONG_PROMPT_WORDS // 2))
+    body = {"model": SEE, "messages": [{"role": "user", "content": words}], "max_tokens": 1, "temperature": 0}
+    return await post(client, "/v1/chat/completions", body)
+
+
+if __name__ == "__main__":
+    main()
