@@ -108,6 +108,23 @@ def test_each_conversation_gets_what_the_whole_model_gives_it_alone(parts: Parts
             assert found.logprob == pytest.approx(float(logprobs[place, found.token_id]), abs=1e-4)
 
 
+def test_conversations_that_make_way_again_and_again_get_the_same_answers(parts: Parts) -> None:
+    source = random.Random(9)
+    conversations = [asked(source) for _ in range(5)]
+    llm = parts.llm(LlmSettings(2, max_context_tokens=256, prefill_chunk_tokens=19))
+    preempted: list[int] = []
+
+    def preempt(step: int, index: int) -> bool:
+        makes_way = step < 60 and source.random() < 0.15
+        preempted.extend([index] * makes_way)
+        return makes_way
+
+    answers = drive(llm, [(source.randrange(12), parts.generate(one)) for one in conversations], preempt=preempt)
+    assert len(preempted) > 3
+    for one, answer in zip(conversations, answers, strict=True):
+        assert answer.tokens == whole_answer(parts.checkpoint, one)[0]
+
+
 def test_pictures_matter(parts: Parts) -> None:
     """The answers above are not equal because nobody looks."""
     llm = parts.llm(LlmSettings(2, max_context_tokens=256, prefill_chunk_tokens=64))

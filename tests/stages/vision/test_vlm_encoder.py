@@ -1,7 +1,7 @@
 """The seeing part of a vision-language checkpoint, alone."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,12 @@ from PIL import Image
 
 from stages.checkpoint import LoadOptions, Source, resolve
 from stages.errors import ConfigurationError
-from stages.stage import EncodeImage
-from stages.vision.vlm_encoder import VlmEncoder
+from stages.limits import BatchLimits
+from stages.one_shot_engine import OneShotEngine
+from stages.stage import Arrays, EncodeImage, Item
+from stages.vision.vlm_encoder import PreparedPicture, VlmEncoder
 from stages.vision.vlm_parts import load_seeing_part, load_speaking_part
+from tests.stages.fakes import PATIENCE_S, Gate, Inbox
 from tests.stages.llm.tiny_models import save_decoder
 from tests.stages.llm.tiny_vlms import save_llava, save_qwen2_5_vl
 from tests.stages.vision.reading import tensors_read
@@ -89,3 +92,33 @@ def test_each_part_reads_its_own_tensors_only(folder: Path) -> None:
 def test_another_kind_of_model_is_a_configuration_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="vision encoder"):
         load(save_decoder("llama", tmp_path))
+
+
+class Weighed(VlmEncoder):
+    """Notes what each batch costs, and holds the first until everyone has come."""
+
+    def hold(self, gate: Gate) -> None:
+        self.gate, self.batches = gate, list[list[float]]()
+
+    def run(self, batch: Sequence[PreparedPicture]) -> Sequence[Arrays]:
+        self.gate.pass_through()
+        self.batches.append([self.cost(item) for item in batch])
+        return super().run(batch)
+
+
+def test_a_burst_of_pictures_is_split_into_batches_within_the_cost_bound(folder: Path) -> None:
+    encoder, gate = Weighed.load(resolve(Source(folder=str(folder))), LoadOptions()), Gate(closed=True)
+    assert isinstance(encoder, Weighed)
+    encoder.hold(gate)
+    sizes = [SIZES[index % len(SIZES)] for index in range(12)]
+    bound = 2.5 * max(encoder.cost(encoder.prepare(EncodeImage(picture(0, *size), 100_000))) for size in SIZES)
+    engine = OneShotEngine(encoder, name="eyes", batch=BatchLimits(max_items=64, max_cost=bound))
+    inboxes = [Inbox() for _ in sizes]
+    for seed, (size, inbox) in enumerate(zip(sizes, inboxes, strict=True)):
+        engine.submit(Item(f"{seed}", EncodeImage(picture(seed, *size), 100_000)), inbox)
+    gate.open()
+    assert all(inbox.wait().error is None for inbox in inboxes)
+    engine.close(PATIENCE_S)
+    assert all(sum(batch) <= bound for batch in encoder.batches)
+    assert sum(len(batch) for batch in encoder.batches) == len(sizes)
+    assert len(encoder.batches) < len(sizes)
