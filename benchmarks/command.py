@@ -1,8 +1,12 @@
-"""The command line that benchmarks share: `--quick`, and where its meaningless numbers go instead of `results/`."""
+"""What benchmarks share of a command line: `--quick`, where its meaningless numbers go instead of `results/`, and a word on what is
+being measured, for who waits."""
 
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
+import time
 from pathlib import Path
 
 from benchmarks.report import RESULTS
@@ -11,12 +15,20 @@ from benchmarks.server import ROOT
 QUICK_RESULTS = ROOT / ".triptych" / "quick-benchmarks"
 
 
-def is_quick(description: str | None) -> bool:
-    """Reads the command line, which has nothing but `--quick`."""
+def start(description: str | None) -> bool:
+    """Reads the command line, and says whether the run is to be quick. From then on SIGTERM ends it as Ctrl-C does, so that no
+    server outlives it."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a smoke run: its numbers mean nothing, and are not kept")
-    return bool(parser.parse_args().quick)
+    quick = bool(parser.parse_args().quick)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    return quick
 
 
 def results_folder(*, quick: bool) -> Path:
     return QUICK_RESULTS if quick else RESULTS
+
+
+def tell(what: str) -> None:
+    """To standard error, with the time of day."""
+    print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)

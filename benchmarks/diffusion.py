@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.arrivals import poisson
-from benchmarks.command import is_quick, results_folder
+from benchmarks.command import results_folder, start, tell
 from benchmarks.counters import StageCounts, stage_counts
 from benchmarks.http_client import http_client
 from benchmarks.load import Load, closed_loop, open_loop
@@ -25,7 +25,6 @@ from benchmarks.paint_sides import (
     LITSERVE_TIMEOUT_S,
     MAX_BATCH,
     STAGE,
-    TORCH_THREADS,
     Side,
     one_at_a_time_side,
     static_batch_sides,
@@ -50,10 +49,11 @@ class Plan:
     num_arriving: int
     num_warming_up: int
     curve_repeats: int
+    torch_threads: int = 2
 
 
 FULL = Plan(num_saturating=64, concurrency=32, num_arriving=72, num_warming_up=4, curve_repeats=15)
-QUICK = Plan(num_saturating=6, concurrency=6, num_arriving=4, num_warming_up=1, curve_repeats=2)
+QUICK = Plan(num_saturating=6, concurrency=6, num_arriving=4, num_warming_up=1, curve_repeats=2, torch_threads=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +106,7 @@ class Session:
 
     async def saturated(self) -> Painted:
         asked = wishes(self._plan.num_saturating, seed=SATURATION_SEED)
+        tell(f"{self._side.name}: {len(asked)} pictures, {self._plan.concurrency} at once")
         before = await self._counts()
         found = await closed_loop(
             lambda index: self._side.paint(self._client, asked[index]), len(asked), concurrency=self._plan.concurrency
@@ -114,6 +115,7 @@ class Session:
 
     async def arriving(self, rate: float, load: str, *, seed: int = ARRIVAL_SEED) -> Painted:
         asked = wishes(self._plan.num_arriving, seed=seed)
+        tell(f"{self._side.name}: {len(asked)} pictures, {load}")
         before = await self._counts()
         arrivals = poisson(rate, len(asked), seed=ARRIVAL_SEED)
         found = await open_loop(lambda index: self._side.paint(self._client, asked[index]), arrivals)
@@ -217,18 +219,19 @@ def _profile(painted: Painted, curve: Curve) -> str:
 
 
 def main() -> None:
-    quick = is_quick(__doc__)
+    quick = start(__doc__)
     plan = QUICK if quick else FULL
     painter = resolve(Source(demo="painter")).folder
 
-    curve = measure(painter, torch_threads=TORCH_THREADS, repeats=plan.curve_repeats)
-    peer, ours = one_at_a_time_side(painter), triptych_side()
+    tell("the bare U-Net")
+    curve = measure(painter, torch_threads=plan.torch_threads, repeats=plan.curve_repeats)
+    peer, ours = one_at_a_time_side(painter, plan.torch_threads), triptych_side(plan.torch_threads)
     with peer.serve() as url:
         alone = asyncio.run(one_at_a_time(url, peer, plan))
     rate = SHARE_OF_CAPACITY * alone[0].pictures_per_s
     with ours.serve() as url:
         batched = asyncio.run(triptych(url, ours, plan, rate))
-    static = static_batches(static_batch_sides(painter), plan, rate)
+    static = static_batches(static_batch_sides(painter, plan.torch_threads), plan, rate)
     report_on(plan, curve, alone, static, batched).publish(results_folder(quick=quick))
 
 
@@ -256,7 +259,7 @@ def report_on(
 def _settings(plan: Plan) -> dict[str, Value]:
     return {
         "painter": "demo, float32, 64x64",
-        "torch_threads": TORCH_THREADS,
+        "torch_threads": plan.torch_threads,
         "steps": f"{MIN_STEPS} to {MAX_STEPS}, uniform",
         "guidance": f"{GUIDANCE} for half of the requests, none for the others",
         "num_saturating": plan.num_saturating,

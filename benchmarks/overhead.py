@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from benchmarks import triptych
 from benchmarks.beside_models import NUM_STEPS, NUM_TOKENS, Breakdown, Kind, kinds, measured, median_parts_s
-from benchmarks.command import is_quick, results_folder
+from benchmarks.command import results_folder, start, tell
 from benchmarks.http_client import http_client
 from benchmarks.paced_findings import MAX_ROWS, STEP_S, Found, PacedPlan, find
 from benchmarks.paced_server import ONE_PROCESS, RAY
@@ -58,10 +58,15 @@ async def _beside(url: str, plan: Plan) -> list[tuple[Kind, list[Breakdown]]]:
 
 
 def main() -> None:
-    quick = is_quick(__doc__)
+    quick = start(__doc__)
     plan = QUICK if quick else FULL
-    paced = [find(form, plan.paced) for form in (RAY, ONE_PROCESS)]
+    paced = []
+    for form in (RAY, ONE_PROCESS):
+        tell(f"paced steps, {form}")
+        paced.append(find(form, plan.paced))
+    tell("Ray Serve alone")
     floor = asyncio.run(ray_floor(count=plan.num_nothing))
+    tell("the shipped configuration")
     with triptych.served(triptych.shipped_config()) as url:
         beside = asyncio.run(_beside(url, plan))
     report = Report("overhead", _settings(plan))

@@ -18,7 +18,6 @@ from benchmarks.wishes import Wish
 
 MODEL = "triptych-paint"
 STAGE = f"{MODEL}.denoiser"
-TORCH_THREADS = 2
 MAX_BATCH = 16
 LITSERVE_TIMEOUT_S = 0.01  # while a batch runs the next collects anyway; a longer wait only delays who comes to an idle server
 
@@ -34,27 +33,27 @@ class Side:
     exact: bool = True
 
 
-def triptych_side() -> Side:
-    return Side("triptych", lambda: triptych.served(painter_config()), _paint_by_triptych, is_triptych=True)
+def triptych_side(torch_threads: int) -> Side:
+    return Side("triptych", lambda: triptych.served(painter_config(torch_threads)), _paint_by_triptych, is_triptych=True)
 
 
-def one_at_a_time_side(painter: Path) -> Side:
+def one_at_a_time_side(painter: Path, torch_threads: int) -> Side:
     def serve() -> AbstractContextManager[str]:
         at = port()
-        command = module("benchmarks.peers.diffusers_server", folder=painter, port=at, torch_threads=TORCH_THREADS)
+        command = module("benchmarks.peers.diffusers_server", folder=painter, port=at, torch_threads=torch_threads)
         return serving(command, port=at)
 
     return Side("one at a time", serve, _paint_by_peer)
 
 
-def litserve_side(painter: Path, policy: str) -> Side:
+def litserve_side(painter: Path, torch_threads: int, policy: str) -> Side:
     def serve() -> AbstractContextManager[str]:
         at = port()
         command = module(
             "benchmarks.peers.litserve_server",
             folder=painter,
             port=at,
-            torch_threads=TORCH_THREADS,
+            torch_threads=torch_threads,
             max_batch_size=MAX_BATCH,
             batch_timeout_s=LITSERVE_TIMEOUT_S,
             policy=policy,
@@ -64,16 +63,16 @@ def litserve_side(painter: Path, policy: str) -> Side:
     return Side(f"litserve, {policy}", serve, _paint_by_peer, exact=policy == EXACT)
 
 
-def static_batch_sides(painter: Path) -> list[Side]:
-    return [litserve_side(painter, policy) for policy in (EXACT, LONGEST)]
+def static_batch_sides(painter: Path, torch_threads: int) -> list[Side]:
+    return [litserve_side(painter, torch_threads, policy) for policy in (EXACT, LONGEST)]
 
 
-def painter_config() -> triptych.Config:
+def painter_config(torch_threads: int) -> triptych.Config:
     """As shipped, with the painter alone, one replica of each of its stages, and room for `MAX_BATCH` requests in a step."""
     config = triptych.only(triptych.shipped_config(), MODEL)
     triptych.model_of(config, MODEL)["denoiser"]["batch"]["max_items"] = MAX_BATCH
     triptych.one_replica(config, "text-encoder")
-    triptych.one_replica(config, "denoiser", torch_threads=TORCH_THREADS, max_ongoing_requests=8 * MAX_BATCH)
+    triptych.one_replica(config, "denoiser", torch_threads=torch_threads, max_ongoing_requests=8 * MAX_BATCH)
     triptych.one_replica(config, "vae")
     return config
 

@@ -26,8 +26,11 @@ class BatchedStage:
         self._on_the_loop.set_batch_wait_timeout_s(timer_s)
         self._in_a_thread.set_batch_wait_timeout_s(timer_s)
 
+    async def ping(self) -> None: ...
+
     async def on_the_loop(self, payload: Any) -> tuple[Arrays, int]:
-        """As the documentation's examples do it: the model is called in the batch's coroutine."""
+        """As the documentation's examples do it: the model is called in the batch's coroutine. The loop stands still meanwhile, so
+        that whoever comes then is in the next batch, whatever the timer; and nothing else in the replica is answered."""
         answer: tuple[Arrays, int] = await self._on_the_loop(payload)
         return answer
 
