@@ -11,15 +11,17 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
 from benchmarks.http_client import post
 from benchmarks.load import closed_loop
-from benchmarks.peers.ray_noop import RayFloor
 from benchmarks.vit_checkpoint import picture
 from benchmarks.wishes import GUIDANCE, wishes
+
+if TYPE_CHECKING:
+    from benchmarks.peers.ray_noop import RayFloor
 
 SEE, PAINT = "triptych-see", "triptych-paint"
 NUM_TOKENS, NUM_STEPS = 8, 10

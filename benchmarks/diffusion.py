@@ -1,6 +1,7 @@
 """Step-level batching of a diffusion model against one request at a time and against static batches.
 
-`python -m benchmarks.diffusion` (about 8 minutes on 2 cores; `--quick`: about 2, to see that it runs). The demo's painter in
+`python -m benchmarks.diffusion` (about 8 minutes on 2 cores; `--quick`: about 3, to see that it runs) needs LitServe:
+`pip install -c constraints.txt -e ".[bench]"`. The demo's painter in
 float32 on every side, mixed steps and guidance, over HTTP. Measures saturation throughput, latency under Poisson arrivals at
 0.8 of what one-at-a-time serving can take, and what batching can gain at all on this machine (`unet_curve.py`).
 """
@@ -242,8 +243,7 @@ def report_on(
     for rows, seconds in curve.seconds.items():
         report.add(side="bare U-Net", load=f"{rows} model rows", ms_per_step=1000 * seconds, model_rows_per_s=rows / seconds)
     for painted in [*alone, *static, *ours]:
-        saturated = painted.found.outcomes and painted.load == alone[0].load
-        same = same_share(painted, alone[0]) if saturated else None
+        same = same_share(painted, alone[0]) if painted.load == alone[0].load else None
         report.add(**painted.row(), same_pictures=same)
     report.goals += [throughput_goal(ours[0], alone[0], curve), latency_goal(ours[1], alone[1], curve)]
     best = max(static[:-1], key=lambda painted: painted.steps_per_s)

@@ -1,6 +1,6 @@
 """A one-shot stage's batching against `@serve.batch`, both behind a Ray Serve handle, under the same arrivals.
 
-`python -m benchmarks.encoder` (about 5 minutes on 2 cores; `--quick`: about 1, to see that it runs). Two stages: one whose batch
+`python -m benchmarks.encoder` (about 6 minutes on 2 cores; `--quick`: about 2, to see that it runs). Two stages: one whose batch
 takes 300 ms whatever its size, and ViT-B-32 with random weights. 40 requests, one each 20 ms, batches of at most 16; Ray's timer
 is tried at several values, with the model called on the event loop and in a thread, and its best is what we are compared with.
 What the best possible batcher could do is computed (`batching_bound.py`).

@@ -24,13 +24,12 @@ LITSERVE_TIMEOUT_S = 0.01  # while a batch runs the next collects anyway; a long
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """`paint` answers with a PNG. `exact`: every wish gets the steps it asked for."""
+    """`paint` answers with a PNG."""
 
     name: str
     serve: Callable[[], AbstractContextManager[str]]
     paint: Callable[[httpx.AsyncClient, Wish], Awaitable[bytes]]
     is_triptych: bool = False
-    exact: bool = True
 
 
 def triptych_side(torch_threads: int) -> Side:
@@ -60,7 +59,7 @@ def litserve_side(painter: Path, torch_threads: int, policy: str) -> Side:
         )
         return serving(command, port=at)
 
-    return Side(f"litserve, {policy}", serve, _paint_by_peer, exact=policy == EXACT)
+    return Side(f"litserve, {policy}", serve, _paint_by_peer)
 
 
 def static_batch_sides(painter: Path, torch_threads: int) -> list[Side]:
