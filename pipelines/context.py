@@ -13,7 +13,8 @@ from stages.stage import StageReceipt
 
 @dataclass(slots=True)
 class RequestContext:
-    """`deadline` and `created` are wall-clock seconds. `tenant` is derived on the server; `salt` goes into every name."""
+    """`deadline` and `created` are wall-clock seconds. `tenant` is derived on the server; `salt` goes into every name. `pace_s`:
+    how often, at most, the client is shown something new; infinite where it is shown the end only."""
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     tenant: str = "default"
@@ -21,6 +22,7 @@ class RequestContext:
     priority: int = 0
     created: float = field(default_factory=time.time)
     deadline: float = float("inf")
+    pace_s: float = 0.0
     receipts: list[StageReceipt] = field(default_factory=list)
 
     def add(self, receipt: StageReceipt) -> None:

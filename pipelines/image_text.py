@@ -103,7 +103,13 @@ class ImageTextPipeline:
         if sampling.seed is not None:
             sampling = replace(sampling, seed=(sampling.seed + index) % 2**63)
         work = Generate(tuple(prompt.token_ids), sampling, tuple(spans), salt=context.salt)
-        item = Item(f"{context.id}:choice:{index}", work, priority=context.priority, deadline=context.deadline)
+        item = Item(
+            f"{context.id}:choice:{index}",
+            work,
+            priority=context.priority,
+            deadline=context.deadline,
+            pace_s=context.pace_s,
+        )
         end: GenerationEnd | None = None
         async with aclosing(self._client.stream(self._llm, item)) as batches:
             async for batch in batches:

@@ -139,7 +139,13 @@ class TextToImagePipeline:
         self, index: int, work: Denoise, job: PaintJob, context: RequestContext
     ) -> AsyncGenerator[PaintEvent, None]:
         work = replace(work, seed=(work.seed + index) % 2**63)
-        item = Item(f"{context.id}:picture:{index}", work, priority=context.priority, deadline=context.deadline)
+        item = Item(
+            f"{context.id}:picture:{index}",
+            work,
+            priority=context.priority,
+            deadline=context.deadline,
+            pace_s=context.pace_s,
+        )
         previews: list[asyncio.Task[PaintPicture]] = []
         latents: Arrays | None = None
         partials = 0

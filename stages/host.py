@@ -5,8 +5,9 @@ remembers is in `stages/remembering.py`, what runs when in `stages/scheduler.py`
 """
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any, TypeGuard, TypeVar
 
@@ -31,7 +32,7 @@ class _Feed:
     def __init__(self) -> None:
         self._events: list[object] = []
         self._error: TriptychError | None = None
-        self._news = asyncio.Event()
+        self._news, self._ended = asyncio.Event(), asyncio.Event()
 
     def events(self, events: Sequence[object]) -> None:
         self._events.extend(events)
@@ -39,14 +40,21 @@ class _Feed:
 
     def done(self, value: Arrays, receipt: StageReceipt) -> None:
         self.events([StreamEnd(receipt)])
+        self._ended.set()
 
     def failed(self, error: TriptychError) -> None:
         self._error = error
         self._news.set()
+        self._ended.set()
 
-    async def take(self) -> Sequence[object]:
-        """At least one event. Raises how the row failed, after its last event."""
+    async def take(self, within_s: float) -> Sequence[object]:
+        """At least one event, with all that come in the next `within_s` or until the end. Raises how the row failed, after its
+        last event."""
         await self._news.wait()
+        if within_s > 0 and not self._ended.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if math.isinf(within_s) else within_s):
+                    await self._ended.wait()
         if not self._events and self._error is not None:
             raise self._error
         events, self._events = self._events, []
@@ -103,7 +111,8 @@ class StageHost:
             return await hosted.call(item, waiter)
 
     async def stream(self, stage: str, item: Item[Any]) -> AsyncGenerator[Sequence[object], None]:
-        """Runs an iterative stage: lists of its events, each with all that came since the last. The last event is `StreamEnd`.
+        """Runs an iterative stage: lists of its events, each with all that came since the last, at the item's pace. The last
+        event is `StreamEnd`.
 
         Closing the iterator, or cancelling the task, frees the row before the stage's next step. Raises any `TriptychError`,
         after the events that came before it.
@@ -112,10 +121,12 @@ class StageHost:
         feed = _Feed()
         handle = engine.submit(item, feed)
         call_off = at_deadline(item, handle.expire)
+        now, due = asyncio.get_running_loop().time, item.pace_s if math.isinf(item.pace_s) else 0.0
         try:
             with self._cancellable(item.id, handle.cancel):
                 while True:
-                    events = await feed.take()
+                    events = await feed.take(due - now())
+                    due = now() + item.pace_s
                     yield events
                     if isinstance(events[-1], StreamEnd):
                         return

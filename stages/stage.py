@@ -32,6 +32,8 @@ class Item(Generic[P]):
     `name` is the digest under which the result is remembered (one-shot stages only; None: never remembered).
     `deadline` is wall-clock time (`time.time()` seconds), so that it means the same on every machine.
     A lower `priority` runs first (0 is the default; negative is more urgent).
+    `pace_s` (iterative stages): after the first events, further ones are handed over no more often than this, several at a
+    time; infinite: all of them at the end. Every hand-over costs its way through the cluster.
     """
 
     id: str
@@ -39,6 +41,7 @@ class Item(Generic[P]):
     name: str | None = None
     priority: int = 0
     deadline: float = float("inf")
+    pace_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 stages."""
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from pipelines.jobs import ChatEvent, ChatJob, ChatPipeline, ImagePart, Message,
 from stages.errors import InvalidRequest
 from stages.stage import Sampling
 
+STREAM_PACE_S = 0.025  # nobody reads faster, and every event costs its way
 Role = Literal["system", "user", "assistant"]
 
 
@@ -60,9 +62,11 @@ class ChatRoute:
         del body
         answer = ChatAnswer(asked.model, self.settings.fingerprint, context, self.receipts, num_choices=asked.job.n)
         if asked.stream:
+            context.pace_s = STREAM_PACE_S
             feed = await unless_gone(request.receive, context, open_feed(pipeline.chat(asked.job, context), context))
             writer = ChatStreamWriter(answer, include_usage=asked.include_usage)
             return EventStream(feed, writer, heartbeat_s=self.settings.heartbeat_s, done=DONE)
+        context.pace_s = math.inf
         await unless_gone(request.receive, context, _collect(pipeline, asked.job, context, answer))
         return json_response(answer.whole().to_json())
 

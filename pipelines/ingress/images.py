@@ -1,6 +1,7 @@
 """POST /v1/images/generations and /v1/images/edits: from their bodies to a `PaintJob`. What the answer looks like is
 `picture_answers.py`. Knows no stages."""
 
+import math
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -79,6 +80,7 @@ class ImagesRoute:
             feed = await unless_gone(request.receive, context, open_feed(pipeline.paint(job, context), context))
             writer = PictureStreamWriter(answer, num_pictures=job.n, progress=extras.progress)
             return EventStream(feed, writer, heartbeat_s=self.settings.heartbeat_s)
+        context.pace_s = math.inf
         content = await unless_gone(request.receive, context, _paint(pipeline, job, context, answer))
         return json_response(content)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import math
 import subprocess
 import sys
 import time
@@ -141,6 +142,33 @@ async def test_a_stream_gives_every_event_in_order_and_ends_with_the_receipt(hos
     assert events == [4, 3, 2, 1, 0]
     assert isinstance(end, StreamEnd)
     assert (end.receipt.stage, end.receipt.steps, end.receipt.batch_size) == ("count", 5, 1.0)
+
+
+async def test_a_stream_of_infinite_pace_hands_everything_over_at_the_end(host: StageHost) -> None:
+    stage = Countdown()
+    host.add("count", stage)
+    batches = [events async for events in host.stream("count", Item("1", CountFrom(5), pace_s=math.inf))]
+    assert len(batches) == 1
+    assert [*batches[0][:-1]] == [4, 3, 2, 1, 0]
+    assert isinstance(batches[0][-1], StreamEnd)
+
+
+async def test_a_paced_stream_hands_its_first_event_over_at_once_and_its_end_too(host: StageHost) -> None:
+    gate = Gate(closed=True)
+    host.add("count", Countdown(gate=gate))
+    async with aclosing(host.stream("count", Item("1", CountFrom(5), pace_s=3600.0))) as stream:
+        gate.let(1)
+        assert await anext(stream) == [4]
+        gate.open()
+        assert [*(await anext(stream))[:-1]] == [3, 2, 1, 0]
+
+
+async def test_what_came_before_a_failure_is_handed_over_whatever_the_pace(host: StageHost) -> None:
+    host.add("count", Countdown())
+    stream = host.stream("count", Item("1", CountFrom(5, fails_at=2), pace_s=math.inf))
+    assert await anext(stream) == [4, 3, 2]
+    with pytest.raises(StageFailed, match="the row broke"):
+        await anext(stream)
 
 
 async def test_what_came_while_nobody_looked_comes_in_one_list(host: StageHost) -> None:
