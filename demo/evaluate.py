@@ -1,23 +1,22 @@
 """`python -m demo.evaluate`: the demo models' scores beside their bars; exits with 1 where one is missed.
 
-Decides the bars and how much is measured. With `--server URL` it measures the round trip through a running Triptych instead:
-every picture is painted and described over the OpenAI API.
+Decides the bars and how much is measured. With `--server URL` the same is measured through a running Triptych, over the OpenAI
+API.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 
-from demo.answering import Answerer
-from demo.measure import Score, answers, descriptions, paint, paintings, retrieval, round_trip
-from demo.over_http import served_round_trip
+from demo.in_process import LibraryModels
+from demo.measure import Models, Score, answers, descriptions, paint, paintings, retrieval, round_trip
+from demo.over_http import ServedModels
 from demo.train import WEIGHTS
 
 BARS = {
@@ -28,7 +27,6 @@ BARS = {
     "painting, 1 shape": 0.98,
     "painting, 2 shapes": 0.95,
     "round trip": 0.92,
-    "round trip, served": 0.92,
 }
 _RETRIEVED = 256  # scenes to choose from; fixed, since the bar depends on it
 
@@ -40,38 +38,35 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=256, help="scenes or sentences for each score")
     parser.add_argument("--only", choices=("clip", "projector", "painter"), help="measure one model")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--server", help="measure the round trip through the server at this address")
+    parser.add_argument("--server", help="measure through the server at this address")
     parser.add_argument("--concurrency", type=int, default=8, help="requests at once, with --server")
     options = parser.parse_args()
     torch.manual_seed(0)
+    models: Models = LibraryModels(options.weights, torch.device(options.device))
     if options.server:
-        scores: Iterator[Score] = iter(asyncio.run(served_round_trip(options.server, options.count, options.concurrency)))
-    else:
-        scores = _scores(options.weights, torch.device(options.device), options.count, options.only)
-    sys.exit(0 if _table(scores) else 1)
+        models = ServedModels(options.server, options.concurrency)
+    sys.exit(0 if _table(scores(models, options.count, options.only)) else 1)
 
 
-def _scores(weights: Path, device: torch.device, count: int, only: str | None) -> Iterator[Score]:
+def scores(models: Models, count: int, only: str | None = None) -> Iterator[Score]:
+    """Every score, as it is measured; `only` those of one model."""
     if only in (None, "clip"):
-        yield retrieval(weights, device, _RETRIEVED)
-    if only == "clip":
-        return
-    answerer = Answerer(weights, device)
+        yield retrieval(models, _RETRIEVED)
     if only in (None, "projector"):
-        yield from (descriptions(answerer, count, num_things) for num_things in (1, 2))
-        yield from answers(answerer, count)
+        yield from (descriptions(models, count, num_things) for num_things in (1, 2))
+        yield from answers(models, count)
     if only in (None, "painter"):
-        one, two = (paint(weights, device, count, num_things) for num_things in (1, 2))
+        one, two = (paint(models, count, num_things) for num_things in (1, 2))
         yield paintings(one, 1)
         yield paintings(two, 2)
-        yield round_trip(answerer, [*one, *two])
+        yield round_trip(models, [*one, *two])
 
 
-def _table(scores: Iterator[Score]) -> bool:
+def _table(found: Iterable[Score]) -> bool:
     """Prints each score as it comes; whether every bar is reached."""
     reached, started = True, time.monotonic()
     print(f"{'score':24} {'right':>9} {'share':>8} {'bar':>6}")
-    for score in scores:
+    for score in found:
         bar = BARS.get(score.name)
         good = bar is None or score.share >= bar
         reached &= good

@@ -1,7 +1,7 @@
 """Measures the demo models on what they were not trained on: held-out scenes, held-out wordings.
 
-Decides what each score counts. Knows the models only through their libraries; prints nothing and sets no bar
-(`demo.evaluate`).
+Decides what each score counts. Knows the models only as `Models`: their own libraries (`demo.in_process`) or a running server
+(`demo.over_http`). Prints nothing and sets no bar (`demo.evaluate`).
 """
 
 from __future__ import annotations
@@ -9,24 +9,40 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Protocol, TypeVar
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from demo.answering import Answerer
 from demo.detector import describe
 from demo.drawing import draw
-from demo.painter import GUIDANCE, NUM_STEPS, load_painter
 from demo.questions import Question, description, some_question
 from demo.sentences import states_background, wording
-from demo.world import DESCRIBE, SIZE, Facts, Scene, random_scene
-from stages.open_clip_tower import LOCAL_PREFIX
-from stages.torchvision_shim import ensure_torchvision
+from demo.world import DESCRIBE, Facts, Scene, random_scene
 
-_BATCH = 32
+BATCH = 32  # how many questions or sentences are handed over at a time
 T = TypeVar("T")
+
+
+class Models(Protocol):
+    """What is measured. Every method answers in the order of what it is given."""
+
+    def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """CLIP embeddings [texts, width] of unit length."""
+        ...
+
+    def embed_pictures(self, pictures: Sequence[Image.Image]) -> NDArray[np.float32]:
+        """CLIP embeddings [pictures, width] of unit length."""
+        ...
+
+    def answer(self, pictures: Sequence[Image.Image], questions: Sequence[str]) -> list[str]:
+        """The greedy answer to one question about each picture."""
+        ...
+
+    def paint(self, sentences: Sequence[str], first_seed: int) -> list[Image.Image]:
+        """A picture of each sentence, with the seeds `first_seed`, `first_seed + 1` ..."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,37 +88,28 @@ def held_out_scenes(count: int, seed: int, num_things: int | None = None, *, dis
     return scenes
 
 
-@torch.no_grad()
-def retrieval(weights: Path, device: torch.device, count: int) -> Score:
+def retrieval(models: Models, count: int) -> Score:
     """Text to picture, top 1 among `count` distinct held-out scenes; every other text is a held-out wording."""
-    ensure_torchvision()
-    import open_clip
-
-    source = f"{LOCAL_PREFIX}{weights / 'clip'}"
-    model, _, transform = open_clip.create_model_and_transforms(source, device=device)
-    model.eval()
     scenes, rng = held_out_scenes(count, 11, distinct=True), random.Random(12)
     texts = [_text(scene.facts, rng, other=index % 2 == 1, ground=True) for index, scene in enumerate(scenes)]
-    pictures = torch.stack([transform(draw(scene)) for scene in scenes]).to(device)
-    image = model.encode_image(pictures, normalize=True)
-    text = model.encode_text(open_clip.get_tokenizer(source)(texts).to(device), normalize=True)
-    right = (text @ image.T).argmax(dim=1).cpu() == torch.arange(count)
-    return Score("retrieval, top 1", int(right.sum()), count)
+    pictures = models.embed_pictures([draw(scene) for scene in scenes])
+    nearest = (models.embed_texts(texts) @ pictures.T).argmax(axis=1)
+    return Score("retrieval, top 1", int((nearest == np.arange(count)).sum()), count)
 
 
-def descriptions(answerer: Answerer, count: int, num_things: int) -> Score:
+def descriptions(models: Models, count: int, num_things: int) -> Score:
     """Canonical descriptions, word for word, of held-out scenes."""
     scenes = held_out_scenes(count, 20 + num_things, num_things)
     asked = [description(scene.facts) for scene in scenes]
     name = f"description, {num_things} shape{'s' * (num_things - 1)}"
-    return _answered(name, answerer, scenes, asked)
+    return _answered(name, models, scenes, asked)
 
 
-def answers(answerer: Answerer, count: int) -> list[Score]:
+def answers(models: Models, count: int) -> list[Score]:
     """Questions about held-out scenes: all together, then by topic."""
     scenes, rng = held_out_scenes(count, 31), random.Random(32)
     asked = [some_question(scene.facts, rng) for scene in scenes]
-    said = _ask(answerer, scenes, asked)
+    said = _ask(models, scenes, asked)
     right = [answer == question.answer for answer, question in zip(said, asked, strict=True)]
     total = Score("questions", sum(right), count)
     topics = sorted({question.topic for question in asked})
@@ -110,14 +117,14 @@ def answers(answerer: Answerer, count: int) -> list[Score]:
     return [total, *(Score(f"  about {topic}", sum(of[topic]), len(of[topic])) for topic in topics)]
 
 
-def paint(weights: Path, device: torch.device, count: int, num_things: int) -> list[Painting]:
+def paint(models: Models, count: int, num_things: int) -> list[Painting]:
     """Paintings from held-out sentences, every other one in a held-out wording that may leave the background out."""
-    pipeline, rng = load_painter(weights / "painter", device), random.Random(41)
+    rng = random.Random(41)
     facts = [scene.facts for scene in held_out_scenes(count, 40 + num_things, num_things)]
     sentences = [_text(fact, rng, other=index % 2 == 1, ground=None) for index, fact in enumerate(facts)]
     pictures: list[Image.Image] = []
     for batch in _batches(sentences):
-        pictures += _painted(pipeline, batch, first_seed=1_000 + len(pictures))
+        pictures += models.paint(batch, first_seed=1_000 + len(pictures))
     return [Painting(*row) for row in zip(sentences, facts, pictures, strict=True)]
 
 
@@ -127,41 +134,33 @@ def paintings(painted: list[Painting], num_things: int) -> Score:
     return Score(name, sum(painting.right for painting in painted), len(painted))
 
 
-def round_trip(answerer: Answerer, painted: list[Painting]) -> Score:
+def round_trip(models: Models, painted: list[Painting]) -> Score:
     """How many paintings of canonical sentences are described with that very sentence."""
     kept = [painting for painting in painted if painting.sentence == painting.facts.canonical()]
     said = [
         answer
         for batch in _batches(kept)
-        for answer in answerer.answer([painting.picture for painting in batch], [DESCRIBE] * len(batch))
+        for answer in models.answer([painting.picture for painting in batch], [DESCRIBE] * len(batch))
     ]
     return Score("round trip", sum(a == p.sentence for a, p in zip(said, kept, strict=True)), len(kept))
-
-
-def _painted(pipeline: Any, sentences: Sequence[str], first_seed: int) -> list[Image.Image]:
-    generators = [torch.Generator().manual_seed(first_seed + index) for index in range(len(sentences))]
-    found = pipeline(
-        list(sentences), height=SIZE, width=SIZE, num_inference_steps=NUM_STEPS, guidance_scale=GUIDANCE, generator=generators
-    )
-    return list(found.images)
 
 
 def _text(facts: Facts, rng: random.Random, *, other: bool, ground: bool | None) -> str:
     return wording(facts, rng, held_out=True, with_background=ground) if other else facts.canonical()
 
 
-def _answered(name: str, answerer: Answerer, scenes: list[Scene], asked: list[Question]) -> Score:
-    said = _ask(answerer, scenes, asked)
+def _answered(name: str, models: Models, scenes: list[Scene], asked: list[Question]) -> Score:
+    said = _ask(models, scenes, asked)
     return Score(name, sum(answer == question.answer for answer, question in zip(said, asked, strict=True)), len(said))
 
 
-def _ask(answerer: Answerer, scenes: list[Scene], asked: list[Question]) -> list[str]:
+def _ask(models: Models, scenes: list[Scene], asked: list[Question]) -> list[str]:
     said: list[str] = []
     for batch in _batches(list(zip(scenes, asked, strict=True))):
-        said += answerer.answer([draw(scene) for scene, _ in batch], [question.text for _, question in batch])
+        said += models.answer([draw(scene) for scene, _ in batch], [question.text for _, question in batch])
     return said
 
 
 def _batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    for start in range(0, len(items), _BATCH):
-        yield items[start : start + _BATCH]
+    for start in range(0, len(items), BATCH):
+        yield items[start : start + BATCH]

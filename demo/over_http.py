@@ -1,78 +1,91 @@
-"""The round trip through a running server: paint a held-out sentence, show the picture back, compare what is said.
+"""The demo models through a running server: what `demo.evaluate --server URL` measures.
 
-Decides the two requests and how many run at once. Knows the server only by its OpenAI API.
+Decides the requests and how many run at once. Knows the server only by its OpenAI API.
 """
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import io
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
-import httpx
+import numpy as np
+from numpy.typing import NDArray
+from openai import OpenAI
 from PIL import Image
 
-from demo.measure import Painting, Score, held_out_scenes
-from demo.world import DESCRIBE, SIZE, Facts
+from demo.painter import GUIDANCE, NUM_STEPS
+from demo.world import SIZE
 
 _TIMEOUT_S = 600.0
+_MAX_TOKENS = 40
+_EMBEDDED = 64  # inputs of one embeddings request
+R = TypeVar("R")
 
 
-@dataclass(frozen=True, slots=True)
-class Trip:
-    """A painting and what the server then said it shows."""
+class ServedModels:
+    """The first model of each pipeline that the server at `url` lists; at most `concurrency` requests at once.
 
-    painting: Painting
-    said: str
-
-
-async def served_round_trip(url: str, count: int, concurrency: int) -> list[Score]:
-    """The share of sentences that come back word for word, and of paintings that the detector judges right.
-
-    Raises httpx.HTTPStatusError for an answer that is no success.
+    Raises openai.OpenAIError for an answer that is no success.
     """
-    turnstile = asyncio.Semaphore(concurrency)
-    facts = [scene.facts for scene in held_out_scenes(count, 51)]
-    async with httpx.AsyncClient(base_url=url.rstrip("/").removesuffix("/v1"), timeout=_TIMEOUT_S) as client:
-        models = await _models(client)
-        trips = await asyncio.gather(*(_trip(client, models, turnstile, fact, seed) for seed, fact in enumerate(facts)))
-    said = sum(trip.said == trip.painting.sentence for trip in trips)
-    painted = sum(trip.painting.right for trip in trips)
-    return [Score("round trip, served", said, count), Score("  judged by the detector", painted, count)]
+
+    def __init__(self, url: str, concurrency: int) -> None:
+        base = f"{url.rstrip('/').removesuffix('/v1')}/v1"
+        self._client = OpenAI(base_url=base, api_key="none", timeout=_TIMEOUT_S)
+        self._concurrency = concurrency
+        self._names: dict[str, str] = {}
+        for model in self._client.models.list():
+            self._names.setdefault((model.model_extra or {})["triptych"]["pipeline"], model.id)
+
+    def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return self._embedded(list(texts))
+
+    def embed_pictures(self, pictures: Sequence[Image.Image]) -> NDArray[np.float32]:
+        return self._embedded([_picture_part(picture) for picture in pictures])
+
+    def answer(self, pictures: Sequence[Image.Image], questions: Sequence[str]) -> list[str]:
+        return self._at_once(self._answer, list(zip(pictures, questions, strict=True)))
+
+    def paint(self, sentences: Sequence[str], first_seed: int) -> list[Image.Image]:
+        return self._at_once(self._paint, list(zip(sentences, range(first_seed, first_seed + len(sentences)), strict=True)))
+
+    def _at_once(self, work: Callable[..., R], arguments: list[tuple[Any, ...]]) -> list[R]:
+        with ThreadPoolExecutor(self._concurrency) as pool:
+            return list(pool.map(lambda given: work(*given), arguments))
+
+    def _answer(self, picture: Image.Image, question: str) -> str:
+        content: list[Any] = [_picture_part(picture), {"type": "text", "text": question}]
+        found = self._client.chat.completions.create(
+            model=self._names["image_text"],
+            messages=[{"role": "user", "content": content}],
+            temperature=0,
+            max_tokens=_MAX_TOKENS,
+        )
+        return str(found.choices[0].message.content).strip()
+
+    def _paint(self, sentence: str, seed: int) -> Image.Image:
+        found = self._client.images.generate(
+            model=self._names["text_to_image"],
+            prompt=sentence,
+            size=f"{SIZE}x{SIZE}",
+            response_format="b64_json",
+            extra_body={"seed": seed, "num_inference_steps": NUM_STEPS, "guidance_scale": GUIDANCE},
+        )
+        data = base64.b64decode(str((found.data or [])[0].b64_json))
+        return Image.open(io.BytesIO(data)).convert("RGB")
+
+    def _embedded(self, inputs: list[Any]) -> NDArray[np.float32]:
+        rows: list[list[float]] = []
+        for start in range(0, len(inputs), _EMBEDDED):
+            part = inputs[start : start + _EMBEDDED]
+            rows += [row.embedding for row in self._client.embeddings.create(model=self._names["embed"], input=part).data]
+        return np.asarray(rows, np.float32)
 
 
-async def _models(client: httpx.AsyncClient) -> dict[str, str]:
-    """The first model of each pipeline, as `/v1/models` says; empty where it doesn't say."""
-    found = await _json(client, "GET", "/v1/models", None)
-    models: dict[str, str] = {}
-    for entry in found["data"]:
-        pipeline = (entry.get("triptych") or entry).get("pipeline")
-        if pipeline:
-            models.setdefault(str(pipeline), str(entry["id"]))
-    return models
-
-
-async def _trip(
-    client: httpx.AsyncClient, models: dict[str, str], turnstile: asyncio.Semaphore, facts: Facts, seed: int
-) -> Trip:
-    sentence = facts.canonical()
-    ask = {"prompt": sentence, "size": f"{SIZE}x{SIZE}", "response_format": "b64_json", "seed": seed}
-    ask |= {"model": models["text_to_image"]} if "text_to_image" in models else {}
-    async with turnstile:
-        encoded = str((await _json(client, "POST", "/v1/images/generations", ask))["data"][0]["b64_json"])
-        address = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{encoded}"}}
-        content = [address, {"type": "text", "text": DESCRIBE}]
-        chat: dict[str, Any] = {"messages": [{"role": "user", "content": content}], "temperature": 0, "max_tokens": 40}
-        chat |= {"model": models["image_text"]} if "image_text" in models else {}
-        answer = await _json(client, "POST", "/v1/chat/completions", chat)
-    picture = Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB")
-    return Trip(Painting(sentence, facts, picture), str(answer["choices"][0]["message"]["content"]).strip())
-
-
-async def _json(client: httpx.AsyncClient, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
-    answer = await client.request(method, path, json=body)
-    answer.raise_for_status()
-    found: dict[str, Any] = answer.json()
-    return found
+def _picture_part(picture: Image.Image) -> dict[str, Any]:
+    file = io.BytesIO()
+    picture.save(file, format="PNG")
+    address = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return {"type": "image_url", "image_url": {"url": address}}

@@ -3,7 +3,8 @@
 Decides the sizes of both towers, the batches (a scene beside one that differs in little) and the losses: contrastive, and two
 auxiliary ones whose heads are thrown away afterwards. One asks both embeddings for the scene's facts; the other asks the patch
 tokens, in parallel, for sixteen words that spell the scene (after Tschannen et al., "Image Captioners Are Scalable Vision
-Learners Too", 2023), which is what makes the tokens easy to read for a language model.
+Learners Too", 2023), which is what makes the tokens easy to read for a language model. The vision tower can be trained on
+alone, the text tower being what its embeddings are held to.
 """
 
 from __future__ import annotations
@@ -18,19 +19,22 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from demo.dense import PLACE_WIDTH, place_loss
 from demo.drawing import pixels
 from demo.facts_code import FACT_SIZES, NO_BACKGROUND, SLOT_WORDS, fact_classes, slot_classes
 from demo.loop import Budget, Loop, Recipe
+from demo.pale import training_facts
 from demo.sentences import states_background, wording
 from demo.vocabulary import MAX_LENGTH, load_tokenizer, save_tokenizer
-from demo.world import BACKGROUNDS, COLOURS, KINDS, Facts, Relation, Scene, Thing, compose, is_held_out, place, random_scene
+from demo.world import BACKGROUNDS, COLOURS, KINDS, Facts, Relation, Scene, Thing, compose, is_held_out, place
+from stages.open_clip_tower import WEIGHTS_FILE
 from stages.torchvision_shim import ensure_torchvision
 
 RECIPE = Recipe(learning_rate=1e-3, batch_size=64, weight_decay=0.05, averaging=0.998)
+FURTHER_RECIPE = Recipe(learning_rate=6e-4, batch_size=64, weight_decay=0.05, averaging=0.998)
 EYES_RECIPE = Recipe(learning_rate=8e-4, batch_size=64, weight_decay=0.05, averaging=0.998)
 _POOL_PAIRS = 20_000
 _FRESH_PAIRS = 10  # pairs redrawn each step
@@ -127,7 +131,7 @@ def _changed(facts: Facts, rng: random.Random) -> Facts:
 
 
 def _pair(rng: random.Random, composed: float) -> tuple[Scene, Scene]:
-    facts = random_scene(rng, held_out=False).facts
+    facts = training_facts(rng)
     put = compose if rng.random() < composed else place
     return put(facts, rng), put(near_miss(facts, rng), rng)
 
@@ -175,6 +179,23 @@ def _confusable(classes: Tensor) -> Tensor:
     return same & (background | silent | silent.T) & ~eye
 
 
+def train_further(folder: Path, budget: Budget, device: torch.device) -> None:
+    """Trains the vision tower of the CLIP in this folder on, and writes the CLIP back."""
+    torch.manual_seed(6)
+    model = ClipWithHeads().to(device)
+    model.clip.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=False)
+    _freeze_text(model)
+    _run("clip-further", model, FURTHER_RECIPE, budget, load_tokenizer(folder), device)
+    export(model, folder)
+
+
+def _freeze_text(model: ClipWithHeads) -> None:
+    for part in (model.clip.transformer, model.clip.token_embedding, model.clip.ln_final):
+        cast(nn.Module, part).requires_grad_(False)
+    cast(Tensor, model.clip.positional_embedding).requires_grad_(False)
+    cast(Tensor, model.clip.text_projection).requires_grad_(False)
+
+
 def train(folder: Path, budgets: tuple[Budget, Budget], device: torch.device) -> None:
     """Trains both towers, then the vision tower alone; writes the CLIP into `folder`."""
     torch.manual_seed(1)
@@ -184,10 +205,8 @@ def train(folder: Path, budgets: tuple[Budget, Budget], device: torch.device) ->
     model.place_norm.requires_grad_(False)
     first = _run("clip", model, RECIPE, budgets[0], load_tokenizer(folder), device)
     model.requires_grad_(True)
-    for part in (model.clip.transformer, model.clip.token_embedding, model.clip.ln_final, model.fact_head):
-        cast(nn.Module, part).requires_grad_(False)
-    cast(Tensor, model.clip.positional_embedding).requires_grad_(False)
-    cast(Tensor, model.clip.text_projection).requires_grad_(False)
+    model.fact_head.requires_grad_(False)
+    _freeze_text(model)
     export(model, folder)
     _run("clip-eyes", model, EYES_RECIPE, budgets[1], load_tokenizer(folder), device)
     export(model, folder)
@@ -196,7 +215,7 @@ def train(folder: Path, budgets: tuple[Budget, Budget], device: torch.device) ->
 
 def _run(name: str, model: ClipWithHeads, recipe: Recipe, budget: Budget, tokenizer: Any, device: torch.device) -> Loop:
     loop = Loop(name, model, recipe, budget)
-    alone = name == "clip-eyes"
+    alone = name != "clip"
     rng = random.Random(1_000 + loop.num_steps)
     pool = _draw_pool(rng, _COMPOSED if alone else 0.0) if loop.progress < 1 else _Pool([], np.empty(0, np.uint8), 0)
 
@@ -245,4 +264,4 @@ def export(model: ClipWithHeads, folder: Path) -> None:
     (folder / "open_clip_config.json").write_text(json.dumps(model_config(), indent=2) + "\n")
     kept = {name: value for name, value in model.clip.state_dict().items() if name != "attn_mask"}
     weights = {name: value.detach().cpu().half().contiguous() for name, value in kept.items()}
-    save_file(weights, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
+    save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -25,6 +24,7 @@ from demo.dense import PLACE_WIDTH, place_loss
 from demo.drawing import pixels
 from demo.loop import Budget, Loop, Recipe
 from demo.painter import load_painter, new_text_encoder, new_unet, save_painter
+from demo.pale import training_facts, weights
 from demo.sentences import wording
 from demo.train_vae import VAE_FOLDER, signed
 from demo.vocabulary import MAX_LENGTH, load_tokenizer
@@ -40,9 +40,6 @@ _FURTHER = replace(RECIPE, learning_rate=5e-4)
 _POOL = 8_000
 _FRESH = 8  # scenes redrawn each step
 _SILENCE = 0.1
-_PALE = (
-    0.4  # of the scenes, redrawn until one has a white shape: it differs little from a pale ground, so the loss hardly sees it
-)
 _PLACES = 0.1  # weight of the auxiliary loss
 
 
@@ -80,7 +77,7 @@ class Pool:
 
     def refresh(self, vae: AutoencoderKL, rng: random.Random, indices: list[int]) -> None:
         """Puts fresh scenes at these places."""
-        scenes = [compose(_facts(rng), rng) for _ in indices]
+        scenes = [compose(training_facts(rng), rng) for _ in indices]
         self.latents[indices] = _encoded(vae, np.stack([pixels(scene) for scene in scenes]))
         for index, scene in zip(indices, scenes, strict=True):
             self.scenes[index] = scene
@@ -162,21 +159,13 @@ def sentence(facts: Facts, rng: random.Random) -> str:
     return facts.canonical() if rng.random() < 0.3 else wording(facts, rng)
 
 
-def _facts(rng: random.Random) -> Facts:
-    """Facts from the training side of the split, those with a white shape more often than by lot."""
-    pale = rng.random() < _PALE
-    while True:
-        facts = random_scene(rng, held_out=False).facts
-        if not pale or any(thing.colour == "white" for thing in facts.things):
-            return facts
-
-
 def _losses(model: TextToLatent, tokens: Tensor, latents: Tensor, scenes: list[Scene]) -> dict[str, Tensor]:
     noise = torch.randn_like(latents)
     times = torch.sigmoid(torch.randn(len(latents), device=latents.device) * 1.2 + 0.3)
     mixed = latents.lerp(noise, times[:, None, None, None])
     velocities, places = model(tokens, mixed, times)
-    flow, where = F.mse_loss(velocities, noise - latents), place_loss(places, scenes)
+    wrong = (velocities - noise + latents).square()
+    flow, where = (wrong * weights(scenes, latents.shape[-1]).to(wrong.device)).mean(), place_loss(places, scenes)
     return {"loss": flow + _PLACES * where, "flow": flow, "places": where}
 
 

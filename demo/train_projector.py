@@ -22,13 +22,15 @@ from demo.drawing import pixels
 from demo.facts_code import slot_words
 from demo.language_model import IMAGE_TOKEN, TEXT_WIDTH, cut_prompt, embed, load_model, load_tokenizer
 from demo.loop import Budget, Loop, Recipe
+from demo.pale import training_facts
 from demo.questions import Question, description, some_question
 from demo.train_clip import normalised
-from demo.world import Facts, random_scene
+from demo.world import Facts, place, random_scene
 from stages.open_clip_tower import WEIGHTS_FILE, OpenClipTower
 from stages.projector import Projector, ProjectorConfig
 
 RECIPE = Recipe(learning_rate=1e-3, batch_size=8, weight_decay=0.0, averaging=0.99)
+FURTHER_RECIPE = Recipe(learning_rate=7e-4, batch_size=8, weight_decay=0.0, averaging=0.99)
 WARM_RECIPE = Recipe(learning_rate=2e-3, batch_size=256, weight_decay=0.0)
 WARM_BUDGET = Budget(minutes=0.5, pictures=256 * 600)
 _POOL = 8_000
@@ -47,7 +49,7 @@ class TokenPool:
     @torch.no_grad()
     def refresh(self, rng: random.Random, indices: list[int]) -> None:
         """Puts fresh scenes at these places."""
-        scenes = [random_scene(rng, held_out=False, num_things=1 if rng.random() < 0.3 else 2) for _ in indices]
+        scenes = [place(training_facts(rng), rng) for _ in indices]
         pictures = np.stack([pixels(scene) for scene in scenes])
         self.tokens[indices] = self.tower.tokens(normalised(pictures, self.tokens.device))
         for index, scene in zip(indices, scenes, strict=True):
@@ -163,16 +165,19 @@ class _WordTargets(dict[str, Tensor]):
         return self[word]
 
 
-def train(folder: Path, clip_folder: Path, budget: Budget, device: torch.device) -> None:
-    """Trains against the CLIP in `clip_folder` and writes the projector into `folder`."""
-    torch.manual_seed(4)
+def train(folder: Path, clip_folder: Path, budget: Budget, device: torch.device, *, further: bool = False) -> None:
+    """Trains against the CLIP in `clip_folder` and writes the projector into `folder`; `further` starts from the one there."""
+    torch.manual_seed(7 if further else 4)
     tower = OpenClipTower(clip_folder).to(device)
     config = new_config(clip_folder, tower)
     reader, projector = Reader(config, device), Projector(config).to(device)
     rng = random.Random(4_000)
     pool = fill_pool(tower, rng, config, device)
-    _warm_up(projector, pool, reader.word_targets(), rng)
-    loop = Loop("projector", projector, RECIPE, budget)
+    if further:
+        projector.load_state_dict(Projector.load(folder).state_dict())
+    else:
+        _warm_up(projector, pool, reader.word_targets(), rng)
+    loop = Loop("projector", projector, FURTHER_RECIPE if further else RECIPE, budget)
     rng.seed(4_001 + loop.num_steps)
 
     def step(_: int) -> dict[str, Tensor]:

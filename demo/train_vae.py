@@ -2,7 +2,8 @@
 
 Decides what it sees (first windows of 32 x 32 around shapes, which are cheap, then whole pictures) and its losses: absolute
 and squared error of the picture, and a light pull of the latents towards a unit normal, so that the decoder forgives small
-errors of the denoiser. Knows no sentences and no denoiser.
+errors of the denoiser. Afterwards the decoder alone is trained on: on whole pictures, white shapes weighed more, with a little
+noise on the latents. What a denoiser was trained on stays as it is. Knows no sentences and no denoiser.
 """
 
 from __future__ import annotations
@@ -18,16 +19,19 @@ from torch import Tensor
 
 from demo.drawing import pixels
 from demo.loop import WORK, Budget, Loop, Recipe
-from demo.painter import new_vae
-from demo.world import SIZE, Place, random_scene
+from demo.painter import load_painter, new_vae, save_painter
+from demo.pale import training_facts, weights
+from demo.world import SIZE, Place, compose, place, random_scene
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 RECIPE = Recipe(learning_rate=1.5e-3, batch_size=16, weight_decay=0.0, averaging=0.995)
+DECODER_RECIPE = Recipe(learning_rate=1e-3, batch_size=16, weight_decay=0.0, averaging=0.995)
 VAE_FOLDER = WORK / "vae"
 _PULL = 5e-4
 _WINDOWS_UNTIL = 0.6
+_NOISE = 0.1  # on latents of unit spread, when the decoder is trained alone
 
 
 def drawn(rng: random.Random, count: int, device: torch.device, *, window: int = SIZE) -> Tensor:
@@ -67,6 +71,31 @@ def train(budget: Budget, device: torch.device, folder: Path = VAE_FOLDER) -> No
     trained = cast("AutoencoderKL", loop.trained())
     trained.register_to_config(scaling_factor=_scaling_factor(trained, rng, device))
     trained.save_pretrained(folder)
+
+
+def train_decoder(painter: Path, budget: Budget, device: torch.device) -> None:
+    """Trains the decoder of the painter in this folder on, and writes the painter back."""
+    torch.manual_seed(5)
+    pipeline = load_painter(painter, device)
+    vae = pipeline.vae.to(memory_format=torch.channels_last)
+    for part in (vae.encoder, vae.quant_conv):
+        part.requires_grad_(False)
+    loop = Loop("vae-decoder", vae, DECODER_RECIPE, budget)
+    rng = random.Random(5_000 + loop.num_steps)
+
+    def step(_: int) -> dict[str, Tensor]:
+        put = (compose, place)
+        scenes = [put[index % 2](training_facts(rng), rng) for index in range(DECODER_RECIPE.batch_size)]
+        pictures = signed(np.stack([pixels(scene) for scene in scenes]), device).contiguous(memory_format=torch.channels_last)
+        with torch.no_grad():
+            latents = vae.encode(pictures).latent_dist.mean
+            latents = latents + torch.randn_like(latents) * (_NOISE / vae.config.scaling_factor)
+        error = (vae.decode(latents).sample - pictures) * weights(scenes, SIZE).to(device)
+        wrong, squared = error.abs().mean(), error.square().mean()
+        return {"loss": wrong + 2 * squared, "absolute": wrong, "squared": squared}
+
+    loop.run(step)
+    save_painter(painter, cast("AutoencoderKL", loop.trained()), pipeline.text_encoder, pipeline.unet)
 
 
 @torch.no_grad()
