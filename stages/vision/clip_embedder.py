@@ -6,6 +6,7 @@ context is refused, not cut. Knows no HTTP.
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ class ClipEmbedder:
         self._encode_image = compiled(self._model.encode_image, options)
         self._encode_text = compiled(self._model.encode_text, options)
         self._transform, self._tokenizer = transform, tokenizer
+        self._tokenizing = Lock()  # the library's object keeps padding state
         self._context: int = model.context_length
         self._num_patches = _num_patches(model.visual)
 
@@ -69,13 +71,14 @@ class ClipEmbedder:
             return PreparedInput(self._transform(picture), None, self._num_patches)
         if payload.text is None:
             raise InvalidRequest("an input is a text or a picture, and this one is neither", param="input")
-        num_tokens = self._count(payload.text)
-        if num_tokens > self._context:
-            raise InvalidRequest(
-                f"the text has {num_tokens} tokens; this model reads at most {self._context}, begin and end included",
-                param="input",
-            )
-        return PreparedInput(None, self._tokenizer([payload.text])[0], num_tokens)
+        with self._tokenizing:
+            num_tokens = self._count(payload.text)
+            if num_tokens > self._context:
+                raise InvalidRequest(
+                    f"the text has {num_tokens} tokens; this model reads at most {self._context}, begin and end included",
+                    param="input",
+                )
+            return PreparedInput(None, self._tokenizer([payload.text])[0], num_tokens)
 
     def _count(self, text: str) -> int:
         """Tokens with the begin and end marks, before anything is cut off."""

@@ -1,5 +1,7 @@
 """Texts and pictures in one space."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +69,20 @@ def test_a_text_over_the_context_is_refused_not_cut(embedder: ClipEmbedder) -> N
     embedder.prepare(EmbedInput(text="a " * 10))
     with pytest.raises(InvalidRequest, match=r"13 tokens.*12"):
         embedder.prepare(EmbedInput(text="a " * 11))
+
+
+def test_texts_prepared_on_several_threads_keep_the_models_length() -> None:
+    """A tokenizer of transformers pads by a setting that every call switches on and off."""
+    embedder = ClipEmbedder.load(resolve(Source(demo="clip")), LoadOptions())
+    texts = ["a red circle " * (1 + index % 5) for index in range(2_000)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            prepared = list(threads.map(lambda text: embedder.prepare(EmbedInput(text=text)), texts))
+    finally:
+        sys.setswitchinterval(interval)
+    assert {item.token_ids.shape for item in prepared if item.token_ids is not None} == {(32,)}
 
 
 def test_an_input_is_a_text_or_a_picture(embedder: ClipEmbedder) -> None:
