@@ -21,7 +21,7 @@ from demo.world import SIZE
 
 _TIMEOUT_S = 600.0
 _MAX_TOKENS = 40
-_EMBEDDED = 64  # inputs of one embeddings request
+_EMBEDDED = 8  # inputs of one embeddings request: as many pictures as the shipped limits allow
 R = TypeVar("R")
 
 
