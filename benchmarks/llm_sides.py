@@ -6,7 +6,6 @@ Decides how each is run at its best on a CPU: enough slots for the load, batchin
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ import torch
 from benchmarks.http_client import http_client, post
 from benchmarks.load import Load, closed_loop
 from benchmarks.peers.vllm_venv import NoVenv, vllm_command
-from benchmarks.server import port, serving
+from benchmarks.server import module, port, serving
 from benchmarks.spread import percentile
 from benchmarks.triptych import Config, served, shipped_config
 from pipelines.jobs import Message, TextPart
@@ -134,7 +133,7 @@ def transformers_serve(folder: Path, slots: int) -> Iterator[Side]:
     """`transformers serve`; its continuous batching is for text models only."""
     at = port()
     batching = [] if (folder / "processor_config.json").exists() else ["--continuous-batching"]
-    command = [str(Path(sys.executable).parent / "transformers"), "serve", str(folder), "--port", str(at), *batching]
+    command = [*module("benchmarks.peers.transformers_serve"), "serve", str(folder), "--port", str(at), *batching]
     command += ["--dtype", "bfloat16", "--device", "cpu", "--attn-implementation", "sdpa"]
     with serving(command, port=at, env=ENV) as url:
         yield _HttpSide(url, str(folder))
@@ -148,7 +147,7 @@ def vllm_cpu(folder: Path, slots: int) -> Iterator[Side]:
         command, env = vllm_command()
     except NoVenv as reason:
         raise SkippedSide(str(reason)) from reason
-    command += ["serve", str(folder), "--port", str(at), "--dtype", "bfloat16", "--max-model-len", str(CONTEXT)]
+    command += ["--model", str(folder), "--port", str(at), "--dtype", "bfloat16", "--max-model-len", str(CONTEXT)]
     command += ["--max-num-seqs", str(slots), "--served-model-name", MODEL]
     with serving(command, port=at, env=ENV | env | {"VLLM_CPU_KVCACHE_SPACE": "2"}) as url:
         yield _HttpSide(url, MODEL)

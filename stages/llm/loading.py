@@ -12,6 +12,7 @@ from stages.checkpoint import Checkpoint, LoadOptions
 from stages.errors import ConfigurationError
 from stages.llm.tokenizer import gguf_file, load_tokenizer
 from stages.llm.unpacked import unpacked
+from stages.packed_linear import pack_linears
 from stages.torchvision_shim import ensure_torchvision
 from stages.vision.vlm_parts import VLM_PARTS, load_speaking_part, pretrained_arguments
 
@@ -39,7 +40,9 @@ def load_language_model(checkpoint: Checkpoint, options: LoadOptions) -> LoadedL
     except Exception as error:  # a broken checkpoint fails in a dozen ways, and all of them are the configuration's
         raise ConfigurationError(f"{checkpoint.source} cannot be loaded as a language model: {error}") from error
     _check_layers(checkpoint, model.config.get_text_config())
-    return LoadedLanguageModel(model.requires_grad_(False), tokenizer, _eos_tokens(model, tokenizer))
+    model.requires_grad_(False)
+    pack_linears(model)
+    return LoadedLanguageModel(model, tokenizer, _eos_tokens(model, tokenizer))
 
 
 def _load_model(folder: Path, options: LoadOptions) -> Any:
