@@ -1,8 +1,8 @@
 """Linear layers for a CPU, their weights laid out once as oneDNN multiplies them.
 
-torch's own bfloat16 `Linear` has the weight laid out anew at every call, which at a few rows costs as much as the product
-(benchmarks: a decoding step of SmolLM2 takes 0.6 to 0.75 of the time with 1 to 16 rows). Decides where that is done: bfloat16
-on a CPU that torch has oneDNN for. Other dtypes and devices are left as they are. Knows no model.
+torch's own bfloat16 `Linear` has the weight laid out anew at every call, which at a few rows costs about as much as the product
+(`python -m benchmarks.decode_step`). Decides where that is done: bfloat16 on a CPU that torch has oneDNN for. Other dtypes and
+devices are left as they are. Knows no model.
 """
 
 from __future__ import annotations

@@ -1,0 +1,87 @@
+"""`python -m benchmarks.decode_step`: what laying weights out once gains a decoding step on a CPU (about 1 minute).
+
+The same steps of SmolLM2 in bfloat16, with torch's own linear layers and with `stages.packed_linear`, in turns, so that both
+sides meet the same machine. No goal: it is why the second is there.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.command import results_folder, start
+from benchmarks.llm_checkpoint import save_text_model
+from benchmarks.report import Report
+from stages.llm.llm import Llm, LlmSettings
+from stages.llm.loading import LoadedLanguageModel
+from stages.llm.row import LlmRow
+from stages.packed_linear import pack_linears
+from stages.stage import Generate, Sampling
+
+THREADS = 2
+ROWS = (1, 4, 16)
+PROMPT = 40
+STEPS = 8
+
+
+def main() -> None:
+    quick = start(__doc__)
+    torch.set_num_threads(THREADS)
+    report = Report("decode_step", {"dtype": "bfloat16", "threads": THREADS, "prompt_tokens": PROMPT, "steps_a_turn": STEPS})
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
+        folder = save_text_model(Path(name))
+        sides = {"torch's Linear": _load(folder, packed=False), "packed": _load(folder, packed=True)}
+        for count in ROWS:
+            seconds = _take_turns(sides, count, turns=2 if quick else 8)
+            for side, found in seconds.items():
+                median = statistics.median(found)
+                share = median / statistics.median(seconds["torch's Linear"])
+                report.add(side=side, rows=count, step_ms=round(1000 * median, 1), share=round(share, 2))
+    report.publish(results_folder(quick=quick))
+
+
+def _load(folder: Path, *, packed: bool) -> Llm:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval().requires_grad_(False)
+    if packed:
+        pack_linears(model)
+    loaded = LoadedLanguageModel(model, AutoTokenizer.from_pretrained(folder), frozenset())
+    return Llm(loaded, LlmSettings(max(ROWS), 512, 256), "cpu")
+
+
+def _take_turns(sides: dict[str, Llm], count: int, *, turns: int) -> dict[str, list[float]]:
+    """Seconds a step, for each side and turn."""
+    rows = {name: [llm.start(_work(index)) for index in range(count)] for name, llm in sides.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(turns):
+        for name, llm in sides.items():
+            seconds[name].append(_steps(llm, rows[name]))
+    for name, llm in sides.items():
+        for row in rows[name]:
+            llm.finish(row)
+    return seconds
+
+
+def _steps(llm: Llm, rows: list[LlmRow]) -> float:
+    llm.step(rows)  # the first turn's reads the prompts
+    began = time.perf_counter()
+    for _ in range(STEPS):
+        llm.step(rows)
+    return (time.perf_counter() - began) / STEPS
+
+
+def _work(seed: int) -> Generate:
+    source = random.Random(seed)
+    tokens = tuple(source.randrange(100, 40_000) for _ in range(PROMPT))
+    return Generate(tokens, Sampling(max_tokens=300, temperature=0.0), salt=str(seed))
+
+
+if __name__ == "__main__":
+    main()
