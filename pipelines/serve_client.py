@@ -7,6 +7,7 @@ stream too, where nothing was shown yet or the caller can bear a new start. Know
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import ray.exceptions
@@ -39,10 +40,10 @@ class ServeStageClient:
                 self._pace[deployment].tick()
                 return reply
             except TimeoutError:
-                response.cancel()
+                _call_off(response)
                 raise _too_late(stage) from None
             except asyncio.CancelledError:
-                response.cancel()
+                _call_off(response)
                 raise
             except _REPLICA_DIED as error:
                 if attempt == MAX_ATTEMPTS:
@@ -70,7 +71,7 @@ class ServeStageClient:
             except Exception as error:
                 raise self._translated(error, stage, item) from None
             finally:
-                response.cancel()
+                _call_off(response)
 
     def _translated(self, error: Exception, stage: str, item: Item[Any]) -> TriptychError:
         cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
@@ -106,6 +107,12 @@ class _Pace:
 
     def retry_after_s(self) -> float:
         return max(1.0, min(60.0, 4 * self._mean_s))
+
+
+def _call_off(response: Any) -> None:
+    """A call that failed on its way raises that again here, over what was made of it."""
+    with suppress(Exception):
+        response.cancel()
 
 
 async def _within(response: Any, item: Item[Any], stage: str) -> AsyncGenerator[Sequence[object], None]:

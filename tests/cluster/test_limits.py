@@ -33,13 +33,15 @@ def test_generated_requests_get_described_answers_from_the_served_system(server:
 
 
 async def burst(server: Server) -> Counter[int]:
-    body = {"model": PAINT, "prompt": "a red ring", "num_inference_steps": 100}
+    body = {"model": PAINT, "prompt": "a red ring", "num_inference_steps": 30}
     headers = {"x-request-timeout-seconds": "10"}
     limits = httpx.Limits(max_connections=BURST)
     async with httpx.AsyncClient(base_url=server.url, timeout=120, trust_env=False, limits=limits) as client:
         calls = [client.post("/v1/images/generations", json=body, headers=headers) for _ in range(BURST)]
         answers = await asyncio.gather(*calls)
-    assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers if answer.status_code in (429, 503))
+    for answer in answers:
+        if answer.status_code in (429, 503):
+            assert int(answer.headers.get("retry-after", 0)) >= 1, answer.text
     return Counter(answer.status_code for answer in answers)
 
 
@@ -47,5 +49,6 @@ def test_a_burst_beyond_the_queue_is_told_to_come_back_and_the_rest_is_served(se
     statuses = asyncio.run(burst(server))
     assert set(statuses) <= {200, 429, 503, 504}, statuses
     assert statuses[429] + statuses[503] > 0, statuses
+    assert statuses[200] > 0, statuses
     eventually(lambda: server.counter("triptych_stage_running", f"{PAINT}.denoiser") == 0, "the denoiser is free")
     assert server.http.post("/v1/images/generations", json={"model": PAINT, "prompt": "a red ring"}).status_code == 200
