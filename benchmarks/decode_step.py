@@ -1,7 +1,7 @@
 """`python -m benchmarks.decode_step`: what laying weights out once gains a decoding step on a CPU (about 1 minute).
 
 The same steps of SmolLM2 in bfloat16, with torch's own linear layers and with `stages.packed_linear`, in turns, so that both
-sides meet the same machine. No goal: it is why the second is there.
+sides meet the same machine; and where the time of a step goes. No goal: it is why packing is there, and what is left to gain.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ def main() -> None:
                 median = statistics.median(found)
                 share = median / statistics.median(seconds["torch's Linear"])
                 report.add(side=side, rows=count, step_ms=round(1000 * median, 1), share=round(share, 2))
+        report.notes.append(_where_time_goes(sides["packed"], max(ROWS)))
     report.publish(results_folder(quick=quick))
 
 
@@ -75,6 +76,27 @@ def _steps(llm: Llm, rows: list[LlmRow]) -> float:
     for _ in range(STEPS):
         llm.step(rows)
     return (time.perf_counter() - began) / STEPS
+
+
+def _where_time_goes(llm: Llm, count: int) -> str:
+    """Shares of a packed step, by torch's profiler: products, attention, all other operators, and Python between them."""
+    rows = [llm.start(_work(1_000 + index)) for index in range(count)]
+    llm.step(rows)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        began = time.perf_counter()
+        for _ in range(STEPS):
+            llm.step(rows)
+        seconds = time.perf_counter() - began
+    for row in rows:
+        llm.finish(row)
+    parts = {"linear layers": 0.0, "attention": 0.0, "other operators": 0.0}
+    for event in profile.key_averages():
+        kind = "linear layers" if "linear" in event.key or "mkldnn" in event.key else "other operators"
+        kind = "attention" if "scaled_dot_product" in event.key or "flash" in event.key else kind
+        parts[kind] += event.self_cpu_time_total / 1e6 / seconds
+    parts["Python and dispatch"] = max(0.0, 1 - sum(parts.values()))
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in parts.items())
+    return f"of a packed step of {count} rows, under torch's profiler: {shares}"
 
 
 def _work(seed: int) -> Generate:
