@@ -87,8 +87,8 @@ def _measured(load: Load[int], num_tokens: int) -> Measured:
 class _HttpSide:
     takes_many = True
 
-    def __init__(self, url: str, model: str, length_field: str = "max_tokens") -> None:
-        self._url, self._model, self._length_field = url, model, length_field
+    def __init__(self, url: str, model: str) -> None:
+        self._url, self._model = url, model
 
     def answer(self, questions: Sequence[Question], *, concurrency: int, num_tokens: int) -> Measured:
         return _measured(asyncio.run(self._load(questions, concurrency, num_tokens)), num_tokens)
