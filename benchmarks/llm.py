@@ -15,6 +15,7 @@ import random
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 from benchmarks.command import results_folder
@@ -47,6 +48,7 @@ TEXT_SIDES: dict[str, Make] = {
     "transformers serve": transformers_serve,
     "vLLM (CPU build)": vllm_cpu,
     "Triptych engine": in_process,
+    "Triptych engine, compiled": partial(in_process, compiled=True),
     "Triptych over HTTP": triptych_http,
 }
 IMAGE_SIDES: dict[str, Make] = {"transformers serve": transformers_serve, "Triptych over HTTP": triptych_http}

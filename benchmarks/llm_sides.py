@@ -26,6 +26,7 @@ from pipelines.prompt import PromptBuilder
 from stages.checkpoint import LoadOptions, Source, resolve
 from stages.host import StageHost
 from stages.limits import BatchLimits
+from stages.openmp import on_passing_thread
 from stages.stage import Generate, GenerationEnd, Item, Sampling
 
 THREADS = 2
@@ -167,10 +168,11 @@ class _OneByOne:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-        self._model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+        self._model: Any = on_passing_thread(lambda: AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval())
 
     def answer(self, questions: Sequence[Question], *, concurrency: int, num_tokens: int) -> Measured:
-        return _measured(asyncio.run(self._load(questions, num_tokens)), num_tokens)
+        # This side's OpenMP threads must not stay beside those of the next.
+        return _measured(on_passing_thread(lambda: asyncio.run(self._load(questions, num_tokens))), num_tokens)
 
     async def _load(self, questions: Sequence[Question], num_tokens: int) -> Load[int]:
         async def send(index: int) -> int:
@@ -188,21 +190,22 @@ class _OneByOne:
 
 
 @contextmanager
-def in_process(folder: Path, slots: int) -> Iterator[Side]:
+def in_process(folder: Path, slots: int, *, compiled: bool = False) -> Iterator[Side]:
     """The LLM stage and its engine in this process: no HTTP, no Ray."""
     torch.set_num_threads(THREADS)
-    yield _InProcess(folder, slots)
+    yield _InProcess(folder, slots, LoadOptions(dtype="bfloat16", compile=compiled))
 
 
 class _InProcess:
     takes_many = True
 
-    def __init__(self, folder: Path, slots: int) -> None:
+    def __init__(self, folder: Path, slots: int, options: LoadOptions) -> None:
         from stages.llm.llm import Llm, LlmSettings
 
         checkpoint = resolve(Source(folder=str(folder)))
         self._prompts = PromptBuilder.load(checkpoint)
-        self._llm = Llm.load(checkpoint, LoadOptions(dtype="bfloat16"), LlmSettings(slots, CONTEXT))
+        settings = LlmSettings(slots, CONTEXT)
+        self._llm = on_passing_thread(lambda: Llm.load(checkpoint, options, settings))
         self._slots = slots
 
     def answer(self, questions: Sequence[Question], *, concurrency: int, num_tokens: int) -> Measured:

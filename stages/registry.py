@@ -11,6 +11,7 @@ from typing import Any
 
 from stages.checkpoint import Checkpoint, LoadOptions, Source, resolve
 from stages.errors import ConfigurationError
+from stages.openmp import on_passing_thread
 from stages.scheduler import BatchLimits, QueueLimits
 from stages.stage import IterativeStage, OneShotStage
 
@@ -65,6 +66,10 @@ def part_patterns(spec: StageSpec) -> Sequence[str]:
 
 def load(spec: StageSpec) -> OneShotStage[Any, Any] | IterativeStage[Any, Any]:
     """Loads the part's weights onto its device. Raises `ConfigurationError` where source and loader don't fit."""
+    return on_passing_thread(lambda: _loaded(spec))
+
+
+def _loaded(spec: StageSpec) -> OneShotStage[Any, Any] | IterativeStage[Any, Any]:
     checkpoint, options = resolve(spec.source), _on_device(spec.options)
     match spec.kind, spec.loader:
         case StageKind.LLM, "transformers":

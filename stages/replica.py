@@ -17,11 +17,11 @@ from cache.memory import MemoryTier
 from cache.tier import Tier
 from cache.tiered import TieredCache
 from stages.host import StageHost
+from stages.openmp import limit_threads
 from stages.registry import StageSpec, load
 from stages.stage import Item, Reply
 
 REPORT_PERIOD_S = 1.0
-SPIN_COUNT = 4_000  # turns; tens of microseconds
 log = logging.getLogger("triptych.replica")
 
 
@@ -59,7 +59,7 @@ class StageReplica:
     def __init__(self, spec: ReplicaSpec, table: Any = None) -> None:
         self._spec, self._table = spec, table
         self._identity = _replica_identity()
-        _limit_threads(spec.torch_threads)
+        limit_threads(spec.torch_threads)
         began = time.monotonic()
         self._host = StageHost(cache=spec.cache.open(), replica=self._identity)
         for stage in spec.stages:
@@ -117,18 +117,6 @@ class RedisReplica:
 
     def __del__(self) -> None:
         self._server.close()
-
-
-def _limit_threads(count: int) -> None:
-    """The CPU is shared by every stage on the machine: nobody may take all of it by default, nor keep it while waiting.
-
-    OpenMP's threads spin while they wait for each other, by default so long that on a busy machine a step takes ten times its
-    time; not at all would cost a quiet one a third. The variable is read when torch is loaded, so this must come first.
-    """
-    os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))
-    import torch
-
-    torch.set_num_threads(count)
 
 
 def _replica_identity() -> str:

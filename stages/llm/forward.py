@@ -10,14 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stages.llm.compiled_decode import CompiledDecode, neighbours
 from stages.llm.row import LlmRow
-from stages.llm.slot_cache import Chunk, SlotCache, Window, window_over
+from stages.llm.slot_cache import READ_STEP, Chunk, SlotCache, Window, window_over
 
 
 class Forward:
-    """A model and its slots. `run` writes the chunks' keys and values and returns the logits after each chunk's last token."""
+    """A model and its slots. `run` writes the chunks' keys and values and returns the logits after each chunk's last token.
 
-    def __init__(self, model: Any, num_slots: int, max_tokens: int) -> None:
+    `three_positions`: the model's positions are [3, batch, width] (M-RoPE), for text alone too."""
+
+    def __init__(self, model: Any, num_slots: int, max_tokens: int, *, three_positions: bool = False) -> None:
         config = model.config.get_text_config()
         self._model = model
         self._device: torch.device = model.get_input_embeddings().weight.device
@@ -25,6 +28,8 @@ class Forward:
         self._embed = model.get_input_embeddings()
         self._sliding_window: int | None = _sliding_window(config)
         self._layer_types = frozenset(getattr(config, "layer_types", None) or ())
+        self._three_positions = three_positions
+        self._decode: CompiledDecode | None = None
         self.slots = SlotCache(config.num_hidden_layers, num_slots, max_tokens)
 
     @property
@@ -35,23 +40,45 @@ class Forward:
     def dtype(self) -> torch.dtype:
         return self._dtype
 
+    def compile(self) -> None:
+        """From now on steps of one token a row go through a compiled graph, where their slots lie near each other. After the
+        first pass only. Raises `ConfigurationError`."""
+        decode = CompiledDecode(self._model, self.slots)
+        places = torch.zeros(min(2, self.slots.num_slots), 1, dtype=torch.long, device=self._device)
+        positions = places.repeat(3, 1, 1) if self._three_positions else places
+        decode.compile(positions, self._masks(places, min(READ_STEP, self.slots.max_tokens)))
+        self._decode = decode
+
     def run(self, rows: Sequence[LlmRow], chunks: Sequence[Chunk]) -> Tensor:
         """Logits [rows, vocabulary] for the token after each chunk. Each chunk is of the row at its place, in different
         slots."""
-        window = window_over(chunks, self.slots.max_tokens, self._device)
-        self.slots.look_through(window)
+        lines = neighbours(chunks, self.slots.num_slots) if self._decode is not None else None
+        window = window_over(chunks, self.slots.max_tokens, self._device, lines)
         places = torch.zeros(window.batch, window.width, dtype=torch.long, device=self._device)
         places[window.write_from] = window.write_to[1]
+        tokens, masks = self._tokens(rows, window), self._masks(places, window.read_length)
+        positions = self._positions(rows, window, places)
+        if self._decode is not None and lines is not None and "input_ids" in tokens:
+            logits = self._decode.run(tokens["input_ids"], positions, masks, window)
+        else:
+            logits = self._uncompiled(tokens, positions, masks, window)
+        return logits if window.in_order else logits[list(window.lines)]
+
+    def _uncompiled(
+        self, tokens: dict[str, Tensor], positions: Tensor, masks: Tensor | dict[str, Tensor], window: Window
+    ) -> Tensor:
+        """The model as it is. Logits [batch, vocabulary]."""
+        self.slots.look_through(window)
         output = self._model(
-            **self._tokens(rows, window),
-            attention_mask=self._masks(places, window.read_length),
-            position_ids=self._positions(rows, window, places),
+            **tokens,
+            attention_mask=masks,
+            position_ids=positions,
             past_key_values=self.slots,
             use_cache=True,
             logits_to_keep=1,
         )
         logits: Tensor = output.logits[:, -1]
-        return logits if window.in_order else logits[list(window.lines)]
+        return logits
 
     def _tokens(self, rows: Sequence[LlmRow], window: Window) -> dict[str, Tensor]:
         given: list[int] = []
@@ -83,7 +110,7 @@ class Forward:
         )
 
     def _positions(self, rows: Sequence[LlmRow], window: Window, places: Tensor) -> Tensor:
-        if all(row.positions is None for row in rows):
+        if not self._three_positions and all(row.positions is None for row in rows):
             return places
         positions = places[None].repeat(3, 1, 1)
         for row, chunk, line in zip(rows, window.chunks, window.lines, strict=True):

@@ -58,8 +58,13 @@ class Llm:
         self._eos_tokens = loaded.eos_tokens
         self._tokenizer = loaded.tokenizer.backend_tokenizer
         self._texts = TokenTexts(self._tokenizer)
-        self._forward = Forward(loaded.model, settings.num_slots, settings.max_context_tokens)
         self._image_positions = ImagePositions.of(loaded.model)
+        self._forward = Forward(
+            loaded.model,
+            settings.num_slots,
+            settings.max_context_tokens,
+            three_positions=self._image_positions is not None,
+        )
         num_tokens, width = loaded.model.get_input_embeddings().weight.shape
         self._rules = PromptRules(num_tokens, width, settings.max_context_tokens, self._image_positions)
         self._book = SlotBook(settings.num_slots)
@@ -69,8 +74,6 @@ class Llm:
     def load(cls, checkpoint: Checkpoint, options: LoadOptions, settings: LlmSettings) -> "Llm":
         """Reads the weights (of a vision-language checkpoint: the language part only) and takes the memory for all slots.
         Raises `ConfigurationError` where the checkpoint can't be served so."""
-        if options.compile:
-            raise ConfigurationError("llm.compile: true is not supported: shapes change with every step; leave it out")
         loaded = load_language_model(checkpoint, options)
         limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
         if limit is not None and settings.max_context_tokens > limit:
@@ -78,7 +81,11 @@ class Llm:
                 f"llm.max_context_tokens: {settings.max_context_tokens} is more than the {limit} that "
                 f"{checkpoint.source} was made for"
             )
-        return cls(loaded, settings, options.device)
+        llm = cls(loaded, settings, options.device)
+        if options.compile:
+            with torch.inference_mode():
+                llm._forward.compile()
+        return llm
 
     def _allocate(self) -> None:
         """One token through the model: the slots take their memory now, and what can't run fails now."""

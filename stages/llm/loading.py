@@ -41,7 +41,8 @@ def load_language_model(checkpoint: Checkpoint, options: LoadOptions) -> LoadedL
         raise ConfigurationError(f"{checkpoint.source} cannot be loaded as a language model: {error}") from error
     _check_layers(checkpoint, model.config.get_text_config())
     model.requires_grad_(False)
-    pack_linears(model)
+    if not options.compile:  # the compiler has a layout of its own
+        pack_linears(model)
     return LoadedLanguageModel(model, tokenizer, _eos_tokens(model, tokenizer))
 
 

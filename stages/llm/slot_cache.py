@@ -1,7 +1,7 @@
 """Keys and values of every running request, each at its own position of its own slot.
 
 Decides where a forward pass writes and what it reads. Knows no model, no tokens and no requests: `attention_mask` and
-positions are made by `forward.py` to agree with a `Window`. Shape of a layer's memory: [num_slots, heads, max_tokens, dim],
+positions are made by `forward.py` to agree with a `Window`. Shape of a layer's memory: [num_slots, heads, max_tokens + 1, dim],
 allocated at the first forward pass (that is when a layer tells its shape) and never grown.
 """
 
@@ -59,12 +59,14 @@ class Window:
         return self.lines == tuple(range(self.batch))
 
 
-def window_over(chunks: Sequence[Chunk], max_tokens: int, device: torch.device) -> Window:
+def window_over(chunks: Sequence[Chunk], max_tokens: int, device: torch.device, lines_of: range | None = None) -> Window:
     """Plans one forward pass over `chunks`, which are in different slots. Reads in place (no copy) where the slots lie
-    together."""
+    together, or where `lines_of` says which slots the batch is made of."""
     slots = [chunk.slot for chunk in chunks]
     first, span = min(slots), max(slots) - min(slots) + 1
     together = span <= len(chunks) + len(chunks) // 4
+    if lines_of is not None:
+        first, span, together = lines_of.start, len(lines_of), True
     lines = tuple(slot - first for slot in slots) if together else tuple(range(len(slots)))
     width = max(chunk.length for chunk in chunks)
     longest = max(chunk.end for chunk in chunks)
@@ -107,7 +109,8 @@ class SlotLayer(CacheLayerMixin):
         self.is_initialized = True
 
     def _allocated_like(self, states: Tensor) -> Tensor:
-        return states.new_zeros(self.num_slots, states.shape[1], self.max_tokens, states.shape[3])
+        # One token more than is ever read: no read is contiguous, so a compiled graph meets one layout at all lengths.
+        return states.new_zeros(self.num_slots, states.shape[1], self.max_tokens + 1, states.shape[3])
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
         """Takes [batch, heads, width, dim]; returns what the batch may attend to, [batch, heads, read_length, dim]."""
@@ -149,6 +152,13 @@ class SlotCache(Cache):
         """Makes the next forward pass write and read through `window`."""
         for layer in self._slot_layers:
             layer.window = window
+
+    def readable(self, slots: range, length: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Keys and values of every layer, in place: the first `length` tokens of neighbouring slots. After the first forward
+        pass only."""
+        lines = slice(slots.start, slots.stop)
+        keys = [layer.keys[lines, :, :length] for layer in self._slot_layers]
+        return keys, [layer.values[lines, :, :length] for layer in self._slot_layers]
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """Copies the first `length` tokens of one slot into another."""

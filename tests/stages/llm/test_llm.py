@@ -163,11 +163,6 @@ def test_a_context_beyond_the_model_is_refused(folder: Path) -> None:
         load(folder, context=513)
 
 
-def test_compiling_is_refused_not_ignored(folder: Path) -> None:
-    with pytest.raises(ConfigurationError, match="compile"):
-        Llm.load(resolve(Source(folder=str(folder))), LoadOptions(compile=True), LlmSettings())
-
-
 @pytest.mark.parametrize(("name", "settings"), [("num_slots", (0, 10, 10)), ("prefill_chunk_tokens", (1, 10, 0))])
 def test_settings_that_cannot_work_are_refused(name: str, settings: tuple[int, int, int]) -> None:
     with pytest.raises(ConfigurationError, match=name):

@@ -65,7 +65,7 @@ def test_a_prefix_is_copied_and_a_slot_is_wiped() -> None:
         assert not layer.keys[1, :, 3:].any()
     cache.wipe(0)
     assert all(not layer.keys[0].any() and not layer.values[0].any() for layer in cache.layers)
-    assert cache.num_bytes == 2 * 2 * (2 * 1 * 8 * 2) * 4
+    assert cache.num_bytes == 2 * 2 * (2 * 1 * (8 + 1) * 2) * 4
 
 
 def test_a_forward_pass_without_a_window_is_an_error() -> None:
