@@ -34,6 +34,7 @@ from benchmarks.llm_sides import (
 from benchmarks.report import Goal, Report
 from demo.drawing import draw
 from demo.measure import held_out_scenes
+from stages.openmp import on_passing_thread
 
 NUM_TOKENS = 64
 THREADS = 2
@@ -72,7 +73,7 @@ def main() -> None:
 
 def _text(folder: Path, loads: tuple[int, ...]) -> Report:
     report = _report("llm")
-    save_text_model(folder)
+    on_passing_thread(lambda: save_text_model(folder))
     speeds = _measure(report, TEXT_SIDES, folder, loads, text_questions)
     at = 16 if 16 in loads else loads[-1]
     engine, http = speeds.get(("Triptych engine", at)), speeds.get(("Triptych over HTTP", at))
@@ -87,7 +88,7 @@ def _text(folder: Path, loads: tuple[int, ...]) -> Report:
 
 def _image_text(folder: Path, loads: tuple[int, ...]) -> Report:
     report = _report("image_text")
-    save_llava(folder)
+    on_passing_thread(lambda: save_llava(folder))
     speeds = _measure(report, IMAGE_SIDES, folder, loads, picture_questions)
     at = loads[-1]
     ours, theirs = speeds.get(("Triptych over HTTP", at)), speeds.get(("transformers serve", at))
