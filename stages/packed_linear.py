@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-_EXPECTED_ROWS = 16  # a hint for the layout; any number works
+EXPECTED_ROWS = 16
+"""A hint for the layout; any number works."""
 
 
 class PackedLinear(nn.Module):
@@ -19,7 +20,7 @@ class PackedLinear(nn.Module):
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self._bias = None if linear.bias is None else linear.bias.detach()
-        self._weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), _EXPECTED_ROWS)
+        self._weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), EXPECTED_ROWS)
 
     def forward(self, states: Tensor) -> Tensor:
         """[..., in] bfloat16 -> [..., out]."""

@@ -11,12 +11,12 @@ Knows no requests.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._inductor import config as inductor
 from torch.nn import functional
 from transformers.cache_utils import Cache, CacheLayerMixin
 
@@ -46,17 +46,20 @@ def neighbours(chunks: Sequence[Chunk], num_slots: int) -> range | None:
 
 
 class CompiledDecode:
-    """`run` is one decoding step of `model` over its slots. Compiled by `compile`, which must come before."""
+    """`run` is one decoding step of `model` over its slots. Compiled by `compile`, which must come before. `model` may be changed
+    afterwards: its weights are shared, its modules are not."""
 
     def __init__(self, model: Any, slots: SlotCache) -> None:
-        _group_heads(model)
-        self._model, self._slots = model, slots
+        self._model, self._slots = _sharing_weights(model), slots
+        _group_heads(self._model)
         self._on_cpu = model.get_input_embeddings().weight.device.type == "cpu"
         self._graph = torch.compile(self._logits, fullgraph=True)
 
     def compile(self, positions: Tensor, masks: Masks) -> None:
-        """Takes about a minute for a small model. `positions` and `masks` as a step of two idle rows has them. Raises
-        `ConfigurationError` where the model can't be compiled, or there is no C++ compiler."""
+        """Takes about a minute for a small model. `positions` and `masks` as a step of idle rows has them: about as many as
+        steps will have, since the compiler lays out weights for that number. Raises `ConfigurationError` where the model can't be compiled, or there is no C++ compiler."""
+        from torch._inductor import config as inductor
+
         batch = positions.shape[-2]
         ids, idle = torch.zeros(batch, 1, dtype=torch.long, device=positions.device), torch.zeros(batch, dtype=torch.bool)
         keys, values = self._slots.readable(range(batch), masks_length(masks))
@@ -157,6 +160,11 @@ def _mark_symbols(arguments: tuple[Any, ...], batch: int) -> None:
         torch._dynamo.maybe_mark_dynamic(mask, 3)
     for tensor in (*keys, *values):
         torch._dynamo.maybe_mark_dynamic(tensor, 2)
+
+
+def _sharing_weights(model: Any) -> Any:
+    """A copy of the model's modules and configuration over the same parameters and buffers."""
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
 
 
 def _group_heads(model: Any) -> None:

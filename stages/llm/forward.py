@@ -13,6 +13,7 @@ from torch import Tensor
 from stages.llm.compiled_decode import CompiledDecode, neighbours
 from stages.llm.row import LlmRow
 from stages.llm.slot_cache import READ_STEP, Chunk, SlotCache, Window, window_over
+from stages.packed_linear import EXPECTED_ROWS, pack_linears
 
 
 class Forward:
@@ -44,10 +45,11 @@ class Forward:
         """From now on steps of one token a row go through a compiled graph, where their slots lie near each other. After the
         first pass only. Raises `ConfigurationError`."""
         decode = CompiledDecode(self._model, self.slots)
-        places = torch.zeros(min(2, self.slots.num_slots), 1, dtype=torch.long, device=self._device)
+        places = torch.zeros(min(EXPECTED_ROWS, self.slots.num_slots), 1, dtype=torch.long, device=self._device)
         positions = places.repeat(3, 1, 1) if self._three_positions else places
         decode.compile(positions, self._masks(places, min(READ_STEP, self.slots.max_tokens)))
         self._decode = decode
+        pack_linears(self._model)  # for prompts
 
     def run(self, rows: Sequence[LlmRow], chunks: Sequence[Chunk]) -> Tensor:
         """Logits [rows, vocabulary] for the token after each chunk. Each chunk is of the row at its place, in different

@@ -41,7 +41,7 @@ def load_language_model(checkpoint: Checkpoint, options: LoadOptions) -> LoadedL
         raise ConfigurationError(f"{checkpoint.source} cannot be loaded as a language model: {error}") from error
     _check_layers(checkpoint, model.config.get_text_config())
     model.requires_grad_(False)
-    if not options.compile:  # the compiler has a layout of its own
+    if not options.compile:  # or else only after the compiler has seen the weights
         pack_linears(model)
     return LoadedLanguageModel(model, tokenizer, _eos_tokens(model, tokenizer))
 
