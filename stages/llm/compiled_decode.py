@@ -57,7 +57,8 @@ class CompiledDecode:
 
     def compile(self, positions: Tensor, masks: Masks) -> None:
         """Takes about a minute for a small model. `positions` and `masks` as a step of idle rows has them: about as many as
-        steps will have, since the compiler lays out weights for that number. Raises `ConfigurationError` where the model can't be compiled, or there is no C++ compiler."""
+        steps will have, since the compiler lays out weights for that number. Raises `ConfigurationError` where the model can't
+        be compiled, or there is no C++ compiler."""
         from torch._inductor import config as inductor
 
         batch = positions.shape[-2]
