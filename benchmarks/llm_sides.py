@@ -6,10 +6,11 @@ Decides how each is run at its best on a CPU: enough slots for the load, batchin
 from __future__ import annotations
 
 import asyncio
+import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -56,13 +57,15 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One load's outcome. Seconds from the first request to the last answer; latencies of whole answers."""
+    """One load's outcome. Seconds from the first request to the last answer; latencies of whole answers. `model_share`: of an
+    answer's time, what it ran in the LLM stage (median), where the side's receipts say so."""
 
     num_requests: int
     num_tokens: int
     wall_s: float
     p50_s: float
     p99_s: float
+    model_share: float | None = None
 
     @property
     def tokens_per_s(self) -> float:
@@ -90,15 +93,23 @@ class _HttpSide:
 
     def __init__(self, url: str, model: str) -> None:
         self._url, self._model = url, model
+        self._model_shares: list[float] = []
 
     def answer(self, questions: Sequence[Question], *, concurrency: int, num_tokens: int) -> Measured:
-        return _measured(asyncio.run(self._load(questions, concurrency, num_tokens)), num_tokens)
+        self._model_shares.clear()
+        measured = _measured(asyncio.run(self._load(questions, concurrency, num_tokens)), num_tokens)
+        return replace(measured, model_share=statistics.median(self._model_shares) if self._model_shares else None)
 
     async def _load(self, questions: Sequence[Question], concurrency: int, num_tokens: int) -> Load[int]:
         async with http_client(self._url) as client:
 
             async def send(index: int) -> int:
+                began = time.monotonic()
                 answer = await post(client, "/v1/chat/completions", questions[index].body(self._model, num_tokens))
+                visits = answer.get("triptych", {}).get("stages", [])
+                run_s = sum(visit["run_s"] for visit in visits if visit["stage"].endswith(".llm"))
+                if run_s:
+                    self._model_shares.append(run_s / (time.monotonic() - began))
                 return int(answer["usage"]["completion_tokens"])
 
             return await closed_loop(send, len(questions), concurrency=concurrency)
