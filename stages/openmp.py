@@ -24,8 +24,8 @@ def limit_threads(count: int) -> None:
     default, nor keep it while waiting.
 
     By default waiting threads spin so long that on a busy machine a step takes ten times its time; not at all would cost a
-    quiet one a third. With the policy `active` they spin as long where there are more threads than cores. The variables are
-    read when torch is loaded, so this must come first.
+    quiet one a third. With the policy `active` they spin as long where there are more threads than cores (several stages in a
+    process, threads that prepare). The variables are read when torch is loaded, so this must come first.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))
     os.environ.setdefault("OMP_WAIT_POLICY", "active")

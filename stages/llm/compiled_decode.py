@@ -63,7 +63,7 @@ class CompiledDecode:
 
         batch = positions.shape[-2]
         ids, idle = torch.zeros(batch, 1, dtype=torch.long, device=positions.device), torch.zeros(batch, dtype=torch.bool)
-        keys, values = self._slots.readable(range(batch), masks_length(masks))
+        keys, values = self._slots.readable(range(batch), _read_length(masks))
         places = torch.zeros(batch, dtype=torch.long, device=positions.device)
         arguments = (ids, positions, masks, places, idle.to(positions.device), keys, values)
         _mark_symbols(arguments, batch)
@@ -144,8 +144,8 @@ class _Line(CacheLayerMixin):
         return int(self.keys.shape[2])
 
 
-def masks_length(masks: Masks) -> int:
-    """How many tokens a row may attend to."""
+def _read_length(masks: Masks) -> int:
+    """How many tokens of a slot the step reads."""
     return int((masks if isinstance(masks, Tensor) else next(iter(masks.values()))).shape[-1])
 
 

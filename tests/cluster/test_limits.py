@@ -33,11 +33,8 @@ def test_generated_requests_get_described_answers_from_the_served_system(server:
 
 
 async def burst(server: Server) -> Counter[int]:
-    body = {
-        "model": PAINT,
-        "prompt": "a red ring",
-        "num_inference_steps": 12,
-    }  # a first batch is done in time on a slow machine, too
+    # A first batch is done in time where two denoisers share two cores, too.
+    body = {"model": PAINT, "prompt": "a red ring", "num_inference_steps": 12}
     headers = {"x-request-timeout-seconds": "10"}
     limits = httpx.Limits(max_connections=BURST)
     async with httpx.AsyncClient(base_url=server.url, timeout=120, trust_env=False, limits=limits) as client:
