@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
+from stages.cores import Seat
 from stages.counters import Counters
 from stages.delivery import Call, Deliver, Receiver
 from stages.errors import Cancelled, DeadlineExceeded, Overloaded, TriptychError, Unavailable
@@ -61,10 +62,11 @@ class Handle:
 
 
 class Engine(ABC, Generic[P]):
-    """See the module. `close` must be called, from any thread but its own."""
+    """See the module. `close` must be called, from any thread but its own; it closes the seat, too."""
 
-    def __init__(self, place: Place, scheduler: Scheduler[Work], deliver: Deliver, clock: Clock) -> None:
+    def __init__(self, place: Place, scheduler: Scheduler[Work], deliver: Deliver, clock: Clock, cores: Seat | None) -> None:
         self.place = place
+        self._cores = cores
         self._scheduler = scheduler
         self._deliver = deliver
         self._clock = clock
@@ -217,12 +219,20 @@ class Engine(ABC, Generic[P]):
         while self._wait_for_work():
             self._guarded(self._turn)
         self._guarded(self._end)
+        if self._cores is not None:
+            self._cores.close()
 
     def _wait_for_work(self) -> bool:
         with self._wake:
+            if self._cores is not None and not self._has_work():
+                self._cores.leave()
             while not (self._closing or self._has_work()):
                 self._wake.wait()
-            return not self._closing
+            if self._closing:
+                return False
+        if self._cores is not None:
+            self._cores.take()
+        return True
 
     def _guarded(self, do: Callable[[], None]) -> None:
         """A stage's errors are handled where they arise. Of others, everything in hand fails, and the thread lives on."""

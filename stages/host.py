@@ -13,6 +13,7 @@ from typing import Any, TypeGuard, TypeVar
 
 from cache.tier import TierStats
 from cache.tiered import TieredCache
+from stages.cores import CoreTable
 from stages.delivery import LoopDelivery
 from stages.engine import Engine
 from stages.errors import Cancelled, ConfigurationError, TriptychError, Unavailable
@@ -64,13 +65,23 @@ class _Feed:
 
 
 class StageHost:
-    """`add` the stages, then `call` and `stream` on one event loop, then `close`. The host closes its cache."""
+    """`add` the stages, then `call` and `stream` on one event loop, then `close`. The host closes its cache.
 
-    def __init__(self, *, cache: TieredCache | None = None, replica: str = "local") -> None:
+    With a core table, its stages on the CPU compute with `torch_threads` each, with fewer while others at the table compute.
+    """
+
+    def __init__(
+        self,
+        *,
+        cache: TieredCache | None = None,
+        replica: str = "local",
+        cores: CoreTable | None = None,
+        torch_threads: int = 1,
+    ) -> None:
         self._cache = cache if cache is not None else TieredCache()
         self._known_stats: Mapping[str, TierStats] = {}
         self._asking: asyncio.Task[None] | None = None
-        self._replica = replica
+        self._replica, self._cores, self._torch_threads = replica, cores, torch_threads
         self._delivery = LoopDelivery()
         self._one_shot: dict[str, RememberingStage] = {}
         self._iterative: dict[str, IterativeEngine[Any, Any]] = {}
@@ -88,15 +99,19 @@ class StageHost:
         """Starts the stage's own thread. Raises `ConfigurationError` for a name that is taken."""
         if name in self._engines():
             raise ConfigurationError(f"stage {name!r} is hosted here already")
+        if not (_is_iterative(stage) or _is_one_shot(stage)):
+            raise ConfigurationError(f"stage {name!r}: {type(stage).__name__} has neither run nor step")
+        table = self._cores if stage.device == "cpu" else None
+        cores = table.seat(self._torch_threads) if table is not None else None
         if _is_iterative(stage):
             self._iterative[name] = IterativeEngine(
-                stage, name=name, replica=self._replica, batch=batch, queue=queue, deliver=self._delivery
+                stage, name=name, replica=self._replica, batch=batch, queue=queue, deliver=self._delivery, cores=cores
             )
         elif _is_one_shot(stage):
-            engine = OneShotEngine(stage, name=name, replica=self._replica, batch=batch, queue=queue, deliver=self._delivery)
+            engine = OneShotEngine(
+                stage, name=name, replica=self._replica, batch=batch, queue=queue, deliver=self._delivery, cores=cores
+            )
             self._one_shot[name] = RememberingStage(engine, self._cache)
-        else:
-            raise ConfigurationError(f"stage {name!r}: {type(stage).__name__} has neither run nor step")
 
     async def call(self, stage: str, item: Item[Any]) -> Reply:
         """Runs a one-shot stage, or finds its result. Cancelling the task withdraws it. Raises any `TriptychError`."""

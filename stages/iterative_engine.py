@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Generic, TypeVar
 
+from stages.cores import Seat
 from stages.delivery import Deliver, Receiver, deliver_here
 from stages.engine import Engine, Handle, Place
 from stages.errors import StageFailed
@@ -34,11 +35,12 @@ class IterativeEngine(Engine[P], Generic[P, R]):
         queue: QueueLimits = QueueLimits(),
         deliver: Deliver = deliver_here,
         clock: Clock = Clock(),
+        cores: Seat | None = None,
     ) -> None:
         self._stage = stage
         self._rows: IterativeScheduler[Work] = IterativeScheduler(batch, queue, name=name)
         self._leaving: list[Work] = []  # settled, and their rows still to be freed
-        super().__init__(Place(name, stage.device, replica), self._rows, deliver, clock)
+        super().__init__(Place(name, stage.device, replica), self._rows, deliver, clock, cores)
         self._thread.start()
 
     def submit(self, item: Item[P], receiver: Receiver) -> Handle:

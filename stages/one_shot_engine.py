@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
+from stages.cores import Seat
 from stages.delivery import Deliver, Receiver, deliver_here
 from stages.engine import Engine, Handle, Place
 from stages.errors import StageFailed, TriptychError
@@ -33,12 +34,13 @@ class OneShotEngine(Engine[P], Generic[P, Q]):
         queue: QueueLimits = QueueLimits(),
         deliver: Deliver = deliver_here,
         clock: Clock = Clock(),
+        cores: Seat | None = None,
         prepare_threads: int = 2,
     ) -> None:
         self._stage = stage
         self._batches: OneShotScheduler[Work] = OneShotScheduler(batch, queue, name=name)
         self._pool = ThreadPoolExecutor(prepare_threads, thread_name_prefix=f"prepare {name}")
-        super().__init__(Place(name, stage.device, replica), self._batches, deliver, clock)
+        super().__init__(Place(name, stage.device, replica), self._batches, deliver, clock, cores)
         self._thread.start()
 
     def submit(self, item: Item[P], receiver: Receiver) -> Handle:

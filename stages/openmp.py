@@ -16,7 +16,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-SPIN_COUNT = 1_000  # turns; some tens of microseconds
+SPIN_COUNT = 4_000  # turns; some tens of microseconds
 
 
 def limit_threads(count: int) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from cache.memory import MemoryTier
 from cache.tier import Tier
 from cache.tiered import TieredCache
+from stages.cores import cores_of_this_machine
 from stages.host import StageHost
 from stages.openmp import limit_threads
 from stages.registry import StageSpec, load
@@ -61,7 +62,12 @@ class StageReplica:
         self._identity = _replica_identity()
         limit_threads(spec.torch_threads)
         began = time.monotonic()
-        self._host = StageHost(cache=spec.cache.open(), replica=self._identity)
+        self._host = StageHost(
+            cache=spec.cache.open(),
+            replica=self._identity,
+            cores=cores_of_this_machine(),
+            torch_threads=spec.torch_threads,
+        )
         for stage in spec.stages:
             self._host.add(stage.name, load(stage), batch=stage.batch, queue=stage.queue)
             log.info("%s loaded from %s in %.1f s", stage.name, stage.source, time.monotonic() - began)
