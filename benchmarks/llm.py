@@ -41,17 +41,20 @@ THREADS = 2
 TOPICS = ("the sea", "bread", "a clock", "mountains", "trains", "a garden", "winter", "glass", "birds", "music")
 ASKS = ("Write about {}.", "Explain {} to a child.", "What should everybody know about {}?", "Tell a short story about {}.")
 
-WHY_NOT_VLLM = "decode_step.json says where a step's time goes: vLLM fuses what here are operators and Python between products"
+WHY_NOT_VLLM = (
+    "decode_step.json says where a step's time goes: vLLM fuses what here are operators and Python between products; "
+    "`compile: true` fuses them here too"
+)
 
-HTTP = "Triptych over HTTP"
+VLLM, ENGINE, COMPILED, HTTP = "vLLM (CPU build)", "Triptych engine", "Triptych engine, compiled", "Triptych over HTTP"
 
 Make = Callable[[Path, int], AbstractContextManager[Side]]
 TEXT_SIDES: dict[str, Make] = {
     "one by one (generate)": one_by_one,
     "transformers serve": transformers_serve,
-    "vLLM (CPU build)": vllm_cpu,
-    "Triptych engine": in_process,
-    "Triptych engine, compiled": partial(in_process, compiled=True),
+    VLLM: vllm_cpu,
+    ENGINE: in_process,
+    COMPILED: partial(in_process, compiled=True),
     HTTP: triptych_http,
 }
 IMAGE_SIDES: dict[str, Make] = {"transformers serve": transformers_serve, HTTP: triptych_http}
@@ -78,9 +81,10 @@ def _text(folder: Path, loads: tuple[int, ...]) -> Report:
     on_passing_thread(lambda: save_text_model(folder))
     speeds = _measure(report, TEXT_SIDES, folder, loads, text_questions)
     at = 16 if 16 in loads else loads[-1]
-    engine, http = speeds.get(("Triptych engine", at)), speeds.get((HTTP, at))
-    if engine and (vllm := speeds.get(("vLLM (CPU build)", at))):
-        report.goals.append(Goal(f"engine / vLLM at {at}", engine / vllm, 1.0, why=WHY_NOT_VLLM if engine < vllm else ""))
+    engine, http = speeds.get((ENGINE, at)), speeds.get((HTTP, at))
+    for name, side in (("engine", ENGINE), ("engine, compiled", COMPILED)):
+        if (ours := speeds.get((side, at))) and (vllm := speeds.get((VLLM, at))):
+            report.goals.append(Goal(f"{name} / vLLM at {at}", ours / vllm, 1.0, why=WHY_NOT_VLLM if ours < vllm else ""))
     if engine and (alone := speeds.get(("one by one (generate)", 1))):
         report.goals.append(Goal(f"engine at {at} / one by one", engine / alone, 4.0))
     if engine and http:

@@ -47,6 +47,15 @@ def one_replica(config: Config, deployment: str, **settings: object) -> None:
     deployments[deployment] = kept | {"num_replicas": 1} | settings
 
 
+def in_one_replica(config: Config, *, torch_threads: int) -> Config:
+    """The configuration with every stage in the HTTP surface's own replica, one of which there is."""
+    config = deepcopy(config)
+    args = config["applications"][0]["args"]
+    stages = [stage for deployment in args["deployments"].values() for stage in deployment["stages"]]
+    args |= {"deployments": {}, "ingress": {"stages": stages, "torch_threads": torch_threads}}
+    return config
+
+
 @contextmanager
 def served(config: Config) -> Iterator[str]:
     """Yields the address, once every stage is ready."""

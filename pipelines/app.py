@@ -5,7 +5,6 @@ Decides what each deployment is made of and tells Ray of resources, scaling and 
 no postponed annotations.
 """
 
-import asyncio
 from typing import Any
 
 from fastapi import FastAPI
@@ -15,7 +14,8 @@ from ray.serve.config import RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
-from pipelines.config import EMBEDDED, ActorOptions, AppConfig, AutoscalingConfig, DeploymentConfig, parse
+from pipelines.client import LocalStageClient, SplitStageClient, StageClient
+from pipelines.config import EMBEDDED, INGRESS, ActorOptions, AppConfig, AutoscalingConfig, DeploymentConfig, parse
 from pipelines.directory import ServeDirectory
 from pipelines.ingress.app import create_app
 from pipelines.ingress.settings import settings_of
@@ -23,7 +23,7 @@ from pipelines.metrics_table import MetricsTable
 from pipelines.serve_client import ServeStageClient
 from pipelines.service import Triptych
 from pipelines.specs import embedded_directory, replica_spec
-from stages.replica import RedisReplica, StageReplica
+from stages.replica import RedisReplica, ReplicaSpec, StageReplica
 
 MAX_BACKOFF_S = 0.05  # Serve's own is 0.5 s, which a waiting request feels
 TINY = {"num_cpus": 0.01}
@@ -53,13 +53,13 @@ def build_named(config: AppConfig, app_name: str) -> Application:
     return (
         serve.deployment(Ingress)
         .options(
-            name="ingress",
+            name=INGRESS,
             num_replicas=config.ingress.num_replicas,
             ray_actor_options=_actor_options(config.ingress.ray_actor_options),
             max_ongoing_requests=config.ingress.max_ongoing_requests,
             health_check_period_s=2,
         )
-        .bind(config, handles, table, extra)
+        .bind(config, replica_spec(INGRESS, config.ingress, config, app_name), handles, table, extra)
     )
 
 
@@ -70,7 +70,7 @@ def _stage_deployment(
     if deployment.autoscaling_config is not None:
         scaling = {"autoscaling_config": _autoscaling(deployment.autoscaling_config)}
     return (
-        serve.deployment(StageReplica)
+        serve.deployment(_StageReplica)
         .options(
             name=name,
             ray_actor_options=_actor_options(deployment.ray_actor_options),
@@ -105,25 +105,44 @@ def _autoscaling(scaling: AutoscalingConfig) -> dict[str, Any]:
     return scaling.model_dump(exclude_none=True)
 
 
+class _StageReplica(StageReplica):
+    """Ended by Serve, which awaits what Python would not."""
+
+    async def __del__(self) -> None:
+        await self.close()
+
+
 @serve.ingress()
 class Ingress:
-    """The HTTP surface in a replica. `extra` only keeps deployments in the application that nobody calls."""
+    """The HTTP surface in a replica, with the stages of `own`, if there are any. `extra` only keeps deployments in the application
+    that nobody calls."""
 
     def __init__(
         self,
         config: AppConfig,
+        own: ReplicaSpec,
         handles: dict[str, DeploymentHandle],
         table: DeploymentHandle,
         extra: list[DeploymentHandle],
     ) -> None:
         self._config, self._handles, self._table = config, handles, table
+        self._own: StageReplica | None = None
+        if own.stages:
+            self._own = StageReplica(own, table)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         stages = {stage: name for name, deployment in self._config.placement().items() for stage in deployment.stages}
-        client = ServeStageClient(self._handles, stages)
+        client: StageClient = ServeStageClient(self._handles, stages)
+        if self._own is not None:
+            client = SplitStageClient(self._config.ingress.stages, LocalStageClient(self._own.host), client)
         directory = ServeDirectory(self._config, self._table, serve.get_replica_context().app_name)
         service = Triptych(self._config, client, directory)
         return create_app(service, settings_of(self._config))
 
     async def check_health(self) -> None:
-        await asyncio.sleep(0)
+        if self._own is not None:
+            await self._own.check_health()
+
+    async def __del__(self) -> None:
+        if self._own is not None:
+            await self._own.close()

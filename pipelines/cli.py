@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pipelines.config import load
+from pipelines.config import INGRESS, load
 from stages.errors import TriptychError
 
 ROOT = Path(__file__).parent.parent
@@ -61,6 +61,7 @@ def check(config: ConfigPath = DEFAULT_CONFIG) -> None:
     console = Console()
     with _errors(console):
         file = load(config)
+        console.print(f"{INGRESS}: {', '.join(('HTTP', *file.app.ingress.stages))}")
         for name, deployment in file.app.placement().items():
             console.print(f"{name}: {', '.join(deployment.stages)}")
 

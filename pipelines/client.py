@@ -3,7 +3,7 @@
 Knows no HTTP and no model. The one-process form is `LocalStageClient`; the cluster's is `pipelines/serve_client.py`.
 """
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from typing import Any, Protocol
 
 from stages.host import StageHost
@@ -25,7 +25,7 @@ class StageClient(Protocol):
 
 
 class LocalStageClient:
-    """Stages in this very process, with no Ray: for tests and for one-process use."""
+    """Stages in this very process."""
 
     def __init__(self, host: StageHost) -> None:
         self._host = host
@@ -35,3 +35,19 @@ class LocalStageClient:
 
     def stream(self, stage: str, item: Item[Any], *, restartable: bool = False) -> AsyncGenerator[Sequence[object], None]:
         return self._host.stream(stage, item)
+
+
+class SplitStageClient:
+    """The stages named `near` in one place, all others in another."""
+
+    def __init__(self, near: Collection[str], here: StageClient, there: StageClient) -> None:
+        self._near, self._here, self._there = frozenset(near), here, there
+
+    async def call(self, stage: str, item: Item[Any]) -> Reply:
+        return await self._of(stage).call(stage, item)
+
+    def stream(self, stage: str, item: Item[Any], *, restartable: bool = False) -> AsyncGenerator[Sequence[object], None]:
+        return self._of(stage).stream(stage, item, restartable=restartable)
+
+    def _of(self, stage: str) -> StageClient:
+        return self._here if stage in self._near else self._there

@@ -18,6 +18,7 @@ from stages.errors import ConfigurationError
 
 IMPORT_PATH = "pipelines.app:build"
 EMBEDDED = "embedded"
+INGRESS = "ingress"
 
 
 class Strict(BaseModel):
@@ -306,6 +307,10 @@ class FetchConfig(Strict):
 
 
 class IngressConfig(Strict):
+    """The HTTP surface. `stages` that live in its own process cost no hop, and scale, compute and fall with it."""
+
+    stages: tuple[str, ...] = Field((), description="MODEL.PART names")
+    torch_threads: int = Field(1, ge=1, le=1024)
     num_replicas: int = Field(1, ge=1)
     ray_actor_options: ActorOptions = ActorOptions()
     max_ongoing_requests: int = Field(1000, ge=1)
@@ -329,21 +334,22 @@ class AppConfig(Strict):
     @model_validator(mode="after")
     def every_stage_lives_once(self) -> "AppConfig":
         known, placed = self.stage_names(), set[str]()
-        for name, deployment in self.deployments.items():
-            for stage in deployment.stages:
+        homes = {f"deployments.{name}": deployment.stages for name, deployment in self.deployments.items()}
+        for home, stages in (homes | {"ingress": self.ingress.stages}).items():
+            for stage in stages:
                 if stage not in known:
-                    raise ValueError(f"deployments.{name}.stages: {stage!r} is not one of {', '.join(known)}")
+                    raise ValueError(f"{home}.stages: {stage!r} is not one of {', '.join(known)}")
                 if stage in placed:
-                    raise ValueError(f"deployments.{name}.stages: {stage!r} is in another deployment already")
+                    raise ValueError(f"{home}.stages: {stage!r} is in another deployment already")
                 placed.add(stage)
-        clashes = {"ingress", "metrics", "redis"} & set(self.deployments)
+        clashes = {INGRESS, "metrics", "redis"} & set(self.deployments)
         if clashes:
             raise ValueError(f"deployments: {', '.join(clashes)} is taken by Triptych itself; choose another name")
         return self
 
     def placement(self) -> dict[str, DeploymentConfig]:
-        """Every deployment; a stage that none names gets one of its own."""
-        placed = {stage for deployment in self.deployments.values() for stage in deployment.stages}
+        """Every deployment beside the ingress; a stage that neither names gets one of its own."""
+        placed = set(self.ingress.stages).union(*(deployment.stages for deployment in self.deployments.values()))
         own = {
             stage.replace(".", "-").replace("/", "-").replace(":", "-"): DeploymentConfig(stages=(stage,))
             for stage in self.stage_names()

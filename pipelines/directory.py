@@ -9,7 +9,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from pipelines.config import AppConfig, DeploymentConfig
+from pipelines.config import INGRESS, ActorOptions, AppConfig
 from pipelines.jobs import StageCard
 from pipelines.specs import stage_specs
 from stages.errors import Unavailable
@@ -28,8 +28,13 @@ class ServeDirectory:
 
     async def cards(self) -> Sequence[StageCard]:
         await self._refresh()
-        placement = self._config.placement()
-        return [self._card(stage, name, placed) for name, placed in placement.items() for stage in placed.stages]
+        ingress = self._config.ingress
+        own = [self._card(stage, INGRESS, ingress.ray_actor_options, may_sleep=False) for stage in ingress.stages]
+        apart = []
+        for name, placed in self._config.placement().items():
+            may_sleep = placed.autoscaling_config is not None and placed.autoscaling_config.min_replicas == 0
+            apart += [self._card(stage, name, placed.ray_actor_options, may_sleep=may_sleep) for stage in placed.stages]
+        return own + apart
 
     async def metrics(self) -> Sequence[StageMetrics]:
         try:
@@ -47,10 +52,8 @@ class ServeDirectory:
         deployments = serve.status().applications[self._app_name].deployments
         return {name: int(status.replica_states.get("RUNNING", 0)) for name, status in deployments.items()}
 
-    def _card(self, stage: str, deployment: str, placed: DeploymentConfig) -> StageCard:
+    def _card(self, stage: str, deployment: str, options: ActorOptions, *, may_sleep: bool) -> StageCard:
         spec, replicas = self._specs[stage], self._running.get(deployment, 0)
-        may_sleep = placed.autoscaling_config is not None and placed.autoscaling_config.min_replicas == 0
-        options = placed.ray_actor_options
         device = spec.options.device if spec.options.device != "auto" else ("cuda" if options.num_gpus else "cpu")
         return StageCard(
             name=stage,

@@ -8,6 +8,7 @@ from pipelines.config import (
     EMBEDDED,
     AppConfig,
     DeploymentConfig,
+    IngressConfig,
     LlmConfig,
     PartConfig,
     SourceConfig,
@@ -49,7 +50,7 @@ def _source(source: SourceConfig) -> Source:
     return Source(demo=source.demo, folder=source.folder, hub=source.hub, revision=source.revision)
 
 
-def replica_spec(name: str, deployment: DeploymentConfig, config: AppConfig, app_name: str) -> ReplicaSpec:
+def replica_spec(name: str, deployment: DeploymentConfig | IngressConfig, config: AppConfig, app_name: str) -> ReplicaSpec:
     stages = stage_specs(config)
     return ReplicaSpec(
         deployment=name,

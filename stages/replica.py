@@ -73,6 +73,10 @@ class StageReplica:
             log.info("%s loaded from %s in %.1f s", stage.name, stage.source, time.monotonic() - began)
         self._reporting: asyncio.Task[None] | None = None
 
+    @property
+    def host(self) -> StageHost:
+        return self._host
+
     async def call(self, stage: str, item: Item[Any]) -> Reply:
         self._report_from_now_on()
         return await self._host.call(stage, item)
@@ -104,7 +108,7 @@ class StageReplica:
                 log.warning("metrics not reported: %s: %s", type(error).__name__, error)
             await asyncio.sleep(REPORT_PERIOD_S)
 
-    async def __del__(self) -> None:
+    async def close(self) -> None:
         if self._reporting is not None:
             self._reporting.cancel()
         await self._host.close()

@@ -12,7 +12,7 @@ Knows no requests.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from torch.nn import functional
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from stages.errors import ConfigurationError
+from stages.llm.model_call import Masks, last_logits
 from stages.llm.slot_cache import Chunk, SlotCache, Window
 
 MAX_IDLE_SHARE = 2
@@ -29,8 +30,6 @@ MIN_LINES = 8
 rows a step's time hardly depends on how many there are."""
 
 _ATTENTION = "triptych_grouped"
-
-Masks = Tensor | Mapping[str, Tensor]
 
 
 def neighbours(chunks: Sequence[Chunk], num_slots: int) -> range | None:
@@ -100,16 +99,7 @@ class CompiledDecode:
         values: list[Tensor],
     ) -> Tensor:
         layers = [_Line(key, value, places, active) for key, value in zip(keys, values, strict=True)]
-        output = self._model(
-            input_ids=ids,
-            position_ids=positions,
-            attention_mask=masks,
-            past_key_values=Cache(layers=layers),
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits: Tensor = output.logits[:, -1]
-        return logits
+        return last_logits(self._model, {"input_ids": ids}, positions, masks, Cache(layers=layers))
 
 
 class _Line(CacheLayerMixin):

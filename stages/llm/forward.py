@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from stages.llm.compiled_decode import CompiledDecode, neighbours
+from stages.llm.model_call import Masks, last_logits
 from stages.llm.row import LlmRow
 from stages.llm.slot_cache import READ_STEP, Chunk, SlotCache, Window, window_over
 from stages.packed_linear import EXPECTED_ROWS, pack_linears
@@ -63,24 +64,9 @@ class Forward:
         if self._decode is not None and lines is not None and "input_ids" in tokens:
             logits = self._decode.run(tokens["input_ids"], positions, masks, window)
         else:
-            logits = self._uncompiled(tokens, positions, masks, window)
+            self.slots.look_through(window)
+            logits = last_logits(self._model, tokens, positions, masks, self.slots)
         return logits if window.in_order else logits[list(window.lines)]
-
-    def _uncompiled(
-        self, tokens: dict[str, Tensor], positions: Tensor, masks: Tensor | dict[str, Tensor], window: Window
-    ) -> Tensor:
-        """The model as it is. Logits [batch, vocabulary]."""
-        self.slots.look_through(window)
-        output = self._model(
-            **tokens,
-            attention_mask=masks,
-            position_ids=positions,
-            past_key_values=self.slots,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits: Tensor = output.logits[:, -1]
-        return logits
 
     def _tokens(self, rows: Sequence[LlmRow], window: Window) -> dict[str, Tensor]:
         given: list[int] = []
@@ -95,7 +81,7 @@ class Forward:
             _put_features(embeddings[line], row, chunk)
         return {"inputs_embeds": embeddings}
 
-    def _masks(self, places: Tensor, read_length: int) -> Tensor | dict[str, Tensor]:
+    def _masks(self, places: Tensor, read_length: int) -> Masks:
         """What each token may attend to, as a number to add to the scores: [batch, 1, width, read_length]."""
         keys = torch.arange(read_length, device=self._device)
         past = keys <= places[:, None, :, None]

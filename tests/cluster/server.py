@@ -22,8 +22,8 @@ READY_S = 300
 
 
 class Server:
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: str, app_name: str) -> None:
+        self.url, self._app_name = url, app_name
         self.http = httpx.Client(base_url=url, timeout=120, trust_env=False)
         self.openai = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120)
 
@@ -49,7 +49,7 @@ class Server:
 
     def pids(self, deployment: str) -> list[int]:
         """The processes of a deployment's replicas."""
-        title = f"ServeReplica:triptych:{deployment}"
+        title = f"ServeReplica:{self._app_name}:{deployment}"
         return [
             process.pid for process in psutil.process_iter(["cmdline"]) if title in " ".join(process.info["cmdline"] or [])
         ]
@@ -80,7 +80,7 @@ def served(config: dict[str, Any], folder: Path) -> Iterator[Server]:
         process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
         try:
             _wait_until_ready(process, log)
-            server = Server(f"http://127.0.0.1:{port}")
+            server = Server(f"http://127.0.0.1:{port}", config["applications"][0]["name"])
             yield server
             server.close()
             process.send_signal(signal.SIGINT)

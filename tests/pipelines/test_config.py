@@ -46,6 +46,8 @@ REFUSED = [
     ("deployments.llm.stages", ["triptych-see.lm"], ["'triptych-see.lm'", "triptych-see.llm"]),
     ("deployments.llm.stages", ["triptych-see.llm", "triptych-see.vision_encoder"], ["vision_encoder", "another deployment"]),
     ("deployments.llm.stages", [], ["deployments.llm.stages", "at least 1"]),
+    ("ingress", {"stages": ["triptych-see.llm"]}, ["ingress.stages", "'triptych-see.llm'", "another deployment"]),
+    ("ingress", {"stages": ["triptych-see.lm"]}, ["ingress.stages", "'triptych-see.lm'", "triptych-see.llm"]),
     ("deployments.llm.ray_actor_options.num_gpus", 1.5, ["1.5 GPUs", "fraction"]),
     ("deployments.redis", {"stages": ["triptych-see.llm"]}, ["another deployment"]),
     ("models.triptych-see.llm.dtype", "int8", ["dtype", "'float32', 'bfloat16' or 'float16'", "int8"]),
@@ -95,6 +97,16 @@ def test_several_stages_may_share_a_deployment() -> None:
     config = parse(args)
     spec = replica_spec("paint", config.placement()["paint"], config, "test")
     assert [stage.name for stage in spec.stages] == parts
+
+
+def test_stages_may_live_with_the_http_surface() -> None:
+    args = shipped_args()
+    del args["deployments"]["llm"]
+    args["ingress"] = {"stages": ["triptych-see.llm"], "torch_threads": 2}
+    config = parse(args)
+    assert all("triptych-see.llm" not in deployment.stages for deployment in config.placement().values())
+    spec = replica_spec("ingress", config.ingress, config, "test")
+    assert ([stage.name for stage in spec.stages], spec.torch_threads) == (["triptych-see.llm"], 2)
 
 
 def test_a_setting_reaches_the_stage_it_is_for() -> None:
