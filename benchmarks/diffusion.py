@@ -27,6 +27,7 @@ from benchmarks.load import Load, closed_loop, open_loop
 from benchmarks.paint_sides import (
     LITSERVE_TIMEOUT_S,
     MAX_BATCH,
+    NUM_REPLICAS,
     STAGE,
     Side,
     one_at_a_time_side,
@@ -81,6 +82,11 @@ class Painted:
     def mean_s(self) -> float:
         return spread(self.found.latencies_s()).mean
 
+    @property
+    def busy_share(self) -> float:
+        """Of the time that its replicas had."""
+        return self.counts.device_s / (NUM_REPLICAS * self.found.wall_s) if self.counts else 0.0
+
     def row(self) -> dict[str, Value]:
         seconds, counts = spread(self.found.latencies_s()), self.counts
         return {
@@ -93,7 +99,7 @@ class Painted:
             "p99_s": seconds.p99,
             "requests_per_step": counts.batch_size if counts else None,
             "ms_per_step": 1000 * counts.batch_s if counts else None,
-            "device_busy": counts.device_s / self.found.wall_s if counts else None,
+            "device_busy": self.busy_share if counts else None,
         }
 
 
@@ -216,8 +222,8 @@ def _profile(painted: Painted, curve: Curve) -> str:
     rows_per_step = num_rows / counts.batches
     bare_s = curve.at(rows_per_step)
     return (
-        f"the denoiser was busy {counts.device_s / painted.found.wall_s:.0%} of the time; a step of {rows_per_step:.1f} model rows "
-        f"took {1000 * counts.batch_s:.0f} ms, of which the bare U-Net takes {1000 * bare_s:.0f} ms when nothing else runs"
+        f"the denoiser's {NUM_REPLICAS} replicas were busy {painted.busy_share:.0%} of the time; a step of {rows_per_step:.1f} model "
+        f"rows took {1000 * counts.batch_s:.0f} ms, while the bare U-Net takes {1000 * bare_s:.0f} ms with all cores to itself"
     )
 
 
@@ -268,6 +274,7 @@ def _settings(plan: Plan) -> dict[str, Value]:
         "concurrency": plan.concurrency,
         "num_arriving": plan.num_arriving,
         "triptych_max_items": MAX_BATCH,
+        "triptych_denoiser_replicas": NUM_REPLICAS,
         "litserve_max_batch_size": MAX_BATCH,
         "litserve_batch_timeout_s": LITSERVE_TIMEOUT_S,
         "curve_repeats": plan.curve_repeats,

@@ -18,13 +18,13 @@ import uvicorn
 from benchmarks.cluster import MadeReplica, cluster, deployed
 from benchmarks.paced import PacedLlm
 from pipelines.client import LocalStageClient
-from pipelines.config import AppConfig, parse
+from pipelines.config import INGRESS, AppConfig, parse
 from pipelines.ingress.app import create_app
 from pipelines.ingress.settings import settings_of
 from pipelines.local_cluster import Address
 from pipelines.one_process import LocalDirectory
 from pipelines.service import Triptych
-from pipelines.specs import stage_specs
+from pipelines.specs import replica_spec, stage_specs
 from stages.host import StageHost
 from stages.limits import BatchLimits
 
@@ -78,11 +78,12 @@ def _deploy(config: AppConfig, make: partial[PacedLlm], batch: BatchLimits) -> N
     )
     llm = deployed(MadeReplica, (STAGE, make, batch, 1, table), name=DEPLOYMENT, max_ongoing_requests=MAX_ONGOING)
     ingress = serve.deployment(Ingress).options(
-        name="ingress",
+        name=INGRESS,
         ray_actor_options={"num_cpus": config.ingress.ray_actor_options.num_cpus},
         max_ongoing_requests=config.ingress.max_ongoing_requests,
     )
-    serve.run(ingress.bind(config, {DEPLOYMENT: llm}, table, []), name="triptych", route_prefix="/")
+    own = replica_spec(INGRESS, config.ingress, config, "triptych")
+    serve.run(ingress.bind(config, own, {DEPLOYMENT: llm}, table, []), name="triptych", route_prefix="/")
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from benchmarks.wishes import Wish
 MODEL = "triptych-paint"
 STAGE = f"{MODEL}.denoiser"
 MAX_BATCH = 16
+NUM_REPLICAS = 2  # as many as the shipped configuration scales to; they share the cores, a thread each while both paint
 LITSERVE_TIMEOUT_S = 0.01  # while a batch runs the next collects anyway; a longer wait only delays who comes to an idle server
 
 
@@ -45,34 +46,37 @@ def one_at_a_time_side(painter: Path, torch_threads: int) -> Side:
     return Side("one at a time", serve, _paint_by_peer)
 
 
-def litserve_side(painter: Path, torch_threads: int, policy: str) -> Side:
+def litserve_side(painter: Path, torch_threads: int, policy: str, workers: int) -> Side:
+    """`torch_threads` in all."""
+
     def serve() -> AbstractContextManager[str]:
         at = port()
         command = module(
             "benchmarks.peers.litserve_server",
             folder=painter,
             port=at,
-            torch_threads=torch_threads,
+            torch_threads=max(1, torch_threads // workers),
+            workers=workers,
             max_batch_size=MAX_BATCH,
             batch_timeout_s=LITSERVE_TIMEOUT_S,
             policy=policy,
         )
         return serving(command, port=at)
 
-    return Side(f"litserve, {policy}", serve, _paint_by_peer)
+    return Side(f"litserve, {policy}, {workers} worker{'s' * (workers > 1)}", serve, _paint_by_peer)
 
 
 def static_batch_sides(painter: Path, torch_threads: int) -> list[Side]:
-    return [litserve_side(painter, torch_threads, policy) for policy in (EXACT, LONGEST)]
+    return [litserve_side(painter, torch_threads, policy, workers) for policy in (EXACT, LONGEST) for workers in (1, 2)]
 
 
 def painter_config(torch_threads: int) -> triptych.Config:
-    """As shipped, with the painter alone, one replica of each of its stages, and room for `MAX_BATCH` requests in a step."""
+    """As shipped, with the painter alone, a fixed number of replicas, and room for `MAX_BATCH` requests in a step."""
     config = triptych.only(triptych.shipped_config(), MODEL)
     triptych.model_of(config, MODEL)["denoiser"]["batch"]["max_items"] = MAX_BATCH
-    triptych.one_replica(config, "text-encoder")
-    triptych.one_replica(config, "denoiser", torch_threads=torch_threads, max_ongoing_requests=8 * MAX_BATCH)
-    triptych.one_replica(config, "vae")
+    triptych.fixed(config, "text-encoder")
+    triptych.fixed(config, "denoiser", torch_threads=torch_threads, max_ongoing_requests=MAX_BATCH, num_replicas=NUM_REPLICAS)
+    triptych.fixed(config, "vae")
     return config
 
 

@@ -40,8 +40,8 @@ def model_of(config: Config, model: str) -> Config:
     return found
 
 
-def one_replica(config: Config, deployment: str, **settings: object) -> None:
-    """Sets a deployment to one replica, with no scaling, and these settings."""
+def fixed(config: Config, deployment: str, **settings: object) -> None:
+    """Sets a deployment to these settings, with no scaling; one replica, unless they say otherwise."""
     deployments = config["applications"][0]["args"]["deployments"]
     kept = {name: value for name, value in deployments[deployment].items() if name != "autoscaling_config"}
     deployments[deployment] = kept | {"num_replicas": 1} | settings

@@ -5,7 +5,7 @@ A pipeline call has one number of steps and one guidance scale, so a batch of mi
 - `longest`: into guided and unguided, each painted with the most steps that any of its requests asked for (more than asked,
   and another picture than the same request paints alone).
 
-`python -m benchmarks.peers.litserve_server --folder demo/weights/painter --port 8002 --torch-threads 2 --max-batch-size 16
+`python -m benchmarks.peers.litserve_server --folder demo/weights/painter --port 8002 --torch-threads 2 --workers 1 --max-batch-size 16
 --batch-timeout-s 0.01 --policy exact`
 """
 
@@ -64,7 +64,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--torch-threads", type=int, required=True)
+    parser.add_argument("--torch-threads", type=int, required=True, help="of each worker")
+    parser.add_argument("--workers", type=int, required=True)
     parser.add_argument("--max-batch-size", type=int, required=True)
     parser.add_argument("--batch-timeout-s", type=float, required=True)
     parser.add_argument("--policy", choices=[EXACT, LONGEST], required=True)
@@ -76,7 +77,7 @@ def main() -> None:
         max_batch_size=given.max_batch_size,
         batch_timeout=given.batch_timeout_s,
     )
-    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1, timeout=False)
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=given.workers, timeout=False)
     server.run(host="127.0.0.1", port=given.port, num_api_servers=1, generate_client_file=False, log_level="warning")
 
 
