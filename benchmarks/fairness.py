@@ -48,7 +48,7 @@ def main() -> None:
     quick = start(__doc__)
     config = triptych.shipped_config()
     for deployment in ("llm", "denoiser", "text-encoder", "vae"):
-        triptych.one_replica(config, deployment)
+        triptych.fixed(config, deployment)
     report = Report(
         "fairness",
         {
