@@ -16,6 +16,7 @@ from demo.language_model import load_model, load_tokenizer
 from demo.train import WEIGHTS
 from stages.open_clip_tower import OpenClipTower
 from stages.projector import Projector
+from stages.torchvision_shim import ensure_torchvision
 
 NEVER = "<reponame>"  # in SmolLM2's vocabulary; greedy answers to questions don't hold it
 IMAGE_SIZE = 64
@@ -35,6 +36,7 @@ def save_text_model(folder: Path) -> Path:
 
 def save_llava(folder: Path) -> Path:
     """The demo's tower, projector and SmolLM2 as one LLaVA checkpoint in bfloat16, with its processor."""
+    ensure_torchvision()
     from transformers import CLIPImageProcessor, CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration
     from transformers.models.llava import LlavaProcessor
 
