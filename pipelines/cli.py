@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pipelines.config import INGRESS, load
+from pipelines.config import INGRESS
+from pipelines.config_file import load
 from stages.errors import TriptychError
 
 ROOT = Path(__file__).parent.parent

@@ -2,21 +2,17 @@
 value and what is allowed.
 
 Decides defaults and consistency (every role filled, every stage placed once). Knows no Ray and loads no model; the environment is
-read here and nowhere else. The YAML file is an ordinary Ray Serve config; everything of Triptych's own is the `args` of the
-application whose import path is `pipelines.app:build`.
+read here and nowhere else. Where it stands in the YAML file: `pipelines/config_file.py`.
 """
 
 import hashlib
 import os
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from stages.errors import ConfigurationError
 
-IMPORT_PATH = "pipelines.app:build"
 EMBEDDED = "embedded"
 INGRESS = "ingress"
 
@@ -358,21 +354,6 @@ class AppConfig(Strict):
         return dict(self.deployments) | own
 
 
-class HttpConfig(BaseModel):
-    """The part of the file that is Serve's own and that the command line needs."""
-
-    host: str = "127.0.0.1"
-    port: int = 8000
-
-
-class ServeFile(BaseModel):
-    """A Serve config file, read for Triptych's application."""
-
-    http: HttpConfig
-    app_name: str
-    app: AppConfig
-
-
 def parse(args: Any) -> AppConfig:
     """Raises `ConfigurationError` with one line for every setting at fault: path, value, what is allowed."""
     if isinstance(args, AppConfig):
@@ -381,22 +362,6 @@ def parse(args: Any) -> AppConfig:
         return AppConfig.model_validate(args)
     except ValidationError as error:
         raise ConfigurationError(_explain(error)) from None
-
-
-def load(path: Path) -> ServeFile:
-    """Reads a Serve config file. Raises `ConfigurationError`."""
-    try:
-        document = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{path}: not YAML: {error}") from None
-    applications = document.get("applications") if isinstance(document, dict) else None
-    ours = [app for app in applications or [] if isinstance(app, dict) and app.get("import_path") == IMPORT_PATH]
-    if len(ours) != 1:
-        raise ConfigurationError(f"{path}: applications: exactly one must have import_path {IMPORT_PATH}; found {len(ours)}")
-    http = HttpConfig.model_validate(document.get("http_options") or {})
-    return ServeFile(http=http, app_name=ours[0].get("name", "triptych"), app=parse(ours[0].get("args") or {}))
 
 
 def _explain(error: ValidationError) -> str:

@@ -35,7 +35,7 @@ def test_chat_and_painting_run_there_and_are_counted(server: Server) -> None:
     eventually(lambda: server.counter("triptych_stage_items_total", f"{PAINT}.denoiser") > 0, "the picture in /metrics")
 
 
-def test_killed_under_way_it_comes_back(server: Server) -> None:
+def test_killed_it_comes_back(server: Server) -> None:
     killed = set(server.pids("ingress"))
     assert killed
     for pid in killed:

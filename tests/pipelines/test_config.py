@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.config import AppConfig, load, parse
+from pipelines.config import AppConfig, parse
+from pipelines.config_file import load
 from pipelines.specs import cache_spec, replica_spec, stage_specs
 from stages.errors import ConfigurationError
 

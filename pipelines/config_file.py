@@ -1,0 +1,43 @@
+"""Reads `serve_config.yaml`: an ordinary Ray Serve config, in which everything of Triptych's own is the `args` of the application
+whose import path is `pipelines.app:build`. What those may say is `pipelines/config.py`."""
+
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel
+
+from pipelines.config import AppConfig, parse
+from stages.errors import ConfigurationError
+
+IMPORT_PATH = "pipelines.app:build"
+
+
+class HttpConfig(BaseModel):
+    """The part of the file that is Serve's own and that the command line needs."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+
+
+class ServeFile(BaseModel):
+    """A Serve config file, read for Triptych's application."""
+
+    http: HttpConfig
+    app_name: str
+    app: AppConfig
+
+
+def load(path: Path) -> ServeFile:
+    """Reads a Serve config file. Raises `ConfigurationError`."""
+    try:
+        document = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{path}: not YAML: {error}") from None
+    applications = document.get("applications") if isinstance(document, dict) else None
+    ours = [app for app in applications or [] if isinstance(app, dict) and app.get("import_path") == IMPORT_PATH]
+    if len(ours) != 1:
+        raise ConfigurationError(f"{path}: applications: exactly one must have import_path {IMPORT_PATH}; found {len(ours)}")
+    http = HttpConfig.model_validate(document.get("http_options") or {})
+    return ServeFile(http=http, app_name=ours[0].get("name", "triptych"), app=parse(ours[0].get("args") or {}))
