@@ -40,7 +40,10 @@ def pack_linears(model: nn.Module) -> None:
 
 
 def can_pack() -> bool:
-    """Whether this torch has oneDNN and its operators."""
-    return bool(torch.backends.mkldnn.is_available()) and all(  # type: ignore[no-untyped-call]
-        hasattr(torch.ops.mkldnn, operator) for operator in ("_reorder_linear_weight", "_linear_pointwise")
+    """Whether this torch has oneDNN and its operators, and oneDNN multiplies bfloat16 on this CPU (it wants AVX-512)."""
+    operators = ("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_supported")
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    return all(hasattr(torch.ops.mkldnn, operator) for operator in operators) and bool(
+        torch.ops.mkldnn._is_mkldnn_bf16_supported()
     )
