@@ -44,7 +44,9 @@ lint: setup
 fast-tests: setup
 	@$(BIN)/python -m pytest --hypothesis-profile quick -m "not cluster and not browser and not models and not slow"
 
+# What depends on the CPU runs twice: limited to AVX2 (most laptops), and as the machine is.
 test: setup
+	@ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest -m cpu
 	@$(BIN)/python -m pytest
 
 format: setup

@@ -57,7 +57,7 @@ class PartConfig(Strict):
     """One part of a model: one stage."""
 
     source: SourceConfig
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="auto: see stages/dtypes.py")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     compile: bool = False
     batch: BatchConfig = BatchConfig()

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from ray import serve
 from ray.exceptions import RayError
@@ -25,6 +26,7 @@ class ServeDirectory:
         self._config, self._table, self._app_name = config, table, app_name
         self._specs = stage_specs(config)
         self._asked_at, self._running = float("-inf"), dict[str, int]()
+        self._computing: dict[str, tuple[str, str]] = {}  # device and dtype of each stage, as its replicas last said
 
     async def cards(self) -> Sequence[StageCard]:
         await self._refresh()
@@ -47,6 +49,8 @@ class ServeDirectory:
             return
         self._asked_at = time.monotonic()
         self._running = await asyncio.to_thread(self._ask)
+        with suppress(Unavailable):
+            self._computing |= {stage.stage: (stage.device, stage.dtype) for stage in await self.metrics()}
 
     def _ask(self) -> dict[str, int]:
         deployments = serve.status().applications[self._app_name].deployments
@@ -54,12 +58,14 @@ class ServeDirectory:
 
     def _card(self, stage: str, deployment: str, options: ActorOptions, *, may_sleep: bool) -> StageCard:
         spec, replicas = self._specs[stage], self._running.get(deployment, 0)
-        device = spec.options.device if spec.options.device != "auto" else ("cuda" if options.num_gpus else "cpu")
+        expected = spec.options.device if spec.options.device != "auto" else ("cuda" if options.num_gpus else "cpu")
+        device, dtype = self._computing.get(stage, (expected, spec.options.dtype))
         return StageCard(
             name=stage,
             kind=spec.kind.value,
             deployment=deployment,
             device=device,
+            dtype=dtype,
             replicas=replicas,
             ready=replicas > 0 or may_sleep,
             loader=spec.loader,

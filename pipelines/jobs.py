@@ -148,6 +148,7 @@ class StageCard:
     ready: bool
     loader: str = ""
     source: str = ""
+    dtype: str = "float32"
     scaled_to_zero: bool = False
 
 

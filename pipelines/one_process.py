@@ -25,12 +25,14 @@ class LocalDirectory:
         self._specs, self._host = specs, host
 
     async def cards(self) -> Sequence[StageCard]:
+        computing = {stage.stage: (stage.device, stage.dtype) for stage in self._host.metrics()}
         return [
             StageCard(
                 name=spec.name,
                 kind=spec.kind.value,
                 deployment="local",
-                device=spec.options.device,
+                device=computing[spec.name][0],
+                dtype=computing[spec.name][1],
                 replicas=1,
                 ready=True,
                 loader=spec.loader,
@@ -52,7 +54,8 @@ async def one_process(config: AppConfig, *, redis_url: str | None = None) -> Asy
     specs = list(stage_specs(config).values())
     try:
         for spec in specs:
-            host.add(spec.name, load(spec), batch=spec.batch, queue=spec.queue)
+            loaded = load(spec)
+            host.add(spec.name, loaded.stage, batch=spec.batch, queue=spec.queue, dtype=loaded.dtype)
         yield Triptych(config, LocalStageClient(host), LocalDirectory(specs, host))
     finally:
         await host.close()

@@ -99,9 +99,10 @@ class Triptych:
                 return ModelCard(model_id, "embed", stages, created)
 
     def _named(self, stage: str) -> str:
-        """The name of what a stage computes with: weights and settings files, dtype. The same on every machine."""
+        """The name of what a stage computes with: weights and settings files. The same on every machine; the dtype that a
+        replica computes in is added there."""
         spec: StageSpec = self._specs[stage]
-        return name("stage", weights=spec.fingerprint(), part=spec.kind.value, loader=spec.loader, dtype=spec.options.dtype)
+        return name("stage", weights=spec.fingerprint(), part=spec.kind.value, loader=spec.loader)
 
     def _image_text(self, model_id: str, model: ImageTextModel) -> ImageTextPipeline:
         llm = self._specs[f"{model_id}.llm"]

@@ -40,7 +40,8 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """How a part is loaded. `dtype`: "float32", "bfloat16" or "float16". `device`: "cpu", "cuda", "cuda:1"."""
+    """How a part is loaded. `dtype`: "float32", "bfloat16", "float16", or "auto" (`stages/dtypes.py`) until a device is known.
+    `device`: "cpu", "cuda", "cuda:1", or "auto"."""
 
     device: str = "cpu"
     dtype: str = "float32"

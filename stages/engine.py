@@ -35,6 +35,7 @@ class Place:
     stage: str
     device: str
     replica: str = "local"
+    dtype: str = "float32"
 
 
 class Handle:
@@ -172,7 +173,7 @@ class Engine(ABC, Generic[P]):
             work.failed = True
             self._outbox.append(partial(work.receiver.failed, answer))
         else:
-            receipt = work.receipt(self.place.stage, self.place.replica, self.place.device)
+            receipt = work.receipt(self.place.stage, self.place.replica, self.place.device, self.place.dtype)
             self._outbox.append(partial(work.receiver.done, answer, receipt))
 
     def _fail(self, work: Work, error: TriptychError) -> None:

@@ -95,8 +95,10 @@ class StageHost:
         *,
         batch: BatchLimits = BatchLimits(),
         queue: QueueLimits = QueueLimits(),
+        dtype: str = "float32",
     ) -> None:
-        """Starts the stage's own thread. Raises `ConfigurationError` for a name that is taken."""
+        """Starts the stage's own thread. `dtype` is what the stage computes in: its results are remembered under it. Raises
+        `ConfigurationError` for a name that is taken."""
         if name in self._engines():
             raise ConfigurationError(f"stage {name!r} is hosted here already")
         if not (_is_iterative(stage) or _is_one_shot(stage)):
@@ -105,11 +107,25 @@ class StageHost:
         cores = table.seat(self._torch_threads) if table is not None else None
         if _is_iterative(stage):
             self._iterative[name] = IterativeEngine(
-                stage, name=name, replica=self._replica, batch=batch, queue=queue, deliver=self._delivery, cores=cores
+                stage,
+                name=name,
+                replica=self._replica,
+                dtype=dtype,
+                batch=batch,
+                queue=queue,
+                deliver=self._delivery,
+                cores=cores,
             )
         elif _is_one_shot(stage):
             engine = OneShotEngine(
-                stage, name=name, replica=self._replica, batch=batch, queue=queue, deliver=self._delivery, cores=cores
+                stage,
+                name=name,
+                replica=self._replica,
+                dtype=dtype,
+                batch=batch,
+                queue=queue,
+                deliver=self._delivery,
+                cores=cores,
             )
             self._one_shot[name] = RememberingStage(engine, self._cache)
 
@@ -167,7 +183,7 @@ class StageHost:
             cached = asdict(self._one_shot[name].counters) if name in self._one_shot else {}
             counters = {**engine.metrics(), **cached, **shared}
             shared = dict.fromkeys(shared, 0.0)
-            metrics.append(StageMetrics(name, self._replica, engine.place.device, counters))
+            metrics.append(StageMetrics(name, self._replica, engine.place.device, engine.place.dtype, counters))
         return metrics
 
     def load(self) -> Mapping[str, Load]:

@@ -31,6 +31,7 @@ class IterativeEngine(Engine[P], Generic[P, R]):
         *,
         name: str,
         replica: str = "local",
+        dtype: str = "float32",
         batch: BatchLimits = BatchLimits(),
         queue: QueueLimits = QueueLimits(),
         deliver: Deliver = deliver_here,
@@ -40,7 +41,7 @@ class IterativeEngine(Engine[P], Generic[P, R]):
         self._stage = stage
         self._rows: IterativeScheduler[Work] = IterativeScheduler(batch, queue, name=name)
         self._leaving: list[Work] = []  # settled, and their rows still to be freed
-        super().__init__(Place(name, stage.device, replica), self._rows, deliver, clock, cores)
+        super().__init__(Place(name, stage.device, replica, dtype), self._rows, deliver, clock, cores)
         self._thread.start()
 
     def submit(self, item: Item[P], receiver: Receiver) -> Handle:

@@ -30,6 +30,7 @@ class OneShotEngine(Engine[P], Generic[P, Q]):
         *,
         name: str,
         replica: str = "local",
+        dtype: str = "float32",
         batch: BatchLimits = BatchLimits(),
         queue: QueueLimits = QueueLimits(),
         deliver: Deliver = deliver_here,
@@ -40,7 +41,7 @@ class OneShotEngine(Engine[P], Generic[P, Q]):
         self._stage = stage
         self._batches: OneShotScheduler[Work] = OneShotScheduler(batch, queue, name=name)
         self._pool = ThreadPoolExecutor(prepare_threads, thread_name_prefix=f"prepare {name}")
-        super().__init__(Place(name, stage.device, replica), self._batches, deliver, clock, cores)
+        super().__init__(Place(name, stage.device, replica, dtype), self._batches, deliver, clock, cores)
         self._thread.start()
 
     def submit(self, item: Item[P], receiver: Receiver) -> Handle:

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from stages.checkpoint import Checkpoint, LoadOptions, Source, resolve
+from stages.dtypes import AUTO, choose_dtype, stored_dtype
 from stages.errors import ConfigurationError
 from stages.openmp import on_passing_thread
 from stages.scheduler import BatchLimits, QueueLimits
@@ -64,13 +65,38 @@ def part_patterns(spec: StageSpec) -> Sequence[str]:
     return ("*.safetensors", "*.bin", "*.gguf", "*.json", "*.txt", "*.model", "*.jinja")
 
 
-def load(spec: StageSpec) -> OneShotStage[Any, Any] | IterativeStage[Any, Any]:
+@dataclass(frozen=True, slots=True)
+class LoadedStage:
+    """A part on its device. `dtype` is what it computes in: "float32", "bfloat16" or "float16"."""
+
+    stage: OneShotStage[Any, Any] | IterativeStage[Any, Any]
+    dtype: str
+
+
+def load(spec: StageSpec) -> LoadedStage:
     """Loads the part's weights onto its device. Raises `ConfigurationError` where source and loader don't fit."""
     return on_passing_thread(lambda: _loaded(spec))
 
 
-def _loaded(spec: StageSpec) -> OneShotStage[Any, Any] | IterativeStage[Any, Any]:
-    checkpoint, options = resolve(spec.source), _on_device(spec.options)
+def _loaded(spec: StageSpec) -> LoadedStage:
+    checkpoint = resolve(spec.source)
+    options = _in_dtype(spec, checkpoint, _on_device(spec.options))
+    return LoadedStage(_load(spec, checkpoint, options), options.dtype)
+
+
+def _in_dtype(spec: StageSpec, checkpoint: Checkpoint, options: LoadOptions) -> LoadOptions:
+    """The options with a dtype in place of "auto", and of one that the part can't be computed in."""
+    if options.dtype == AUTO:
+        stored = stored_dtype(path for pattern in part_patterns(spec) for path in checkpoint.folder.rglob(pattern))
+        options = replace(options, dtype=choose_dtype(options.device, stored, packed=spec.kind is StageKind.LLM))
+    if spec.kind in (StageKind.VAE_DECODER, StageKind.VAE_ENCODER) and options.dtype == "float16":
+        from stages.diffusion.vae import overflows_float16
+
+        options = replace(options, dtype="float32") if overflows_float16(checkpoint) else options
+    return options
+
+
+def _load(spec: StageSpec, checkpoint: Checkpoint, options: LoadOptions) -> OneShotStage[Any, Any] | IterativeStage[Any, Any]:
     match spec.kind, spec.loader:
         case StageKind.LLM, "transformers":
             return _load_llm(spec, checkpoint, options)

@@ -3,6 +3,7 @@
 Decides in which order that is tried and what a receipt says about it. Knows no tiers and no models.
 
 - An item without a name is computed, and never remembered.
+- A result is remembered under its name and the dtype it was made in: only the process that has the device knows that one.
 - Whoever wants a name that someone is already busy with joins the flight, whatever that one is doing (looking it up, waiting
   for the device, computing, remembering), and its more urgent priority and later deadline count for the computation too.
 - A failed computation is not remembered; everyone in the flight gets its error.
@@ -15,6 +16,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cache.keys import name as named
 from cache.tiered import Found, TieredCache
 from stages.engine import Handle, Place
 from stages.errors import DeadlineExceeded, TriptychError
@@ -103,6 +105,8 @@ class RememberingStage:
 
     async def call(self, item: Item[Any], waiter: "asyncio.Future[Reply]") -> Reply:
         """`waiter` is a new future, in which the caller may end the waiting with an error."""
+        if item.name is not None:
+            item = replace(item, name=named("made_in", result=item.name, dtype=self.engine.place.dtype))
         if item.name is not None and self._remembers and not self._is_far and item.name not in self._flying:
             found = self._cache.get(item.name)
             if found is not None:
@@ -186,7 +190,7 @@ class RememberingStage:
             self.counters.cache_hits_redis_total += 1
         place: Place = self.engine.place
         moved = 0 if found.tier == "memory" else found.bytes
-        receipt = StageReceipt(place.stage, place.replica, place.device, cache=found.tier, bytes_moved=moved)
+        receipt = StageReceipt(place.stage, place.replica, place.device, place.dtype, cache=found.tier, bytes_moved=moved)
         return Reply(found.value, receipt)
 
     def _as_joined(self, reply: Reply) -> Reply:

@@ -69,8 +69,10 @@ class StageReplica:
             torch_threads=spec.torch_threads,
         )
         for stage in spec.stages:
-            self._host.add(stage.name, load(stage), batch=stage.batch, queue=stage.queue)
-            log.info("%s loaded from %s in %.1f s", stage.name, stage.source, time.monotonic() - began)
+            loaded = load(stage)
+            self._host.add(stage.name, loaded.stage, batch=stage.batch, queue=stage.queue, dtype=loaded.dtype)
+            seconds, device = time.monotonic() - began, loaded.stage.device
+            log.info("%s loaded from %s on %s in %s, in %.1f s", stage.name, stage.source, device, loaded.dtype, seconds)
         self._reporting: asyncio.Task[None] | None = None
 
     @property

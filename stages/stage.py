@@ -51,6 +51,7 @@ class StageReceipt:
     stage: str
     replica: str = "local"
     device: str = "cpu"
+    dtype: str = "float32"
     queue_s: float = 0.0
     run_s: float = 0.0
     device_s: float = 0.0
@@ -308,6 +309,7 @@ class StageMetrics:
     stage: str
     replica: str
     device: str
+    dtype: str
     counters: Mapping[str, float]
     """queued, running, items_total, batches_total, batch_items_total, steps_total, device_seconds_total, cancelled_total,
     failed_total, expired_total, rejected_total, preempted_total, cache_hits_memory_total, cache_hits_redis_total, cache_misses_total,

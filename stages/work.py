@@ -56,12 +56,13 @@ class Work:
         self.batch_items += num_items
         self.steps += 1
 
-    def receipt(self, stage: str, replica: str, device: str) -> StageReceipt:
+    def receipt(self, stage: str, replica: str, device: str, dtype: str) -> StageReceipt:
         """`queue_s` is from submission to the first batch or start (with preparation), `run_s` from then to the last step."""
         return StageReceipt(
             stage=stage,
             replica=replica,
             device=device,
+            dtype=dtype,
             queue_s=max(0.0, (self.started_at or self.submitted_at) - self.submitted_at),
             run_s=self.run_s,
             device_s=self.device_s,

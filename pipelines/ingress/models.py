@@ -73,6 +73,7 @@ def _stage(card: StageCard) -> StageNote:
         kind=card.kind,
         deployment=card.deployment,
         device=card.device,
+        dtype=card.dtype,
         replicas=card.replicas,
         ready=card.ready,
         scaled_to_zero=card.scaled_to_zero,

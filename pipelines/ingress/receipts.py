@@ -26,6 +26,7 @@ class ReceiptPrinter:
             stage=receipt.stage,
             replica=receipt.replica,
             device=receipt.device,
+            dtype=receipt.dtype,
             queue_s=_seconds(receipt.queue_s),
             run_s=_seconds(receipt.run_s),
             device_s=_seconds(receipt.device_s),

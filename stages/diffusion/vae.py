@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from stages.checkpoint import Checkpoint, LoadOptions
-from stages.diffusion.checkpoint_parts import DiffusersFolder, open_folder
+from stages.diffusion.checkpoint_parts import open_folder
 from stages.diffusion.components import Loaded, load_model
 from stages.diffusion.latent_scaling import LatentScaling, latent_scaling
 from stages.errors import ConfigurationError, InvalidRequest, StageFailed
@@ -132,13 +132,11 @@ def _load(checkpoint: Checkpoint, options: LoadOptions) -> _Vae:
     library, class_name = folder.class_of("vae")
     if (library, class_name) != ("diffusers", "AutoencoderKL"):
         raise ConfigurationError(f"{folder.index.path}: vae {class_name} is not supported; supported is AutoencoderKL")
-    whole = replace(options, compile=False, dtype=_dtype(folder, options))
-    model = load_model(folder, "vae", whole)
+    model = load_model(folder, "vae", replace(options, compile=False))
     settings = folder.settings("vae")
     return _Vae(model, latent_scaling(settings), settings.integer("latent_channels"), folder.latent_factor, options.device)
 
 
-def _dtype(folder: DiffusersFolder, options: LoadOptions) -> str:
-    """Activations of a vae that says `force_upcast` overflow float16."""
-    upcast = folder.settings("vae").flag("force_upcast", default=True)
-    return "float32" if upcast and options.dtype == "float16" else options.dtype
+def overflows_float16(checkpoint: Checkpoint) -> bool:
+    """Whether the vae's activations do: it says so itself (`force_upcast`, the library's default)."""
+    return open_folder(checkpoint).settings("vae").flag("force_upcast", default=True)

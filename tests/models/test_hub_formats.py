@@ -37,7 +37,7 @@ async def served(models: dict[str, Any]) -> AsyncIterator[httpx.AsyncClient]:
 
 async def test_a_stable_diffusion_checkpoint_paints_what_the_librarys_pipeline_paints(tmp_path: Path) -> None:
     folder = save_stable_diffusion(tmp_path / "sd")
-    part = {"source": {"folder": str(folder)}}
+    part = {"source": {"folder": str(folder)}, "dtype": "float32"}
     model = {"pipeline": "text_to_image", "text_encoder": part, "denoiser": part, "vae_decoder": part}
     body = {
         "model": "sd",
@@ -64,7 +64,7 @@ async def edited(client: httpx.AsyncClient, picture: bytes, prompt: str = "a red
 
 
 def painter_that_edits(folder: Path) -> JsonObject:
-    part = {"source": {"folder": str(folder)}}
+    part = {"source": {"folder": str(folder)}, "dtype": "float32"}
     parts = ("text_encoder", "denoiser", "vae_decoder", "vae_encoder")
     return {"pipeline": "text_to_image", "default_strength": 0.6, **dict.fromkeys(parts, part)}
 
@@ -140,7 +140,7 @@ async def test_a_strength_that_leaves_no_step_is_refused(tmp_path: Path) -> None
 
 async def test_a_llava_checkpoint_answers_what_the_librarys_generate_answers(tmp_path: Path) -> None:
     folder = save_llava(tmp_path / "llava")
-    part = {"loader": "transformers", "source": {"folder": str(folder)}}
+    part = {"loader": "transformers", "source": {"folder": str(folder)}, "dtype": "float32"}
     model = {"pipeline": "image_text", "vision_encoder": part, "llm": part | {"max_context_tokens": 256, "num_slots": 2}}
     picture = Image.fromarray(np.random.default_rng(5).integers(0, 255, (40, 50, 3), dtype=np.uint8))
     buffer = io.BytesIO()

@@ -12,6 +12,7 @@ class StageNote(ResponseBody):
     kind: str
     deployment: str
     device: str
+    dtype: str = Field(description="what it computes in; auto: not known yet, because no replica has reported")
     replicas: int
     ready: bool
     scaled_to_zero: bool

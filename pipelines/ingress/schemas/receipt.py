@@ -14,6 +14,7 @@ class StageEntry(ResponseBody):
     stage: str
     replica: str
     device: str
+    dtype: str = Field(description="what it computes in")
     queue_s: float = Field(description="waited for the device")
     run_s: float = Field(description="ran, in batches shared with other requests")
     device_s: float = Field(description="this request's share of the device's time")

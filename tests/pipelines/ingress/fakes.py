@@ -136,7 +136,9 @@ class FakeService:
         if self.stages_error is not None:
             raise self.stages_error
         counters = {"queued": 1.0, "running": 2.0, "items_total": 3.0, "device_seconds_total": 0.25}
-        return [StageMetrics(card.name, "replica-1", card.device, dict(counters)) for card in await self.stage_cards()]
+        return [
+            StageMetrics(card.name, "replica-1", card.device, card.dtype, dict(counters)) for card in await self.stage_cards()
+        ]
 
     @asynccontextmanager
     async def work(self, job: ChatJob | PaintJob | EmbedJob, context: RequestContext) -> AsyncIterator["Events"]:

@@ -148,6 +148,7 @@ def test_read_only_embeddings_are_taken(sd_painter: Painter) -> None:
     assert sd_painter.denoiser.step([row])[0].done
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_a_small_dtype_rounds_the_model_and_keeps_latents_in_float32(sd_folder: Path, sd_painter: Painter, dtype: str) -> None:
     painter = Painter.load(sd_folder, LoadOptions(dtype=dtype))

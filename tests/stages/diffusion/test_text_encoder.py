@@ -46,6 +46,7 @@ def test_prompts_may_be_prepared_by_many_threads_at_once(sd_painter: Painter) ->
     np.testing.assert_array_equal(prepared, expected)
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize(("dtype", "travels_as"), [("float16", "float16"), ("bfloat16", "float32")])
 def test_results_travel_in_a_dtype_that_numpy_has(sd_folder: Path, dtype: str, travels_as: str) -> None:
     stage = TextEncoder.load(checkpoint_of(sd_folder), LoadOptions(dtype=dtype))

@@ -151,6 +151,7 @@ def test_features_from_shared_memory_may_be_read_only(folder: Path) -> None:
     assert drive(load(folder), [(0, work)])[0].error is None
 
 
+@pytest.mark.cpu
 def test_half_precision_answers_too(folder: Path) -> None:
     settings = LlmSettings(num_slots=3, max_context_tokens=128, prefill_chunk_tokens=16)
     llm = Llm.load(resolve(Source(folder=str(folder))), LoadOptions(dtype="bfloat16"), settings)

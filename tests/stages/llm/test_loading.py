@@ -13,7 +13,7 @@ from stages.llm.loading import load_language_model
 from tests.stages.llm.tiny_models import save_decoder
 from tests.stages.llm.tiny_vlms import save_llava
 
-pytestmark = pytest.mark.models
+pytestmark = [pytest.mark.models, pytest.mark.cpu]
 
 
 def checkpoint(folder: Path) -> Checkpoint:

@@ -58,6 +58,7 @@ def test_a_picture_sees_the_same_alone_and_in_a_batch(folders: tuple[Path, Path]
     assert encoder.cost(items[0]) == 16
 
 
+@pytest.mark.cpu
 def test_half_precision_results_are_arrays_that_numpy_knows(folders: tuple[Path, Path]) -> None:
     encoder = load(*folders, dtype="bfloat16")
     features = encoder.run([encoder.prepare(EncodeImage(picture(1), 10_000))])[0]["features"]
