@@ -17,6 +17,7 @@ from ray.serve.schema import LoggingConfig
 from pipelines.client import LocalStageClient, SplitStageClient, StageClient
 from pipelines.config import EMBEDDED, INGRESS, ActorOptions, AppConfig, AutoscalingConfig, DeploymentConfig, parse
 from pipelines.directory import ServeDirectory
+from pipelines.fork_server import command
 from pipelines.ingress.app import create_app
 from pipelines.ingress.settings import settings_of
 from pipelines.metrics_table import MetricsTable
@@ -55,7 +56,7 @@ def build_named(config: AppConfig, app_name: str) -> Application:
         .options(
             name=INGRESS,
             num_replicas=config.ingress.num_replicas,
-            ray_actor_options=_actor_options(config.ingress.ray_actor_options),
+            ray_actor_options=_actor_options(config.ingress.ray_actor_options, config),
             max_ongoing_requests=config.ingress.max_ongoing_requests,
             health_check_period_s=2,
         )
@@ -73,7 +74,7 @@ def _stage_deployment(
         serve.deployment(_StageReplica)
         .options(
             name=name,
-            ray_actor_options=_actor_options(deployment.ray_actor_options),
+            ray_actor_options=_actor_options(deployment.ray_actor_options, config),
             max_ongoing_requests=deployment.max_ongoing_requests,
             max_queued_requests=deployment.max_queued_requests,
             health_check_period_s=deployment.health_check_period_s,
@@ -95,10 +96,10 @@ def _redis(app_name: str, max_memory_bytes: int) -> Application:
     )
 
 
-def _actor_options(options: ActorOptions) -> dict[str, Any]:
-    return {key: value for key, value in options.model_dump().items() if value not in (None, {}) and key != "num_cpus"} | {
-        "num_cpus": options.num_cpus
-    }
+def _actor_options(options: ActorOptions, config: AppConfig) -> dict[str, Any]:
+    given = {key: value for key, value in options.model_dump().items() if value not in (None, {})}
+    forked = {"runtime_env": {"py_executable": command(stages=True)}} if config.fork_server else {}
+    return given | {"num_cpus": options.num_cpus} | forked
 
 
 def _autoscaling(scaling: AutoscalingConfig) -> dict[str, Any]:

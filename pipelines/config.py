@@ -322,6 +322,9 @@ class AppConfig(Strict):
     auth: AuthConfig = AuthConfig()
     fetch: FetchConfig = FetchConfig()
     ingress: IngressConfig = IngressConfig()
+    fork_server: bool = Field(
+        True, description="replicas on a node start as forks of one process that has imported their libraries"
+    )
 
     def stage_names(self) -> tuple[str, ...]:
         """MODEL.PART of every stage, in the order of the file."""

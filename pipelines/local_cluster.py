@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from pipelines.config import AppConfig
+from pipelines.fork_server import command
 from pipelines.ingress.proxy_headers import CALLBACK
 from stages.errors import ConfigurationError
 
@@ -50,7 +51,7 @@ def running(config: AppConfig, app_name: str, address: Address, console: Console
     with _progress(console) as progress:
         began = time.monotonic()
         row = progress.add_task("starting Ray", total=None)
-        _start_ray()
+        _start_ray(config)
         try:
             _start_serve(address)
             progress.update(row, total=1, completed=1)
@@ -84,10 +85,11 @@ def _refuse_taken_port(address: Address) -> None:
             ) from None
 
 
-def _start_ray() -> None:
+def _start_ray(config: AppConfig) -> None:
     # read by Ray at import and at start
     os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray would let everything else on the machine go first
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # none would be used: ours have a runtime environment
     os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", CALLBACK)
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     import ray
@@ -99,6 +101,7 @@ def _start_ray() -> None:
         logging_level="error",
         log_to_driver=False,
         object_store_memory=OBJECT_STORE_BYTES,
+        runtime_env={"py_executable": command(stages=False)} if config.fork_server else None,
         _system_config={"metrics_report_interval_ms": 10_000},
     )
     logging.getLogger("ray.serve").addFilter(lambda record: record.levelno >= logging.ERROR)

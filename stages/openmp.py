@@ -19,16 +19,21 @@ T = TypeVar("T")
 SPIN_COUNT = 4_000  # turns; some tens of microseconds
 
 
-def limit_threads(count: int) -> None:
-    """Computes with `count` threads from now on. The CPU is shared by every stage on the machine: nobody may take all of it by
-    default, nor keep it while waiting.
+def wait_briefly() -> None:
+    """Before torch is loaded, which is when OpenMP reads its variables.
 
     By default waiting threads spin so long that on a busy machine a step takes ten times its time; not at all would cost a
     quiet one a third. With the policy `active` they spin as long where there are more threads than cores (several stages in a
-    process, threads that prepare). The variables are read when torch is loaded, so this must come first.
+    process, threads that prepare).
     """
     os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))
     os.environ.setdefault("OMP_WAIT_POLICY", "active")
+
+
+def limit_threads(count: int) -> None:
+    """Computes with `count` threads from now on. The CPU is shared by every stage on the machine: nobody may take all of it by
+    default, nor keep it while waiting."""
+    wait_briefly()
     import torch
 
     torch.set_num_threads(count)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +80,8 @@ def served(config: dict[str, Any], folder: Path) -> Iterator[Server]:
         process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
         try:
             _wait_until_ready(process, log)
-            server = Server(f"http://127.0.0.1:{port}", config["applications"][0]["name"])
-            yield server
-            server.close()
+            with closing(Server(f"http://127.0.0.1:{port}", config["applications"][0]["name"])) as server:
+                yield server
             process.send_signal(signal.SIGINT)
             assert process.wait(timeout=60) == 0, log.read_text()
         finally:
