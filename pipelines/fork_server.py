@@ -163,6 +163,7 @@ class _Server:
 
     def run(self) -> list[str]:
         for num_imported, module in enumerate(IMPORTED, start=1):
+            self._end_with_node()
             _import(module)
             arguments = self._turn(num_imported, 0.0)
             if arguments is not None:
@@ -173,8 +174,7 @@ class _Server:
             arguments = self._turn(len(IMPORTED), LOOK_AFTER_S)
             if arguments is not None:
                 return arguments
-            if not _is_alive(self._raylet):
-                self._end()
+            self._end_with_node()
 
     def _turn(self, num_imported: int, within_s: float) -> "list[str] | None":
         """Takes in who asks, and forks for those who need no more than is imported. In the fork: what it is to run."""
@@ -211,7 +211,9 @@ class _Server:
             os.dup2(stream, number)
             os.close(stream)
 
-    def _end(self) -> None:
+    def _end_with_node(self) -> None:
+        if _is_alive(self._raylet):
+            return
         for path in (self._path, self._path + ".lock"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
