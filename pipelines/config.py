@@ -203,7 +203,7 @@ class DeploymentConfig(Strict):
     num_replicas: int | None = Field(None, ge=1)
     autoscaling_config: AutoscalingConfig | None = None
     ray_actor_options: ActorOptions = ActorOptions()
-    torch_threads: int = Field(1, ge=1, le=1024)
+    torch_threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(1, description="auto: a thread a core")
     max_ongoing_requests: int = Field(16, ge=1, description="requests one replica holds; the rest wait for the next replica")
     max_queued_requests: int = Field(256, ge=1, description="requests that may wait for a replica before 429")
     health_check_period_s: float = Field(2, gt=0)
@@ -306,7 +306,7 @@ class IngressConfig(Strict):
     """The HTTP surface. `stages` that live in its own process cost no hop, and scale, compute and fall with it."""
 
     stages: tuple[str, ...] = Field((), description="MODEL.PART names")
-    torch_threads: int = Field(1, ge=1, le=1024)
+    torch_threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(1, description="auto: a thread a core")
     num_replicas: int = Field(1, ge=1)
     ray_actor_options: ActorOptions = ActorOptions()
     max_ongoing_requests: int = Field(1000, ge=1)

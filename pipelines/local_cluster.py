@@ -4,6 +4,7 @@ Decides how big the one-node cluster is and what a waiting person sees. Knows no
 """
 
 import logging
+import math
 import os
 import threading
 import time
@@ -19,9 +20,11 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from pipelines.config import AppConfig
 from pipelines.fork_server import command
 from pipelines.ingress.proxy_headers import CALLBACK
+from stages.cores import available_cores
 from stages.errors import ConfigurationError
 
 OBJECT_STORE_BYTES = 512 * 2**20
+NUM_SMALL_ACTORS = 10  # metrics table, Redis, Serve's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,7 @@ def running(config: AppConfig, app_name: str, address: Address, console: Console
 
 def _progress(console: Console) -> Progress:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn())
-    return Progress(*columns, console=console, transient=False)
+    return Progress(*columns, console=console, transient=False, refresh_per_second=4)
 
 
 def _refuse_taken_port(address: Address) -> None:
@@ -90,13 +93,14 @@ def _start_ray(config: AppConfig) -> None:
     os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray would let everything else on the machine go first
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # none would be used: ours have a runtime environment
+    os.environ.setdefault("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.25")  # Serve's own 0.1 takes a small machine's time
     os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", CALLBACK)
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
     ray.init(
-        num_cpus=os.cpu_count(),
+        num_cpus=max(available_cores(), _cpus_wanted(config)),  # a figure of Ray's: on one machine every replica fits
         include_dashboard=False,
         logging_level="error",
         log_to_driver=False,
@@ -105,6 +109,16 @@ def _start_ray(config: AppConfig) -> None:
         _system_config={"metrics_report_interval_ms": 10_000},
     )
     logging.getLogger("ray.serve").addFilter(lambda record: record.levelno >= logging.ERROR)
+
+
+def _cpus_wanted(config: AppConfig) -> int:
+    """The sum of `num_cpus` with every deployment at its largest."""
+    wanted = config.ingress.num_replicas * config.ingress.ray_actor_options.num_cpus
+    for deployment in config.placement().values():
+        scaling = deployment.autoscaling_config
+        replicas = scaling.max_replicas if scaling is not None else deployment.num_replicas or 1
+        wanted += replicas * deployment.ray_actor_options.num_cpus
+    return math.ceil(wanted + NUM_SMALL_ACTORS * 0.01)
 
 
 def _start_serve(address: Address) -> None:

@@ -56,7 +56,7 @@ def replica_spec(name: str, deployment: DeploymentConfig | IngressConfig, config
         deployment=name,
         stages=tuple(stages[stage] for stage in deployment.stages),
         cache=cache_spec(config, app_name),
-        torch_threads=deployment.torch_threads,
+        torch_threads=None if deployment.torch_threads == "auto" else deployment.torch_threads,
     )
 
 

@@ -27,6 +27,16 @@ FLOCK = "hhqqi0q"  # struct flock of Linux: type, whence, start, length, pid
 log = logging.getLogger("triptych.stages")
 
 
+def available_cores() -> int:
+    """The cores that this process may use, at least 1: those it may run on, and no more than its container's share of time."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            return max(1, min(allowed, round(int(quota) / int(period))))
+    return allowed
+
+
 def threads_for(wanted: int, wanted_by_others: int, num_cores: int) -> int:
     """How many of the threads it wants (at least 1) a stage may compute with: all of them while there is a core for everyone's,
     otherwise its part of the cores, at least one."""
@@ -74,7 +84,7 @@ class CoreTable:
     """Who computes on this machine now: `path` is a small file that its processes share. Raises `OSError` where it can't be made."""
 
     def __init__(self, path: Path, *, num_cores: int | None = None) -> None:
-        self.num_cores = num_cores if num_cores is not None else len(os.sched_getaffinity(0))
+        self.num_cores = num_cores if num_cores is not None else available_cores()
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         os.ftruncate(self._file, 2 * NUM_SEATS)
         self._wanted = memoryview(mmap.mmap(self._file, 2 * NUM_SEATS)).cast("H")

@@ -16,13 +16,14 @@ from typing import Any
 from cache.memory import MemoryTier
 from cache.tier import Tier
 from cache.tiered import TieredCache
-from stages.cores import cores_of_this_machine
+from stages.cores import available_cores, cores_of_this_machine
 from stages.host import StageHost
 from stages.openmp import limit_threads
 from stages.registry import StageSpec, load
-from stages.stage import Item, Reply
+from stages.stage import Item, Reply, StageMetrics
 
 REPORT_PERIOD_S = 1.0
+REPORT_UNCHANGED_S = 10.0  # well within what the table takes for a sign of life
 log = logging.getLogger("triptych.replica")
 
 
@@ -51,7 +52,7 @@ class ReplicaSpec:
     deployment: str
     stages: tuple[StageSpec, ...]
     cache: CacheSpec
-    torch_threads: int
+    torch_threads: int | None  # None: as many as there are cores
 
 
 class StageReplica:
@@ -60,13 +61,14 @@ class StageReplica:
     def __init__(self, spec: ReplicaSpec, table: Any = None) -> None:
         self._spec, self._table = spec, table
         self._identity = _replica_identity()
-        limit_threads(spec.torch_threads)
+        threads = spec.torch_threads or available_cores()
+        limit_threads(threads)
         began = time.monotonic()
         self._host = StageHost(
             cache=spec.cache.open(),
             replica=self._identity,
             cores=cores_of_this_machine(),
-            torch_threads=spec.torch_threads,
+            torch_threads=threads,
         )
         for stage in spec.stages:
             loaded = load(stage)
@@ -103,10 +105,19 @@ class StageReplica:
             self._reporting = asyncio.create_task(self._report())
 
     async def _report(self) -> None:
+        """Every second where there is news: an idle stage takes no notice of the clock, nor any of the CPU."""
+        told: list[StageMetrics] | None = None
+        told_at = float("-inf")
         while True:
+            metrics = self._host.metrics()
+            if metrics == told and time.monotonic() - told_at < REPORT_UNCHANGED_S:
+                await asyncio.sleep(REPORT_PERIOD_S)
+                continue
             try:
-                await self._table.report.remote(self._identity, self._host.metrics())
+                await self._table.report.remote(self._identity, metrics)
+                told, told_at = metrics, time.monotonic()
             except Exception as error:  # the table is being replaced; counters are cumulative, so nothing is lost
+                told = None
                 log.warning("metrics not reported: %s: %s", type(error).__name__, error)
             await asyncio.sleep(REPORT_PERIOD_S)
 

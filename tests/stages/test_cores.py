@@ -1,6 +1,7 @@
 """The cores of a machine among the stages that compute on it: how many threads each takes, who counts, and what the dead leave."""
 
 import asyncio
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.cores import CoreTable, Seat, threads_for
+from stages.cores import CoreTable, Seat, available_cores, threads_for
 from stages.host import StageHost
 from stages.stage import Item
 from tests.stages.fakes import Adder, Gate
@@ -100,3 +101,11 @@ async def test_a_hosted_stage_on_the_cpu_takes_its_part_and_leaves_when_idle(tmp
     await host.close()
     watcher.seat.take()
     assert watcher.counts == [1, 2]
+
+
+def test_a_process_may_use_no_more_cores_than_it_may_run_on() -> None:
+    allowed = os.sched_getaffinity(0)
+    code = "import os; os.sched_setaffinity(0, {%d}); from stages.cores import available_cores; print(available_cores())"
+    one = subprocess.run([sys.executable, "-c", code % min(allowed)], capture_output=True, text=True, check=True)
+    assert int(one.stdout) == 1
+    assert 1 <= available_cores() <= len(allowed)
