@@ -11,6 +11,7 @@ from typing import Any
 
 from pipelines import local_cluster
 from pipelines.local_cluster import Address
+from stages.cores import available_cores
 from stages.limits import BatchLimits, QueueLimits
 from stages.replica import CacheSpec, ReplicaSpec, StageReplica
 from stages.stage import IterativeStage, OneShotStage
@@ -21,7 +22,7 @@ MakeStage = Callable[[], OneShotStage[Any, Any] | IterativeStage[Any, Any]]
 @contextmanager
 def cluster(address: Address | None = None) -> Iterator[None]:
     """`address`: where Serve's HTTP proxy listens; None: no proxy."""
-    local_cluster._start_ray()
+    local_cluster._start_ray(available_cores(), fork_server=True)
     try:
         if address is not None:
             local_cluster._start_serve(address)

@@ -87,6 +87,7 @@ def machine() -> dict[str, Value]:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu()
     found: dict[str, Value] = {
         "device": device,
+        "instructions": _instructions(),
         "num_cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
     }
@@ -97,6 +98,14 @@ def machine() -> dict[str, Value]:
         except PackageNotFoundError:
             found[package] = None
     return found
+
+
+def _instructions() -> str:
+    """What torch's own kernels and oneDNN's may use here."""
+    import torch
+
+    capability: str = torch.backends.cpu.get_cpu_capability()
+    return capability + (" with bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "")
 
 
 def _cpu() -> str:

@@ -54,7 +54,7 @@ def running(config: AppConfig, app_name: str, address: Address, console: Console
     with _progress(console) as progress:
         began = time.monotonic()
         row = progress.add_task("starting Ray", total=None)
-        _start_ray(config)
+        _start_ray(max(available_cores(), _cpus_wanted(config)), fork_server=config.fork_server)
         try:
             _start_serve(address)
             progress.update(row, total=1, completed=1)
@@ -88,7 +88,8 @@ def _refuse_taken_port(address: Address) -> None:
             ) from None
 
 
-def _start_ray(config: AppConfig) -> None:
+def _start_ray(num_cpus: int, *, fork_server: bool) -> None:
+    """`num_cpus` is a figure of Ray's: on one machine, every replica fits."""
     # read by Ray at import and at start
     os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray would let everything else on the machine go first
@@ -100,12 +101,12 @@ def _start_ray(config: AppConfig) -> None:
 
     logging.getLogger("ray").setLevel(logging.ERROR)
     ray.init(
-        num_cpus=max(available_cores(), _cpus_wanted(config)),  # a figure of Ray's: on one machine every replica fits
+        num_cpus=num_cpus,
         include_dashboard=False,
         logging_level="error",
         log_to_driver=False,
         object_store_memory=OBJECT_STORE_BYTES,
-        runtime_env={"py_executable": command(stages=False)} if config.fork_server else None,
+        runtime_env={"py_executable": command(stages=False)} if fork_server else None,
         _system_config={"metrics_report_interval_ms": 10_000},
     )
     logging.getLogger("ray.serve").addFilter(lambda record: record.levelno >= logging.ERROR)
