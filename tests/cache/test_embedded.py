@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from cache.embedded import EmbeddedRedis, EmbeddedRedisError
+from cache import embedded
+from cache.embedded import EmbeddedRedis, EmbeddedRedisError, server_program
 
 MiB = 2**20
 
@@ -224,3 +225,16 @@ def test_it_ends_and_cleans_up_with_an_owner_that_forgets_to_close_it(then: str)
 
 def test_an_interrupt_from_the_terminal_is_not_for_it(server: EmbeddedRedis) -> None:
     assert os.getsid(server.pid) != os.getsid(os.getpid())
+
+
+def test_without_the_package_the_machines_own_server_is_run_and_without_that_one_is_told_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "find_spec", dict[str, None]().get)
+    (tmp_path / "redis-server").write_text("#!/bin/sh\n")
+    (tmp_path / "redis-server").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert server_program() == tmp_path / "redis-server"
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(EmbeddedRedisError, match=r"cache\.redis\.url"):
+        server_program()
