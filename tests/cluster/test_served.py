@@ -5,10 +5,12 @@ import base64
 import io
 import os
 import signal
+import sys
 from typing import Any
 
 import numpy as np
 import openai
+import psutil
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
@@ -43,6 +45,15 @@ def receipt_of(answer: Any) -> dict[str, Any]:
 def painted_in(answer: Any) -> NDArray[np.int64]:
     """[height, width, 3], signed so that differences can be taken."""
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(answer.data[0].b64_json)))).astype(np.int64)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers are ordinary ones")
+def test_all_replicas_are_forks_of_one_process(server: Server) -> None:
+    deployments = [name for name, replicas in server.replicas().items() if replicas]
+    parents = {psutil.Process(pid).ppid() for name in deployments for pid in server.pids(name)}
+    assert len(deployments) > 4
+    assert len(parents) == 1
+    assert "fork_server" in " ".join(psutil.Process(parents.pop()).cmdline())
 
 
 def test_a_text_question_is_answered(server: Server) -> None:
@@ -180,7 +191,7 @@ def test_the_denoiser_scales_alone_under_image_load_and_scales_back(server: Serv
 
     async def load_until_scaled() -> set[int]:
         seen = set()
-        work = asyncio.create_task(paint_some(server, 24, 100))
+        work = asyncio.create_task(paint_some(server, 24, 50))
         while not work.done():
             replicas = await asyncio.to_thread(server.replicas)
             assert replicas["llm"] == 1
