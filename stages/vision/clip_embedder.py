@@ -21,9 +21,6 @@ from stages.stage import Arrays, EmbedInput
 from stages.torchvision_shim import ensure_torchvision
 from stages.vision.pictures import as_array, compiled
 
-EMBEDDER_PATTERNS = ("*.json", "*.txt", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-"""The files of an open_clip checkpoint that make this part (for `Checkpoint.fingerprint`)."""
-
 
 @dataclass(frozen=True, slots=True)
 class PreparedInput:

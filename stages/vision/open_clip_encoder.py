@@ -17,11 +17,6 @@ from stages.projector import Projector
 from stages.stage import Arrays, EncodeImage
 from stages.vision.pictures import as_array, compiled, preprocessed
 
-CLIP_PATTERNS = ("open_clip_config.json", "open_clip_model.safetensors")
-"""The files of an open_clip checkpoint that make this part (for `Checkpoint.fingerprint`)."""
-PROJECTOR_PATTERNS = ("config.json", "model.safetensors")
-"""The files of a projector's checkpoint that make this part."""
-
 
 class OpenClipEncoder:
     """A `OneShotStage[EncodeImage, Tensor]`. Result: {"features": [num_image_tokens, text_width]}."""

@@ -21,10 +21,6 @@ from stages.torchvision_shim import ensure_torchvision
 from stages.vision.pictures import as_array, compiled
 from stages.vision.vlm_parts import load_seeing_part
 
-PART_PATTERNS = ("*.safetensors", "*.bin", "*.json")
-"""The files of a checkpoint that make this part (for `Checkpoint.fingerprint`); weights share files with the language
-model."""
-
 
 @dataclass(frozen=True, slots=True)
 class PreparedPicture:
