@@ -23,6 +23,7 @@ from stages.checkpoint import resolve
 from stages.diffusion.checkpoint_parts import SETTINGS
 from stages.diffusion.describe import describe
 from stages.errors import InvalidRequest, UnknownModel
+from stages.input_versions import input_versions
 from stages.registry import PROJECTOR_FILES, StageSpec, part_files
 from stages.stage import StageMetrics
 
@@ -100,9 +101,17 @@ class Triptych:
                 return ModelCard(model_id, "embed", stages, created)
 
     def _named(self, stage: str) -> str:
-        """The name of what a stage computes with: weights and settings files, dtype. The same on every machine."""
+        """The name of what a stage computes with: weights and settings files, dtype; and of what this process does to its input.
+        The same on every machine with the same versions."""
         spec: StageSpec = self._specs[stage]
-        return name("stage", weights=spec.fingerprint(), part=spec.kind.value, loader=spec.loader, dtype=spec.options.dtype)
+        return name(
+            "stage",
+            weights=spec.fingerprint(),
+            part=spec.kind.value,
+            loader=spec.loader,
+            dtype=spec.options.dtype,
+            versions=input_versions(),
+        )
 
     def _image_text(self, model_id: str, model: ImageTextModel) -> ImageTextPipeline:
         llm = self._specs[f"{model_id}.llm"]
