@@ -114,10 +114,11 @@ def _explained(repository: str, revision: str | None, missing: Sequence[str], er
     """Repository, file, what happened and what to do about it."""
     files = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
     where = f"source.hub: {_at(repository, revision)}" + (f": {files}" if files else "")
-    return f"{where} cannot be had: {_reason(repository, revision, error)}"
+    return f"{where} cannot be had: {reason_for(repository, revision, error)}"
 
 
-def _reason(repository: str, revision: str | None, error: Exception | None) -> str:
+def reason_for(repository: str, revision: str | None, error: Exception | None) -> str:
+    """Why nothing came, and what to set; None: nobody said why."""
     from huggingface_hub import constants, errors, is_offline_mode
 
     asked = f"the hub at {constants.ENDPOINT} (HF_ENDPOINT)"

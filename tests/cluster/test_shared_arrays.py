@@ -18,7 +18,6 @@ from stages.stage import Generate, ImageSpan, Item, Sampling
 pytestmark = pytest.mark.cluster
 
 
-@serve.deployment(ray_actor_options={"num_cpus": 0.1})
 class Weigher:
     """Answers each item with what its picture's features add up to, as bits."""
 
@@ -31,7 +30,9 @@ class Weigher:
 def handle() -> Iterator[Any]:
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:
-        yield serve.run(Weigher.bind(), name="weigher", route_prefix=None)
+        yield serve.run(
+            serve.deployment(Weigher).options(ray_actor_options={"num_cpus": 0.1}).bind(), name="weigher", route_prefix=None
+        )
     finally:
         serve.shutdown()
         ray.shutdown()

@@ -10,7 +10,12 @@ from pipelines.object_store import ObjectStore
 
 def test_an_array_is_put_once_and_another_of_the_same_numbers_for_itself() -> None:
     puts: list[int] = []
-    store = ObjectStore(lambda array: puts.append(array.nbytes) or len(puts))
+
+    def put(array: NDArray[Any]) -> int:
+        puts.append(array.nbytes)
+        return len(puts)
+
+    store = ObjectStore(put)
     first, second = np.zeros(10), np.zeros(10)
     assert [store.reference(array) for array in (first, second, first, second, first)] == [1, 2, 1, 2, 1]
     assert (puts, store.num_arrays) == ([80, 80], 2)
