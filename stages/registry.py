@@ -70,11 +70,14 @@ def part_files(spec: StageSpec) -> PartFiles:
         case StageKind.EMBEDDER, "open_clip":
             files = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
             return PartFiles(TEXT_SETTINGS, (Weights("", files),))
-        case ((StageKind.VISION_ENCODER | StageKind.LLM), "transformers"):
-            from stages.vision.vlm_files import holds_seeing, holds_speaking
+        case StageKind.VISION_ENCODER, "transformers":
+            from stages.vision.vlm_files import holds_seeing
 
-            holds = holds_seeing if spec.kind is StageKind.VISION_ENCODER else holds_speaking
-            return PartFiles(TEXT_SETTINGS, (Weights("", TRANSFORMERS_WEIGHTS),), holds)
+            return PartFiles(("*config.json",), (Weights("", TRANSFORMERS_WEIGHTS),), holds_seeing)
+        case StageKind.LLM, "transformers":
+            from stages.vision.vlm_files import holds_speaking
+
+            return PartFiles(TEXT_SETTINGS, (Weights("", TRANSFORMERS_WEIGHTS),), holds_speaking)
     return WHOLE_MODEL
 
 
