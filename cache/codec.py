@@ -4,8 +4,9 @@ Decides the byte format; knows no tier and no meaning of keys. Never pickle: a s
 
     magic "TPTC" | format version | length of key | length of index | checksum | key | index | arrays
 
-The index is JSON, `[[name, dtype, shape], ...]`; every array is raw C-ordered bytes, begun at a multiple of 64. The checksum
-(xxh3_128) covers all bytes but itself. It finds accidents, not forgers: who may write to the store is the store's business.
+The index is JSON, `[[name, dtype, shape], ...]`, with numpy's own name of a dtype, or "bfloat16"; every array is raw C-ordered
+bytes, begun at a multiple of 64. The checksum (xxh3_128) covers all bytes but itself. It finds accidents, not forgers: who may
+write to the store is the store's business.
 """
 
 import json
@@ -20,7 +21,11 @@ import xxhash
 from numpy.typing import NDArray
 
 Arrays = Mapping[str, NDArray[Any]]
-"""A value. Any numeric or bool dtype, any shape (0-d and empty included), either byte order."""
+"""A value. Any numeric or bool dtype and `BFLOAT16`, any shape (0-d and empty included), either byte order."""
+
+BFLOAT16: np.dtype[Any] = np.dtype([("bfloat16", "<u2")])
+"""bfloat16, which numpy doesn't have: its bits, under its name. Travels, is pickled and shared like any other dtype; for numbers,
+hand it to torch (`stages/arrays.py`)."""
 
 FORMAT_VERSION = 1
 
@@ -41,8 +46,8 @@ def size_of(value: Arrays) -> int:
 
 
 def is_storable(value: Arrays) -> bool:
-    """Whether every array has a numeric or bool dtype (no objects, strings, dates or records)."""
-    return all(isinstance(array, np.ndarray) and array.dtype.kind in _KINDS for array in value.values())
+    """Whether every array has a numeric or bool dtype or `BFLOAT16` (no objects, strings, dates or other records)."""
+    return all(isinstance(array, np.ndarray) and _is_numeric(array.dtype) for array in value.values())
 
 
 def encode(key: str, value: Arrays) -> bytes:
@@ -51,7 +56,7 @@ def encode(key: str, value: Arrays) -> bytes:
         dtypes = {name: str(getattr(array, "dtype", type(array).__name__)) for name, array in value.items()}
         raise ValueError(f"only numeric and bool arrays can be stored, not {dtypes}")
     arrays = {name: np.asarray(array, order="C") for name, array in value.items()}
-    index = json.dumps([[name, array.dtype.str, list(array.shape)] for name, array in arrays.items()]).encode()
+    index = json.dumps([[name, _written(array.dtype), list(array.shape)] for name, array in arrays.items()]).encode()
     key_bytes = key.encode()
     head = _HEAD.pack(_MAGIC, FORMAT_VERSION, len(key_bytes), len(index))
     position = len(head) + _CHECKSUM_BYTES + len(key_bytes) + len(index)
@@ -106,8 +111,8 @@ def _decode(key: str, data: bytes) -> dict[str, NDArray[Any]]:
 
 def _slots(index: list[tuple[str, str, list[int]]], position: int, end: int) -> Iterator[_Slot]:
     for name, dtype_name, shape in index:
-        dtype = np.dtype(dtype_name)
-        sound = isinstance(name, str) and dtype.str == dtype_name and dtype.kind in _KINDS
+        dtype = BFLOAT16 if dtype_name == _written(BFLOAT16) else np.dtype(dtype_name)
+        sound = isinstance(name, str) and _written(dtype) == dtype_name and _is_numeric(dtype)
         if not sound or not all(type(size) is int and size >= 0 for size in shape):
             raise CorruptValue(f"index entry {name!r}, {dtype_name!r}, {shape!r} describes no array")
         position += -position % _ALIGNMENT
@@ -115,6 +120,14 @@ def _slots(index: list[tuple[str, str, list[int]]], position: int, end: int) -> 
         position += prod(shape) * dtype.itemsize
         if position > end:
             raise CorruptValue(f"array {name!r} reaches beyond the value's {end} bytes")
+
+
+def _is_numeric(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind in _KINDS or dtype == BFLOAT16
+
+
+def _written(dtype: np.dtype[Any]) -> str:
+    return "bfloat16" if dtype == BFLOAT16 else dtype.str
 
 
 def _empty(slot: _Slot) -> NDArray[Any]:

@@ -21,6 +21,7 @@ from pipelines.fork_server import command
 from pipelines.ingress.app import create_app
 from pipelines.ingress.settings import settings_of
 from pipelines.metrics_table import MetricsTable
+from pipelines.pinning import pinned
 from pipelines.serve_client import ServeStageClient
 from pipelines.service import Triptych
 from pipelines.specs import embedded_directory, replica_spec
@@ -37,6 +38,7 @@ def build(args: AppConfig) -> Application:
 
 def build_named(config: AppConfig, app_name: str) -> Application:
     """As `build`, for an application of another name (two on one machine don't share an embedded Redis)."""
+    config = pinned(config)
     table = (
         serve.deployment(MetricsTable)
         .options(

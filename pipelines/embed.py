@@ -31,8 +31,8 @@ class ClipEmbedPipeline:
         try:
             reply = await self._client.call(self._embedder, item)
         except InvalidRequest as error:
-            error.param = part.param if isinstance(part, ImagePart) else f"input[{index}]"
-            raise
+            at_fault = part.param if isinstance(part, ImagePart) else f"input[{index}]"
+            raise error.for_request(at_fault) from error.__cause__
         context.add(reply.receipt)
         return reply.value
 

@@ -92,8 +92,7 @@ class ImageTextPipeline:
         try:
             reply = await self._client.call(self._vision, item)
         except InvalidRequest as error:
-            error.param = part.param
-            raise
+            raise error.for_request(part.param) from error.__cause__
         context.add(reply.receipt)
         return ImageSpan(offset, length, content, reply.value)
 

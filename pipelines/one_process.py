@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pipelines.client import LocalStageClient
 from pipelines.config import AppConfig
 from pipelines.jobs import StageCard
+from pipelines.pinning import pinned
 from pipelines.service import Triptych
 from pipelines.specs import stage_specs
 from stages.host import StageHost
@@ -49,6 +50,7 @@ class LocalDirectory:
 async def one_process(config: AppConfig, *, redis_url: str | None = None) -> AsyncIterator[Triptych]:
     """Loads every stage, yields the service, and ends every stage's thread. Remembers in memory, and in Redis where a URL is
     given (the configuration's own embedded server is the cluster's affair)."""
+    config = pinned(config)
     cache = CacheSpec(config.cache.memory_bytes, redis_url).open()
     host = StageHost(cache=cache, replica="local")
     specs = list(stage_specs(config).values())

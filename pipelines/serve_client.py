@@ -14,7 +14,9 @@ import ray.exceptions
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException, RequestCancelledError
 from ray.serve.handle import DeploymentHandle
 
+from pipelines.object_store import ObjectStore
 from stages.errors import Cancelled, DeadlineExceeded, QueueFull, StageFailed, TriptychError, Unavailable
+from stages.packed_item import packed
 from stages.stage import Item, Reply
 
 MAX_ATTEMPTS = 3
@@ -23,10 +25,14 @@ _REPLICA_DIED = (ray.exceptions.RayActorError, ray.exceptions.NodeDiedError, ray
 
 
 class ServeStageClient:
-    """`handles`: deployment name -> handle; `deployments`: stage name -> deployment name."""
+    """`handles`: deployment name -> handle; `deployments`: stage name -> deployment name. Items of streams share their large
+    arrays: several choices about a picture, or pictures of a prompt, take one copy of it along."""
 
-    def __init__(self, handles: Mapping[str, DeploymentHandle], deployments: Mapping[str, str]) -> None:
+    def __init__(
+        self, handles: Mapping[str, DeploymentHandle], deployments: Mapping[str, str], store: ObjectStore | None = None
+    ) -> None:
         self._handles, self._deployments = handles, deployments
+        self._store = store if store is not None else ObjectStore()
         self._pace = {name: _Pace() for name in handles}
 
     async def call(self, stage: str, item: Item[Any]) -> Reply:
@@ -57,8 +63,10 @@ class ServeStageClient:
     ) -> AsyncGenerator[Sequence[object], None]:
         deployment = self._deployments[stage]
         handle = self._handles[deployment].options(method_name="stream", stream=True)
+        sent, arrays = packed(item)
+        beside = [self._store.reference(array) for array in arrays]
         for attempt in range(1, MAX_ATTEMPTS + 1):
-            response, shown = handle.remote(stage, item), False
+            response, shown = handle.remote(stage, sent, *beside), False
             try:
                 async for events in _within(response, item, stage):
                     shown = True

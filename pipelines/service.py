@@ -20,9 +20,11 @@ from pipelines.prompt import PromptBuilder
 from pipelines.specs import stage_specs
 from pipelines.text_to_image import TextToImagePipeline
 from stages.checkpoint import resolve
+from stages.diffusion.checkpoint_parts import SETTINGS
 from stages.diffusion.describe import describe
 from stages.errors import InvalidRequest, UnknownModel
-from stages.registry import StageSpec
+from stages.input_versions import input_versions
+from stages.registry import PROJECTOR_FILES, StageSpec, part_files
 from stages.stage import StageMetrics
 
 T = TypeVar("T")
@@ -99,20 +101,21 @@ class Triptych:
                 return ModelCard(model_id, "embed", stages, created)
 
     def _named(self, stage: str) -> str:
-        """The name of what a stage computes with: weights and settings files. The same on every machine; the dtype that a
-        replica computes in is added there."""
+        """The name of what a stage computes with: weights and settings files; and of what this process does to its input. The same
+        on every machine with the same versions. The dtype that a replica computes in is added there."""
         spec: StageSpec = self._specs[stage]
-        return name("stage", weights=spec.fingerprint(), part=spec.kind.value, loader=spec.loader)
+        return name("stage", weights=spec.fingerprint(), part=spec.kind.value, loader=spec.loader, versions=input_versions())
 
     def _image_text(self, model_id: str, model: ImageTextModel) -> ImageTextPipeline:
         llm = self._specs[f"{model_id}.llm"]
         vision = self._specs.get(f"{model_id}.vision_encoder")
+        projector = vision.projector if vision is not None else None
         return ImageTextPipeline(
             model_id,
             self._client,
             PromptBuilder.load(
-                resolve(llm.source),
-                projector=resolve(vision.projector) if vision is not None and vision.projector is not None else None,
+                resolve(llm.source, part_files(llm).without_weights()),
+                projector=resolve(projector, PROJECTOR_FILES.without_weights()) if projector is not None else None,
             ),
             vision_fingerprint=self._named(f"{model_id}.vision_encoder") if vision is not None else None,
             max_pixels=self._config.limits.image_pixels,
@@ -130,7 +133,7 @@ class Triptych:
         )
 
     def _paint_rules(self, model_id: str, model: TextToImageModel) -> PaintRules:
-        info = describe(resolve(self._specs[f"{model_id}.denoiser"].source))
+        info = describe(resolve(self._specs[f"{model_id}.denoiser"].source, SETTINGS))
         sizes = tuple(_size(text) for text in model.sizes)
         return PaintRules(
             sizes=sizes,

@@ -130,8 +130,7 @@ class TextToImagePipeline:
         try:
             reply = await self._client.call(self._text, item)
         except InvalidRequest as error:
-            error.param = param
-            raise
+            raise error.for_request(param) from error.__cause__
         context.add(reply.receipt)
         return reply.value
 

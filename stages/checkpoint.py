@@ -1,11 +1,12 @@
 """Where a part's weights come from: a folder, a hub repository at a revision, or the demo weights that ship with Triptych.
 
-Decides which folder holds a source and what its fingerprint is. Knows no model: reading the files is the stage's work.
-A fingerprint names the *content* (sha256 over file names and bytes), or the hub's own commit, which names its content too.
+Decides which folder holds a source and what a part's fingerprint is. Knows no model: reading the files is the stage's work.
+A fingerprint names the *content* (sha256 over the part's file names and bytes), or the hub's own commit, which names its content
+too: the same on every machine, whichever of the files it holds.
 """
 
 import hashlib
-import os
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from stages.errors import ConfigurationError
+from stages.hub import commit_of, fetched
+from stages.part_files import WHOLE_MODEL, PartFiles
 
 _PICTURES = Path(__file__).parent.parent / "demo" / "weights"
 _DEMO_FOLDERS = {
@@ -56,17 +59,32 @@ class Checkpoint:
     folder: Path
     commit: str | None = None
 
-    def fingerprint(self, patterns: Sequence[str] = ("*.safetensors", "*.bin", "*.gguf", "*.json", "*.txt", "*.model")) -> str:
-        """Hex digest of the checkpoint's content (files under `folder` that match)."""
-        if self.commit is not None:
-            return hashlib.sha256(f"hub:{self.source.hub}@{self.commit}".encode()).hexdigest()
-        files = sorted({path for pattern in patterns for path in self.folder.rglob(pattern) if path.is_file()})
-        whole = hashlib.sha256()
-        for path in files:
-            stat = path.stat()
-            whole.update(str(path.relative_to(self.folder)).encode() + b"\0")
-            whole.update(_file_digest(str(path), stat.st_size, stat.st_mtime_ns))
-        return whole.hexdigest()
+    def files(self, part: PartFiles) -> list[Path]:
+        """The part's files. Raises `ConfigurationError` where the folder holds none of its weights."""
+        names = [path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()]
+        try:
+            weights = part.weights_in(names, lambda name: dict(json.loads((self.folder / name).read_text())))
+        except (ConfigurationError, OSError, ValueError) as error:
+            raise ConfigurationError(f"{self.source}: {error}") from error
+        return [self.folder / name for name in sorted({*part.settings_in(names), *weights})]
+
+
+def fingerprint(source: Source, part: PartFiles) -> str:
+    """Hex digest of what the part is loaded from. Of a hub source it takes no file. Raises `ConfigurationError`."""
+    if source.hub is not None:
+        return hashlib.sha256(f"hub:{source.hub}@{commit_of(source.hub, source.revision)}".encode()).hexdigest()
+    checkpoint = resolve(source, part)
+    return content_digest(checkpoint.folder, checkpoint.files(part))
+
+
+def content_digest(folder: Path, files: Sequence[Path]) -> str:
+    """Hex digest of files under `folder`: their names there, and their bytes."""
+    whole = hashlib.sha256()
+    for path in files:
+        stat = path.stat()
+        whole.update(str(path.relative_to(folder)).encode() + b"\0")
+        whole.update(_file_digest(str(path), stat.st_size, stat.st_mtime_ns))
+    return whole.hexdigest()
 
 
 @lru_cache(maxsize=4096)
@@ -75,8 +93,9 @@ def _file_digest(path: str, size: int, mtime_ns: int) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def resolve(source: Source) -> Checkpoint:
-    """Finds (for a hub source: downloads, or takes from the local hub cache) the checkpoint. Raises `ConfigurationError`."""
+def resolve(source: Source, part: PartFiles = WHOLE_MODEL) -> Checkpoint:
+    """Finds the checkpoint; of a hub source, the part's files are downloaded, unless the local hub cache holds them. Raises
+    `ConfigurationError`."""
     if source.demo is not None:
         return Checkpoint(source, _demo_folder(source.demo))
     if source.folder is not None:
@@ -85,7 +104,8 @@ def resolve(source: Source) -> Checkpoint:
             raise ConfigurationError(f"source.folder: {str(folder)!r} is not a folder on this machine")
         return Checkpoint(source, folder)
     if source.hub is not None:
-        return _from_hub(source)
+        folder, commit = fetched(source.hub, source.revision, part)
+        return Checkpoint(source, folder, commit)
     raise ConfigurationError("source: give one of demo, folder, hub")
 
 
@@ -103,13 +123,3 @@ def _demo_folder(name: str) -> Path:
     if not folder.is_dir():
         raise ConfigurationError(f"source.demo: {folder} is missing; run `python -m demo.train`")
     return folder
-
-
-def _from_hub(source: Source) -> Checkpoint:
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = Path(snapshot_download(str(source.hub), revision=source.revision))
-    except Exception as error:
-        raise ConfigurationError(f"source.hub: {source} cannot be had: {error}") from error
-    return Checkpoint(source, folder, commit=os.path.basename(folder))

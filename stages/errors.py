@@ -16,7 +16,8 @@
 Every error survives pickling (it crosses processes), and its message tells value, limit and the setting to change.
 """
 
-from typing import Any
+from copy import copy
+from typing import Any, Self
 
 
 class TriptychError(Exception):
@@ -29,6 +30,14 @@ class TriptychError(Exception):
         self.message = message
         self.param = param
         self.retry_after_s = retry_after_s
+
+    def for_request(self, param: str | None = None) -> Self:
+        """A copy for one of the requests that this concerns, with the field that is at fault there (None: as it is here). An
+        error that several requests share would tell each of them of the others' fields, and gather their tracebacks."""
+        own = copy(self)
+        own.__cause__ = self.__cause__
+        own.param = self.param if param is None else param
+        return own
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.message, self.param, self.retry_after_s)

@@ -4,15 +4,15 @@ Decides nothing else. Model libraries are imported only when a stage that needs 
 text encoder never imports open_clip.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from stages.checkpoint import Checkpoint, LoadOptions, Source, resolve
+from stages.checkpoint import Checkpoint, LoadOptions, Source, fingerprint, resolve
 from stages.dtypes import AUTO, choose_dtype, stored_dtype
 from stages.errors import ConfigurationError
 from stages.openmp import on_passing_thread
+from stages.part_files import TEXT_SETTINGS, TRANSFORMERS_WEIGHTS, WHOLE_MODEL, PartFiles, Weights
 from stages.scheduler import BatchLimits, QueueLimits
 from stages.stage import IterativeStage, OneShotStage
 
@@ -50,19 +50,36 @@ class StageSpec:
 
     def fingerprint(self) -> str:
         """Hex digest of the weights and settings files that this part is loaded from."""
-        whole = resolve(self.source).fingerprint(part_patterns(self))
+        whole = fingerprint(self.source, part_files(self))
         if self.projector is None:
             return whole
-        return whole + resolve(self.projector).fingerprint()
+        return whole + fingerprint(self.projector, PROJECTOR_FILES)
 
 
-def part_patterns(spec: StageSpec) -> Sequence[str]:
-    """Which files of the checkpoint make this part."""
-    if spec.loader == "diffusers":
-        from stages.diffusion.checkpoint_parts import part_patterns as of_diffusers
+PROJECTOR_FILES = PartFiles(("config.json",), (Weights("", ("model.safetensors",)),))
 
-        return of_diffusers(spec.kind.value)
-    return ("*.safetensors", "*.bin", "*.gguf", "*.json", "*.txt", "*.model", "*.jinja")
+
+def part_files(spec: StageSpec) -> PartFiles:
+    """Which files of the checkpoint make this part. Raises `ConfigurationError`."""
+    match spec.kind, spec.loader:
+        case _, "diffusers":
+            from stages.diffusion.checkpoint_parts import part_files as of_diffusers
+
+            return of_diffusers(spec.kind.value)
+        case StageKind.VISION_ENCODER, "open_clip":
+            return PartFiles(("open_clip_config.json",), (Weights("", ("open_clip_model.safetensors",)),))
+        case StageKind.EMBEDDER, "open_clip":
+            files = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+            return PartFiles(TEXT_SETTINGS, (Weights("", files),))
+        case StageKind.VISION_ENCODER, "transformers":
+            from stages.vision.vlm_files import holds_seeing
+
+            return PartFiles(("*config.json",), (Weights("", TRANSFORMERS_WEIGHTS),), holds_seeing)
+        case StageKind.LLM, "transformers":
+            from stages.vision.vlm_files import holds_speaking
+
+            return PartFiles(TEXT_SETTINGS, (Weights("", TRANSFORMERS_WEIGHTS),), holds_speaking)
+    return WHOLE_MODEL
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +96,7 @@ def load(spec: StageSpec) -> LoadedStage:
 
 
 def _loaded(spec: StageSpec) -> LoadedStage:
-    checkpoint = resolve(spec.source)
+    checkpoint = resolve(spec.source, part_files(spec))
     options = _in_dtype(spec, checkpoint, _on_device(spec.options))
     return LoadedStage(_load(spec, checkpoint, options), options.dtype)
 
@@ -87,7 +104,7 @@ def _loaded(spec: StageSpec) -> LoadedStage:
 def _in_dtype(spec: StageSpec, checkpoint: Checkpoint, options: LoadOptions) -> LoadOptions:
     """The options with a dtype in place of "auto", and of one that the part can't be computed in."""
     if options.dtype == AUTO:
-        stored = stored_dtype(path for pattern in part_patterns(spec) for path in checkpoint.folder.rglob(pattern))
+        stored = stored_dtype(checkpoint.files(part_files(spec)))
         options = replace(options, dtype=choose_dtype(options.device, stored, packed=spec.kind is StageKind.LLM))
     if spec.kind in (StageKind.VAE_DECODER, StageKind.VAE_ENCODER) and options.dtype == "float16":
         from stages.diffusion.vae import overflows_float16
@@ -135,7 +152,7 @@ def _load_vision(spec: StageSpec, checkpoint: Checkpoint, options: LoadOptions) 
 
         if spec.projector is None:
             raise ConfigurationError(f"{spec.name}: an open_clip tower needs a projector")
-        return OpenClipEncoder.load(checkpoint, resolve(spec.projector), options)
+        return OpenClipEncoder.load(checkpoint, resolve(spec.projector, PROJECTOR_FILES), options)
     from stages.vision.vlm_encoder import VlmEncoder
 
     return VlmEncoder.load(checkpoint, options)

@@ -3,7 +3,7 @@
 Decides in which order that is tried and what a receipt says about it. Knows no tiers and no models.
 
 - An item without a name is computed, and never remembered.
-- A result is remembered under its name and the dtype it was made in: only the process that has the device knows that one.
+- A result is remembered under its name and what only the process that makes it knows: its dtype, and the versions of its libraries.
 - Whoever wants a name that someone is already busy with joins the flight, whatever that one is doing (looking it up, waiting
   for the device, computing, remembering), and its more urgent priority and later deadline count for the computation too.
 - A failed computation is not remembered; everyone in the flight gets its error.
@@ -20,6 +20,7 @@ from cache.keys import name as named
 from cache.tiered import Found, TieredCache
 from stages.engine import Handle, Place
 from stages.errors import DeadlineExceeded, TriptychError
+from stages.input_versions import input_versions
 from stages.one_shot_engine import OneShotEngine
 from stages.single_flight import Flight
 from stages.stage import Arrays, Item, Reply, StageReceipt
@@ -106,7 +107,7 @@ class RememberingStage:
     async def call(self, item: Item[Any], waiter: "asyncio.Future[Reply]") -> Reply:
         """`waiter` is a new future, in which the caller may end the waiting with an error."""
         if item.name is not None:
-            item = replace(item, name=named("made_in", result=item.name, dtype=self.engine.place.dtype))
+            item = replace(item, name=made_here(item.name, self.engine.place))
         if item.name is not None and self._remembers and not self._is_far and item.name not in self._flying:
             found = self._cache.get(item.name)
             if found is not None:
@@ -197,6 +198,11 @@ class RememberingStage:
         """The device's time and the bytes are on the receipt of whoever began it; here they would be counted twice."""
         self.counters.cache_joined_total += 1
         return Reply(reply.value, replace(reply.receipt, cache="joined", device_s=0.0, bytes_moved=0))
+
+
+def made_here(name: str, place: Place) -> str:
+    """What a pipeline's name for a result becomes where the result is made."""
+    return named("made_in", result=name, dtype=place.dtype, versions=input_versions())
 
 
 def is_far(cache: TieredCache) -> bool:

@@ -13,12 +13,15 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
+from numpy.typing import NDArray
+
 from cache.memory import MemoryTier
 from cache.tier import Tier
 from cache.tiered import TieredCache
 from stages.cores import available_cores, cores_of_this_machine
 from stages.host import StageHost
 from stages.openmp import limit_threads
+from stages.packed_item import PackedItem, unpacked
 from stages.registry import StageSpec, load
 from stages.stage import Item, Reply, StageMetrics
 
@@ -85,9 +88,9 @@ class StageReplica:
         self._report_from_now_on()
         return await self._host.call(stage, item)
 
-    async def stream(self, stage: str, item: Item[Any]) -> AsyncIterator[Sequence[object]]:
+    async def stream(self, stage: str, item: Item[Any] | PackedItem, *beside: NDArray[Any]) -> AsyncIterator[Sequence[object]]:
         self._report_from_now_on()
-        async with aclosing(self._host.stream(stage, item)) as batches:
+        async with aclosing(self._host.stream(stage, unpacked(item, beside))) as batches:
             async for events in batches:
                 yield events
 

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
-from stages.errors import Cancelled
+from stages.errors import Cancelled, TriptychError
 
 T = TypeVar("T")
 
@@ -32,12 +32,12 @@ class Flight(Generic[T]):
                     waiter.set_result(result)
 
     def crash(self, error: Exception) -> None:
-        """Everyone who waits gets the same error."""
+        """Everyone who waits gets the error, each a copy of their own."""
         if not self._result.done():
             self._result.cancel()
             for waiter in self._waiters:
                 if not waiter.done():
-                    waiter.set_exception(error)
+                    waiter.set_exception(error.for_request() if isinstance(error, TriptychError) else error)
 
     @property
     def has_failed(self) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Arrays = Mapping[str, NDArray[Any]]
-"""A result: named numpy arrays, C-contiguous. bfloat16 travels as `ml_dtypes.bfloat16` never; convert to float32 or float16."""
+"""A result: named numpy arrays, C-contiguous, in the dtype they were computed in; bfloat16 is `cache.codec.BFLOAT16`."""
 
 P = TypeVar("P")  # what a pipeline sends
 P_contra = TypeVar("P_contra", contravariant=True)

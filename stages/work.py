@@ -81,11 +81,11 @@ class Work:
 
 
 def as_stage_error(stage: str, error: BaseException) -> TriptychError:
-    """The error as the requester sees it: one of ours as it is, anything else as `StageFailed`, logged here with traceback.
+    """The error as one requester sees it: a copy of one of ours, anything else as `StageFailed`, logged here with traceback.
 
     Tracebacks are dropped: their frames would keep tensors alive, for as long as the error lives.
     """
     if isinstance(error, TriptychError):
-        return error.with_traceback(None)
+        return error.with_traceback(None).for_request()
     logging.getLogger("triptych.stages").error("stage %s failed", stage, exc_info=error)
     return StageFailed(f"stage {stage} failed on this item: {type(error).__name__}: {error}")

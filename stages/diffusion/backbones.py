@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
+from stages.arrays import as_tensor
 from stages.diffusion.components import Loaded
 from stages.diffusion.family import Condition
 from stages.errors import StageFailed
@@ -141,8 +142,7 @@ def _input(embeds: Arrays, name: str, shape: tuple[int | None, ...], model: Load
     if array is None or not _fits(array, shape):
         given = None if array is None else array.shape
         raise StageFailed(f"the denoiser wants {name} of shape {shape}, not {given}: the text encoder is another model's")
-    # A copy: arrays that came through the object store are read-only, which torch warns about.
-    return torch.tensor(array).to(model.device, model.dtype)
+    return as_tensor(array, dtype=model.dtype, device=model.device)
 
 
 def _fits(array: NDArray[Any], shape: tuple[int | None, ...]) -> bool:

@@ -10,26 +10,36 @@ from pathlib import Path
 
 from stages.checkpoint import Checkpoint
 from stages.errors import ConfigurationError
+from stages.part_files import PartFiles, Weights
 
-_SUFFIXES = ("json", "txt", "model", "safetensors", "bin")
+_INDEX = "model_index.json"
 _FOLDERS = {
     "text_encoder": ("text_encoder*", "tokenizer*"),
     "denoiser": ("unet", "transformer", "scheduler"),
     "vae_decoder": ("vae",),
     "vae_encoder": ("vae",),
 }
+# In the order in which each library looks for them; pickled weights are never loaded.
+_TEXT_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+_WEIGHTS = ("diffusion_pytorch_model.safetensors.index.json", "diffusion_pytorch_model.safetensors")
+_WITH_WEIGHTS = {"text_encoder*": _TEXT_WEIGHTS, "unet": _WEIGHTS, "transformer": _WEIGHTS, "vae": _WEIGHTS}
+
+SETTINGS = PartFiles((_INDEX, "*/*config.json"))
+"""What tells what a checkpoint can do, without weights."""
 
 
-def part_patterns(part: str) -> tuple[str, ...]:
-    """Patterns for `Checkpoint.fingerprint` that match the files of one part and no other's. Raises `ConfigurationError`.
+def part_files(part: str) -> PartFiles:
+    """The files of one part and no other's. Raises `ConfigurationError`.
 
     `part`: "text_encoder", "denoiser", "vae_decoder" or "vae_encoder". The index belongs to every part: it names
     their classes.
     """
     if part not in _FOLDERS:
         raise ConfigurationError(f"{part!r} is not a part of a diffusers checkpoint; it has {', '.join(_FOLDERS)}")
-    files = tuple(f"{folder}/*.{suffix}" for folder in _FOLDERS[part] for suffix in _SUFFIXES)
-    return ("model_index.json", *files)
+    folders = _FOLDERS[part]
+    settings = tuple(f"{folder}/*.{suffix}" for folder in folders for suffix in ("json", "txt", "model"))
+    weights = tuple(Weights(folder, _WITH_WEIGHTS[folder]) for folder in folders if folder in _WITH_WEIGHTS)
+    return PartFiles((_INDEX, *settings), weights, neighbours=SETTINGS.settings)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,11 @@ One class for each way; which family has which is the family's decision.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from stages.arrays import as_array
 from stages.diffusion.components import Loaded
 from stages.diffusion.family import TokenIds
 from stages.diffusion.prompt_tokenizer import PromptTokenizer
@@ -20,7 +19,7 @@ IDS, IDS_2, IDS_3, MASK = "ids", "ids_2", "ids_3", "mask"
 
 class ClipPrompts:
     """Stable Diffusion 1.x and 2.x. Result: {"embeds": [tokens, width]}, the last hidden state after its norm; here and
-    below float16 where the model is, or else float32."""
+    below in the model's dtype."""
 
     def __init__(self, tokenizer: PromptTokenizer, encoder: Loaded) -> None:
         self._tokenizer = tokenizer
@@ -117,9 +116,7 @@ def _stacked(batch: Sequence[TokenIds], name: str, encoder: Loaded) -> torch.Ten
 
 
 def _results(**stacked: torch.Tensor) -> Sequence[Arrays]:
-    """One mapping a row, on the host, in a dtype that numpy has."""
-    arrays: dict[str, NDArray[Any]] = {
-        name: (rows.float() if rows.dtype is torch.bfloat16 else rows).cpu().numpy() for name, rows in stacked.items()
-    }
+    """One mapping a row, on the host."""
+    arrays = {name: as_array(rows) for name, rows in stacked.items()}
     num_rows = len(next(iter(arrays.values())))
     return [{name: rows[index] for name, rows in arrays.items()} for index in range(num_rows)]

@@ -12,10 +12,10 @@ prompt. A row that must make way keeps its tokens only: `resume` treats prompt a
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from stages.arrays import as_tensor
 from stages.checkpoint import Checkpoint, LoadOptions
 from stages.errors import ConfigurationError, StageFailed
 from stages.llm.detokenizer import Shown, TextStream, TokenTexts
@@ -152,7 +152,7 @@ class Llm:
         )
 
     def _placed(self, image: ImageSpan) -> PlacedImage:
-        features = torch.tensor(np.asarray(image.value["features"]), dtype=self._forward.dtype, device=self._forward.device)
+        features = as_tensor(image.value["features"], dtype=self._forward.dtype, device=self._forward.device)
         return PlacedImage(image.offset, features)
 
     def _positions(self, payload: Generate) -> tuple[Tensor | None, int]:

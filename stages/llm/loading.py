@@ -16,9 +16,6 @@ from stages.packed_linear import pack_linears
 from stages.torchvision_shim import ensure_torchvision
 from stages.vision.vlm_parts import VLM_PARTS, load_speaking_part, pretrained_arguments
 
-PART_PATTERNS = ("*.safetensors", "*.bin", "*.gguf", "*.json", "*.txt", "*.model", "*.jinja")
-"""The files of a checkpoint that make this part (for `Checkpoint.fingerprint`)."""
-
 _SERVED_LAYERS = {"full_attention", "sliding_attention"}
 
 

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from stages.checkpoint import Checkpoint, Source
+from stages.checkpoint import content_digest
 
 _LIBRARY = "triptych"
 
@@ -22,7 +22,7 @@ def unpacked(folder: Path, part: str, write: Callable[[Path], None]) -> Path | N
     not there yet. None where it cannot be kept. What `write` raises is raised."""
     import transformers
 
-    digest = Checkpoint(Source(folder=str(folder)), folder).fingerprint(("*.gguf",))
+    digest = content_digest(folder, sorted(folder.glob("*.gguf")))
     try:
         home = _home() / f"{digest}-{transformers.__version__}"
         home.mkdir(parents=True, exist_ok=True)

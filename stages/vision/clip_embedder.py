@@ -13,16 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stages.arrays import as_array
 from stages.checkpoint import Checkpoint, LoadOptions
 from stages.errors import ConfigurationError, InvalidRequest
 from stages.open_clip_tower import LOCAL_PREFIX
 from stages.picture import decode
 from stages.stage import Arrays, EmbedInput
 from stages.torchvision_shim import ensure_torchvision
-from stages.vision.pictures import as_array, compiled
-
-EMBEDDER_PATTERNS = ("*.json", "*.txt", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-"""The files of an open_clip checkpoint that make this part (for `Checkpoint.fingerprint`)."""
+from stages.vision.pictures import compiled
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,21 +10,17 @@ from collections.abc import Hashable, Sequence
 import torch
 from torch import Tensor
 
+from stages.arrays import as_array
 from stages.checkpoint import Checkpoint, LoadOptions
 from stages.errors import ConfigurationError
 from stages.open_clip_tower import WEIGHTS_FILE, OpenClipTower
 from stages.projector import Projector
 from stages.stage import Arrays, EncodeImage
-from stages.vision.pictures import as_array, compiled, preprocessed
-
-CLIP_PATTERNS = ("open_clip_config.json", "open_clip_model.safetensors")
-"""The files of an open_clip checkpoint that make this part (for `Checkpoint.fingerprint`)."""
-PROJECTOR_PATTERNS = ("config.json", "model.safetensors")
-"""The files of a projector's checkpoint that make this part."""
+from stages.vision.pictures import compiled, preprocessed
 
 
 class OpenClipEncoder:
-    """A `OneShotStage[EncodeImage, Tensor]`. Result: {"features": [num_image_tokens, text_width]}."""
+    """A `OneShotStage[EncodeImage, Tensor]`. Result: {"features": [num_image_tokens, text_width]} in the parts' dtype."""
 
     def __init__(self, tower: OpenClipTower, projector: Projector, options: LoadOptions) -> None:
         self._options = options

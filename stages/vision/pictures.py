@@ -1,11 +1,9 @@
-"""From encoded pictures to a model's input, on a pool thread; and from its output to results. Knows no model."""
+"""From encoded pictures to a model's input, on a pool thread. Knows no model."""
 
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.checkpoint import LoadOptions
@@ -21,9 +19,3 @@ def preprocessed(payload: EncodeImage, preprocess: Callable[[Any], Tensor]) -> T
 def compiled(compute: Callable[..., Any], options: LoadOptions) -> Callable[..., Any]:
     """`compute`, compiled where the options say so (minutes at the first batch, faster ever after)."""
     return torch.compile(compute, dynamic=True) if options.compile else compute
-
-
-def as_array(features: Tensor) -> NDArray[Any]:
-    """On the CPU, in a type that numpy has: bfloat16 becomes float32."""
-    features = features.detach().cpu()
-    return np.ascontiguousarray((features.float() if features.dtype == torch.bfloat16 else features).numpy())

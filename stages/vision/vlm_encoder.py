@@ -13,17 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stages.arrays import as_array
 from stages.checkpoint import Checkpoint, LoadOptions
 from stages.errors import ConfigurationError
 from stages.picture import decode
 from stages.stage import Arrays, EncodeImage
 from stages.torchvision_shim import ensure_torchvision
-from stages.vision.pictures import as_array, compiled
+from stages.vision.pictures import compiled
 from stages.vision.vlm_parts import load_seeing_part
-
-PART_PATTERNS = ("*.safetensors", "*.bin", "*.json")
-"""The files of a checkpoint that make this part (for `Checkpoint.fingerprint`); weights share files with the language
-model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +33,8 @@ class PreparedPicture:
 
 
 class VlmEncoder:
-    """A `OneShotStage[EncodeImage, PreparedPicture]`. Result: {"features": [tokens, width]}, and {"grid_thw": [3] int64}
+    """A `OneShotStage[EncodeImage, PreparedPicture]`. Result: {"features": [tokens, width]} in the
+    model's dtype, and {"grid_thw": [3] int64}
     for models whose pictures take positions of their own."""
 
     def __init__(self, part: Any, processor: Any, options: LoadOptions) -> None:

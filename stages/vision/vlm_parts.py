@@ -14,6 +14,7 @@ import torch
 from stages.checkpoint import LoadOptions
 from stages.errors import ConfigurationError
 from stages.torchvision_shim import ensure_torchvision
+from stages.vision.shards import is_of, only_shards
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,8 @@ def _load(folder: Path, options: LoadOptions, *, seeing: bool) -> Any:
         )
     whole = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
     part = _part_class(whole, parts.speaking if seeing else parts.seeing, without_head=seeing)
-    return part.from_pretrained(str(folder), **pretrained_arguments(options)).eval()
+    with only_shards(folder, lambda tensor: is_of(tensor, parts.seeing) == seeing) as readable:
+        return part.from_pretrained(str(readable), **pretrained_arguments(options)).eval()
 
 
 def _part_class(whole: Any, dropped: tuple[str, ...], *, without_head: bool) -> Any:

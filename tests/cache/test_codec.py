@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cache.codec import FORMAT_VERSION, CorruptValue, decode, encode, is_storable, size_of
+from cache.codec import BFLOAT16, FORMAT_VERSION, CorruptValue, decode, encode, is_storable, size_of
 from tests.cache.values import DTYPES, same, values
 
 VALUE = {"features": np.arange(12, dtype=np.float16).reshape(3, 4), "grid": np.array([1, 2, 3])}
@@ -62,6 +62,22 @@ def test_only_numbers_can_be_stored(array: NDArray[Any]) -> None:
     assert not is_storable({"x": array})
     with pytest.raises(ValueError, match="numeric"):
         encode("k", {"x": array})
+
+
+def test_bfloat16_travels_by_its_name() -> None:
+    ones = np.full((2, 3), 0x3F80, np.uint16).view(BFLOAT16)
+    data = encode("k", {"x": ones})
+    assert b'"bfloat16"' in data
+    assert decode("k", data)["x"].dtype == BFLOAT16
+    assert size_of({"x": ones}) == 2 * 6
+
+
+def test_bfloat16_is_pickled_without_a_copy() -> None:
+    ones, buffers = np.full((2, 3), 0x3F80, np.uint16).view(BFLOAT16), list[pickle.PickleBuffer]()
+    pickled = pickle.dumps(ones, protocol=5, buffer_callback=buffers.append)
+    back = pickle.loads(pickled, buffers=buffers)  # noqa: S301
+    assert same({"x": back}, {"x": ones})
+    assert np.shares_memory(back, ones)
 
 
 def test_size_counts_the_arrays() -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from numpy.typing import NDArray
 
+from cache.codec import BFLOAT16
 from cache.embedded import EmbeddedRedis
 from cache.memory import MemoryTier
 from cache.redis_tier import RedisTier
@@ -68,6 +69,13 @@ def test_what_was_put_is_found_to_the_bit(tier: Tier) -> None:
     assert set(found) == {"a", "b"}
     assert same(found["a"], A)
     assert same(found["b"], B)
+
+
+def test_features_of_a_llava_picture_fit_in_their_own_dtype(tier: Tier) -> None:
+    bits = np.random.default_rng(1).integers(0, 2**16, (576, 4096), dtype=np.uint16)
+    features = {"features": bits.view(BFLOAT16)}
+    put(tier, features=features)
+    assert same(tier.get_many(["features"])["features"], features)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -7,9 +7,26 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from cache.codec import Arrays
+from cache.codec import BFLOAT16, Arrays
 
-DTYPES = ["?", "i1", "u1", "<i2", ">u2", "<i4", "u4", "<i8", "u8", "<f2", "<f4", ">f4", "<f8", "<c8", "<c16"]
+DTYPES: list[Any] = [
+    BFLOAT16,
+    "?",
+    "i1",
+    "u1",
+    "<i2",
+    ">u2",
+    "<i4",
+    "u4",
+    "<i8",
+    "u8",
+    "<f2",
+    "<f4",
+    ">f4",
+    "<f8",
+    "<c8",
+    "<c16",
+]
 
 arrays: st.SearchStrategy[NDArray[Any]] = st.sampled_from(DTYPES).flatmap(
     lambda dtype: hnp.arrays(np.dtype(dtype), hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5))

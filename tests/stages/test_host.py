@@ -14,6 +14,7 @@ import pytest
 from cache.memory import MemoryTier
 from cache.tier import TierStats
 from cache.tiered import TieredCache
+from stages.engine import Place
 from stages.errors import (
     Cancelled,
     ConfigurationError,
@@ -25,6 +26,7 @@ from stages.errors import (
 )
 from stages.host import StageHost
 from stages.limits import BatchLimits, QueueLimits
+from stages.remembering import made_here
 from stages.stage import Item, Reply, StreamEnd
 from tests.stages.fakes import Adder, Countdown, CountFrom, FarTier, Gate
 
@@ -455,7 +457,7 @@ async def test_closing_the_host_closes_its_cache() -> None:
     host.add("adder", Adder())
     await host.call("adder", Item("1", (1, 1), "n"))
     await host.close()
-    assert tier.get_many(["n"]) == {}
+    assert tier.get_many([made_here("n", Place("adder", "cpu"))]) == {}
 
 
 async def test_a_host_made_before_the_loop_runs_serves_on_it() -> None:

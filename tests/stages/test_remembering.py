@@ -12,12 +12,17 @@ from cache.embedded import EmbeddedRedis
 from cache.memory import MemoryTier
 from cache.redis_tier import RedisTier
 from cache.tiered import TieredCache
+from stages.engine import Place
 from stages.errors import Cancelled, DeadlineExceeded, InvalidRequest, QueueFull, StageFailed
 from stages.host import StageHost
 from stages.limits import QueueLimits
+from stages.remembering import made_here
 from stages.stage import Item, Reply
 from tests.stages.fakes import Adder, FarTier, Gate
 from tests.stages.test_host import once, total
+
+HERE = made_here("n", Place("adder", "cpu"))
+"""What "n" is called in the tiers."""
 
 
 class Scene:
@@ -58,7 +63,7 @@ async def test_a_miss_is_computed_and_remembered_in_every_tier(scene: Scene) -> 
     assert total(reply) == 5
     assert (reply.receipt.cache, reply.receipt.bytes_moved) == ("miss", 8)
     await scene.host.settled()
-    assert list(scene.memory.get_many(["n"])) == list(scene.far.get_many(["n"])) == ["n"]
+    assert list(scene.memory.get_many([HERE])) == list(scene.far.get_many([HERE])) == [HERE]
 
 
 async def test_what_is_in_memory_is_not_computed_again(scene: Scene) -> None:
@@ -71,7 +76,7 @@ async def test_what_is_in_memory_is_not_computed_again(scene: Scene) -> None:
 
 
 async def test_what_another_replica_has_computed_comes_from_the_far_tier(scene: Scene) -> None:
-    scene.far.put_many({"n": {"sum": np.array([5])}})
+    scene.far.put_many({HERE: {"sum": np.array([5])}})
     reply = await scene.ask()
     assert total(reply) == 5
     assert (reply.receipt.cache, reply.receipt.bytes_moved) == ("redis", 8)

@@ -89,16 +89,19 @@ async def test_leaving_after_the_landing_does_not_stop_the_remembering() -> None
     assert not work.was_cancelled
 
 
-async def test_everyone_gets_the_same_error() -> None:
+async def test_everyone_gets_the_error_as_a_copy_of_their_own() -> None:
     work = Work()
     flight = Flight(work.compute)
     waiters = [join(flight) for _ in range(2)]
-    error = StageFailed("bad luck")
+    error = StageFailed("bad luck", param="seed", retry_after_s=2.0)
+    error.__cause__ = OSError("worse luck")
     work.result.set_exception(error)
-    for waiter in waiters:
-        with pytest.raises(StageFailed) as caught:
-            await waiter
-        assert caught.value is error
+    caught = [
+        failure for failure in await asyncio.gather(*waiters, return_exceptions=True) if isinstance(failure, StageFailed)
+    ]
+    assert [(own.message, own.param, own.retry_after_s) for own in caught] == [("bad luck", "seed", 2.0)] * 2
+    assert all(own.__cause__ is error.__cause__ for own in caught)
+    assert len({id(own) for own in (error, *caught)}) == 3
     assert flight.has_failed
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.diffusion.checkpoint_parts import part_patterns
+from stages.checkpoint import Source, fingerprint
+from stages.diffusion.checkpoint_parts import part_files
 from stages.diffusion.describe import Guidance, describe
 from stages.errors import ConfigurationError
 from tests.stages.diffusion.painter import checkpoint_of
@@ -51,7 +52,8 @@ def test_a_description_needs_neither_weights_nor_torch(copy: Path) -> None:
 def test_every_part_has_a_fingerprint_of_its_own_files(copy: Path) -> None:
     def fingerprints() -> dict[str, str]:
         return {
-            part: checkpoint_of(copy).fingerprint(part_patterns(part)) for part in ("text_encoder", "denoiser", "vae_decoder")
+            part: fingerprint(Source(folder=str(copy)), part_files(part))
+            for part in ("text_encoder", "denoiser", "vae_decoder")
         }
 
     files = {
@@ -68,15 +70,15 @@ def test_every_part_has_a_fingerprint_of_its_own_files(copy: Path) -> None:
 
 
 def test_weights_are_part_of_a_fingerprint(copy: Path) -> None:
-    before = checkpoint_of(copy).fingerprint(part_patterns("text_encoder"))
+    before = fingerprint(Source(folder=str(copy)), part_files("text_encoder"))
     weights = copy / "text_encoder" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    assert checkpoint_of(copy).fingerprint(part_patterns("text_encoder")) != before
+    assert fingerprint(Source(folder=str(copy)), part_files("text_encoder")) != before
 
 
 def test_an_unknown_part_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigurationError, match="text_encoder, denoiser, vae_decoder, vae_encoder"):
-        part_patterns("wheel")
+        part_files("wheel")
 
 
 def test_a_folder_without_an_index_is_refused(tmp_path: Path) -> None:

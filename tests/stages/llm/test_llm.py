@@ -5,12 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from stages.arrays import as_array
 from stages.checkpoint import LoadOptions, Source, resolve
 from stages.errors import ConfigurationError, InvalidRequest, StageFailed
 from stages.llm.llm import Llm, LlmSettings
 from stages.stage import Generate, ImageSpan, Sampling
-from tests.stages.llm.driving import drive
+from tests.stages.llm.driving import Answer, drive
 from tests.stages.llm.tiny_models import save_decoder
 
 pytestmark = pytest.mark.models
@@ -149,6 +151,20 @@ def test_features_from_shared_memory_may_be_read_only(folder: Path) -> None:
     features.flags.writeable = False
     work = Generate(PROMPT, Sampling(max_tokens=2, temperature=0.0), (ImageSpan(3, 4, "x", {"features": features}),))
     assert drive(load(folder), [(0, work)])[0].error is None
+
+
+def test_features_in_bfloat16_answer_as_the_same_numbers_in_float32(folder: Path) -> None:
+    features = torch.randn(4, 48, generator=torch.Generator().manual_seed(3)).bfloat16()
+
+    def answer(value: torch.Tensor) -> Answer:
+        span = ImageSpan(3, 4, "x", {"features": as_array(value)})
+        return drive(load(folder), [(0, Generate(PROMPT, Sampling(max_tokens=6, temperature=0.0, logprobs=2), (span,)))])[0]
+
+    travelled, widened = answer(features), answer(features.float())
+    assert travelled.error is None
+    assert (travelled.tokens, travelled.text) == (widened.tokens, widened.text)
+    assert travelled.logprobs == widened.logprobs
+    assert travelled.tokens != answer(torch.zeros(4, 48)).tokens  # the features do count
 
 
 @pytest.mark.cpu

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from stages.arrays import as_tensor
 from stages.checkpoint import LoadOptions, Source, resolve
 from stages.errors import ConfigurationError, InvalidRequest, TooLarge
 from stages.open_clip_tower import WEIGHTS_FILE
@@ -59,12 +60,15 @@ def test_a_picture_sees_the_same_alone_and_in_a_batch(folders: tuple[Path, Path]
 
 
 @pytest.mark.cpu
-def test_half_precision_results_are_arrays_that_numpy_knows(folders: tuple[Path, Path]) -> None:
-    encoder = load(*folders, dtype="bfloat16")
+@pytest.mark.parametrize(("dtype", "torch_dtype"), [("bfloat16", torch.bfloat16), ("float32", torch.float32)])
+def test_features_travel_in_the_dtype_they_were_computed_in(
+    folders: tuple[Path, Path], dtype: str, torch_dtype: torch.dtype
+) -> None:
+    encoder = load(*folders, dtype=dtype)
     features = encoder.run([encoder.prepare(EncodeImage(picture(1), 10_000))])[0]["features"]
-    assert features.dtype == np.float32
+    assert features.nbytes == features.size * torch_dtype.itemsize
     exact = load(*folders).run([load(*folders).prepare(EncodeImage(picture(1), 10_000))])[0]["features"]
-    np.testing.assert_allclose(features, exact, atol=0.1)
+    np.testing.assert_allclose(as_tensor(features, dtype=torch.float32, device="cpu"), exact, atol=0.1)
 
 
 @pytest.mark.models
