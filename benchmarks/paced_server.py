@@ -18,7 +18,8 @@ import uvicorn
 from benchmarks.cluster import MadeReplica, cluster, deployed
 from benchmarks.paced import PacedLlm
 from pipelines.client import LocalStageClient
-from pipelines.config import INGRESS, AppConfig, parse
+from pipelines.config import INGRESS, AppConfig
+from pipelines.config_file import parse
 from pipelines.ingress.app import create_app
 from pipelines.ingress.settings import settings_of
 from pipelines.local_cluster import Address

@@ -15,7 +15,9 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
 from pipelines.client import LocalStageClient, SplitStageClient, StageClient
-from pipelines.config import EMBEDDED, INGRESS, ActorOptions, AppConfig, AutoscalingConfig, DeploymentConfig, parse
+from pipelines.config import EMBEDDED, INGRESS, ActorOptions, AppConfig, AutoscalingConfig, DeploymentConfig
+from pipelines.config_file import parse
+from pipelines.derived import capacity
 from pipelines.directory import ServeDirectory
 from pipelines.ingress.app import create_app
 from pipelines.ingress.settings import settings_of
@@ -55,7 +57,7 @@ def build_named(config: AppConfig, app_name: str) -> Application:
         .options(
             name=INGRESS,
             num_replicas=config.ingress.num_replicas,
-            ray_actor_options=_actor_options(config.ingress.ray_actor_options),
+            ray_actor_options=_actor_options(config.ingress.ray_actor_options, capacity(config.ingress, config).num_gpus),
             max_ongoing_requests=config.ingress.max_ongoing_requests,
             health_check_period_s=2,
         )
@@ -66,15 +68,16 @@ def build_named(config: AppConfig, app_name: str) -> Application:
 def _stage_deployment(
     name: str, deployment: DeploymentConfig, config: AppConfig, app_name: str, table: Application
 ) -> Application:
+    room = capacity(deployment, config)
     scaling: dict[str, Any] = {"num_replicas": deployment.num_replicas or 1}
     if deployment.autoscaling_config is not None:
-        scaling = {"autoscaling_config": _autoscaling(deployment.autoscaling_config)}
+        scaling = {"autoscaling_config": _autoscaling(deployment.autoscaling_config, room.target_ongoing_requests)}
     return (
         serve.deployment(_StageReplica)
         .options(
             name=name,
-            ray_actor_options=_actor_options(deployment.ray_actor_options),
-            max_ongoing_requests=deployment.max_ongoing_requests,
+            ray_actor_options=_actor_options(deployment.ray_actor_options, room.num_gpus),
+            max_ongoing_requests=room.max_ongoing_requests,
             max_queued_requests=deployment.max_queued_requests,
             health_check_period_s=deployment.health_check_period_s,
             health_check_timeout_s=deployment.health_check_timeout_s,
@@ -95,14 +98,13 @@ def _redis(app_name: str, max_memory_bytes: int) -> Application:
     )
 
 
-def _actor_options(options: ActorOptions) -> dict[str, Any]:
-    return {key: value for key, value in options.model_dump().items() if value not in (None, {}) and key != "num_cpus"} | {
-        "num_cpus": options.num_cpus
-    }
+def _actor_options(options: ActorOptions, num_gpus: float) -> dict[str, Any]:
+    given = {key: value for key, value in options.model_dump().items() if value not in (None, {})}
+    return given | {"num_cpus": options.num_cpus, "num_gpus": num_gpus}
 
 
-def _autoscaling(scaling: AutoscalingConfig) -> dict[str, Any]:
-    return scaling.model_dump(exclude_none=True)
+def _autoscaling(scaling: AutoscalingConfig, target_ongoing_requests: float) -> dict[str, Any]:
+    return scaling.model_dump(exclude_none=True) | {"target_ongoing_requests": target_ongoing_requests}
 
 
 class _StageReplica(StageReplica):

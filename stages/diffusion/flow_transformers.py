@@ -37,6 +37,8 @@ class StableDiffusion3:
             samplers=menu.names,
             default_sampler=menu.default.name,
             max_steps=menu.max_steps,
+            default_steps=28,
+            default_guidance_scale=7.0,
             max_side=transformer.integer("pos_embed_max_size") * patch * factor,
         )
 
@@ -79,6 +81,7 @@ class Flux:
 
     def describe(self, folder: DiffusersFolder) -> PainterInfo:
         menu, transformer, factor = self.samplers(folder), folder.settings("transformer"), folder.latent_factor
+        guided = transformer.flag("guidance_embeds")
         return PainterInfo(
             family=self.name,
             default_size=(_FLUX_SAMPLE_SIZE * factor, _FLUX_SAMPLE_SIZE * factor),
@@ -90,7 +93,9 @@ class Flux:
             samplers=menu.names,
             default_sampler=menu.default.name,
             max_steps=menu.max_steps,
-            guidance=Guidance.EMBEDDED if transformer.flag("guidance_embeds") else Guidance.NONE,
+            default_steps=28 if guided else 4,
+            default_guidance_scale=3.5 if guided else 0.0,
+            guidance=Guidance.EMBEDDED if guided else Guidance.NONE,
         )
 
     def samplers(self, folder: DiffusersFolder) -> SamplerMenu:

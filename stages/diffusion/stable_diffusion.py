@@ -18,7 +18,7 @@ class StableDiffusion:
     name = "stable_diffusion"
 
     def describe(self, folder: DiffusersFolder) -> PainterInfo:
-        return describe_unet(self.name, folder, self.samplers(folder), clip_length(folder).text_tokens)
+        return describe_unet(self.name, folder, self.samplers(folder), clip_length(folder).text_tokens, guidance_scale=7.5)
 
     def samplers(self, folder: DiffusersFolder) -> SamplerMenu:
         settings = scheduler_settings(folder)
@@ -50,7 +50,7 @@ class StableDiffusionXL:
 
     def describe(self, folder: DiffusersFolder) -> PainterInfo:
         tokens = min(length.text_tokens for length in (clip_length(folder), _second_length(folder)))
-        return describe_unet(self.name, folder, self.samplers(folder), tokens)
+        return describe_unet(self.name, folder, self.samplers(folder), tokens, guidance_scale=5.0)
 
     def samplers(self, folder: DiffusersFolder) -> SamplerMenu:
         settings = scheduler_settings(folder)
@@ -79,9 +79,13 @@ class StableDiffusionXL:
         return SizedUNetBackbone(load_model(folder, "unet", options))
 
 
-def describe_unet(name: str, folder: DiffusersFolder, menu: SamplerMenu, max_prompt_tokens: int) -> PainterInfo:
+def describe_unet(
+    name: str, folder: DiffusersFolder, menu: SamplerMenu, max_prompt_tokens: int, *, guidance_scale: float
+) -> PainterInfo:
+    """`guidance_scale`: the library's default for checkpoints that are not distilled."""
     unet, factor = folder.settings("unet"), folder.latent_factor
     height, width = unet.pair("sample_size")
+    steps, guidance_scale = _usual(menu, guidance_scale, embedded=unet.has("time_cond_proj_dim"))
     return PainterInfo(
         family=name,
         default_size=(width * factor, height * factor),
@@ -93,8 +97,21 @@ def describe_unet(name: str, folder: DiffusersFolder, menu: SamplerMenu, max_pro
         samplers=menu.names,
         default_sampler=menu.default.name,
         max_steps=menu.max_steps,
+        default_steps=min(steps, menu.max_steps),
+        default_guidance_scale=guidance_scale,
         guidance=Guidance.EMBEDDED if unet.has("time_cond_proj_dim") else Guidance.CLASSIFIER_FREE,
     )
+
+
+def _usual(menu: SamplerMenu, guidance_scale: float, *, embedded: bool) -> tuple[int, float]:
+    """Steps and guidance scale. Latent consistency models (arXiv 2310.04378) come with their own scheduler. Of models distilled
+    adversarially (Turbo, Lightning; arXiv 2311.17042) nothing but the trailing timesteps tells, which models of zero terminal
+    signal have as well.
+    """
+    if menu.default.distilled:
+        return 4, 8.5 if embedded else 1.0
+    trailing = menu.config.get("timestep_spacing") == "trailing" and not menu.config.get("rescale_betas_zero_snr")
+    return (4, 0.0) if trailing and menu.prediction_type == "epsilon" else (30, guidance_scale)
 
 
 def unet_channels(folder: DiffusersFolder) -> int:

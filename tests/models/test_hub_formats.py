@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from pipelines.config import parse
+from pipelines.config_file import parse
 from pipelines.ingress.settings import settings_of
 from pipelines.one_process import one_process
 from tests.pipelines.ingress.surface import JsonObject, client_for
