@@ -9,7 +9,7 @@ from stages.checkpoint import LoadOptions
 from stages.diffusion.checkpoint_parts import DiffusersFolder
 from stages.diffusion.describe import Guidance, PainterInfo
 from stages.diffusion.family import Backbone, PromptEncoder
-from stages.diffusion.prompt_tokenizer import PromptLength, PromptTokenizer, clip_length
+from stages.diffusion.prompt_tokenizer import ChunkTokenizer, PromptLength, PromptTokenizer, clip_length
 from stages.diffusion.samplers import SamplerMenu, Spacing, Timing, menu_of, scheduler_settings
 
 _FLUX_PATCH = 2
@@ -32,7 +32,7 @@ class StableDiffusion3:
             latent_channels=transformer.integer("in_channels"),
             latent_factor=factor,
             size_multiple=factor * patch,
-            max_prompt_tokens=(self.t5_length if _has_t5(folder) else clip_length(folder)).text_tokens,
+            max_prompt_tokens=self.t5_length.text_tokens if _has_t5(folder) else clip_length(folder).chunked_text_tokens,
             prediction_type=menu.prediction_type,
             samplers=menu.names,
             default_sampler=menu.default.name,
@@ -56,8 +56,8 @@ class StableDiffusion3:
 
         has_t5, clip = _has_t5(folder), clip_length(folder)  # the first tokenizer's length is used for both
         tokenizers = (
-            PromptTokenizer.load(folder, "tokenizer", clip, may_cut=has_t5),
-            PromptTokenizer.load(folder, "tokenizer_2", clip, may_cut=has_t5),
+            ChunkTokenizer.load(folder, "tokenizer", clip, may_cut=has_t5),
+            ChunkTokenizer.load(folder, "tokenizer_2", clip, may_cut=has_t5),
             PromptTokenizer.load(folder, "tokenizer_3", self.t5_length) if has_t5 else None,
         )
         names = ("text_encoder", "text_encoder_2", "text_encoder_3")

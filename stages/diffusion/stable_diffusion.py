@@ -7,7 +7,7 @@ from stages.checkpoint import LoadOptions
 from stages.diffusion.checkpoint_parts import DiffusersFolder
 from stages.diffusion.describe import Guidance, PainterInfo
 from stages.diffusion.family import Backbone, PromptEncoder
-from stages.diffusion.prompt_tokenizer import PromptLength, PromptTokenizer, clip_length
+from stages.diffusion.prompt_tokenizer import ChunkTokenizer, PromptLength, clip_length
 from stages.diffusion.samplers import SamplerMenu, Spacing, Timing, menu_of, scheduler_settings
 from stages.errors import ConfigurationError
 
@@ -18,7 +18,9 @@ class StableDiffusion:
     name = "stable_diffusion"
 
     def describe(self, folder: DiffusersFolder) -> PainterInfo:
-        return describe_unet(self.name, folder, self.samplers(folder), clip_length(folder).text_tokens, guidance_scale=7.5)
+        return describe_unet(
+            self.name, folder, self.samplers(folder), clip_length(folder).chunked_text_tokens, guidance_scale=7.5
+        )
 
     def samplers(self, folder: DiffusersFolder) -> SamplerMenu:
         settings = scheduler_settings(folder)
@@ -32,7 +34,7 @@ class StableDiffusion:
         from stages.diffusion.components import load_model
         from stages.diffusion.text_models import ClipPrompts
 
-        tokenizer = PromptTokenizer.load(folder, "tokenizer", clip_length(folder))
+        tokenizer = ChunkTokenizer.load(folder, "tokenizer", clip_length(folder))
         return ClipPrompts(tokenizer, load_model(folder, "text_encoder", options))
 
     def load_backbone(self, folder: DiffusersFolder, options: LoadOptions) -> Backbone:
@@ -49,7 +51,7 @@ class StableDiffusionXL:
     name = "stable_diffusion_xl"
 
     def describe(self, folder: DiffusersFolder) -> PainterInfo:
-        tokens = min(length.text_tokens for length in (clip_length(folder), _second_length(folder)))
+        tokens = min(length.chunked_text_tokens for length in (clip_length(folder), _second_length(folder)))
         return describe_unet(self.name, folder, self.samplers(folder), tokens, guidance_scale=5.0)
 
     def samplers(self, folder: DiffusersFolder) -> SamplerMenu:
@@ -64,8 +66,8 @@ class StableDiffusionXL:
         from stages.diffusion.text_models import ClipPairPrompts
 
         tokenizers = (
-            PromptTokenizer.load(folder, "tokenizer", clip_length(folder)),
-            PromptTokenizer.load(folder, "tokenizer_2", _second_length(folder)),
+            ChunkTokenizer.load(folder, "tokenizer", clip_length(folder)),
+            ChunkTokenizer.load(folder, "tokenizer_2", _second_length(folder)),
         )
         encoders = (load_model(folder, "text_encoder", options), load_model(folder, "text_encoder_2", options))
         empty_is_zeros = folder.index.flag("force_zeros_for_empty_prompt", default=True)

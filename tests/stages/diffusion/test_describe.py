@@ -31,7 +31,7 @@ def test_a_checkpoint_is_described_by_its_settings(sd_folder: Path) -> None:
     assert info.family == "stable_diffusion"
     assert info.default_size == (32, 32)
     assert (info.latent_channels, info.latent_factor, info.size_multiple) == (4, 4, 4)
-    assert info.max_prompt_tokens == 14
+    assert info.max_prompt_tokens == 8 * 14
     assert (info.prediction_type, info.default_sampler, info.max_steps) == ("epsilon", "ddim", 500)
     assert info.guidance is Guidance.CLASSIFIER_FREE
     assert info.negative_prompts
