@@ -36,7 +36,7 @@ RAY, ONE_PROCESS = "ray", "one-process"
 
 def paced_config(max_rows: int) -> AppConfig:
     """The tokenizer and the chat template are SmolLM2's."""
-    llm = {"source": {"demo": "smollm2"}, "num_slots": max_rows, "batch": {"max_items": max_rows}}
+    llm = {"source": {"demo": "smollm2"}, "num_slots": max_rows}
     deployment = {"stages": [STAGE], "num_replicas": 1, "max_ongoing_requests": MAX_ONGOING}
     return parse(
         {
