@@ -46,7 +46,7 @@ class PaintRules:
             size_multiple=info.size_multiple,
             max_pixels=max_pixels(model),
             default_steps=model.default_steps or min(info.default_steps, model.max_steps),
-            max_steps=model.max_steps,
+            max_steps=min(model.max_steps, info.max_steps),
             default_guidance_scale=info.default_guidance_scale
             if model.default_guidance_scale is None
             else model.default_guidance_scale,
@@ -74,7 +74,9 @@ class PaintRules:
         steps = job.steps if job.steps is not None else self.default_steps
         if not 1 <= steps <= self.max_steps:
             raise InvalidRequest(
-                f"num_inference_steps {steps} is outside 1..{self.max_steps} (models.*.max_steps)", param="num_inference_steps"
+                f"num_inference_steps {steps} is outside 1..{self.max_steps} (models.*.max_steps, and what the checkpoint's "
+                "scheduler takes)",
+                param="num_inference_steps",
             )
         return steps
 

@@ -130,6 +130,11 @@ def test_the_checkpoints_steps_stay_within_the_most_that_are_configured() -> Non
     assert PaintRules.of("paint", model(max_steps=3), INFO).default_steps == 3
 
 
+@pytest.mark.parametrize(("configured", "most"), [(150, 150), (900, 500)])
+def test_no_more_steps_are_allowed_than_the_checkpoint_takes(configured: int, most: int) -> None:
+    assert PaintRules.of("paint", model(max_steps=configured), INFO).max_steps == most
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
