@@ -125,7 +125,7 @@ def triptych_http(folder: Path, slots: int) -> Iterator[Side]:
 def _triptych_config(folder: Path, slots: int) -> Config:
     source = {"folder": str(folder)}
     llm = {"loader": "transformers", "source": source, "dtype": "bfloat16", "num_slots": slots}
-    llm |= {"max_context_tokens": CONTEXT, "batch": {"max_items": slots}}
+    llm |= {"max_context_tokens": CONTEXT}
     model: dict[str, Any] = {"pipeline": "image_text", "llm": llm}
     stages = [f"{MODEL}.llm"]
     deployments: dict[str, Any] = {
@@ -133,7 +133,8 @@ def _triptych_config(folder: Path, slots: int) -> Config:
     }
     if (folder / "processor_config.json").exists():
         model["vision_encoder"] = {"loader": "transformers", "source": source, "dtype": "bfloat16"}
-        deployments["vision"] = {"stages": [f"{MODEL}.vision_encoder"], "num_replicas": 1, "max_ongoing_requests": 4 * slots}
+        ongoing = max(32, 4 * slots)
+        deployments["vision"] = {"stages": [f"{MODEL}.vision_encoder"], "num_replicas": 1, "max_ongoing_requests": ongoing}
     config = shipped_config()
     args = config["applications"][0]["args"]
     args |= {"models": {MODEL: model}, "deployments": deployments}

@@ -18,7 +18,8 @@ import uvicorn
 from benchmarks.cluster import MadeReplica, cluster, deployed
 from benchmarks.paced import PacedLlm
 from pipelines.client import LocalStageClient
-from pipelines.config import INGRESS, AppConfig, parse
+from pipelines.config import INGRESS, AppConfig
+from pipelines.config_file import parse
 from pipelines.ingress.app import create_app
 from pipelines.ingress.settings import settings_of
 from pipelines.local_cluster import Address
@@ -35,7 +36,7 @@ RAY, ONE_PROCESS = "ray", "one-process"
 
 def paced_config(max_rows: int) -> AppConfig:
     """The tokenizer and the chat template are SmolLM2's."""
-    llm = {"source": {"demo": "smollm2"}, "num_slots": max_rows, "batch": {"max_items": max_rows}}
+    llm = {"source": {"demo": "smollm2"}, "num_slots": max_rows}
     deployment = {"stages": [STAGE], "num_replicas": 1, "max_ongoing_requests": MAX_ONGOING}
     return parse(
         {

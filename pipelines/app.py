@@ -15,7 +15,9 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
 from pipelines.client import LocalStageClient, SplitStageClient, StageClient
-from pipelines.config import EMBEDDED, INGRESS, ActorOptions, AppConfig, AutoscalingConfig, DeploymentConfig, parse
+from pipelines.config import EMBEDDED, INGRESS, ActorOptions, AppConfig, AutoscalingConfig, DeploymentConfig
+from pipelines.config_file import parse
+from pipelines.derived import capacity
 from pipelines.directory import ServeDirectory
 from pipelines.fork_server import command
 from pipelines.ingress.app import create_app
@@ -58,7 +60,9 @@ def build_named(config: AppConfig, app_name: str) -> Application:
         .options(
             name=INGRESS,
             num_replicas=config.ingress.num_replicas,
-            ray_actor_options=_actor_options(config.ingress.ray_actor_options, config),
+            ray_actor_options=_actor_options(
+                config.ingress.ray_actor_options, config, capacity(config.ingress, config).num_gpus
+            ),
             max_ongoing_requests=config.ingress.max_ongoing_requests,
             health_check_period_s=2,
         )
@@ -69,15 +73,16 @@ def build_named(config: AppConfig, app_name: str) -> Application:
 def _stage_deployment(
     name: str, deployment: DeploymentConfig, config: AppConfig, app_name: str, table: Application
 ) -> Application:
+    room = capacity(deployment, config)
     scaling: dict[str, Any] = {"num_replicas": deployment.num_replicas or 1}
     if deployment.autoscaling_config is not None:
-        scaling = {"autoscaling_config": _autoscaling(deployment.autoscaling_config)}
+        scaling = {"autoscaling_config": _autoscaling(deployment.autoscaling_config, room.target_ongoing_requests)}
     return (
         serve.deployment(_StageReplica)
         .options(
             name=name,
-            ray_actor_options=_actor_options(deployment.ray_actor_options, config),
-            max_ongoing_requests=deployment.max_ongoing_requests,
+            ray_actor_options=_actor_options(deployment.ray_actor_options, config, room.num_gpus),
+            max_ongoing_requests=room.max_ongoing_requests,
             max_queued_requests=deployment.max_queued_requests,
             health_check_period_s=deployment.health_check_period_s,
             health_check_timeout_s=deployment.health_check_timeout_s,
@@ -98,14 +103,14 @@ def _redis(app_name: str, max_memory_bytes: int) -> Application:
     )
 
 
-def _actor_options(options: ActorOptions, config: AppConfig) -> dict[str, Any]:
+def _actor_options(options: ActorOptions, config: AppConfig, num_gpus: float) -> dict[str, Any]:
     given = {key: value for key, value in options.model_dump().items() if value not in (None, {})}
     forked = {"runtime_env": {"py_executable": command(stages=True)}} if config.fork_server else {}
-    return given | {"num_cpus": options.num_cpus} | forked
+    return given | {"num_cpus": options.num_cpus, "num_gpus": num_gpus} | forked
 
 
-def _autoscaling(scaling: AutoscalingConfig) -> dict[str, Any]:
-    return scaling.model_dump(exclude_none=True)
+def _autoscaling(scaling: AutoscalingConfig, target_ongoing_requests: float) -> dict[str, Any]:
+    return scaling.model_dump(exclude_none=True) | {"target_ongoing_requests": target_ongoing_requests}
 
 
 class _StageReplica(StageReplica):

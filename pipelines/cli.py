@@ -12,6 +12,7 @@ from rich.console import Console
 
 from pipelines.config import INGRESS
 from pipelines.config_file import load
+from pipelines.derived import derivations
 from stages.errors import TriptychError
 
 ROOT = Path(__file__).parent.parent
@@ -58,13 +59,16 @@ def demo(
 
 @app.command()
 def check(config: ConfigPath = DEFAULT_CONFIG) -> None:
-    """Says whether a configuration is sound, and what would be deployed."""
+    """Says whether a configuration is sound, what would be deployed, and what was derived for what it leaves out."""
     console = Console()
     with _errors(console):
         file = load(config)
         console.print(f"{INGRESS}: {', '.join(('HTTP', *file.app.ingress.stages))}")
         for name, deployment in file.app.placement().items():
             console.print(f"{name}: {', '.join(deployment.stages)}")
+        console.print("derived:")
+        for line in derivations(file.app):
+            console.print(f"  {line}", soft_wrap=True, highlight=False)
 
 
 class _errors:

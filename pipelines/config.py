@@ -1,15 +1,16 @@
 """The configuration: what `serve_config.yaml` may say, strictly. An unknown or impossible setting is refused with its path, its
 value and what is allowed.
 
-Decides defaults and consistency (every role filled, every stage placed once). Knows no Ray and loads no model; the environment is
-read here and nowhere else. Where it stands in the YAML file: `pipelines/config_file.py`.
+Decides what may be said, and where (every role filled, every stage placed once). What is None is derived from the rest in
+`pipelines/derived.py`. Knows no Ray and loads no model; the environment is read here and nowhere else. Where it stands in the YAML
+file: `pipelines/config_file.py`.
 """
 
 import hashlib
 import os
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from stages.errors import ConfigurationError
 
@@ -40,9 +41,10 @@ class SourceConfig(Strict):
 
 
 class BatchConfig(Strict):
-    """What may share one pass over the device. `max_cost` is in the stage's work unit (see the stage's docstring)."""
+    """What may share one pass over the device. `max_items` of an LLM are its slots; left out: those, and 16 elsewhere. `max_cost`
+    is in the stage's work unit (see the stage's docstring)."""
 
-    max_items: int = Field(16, ge=1, le=4096)
+    max_items: int | None = Field(None, ge=1, le=4096)
     max_cost: float = Field(float("inf"), gt=0)
 
 
@@ -79,7 +81,7 @@ class LlmConfig(PartConfig):
     loader: Literal["transformers"] = "transformers"
     num_slots: int = Field(8, ge=1, le=1024, description="requests that decode together")
     max_context_tokens: int = Field(2048, ge=16, le=10_000_000, description="prompt and answer together")
-    prefill_chunk_tokens: int = Field(256, ge=1, description="prompt tokens computed in one step")
+    prefill_chunk_tokens: int | None = Field(None, ge=1, description="prompt tokens computed in one step; None: 256")
 
 
 class DiffusersPartConfig(PartConfig):
@@ -103,7 +105,7 @@ class ImageTextModel(Strict):
 
 class TextToImageModel(Strict):
     """Pictures from sentences, and from pictures where there is a vae encoder. `sizes`: the only sizes allowed ("WIDTHxHEIGHT");
-    empty: any multiple that the checkpoint takes."""
+    empty: any multiple that the checkpoint takes. Steps and guidance scale that are not given are the checkpoint's own."""
 
     pipeline: Literal["text_to_image"]
     text_encoder: DiffusersPartConfig
@@ -111,10 +113,10 @@ class TextToImageModel(Strict):
     vae_decoder: DiffusersPartConfig
     vae_encoder: DiffusersPartConfig | None = None
     sizes: tuple[str, ...] = ()
-    max_pixels: int = Field(1_048_576, ge=64)
-    default_steps: int = Field(30, ge=1)
+    max_pixels: int | None = Field(None, ge=64, description="None: 1,048,576, or the largest of sizes")
+    default_steps: int | None = Field(None, ge=1)
     max_steps: int = Field(150, ge=1)
-    default_guidance_scale: float = Field(7.5, ge=0, le=100)
+    default_guidance_scale: float | None = Field(None, ge=0, le=100)
     default_strength: float = Field(0.8, gt=0, le=1, description="of edits: how much of the given picture is painted over")
 
     @field_validator("sizes")
@@ -128,7 +130,7 @@ class TextToImageModel(Strict):
 
     @model_validator(mode="after")
     def default_within_bounds(self) -> "TextToImageModel":
-        if self.default_steps > self.max_steps:
+        if self.default_steps is not None and self.default_steps > self.max_steps:
             raise ValueError(f"default_steps {self.default_steps} is over max_steps {self.max_steps}")
         return self
 
@@ -160,7 +162,7 @@ class AutoscalingConfig(Strict):
     min_replicas: int = Field(1, ge=0)
     max_replicas: int = Field(1, ge=1)
     initial_replicas: int | None = Field(None, ge=0)
-    target_ongoing_requests: float = Field(4, gt=0)
+    target_ongoing_requests: float | None = Field(None, gt=0, description="None: one full batch")
     upscale_delay_s: float = Field(5, ge=0)
     downscale_delay_s: float = Field(60, ge=0)
     downscale_to_zero_delay_s: float | None = Field(None, ge=0)
@@ -182,7 +184,7 @@ class ActorOptions(Strict):
     """What one replica takes of a node; Ray's own names."""
 
     num_cpus: float = Field(0.1, ge=0)
-    num_gpus: float = Field(0, ge=0)
+    num_gpus: float | None = Field(None, ge=0, description="None: as many as the stages' device settings name")
     memory: float | None = Field(None, gt=0)
     resources: dict[str, float] = {}
     accelerator_type: str | None = None
@@ -190,8 +192,8 @@ class ActorOptions(Strict):
 
     @field_validator("num_gpus")
     @classmethod
-    def a_fraction_or_whole(cls, value: float) -> float:
-        if value > 1 and value != int(value):
+    def a_fraction_or_whole(cls, value: float | None) -> float | None:
+        if value is not None and value > 1 and value != int(value):
             raise ValueError(f"{value} GPUs: a fraction must be under 1, and more than 1 must be whole")
         return value
 
@@ -204,7 +206,11 @@ class DeploymentConfig(Strict):
     autoscaling_config: AutoscalingConfig | None = None
     ray_actor_options: ActorOptions = ActorOptions()
     torch_threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(1, description="auto: a thread a core")
-    max_ongoing_requests: int = Field(16, ge=1, description="requests one replica holds; the rest wait for the next replica")
+    max_ongoing_requests: int | None = Field(
+        None,
+        ge=1,
+        description="requests one replica holds, the rest wait for the next replica; None: two full batches, at least 16",
+    )
     max_queued_requests: int = Field(256, ge=1, description="requests that may wait for a replica before 429")
     health_check_period_s: float = Field(2, gt=0)
     health_check_timeout_s: float = Field(30, gt=0)
@@ -237,6 +243,10 @@ class LimitsConfig(Strict):
     image_pixels: int = Field(25_000_000, ge=1)
     images_per_request: int = Field(8, ge=0)
     prompt_chars: int = Field(200_000, ge=1)
+    max_tokens: int | None = Field(None, ge=1, description="of a chat's answer; None: what the context holds")
+    default_max_tokens: int | None = Field(
+        None, ge=1, description="of an answer that asks for no bound, as far as the context holds it; None: 512"
+    )
     max_choices: int = Field(8, ge=1)
     max_pictures: int = Field(10, ge=1)
     embedding_inputs: int = Field(256, ge=1)
@@ -328,7 +338,11 @@ class AppConfig(Strict):
 
     def stage_names(self) -> tuple[str, ...]:
         """MODEL.PART of every stage, in the order of the file."""
-        return tuple(f"{name}.{part}" for name, model in self.models.items() for part in model.parts())
+        return tuple(self.parts())
+
+    def parts(self) -> dict[str, PartConfig]:
+        """MODEL.PART -> its settings, in the order of the file."""
+        return {f"{name}.{part}": given for name, model in self.models.items() for part, given in model.parts().items()}
 
     @model_validator(mode="after")
     def every_stage_lives_once(self) -> "AppConfig":
@@ -355,22 +369,3 @@ class AppConfig(Strict):
             if stage not in placed
         }
         return dict(self.deployments) | own
-
-
-def parse(args: Any) -> AppConfig:
-    """Raises `ConfigurationError` with one line for every setting at fault: path, value, what is allowed."""
-    if isinstance(args, AppConfig):
-        return args
-    try:
-        return AppConfig.model_validate(args)
-    except ValidationError as error:
-        raise ConfigurationError(_explain(error)) from None
-
-
-def _explain(error: ValidationError) -> str:
-    lines = []
-    for detail in error.errors():
-        path = ".".join(str(part) for part in detail["loc"]) or "args"
-        value = "" if isinstance(detail["input"], dict) else f" (given: {detail['input']!r})"
-        lines.append(f"{path}: {detail['msg'].removeprefix('Value error, ')}{value}")
-    return "configuration refused:\n  " + "\n  ".join(lines)

@@ -1,12 +1,16 @@
 """Reads `serve_config.yaml`: an ordinary Ray Serve config, in which everything of Triptych's own is the `args` of the application
-whose import path is `pipelines.app:build`. What those may say is `pipelines/config.py`."""
+whose import path is `pipelines.app:build`. What those may say is `pipelines/config.py`, what of it fits together
+`pipelines/derived.py`."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
-from pipelines.config import AppConfig, parse
+from pipelines.config import AppConfig
+from pipelines.derived import faults
 from stages.errors import ConfigurationError
 
 IMPORT_PATH = "pipelines.app:build"
@@ -41,3 +45,29 @@ def load(path: Path) -> ServeFile:
         raise ConfigurationError(f"{path}: applications: exactly one must have import_path {IMPORT_PATH}; found {len(ours)}")
     http = HttpConfig.model_validate(document.get("http_options") or {})
     return ServeFile(http=http, app_name=ours[0].get("name", "triptych"), app=parse(ours[0].get("args") or {}))
+
+
+def parse(args: Any) -> AppConfig:
+    """A configuration that can work. Raises `ConfigurationError` with one line for every setting at fault: path, value, what is
+    allowed."""
+    try:
+        config = AppConfig.model_validate(args)
+    except ValidationError as error:
+        raise _refused(_told(error)) from None
+    found = faults(config)
+    if found:
+        raise _refused(found)
+    return config
+
+
+def _refused(lines: Sequence[str]) -> ConfigurationError:
+    return ConfigurationError("configuration refused:\n  " + "\n  ".join(lines))
+
+
+def _told(error: ValidationError) -> Sequence[str]:
+    lines = []
+    for detail in error.errors():
+        path = ".".join(str(part) for part in detail["loc"]) or "args"
+        value = "" if isinstance(detail["input"], dict) else f" (given: {detail['input']!r})"
+        lines.append(f"{path}: {detail['msg'].removeprefix('Value error, ')}{value}")
+    return lines

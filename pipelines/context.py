@@ -13,8 +13,9 @@ from stages.stage import StageReceipt
 
 @dataclass(slots=True)
 class RequestContext:
-    """`deadline` and `created` are wall-clock seconds. `tenant` is derived on the server; `salt` goes into every name. `pace_s`:
-    how often, at most, the client is shown something new; infinite where it is shown the end only."""
+    """`id` is the client's where it gave one: for logs and receipts, never part of a name. `deadline` and `created` are wall-clock
+    seconds. `tenant` is derived on the server; `salt` goes into every name. `pace_s`: how often, at most, the client is shown
+    something new; infinite where it is shown the end only."""
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     tenant: str = "default"

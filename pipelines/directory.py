@@ -10,7 +10,8 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from pipelines.config import INGRESS, ActorOptions, AppConfig
+from pipelines.config import INGRESS, AppConfig
+from pipelines.derived import Home, capacity
 from pipelines.jobs import StageCard
 from pipelines.specs import stage_specs
 from stages.errors import Unavailable
@@ -31,11 +32,11 @@ class ServeDirectory:
     async def cards(self) -> Sequence[StageCard]:
         await self._refresh()
         ingress = self._config.ingress
-        own = [self._card(stage, INGRESS, ingress.ray_actor_options, may_sleep=False) for stage in ingress.stages]
+        own = [self._card(stage, INGRESS, ingress, may_sleep=False) for stage in ingress.stages]
         apart = []
         for name, placed in self._config.placement().items():
             may_sleep = placed.autoscaling_config is not None and placed.autoscaling_config.min_replicas == 0
-            apart += [self._card(stage, name, placed.ray_actor_options, may_sleep=may_sleep) for stage in placed.stages]
+            apart += [self._card(stage, name, placed, may_sleep=may_sleep) for stage in placed.stages]
         return own + apart
 
     async def metrics(self) -> Sequence[StageMetrics]:
@@ -56,9 +57,10 @@ class ServeDirectory:
         deployments = serve.status().applications[self._app_name].deployments
         return {name: int(status.replica_states.get("RUNNING", 0)) for name, status in deployments.items()}
 
-    def _card(self, stage: str, deployment: str, options: ActorOptions, *, may_sleep: bool) -> StageCard:
+    def _card(self, stage: str, deployment: str, home: Home, *, may_sleep: bool) -> StageCard:
         spec, replicas = self._specs[stage], self._running.get(deployment, 0)
-        expected = spec.options.device if spec.options.device != "auto" else ("cuda" if options.num_gpus else "cpu")
+        expected = "cuda" if capacity(home, self._config).num_gpus else "cpu"
+        expected = spec.options.device if spec.options.device != "auto" else expected
         device, dtype = self._computing.get(stage, (expected, spec.options.dtype))
         return StageCard(
             name=stage,

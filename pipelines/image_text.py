@@ -31,11 +31,12 @@ class ImageTextPipeline:
         vision_fingerprint: str | None,
         max_pixels: int,
         max_context_tokens: int,
+        default_max_tokens: int,
     ) -> None:
         self._llm, self._vision = f"{model}.llm", f"{model}.vision_encoder"
         self._client, self._prompts = client, prompts
         self._vision_fingerprint, self._max_pixels = vision_fingerprint, max_pixels
-        self._max_context_tokens = max_context_tokens
+        self._max_context_tokens, self._default_max_tokens = max_context_tokens, default_max_tokens
 
     async def chat(self, job: ChatJob, context: RequestContext) -> AsyncGenerator[ChatEvent, None]:
         self._refuse_pictures_if_blind(job)
@@ -73,7 +74,7 @@ class ImageTextPipeline:
                 f"{limit} (models.*.llm.max_context_tokens); at most {room} fit",
                 param="max_tokens",
             )
-        return sampling if sampling.max_tokens else replace(sampling, max_tokens=room)
+        return sampling if sampling.max_tokens else replace(sampling, max_tokens=min(room, self._default_max_tokens))
 
     async def _see(self, prompt: Prompt, context: RequestContext) -> tuple[ImageSpan, ...]:
         """Every picture's features, by name; a picture that occurs twice is asked for twice and computed once."""

@@ -39,7 +39,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class ChatJob:
-    """`sampling.max_tokens` 0 means: as many as fit."""
+    """`sampling.max_tokens` 0 means: the server's default, or what fits where that is less."""
 
     messages: tuple[Message, ...]
     sampling: Sampling
@@ -169,6 +169,7 @@ class ModelCard:
     default_guidance_scale: float | None = None
     default_strength: float | None = None
     samplers: tuple[str, ...] = ()
+    max_prompt_tokens: int | None = None
     accepts_images: bool | None = None
 
 

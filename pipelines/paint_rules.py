@@ -1,13 +1,18 @@
-"""What may be asked of a painter, and what an unasked-for setting becomes. Pure: knows no stages, no pixels, no HTTP.
+"""What may be asked of a painter, and what an unasked-for setting becomes: the configuration's word, or else the checkpoint's.
+Pure: knows no weights, no pixels, no HTTP.
 
 A refusal names the field, the value, what is allowed, and the setting that allows it.
 """
 
 import math
 from dataclasses import dataclass
+from typing import Self
 
+from pipelines.config import TextToImageModel
+from pipelines.derived import max_pixels
 from pipelines.jobs import PaintJob
-from stages.errors import InvalidRequest
+from stages.diffusion.describe import PainterInfo
+from stages.errors import ConfigurationError, InvalidRequest
 
 Size = tuple[int, int]
 """(width, height) in pixels."""
@@ -28,7 +33,31 @@ class PaintRules:
     default_strength: float
     samplers: tuple[str, ...]
     negative_prompts: bool
+    max_prompt_tokens: int
     max_side: int | None = None
+
+    @classmethod
+    def of(cls, name: str, model: TextToImageModel, info: PainterInfo) -> Self:
+        """Raises `ConfigurationError` for what the checkpoint cannot do."""
+        sizes = tuple(_size(text) for text in model.sizes)
+        rules = cls(
+            sizes=sizes,
+            default_size=sizes[0] if sizes else info.default_size,
+            size_multiple=info.size_multiple,
+            max_pixels=max_pixels(model),
+            default_steps=model.default_steps or min(info.default_steps, model.max_steps),
+            max_steps=min(model.max_steps, info.max_steps),
+            default_guidance_scale=info.default_guidance_scale
+            if model.default_guidance_scale is None
+            else model.default_guidance_scale,
+            default_strength=model.default_strength,
+            samplers=info.samplers,
+            negative_prompts=info.negative_prompts,
+            max_prompt_tokens=info.max_prompt_tokens,
+            max_side=info.max_side,
+        )
+        rules._refuse_what_the_checkpoint_cannot(f"models.{name}", info)
+        return rules
 
     def size(self, job: PaintJob) -> Size:
         """Not asked for: the given picture's own where the model paints it, or else the model's. Raises `InvalidRequest`."""
@@ -45,7 +74,9 @@ class PaintRules:
         steps = job.steps if job.steps is not None else self.default_steps
         if not 1 <= steps <= self.max_steps:
             raise InvalidRequest(
-                f"num_inference_steps {steps} is outside 1..{self.max_steps} (models.*.max_steps)", param="num_inference_steps"
+                f"num_inference_steps {steps} is outside 1..{self.max_steps} (models.*.max_steps, and what the checkpoint's "
+                "scheduler takes)",
+                param="num_inference_steps",
             )
         return steps
 
@@ -67,6 +98,16 @@ class PaintRules:
             return self.default_strength
         return job.init.strength
 
+    def _refuse_what_the_checkpoint_cannot(self, path: str, info: PainterInfo) -> None:
+        for size in self.sizes:
+            fault = self._fault(size)
+            if fault is not None:
+                raise ConfigurationError(f"{path}.sizes: {size[0]}x{size[1]}{fault}")
+        if self.default_steps > info.max_steps:
+            raise ConfigurationError(
+                f"{path}.default_steps: {self.default_steps} is more than the checkpoint's scheduler takes; at most {info.max_steps}"
+            )
+
     def _unasked_size(self, job: PaintJob) -> Size:
         if job.init is None:
             return self.default_size
@@ -84,3 +125,8 @@ class PaintRules:
         if self.max_side is not None and max(size) > self.max_side:
             return f": this model paints at most {self.max_side} pixels a side"
         return None
+
+
+def _size(text: str) -> Size:
+    width, _, height = text.partition("x")
+    return int(width), int(height)

@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 from cache.keys import name
 from pipelines.client import StageClient
 from pipelines.config import AppConfig, EmbedModel, ImageTextModel, ModelConfig, TextToImageModel
+from pipelines.derived import default_max_tokens
 from pipelines.embed import ClipEmbedPipeline
 from pipelines.image_text import ImageTextPipeline
 from pipelines.jobs import ChatPipeline, EmbedPipeline, ModelCard, PaintPipeline, StageCard
@@ -90,7 +91,7 @@ class Triptych:
                     accepts_images=model.vision_encoder is not None,
                 )
             case TextToImageModel():
-                rules = self._paint_rules(model_id, model)
+                rules = PaintRules.of(model_id, model, describe(resolve(self._specs[f"{model_id}.denoiser"].source, SETTINGS)))
                 self._paint[model_id] = self._painter(model_id, model, rules)
                 return _paint_card(model_id, stages, created, rules, edits=model.vae_encoder is not None)
             case EmbedModel():
@@ -120,6 +121,7 @@ class Triptych:
             vision_fingerprint=self._named(f"{model_id}.vision_encoder") if vision is not None else None,
             max_pixels=self._config.limits.image_pixels,
             max_context_tokens=model.llm.max_context_tokens,
+            default_max_tokens=default_max_tokens(self._config.limits),
         )
 
     def _painter(self, model_id: str, model: TextToImageModel, rules: PaintRules) -> TextToImagePipeline:
@@ -130,23 +132,6 @@ class Triptych:
             text_fingerprint=self._named(f"{model_id}.text_encoder"),
             vae_fingerprint=self._named(f"{model_id}.vae_encoder") if model.vae_encoder is not None else None,
             max_picture_pixels=self._config.limits.image_pixels,
-        )
-
-    def _paint_rules(self, model_id: str, model: TextToImageModel) -> PaintRules:
-        info = describe(resolve(self._specs[f"{model_id}.denoiser"].source, SETTINGS))
-        sizes = tuple(_size(text) for text in model.sizes)
-        return PaintRules(
-            sizes=sizes,
-            default_size=sizes[0] if sizes else info.default_size,
-            size_multiple=info.size_multiple,
-            max_pixels=model.max_pixels,
-            default_steps=model.default_steps,
-            max_steps=model.max_steps,
-            default_guidance_scale=model.default_guidance_scale,
-            default_strength=model.default_strength,
-            samplers=info.samplers,
-            negative_prompts=info.negative_prompts,
-            max_side=info.max_side,
         )
 
 
@@ -163,10 +148,6 @@ def _paint_card(model_id: str, stages: tuple[str, ...], created: int, rules: Pai
         default_guidance_scale=rules.default_guidance_scale,
         default_strength=rules.default_strength if edits else None,
         samplers=rules.samplers,
+        max_prompt_tokens=rules.max_prompt_tokens,
         accepts_images=edits,
     )
-
-
-def _size(text: str) -> tuple[int, int]:
-    width, _, height = text.partition("x")
-    return int(width), int(height)

@@ -14,6 +14,7 @@ from pipelines.config import (
     SourceConfig,
     VisionEncoderConfig,
 )
+from pipelines.derived import batch_items, prefill_chunk_tokens
 from stages.checkpoint import LoadOptions, Source
 from stages.registry import LlmOptions, StageKind, StageSpec
 from stages.replica import CacheSpec, ReplicaSpec
@@ -37,10 +38,10 @@ def _stage_spec(name: str, kind: StageKind, part: PartConfig) -> StageSpec:
         loader=str(getattr(part, "loader", "")),
         source=_source(part.source),
         options=LoadOptions(device=part.device, dtype=part.dtype, compile=part.compile),
-        batch=BatchLimits(max_items=part.batch.max_items, max_cost=part.batch.max_cost),
+        batch=BatchLimits(max_items=batch_items(part), max_cost=part.batch.max_cost),
         queue=QueueLimits(max_items=part.queue.max_items, max_cost=part.queue.max_cost),
         projector=_source(projector) if projector is not None else None,
-        llm=LlmOptions(part.num_slots, part.max_context_tokens, part.prefill_chunk_tokens)
+        llm=LlmOptions(part.num_slots, part.max_context_tokens, prefill_chunk_tokens(part))
         if isinstance(part, LlmConfig)
         else None,
     )

@@ -120,12 +120,24 @@ class TextToImagePipeline:
         prompt, negative = await asyncio.gather(
             self._embed(job.prompt, "prompt", context), self._embed(job.negative_prompt or "", "negative_prompt", context)
         )
+        # Both are rows of one forward pass, so they have as many positions: the shorter one is filled up.
+        if len(prompt["embeds"]) < len(negative["embeds"]):
+            prompt = await self._embed(job.prompt, "prompt", context, min_positions=len(negative["embeds"]))
+        elif len(negative["embeds"]) < len(prompt["embeds"]):
+            text, positions = job.negative_prompt or "", len(prompt["embeds"])
+            negative = await self._embed(text, "negative_prompt", context, min_positions=positions)
         return prompt, negative
 
-    async def _embed(self, text: str, param: str, context: RequestContext) -> Arrays:
-        key = name("prompt_embeddings", weights=self._text_fingerprint, tenant=context.salt, text=text)
+    async def _embed(self, text: str, param: str, context: RequestContext, *, min_positions: int = 0) -> Arrays:
+        key = name(
+            "prompt_embeddings", weights=self._text_fingerprint, tenant=context.salt, text=text, min_positions=min_positions
+        )
         item = Item(
-            f"{context.id}:{param}", EncodePrompt(text), name=key, priority=context.priority, deadline=context.deadline
+            f"{context.id}:{param}",
+            EncodePrompt(text, min_positions),
+            name=key,
+            priority=context.priority,
+            deadline=context.deadline,
         )
         try:
             reply = await self._client.call(self._text, item)

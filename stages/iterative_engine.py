@@ -48,7 +48,7 @@ class IterativeEngine(Engine[P], Generic[P, R]):
         try:
             self._stage.check(item.payload)
         except Exception as error:
-            raise as_stage_error(self.place.stage, error) from None
+            raise as_stage_error(self.place.stage, error, item.id) from None
         with self._wake:
             work = self._accept(item, receiver, ready=True)
             self._wake.notify()
@@ -113,7 +113,7 @@ class IterativeEngine(Engine[P], Generic[P, R]):
             else:  # waiting would be for ever
                 raise StageFailed(f"stage {self.place.stage} has no room for this item even when nothing else runs")
         except Exception as error:
-            failure = as_stage_error(self.place.stage, error)
+            failure = as_stage_error(self.place.stage, error, work.item.id)
             with self._lock:
                 self._fail(work, failure)
                 self._remove(work)
@@ -133,7 +133,7 @@ class IterativeEngine(Engine[P], Generic[P, R]):
             with self._lock:
                 work.suspended = suspended
         except Exception as error:
-            failure = as_stage_error(self.place.stage, error)
+            failure = as_stage_error(self.place.stage, error, work.item.id)
             with self._lock:
                 self._fail(work, failure)
                 self._remove(work)
@@ -165,7 +165,7 @@ class IterativeEngine(Engine[P], Generic[P, R]):
             return
         rows: list[R] = [work.state for work in works]
         began = self._now()
-        stepped = self._stepped(rows)
+        stepped = self._stepped(rows, works)
         seconds = self._now() - began
         shares = {work.id: self._share(row) for work, row, one in zip(works, rows, stepped, strict=True) if _goes_on(one)}
         with self._lock:
@@ -180,14 +180,15 @@ class IterativeEngine(Engine[P], Generic[P, R]):
                 if work.settled:
                     self._remove(work)
 
-    def _stepped(self, rows: Sequence[R]) -> Sequence[Stepped]:
+    def _stepped(self, rows: Sequence[R], works: Sequence[Work]) -> Sequence[Stepped]:
         try:
             stepped = self._stage.step(rows)
             if len(stepped) == len(rows):
                 return stepped
             raise StageFailed(f"stage {self.place.stage} answered for {len(stepped)} rows of {len(rows)}")
         except Exception as error:
-            return [Stepped(error=as_stage_error(self.place.stage, error))] * len(rows)
+            failure = as_stage_error(self.place.stage, error, *(work.item.id for work in works))
+            return [Stepped(error=failure)] * len(rows)
 
     def _share(self, row: R) -> Share | Exception:
         try:
@@ -201,7 +202,7 @@ class IterativeEngine(Engine[P], Generic[P, R]):
         if one.events:
             self._outbox.append(partial(work.receiver.events, one.events))
         if one.error is not None:
-            self._fail(work, as_stage_error(self.place.stage, one.error))
+            self._fail(work, as_stage_error(self.place.stage, one.error, work.item.id))
         elif one.done:
             self._settle(work, {})
 

@@ -67,7 +67,7 @@ class OneShotEngine(Engine[P], Generic[P, Q]):
                 self._batches.waiting.ready(work.id, batch_key, cost)
                 self._wake.notify()
         except Exception as error:
-            self._drop(work, as_stage_error(self.place.stage, error))
+            self._drop(work, as_stage_error(self.place.stage, error, work.item.id))
 
     def _drop(self, work: Work, error: TriptychError) -> None:
         with self._lock:
@@ -120,7 +120,7 @@ class OneShotEngine(Engine[P], Generic[P, Q]):
                 raise StageFailed(f"stage {self.place.stage} gave {len(results)} results for {len(works)} items")
             error = None
         except Exception as failure:
-            results, error = (), as_stage_error(self.place.stage, failure)
+            results, error = (), as_stage_error(self.place.stage, failure, *(work.item.id for work in works))
         seconds = self._now() - began
         with self._lock:
             self._count(works, began, seconds)

@@ -60,6 +60,10 @@ class _Computation:
         self._engine, self._item = engine, item
         self._handle: Handle | None = None
 
+    @property
+    def item_id(self) -> str:
+        return self._item.id
+
     async def run(self) -> Reply:
         landing = _Landing()
         self._handle = self._engine.submit(self._item, landing)
@@ -160,7 +164,7 @@ class RememberingStage:
         try:
             await self._find_or_compute(flight, computation, name)
         except Exception as error:
-            raise as_stage_error(self.engine.place.stage, error) from None
+            raise as_stage_error(self.engine.place.stage, error, computation.item_id) from None
         finally:
             if name is not None and (journey := self._flying.get(name)) and journey.flight is flight:
                 del self._flying[name]

@@ -162,9 +162,11 @@ class EncodeImage:
 
 @dataclass(frozen=True, slots=True)
 class EncodePrompt:
-    """For a diffusion text encoder. Result: the arrays that its denoiser family wants ("embeds" [tokens, width], "pooled" [width], ...)."""
+    """For a diffusion text encoder. Result: the arrays that its denoiser family wants ("embeds" [positions, width], "pooled" [width],
+    ...). `min_positions`: of "embeds", filled up with the empty text's, for what shares a forward pass with a longer prompt."""
 
     text: str
+    min_positions: int = 0
 
 
 @dataclass(frozen=True, slots=True)

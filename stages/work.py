@@ -80,12 +80,14 @@ class Work:
         return DeadlineExceeded(f"the request's time is up: {where}; allow more with the header x-request-timeout-seconds")
 
 
-def as_stage_error(stage: str, error: BaseException) -> TriptychError:
-    """The error as one requester sees it: a copy of one of ours, anything else as `StageFailed`, logged here with traceback.
+def as_stage_error(stage: str, error: BaseException, *item_ids: str) -> TriptychError:
+    """The error as one requester sees it: a copy of one of ours, anything else as `StageFailed`, logged here with traceback and
+    with the items that it fails (an item's id begins with its request's).
 
     Tracebacks are dropped: their frames would keep tensors alive, for as long as the error lives.
     """
     if isinstance(error, TriptychError):
         return error.with_traceback(None).for_request()
-    logging.getLogger("triptych.stages").error("stage %s failed", stage, exc_info=error)
+    items = ", ".join(item_ids) or "no item"
+    logging.getLogger("triptych.stages").error("stage %s failed on %s", stage, items, exc_info=error)
     return StageFailed(f"stage {stage} failed on this item: {type(error).__name__}: {error}")

@@ -11,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 
 from pipelines.ingress.arrival import TIMEOUT_HEADER
 from pipelines.ingress.forms import MEDIA_TYPE as FORM
-from pipelines.ingress.request_log import REQUEST_ID
+from pipelines.ingress.proxy_headers import REQUEST_ID
 from pipelines.ingress.schemas.errors import ErrorBody
 from pipelines.ingress.settings import IngressSettings
 

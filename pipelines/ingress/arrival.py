@@ -40,7 +40,7 @@ class Arrival:
     def open(self, request: Request) -> RequestContext:
         """Raises `NotAuthorized`, and `InvalidRequest` for a timeout header that is not a number within the bounds."""
         caller = self.identify(request)
-        context = RequestContext(tenant=caller.tenant, salt=caller.salt)
+        context = RequestContext(id=request.state.request_id, tenant=caller.tenant, salt=caller.salt)
         context.deadline = context.created + self._timeout_s(
             request.headers.get(TIMEOUT_HEADER, request.headers.get(OWN_HEADER))
         )

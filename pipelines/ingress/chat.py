@@ -151,7 +151,7 @@ def _sampling(body: ChatBody, settings: IngressSettings) -> Sampling:
 
 
 def _max_tokens(body: ChatBody, settings: IngressSettings) -> int:
-    """0: as many as fit."""
+    """0: no bound was asked for."""
     given = {
         name: value
         for name, value in (("max_tokens", body.max_tokens), ("max_completion_tokens", body.max_completion_tokens))
@@ -163,5 +163,6 @@ def _max_tokens(body: ChatBody, settings: IngressSettings) -> int:
             param="max_completion_tokens",
         )
     for name, value in given.items():
-        check_at_most(value, settings.max_tokens, param=name, setting="limits.max_tokens")
+        if settings.max_tokens is not None:
+            check_at_most(value, settings.max_tokens, param=name, setting="limits.max_tokens")
     return next(iter(given.values()), 0)

@@ -1,6 +1,7 @@
 """What a chat's events look like over HTTP: one whole body, or chunks. Counts what `usage` says. Knows no requests and no
 stages."""
 
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, cast
@@ -43,7 +44,7 @@ class ChatAnswer:
         self, model: str, fingerprint: str, context: RequestContext, receipts: ReceiptPrinter, *, num_choices: int
     ) -> None:
         self.model, self.fingerprint, self.num_choices = model, fingerprint, num_choices
-        self.id, self.created = f"chatcmpl-{context.id}", int(context.created)
+        self.id, self.created = f"chatcmpl-{uuid.uuid4().hex}", int(context.created)
         self._context, self._receipts = context, receipts
         self._prompt_tokens = 0
         self._choices = [_ChoiceSoFar() for _ in range(num_choices)]

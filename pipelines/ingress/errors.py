@@ -4,6 +4,7 @@ headers.
 Knows no routes. An error that is not of Triptych's tree becomes a 500 that tells the client nothing but the request's id.
 """
 
+import logging
 import math
 from dataclasses import dataclass
 
@@ -25,7 +26,10 @@ from stages.errors import (
     UnknownModel,
 )
 
+SERVER_ERROR = 500
 CLIENT_CLOSED_REQUEST = 499  # nginx's; nobody is there to read it
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +70,16 @@ def answer_to(error: TriptychError) -> HttpAnswer:
     return next(TABLE[kind] for kind in type(error).__mro__ if kind in TABLE)
 
 
-def error_body(error: TriptychError) -> ErrorBody:
-    row = answer_to(error)
-    return ErrorBody(error=ErrorDetail(message=error.message, type=row.type, param=error.param, code=error.code))
+def error_body(error: TriptychError, request_id: str) -> ErrorBody:
+    """What the server is to blame for is logged here, under the id that the message gives."""
+    row, message = answer_to(error), error.message
+    if row.status == SERVER_ERROR:
+        logger.error("request %s failed: %s: %s", request_id, type(error).__name__, message)
+        message = f"{message} (request id {request_id})"
+    return ErrorBody(error=ErrorDetail(message=message, type=row.type, param=error.param, code=error.code))
 
 
-def error_response(error: TriptychError) -> Response:
+def error_response(error: TriptychError, request_id: str) -> Response:
     """The error as a whole response; 429 and 503 say when to try again."""
     row = answer_to(error)
     headers: dict[str, str] = {}
@@ -82,7 +90,7 @@ def error_response(error: TriptychError) -> Response:
         headers["www-authenticate"] = "Bearer"
     if row.retry is not None:
         headers["x-should-retry"] = str(row.retry).lower()
-    return json_response(error_body(error).to_json(), status=row.status, headers=headers)
+    return json_response(error_body(error, request_id).to_json(), status=row.status, headers=headers)
 
 
 def json_response(body: bytes, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -99,7 +107,7 @@ def internal_error(request_id: str) -> Response:
 async def triptych_error_handler(request: Request, error: Exception) -> Response:
     if not isinstance(error, TriptychError):
         raise error
-    return error_response(error)
+    return error_response(error, request.state.request_id)
 
 
 async def routing_error_handler(request: Request, error: Exception) -> Response:

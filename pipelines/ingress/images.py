@@ -101,6 +101,8 @@ def paint_job(body: PaintBody, settings: IngressSettings, init: GivenPicture | N
     n = body.n or 1
     check_at_most(n, settings.max_pictures, param="n", setting="limits.max_pictures")
     extras = body.triptych or PaintExtras()
+    if not body.prompt.strip():
+        raise InvalidRequest("prompt is blank; say what is to be painted", param="prompt")
     negative_prompt = _one_of(body.negative_prompt, extras.negative_prompt, "negative_prompt")
     check_length(len(body.prompt), settings, param="prompt")
     check_length(len(negative_prompt or ""), settings, param="negative_prompt")

@@ -64,6 +64,7 @@ def _bounds(card: ModelCard) -> PaintBounds:
         default_guidance_scale=card.default_guidance_scale,
         default_strength=card.default_strength,
         samplers=list(card.samplers),
+        max_prompt_tokens=card.max_prompt_tokens,
     )
 
 

@@ -4,7 +4,6 @@ An ASGI middleware of its own, because Starlette's wrapper for functions hides a
 """
 
 import logging
-import re
 import time
 import uuid
 
@@ -13,9 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipelines.ingress.errors import CLIENT_CLOSED_REQUEST, internal_error
 from pipelines.ingress.metrics import RequestMetrics
-
-REQUEST_ID = "x-request-id"
-_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
+from pipelines.ingress.proxy_headers import REQUEST_ID, is_request_id
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +28,7 @@ class RequestLog:
             await self._app(scope, receive, send)
             return
         watch = _Watch(request_id(scope), send, adds_id=self._adds_id)
+        scope.setdefault("state", {})["request_id"] = watch.request_id  # the routes' own requests have it from here
         self._metrics.begin()
         try:
             await self._app(scope, receive, watch)
@@ -77,4 +75,4 @@ class _Watch:
 def request_id(scope: Scope) -> str:
     """The client's own id where it is one (1-128 letters, digits and .:_-), a new one otherwise."""
     given = next((value for name, value in scope["headers"] if name == REQUEST_ID.encode()), b"")
-    return given.decode() if _ID.fullmatch(given) else uuid.uuid4().hex
+    return given.decode() if is_request_id(given) else uuid.uuid4().hex

@@ -20,7 +20,7 @@ class IngressSettings:
     image_pixels: int = 25_000_000
     images_per_request: int = 8
     prompt_chars: int = 200_000
-    max_tokens: int = 1_000_000
+    max_tokens: int | None = None
     max_choices: int = 8
     max_pictures: int = 10
     embedding_inputs: int = 256
@@ -53,6 +53,7 @@ def settings_of(config: AppConfig) -> IngressSettings:
         image_pixels=limits.image_pixels,
         images_per_request=limits.images_per_request,
         prompt_chars=limits.prompt_chars,
+        max_tokens=limits.max_tokens,
         max_choices=limits.max_choices,
         max_pictures=limits.max_pictures,
         embedding_inputs=limits.embedding_inputs,

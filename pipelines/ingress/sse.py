@@ -42,6 +42,7 @@ class EventFeed(Generic[E]):
     """Reads an iterator of events ahead, in a task of its own, until it ends, fails, or the context's deadline passes."""
 
     def __init__(self, events: AsyncIterator[E], context: RequestContext) -> None:
+        self.request_id = context.id
         self._queue = asyncio.Queue[E | _End](READ_AHEAD)
         self._first: E | _End | None = None
         self._task = asyncio.create_task(self._read(cast("AsyncGenerator[E]", events), context))
@@ -139,10 +140,11 @@ class EventStream(Response, Generic[E]):
                         yield frame
             yield await self._writer.end() + self._done
         except TriptychError as error:
-            yield data_frame(error_body(error).to_json()) + self._done
+            yield data_frame(error_body(error, self._feed.request_id).to_json()) + self._done
         except Exception:
-            logger.exception("a stream failed after its first event")
-            yield data_frame(error_body(StageFailed("the server failed on this request")).to_json()) + self._done
+            logger.exception("request %s failed after its stream's first event", self._feed.request_id)
+            failure = StageFailed("the server failed on this request")
+            yield data_frame(error_body(failure, self._feed.request_id).to_json()) + self._done
 
 
 def data_frame(body: bytes, *, event: str | None = None) -> bytes:

@@ -20,7 +20,7 @@ from stages.diffusion.denoise_request import check_request, preview_calls
 from stages.diffusion.denoise_row import DenoiseRow
 from stages.diffusion.describe import PainterInfo
 from stages.diffusion.families import family_of
-from stages.diffusion.family import Backbone, Family
+from stages.diffusion.family import Backbone, Condition, Family
 from stages.diffusion.schedule import Schedule, build_schedule
 from stages.diffusion.step_state import StepState, export_state, restore_state
 from stages.errors import StageFailed
@@ -68,7 +68,7 @@ class Denoiser:
             return self._row(payload, schedule, generator, latents)
 
     def batch_key(self, row: DenoiseRow) -> Hashable:
-        return tuple(row.latents.shape), tuple((name, tuple(value.shape)) for name, value in row.condition.items())
+        return tuple(row.latents.shape), _shapes(row.condition)
 
     def cost(self, row: DenoiseRow) -> float:
         return float(row.latents.shape[2] * row.latents.shape[3] * row.num_model_rows)
@@ -126,15 +126,25 @@ class Denoiser:
     def _row(self, payload: Denoise, schedule: Schedule, generator: torch.Generator, latents: torch.Tensor) -> DenoiseRow:
         negative = payload.negative if payload.guidance_scale > 1 else None  # at 1 and under the prompted row is the result
         size = (payload.width, payload.height)
+        condition = self._backbone.condition(payload.prompt, *size)
+        unconditional = None if negative is None else self._backbone.condition(negative, *size)
+        if unconditional is not None and _shapes(unconditional) != _shapes(condition):
+            raise StageFailed(
+                f"prompt and negative prompt are not of one shape: {_shapes(condition)}, {_shapes(unconditional)}"
+            )
         return DenoiseRow(
             latents=latents.to(self._backbone.device),
             schedule=schedule,
             generator=generator,
-            condition=self._backbone.condition(payload.prompt, *size),
-            unconditional=None if negative is None else self._backbone.condition(negative, *size),
+            condition=condition,
+            unconditional=unconditional,
             guidance_scale=payload.guidance_scale,
             preview_calls=preview_calls(payload, schedule.num_calls),
         )
+
+
+def _shapes(condition: Condition) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    return tuple((name, tuple(value.shape)) for name, value in condition.items())
 
 
 def _draw(init: Arrays, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:

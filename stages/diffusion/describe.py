@@ -22,7 +22,8 @@ class Guidance(StrEnum):
 class PainterInfo:
     """`default_size`: (width, height) in pixels. `latent_factor`: pixels along a side for one latent position.
     `size_multiple`: what both sides must divide by. `max_side`: of either side in pixels (None: no limit of the model's).
-    `max_prompt_tokens`: of text, without marks. `max_steps`: the most that every sampler takes."""
+    `max_prompt_tokens`: of text, without marks. `max_steps`: the most that every sampler takes. `default_steps` and
+    `default_guidance_scale`: what its makers paint with, as far as its settings tell."""
 
     family: str
     default_size: tuple[int, int]
@@ -34,6 +35,8 @@ class PainterInfo:
     samplers: tuple[str, ...]
     default_sampler: str
     max_steps: int
+    default_steps: int
+    default_guidance_scale: float
     guidance: Guidance = Guidance.CLASSIFIER_FREE
     max_side: int | None = None
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     import torch
 
 TokenIds: TypeAlias = Mapping[str, NDArray[np.int64]]
-"""A prompt's token ids under the name of what reads them, padded to that encoder's length."""
+"""A prompt's token ids under the name of what reads them, padded to that encoder's length; [chunks, tokens] where it reads a
+prompt in chunks."""
 
 Condition: TypeAlias = Mapping[str, "torch.Tensor"]
 """What a model row is conditioned on, without a batch dimension, on the model's device."""
@@ -30,8 +31,9 @@ Condition: TypeAlias = Mapping[str, "torch.Tensor"]
 class PromptEncoder(Protocol):
     """The tokenizers and text encoders of a checkpoint."""
 
-    def tokenize(self, text: str) -> TokenIds:
-        """Any thread. Raises `InvalidRequest` for a prompt with more tokens than the encoders read."""
+    def tokenize(self, text: str, min_positions: int = 0) -> TokenIds:
+        """Any thread. `min_positions`: as `EncodePrompt` has it. Raises `InvalidRequest` for a prompt with more tokens than the
+        encoders read."""
         ...
 
     def encode(self, batch: Sequence[TokenIds]) -> Sequence[Arrays]:

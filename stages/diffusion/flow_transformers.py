@@ -9,7 +9,7 @@ from stages.checkpoint import LoadOptions
 from stages.diffusion.checkpoint_parts import DiffusersFolder
 from stages.diffusion.describe import Guidance, PainterInfo
 from stages.diffusion.family import Backbone, PromptEncoder
-from stages.diffusion.prompt_tokenizer import PromptLength, PromptTokenizer, clip_length
+from stages.diffusion.prompt_tokenizer import ChunkTokenizer, PromptLength, PromptTokenizer, clip_length
 from stages.diffusion.samplers import SamplerMenu, Spacing, Timing, menu_of, scheduler_settings
 
 _FLUX_PATCH = 2
@@ -32,11 +32,13 @@ class StableDiffusion3:
             latent_channels=transformer.integer("in_channels"),
             latent_factor=factor,
             size_multiple=factor * patch,
-            max_prompt_tokens=(self.t5_length if _has_t5(folder) else clip_length(folder)).text_tokens,
+            max_prompt_tokens=self.t5_length.text_tokens if _has_t5(folder) else clip_length(folder).chunked_text_tokens,
             prediction_type=menu.prediction_type,
             samplers=menu.names,
             default_sampler=menu.default.name,
             max_steps=menu.max_steps,
+            default_steps=28,
+            default_guidance_scale=7.0,
             max_side=transformer.integer("pos_embed_max_size") * patch * factor,
         )
 
@@ -54,8 +56,8 @@ class StableDiffusion3:
 
         has_t5, clip = _has_t5(folder), clip_length(folder)  # the first tokenizer's length is used for both
         tokenizers = (
-            PromptTokenizer.load(folder, "tokenizer", clip, may_cut=has_t5),
-            PromptTokenizer.load(folder, "tokenizer_2", clip, may_cut=has_t5),
+            ChunkTokenizer.load(folder, "tokenizer", clip, may_cut=has_t5),
+            ChunkTokenizer.load(folder, "tokenizer_2", clip, may_cut=has_t5),
             PromptTokenizer.load(folder, "tokenizer_3", self.t5_length) if has_t5 else None,
         )
         names = ("text_encoder", "text_encoder_2", "text_encoder_3")
@@ -79,6 +81,7 @@ class Flux:
 
     def describe(self, folder: DiffusersFolder) -> PainterInfo:
         menu, transformer, factor = self.samplers(folder), folder.settings("transformer"), folder.latent_factor
+        guided = transformer.flag("guidance_embeds")
         return PainterInfo(
             family=self.name,
             default_size=(_FLUX_SAMPLE_SIZE * factor, _FLUX_SAMPLE_SIZE * factor),
@@ -90,7 +93,9 @@ class Flux:
             samplers=menu.names,
             default_sampler=menu.default.name,
             max_steps=menu.max_steps,
-            guidance=Guidance.EMBEDDED if transformer.flag("guidance_embeds") else Guidance.NONE,
+            default_steps=28 if guided else 4,
+            default_guidance_scale=3.5 if guided else 0.0,
+            guidance=Guidance.EMBEDDED if guided else Guidance.NONE,
         )
 
     def samplers(self, folder: DiffusersFolder) -> SamplerMenu:

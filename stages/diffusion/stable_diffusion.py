@@ -7,7 +7,7 @@ from stages.checkpoint import LoadOptions
 from stages.diffusion.checkpoint_parts import DiffusersFolder
 from stages.diffusion.describe import Guidance, PainterInfo
 from stages.diffusion.family import Backbone, PromptEncoder
-from stages.diffusion.prompt_tokenizer import PromptLength, PromptTokenizer, clip_length
+from stages.diffusion.prompt_tokenizer import ChunkTokenizer, PromptLength, clip_length
 from stages.diffusion.samplers import SamplerMenu, Spacing, Timing, menu_of, scheduler_settings
 from stages.errors import ConfigurationError
 
@@ -18,7 +18,9 @@ class StableDiffusion:
     name = "stable_diffusion"
 
     def describe(self, folder: DiffusersFolder) -> PainterInfo:
-        return describe_unet(self.name, folder, self.samplers(folder), clip_length(folder).text_tokens)
+        return describe_unet(
+            self.name, folder, self.samplers(folder), clip_length(folder).chunked_text_tokens, guidance_scale=7.5
+        )
 
     def samplers(self, folder: DiffusersFolder) -> SamplerMenu:
         settings = scheduler_settings(folder)
@@ -32,7 +34,7 @@ class StableDiffusion:
         from stages.diffusion.components import load_model
         from stages.diffusion.text_models import ClipPrompts
 
-        tokenizer = PromptTokenizer.load(folder, "tokenizer", clip_length(folder))
+        tokenizer = ChunkTokenizer.load(folder, "tokenizer", clip_length(folder))
         return ClipPrompts(tokenizer, load_model(folder, "text_encoder", options))
 
     def load_backbone(self, folder: DiffusersFolder, options: LoadOptions) -> Backbone:
@@ -49,8 +51,8 @@ class StableDiffusionXL:
     name = "stable_diffusion_xl"
 
     def describe(self, folder: DiffusersFolder) -> PainterInfo:
-        tokens = min(length.text_tokens for length in (clip_length(folder), _second_length(folder)))
-        return describe_unet(self.name, folder, self.samplers(folder), tokens)
+        tokens = min(length.chunked_text_tokens for length in (clip_length(folder), _second_length(folder)))
+        return describe_unet(self.name, folder, self.samplers(folder), tokens, guidance_scale=5.0)
 
     def samplers(self, folder: DiffusersFolder) -> SamplerMenu:
         settings = scheduler_settings(folder)
@@ -64,8 +66,8 @@ class StableDiffusionXL:
         from stages.diffusion.text_models import ClipPairPrompts
 
         tokenizers = (
-            PromptTokenizer.load(folder, "tokenizer", clip_length(folder)),
-            PromptTokenizer.load(folder, "tokenizer_2", _second_length(folder)),
+            ChunkTokenizer.load(folder, "tokenizer", clip_length(folder)),
+            ChunkTokenizer.load(folder, "tokenizer_2", _second_length(folder)),
         )
         encoders = (load_model(folder, "text_encoder", options), load_model(folder, "text_encoder_2", options))
         empty_is_zeros = folder.index.flag("force_zeros_for_empty_prompt", default=True)
@@ -79,9 +81,13 @@ class StableDiffusionXL:
         return SizedUNetBackbone(load_model(folder, "unet", options))
 
 
-def describe_unet(name: str, folder: DiffusersFolder, menu: SamplerMenu, max_prompt_tokens: int) -> PainterInfo:
+def describe_unet(
+    name: str, folder: DiffusersFolder, menu: SamplerMenu, max_prompt_tokens: int, *, guidance_scale: float
+) -> PainterInfo:
+    """`guidance_scale`: the library's default for checkpoints that are not distilled."""
     unet, factor = folder.settings("unet"), folder.latent_factor
     height, width = unet.pair("sample_size")
+    steps, guidance_scale = _usual(menu, guidance_scale, embedded=unet.has("time_cond_proj_dim"))
     return PainterInfo(
         family=name,
         default_size=(width * factor, height * factor),
@@ -93,8 +99,21 @@ def describe_unet(name: str, folder: DiffusersFolder, menu: SamplerMenu, max_pro
         samplers=menu.names,
         default_sampler=menu.default.name,
         max_steps=menu.max_steps,
+        default_steps=min(steps, menu.max_steps),
+        default_guidance_scale=guidance_scale,
         guidance=Guidance.EMBEDDED if unet.has("time_cond_proj_dim") else Guidance.CLASSIFIER_FREE,
     )
+
+
+def _usual(menu: SamplerMenu, guidance_scale: float, *, embedded: bool) -> tuple[int, float]:
+    """Steps and guidance scale. Latent consistency models (arXiv 2310.04378) come with their own scheduler. Of models distilled
+    adversarially (Turbo, Lightning; arXiv 2311.17042) nothing but the trailing timesteps tells, which models of zero terminal
+    signal have as well.
+    """
+    if menu.default.distilled:
+        return 4, 8.5 if embedded else 1.0
+    trailing = menu.config.get("timestep_spacing") == "trailing" and not menu.config.get("rescale_betas_zero_snr")
+    return (4, 0.0) if trailing and menu.prediction_type == "epsilon" else (30, guidance_scale)
 
 
 def unet_channels(folder: DiffusersFolder) -> int:

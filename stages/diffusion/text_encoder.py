@@ -31,10 +31,10 @@ class TextEncoder:
 
     def prepare(self, payload: EncodePrompt) -> TokenIds:
         """Raises `InvalidRequest` for a prompt that is too long."""
-        return self._encoder.tokenize(payload.text)
+        return self._encoder.tokenize(payload.text, payload.min_positions)
 
     def batch_key(self, item: TokenIds) -> Hashable:
-        return ()  # every prompt is padded to the same length
+        return ()  # whatever their lengths: they are chunks of the same one
 
     def cost(self, item: TokenIds) -> float:
         return float(sum(ids.size for name, ids in item.items() if name.startswith("ids")))

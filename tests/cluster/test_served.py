@@ -166,6 +166,16 @@ def test_a_deadline_gives_504_and_frees_the_denoiser(server: Server) -> None:
     eventually(lambda: server.counter("triptych_stage_running", f"{PAINT}.denoiser") == 0, "the denoiser is free")
 
 
+@pytest.mark.parametrize("given", ["trace-1.2:3", "a b", None])
+def test_header_and_receipt_have_one_request_id_through_serves_proxy(server: Server, given: str | None) -> None:
+    body = {"model": SEE, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
+    headers = {} if given is None else {"x-request-id": given}
+    answer = server.http.post("/v1/chat/completions", json=body, headers=headers)
+    ids = answer.headers.get_list("x-request-id")
+    assert [answer.json()["triptych"]["request_id"]] == ids
+    assert (ids == [given]) == (given == "trace-1.2:3")
+
+
 def test_errors_are_the_sdks_own(server: Server) -> None:
     with pytest.raises(openai.NotFoundError, match="nobody"):
         server.openai.chat.completions.create(model="nobody", messages=[{"role": "user", "content": "x"}])

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from pipelines.config import parse
+from pipelines.config_file import parse
 from pipelines.ingress.settings import settings_of
 from pipelines.one_process import one_process
 from tests.pipelines.ingress.surface import JsonObject, client_for
@@ -54,6 +54,47 @@ async def test_a_stable_diffusion_checkpoint_paints_what_the_librarys_pipeline_p
     painted = np.asarray(Image.open(io.BytesIO(base64.b64decode(answer.json()["data"][0]["b64_json"]))))
     wanted = oracle_of(folder).pixels(Wish("a red circle", "blue", steps=5, guidance=4.0, seed=9))
     assert np.abs(painted.astype(int) - wanted.astype(int)).max() <= 1
+
+
+LONG = " ".join("abcdefghijklmnopqrstuvwxyz")  # one token a letter, and the tiny encoder reads fourteen at once
+
+
+@pytest.mark.parametrize(("prompt", "negative"), [(LONG, "blue"), ("a red circle", LONG), (LONG, None)])
+async def test_a_prompt_longer_than_clip_reads_at_once_is_painted_from_its_chunks(
+    tmp_path: Path, prompt: str, negative: str | None
+) -> None:
+    folder = save_stable_diffusion(tmp_path / "sd")
+    part = {"source": {"folder": str(folder)}}
+    model = {"pipeline": "text_to_image", "text_encoder": part, "denoiser": part, "vae_decoder": part}
+    body = {"model": "sd", "prompt": prompt, "negative_prompt": negative, "num_inference_steps": 3, "seed": 9}
+    async with served({"sd": model}) as client:
+        answer = await client.post("/v1/images/generations", json=body)
+        again = await client.post("/v1/images/generations", json=body | {"seed": 10})
+        entry = (await client.get("/v1/models/sd")).json()["triptych"]["paint"]
+        too_long = await client.post("/v1/images/generations", json=body | {"prompt": "a " * 113})
+    assert answer.status_code == 200, answer.text
+    painted = np.asarray(Image.open(io.BytesIO(base64.b64decode(answer.json()["data"][0]["b64_json"]))))
+    pipeline = oracle_of(folder).pipeline
+    chunks = {text: [text[:28], text[28:]] if text == LONG else [text, ""] for text in (prompt, negative or "")}
+    embeds = {
+        text: torch.cat([pipeline.encode_prompt(one, "cpu", 1, do_classifier_free_guidance=False)[0] for one in two], dim=1)
+        for text, two in chunks.items()
+    }
+    wanted = pipeline(
+        prompt_embeds=embeds[prompt],
+        negative_prompt_embeds=embeds[negative or ""],
+        num_inference_steps=3,
+        guidance_scale=7.5,
+        generator=torch.Generator("cpu").manual_seed(9),
+        output_type="np",
+    ).images[0]
+    assert np.abs(painted.astype(int) - np.round(wanted * 255).astype(int)).max() <= 1
+    assert {stage["cache"] for stage in again.json()["triptych"]["stages"] if stage["stage"] == "sd.text_encoder"} == {
+        "memory"
+    }
+    assert (entry["default_steps"], entry["default_guidance_scale"], entry["max_prompt_tokens"]) == (30, 7.5, 112)
+    assert (too_long.status_code, too_long.json()["error"]["param"]) == (400, "prompt")
+    assert "the prompt has 113 tokens; this model reads at most 112" in too_long.json()["error"]["message"]
 
 
 async def edited(client: httpx.AsyncClient, picture: bytes, prompt: str = "a red circle", **fields: str) -> JsonObject:

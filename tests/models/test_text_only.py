@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from demo.language_model import load_model, load_tokenizer
-from pipelines.config import parse
+from pipelines.config_file import parse
 from pipelines.ingress.settings import settings_of
 from pipelines.one_process import one_process
 from tests.pipelines.ingress.surface import client_for

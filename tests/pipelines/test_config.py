@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.config import AppConfig, parse
-from pipelines.config_file import load
+from pipelines.config import AppConfig
+from pipelines.config_file import load, parse
 from pipelines.specs import cache_spec, replica_spec, stage_specs
 from stages.errors import ConfigurationError
 
@@ -72,6 +72,42 @@ REFUSED = [
     ("auth", {"keys": [{"tenant": "a"}]}, ["exactly one of sha256, env"]),
     ("auth", {"keys": [{"tenant": "a", "sha256": "0" * 64}, {"tenant": "b", "sha256": "1" * 64}]}, ["secret_env"]),
     ("models", {}, ["models", "at least 1"]),
+    (
+        "deployments.llm.max_ongoing_requests",
+        4,
+        ["deployments.llm.max_ongoing_requests: 4", "triptych-see.llm (num_slots 8)", "at least 8, better 16"],
+    ),
+    (
+        "models.triptych-see.llm.batch",
+        {"max_items": 4},
+        ["llm.batch.max_items: 4 beside num_slots 8", "4 slots that never run"],
+    ),
+    (
+        "models.triptych-see.llm.batch",
+        {"max_items": 9},
+        ["llm.batch.max_items: 9 beside num_slots 8", "1 rows that never find"],
+    ),
+    ("models.triptych-see.llm.prefill_chunk_tokens", 4096, ["prefill_chunk_tokens: 4096", "max_context_tokens 2048"]),
+    ("models.triptych-see.vision_encoder.queue", {"max_items": 4}, ["batch.max_items: 16", "queue.max_items is 4"]),
+    ("models.triptych-paint.max_pixels", 1024, ["models.triptych-paint.sizes: 64x64 has 4096 pixels", "max_pixels 1024"]),
+    (
+        "deployments.text-encoder.max_ongoing_requests",
+        16,
+        [
+            "deployments.text-encoder.max_ongoing_requests: 16",
+            "triptych-paint.text_encoder (batch.max_items 32)",
+            "at least 32",
+        ],
+    ),
+    ("ingress", {"stages": [], "max_ongoing_requests": 0}, ["ingress.max_ongoing_requests", "0"]),
+    ("deployments.llm.ray_actor_options.num_gpus", 2, ["num_gpus: 2", "triptych-see.llm compute on 1", "one device"]),
+    (
+        "deployments.llm.ray_actor_options",
+        {"num_gpus": 2},
+        ["deployments.llm.ray_actor_options.num_gpus: 2", "cuda:0, cuda:1"],
+    ),
+    ("models.triptych-see.llm.device", "cuda:1", ["num_gpus: 2", "compute on 1"]),
+    ("limits", {"max_tokens": 100, "default_max_tokens": 200}, ["limits.default_max_tokens: 200", "limits.max_tokens 100"]),
 ]
 
 

@@ -1,12 +1,15 @@
-"""What may be asked of a painter: sizes, above all of a picture that is given."""
+"""What may be asked of a painter (sizes, above all of a picture that is given), and what an unasked-for setting becomes."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from pipelines.config import TextToImageModel
 from pipelines.jobs import GivenPicture, ImagePart, PaintJob
 from pipelines.paint_rules import PaintRules, Size
-from stages.errors import InvalidRequest
+from stages.diffusion.describe import Guidance, PainterInfo
+from stages.errors import ConfigurationError, InvalidRequest
 
 RULES = PaintRules(
     sizes=(),
@@ -19,6 +22,7 @@ RULES = PaintRules(
     default_strength=0.8,
     samplers=("euler",),
     negative_prompts=True,
+    max_prompt_tokens=600,
     max_side=128,
 )
 FIXED = replace(RULES, sizes=((64, 64), (96, 64)))
@@ -84,3 +88,60 @@ def test_what_is_not_asked_for_is_the_models_own() -> None:
     job = edit(64, 64)
     assert (RULES.steps(job), RULES.guidance_scale(job), RULES.sampler(job), RULES.strength(job)) == (20, 3.0, None, 0.8)
     assert RULES.strength(edit(64, 64, strength=0.3)) == 0.3
+
+
+INFO = PainterInfo(
+    family="flux",
+    default_size=(1024, 1024),
+    latent_channels=16,
+    latent_factor=8,
+    size_multiple=16,
+    max_prompt_tokens=511,
+    prediction_type="flow_prediction",
+    samplers=("flow_euler",),
+    default_sampler="flow_euler",
+    max_steps=500,
+    default_steps=4,
+    default_guidance_scale=0.0,
+    guidance=Guidance.NONE,
+)
+
+
+def model(**more: Any) -> TextToImageModel:
+    part = {"source": {"demo": "painter"}}
+    parts = {"text_encoder": part, "denoiser": part, "vae_decoder": part}
+    return TextToImageModel.model_validate({"pipeline": "text_to_image"} | parts | more)
+
+
+def test_steps_and_guidance_that_nobody_configured_are_the_checkpoints() -> None:
+    rules = PaintRules.of("paint", model(), INFO)
+    assert (rules.steps(PaintJob("a boat")), rules.guidance_scale(PaintJob("a boat"))) == (4, 0.0)
+    assert (rules.default_size, rules.max_prompt_tokens, rules.negative_prompts) == ((1024, 1024), 511, False)
+
+
+def test_steps_and_guidance_that_are_configured_go_before_the_checkpoints() -> None:
+    rules = PaintRules.of("paint", model(default_steps=9, default_guidance_scale=0, max_pixels=5_000_000), INFO)
+    assert (rules.default_steps, rules.default_guidance_scale, rules.max_pixels) == (9, 0, 5_000_000)
+    guided = PaintRules.of("paint", model(default_guidance_scale=2.5), INFO)
+    assert guided.default_guidance_scale == 2.5
+
+
+def test_the_checkpoints_steps_stay_within_the_most_that_are_configured() -> None:
+    assert PaintRules.of("paint", model(max_steps=3), INFO).default_steps == 3
+
+
+@pytest.mark.parametrize(("configured", "most"), [(150, 150), (900, 500)])
+def test_no_more_steps_are_allowed_than_the_checkpoint_takes(configured: int, most: int) -> None:
+    assert PaintRules.of("paint", model(max_steps=configured), INFO).max_steps == most
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"sizes": ["512x520"]}, r"models\.paint\.sizes: 512x520: both sides must be multiples of 16"),
+        ({"default_steps": 600, "max_steps": 900}, r"models\.paint\.default_steps: 600 .* at most 500"),
+    ],
+)
+def test_a_setting_that_the_checkpoint_cannot_follow_is_refused(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        PaintRules.of("paint", model(**settings), INFO)

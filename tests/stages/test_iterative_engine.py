@@ -11,7 +11,7 @@ from stages.engine import Handle
 from stages.errors import Cancelled, DeadlineExceeded, InvalidRequest, QueueFull, StageFailed, Unavailable
 from stages.iterative_engine import IterativeEngine
 from stages.limits import BatchLimits, QueueLimits
-from stages.stage import Stepped
+from stages.stage import Item, Stepped
 from tests.stages.bench import Bench, submit, workbench
 from tests.stages.fakes import PATIENCE_S, Count, Countdown, CountFrom, Inbox
 
@@ -248,6 +248,13 @@ def test_a_step_that_raises_fails_its_rows_and_the_engine_lives_on(bench: Bench)
     assert other.wait().seen == [4, 3, 2, 1, 0]
     assert count(engine, 1)[0].wait().seen == [0]
     assert engine.metrics()["failed_total"] == 2
+
+
+def test_the_log_says_which_rows_a_step_failed_on(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    engine, inbox = bench.iterative(Countdown()), Inbox()
+    engine.submit(Item("mine-1:choice:0", CountFrom(5, "a", breaks_step_at=3)), inbox)
+    assert isinstance(inbox.wait().error, StageFailed)
+    assert "stage count failed on mine-1:choice:0" in caplog.text
 
 
 def test_a_start_that_raises_fails_alone(bench: Bench) -> None:

@@ -108,6 +108,15 @@ def test_a_bad_item_fails_alone(bench: Bench) -> None:
     assert engine.metrics()["failed_total"] == 1
 
 
+def test_the_log_says_which_items_a_stage_failed_on(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    engine = bench.one_shot(Adder())
+    inbox = Inbox()
+    engine.submit(Item("mine-1:prompt", (13, 0)), inbox)
+    assert isinstance(inbox.wait().error, StageFailed)
+    assert "stage adder failed on mine-1:prompt" in caplog.text
+    assert "the device has bad luck" in caplog.text
+
+
 def test_an_error_of_ours_keeps_its_kind(bench: Bench) -> None:
     class Picky(Adder):
         def run(self, batch: Sequence[Sum]) -> Sequence[Arrays]:

@@ -38,7 +38,7 @@ class PaintBody(RequestBody):
     """What both ask for."""
 
     model: ModelId
-    prompt: Annotated[str, Field(min_length=1)]
+    prompt: Annotated[str, Field(min_length=1, json_schema_extra={"pattern": r"\S"})]
     n: Annotated[int, Field(ge=1), WHOLE] | None = None
     size: Annotated[str, Field(pattern=r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$")] | None = None
     response_format: Literal["b64_json", "url"] | None = None

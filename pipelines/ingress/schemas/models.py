@@ -31,6 +31,7 @@ class PaintBounds(ResponseBody):
     default_guidance_scale: float | None
     default_strength: float | None
     samplers: list[str]
+    max_prompt_tokens: int | None
 
 
 class ModelNote(ResponseBody):

@@ -97,6 +97,7 @@ class FakeService:
                 default_guidance_scale=4.0,
                 default_strength=0.8 if self.edits else None,
                 samplers=("euler", "ddim"),
+                max_prompt_tokens=600,
                 accepts_images=self.edits,
             ),
             ModelCard(EMBED, "embed", (f"{EMBED}.embedder",), 1_700_000_000),

@@ -169,7 +169,6 @@ async def test_a_field_with_an_effect_that_is_not_offered_is_refused_by_name(fie
         ({"n": 0}, "n", "1"),
         ({"n": 9}, "n", "limits.max_choices"),
         ({"max_tokens": 0}, "max_tokens", "1"),
-        ({"max_tokens": 2_000_000}, "max_tokens", "limits.max_tokens"),
         ({"max_tokens": 3, "max_completion_tokens": 4}, "max_completion_tokens", "give one"),
         ({"seed": 2**63}, "seed", "9223372036854775807"),
         ({"seed": 1.5}, "seed", "1.5"),
@@ -308,3 +307,12 @@ async def test_several_choices_count_the_prompt_once() -> None:
 async def test_a_data_url_may_say_any_picture_type() -> None:
     job = await asked(chat_body([{"type": "image_url", "image_url": {"url": data_url(png(), "jpeg")}}]))
     assert isinstance(job.messages[0].parts[0], ImagePart)
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+async def test_a_bound_over_the_configured_one_is_refused_and_without_one_the_model_decides(field: str) -> None:
+    async with client_for(FakeService(), IngressSettings(max_tokens=9)) as client:
+        fits, over = [await client.post(PATH, json=chat_body(**{field: tokens})) for tokens in (9, 10)]
+    assert (fits.status_code, over.status_code, error_of(over)["param"]) == (200, 400, field)
+    assert error_of(over)["message"] == f"{field} 10 is over the limit of 9 (limits.max_tokens)"
+    assert (await asked(chat_body(**{field: 2_000_000}))).sampling.max_tokens == 2_000_000

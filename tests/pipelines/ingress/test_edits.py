@@ -121,6 +121,7 @@ async def test_a_late_error_is_the_streams_last_event() -> None:
     ("field", "value", "told"),
     [
         ("prompt", "", "prompt"),
+        ("prompt", " \n", "prompt"),
         ("n", "11", "limits.max_pictures"),
         ("n", "two", 'must be an integer (given: "two")'),
         ("n", "1.5", "must be an integer"),

@@ -12,9 +12,9 @@ from pipelines.ingress.auth import KeyRing
 from pipelines.ingress.errors import TABLE, answer_to
 from pipelines.ingress.settings import IngressSettings, settings_of
 from stages import errors
-from stages.errors import NotAuthorized, TriptychError
+from stages.errors import NotAuthorized, StageFailed, TriptychError
 from tests.pipelines.ingress.fakes import CHAT, FakeService, Trouble
-from tests.pipelines.ingress.surface import JsonObject, chat_body, client_for, error_of
+from tests.pipelines.ingress.surface import JsonObject, chat_body, client_for, error_of, sse_events
 
 PATH = "/v1/chat/completions"
 JSON = {"content-type": "application/json"}
@@ -160,12 +160,45 @@ async def test_behind_a_proxy_that_adds_the_request_id_it_is_not_there_twice() -
         assert "x-request-id" not in (await client.get("/health")).headers
 
 
-async def test_two_requests_with_one_request_id_are_two_requests_inside() -> None:
+async def test_two_requests_with_one_request_id_are_two_answers() -> None:
+    async with client_for(FakeService()) as client:
+        answers = [await client.post(PATH, json=chat_body(), headers={"x-request-id": "same"}) for _ in range(2)]
+    assert len({answer.json()["id"] for answer in answers}) == 2
+    assert {answer.json()["triptych"]["request_id"] for answer in answers} == {"same"}
+
+
+@pytest.mark.parametrize("given", ["trace-1.2:3", "a b", None])
+async def test_header_receipt_and_pipeline_have_one_request_id(given: str | None) -> None:
     service = FakeService()
     async with client_for(service) as client:
-        for _ in range(2):
-            await client.post(PATH, json=chat_body(), headers={"x-request-id": "same"})
-    assert len({context.id for context in service.contexts}) == 2
+        answer = await client.post(PATH, json=chat_body(), headers={} if given is None else {"x-request-id": given})
+    ids = {answer.headers["x-request-id"], answer.json()["triptych"]["request_id"], service.contexts[0].id}
+    assert len(ids) == 1
+    assert (ids == {given}) == (given == "trace-1.2:3")
+
+
+async def test_a_failed_stage_tells_the_request_id_to_the_client_and_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    service = FakeService(trouble=Trouble(StageFailed("the llm broke")))
+    async with client_for(service) as client:
+        answer = await client.post(PATH, json=chat_body(), headers={"x-request-id": "mine-1"})
+    assert (answer.status_code, answer.headers["x-request-id"]) == (500, "mine-1")
+    assert error_of(answer)["message"] == "the llm broke (request id mine-1)"
+    assert "request mine-1 failed: StageFailed: the llm broke" in caplog.text
+
+
+async def test_a_stage_that_fails_during_a_stream_tells_the_request_id_too(caplog: pytest.LogCaptureFixture) -> None:
+    service = FakeService(trouble=Trouble(StageFailed("the llm broke"), after=2))
+    async with client_for(service) as client:
+        answer = await client.post(PATH, json=chat_body(stream=True), headers={"x-request-id": "mine-2"})
+    assert sse_events(answer.text)[-1]["error"]["message"] == "the llm broke (request id mine-2)"
+    assert "request mine-2 failed: StageFailed: the llm broke" in caplog.text
+
+
+async def test_what_the_client_is_to_blame_for_is_no_failure_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async with client_for(FakeService()) as client:
+        answer = await client.post(PATH, json=chat_body(max_tokens=0), headers={"x-request-id": "mine-3"})
+    assert answer.status_code == 400
+    assert "mine-3" not in error_of(answer)["message"] + caplog.text
 
 
 @pytest.mark.parametrize(

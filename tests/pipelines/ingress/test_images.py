@@ -98,6 +98,7 @@ async def test_more_compression_quality_makes_a_larger_file() -> None:
     ("fields", "param"),
     [
         ({"prompt": ""}, "prompt"),
+        ({"prompt": " \n\t\u3000"}, "prompt"),
         ({"prompt": None}, "prompt"),
         ({"n": 11}, "n"),
         ({"n": 0}, "n"),

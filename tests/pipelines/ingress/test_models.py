@@ -20,7 +20,8 @@ async def test_the_list_has_every_model_with_its_pipeline_and_stages() -> None:
     painter = body["data"][1]
     assert (painter["object"], painter["owned_by"], painter["created"]) == ("model", "triptych", 1_700_000_000)
     assert [stage["kind"] for stage in painter["triptych"]["stages"]] == list(PAINT_PARTS)
-    assert painter["triptych"]["paint"]["max_steps"] == 50
+    paint = painter["triptych"]["paint"]
+    assert (paint["max_steps"], paint["default_guidance_scale"], paint["max_prompt_tokens"]) == (50, 4.0, 600)
     assert (painter["triptych"]["accepts_images"], painter["triptych"]["paint"]["default_strength"]) == (True, 0.8)
 
 

@@ -2,6 +2,8 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from stages.diffusion.checkpoint_parts import part_files
 from stages.diffusion.describe import Guidance, describe
 from stages.errors import ConfigurationError
 from tests.stages.diffusion.painter import checkpoint_of
+from tests.stages.diffusion.tiny import save_flux, save_stable_diffusion_3, save_stable_diffusion_xl
 
 pytestmark = pytest.mark.models
 
@@ -29,7 +32,7 @@ def test_a_checkpoint_is_described_by_its_settings(sd_folder: Path) -> None:
     assert info.family == "stable_diffusion"
     assert info.default_size == (32, 32)
     assert (info.latent_channels, info.latent_factor, info.size_multiple) == (4, 4, 4)
-    assert info.max_prompt_tokens == 14
+    assert info.max_prompt_tokens == 8 * 14
     assert (info.prediction_type, info.default_sampler, info.max_steps) == ("epsilon", "ddim", 500)
     assert info.guidance is Guidance.CLASSIFIER_FREE
     assert info.negative_prompts
@@ -138,3 +141,46 @@ def test_a_flow_checkpoint_allows_only_samplers_that_know_flow(copy: Path) -> No
     )
     info = describe(checkpoint_of(copy))
     assert info.samplers == ("dpmpp_2m", "dpmpp_2m_sde", "dpmpp_2s", "deis", "unipc", "flow_euler", "flow_heun")
+
+
+XL_TURBO = {"_class_name": "EulerAncestralDiscreteScheduler", "timestep_spacing": "trailing", "prediction_type": "epsilon"}
+LATENT_CONSISTENCY = {"_class_name": "LCMScheduler", "original_inference_steps": 50}
+ZERO_TERMINAL = {"_class_name": "DDIMScheduler", "timestep_spacing": "trailing", "rescale_betas_zero_snr": True}
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "unet", "usual"),
+    [
+        ({}, {}, (30, 7.5)),
+        ({"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"}, {}, (30, 7.5)),
+        (XL_TURBO, {}, (4, 0.0)),
+        (XL_TURBO | {"_class_name": "EulerDiscreteScheduler"}, {}, (4, 0.0)),
+        (LATENT_CONSISTENCY, {"time_cond_proj_dim": 8}, (4, 8.5)),
+        (LATENT_CONSISTENCY, {}, (4, 1.0)),
+        (ZERO_TERMINAL, {}, (30, 7.5)),
+        (ZERO_TERMINAL | {"rescale_betas_zero_snr": False, "prediction_type": "v_prediction"}, {}, (30, 7.5)),
+        ({"num_train_timesteps": 40}, {}, (20, 7.5)),
+    ],
+)
+def test_steps_and_guidance_are_those_of_the_checkpoints_kind(
+    copy: Path, scheduler: dict[str, object], unet: dict[str, object], usual: tuple[int, float]
+) -> None:
+    edit(copy / "scheduler" / "scheduler_config.json", **scheduler)
+    edit(copy / "unet" / "config.json", **unet)
+    info = describe(checkpoint_of(copy))
+    assert (info.default_steps, info.default_guidance_scale) == usual
+
+
+@pytest.mark.parametrize(
+    ("save", "usual"),
+    [
+        (save_stable_diffusion_xl, (30, 5.0)),
+        (save_stable_diffusion_3, (28, 7.0)),
+        (partial(save_flux, distilled=True), (28, 3.5)),
+        (partial(save_flux, distilled=False), (4, 0.0)),
+    ],
+    ids=["xl", "3", "flux dev", "flux schnell"],
+)
+def test_steps_and_guidance_are_the_familys(tmp_path: Path, save: Callable[[Path], Path], usual: tuple[int, float]) -> None:
+    info = describe(checkpoint_of(save(tmp_path)))
+    assert (info.default_steps, info.default_guidance_scale) == usual

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from stages.diffusion.describe import Guidance, PainterInfo, describe
 from stages.errors import InvalidRequest
-from stages.stage import EncodePrompt
 from tests.stages.diffusion.painter import Oracle, Painter, Wish, checkpoint_of, oracle_of, paint_rows, step_once
 from tests.stages.diffusion.tiny import (
     save_flux,
@@ -133,21 +132,6 @@ def test_3_paints_no_side_longer_than_its_positions(tmp_path: Path) -> None:
     assert np.isfinite(painter.latents(Wish(size=(96, 32), steps=1))).all()
     with pytest.raises(InvalidRequest, match="size 104x32: this model paints at most 96 pixels a side"):
         painter.start(Wish(size=(104, 32)))
-
-
-def test_3_reads_what_its_t5_reads_and_cuts_for_clip_only(tmp_path: Path) -> None:
-    folder = folder_of("3", tmp_path)
-    painter, oracle = Painter.load(folder), oracle_of(folder)
-    wish = Wish(prompt="a red circle " * 5, steps=2)
-    np.testing.assert_allclose(painter.latents(wish), oracle.latents(wish), atol=TOLERANCE)
-    with pytest.raises(InvalidRequest, match="this model reads at most 255"):
-        painter.text_encoder.prepare(EncodePrompt("b" * 300))
-
-
-def test_3_without_t5_refuses_what_clip_would_cut(tmp_path: Path) -> None:
-    painter = Painter.load(folder_of("3 without t5", tmp_path))
-    with pytest.raises(InvalidRequest, match="this model reads at most 14"):
-        painter.text_encoder.prepare(EncodePrompt("b" * 15))
 
 
 @pytest.mark.parametrize(

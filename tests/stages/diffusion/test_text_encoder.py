@@ -8,7 +8,7 @@ import pytest
 from cache.codec import BFLOAT16
 from stages.checkpoint import LoadOptions
 from stages.diffusion.text_encoder import TextEncoder
-from stages.errors import ConfigurationError, InvalidRequest
+from stages.errors import ConfigurationError
 from stages.stage import EncodePrompt
 from tests.stages.diffusion.painter import Oracle, Painter, checkpoint_of
 
@@ -22,14 +22,6 @@ def test_a_batch_gives_what_the_librarys_pipeline_gives_one_by_one(sd_painter: P
         expected = sd_oracle.pipeline.encode_prompt(prompt, "cpu", 1, do_classifier_free_guidance=False)[0][0]
         assert result["embeds"].dtype == np.float32
         np.testing.assert_allclose(result["embeds"], expected.detach().numpy(), atol=1e-5)
-
-
-def test_a_prompt_as_long_as_the_model_reads_is_taken_and_a_longer_one_refused(sd_painter: Painter) -> None:
-    stage = sd_painter.text_encoder
-    assert stage.prepare(EncodePrompt("b" * 14))["ids"].shape == (16,)
-    with pytest.raises(InvalidRequest, match="the prompt has 15 tokens; this model reads at most 14") as caught:
-        stage.prepare(EncodePrompt("b" * 15))
-    assert caught.value.param == "prompt"
 
 
 def test_every_prompt_may_share_a_batch_and_costs_its_padded_length(sd_painter: Painter) -> None:
