@@ -11,7 +11,7 @@ from cache.codec import BFLOAT16
 
 
 def as_array(tensor: Tensor) -> NDArray[Any]:
-    """A copy on the host or the host's own memory, C-contiguous, in the tensor's dtype (bfloat16 is `cache.codec.BFLOAT16`)."""
+    """A copy on the host or the host's own memory, C-contiguous, in the tensor's dtype (bfloat16 is `BFLOAT16` of cache/codec.py)."""
     tensor = tensor.detach().cpu().contiguous()
     if tensor.dtype is torch.bfloat16:
         bits: NDArray[Any] = tensor.view(torch.int16).numpy()

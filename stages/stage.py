@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Arrays = Mapping[str, NDArray[Any]]
-"""A result: named numpy arrays, C-contiguous, in the dtype they were computed in; bfloat16 is `cache.codec.BFLOAT16`."""
+"""A result: named numpy arrays, C-contiguous, in the dtype they were computed in; bfloat16 is `BFLOAT16` of cache/codec.py."""
 
 P = TypeVar("P")  # what a pipeline sends
 P_contra = TypeVar("P_contra", contravariant=True)

@@ -9,7 +9,8 @@ import sys
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-from pipelines.config import AppConfig, parse
+from pipelines.config import AppConfig
+from pipelines.config_file import parse
 from pipelines.jobs import StageCard
 from pipelines.specs import stage_specs
 from stages.errors import ConfigurationError
