@@ -7,11 +7,13 @@
     ├── NotAuthorized             no key, or a wrong one
     ├── Overloaded                try again in `retry_after_s`
     │   ├── QueueFull             a bounded queue is full
-    │   └── Unavailable           no live replica, or a replica died under the request
+    │   └── Unavailable           no live replica, or a replica died under the request: it may be run elsewhere
+    │       └── Broken            its device broke, or never came back, while the request was there
     ├── DeadlineExceeded          the request's time is up
     ├── Cancelled                 the client went away, or asked to stop
     ├── ConfigurationError        the configuration is at fault: names the path, the value and what is allowed
     └── StageFailed               a stage failed on this item, which the client could not have prevented
+        └── OutOfMemory           the device had too little memory for this batch: a smaller one may fit
 
 Every error survives pickling (it crosses processes), and its message tells value, limit and the setting to change.
 """
@@ -66,6 +68,10 @@ class Unavailable(Overloaded):
     code = "unavailable"
 
 
+class Broken(Unavailable):
+    code = "replica_broken"
+
+
 class DeadlineExceeded(TriptychError):
     code = "deadline_exceeded"
 
@@ -80,3 +86,7 @@ class ConfigurationError(TriptychError):
 
 class StageFailed(TriptychError):
     code = "stage_failed"
+
+
+class OutOfMemory(StageFailed):
+    code = "out_of_memory"

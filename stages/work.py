@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from stages.delivery import Receiver
-from stages.errors import DeadlineExceeded, StageFailed, TriptychError
+from stages.errors import DeadlineExceeded, OutOfMemory, StageFailed, TriptychError
+from stages.faults import Fault, fault_of
 from stages.stage import Item, StageReceipt
 
 
@@ -86,5 +87,7 @@ def as_stage_error(stage: str, error: BaseException) -> TriptychError:
     """
     if isinstance(error, TriptychError):
         return error.with_traceback(None)
+    if fault_of(error) is Fault.OUT_OF_MEMORY:
+        return OutOfMemory(f"stage {stage} ran out of memory: {type(error).__name__}: {error}")
     logging.getLogger("triptych.stages").error("stage %s failed", stage, exc_info=error)
     return StageFailed(f"stage {stage} failed on this item: {type(error).__name__}: {error}")
