@@ -39,6 +39,7 @@ def _stage_spec(name: str, kind: StageKind, part: PartConfig) -> StageSpec:
         options=LoadOptions(device=part.device, dtype=part.dtype, compile=part.compile),
         batch=BatchLimits(max_items=part.batch.max_items, max_cost=part.batch.max_cost),
         queue=QueueLimits(max_items=part.queue.max_items, max_cost=part.queue.max_cost),
+        max_step_s=part.max_step_s,
         projector=_source(projector) if projector is not None else None,
         llm=LlmOptions(part.num_slots, part.max_context_tokens, part.prefill_chunk_tokens)
         if isinstance(part, LlmConfig)

@@ -11,6 +11,7 @@ from typing import Any
 
 from stages.checkpoint import Checkpoint, LoadOptions, Source, resolve
 from stages.errors import ConfigurationError
+from stages.health import MAX_STEP_S
 from stages.openmp import on_passing_thread
 from stages.scheduler import BatchLimits, QueueLimits
 from stages.stage import IterativeStage, OneShotStage
@@ -44,6 +45,7 @@ class StageSpec:
     options: LoadOptions
     batch: BatchLimits
     queue: QueueLimits
+    max_step_s: float = MAX_STEP_S
     projector: Source | None = None
     llm: LlmOptions | None = None
 

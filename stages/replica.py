@@ -69,7 +69,7 @@ class StageReplica:
             torch_threads=spec.torch_threads,
         )
         for stage in spec.stages:
-            self._host.add(stage.name, load(stage), batch=stage.batch, queue=stage.queue)
+            self._host.add(stage.name, load(stage), batch=stage.batch, queue=stage.queue, max_step_s=stage.max_step_s)
             log.info("%s loaded from %s in %.1f s", stage.name, stage.source, time.monotonic() - began)
         self._reporting: asyncio.Task[None] | None = None
 
@@ -88,7 +88,11 @@ class StageReplica:
                 yield events
 
     async def check_health(self) -> None:
-        """Called by Serve; raises where a stage's thread has died, and is then replaced."""
+        """Called by Serve; raises where a stage's device is broken or its thread has died, and is then replaced.
+
+        Serve 2.60 replaces a replica that raises three times in a row, and stops it gracefully: it waits for calls that are under
+        way (a broken engine has failed them all), then for `close` (which waits for no device that is broken), then kills it.
+        """
         self._report_from_now_on()
         self._host.check()
 

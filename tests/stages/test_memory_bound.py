@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.limits import BatchLimits
-from stages.memory_bound import MAX_RETRIES, MemoryBound
+from stages.memory_bound import MAX_RETRIES, SEARCH_PATIENCE, MemoryBound
 
 
 def test_a_batch_that_did_not_fit_is_halved_by_cost() -> None:
@@ -34,15 +34,26 @@ def test_where_cost_cannot_tell_the_count_is_lowered() -> None:
     assert bound.limits == BatchLimits(1)
 
 
+def test_it_closes_in_on_what_fits() -> None:
+    bound, tried = MemoryBound(BatchLimits(16)), []
+    bound.ran_out(5, 5.0)  # rows of 1; 4 would have fitted
+    for _ in range(10 * SEARCH_PATIENCE):
+        bound.went_well(math.floor(bound.limits.max_cost))
+        tried.append(math.floor(bound.limits.max_cost))
+    assert sorted(set(tried)) == [2, 3, 4]
+    assert tried[-1] == 4
+
+
 def test_the_bounds_rise_again_after_many_good_batches() -> None:
     bound = MemoryBound(BatchLimits(16), patience=10)
     bound.ran_out(1, 4.0)
-    bound.ran_out(8, 8.0)
+    bound.went_well(8.0)
+    bound.ran_out(8, 8.5)
     for _ in range(9):
         bound.went_well(4.0)
-    assert bound.limits == BatchLimits(1, 4.0)
+    assert bound.limits == BatchLimits(1, 8.0)
     bound.went_well(4.0)
-    assert bound.limits == BatchLimits(2, 5.0)
+    assert bound.limits == BatchLimits(2, 10.0)
 
 
 def test_bounds_that_were_never_lowered_stay_as_configured() -> None:
@@ -54,7 +65,7 @@ def test_bounds_that_were_never_lowered_stay_as_configured() -> None:
 
 
 def test_each_failed_rise_doubles_the_patience_and_some_are_the_last() -> None:
-    bound = MemoryBound(BatchLimits(16), patience=2)
+    bound = MemoryBound(BatchLimits(16), patience=8)
     bound.ran_out(8, 8.0)
     rises = []
     for number in range(5000):
@@ -64,10 +75,12 @@ def test_each_failed_rise_doubles_the_patience_and_some_are_the_last() -> None:
             bound.ran_out(cost, cost)
         else:
             bound.went_well(cost)
-    assert len(rises) == MAX_RETRIES
-    gaps = [later - earlier for earlier, later in itertools.pairwise(rises)]
-    assert all(later >= 2 * earlier - 2 for earlier, later in itertools.pairwise(gaps))
-    assert bound.limits.max_cost == 4.0
+    searched, risen = rises[:-MAX_RETRIES], rises[-MAX_RETRIES:]
+    assert 0 < len(searched) <= 2  # 8 was too much: 6, 5
+    gaps = [later - earlier for earlier, later in itertools.pairwise(risen)]
+    assert gaps == sorted(gaps)
+    assert gaps[-1] > 8 * gaps[0]
+    assert math.floor(bound.limits.max_cost) == 4
 
 
 def test_once_a_neighbour_has_gone_the_configured_bounds_come_back() -> None:
