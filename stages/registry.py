@@ -10,8 +10,10 @@ from enum import StrEnum
 from typing import Any
 
 from stages.checkpoint import Checkpoint, LoadOptions, Source, resolve
+from stages.device_memory import free_bytes
 from stages.errors import ConfigurationError
 from stages.health import MAX_STEP_S
+from stages.memory_estimate import Slots, estimate, refuse_if_too_large
 from stages.openmp import on_passing_thread
 from stages.scheduler import BatchLimits, QueueLimits
 from stages.stage import IterativeStage, OneShotStage
@@ -73,6 +75,7 @@ def load(spec: StageSpec) -> OneShotStage[Any, Any] | IterativeStage[Any, Any]:
 
 def _loaded(spec: StageSpec) -> OneShotStage[Any, Any] | IterativeStage[Any, Any]:
     checkpoint, options = resolve(spec.source), _on_device(spec.options)
+    _refuse_if_too_large(spec, checkpoint, options)
     match spec.kind, spec.loader:
         case StageKind.LLM, "transformers":
             return _load_llm(spec, checkpoint, options)
@@ -85,6 +88,13 @@ def _loaded(spec: StageSpec) -> OneShotStage[Any, Any] | IterativeStage[Any, Any
         case ((StageKind.TEXT_ENCODER | StageKind.DENOISER | StageKind.VAE_DECODER | StageKind.VAE_ENCODER), "diffusers"):
             return _load_diffusion(spec.kind, checkpoint, options)
     raise ConfigurationError(f"{spec.name}: loader {spec.loader!r} cannot load a {spec.kind}")
+
+
+def _refuse_if_too_large(spec: StageSpec, checkpoint: Checkpoint, options: LoadOptions) -> None:
+    llm = spec.llm
+    slots = None if llm is None else Slots(llm.num_slots, llm.max_context_tokens, llm.prefill_chunk_tokens)
+    needed = estimate(checkpoint.folder, spec.kind.value, spec.loader, options.dtype, slots)
+    refuse_if_too_large(spec.name, needed, free_bytes(options.device), options.device, slots)
 
 
 def _on_device(options: LoadOptions) -> LoadOptions:

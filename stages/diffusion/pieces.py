@@ -6,6 +6,7 @@ did not fit is tried again after `RETRY_AFTER` passes: what took the memory may 
 """
 
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +25,8 @@ class Pieces:
 
     def __init__(self, vae: Any, latent_factor: int, device: str) -> None:
         self._vae, self._factor, self._device = vae, latent_factor, device
-        self._forget()
+        self._batch_limit = self._picture_limit = math.inf  # what did not fit: elements of a channel
+        self._num_spared = 0
 
     def run(self, batch: torch.Tensor, scale: int, call: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         """`call` of [pictures, channels, height, width], along whose sides `scale` elements make one latent position. Raises
@@ -43,7 +45,7 @@ class Pieces:
                 self._picture_limit = area
         self._num_spared += 1
         if count > 1:
-            return torch.cat([self.run(picture, scale, call) for picture in batch.split(1)])
+            return torch.cat([self.run(picture, scale, call) for picture in torch.split(batch, 1)])
         return self._in_tiles(batch, max(batch.shape[-2:]) // scale, call)
 
     def _in_tiles(self, picture: torch.Tensor, side: int, call: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
@@ -70,5 +72,5 @@ class Pieces:
         return None
 
     def _forget(self) -> None:
-        self._batch_limit = self._picture_limit = float("inf")
+        self._batch_limit = self._picture_limit = math.inf
         self._num_spared = 0
