@@ -69,7 +69,7 @@ class Unavailable(Overloaded):
 
 
 class Broken(Unavailable):
-    code = "replica_broken"
+    """Told to whoever was there; that it may be run elsewhere is for `pipelines/serve_client.py` to know."""
 
 
 class DeadlineExceeded(TriptychError):
@@ -89,4 +89,4 @@ class StageFailed(TriptychError):
 
 
 class OutOfMemory(StageFailed):
-    code = "out_of_memory"
+    """Raised by a stage that nothing else tells of its device's memory; engines make it fit, or a `TooLarge`."""

@@ -145,13 +145,17 @@ class IterativeEngine(Engine[P], Generic[P, R]):
             if entry is None:
                 return False
             self._counters.preempted_total += 1
-        self._suspend(entry.work)
+            row = self._row_taken_from(entry.work)
+        self._suspend(entry.work, row)
         return True
 
-    def _suspend(self, work: Work) -> None:
-        """Its entry waits again; the row is freed."""
-        with self._lock:
-            row, work.state, work.has_row = work.state, None, False
+    def _row_taken_from(self, work: Work) -> R:
+        """Under the lock under which its entry began to wait again: whoever withdraws the item finds no row to free."""
+        row: R = work.state
+        work.state, work.has_row = None, False
+        return row
+
+    def _suspend(self, work: Work, row: R) -> None:
         try:
             suspended = self._stage.suspend(row)
             with self._lock:
@@ -248,9 +252,10 @@ class IterativeEngine(Engine[P], Generic[P, R]):
         while True:
             with self._lock:
                 entry = self._rows.take_excess()
-            if entry is None:
-                return
-            self._suspend(entry.work)
+                if entry is None:
+                    return
+                row = self._row_taken_from(entry.work)
+            self._suspend(entry.work, row)
 
     def _judge_step(self, batch: Batch[Work], works: Sequence[Work], stepped: Sequence[Stepped]) -> None:
         errors = [one.error for one in stepped if isinstance(one.error, TriptychError)]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from stages.errors import OutOfMemory, TooLarge
+from stages.errors import Cancelled, OutOfMemory, TooLarge
 from stages.limits import BatchLimits
 from stages.stage import Arrays, Stepped
 from tests.stages.bench import Bench, prepared, submit, workbench
@@ -90,6 +90,25 @@ def test_rows_suspended_for_lack_of_memory_keep_their_place_in_line(bench: Bench
     for inbox in (*first, last):
         assert inbox.wait().error is None
     assert stage.finished[-1] == CountFrom(1)
+
+
+def test_what_is_withdrawn_while_it_is_suspended_is_freed_once(bench: Bench) -> None:
+    class Slow(CrampedCountdown):
+        def suspend(self, row: Count) -> int:
+            suspending.pass_through()
+            return super().suspend(row)
+
+    suspending = bench.gate()
+    stage = Slow(fits=2, gate=bench.gate())
+    engine = bench.iterative(stage)
+    items = [submit(engine, CountFrom(3, key)) for key in "aaaa"]
+    stage.gate.open()
+    suspending.wait_for(1)
+    for _, handle in items[2:]:
+        handle.cancel()
+    suspending.open()
+    counted([inbox for inbox, _ in items[:2]], 3)
+    assert all(isinstance(inbox.wait().error, Cancelled) for inbox, _ in items[2:])  # the bench counts what was freed
 
 
 def test_a_row_that_does_not_fit_alone_is_too_large_and_others_go_on(bench: Bench) -> None:

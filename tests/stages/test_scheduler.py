@@ -429,7 +429,7 @@ def test_rows_beyond_a_lowered_bound_wait_in_their_old_place(iterative: Iterativ
     assert (first.id, first.arrival, first.num_preempted) == ("c", 2, 0)
 
 
-ROW = {"arrival": 50.0, "deadline": 1000.0}
+ROW = entry("row", arrival=50.0, deadline=1000.0)
 
 
 @pytest.mark.parametrize(
@@ -446,7 +446,7 @@ ROW = {"arrival": 50.0, "deadline": 1000.0}
     ],
 )
 def test_a_row_makes_way_for_priority_and_for_whose_turn_it_is(newcomer: dict[str, Any], now: float, expected: bool) -> None:
-    assert makes_way(entry("row", **ROW), entry("new", **newcomer), now) is expected
+    assert makes_way(ROW, entry("new", **newcomer), now) is expected
 
 
 def test_a_client_that_sends_short_deadlines_never_takes_a_running_rows_place(iterative: Iterative) -> None:
