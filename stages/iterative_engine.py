@@ -241,10 +241,11 @@ class IterativeEngine(Engine[P], Generic[P, R]):
             shares = {works[0].id: share} if isinstance(share, Share) else {}
         elif is_alone:
             self._fail_row(works[0], self._too_large(batch.cost))
-        else:
-            with self._lock:
-                self._rows.bound.ran_out(len(works), batch.cost)
         with self._lock:
+            if len(works) > 1:
+                self._rows.bound.ran_out(len(works), batch.cost)
+            elif not is_alone and not shares:
+                self._rows.isolate(works[0].id)
             self._rows.complete([work.id for work in works], seconds, done=(), shares=shares)
         self._suspend_excess()
 

@@ -2,7 +2,7 @@
 
 Memory goes by cost, so the cost bound is what is lowered: to half of the batch that did not fit, or to the most that has fitted.
 From there the bound closes in on what fits, from below and by halves, every `SEARCH_PATIENCE` batches that went well. Where cost
-cannot tell (it is 0, or one row did not fit beside others that rested), the count is lowered instead.
+cannot tell (it is 0), the count is lowered instead.
 
 What took the memory may be gone later (a neighbour on the same device). So after `patience` batches in a row that went well
 both bounds rise by a quarter, at least by one item. Each time that this proves too much the patience doubles, and after
@@ -40,13 +40,12 @@ class MemoryBound:
         return self.limits != self._configured
 
     def ran_out(self, num_items: int, cost: float) -> None:
-        """A batch of so many items, of so much cost in all, did not fit. The bounds are lower afterwards, unless it was one item
-        under a count of 1."""
+        """A batch of so many items (more than one), of so much cost in all, did not fit. It would not be formed again."""
         if self._is_retrying:
             self._is_retrying, self._num_retries, self._patience = False, self._num_retries + 1, 2 * self._patience
         self._num_good = 0
         self._fitted = self._fitted if self._fitted < cost else 0.0  # what fitted once need not fit now
-        if num_items > 1 and cost > 0:
+        if cost > 0:
             self._too_much = cost
             self._cost = min(self._cost, max(cost / 2, self._fitted))
         else:

@@ -195,6 +195,7 @@ class IterativeScheduler(Scheduler[W]):
         self._rows: dict[str, _Row[W]] = {}
         self._time = 0.0  # when the last step's leader was due
         self._max_rows = math.inf  # beside so many, the last one that tried could not start
+        self._alone: str | None = None  # while it runs, nothing else does
         self._in_step: frozenset[str] = frozenset()
 
     def running(self) -> Sequence[Entry[W]]:
@@ -245,11 +246,17 @@ class IterativeScheduler(Scheduler[W]):
         """Whoever was to start ran out of memory: nobody starts until one of the rows has left."""
         self._max_rows = len(self._rows)
 
+    def isolate(self, entry_id: str) -> None:
+        """The row did not fit beside others, even where they rested: for as long as it runs, it is to be the only one."""
+        self._alone = entry_id
+
     def take_excess(self) -> Entry[W] | None:
-        """Takes out a row that no longer fits under `bound`, the one that can best wait, and lets it wait in its old place. None:
-        all fit."""
+        """Takes out a row that no longer fits under `bound`, or beside one that is to be alone: the one that can best wait, and it
+        waits in its old place. None: all fit."""
         limits, rows = self.bound.limits, list(self._rows.values())
-        if len(rows) <= limits.max_items:
+        if self._alone in self._rows and len(rows) > 1:
+            rows = [row for row in rows if row.entry.id != self._alone]
+        elif len(rows) <= limits.max_items:
             keys = {row.entry.batch_key for row in rows}
             shared = [[row for row in rows if row.entry.batch_key == key] for key in keys]
             over = [group for group in shared if len(group) > 1 and sum(row.cost for row in group) > limits.max_cost]
@@ -263,6 +270,8 @@ class IterativeScheduler(Scheduler[W]):
 
     def _fits(self, entry: Entry[W], beside: Sequence["_Row[W]"]) -> bool:
         """Whether it could take part in the steps of those rows."""
+        if any(row.entry.id == self._alone for row in beside):
+            return False
         return len(beside) < min(self.bound.limits.max_items, self._max_rows) and self._fits_cost(entry, beside)
 
     def _fits_cost(self, entry: Entry[W], beside: Sequence["_Row[W]"]) -> bool:

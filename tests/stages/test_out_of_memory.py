@@ -141,6 +141,7 @@ def test_a_row_that_fits_only_with_the_device_to_itself_gets_it(bench: Bench) ->
     large, _ = submit(engine, CountFrom(50))
     counted(small, 3)
     counted([large], 50)
+    assert engine.metrics()["batch_bound_items"] == 16  # later ones need not pay for it
 
 
 def test_a_stage_that_can_work_in_smaller_pieces_is_asked_before_a_row_is_refused(bench: Bench) -> None:

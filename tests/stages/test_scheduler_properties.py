@@ -188,6 +188,7 @@ class Steps(Machine):
         self.shares: dict[str, Share] = {}
         self.sat_out: dict[str, int] = {}
         self.rows_that_are_all: float = math.inf
+        self.alone = ""
 
     @initialize(batch=limits, queue=queues)
     def make(self, batch: BatchLimits, queue: QueueLimits) -> None:
@@ -199,7 +200,7 @@ class Steps(Machine):
         beside = [self.shares[row.id].cost for row in self.rows.values() if row.batch_key == entry.batch_key]
         bound = self.scheduler.bound.limits
         fits_cost = not beside or math.fsum(beside) + entry.cost <= bound.max_cost
-        return fits_cost and len(self.rows) < min(bound.max_items, self.rows_that_are_all)
+        return fits_cost and self.alone not in self.rows and len(self.rows) < min(bound.max_items, self.rows_that_are_all)
 
     def goes_before(self, other: Entry[str], entry: Entry[str]) -> bool:
         return other is not entry and rank(other, self.now) <= rank(entry, self.now)
@@ -282,7 +283,11 @@ class Steps(Machine):
 
     def step_runs_out_of_memory(self, chosen: list[str], cost: float, seconds: float) -> None:
         before = self.scheduler.bound.limits
-        self.scheduler.bound.ran_out(len(chosen), cost)
+        if len(chosen) > 1:
+            self.scheduler.bound.ran_out(len(chosen), cost)
+        else:
+            self.scheduler.isolate(chosen[0])
+            self.alone = chosen[0]
         self.scheduler.complete(chosen, seconds, done=(), shares={})
         after = self.scheduler.bound.limits
         if len(chosen) > 1:
@@ -294,6 +299,7 @@ class Steps(Machine):
             assert (again.arrival, again.num_preempted) == (row.arrival, row.num_preempted)
             self.waiting[again.id] = again
         assert 1 <= len(self.rows) <= max(1, after.max_items)
+        assert self.alone not in self.rows or list(self.rows) == [self.alone]
         for key in {row.batch_key for row in self.rows.values()}:
             shared = [self.shares[row.id].cost for row in self.rows.values() if row.batch_key == key]
             assert len(shared) == 1 or sum(shared) <= after.max_cost
