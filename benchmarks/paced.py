@@ -60,6 +60,9 @@ class PacedLlm:
 
     def check(self, payload: Generate) -> None: ...
 
+    def weigh(self, payload: Generate) -> tuple[Hashable, float]:
+        return None, 1.0
+
     def can_start(self, payload: Generate) -> bool:
         return True
 

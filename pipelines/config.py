@@ -64,6 +64,9 @@ class PartConfig(Strict):
     compile: bool = False
     batch: BatchConfig = BatchConfig()
     queue: QueueConfig = QueueConfig()
+    max_step_s: float = Field(
+        120, gt=0, description="a batch or step that takes longer means a broken replica (the first: 5 times)"
+    )
 
 
 class VisionEncoderConfig(PartConfig):

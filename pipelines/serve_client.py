@@ -1,7 +1,9 @@
-"""Stages behind Ray Serve handles: finds the deployment, waits no longer than the request, and survives the death of a replica.
+"""Stages behind Ray Serve handles: finds the deployment, waits no longer than the request, and survives the end of a replica.
 
-Work is pure (a name says what a result is made of), so a one-shot call whose replica died is simply made again elsewhere, and a
-stream too, where nothing was shown yet or the caller can bear a new start. Knows no HTTP and no model.
+Work is pure (a name says what a result is made of), so a one-shot call whose replica died, or whose device broke, is simply made
+again elsewhere, and a stream too, where nothing was shown yet or the caller can bear a new start. That is done `MAX_ATTEMPTS`
+times: the request itself may be what ends replicas. A replica that only refuses (it is broken, or closing, and Serve has yet to
+replace it) costs no attempt, but a pause. Knows no HTTP and no model.
 """
 
 import asyncio
@@ -15,11 +17,12 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 from ray.serve.handle import DeploymentHandle
 
 from pipelines.object_store import ObjectStore
-from stages.errors import Cancelled, DeadlineExceeded, QueueFull, StageFailed, TriptychError, Unavailable
+from stages.errors import Broken, Cancelled, DeadlineExceeded, QueueFull, StageFailed, TriptychError, Unavailable
 from stages.packed_item import packed
 from stages.stage import Item, Reply
 
 MAX_ATTEMPTS = 3
+MAX_TRIES = 300  # of a request without a deadline
 _CANCELLED = (Cancelled, RequestCancelledError, ray.exceptions.TaskCancelledError)
 _REPLICA_DIED = (ray.exceptions.RayActorError, ray.exceptions.NodeDiedError, ray.exceptions.OwnerDiedError)
 
@@ -38,7 +41,8 @@ class ServeStageClient:
     async def call(self, stage: str, item: Item[Any]) -> Reply:
         deployment = self._deployments[stage]
         handle = self._handles[deployment].options(method_name="call")
-        for attempt in range(1, MAX_ATTEMPTS + 1):
+        attempts = _Attempts()
+        while True:
             response = handle.remote(stage, item)
             try:
                 async with asyncio.timeout(_left(item)):
@@ -51,12 +55,11 @@ class ServeStageClient:
             except asyncio.CancelledError:
                 _call_off(response)
                 raise
-            except _REPLICA_DIED as error:
-                if attempt == MAX_ATTEMPTS:
-                    raise _gone(stage) from error
             except Exception as error:
-                raise self._translated(error, stage, item) from None
-        raise _gone(stage)
+                failure = self._translated(error, stage, item)
+                if not attempts.another(error, failure):
+                    raise failure from None
+            await attempts.pause(stage, item)
 
     async def stream(
         self, stage: str, item: Item[Any], *, restartable: bool = False
@@ -65,7 +68,8 @@ class ServeStageClient:
         handle = self._handles[deployment].options(method_name="stream", stream=True)
         sent, arrays = packed(item)
         beside = [self._store.reference(array) for array in arrays]
-        for attempt in range(1, MAX_ATTEMPTS + 1):
+        attempts = _Attempts()
+        while True:
             response, shown = handle.remote(stage, sent, *beside), False
             try:
                 async for events in _within(response, item, stage):
@@ -73,13 +77,13 @@ class ServeStageClient:
                     yield events
                 self._pace[deployment].tick()
                 return
-            except _REPLICA_DIED as error:
-                if attempt == MAX_ATTEMPTS or (shown and not restartable):
-                    raise _gone(stage) from error
             except Exception as error:
-                raise self._translated(error, stage, item) from None
+                failure = self._translated(error, stage, item)
+                if (shown and not restartable) or not attempts.another(error, failure):
+                    raise failure from None
             finally:
                 _call_off(response)
+            await attempts.pause(stage, item)
 
     def _translated(self, error: Exception, stage: str, item: Item[Any]) -> TriptychError:
         cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
@@ -96,9 +100,32 @@ class ServeStageClient:
             )
         if isinstance(error, _CANCELLED):
             return Cancelled(f"{stage}: cancelled")
-        if isinstance(error, DeploymentUnavailableError | RayServeException):
+        if isinstance(error, (*_REPLICA_DIED, DeploymentUnavailableError, RayServeException)):
             return _gone(stage)
         return StageFailed(f"{stage} failed: {type(cause).__name__}: {cause}")
+
+
+class _Attempts:
+    """Whether a request is tried once more, and after which pause."""
+
+    def __init__(self) -> None:
+        self._num_ended = 0  # replicas that ended with the request in hand
+        self._num_tries = 0
+
+    def another(self, error: Exception, failure: TriptychError) -> bool:
+        self._num_tries += 1
+        if isinstance(error, _REPLICA_DIED) or isinstance(failure, Broken):
+            self._num_ended += 1
+            return self._num_ended < MAX_ATTEMPTS
+        refused = isinstance(error, ray.exceptions.RayTaskError) and isinstance(failure, Unavailable)
+        return refused and self._num_tries <= MAX_TRIES
+
+    async def pause(self, stage: str, item: Item[Any]) -> None:
+        """Up to a second: until Serve notices, the same replica may be chosen again. Raises `DeadlineExceeded`."""
+        pause_s, left_s = min(1.0, 0.05 * 2**self._num_tries), _left(item)
+        await asyncio.sleep(pause_s if left_s is None else min(pause_s, left_s))
+        if _left(item) == 0:
+            raise _too_late(stage)
 
 
 class _Pace:

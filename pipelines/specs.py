@@ -40,6 +40,7 @@ def _stage_spec(name: str, kind: StageKind, part: PartConfig) -> StageSpec:
         options=LoadOptions(device=part.device, dtype=part.dtype, compile=part.compile),
         batch=BatchLimits(max_items=batch_items(part), max_cost=part.batch.max_cost),
         queue=QueueLimits(max_items=part.queue.max_items, max_cost=part.queue.max_cost),
+        max_step_s=part.max_step_s,
         projector=_source(projector) if projector is not None else None,
         llm=LlmOptions(part.num_slots, part.max_context_tokens, prefill_chunk_tokens(part))
         if isinstance(part, LlmConfig)

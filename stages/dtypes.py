@@ -11,14 +11,14 @@ with it. Knows no model; reads the headers of safetensors files only.
 
 from __future__ import annotations
 
-import json
 import logging
-import struct
+import math
 from collections import Counter
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any
+
+from stages.safetensors_headers import stored_tensors
 
 AUTO = "auto"
 DTYPES = ("float32", "bfloat16", "float16")
@@ -26,32 +26,16 @@ MUCH_FASTER = 0.8
 """A half type's share of float32's time, at most: below that a faster type isn't worth its rounding."""
 
 _STORED = {"F32": "float32", "F64": "float32", "BF16": "bfloat16", "F16": "float16"}
-_HEADER_BYTES_AT_MOST = 100 * 2**20
 log = logging.getLogger("triptych.stages")
 
 
 def stored_dtype(files: Iterable[Path]) -> str | None:
-    """The type that most of the weights in these safetensors files are stored in; None where there are none. Raises nothing: what
-    can't be read here fails where it is loaded."""
+    """The type that most of the weights in safetensors files are stored in; None where there are none."""
     elements: Counter[str] = Counter()
-    for path in files:
-        for tensor in _header(path).values():
-            if isinstance(tensor, dict) and tensor.get("dtype") in _STORED:
-                size = 1
-                for side in tensor["shape"]:
-                    size *= side
-                elements[_STORED[tensor["dtype"]]] += size
+    for tensor in stored_tensors(files):
+        if tensor.dtype in _STORED:
+            elements[_STORED[tensor.dtype]] += math.prod(tensor.shape)
     return elements.most_common(1)[0][0] if elements else None
-
-
-def _header(path: Path) -> dict[str, Any]:
-    """Names, types and shapes of a safetensors file's tensors, from its beginning (its format: 8 bytes of length, then JSON)."""
-    try:
-        with open(path, "rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            return dict(json.loads(file.read(length))) if length <= _HEADER_BYTES_AT_MOST else {}
-    except (OSError, ValueError, struct.error):
-        return {}
 
 
 def choose_dtype(device: str, stored: str | None, *, packed: bool) -> str:

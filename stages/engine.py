@@ -3,6 +3,9 @@
 Here is what both kinds of engine share: accepting, cancelling, expiring, closing, counting. How a turn of the device goes is
 in `stages/one_shot_engine.py` and `stages/iterative_engine.py`. Knows time; knows no event loop, except through `Deliver`.
 
+A device that is broken (`stages/health.py`) fails everything in hand with `Broken`, so that it is run elsewhere; nothing is taken in
+any more, the thread ends as soon as it can, and `check` says so.
+
 Who may touch what: the scheduler, the counters and every `Work` are changed under `_lock` only; the stage is called without
 it, and on the engine's thread only (`prepare` and `check` excepted). Answers are collected under the lock, delivered after.
 """
@@ -11,7 +14,7 @@ import itertools
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -19,13 +22,26 @@ from typing import Any, Generic, TypeVar
 from stages.cores import Seat
 from stages.counters import Counters
 from stages.delivery import Call, Deliver, Receiver
-from stages.errors import Cancelled, DeadlineExceeded, Overloaded, TriptychError, Unavailable
+from stages.device_memory import empty_cache, free_bytes
+from stages.errors import (
+    Broken,
+    Cancelled,
+    DeadlineExceeded,
+    Overloaded,
+    StageFailed,
+    TooLarge,
+    TriptychError,
+    Unavailable,
+)
+from stages.faults import Fault, fault_of
+from stages.health import MAX_FAILURES, Health
 from stages.scheduler import Entry, Load, Scheduler
-from stages.stage import Arrays, Item
+from stages.stage import Arrays, Item, Shrinkable
 from stages.work import Clock, Work, as_stage_error
 
 P = TypeVar("P")
 RETRY_AFTER_CLOSE_S = 1.0
+RETRY_AFTER_BROKEN_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +81,17 @@ class Handle:
 class Engine(ABC, Generic[P]):
     """See the module. `close` must be called, from any thread but its own; it closes the seat, too."""
 
-    def __init__(self, place: Place, scheduler: Scheduler[Work], deliver: Deliver, clock: Clock, cores: Seat | None) -> None:
+    def __init__(
+        self,
+        place: Place,
+        scheduler: Scheduler[Work],
+        deliver: Deliver,
+        clock: Clock,
+        cores: Seat | None,
+        max_step_s: float,
+    ) -> None:
         self.place = place
+        self._health = Health(max_step_s)
         self._cores = cores
         self._scheduler = scheduler
         self._deliver = deliver
@@ -116,11 +141,28 @@ class Engine(ABC, Generic[P]):
 
     def metrics(self) -> dict[str, float]:
         with self._lock:
-            load = self._scheduler.load()
-            return {"queued": float(load.queued), "running": float(load.running), **self._counters.as_metrics()}
+            load, bound = self._scheduler.load(), self._scheduler.bound.limits
+            return {
+                "queued": float(load.queued),
+                "running": float(load.running),
+                "batch_bound_items": float(bound.max_items),
+                "batch_bound_cost": bound.max_cost,
+                **self._counters.as_metrics(),
+            }
+
+    @property
+    def is_broken(self) -> bool:
+        return self._health.broken is not None
 
     def check(self) -> None:
-        """Raises `Unavailable` where the thread is gone."""
+        """Raises `Unavailable` where the device is broken, its batch doesn't end, or the thread is gone."""
+        with self._wake:
+            self._health.check(self._now())
+            if self._health.broken is not None:
+                self._break(self._health.broken)
+        self._flush()
+        if self._health.broken is not None:
+            raise self._refusal(self._health.broken)
         if not self._thread.is_alive():
             raise self._closed()
 
@@ -138,8 +180,10 @@ class Engine(ABC, Generic[P]):
         self._flush()
         self._thread.join(timeout_s)
 
-    def _accept(self, item: Item[P], receiver: Receiver, *, ready: bool) -> Work:
-        """Queues it. The caller holds the lock."""
+    def _accept(self, item: Item[P], receiver: Receiver, share: tuple[Hashable, float] | None) -> Work:
+        """Queues it; with what it needs of a batch, where that is known already. The caller holds the lock."""
+        if self._health.broken is not None:
+            raise self._refusal(self._health.broken)
         if self._closing:
             raise self._closed()
         now = self._now()
@@ -147,9 +191,10 @@ class Engine(ABC, Generic[P]):
         if work.deadline <= now:
             self._counters.expired_total += 1
             raise work.too_late(self.place.stage, now)
+        key, cost = share or (None, 1.0)
         try:
             self._scheduler.add(
-                Entry(work.id, work, priority=item.priority, deadline=work.deadline, arrival=now, ready=ready),
+                Entry(work.id, work, key, cost, item.priority, work.deadline, arrival=now, ready=share is not None),
             )
         except Overloaded:
             self._counters.rejected_total += 1
@@ -193,15 +238,79 @@ class Engine(ABC, Generic[P]):
 
     def _settle_everything(self, error: TriptychError) -> None:
         for work in list(self._live.values()):
-            self._settle(work, error)
+            self._settle(work, error.for_request())
             self._remove(work)
 
     def _remove(self, work: Work) -> None:
         """Takes a settled item out of the scheduler, as far as that is possible now."""
         self._scheduler.cancel(work.id)
 
+    def _break(self, why: str) -> None:
+        """The device is broken: nothing more will come of what is in hand. Idempotent."""
+        if self._live:
+            logging.getLogger("triptych.stages").critical("stage %s: its device is broken: %s", self.place.stage, why)
+        self._health.lost(why)
+        self._settle_everything(
+            Broken(
+                f"stage {self.place.stage}: its device {self.place.device} broke under the request ({why}); try again",
+                retry_after_s=RETRY_AFTER_BROKEN_S,
+            )
+        )
+        self._wake.notify()
+
+    def _refusal(self, why: str) -> Unavailable:
+        return Unavailable(
+            f"stage {self.place.stage}: its device {self.place.device} is broken ({why}), and its replica is about to be replaced; "
+            "try again",
+            retry_after_s=RETRY_AFTER_BROKEN_S,
+        )
+
     def _closed(self) -> Unavailable:
         return Unavailable(f"stage {self.place.stage} is shutting down; try again", retry_after_s=RETRY_AFTER_CLOSE_S)
+
+    # ---- what a batch's errors say about the device: the engine's thread, not under the lock ----
+
+    def _went_well(self, cost: float) -> None:
+        self._health.went_well()
+        with self._lock:
+            self._scheduler.bound.went_well(cost)
+
+    def _judge(self, works: Sequence[Work], error: TriptychError) -> None:
+        """A batch of these failed as a whole. An error that stays fails everything in hand with `Broken`."""
+        if fault_of(error) is Fault.DEVICE:
+            with self._wake:
+                self._break(error.message)
+        elif isinstance(error, StageFailed):
+            self._health.failed([work.id for work in works])
+
+    def _put_to_the_test(self) -> None:
+        if self._still_works():
+            self._health.went_well()
+        else:
+            with self._wake:
+                self._break(f"{MAX_FAILURES} batches in a row failed, and what went well before fails, too")
+
+    @abstractmethod
+    def _still_works(self) -> bool:
+        """Whether the device still does what it did well before. False where it never did anything well."""
+
+    def _ran_out(self) -> None:
+        """After an error of memory, once nothing holds on to the error."""
+        empty_cache(self.place.device)
+        with self._lock:
+            self._counters.out_of_memory_total += 1
+
+    def _shrunk(self, stage: object) -> bool:
+        return isinstance(stage, Shrinkable) and stage.shrink()
+
+    def _too_large(self, cost: float) -> TooLarge:
+        free = free_bytes(self.place.device)
+        has = "has" if free is None else f"has free ({free / 2**20:,.0f} MiB)"
+        return TooLarge(
+            f"stage {self.place.stage}: this request alone (work of {cost:g}) needs more memory than its device "
+            f"{self.place.device} {has}; ask for less (a smaller picture, fewer tokens), or serve the stage on a larger device "
+            "or with a smaller models.*.dtype"
+        )
 
     # ---- the engine's thread ----
 
@@ -219,6 +328,9 @@ class Engine(ABC, Generic[P]):
     def _run(self) -> None:
         while self._wait_for_work():
             self._guarded(self._turn)
+            if self._health.is_suspect:
+                self._guarded(self._put_to_the_test)
+            self._health.end()
         self._guarded(self._end)
         if self._cores is not None:
             self._cores.close()
@@ -227,9 +339,9 @@ class Engine(ABC, Generic[P]):
         with self._wake:
             if self._cores is not None and not self._has_work():
                 self._cores.leave()
-            while not (self._closing or self._has_work()):
+            while not (self._closing or self.is_broken or self._has_work()):
                 self._wake.wait()
-            if self._closing:
+            if self._closing or self.is_broken:
                 return False
         if self._cores is not None:
             self._cores.take()

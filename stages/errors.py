@@ -7,11 +7,13 @@
     ├── NotAuthorized             no key, or a wrong one
     ├── Overloaded                try again in `retry_after_s`
     │   ├── QueueFull             a bounded queue is full
-    │   └── Unavailable           no live replica, or a replica died under the request
+    │   └── Unavailable           no live replica, or a replica died under the request: it may be run elsewhere
+    │       └── Broken            its device broke, or never came back, while the request was there
     ├── DeadlineExceeded          the request's time is up
     ├── Cancelled                 the client went away, or asked to stop
     ├── ConfigurationError        the configuration is at fault: names the path, the value and what is allowed
     └── StageFailed               a stage failed on this item, which the client could not have prevented
+        └── OutOfMemory           the device had too little memory for this batch: a smaller one may fit
 
 Every error survives pickling (it crosses processes), and its message tells value, limit and the setting to change.
 """
@@ -75,6 +77,10 @@ class Unavailable(Overloaded):
     code = "unavailable"
 
 
+class Broken(Unavailable):
+    """Told to whoever was there; that it may be run elsewhere is for `pipelines/serve_client.py` to know."""
+
+
 class DeadlineExceeded(TriptychError):
     code = "deadline_exceeded"
 
@@ -89,3 +95,7 @@ class ConfigurationError(TriptychError):
 
 class StageFailed(TriptychError):
     code = "stage_failed"
+
+
+class OutOfMemory(StageFailed):
+    """Raised by a stage that nothing else tells of its device's memory; engines make it fit, or a `TooLarge`."""

@@ -17,6 +17,7 @@ from stages.cores import CoreTable
 from stages.delivery import LoopDelivery
 from stages.engine import Engine
 from stages.errors import Cancelled, ConfigurationError, TriptychError, Unavailable
+from stages.health import MAX_STEP_S
 from stages.iterative_engine import IterativeEngine
 from stages.limits import BatchLimits, QueueLimits
 from stages.one_shot_engine import OneShotEngine
@@ -25,6 +26,7 @@ from stages.scheduler import Load
 from stages.stage import Arrays, Item, IterativeStage, OneShotStage, Reply, StageMetrics, StageReceipt, StreamEnd
 
 S = TypeVar("S")
+BROKEN_CLOSE_S = 2.0
 
 
 class _Feed:
@@ -96,6 +98,7 @@ class StageHost:
         batch: BatchLimits = BatchLimits(),
         queue: QueueLimits = QueueLimits(),
         dtype: str = "float32",
+        max_step_s: float = MAX_STEP_S,
     ) -> None:
         """Starts the stage's own thread. `dtype` is what the stage computes in: its results are remembered under it. Raises
         `ConfigurationError` for a name that is taken."""
@@ -115,6 +118,7 @@ class StageHost:
                 queue=queue,
                 deliver=self._delivery,
                 cores=cores,
+                max_step_s=max_step_s,
             )
         elif _is_one_shot(stage):
             engine = OneShotEngine(
@@ -126,6 +130,7 @@ class StageHost:
                 queue=queue,
                 deliver=self._delivery,
                 cores=cores,
+                max_step_s=max_step_s,
             )
             self._one_shot[name] = RememberingStage(engine, self._cache)
 
@@ -191,7 +196,7 @@ class StageHost:
         return {name: engine.load() for name, engine in self._engines().items()}
 
     def check(self) -> None:
-        """Raises `Unavailable` where a stage's thread is gone."""
+        """Raises `Unavailable` where a stage's device is broken, its batch doesn't end, or its thread is gone. On any thread."""
         for engine in self._engines().values():
             engine.check()
 
@@ -201,10 +206,16 @@ class StageHost:
             await hosted.settled()
 
     async def close(self) -> None:
-        """Everything unfinished ends with `Unavailable`; returns when every thread has ended. Idempotent."""
+        """Everything unfinished ends with `Unavailable`; returns when every thread has ended, but waits no longer than
+        `BROKEN_CLOSE_S` for one whose device is broken: it may never end. Idempotent."""
         self._closed = True
         self._delivery.bind(asyncio.get_running_loop())
-        await asyncio.gather(*(asyncio.to_thread(engine.close) for engine in self._engines().values()))
+        await asyncio.gather(
+            *(
+                asyncio.to_thread(engine.close, BROKEN_CLOSE_S if engine.is_broken else None)
+                for engine in self._engines().values()
+            )
+        )
         await self.settled()
         if self._asking is not None:
             await self._asking

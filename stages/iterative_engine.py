@@ -2,6 +2,10 @@
 
 A row that was cancelled or is past its deadline is freed before the next step, so at most one more step runs for it. Decides
 neither rows nor order: that is the scheduler.
+
+Where memory runs out, nothing fails that fits alone. In a step: the scheduler's bound is lowered, rows beyond it are suspended,
+to be resumed in their turn, and the others go on. At a start: it waits until a row has left. A row that finds no room with the
+device to itself is `TooLarge`.
 """
 
 from collections.abc import Sequence
@@ -12,9 +16,11 @@ from typing import Generic, TypeVar
 from stages.cores import Seat
 from stages.delivery import Deliver, Receiver, deliver_here
 from stages.engine import Engine, Handle, Place
-from stages.errors import StageFailed
+from stages.errors import OutOfMemory, StageFailed, TriptychError
+from stages.faults import Fault, fault_of
+from stages.health import MAX_STEP_S
 from stages.limits import BatchLimits, QueueLimits
-from stages.scheduler import IterativeScheduler, Share
+from stages.scheduler import Batch, Entry, IterativeScheduler, Share
 from stages.stage import Item, IterativeStage, Stepped
 from stages.work import Clock, Work, as_stage_error
 
@@ -37,20 +43,23 @@ class IterativeEngine(Engine[P], Generic[P, R]):
         deliver: Deliver = deliver_here,
         clock: Clock = Clock(),
         cores: Seat | None = None,
+        max_step_s: float = MAX_STEP_S,
     ) -> None:
         self._stage = stage
         self._rows: IterativeScheduler[Work] = IterativeScheduler(batch, queue, name=name)
         self._leaving: list[Work] = []  # settled, and their rows still to be freed
-        super().__init__(Place(name, stage.device, replica, dtype), self._rows, deliver, clock, cores)
+        self._good: P | None = None  # what has been stepped well
+        super().__init__(Place(name, stage.device, replica, dtype), self._rows, deliver, clock, cores, max_step_s)
         self._thread.start()
 
     def submit(self, item: Item[P], receiver: Receiver) -> Handle:
         try:
             self._stage.check(item.payload)
+            share = self._stage.weigh(item.payload)
         except Exception as error:
             raise as_stage_error(self.place.stage, error, item.id) from None
         with self._wake:
-            work = self._accept(item, receiver, ready=True)
+            work = self._accept(item, receiver, share)
             self._wake.notify()
         return Handle(self, work)
 
@@ -101,47 +110,69 @@ class IterativeEngine(Engine[P], Generic[P, R]):
         """Starts whoever is next. False: nobody waits, or there is no room now."""
         with self._lock:
             entry = self._rows.next_to_start(self._now())
-            num_running, has_room = len(self._rows.running()), self._rows.has_room
+            num_running = len(self._rows.running())
         if entry is None:
-            return False
-        work = entry.work
+            return self._make_room()
+        failure: TriptychError
         try:
-            if has_room and self._stage.can_start(work.item.payload):
-                self._start(work)
-            elif num_running:
+            if self._stage.can_start(entry.work.item.payload):
+                self._start(entry.work)
+                return True
+            if num_running:
                 return self._make_room()
-            else:  # waiting would be for ever
-                raise StageFailed(f"stage {self.place.stage} has no room for this item even when nothing else runs")
+            # waiting would be for ever
+            failure = StageFailed(f"stage {self.place.stage} has no room for this item even when nothing else runs")
         except Exception as error:
-            failure = as_stage_error(self.place.stage, error, work.item.id)
-            with self._lock:
-                self._fail(work, failure)
-                self._remove(work)
+            failure = as_stage_error(self.place.stage, error, entry.work.item.id)
+        self._not_started(entry, failure, num_running)
         return True
 
+    def _not_started(self, entry: Entry[Work], failure: TriptychError, num_running: int) -> None:
+        work = entry.work
+        if isinstance(failure, OutOfMemory) and not work.has_row:
+            self._ran_out()
+            if num_running:
+                with self._lock:
+                    self._rows.hold()
+                return
+            failure = self._too_large(entry.cost)
+        self._judge([work], failure)
+        self._fail_row(work, failure)
+
     def _make_room(self) -> bool:
-        """Has a row make way for who starts next. False: none does."""
+        """Has a row make way for the first in line. False: none does."""
         with self._lock:
             entry = self._rows.preempt(self._now())
             if entry is None:
                 return False
-            work = entry.work
-            row, work.state, work.has_row = work.state, None, False
             self._counters.preempted_total += 1
+            row = self._row_taken_from(entry.work)
+        self._suspend(entry.work, row)
+        return True
+
+    def _row_taken_from(self, work: Work) -> R:
+        """Under the lock under which its entry began to wait again: whoever withdraws the item finds no row to free."""
+        row: R = work.state
+        work.state, work.has_row = None, False
+        return row
+
+    def _suspend(self, work: Work, row: R) -> None:
         try:
             suspended = self._stage.suspend(row)
             with self._lock:
                 work.suspended = suspended
         except Exception as error:
-            failure = as_stage_error(self.place.stage, error, work.item.id)
-            with self._lock:
-                self._fail(work, failure)
-                self._remove(work)
+            self._fail_row(work, as_stage_error(self.place.stage, error, work.item.id))
         self._free(row)
-        return True
+
+    def _fail_row(self, work: Work, failure: TriptychError) -> None:
+        with self._lock:
+            self._fail(work, failure)
+            self._remove(work)
 
     def _start(self, work: Work) -> None:
         began, payload, suspended = self._now(), work.item.payload, work.suspended
+        self._health.begin(began)
         row = self._stage.start(payload) if suspended is None else self._stage.resume(payload, suspended)
         with self._lock:
             work.state, work.has_row, work.suspended = row, True, None
@@ -165,8 +196,13 @@ class IterativeEngine(Engine[P], Generic[P, R]):
             return
         rows: list[R] = [work.state for work in works]
         began = self._now()
+        self._health.begin(began)
         stepped = self._stepped(rows, works)
         seconds = self._now() - began
+        if isinstance(stepped, OutOfMemory):
+            self._did_not_fit(batch, seconds)
+            return
+        self._judge_step(batch, works, stepped)
         shares = {work.id: self._share(row) for work, row, one in zip(works, rows, stepped, strict=True) if _goes_on(one)}
         with self._lock:
             self._count(works, began, seconds)
@@ -180,15 +216,72 @@ class IterativeEngine(Engine[P], Generic[P, R]):
                 if work.settled:
                     self._remove(work)
 
-    def _stepped(self, rows: Sequence[R], works: Sequence[Work]) -> Sequence[Stepped]:
+    def _stepped(self, rows: Sequence[R], works: Sequence[Work]) -> Sequence[Stepped] | OutOfMemory:
         try:
             stepped = self._stage.step(rows)
             if len(stepped) == len(rows):
-                return stepped
+                return [self._translated(one, work) for one, work in zip(stepped, works, strict=True)]
             raise StageFailed(f"stage {self.place.stage} answered for {len(stepped)} rows of {len(rows)}")
         except Exception as error:
             failure = as_stage_error(self.place.stage, error, *(work.item.id for work in works))
-            return [Stepped(error=failure)] * len(rows)
+        return failure if isinstance(failure, OutOfMemory) else [Stepped(error=failure)] * len(rows)
+
+    def _translated(self, one: Stepped, work: Work) -> Stepped:
+        return one if one.error is None else replace(one, error=as_stage_error(self.place.stage, one.error, work.item.id))
+
+    def _did_not_fit(self, batch: Batch[Work], seconds: float) -> None:
+        """No row has changed: fewer of them go on."""
+        self._ran_out()
+        works = [entry.work for entry in batch.entries]
+        with self._lock:
+            self._counters.device_seconds_total += seconds
+            is_alone = len(works) == 1 and len(self._rows.running()) <= 1
+        shares: dict[str, Share] = {}
+        if len(works) == 1 and self._shrunk(self._stage):
+            share = self._share(works[0].state)
+            shares = {works[0].id: share} if isinstance(share, Share) else {}
+        elif is_alone:
+            self._fail_row(works[0], self._too_large(batch.cost))
+        with self._lock:
+            if len(works) > 1:
+                self._rows.bound.ran_out(len(works), batch.cost)
+            elif not is_alone and not shares:
+                self._rows.isolate(works[0].id)
+            self._rows.complete([work.id for work in works], seconds, done=(), shares=shares)
+        self._suspend_excess()
+
+    def _suspend_excess(self) -> None:
+        while True:
+            with self._lock:
+                entry = self._rows.take_excess()
+                if entry is None:
+                    return
+                row = self._row_taken_from(entry.work)
+            self._suspend(entry.work, row)
+
+    def _judge_step(self, batch: Batch[Work], works: Sequence[Work], stepped: Sequence[Stepped]) -> None:
+        errors = [one.error for one in stepped if isinstance(one.error, TriptychError)]
+        lost = next((error for error in errors if fault_of(error) is Fault.DEVICE), None)
+        if lost is not None or len(errors) == len(stepped):
+            self._judge(works, lost or errors[0])
+        else:
+            self._went_well(batch.cost)
+            self._good = next(work.item.payload for work, one in zip(works, stepped, strict=True) if one.error is None)
+
+    def _still_works(self) -> bool:
+        if self._good is None:
+            return False
+        try:
+            if not self._stage.can_start(self._good):
+                return True  # its rows are busy: what they do will tell
+            self._health.begin(self._now())
+            row = self._stage.start(self._good)
+            try:
+                return self._stage.step([row])[0].error is None
+            finally:
+                self._free(row)
+        except Exception as error:
+            return fault_of(error) is Fault.OUT_OF_MEMORY
 
     def _share(self, row: R) -> Share | Exception:
         try:

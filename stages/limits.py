@@ -21,7 +21,7 @@ class BatchLimits:
 class QueueLimits:
     """Bounds of what waits. `max_cost` is in the stage's own work unit; a single item above it is taken into an empty queue.
 
-    What waits for an iterative stage costs 1 an item: its real cost is known only once it has been started.
+    What waits for an iterative stage costs what its first step will, as `IterativeStage.weigh` tells from the payload.
     """
 
     max_items: int = 256

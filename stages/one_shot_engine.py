@@ -1,4 +1,5 @@
-"""The turn of a device that runs batches: prepare ahead, run, and when a batch fails, find out which item is at fault.
+"""The turn of a device that runs batches: prepare ahead, run, and when a batch fails, find out which item is at fault. A batch
+that did not fit into memory runs as smaller ones; an item that doesn't fit alone is `TooLarge`.
 
 Preparation happens on a small pool of threads while the device is busy with others; an item counts as waiting from the moment
 it is submitted, and may join a batch once it is prepared. Decides neither batches nor order: that is the scheduler.
@@ -11,9 +12,11 @@ from typing import Generic, TypeVar
 from stages.cores import Seat
 from stages.delivery import Deliver, Receiver, deliver_here
 from stages.engine import Engine, Handle, Place
-from stages.errors import StageFailed, TriptychError
+from stages.errors import OutOfMemory, StageFailed, TriptychError
+from stages.faults import Fault, fault_of
+from stages.health import MAX_STEP_S
 from stages.limits import BatchLimits, QueueLimits
-from stages.scheduler import OneShotScheduler
+from stages.scheduler import Entry, OneShotScheduler, fill
 from stages.stage import Arrays, Item, OneShotStage
 from stages.work import Clock, Work, as_stage_error
 
@@ -37,16 +40,18 @@ class OneShotEngine(Engine[P], Generic[P, Q]):
         clock: Clock = Clock(),
         cores: Seat | None = None,
         prepare_threads: int = 2,
+        max_step_s: float = MAX_STEP_S,
     ) -> None:
         self._stage = stage
+        self._good: Q | None = None  # what has run well
         self._batches: OneShotScheduler[Work] = OneShotScheduler(batch, queue, name=name)
         self._pool = ThreadPoolExecutor(prepare_threads, thread_name_prefix=f"prepare {name}")
-        super().__init__(Place(name, stage.device, replica, dtype), self._batches, deliver, clock, cores)
+        super().__init__(Place(name, stage.device, replica, dtype), self._batches, deliver, clock, cores, max_step_s)
         self._thread.start()
 
     def submit(self, item: Item[P], receiver: Receiver) -> Handle:
         with self._lock:
-            work = self._accept(item, receiver, ready=False)
+            work = self._accept(item, receiver, None)
             self._pool.submit(self._prepare, work)
         return Handle(self, work)
 
@@ -85,35 +90,65 @@ class OneShotEngine(Engine[P], Generic[P, Q]):
             batch = self._batches.next_batch(self._now())
             self._expire(entry.work for entry in batch.expired)
         self._flush()
-        works = [entry.work for entry in batch.entries]
-        if not works:
+        if not batch.entries:
             return
         began = self._now()
-        error = self._try(works)
-        if error is not None:
-            self._one_by_one(works, error)
+        self._run_all(batch.entries)
         with self._lock:
-            self._batches.complete([work.id for work in works], self._now() - began)
+            self._batches.complete([entry.id for entry in batch.entries], self._now() - began)
 
-    def _one_by_one(self, works: Sequence[Work], error: TriptychError) -> None:
-        """A batch has failed: a bad item fails alone, the others get their results."""
-        if len(works) == 1:
-            with self._lock:
-                self._fail(works[0], error)
-            return
-        for work in works:
-            with self._lock:
-                if self._now() >= work.deadline:
-                    self._expire([work])
-            failure = None if work.settled else self._try([work])
-            if failure is not None:
+    def _run_all(self, entries: Sequence[Entry[Work]]) -> None:
+        """At once, or in as many batches as memory demands."""
+        left = list(entries)
+        while left:
+            chosen = fill(left, self._batches.bound.limits)
+            failure = self._try(chosen)
+            if isinstance(failure, OutOfMemory) and len(chosen) > 1:
+                self._ran_out()
                 with self._lock:
-                    self._fail(work, failure)
+                    self._batches.bound.ran_out(len(chosen), sum(entry.cost for entry in chosen))
+            else:
+                left = [entry for entry in left if entry not in chosen]
+                if failure is not None:
+                    self._one_by_one(chosen, failure)
             self._flush()
+            left = [entry for entry in left if self._may_run(entry.work)]
 
-    def _try(self, works: Sequence[Work]) -> TriptychError | None:
+    def _one_by_one(self, entries: Sequence[Entry[Work]], error: TriptychError) -> None:
+        """A batch has failed: a bad item fails alone, the others get their results."""
+        if fault_of(error) is Fault.DEVICE:
+            self._judge([entry.work for entry in entries], error)
+        elif len(entries) == 1:
+            self._alone(entries[0], error)
+        else:
+            for entry in entries:
+                if self._may_run(entry.work):
+                    failure = self._try([entry])
+                    if failure is not None:
+                        self._alone(entry, failure)
+                self._flush()
+
+    def _alone(self, entry: Entry[Work], failure: TriptychError | None) -> None:
+        """It has failed with the device to itself."""
+        while isinstance(failure, OutOfMemory):
+            self._ran_out()
+            failure = self._try([entry]) if self._shrunk(self._stage) else self._too_large(entry.cost)
+        if failure is not None:
+            self._judge([entry.work], failure)
+            with self._lock:
+                self._fail(entry.work, failure)
+
+    def _may_run(self, work: Work) -> bool:
+        with self._lock:
+            if self._now() >= work.deadline:
+                self._expire([work])
+        return not work.settled
+
+    def _try(self, entries: Sequence[Entry[Work]]) -> TriptychError | None:
         """Runs a batch, and settles its items if that went well."""
+        works = [entry.work for entry in entries]
         began = self._now()
+        self._health.begin(began)
         try:
             results: Sequence[Arrays] = self._stage.run([work.state for work in works])
             if len(results) != len(works):
@@ -126,7 +161,19 @@ class OneShotEngine(Engine[P], Generic[P, Q]):
             self._count(works, began, seconds)
             for work, result in zip(works, results, strict=False):
                 self._settle(work, result)
+        if error is None:
+            self._went_well(sum(entry.cost for entry in entries))
+            self._good = works[-1].state
         return error
+
+    def _still_works(self) -> bool:
+        if self._good is None:
+            return False
+        self._health.begin(self._now())
+        try:
+            return len(self._stage.run([self._good])) == 1
+        except Exception as error:
+            return fault_of(error) is Fault.OUT_OF_MEMORY
 
     def _count(self, works: Sequence[Work], began: float, seconds: float) -> None:
         self._counters.batches_total += 1

@@ -9,8 +9,11 @@ from enum import StrEnum
 from typing import Any
 
 from stages.checkpoint import Checkpoint, LoadOptions, Source, fingerprint, resolve
+from stages.device_memory import free_bytes
 from stages.dtypes import AUTO, choose_dtype, stored_dtype
 from stages.errors import ConfigurationError
+from stages.health import MAX_STEP_S
+from stages.memory_estimate import Slots, estimate, refuse_if_too_large
 from stages.openmp import on_passing_thread
 from stages.part_files import TEXT_SETTINGS, TRANSFORMERS_WEIGHTS, WHOLE_MODEL, PartFiles, Weights
 from stages.scheduler import BatchLimits, QueueLimits
@@ -45,6 +48,7 @@ class StageSpec:
     options: LoadOptions
     batch: BatchLimits
     queue: QueueLimits
+    max_step_s: float = MAX_STEP_S
     projector: Source | None = None
     llm: LlmOptions | None = None
 
@@ -98,6 +102,7 @@ def load(spec: StageSpec) -> LoadedStage:
 def _loaded(spec: StageSpec) -> LoadedStage:
     checkpoint = resolve(spec.source, part_files(spec))
     options = _in_dtype(spec, checkpoint, _on_device(spec.options))
+    _refuse_if_too_large(spec, checkpoint, options)
     return LoadedStage(_load(spec, checkpoint, options), options.dtype)
 
 
@@ -126,6 +131,14 @@ def _load(spec: StageSpec, checkpoint: Checkpoint, options: LoadOptions) -> OneS
         case ((StageKind.TEXT_ENCODER | StageKind.DENOISER | StageKind.VAE_DECODER | StageKind.VAE_ENCODER), "diffusers"):
             return _load_diffusion(spec.kind, checkpoint, options)
     raise ConfigurationError(f"{spec.name}: loader {spec.loader!r} cannot load a {spec.kind}")
+
+
+def _refuse_if_too_large(spec: StageSpec, checkpoint: Checkpoint, options: LoadOptions) -> None:
+    llm = spec.llm
+    slots = None if llm is None else Slots(llm.num_slots, llm.max_context_tokens, llm.prefill_chunk_tokens)
+    files = checkpoint.files(part_files(spec))
+    needed = estimate(checkpoint.folder, files, spec.kind.value, spec.loader, options.dtype, slots)
+    refuse_if_too_large(spec.name, needed, free_bytes(options.device), options.device, slots)
 
 
 def _on_device(options: LoadOptions) -> LoadOptions:

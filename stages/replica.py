@@ -75,7 +75,14 @@ class StageReplica:
         )
         for stage in spec.stages:
             loaded = load(stage)
-            self._host.add(stage.name, loaded.stage, batch=stage.batch, queue=stage.queue, dtype=loaded.dtype)
+            self._host.add(
+                stage.name,
+                loaded.stage,
+                batch=stage.batch,
+                queue=stage.queue,
+                dtype=loaded.dtype,
+                max_step_s=stage.max_step_s,
+            )
             seconds, device = time.monotonic() - began, loaded.stage.device
             log.info("%s loaded from %s on %s in %s, in %.1f s", stage.name, stage.source, device, loaded.dtype, seconds)
         self._reporting: asyncio.Task[None] | None = None
@@ -95,7 +102,11 @@ class StageReplica:
                 yield events
 
     async def check_health(self) -> None:
-        """Called by Serve; raises where a stage's thread has died, and is then replaced."""
+        """Called by Serve; raises where a stage's device is broken or its thread has died, and is then replaced.
+
+        Serve 2.60 replaces a replica that raises three times in a row, and stops it gracefully: it waits for calls that are under
+        way (a broken engine has failed them all), then for `close` (which waits for no device that is broken), then kills it.
+        """
         self._report_from_now_on()
         self._host.check()
 

@@ -6,23 +6,28 @@ cost bound. A batch is formed only when it is asked for, that is when the device
 device is busy, and no timer is needed.
 
 - `OneShotScheduler`: a batch is taken from what waits, runs, and is gone.
-- `IterativeScheduler`: what waits is started when there is room: fewer rows than one step may hold (more would only make
-  everyone later), and room in the stage. Its rows then take part in steps until they are done. Where there is no room, a row
-  with much more time left, or of lower priority, makes way; it waits again, and later goes on where it stopped. A row makes
-  way at most `MAX_PREEMPTIONS` times. One step has one batch key, that of the row that has been due longest. A row is due
-  again 1 / weight after its last step, in a time of its own that only steps move (stride scheduling: Waldspurger and Weihl,
-  1995). So keys alternate by weight, and a row sits out at most `(2 * MAX_WEIGHT / MIN_WEIGHT + 1) * rows` steps, whatever
-  arrives.
+- `IterativeScheduler`: what waits is started when there is room: fewer rows than one step may hold, work that still fits the
+  steps of its key (more of either would make everyone later, and nobody sooner), and room in the stage. What is too much for
+  any step starts once nothing of its key runs. Where it does not fit, others of its key are not let past; of other keys they
+  are. Its rows then take part in steps until they are done. Where there is no room, a row that `makes_way` lets go; it waits
+  again, and later goes on where it stopped. A row makes way at most `MAX_PREEMPTIONS` times. One step has one batch key, that
+  of the row that has been due longest. A row is due again 1 / weight after its last step, in a time of its own that only steps
+  move (stride scheduling: Waldspurger and Weihl, 1995). So keys alternate by weight, and a row sits out at most
+  `(2 * MAX_WEIGHT / MIN_WEIGHT + 1) * rows` steps, whatever arrives.
+
+Where the device runs out of memory, `bound` is lowered (`stages/memory_bound.py`), and rows beyond it wait again.
 
 Doesn't know what the work is, nor how to run it.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from stages.limits import BatchLimits, QueueLimits
+from stages.memory_bound import MemoryBound
 from stages.waiting import Entry, ServiceRate, WaitingLine
 
 __all__ = ["Batch", "BatchLimits", "Entry", "IterativeScheduler", "Load", "OneShotScheduler", "QueueLimits", "Share"]
@@ -32,14 +37,16 @@ W = TypeVar("W")
 MIN_WEIGHT = 0.5  # a row of low priority, with all its time left
 MAX_WEIGHT = 4.0  # a row of high priority, close to its deadline
 MAX_PREEMPTIONS = 3
+CLOSE = 0.75  # of the time that an entry was allowed: once so much is used up, its deadline is close
 
 
 @dataclass(frozen=True, slots=True)
 class Batch(Generic[W]):
-    """What to run now (all of one batch key; may be empty), and what expired instead of running."""
+    """What to run now (all of one batch key; may be empty), and what expired instead of running. `cost` is of all that runs."""
 
     entries: Sequence[Entry[W]] = ()
     expired: Sequence[Entry[W]] = ()
+    cost: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +98,7 @@ class Scheduler(ABC, Generic[W]):
 
     def __init__(self, batch: BatchLimits, queue: QueueLimits, *, name: str = "stage", ageing_s: float = 2.0) -> None:
         self._limits = batch
+        self.bound = MemoryBound(batch)
         self._rate = ServiceRate()
         self.waiting: WaitingLine[W] = WaitingLine(name, queue, self._rate, ageing_s)
 
@@ -146,11 +154,11 @@ class OneShotScheduler(Scheduler[W]):
 
     def next_batch(self, now: float) -> Batch[W]:
         expired = self.waiting.take_expired(now)
-        chosen = fill(self.waiting.ranked(now), self._limits)
+        chosen = fill(self.waiting.ranked(now), self.bound.limits)
         for entry in chosen:
             self.waiting.take(entry.id)
             self._running[entry.id] = entry
-        return Batch(chosen, expired)
+        return Batch(chosen, expired, sum(entry.cost for entry in chosen))
 
     def complete(self, ids: Collection[str], seconds: float) -> None:
         """These have run, well or not, and kept the device busy for `seconds`. Ids that don't run are passed over."""
@@ -186,6 +194,8 @@ class IterativeScheduler(Scheduler[W]):
         super().__init__(batch, queue, name=name, ageing_s=ageing_s)
         self._rows: dict[str, _Row[W]] = {}
         self._time = 0.0  # when the last step's leader was due
+        self._max_rows = math.inf  # beside so many, the last one that tried could not start
+        self._alone: str | None = None  # while it runs, nothing else does
         self._in_step: frozenset[str] = frozenset()
 
     def running(self) -> Sequence[Entry[W]]:
@@ -206,30 +216,74 @@ class IterativeScheduler(Scheduler[W]):
         return [*self.waiting.take_expired(now), *late]
 
     def next_to_start(self, now: float) -> Entry[W] | None:
-        """Who starts next, if there is room for it. Nobody is let past: whoever needs much room gets it in the end."""
-        return self.waiting.first(now)
-
-    @property
-    def has_room(self) -> bool:
-        """Whether another row could take part in the steps of those that run."""
-        return len(self._rows) < self._limits.max_items
+        """Who starts next, if the stage has room for it. Whoever does not fit lets nobody of its own key past, so that it fits
+        in the end."""
+        passed: set[Hashable] = set()
+        for entry in self.waiting.ranked(now):
+            if entry.batch_key not in passed and self._fits(entry, list(self._rows.values())):
+                return entry
+            passed.add(entry.batch_key)
+        return None
 
     def preempt(self, now: float) -> Entry[W] | None:
-        """Takes out the row that can best wait, for the sake of who starts next, and lets it wait again. None: nobody need."""
-        newcomer = self.next_to_start(now)
-        candidates = [entry for entry in self.running() if entry.num_preempted < MAX_PREEMPTIONS]
-        patient = max(candidates, key=lambda entry: (entry.priority, entry.deadline, entry.arrival), default=None)
-        if newcomer is None or patient is None or not makes_way(patient, newcomer, now):
+        """Takes out the row that can best wait, for the sake of the first in line, and lets it wait again. None: nobody need, or
+        it would not help."""
+        newcomer = self.waiting.first(now)
+        if newcomer is None:
             return None
+        rows = list(self._rows.values())
+        may_go = [row for row in rows if row.entry.num_preempted < MAX_PREEMPTIONS and makes_way(row.entry, newcomer, now)]
+        if not self._fits_cost(newcomer, rows):
+            may_go = [row for row in may_go if row.entry.batch_key == newcomer.batch_key]
+        if not may_go or not self._fits(newcomer, [row for row in rows if row not in may_go]):
+            return None
+        patient = max(may_go, key=_patience).entry
         del self._rows[patient.id]
         self.waiting.put_back(patient, now)
         return patient
+
+    def hold(self) -> None:
+        """Whoever was to start ran out of memory: nobody starts until one of the rows has left."""
+        self._max_rows = len(self._rows)
+
+    def isolate(self, entry_id: str) -> None:
+        """The row did not fit beside others, even where they rested: for as long as it runs, it is to be the only one."""
+        self._alone = entry_id
+
+    def take_excess(self) -> Entry[W] | None:
+        """Takes out a row that no longer fits under `bound`, or beside one that is to be alone: the one that can best wait, and it
+        waits in its old place. None: all fit."""
+        limits, rows = self.bound.limits, list(self._rows.values())
+        if self._alone in self._rows and len(rows) > 1:
+            rows = [row for row in rows if row.entry.id != self._alone]
+        elif len(rows) <= limits.max_items:
+            keys = {row.entry.batch_key for row in rows}
+            shared = [[row for row in rows if row.entry.batch_key == key] for key in keys]
+            over = [group for group in shared if len(group) > 1 and sum(row.cost for row in group) > limits.max_cost]
+            if not over:
+                return None
+            rows = over[0]
+        patient = max(rows, key=_patience).entry
+        del self._rows[patient.id]
+        self.waiting.give_back(patient)
+        return patient
+
+    def _fits(self, entry: Entry[W], beside: Sequence["_Row[W]"]) -> bool:
+        """Whether it could take part in the steps of those rows."""
+        if any(row.entry.id == self._alone for row in beside):
+            return False
+        return len(beside) < min(self.bound.limits.max_items, self._max_rows) and self._fits_cost(entry, beside)
+
+    def _fits_cost(self, entry: Entry[W], beside: Sequence["_Row[W]"]) -> bool:
+        costs = [row.cost for row in beside if row.entry.batch_key == entry.batch_key]
+        return not costs or math.fsum(costs) + entry.cost <= self.bound.limits.max_cost
 
     def start(self, entry_id: str, share: Share) -> bool:
         """It has been started, and takes part in steps from now on. False: it has left meanwhile; the caller frees its row."""
         entry = self.waiting.take(entry_id)
         if entry is None:
             return False
+        self._max_rows = math.inf
         self._rows[entry_id] = _Row(entry, share.batch_key, share.cost, self._time + 1 / MAX_WEIGHT)
         return True
 
@@ -237,7 +291,7 @@ class IterativeScheduler(Scheduler[W]):
         """The rows of the next step, and what expired (waiting or running) and takes part in nothing any more."""
         expired = self.expire(now)
         # Sorting is stable and `_rows` is in order of starting: of rows that are due at once, the older goes first.
-        chosen = fill(sorted(self._rows.values(), key=lambda row: row.due), self._limits)
+        chosen = fill(sorted(self._rows.values(), key=lambda row: row.due), self.bound.limits)
         if chosen:
             self._time = chosen[0].due
         for row in chosen:
@@ -245,7 +299,7 @@ class IterativeScheduler(Scheduler[W]):
             # Who comes along before it is due pays for that later, but for no more than one turn.
             row.due = min(row.due, self._time + turn) + turn
         self._in_step = frozenset(row.entry.id for row in chosen)
-        return Batch([row.entry for row in chosen], expired)
+        return Batch([row.entry for row in chosen], expired, sum(row.cost for row in chosen))
 
     def complete(self, ids: Collection[str], seconds: float, *, done: Collection[str], shares: Mapping[str, Share]) -> None:
         """A step of these rows took `seconds`. Those in `done` (well or not) leave; `shares`: what others need of their next
@@ -276,12 +330,20 @@ class IterativeScheduler(Scheduler[W]):
 
 
 def makes_way(row: Entry[W], newcomer: Entry[W], now: float) -> bool:
-    """Whether a running entry is to wait for one that waits: it is less urgent, or has more than twice as much time left
-    (so that the two never take turns at it).
+    """Whether a running entry is to wait for one that waits: it is of lower priority, or the newcomer's deadline is close and
+    it is the newcomer's turn. A deadline alone gives no right over others' work, or else a client would only have to choose a
+    short one: the newcomer must have come before the row (which was let past it), and the row have more than twice as much
+    time left (so that the two never take turns at it).
     """
     if row.priority != newcomer.priority:
         return row.priority > newcomer.priority
-    return row.deadline - now > 2 * (newcomer.deadline - now)
+    is_turn = newcomer.arrival < row.arrival and row.deadline - now > 2 * (newcomer.deadline - now)
+    return is_turn and _used(newcomer, now) >= CLOSE
+
+
+def _patience(row: "_Row[Any]") -> tuple[float, float, float]:
+    """Of several, the one with the highest can best wait."""
+    return row.entry.priority, row.entry.deadline, row.entry.arrival
 
 
 def weight(entry: Entry[W], now: float) -> float:
@@ -289,9 +351,14 @@ def weight(entry: Entry[W], now: float) -> float:
     comes near.
     """
     by_priority: float = 2.0 ** -max(-1, min(1, entry.priority))
+    return by_priority * (1.0 + _used(entry, now))
+
+
+def _used(entry: Entry[Any], now: float) -> float:
+    """How much of the time that it was allowed is over: 0 to 1."""
     allowed = entry.deadline - entry.arrival
     used = (now - entry.arrival) / allowed if allowed > 0 else 1.0
-    return by_priority * (1.0 + max(0.0, min(1.0, used)))
+    return max(0.0, min(1.0, used))
 
 
 def _check_batch(batch: Sequence[_Sized], limits: BatchLimits) -> None:

@@ -11,7 +11,7 @@ A stage never decides what runs when: that is `stages/scheduler.py`. It never re
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,7 +89,8 @@ class OneShotStage(Protocol[P_contra, Q]):
         ...
 
     def run(self, batch: Sequence[Q]) -> Sequence[Arrays]:
-        """One result per item. If it raises, the engine retries the items one by one, so that a bad one fails alone."""
+        """One result per item. If it raises, the engine retries the items one by one, so that a bad one fails alone; where memory
+        ran out, in smaller batches."""
         ...
 
 
@@ -108,6 +109,9 @@ class IterativeStage(Protocol[P_contra, R]):
     The engine calls, from one thread: `start` once per item (only when `can_start`), then `step` with any running rows that
     share a `batch_key`, and `finish` exactly once per started row: done, failed, cancelled or past its deadline. A row that
     must make way is suspended, then finished; later, when `can_start`, `resume` makes a row that goes on where it stopped.
+
+    Where memory runs out (`stages/faults.py` knows the errors), nothing has happened: a `start` or `resume` that raises it has
+    taken nothing, and a `step` that raises it has left every row as it was, so that all of them may go on, fewer at a time.
     """
 
     @property
@@ -115,6 +119,11 @@ class IterativeStage(Protocol[P_contra, R]):
 
     def check(self, payload: P_contra) -> None:
         """Raises `InvalidRequest` for a payload that could never run (longer than a slot, an unknown sampler). Any thread; cheap."""
+        ...
+
+    def weigh(self, payload: P_contra) -> tuple[Hashable, float]:
+        """What it will need of its first step, before it starts: a key, equal only where the rows' batch keys will be, and the
+        cost. Pure; any thread; cheap."""
         ...
 
     def can_start(self, payload: P_contra) -> bool:
@@ -145,6 +154,15 @@ class IterativeStage(Protocol[P_contra, R]):
 
     def finish(self, row: R) -> None:
         """Frees what the row holds. Never raises; may be called for a row that never stepped."""
+        ...
+
+
+@runtime_checkable
+class Shrinkable(Protocol):
+    """A stage, of either kind, that can do the same work in smaller pieces, at some cost in speed."""
+
+    def shrink(self) -> bool:
+        """One item alone ran out of memory. True: its work comes in smaller pieces from now on; False: it already does."""
         ...
 
 
@@ -314,5 +332,7 @@ class StageMetrics:
     dtype: str
     counters: Mapping[str, float]
     """queued, running, items_total, batches_total, batch_items_total, steps_total, device_seconds_total, cancelled_total,
-    failed_total, expired_total, rejected_total, preempted_total, cache_hits_memory_total, cache_hits_redis_total, cache_misses_total,
-    cache_joined_total, cache_evictions_total, cache_errors_total"""
+    failed_total, expired_total, rejected_total, preempted_total, out_of_memory_total (batches that did not fit),
+    batch_bound_items and batch_bound_cost (what a batch may hold now: less than configured after that),
+    cache_hits_memory_total, cache_hits_redis_total, cache_misses_total, cache_joined_total, cache_evictions_total,
+    cache_errors_total"""

@@ -23,7 +23,7 @@ class Entry(Generic[W]):
     """One piece of work for a scheduler. `deadline` and `arrival` are seconds of its clock; a lower `priority` goes first.
 
     Not `ready`: it is still being prepared; it takes room in the queue, and may expire or be cancelled, but can't run yet.
-    `num_preempted`: how often it ran and had to make way.
+    `num_preempted`: how often it ran and had to make way. `was_let_in`: it ran before, so no bound of the queue applies.
     """
 
     id: str
@@ -35,6 +35,7 @@ class Entry(Generic[W]):
     arrival: float = 0.0
     ready: bool = True
     num_preempted: int = 0
+    was_let_in: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.cost < math.inf:
@@ -96,8 +97,15 @@ class WaitingLine(Generic[W]):
         self._none_expires_before = min(self._none_expires_before, entry.deadline)
 
     def put_back(self, entry: Entry[W], now: float) -> None:
-        """It ran and had to make way: it waits again, from now on. It was let in once, so no bound applies."""
-        self._entries[entry.id] = replace(entry, arrival=now, num_preempted=entry.num_preempted + 1)
+        """It ran and had to make way: it waits again, from now on."""
+        self._return(replace(entry, arrival=now, num_preempted=entry.num_preempted + 1, was_let_in=True))
+
+    def give_back(self, entry: Entry[W]) -> None:
+        """It ran and could not go on: it waits again, in its old place."""
+        self._return(replace(entry, was_let_in=True))
+
+    def _return(self, entry: Entry[W]) -> None:
+        self._entries[entry.id] = entry
         self._none_expires_before = min(self._none_expires_before, entry.deadline)
 
     def ready(self, entry_id: str, batch_key: Hashable, cost: float) -> bool:
@@ -162,7 +170,7 @@ class WaitingLine(Generic[W]):
 
     def check_integrity(self) -> None:
         """Raises `RuntimeError` for a broken invariant."""
-        fresh = [entry for entry in self if not entry.num_preempted]
+        fresh = [entry for entry in self if not entry.was_let_in]
         if len(fresh) > self._limits.max_items:
             raise RuntimeError(f"{len(fresh)} entries wait, more than {self._limits.max_items}")
         costs = [entry.cost for entry in fresh if entry.ready and entry.cost > 0]

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from stages.delivery import Receiver
-from stages.errors import DeadlineExceeded, StageFailed, TriptychError
+from stages.errors import DeadlineExceeded, OutOfMemory, StageFailed, TriptychError
+from stages.faults import Fault, fault_of
 from stages.stage import Item, StageReceipt
 
 
@@ -88,6 +89,8 @@ def as_stage_error(stage: str, error: BaseException, *item_ids: str) -> Triptych
     """
     if isinstance(error, TriptychError):
         return error.with_traceback(None).for_request()
+    if fault_of(error) is Fault.OUT_OF_MEMORY:
+        return OutOfMemory(f"stage {stage} ran out of memory: {type(error).__name__}: {error}")
     items = ", ".join(item_ids) or "no item"
     logging.getLogger("triptych.stages").error("stage %s failed on %s", stage, items, exc_info=error)
     return StageFailed(f"stage {stage} failed on this item: {type(error).__name__}: {error}")

@@ -31,6 +31,11 @@ def check_request(payload: Denoise, info: PainterInfo, menu: SamplerMenu) -> Non
         _check_strength(payload)
 
 
+def is_guided(payload: Denoise) -> bool:
+    """Whether a row without the prompt runs beside it: at a scale of 1 and under, the prompted row is the result."""
+    return payload.negative is not None and payload.guidance_scale > 1
+
+
 def preview_calls(payload: Denoise, num_calls: int) -> frozenset[int]:
     """After which model calls an estimate is wanted. Preview steps count in the request's steps, whatever its sampler makes of
     them (a second-order one calls the model nearly twice a step, image-to-image skips the first steps)."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from stages.checkpoint import Checkpoint, LoadOptions
 from stages.diffusion.checkpoint_parts import DiffusersFolder, open_folder
-from stages.diffusion.denoise_request import check_request, preview_calls
+from stages.diffusion.denoise_request import check_request, is_guided, preview_calls
 from stages.diffusion.denoise_row import DenoiseRow
 from stages.diffusion.describe import PainterInfo
 from stages.diffusion.families import family_of
@@ -56,6 +56,11 @@ class Denoiser:
         """Raises `InvalidRequest` with the HTTP field at fault."""
         check_request(payload, self._info, self._menu)
 
+    def weigh(self, payload: Denoise) -> tuple[Hashable, float]:
+        size = payload.height // self._info.latent_factor, payload.width // self._info.latent_factor
+        shapes = tuple((name, np.shape(value)) for name, value in payload.prompt.items())
+        return (size, shapes), float(size[0] * size[1] * (2 if is_guided(payload) else 1))
+
     def can_start(self, payload: Denoise) -> bool:
         return True  # a row is a few latents; what shares a forward pass is bounded by the scheduler's cost limit
 
@@ -75,7 +80,7 @@ class Denoiser:
 
     def step(self, rows: Sequence[DenoiseRow]) -> Sequence[Stepped]:
         with torch.inference_mode():
-            outputs = self._predict(rows)
+            outputs = self._predict(rows)  # all that takes much memory; no row has changed until it is done
             return [_advance(row, output) for row, output in zip(rows, outputs, strict=True)]
 
     def finish(self, row: DenoiseRow) -> None:
@@ -124,7 +129,7 @@ class Denoiser:
         return schedule.add_noise(picture, torch.randn(shape, generator=generator))
 
     def _row(self, payload: Denoise, schedule: Schedule, generator: torch.Generator, latents: torch.Tensor) -> DenoiseRow:
-        negative = payload.negative if payload.guidance_scale > 1 else None  # at 1 and under the prompted row is the result
+        negative = payload.negative if is_guided(payload) else None
         size = (payload.width, payload.height)
         condition = self._backbone.condition(payload.prompt, *size)
         unconditional = None if negative is None else self._backbone.condition(negative, *size)

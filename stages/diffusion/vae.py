@@ -1,7 +1,7 @@
 """The stages at the pixels' end: latents to pixels, and (for image-to-image) pixels to latents.
 
 Decides scaling and rounding, both as the library's pipelines and its image processor do. Knows no prompts and no noise. Each
-keeps its half of the vae only.
+keeps its half of the vae only. Where memory is short, a batch is done in pieces (`pieces.py`).
 """
 
 from collections.abc import Hashable, Sequence
@@ -16,6 +16,7 @@ from stages.checkpoint import Checkpoint, LoadOptions
 from stages.diffusion.checkpoint_parts import open_folder
 from stages.diffusion.components import Loaded, load_model
 from stages.diffusion.latent_scaling import LatentScaling, latent_scaling
+from stages.diffusion.pieces import Pieces
 from stages.errors import ConfigurationError, InvalidRequest, StageFailed
 from stages.stage import Arrays, DecodeLatents, EncodePixels
 
@@ -29,6 +30,7 @@ class _Vae:
     channels: int
     factor: int
     device: str
+    pieces: Pieces
 
 
 class VaeDecoder:
@@ -68,13 +70,16 @@ class VaeDecoder:
 
     def run(self, batch: Sequence[NDArray[Any]]) -> Sequence[Arrays]:
         """{"pixels": [height, width, 3] uint8} each."""
-        vae = self._vae.model
         with torch.inference_mode():
-            latents = torch.from_numpy(np.stack(batch)).to(vae.device, torch.float32)
-            pictures = vae.call.decode(self._vae.scaling.to_vae(latents).to(vae.dtype), return_dict=False)[0]
-            unit = (pictures * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).float()
-            pixels = (unit * 255).round().to(torch.uint8).contiguous().cpu().numpy()
+            latents = torch.from_numpy(np.stack(batch)).to(self._vae.model.device, torch.float32)
+            pixels = self._vae.pieces.run(latents, 1, self._decode).cpu().numpy()
         return [{"pixels": one} for one in pixels]
+
+    def _decode(self, latents: torch.Tensor) -> torch.Tensor:
+        vae = self._vae.model
+        pictures = vae.call.decode(self._vae.scaling.to_vae(latents).to(vae.dtype), return_dict=False)[0]
+        unit = (pictures * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).float()
+        return (unit * 255).round().to(torch.uint8).contiguous()
 
 
 class VaeEncoder:
@@ -118,13 +123,18 @@ class VaeEncoder:
 
     def run(self, batch: Sequence[NDArray[np.uint8]]) -> Sequence[Arrays]:
         """{"latents", "std": [channels, height, width] float32} each, in the denoiser's scale."""
-        vae, scaling = self._vae.model, self._vae.scaling
         with torch.inference_mode():
-            unit = torch.from_numpy(np.stack(batch)).to(vae.device).permute(0, 3, 1, 2).float() / 255
-            drawn = vae.call.encode((2 * unit - 1).to(vae.dtype)).latent_dist
-            means = scaling.to_denoiser(drawn.mean.float()).cpu().numpy()
-            widths = scaling.width_to_denoiser(drawn.std.float()).cpu().numpy()
-        return [{"latents": mean, "std": width} for mean, width in zip(means, widths, strict=True)]
+            pixels = torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2).contiguous()
+            drawn = self._vae.pieces.run(pixels, self._vae.factor, self._encode).cpu().numpy()
+            means, widths = np.split(drawn, 2, axis=1)
+        return [{"latents": mean.copy(), "std": width.copy()} for mean, width in zip(means, widths, strict=True)]
+
+    def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Means and standard deviations, one after the other along the channels."""
+        vae, scaling = self._vae.model, self._vae.scaling
+        unit = pixels.to(vae.device).float() / 255
+        drawn = vae.call.encode((2 * unit - 1).to(vae.dtype)).latent_dist
+        return torch.cat([scaling.to_denoiser(drawn.mean.float()), scaling.width_to_denoiser(drawn.std.float())], dim=1)
 
 
 def _load(checkpoint: Checkpoint, options: LoadOptions) -> _Vae:
@@ -134,7 +144,9 @@ def _load(checkpoint: Checkpoint, options: LoadOptions) -> _Vae:
         raise ConfigurationError(f"{folder.index.path}: vae {class_name} is not supported; supported is AutoencoderKL")
     model = load_model(folder, "vae", replace(options, compile=False))
     settings = folder.settings("vae")
-    return _Vae(model, latent_scaling(settings), settings.integer("latent_channels"), folder.latent_factor, options.device)
+    factor = folder.latent_factor
+    pieces = Pieces(model.call, factor, options.device)
+    return _Vae(model, latent_scaling(settings), settings.integer("latent_channels"), factor, options.device, pieces)
 
 
 def overflows_float16(checkpoint: Checkpoint) -> bool:

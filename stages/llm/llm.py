@@ -29,6 +29,8 @@ from stages.llm.row import LlmRow, PlacedImage, SuspendedAnswer
 from stages.llm.sampling import Choice, Chooser, choose
 from stages.stage import Generate, GenerationEnd, ImageSpan, Sampling, Stepped, TokenDelta, TokenLogprob
 
+MIN_CHUNK_TOKENS = 16  # fewer make no pass noticeably smaller
+
 
 @dataclass(frozen=True, slots=True)
 class LlmSettings:
@@ -54,6 +56,7 @@ class Llm:
 
     def __init__(self, loaded: LoadedLanguageModel, settings: LlmSettings, device: str) -> None:
         self._settings = settings
+        self._chunk_tokens = settings.prefill_chunk_tokens
         self._device_name = device
         self._eos_tokens = loaded.eos_tokens
         self._tokenizer = loaded.tokenizer.backend_tokenizer
@@ -108,6 +111,9 @@ class Llm:
         """Raises `InvalidRequest` for what could never run: longer than a slot, tokens outside the vocabulary, features
         that don't fit."""
         self._rules.check(payload)
+
+    def weigh(self, payload: Generate) -> tuple[Hashable, float]:
+        return "llm", float(min(len(payload.token_ids), self._chunk_tokens))
 
     def can_start(self, payload: Generate) -> bool:
         return self._book.num_free > 0
@@ -166,11 +172,26 @@ class Llm:
 
     def cost(self, row: LlmRow) -> float:
         """Tokens that the row may add to the next step."""
-        return float(min(max(1, row.num_waiting), self._settings.prefill_chunk_tokens))
+        return float(min(max(1, row.num_waiting), self._chunk_tokens))
+
+    def shrink(self) -> bool:
+        """From now on a step computes half as many tokens of waiting prompts."""
+        before, self._chunk_tokens = (
+            self._chunk_tokens,
+            max(self._chunk_tokens // 2, min(self._chunk_tokens, MIN_CHUNK_TOKENS)),
+        )
+        return self._chunk_tokens < before
 
     def step(self, rows: Sequence[LlmRow]) -> Sequence[Stepped]:
-        with torch.inference_mode():
-            chosen = self._compute(rows)
+        before = [(row.occupant.num_computed, row.images) for row in rows]
+        try:
+            with torch.inference_mode():
+                chosen = self._compute(rows)
+        except Exception:
+            # Some of the step's passes may have run. What they wrote into the slots will be written again, and the same.
+            for row, (num_computed, images) in zip(rows, before, strict=True):
+                row.occupant.num_computed, row.images = num_computed, images
+            raise
         return [self._advanced(row, chosen[place]) if place in chosen else Stepped() for place, row in enumerate(rows)]
 
     def _compute(self, rows: Sequence[LlmRow]) -> dict[int, Choice]:
@@ -196,7 +217,7 @@ class Llm:
         answering = [place for place, row in enumerate(rows) if not row.num_waiting]
         answering.sort(key=lambda place: rows[place].slot)
         waiting = [place for place, row in enumerate(rows) if row.num_waiting]
-        shares = share_budget([rows[place].num_waiting for place in waiting], self._settings.prefill_chunk_tokens)
+        shares = share_budget([rows[place].num_waiting for place in waiting], self._chunk_tokens)
         passes = [(answering, [1] * len(answering))] if answering else []
         for group in group_by_length(shares):
             passes.append(([waiting[member] for member in group], [shares[member] for member in group]))

@@ -67,6 +67,7 @@ REFUSED = [
     ("models.triptych-paint.default_strength", 0, ["default_strength", "greater than 0"]),
     ("models.triptych-paint.vae_encoder", {}, ["vae_encoder", "source", "required"]),
     ("models.triptych-paint.denoiser.batch", {"max_items": 0}, ["max_items", "greater than or equal to 1"]),
+    ("models.triptych-see.llm.max_step_s", 0, ["max_step_s", "greater than 0"]),
     ("cache.redis", {"url": "memcached://x"}, ["cache.redis.url", "memcached://x"]),
     ("limits.default_request_s", 900, ["default_request_s 900", "max_request_s"]),
     ("auth", {"keys": [{"tenant": "a"}]}, ["exactly one of sha256, env"]),

@@ -149,6 +149,9 @@ class Countdown:
         if payload.start > 100:
             raise InvalidRequest(f"{payload.start} is over 100", param="start")
 
+    def weigh(self, payload: CountFrom) -> tuple[Hashable, float]:
+        return payload.key, 1.0
+
     def can_start(self, payload: CountFrom) -> bool:
         return len(self.running) < self.slots
 

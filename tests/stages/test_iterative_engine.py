@@ -411,17 +411,18 @@ def test_a_row_makes_way_for_a_more_urgent_one_and_goes_on_where_it_stopped(benc
     assert (receipt.steps, receipt.queue_s) == (4, 0)
 
 
-def test_a_row_with_more_than_twice_the_time_left_makes_way(bench: Bench) -> None:
+def test_a_short_deadline_takes_no_running_rows_place(bench: Bench) -> None:
     stage = Countdown(slots=1, gate=bench.gate())
     engine = bench.iterative(stage)
     patient, _ = count(engine, 3, deadline=bench.time.deadline(100))
     stage.gate.wait_for(1)
-    urgent, _ = count(engine, 1, deadline=bench.time.deadline(40))
-    hurried, _ = count(engine, 1, deadline=bench.time.deadline(60))
+    hurried, _ = count(engine, 1, deadline=bench.time.deadline(5))
+    bench.time.now += 4.9
     stage.gate.open()
-    for inbox in (patient, urgent, hurried):
+    for inbox in (patient, hurried):
         assert inbox.wait().error is None
-    assert [rows[0].start for rows in stage.steps] == [3, 1, 1, 3, 3]
+    assert [rows[0].start for rows in stage.steps] == [3, 3, 3, 1]
+    assert engine.metrics()["preempted_total"] == 0
 
 
 def test_no_more_rows_run_than_one_step_holds(bench: Bench) -> None:

@@ -1,6 +1,7 @@
 """Batches on a device's own thread, from plain threads."""
 
 import asyncio
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -78,6 +79,9 @@ def test_a_receipt_says_where_the_time_went(bench: Bench) -> None:
         "expired_total": 0,
         "rejected_total": 0,
         "preempted_total": 0,
+        "out_of_memory_total": 0,
+        "batch_bound_items": 16,
+        "batch_bound_cost": math.inf,
     }
 
 

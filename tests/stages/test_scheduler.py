@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from stages.errors import QueueFull
 from stages.limits import BatchLimits, QueueLimits
 from stages.scheduler import (
+    CLOSE,
+    MAX_PREEMPTIONS,
     MAX_WEIGHT,
     MIN_WEIGHT,
     Batch,
@@ -19,6 +21,7 @@ from stages.scheduler import (
     OneShotScheduler,
     Scheduler,
     Share,
+    makes_way,
     weight,
 )
 
@@ -354,6 +357,131 @@ def test_clearing_returns_what_waits_and_what_runs(iterative: Iterative) -> None
     scheduler.add(entry("b"))
     assert sorted(each.id for each in scheduler.clear()) == ["a", "b"]
     assert not scheduler.has_work()
+
+
+def test_rows_start_only_where_they_fit_a_step_of_their_key(iterative: Iterative) -> None:
+    """16 rows of 20 steps where 2 fit a step: each starts when it can run, and waits 90 steps on average instead of 156."""
+    scheduler = iterative(BatchLimits(max_items=16, max_cost=2))
+    for number in range(16):
+        scheduler.add(entry(f"{number:02}"))
+    left = {f"{number:02}": 20 for number in range(16)}
+    ended: list[int] = []
+    for number in range(1, 1000):
+        while (first := scheduler.next_to_start(0)) is not None:
+            assert scheduler.start(first.id, Share("k", 1))
+        chosen = ids(scheduler.next_batch(0))
+        for name in chosen:
+            left[name] -= 1
+        done = [name for name in chosen if not left[name]]
+        ended += [number] * len(done)
+        scheduler.complete(chosen, 1.0, done=done, shares={})
+        if not scheduler.has_work():
+            break
+    assert sum(ended) / 16 == 90
+
+
+def test_others_of_a_key_without_room_are_not_let_past_but_other_keys_are(iterative: Iterative) -> None:
+    scheduler = iterative(BatchLimits(max_items=16, max_cost=10))
+    started(scheduler, entry("a", "x", 6))
+    for each in (entry("large", "x", 8), entry("small", "x", 1), entry("other", "y", 9)):
+        scheduler.add(each)
+    first = scheduler.next_to_start(0)
+    assert first is not None
+    assert first.id == "other"
+    scheduler.start("other", Share("y", 9))
+    assert scheduler.next_to_start(0) is None
+    scheduler.cancel("a")
+    following = scheduler.next_to_start(0)
+    assert following is not None
+    assert following.id == "large"
+
+
+def test_what_is_too_much_for_any_step_starts_once_nothing_of_its_key_runs(iterative: Iterative) -> None:
+    scheduler = iterative(BatchLimits(max_items=16, max_cost=10))
+    started(scheduler, entry("a", "x", 1))
+    scheduler.add(entry("huge", "x", 99))
+    assert scheduler.next_to_start(0) is None
+    step(scheduler, done="a")
+    first = scheduler.next_to_start(0)
+    assert first is not None
+    assert first.id == "huge"
+
+
+def test_after_a_start_that_ran_out_of_memory_nobody_starts_until_a_row_has_left(iterative: Iterative) -> None:
+    scheduler = iterative()
+    started(scheduler, entry("a"), entry("b"))
+    scheduler.add(entry("c"))
+    scheduler.hold()
+    assert scheduler.next_to_start(0) is None
+    step(scheduler, done="a")
+    assert scheduler.next_to_start(0) is not None
+
+
+def test_rows_beyond_a_lowered_bound_wait_in_their_old_place(iterative: Iterative) -> None:
+    scheduler = iterative()
+    started(scheduler, *(entry(name, arrival=number) for number, name in enumerate("abcd")))
+    scheduler.add(entry("e", arrival=9))
+    scheduler.bound.ran_out(4, 4)
+    assert [each.id for each in iter(scheduler.take_excess, None)] == ["d", "c"]
+    assert step(scheduler, done="a") == "ab"
+    first = scheduler.next_to_start(9)
+    assert first is not None
+    assert (first.id, first.arrival, first.num_preempted) == ("c", 2, 0)
+
+
+ROW = entry("row", arrival=50.0, deadline=1000.0)
+
+
+@pytest.mark.parametrize(
+    ("newcomer", "now", "expected"),
+    [
+        ({"priority": -1, "arrival": 90.0}, 90, True),  # more urgent
+        ({"priority": 1, "arrival": 0.0, "deadline": 100.0}, 99, False),  # less, however late
+        ({"arrival": 40.0, "deadline": 140.0}, 100, False),  # its deadline is not close
+        ({"arrival": 40.0, "deadline": 140.0}, 40 + 100 * CLOSE, True),  # it came first, and its deadline is close
+        ({"arrival": 60.0, "deadline": 65.0}, 64.9, False),  # a short deadline is no turn
+        ({"arrival": 40.0, "deadline": 640.0}, 600, True),
+        ({"arrival": 40.0, "deadline": 1040.0}, 900, False),  # the row's own is closer
+        ({"arrival": 40.0}, 900, False),  # no deadline
+    ],
+)
+def test_a_row_makes_way_for_priority_and_for_whose_turn_it_is(newcomer: dict[str, Any], now: float, expected: bool) -> None:
+    assert makes_way(ROW, entry("new", **newcomer), now) is expected
+
+
+def test_a_client_that_sends_short_deadlines_never_takes_a_running_rows_place(iterative: Iterative) -> None:
+    scheduler = iterative(BatchLimits(max_items=2))
+    started(scheduler, entry("a", deadline=600), entry("b"))
+    for now in range(1, 100):
+        scheduler.add(entry(f"hurried {now}", arrival=now, deadline=now + 5))
+        scheduler.next_batch(now)
+        assert scheduler.preempt(now) is None
+
+
+def test_a_row_makes_way_a_bounded_number_of_times(iterative: Iterative) -> None:
+    scheduler = iterative(BatchLimits(max_items=1))
+    started(scheduler, entry("patient", priority=1))
+    for now in range(1, MAX_PREEMPTIONS + 3):
+        scheduler.add(entry(f"urgent {now}", priority=0, arrival=now))
+        taken = scheduler.preempt(now)
+        assert (taken is not None) == (now <= MAX_PREEMPTIONS)
+        if taken is None:
+            return
+        scheduler.start(f"urgent {now}", Share("k", 1))
+        scheduler.complete([f"urgent {now}"], 1, done=[f"urgent {now}"], shares={})
+        scheduler.start("patient", Share("k", 1))
+    raise AssertionError("it would go on for ever")
+
+
+def test_no_row_makes_way_where_that_would_not_make_room(iterative: Iterative) -> None:
+    scheduler = iterative(BatchLimits(max_items=16, max_cost=10))
+    started(scheduler, entry("firm", "x", 6), entry("patient", "x", 4, priority=1), entry("other", "y", 1, priority=1))
+    scheduler.add(entry("large", "x", 8))
+    assert scheduler.preempt(0) is None  # the firm one stays, and beside it there is no room even alone
+    scheduler.add(entry("fitting", "x", 4, priority=-1))
+    taken = scheduler.preempt(0)
+    assert taken is not None
+    assert taken.id == "patient"
 
 
 @given(st.integers(-100, 100), st.floats(0, 1e6), st.one_of(st.floats(0, 1e6), st.just(math.inf)), st.floats(0, 1e7))

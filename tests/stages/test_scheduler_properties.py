@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from stages.errors import QueueFull
 from stages.limits import BatchLimits, QueueLimits
+from stages.memory_bound import MemoryBound
 from stages.scheduler import (
     MAX_PREEMPTIONS,
     MAX_WEIGHT,
@@ -20,6 +21,7 @@ from stages.scheduler import (
     OneShotScheduler,
     Scheduler,
     Share,
+    makes_way,
 )
 
 AGEING_S = 2.0
@@ -105,8 +107,8 @@ class Machine(RuleBasedStateMachine):
     def fits(self, entries: list[Any]) -> bool:
         total = sum(entry.cost for entry in entries)
         same_key = len({entry.batch_key for entry in entries}) <= 1
-        within_cost = len(entries) <= 1 or total <= self.batch_limits.max_cost
-        return same_key and within_cost and len(entries) <= self.batch_limits.max_items
+        within_cost = len(entries) <= 1 or total <= self.scheduler.bound.limits.max_cost
+        return same_key and within_cost and len(entries) <= self.scheduler.bound.limits.max_items
 
 
 class Batches(Machine):
@@ -185,43 +187,74 @@ class Steps(Machine):
         self.rows: dict[str, Entry[str]] = {}
         self.shares: dict[str, Share] = {}
         self.sat_out: dict[str, int] = {}
+        self.rows_that_are_all: float = math.inf
+        self.alone = ""
 
     @initialize(batch=limits, queue=queues)
     def make(self, batch: BatchLimits, queue: QueueLimits) -> None:
-        self.begin(IterativeScheduler[str](batch, queue, ageing_s=AGEING_S), batch, queue)
+        scheduler = IterativeScheduler[str](batch, queue, ageing_s=AGEING_S)
+        scheduler.bound = MemoryBound(batch, patience=2)
+        self.begin(scheduler, batch, queue)
+
+    def could_start(self, entry: Entry[str]) -> bool:
+        beside = [self.shares[row.id].cost for row in self.rows.values() if row.batch_key == entry.batch_key]
+        bound = self.scheduler.bound.limits
+        fits_cost = not beside or math.fsum(beside) + entry.cost <= bound.max_cost
+        return fits_cost and self.alone not in self.rows and len(self.rows) < min(bound.max_items, self.rows_that_are_all)
+
+    def goes_before(self, other: Entry[str], entry: Entry[str]) -> bool:
+        return other is not entry and rank(other, self.now) <= rank(entry, self.now)
 
     @rule(key=keys, cost=costs)
     @precondition(lambda self: len(self.rows) < self.SLOTS)
     def start(self, key: str, cost: float) -> None:
         first = self.scheduler.next_to_start(self.now)
-        assert (first is None) == (not self.waiting)
-        assert self.scheduler.has_room == (len(self.rows) < self.batch_limits.max_items)
+        before = [entry for entry in self.waiting.values() if first is None or rank(entry, self.now) < rank(first, self.now)]
+        for entry in before:
+            ahead = [other for other in before if other.batch_key == entry.batch_key and self.goes_before(other, entry)]
+            assert ahead or not self.could_start(entry), "it was let wait without need"
         if first is None:
             return
-        assert all(rank(first, self.now) <= rank(entry, self.now) for entry in self.waiting.values())
+        assert self.could_start(first)
+        assert all(entry.batch_key != first.batch_key for entry in before), "one of its key was let past"
         self.rows[first.id] = self.waiting.pop(first.id)
         self.shares[first.id] = Share(key, cost)
         self.sat_out[first.id] = 0
+        self.rows_that_are_all = math.inf
         assert self.scheduler.start(first.id, self.shares[first.id])
 
-    @rule(key=keys, cost=costs)
+    @rule()
     @precondition(lambda self: self.rows)
-    def preempt(self, key: str, cost: float) -> None:
-        newcomer = self.scheduler.next_to_start(self.now)
+    def a_start_runs_out_of_memory(self) -> None:
+        self.scheduler.hold()
+        self.rows_that_are_all = len(self.rows)
+
+    @rule()
+    @precondition(lambda self: self.rows)
+    def preempt(self) -> None:
+        newcomer = self.scheduler.waiting.first(self.now)
         patient = self.scheduler.preempt(self.now)
         if patient is None:
             return
         assert newcomer is not None
         row = self.rows.pop(patient.id)
         assert row.num_preempted < MAX_PREEMPTIONS
-        assert (row.priority, row.deadline) >= (newcomer.priority, newcomer.deadline)
-        others = [entry for entry in self.rows.values() if entry.num_preempted < MAX_PREEMPTIONS]
+        is_turn = row.priority == newcomer.priority and newcomer.arrival < row.arrival
+        assert row.priority > newcomer.priority or is_turn
+        assert row.priority > newcomer.priority or row.deadline - self.now > 2 * (newcomer.deadline - self.now)
+        others = [
+            entry
+            for entry in self.rows.values()
+            if entry.num_preempted < MAX_PREEMPTIONS
+            and entry.batch_key == row.batch_key
+            and makes_way(entry, newcomer, self.now)
+        ]
         assert all((row.priority, row.deadline) >= (entry.priority, entry.deadline) for entry in others)
         again = next(entry for entry in self.scheduler.waiting if entry.id == row.id)
         assert (again.num_preempted, again.arrival) == (row.num_preempted + 1, self.now)
         self.waiting[again.id] = again
         if newcomer.deadline > self.now:
-            assert self.scheduler.next_to_start(self.now) == newcomer, "it made way, and then went first itself"
+            assert self.scheduler.waiting.first(self.now) == newcomer, "it made way, and then went first itself"
 
     @rule(data=st.data(), seconds=st.floats(0, 1), key=keys, cost=costs)
     def step(self, data: st.DataObject, seconds: float, key: str, cost: float) -> None:
@@ -239,7 +272,37 @@ class Steps(Machine):
             self.sat_out[other] += 1
             assert self.sat_out[other] <= LONGEST_ABSENCE * self.SLOTS
         self.now += seconds
-        self.end_step(data, chosen, seconds, Share(key, cost))
+        cost = sum(self.shares[one].cost for one in chosen)
+        assert batch.cost == pytest.approx(cost)
+        fits: bool = data.draw(st.booleans())
+        if chosen and not fits:
+            self.step_runs_out_of_memory(chosen, cost, seconds)
+        else:
+            self.scheduler.bound.went_well(cost)
+            self.end_step(data, chosen, seconds, Share(key, cost))
+
+    def step_runs_out_of_memory(self, chosen: list[str], cost: float, seconds: float) -> None:
+        before = self.scheduler.bound.limits
+        if len(chosen) > 1:
+            self.scheduler.bound.ran_out(len(chosen), cost)
+        else:
+            self.scheduler.isolate(chosen[0])
+            self.alone = chosen[0]
+        self.scheduler.complete(chosen, seconds, done=(), shares={})
+        after = self.scheduler.bound.limits
+        if len(chosen) > 1:
+            assert after.max_items < len(chosen) or after.max_cost < cost, "the same would be tried again"
+        assert (after.max_items, after.max_cost) <= (before.max_items, before.max_cost)
+        while (entry := self.scheduler.take_excess()) is not None:
+            row = self.rows.pop(entry.id)
+            again = next(waits for waits in self.scheduler.waiting if waits.id == row.id)
+            assert (again.arrival, again.num_preempted) == (row.arrival, row.num_preempted)
+            self.waiting[again.id] = again
+        assert 1 <= len(self.rows) <= max(1, after.max_items)
+        assert self.alone not in self.rows or list(self.rows) == [self.alone]
+        for key in {row.batch_key for row in self.rows.values()}:
+            shared = [self.shares[row.id].cost for row in self.rows.values() if row.batch_key == key]
+            assert len(shared) == 1 or sum(shared) <= after.max_cost
 
     def end_step(self, data: st.DataObject, chosen: list[str], seconds: float, share: Share) -> None:
         subset = st.lists(st.sampled_from(chosen), unique=True) if chosen else st.just([])

@@ -162,3 +162,38 @@ def test_a_small_dtype_rounds_the_model_and_keeps_latents_in_float32(sd_folder: 
     assert 0 < np.abs(latents - expected).max() < 0.1 * np.abs(expected).max()
     pixels = painter.pixels([latents])[0].astype(int) - sd_painter.pixels([expected])[0].astype(int)
     assert np.abs(pixels).mean() < 4
+
+
+def test_a_step_that_runs_out_of_memory_has_changed_no_row(sd_painter: Painter, monkeypatch: pytest.MonkeyPatch) -> None:
+    wishes = [
+        Wish(steps=3, sampler="euler_a"),
+        Wish(steps=4, sampler="dpmpp_2m", seed=2),
+        Wish(steps=3, negative=None, seed=3),
+    ]
+    rows = [sd_painter.start(wish) for wish in wishes]
+    inner, too_many = sd_painter.denoiser._backbone, 4
+
+    class Cramped(CountingBackbone):
+        def predict(self, latents: torch.Tensor, *rest: Any) -> torch.Tensor:
+            if len(latents) > too_many:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().predict(latents, *rest)
+
+    monkeypatch.setattr(sd_painter.denoiser, "_backbone", Cramped(inner))
+    for _ in range(2):
+        with pytest.raises(torch.OutOfMemoryError):
+            sd_painter.denoiser.step(rows)
+    painted = [paint_rows(sd_painter.denoiser, {0: row})[0] for row in rows]
+    for wish, latents in zip(wishes, painted, strict=True):
+        np.testing.assert_array_equal(latents, sd_painter.latents(wish))
+
+
+def test_what_a_request_will_weigh_is_what_its_row_weighs(sd_painter: Painter) -> None:
+    wishes = [Wish(), Wish(size=(64, 32)), Wish(size=(32, 64)), Wish(negative=None), Wish(guidance=1.0), Wish(size=(64, 32))]
+    payloads = [sd_painter.payload(wish) for wish in wishes]
+    rows = [sd_painter.denoiser.start(payload) for payload in payloads]
+    weighed = [sd_painter.denoiser.weigh(payload) for payload in payloads]
+    assert [cost for _, cost in weighed] == [sd_painter.denoiser.cost(row) for row in rows]
+    for (key, _), row in zip(weighed, rows, strict=True):
+        same = [other == key for other, _ in weighed]
+        assert same == [sd_painter.denoiser.batch_key(other) == sd_painter.denoiser.batch_key(row) for other in rows]

@@ -226,3 +226,56 @@ def span(offset: int, length: int, *shape: int) -> ImageSpan:
 def test_pictures_that_do_not_fit_their_places_are_refused(folder: Path, images: tuple[ImageSpan, ...]) -> None:
     with pytest.raises(InvalidRequest, match="picture"):
         load(folder).check(Generate(PROMPT, Sampling(max_tokens=4), images))
+
+
+def test_a_step_that_runs_out_of_memory_has_changed_no_row(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In every step any pass may be the one that does not fit; done again, the step gives what it would have given."""
+    work = [(0, generate(PROMPT[:9], 12, temperature=1.0, seed=5)), (2, generate(PROMPT * 2)), (3, generate(PROMPT[5:], 9))]
+    expected = [answer.tokens for answer in drive(load(folder), work)]
+    llm = load(folder)
+    run, num_left = llm._forward.run, 0
+
+    def failing_run(*args: Any) -> Any:
+        nonlocal num_left
+        num_left -= 1
+        if num_left < 0:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return run(*args)
+
+    step, num_failures = llm.step, 0
+
+    def stubborn_step(rows: Any) -> Any:
+        nonlocal num_left, num_failures
+        for num_passes in range(10):
+            num_left = num_passes
+            before = [(row.occupant.num_computed, row.images, list(row.occupant.tokens)) for row in rows]
+            try:
+                return step(rows)
+            except torch.OutOfMemoryError:
+                num_failures += 1
+                assert before == [(row.occupant.num_computed, row.images, row.occupant.tokens) for row in rows]
+        raise AssertionError("a step has few passes")
+
+    monkeypatch.setattr(llm._forward, "run", failing_run)
+    monkeypatch.setattr(llm, "step", stubborn_step)
+    assert [answer.tokens for answer in drive(llm, work)] == expected
+    assert num_failures > 20
+
+
+def test_prompts_come_in_smaller_chunks_where_one_does_not_fit(folder: Path) -> None:
+    llm = load(folder, chunk=64)
+    work = generate(PROMPT * 3)
+    assert llm.weigh(work) == ("llm", 64.0)
+    assert [llm.shrink() for _ in range(3)] == [True, True, False]
+    assert llm.weigh(work) == ("llm", 16.0)
+    assert drive(llm, [(0, work)])[0].tokens == drive(load(folder, chunk=64), [(0, work)])[0].tokens
+    assert not load(folder, chunk=8).shrink()
+
+
+def test_what_a_request_will_weigh_is_what_its_row_weighs(folder: Path) -> None:
+    llm = load(folder, chunk=64)
+    for prompt in (PROMPT[:1], PROMPT, PROMPT * 3):
+        row = llm.start(generate(prompt))
+        assert llm.weigh(generate(prompt)) == (llm.batch_key(row), llm.cost(row))
+        llm.finish(row)
+        llm = load(folder, chunk=64)
