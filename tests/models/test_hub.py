@@ -89,25 +89,36 @@ def test_the_parts_of_a_model_share_a_cache_without_sharing_files(machine: Machi
     assert machine.hub.taken() == {"unet/diffusion_pytorch_model.safetensors"}
 
 
-def test_a_vision_language_model_is_loaded_shard_by_shard_and_answered_for_without_weights(
-    machine: Machine, tmp_path: Path
+@pytest.fixture(scope="module")
+def sharded_llava(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    return files_of(sharded(save_llava, tmp_path_factory.mktemp("llava")))
+
+
+INDEX = "model.safetensors.index.json"
+
+
+def test_the_parts_of_a_vision_language_model_take_their_own_shards(
+    machine: Machine, tmp_path: Path, sharded_llava: dict[str, bytes]
 ) -> None:
-    folder = sharded(save_llava, tmp_path / "llava")
-    machine.hub.repositories["org/seer"] = Repository({**files_of(folder), "original/model.pth": b"x", "model.onnx": b"x"})
-    everything, index = {path.name for path in folder.glob("*.safetensors")}, {"model.safetensors.index.json"}
-    settings = {path.name for path in folder.iterdir()} - everything - index
+    machine.hub.repositories["org/seer"] = Repository(sharded_llava | {"original/model.pth": b"x", "model.onnx": b"x"})
+    shards = {name for name in sharded_llava if name.endswith(".safetensors")}
+    assert "error" not in machine.process("load", seer(), "vision_encoder")
+    seeing = machine.hub.taken()
+    assert seeing - shards == {name for name in sharded_llava if name.endswith("config.json")} | {INDEX}
+    assert "error" not in Machine(tmp_path / "elsewhere", machine.hub).process("resolve", seer(), "llm")
+    speaking = machine.hub.taken()
+    assert speaking - shards == sharded_llava.keys() - shards
+    assert seeing & shards < shards
+    assert speaking & shards < shards
+    assert (seeing | speaking) & shards == shards
+
+
+def test_the_http_process_takes_configuration_and_tokenizer_and_no_weights(
+    machine: Machine, sharded_llava: dict[str, bytes]
+) -> None:
+    machine.hub.repositories["org/seer"] = Repository(sharded_llava)
     assert machine.process("serve", seer()) == {"models": ["m"]}
-    assert machine.hub.taken() == settings
-    taken = {}
-    for stage in ("vision_encoder", "llm"):
-        elsewhere = Machine(tmp_path / stage, machine.hub)
-        assert "error" not in elsewhere.process("load", seer(), stage)
-        taken[stage] = machine.hub.taken()
-    assert taken["llm"] - everything == settings | index
-    assert taken["vision_encoder"] - everything == {name for name in settings if name.endswith("config.json")} | index
-    assert taken["vision_encoder"] & everything < everything
-    assert taken["llm"] & everything < everything
-    assert taken["vision_encoder"] | taken["llm"] == everything | settings | index
+    assert machine.hub.taken() == {name for name in sharded_llava if not name.endswith((".safetensors", INDEX))}
 
 
 @pytest.mark.parametrize("revision", [None, "main", "v1", commit(1)])
