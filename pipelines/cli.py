@@ -58,6 +58,19 @@ def demo(
 
 
 @app.command()
+def prepare(config: ConfigPath = DEFAULT_CONFIG) -> None:
+    """Downloads and unpacks what the configuration's stages load, so that they start sooner (for an image, or after installing)."""
+    from pipelines.specs import stage_specs
+    from stages.registry import prepare as prepare_stage
+
+    console = Console()
+    with _errors(console):
+        for spec in stage_specs(load(config).app).values():
+            with console.status(f"{spec.name}: {spec.source}"):
+                prepare_stage(spec)
+
+
+@app.command()
 def check(config: ConfigPath = DEFAULT_CONFIG) -> None:
     """Says whether a configuration is sound, what would be deployed, and what was derived for what it leaves out."""
     console = Console()

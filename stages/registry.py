@@ -106,6 +106,18 @@ def _loaded(spec: StageSpec) -> LoadedStage:
     return LoadedStage(_load(spec, checkpoint, options), options.dtype)
 
 
+def prepare(spec: StageSpec) -> None:
+    """What loading the part will need on this machine's disk: its files, and of a GGUF file its unpacked form. Raises
+    `ConfigurationError`."""
+    checkpoint = resolve(spec.source, part_files(spec))
+    if spec.projector is not None:
+        resolve(spec.projector, PROJECTOR_FILES)
+    if any(path.suffix == ".gguf" for path in checkpoint.files(part_files(spec))):
+        from stages.llm.loading import load_language_model
+
+        load_language_model(checkpoint, _in_dtype(spec, checkpoint, _on_device(spec.options)))
+
+
 def _in_dtype(spec: StageSpec, checkpoint: Checkpoint, options: LoadOptions) -> LoadOptions:
     """The options with a dtype in place of "auto", and of one that the part can't be computed in."""
     if options.dtype == AUTO:

@@ -29,3 +29,12 @@ def test_settings_that_do_not_fit_are_told_and_the_exit_code_is_2(tmp_path: Path
     code, output = checked(path)
     assert code == 2
     assert "deployments.llm.max_ongoing_requests: 4 is less than one batch of triptych-see.llm" in output
+
+
+def test_prepare_says_which_stage_has_no_files_to_load(tmp_path: Path) -> None:
+    path = tmp_path / "serve_config.yaml"
+    path.write_text(DEFAULT_CONFIG.read_text().replace("{demo: smollm2}", f"{{folder: {tmp_path / 'missing'}}}", 1))
+    result = CliRunner().invoke(app, ["prepare", "--config", str(path)])
+    assert result.exit_code == 2
+    assert "missing" in result.output
+    assert "not a folder" in result.output
