@@ -14,9 +14,10 @@ from pipelines.client import StageClient
 from pipelines.config import AppConfig, EmbedModel, ImageTextModel, ModelConfig, TextToImageModel
 from pipelines.embed import ClipEmbedPipeline
 from pipelines.image_text import ImageTextPipeline
-from pipelines.jobs import ChatPipeline, EmbedPipeline, ModelCard, PaintPipeline, StageCard
+from pipelines.jobs import ChatPipeline, EmbedPipeline, ModelCard, PaintPipeline, SamplingDefaults, StageCard
 from pipelines.paint_rules import PaintRules
 from pipelines.prompt import PromptBuilder
+from pipelines.sampling_defaults import sampling_defaults
 from pipelines.specs import stage_specs
 from pipelines.text_to_image import TextToImagePipeline
 from stages.checkpoint import resolve
@@ -78,7 +79,8 @@ class Triptych:
         stages = tuple(f"{model_id}.{part}" for part in model.parts())
         match model:
             case ImageTextModel():
-                self._chat[model_id] = self._image_text(model_id, model)
+                defaults = sampling_defaults(resolve(self._specs[f"{model_id}.llm"].source))
+                self._chat[model_id] = self._image_text(model_id, model, defaults)
                 return ModelCard(
                     model_id,
                     "image_text",
@@ -86,6 +88,7 @@ class Triptych:
                     created,
                     model.llm.max_context_tokens,
                     accepts_images=model.vision_encoder is not None,
+                    sampling=defaults,
                 )
             case TextToImageModel():
                 rules = self._paint_rules(model_id, model)
@@ -103,7 +106,7 @@ class Triptych:
         spec: StageSpec = self._specs[stage]
         return name("stage", weights=spec.fingerprint(), part=spec.kind.value, loader=spec.loader, dtype=spec.options.dtype)
 
-    def _image_text(self, model_id: str, model: ImageTextModel) -> ImageTextPipeline:
+    def _image_text(self, model_id: str, model: ImageTextModel, defaults: SamplingDefaults) -> ImageTextPipeline:
         llm = self._specs[f"{model_id}.llm"]
         vision = self._specs.get(f"{model_id}.vision_encoder")
         return ImageTextPipeline(
@@ -116,6 +119,7 @@ class Triptych:
             vision_fingerprint=self._named(f"{model_id}.vision_encoder") if vision is not None else None,
             max_pixels=self._config.limits.image_pixels,
             max_context_tokens=model.llm.max_context_tokens,
+            defaults=defaults,
         )
 
     def _painter(self, model_id: str, model: TextToImageModel, rules: PaintRules) -> TextToImagePipeline:

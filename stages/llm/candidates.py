@@ -18,7 +18,7 @@ from stages.stage import Sampling
 BLOCK = 256
 """Tokens are looked at in blocks of so many neighbours: about the root of a vocabulary."""
 
-_FEW = 1024
+_FEW = 2048
 """About so many values are sorted; of more, those that can't matter are left out first."""
 
 Masses = NDArray[np.float32]
@@ -100,7 +100,8 @@ def _around(masses: Tensor, row: Masses, wanted: float, surplus: float) -> tuple
             low = middle
         else:
             high, above = middle, mass
-    return above, np.sort(row[(row > low) & (row <= high)])[::-1]
+    values = row[np.flatnonzero(row > low)]
+    return above, np.sort(values if high == 1 else values[values <= high])[::-1]
 
 
 def top(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
