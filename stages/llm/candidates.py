@@ -104,6 +104,17 @@ def _around(masses: Tensor, row: Masses, wanted: float, surplus: float) -> tuple
     return above, np.sort(values if high == 1 else values[values <= high])[::-1]
 
 
+def likeliest(values: Tensor) -> Tensor:
+    """Where the greatest of each row of `values` [rows, n] stands; of several the first, as `Tensor.argmax` has it in more time."""
+    size = values.shape[-1]
+    whole = size // BLOCK
+    highest = values[:, : whole * BLOCK].view(len(values), whole, BLOCK).amax(dim=-1)
+    found = torch.cat([highest, values[:, whole * BLOCK :]], dim=1).argmax(dim=-1, keepdim=True)
+    places = found.clamp(max=max(0, whole - 1)) * BLOCK + torch.arange(min(BLOCK, size), device=values.device)
+    inside = values.gather(1, places).argmax(dim=-1, keepdim=True)
+    return torch.where(found < whole, places.gather(1, inside), found + whole * (BLOCK - 1))[:, 0]
+
+
 def top(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` greatest of each row of `values` [rows, n] and where they stand, greatest first, as `Tensor.topk` has them.
 

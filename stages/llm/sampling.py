@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stages.llm.candidates import BLOCK, keep, top
+from stages.llm.candidates import BLOCK, keep, likeliest, top
 from stages.llm.noise import draw, row_keys
 from stages.llm.penalties import Penalties
 from stages.stage import Sampling
@@ -73,7 +73,7 @@ def decide(logits: Tensor, choosers: Sequence[Chooser]) -> Tensor:
     if len(drawn) == len(choosers):
         tokens = _drawn(adjusted, highest, choosers)
     else:
-        tokens = top(adjusted, 1)[1][:, 0]
+        tokens = likeliest(adjusted)
         if drawn:
             tokens[drawn] = _drawn(adjusted[drawn], highest[drawn], [choosers[row] for row in drawn])
     columns = [tokens.double()[:, None], (~torch.isfinite(highest)).double()[:, None], _logprobs(logits, tokens, choosers)]
@@ -85,8 +85,8 @@ def _read(line: list[float], chooser: Chooser) -> Choice:
     asked, most = chooser.sampling.logprobs, len(rest) // 2
     if asked is None:
         return Choice(int(token), bool(failed))
-    likeliest = tuple((int(token), value) for token, value in zip(rest[:asked], rest[most : most + asked], strict=True))
-    return Choice(int(token), bool(failed), logprob, likeliest)
+    found = tuple((int(token), value) for token, value in zip(rest[:asked], rest[most : most + asked], strict=True))
+    return Choice(int(token), bool(failed), logprob, found)
 
 
 def _adjusted(logits: Tensor, choosers: Sequence[Chooser]) -> Tensor:
@@ -131,7 +131,7 @@ def _logprobs(logits: Tensor, tokens: Tensor, choosers: Sequence[Chooser]) -> Te
         return found
     asked = logits if len(wanted) == len(choosers) else logits[wanted]
     total = asked.logsumexp(dim=-1, keepdim=True)
-    values, likeliest = top(asked, most)
+    values, places = top(asked, most)
     chosen = asked.gather(1, tokens[wanted][:, None])
-    found[wanted] = torch.cat([(chosen - total).double(), likeliest.double(), (values - total).double()], dim=1)
+    found[wanted] = torch.cat([(chosen - total).double(), places.double(), (values - total).double()], dim=1)
     return found

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.llm.candidates import keep, keep_in_memory, keep_on_device, top
+from stages.llm.candidates import keep, keep_in_memory, keep_on_device, likeliest, top
 from stages.stage import Sampling
 
 pytestmark = pytest.mark.models
@@ -111,6 +111,12 @@ def test_a_row_that_is_no_numbers_disturbs_nobody() -> None:
         together = masses.clone()
         cut(together, [asked(top_p=0.5, top_k=4, min_p=0.1), asked(top_p=0.5)])
         assert torch.equal(together[1:], expected)
+
+
+@given(st.integers(1, 3000), st.integers(1, 20), st.integers(0, 2**32))
+def test_the_likeliest_is_the_first_of_the_greatest(size: int, kinds: int, seed: int) -> None:
+    values = torch.randint(kinds, (3, size), generator=torch.Generator().manual_seed(seed)).float()
+    assert likeliest(values).tolist() == [row.index(max(row)) for row in values.tolist()]
 
 
 @given(st.integers(1, 3000), st.integers(1, 40), st.integers(0, 2**32))
