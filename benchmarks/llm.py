@@ -1,9 +1,9 @@
 """`python -m benchmarks.llm`: tokens a second of Triptych's LLM stage beside what a user would run instead.
 
-Every side loads the same checkpoint in bfloat16, on the same number of threads, is asked the same prompts greedily, and computes
-the same number of tokens for each (the checkpoint's end token never comes). Text: SmolLM2. Image-text: the demo's
-vision-language model as a LLaVA checkpoint, every request with a picture of its own. Decides sides, loads and goals; how a side
-is run is in `benchmarks/llm_sides.py`.
+Every side loads the same checkpoint in bfloat16, on the same number of threads, is asked the same prompts, greedily and (at fewer
+loads) at temperature 1 with top_p 0.9, and computes the same number of tokens for each (the checkpoint's end token never comes).
+Text: SmolLM2. Image-text: the demo's vision-language model as a LLaVA checkpoint, every request with a picture of its own.
+Decides sides, loads and goals; how a side is run is in `benchmarks/llm_sides.py`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from pathlib import Path
 from benchmarks.command import results_folder
 from benchmarks.llm_checkpoint import save_llava, save_text_model
 from benchmarks.llm_sides import (
+    GREEDY,
+    SAMPLED,
+    Choosing,
     Measured,
     Question,
     Side,
@@ -48,6 +51,10 @@ WHY_NOT_VLLM = (
 
 VLLM, ENGINE, COMPILED, HTTP = "vLLM (CPU build)", "Triptych engine", "Triptych engine, compiled", "Triptych over HTTP"
 
+SAMPLED_LOADS = (1, 16)
+"""What drawing costs shows at few loads."""
+
+Speeds = dict[tuple[str, Choosing, int], float]
 Make = Callable[[Path, int], AbstractContextManager[Side]]
 TEXT_SIDES: dict[str, Make] = {
     "one by one (generate)": one_by_one,
@@ -81,21 +88,33 @@ def _text(folder: Path, loads: tuple[int, ...]) -> Report:
     on_passing_thread(lambda: save_text_model(folder))
     speeds = _measure(report, TEXT_SIDES, folder, loads, text_questions)
     at = 16 if 16 in loads else loads[-1]
-    engine, http = speeds.get((ENGINE, at)), speeds.get((HTTP, at))
-    for name, side in (("engine", ENGINE), ("engine, compiled", COMPILED)):
-        if (ours := speeds.get((side, at))) and (vllm := speeds.get((VLLM, at))):
-            report.goals.append(Goal(f"{name} / vLLM at {at}", ours / vllm, 1.0, why=WHY_NOT_VLLM if ours < vllm else ""))
-    if engine and (alone := speeds.get(("one by one (generate)", 1))):
-        report.goals.append(Goal(f"engine at {at} / one by one", engine / alone, 4.0))
-    if engine and http:
-        report.goals.append(
-            Goal(f"HTTP / engine at {at}", http / engine, 0.9, why=_why_slower(report, at) if http < 0.9 * engine else "")
-        )
+    for choosing in (GREEDY, SAMPLED):
+        _add_goals(report, speeds, choosing, at)
+    greedy, sampled = speeds.get((ENGINE, GREEDY, at)), speeds.get((ENGINE, SAMPLED, at))
+    if greedy and sampled:
+        report.goals.append(Goal(f"engine at {at}: {SAMPLED.name} / greedy", sampled / greedy, 0.95))
     return report
 
 
-def _why_slower(report: Report, at: int) -> str:
-    shares = [row["model_share"] for row in report.rows if row["side"] == HTTP and row["concurrency"] == at]
+def _add_goals(report: Report, speeds: Speeds, choosing: Choosing, at: int) -> None:
+    def speed(side: str, concurrency: int = at) -> float | None:
+        return speeds.get((side, choosing, concurrency))
+
+    where = f"at {at}, {choosing.name}"
+    engine, http, vllm = speed(ENGINE), speed(HTTP), speed(VLLM)
+    for name, side in (("engine", ENGINE), ("engine, compiled", COMPILED)):
+        if (ours := speed(side)) and vllm:
+            report.goals.append(Goal(f"{name} / vLLM {where}", ours / vllm, 1.0, why=WHY_NOT_VLLM if ours < vllm else ""))
+    if engine and (alone := speed("one by one (generate)", 1)):
+        report.goals.append(Goal(f"engine / one by one {where}", engine / alone, 4.0))
+    if engine and http:
+        why = _why_slower(report, choosing, at) if http < 0.9 * engine else ""
+        report.goals.append(Goal(f"HTTP / engine {where}", http / engine, 0.9, why=why))
+
+
+def _why_slower(report: Report, choosing: Choosing, at: int) -> str:
+    found = (HTTP, at, choosing.name)
+    shares = [row["model_share"] for row in report.rows if (row["side"], row["concurrency"], row["choosing"]) == found]
     share = max((share for share in shares if isinstance(share, float)), default=0.0)
     return (
         f"{share:.0%} of an answer's time it ran in the LLM stage: the same steps take longer in a replica, beside Ray's "
@@ -108,31 +127,52 @@ def _image_text(folder: Path, loads: tuple[int, ...]) -> Report:
     on_passing_thread(lambda: save_llava(folder))
     speeds = _measure(report, IMAGE_SIDES, folder, loads, picture_questions)
     at = loads[-1]
-    ours, theirs = speeds.get((HTTP, at)), speeds.get(("transformers serve", at))
-    if ours and theirs:
-        report.goals.append(Goal(f"HTTP / transformers serve at {at}", ours / theirs, 4.0))
+    for choosing in (GREEDY, SAMPLED):
+        ours, theirs = speeds.get((HTTP, choosing, at)), speeds.get(("transformers serve", choosing, at))
+        if ours and theirs:
+            report.goals.append(Goal(f"HTTP / transformers serve at {at}, {choosing.name}", ours / theirs, 4.0))
     return report
 
 
 def _report(name: str) -> Report:
-    return Report(name, {"dtype": "bfloat16", "threads": THREADS, "tokens_out": NUM_TOKENS, "temperature": 0})
+    return Report(name, {"dtype": "bfloat16", "threads": THREADS, "tokens_out": NUM_TOKENS})
 
 
 def _measure(
     report: Report, sides: dict[str, Make], folder: Path, loads: tuple[int, ...], ask: Callable[[int], list[Question]]
-) -> dict[tuple[str, int], float]:
-    """Adds a row for every side and load; tokens a second of each."""
-    speeds: dict[tuple[str, int], float] = {}
+) -> Speeds:
+    """Adds a row for every side, way of choosing and load; tokens a second of each."""
+    speeds: Speeds = {}
     for name, make in sides.items():
+        left = [GREEDY, SAMPLED]
         try:
-            with make(folder, max(loads)) as side:
-                side.answer(ask(2), concurrency=2, num_tokens=8)  # warm
-                for concurrency in loads if side.takes_many else (1,):
-                    measured = side.answer(ask(_count(concurrency)), concurrency=concurrency, num_tokens=NUM_TOKENS)
-                    speeds[name, concurrency] = measured.tokens_per_s
-                    _add(report, name, concurrency, measured)
+            while left:
+                with make(folder, max(loads)) as side:
+                    ways, left = (left, []) if side.switches else (left[:1], left[1:])
+                    for choosing in ways:
+                        speeds |= _answered(report, name, side, choosing, loads, ask)
         except SkippedSide as reason:
             report.notes.append(f"{name}: skipped: {reason}")
+    return speeds
+
+
+def _answered(
+    report: Report,
+    name: str,
+    side: Side,
+    choosing: Choosing,
+    loads: tuple[int, ...],
+    ask: Callable[[int], list[Question]],
+) -> Speeds:
+    speeds: Speeds = {}
+    side.answer(ask(2), concurrency=2, num_tokens=8, choosing=choosing)  # warm
+    if choosing is SAMPLED and len(loads) > 1:
+        loads = tuple(load for load in loads if load in SAMPLED_LOADS)
+    for concurrency in loads if side.takes_many else (1,):
+        asked = ask(_count(concurrency))
+        measured = side.answer(asked, concurrency=concurrency, num_tokens=NUM_TOKENS, choosing=choosing)
+        speeds[name, choosing, concurrency] = measured.tokens_per_s
+        _add(report, name, concurrency, choosing, measured)
     return speeds
 
 
@@ -140,10 +180,11 @@ def _count(concurrency: int) -> int:
     return max(6, 2 * concurrency)
 
 
-def _add(report: Report, name: str, concurrency: int, measured: Measured) -> None:
+def _add(report: Report, name: str, concurrency: int, choosing: Choosing, measured: Measured) -> None:
     report.add(
         side=name,
         concurrency=concurrency,
+        choosing=choosing.name,
         requests=measured.num_requests,
         tokens=measured.num_tokens,
         seconds=round(measured.wall_s, 2),
@@ -152,7 +193,7 @@ def _add(report: Report, name: str, concurrency: int, measured: Measured) -> Non
         p99_s=round(measured.p99_s, 3),
         model_share=None if measured.model_share is None else round(measured.model_share, 2),
     )
-    print(f"{name} at {concurrency}: {measured.tokens_per_s:.0f} tokens/s", flush=True)
+    print(f"{name} at {concurrency}, {choosing.name}: {measured.tokens_per_s:.0f} tokens/s", flush=True)
 
 
 def text_questions(count: int) -> list[Question]:

@@ -18,7 +18,7 @@ from stages.open_clip_tower import OpenClipTower
 from stages.projector import Projector
 from stages.torchvision_shim import ensure_torchvision
 
-NEVER = "<reponame>"  # in SmolLM2's vocabulary; greedy answers to questions don't hold it
+NEVER = "<reponame>"  # in SmolLM2's vocabulary; answers to questions don't hold it, nor does the likeliest 0.9 of any token
 IMAGE_SIZE = 64
 _MEAN, _STD = 0.5, 0.25
 
@@ -104,6 +104,7 @@ def _language_model() -> tuple[Any, Any]:
         settings.eos_token_id = settings.pad_token_id = end
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
+    model.generation_config.do_sample = True  # or `transformers serve` draws nothing, whatever the temperature
     tokenizer.eos_token = tokenizer.pad_token = NEVER
     return model, tokenizer
 

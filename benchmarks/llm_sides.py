@@ -41,18 +41,31 @@ class SkippedSide(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Choosing:
+    """How an answer's tokens are chosen, by every side alike."""
+
+    name: str
+    temperature: float
+    top_p: float = 1.0
+
+
+GREEDY, SAMPLED = Choosing("greedy", 0.0), Choosing("temperature 1, top_p 0.9", 1.0, 0.9)
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
     """`address`: a picture as a data URL, or "" for none."""
 
     text: str
     address: str = ""
 
-    def body(self, model: str, num_tokens: int) -> dict[str, object]:
+    def body(self, model: str, num_tokens: int, choosing: Choosing) -> dict[str, object]:
         """An OpenAI chat request."""
         picture: list[object] = [{"type": "image_url", "image_url": {"url": self.address}}] if self.address else []
         content: object = [*picture, {"type": "text", "text": self.text}] if picture else self.text
         messages = [{"role": "user", "content": content}]
-        return {"model": model, "messages": messages, "max_tokens": num_tokens, "temperature": 0}
+        body: dict[str, object] = {"model": model, "messages": messages, "max_tokens": num_tokens}
+        return body | {"temperature": choosing.temperature, "top_p": choosing.top_p}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +87,9 @@ class Measured:
 
 class Side(Protocol):
     takes_many: bool  # requests at once
+    switches: bool  # between ways of choosing, once it has started
 
-    def answer(self, questions: Sequence[Question], *, concurrency: int, num_tokens: int) -> Measured:
+    def answer(self, questions: Sequence[Question], *, concurrency: int, num_tokens: int, choosing: Choosing) -> Measured:
         """Asks everything, `concurrency` at once. Raises `RuntimeError` where an answer has another length than asked for."""
         ...
 
@@ -91,28 +105,29 @@ def _measured(load: Load[int], num_tokens: int) -> Measured:
 class _HttpSide:
     takes_many = True
 
-    def __init__(self, url: str, model: str) -> None:
-        self._url, self._model = url, model
+    def __init__(self, url: str, model: str, *, switches: bool = True) -> None:
+        self._url, self._model, self.switches = url, model, switches
         self._model_shares: list[float] = []
 
-    def answer(self, questions: Sequence[Question], *, concurrency: int, num_tokens: int) -> Measured:
+    def answer(self, questions: Sequence[Question], *, concurrency: int, num_tokens: int, choosing: Choosing) -> Measured:
         self._model_shares.clear()
-        measured = _measured(asyncio.run(self._load(questions, concurrency, num_tokens)), num_tokens)
+        bodies = [question.body(self._model, num_tokens, choosing) for question in questions]
+        measured = _measured(asyncio.run(self._load(bodies, concurrency)), num_tokens)
         return replace(measured, model_share=statistics.median(self._model_shares) if self._model_shares else None)
 
-    async def _load(self, questions: Sequence[Question], concurrency: int, num_tokens: int) -> Load[int]:
+    async def _load(self, bodies: Sequence[dict[str, object]], concurrency: int) -> Load[int]:
         async with http_client(self._url) as client:
 
             async def send(index: int) -> int:
                 began = time.monotonic()
-                answer = await post(client, "/v1/chat/completions", questions[index].body(self._model, num_tokens))
+                answer = await post(client, "/v1/chat/completions", bodies[index])
                 visits = answer.get("triptych", {}).get("stages", [])
                 run_s = sum(visit["run_s"] for visit in visits if visit["stage"].endswith(".llm"))
                 if run_s:
                     self._model_shares.append(run_s / (time.monotonic() - began))
                 return int(answer["usage"]["completion_tokens"])
 
-            return await closed_loop(send, len(questions), concurrency=concurrency)
+            return await closed_loop(send, len(bodies), concurrency=concurrency)
 
 
 @contextmanager
@@ -149,7 +164,7 @@ def transformers_serve(folder: Path, slots: int) -> Iterator[Side]:
     command = [*module("benchmarks.peers.transformers_serve"), "serve", str(folder), "--port", str(at), *batching]
     command += ["--dtype", "bfloat16", "--device", "cpu", "--attn-implementation", "sdpa"]
     with serving(command, port=at, env=ENV) as url:
-        yield _HttpSide(url, str(folder))
+        yield _HttpSide(url, str(folder), switches=False)  # its first request decides whether anything is drawn
 
 
 @contextmanager
@@ -174,7 +189,7 @@ def one_by_one(folder: Path, slots: int) -> Iterator[Side]:
 
 
 class _OneByOne:
-    takes_many = False
+    takes_many, switches = False, True
 
     def __init__(self, folder: Path) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -182,23 +197,30 @@ class _OneByOne:
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         self._model: Any = on_passing_thread(lambda: AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval())
 
-    def answer(self, questions: Sequence[Question], *, concurrency: int, num_tokens: int) -> Measured:
+    def answer(self, questions: Sequence[Question], *, concurrency: int, num_tokens: int, choosing: Choosing) -> Measured:
         # This side's OpenMP threads must not stay beside those of the next.
-        return _measured(on_passing_thread(lambda: asyncio.run(self._load(questions, num_tokens))), num_tokens)
+        return _measured(on_passing_thread(lambda: asyncio.run(self._load(questions, num_tokens, choosing))), num_tokens)
 
-    async def _load(self, questions: Sequence[Question], num_tokens: int) -> Load[int]:
+    async def _load(self, questions: Sequence[Question], num_tokens: int, choosing: Choosing) -> Load[int]:
         async def send(index: int) -> int:
-            return self._generate(questions[index].text, num_tokens)
+            return self._generate(questions[index].text, num_tokens, choosing)
 
         return await closed_loop(send, len(questions), concurrency=1)
 
-    def _generate(self, text: str, num_tokens: int) -> int:
+    def _generate(self, text: str, num_tokens: int, choosing: Choosing) -> int:
         prompt = self._tokenizer.apply_chat_template(
             [{"role": "user", "content": text}], add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
         with torch.inference_mode():
-            found = self._model.generate(**prompt, max_new_tokens=num_tokens, do_sample=False)
+            found = self._model.generate(**prompt, max_new_tokens=num_tokens, **_arguments(choosing))
         return int(found.shape[1] - prompt["input_ids"].shape[1])
+
+
+def _arguments(choosing: Choosing) -> dict[str, Any]:
+    """Of `generate`."""
+    if choosing.temperature == 0:
+        return {"do_sample": False}
+    return {"do_sample": True, "temperature": choosing.temperature, "top_p": choosing.top_p, "top_k": 0}
 
 
 @contextmanager
@@ -209,7 +231,7 @@ def in_process(folder: Path, slots: int, *, compiled: bool = False) -> Iterator[
 
 
 class _InProcess:
-    takes_many = True
+    takes_many, switches = True, True
 
     def __init__(self, folder: Path, slots: int, options: LoadOptions) -> None:
         from stages.llm.llm import Llm, LlmSettings
@@ -220,17 +242,18 @@ class _InProcess:
         self._llm = on_passing_thread(lambda: Llm.load(checkpoint, options, settings))
         self._slots = slots
 
-    def answer(self, questions: Sequence[Question], *, concurrency: int, num_tokens: int) -> Measured:
-        return _measured(asyncio.run(self._load(questions, concurrency, num_tokens)), num_tokens)
+    def answer(self, questions: Sequence[Question], *, concurrency: int, num_tokens: int, choosing: Choosing) -> Measured:
+        sampling = Sampling(num_tokens, temperature=choosing.temperature, top_p=choosing.top_p)
+        return _measured(asyncio.run(self._load(questions, concurrency, sampling)), num_tokens)
 
-    async def _load(self, questions: Sequence[Question], concurrency: int, num_tokens: int) -> Load[int]:
+    async def _load(self, questions: Sequence[Question], concurrency: int, sampling: Sampling) -> Load[int]:
         host = StageHost()
         host.add("llm", self._llm, batch=BatchLimits(max_items=self._slots))
         salt = str(time.monotonic())  # nothing is reused from an earlier load
 
         async def send(index: int) -> int:
             prompt = self._prompts.build([Message("user", (TextPart(questions[index].text),))])
-            work = Generate(tuple(prompt.token_ids), Sampling(num_tokens, temperature=0.0), salt=salt)
+            work = Generate(tuple(prompt.token_ids), sampling, salt=salt)
             length = 0
             async for events in host.stream("llm", Item(str(index), work)):
                 length = next((event.completion_tokens for event in events if isinstance(event, GenerationEnd)), length)

@@ -12,8 +12,18 @@ from dataclasses import replace
 from cache.keys import digest, name
 from pipelines.client import StageClient
 from pipelines.context import RequestContext
-from pipelines.jobs import ChatChoiceEnd, ChatDelta, ChatEvent, ChatJob, ChatStarted, ImagePart
+from pipelines.jobs import (
+    AskedSampling,
+    ChatChoiceEnd,
+    ChatDelta,
+    ChatEvent,
+    ChatJob,
+    ChatStarted,
+    ImagePart,
+    SamplingDefaults,
+)
 from pipelines.prompt import Prompt, PromptBuilder
+from pipelines.sampling_defaults import completed
 from pipelines.streams import merged
 from stages.errors import InvalidRequest, StageFailed
 from stages.stage import EncodeImage, Generate, GenerationEnd, ImageSpan, Item, Sampling, StreamEnd, TokenDelta
@@ -31,12 +41,12 @@ class ImageTextPipeline:
         vision_fingerprint: str | None,
         max_pixels: int,
         max_context_tokens: int,
-        default_max_tokens: int,
+        defaults: SamplingDefaults,
     ) -> None:
         self._llm, self._vision = f"{model}.llm", f"{model}.vision_encoder"
         self._client, self._prompts = client, prompts
         self._vision_fingerprint, self._max_pixels = vision_fingerprint, max_pixels
-        self._max_context_tokens, self._default_max_tokens = max_context_tokens, default_max_tokens
+        self._max_context_tokens, self._defaults = max_context_tokens, defaults
 
     async def chat(self, job: ChatJob, context: RequestContext) -> AsyncGenerator[ChatEvent, None]:
         self._refuse_pictures_if_blind(job)
@@ -58,8 +68,9 @@ class ImageTextPipeline:
                 if isinstance(part, ImagePart) and self._vision_fingerprint is None:
                     raise InvalidRequest("this model sees no pictures: it has no vision_encoder", param=part.param)
 
-    def _fit(self, sampling: Sampling, num_prompt_tokens: int) -> Sampling:
-        """The answer's bound. Raises `InvalidRequest` where prompt and answer together are longer than the context."""
+    def _fit(self, asked: AskedSampling, num_prompt_tokens: int) -> Sampling:
+        """What is asked, with the model's defaults and the answer's bound. Raises `InvalidRequest` where prompt and answer
+        together are longer than the context."""
         limit = self._max_context_tokens
         room = limit - num_prompt_tokens
         if room < 1:
@@ -68,13 +79,13 @@ class ImageTextPipeline:
                 "(models.*.llm.max_context_tokens), which leaves no room for an answer; shorten the messages",
                 param="messages",
             )
-        if sampling.max_tokens > room:
+        if asked.max_tokens > room:
             raise InvalidRequest(
-                f"max_tokens {sampling.max_tokens} and the prompt's {num_prompt_tokens} tokens are together over the context of "
+                f"max_tokens {asked.max_tokens} and the prompt's {num_prompt_tokens} tokens are together over the context of "
                 f"{limit} (models.*.llm.max_context_tokens); at most {room} fit",
                 param="max_tokens",
             )
-        return sampling if sampling.max_tokens else replace(sampling, max_tokens=min(room, self._default_max_tokens))
+        return completed(asked, self._defaults, room)
 
     async def _see(self, prompt: Prompt, context: RequestContext) -> tuple[ImageSpan, ...]:
         """Every picture's features, by name; a picture that occurs twice is asked for twice and computed once."""

@@ -4,7 +4,7 @@ Knows no FastAPI, no tensors, no stages. `pipelines/ingress/app.py` turns bodies
 `text_to_image.py` and `embed.py` do the jobs.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.context import RequestContext
-from stages.stage import Sampling, StageMetrics, TokenLogprob
+from stages.stage import StageMetrics, TokenLogprob
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +38,37 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
-class ChatJob:
-    """`sampling.max_tokens` 0 means: the server's default, or what fits where that is less."""
+class AskedSampling:
+    """What a request says about its answer's tokens (`stages.stage.Sampling`). `max_tokens` 0 and None of temperature and top_p: the
+    model's own default, or for `max_tokens` what fits where that is less."""
 
+    max_tokens: int = 0
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingDefaults:
+    """How a model is asked where a request says nothing."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    max_tokens: int = 512
+
+
+@dataclass(frozen=True, slots=True)
+class ChatJob:
     messages: tuple[Message, ...]
-    sampling: Sampling
+    sampling: AskedSampling
     n: int = 1
 
 
@@ -171,6 +197,7 @@ class ModelCard:
     samplers: tuple[str, ...] = ()
     max_prompt_tokens: int | None = None
     accepts_images: bool | None = None
+    sampling: SamplingDefaults | None = None
 
 
 class ChatPipeline(Protocol):

@@ -15,9 +15,10 @@ from pipelines.config import AppConfig, EmbedModel, ImageTextModel, ModelConfig,
 from pipelines.derived import default_max_tokens
 from pipelines.embed import ClipEmbedPipeline
 from pipelines.image_text import ImageTextPipeline
-from pipelines.jobs import ChatPipeline, EmbedPipeline, ModelCard, PaintPipeline, StageCard
+from pipelines.jobs import ChatPipeline, EmbedPipeline, ModelCard, PaintPipeline, SamplingDefaults, StageCard
 from pipelines.paint_rules import PaintRules
 from pipelines.prompt import PromptBuilder
+from pipelines.sampling_defaults import sampling_defaults
 from pipelines.specs import stage_specs
 from pipelines.text_to_image import TextToImagePipeline
 from stages.checkpoint import resolve
@@ -81,7 +82,8 @@ class Triptych:
         stages = tuple(f"{model_id}.{part}" for part in model.parts())
         match model:
             case ImageTextModel():
-                self._chat[model_id] = self._image_text(model_id, model)
+                defaults = self._sampling_defaults(self._specs[f"{model_id}.llm"])
+                self._chat[model_id] = self._image_text(model_id, model, defaults)
                 return ModelCard(
                     model_id,
                     "image_text",
@@ -89,6 +91,7 @@ class Triptych:
                     created,
                     model.llm.max_context_tokens,
                     accepts_images=model.vision_encoder is not None,
+                    sampling=defaults,
                 )
             case TextToImageModel():
                 rules = PaintRules.of(model_id, model, describe(resolve(self._specs[f"{model_id}.denoiser"].source, SETTINGS)))
@@ -107,7 +110,11 @@ class Triptych:
         spec: StageSpec = self._specs[stage]
         return name("stage", weights=spec.fingerprint(), part=spec.kind.value, loader=spec.loader, versions=input_versions())
 
-    def _image_text(self, model_id: str, model: ImageTextModel) -> ImageTextPipeline:
+    def _sampling_defaults(self, llm: StageSpec) -> SamplingDefaults:
+        checkpoint = resolve(llm.source, part_files(llm).without_weights())
+        return sampling_defaults(checkpoint, default_max_tokens(self._config.limits), self._config.limits.max_tokens)
+
+    def _image_text(self, model_id: str, model: ImageTextModel, defaults: SamplingDefaults) -> ImageTextPipeline:
         llm = self._specs[f"{model_id}.llm"]
         vision = self._specs.get(f"{model_id}.vision_encoder")
         projector = vision.projector if vision is not None else None
@@ -121,7 +128,7 @@ class Triptych:
             vision_fingerprint=self._named(f"{model_id}.vision_encoder") if vision is not None else None,
             max_pixels=self._config.limits.image_pixels,
             max_context_tokens=model.llm.max_context_tokens,
-            default_max_tokens=default_max_tokens(self._config.limits),
+            defaults=defaults,
         )
 
     def _painter(self, model_id: str, model: TextToImageModel, rules: PaintRules) -> TextToImagePipeline:

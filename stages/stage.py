@@ -223,7 +223,8 @@ class ImageSpan:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is chosen. temperature 0 is greedy. `logprobs` None: none; n: the n likeliest beside the chosen one (0-20)."""
+    """How the next token is chosen. temperature 0 is greedy. `logprobs` None: none; n: the n likeliest beside the chosen one (0-20).
+    `top_k` 0, `min_p` 0 and `repetition_penalty` 1 do nothing."""
 
     max_tokens: int
     temperature: float = 1.0
@@ -234,6 +235,9 @@ class Sampling:
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,9 +28,8 @@ from pipelines.ingress.schemas.chat import (
 )
 from pipelines.ingress.settings import IngressSettings
 from pipelines.ingress.sse import DONE, EventStream, open_feed
-from pipelines.jobs import ChatEvent, ChatJob, ChatPipeline, ImagePart, Message, TextPart
+from pipelines.jobs import AskedSampling, ChatEvent, ChatJob, ChatPipeline, ImagePart, Message, TextPart
 from stages.errors import InvalidRequest
-from stages.stage import Sampling
 
 STREAM_PACE_S = 0.025  # nobody reads faster, and every event costs its way
 Role = Literal["system", "user", "assistant"]
@@ -134,13 +133,13 @@ def _text_chars(message: ChatMessage) -> int:
     return sum(len(part.text) for part in message.content if isinstance(part, TextContent))
 
 
-def _sampling(body: ChatBody, settings: IngressSettings) -> Sampling:
+def _sampling(body: ChatBody, settings: IngressSettings) -> AskedSampling:
     if body.top_logprobs is not None and not body.logprobs:
         raise InvalidRequest("top_logprobs is allowed only with logprobs: true", param="top_logprobs")
-    return Sampling(
+    return AskedSampling(
         max_tokens=_max_tokens(body, settings),
-        temperature=1.0 if body.temperature is None else body.temperature,
-        top_p=1.0 if body.top_p is None else body.top_p,
+        temperature=body.temperature,
+        top_p=body.top_p,
         seed=body.seed,
         stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,

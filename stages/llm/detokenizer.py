@@ -4,13 +4,16 @@ Decides when text is ready and where it ends. Knows no model and no sampling.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
 
 from stages.stage import TokenLogprob
 
 _BROKEN = "\N{REPLACEMENT CHARACTER}"
+_MAX_CHARACTER_BYTES = 4  # in UTF-8
+_REMEMBERED = 16_384
+"""Tokens whose text is remembered: twenty likely ones are told a step and row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +56,59 @@ class StopStrings:
         return shown
 
 
+class Decoding:
+    """Tokens into text that stays as it is, whatever follows: what it gave is given once, and never taken back.
+
+    A token's text depends on its neighbours (a leading space is dropped at the beginning; a run of byte tokens becomes characters
+    only as a whole), so tokens are decoded behind those that were given last, whose own text is cut off again.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._given: list[int] = []  # the tokens given last, and their text by themselves
+        self._given_text = ""
+        self._pending: list[int] = []
+
+    def push(self, token: int) -> str:
+        """The text that is whole now."""
+        self._pending.append(token)
+        text = self._behind_given(self._pending)
+        if text.endswith(_BROKEN):
+            text = self._up_to_whole_end()
+        if text:
+            self._given, self._given_text, self._pending = self._pending, self._decoded(self._pending), []
+        return text
+
+    def end(self) -> str:
+        """What is left, but for bytes at its end that never became a character."""
+        text, self._pending = self._behind_given(self._pending), []
+        return text.rstrip(_BROKEN)
+
+    def _up_to_whole_end(self) -> str:
+        """Text that ends with whole characters behind bytes that can't be any: some decoders spoil the whole run of bytes then.
+        UTF-8 shows where a character begins, so the last tokens by themselves are right. "" where the end isn't whole."""
+        for size in range(1, min(_MAX_CHARACTER_BYTES, len(self._pending)) + 1):
+            end = self._decoded(self._pending[-size:])
+            if end and _BROKEN not in end:
+                return self._behind_given(self._pending[:-size]) + end
+        return ""
+
+    def _behind_given(self, tokens: list[int]) -> str:
+        text = self._decoded(self._given + tokens)
+        if text.startswith(self._given_text):
+            return text[len(self._given_text) :]
+        return self._decoded(tokens)
+
+    def _decoded(self, tokens: list[int]) -> str:
+        return self._tokenizer.decode(tokens, skip_special_tokens=True)
+
+
 class TextStream:
     """One answer's text, token by token. Special tokens have none."""
 
     def __init__(self, tokenizer: Tokenizer, stops: tuple[str, ...]) -> None:
-        self._tokenizer = tokenizer
-        self._decoder = DecodeStream(skip_special_tokens=True)
+        self._decoding = Decoding(tokenizer)
         self._stops = StopStrings(stops)
-        self._tokens: list[int] = []
         self._decoded = 0  # characters that the decoder has given
         self._shown = 0  # characters that were shown
         self._waiting: list[tuple[int, TokenLogprob]] = []  # where each token's text begins, and its log probability
@@ -68,26 +116,17 @@ class TextStream:
     def push(self, token: int, logprob: TokenLogprob | None = None) -> Shown:
         if logprob is not None:
             self._waiting.append((self._decoded, logprob))
-        self._tokens.append(token)
-        text = self._step(token)
+        text = self._decoding.push(token)
         self._decoded += len(text)
         shown, stopped = self._stops.push(text)
         return self._release(shown, stopped)
 
     def end(self) -> Shown:
         """What was held back, when no more tokens come. Bytes that never became a character are dropped."""
-        whole = self._tokenizer.decode(self._tokens, skip_special_tokens=True)
-        tail = whole[self._decoded :].rstrip(_BROKEN)
+        tail = self._decoding.end()
         self._decoded += len(tail)
         shown, stopped = self._stops.push(tail)
         return self._release(shown if stopped else shown + self._stops.flush(), stopped, last=not stopped)
-
-    def _step(self, token: int) -> str:
-        try:
-            return self._decoder.step(self._tokenizer, token) or ""
-        except Exception:  # the decoder gives up on some sequences of bytes that are no text; it starts afresh after them
-            self._decoder = DecodeStream(skip_special_tokens=True)
-            return self._decoder.step(self._tokenizer, token) or ""
 
     def _release(self, text: str, stopped: bool, last: bool = False) -> Shown:
         self._shown += len(text)
@@ -102,9 +141,10 @@ class TokenTexts:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._byte_level = _byte_level_alphabet() if "ByteLevel" in repr(tokenizer.decoder) else {}
+        self._known = lru_cache(maxsize=_REMEMBERED)(lambda token: (self.text(token), self.data(token)))
 
     def logprob(self, token: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
-        return TokenLogprob(token, self.text(token), self.data(token), logprob, top)
+        return TokenLogprob(token, *self._known(token), logprob, top)
 
     def text(self, token: int) -> str:
         return self._tokenizer.decode([token], skip_special_tokens=False)

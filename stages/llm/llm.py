@@ -119,7 +119,8 @@ class Llm:
         return self._book.num_free > 0
 
     def start(self, payload: Generate) -> LlmRow:
-        return self._row(payload, SuspendedAnswer((), 0, Chooser(payload.sampling), self._new_text(payload)))
+        chooser = Chooser(payload.sampling, [token for token in payload.token_ids if token < self._rules.num_tokens])
+        return self._row(payload, SuspendedAnswer((), 0, chooser, self._new_text(payload)))
 
     def suspend(self, row: LlmRow) -> SuspendedAnswer:
         return row.suspended()

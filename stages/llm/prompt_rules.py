@@ -1,5 +1,6 @@
 """What a prompt must be to be run at all. Pure arithmetic on the payload; knows no tensors of the model."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,6 +55,12 @@ class PromptRules:
         _within("top_logprobs", sampling.logprobs or 0, 0, MAX_TOP_LOGPROBS)
         _within("frequency_penalty", sampling.frequency_penalty, -2, 2)
         _within("presence_penalty", sampling.presence_penalty, -2, 2)
+        _within("top_k", sampling.top_k, 0, math.inf)
+        _within("min_p", sampling.min_p, 0, 1)
+        if not sampling.repetition_penalty > 0:
+            raise InvalidRequest(
+                f"repetition_penalty is {sampling.repetition_penalty}; it is more than 0", param="repetition_penalty"
+            )
         for token, bias in sampling.logit_bias.items():
             if not 0 <= token < self.num_tokens:
                 raise InvalidRequest(

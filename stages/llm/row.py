@@ -52,6 +52,7 @@ class LlmRow:
         return len(self.occupant.tokens) - self.num_prompt
 
     def suspended(self) -> "SuspendedAnswer":
+        self.chooser.leave_device()
         return SuspendedAnswer(tuple(self.occupant.tokens[self.num_prompt :]), self.num_cached, self.chooser, self.text)
 
     def next_chunk(self, length: int = 1) -> Chunk:

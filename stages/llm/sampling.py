@@ -1,50 +1,48 @@
 """The next token of every row, chosen for all rows together.
 
-Decides how OpenAI's sampling parameters change a distribution: `logit_bias` and penalties first, then temperature, then top_p.
-Log probabilities are of the model's own distribution, before any of that. Knows no model, no text and no slots.
+Decides how sampling parameters change a distribution, in vLLM's order: bias and penalties, temperature, min_p, top_k, top_p. Log
+probabilities are of the model's own distribution, before any of that. Knows no model, no text and no slots.
 
-A row draws one number a token from its own stream, so what a request gets depends on its seed and its logits alone, never on
-what shares the batch.
+What a row draws is a function of its seed, its position in the answer and its own logits, never of what shares the batch. All is
+computed where the logits are, and read back once a step.
 """
 
-import random
-from collections import Counter
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from stages.llm.candidates import BLOCK, keep, likeliest, top
+from stages.llm.noise import draw, row_keys
+from stages.llm.penalties import Penalties
 from stages.stage import Sampling
 
-NUCLEUS_CANDIDATES = 256
-"""top_p looks among this many likeliest tokens first, and sorts the whole vocabulary only where they are not enough."""
+_LEAST_TEMPERATURE = 1e-30
+"""In float32 still a number to divide by, and greedy."""
 
 
 class Chooser:
-    """One request's sampling: its parameters, its random numbers and what it has generated so far."""
+    """One request's sampling: its parameters, its seed (drawn here where the request has none), and what of its answer matters
+    to the next choice. `prompt`: the tokens that it asks with."""
 
-    def __init__(self, sampling: Sampling) -> None:
+    def __init__(self, sampling: Sampling, prompt: Sequence[int] = ()) -> None:
         self.sampling = sampling
-        self.counts: Counter[int] = Counter()
-        self._random = random.Random(sampling.seed)
-        self._penalised = bool(sampling.frequency_penalty or sampling.presence_penalty)
-
-    def draw(self) -> float:
-        """Uniform in [0, 1)."""
-        return self._random.random()
+        self.seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
+        self.position = 0
+        self.penalties = Penalties.of(sampling, prompt)
 
     def accept(self, token: int) -> None:
-        if self._penalised:
-            self.counts[token] += 1
+        """`token` was added to the answer."""
+        self.position += 1
+        if self.penalties is not None:
+            self.penalties.accept(token)
 
-    def adjustments(self) -> dict[int, float]:
-        """What to add to which logit. Penalties as OpenAI documents them: count x frequency + (count > 0) x presence."""
-        found = dict(self.sampling.logit_bias)
-        for token, count in self.counts.items():
-            penalty = count * self.sampling.frequency_penalty + self.sampling.presence_penalty
-            found[token] = found.get(token, 0.0) - penalty
-        return found
+    def leave_device(self) -> None:
+        """Holds no memory there until the next choice."""
+        if self.penalties is not None:
+            self.penalties.leave_device()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,84 +56,82 @@ class Choice:
 
 
 def choose(logits: Tensor, choosers: Sequence[Chooser]) -> list[Choice]:
-    """One choice a row from `logits` [rows, vocabulary], of any float dtype. Remembers the choices for the penalties."""
+    """One choice a row from `logits` [rows, vocabulary], of any float dtype. Remembers the choices for what comes next."""
+    choices = [_read(line, chooser) for line, chooser in zip(decide(logits, choosers).tolist(), choosers, strict=True)]
+    for chooser, choice in zip(choosers, choices, strict=True):
+        chooser.accept(choice.token)
+    return choices
+
+
+def decide(logits: Tensor, choosers: Sequence[Chooser]) -> Tensor:
+    """What `choose` reads back: [rows, 3 + 2 n] float64, on the logits' device: token, whether it failed, the token's log
+    probability, then n likeliest tokens and their log probabilities; n is the most that a row asks for."""
     logits = logits.float()
     adjusted = _adjusted(logits, choosers)
-    highest, likeliest = adjusted.max(dim=-1)
-    failed = (~torch.isfinite(highest)).tolist()
-    tokens = likeliest.tolist()
-    drawn = [row for row, chooser in enumerate(choosers) if chooser.sampling.temperature > 0 and not failed[row]]
-    if drawn:
-        for row, token in zip(drawn, _drawn(adjusted, drawn, choosers), strict=True):
-            tokens[row] = token
-    for chooser, token in zip(choosers, tokens, strict=True):
-        chooser.accept(token)
-    return _with_logprobs(logits, tokens, failed, choosers)
+    highest = adjusted.amax(dim=-1)
+    drawn = [row for row, chooser in enumerate(choosers) if chooser.sampling.temperature > 0]
+    if len(drawn) == len(choosers):
+        tokens = _drawn(adjusted, highest, choosers)
+    else:
+        tokens = likeliest(adjusted)
+        if drawn:
+            tokens[drawn] = _drawn(adjusted[drawn], highest[drawn], [choosers[row] for row in drawn])
+    columns = [tokens.double()[:, None], (~torch.isfinite(highest)).double()[:, None], _logprobs(logits, tokens, choosers)]
+    return torch.cat(columns, dim=1)
+
+
+def _read(line: list[float], chooser: Chooser) -> Choice:
+    token, failed, logprob, *rest = line
+    asked, most = chooser.sampling.logprobs, len(rest) // 2
+    if asked is None:
+        return Choice(int(token), bool(failed))
+    found = tuple((int(token), value) for token, value in zip(rest[:asked], rest[most : most + asked], strict=True))
+    return Choice(int(token), bool(failed), logprob, found)
 
 
 def _adjusted(logits: Tensor, choosers: Sequence[Chooser]) -> Tensor:
-    rows: list[int] = []
-    tokens: list[int] = []
-    amounts: list[float] = []
-    for row, chooser in enumerate(choosers):
-        if chooser.counts or chooser.sampling.logit_bias:
-            adjustments = chooser.adjustments()
-            rows += [row] * len(adjustments)
-            tokens += adjustments.keys()
-            amounts += adjustments.values()
-    if not rows:
+    if all(chooser.penalties is None for chooser in choosers):
         return logits
-    index = torch.tensor([rows, tokens], device=logits.device)
-    return logits.index_put(
-        (index[0], index[1]), torch.tensor(amounts, dtype=logits.dtype, device=logits.device), accumulate=True
-    )
+    adjusted = logits.clone()
+    for row, chooser in enumerate(choosers):
+        if chooser.penalties is not None:
+            chooser.penalties.apply(adjusted[row])
+    return adjusted
 
 
-def _drawn(adjusted: Tensor, rows: list[int], choosers: Sequence[Chooser]) -> list[int]:
-    """Tokens of `rows`, each the one under which the row's random number falls in its distribution."""
-    settings = [choosers[row].sampling for row in rows]
-    parameters = [(one.temperature, one.top_p, choosers[row].draw()) for row, one in zip(rows, settings, strict=True)]
-    temperature, top_p, uniform = torch.tensor(parameters, dtype=torch.float64, device=adjusted.device).unbind(1)
+def _drawn(adjusted: Tensor, highest: Tensor, choosers: Sequence[Chooser]) -> Tensor:
+    """A token of every row [rows], drawn."""
+    settings = [chooser.sampling for chooser in choosers]
+    masses = _masses(adjusted, highest, [one.temperature for one in settings])
+    keep(masses, settings)
+    keyed = torch.tensor([(chooser.seed, chooser.position) for chooser in choosers], device=masses.device)
+    return draw(masses, row_keys(keyed[:, 0], keyed[:, 1]), BLOCK)
+
+
+def _masses(adjusted: Tensor, highest: Tensor, temperatures: Sequence[float]) -> Tensor:
+    """The tokens' probabilities but for a factor (the likeliest token's is 1), with as many tokens of mass 0 added as fill the
+    last block."""
+    rows, size = adjusted.shape
+    masses = adjusted.new_empty(rows, -(-size // BLOCK) * BLOCK)
+    inside, masses[:, size:] = masses[:, :size], 0.0
     # A difference of logits, scaled: a temperature close to 0 must become greedy, not infinite.
-    scaled = adjusted[rows].double()
-    probabilities = torch.softmax((scaled - scaled.amax(dim=-1, keepdim=True)) / temperature[:, None], dim=-1)
-    # The order of the tokens decides which one a number falls on, so it must not depend on what the other rows ask for.
-    cut = [line for line, one in enumerate(settings) if one.top_p < 1]
-    tokens = _under(probabilities, uniform)
-    if cut:
-        mass, candidates = _nucleus(probabilities[cut], top_p[cut])
-        tokens[cut] = candidates.gather(1, _under(mass, uniform[cut])[:, None])[:, 0]
-    found: list[int] = tokens.tolist()
-    return found
+    torch.sub(adjusted, highest[:, None], out=inside)
+    if any(temperature != 1 for temperature in temperatures):
+        inside /= masses.new_tensor([max(temperature, _LEAST_TEMPERATURE) for temperature in temperatures])[:, None]
+    inside.exp_()
+    return masses
 
 
-def _nucleus(probabilities: Tensor, top_p: Tensor) -> tuple[Tensor, Tensor]:
-    """The fewest likeliest tokens whose probabilities reach `top_p`: (probabilities, others 0; tokens), both [rows,
-    candidates]."""
-    size = probabilities.shape[-1]
-    mass, candidates = probabilities.topk(min(NUCLEUS_CANDIDATES, size), dim=-1)
-    if bool((mass.sum(dim=-1) < top_p).any()):
-        mass, candidates = probabilities.sort(dim=-1, descending=True)
-    before = mass.cumsum(dim=-1) - mass
-    return torch.where(before < top_p[:, None], mass, 0.0), candidates
-
-
-def _under(mass: Tensor, uniform: Tensor) -> Tensor:
-    """For each row the first index at which the cumulated mass exceeds that share of the whole."""
-    cumulated = mass.cumsum(dim=-1)
-    target = uniform[:, None] * cumulated[:, -1:]
-    return torch.searchsorted(cumulated, target, right=True)[:, 0].clamp(max=mass.shape[-1] - 1)
-
-
-def _with_logprobs(logits: Tensor, tokens: list[int], failed: list[bool], choosers: Sequence[Chooser]) -> list[Choice]:
-    choices = [Choice(token, bad) for token, bad in zip(tokens, failed, strict=True)]
+def _logprobs(logits: Tensor, tokens: Tensor, choosers: Sequence[Chooser]) -> Tensor:
+    """The columns that tell of log probabilities, [rows, 1 + 2 n]; zeros where nobody asks."""
     wanted = [row for row, chooser in enumerate(choosers) if chooser.sampling.logprobs is not None]
+    most = max((choosers[row].sampling.logprobs or 0 for row in wanted), default=0)
+    found = torch.zeros(len(choosers), 1 + 2 * most, dtype=torch.float64, device=logits.device)
     if not wanted:
-        return choices
-    logprobs = torch.log_softmax(logits[wanted], dim=-1)
-    most = max(choosers[row].sampling.logprobs or 0 for row in wanted)
-    values, indices = (found.tolist() for found in logprobs.topk(most, dim=-1))
-    for line, row in enumerate(wanted):
-        top = tuple(zip(indices[line], values[line], strict=True))[: choosers[row].sampling.logprobs]
-        choices[row] = Choice(tokens[row], failed[row], float(logprobs[line, tokens[row]]), top)
-    return choices
+        return found
+    asked = logits if len(wanted) == len(choosers) else logits[wanted]
+    total = asked.logsumexp(dim=-1, keepdim=True)
+    values, places = top(asked, most)
+    chosen = asked.gather(1, tokens[wanted][:, None])
+    found[wanted] = torch.cat([(chosen - total).double(), places.double(), (values - total).double()], dim=1)
+    return found

@@ -8,11 +8,11 @@ import pytest
 
 from pipelines.context import RequestContext
 from pipelines.image_text import ImageTextPipeline
-from pipelines.jobs import ChatChoiceEnd, ChatJob, Message, TextPart
+from pipelines.jobs import AskedSampling, ChatChoiceEnd, ChatJob, Message, SamplingDefaults, TextPart
 from pipelines.prompt import PromptBuilder
 from stages.checkpoint import Source, resolve
 from stages.errors import InvalidRequest
-from stages.stage import GenerationEnd, Item, Reply, Sampling, StageReceipt, StreamEnd, TokenDelta
+from stages.stage import GenerationEnd, Item, Reply, StageReceipt, StreamEnd, TokenDelta
 from tests.stages.llm.tiny_models import save_decoder
 
 pytestmark = pytest.mark.models
@@ -51,9 +51,9 @@ async def asked(prompts: PromptBuilder, max_tokens: int, default_max_tokens: int
         vision_fingerprint=None,
         max_pixels=1,
         max_context_tokens=CONTEXT,
-        default_max_tokens=default_max_tokens,
+        defaults=SamplingDefaults(max_tokens=default_max_tokens),
     )
-    job = ChatJob((Message("user", (TextPart("hi"),)),), Sampling(max_tokens=max_tokens), n)
+    job = ChatJob((Message("user", (TextPart("hi"),)),), AskedSampling(max_tokens=max_tokens), n)
     events = [event async for event in pipeline.chat(job, RequestContext(id="mine-1"))]
     assert isinstance(events[-1], ChatChoiceEnd)
     return client

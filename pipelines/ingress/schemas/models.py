@@ -34,11 +34,24 @@ class PaintBounds(ResponseBody):
     max_prompt_tokens: int | None
 
 
+class SamplingNote(ResponseBody):
+    """What a chat is answered with where its request says nothing: the checkpoint's `generation_config.json`, or OpenAI's defaults
+    and `limits.default_max_tokens`."""
+
+    temperature: float
+    top_p: float
+    top_k: int = Field(description="0: all tokens")
+    min_p: float
+    repetition_penalty: float
+    max_tokens: int
+
+
 class ModelNote(ResponseBody):
     pipeline: Literal["image_text", "text_to_image", "embed"]
     stages: list[StageNote]
     max_context_tokens: int | None = None
     accepts_images: bool | None = Field(None, description="chat looks at pictures; a painter edits them")
+    sampling: SamplingNote | None = None
     paint: PaintBounds | None = None
 
 

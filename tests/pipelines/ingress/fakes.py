@@ -31,6 +31,7 @@ from pipelines.jobs import (
     PaintPicture,
     PaintPipeline,
     PaintProgress,
+    SamplingDefaults,
     StageCard,
     TextPart,
 )
@@ -86,7 +87,15 @@ class FakeService:
 
     def models(self) -> Sequence[ModelCard]:
         return (
-            ModelCard(CHAT, "image_text", (f"{CHAT}.vision_encoder", f"{CHAT}.llm"), 1_700_000_000, 256, accepts_images=True),
+            ModelCard(
+                CHAT,
+                "image_text",
+                (f"{CHAT}.vision_encoder", f"{CHAT}.llm"),
+                1_700_000_000,
+                256,
+                accepts_images=True,
+                sampling=SamplingDefaults(temperature=0.6, top_k=20),
+            ),
             ModelCard(
                 PAINT,
                 "text_to_image",

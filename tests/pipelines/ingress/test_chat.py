@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 
 from pipelines.ingress.settings import IngressSettings
-from pipelines.jobs import ChatJob, ImagePart, TextPart
-from stages.stage import Sampling
+from pipelines.jobs import AskedSampling, ChatJob, ImagePart, TextPart
 from tests.pipelines.ingress.fakes import CHAT, PAINT, FakeService
 from tests.pipelines.ingress.surface import JsonObject, chat_body, client_for, data_url, error_of, image_part, png
 
@@ -84,7 +83,7 @@ async def test_every_field_reaches_the_pipeline() -> None:
         )
     )
     assert job.n == 2
-    assert job.sampling == Sampling(
+    assert job.sampling == AskedSampling(
         max_tokens=7,
         temperature=0.5,
         top_p=0.25,
@@ -97,8 +96,8 @@ async def test_every_field_reaches_the_pipeline() -> None:
     )
 
 
-async def test_nothing_given_means_openais_defaults_and_as_many_tokens_as_fit() -> None:
-    assert (await asked(chat_body())).sampling == Sampling(max_tokens=0)
+async def test_nothing_given_leaves_the_defaults_to_the_model() -> None:
+    assert (await asked(chat_body())).sampling == AskedSampling()
 
 
 async def test_a_whole_number_may_be_written_with_a_point() -> None:
@@ -111,7 +110,7 @@ async def test_null_means_not_given() -> None:
     names = ["stream", "stream_options", "max_tokens", "max_completion_tokens", "temperature", "top_p", "n", "seed", "stop"]
     names += ["logprobs", "top_logprobs", "frequency_penalty", "presence_penalty", "logit_bias", "user", "metadata", "tools"]
     names += ["response_format", "audio", "modalities", "store", "service_tier", "triptych", "tool_choice", "functions"]
-    assert (await asked(chat_body(**dict.fromkeys(names)))).sampling == Sampling(max_tokens=0)
+    assert (await asked(chat_body(**dict.fromkeys(names)))).sampling == AskedSampling()
 
 
 @pytest.mark.parametrize(

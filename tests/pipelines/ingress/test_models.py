@@ -17,6 +17,14 @@ async def test_the_list_has_every_model_with_its_pipeline_and_stages() -> None:
         (PAINT, "text_to_image"),
         (EMBED, "embed"),
     ]
+    assert body["data"][0]["triptych"]["sampling"] == {
+        "temperature": 0.6,
+        "top_p": 1.0,
+        "top_k": 20,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "max_tokens": None,
+    }
     painter = body["data"][1]
     assert (painter["object"], painter["owned_by"], painter["created"]) == ("model", "triptych", 1_700_000_000)
     assert [stage["kind"] for stage in painter["triptych"]["stages"]] == list(PAINT_PARTS)

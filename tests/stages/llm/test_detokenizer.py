@@ -1,11 +1,9 @@
 """Text as it can be shown: whole characters, no stop strings, every token's log probability once."""
 
-import random
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders, models
 
 from stages.llm.detokenizer import StopStrings, TextStream, TokenTexts
 from stages.stage import TokenLogprob
@@ -53,13 +51,84 @@ def test_special_tokens_have_no_text(tokenizer: Tokenizer) -> None:
     assert stream.push(tokenizer.encode("<|im_start|>").ids[0]).text == ""
 
 
-def test_bytes_that_are_no_text_break_nothing(tokenizer: Tokenizer) -> None:
-    source = random.Random(1)
-    for _ in range(50):
-        stream = TextStream(tokenizer, ())
-        for _ in range(60):
-            stream.push(source.randrange(7, 270))
-        stream.end()
+def shown_of(tokenizer: Tokenizer, tokens: list[int], stops: tuple[str, ...] = ()) -> tuple[str, bool]:
+    """All that is shown of `tokens`, and whether a stop string ended it."""
+    stream, text = TextStream(tokenizer, stops), ""
+    for token in tokens:
+        now = stream.push(token)
+        text += now.text
+        if now.stopped:
+            return text, True
+    tail = stream.end()
+    return text + tail.text, tail.stopped
+
+
+@given(st.lists(st.integers(7, 399), max_size=40))
+def test_of_any_tokens_the_parts_make_the_whole(tokenizer: Tokenizer, tokens: list[int]) -> None:
+    whole = tokenizer.decode(tokens, skip_special_tokens=True)
+    assert shown_of(tokenizer, tokens) == (whole.rstrip(BROKEN), False)
+
+
+WORDS = ["▁one", "two", "▁three", "▁", "▁▁", "é", "▁né"]
+BYTES = [0x0A, 0x41, 0xC3, 0xA9, 0xE2, 0x82, 0xAC, 0xF0, 0x9F, 0x98, 0x80, 0xFF]
+
+
+@pytest.fixture(scope="module")
+def byte_fallback() -> Tokenizer:
+    """Words, and a token for every byte, decoded as those of Llama 2, Mistral and Gemma are."""
+    spelled = ["<unk>", "<s>", *(f"<0x{byte:02X}>" for byte in range(256)), *WORDS]
+    vocabulary = {token: place for place, token in enumerate(spelled)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True))
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    tokenizer.decoder = decoders.Sequence(steps)
+    tokenizer.add_special_tokens(["<s>"])
+    return tokenizer
+
+
+def token_of(tokenizer: Tokenizer, piece: str | int) -> int:
+    found = tokenizer.token_to_id(piece if isinstance(piece, str) else f"<0x{piece:02X}>")
+    assert found is not None
+    return found
+
+
+def spelled(pieces: list[str | int]) -> str:
+    """Words as they are, and of the bytes between them what is text."""
+    data = b"".join(bytes([piece]) if isinstance(piece, int) else piece.replace("▁", " ").encode() for piece in pieces)
+    text = data.decode(errors="replace")
+    return text.removeprefix(" ").replace(BROKEN, "")
+
+
+pieces_of_any_kind = st.lists(st.sampled_from([*WORDS, *BYTES, "<s>"]), max_size=30)
+
+
+@given(pieces_of_any_kind)
+def test_invalid_bytes_are_shown_as_such_and_nothing_else_is_lost_or_shown_twice(
+    byte_fallback: Tokenizer, pieces: list[str | int]
+) -> None:
+    shown, _ = shown_of(byte_fallback, [token_of(byte_fallback, piece) for piece in pieces])
+    assert shown.replace(BROKEN, "") == spelled([piece for piece in pieces if piece != "<s>"])
+
+
+@given(pieces_of_any_kind, st.sampled_from([("\n",), ("two",), ("one\n", "é"), ("A", "€tw")]))
+def test_a_stop_string_ends_the_text_before_it_also_among_invalid_bytes(
+    byte_fallback: Tokenizer, pieces: list[str | int], stops: tuple[str, ...]
+) -> None:
+    tokens = [token_of(byte_fallback, piece) for piece in pieces]
+    whole, _ = shown_of(byte_fallback, tokens)
+    shown, stopped = shown_of(byte_fallback, tokens, stops)
+    assert stopped == any(stop in whole for stop in stops)
+    assert whole.startswith(shown)
+    assert not any(stop in shown for stop in stops)
+    assert stopped or shown == whole
+
+
+@given(st.text(alphabet="aé東🙂", max_size=12))
+def test_characters_made_of_byte_tokens_are_shown_once_they_are_whole(byte_fallback: Tokenizer, text: str) -> None:
+    tokens = [token_of(byte_fallback, byte) for byte in text.encode()]
+    stream = TextStream(byte_fallback, ())
+    parts = [stream.push(token).text for token in tokens]
+    assert [part for part in parts if part] == list(text)
+    assert stream.end().text == ""
 
 
 @given(st.text(alphabet="ab\n#é", max_size=40), st.lists(st.text(alphabet="ab\n#é", min_size=1, max_size=4), max_size=4))

@@ -98,6 +98,15 @@ def test_sampling_depends_on_the_seed_alone_not_on_the_company(folder: Path) -> 
     assert other.tokens != alone.tokens
 
 
+def test_a_sampled_answer_that_made_way_goes_on_with_the_same_tokens(folder: Path) -> None:
+    settings: dict[str, Any] = {"temperature": 1.0, "top_p": 0.9, "seed": 3, "frequency_penalty": 0.4, "max_tokens": 24}
+    settings |= {"repetition_penalty": 1.1, "presence_penalty": 0.2}
+    alone = drive(load(folder), [(0, generate(**settings))])[0]
+    work = [(0, generate(**settings)), (1, generate(PROMPT[2:], 20, temperature=1.0))]
+    made_way = drive(load(folder, num_slots=2), work, preempt=lambda step, index: index == 0 and step in (6, 15))
+    assert made_way[0].tokens == alone.tokens
+
+
 def test_a_known_prefix_is_not_computed_again_and_changes_nothing(folder: Path) -> None:
     llm = load(folder)
     first = drive(llm, [(0, generate(max_tokens=6))])[0]
@@ -196,6 +205,8 @@ REFUSED: dict[str, tuple[Generate, str, str]] = {
     "a temperature below 0": (generate(temperature=-0.1), "temperature", "-0.1"),
     "top_p 0": (generate(top_p=0.0), "top_p", "top_p is 0.0"),
     "too many alternatives": (generate(logprobs=21), "top_logprobs", "21"),
+    "min_p above 1": (generate(min_p=1.5), "min_p", "1.5"),
+    "a repetition penalty of 0": (generate(repetition_penalty=0.0), "repetition_penalty", "0.0"),
     "a penalty of 3": (generate(frequency_penalty=3.0), "frequency_penalty", "3.0"),
 }
 
