@@ -56,6 +56,11 @@ class StopStrings:
         return shown
 
 
+@lru_cache(maxsize=64)
+def _special_tokens(tokenizer: Tokenizer) -> frozenset[int]:
+    return frozenset(number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special)
+
+
 class Decoding:
     """Tokens into text that stays as it is, whatever follows: what it gave is given once, and never taken back.
 
@@ -71,6 +76,8 @@ class Decoding:
 
     def push(self, token: int) -> str:
         """The text that is whole now."""
+        if token in _special_tokens(self._tokenizer):
+            return ""  # it has no text, and may stand between a character's bytes
         self._pending.append(token)
         text = self._behind_given(self._pending)
         if text.endswith(_BROKEN):

@@ -1,7 +1,7 @@
 """Text as it can be shown: whole characters, no stop strings, every token's log probability once."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 
@@ -102,6 +102,7 @@ pieces_of_any_kind = st.lists(st.sampled_from([*WORDS, *BYTES, "<s>"]), max_size
 
 
 @given(pieces_of_any_kind)
+@example([195, 240, 169, 169, "<s>", 169])
 def test_invalid_bytes_are_shown_as_such_and_nothing_else_is_lost_or_shown_twice(
     byte_fallback: Tokenizer, pieces: list[str | int]
 ) -> None:
