@@ -5,16 +5,32 @@ what. Knows no sampling and no schedule. Rows are padded on the left, so that ev
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from stages.llm.compiled_decode import CompiledDecode, neighbours
 from stages.llm.model_call import Masks, last_logits
-from stages.llm.row import LlmRow
+from stages.llm.prefix import Occupant
+from stages.llm.row import PlacedImage
 from stages.llm.slot_cache import READ_STEP, Chunk, SlotCache, Window, window_over
+from stages.llm.windows import Windows
 from stages.packed_linear import EXPECTED_ROWS, pack_linears
+
+
+class Reader(Protocol):
+    """What a pass must know of a row. `positions` are those of its first tokens, [tokens] or [3, tokens], where they are not
+    their places; a token after them stands at its place plus the delta."""
+
+    @property
+    def occupant(self) -> Occupant: ...
+    @property
+    def images(self) -> tuple[PlacedImage, ...]: ...
+    @property
+    def positions(self) -> Tensor | None: ...
+    @property
+    def position_delta(self) -> int: ...
 
 
 class Forward:
@@ -28,9 +44,8 @@ class Forward:
         self._device: torch.device = model.get_input_embeddings().weight.device
         self._dtype: torch.dtype = model.get_input_embeddings().weight.dtype
         self._embed = model.get_input_embeddings()
-        self._sliding_window: int | None = _sliding_window(config)
-        self._layer_types = frozenset(getattr(config, "layer_types", None) or ())
-        self._three_positions = three_positions
+        self._windows = Windows.of(config)
+        self.three_positions = three_positions
         self._decode: CompiledDecode | None = None
         self.slots = SlotCache(config.num_hidden_layers, num_slots, max_tokens)
 
@@ -47,12 +62,12 @@ class Forward:
         first pass only. Raises `ConfigurationError`."""
         decode = CompiledDecode(self._model, self.slots)
         places = torch.zeros(min(EXPECTED_ROWS, self.slots.num_slots), 1, dtype=torch.long, device=self._device)
-        positions = places.repeat(3, 1, 1) if self._three_positions else places
+        positions = places.repeat(3, 1, 1) if self.three_positions else places
         decode.compile(positions, self._masks(places, min(READ_STEP, self.slots.max_tokens)))
         self._decode = decode
         pack_linears(self._model)  # for prompts
 
-    def run(self, rows: Sequence[LlmRow], chunks: Sequence[Chunk]) -> Tensor:
+    def run(self, rows: Sequence[Reader], chunks: Sequence[Chunk]) -> Tensor:
         """Logits [rows, vocabulary] for the token after each chunk. Each chunk is of the row at its place, in different
         slots."""
         lines = neighbours(chunks, self.slots.num_slots) if self._decode is not None else None
@@ -68,7 +83,7 @@ class Forward:
             logits = last_logits(self._model, tokens, positions, masks, self.slots)
         return logits if window.in_order else logits[list(window.lines)]
 
-    def _tokens(self, rows: Sequence[LlmRow], window: Window) -> dict[str, Tensor]:
+    def _tokens(self, rows: Sequence[Reader], window: Window) -> dict[str, Tensor]:
         given: list[int] = []
         for row, chunk in zip(rows, window.chunks, strict=True):
             given += row.occupant.tokens[chunk.start : chunk.end]
@@ -83,38 +98,32 @@ class Forward:
 
     def _masks(self, places: Tensor, read_length: int) -> Masks:
         """What each token may attend to, as a number to add to the scores: [batch, 1, width, read_length]."""
-        keys = torch.arange(read_length, device=self._device)
-        past = keys <= places[:, None, :, None]
-        if self._sliding_window is None:
-            return self._additive(past)
-        near = self._additive(past & (keys > places[:, None, :, None] - self._sliding_window))
-        if not self._layer_types:
-            return near
-        return {"full_attention": self._additive(past), "sliding_attention": near}
+        allowed = self._windows.allowed(places[:, None, :, None], torch.arange(read_length, device=self._device))
+        if isinstance(allowed, Tensor):
+            return self._additive(allowed)
+        return {name: self._additive(seen) for name, seen in allowed.items()}
 
     def _additive(self, allowed: Tensor) -> Tensor:
         return torch.zeros(allowed.shape, dtype=self._dtype, device=self._device).masked_fill_(
             ~allowed, torch.finfo(self._dtype).min
         )
 
-    def _positions(self, rows: Sequence[LlmRow], window: Window, places: Tensor) -> Tensor:
-        if not self._three_positions and all(row.positions is None for row in rows):
-            return places
-        positions = places[None].repeat(3, 1, 1)
+    def _positions(self, rows: Sequence[Reader], window: Window, places: Tensor) -> Tensor:
+        positions = places.repeat(3, 1, 1) if self.three_positions else places.clone()
         for row, chunk, line in zip(rows, window.chunks, window.lines, strict=True):
             if row.positions is not None:
-                positions[:, line, window.width - chunk.length :] = _row_positions(row, row.positions, chunk)
+                positions[..., line, window.width - chunk.length :] = _row_positions(row, row.positions, chunk)
         return positions
 
 
-def _row_positions(row: LlmRow, of_prompt: Tensor, chunk: Chunk) -> Tensor:
-    """[3, length]: the prompt's own positions, and the index plus the delta for what comes after it."""
-    known = of_prompt[:, chunk.start : chunk.end]
-    after = torch.arange(chunk.start + known.shape[1], chunk.end, device=of_prompt.device) + row.position_delta
-    return torch.cat([known, after.expand(3, -1)], dim=1)
+def _row_positions(row: Reader, of_prompt: Tensor, chunk: Chunk) -> Tensor:
+    """[length] or [3, length]: the prompt's own positions, and the index plus the delta for what comes after it."""
+    known = of_prompt[..., chunk.start : chunk.end]
+    after = torch.arange(chunk.start + known.shape[-1], chunk.end, device=of_prompt.device) + row.position_delta
+    return torch.cat([known, after.expand(*known.shape[:-1], -1)], dim=-1)
 
 
-def _put_features(embeddings: Tensor, row: LlmRow, chunk: Chunk) -> None:
+def _put_features(embeddings: Tensor, row: Reader, chunk: Chunk) -> None:
     """Overwrites, in one line of the batch [width, dim], the placeholders of the chunk with their features."""
     padding = len(embeddings) - chunk.length
     for image in row.images:
@@ -122,11 +131,3 @@ def _put_features(embeddings: Tensor, row: LlmRow, chunk: Chunk) -> None:
         if begin < end:
             target = slice(padding + begin - chunk.start, padding + end - chunk.start)
             embeddings[target] = image.features[begin - image.offset : end - image.offset]
-
-
-def _sliding_window(config: Any) -> int | None:
-    """Tokens that a sliding layer sees; None where every layer sees all."""
-    layer_types = getattr(config, "layer_types", None)
-    if layer_types is not None and "sliding_attention" not in layer_types:
-        return None
-    return getattr(config, "sliding_window", None)

@@ -27,6 +27,7 @@ from stages.llm.prefix import Occupant, SlotBook
 from stages.llm.prompt_rules import PromptRules, without_foreign_tokens
 from stages.llm.row import LlmRow, PlacedImage, SuspendedAnswer
 from stages.llm.sampling import Choice, Chooser, choose
+from stages.llm.self_check import check_answers
 from stages.stage import Generate, GenerationEnd, ImageSpan, Sampling, Stepped, TokenDelta, TokenLogprob
 
 
@@ -81,6 +82,7 @@ class Llm:
                 f"llm.max_context_tokens: {settings.max_context_tokens} is more than the {limit} that "
                 f"{checkpoint.source} was made for"
             )
+        check_answers(loaded.model, settings.max_context_tokens, three_positions=ImagePositions.of(loaded.model) is not None)
         llm = cls(loaded, settings, options.device)
         if options.compile:
             with torch.inference_mode():
