@@ -18,6 +18,7 @@ from stages.errors import ConfigurationError
 from stages.llm.llm import Llm, LlmSettings
 from stages.stage import Generate, Sampling
 from tests.stages.llm.driving import drive
+from tests.stages.llm.tiny_architectures import save_architecture
 
 SETTINGS = (LlmSettings(1, 128, 7), LlmSettings(4, 128, 16))
 """Alone and beside others, in small chunks and in large ones."""
@@ -73,12 +74,21 @@ def requests(seed: int, count: int, longest: int) -> list[tuple[int, Generate]]:
     return found
 
 
+def judged(kind: str, folder: Path, **more: Any) -> Outcome:
+    """Of a tiny checkpoint of that `model_type`, which is saved in `folder`."""
+    try:
+        save_architecture(kind, folder, **more)
+    except Exception as error:  # any of a hundred architectures, each in its own way
+        return Outcome(Verdict.NOT_MADE, _first_line(error))
+    return outcome(folder)
+
+
 def outcome(folder: Path, settings: Sequence[LlmSettings] = SETTINGS, longest: int = 80) -> Outcome:
     """Of the checkpoint in `folder`."""
     try:
         model = load_whole(folder)
         _check_context_matters(model)
-    except Exception as error:  # any of a hundred architectures, each in its own way
+    except Exception as error:  # as above
         return Outcome(Verdict.NOT_MADE, _first_line(error))
     arrivals = requests(seed=0, count=7, longest=longest)
     try:
@@ -90,7 +100,11 @@ def outcome(folder: Path, settings: Sequence[LlmSettings] = SETTINGS, longest: i
             llm = load(folder, setting)
         except ConfigurationError as error:
             return Outcome(Verdict.REFUSED, _first_line(error).replace(str(folder), "the checkpoint"))
-        for tokens, answer in zip(expected, drive(llm, arrivals), strict=True):
+        try:
+            answers = drive(llm, arrivals)
+        except Exception as error:
+            return Outcome(Verdict.WRONG, f"fails while it is served: {_first_line(error)}")
+        for tokens, answer in zip(expected, answers, strict=True):
             if answer.tokens != tokens:
                 return Outcome(Verdict.WRONG, f"{tokens} became {answer.tokens} with {setting}")
     return Outcome(Verdict.EQUAL)
