@@ -20,8 +20,7 @@ from stages.packed_linear import EXPECTED_ROWS, pack_linears
 
 
 class Reader(Protocol):
-    """What a pass must know of a row. `positions` are those of its first tokens, [tokens] or [3, tokens], where they are not
-    their places; a token after them stands at its place plus the delta."""
+    """What a pass must know of a row (see `LlmRow`)."""
 
     @property
     def occupant(self) -> Occupant: ...
@@ -44,8 +43,8 @@ class Forward:
         self._device: torch.device = model.get_input_embeddings().weight.device
         self._dtype: torch.dtype = model.get_input_embeddings().weight.dtype
         self._embed = model.get_input_embeddings()
-        self._windows = Windows.of(config)
-        self.three_positions = three_positions
+        self._config = config
+        self._three_positions = three_positions
         self._decode: CompiledDecode | None = None
         self.slots = SlotCache(config.num_hidden_layers, num_slots, max_tokens)
 
@@ -62,16 +61,16 @@ class Forward:
         first pass only. Raises `ConfigurationError`."""
         decode = CompiledDecode(self._model, self.slots)
         places = torch.zeros(min(EXPECTED_ROWS, self.slots.num_slots), 1, dtype=torch.long, device=self._device)
-        positions = places.repeat(3, 1, 1) if self.three_positions else places
+        positions = places.repeat(3, 1, 1) if self._three_positions else places
         decode.compile(positions, self._masks(places, min(READ_STEP, self.slots.max_tokens)))
         self._decode = decode
         pack_linears(self._model)  # for prompts
 
-    def run(self, rows: Sequence[Reader], chunks: Sequence[Chunk]) -> Tensor:
+    def run(self, rows: Sequence[Reader], chunks: Sequence[Chunk], *, read_at_least: int = 0) -> Tensor:
         """Logits [rows, vocabulary] for the token after each chunk. Each chunk is of the row at its place, in different
-        slots."""
+        slots. `read_at_least`: as many tokens of a slot are read, as beside a row that is so long."""
         lines = neighbours(chunks, self.slots.num_slots) if self._decode is not None else None
-        window = window_over(chunks, self.slots.max_tokens, self._device, lines)
+        window = window_over(chunks, self.slots.max_tokens, self._device, lines, read_at_least=read_at_least)
         places = torch.zeros(window.batch, window.width, dtype=torch.long, device=self._device)
         places[window.write_from] = window.write_to[1]
         tokens, masks = self._tokens(rows, window), self._masks(places, window.read_length)
@@ -98,7 +97,8 @@ class Forward:
 
     def _masks(self, places: Tensor, read_length: int) -> Masks:
         """What each token may attend to, as a number to add to the scores: [batch, 1, width, read_length]."""
-        allowed = self._windows.allowed(places[:, None, :, None], torch.arange(read_length, device=self._device))
+        keys = torch.arange(read_length, device=self._device)
+        allowed = Windows.of(self._config).allowed(places[:, None, :, None], keys)
         if isinstance(allowed, Tensor):
             return self._additive(allowed)
         return {name: self._additive(seen) for name, seen in allowed.items()}
@@ -109,18 +109,20 @@ class Forward:
         )
 
     def _positions(self, rows: Sequence[Reader], window: Window, places: Tensor) -> Tensor:
-        positions = places.repeat(3, 1, 1) if self.three_positions else places.clone()
+        if not self._three_positions and all(row.positions is None for row in rows):
+            return places
+        positions = places[None].repeat(3, 1, 1)
         for row, chunk, line in zip(rows, window.chunks, window.lines, strict=True):
             if row.positions is not None:
-                positions[..., line, window.width - chunk.length :] = _row_positions(row, row.positions, chunk)
+                positions[:, line, window.width - chunk.length :] = _row_positions(row, row.positions, chunk)
         return positions
 
 
 def _row_positions(row: Reader, of_prompt: Tensor, chunk: Chunk) -> Tensor:
-    """[length] or [3, length]: the prompt's own positions, and the index plus the delta for what comes after it."""
-    known = of_prompt[..., chunk.start : chunk.end]
-    after = torch.arange(chunk.start + known.shape[-1], chunk.end, device=of_prompt.device) + row.position_delta
-    return torch.cat([known, after.expand(*known.shape[:-1], -1)], dim=-1)
+    """[3, length]: the prompt's own positions, and the index plus the delta for what comes after it."""
+    known = of_prompt[:, chunk.start : chunk.end]
+    after = torch.arange(chunk.start + known.shape[1], chunk.end, device=of_prompt.device) + row.position_delta
+    return torch.cat([known, after.expand(3, -1)], dim=1)
 
 
 def _put_features(embeddings: Tensor, row: Reader, chunk: Chunk) -> None:

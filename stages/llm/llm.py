@@ -82,8 +82,12 @@ class Llm:
                 f"llm.max_context_tokens: {settings.max_context_tokens} is more than the {limit} that "
                 f"{checkpoint.source} was made for"
             )
-        check_answers(loaded.model, settings.max_context_tokens, three_positions=ImagePositions.of(loaded.model) is not None)
-        llm = cls(loaded, settings, options.device)
+        try:
+            llm = cls(loaded, settings, options.device)
+        except Exception as error:  # its first pass is as far as many an unknown architecture comes
+            what = f"{type(loaded.model).__name__} cannot be served from slots"
+            raise ConfigurationError(f"{checkpoint.source}: {what}: {type(error).__name__}: {error}") from error
+        check_answers(loaded.model, llm._forward)
         if options.compile:
             with torch.inference_mode():
                 llm._forward.compile()

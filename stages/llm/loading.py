@@ -20,6 +20,7 @@ from stages.vision.vlm_parts import VLM_PARTS, load_speaking_part, pretrained_ar
 PART_PATTERNS = ("*.safetensors", "*.bin", "*.gguf", "*.json", "*.txt", "*.model", "*.jinja")
 """The files of a checkpoint that make this part (for `Checkpoint.fingerprint`)."""
 
+
 @dataclass(frozen=True, slots=True)
 class LoadedLanguageModel:
     """`model` is a `transformers` model with a language modelling head, `tokenizer` a fast `transformers` tokenizer."""

@@ -2,13 +2,13 @@
 
 A model is served as if it read keys and values, masks and positions from what it is given. Some read them elsewhere: a state of
 their own, the length of the cache, the longest position of a batch. So every model reads a few tokens at load, once as the
-library has it read a prompt, and once as a running stage would: in chunks, beside others, from a copied beginning, beside a row
-far along. Decides what is read and how far the results may differ. Knows no architecture by name.
+library has it read a prompt, and once from slots as a running stage would: in chunks, beside others, from a copied beginning,
+beside a text far along. Decides what is read and how far the results may differ. Knows no architecture by name.
 """
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -31,9 +31,12 @@ MAX_DIFFERENCE_OF_SHORT_TYPES = 0.25
 _WINDOWS = ("sliding_window", "attention_chunk_size")
 
 
-@dataclass(slots=True)
+_FAR = "beside one that is far longer"
+
+
+@dataclass(frozen=True, slots=True)
 class _Reader:
-    """A row of the check: it reads the same tokens in a slot of its own."""
+    """A row of the check: all read the same tokens, each in a slot of its own."""
 
     occupant: Occupant
     images: tuple[PlacedImage, ...] = ()
@@ -41,97 +44,84 @@ class _Reader:
     position_delta: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Check:
     """One model's: `alone` [tokens, vocabulary] are the logits after each token as the library computes them."""
 
+    model: Any
     forward: Forward
     tokens: list[int]
     alone: Tensor
-    readers: list[_Reader] = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.readers = [_Reader(Occupant("", self.tokens)) for _ in range(self.forward.slots.num_slots)]
+    def passes(self) -> Iterator[tuple[str, float]]:
+        """(how the text was read, how far the answer was off), until all has been seen."""
+        slots, third = self.forward.slots, max(1, len(self.tokens) // 3)
+        yield "in one piece", self._read(Chunk(0, 0, third))
+        if len(self.tokens) < NUM_TOKENS:  # a slot of so few tokens holds hardly a text
+            return
+        yield "in chunks", self._read(Chunk(0, third, 1))
+        own = Chunk(0, third + 1, 1)
+        yield "beside another", self._read(own, *([Chunk(1, 0, third)] if slots.num_slots > 1 else []))
+        last = Chunk(0, own.end, third)
+        if slots.num_slots > 1:
+            slots.copy_prefix(0, 1, own.end)
+            yield "after a copied beginning", self._read(Chunk(1, own.end, 1), last)
+            last = Chunk(1, own.end + 1, third)
+        yield _FAR, self._read(last, read_at_least=slots.max_tokens)
+        if any(_ropes(self.model.config.get_text_config())):
+            yield _FAR, _difference(_beside_far(self.model, self.tokens, slots.max_tokens), self.alone[-1])
 
-    def read(self, *chunks: Chunk) -> float:
-        """One forward pass over the chunks. How far the first one's logits, and those of all at their right places, are from
-        the model's own."""
-        found = self.forward.run([self.readers[chunk.slot] for chunk in chunks], chunks)
-        right = [self.readers[chunk.slot].position_delta == 0 for chunk in chunks]
-        return max(
-            _difference(logits, self.alone[chunk.end - 1])
-            for logits, chunk, counts in zip(found, chunks, right, strict=True)
-            if counts
-        )
+    def _read(self, *chunks: Chunk, read_at_least: int = 0) -> float:
+        reader = _Reader(Occupant("", self.tokens))
+        found = self.forward.run([reader] * len(chunks), chunks, read_at_least=read_at_least)
+        return max(_difference(logits, self.alone[chunk.end - 1]) for logits, chunk in zip(found, chunks, strict=True))
 
 
-def check_answers(model: Any, max_tokens: int, *, three_positions: bool = False) -> None:
-    """Raises `ConfigurationError` where `model` would answer otherwise from slots of `max_tokens` than alone. Takes six passes
-    over at most a dozen tokens."""
+def check_answers(model: Any, forward: Forward) -> None:
+    """Raises `ConfigurationError` where `model` would answer otherwise from the slots of `forward` than alone. Takes six or
+    seven passes over a dozen tokens or fewer. What it leaves in the slots is nobody's."""
+    tokens = _ordinary_tokens(model, min(NUM_TOKENS, forward.slots.max_tokens))
     what = type(model).__name__
-    length = min(NUM_TOKENS, max_tokens)
-    tokens = _ordinary_tokens(model, length)
     with torch.inference_mode(), _narrowed(model.config.get_text_config()):
         try:
             alone = _alone(model, tokens)
+            if not alone.isfinite().any(-1).all():
+                return  # its answers fail, each for itself, and say why
+            differences = list(_Check(model, forward, tokens, alone).passes())
         except Exception as error:  # any of a hundred architectures, each in its own way
-            raise ConfigurationError(f"{what} cannot be checked before it is served: {_short(error)}") from error
-        if not alone.isfinite().any(-1).all():
-            return  # its answers fail, each for itself, and say why
-        forward = Forward(model, 3, length, three_positions=three_positions)
-        worst = MAX_DIFFERENCE.get(forward.dtype, MAX_DIFFERENCE_OF_SHORT_TYPES)
-        passes = _passes(_Check(forward, tokens, alone), max_tokens)
-        try:
-            for how, difference in passes:
-                if not difference <= worst:
-                    raise ConfigurationError(_differs(model, how, difference))
-        except ConfigurationError:
-            raise
-        except Exception as error:  # as above
             raise ConfigurationError(f"{what} cannot be served from slots: {_short(error)}") from error
-
-
-def _passes(check: _Check, max_tokens: int) -> Iterator[tuple[str, float]]:
-    """(how the tokens were read, how far the answer was off)"""
-    length = len(check.tokens)
-    third = max(1, length // 3)
-    if length < 6:
-        yield "in one piece", check.read(Chunk(0, 0, length))
-        return
-    yield "in one piece", check.read(Chunk(0, 0, third))
-    yield "in chunks", check.read(Chunk(0, third, 1))
-    yield "beside another text", check.read(Chunk(0, third + 1, 1), Chunk(1, 0, third))
-    check.forward.slots.copy_prefix(0, 2, third)
-    yield "after a copied beginning", check.read(Chunk(2, third, third), Chunk(1, third, 1))
-    far = check.readers[1]
-    far.positions = torch.empty((3, 0) if check.forward.three_positions else 0, dtype=torch.long, device=check.forward.device)
-    far.position_delta = max_tokens - 1 - 2 * third  # its last token stands at the very end of a slot
-    yield "beside a text that is far longer", check.read(Chunk(2, 2 * third, 2), Chunk(1, third + 1, third))
+    worst = MAX_DIFFERENCE.get(forward.dtype, MAX_DIFFERENCE_OF_SHORT_TYPES)
+    for how, difference in differences:
+        if not difference <= worst:
+            raise ConfigurationError(_differs(model, how, difference))
 
 
 def _differs(model: Any, how: str, difference: float) -> str:
-    config = model.config.get_text_config()
-    by_length = sorted({name for name, _ in _ropes_by_length(config)})
-    if by_length and how == "beside a text that is far longer":
-        least = min(limit for _, limit in _ropes_by_length(config))
-        return (
-            f"{type(model).__name__}: its rope ({', '.join(by_length)}) depends on how long the longest text beside it is; "
-            f"llm.max_context_tokens may be at most the {least} tokens that the model was first made for"
-        )
+    ropes = sorted(_ropes(model.config.get_text_config()))
+    why = f": its rope ({', '.join(kind for kind, _ in ropes)}) depends on length" if ropes and how == _FAR else ""
+    limits = [limit for _, limit in ropes if limit is not None]
+    advice = f"; llm.max_context_tokens of at most {min(limits)} may do" if why and limits else ""
     return (
-        f"{type(model).__name__} answers otherwise when it reads a text {how} (its logits are off by {difference:.0%}), so it "
-        "cannot be served from slots"
+        f"{type(model).__name__} cannot be served from slots: its answer to a text is another (logits {difference:.0%} off) when it "
+        f"is read {how}{why}{advice}"
     )
 
 
-def _ropes_by_length(config: Any) -> Iterator[tuple[str, int]]:
-    """(type, the length up to which it is as others are) of what may depend on length, for the message."""
+def _ropes(config: Any) -> Iterator[tuple[str, int | None]]:
+    """(type, the length up to which it is as any other) of every rope that is not the plain one."""
     given = getattr(config, "rope_parameters", None) or {}
     for rope in [given, *(value for value in given.values() if isinstance(value, Mapping))]:
-        kind = str(rope.get("rope_type", "default"))
-        limit = rope.get("original_max_position_embeddings") or getattr(config, "max_position_embeddings", None)
-        if kind != "default" and limit is not None:
-            yield kind, int(limit)
+        if (kind := str(rope.get("rope_type", "default"))) != "default":
+            yield kind, rope.get("original_max_position_embeddings") or getattr(config, "max_position_embeddings", None)
+
+
+def _beside_far(model: Any, tokens: list[int], max_tokens: int) -> Tensor:
+    """Logits [vocabulary] after the text, read in one batch with a text that stands at the end of a slot."""
+    ids = torch.tensor([tokens, tokens], device=model.get_input_embeddings().weight.device)
+    places = torch.arange(len(tokens), device=ids.device)
+    positions = torch.stack([places, places + max_tokens - len(tokens)])
+    logits: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=positions, use_cache=False).logits
+    return logits[0, -1]
 
 
 def _alone(model: Any, tokens: list[int]) -> Tensor:

@@ -60,7 +60,7 @@ def greedy(model: Any, prompt: Sequence[int], max_tokens: int) -> tuple[list[int
     return made.sequences[0, len(prompt) :].tolist(), torch.stack(made.logits)[:, 0].log_softmax(-1)
 
 
-def requests(seed: int, count: int, longest: int) -> list[tuple[int, Generate]]:
+def requests(seed: int, count: int, longest: int, most: int = 24) -> list[tuple[int, Generate]]:
     """(arrival step, request) of random lengths; every third prompt begins as an earlier one."""
     source = random.Random(seed)
     found: list[tuple[int, Generate]] = []
@@ -69,7 +69,7 @@ def requests(seed: int, count: int, longest: int) -> list[tuple[int, Generate]]:
         if index % 3 == 2:
             earlier = found[source.randrange(index)][1].token_ids
             tokens = (*earlier[: source.randrange(len(earlier) + 1)], *tokens)[: longest - 1]
-        sampling = Sampling(max_tokens=source.randrange(1, 24), temperature=0.0, logprobs=3)
+        sampling = Sampling(max_tokens=source.randrange(1, most), temperature=0.0, logprobs=3)
         found.append((source.randrange(20), Generate(tokens, sampling)))
     return found
 
@@ -90,7 +90,7 @@ def outcome(folder: Path, settings: Sequence[LlmSettings] = SETTINGS, longest: i
         _check_context_matters(model)
     except Exception as error:  # as above
         return Outcome(Verdict.NOT_MADE, _first_line(error))
-    arrivals = requests(seed=0, count=7, longest=longest)
+    arrivals = requests(seed=0, count=6, longest=longest, most=14)
     try:
         expected = [greedy(model, work.token_ids, work.sampling.max_tokens or 1)[0] for _, work in arrivals]
     except Exception as error:

@@ -53,7 +53,9 @@ class Parts:
         return Llm.load(self.checkpoint, LoadOptions(), settings)
 
 
-@pytest.fixture(scope="module", params=[save_llava, save_llava_siglip, save_qwen2_5_vl], ids=["llava", "llava_siglip", "qwen2_5_vl"])
+@pytest.fixture(
+    scope="module", params=[save_llava, save_llava_siglip, save_qwen2_5_vl], ids=["llava", "llava_siglip", "qwen2_5_vl"]
+)
 def parts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Parts:
     save: Callable[[Path], Path] = request.param
     checkpoint = resolve(Source(folder=str(save(tmp_path_factory.mktemp("vlm")))))

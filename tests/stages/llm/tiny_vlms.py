@@ -84,7 +84,13 @@ def _larger_tower(model: Any) -> Any:
 def save_pixtral(folder: Path) -> Path:
     """A picture's features stand in rows, with a token between one and the next."""
     ensure_torchvision()
-    from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, PixtralImageProcessor, PixtralVisionConfig
+    from transformers import (
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        PixtralImageProcessor,
+        PixtralVisionConfig,
+    )
     from transformers.models.pixtral import PixtralProcessor
 
     torch.manual_seed(0)

@@ -29,7 +29,9 @@ pytestmark = pytest.mark.models
 SIZES = [(40, 30), (28, 28), (100, 60), (57, 120)]
 
 
-@pytest.fixture(scope="module", params=[save_llava, save_llava_siglip, save_qwen2_5_vl], ids=["llava", "llava_siglip", "qwen2_5_vl"])
+@pytest.fixture(
+    scope="module", params=[save_llava, save_llava_siglip, save_qwen2_5_vl], ids=["llava", "llava_siglip", "qwen2_5_vl"]
+)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     save: Callable[[Path], Path] = request.param
     return save(tmp_path_factory.mktemp("vlm"))
