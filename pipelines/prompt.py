@@ -18,6 +18,7 @@ from stages.checkpoint import Checkpoint
 from stages.errors import ConfigurationError, InvalidRequest
 from stages.llm.tokenizer import gguf_file, load_tokenizer
 from stages.torchvision_shim import ensure_torchvision
+from stages.vision.placeholders import num_image_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,9 +234,7 @@ class ProcessorForm:
         return str(self._processor.image_token)
 
     def num_image_tokens(self, image: ImagePart) -> int:
-        # What a processor tells inference engines, for sizes alone (vLLM's transformers backend asks the same).
-        found = self._processor._get_num_multimodal_tokens(image_sizes=[(image.height, image.width)])
-        return int(found["num_image_tokens"][0])
+        return num_image_tokens(self._processor, image.height, image.width)
 
     def render(self, messages: Sequence[Message]) -> str:
         conversation = [{"role": message.role, "content": [_as_part(part) for part in message.parts]} for message in messages]

@@ -309,7 +309,7 @@ class Engine(ABC, Generic[P]):
         return TooLarge(
             f"stage {self.place.stage}: this request alone (work of {cost:g}) needs more memory than its device "
             f"{self.place.device} {has}; ask for less (a smaller picture, fewer tokens), or serve the stage on a larger device "
-            "or with a smaller models.*.dtype"
+            "or with a smaller models.*.*.dtype"
         )
 
     # ---- the engine's thread ----

@@ -5,16 +5,31 @@ what. Knows no sampling and no schedule. Rows are padded on the left, so that ev
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from stages.llm.compiled_decode import CompiledDecode, neighbours
 from stages.llm.model_call import Masks, last_logits
-from stages.llm.row import LlmRow
+from stages.llm.prefix import Occupant
+from stages.llm.row import PlacedImage
 from stages.llm.slot_cache import READ_STEP, Chunk, SlotCache, Window, window_over
+from stages.llm.windows import Windows
 from stages.packed_linear import EXPECTED_ROWS, pack_linears
+
+
+class Reader(Protocol):
+    """What a pass must know of a row (see `LlmRow`)."""
+
+    @property
+    def occupant(self) -> Occupant: ...
+    @property
+    def images(self) -> tuple[PlacedImage, ...]: ...
+    @property
+    def positions(self) -> Tensor | None: ...
+    @property
+    def position_delta(self) -> int: ...
 
 
 class Forward:
@@ -28,8 +43,7 @@ class Forward:
         self._device: torch.device = model.get_input_embeddings().weight.device
         self._dtype: torch.dtype = model.get_input_embeddings().weight.dtype
         self._embed = model.get_input_embeddings()
-        self._sliding_window: int | None = _sliding_window(config)
-        self._layer_types = frozenset(getattr(config, "layer_types", None) or ())
+        self._config = config
         self._three_positions = three_positions
         self._decode: CompiledDecode | None = None
         self.slots = SlotCache(config.num_hidden_layers, num_slots, max_tokens)
@@ -52,11 +66,11 @@ class Forward:
         self._decode = decode
         pack_linears(self._model)  # for prompts
 
-    def run(self, rows: Sequence[LlmRow], chunks: Sequence[Chunk]) -> Tensor:
+    def run(self, rows: Sequence[Reader], chunks: Sequence[Chunk], *, read_at_least: int = 0) -> Tensor:
         """Logits [rows, vocabulary] for the token after each chunk. Each chunk is of the row at its place, in different
-        slots."""
+        slots. `read_at_least`: as many tokens of a slot are read, as beside a row that is so long."""
         lines = neighbours(chunks, self.slots.num_slots) if self._decode is not None else None
-        window = window_over(chunks, self.slots.max_tokens, self._device, lines)
+        window = window_over(chunks, self.slots.max_tokens, self._device, lines, read_at_least=read_at_least)
         places = torch.zeros(window.batch, window.width, dtype=torch.long, device=self._device)
         places[window.write_from] = window.write_to[1]
         tokens, masks = self._tokens(rows, window), self._masks(places, window.read_length)
@@ -68,7 +82,7 @@ class Forward:
             logits = last_logits(self._model, tokens, positions, masks, self.slots)
         return logits if window.in_order else logits[list(window.lines)]
 
-    def _tokens(self, rows: Sequence[LlmRow], window: Window) -> dict[str, Tensor]:
+    def _tokens(self, rows: Sequence[Reader], window: Window) -> dict[str, Tensor]:
         given: list[int] = []
         for row, chunk in zip(rows, window.chunks, strict=True):
             given += row.occupant.tokens[chunk.start : chunk.end]
@@ -84,20 +98,17 @@ class Forward:
     def _masks(self, places: Tensor, read_length: int) -> Masks:
         """What each token may attend to, as a number to add to the scores: [batch, 1, width, read_length]."""
         keys = torch.arange(read_length, device=self._device)
-        past = keys <= places[:, None, :, None]
-        if self._sliding_window is None:
-            return self._additive(past)
-        near = self._additive(past & (keys > places[:, None, :, None] - self._sliding_window))
-        if not self._layer_types:
-            return near
-        return {"full_attention": self._additive(past), "sliding_attention": near}
+        allowed = Windows.of(self._config).allowed(places[:, None, :, None], keys)
+        if isinstance(allowed, Tensor):
+            return self._additive(allowed)
+        return {name: self._additive(seen) for name, seen in allowed.items()}
 
     def _additive(self, allowed: Tensor) -> Tensor:
         return torch.zeros(allowed.shape, dtype=self._dtype, device=self._device).masked_fill_(
             ~allowed, torch.finfo(self._dtype).min
         )
 
-    def _positions(self, rows: Sequence[LlmRow], window: Window, places: Tensor) -> Tensor:
+    def _positions(self, rows: Sequence[Reader], window: Window, places: Tensor) -> Tensor:
         if not self._three_positions and all(row.positions is None for row in rows):
             return places
         positions = places[None].repeat(3, 1, 1)
@@ -107,14 +118,14 @@ class Forward:
         return positions
 
 
-def _row_positions(row: LlmRow, of_prompt: Tensor, chunk: Chunk) -> Tensor:
+def _row_positions(row: Reader, of_prompt: Tensor, chunk: Chunk) -> Tensor:
     """[3, length]: the prompt's own positions, and the index plus the delta for what comes after it."""
     known = of_prompt[:, chunk.start : chunk.end]
     after = torch.arange(chunk.start + known.shape[1], chunk.end, device=of_prompt.device) + row.position_delta
     return torch.cat([known, after.expand(3, -1)], dim=1)
 
 
-def _put_features(embeddings: Tensor, row: LlmRow, chunk: Chunk) -> None:
+def _put_features(embeddings: Tensor, row: Reader, chunk: Chunk) -> None:
     """Overwrites, in one line of the batch [width, dim], the placeholders of the chunk with their features."""
     padding = len(embeddings) - chunk.length
     for image in row.images:
@@ -122,11 +133,3 @@ def _put_features(embeddings: Tensor, row: LlmRow, chunk: Chunk) -> None:
         if begin < end:
             target = slice(padding + begin - chunk.start, padding + end - chunk.start)
             embeddings[target] = image.features[begin - image.offset : end - image.offset]
-
-
-def _sliding_window(config: Any) -> int | None:
-    """Tokens that a sliding layer sees; None where every layer sees all."""
-    layer_types = getattr(config, "layer_types", None)
-    if layer_types is not None and "sliding_attention" not in layer_types:
-        return None
-    return getattr(config, "sliding_window", None)

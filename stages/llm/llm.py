@@ -27,6 +27,7 @@ from stages.llm.prefix import Occupant, SlotBook
 from stages.llm.prompt_rules import PromptRules, without_foreign_tokens
 from stages.llm.row import LlmRow, PlacedImage, SuspendedAnswer
 from stages.llm.sampling import Choice, Chooser, choose
+from stages.llm.self_check import check_answers
 from stages.stage import Generate, GenerationEnd, ImageSpan, Sampling, Stepped, TokenDelta, TokenLogprob
 
 MIN_CHUNK_TOKENS = 16  # fewer make no pass noticeably smaller
@@ -84,7 +85,12 @@ class Llm:
                 f"llm.max_context_tokens: {settings.max_context_tokens} is more than the {limit} that "
                 f"{checkpoint.source} was made for"
             )
-        llm = cls(loaded, settings, options.device)
+        try:
+            llm = cls(loaded, settings, options.device)
+        except Exception as error:  # its first pass is as far as many an unknown architecture comes
+            what = f"{type(loaded.model).__name__} cannot be served from slots"
+            raise ConfigurationError(f"{checkpoint.source}: {what}: {type(error).__name__}: {error}") from error
+        check_answers(loaded.model, llm._forward)
         if options.compile:
             with torch.inference_mode():
                 llm._forward.compile()

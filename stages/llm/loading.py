@@ -12,11 +12,10 @@ from stages.checkpoint import Checkpoint, LoadOptions
 from stages.errors import ConfigurationError
 from stages.llm.tokenizer import gguf_file, load_tokenizer
 from stages.llm.unpacked import unpacked
+from stages.llm.windows import LAYER_TYPES
 from stages.packed_linear import pack_linears
 from stages.torchvision_shim import ensure_torchvision
 from stages.vision.vlm_parts import VLM_PARTS, load_speaking_part, pretrained_arguments
-
-_SERVED_LAYERS = {"full_attention", "sliding_attention"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +68,11 @@ def _from_gguf(folder: Path, gguf: str, options: LoadOptions) -> Any:
 
 
 def _check_layers(checkpoint: Checkpoint, config: Any) -> None:
-    unserved = set(getattr(config, "layer_types", None) or ()) - _SERVED_LAYERS
+    unserved = set(getattr(config, "layer_types", None) or ()) - LAYER_TYPES
     if unserved or not hasattr(config, "num_hidden_layers"):
         raise ConfigurationError(
             f"{checkpoint.source} has layers that cannot be served from slots: "
-            f"{', '.join(sorted(unserved)) or config.model_type}; "
-            f"only {' and '.join(sorted(_SERVED_LAYERS))} can"
+            f"{', '.join(sorted(unserved)) or config.model_type}; only {', '.join(sorted(LAYER_TYPES))} can"
         )
 
 

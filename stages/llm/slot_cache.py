@@ -59,7 +59,14 @@ class Window:
         return self.lines == tuple(range(self.batch))
 
 
-def window_over(chunks: Sequence[Chunk], max_tokens: int, device: torch.device, lines_of: range | None = None) -> Window:
+def window_over(
+    chunks: Sequence[Chunk],
+    max_tokens: int,
+    device: torch.device,
+    lines_of: range | None = None,
+    *,
+    read_at_least: int = 0,
+) -> Window:
     """Plans one forward pass over `chunks`, which are in different slots. Reads in place (no copy) where the slots lie
     together, or where `lines_of` says which slots the batch is made of."""
     slots = [chunk.slot for chunk in chunks]
@@ -69,7 +76,7 @@ def window_over(chunks: Sequence[Chunk], max_tokens: int, device: torch.device, 
         first, span, together = lines_of.start, len(lines_of), True
     lines = tuple(slot - first for slot in slots) if together else tuple(range(len(slots)))
     width = max(chunk.length for chunk in chunks)
-    longest = max(chunk.end for chunk in chunks)
+    longest = max(read_at_least, *(chunk.end for chunk in chunks))
     rows: list[int] = []
     columns: list[int] = []
     targets: list[int] = []

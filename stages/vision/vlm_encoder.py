@@ -5,12 +5,13 @@ Decides which pictures share a batch: of equal size where the model wants one te
 What comes out is what the model's own `get_image_features` gives.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from stages.arrays import as_array
@@ -20,7 +21,11 @@ from stages.picture import decode
 from stages.stage import Arrays, EncodeImage
 from stages.torchvision_shim import ensure_torchvision
 from stages.vision.pictures import compiled
+from stages.vision.placeholders import check_num_features
 from stages.vision.vlm_parts import load_seeing_part
+
+_SAMPLES = ((60, 40), (40, 60))
+"""Sizes of the pictures that are encoded at load, width and height."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +52,30 @@ class VlmEncoder:
     def load(cls, checkpoint: Checkpoint, options: LoadOptions) -> "VlmEncoder":
         """Reads the seeing part's weights only. Raises `ConfigurationError`."""
         ensure_torchvision()
-        from transformers import AutoImageProcessor
+        from transformers import AutoProcessor
 
         try:
-            processor = AutoImageProcessor.from_pretrained(str(checkpoint.folder))
-            return cls(load_seeing_part(checkpoint.folder, options), processor, options)
+            processor = AutoProcessor.from_pretrained(str(checkpoint.folder))
+            encoder = cls(load_seeing_part(checkpoint.folder, options), processor.image_processor, options)
+            encoder._check_placeholders(processor)
         except Exception as error:  # a broken checkpoint fails in a dozen ways, and all of them are the configuration's
             raise ConfigurationError(f"{checkpoint.source} cannot be loaded as a vision encoder: {error}") from error
+        return encoder
+
+    def _check_placeholders(self, processor: Any) -> None:
+        for width, height in _SAMPLES:
+            blank = self._prepared(Image.new("RGB", (width, height)))
+            features = self._encoded([blank], self._part.model.get_image_features)[0]["features"]
+            check_num_features(processor, height, width, len(features))
 
     @property
     def device(self) -> str:
         return self._options.device
 
     def prepare(self, payload: EncodeImage) -> PreparedPicture:
-        picture = decode(payload.data, max_pixels=payload.max_pixels, param="messages")
+        return self._prepared(decode(payload.data, max_pixels=payload.max_pixels, param="messages"))
+
+    def _prepared(self, picture: Image.Image) -> PreparedPicture:
         found = self._processor(images=[picture], return_tensors="pt")
         pixels, grid = found["pixel_values"], found.get("image_grid_thw")
         if grid is not None:
@@ -75,11 +90,14 @@ class VlmEncoder:
         return float(item.num_patches)
 
     def run(self, batch: Sequence[PreparedPicture]) -> Sequence[Arrays]:
+        return self._encoded(batch, self._features)
+
+    def _encoded(self, batch: Sequence[PreparedPicture], encode: Callable[..., Any]) -> Sequence[Arrays]:
         pixels = torch.cat([item.pixels for item in batch]).to(self._options.device, self._dtype)
         grids = [item.grid for item in batch if item.grid is not None]
         arguments = {"image_grid_thw": torch.cat(grids).to(self._options.device)} if grids else {}
         with torch.inference_mode():
-            features = self._features(pixels, **arguments).pooler_output
+            features = encode(pixels, **arguments).pooler_output
         return [_result(one, item) for one, item in zip(features, batch, strict=True)]
 
 

@@ -23,7 +23,7 @@ async def test_the_list_has_every_model_with_its_pipeline_and_stages() -> None:
         "top_k": 20,
         "min_p": 0.0,
         "repetition_penalty": 1.0,
-        "max_tokens": None,
+        "max_tokens": 512,
     }
     painter = body["data"][1]
     assert (painter["object"], painter["owned_by"], painter["created"]) == ("model", "triptych", 1_700_000_000)

@@ -18,7 +18,7 @@ from stages.llm.llm import Llm, LlmSettings
 from stages.stage import EncodeImage, Generate, ImageSpan, Sampling
 from stages.vision.vlm_encoder import VlmEncoder
 from tests.stages.llm.driving import drive
-from tests.stages.llm.tiny_vlms import save_llava, save_qwen2_5_vl
+from tests.stages.llm.tiny_vlms import save_llava, save_llava_siglip, save_qwen2_5_vl
 from tests.stages.vision.tiny_clip import picture
 
 pytestmark = pytest.mark.models
@@ -53,7 +53,9 @@ class Parts:
         return Llm.load(self.checkpoint, LoadOptions(), settings)
 
 
-@pytest.fixture(scope="module", params=[save_llava, save_qwen2_5_vl], ids=["llava", "qwen2_5_vl"])
+@pytest.fixture(
+    scope="module", params=[save_llava, save_llava_siglip, save_qwen2_5_vl], ids=["llava", "llava_siglip", "qwen2_5_vl"]
+)
 def parts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Parts:
     save: Callable[[Path], Path] = request.param
     checkpoint = resolve(Source(folder=str(save(tmp_path_factory.mktemp("vlm")))))

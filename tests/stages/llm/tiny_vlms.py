@@ -46,6 +46,75 @@ def save_llava(folder: Path) -> Path:
     return _save_with_processor(LlavaForConditionalGeneration(config), folder, tokenizer, processor)
 
 
+def save_llava_siglip(folder: Path) -> Path:
+    """16 patches a picture of 28 x 28; the tower has no class token, and its pictures are not cropped."""
+    ensure_torchvision()
+    from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, SiglipImageProcessor, SiglipVisionConfig
+    from transformers.models.llava import LlavaProcessor
+
+    torch.manual_seed(0)
+    tokenizer = tiny_tokenizer(extra_special_tokens={"image_token": "<image>"})
+    config = LlavaConfig(
+        vision_config=SiglipVisionConfig(**VISION),
+        text_config=LlamaConfig(**text_arguments()),
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=16,
+        vision_feature_select_strategy="full",
+    )
+    processor = LlavaProcessor(
+        image_processor=SiglipImageProcessor(size={"height": 28, "width": 28}),
+        tokenizer=tokenizer,
+        patch_size=7,
+        vision_feature_select_strategy="full",
+        num_additional_image_tokens=0,
+        chat_template=CHAT_TEMPLATE,
+    )
+    return _save_with_processor(_larger_tower(LlavaForConditionalGeneration(config)), folder, tokenizer, processor)
+
+
+def _larger_tower(model: Any) -> Any:
+    """Towers that scale their random weights themselves: large enough for pictures to matter."""
+    with torch.no_grad():
+        for parameter in model.model.vision_tower.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(std=0.2)
+    return model
+
+
+def save_pixtral(folder: Path) -> Path:
+    """A picture's features stand in rows, with a token between one and the next."""
+    ensure_torchvision()
+    from transformers import (
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        PixtralImageProcessor,
+        PixtralVisionConfig,
+    )
+    from transformers.models.pixtral import PixtralProcessor
+
+    torch.manual_seed(0)
+    tokenizer = tiny_tokenizer(extra_special_tokens={"image_token": "<image>"})
+    vision = {name: value for name, value in VISION.items() if name != "image_size"}
+    config = LlavaConfig(
+        vision_config=PixtralVisionConfig(**vision, image_size=56),
+        text_config=LlamaConfig(**text_arguments()),
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+    )
+    processor = PixtralProcessor(
+        image_processor=PixtralImageProcessor(size={"longest_edge": 56}, patch_size={"height": 7, "width": 7}),
+        tokenizer=tokenizer,
+        patch_size=7,
+        image_token="<image>",
+        image_break_token="<|vision_start|>",
+        image_end_token="<|vision_end|>",
+        chat_template=CHAT_TEMPLATE,
+    )
+    return _save_with_processor(LlavaForConditionalGeneration(config), folder, tokenizer, processor)
+
+
 def save_qwen2_5_vl(folder: Path) -> Path:
     """Patches of 14 x 14, merged two by two."""
     ensure_torchvision()

@@ -1,6 +1,7 @@
 """The seeing part of a vision-language checkpoint, alone."""
 
 import io
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from stages.vision.vlm_encoder import PreparedPicture, VlmEncoder
 from stages.vision.vlm_parts import load_seeing_part, load_speaking_part
 from tests.stages.fakes import PATIENCE_S, Gate, Inbox
 from tests.stages.llm.tiny_models import save_decoder
-from tests.stages.llm.tiny_vlms import save_llava, save_qwen2_5_vl
+from tests.stages.llm.tiny_vlms import save_llava, save_llava_siglip, save_pixtral, save_qwen2_5_vl
 from tests.stages.vision.reading import tensors_read
 from tests.stages.vision.tiny_clip import picture
 
@@ -28,7 +29,9 @@ pytestmark = pytest.mark.models
 SIZES = [(40, 30), (28, 28), (100, 60), (57, 120)]
 
 
-@pytest.fixture(scope="module", params=[save_llava, save_qwen2_5_vl], ids=["llava", "qwen2_5_vl"])
+@pytest.fixture(
+    scope="module", params=[save_llava, save_llava_siglip, save_qwen2_5_vl], ids=["llava", "llava_siglip", "qwen2_5_vl"]
+)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     save: Callable[[Path], Path] = request.param
     return save(tmp_path_factory.mktemp("vlm"))
@@ -122,3 +125,15 @@ def test_a_burst_of_pictures_is_split_into_batches_within_the_cost_bound(folder:
     assert all(sum(batch) <= bound for batch in encoder.batches)
     assert sum(len(batch) for batch in encoder.batches) == len(sizes)
     assert len(encoder.batches) < len(sizes)
+
+
+def test_tokens_between_the_features_of_a_picture_are_refused_at_load(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"placeholder tokens and .* features"):
+        load(save_pixtral(tmp_path))
+
+
+def test_a_processor_that_counts_otherwise_than_the_tower_is_refused_at_load(tmp_path: Path) -> None:
+    path = save_llava(tmp_path) / "processor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_additional_image_tokens": 0}))
+    with pytest.raises(ConfigurationError, match="15 placeholder tokens and 16 features"):
+        load(tmp_path)

@@ -1,0 +1,123 @@
+"""What the library's own `generate` answers to each request alone, and whether Triptych answers the same.
+
+Decides what is asked (prompts of random lengths, some that begin alike, at random steps) and what counts as the same: every
+token. Knows no architecture.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stages.checkpoint import LoadOptions, Source, resolve
+from stages.errors import ConfigurationError
+from stages.llm.llm import Llm, LlmSettings
+from stages.stage import Generate, Sampling
+from tests.stages.llm.driving import drive
+from tests.stages.llm.tiny_architectures import save_architecture
+
+SETTINGS = (LlmSettings(1, 128, 7), LlmSettings(4, 128, 16))
+"""Alone and beside others, in small chunks and in large ones."""
+
+
+class Verdict(StrEnum):
+    EQUAL = "equal"
+    REFUSED = "refused"
+    NOT_MADE = "not made"  # there is nothing to compare with
+    WRONG = "wrong"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    verdict: Verdict
+    reason: str = ""
+
+
+def load(folder: Path, settings: LlmSettings) -> Llm:
+    return Llm.load(resolve(Source(folder=str(folder))), LoadOptions(), settings)
+
+
+def load_whole(folder: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def greedy(model: Any, prompt: Sequence[int], max_tokens: int) -> tuple[list[int], torch.Tensor]:
+    """The library's own answer, and the log probabilities [tokens, vocabulary] of every step."""
+    made = model.generate(
+        torch.tensor([prompt]),
+        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+        max_new_tokens=max_tokens,
+        do_sample=False,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    return made.sequences[0, len(prompt) :].tolist(), torch.stack(made.logits)[:, 0].log_softmax(-1)
+
+
+def requests(seed: int, count: int, longest: int, most: int = 24) -> list[tuple[int, Generate]]:
+    """(arrival step, request) of random lengths; every third prompt begins as an earlier one."""
+    source = random.Random(seed)
+    found: list[tuple[int, Generate]] = []
+    for index in range(count):
+        tokens = tuple(source.randrange(7, 400) for _ in range(source.randrange(1, longest)))
+        if index % 3 == 2:
+            earlier = found[source.randrange(index)][1].token_ids
+            tokens = (*earlier[: source.randrange(len(earlier) + 1)], *tokens)[: longest - 1]
+        sampling = Sampling(max_tokens=source.randrange(1, most), temperature=0.0, logprobs=3)
+        found.append((source.randrange(20), Generate(tokens, sampling)))
+    return found
+
+
+def judged(kind: str, folder: Path, **more: Any) -> Outcome:
+    """Of a tiny checkpoint of that `model_type`, which is saved in `folder`."""
+    try:
+        save_architecture(kind, folder, **more)
+    except Exception as error:  # any of a hundred architectures, each in its own way
+        return Outcome(Verdict.NOT_MADE, _first_line(error))
+    return outcome(folder)
+
+
+def outcome(folder: Path, settings: Sequence[LlmSettings] = SETTINGS, longest: int = 80) -> Outcome:
+    """Of the checkpoint in `folder`."""
+    try:
+        model = load_whole(folder)
+        _check_context_matters(model)
+    except Exception as error:  # as above
+        return Outcome(Verdict.NOT_MADE, _first_line(error))
+    arrivals = requests(seed=0, count=6, longest=longest, most=14)
+    try:
+        expected = [greedy(model, work.token_ids, work.sampling.max_tokens or 1)[0] for _, work in arrivals]
+    except Exception as error:
+        return Outcome(Verdict.NOT_MADE, f"its own generate fails: {_first_line(error)}")
+    for setting in settings:
+        try:
+            llm = load(folder, setting)
+        except ConfigurationError as error:
+            return Outcome(Verdict.REFUSED, _first_line(error).replace(str(folder), "the checkpoint"))
+        try:
+            answers = drive(llm, arrivals)
+        except Exception as error:
+            return Outcome(Verdict.WRONG, f"fails while it is served: {_first_line(error)}")
+        for tokens, answer in zip(expected, answers, strict=True):
+            if answer.tokens != tokens:
+                return Outcome(Verdict.WRONG, f"{tokens} became {answer.tokens} with {setting}")
+    return Outcome(Verdict.EQUAL)
+
+
+def _check_context_matters(model: Any) -> None:
+    """Raises ValueError for a model whose answers would be equal whatever is done to them."""
+    prompts = [[*range(40, 52)], [*range(40, 48), 90, *range(49, 52)], [*range(40, 48), 49, 48, 50, 51]]
+    logprobs = torch.stack([greedy(model, prompt, 1)[1][0] for prompt in prompts])
+    if not (logprobs[1:] - logprobs[0]).std(-1).gt(0.01 * logprobs[0].std()).all():
+        raise ValueError("the context does not matter to its random weights")
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{lines[0]}" if isinstance(error, ConfigurationError) else f"{type(error).__name__}: {lines[0]}"
