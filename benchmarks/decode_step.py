@@ -1,6 +1,6 @@
 """`python -m benchmarks.decode_step`: what makes a decoding step short on a CPU (about 4 minutes, most of it compiling).
 
-The same steps of SmolLM2 in bfloat16: with torch's own linear layers, with `stages.packed_linear`, and compiled
+The same steps of SmolLM2, in the dtype that this CPU computes best: with torch's own linear layers, with `stages.packed_linear`, and compiled
 (`stages.llm.compiled_decode`), in turns, so that all sides meet the same machine; what a step takes where another thread has
 computed before (`stages.openmp`); and where the time of a step goes. No goal: it is why these are there, and what is left to gain.
 """
@@ -20,6 +20,7 @@ from benchmarks.command import results_folder, start
 from benchmarks.llm_checkpoint import save_text_model
 from benchmarks.report import Report
 from stages.checkpoint import LoadOptions, Source, resolve
+from stages.dtypes import choose_dtype
 from stages.llm.llm import Llm, LlmSettings
 from stages.llm.loading import LoadedLanguageModel
 from stages.llm.row import LlmRow
@@ -28,6 +29,7 @@ from stages.packed_linear import pack_linears
 from stages.stage import Generate, Sampling
 
 THREADS = 2
+DTYPE = choose_dtype("cpu", None, packed=True)
 ROWS = (1, 4, 16)
 PLAIN, PACKED, COMPILED = "torch's Linear", "packed", "compiled"
 PROMPT = 40
@@ -37,7 +39,7 @@ STEPS = 8
 def main() -> None:
     quick = start(__doc__)
     torch.set_num_threads(THREADS)
-    report = Report("decode_step", {"dtype": "bfloat16", "threads": THREADS, "prompt_tokens": PROMPT, "steps_a_turn": STEPS})
+    report = Report("decode_step", {"dtype": DTYPE, "threads": THREADS, "prompt_tokens": PROMPT, "steps_a_turn": STEPS})
     with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
         folder = save_text_model(Path(name))
         began = time.perf_counter()
@@ -61,14 +63,14 @@ def _add(report: Report, side: str, count: int, found: list[float], plain: list[
 
 
 def _compiled(folder: Path) -> Llm:
-    options, settings = LoadOptions(dtype="bfloat16", compile=True), LlmSettings(max(ROWS), 512, 256)
+    options, settings = LoadOptions(dtype=DTYPE, compile=True), LlmSettings(max(ROWS), 512, 256)
     return Llm.load(resolve(Source(folder=str(folder))), options, settings)
 
 
 def _load(folder: Path, *, packed: bool) -> Llm:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval().requires_grad_(False)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, DTYPE)).eval().requires_grad_(False)
     if packed:
         pack_linears(model)
     loaded = LoadedLanguageModel(model, AutoTokenizer.from_pretrained(folder), frozenset())

