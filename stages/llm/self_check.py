@@ -25,8 +25,8 @@ WINDOW = 5
 """Windows of attention are narrowed to this many tokens meanwhile, so that a short text has tokens beyond them."""
 
 MAX_DIFFERENCE = {torch.float32: 0.01, torch.float64: 0.01}
-MAX_DIFFERENCE_OF_SHORT_TYPES = 0.1
-"""Of logits, relative to how much they vary: rounding stays far below, another context lies far above."""
+MAX_DIFFERENCE_OF_SHORT_TYPES = 0.2
+"""Of logits, relative to how much they vary: rounding stays below (SmolLM2 in bfloat16: 0.05), another context lies far above."""
 
 _WINDOWS = ("sliding_window", "attention_chunk_size")
 
