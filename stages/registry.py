@@ -78,7 +78,8 @@ def part_files(spec: StageSpec) -> PartFiles:
         case StageKind.VISION_ENCODER, "transformers":
             from stages.vision.vlm_files import holds_seeing
 
-            return PartFiles(("*config.json",), (Weights("", TRANSFORMERS_WEIGHTS),), holds_seeing)
+            # The tokenizer too: the processor counts a picture's placeholders, and the encoder is held against that.
+            return PartFiles(TEXT_SETTINGS, (Weights("", TRANSFORMERS_WEIGHTS),), holds_seeing)
         case StageKind.LLM, "transformers":
             from stages.vision.vlm_files import holds_speaking
 
