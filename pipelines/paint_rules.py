@@ -11,7 +11,7 @@ from typing import Self
 from pipelines.config import TextToImageModel
 from pipelines.derived import max_pixels
 from pipelines.jobs import PaintJob
-from stages.diffusion.describe import PainterInfo
+from stages.diffusion.describe import Guidance, PainterInfo
 from stages.errors import ConfigurationError, InvalidRequest
 
 Size = tuple[int, int]
@@ -35,6 +35,7 @@ class PaintRules:
     negative_prompts: bool
     max_prompt_tokens: int
     max_side: int | None = None
+    has_guidance: bool = True
 
     @classmethod
     def of(cls, name: str, model: TextToImageModel, info: PainterInfo) -> Self:
@@ -55,6 +56,7 @@ class PaintRules:
             negative_prompts=info.negative_prompts,
             max_prompt_tokens=info.max_prompt_tokens,
             max_side=info.max_side,
+            has_guidance=info.guidance is not Guidance.NONE,
         )
         rules._refuse_what_the_checkpoint_cannot(f"models.{name}", info)
         return rules
@@ -85,6 +87,11 @@ class PaintRules:
         guidance = job.guidance_scale if job.guidance_scale is not None else self.default_guidance_scale
         if not math.isfinite(guidance) or not 0 <= guidance <= 100:
             raise InvalidRequest(f"guidance_scale {guidance} is outside 0..100", param="guidance_scale")
+        if guidance > 1 and job.guidance_scale is not None and not self.has_guidance:
+            raise InvalidRequest(
+                f"guidance_scale {guidance} has no effect: this model was distilled to follow its prompt without; leave it out",
+                param="guidance_scale",
+            )
         return guidance
 
     def sampler(self, job: PaintJob) -> str | None:

@@ -145,3 +145,12 @@ def test_no_more_steps_are_allowed_than_the_checkpoint_takes(configured: int, mo
 def test_a_setting_that_the_checkpoint_cannot_follow_is_refused(settings: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigurationError, match=told):
         PaintRules.of("paint", model(**settings), INFO)
+
+
+@pytest.mark.parametrize("guidance", [None, 0.0, 1.0])
+def test_a_model_without_guidance_takes_no_scale_that_would_mean_any(guidance: float | None) -> None:
+    rules = replace(RULES, has_guidance=False, default_guidance_scale=0.0)
+    assert rules.guidance_scale(PaintJob("a boat", guidance_scale=guidance)) == (guidance or 0.0)
+    with pytest.raises(InvalidRequest, match=r"guidance_scale 3\.5 has no effect") as refused:
+        rules.guidance_scale(PaintJob("a boat", guidance_scale=3.5))
+    assert refused.value.param == "guidance_scale"
