@@ -46,6 +46,11 @@ def pack_linears(model: nn.Module) -> None:
             pack_linears(child)
 
 
+def is_packed(model: nn.Module) -> bool:
+    """Whether any of its layers is."""
+    return any(isinstance(layer, PackedLinear) for layer in model.modules())
+
+
 def gains(dtype: torch.dtype) -> bool:
     """Whether layers of this dtype are better packed on this CPU."""
     if dtype == torch.bfloat16:

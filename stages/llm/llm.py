@@ -28,6 +28,7 @@ from stages.llm.prompt_rules import PromptRules, without_foreign_tokens
 from stages.llm.row import LlmRow, PlacedImage, SuspendedAnswer
 from stages.llm.sampling import Choice, Chooser, choose
 from stages.llm.self_check import check_answers
+from stages.packed_linear import is_packed
 from stages.stage import Generate, GenerationEnd, ImageSpan, Sampling, Stepped, TokenDelta, TokenLogprob
 
 MIN_CHUNK_TOKENS = 16  # fewer make no pass noticeably smaller
@@ -47,6 +48,10 @@ class LlmSettings:
         for name, least in (("num_slots", 1), ("max_context_tokens", 2), ("prefill_chunk_tokens", 1)):
             if getattr(self, name) < least:
                 raise ConfigurationError(f"llm.{name}: {getattr(self, name)} is not allowed; it is at least {least}")
+
+
+class _OnlyUnpacked(Exception):
+    """A model may look at its layers' weights, which packed layers don't show: it gets another chance without."""
 
 
 class Llm:
@@ -78,7 +83,18 @@ class Llm:
     def load(cls, checkpoint: Checkpoint, options: LoadOptions, settings: LlmSettings) -> "Llm":
         """Reads the weights (of a vision-language checkpoint: the language part only) and takes the memory for all slots.
         Raises `ConfigurationError` where the checkpoint can't be served so."""
-        loaded = load_language_model(checkpoint, options)
+        try:
+            llm = cls._checked(checkpoint, options, settings, pack=True)
+        except _OnlyUnpacked:
+            llm = cls._checked(checkpoint, options, settings, pack=False)
+        if options.compile:
+            with torch.inference_mode():
+                llm._forward.compile()
+        return llm
+
+    @classmethod
+    def _checked(cls, checkpoint: Checkpoint, options: LoadOptions, settings: LlmSettings, *, pack: bool) -> "Llm":
+        loaded = load_language_model(checkpoint, options, pack=pack)
         limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
         if limit is not None and settings.max_context_tokens > limit:
             raise ConfigurationError(
@@ -87,13 +103,14 @@ class Llm:
             )
         try:
             llm = cls(loaded, settings, options.device)
+            check_answers(loaded.model, llm._forward)
         except Exception as error:  # its first pass is as far as many an unknown architecture comes
+            if is_packed(loaded.model):
+                raise _OnlyUnpacked from error
+            if isinstance(error, ConfigurationError):
+                raise
             what = f"{type(loaded.model).__name__} cannot be served from slots"
             raise ConfigurationError(f"{checkpoint.source}: {what}: {type(error).__name__}: {error}") from error
-        check_answers(loaded.model, llm._forward)
-        if options.compile:
-            with torch.inference_mode():
-                llm._forward.compile()
         return llm
 
     def _allocate(self) -> None:

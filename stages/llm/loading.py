@@ -27,8 +27,9 @@ class LoadedLanguageModel:
     eos_tokens: frozenset[int]
 
 
-def load_language_model(checkpoint: Checkpoint, options: LoadOptions) -> LoadedLanguageModel:
-    """Reads the weights onto `options.device`. Raises `ConfigurationError` for a checkpoint that can't be served."""
+def load_language_model(checkpoint: Checkpoint, options: LoadOptions, *, pack: bool = True) -> LoadedLanguageModel:
+    """Reads the weights onto `options.device`; `pack`: linear layers as this CPU multiplies them, where it gains by that. Raises
+    `ConfigurationError` for a checkpoint that can't be served."""
     ensure_torchvision()
     tokenizer = load_tokenizer(checkpoint.folder)
     try:
@@ -37,7 +38,7 @@ def load_language_model(checkpoint: Checkpoint, options: LoadOptions) -> LoadedL
         raise ConfigurationError(f"{checkpoint.source} cannot be loaded as a language model: {error}") from error
     _check_layers(checkpoint, model.config.get_text_config())
     model.requires_grad_(False)
-    if not options.compile:  # or else only after the compiler has seen the weights
+    if pack and not options.compile:  # or else only after the compiler has seen the weights
         pack_linears(model)
     return LoadedLanguageModel(model, tokenizer, _eos_tokens(model, tokenizer))
 

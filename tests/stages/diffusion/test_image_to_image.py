@@ -12,9 +12,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from stages.checkpoint import LoadOptions
+from stages import registry
+from stages.checkpoint import LoadOptions, Source
 from stages.diffusion.vae import VaeDecoder, VaeEncoder
 from stages.errors import ConfigurationError, InvalidRequest, StageFailed
+from stages.limits import BatchLimits, QueueLimits
+from stages.registry import StageKind, StageSpec
 from stages.stage import Arrays, DecodeLatents, EncodePixels
 from tests.stages.diffusion.painter import Painter, Wish, checkpoint_of, oracle_of, paint_rows
 from tests.stages.diffusion.tiny import save_flux, save_stable_diffusion, save_stable_diffusion_3, save_stable_diffusion_xl
@@ -160,9 +163,14 @@ def test_latents_of_another_model_are_refused(sd_painter: Painter, latents: Arra
 
 
 def test_a_vae_that_overflows_float16_is_loaded_in_float32(sd_folder: Path) -> None:
-    decoder = VaeDecoder.load(checkpoint_of(sd_folder), LoadOptions(dtype="float16"))
-    assert decoder._vae.model.dtype is torch.float32
-    assert VaeDecoder.load(checkpoint_of(sd_folder), LoadOptions(dtype="bfloat16"))._vae.model.dtype is torch.bfloat16
+    for kind in (StageKind.VAE_DECODER, StageKind.VAE_ENCODER):
+        for asked, used in (("float16", "float32"), ("bfloat16", "bfloat16")):
+            options = LoadOptions(dtype=asked)
+            source = Source(folder=str(sd_folder))
+            loaded = registry.load(StageSpec("sd.vae", kind, "diffusers", source, options, BatchLimits(), QueueLimits()))
+            assert loaded.dtype == used
+            assert isinstance(loaded.stage, VaeDecoder | VaeEncoder)
+            assert loaded.stage._vae.model.dtype is getattr(torch, used)
 
 
 def test_each_half_of_the_vae_is_loaded_alone(sd_folder: Path) -> None:
