@@ -18,6 +18,7 @@ from stages.errors import Unavailable
 from stages.stage import StageMetrics
 
 FRESH_S = 0.5  # Serve's controller is asked at most this often
+ANSWER_WITHIN_S = 2.0
 
 
 class ServeDirectory:
@@ -41,8 +42,9 @@ class ServeDirectory:
 
     async def metrics(self) -> Sequence[StageMetrics]:
         try:
-            return await self._table.read.remote()
-        except (RayError, RayServeException) as error:
+            async with asyncio.timeout(ANSWER_WITHIN_S):
+                return await self._table.read.remote()
+        except (RayError, RayServeException, TimeoutError) as error:
             raise Unavailable(f"the stages' counters cannot be read now: {type(error).__name__}") from None
 
     async def _refresh(self) -> None:

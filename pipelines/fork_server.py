@@ -28,8 +28,9 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 IMPORTED = (
     "ray.serve",
@@ -48,12 +49,13 @@ there is left out."""
 BASE = 1
 """How many of them a worker needs that hosts no stage."""
 LIBRARIES_READ = ("RAY_", "HF_", "TRANSFORMERS_", "DIFFUSERS_", "TORCH", "PYTORCH_", "ONEDNN_", "DNNL_", "ATEN_", "OMP_", "GOMP_",
-                  "KMP_", "MKL_", "OPENBLAS_", "NCCL_", "CUDA_HOME", "LD_", "PYTHON")  # fmt: skip
+                  "KMP_", "MKL_", "OPENBLAS_", "NCCL_", "CUDA_HOME", "LD_", "PYTHON", "HUGGINGFACE_", "XDG_", "HOME")  # fmt: skip
 """Environment variables by their beginning that a library reads when it is imported: a fork can't have others."""
 RAYLET = "RAY_RAYLET_PID"
 PER_WORKER = ("RAY_JOB_ID",)
-LOOK_AFTER_S = 2.0
-ANSWER_WITHIN_S = 120.0
+PROTOCOL = 1  # of requests; another one has servers of its own
+ANSWER_WITHIN_S = 40.0
+"""After that a worker is an ordinary one. Ray gives up on a worker that has not come after 60 s."""
 STREAMS = 3
 
 
@@ -64,7 +66,9 @@ def command(*, stages: bool) -> str:
     """For Ray's `py_executable`: a worker with all modules imported where it hosts stages, else with the first only. On a node
     where the interpreter or this file is elsewhere, it is an ordinary worker."""
     python, file, modules = sys.executable, os.path.abspath(__file__), len(IMPORTED) if stages else BASE
-    script = f'if [ -f "{file}" ]; then exec "{python}" -S -E "{file}" {modules} "$@"; fi; exec python3 "$@"'
+    script = (
+        f'if [ -x "{python}" ] && [ -f "{file}" ]; then exec "{python}" -S -E "{file}" {modules} "$@"; fi; exec python3 "$@"'
+    )
     return f"sh -c '{script}' worker"
 
 
@@ -87,7 +91,7 @@ def address(environment: Mapping[str, str]) -> str:
         raise ValueError(f"{RAYLET} is not set")
     names = [name for name in environment if name.startswith(LIBRARIES_READ) and name not in PER_WORKER]
     read = sorted((name, environment[name]) for name in names)
-    digest = hashlib.sha256(json.dumps([sys.executable, IMPORTED, read]).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(json.dumps([PROTOCOL, sys.executable, IMPORTED, read]).encode()).hexdigest()[:16]
     folder = os.path.join(tempfile.gettempdir(), f"triptych-workers-{os.getuid()}")
     with contextlib.suppress(FileExistsError):
         os.mkdir(folder, 0o700)
@@ -109,15 +113,28 @@ def _ask(path: str, num_modules: int, arguments: list[str]) -> bool:
 
 def _connected(path: str) -> socket.socket:
     """To the fork server that listens at `path`; one is started where none does."""
+    give_up = time.monotonic() + ANSWER_WITHIN_S
     with open(path + ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        while not _locked(lock):
+            if time.monotonic() > give_up:
+                raise TimeoutError("the fork server's lock is held")
+            time.sleep(0.05)
         server = socket.socket(socket.AF_UNIX)
+        server.settimeout(ANSWER_WITHIN_S)
         try:
             server.connect(path)
-        except OSError:
+        except (FileNotFoundError, ConnectionRefusedError):
             _spawn(path)
             server.connect(path)
         return server
+
+
+def _locked(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _spawn(path: str) -> None:
@@ -152,6 +169,11 @@ class _Request(NamedTuple):
     folder: str
     streams: list[int]
 
+    def close(self) -> None:
+        self.client.close()
+        for stream in self.streams:
+            os.close(stream)
+
 
 class _Server:
     """Listens, imports in between, forks. `run` returns in a fork only, with what it is to run."""
@@ -159,11 +181,10 @@ class _Server:
     def __init__(self, listening: socket.socket, path: str) -> None:
         self._listening, self._path = listening, path
         self._waiting: list[_Request] = []
-        self._raylet = int(os.environ[RAYLET])
+        self._node = os.pidfd_open(int(os.environ[RAYLET]))  # readable once it has ended
 
     def run(self) -> list[str]:
         for num_imported, module in enumerate(IMPORTED, start=1):
-            self._end_with_node()
             _import(module)
             arguments = self._turn(num_imported, 0.0)
             if arguments is not None:
@@ -171,39 +192,44 @@ class _Server:
         gc.collect()
         gc.freeze()  # a fork's collector would touch, and so copy, every page of what was imported
         while True:
-            arguments = self._turn(len(IMPORTED), LOOK_AFTER_S)
+            arguments = self._turn(len(IMPORTED), None)
             if arguments is not None:
                 return arguments
-            self._end_with_node()
 
-    def _turn(self, num_imported: int, within_s: float) -> "list[str] | None":
+    def _turn(self, num_imported: int, within_s: "float | None") -> "list[str] | None":
         """Takes in who asks, and forks for those who need no more than is imported. In the fork: what it is to run."""
         with selectors.DefaultSelector() as selector:
             selector.register(self._listening, selectors.EVENT_READ)
-            while selector.select(0.0 if self._waiting else within_s):
+            selector.register(self._node, selectors.EVENT_READ)
+            while events := selector.select(0.0 if self._waiting else within_s):
                 within_s = 0.0
+                if any(key.fileobj == self._node for key, _ in events):
+                    self._end()
                 request = _request(self._listening.accept()[0])
                 self._waiting += [request] if request is not None else []
         ready = [request for request in self._waiting if request.num_modules <= num_imported]
         for request in ready:
             self._waiting.remove(request)
+            if _has_gone(request.client):  # it was given up, or is an ordinary worker by now
+                request.close()
+                continue
             if os.fork() == 0:
                 self._become(request)
                 return request.arguments
-            for stream in request.streams:
-                os.close(stream)
-            with contextlib.suppress(OSError), request.client:
+            with contextlib.suppress(OSError):
                 request.client.sendall(b"y")
+            request.close()
         return None
 
     def _become(self, request: _Request) -> None:
         """This fork is as the asking process was."""
         os.setsid()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for other in (self._listening, request.client, *(waiting.client for waiting in self._waiting)):
-            other.close()
-        for stream in (stream for waiting in self._waiting for stream in waiting.streams):
-            os.close(stream)
+        os.close(self._node)
+        self._listening.close()
+        request.client.close()
+        for waiting in self._waiting:
+            waiting.close()
         os.environ.clear()
         os.environ.update(request.environment)
         os.chdir(request.folder)
@@ -211,9 +237,7 @@ class _Server:
             os.dup2(stream, number)
             os.close(stream)
 
-    def _end_with_node(self) -> None:
-        if _is_alive(self._raylet):
-            return
+    def _end(self) -> None:
         for path in (self._path, self._path + ".lock"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
@@ -223,6 +247,7 @@ class _Server:
 def _request(client: socket.socket) -> "_Request | None":
     """None: it has gone away."""
     client.settimeout(5.0)
+    streams: list[int] = []
     try:
         head, streams, _, _ = socket.recv_fds(client, 8, STREAMS)
         (length,) = struct.unpack("<Q", head)
@@ -231,8 +256,10 @@ def _request(client: socket.socket) -> "_Request | None":
             body += client.recv(2**16) or _gone()
         num_modules, arguments, environment, folder = json.loads(body)
         return _Request(client, num_modules, arguments, environment, folder, list(streams))
-    except (OSError, struct.error):
+    except (OSError, ValueError, struct.error):
         client.close()
+        for stream in streams:
+            os.close(stream)
         return None
 
 
@@ -240,18 +267,21 @@ def _gone() -> bytes:
     raise ConnectionError("half a request")
 
 
-def _is_alive(process: int) -> bool:
+def _has_gone(client: socket.socket) -> bool:
+    client.setblocking(False)
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
+        return client.recv(1, socket.MSG_PEEK) == b""
+    except BlockingIOError:
         return False
-    return True
+    except OSError:
+        return True
 
 
 def _import(module: str) -> None:
     with contextlib.suppress(Exception):
         if module == "torch":
             _of_triptych("openmp").wait_briefly()
+            os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # a look for GPUs would spoil them for the forks
         elif module == "torchvision":
             _of_triptych("torchvision_shim").ensure_torchvision()
         importlib.import_module(module)

@@ -50,4 +50,5 @@ def _left_in_container() -> int | None:
         return None
     if limit == "max":
         return None
-    return max(0, int(limit) - used + int(stat.get("inactive_file", 0)))
+    cached = sum(int(stat.get(name, 0)) for name in ("inactive_file", "active_file", "slab_reclaimable"))
+    return max(0, int(limit) - used + cached)

@@ -32,6 +32,9 @@ class TriptychError(Exception):
         self.message = message
         self.param = param
         self.retry_after_s = retry_after_s
+        self.fault: str | None = (
+            None  # what the error behind it said about the device (`stages/faults.py`), where that is known
+        )
 
     def for_request(self, param: str | None = None) -> Self:
         """A copy for one of the requests that this concerns, with the field that is at fault there (None: as it is here). An
@@ -39,6 +42,7 @@ class TriptychError(Exception):
         own = copy(self)
         own.__cause__ = self.__cause__
         own.param = self.param if param is None else param
+        own.fault = self.fault
         return own
 
     def __reduce__(self) -> tuple[Any, ...]:

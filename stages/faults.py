@@ -7,7 +7,7 @@ only its text tells one that stays (every later call in this process fails, too)
 import re
 from enum import StrEnum
 
-from stages.errors import InvalidRequest, OutOfMemory, StageFailed
+from stages.errors import InvalidRequest, OutOfMemory, StageFailed, TriptychError
 
 
 class Fault(StrEnum):
@@ -38,6 +38,8 @@ def fault_of(error: BaseException) -> Fault:
     """A request that is at fault itself (`InvalidRequest`) never accuses the device."""
     if isinstance(error, InvalidRequest):
         return Fault.ITEM
+    if isinstance(error, TriptychError) and error.fault is not None:
+        return Fault(error.fault)
     text = str(error)
     names = {kind.__name__ for kind in type(error).__mro__}
     if isinstance(error, OutOfMemory) or names & _MEMORY_CLASSES or _MEMORY_TEXTS.search(text):

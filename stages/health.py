@@ -52,5 +52,6 @@ class Health:
     def check(self, now: float) -> None:
         """Notices a batch that never ends."""
         bound = self._max_step_s * (1 if self._has_worked else FIRST_STEP_FACTOR)
-        if self._began is not None and now - self._began > bound:
-            self.lost(f"a batch has been running for {now - self._began:.0f} s, and max_step_s allows {bound:g}")
+        began = self._began  # the engine's thread may set it meanwhile
+        if began is not None and now - began > bound:
+            self.lost(f"a batch has been running for {now - began:.0f} s, and max_step_s allows {bound:g}")

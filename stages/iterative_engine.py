@@ -110,7 +110,10 @@ class IterativeEngine(Engine[P], Generic[P, R]):
         """Starts whoever is next. False: nobody waits, or there is no room now."""
         with self._lock:
             entry = self._rows.next_to_start(self._now())
-            num_running = len(self._rows.running())
+            num_running, leaving = len(self._rows.running()), bool(self._leaving)
+        if leaving:  # what they hold is free once they are
+            self._let_go()
+            return True
         if entry is None:
             return self._make_room()
         failure: TriptychError
@@ -118,7 +121,7 @@ class IterativeEngine(Engine[P], Generic[P, R]):
             if self._stage.can_start(entry.work.item.payload):
                 self._start(entry.work)
                 return True
-            if num_running:
+            if num_running or self._is_leaving():
                 return self._make_room()
             # waiting would be for ever
             failure = StageFailed(f"stage {self.place.stage} has no room for this item even when nothing else runs")
@@ -127,13 +130,19 @@ class IterativeEngine(Engine[P], Generic[P, R]):
         self._not_started(entry, failure, num_running)
         return True
 
+    def _is_leaving(self) -> bool:
+        with self._lock:
+            return bool(self._leaving)
+
     def _not_started(self, entry: Entry[Work], failure: TriptychError, num_running: int) -> None:
         work = entry.work
         if isinstance(failure, OutOfMemory) and not work.has_row:
             self._ran_out()
-            if num_running:
-                with self._lock:
+            with self._lock:
+                waits = num_running > 0 or bool(self._leaving)
+                if waits:
                     self._rows.hold()
+            if waits:
                 return
             failure = self._too_large(entry.cost)
         self._judge([work], failure)
@@ -235,9 +244,10 @@ class IterativeEngine(Engine[P], Generic[P, R]):
         works = [entry.work for entry in batch.entries]
         with self._lock:
             self._counters.device_seconds_total += seconds
-            is_alone = len(works) == 1 and len(self._rows.running()) <= 1
+            leaving = bool(self._leaving)
+            is_alone = len(works) == 1 and len(self._rows.running()) <= 1 and not leaving
         shares: dict[str, Share] = {}
-        if len(works) == 1 and self._shrunk(self._stage):
+        if len(works) == 1 and not leaving and self._shrunk(self._stage):
             share = self._share(works[0].state)
             shares = {works[0].id: share} if isinstance(share, Share) else {}
         elif is_alone:

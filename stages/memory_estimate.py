@@ -82,19 +82,26 @@ def refuse_if_too_large(stage: str, needed: Estimate, free: int | None, device: 
 
 def slot_bytes(text: Mapping[str, Any], slots: Slots, width: int) -> int:
     """Keys and values of every slot, as `stages/llm/slot_cache.py` allocates them. `text`: a decoder's config.json."""
-    heads = int(text["num_attention_heads"])
-    head_dim = int(text.get("head_dim") or int(text["hidden_size"]) // heads)
-    kv_heads = int(text.get("num_key_value_heads") or heads)
-    per_token = int(text["num_hidden_layers"]) * kv_heads * head_dim * 2 * width
+    heads = _least(text, "num_attention_heads")
+    head_dim = _least(text, "head_dim") or _least(text, "hidden_size") // max(1, heads)
+    kv_heads = _least(text, "num_key_value_heads") or heads
+    per_token = _least(text, "num_hidden_layers") * kv_heads * head_dim * 2 * width
     return per_token * (slots.max_context_tokens + 1) * slots.num_slots
 
 
 def step_bytes(text: Mapping[str, Any], slots: Slots, width: int) -> int:
     """The logits of every slot in float32, and of a prompt's chunk the hidden states and the inside of one feed-forward layer."""
-    hidden = int(text.get("hidden_size", 0))
-    inner = int(text.get("intermediate_size") or 4 * hidden)
-    logits = slots.num_slots * int(text.get("vocab_size", 0)) * 4
+    hidden = _least(text, "hidden_size")
+    inner = _least(text, "intermediate_size") or 4 * hidden
+    logits = slots.num_slots * _least(text, "vocab_size") * 4
     return logits + slots.prefill_chunk_tokens * (2 * hidden + 2 * inner) * width
+
+
+def _least(text: Mapping[str, Any], name: str) -> int:
+    """A number; of a list with one for every layer the smallest; 0 where it doesn't say."""
+    value = text.get(name)
+    numbers = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, int)]
+    return min(numbers, default=0)
 
 
 def weight_bytes(files: Iterable[Path], dtype: str, counts: Callable[[str], bool]) -> int:

@@ -244,7 +244,7 @@ class IterativeScheduler(Scheduler[W]):
 
     def hold(self) -> None:
         """Whoever was to start ran out of memory: nobody starts until one of the rows has left."""
-        self._max_rows = len(self._rows)
+        self._max_rows = max(1, len(self._rows))
 
     def isolate(self, entry_id: str) -> None:
         """The row did not fit beside others, even where they rested: for as long as it runs, it is to be the only one."""

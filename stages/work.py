@@ -93,4 +93,6 @@ def as_stage_error(stage: str, error: BaseException, *item_ids: str) -> Triptych
         return OutOfMemory(f"stage {stage} ran out of memory: {type(error).__name__}: {error}")
     items = ", ".join(item_ids) or "no item"
     logging.getLogger("triptych.stages").error("stage %s failed on %s", stage, items, exc_info=error)
-    return StageFailed(f"stage {stage} failed on this item: {type(error).__name__}: {error}")
+    failure = StageFailed(f"stage {stage} failed on this item: {type(error).__name__}: {error}")
+    failure.fault = fault_of(error).value  # its text may quote anything
+    return failure

@@ -18,6 +18,7 @@ from torch import Tensor
 from stages.arrays import as_tensor
 from stages.checkpoint import Checkpoint, LoadOptions
 from stages.errors import ConfigurationError, StageFailed
+from stages.faults import Fault, fault_of
 from stages.llm.detokenizer import Shown, TextStream, TokenTexts
 from stages.llm.forward import Forward
 from stages.llm.image_positions import ImagePositions
@@ -105,6 +106,13 @@ class Llm:
             llm = cls(loaded, settings, options.device)
             check_answers(loaded.model, llm._forward)
         except Exception as error:  # its first pass is as far as many an unknown architecture comes
+            if fault_of(error) is Fault.OUT_OF_MEMORY:
+                raise ConfigurationError(
+                    f"{checkpoint.source}: memory ran out while {settings.num_slots} slots of {settings.max_context_tokens} tokens "
+                    f"were taken: lower llm.num_slots or llm.max_context_tokens ({error})"
+                ) from error
+            if fault_of(error) is Fault.DEVICE:
+                raise
             if is_packed(loaded.model):
                 raise _OnlyUnpacked from error
             if isinstance(error, ConfigurationError):

@@ -6,6 +6,7 @@ library has it read a prompt, and once from slots as a running stage would: in c
 beside a text far along. Decides what is read and how far the results may differ. Knows no architecture by name.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from stages.errors import ConfigurationError
+from stages.faults import Fault, fault_of
 from stages.llm.forward import Forward
 from stages.llm.prefix import Occupant
 from stages.llm.row import PlacedImage
@@ -27,6 +29,9 @@ WINDOW = 5
 MAX_DIFFERENCE = {torch.float32: 0.01, torch.float64: 0.01}
 MAX_DIFFERENCE_OF_SHORT_TYPES = 0.2
 """Of logits, relative to how much they vary: rounding stays below (SmolLM2 in bfloat16: 0.05), another context lies far above."""
+
+MAX_MOVED = {torch.float32: 1e-3, torch.float64: 1e-3}
+MAX_MOVED_OF_SHORT_TYPES = 0.01
 
 _WINDOWS = ("sliding_window", "attention_chunk_size")
 
@@ -69,7 +74,14 @@ class _Check:
             last = Chunk(1, own.end + 1, third)
         yield _FAR, self._read(last, read_at_least=slots.max_tokens)
         if any(_ropes(self.model.config.get_text_config())):
-            yield _FAR, _difference(_beside_far(self.model, self.tokens, slots.max_tokens), self.alone[-1])
+            yield _FAR, self._changed_by_length(slots.max_tokens)
+
+    def _changed_by_length(self, max_tokens: int) -> float:
+        """How far the answer moves where a row beside it stands at the end of a slot. The two batches have one shape, so next to
+        nothing is put down to rounding, and little is enough: a dozen tokens show little of what a long text would."""
+        near, far = (_beside(self.model, self.tokens, place) for place in (len(self.tokens), max_tokens))
+        moved = _difference(far, near)
+        return math.inf if moved > MAX_MOVED.get(self.forward.dtype, MAX_MOVED_OF_SHORT_TYPES) else moved
 
     def _read(self, *chunks: Chunk, read_at_least: int = 0) -> float:
         reader = _Reader(Occupant("", self.tokens))
@@ -89,6 +101,8 @@ def check_answers(model: Any, forward: Forward) -> None:
                 return  # its answers fail, each for itself, and say why
             differences = list(_Check(model, forward, tokens, alone).passes())
         except Exception as error:  # any of a hundred architectures, each in its own way
+            if fault_of(error) is not Fault.ITEM:
+                raise  # nothing that the model is to blame for
             raise ConfigurationError(f"{what} cannot be served from slots: {_short(error)}") from error
     worst = MAX_DIFFERENCE.get(forward.dtype, MAX_DIFFERENCE_OF_SHORT_TYPES)
     for how, difference in differences:
@@ -100,10 +114,11 @@ def _differs(model: Any, how: str, difference: float) -> str:
     ropes = sorted(_ropes(model.config.get_text_config()))
     why = f": its rope ({', '.join(kind for kind, _ in ropes)}) depends on length" if ropes and how == _FAR else ""
     limits = [limit for _, limit in ropes if limit is not None]
+    off = "" if math.isinf(difference) else f" (logits {difference:.0%} off)"
     advice = f"; llm.max_context_tokens of at most {min(limits)} may do" if why and limits else ""
     return (
-        f"{type(model).__name__} cannot be served from slots: its answer to a text is another (logits {difference:.0%} off) when it "
-        f"is read {how}{why}{advice}"
+        f"{type(model).__name__} cannot be served from slots: its answer to a text is another{off} when it is "
+        f"read {how}{why}{advice}"
     )
 
 
@@ -115,11 +130,11 @@ def _ropes(config: Any) -> Iterator[tuple[str, int | None]]:
             yield kind, rope.get("original_max_position_embeddings") or getattr(config, "max_position_embeddings", None)
 
 
-def _beside_far(model: Any, tokens: list[int], max_tokens: int) -> Tensor:
-    """Logits [vocabulary] after the text, read in one batch with a text that stands at the end of a slot."""
+def _beside(model: Any, tokens: list[int], end: int) -> Tensor:
+    """Logits [vocabulary] after the text, read in one batch with the same text, that ends at place `end`."""
     ids = torch.tensor([tokens, tokens], device=model.get_input_embeddings().weight.device)
     places = torch.arange(len(tokens), device=ids.device)
-    positions = torch.stack([places, places + max_tokens - len(tokens)])
+    positions = torch.stack([places, places + end - len(tokens)])
     logits: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=positions, use_cache=False).logits
     return logits[0, -1]
 
@@ -138,7 +153,8 @@ def _alone(model: Any, tokens: list[int]) -> Tensor:
 
 def _difference(found: Tensor, right: Tensor) -> float:
     """Relative to how much the right ones vary. Tokens that the model rules out altogether don't count."""
-    counts = right > right.max() - 1e4
+    finite = right.isfinite()
+    counts = finite & (right > right[finite].max() - 1e4)
     found, right = found[counts].double(), right[counts].double()
     return float((found - right).norm() / ((right - right.mean()).norm() + torch.finfo(torch.float32).tiny))
 
@@ -146,7 +162,8 @@ def _difference(found: Tensor, right: Tensor) -> float:
 def _ordinary_tokens(model: Any, count: int) -> list[int]:
     """Of the whole vocabulary, without those that the configuration knows by name."""
     config, text = model.config, model.config.get_text_config()
-    named = {value for owner in (config, text) for name, value in vars(owner).items() if name.endswith("token_id")}
+    given = [value for owner in (config, text) for name, value in vars(owner).items() if name.endswith("token_id")]
+    named = {token for value in given for token in (value if isinstance(value, list | tuple) else [value])}
     num_tokens = model.get_input_embeddings().weight.shape[0]
     shuffled = torch.randperm(num_tokens, generator=torch.Generator().manual_seed(0)).tolist()
     found = [token for token in shuffled[: 10 * count] if token not in named] or shuffled

@@ -97,7 +97,8 @@ def test_a_folder_that_is_open_to_others_is_not_trusted(tmp_path: Path, monkeypa
     ("one", "other", "shared"),
     [
         ({}, {"RAY_JOB_ID": "02"}, True),
-        ({}, {"HOME": "/elsewhere"}, True),
+        ({}, {"EDITOR": "vi"}, True),
+        ({}, {"HOME": "/elsewhere"}, False),
         ({}, {"HF_HUB_OFFLINE": "1"}, False),
         ({}, {"PYTHONPATH": "/other/code"}, False),
         ({}, {fork_server.RAYLET: "2"}, False),

@@ -53,4 +53,5 @@ def test_an_error_is_known_by_its_class_and_text(error: Exception, fault: Fault)
 @pytest.mark.parametrize("error", [*OUT_OF_MEMORY[:-1], *DEVICE, *ITEM])
 def test_what_a_requester_would_see_tells_the_same_fault(error: Exception) -> None:
     seen = as_stage_error("stage", error)
-    assert fault_of(seen) is fault_of(error) or isinstance(error, ValueError)
+    assert fault_of(seen) is fault_of(error)
+    assert fault_of(seen.for_request()) is fault_of(error)

@@ -12,7 +12,7 @@ from stages.checkpoint import LoadOptions, Source
 from stages.device_memory import free_bytes
 from stages.errors import ConfigurationError
 from stages.limits import BatchLimits, QueueLimits
-from stages.memory_estimate import Estimate, Slots, estimate, refuse_if_too_large, slot_bytes
+from stages.memory_estimate import Estimate, Slots, estimate, refuse_if_too_large, slot_bytes, step_bytes
 from stages.registry import LlmOptions, StageKind, StageSpec, load
 
 CONFIG = {
@@ -71,6 +71,12 @@ def test_slots_take_what_the_slot_cache_allocates(tmp_path: Path) -> None:
     allocated = 3 * (layer.keys.nbytes + layer.values.nbytes)
     assert slot_bytes(CONFIG, SLOTS, 4) == allocated
     assert slot_bytes(CONFIG | {"head_dim": 16}, SLOTS, 4) == 2 * allocated
+
+
+def test_figures_for_every_layer_count_as_the_smallest_and_missing_ones_as_nothing() -> None:
+    assert slot_bytes(CONFIG | {"num_key_value_heads": [2, 4, 8]}, SLOTS, 4) == slot_bytes(CONFIG, SLOTS, 4)
+    assert step_bytes(CONFIG | {"intermediate_size": [64, 128, 256]}, SLOTS, 4) == step_bytes(CONFIG, SLOTS, 4)
+    assert slot_bytes({"num_hidden_layers": 3}, SLOTS, 4) == 0
 
 
 def test_what_no_file_tells_counts_as_nothing(tmp_path: Path) -> None:

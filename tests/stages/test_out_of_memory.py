@@ -279,3 +279,32 @@ def test_a_bad_item_in_a_batch_that_did_not_fit_still_fails_alone(bench: Bench) 
     _, inboxes = one_batch(bench, CrampedAdder(fits=15, run_gate=bench.gate()), [2, 13, 2, 2])
     assert [inboxes[place].total for place in (0, 2, 3)] == [2, 2, 2]
     assert "bad luck" in str(inboxes[1].wait().error)
+
+
+def test_who_runs_out_at_the_start_while_the_last_row_leaves_starts_once_it_has_left(bench: Bench) -> None:
+    class Leaving(CrampedCountdown):
+        """The row beside it goes away while it starts, and its memory is free only when it is finished."""
+
+        def start(self, payload: CountFrom) -> Count:
+            if payload.start == 7 and self.running:
+                leave()
+                raise OutOfMemory("no room to start")
+            return super().start(payload)
+
+        def step(self, rows: Sequence[Count]) -> Sequence[Stepped]:
+            stepping.pass_through()
+            return super().step(rows)
+
+    stepping = bench.gate()
+    stage = Leaving(fits=16)
+    engine = bench.iterative(stage)
+    first, handle = submit(engine, CountFrom(100))
+    leave = handle.cancel
+    stepping.wait_for(1)
+    second, _ = submit(engine, CountFrom(7))
+    third, _ = submit(engine, CountFrom(3))
+    stepping.open()
+    assert isinstance(first.wait().error, Cancelled)
+    counted([second], 7)
+    counted([third], 3)
+    assert engine.metrics()["failed_total"] == 0

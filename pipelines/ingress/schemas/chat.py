@@ -81,7 +81,7 @@ class ChatExtras(RequestBody):
 
 
 Bias = Annotated[float, Field(ge=-100, le=100)]
-TokenKey = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
+TokenKey = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]
 StopText = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
