@@ -23,7 +23,7 @@ from stages.host import StageHost
 from stages.openmp import limit_threads
 from stages.packed_item import PackedItem, unpacked
 from stages.registry import StageSpec, load
-from stages.stage import Item, Reply, StageMetrics
+from stages.stage import Item, Reply
 
 REPORT_PERIOD_S = 1.0
 REPORT_UNCHANGED_S = 10.0  # well within what the table takes for a sign of life
@@ -120,19 +120,16 @@ class StageReplica:
 
     async def _report(self) -> None:
         """Every second where there is news: an idle stage takes no notice of the clock, nor any of the CPU."""
-        told: list[StageMetrics] | None = None
+        told: object = None
         told_at = float("-inf")
         while True:
-            metrics = self._host.metrics()
-            if metrics == told and time.monotonic() - told_at < REPORT_UNCHANGED_S:
-                await asyncio.sleep(REPORT_PERIOD_S)
-                continue
-            try:
-                await self._table.report.remote(self._identity, metrics)
-                told, told_at = metrics, time.monotonic()
-            except Exception as error:  # the table is being replaced; counters are cumulative, so nothing is lost
-                told = None
-                log.warning("metrics not reported: %s: %s", type(error).__name__, error)
+            activity = self._host.activity()
+            if activity != told or time.monotonic() - told_at > REPORT_UNCHANGED_S:
+                try:
+                    await self._table.report.remote(self._identity, self._host.metrics())
+                    told, told_at = activity, time.monotonic()
+                except Exception as error:  # the table is being replaced; counters are cumulative, so nothing is lost
+                    log.warning("metrics not reported: %s: %s", type(error).__name__, error)
             await asyncio.sleep(REPORT_PERIOD_S)
 
     async def close(self) -> None:
