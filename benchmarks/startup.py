@@ -55,7 +55,7 @@ def main() -> None:
     ready: dict[bool, float] = {}
     back: dict[bool, float] = {}
     for forked in (True, False):
-        runs = [_measured(forked, idle=turn == times - 1) for turn in range(times if forked else 1)]
+        runs = [_measured(forked, idle=forked and turn == times - 1) for turn in range(times if forked else 1)]
         ready[forked] = statistics.median(run[0] for run in runs)
         back[forked] = statistics.median(run[1] for run in runs)
         report.add(
@@ -64,7 +64,7 @@ def main() -> None:
             ready_in_imports=round(ready[forked] / seconds_to_import, 2),
             killed_denoiser_back_s=round(back[forked], 1),
             back_in_imports=round(back[forked] / seconds_to_import, 2),
-            idle_share_of_a_core=round(runs[-1][2], 3),
+            idle_share_of_a_core=round(runs[-1][2], 3) if forked else None,
             deployments=runs[-1][3],
         )
     num_deployments = int(str(report.rows[0]["deployments"]))
