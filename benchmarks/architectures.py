@@ -84,7 +84,7 @@ def page(rows: Rows) -> str:
         "has a causal language model for, with random weights, in float32: in chunks, beside others, after shared beginnings.",
         "*equal*: every token is the one that the library's own `generate` gives for the request alone. *refused*: the server does",
         "not start, and says why. *not made*: no tiny checkpoint could be had. Whatever the architecture, a model is also",
-        "checked when it is loaded (`stages/llm/self_check.py`), so one that is not in this list is served right or refused, too.",
+        "checked when it is loaded (`stages/llm/model/self_check.py`), so one that is not in this list is served right or refused, too.",
         "",
         ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count) + ".",
         "",

@@ -1,6 +1,6 @@
 """A Ray cluster of one node for deployments that a benchmark makes itself, started as `triptych serve` starts it.
 
-Uses what `pipelines/local_cluster.py` keeps to itself, so that Ray and Serve have the very settings of the product.
+Uses what `pipelines/cluster/local_cluster.py` keeps to itself, so that Ray and Serve have the very settings of the product.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from pipelines import local_cluster
-from pipelines.local_cluster import Address
-from stages.cores import available_cores
-from stages.limits import BatchLimits, QueueLimits
-from stages.replica import CacheSpec, ReplicaSpec, StageReplica
-from stages.stage import IterativeStage, OneShotStage
+from pipelines.cluster import local_cluster
+from pipelines.cluster.local_cluster import Address
+from pipelines.cluster.replica import StageReplica
+from pipelines.settings.replica_spec import CacheSpec, ReplicaSpec
+from stages.contract.limits import BatchLimits, QueueLimits
+from stages.contract.stage import IterativeStage, OneShotStage
+from stages.device.cores import available_cores
 
 MakeStage = Callable[[], OneShotStage[Any, Any] | IterativeStage[Any, Any]]
 

@@ -1,8 +1,8 @@
 """`python -m benchmarks.decode_step`: what makes a decoding step short on a CPU (about 4 minutes, most of it compiling).
 
-The same steps of SmolLM2, in the dtype that this CPU computes best: with torch's own linear layers, with `stages.packed_linear`,
-and compiled (`stages.llm.compiled_decode`), in turns, so that all sides meet the same machine; what a step takes where another
-thread has computed before (`stages.openmp`); and where the time of a step goes. No goal: it is why these are there, and what is
+The same steps of SmolLM2, in the dtype that this CPU computes best: with torch's own linear layers, with `stages.device.packed_linear`,
+and compiled (`stages.llm.model.compiled_decode`), in turns, so that all sides meet the same machine; what a step takes where another
+thread has computed before (`stages.device.openmp`); and where the time of a step goes. No goal: it is why these are there, and what is
 left to gain.
 """
 
@@ -20,14 +20,14 @@ import torch
 from benchmarks.command import results_folder, start
 from benchmarks.llm_checkpoint import save_text_model
 from benchmarks.report import Report
-from stages.checkpoint import LoadOptions, Source, resolve
-from stages.dtypes import choose_dtype
+from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
+from stages.contract.stage import Generate, Sampling
+from stages.device.dtypes import choose_dtype
+from stages.device.openmp import on_passing_thread
+from stages.device.packed_linear import pack_linears
 from stages.llm.llm import Llm, LlmSettings
-from stages.llm.loading import LoadedLanguageModel
+from stages.llm.model.loading import LoadedLanguageModel
 from stages.llm.row import LlmRow
-from stages.openmp import on_passing_thread
-from stages.packed_linear import pack_linears
-from stages.stage import Generate, Sampling
 
 THREADS = 2
 DTYPE = choose_dtype("cpu", None, packed=True)

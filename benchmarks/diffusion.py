@@ -38,7 +38,7 @@ from benchmarks.report import Goal, Report, Value
 from benchmarks.spread import spread
 from benchmarks.unet_curve import Curve, measure
 from benchmarks.wishes import GUIDANCE, MAX_STEPS, MIN_STEPS, Wish, wishes
-from stages.checkpoint import Source, resolve
+from stages.checkpoints.checkpoint import Source, resolve
 
 SHARE_OF_CAPACITY = 0.8
 THROUGHPUT_GOAL, SHARE_OF_ALLOWED, LATENCY_GOAL = 2.0, 0.9, 0.5

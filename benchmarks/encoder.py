@@ -27,10 +27,10 @@ from benchmarks.peers.serve_batch import MAX_ITEMS, BatchedStage
 from benchmarks.report import Goal, Report, Value
 from benchmarks.spread import percentile, spread
 from benchmarks.vit_checkpoint import picture, save_vit
-from pipelines.serve_client import ServeStageClient
-from stages.checkpoint import Checkpoint, LoadOptions, Source
-from stages.limits import BatchLimits
-from stages.stage import EmbedInput, Item
+from pipelines.cluster.serve_client import ServeStageClient
+from stages.checkpoints.checkpoint import Checkpoint, LoadOptions, Source
+from stages.contract.limits import BatchLimits
+from stages.contract.stage import EmbedInput, Item
 
 RUN_S = 0.3
 PERIOD_S, NUM_REQUESTS = 0.02, 40

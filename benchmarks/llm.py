@@ -39,7 +39,7 @@ from benchmarks.llm_sides import (
 from benchmarks.report import Goal, Report
 from demo.drawing import draw
 from demo.measure import held_out_scenes
-from stages.openmp import on_passing_thread
+from stages.device.openmp import on_passing_thread
 
 NUM_TOKENS = 64
 THREADS = 2

@@ -23,13 +23,13 @@ from benchmarks.server import module, port, serving
 from benchmarks.spread import percentile
 from benchmarks.triptych import Config, served, shipped_config
 from pipelines.jobs import Message, TextPart
-from pipelines.prompt import PromptBuilder
-from stages.checkpoint import LoadOptions, Source, resolve
-from stages.dtypes import choose_dtype
-from stages.host import StageHost
-from stages.limits import BatchLimits
-from stages.openmp import on_passing_thread
-from stages.stage import Generate, GenerationEnd, Item, Sampling
+from pipelines.prompts.prompt import PromptBuilder
+from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
+from stages.contract.limits import BatchLimits
+from stages.contract.stage import Generate, GenerationEnd, Item, Sampling
+from stages.device.dtypes import choose_dtype
+from stages.device.openmp import on_passing_thread
+from stages.host.host import StageHost
 
 THREADS = 2
 CONTEXT = 512

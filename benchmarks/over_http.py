@@ -36,13 +36,13 @@ from benchmarks.llm_sides import (
 from benchmarks.load import Load, closed_loop
 from benchmarks.report import Goal, Report
 from benchmarks.triptych import served
-from pipelines.config import AppConfig
-from pipelines.config_file import parse
 from pipelines.context import RequestContext
 from pipelines.jobs import AskedSampling, ChatChoiceEnd, ChatJob, ImagePart, Message, TextPart
 from pipelines.one_process import one_process
 from pipelines.service import Triptych
-from stages.openmp import limit_threads, on_passing_thread
+from pipelines.settings.config import AppConfig
+from pipelines.settings.config_file import parse
+from stages.device.openmp import limit_threads, on_passing_thread
 
 SLOTS = 16
 LOADS = (8, 16)

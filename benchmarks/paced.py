@@ -12,7 +12,7 @@ from typing import TextIO
 
 import numpy as np
 
-from stages.stage import Arrays, Generate, GenerationEnd, Stepped, TokenDelta
+from stages.contract.stage import Arrays, Generate, GenerationEnd, Stepped, TokenDelta
 
 
 @dataclass(frozen=True, slots=True)

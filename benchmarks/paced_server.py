@@ -18,16 +18,16 @@ import uvicorn
 from benchmarks.cluster import MadeReplica, cluster, deployed
 from benchmarks.paced import PacedLlm
 from pipelines.client import LocalStageClient
-from pipelines.config import INGRESS, AppConfig
-from pipelines.config_file import parse
+from pipelines.cluster.local_cluster import Address
 from pipelines.ingress.app import create_app
-from pipelines.ingress.settings import settings_of
-from pipelines.local_cluster import Address
+from pipelines.ingress.request.settings import settings_of
 from pipelines.one_process import LocalDirectory
 from pipelines.service import Triptych
-from pipelines.specs import replica_spec, stage_specs
-from stages.host import StageHost
-from stages.limits import BatchLimits
+from pipelines.settings.config import INGRESS, AppConfig
+from pipelines.settings.config_file import parse
+from pipelines.settings.specs import replica_spec, stage_specs
+from stages.contract.limits import BatchLimits
+from stages.host.host import StageHost
 
 MODEL, STAGE, DEPLOYMENT = "paced", "paced.llm", "llm"
 MAX_ONGOING = 64
@@ -72,7 +72,7 @@ def _deploy(config: AppConfig, make: partial[PacedLlm], batch: BatchLimits) -> N
     from ray import serve
 
     from pipelines.app import TINY, Ingress
-    from pipelines.metrics_table import MetricsTable
+    from pipelines.cluster.metrics_table import MetricsTable
 
     table: Any = (
         serve.deployment(MetricsTable).options(name="metrics", ray_actor_options=TINY, max_ongoing_requests=1000).bind()

@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from stages.cores import available_cores
+from stages.device.cores import available_cores
 
 RESULTS = Path(__file__).parent / "results"
 _PACKAGES = ("torch", "transformers", "diffusers", "ray", "open_clip_torch")

@@ -23,12 +23,12 @@ from benchmarks.command import results_folder, start, tell
 from benchmarks.llm_checkpoint import save_text_model
 from benchmarks.report import Goal, Report
 from benchmarks.sampling_agreement import agreement
-from stages.checkpoint import LoadOptions, Source, resolve
+from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
+from stages.contract.stage import Generate, Sampling
+from stages.device.openmp import on_passing_thread
 from stages.llm.detokenizer import TokenTexts
 from stages.llm.llm import Llm, LlmSettings
-from stages.llm.sampling import Chooser, choose
-from stages.openmp import on_passing_thread
-from stages.stage import Generate, Sampling
+from stages.llm.sampling.sampling import Chooser, choose
 
 THREADS = 2
 ROWS = (1, 16)

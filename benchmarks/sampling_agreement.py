@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.report import Report
-from stages.llm.candidates import BLOCK, keep
+from stages.contract.stage import Generate, Sampling
+from stages.device.openmp import on_passing_thread
 from stages.llm.llm import Llm
-from stages.llm.noise import exponential, row_keys
-from stages.openmp import on_passing_thread
-from stages.stage import Generate, Sampling
+from stages.llm.sampling.candidates import BLOCK, keep
+from stages.llm.sampling.noise import exponential, row_keys
 
 NEIGHBOURS = 7
 PROMPT = 24

@@ -27,7 +27,7 @@ from benchmarks.server import ROOT, module, port, serving
 from benchmarks.triptych import Config, served, shipped_config
 
 IMPORT = """
-from stages.torchvision_shim import ensure_torchvision
+from stages.device.torchvision_shim import ensure_torchvision
 ensure_torchvision()
 from diffusers import UNet2DConditionModel
 """

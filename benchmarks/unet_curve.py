@@ -54,7 +54,7 @@ def measure(painter: Path, *, torch_threads: int, repeats: int) -> Curve:
     """Medians in float32; the sizes take turns, so that a slow moment of the machine falls on all of them."""
     import torch
 
-    from stages.torchvision_shim import ensure_torchvision
+    from stages.device.torchvision_shim import ensure_torchvision
 
     ensure_torchvision()
     from diffusers import UNet2DConditionModel

@@ -29,8 +29,8 @@ def save_vit(folder: Path) -> Path:
     """About 350 MB in float32."""
     import torch
 
-    from stages.open_clip_tower import CONFIG_FILE, WEIGHTS_FILE
-    from stages.torchvision_shim import ensure_torchvision
+    from stages.device.torchvision_shim import ensure_torchvision
+    from stages.vision.open_clip_tower import CONFIG_FILE, WEIGHTS_FILE
 
     ensure_torchvision()
     from open_clip.model import CLIP

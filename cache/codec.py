@@ -25,7 +25,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 BFLOAT16: np.dtype[Any] = np.dtype([("bfloat16", "<u2")])
 """bfloat16, which numpy doesn't have: its bits, under its name. Travels, is pickled and shared like any other dtype; for numbers,
-hand it to torch (`stages/arrays.py`)."""
+hand it to torch (`stages/device/arrays.py`)."""
 
 FORMAT_VERSION = 1
 

@@ -18,8 +18,8 @@ from PIL import Image
 from demo.answering import Answerer
 from demo.painter import GUIDANCE, NUM_STEPS, load_painter
 from demo.world import SIZE
-from stages.open_clip_tower import LOCAL_PREFIX
-from stages.torchvision_shim import ensure_torchvision
+from stages.device.torchvision_shim import ensure_torchvision
+from stages.vision.open_clip_tower import LOCAL_PREFIX
 
 
 class LibraryModels:

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stages.projector import ProjectorConfig
-from stages.torchvision_shim import ensure_torchvision
+from stages.device.torchvision_shim import ensure_torchvision
+from stages.vision.projector import ProjectorConfig
 
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 IMAGE_TOKEN = "<empty_output>"

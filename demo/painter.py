@@ -13,7 +13,7 @@ import torch
 
 from demo.vocabulary import MAX_LENGTH, load_tokenizer, save_tokenizer
 from demo.world import SIZE
-from stages.torchvision_shim import ensure_torchvision
+from stages.device.torchvision_shim import ensure_torchvision
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel

@@ -29,7 +29,7 @@ from demo.sentences import wording
 from demo.train_vae import VAE_FOLDER, signed
 from demo.vocabulary import MAX_LENGTH, load_tokenizer
 from demo.world import Facts, Scene, compose, random_scene
-from stages.torchvision_shim import ensure_torchvision
+from stages.device.torchvision_shim import ensure_torchvision
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL

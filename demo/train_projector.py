@@ -26,8 +26,8 @@ from demo.pale import training_facts
 from demo.questions import Question, description, some_question
 from demo.train_clip import normalised
 from demo.world import Facts, place, random_scene
-from stages.open_clip_tower import WEIGHTS_FILE, OpenClipTower
-from stages.projector import Projector, ProjectorConfig
+from stages.vision.open_clip_tower import WEIGHTS_FILE, OpenClipTower
+from stages.vision.projector import Projector, ProjectorConfig
 
 RECIPE = Recipe(learning_rate=1e-3, batch_size=8, weight_decay=0.0, averaging=0.99)
 FURTHER_RECIPE = Recipe(learning_rate=7e-4, batch_size=8, weight_decay=0.0, averaging=0.99)

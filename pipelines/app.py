@@ -1,8 +1,8 @@
 """The application: from a configuration to Ray Serve deployments. `serve run serve_config.yaml` calls `build`.
 
 Decides what each deployment is made of and tells Ray of resources, scaling and bounds; what happens in a replica is
-`stages/replica.py`, what happens to a request `pipelines/`. Ray passes `build` the typed configuration only while this module has
-no postponed annotations.
+`pipelines/cluster/replica.py`, what happens to a request `pipelines/`. Ray passes `build` the typed configuration only while this
+module has no postponed annotations.
 """
 
 from typing import Any
@@ -15,19 +15,20 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
 from pipelines.client import LocalStageClient, SplitStageClient, StageClient
-from pipelines.config import EMBEDDED, INGRESS, ActorOptions, AppConfig, AutoscalingConfig, DeploymentConfig
-from pipelines.config_file import parse
-from pipelines.derived import capacity
-from pipelines.directory import ServeDirectory
-from pipelines.fork_server import command
+from pipelines.cluster.directory import ServeDirectory
+from pipelines.cluster.fork_server import command
+from pipelines.cluster.metrics_table import MetricsTable
+from pipelines.cluster.replica import RedisReplica, StageReplica
+from pipelines.cluster.serve_client import ServeStageClient
 from pipelines.ingress.app import create_app
-from pipelines.ingress.settings import settings_of
-from pipelines.metrics_table import MetricsTable
-from pipelines.pinning import pinned
-from pipelines.serve_client import ServeStageClient
+from pipelines.ingress.request.settings import settings_of
 from pipelines.service import Triptych
-from pipelines.specs import embedded_directory, replica_spec
-from stages.replica import RedisReplica, ReplicaSpec, StageReplica
+from pipelines.settings.config import EMBEDDED, INGRESS, ActorOptions, AppConfig, AutoscalingConfig, DeploymentConfig
+from pipelines.settings.config_file import parse
+from pipelines.settings.derived import capacity
+from pipelines.settings.pinning import pinned
+from pipelines.settings.replica_spec import ReplicaSpec
+from pipelines.settings.specs import embedded_directory, replica_spec
 
 MAX_BACKOFF_S = 0.05  # Serve's own is 0.5 s, which a waiting request feels
 TINY = {"num_cpus": 0.01}

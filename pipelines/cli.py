@@ -5,15 +5,15 @@ import sys
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from pipelines.config import INGRESS
-from pipelines.config_file import load
-from pipelines.derived import derivations
-from stages.errors import TriptychError
+from pipelines.settings.config import INGRESS, AppConfig
+from pipelines.settings.config_file import load
+from pipelines.settings.derived import derivations
+from stages.contract.errors import TriptychError
 
 ROOT = Path(__file__).parent.parent
 DEFAULT_CONFIG = ROOT / "serve_config.yaml"
@@ -27,13 +27,13 @@ Port = Annotated[int | None, typer.Option(min=1, max=65535, help="overrides http
 @app.command()
 def serve(config: ConfigPath = DEFAULT_CONFIG, host: Host = None, port: Port = None) -> None:
     """Serves on this machine until Ctrl-C."""
-    from pipelines.local_cluster import Address, running
+    from pipelines.cluster.local_cluster import Address, running
 
     console = Console()
     with _errors(console):
         file = load(config)
         address = Address(host or file.http.host, port or file.http.port)
-        with running(file.app, file.app_name, address, console):
+        with running(file.app, file.app_name, address, console, _build):
             stop = _stop_on_signals()  # after Ray, which installs handlers of its own
             console.print(
                 f"[bold green]ready[/bold green]: open {address.url} or use {address.url}/v1 (Ctrl-C stops)", soft_wrap=True
@@ -46,22 +46,22 @@ def demo(
     config: ConfigPath = DEFAULT_CONFIG, out: Annotated[Path, typer.Option(help="where the PNGs go")] = Path(".triptych")
 ) -> None:
     """Starts Triptych, asks about a picture, paints a picture, shows both receipts, and stops."""
-    from pipelines.local_cluster import Address, running
+    from pipelines.cluster.local_cluster import Address, running
     from pipelines.tour import free_port, tour
 
     console = Console()
     with _errors(console):
         file = load(config)
         address = Address("127.0.0.1", free_port())
-        with running(file.app, file.app_name, address, console):
+        with running(file.app, file.app_name, address, console, _build):
             tour(address.url, file.app, out, console)
 
 
 @app.command()
 def prepare(config: ConfigPath = DEFAULT_CONFIG) -> None:
     """Downloads and unpacks what the configuration's stages load, so that they start sooner (for an image, or after installing)."""
-    from pipelines.specs import stage_specs
-    from stages.registry import prepare as prepare_stage
+    from pipelines.settings.specs import stage_specs
+    from stages.host.registry import prepare as prepare_stage
 
     console = Console()
     with _errors(console):
@@ -96,6 +96,12 @@ class _errors:
         if isinstance(error, TriptychError):
             self._console.print(f"[bold red]error[/bold red]: {error.message}", soft_wrap=True, highlight=False)
             sys.exit(2)
+
+
+def _build(config: AppConfig, app_name: str) -> Any:
+    from pipelines.app import build_named  # imports Ray, which reads its settings then
+
+    return build_named(config, app_name)
 
 
 def _stop_on_signals() -> threading.Event:

@@ -1,13 +1,13 @@
 """How a pipeline calls a stage: the same two verbs in one process and over a cluster.
 
-Knows no HTTP and no model. The one-process form is `LocalStageClient`; the cluster's is `pipelines/serve_client.py`.
+Knows no HTTP and no model. The one-process form is `LocalStageClient`; the cluster's is `pipelines/cluster/serve_client.py`.
 """
 
 from collections.abc import AsyncGenerator, Collection, Sequence
 from typing import Any, Protocol
 
-from stages.host import StageHost
-from stages.stage import Item, Reply
+from stages.contract.stage import Item, Reply
+from stages.host.host import StageHost
 
 
 class StageClient(Protocol):

@@ -7,8 +7,8 @@ import time
 import uuid
 from dataclasses import dataclass, field, replace
 
-from stages.errors import DeadlineExceeded
-from stages.stage import StageReceipt
+from stages.contract.errors import DeadlineExceeded
+from stages.contract.stage import StageReceipt
 
 
 @dataclass(slots=True)

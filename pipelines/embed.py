@@ -6,8 +6,8 @@ from cache.keys import digest, name
 from pipelines.client import StageClient
 from pipelines.context import RequestContext
 from pipelines.jobs import Embedded, EmbedJob, ImagePart, TextPart
-from stages.errors import InvalidRequest
-from stages.stage import Arrays, EmbedInput, Item
+from stages.contract.errors import InvalidRequest
+from stages.contract.stage import Arrays, EmbedInput, Item
 
 
 class ClipEmbedPipeline:

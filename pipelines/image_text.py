@@ -22,11 +22,11 @@ from pipelines.jobs import (
     ImagePart,
     SamplingDefaults,
 )
-from pipelines.prompt import Prompt, PromptBuilder
-from pipelines.sampling_defaults import completed
+from pipelines.prompts.prompt import Prompt, PromptBuilder
+from pipelines.rules.sampling_defaults import completed
 from pipelines.streams import merged
-from stages.errors import InvalidRequest, StageFailed
-from stages.stage import EncodeImage, Generate, GenerationEnd, ImageSpan, Item, Sampling, StreamEnd, TokenDelta
+from stages.contract.errors import InvalidRequest, StageFailed
+from stages.contract.stage import EncodeImage, Generate, GenerationEnd, ImageSpan, Item, Sampling, StreamEnd, TokenDelta
 
 
 class ImageTextPipeline:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.context import RequestContext
-from stages.stage import StageMetrics, TokenLogprob
+from stages.contract.stage import StageMetrics, TokenLogprob
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +22,8 @@ class TextPart:
 
 @dataclass(frozen=True, slots=True)
 class ImagePart:
-    """An encoded picture, already fetched, sniffed and within the limits (`pipelines/ingress/pictures.py`), with its size in pixels after
-    EXIF orientation."""
+    """An encoded picture, already fetched, sniffed and within the limits (`pipelines/ingress/pictures/image_url.py`), with its
+    size in pixels after EXIF orientation."""
 
     data: bytes
     width: int
@@ -39,8 +39,8 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class AskedSampling:
-    """What a request says about its answer's tokens (`stages.stage.Sampling`). `max_tokens` 0 and None of temperature and top_p: the
-    model's own default, or for `max_tokens` what fits where that is less."""
+    """What a request says about its answer's tokens (`stages.contract.stage.Sampling`). `max_tokens` 0 and None of temperature and
+    top_p: the model's own default, or for `max_tokens` what fits where that is less."""
 
     max_tokens: int = 0
     temperature: float | None = None

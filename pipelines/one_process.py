@@ -8,15 +8,15 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from pipelines.client import LocalStageClient
-from pipelines.config import AppConfig
 from pipelines.jobs import StageCard
-from pipelines.pinning import pinned
 from pipelines.service import Triptych
-from pipelines.specs import stage_specs
-from stages.host import StageHost
-from stages.registry import StageSpec, load
-from stages.replica import CacheSpec
-from stages.stage import StageMetrics
+from pipelines.settings.config import AppConfig
+from pipelines.settings.pinning import pinned
+from pipelines.settings.replica_spec import CacheSpec
+from pipelines.settings.specs import stage_specs
+from stages.contract.stage import StageMetrics
+from stages.host.host import StageHost
+from stages.host.registry import StageSpec, load
 
 
 class LocalDirectory:

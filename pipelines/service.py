@@ -11,23 +11,23 @@ from typing import Protocol, TypeVar
 
 from cache.keys import name
 from pipelines.client import StageClient
-from pipelines.config import AppConfig, EmbedModel, ImageTextModel, ModelConfig, TextToImageModel
-from pipelines.derived import default_max_tokens
 from pipelines.embed import ClipEmbedPipeline
 from pipelines.image_text import ImageTextPipeline
 from pipelines.jobs import ChatPipeline, EmbedPipeline, ModelCard, PaintPipeline, SamplingDefaults, StageCard
-from pipelines.paint_rules import PaintRules
-from pipelines.prompt import PromptBuilder
-from pipelines.sampling_defaults import sampling_defaults
-from pipelines.specs import stage_specs
+from pipelines.prompts.prompt import PromptBuilder
+from pipelines.rules.paint_rules import PaintRules
+from pipelines.rules.sampling_defaults import sampling_defaults
+from pipelines.settings.config import AppConfig, EmbedModel, ImageTextModel, ModelConfig, TextToImageModel
+from pipelines.settings.derived import default_max_tokens
+from pipelines.settings.specs import stage_specs
 from pipelines.text_to_image import TextToImagePipeline
-from stages.checkpoint import resolve
-from stages.diffusion.checkpoint_parts import SETTINGS
-from stages.diffusion.describe import describe
-from stages.errors import InvalidRequest, UnknownModel
-from stages.input_versions import input_versions
-from stages.registry import PROJECTOR_FILES, StageSpec, part_files
-from stages.stage import StageMetrics
+from stages.checkpoints.checkpoint import resolve
+from stages.checkpoints.input_versions import input_versions
+from stages.contract.errors import InvalidRequest, UnknownModel
+from stages.contract.stage import StageMetrics
+from stages.diffusion.checkpoint.checkpoint_parts import SETTINGS
+from stages.diffusion.families.families import describe
+from stages.host.registry import PROJECTOR_FILES, StageSpec, part_files
 
 T = TypeVar("T")
 

@@ -17,11 +17,10 @@ from cache.keys import digest, name
 from pipelines.client import StageClient
 from pipelines.context import RequestContext
 from pipelines.jobs import ImagePart, PaintEvent, PaintJob, PaintPicture, PaintProgress
-from pipelines.paint_rules import PaintRules, Size
+from pipelines.rules.paint_rules import PaintRules, Size
 from pipelines.streams import merged
-from stages.errors import InvalidRequest, StageFailed
-from stages.picture import decode, fit
-from stages.stage import (
+from stages.contract.errors import InvalidRequest, StageFailed
+from stages.contract.stage import (
     Arrays,
     DecodeLatents,
     Denoise,
@@ -33,6 +32,7 @@ from stages.stage import (
     Item,
     StreamEnd,
 )
+from stages.vision.picture import decode, fit
 
 
 class TextToImagePipeline:

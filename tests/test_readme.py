@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.config_file import parse
+from pipelines.settings.config_file import parse
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -17,7 +17,7 @@ class LibraryPainter:
     def __init__(self, folder: Path, *, torch_threads: int) -> None:
         import torch
 
-        from stages.torchvision_shim import ensure_torchvision
+        from stages.device.torchvision_shim import ensure_torchvision
 
         ensure_torchvision()
         from diffusers import StableDiffusionPipeline

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from ray import serve
 
 from benchmarks.cluster import cluster, deployed
-from pipelines.local_cluster import Address
+from pipelines.cluster.local_cluster import Address
 
 
 class Empty: ...

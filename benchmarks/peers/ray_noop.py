@@ -14,7 +14,7 @@ from ray import serve
 from benchmarks.cluster import cluster, deployed
 from benchmarks.http_client import http_client
 from benchmarks.server import port
-from pipelines.local_cluster import Address
+from pipelines.cluster.local_cluster import Address
 
 NOTHING, CALL, STREAM = "/nothing", "/call", "/stream"
 MAX_ONGOING = 64

@@ -7,7 +7,7 @@ from typing import Any
 
 from ray import serve
 
-from stages.stage import Arrays, OneShotStage
+from stages.contract.stage import Arrays, OneShotStage
 
 MAX_ITEMS = 16
 

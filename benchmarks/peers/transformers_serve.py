@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stages.torchvision_shim import ensure_torchvision
+from stages.device.torchvision_shim import ensure_torchvision
 
 
 def main() -> None:

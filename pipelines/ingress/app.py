@@ -9,26 +9,26 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
-from pipelines.ingress.api_description import POST_ERRORS, asking, describe, error_answers, operation
-from pipelines.ingress.arrival import Arrival
-from pipelines.ingress.chat import ChatRoute
-from pipelines.ingress.embeddings import EmbeddingsRoute
-from pipelines.ingress.errors import json_response, routing_error_handler, triptych_error_handler
-from pipelines.ingress.images import ImagesRoute
-from pipelines.ingress.metrics import CONTENT_TYPE, RequestMetrics
-from pipelines.ingress.models import ModelDesk
-from pipelines.ingress.picture_shelf import PictureShelf
-from pipelines.ingress.pictures import PictureSource
+from pipelines.ingress.pictures.image_url import PictureSource
+from pipelines.ingress.pictures.picture_shelf import PictureShelf
 from pipelines.ingress.playground import add_playground
-from pipelines.ingress.receipts import ReceiptPrinter
-from pipelines.ingress.request_log import RequestLog
+from pipelines.ingress.request.arrival import Arrival
+from pipelines.ingress.request.errors import json_response, routing_error_handler, triptych_error_handler
+from pipelines.ingress.request.metrics import CONTENT_TYPE, RequestMetrics
+from pipelines.ingress.request.receipts import ReceiptPrinter
+from pipelines.ingress.request.request_log import RequestLog
+from pipelines.ingress.request.settings import IngressSettings
+from pipelines.ingress.routes.api_description import POST_ERRORS, asking, describe, error_answers, operation
+from pipelines.ingress.routes.chat import ChatRoute
+from pipelines.ingress.routes.embeddings import EmbeddingsRoute
+from pipelines.ingress.routes.images import ImagesRoute
+from pipelines.ingress.routes.models import ModelDesk
 from pipelines.ingress.schemas.chat import ChatBody, ChatCompletion
 from pipelines.ingress.schemas.embeddings import EmbeddingsAnswer, EmbeddingsBody
 from pipelines.ingress.schemas.images import EditBody, ImagesAnswer, ImagesBody
 from pipelines.ingress.schemas.models import Health, ModelEntry, ModelList, Readiness
-from pipelines.ingress.settings import IngressSettings
 from pipelines.jobs import Service
-from stages.errors import TriptychError
+from stages.contract.errors import TriptychError
 
 EVENTS: dict[str, Any] = {"content": {"text/event-stream": {}}}  # events, not one value: they have no schema of their own here
 DESCRIPTION = "Pictures and language in OpenAI's shapes. Fields of Triptych's own live under `triptych` and are optional."

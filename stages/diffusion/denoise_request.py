@@ -2,10 +2,10 @@
 
 import math
 
-from stages.diffusion.describe import Guidance, PainterInfo
-from stages.diffusion.samplers import SamplerMenu
-from stages.errors import InvalidRequest
-from stages.stage import Denoise
+from stages.contract.errors import InvalidRequest
+from stages.contract.stage import Denoise
+from stages.diffusion.families.describe import Guidance, PainterInfo
+from stages.diffusion.sampling.samplers import SamplerMenu
 
 _MAX_GUIDANCE = 100.0
 _SEEDS = range(-(2**63), 2**64)  # what a torch generator takes

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from stages.diffusion.family import Condition
-from stages.diffusion.schedule import Schedule
+from stages.diffusion.families.family import Condition
+from stages.diffusion.sampling.schedule import Schedule
 
 
 @dataclass(slots=True)

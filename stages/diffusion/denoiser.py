@@ -14,17 +14,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stages.checkpoint import Checkpoint, LoadOptions
-from stages.diffusion.checkpoint_parts import DiffusersFolder, open_folder
+from stages.checkpoints.checkpoint import Checkpoint, LoadOptions
+from stages.contract.errors import StageFailed
+from stages.contract.stage import Arrays, Denoise, DenoiseEnd, DenoisePreview, DenoiseProgress, Stepped
+from stages.diffusion.checkpoint.checkpoint_parts import DiffusersFolder, open_folder
 from stages.diffusion.denoise_request import check_request, is_guided, preview_calls
 from stages.diffusion.denoise_row import DenoiseRow
-from stages.diffusion.describe import PainterInfo
-from stages.diffusion.families import family_of
-from stages.diffusion.family import Backbone, Condition, Family
-from stages.diffusion.schedule import Schedule, build_schedule
+from stages.diffusion.families.describe import PainterInfo
+from stages.diffusion.families.families import family_of
+from stages.diffusion.families.family import Backbone, Condition, Family
+from stages.diffusion.sampling.schedule import Schedule, build_schedule
 from stages.diffusion.step_state import StepState, export_state, restore_state
-from stages.errors import StageFailed
-from stages.stage import Arrays, Denoise, DenoiseEnd, DenoisePreview, DenoiseProgress, Stepped
 
 
 class Denoiser:

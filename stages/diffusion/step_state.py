@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 import torch
 from numpy.typing import NDArray
 
+from stages.contract.errors import StageFailed
+from stages.contract.stage import Arrays
 from stages.diffusion.denoise_row import DenoiseRow
-from stages.errors import StageFailed
-from stages.stage import Arrays
 
 Plain: TypeAlias = "int | float | bool | str | list[Plain] | None"
 

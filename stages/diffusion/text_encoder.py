@@ -5,11 +5,12 @@ from typing import Self
 
 import torch
 
-from stages.checkpoint import Checkpoint, LoadOptions
-from stages.diffusion.checkpoint_parts import open_folder
-from stages.diffusion.families import family_of
-from stages.diffusion.family import PromptEncoder, TokenIds
-from stages.stage import Arrays, EncodePrompt
+from stages.checkpoints.checkpoint import Checkpoint, LoadOptions
+from stages.contract.stage import Arrays, EncodePrompt
+from stages.diffusion.checkpoint.checkpoint_parts import open_folder
+from stages.diffusion.families.families import family_of
+from stages.diffusion.families.family import PromptEncoder
+from stages.diffusion.text.prompt_tokenizer import TokenIds
 
 
 class TextEncoder:

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stages.checkpoint import Checkpoint, LoadOptions
-from stages.diffusion.checkpoint_parts import open_folder
-from stages.diffusion.components import Loaded, load_model
-from stages.diffusion.latent_scaling import LatentScaling, latent_scaling
-from stages.diffusion.pieces import Pieces
-from stages.errors import ConfigurationError, InvalidRequest, StageFailed
-from stages.stage import Arrays, DecodeLatents, EncodePixels
+from stages.checkpoints.checkpoint import Checkpoint, LoadOptions
+from stages.contract.errors import ConfigurationError, InvalidRequest, StageFailed
+from stages.contract.stage import Arrays, DecodeLatents, EncodePixels
+from stages.diffusion.checkpoint.checkpoint_parts import open_folder
+from stages.diffusion.checkpoint.components import Loaded, load_model
+from stages.diffusion.families.latent_scaling import LatentScaling, latent_scaling
+from stages.diffusion.text.pieces import Pieces
 
 
 @dataclass(frozen=True, slots=True)

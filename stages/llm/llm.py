@@ -15,22 +15,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stages.arrays import as_tensor
-from stages.checkpoint import Checkpoint, LoadOptions
-from stages.errors import ConfigurationError, StageFailed
-from stages.faults import Fault, fault_of
+from stages.checkpoints.checkpoint import Checkpoint, LoadOptions
+from stages.contract.errors import ConfigurationError, StageFailed
+from stages.contract.faults import Fault, fault_of
+from stages.contract.stage import Generate, GenerationEnd, ImageSpan, Sampling, Stepped, TokenDelta, TokenLogprob
+from stages.device.arrays import as_tensor
+from stages.device.packed_linear import is_packed
 from stages.llm.detokenizer import Shown, TextStream, TokenTexts
-from stages.llm.forward import Forward
-from stages.llm.image_positions import ImagePositions
-from stages.llm.loading import LoadedLanguageModel, load_language_model
+from stages.llm.model.forward import Forward, PlacedImage
+from stages.llm.model.image_positions import ImagePositions
+from stages.llm.model.loading import LoadedLanguageModel, load_language_model
+from stages.llm.model.prefix import Occupant, SlotBook
+from stages.llm.model.self_check import check_answers
 from stages.llm.prefill import group_by_length, share_budget
-from stages.llm.prefix import Occupant, SlotBook
 from stages.llm.prompt_rules import PromptRules, without_foreign_tokens
-from stages.llm.row import LlmRow, PlacedImage, SuspendedAnswer
-from stages.llm.sampling import Choice, Chooser, choose
-from stages.llm.self_check import check_answers
-from stages.packed_linear import is_packed
-from stages.stage import Generate, GenerationEnd, ImageSpan, Sampling, Stepped, TokenDelta, TokenLogprob
+from stages.llm.row import LlmRow, SuspendedAnswer
+from stages.llm.sampling.sampling import Choice, Chooser, choose
 
 MIN_CHUNK_TOKENS = 16  # fewer make no pass noticeably smaller
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stages.errors import InvalidRequest
-from stages.llm.image_positions import ImagePositions
-from stages.stage import Generate, ImageSpan, Sampling
+from stages.contract.errors import InvalidRequest
+from stages.contract.stage import Generate, ImageSpan, Sampling
+from stages.llm.model.image_positions import ImagePositions
 
 MAX_TOP_LOGPROBS = 20
 

@@ -5,21 +5,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from stages.llm.detokenizer import TextStream
-from stages.llm.prefix import Occupant
-from stages.llm.sampling import Chooser
-from stages.llm.slot_cache import Chunk
-
-
-@dataclass(frozen=True, slots=True)
-class PlacedImage:
-    """A picture's features [length, width], on the device, standing at `offset` of the prompt."""
-
-    offset: int
-    features: Tensor
-
-    @property
-    def end(self) -> int:
-        return self.offset + len(self.features)
+from stages.llm.model.forward import PlacedImage
+from stages.llm.model.prefix import Occupant
+from stages.llm.model.slot_cache import Chunk
+from stages.llm.sampling.sampling import Chooser
 
 
 @dataclass(slots=True)

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stages.arrays import as_array
-from stages.checkpoint import Checkpoint, LoadOptions
-from stages.errors import ConfigurationError, InvalidRequest
-from stages.open_clip_tower import LOCAL_PREFIX
-from stages.picture import decode
-from stages.stage import Arrays, EmbedInput
-from stages.torchvision_shim import ensure_torchvision
+from stages.checkpoints.checkpoint import Checkpoint, LoadOptions
+from stages.contract.errors import ConfigurationError, InvalidRequest
+from stages.contract.stage import Arrays, EmbedInput
+from stages.device.arrays import as_array
+from stages.device.torchvision_shim import ensure_torchvision
+from stages.vision.open_clip_tower import LOCAL_PREFIX
+from stages.vision.picture import decode
 from stages.vision.pictures import compiled
 
 

@@ -10,13 +10,13 @@ from collections.abc import Hashable, Sequence
 import torch
 from torch import Tensor
 
-from stages.arrays import as_array
-from stages.checkpoint import Checkpoint, LoadOptions
-from stages.errors import ConfigurationError
-from stages.open_clip_tower import WEIGHTS_FILE, OpenClipTower
-from stages.projector import Projector
-from stages.stage import Arrays, EncodeImage
+from stages.checkpoints.checkpoint import Checkpoint, LoadOptions
+from stages.contract.errors import ConfigurationError
+from stages.contract.stage import Arrays, EncodeImage
+from stages.device.arrays import as_array
+from stages.vision.open_clip_tower import WEIGHTS_FILE, OpenClipTower
 from stages.vision.pictures import compiled, preprocessed
+from stages.vision.projector import Projector
 
 
 class OpenClipEncoder:

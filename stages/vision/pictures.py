@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stages.checkpoint import LoadOptions
-from stages.picture import decode
-from stages.stage import EncodeImage
+from stages.checkpoints.checkpoint import LoadOptions
+from stages.contract.stage import EncodeImage
+from stages.vision.picture import decode
 
 
 def preprocessed(payload: EncodeImage, preprocess: Callable[[Any], Tensor]) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from stages.errors import ConfigurationError
+from stages.contract.errors import ConfigurationError
 
 
 def num_image_tokens(processor: Any, height: int, width: int) -> int:

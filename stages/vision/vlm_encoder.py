@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from stages.arrays import as_array
-from stages.checkpoint import Checkpoint, LoadOptions
-from stages.errors import ConfigurationError
-from stages.picture import decode
-from stages.stage import Arrays, EncodeImage
-from stages.torchvision_shim import ensure_torchvision
+from stages.checkpoints.checkpoint import Checkpoint, LoadOptions
+from stages.contract.errors import ConfigurationError
+from stages.contract.stage import Arrays, EncodeImage
+from stages.device.arrays import as_array
+from stages.device.torchvision_shim import ensure_torchvision
+from stages.vision.picture import decode
 from stages.vision.pictures import compiled
 from stages.vision.placeholders import check_num_features
 from stages.vision.vlm_parts import load_seeing_part

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from stages.checkpoint import LoadOptions
-from stages.errors import ConfigurationError
-from stages.torchvision_shim import ensure_torchvision
+from stages.checkpoints.checkpoint import LoadOptions
+from stages.contract.errors import ConfigurationError
+from stages.device.torchvision_shim import ensure_torchvision
 from stages.vision.shards import is_of, only_shards
 
 

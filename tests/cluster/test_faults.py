@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from pipelines.serve_client import ServeStageClient
-from stages.errors import Broken
-from stages.limits import BatchLimits, QueueLimits
-from stages.replica import CacheSpec, ReplicaSpec
-from stages.stage import Item, StageMetrics, Stepped, StreamEnd
+from pipelines.cluster.serve_client import ServeStageClient
+from pipelines.settings.replica_spec import CacheSpec, ReplicaSpec
+from stages.contract.errors import Broken
+from stages.contract.limits import BatchLimits, QueueLimits
+from stages.contract.stage import Item, StageMetrics, Stepped, StreamEnd
 from tests.stages.fakes import Count, Countdown, CountFrom
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -70,7 +70,7 @@ def deployed(name: str, make: Callable[[], Countdown]) -> tuple[ServeStageClient
     from ray import serve
 
     from pipelines.app import TINY, _StageReplica
-    from pipelines.metrics_table import MetricsTable
+    from pipelines.cluster.metrics_table import MetricsTable
 
     class Replica(_StageReplica):
         def __init__(self, table: Any) -> None:

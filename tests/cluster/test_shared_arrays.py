@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from ray import serve
 
 from cache.codec import BFLOAT16
-from pipelines.object_store import ObjectStore
-from pipelines.serve_client import ServeStageClient
-from stages.packed_item import PackedItem, unpacked
-from stages.stage import Generate, ImageSpan, Item, Sampling
+from pipelines.cluster.object_store import ObjectStore
+from pipelines.cluster.serve_client import ServeStageClient
+from stages.contract.stage import Generate, ImageSpan, Item, Sampling
+from stages.host.packed_item import PackedItem, unpacked
 
 pytestmark = pytest.mark.cluster
 

@@ -13,9 +13,9 @@ from demo.detector import describe
 from demo.held_out import example
 from demo.train import WEIGHTS
 from demo.world import DESCRIBE
-from stages.open_clip_tower import LOCAL_PREFIX, WEIGHTS_FILE, OpenClipTower
-from stages.projector import Projector, ProjectorConfig
-from stages.torchvision_shim import ensure_torchvision
+from stages.device.torchvision_shim import ensure_torchvision
+from stages.vision.open_clip_tower import LOCAL_PREFIX, WEIGHTS_FILE, OpenClipTower
+from stages.vision.projector import Projector, ProjectorConfig
 
 pytestmark = pytest.mark.models
 

@@ -9,12 +9,12 @@ import sys
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-from pipelines.config import AppConfig
-from pipelines.config_file import parse
 from pipelines.jobs import StageCard
-from pipelines.specs import stage_specs
-from stages.errors import ConfigurationError
-from stages.stage import Item, Reply, StageMetrics
+from pipelines.settings.config import AppConfig
+from pipelines.settings.config_file import parse
+from pipelines.settings.specs import stage_specs
+from stages.contract.errors import ConfigurationError
+from stages.contract.stage import Item, Reply, StageMetrics
 
 
 class Nobody:
@@ -38,7 +38,7 @@ class Nobody:
 
 def answer(config: AppConfig, do: str, stage: str) -> dict[str, object]:
     if do == "pin":
-        from pipelines.pinning import pinned
+        from pipelines.settings.pinning import pinned
 
         return {"sources": [str(spec.source) for spec in stage_specs(pinned(config)).values()]}
     if do == "serve":
@@ -46,8 +46,8 @@ def answer(config: AppConfig, do: str, stage: str) -> dict[str, object]:
 
         service = Triptych(config, Nobody(), Nobody())
         return {"models": [card.id for card in service.models()]}
-    from stages.checkpoint import resolve
-    from stages.registry import load, part_files
+    from stages.checkpoints.checkpoint import resolve
+    from stages.host.registry import load, part_files
 
     spec = stage_specs(config)[stage]
     checkpoint = resolve(spec.source, part_files(spec))

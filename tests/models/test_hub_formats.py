@@ -16,9 +16,9 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from pipelines.config_file import parse
-from pipelines.ingress.settings import settings_of
+from pipelines.ingress.request.settings import settings_of
 from pipelines.one_process import one_process
+from pipelines.settings.config_file import parse
 from tests.pipelines.ingress.surface import JsonObject, client_for
 from tests.stages.diffusion.painter import Wish, oracle_of
 from tests.stages.diffusion.tiny import save_stable_diffusion

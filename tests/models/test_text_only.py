@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from demo.language_model import load_model, load_tokenizer
-from pipelines.config_file import parse
-from pipelines.ingress.settings import settings_of
+from pipelines.ingress.request.settings import settings_of
 from pipelines.one_process import one_process
+from pipelines.settings.config_file import parse
 from tests.pipelines.ingress.surface import client_for
 
 pytestmark = [pytest.mark.models, pytest.mark.timeout(600)]

@@ -13,9 +13,9 @@ from PIL import Image
 
 from demo.detector import describe
 from demo.held_out import example
-from pipelines.config_file import load
-from pipelines.ingress.settings import settings_of
+from pipelines.ingress.request.settings import settings_of
 from pipelines.one_process import one_process
+from pipelines.settings.config_file import load
 from tests.pipelines.ingress.surface import JsonObject, client_for
 
 pytestmark = [pytest.mark.cpu, pytest.mark.models, pytest.mark.timeout(900)]

@@ -11,9 +11,9 @@ from pipelines.client import LocalStageClient
 from pipelines.context import RequestContext
 from pipelines.embed import ClipEmbedPipeline
 from pipelines.jobs import EmbedJob, TextPart
-from stages.errors import InvalidRequest
-from stages.host import StageHost
-from stages.stage import Arrays, EmbedInput
+from stages.contract.errors import InvalidRequest
+from stages.contract.stage import Arrays, EmbedInput
+from stages.host.host import StageHost
 from tests.stages.fakes import Gate
 
 

@@ -9,10 +9,10 @@ import pytest
 from pipelines.context import RequestContext
 from pipelines.image_text import ImageTextPipeline
 from pipelines.jobs import AskedSampling, ChatChoiceEnd, ChatJob, Message, SamplingDefaults, TextPart
-from pipelines.prompt import PromptBuilder
-from stages.checkpoint import Source, resolve
-from stages.errors import InvalidRequest
-from stages.stage import GenerationEnd, Item, Reply, StageReceipt, StreamEnd, TokenDelta
+from pipelines.prompts.prompt import PromptBuilder
+from stages.checkpoints.checkpoint import Source, resolve
+from stages.contract.errors import InvalidRequest
+from stages.contract.stage import GenerationEnd, Item, Reply, StageReceipt, StreamEnd, TokenDelta
 from tests.stages.llm.tiny_models import save_decoder
 
 pytestmark = pytest.mark.models

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from stages.engine import Engine, Handle
-from stages.errors import Unavailable
-from stages.iterative_engine import IterativeEngine
-from stages.one_shot_engine import OneShotEngine
-from stages.stage import Item
+from stages.contract.errors import Unavailable
+from stages.contract.stage import Item
+from stages.engine.engine import Engine, Handle
+from stages.engine.iterative_engine import IterativeEngine
+from stages.engine.one_shot_engine import OneShotEngine
 from tests.stages.fakes import PATIENCE_S, Adder, Count, Countdown, CountFrom, Gate, HandClock, Inbox, Sum
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from cache.memory import MemoryTier
-from stages.errors import InvalidRequest, TriptychError
-from stages.stage import Arrays, StageReceipt, Stepped
-from stages.work import Clock
+from stages.contract.errors import InvalidRequest, TriptychError
+from stages.contract.stage import Arrays, StageReceipt, Stepped
+from stages.engine.work import Clock
 
 PATIENCE_S = 30.0  # a test that waits longer than this for another thread has failed
 

@@ -1,4 +1,4 @@
-"""The one shape of every error. Knows no error classes: `pipelines/ingress/errors.py` maps them."""
+"""The one shape of every error. Knows no error classes: `pipelines/ingress/request/errors.py` maps them."""
 
 from pipelines.ingress.schemas.strict import ResponseBody
 

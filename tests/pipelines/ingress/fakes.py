@@ -35,8 +35,8 @@ from pipelines.jobs import (
     StageCard,
     TextPart,
 )
-from stages.errors import InvalidRequest, UnknownModel
-from stages.stage import StageMetrics, StageReceipt, TokenLogprob
+from stages.contract.errors import InvalidRequest, UnknownModel
+from stages.contract.stage import StageMetrics, StageReceipt, TokenLogprob
 
 CHAT, PAINT, EMBED = "fake/chat", "fake-painter", "fake-clip"
 PAINT_PARTS = ("text_encoder", "denoiser", "vae_decoder", "vae_encoder")

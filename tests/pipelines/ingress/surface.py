@@ -14,7 +14,7 @@ import uvicorn
 from PIL import Image
 
 from pipelines.ingress.app import create_app
-from pipelines.ingress.settings import IngressSettings
+from pipelines.ingress.request.settings import IngressSettings
 from pipelines.jobs import Service
 from tests.pipelines.ingress.fakes import CHAT
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.ingress.settings import IngressSettings
+from pipelines.ingress.request.settings import IngressSettings
 from pipelines.jobs import GivenPicture, ImagePart, PaintJob
-from stages.errors import StageFailed
+from stages.contract.errors import StageFailed
 from tests.pipelines.ingress.fakes import CHAT, PAINT, PAINT_PARTS, FakeService, Trouble, gradient
 from tests.pipelines.ingress.surface import JsonObject, client_for, error_of, png, sse_events
 

@@ -11,7 +11,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from pipelines.ingress.app import create_app
-from pipelines.ingress.settings import IngressSettings
+from pipelines.ingress.request.settings import IngressSettings
 from tests.pipelines.ingress.fakes import FakeService
 
 pytestmark = pytest.mark.slow

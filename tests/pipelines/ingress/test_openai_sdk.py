@@ -12,9 +12,9 @@ import openai
 import pytest
 from PIL import Image
 
-from pipelines.ingress.settings import IngressSettings
+from pipelines.ingress.request.settings import IngressSettings
 from pipelines.jobs import GivenPicture, ImagePart, PaintJob
-from stages.errors import DeadlineExceeded, QueueFull, StageFailed, Unavailable
+from stages.contract.errors import DeadlineExceeded, QueueFull, StageFailed, Unavailable
 from tests.pipelines.ingress.fakes import CHAT, EMBED, PAINT, WIDTH, FakeService, Trouble
 from tests.pipelines.ingress.surface import data_url, png, server_for
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.ingress.settings import IngressSettings
+from pipelines.ingress.request.settings import IngressSettings
 from pipelines.jobs import ChatJob, GivenPicture, ImagePart, PaintJob
-from stages.errors import QueueFull
+from stages.contract.errors import QueueFull
 from tests.pipelines.ingress.chromium import BROWSER, Page, browser
 from tests.pipelines.ingress.fakes import CHAT, FakeService, Gate, Trouble
 from tests.pipelines.ingress.surface import png, server_for

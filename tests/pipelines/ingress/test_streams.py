@@ -7,10 +7,10 @@ import json
 import httpx
 import pytest
 
-from pipelines.ingress.chat_answers import coalesced
-from pipelines.ingress.settings import IngressSettings
+from pipelines.ingress.request.settings import IngressSettings
+from pipelines.ingress.routes.chat_answers import coalesced
 from pipelines.jobs import ChatDelta
-from stages.errors import QueueFull, StageFailed
+from stages.contract.errors import QueueFull, StageFailed
 from tests.pipelines.ingress.fakes import CHAT, EMBED, PAINT, FakeService, Gate, Trouble
 from tests.pipelines.ingress.surface import JsonObject, chat_body, client_for, error_of, server_for, sse_events
 

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stages.checkpoint import Checkpoint, LoadOptions, Source
+from stages.checkpoints.checkpoint import Checkpoint, LoadOptions, Source
+from stages.contract.stage import Arrays, DecodeLatents, Denoise, DenoiseEnd, EncodePrompt
 from stages.diffusion.denoise_row import DenoiseRow
 from stages.diffusion.denoiser import Denoiser
-from stages.diffusion.describe import describe
+from stages.diffusion.families.families import describe
 from stages.diffusion.text_encoder import TextEncoder
 from stages.diffusion.vae import VaeDecoder
-from stages.stage import Arrays, DecodeLatents, Denoise, DenoiseEnd, EncodePrompt
 
 
 def checkpoint_of(folder: Path) -> Checkpoint:

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.checkpoint import Source, resolve
-from stages.diffusion.describe import describe
+from stages.checkpoints.checkpoint import Source, resolve
+from stages.diffusion.families.families import describe
 from tests.stages.diffusion.painter import Oracle, Painter, Wish, oracle_of, paint_rows
 
 pytestmark = pytest.mark.models

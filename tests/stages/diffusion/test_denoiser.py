@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from stages.checkpoint import LoadOptions
+from stages.checkpoints.checkpoint import LoadOptions
+from stages.contract.errors import StageFailed
+from stages.contract.stage import Denoise, DenoiseEnd, DenoisePreview, DenoiseProgress, Stepped
 from stages.diffusion.denoise_row import DenoiseRow
 from stages.diffusion.denoiser import Denoiser
-from stages.errors import StageFailed
-from stages.stage import Denoise, DenoiseEnd, DenoisePreview, DenoiseProgress, Stepped
 from tests.stages.diffusion.painter import Painter, Wish, paint_rows
-from tests.stages.diffusion.test_samplers import NOISE_SAMPLERS
+from tests.stages.diffusion.sampling.test_samplers import NOISE_SAMPLERS
 
 pytestmark = pytest.mark.models
 

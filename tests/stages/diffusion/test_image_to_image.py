@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from stages import registry
-from stages.checkpoint import LoadOptions, Source
+from stages.checkpoints.checkpoint import LoadOptions, Source
+from stages.contract.errors import ConfigurationError, InvalidRequest, StageFailed
+from stages.contract.limits import BatchLimits, QueueLimits
+from stages.contract.stage import Arrays, DecodeLatents, EncodePixels
 from stages.diffusion.vae import VaeDecoder, VaeEncoder
-from stages.errors import ConfigurationError, InvalidRequest, StageFailed
-from stages.limits import BatchLimits, QueueLimits
-from stages.registry import StageKind, StageSpec
-from stages.stage import Arrays, DecodeLatents, EncodePixels
+from stages.host import registry
+from stages.host.registry import StageKind, StageSpec
 from tests.stages.diffusion.painter import Painter, Wish, checkpoint_of, oracle_of, paint_rows
 from tests.stages.diffusion.tiny import save_flux, save_stable_diffusion, save_stable_diffusion_3, save_stable_diffusion_xl
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from stages.diffusion.describe import describe
-from stages.errors import InvalidRequest, StageFailed
-from stages.stage import Arrays, Denoise, EncodePrompt
+from stages.contract.errors import InvalidRequest, StageFailed
+from stages.contract.stage import Arrays, Denoise, EncodePrompt
+from stages.diffusion.families.families import describe
 from tests.stages.diffusion.painter import Oracle, Painter, Wish, checkpoint_of, oracle_of, paint_rows
 from tests.stages.diffusion.tiny import (
     PROMPT_LENGTH,

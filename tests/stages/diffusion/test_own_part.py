@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from stages.checkpoint import LoadOptions
+from stages.checkpoints.checkpoint import LoadOptions
+from stages.contract.errors import ConfigurationError
 from stages.diffusion.denoiser import Denoiser
 from stages.diffusion.text_encoder import TextEncoder
 from stages.diffusion.vae import VaeDecoder, VaeEncoder
-from stages.errors import ConfigurationError
 from tests.stages.diffusion.painter import checkpoint_of
 
 pytestmark = pytest.mark.models

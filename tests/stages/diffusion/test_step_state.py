@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
+from stages.contract.errors import StageFailed
 from stages.diffusion.denoise_row import DenoiseRow
 from stages.diffusion.step_state import StepState
-from stages.errors import StageFailed
 from tests.stages.diffusion.painter import Painter, Wish, paint_rows, step_once
-from tests.stages.diffusion.test_samplers import NOISE_SAMPLERS
+from tests.stages.diffusion.sampling.test_samplers import NOISE_SAMPLERS
 
 pytestmark = pytest.mark.models
 

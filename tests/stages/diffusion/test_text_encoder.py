@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from cache.codec import BFLOAT16
-from stages.checkpoint import LoadOptions
+from stages.checkpoints.checkpoint import LoadOptions
+from stages.contract.errors import ConfigurationError
+from stages.contract.stage import EncodePrompt
 from stages.diffusion.text_encoder import TextEncoder
-from stages.errors import ConfigurationError
-from stages.stage import EncodePrompt
 from tests.stages.diffusion.painter import Oracle, Painter, checkpoint_of
 
 pytestmark = pytest.mark.models

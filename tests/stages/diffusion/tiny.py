@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from stages.torchvision_shim import ensure_torchvision
+from stages.device.torchvision_shim import ensure_torchvision
 
 ensure_torchvision()
 

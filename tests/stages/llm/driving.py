@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from stages.contract.stage import Generate, GenerationEnd, TokenDelta, TokenLogprob
 from stages.llm.llm import Llm
 from stages.llm.row import LlmRow, SuspendedAnswer
-from stages.stage import Generate, GenerationEnd, TokenDelta, TokenLogprob
 
 
 @dataclass(slots=True)

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from stages.checkpoint import LoadOptions, Source, resolve
-from stages.errors import ConfigurationError
+from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
+from stages.contract.errors import ConfigurationError
+from stages.contract.stage import Generate, Sampling
 from stages.llm.llm import Llm, LlmSettings
-from stages.stage import Generate, Sampling
 from tests.stages.llm.driving import drive
 from tests.stages.llm.tiny_architectures import save_architecture
 

@@ -11,10 +11,10 @@ from demo.answering import Answerer
 from demo.drawing import draw
 from demo.world import DESCRIBE, random_scene
 from pipelines.jobs import ImagePart, Message, TextPart
-from pipelines.prompt import PromptBuilder
-from stages.checkpoint import LoadOptions, Source, resolve
+from pipelines.prompts.prompt import PromptBuilder
+from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
+from stages.contract.stage import EncodeImage, Generate, ImageSpan, Sampling
 from stages.llm.llm import Llm, LlmSettings
-from stages.stage import EncodeImage, Generate, ImageSpan, Sampling
 from stages.vision.open_clip_encoder import OpenClipEncoder
 from tests.stages.llm.driving import drive
 

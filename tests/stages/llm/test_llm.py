@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from stages.arrays import as_array
-from stages.checkpoint import LoadOptions, Source, resolve
-from stages.errors import ConfigurationError, InvalidRequest, StageFailed
+from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
+from stages.contract.errors import ConfigurationError, InvalidRequest, StageFailed
+from stages.contract.stage import Generate, ImageSpan, Sampling
+from stages.device.arrays import as_array
 from stages.llm.llm import Llm, LlmSettings
-from stages.stage import Generate, ImageSpan, Sampling
 from tests.stages.llm.driving import Answer, drive
 from tests.stages.llm.tiny_models import save_decoder
 

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 
-from stages.checkpoint import LoadOptions, Source, resolve
+from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
+from stages.contract.stage import Generate, Sampling
 from stages.llm.llm import Llm, LlmSettings
-from stages.llm.loading import load_language_model
-from stages.stage import Generate, Sampling
+from stages.llm.model.loading import load_language_model
 from tests.stages.llm.driving import drive
 
 pytestmark = [pytest.mark.models, pytest.mark.timeout(900)]

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from pipelines.jobs import ImagePart, Message, TextPart
-from pipelines.prompt import PromptBuilder
-from stages.checkpoint import Checkpoint, LoadOptions, Source, resolve
+from pipelines.prompts.prompt import PromptBuilder
+from stages.checkpoints.checkpoint import Checkpoint, LoadOptions, Source, resolve
+from stages.contract.stage import EncodeImage, Generate, ImageSpan, Sampling
 from stages.llm.llm import Llm, LlmSettings
-from stages.stage import EncodeImage, Generate, ImageSpan, Sampling
 from stages.vision.vlm_encoder import VlmEncoder
 from tests.stages.llm.driving import drive
 from tests.stages.llm.tiny_vlms import save_llava, save_llava_siglip, save_qwen2_5_vl

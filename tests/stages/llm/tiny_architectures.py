@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from stages.torchvision_shim import ensure_torchvision
+from stages.device.torchvision_shim import ensure_torchvision
 from tests.stages.llm.tiny_models import save, text_arguments, tiny_tokenizer
 
 SMALL: dict[str, Any] = text_arguments() | {

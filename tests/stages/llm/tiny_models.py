@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from stages.torchvision_shim import ensure_torchvision
+from stages.device.torchvision_shim import ensure_torchvision
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from stages.checkpoint import LoadOptions, Source, resolve
-from stages.errors import ConfigurationError, InvalidRequest
-from stages.stage import EmbedInput
+from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
+from stages.contract.errors import ConfigurationError, InvalidRequest
+from stages.contract.stage import EmbedInput
 from stages.vision.clip_embedder import ClipEmbedder
 from tests.stages.vision.tiny_clip import picture, save_clip
 

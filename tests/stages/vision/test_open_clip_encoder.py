@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from stages.arrays import as_tensor
-from stages.checkpoint import LoadOptions, Source, resolve
-from stages.errors import ConfigurationError, InvalidRequest, TooLarge
-from stages.open_clip_tower import WEIGHTS_FILE
-from stages.projector import Projector
-from stages.stage import EncodeImage
+from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
+from stages.contract.errors import ConfigurationError, InvalidRequest, TooLarge
+from stages.contract.stage import EncodeImage
+from stages.device.arrays import as_tensor
 from stages.vision.open_clip_encoder import OpenClipEncoder
+from stages.vision.open_clip_tower import WEIGHTS_FILE
+from stages.vision.projector import Projector
 from tests.stages.vision.tiny_clip import picture, save_clip, save_projector
 
 pytestmark = pytest.mark.models

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from stages.checkpoint import Checkpoint, LoadOptions, Source
-from stages.errors import ConfigurationError
-from stages.part_files import PartFiles
-from stages.registry import StageKind, StageSpec, part_files
-from stages.scheduler import BatchLimits, QueueLimits
+from stages.checkpoints.checkpoint import Checkpoint, LoadOptions, Source
+from stages.checkpoints.part_files import PartFiles
+from stages.contract.errors import ConfigurationError
+from stages.engine.scheduler import BatchLimits, QueueLimits
+from stages.host.registry import StageKind, StageSpec, part_files
 from stages.vision.shards import is_of
 from stages.vision.vlm_parts import load_seeing_part, load_speaking_part
 from tests.stages.llm.tiny_vlms import save_llava, save_qwen2_5_vl

@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from stages.checkpoint import LoadOptions, Source, resolve
-from stages.errors import ConfigurationError
-from stages.limits import BatchLimits
-from stages.one_shot_engine import OneShotEngine
-from stages.stage import Arrays, EncodeImage, Item
+from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
+from stages.contract.errors import ConfigurationError
+from stages.contract.limits import BatchLimits
+from stages.contract.stage import Arrays, EncodeImage, Item
+from stages.engine.one_shot_engine import OneShotEngine
 from stages.vision.vlm_encoder import PreparedPicture, VlmEncoder
 from stages.vision.vlm_parts import load_seeing_part, load_speaking_part
 from tests.stages.fakes import PATIENCE_S, Gate, Inbox

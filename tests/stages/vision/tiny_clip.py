@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from stages.open_clip_tower import CONFIG_FILE, WEIGHTS_FILE
-from stages.projector import Projector, ProjectorConfig
-from stages.torchvision_shim import ensure_torchvision
+from stages.device.torchvision_shim import ensure_torchvision
+from stages.vision.open_clip_tower import CONFIG_FILE, WEIGHTS_FILE
+from stages.vision.projector import Projector, ProjectorConfig
 
 MODEL = {
     "embed_dim": 24,

@@ -1,0 +1,315 @@
+"""Workers that start with their libraries imported: one process imports them once, every worker is a fork of it.
+
+Importing Ray Serve, torch, transformers and diffusers takes ten seconds and more of a slow core, and every stage is a process of
+its own. So a Ray worker is not started but asked for: Ray runs this file in place of its interpreter (`py_executable` in the
+runtime environment), it hands its arguments, environment and standard streams to the fork server of this machine (starting one
+where there is none), and ends; the fork goes on as the worker. Where anything is not as expected, it becomes an ordinary worker.
+
+Decides what is imported beforehand, and that a fork server ends with its node. Knows nothing of stages, nor of Ray beyond how a
+worker is run. It is run by its path, with the standard library only, and imports nothing of Triptych, whose code may change.
+
+- Workers share a fork server where node, user, interpreter and every setting that a library reads at import are the same.
+- It is one thread, computes nothing and touches no GPU, so that its forks are sound.
+"""
+
+import contextlib
+import fcntl
+import gc
+import hashlib
+import importlib
+import importlib.util
+import json
+import os
+import runpy
+import selectors
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from typing import IO, Any, NamedTuple
+
+IMPORTED = (
+    "ray.serve",
+    "torch",
+    "torchvision",
+    "transformers",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.clip.modeling_clip",
+    "diffusers.models.unets.unet_2d_condition",
+    "diffusers.models.autoencoders.autoencoder_kl",
+    "open_clip",
+)
+"""Third-party modules that stages need, in order: what needs only the first is not kept waiting by the rest. A module that isn't
+there is left out."""
+BASE = 1
+"""How many of them a worker needs that hosts no stage."""
+LIBRARIES_READ = ("RAY_", "HF_", "TRANSFORMERS_", "DIFFUSERS_", "TORCH", "PYTORCH_", "ONEDNN_", "DNNL_", "ATEN_", "OMP_", "GOMP_",
+                  "KMP_", "MKL_", "OPENBLAS_", "NCCL_", "CUDA_HOME", "LD_", "PYTHON", "HUGGINGFACE_", "XDG_", "HOME")  # fmt: skip
+"""Environment variables by their beginning that a library reads when it is imported: a fork can't have others."""
+RAYLET = "RAY_RAYLET_PID"
+PER_WORKER = ("RAY_JOB_ID",)
+PROTOCOL = 1  # of requests; another one has servers of its own
+ANSWER_WITHIN_S = 40.0
+"""After that a worker is an ordinary one. Ray gives up on a worker that has not come after 60 s."""
+STREAMS = 3
+
+
+# ---- in place of the interpreter ----
+
+
+def command(*, stages: bool) -> str:
+    """For Ray's `py_executable`: a worker with all modules imported where it hosts stages, else with the first only. On a node
+    where the interpreter or this file is elsewhere, it is an ordinary worker."""
+    python, file, modules = sys.executable, os.path.abspath(__file__), len(IMPORTED) if stages else BASE
+    script = (
+        f'if [ -x "{python}" ] && [ -f "{file}" ]; then exec "{python}" -S -E "{file}" {modules} "$@"; fi; exec python3 "$@"'
+    )
+    return f"sh -c '{script}' worker"
+
+
+def become_worker(num_modules: int, arguments: list[str]) -> None:
+    """Runs `python arguments` as a fork of the fork server, once that has imported so many modules; in this process where that
+    can't be."""
+    try:
+        forked = sys.platform == "linux" and _ask(address(os.environ), num_modules, arguments)
+    except (OSError, ValueError) as error:
+        print(f"triptych: no fork server ({error}); an ordinary worker starts", file=sys.stderr)
+        forked = False
+    if not forked:
+        os.execv(sys.executable, [sys.executable, *arguments])
+
+
+def address(environment: Mapping[str, str]) -> str:
+    """Where the fork server for this interpreter, these settings and their node listens. Raises ValueError where there is no node,
+    PermissionError where others could listen there."""
+    if RAYLET not in environment:
+        raise ValueError(f"{RAYLET} is not set")
+    names = [name for name in environment if name.startswith(LIBRARIES_READ) and name not in PER_WORKER]
+    read = sorted((name, environment[name]) for name in names)
+    digest = hashlib.sha256(json.dumps([PROTOCOL, sys.executable, IMPORTED, read]).encode()).hexdigest()[:16]
+    folder = os.path.join(tempfile.gettempdir(), f"triptych-workers-{os.getuid()}")
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(folder, 0o700)
+    found = os.lstat(folder)
+    if found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise PermissionError(f"{folder} is open to others")
+    return os.path.join(folder, digest)
+
+
+def _ask(path: str, num_modules: int, arguments: list[str]) -> bool:
+    """Whether a fork runs the arguments now."""
+    with _connected(path) as server:
+        server.settimeout(ANSWER_WITHIN_S)
+        request = json.dumps([num_modules, arguments, dict(os.environ), os.getcwd()]).encode()
+        socket.send_fds(server, [struct.pack("<Q", len(request))], list(range(STREAMS)))
+        server.sendall(request)
+        return server.recv(1) == b"y"
+
+
+def _connected(path: str) -> socket.socket:
+    """To the fork server that listens at `path`; one is started where none does."""
+    give_up = time.monotonic() + ANSWER_WITHIN_S
+    with open(path + ".lock", "w") as lock:
+        while not _locked(lock):
+            if time.monotonic() > give_up:
+                raise TimeoutError("the fork server's lock is held")
+            time.sleep(0.05)
+        server = socket.socket(socket.AF_UNIX)
+        server.settimeout(ANSWER_WITHIN_S)
+        try:
+            server.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            _spawn(path)
+            server.connect(path)
+        return server
+
+
+def _locked(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _spawn(path: str) -> None:
+    """A fork server listens at `path` when this returns; it has imported nothing yet."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(path)
+        listening.listen(256)
+        file = listening.fileno()
+        subprocess.Popen(
+            [sys.executable, os.path.abspath(__file__), "--listen", str(file), path],
+            pass_fds=[file],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd="/",
+        )
+
+
+# ---- the fork server ----
+
+
+class _Request(NamedTuple):
+    """What a worker is to run, and as whom. `client` waits to be told that it runs."""
+
+    client: socket.socket
+    num_modules: int
+    arguments: list[str]
+    environment: dict[str, str]
+    folder: str
+    streams: list[int]
+
+    def close(self) -> None:
+        self.client.close()
+        for stream in self.streams:
+            os.close(stream)
+
+
+class _Server:
+    """Listens, imports in between, forks. `run` returns in a fork only, with what it is to run."""
+
+    def __init__(self, listening: socket.socket, path: str) -> None:
+        self._listening, self._path = listening, path
+        self._waiting: list[_Request] = []
+        self._node = os.pidfd_open(int(os.environ[RAYLET]))  # readable once it has ended
+
+    def run(self) -> list[str]:
+        for num_imported, module in enumerate(IMPORTED, start=1):
+            _import(module)
+            arguments = self._turn(num_imported, 0.0)
+            if arguments is not None:
+                return arguments
+        gc.collect()
+        gc.freeze()  # a fork's collector would touch, and so copy, every page of what was imported
+        while True:
+            arguments = self._turn(len(IMPORTED), None)
+            if arguments is not None:
+                return arguments
+
+    def _turn(self, num_imported: int, within_s: "float | None") -> "list[str] | None":
+        """Takes in who asks, and forks for those who need no more than is imported. In the fork: what it is to run."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._listening, selectors.EVENT_READ)
+            selector.register(self._node, selectors.EVENT_READ)
+            while events := selector.select(0.0 if self._waiting else within_s):
+                within_s = 0.0
+                if any(key.fileobj == self._node for key, _ in events):
+                    self._end()
+                request = _request(self._listening.accept()[0])
+                self._waiting += [request] if request is not None else []
+        ready = [request for request in self._waiting if request.num_modules <= num_imported]
+        for request in ready:
+            self._waiting.remove(request)
+            if _has_gone(request.client):  # it was given up, or is an ordinary worker by now
+                request.close()
+                continue
+            if os.fork() == 0:
+                self._become(request)
+                return request.arguments
+            with contextlib.suppress(OSError):
+                request.client.sendall(b"y")
+            request.close()
+        return None
+
+    def _become(self, request: _Request) -> None:
+        """This fork is as the asking process was."""
+        os.setsid()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.close(self._node)
+        self._listening.close()
+        request.client.close()
+        for waiting in self._waiting:
+            waiting.close()
+        os.environ.clear()
+        os.environ.update(request.environment)
+        os.chdir(request.folder)
+        for number, stream in enumerate(request.streams):
+            os.dup2(stream, number)
+            os.close(stream)
+
+    def _end(self) -> None:
+        for path in (self._path, self._path + ".lock"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+        os._exit(0)
+
+
+def _request(client: socket.socket) -> "_Request | None":
+    """None: it has gone away."""
+    client.settimeout(5.0)
+    streams: list[int] = []
+    try:
+        head, streams, _, _ = socket.recv_fds(client, 8, STREAMS)
+        (length,) = struct.unpack("<Q", head)
+        body = b""
+        while len(body) < length:
+            body += client.recv(2**16) or _gone()
+        num_modules, arguments, environment, folder = json.loads(body)
+        return _Request(client, num_modules, arguments, environment, folder, list(streams))
+    except (OSError, ValueError, struct.error):
+        client.close()
+        for stream in streams:
+            os.close(stream)
+        return None
+
+
+def _gone() -> bytes:
+    raise ConnectionError("half a request")
+
+
+def _has_gone(client: socket.socket) -> bool:
+    client.setblocking(False)
+    try:
+        return client.recv(1, socket.MSG_PEEK) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def _import(module: str) -> None:
+    with contextlib.suppress(Exception):
+        if module == "torch":
+            _of_triptych("openmp").wait_briefly()
+            os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # a look for GPUs would spoil them for the forks
+        elif module == "torchvision":
+            _of_triptych("torchvision_shim").ensure_torchvision()
+        importlib.import_module(module)
+
+
+def _of_triptych(name: str) -> Any:
+    """What must be done before a library is imported, by the file that says so: as a module it would be Triptych's own, too soon."""
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    file = os.path.join(root, "stages", "device", name + ".py")
+    spec = importlib.util.spec_from_file_location(f"before_import_{name}", file)
+    if spec is None or spec.loader is None:
+        raise ImportError(file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _listen(file: int, path: str) -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks: they are Ray's
+    arguments = _Server(socket.socket(fileno=file), path).run()
+    sys.argv = arguments
+    sys.path[0] = os.path.dirname(os.path.abspath(arguments[0]))
+    runpy.run_path(arguments[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--listen"]:
+        _listen(int(sys.argv[2]), sys.argv[3])
+    else:
+        become_worker(int(sys.argv[1]), sys.argv[2:])

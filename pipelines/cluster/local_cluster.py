@@ -1,0 +1,203 @@
+"""Triptych on this machine: a Ray cluster of one node, started with progress and stopped without a trace.
+
+Decides how big the one-node cluster is and what a waiting person sees. Knows nothing of requests.
+"""
+
+import logging
+import math
+import os
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from pipelines.cluster.fork_server import command
+from pipelines.ingress.request.proxy_headers import CALLBACK
+from pipelines.settings.config import AppConfig
+from stages.contract.errors import ConfigurationError
+from stages.device.cores import available_cores
+
+OBJECT_STORE_BYTES = 512 * 2**20
+NUM_SMALL_ACTORS = 10  # metrics table, Redis, Serve's own
+
+
+Build = Callable[[AppConfig, str], Any]
+"""A configuration and a name -> Serve's application, once Ray runs (`pipelines/app.py`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
+        return f"http://{host}:{self.port}"
+
+
+def refuse_open_door(config: AppConfig, host: str) -> None:
+    """Raises `ConfigurationError` where strangers could reach a server that asks nobody for a key."""
+    if host not in ("127.0.0.1", "localhost", "::1") and not config.auth.keys:
+        raise ConfigurationError(
+            f"host {host!r} is not loopback, and auth.keys is empty: configure keys, or serve on 127.0.0.1"
+        )
+
+
+@contextmanager
+def running(
+    config: AppConfig, app_name: str, address: Address, console: Console, build: Build, timeout_s: float = 600
+) -> Iterator[None]:
+    """Starts Ray and Triptych, yields once every stage is ready, stops both at the end. Raises `ConfigurationError`."""
+    refuse_open_door(config, address.host)
+    _refuse_taken_port(address)
+    with _progress(console) as progress:
+        began = time.monotonic()
+        row = progress.add_task("starting Ray", total=None)
+        _start_ray(max(available_cores(), _cpus_wanted(config)), fork_server=config.fork_server)
+        try:
+            _start_serve(address)
+            progress.update(row, total=1, completed=1)
+            _deploy(config, app_name, build, progress, timeout_s)
+        except BaseException:
+            _stop()
+            raise
+    console.print(f"[dim]started in {time.monotonic() - began:.0f} s[/dim]")
+    try:
+        yield
+    finally:
+        with console.status("stopping"):
+            _stop()
+
+
+def _progress(console: Console) -> Progress:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn())
+    return Progress(*columns, console=console, transient=False, refresh_per_second=4)
+
+
+def _refuse_taken_port(address: Address) -> None:
+    import socket
+
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address.host, address.port))
+        except OSError as error:
+            raise ConfigurationError(
+                f"port {address.port} on {address.host} cannot be had: {error.strerror}; choose another with PORT=… or --port"
+            ) from None
+
+
+def _start_ray(num_cpus: int, *, fork_server: bool) -> None:
+    """`num_cpus` is a figure of Ray's: on one machine, every replica fits."""
+    # read by Ray at import and at start
+    os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray would let everything else on the machine go first
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # none would be used: ours have a runtime environment
+    os.environ.setdefault("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.25")  # Serve's own 0.1 takes a small machine's time
+    os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", CALLBACK)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+    import ray
+
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    ray.init(
+        num_cpus=num_cpus,
+        include_dashboard=False,
+        logging_level="error",
+        log_to_driver=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        runtime_env={"py_executable": command(stages=False)} if fork_server else None,
+        _system_config={"metrics_report_interval_ms": 10_000},
+    )
+    logging.getLogger("ray.serve").addFilter(lambda record: record.levelno >= logging.ERROR)
+
+
+def _cpus_wanted(config: AppConfig) -> int:
+    """The sum of `num_cpus` with every deployment at its largest."""
+    wanted = config.ingress.num_replicas * config.ingress.ray_actor_options.num_cpus
+    for deployment in config.placement().values():
+        scaling = deployment.autoscaling_config
+        replicas = scaling.max_replicas if scaling is not None else deployment.num_replicas or 1
+        wanted += replicas * deployment.ray_actor_options.num_cpus
+    return math.ceil(wanted + NUM_SMALL_ACTORS * 0.01)
+
+
+def _start_serve(address: Address) -> None:
+    from ray import serve
+    from ray.serve.config import HTTPOptions, ProxyLocation
+
+    options = HTTPOptions(host=address.host, port=address.port, request_timeout_s=None, keep_alive_timeout_s=75)
+    serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=options)
+
+
+def _deploy(config: AppConfig, app_name: str, build: Build, progress: Progress, timeout_s: float) -> None:
+    from ray import serve
+
+    failure: list[BaseException] = []
+    application = build(config, app_name)
+
+    def submit() -> None:
+        try:
+            serve.run(application, name=app_name, route_prefix="/")
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=submit, daemon=True)
+    thread.start()
+    rows: dict[str, Any] = {}
+    deadline = time.monotonic() + timeout_s
+    while not _all_ready(app_name, rows, progress):
+        if failure or time.monotonic() > deadline:
+            raise ConfigurationError(f"Triptych did not start: {failure[0] if failure else _why(app_name)}")
+        time.sleep(0.5)
+    thread.join(timeout=30)
+
+
+def _all_ready(app_name: str, rows: dict[str, Any], progress: Progress) -> bool:
+    from ray import serve
+
+    application = serve.status().applications.get(app_name)
+    if application is None:
+        return False
+    for name, deployment in application.deployments.items():
+        ready = deployment.status.value == "HEALTHY"
+        if name not in rows:
+            rows[name] = progress.add_task(f"loading {name}", total=None)
+        if ready and not progress.tasks[rows[name]].finished:
+            progress.update(rows[name], description=f"[green]{name}[/green]", total=1, completed=1)
+    if application.status.value == "DEPLOY_FAILED":
+        raise ConfigurationError(f"Triptych did not start: {_why(app_name)}")
+    return application.status.value == "RUNNING"
+
+
+def _why(app_name: str) -> str:
+    from ray import serve
+
+    application = serve.status().applications.get(app_name)
+    if application is None:
+        return "the application was never deployed"
+    stuck = [(name, d.message) for name, d in application.deployments.items() if d.status.value != "HEALTHY"]
+    return "\n  ".join([application.message, *(f"{name}: {_last_line(message)}" for name, message in stuck if message)])
+
+
+def _last_line(message: str) -> str:
+    """Of a traceback, what it is about."""
+    lines = [line for line in message.splitlines() if line.strip()]
+    return lines[-1] if lines else ""
+
+
+def _stop() -> None:
+    import ray
+    from ray import serve
+
+    # Ray tells of the controller's end as of an accident.
+    with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere), redirect_stdout(nowhere):
+        with suppress(Exception):
+            serve.shutdown()
+        ray.shutdown()

@@ -1,0 +1,131 @@
+"""One replica: a process that hosts the stages of one deployment. Ray Serve makes it, calls it, checks it and lets it go.
+
+Loads its stages, warms them up, hands every call to the host, and reports counters to the metrics table. What runs when is the
+engines' affair; which replica is called is the caller's. The class is plain Python: `pipelines/app.py` turns it into a deployment.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from numpy.typing import NDArray
+
+from pipelines.settings.replica_spec import ReplicaSpec
+from stages.contract.stage import Item, Reply
+from stages.device.cores import available_cores, cores_of_this_machine
+from stages.device.openmp import limit_threads
+from stages.host.host import StageHost
+from stages.host.packed_item import PackedItem, unpacked
+from stages.host.registry import load
+
+REPORT_PERIOD_S = 1.0
+REPORT_UNCHANGED_S = 10.0  # well within what the table takes for a sign of life
+log = logging.getLogger("triptych.replica")
+
+
+class StageReplica:
+    """Hosts the stages of `spec`. `table` is the handle of the metrics table, if there is one."""
+
+    def __init__(self, spec: ReplicaSpec, table: Any = None) -> None:
+        self._spec, self._table = spec, table
+        self._identity = _replica_identity()
+        threads = spec.torch_threads or available_cores()
+        limit_threads(threads)
+        began = time.monotonic()
+        self._host = StageHost(
+            cache=spec.cache.open(),
+            replica=self._identity,
+            cores=cores_of_this_machine(),
+            torch_threads=threads,
+        )
+        for stage in spec.stages:
+            loaded = load(stage)
+            self._host.add(
+                stage.name,
+                loaded.stage,
+                batch=stage.batch,
+                queue=stage.queue,
+                dtype=loaded.dtype,
+                max_step_s=stage.max_step_s,
+            )
+            seconds, device = time.monotonic() - began, loaded.stage.device
+            log.info("%s loaded from %s on %s in %s, in %.1f s", stage.name, stage.source, device, loaded.dtype, seconds)
+        self._reporting: asyncio.Task[None] | None = None
+
+    @property
+    def host(self) -> StageHost:
+        return self._host
+
+    async def call(self, stage: str, item: Item[Any]) -> Reply:
+        self._report_from_now_on()
+        return await self._host.call(stage, item)
+
+    async def stream(self, stage: str, item: Item[Any] | PackedItem, *beside: NDArray[Any]) -> AsyncIterator[Sequence[object]]:
+        self._report_from_now_on()
+        async with aclosing(self._host.stream(stage, unpacked(item, beside))) as batches:
+            async for events in batches:
+                yield events
+
+    async def check_health(self) -> None:
+        """Called by Serve; raises where a stage's device is broken or its thread has died, and is then replaced.
+
+        Serve 2.60 replaces a replica that raises three times in a row, and stops it gracefully: it waits for calls that are under
+        way (a broken engine has failed them all), then for `close` (which waits for no device that is broken), then kills it.
+        """
+        self._report_from_now_on()
+        self._host.check()
+
+    async def pid(self) -> int:
+        return os.getpid()
+
+    def _report_from_now_on(self) -> None:
+        """Starts reporting on the loop that calls arrive on, which is not there yet in the constructor."""
+        if self._table is not None and (self._reporting is None or self._reporting.done()):
+            self._reporting = asyncio.create_task(self._report())
+
+    async def _report(self) -> None:
+        """Every second where there is news: an idle stage takes no notice of the clock, nor any of the CPU."""
+        told: object = None
+        told_at = float("-inf")
+        while True:
+            activity = self._host.activity()
+            if activity != told or time.monotonic() - told_at > REPORT_UNCHANGED_S:
+                try:
+                    await self._table.report.remote(self._identity, self._host.metrics())
+                    told, told_at = activity, time.monotonic()
+                except Exception as error:  # the table is being replaced; counters are cumulative, so nothing is lost
+                    log.warning("metrics not reported: %s: %s", type(error).__name__, error)
+            await asyncio.sleep(REPORT_PERIOD_S)
+
+    async def close(self) -> None:
+        if self._reporting is not None:
+            self._reporting.cancel()
+        await self._host.close()
+
+
+class RedisReplica:
+    """The embedded Redis server as a deployment, so that Serve heals it like any other part."""
+
+    def __init__(self, directory: str, max_memory_bytes: int) -> None:
+        from cache.embedded import EmbeddedRedis
+
+        self._server = EmbeddedRedis(max_memory_bytes=max_memory_bytes, directory=directory)
+
+    async def check_health(self) -> None:
+        await asyncio.to_thread(self._server.ping)
+
+    def __del__(self) -> None:
+        self._server.close()
+
+
+def _replica_identity() -> str:
+    try:
+        from ray import serve
+
+        return str(serve.get_replica_context().replica_tag)
+    except Exception:  # not inside Serve
+        return "local"

@@ -1,0 +1,75 @@
+"""From the `image_url` of a request, or a file in it, to an encoded picture within the limits.
+
+Decides which addresses are pictures at all: data URLs, and http(s) where the configuration enables it
+(`pipelines/ingress/pictures/fetch.py`).
+Everything that costs CPU time (base64, reading headers) happens off the event loop. Decodes no pixels.
+"""
+
+import asyncio
+import base64
+import binascii
+import re
+from dataclasses import dataclass
+
+from pipelines.ingress.pictures.fetch import Fetcher, FetchPolicy
+from pipelines.jobs import ImagePart
+from stages.contract.errors import InvalidRequest, TooLarge
+from stages.vision.picture import inspect
+
+__all__ = ["FetchPolicy", "PictureLimits", "PictureSource"]
+
+_MAX_DATA_HEADER = 256
+_DATA_HEADER = re.compile(r"data:image/[a-z0-9.+-]+(;[a-z0-9-]+=[^;,]*)*;base64", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class PictureLimits:
+    """`limits.image_bytes` (encoded) and `limits.image_pixels` (width x height)."""
+
+    max_bytes: int
+    max_pixels: int
+
+
+class PictureSource:
+    """Where a request's pictures come from."""
+
+    def __init__(self, limits: PictureLimits, fetch: FetchPolicy) -> None:
+        self._limits = limits
+        self._fetcher = Fetcher(fetch, limits.max_bytes)
+
+    async def load(self, url: str, *, param: str) -> ImagePart:
+        """Raises `InvalidRequest` or `TooLarge`, naming `param`. What an address says of its media type is only a hint."""
+        scheme = url[:_MAX_DATA_HEADER].partition(":")[0].lower()
+        if scheme == "data":
+            return await asyncio.to_thread(self._from_data_url, url, param)
+        if scheme in ("http", "https"):
+            return await asyncio.to_thread(self._part, await self._fetcher.fetch(url, param=param), param)
+        raise InvalidRequest(
+            f"{param}: {url[:40]!r} is neither a data: URL (data:image/png;base64,...) nor an http(s) address", param=param
+        )
+
+    async def take(self, data: bytes, *, param: str) -> ImagePart:
+        """A picture that came as a file. Raises as `load` does."""
+        return await asyncio.to_thread(self._part, data, param)
+
+    def _from_data_url(self, url: str, param: str) -> ImagePart:
+        comma = url.find(",", 0, _MAX_DATA_HEADER)
+        if comma < 0 or not _DATA_HEADER.fullmatch(url, 0, comma):
+            raise InvalidRequest(f"{param}: {url[:40]!r} is not of the form data:image/<type>;base64,<bytes>", param=param)
+        encoded = len(url) - comma - 1
+        at_least = encoded // 4 * 3 - 2
+        if at_least > self._limits.max_bytes:
+            raise TooLarge(
+                f"{param}: the picture has about {at_least} bytes; at most {self._limits.max_bytes} (limits.image_bytes)",
+                param=param,
+            )
+        try:
+            data = base64.b64decode(url[comma + 1 :], validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise InvalidRequest(f"{param}: the data: URL is not valid base64: {error}", param=param) from error
+        return self._part(data, param)
+
+    def _part(self, data: bytes, param: str) -> ImagePart:
+        limits = self._limits
+        info = inspect(data, max_bytes=limits.max_bytes, max_pixels=limits.max_pixels, param=param)
+        return ImagePart(data, info.width, info.height, param)

@@ -1,0 +1,110 @@
+"""The first steps of every request: who asks, until when it matters, and what its body says.
+
+Knows headers and settings; knows no routes and no pipelines.
+"""
+
+import asyncio
+import math
+import re
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel
+
+from pipelines.context import RequestContext
+from pipelines.ingress.request.auth import Caller
+from pipelines.ingress.request.bodies import read_json, shown
+from pipelines.ingress.request.disconnect import seconds_left
+from pipelines.ingress.request.forms import Form, read_form
+from pipelines.ingress.request.proxy_headers import OWN_HEADER, SHARED_HEADER
+from pipelines.ingress.request.settings import IngressSettings
+from pipelines.jobs import ModelCard, Service
+from stages.contract.errors import InvalidRequest
+
+B = TypeVar("B", bound=BaseModel)
+T = TypeVar("T")
+
+TIMEOUT_HEADER = SHARED_HEADER
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """Opens requests."""
+
+    service: Service
+    settings: IngressSettings
+
+    def open(self, request: Request) -> RequestContext:
+        """Raises `NotAuthorized`, and `InvalidRequest` for a timeout header that is not a number within the bounds."""
+        caller = self.identify(request)
+        context = RequestContext(id=request.state.request_id, tenant=caller.tenant, salt=caller.salt)
+        context.deadline = context.created + self._timeout_s(
+            request.headers.get(TIMEOUT_HEADER, request.headers.get(OWN_HEADER))
+        )
+        return context
+
+    def identify(self, request: Request) -> Caller:
+        """Raises `NotAuthorized`."""
+        return self.settings.key_ring().identify(request.headers.get("authorization"))
+
+    async def read(self, request: Request, model: type[B], context: RequestContext) -> B:
+        """The checked body. Raises `InvalidRequest`, `TooLarge` and `DeadlineExceeded`."""
+        return await self._read(read_json(request, model, max_bytes=self.settings.max_body_bytes), context)
+
+    async def read_form(self, request: Request, model: type[B], context: RequestContext, *, file: str) -> Form[B]:
+        """The checked body of a multipart form, and its file. Raises as `read` does."""
+        return await self._read(read_form(request, model, file=file, max_bytes=self.settings.max_body_bytes), context)
+
+    async def _read(self, reading: Awaitable[T], context: RequestContext) -> T:
+        try:
+            async with asyncio.timeout(seconds_left(context)):
+                return await reading
+        except TimeoutError:
+            raise context.too_late() from None
+        except InvalidRequest as error:
+            if error.param != "model":
+                raise
+            raise InvalidRequest(f"{error.message}; models: {_listed(self.service.models())}", param="model") from None
+
+    def prioritize(self, context: RequestContext, priority: int) -> None:
+        """Raises `InvalidRequest` for a priority that would put one tenant before others."""
+        if priority < 0 and self.settings.keys:
+            raise InvalidRequest(
+                f"triptych.priority {priority}: under 0 is allowed only where one tenant is served (no auth.keys)",
+                param="triptych.priority",
+            )
+        context.priority = priority
+
+    def _timeout_s(self, header: str | None) -> float:
+        if header is None:
+            return self.settings.default_request_s
+        seconds = float(header) if _SECONDS.fullmatch(header) else math.nan
+        limit = self.settings.max_request_s
+        if not 0 < seconds <= limit:
+            raise InvalidRequest(
+                f"{TIMEOUT_HEADER} must be a number of seconds over 0 and at most {limit:g} (limits.max_request_s); "
+                f"given: {shown(header)}",
+                param=TIMEOUT_HEADER,
+            )
+        return seconds
+
+
+def _listed(cards: Sequence[ModelCard]) -> str:
+    return ", ".join(card.id for card in cards) or "none"
+
+
+def check_length(text_chars: int, settings: IngressSettings, *, param: str) -> None:
+    """Raises `InvalidRequest` for more text than is configured."""
+    if text_chars > settings.prompt_chars:
+        raise InvalidRequest(
+            f"{param} has {text_chars} characters of text; at most {settings.prompt_chars} (limits.prompt_chars)", param=param
+        )
+
+
+def check_at_most(value: int, limit: int, *, param: str, setting: str) -> None:
+    """Raises `InvalidRequest` where `value` is over the configured limit."""
+    if value > limit:
+        raise InvalidRequest(f"{param} {value} is over the limit of {limit} ({setting})", param=param)

@@ -1,0 +1,47 @@
+"""Who is asking: from an API key to a tenant, and from a tenant to the salt that goes into every name.
+
+Keys are known by their SHA-256 only. The salt is derived here, from a secret of the server, and never read from a request.
+Knows no routes and no HTTP beyond the Authorization header.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from stages.contract.errors import NotAuthorized
+
+SINGLE_TENANT = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """`salt`: 64 hex digits, different for every tenant and server secret."""
+
+    tenant: str
+    salt: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRing:
+    """`keys`: SHA-256 of the key in hex -> tenant. Without keys everyone is the one tenant."""
+
+    keys: Mapping[str, str] = field(default_factory=dict)
+    secret: bytes = b""
+
+    def identify(self, authorization: str | None) -> Caller:
+        """Raises `NotAuthorized` for a missing or unknown key."""
+        if not self.keys:
+            return self._caller(SINGLE_TENANT)
+        scheme, _, key = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not key.strip():
+            raise NotAuthorized("an API key is needed: send the header 'Authorization: Bearer KEY'")
+        digest = hashlib.sha256(key.strip().encode("utf-8", "surrogateescape")).hexdigest()
+        tenant = self.keys.get(digest)
+        if tenant is None:
+            raise NotAuthorized("the API key is not known (auth.keys)")
+        return self._caller(tenant)
+
+    def _caller(self, tenant: str) -> Caller:
+        salt = hmac.new(self.secret, b"triptych tenant\0" + tenant.encode(), hashlib.sha256).hexdigest()
+        return Caller(tenant, salt)

@@ -1,0 +1,204 @@
+"""From the bytes of a request to a checked body, or to an error that names the field, the value and what is allowed.
+
+Bounded while reading, before parsing; parsed off the event loop where large. Knows the forms of bodies (pydantic), not their
+meaning; a form's own are `forms.py`.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails, from_json
+
+from pipelines.ingress.request.errors import UnsupportedMediaType
+from stages.contract.errors import InvalidRequest, TooLarge
+
+B = TypeVar("B", bound=BaseModel)
+T = TypeVar("T")
+
+MAX_VALUES = 200_000  # a body of nothing but tiny values costs a hundred times its size in memory
+MAX_MEMBERS = 4096
+OFF_LOOP_BYTES = 64 * 1024
+
+UNSUPPORTED = {
+    "tools": "models here call no tools",
+    "tool_choice": "models here call no tools",
+    "tool_calls": "models here call no tools",
+    "functions": "models here call no functions",
+    "function_call": "models here call no functions",
+    "response_format.type": "answers are plain text",
+    "modalities": "answers are text",
+    "audio": "answers are text",
+    "prediction": "there are no predicted outputs",
+    "web_search_options": "models here don't search",
+    "reasoning_effort": "it is the model's own",
+    "dimensions": "vectors come at the model's own width; leave dimensions out",
+    "store": "answers are not stored",
+    "quality": "set num_inference_steps instead",
+    "style": "describe the style in the prompt",
+    "background": "pictures are opaque",
+    "mask": "the whole picture is painted over, as far as strength says",
+    "markup": "say in the prompt what is to change",
+    "input_fidelity": "set strength instead",
+}
+JSON_NAMES = {
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+    "dict_type": "an object",
+    "list_type": "an array",
+    "string_type": "a string",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "int_type": "an integer",
+    "int_parsing": "an integer",
+    "float_type": "a number",
+    "float_parsing": "a number",
+}
+NOT_SUPPORTED = ("extra_forbidden", "none_required", "too_long")
+
+
+async def read_json(request: Request, model: type[B], *, max_bytes: int) -> B:
+    """Raises `InvalidRequest`, `UnsupportedMediaType` or `TooLarge`; Starlette's `ClientDisconnect` where the client goes
+    away."""
+    return await parsed(await read_bytes(request, "application/json", max_bytes), partial(parse, model=model))
+
+
+async def read_bytes(request: Request, media_type: str, max_bytes: int) -> bytes:
+    """The whole body, declared as `media_type`. Raises as `read_json` does."""
+    _refuse_other_types(request.headers.get("content-type"), media_type)
+    return await _read(request, max_bytes)
+
+
+async def parsed(body: bytes, parse: Callable[[bytes], T]) -> T:
+    """What `parse` makes of a body; off the event loop where that takes long."""
+    return await asyncio.to_thread(parse, body) if len(body) > OFF_LOOP_BYTES else parse(body)
+
+
+def parse(body: bytes, model: type[B]) -> B:
+    """Raises `InvalidRequest`."""
+    if body.count(b",") > MAX_VALUES:
+        raise InvalidRequest(f"the body has over {MAX_VALUES} commas, and so perhaps JSON values")
+    try:
+        document = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise InvalidRequest(f"the body must be a JSON object (given: {shown(document)})")
+    _refuse_crowds(document)
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+    raise explained(details, document)
+
+
+def _refuse_crowds(document: object) -> None:
+    """Explaining what is wrong with each of 200,000 members takes seconds, so there may not be so many to explain."""
+    waiting = [document]
+    while waiting:
+        here = waiting.pop()
+        if isinstance(here, dict | list):
+            if len(here) > MAX_MEMBERS:
+                raise InvalidRequest(f"the body holds {shown(here)} members; at most {MAX_MEMBERS} in one array or object")
+            waiting.extend(here.values() if isinstance(here, dict) else here)
+
+
+def _refuse_other_types(content_type: str | None, media_type: str) -> None:
+    kind = (content_type or "").partition(";")[0].strip().lower()
+    if kind != media_type:
+        given = f"{kind[:100]!r}" if kind else "none"
+        raise UnsupportedMediaType(f"content-type must be {media_type} (given: {given})", param="content-type")
+
+
+async def _read(request: Request, max_bytes: int) -> bytes:
+    too_large = TooLarge(f"the body is over {max_bytes} bytes (limits.body_bytes)")
+    declared = request.headers.get("content-length", "0")
+    if declared.isascii() and declared.isdecimal() and (len(declared) > 18 or int(declared) > max_bytes):
+        raise too_large
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > max_bytes:
+            raise too_large
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+# ---- telling what is wrong ----
+
+
+def explained(details: Sequence[ErrorDetails], document: object) -> InvalidRequest:
+    """The one error to tell: where a field may have several forms, that of the form which came nearest."""
+    first = details[0]["loc"][:1]
+    located = [(_path(detail, document), detail) for detail in details if detail["loc"][:1] == first]
+    param, detail = max(located, key=lambda pair: len(pair[0]))
+    texts = list(dict.fromkeys(_allowed(other) for path, other in located if path == param))
+    return InvalidRequest(_message(param, detail, " or ".join(texts)), param=param or None)
+
+
+def _path(detail: ErrorDetails, document: object) -> str:
+    """`messages[0].content[1].image_url.url` out of pydantic's location, which also holds the names of union members."""
+    path, here, location = "", document, detail["loc"]
+    for position, step in enumerate(location):
+        if isinstance(here, Mapping) and step in here:
+            here = here[step]
+        elif isinstance(here, Sequence) and not isinstance(here, str) and isinstance(step, int) and step < len(here):
+            path, here = f"{path}[{step}]", here[step]
+            continue
+        elif not (position == len(location) - 1 and detail["type"] == "missing"):
+            continue
+        path += f".{step}" if path else str(step)
+    if detail["type"].startswith("union_tag"):
+        path += f".{detail.get('ctx', {}).get('discriminator', '').strip(chr(39))}"
+    return path
+
+
+def _message(param: str, detail: ErrorDetails, allowed: str) -> str:
+    name = param.rpartition("]")[2].lstrip(".") or param
+    reason = UNSUPPORTED.get(name) or UNSUPPORTED.get(name.rpartition(".")[2])
+    if detail["type"] in ("missing", "union_tag_not_found"):
+        return f"{param} is required"
+    if detail["type"] == "extra_forbidden" or (reason and detail["type"] in NOT_SUPPORTED):
+        return f"{param} is not supported{f': {reason}' if reason else ''}"
+    value = detail["input"]
+    if detail["type"] == "union_tag_invalid":
+        value = detail.get("ctx", {}).get("tag")
+    told = f"{param}: {allowed} (given: {shown(value)})"
+    return f"{told}: {reason}" if reason else told
+
+
+def _allowed(detail: ErrorDetails) -> str:
+    context: Mapping[str, Any] = detail.get("ctx", {})
+    match detail["type"]:
+        case "literal_error":
+            return f"must be {context['expected']}"
+        case "union_tag_invalid":
+            return f"must be {context['expected_tags']}"
+        case "none_required":
+            return "must be null or left out"
+        case "too_long":
+            return f"must have at most {context['max_length']} items (it has {context['actual_length']})"
+        case "too_short":
+            return f"must have at least {context['min_length']} items (it has {context['actual_length']})"
+        case kind if kind in JSON_NAMES:
+            return f"must be {JSON_NAMES[kind]}"
+        case _:
+            message = detail["msg"]
+            return message.removeprefix("Value error, ").removeprefix("Input ").replace("should ", "must ", 1)
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """A value as JSON, shortened."""
+    if isinstance(value, str):
+        value = value[: limit + 1]
+    elif isinstance(value, list | dict) and len(value) > 20:
+        return f"{'an array' if isinstance(value, list) else 'an object'} of {len(value)}"
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError):
+        text = type(value).__name__
+    return text if len(text) <= limit else f"{text[:limit]}..."

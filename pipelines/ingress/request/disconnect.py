@@ -1,0 +1,53 @@
+"""Stopping the work as soon as nobody waits for it: the client went away, or the request's time is up.
+
+Knows ASGI's `receive` and nothing of what the work is.
+"""
+
+import asyncio
+import math
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from starlette.types import Receive
+
+from pipelines.context import RequestContext
+from stages.contract.errors import Cancelled
+
+T = TypeVar("T")
+
+
+async def unless_gone(receive: Receive, context: RequestContext, work: Coroutine[Any, Any, T]) -> T:
+    """The work's result. The body must have been read to its end.
+
+    Raises `Cancelled` where the client goes away first and `DeadlineExceeded` where the time is up; the work has been
+    cancelled, and has finished being so, in either case.
+    """
+    task, watcher = asyncio.ensure_future(work), asyncio.ensure_future(gone(receive))
+    try:
+        await asyncio.wait({task, watcher}, timeout=seconds_left(context), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        if watcher.done():
+            raise Cancelled("the client went away")
+        raise context.too_late()  # whatever the clock says: a timer may fire a moment early
+    finally:
+        await stopped(task, watcher)
+
+
+async def gone(receive: Receive) -> None:
+    """Returns when the client has gone away."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def stopped(*tasks: asyncio.Future[Any]) -> None:
+    """Cancels the tasks and waits until they have ended; how they ended is of no interest."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def seconds_left(context: RequestContext) -> float | None:
+    """None: no deadline. Raises `DeadlineExceeded`."""
+    left = context.remaining_s()
+    return left if math.isfinite(left) else None

@@ -1,0 +1,129 @@
+"""What an error looks like over HTTP: one table from error class to status and OpenAI type, one body shape, one set of
+headers.
+
+Knows no routes. An error that is not of Triptych's tree becomes a 500 that tells the client nothing but the request's id.
+"""
+
+import logging
+import math
+from dataclasses import dataclass
+
+from fastapi import Request, Response
+from starlette.exceptions import HTTPException
+
+from pipelines.ingress.schemas.errors import ErrorBody, ErrorDetail
+from stages.contract.errors import (
+    Cancelled,
+    ConfigurationError,
+    DeadlineExceeded,
+    InvalidRequest,
+    NotAuthorized,
+    Overloaded,
+    StageFailed,
+    TooLarge,
+    TriptychError,
+    Unavailable,
+    UnknownModel,
+)
+
+SERVER_ERROR = 500
+CLIENT_CLOSED_REQUEST = 499  # nginx's; nobody is there to read it
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpAnswer:
+    """`retry`: None leaves it to the client; False tells OpenAI's SDK not to ask again."""
+
+    status: int
+    type: str
+    retry: bool | None = None
+
+
+TABLE: dict[type[TriptychError], HttpAnswer] = {
+    InvalidRequest: HttpAnswer(400, "invalid_request_error"),
+    TooLarge: HttpAnswer(413, "invalid_request_error"),
+    UnknownModel: HttpAnswer(404, "invalid_request_error"),
+    NotAuthorized: HttpAnswer(401, "authentication_error"),
+    Overloaded: HttpAnswer(429, "rate_limit_error"),
+    Unavailable: HttpAnswer(503, "service_unavailable_error"),
+    DeadlineExceeded: HttpAnswer(504, "timeout_error", retry=False),  # asking again would cost the same time again
+    Cancelled: HttpAnswer(CLIENT_CLOSED_REQUEST, "cancelled_error", retry=False),
+    ConfigurationError: HttpAnswer(500, "server_error"),
+    StageFailed: HttpAnswer(500, "server_error", retry=False),
+    TriptychError: HttpAnswer(500, "server_error"),
+}
+
+
+class UnsupportedMediaType(InvalidRequest):
+    """The body is declared as something else than the route takes."""
+
+    code = "unsupported_media_type"
+
+
+TABLE[UnsupportedMediaType] = HttpAnswer(415, "invalid_request_error")
+
+
+def answer_to(error: TriptychError) -> HttpAnswer:
+    """The table's row for the error's class, or for the nearest class above it."""
+    return next(TABLE[kind] for kind in type(error).__mro__ if kind in TABLE)
+
+
+def error_body(error: TriptychError, request_id: str) -> ErrorBody:
+    """What the server is to blame for is logged here, under the id that the message gives."""
+    row, message = answer_to(error), error.message
+    if row.status == SERVER_ERROR:
+        logger.error("request %s failed: %s: %s", request_id, type(error).__name__, message)
+        message = f"{message} (request id {request_id})"
+    return ErrorBody(error=ErrorDetail(message=message, type=row.type, param=error.param, code=error.code))
+
+
+def error_response(error: TriptychError, request_id: str) -> Response:
+    """The error as a whole response; 429 and 503 say when to try again."""
+    row = answer_to(error)
+    headers: dict[str, str] = {}
+    if isinstance(error, Overloaded):
+        wait_s = max(error.retry_after_s or 1.0, 0.001)
+        headers = {"retry-after": str(math.ceil(wait_s)), "retry-after-ms": str(math.ceil(wait_s * 1000))}
+    if isinstance(error, NotAuthorized):
+        headers["www-authenticate"] = "Bearer"
+    if row.retry is not None:
+        headers["x-should-retry"] = str(row.retry).lower()
+    return json_response(error_body(error, request_id).to_json(), status=row.status, headers=headers)
+
+
+def json_response(body: bytes, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(body, status_code=status, headers=headers, media_type="application/json")
+
+
+def internal_error(request_id: str) -> Response:
+    """For what should not have happened: the log has the cause, under this id."""
+    message = f"the server failed on this request; its log says more under request id {request_id}"
+    detail = ErrorDetail(message=message, type="server_error", param=None, code="internal_error")
+    return json_response(ErrorBody(error=detail).to_json(), status=500)
+
+
+async def triptych_error_handler(request: Request, error: Exception) -> Response:
+    if not isinstance(error, TriptychError):
+        raise error
+    return error_response(error, request.state.request_id)
+
+
+async def routing_error_handler(request: Request, error: Exception) -> Response:
+    """Starlette's own: no such route, or not with this method."""
+    if not isinstance(error, HTTPException):
+        raise error
+    what = f"{request.method} {_shortened(request.url.path)}"
+    if error.status_code == 404:
+        message, code = f"unknown request URL: {what}; GET /openapi.json lists what is served", "unknown_url"
+    elif error.status_code == 405:
+        message, code = f"method not allowed: {what}", "method_not_allowed"
+    else:
+        message, code = str(error.detail), "invalid_request"
+    detail = ErrorDetail(message=message, type="invalid_request_error", param=None, code=code)
+    return json_response(ErrorBody(error=detail).to_json(), status=error.status_code, headers=dict(error.headers or {}))
+
+
+def _shortened(text: str, limit: int = 200) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}..."

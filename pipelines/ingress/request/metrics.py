@@ -1,0 +1,81 @@
+"""GET /metrics: what this ingress has served, and what every stage counts, as Prometheus text. Knows no routes and no stages
+by name."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from pipelines.jobs import Service
+from stages.contract.errors import TriptychError
+from stages.contract.stage import StageMetrics
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+STAGE_LABELS = ("stage", "replica", "device")
+
+
+class RequestMetrics:
+    """Counts requests by route template, never by path: a path is the client's to choose."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "triptych_http_requests", "Requests answered.", ("route", "method", "status"), registry=self._registry
+        )
+        self._seconds = Histogram(
+            "triptych_http_request_seconds",
+            "From arrival to the last byte.",
+            ("route",),
+            buckets=SECONDS,
+            registry=self._registry,
+        )
+        self._first_byte_seconds = Histogram(
+            "triptych_http_first_byte_seconds",
+            "From arrival to the first byte of the body.",
+            ("route",),
+            buckets=SECONDS,
+            registry=self._registry,
+        )
+        self._running = Gauge("triptych_http_requests_running", "Requests being answered.", registry=self._registry)
+
+    def begin(self) -> None:
+        self._running.inc()
+
+    def end(self, *, route: str, method: str, status: int, total_s: float, first_byte_s: float | None) -> None:
+        """`first_byte_s` None: nothing was sent."""
+        self._running.dec()
+        self._requests.labels(route, method, str(status)).inc()
+        self._seconds.labels(route).observe(total_s)
+        if first_byte_s is not None:
+            self._first_byte_seconds.labels(route).observe(first_byte_s)
+
+    async def page(self, service: Service) -> bytes:
+        """Everything as text. Where nobody can tell of the stages, `triptych_stage_metrics_up` is 0 and the rest is there."""
+        try:
+            stages, up = await service.stage_metrics(), 1
+        except TriptychError:
+            stages, up = [], 0
+        registry = CollectorRegistry()
+        registry.register(_StageCollector(stages, up))
+        return generate_latest(self._registry) + generate_latest(registry)
+
+
+class _StageCollector(Collector):
+    def __init__(self, stages: Sequence[StageMetrics], up: int) -> None:
+        self._stages, self._up = stages, up
+
+    def collect(self) -> Iterable[Metric]:
+        yield GaugeMetricFamily("triptych_stage_metrics_up", "Whether the stages' counters could be read.", value=self._up)
+        rows = defaultdict[str, list[tuple[StageMetrics, float]]](list)
+        for stage in self._stages:
+            for name, value in stage.counters.items():
+                rows[name].append((stage, value))
+        for name, values in sorted(rows.items()):
+            kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+            family = kind(f"triptych_stage_{name.removesuffix('_total')}", f"{name} of a stage.", labels=STAGE_LABELS)
+            for stage, value in values:
+                family.add_metric([stage.stage, stage.replica, stage.device], value)
+            yield family

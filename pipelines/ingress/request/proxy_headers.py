@@ -1,0 +1,50 @@
+"""Keeps Serve's proxy from answering in our place.
+
+The proxy understands two headers itself: at `x-request-timeout-seconds` it gives up with a 408 in plain text, a moment before our
+own 504 with an OpenAI body; `x-request-disconnect-disabled` makes it ignore a client that went away. Both are taken off
+before it looks; the timeout goes on to the ingress under a name of our own. It also echoes any `x-request-id`: one that is no
+id is taken off, too, and it makes one that is.
+
+`triptych serve` puts this in place. For a cluster, start Ray with `CALLBACK` in the environment variable
+RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH, or have clients send `x-triptych-timeout-seconds`.
+"""
+
+import re
+
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+CALLBACK = "pipelines.ingress.request.proxy_headers:middlewares"
+SHARED_HEADER, OWN_HEADER = "x-request-timeout-seconds", "x-triptych-timeout-seconds"
+REQUEST_ID = "x-request-id"
+_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
+_RENAMED = {SHARED_HEADER.encode(): OWN_HEADER.encode()}
+_DROPPED = {b"x-request-disconnect-disabled"}
+
+
+class OwnHeaders:
+    """ASGI middleware: renames and drops request headers."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            kept = [(name, value) for name, value in scope["headers"] if not _is_dropped(name, value)]
+            headers = [(_RENAMED.get(name, name), value) for name, value in kept]
+            scope = {**scope, "headers": headers}
+        await self._app(scope, receive, send)
+
+
+def is_request_id(given: bytes) -> bool:
+    """Whether a client's x-request-id may stand in logs and answers: 1 to 128 letters, digits and .:_-"""
+    return _ID.fullmatch(given) is not None
+
+
+def _is_dropped(name: bytes, value: bytes) -> bool:
+    return name in _DROPPED or (name == REQUEST_ID.encode() and not is_request_id(value))
+
+
+def middlewares() -> list[Middleware]:
+    """What Serve's proxy calls at its start."""
+    return [Middleware(OwnHeaders)]

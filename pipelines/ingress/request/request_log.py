@@ -1,0 +1,78 @@
+"""What surrounds every request: its id in and out, its count and duration, and a 500 for what should not have happened.
+
+An ASGI middleware of its own, because Starlette's wrapper for functions hides a client that goes away. Knows no routes.
+"""
+
+import logging
+import time
+import uuid
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pipelines.ingress.request.errors import CLIENT_CLOSED_REQUEST, internal_error
+from pipelines.ingress.request.metrics import RequestMetrics
+from pipelines.ingress.request.proxy_headers import REQUEST_ID, is_request_id
+
+logger = logging.getLogger(__name__)
+
+
+class RequestLog:
+    """`adds_id` False: what stands before the app (Serve's proxy) puts x-request-id into the answer itself."""
+
+    def __init__(self, app: ASGIApp, metrics: RequestMetrics, *, adds_id: bool = True) -> None:
+        self._app, self._metrics, self._adds_id = app, metrics, adds_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        watch = _Watch(request_id(scope), send, adds_id=self._adds_id)
+        scope.setdefault("state", {})["request_id"] = watch.request_id  # the routes' own requests have it from here
+        self._metrics.begin()
+        try:
+            await self._app(scope, receive, watch)
+        except ClientDisconnect:
+            logger.debug("the client of request %s went away", watch.request_id)
+        except Exception:
+            logger.exception("request %s failed", watch.request_id)
+            if watch.status is None:
+                await internal_error(watch.request_id)(scope, receive, watch)
+        finally:
+            self._end(scope, watch)
+
+    def _end(self, scope: Scope, watch: "_Watch") -> None:
+        self._metrics.end(
+            route=getattr(scope.get("route"), "path", "other"),
+            method=scope["method"] if scope["method"] in ("GET", "POST") else "other",
+            status=watch.status or CLIENT_CLOSED_REQUEST,
+            total_s=time.perf_counter() - watch.began,
+            first_byte_s=watch.first_byte_s,
+        )
+
+
+class _Watch:
+    """Stands before `send`: completes the headers, and notes status and time of the first byte."""
+
+    def __init__(self, request_id: str, send: Send, *, adds_id: bool) -> None:
+        self.request_id, self._send = request_id, send
+        self._headers = [(b"x-content-type-options", b"nosniff")]
+        if adds_id:
+            self._headers.append((REQUEST_ID.encode(), request_id.encode()))
+        self.began = time.perf_counter()
+        self.status: int | None = None
+        self.first_byte_s: float | None = None
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message = {**message, "headers": [*message.get("headers", []), *self._headers]}
+        elif self.first_byte_s is None and message.get("body"):
+            self.first_byte_s = time.perf_counter() - self.began
+        await self._send(message)
+
+
+def request_id(scope: Scope) -> str:
+    """The client's own id where it is one (1-128 letters, digits and .:_-), a new one otherwise."""
+    given = next((value for name, value in scope["headers"] if name == REQUEST_ID.encode()), b"")
+    return given.decode() if is_request_id(given) else uuid.uuid4().hex

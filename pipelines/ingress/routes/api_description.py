@@ -1,0 +1,98 @@
+"""What /openapi.json says beyond what FastAPI finds out: bodies (which we read ourselves), errors, headers and keys. Knows no
+routes."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from pipelines.ingress.request.arrival import TIMEOUT_HEADER
+from pipelines.ingress.request.forms import MEDIA_TYPE as FORM
+from pipelines.ingress.request.proxy_headers import REQUEST_ID
+from pipelines.ingress.request.settings import IngressSettings
+from pipelines.ingress.schemas.errors import ErrorBody
+
+JsonObject = dict[str, Any]  # OpenAPI's own form, which FastAPI takes and gives as plain dictionaries
+
+REF = "#/components/schemas/{model}"
+REASONS = {
+    400: "the request is at fault; `param` names the field",
+    401: "an API key is needed, or is not known",
+    404: "not served",
+    413: "over a configured limit",
+    415: "another content-type than the operation takes",
+    429: "a queue is full; Retry-After says when to try again",
+    500: "a stage failed on this request",
+    503: "no live replica; Retry-After says when to try again",
+    504: "the request's time is up",
+}
+POST_ERRORS = tuple(REASONS)
+
+
+def error_answers(*statuses: int) -> dict[int | str, JsonObject]:
+    return {status: {"model": ErrorBody, "description": REASONS[status]} for status in statuses}
+
+
+def operation(*, keyed: bool = False) -> JsonObject:
+    """What an operation says beyond its answers. `keyed`: it asks for an API key."""
+    extra: JsonObject = {"parameters": [_header(REQUEST_ID, {"type": "string"})]}
+    if keyed:
+        extra["security"] = [{"bearer": []}]
+    return extra
+
+
+def asking(body: type[BaseModel], settings: IngressSettings, *, as_form: bool = False) -> JsonObject:
+    """What an operation with a body says beyond its answers. `as_form`: the body is a multipart form, not JSON."""
+    extra = operation(keyed=bool(settings.keys))
+    timeout = {"type": "number", "exclusiveMinimum": 0, "maximum": settings.max_request_s}
+    extra["parameters"].append(_header(TIMEOUT_HEADER, timeout))
+    schema = {"$ref": REF.format(model=body.__name__)}
+    nested = {"triptych": {"style": "deepObject", "explode": True}}  # triptych[seed], not JSON within a form
+    content: JsonObject = (
+        {FORM: {"schema": schema, "encoding": nested}} if as_form else {"application/json": {"schema": schema}}
+    )
+    extra["requestBody"] = {"required": True, "content": content}
+    return extra
+
+
+def describe(app: FastAPI, bodies: Mapping[type[BaseModel], Sequence[str]]) -> None:
+    """Makes the app publish the whole description: the bodies' schemas too, with the ids that each one's `model` may be."""
+    published: list[JsonObject] = []
+
+    def openapi() -> JsonObject:
+        if not published:
+            published.append(_description(app, bodies))
+        return published[0]
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _description(app: FastAPI, bodies: Mapping[type[BaseModel], Sequence[str]]) -> JsonObject:
+    description = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    components = description.setdefault("components", {})
+    schemas = components.setdefault("schemas", {})
+    _, definitions = models_json_schema([(body, "validation") for body in bodies], ref_template=REF)
+    schemas.update(definitions["$defs"])
+    for body, models in bodies.items():
+        if models:
+            schemas[body.__name__]["properties"]["model"]["enum"] = list(models)
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    for found in _operations(description):
+        found["responses"].pop("422", None)  # FastAPI's own, which this surface never gives
+    components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+    return description
+
+
+def _operations(description: JsonObject) -> Iterable[JsonObject]:
+    for path in description["paths"].values():
+        for method, found in path.items():
+            if method in ("get", "post"):
+                yield found
+
+
+def _header(name: str, schema: JsonObject) -> JsonObject:
+    return {"name": name, "in": "header", "required": False, "schema": schema}

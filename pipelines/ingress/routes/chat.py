@@ -1,0 +1,167 @@
+"""POST /v1/chat/completions: from its body to a `ChatJob`. What the answer looks like is `chat_answers.py`. Knows no
+stages."""
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from fastapi import Request, Response
+
+from pipelines.context import RequestContext
+from pipelines.ingress.pictures.image_url import PictureSource
+from pipelines.ingress.pictures.picture_detail import low_detail
+from pipelines.ingress.request.arrival import Arrival, check_at_most, check_length
+from pipelines.ingress.request.disconnect import unless_gone
+from pipelines.ingress.request.errors import json_response
+from pipelines.ingress.request.receipts import ReceiptPrinter
+from pipelines.ingress.request.settings import IngressSettings
+from pipelines.ingress.request.sse import DONE, EventStream, open_feed
+from pipelines.ingress.routes.chat_answers import ChatAnswer, ChatStreamWriter
+from pipelines.ingress.schemas.chat import (
+    ChatBody,
+    ChatImageAddress,
+    ChatMessage,
+    ImageContent,
+    SystemMessage,
+    TextContent,
+)
+from pipelines.jobs import AskedSampling, ChatEvent, ChatJob, ChatPipeline, ImagePart, Message, TextPart
+from stages.contract.errors import InvalidRequest
+
+STREAM_PACE_S = 0.025  # nobody reads faster, and every event costs its way
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatQuestion:
+    """What is needed of a body once its job is made; the pictures' base64 is not kept."""
+
+    job: ChatJob
+    model: str
+    stream: bool
+    include_usage: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRoute:
+    arrival: Arrival
+    settings: IngressSettings
+    pictures: PictureSource
+    receipts: ReceiptPrinter
+
+    async def __call__(self, request: Request) -> Response:
+        context = self.arrival.open(request)
+        body = await self.arrival.read(request, ChatBody, context)
+        self.arrival.prioritize(context, body.triptych.priority if body.triptych else 0)
+        pipeline = self.arrival.service.chat_pipeline(body.model)
+        asked = await unless_gone(request.receive, context, self._question(body))
+        del body
+        answer = ChatAnswer(asked.model, self.settings.fingerprint, context, self.receipts, num_choices=asked.job.n)
+        if asked.stream:
+            context.pace_s = STREAM_PACE_S
+            feed = await unless_gone(request.receive, context, open_feed(pipeline.chat(asked.job, context), context))
+            writer = ChatStreamWriter(answer, include_usage=asked.include_usage)
+            return EventStream(feed, writer, heartbeat_s=self.settings.heartbeat_s, done=DONE)
+        context.pace_s = math.inf
+        await unless_gone(request.receive, context, _collect(pipeline, asked.job, context, answer))
+        return json_response(answer.whole().to_json())
+
+    async def _question(self, body: ChatBody) -> ChatQuestion:
+        if body.stream_options is not None and not body.stream:
+            raise InvalidRequest("stream_options is allowed only with stream: true", param="stream_options")
+        n = body.n or 1
+        check_at_most(n, self.settings.max_choices, param="n", setting="limits.max_choices")
+        sampling = _sampling(body, self.settings)
+        messages = await self._messages(body.messages)
+        return ChatQuestion(
+            job=ChatJob(messages=messages, sampling=sampling, n=n),
+            model=body.model,
+            stream=bool(body.stream),
+            include_usage=bool(body.stream_options and body.stream_options.include_usage),
+        )
+
+    async def _messages(self, messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
+        check_length(sum(_text_chars(message) for message in messages), self.settings, param="messages")
+        addresses = [
+            (f"messages[{row}].content[{column}].image_url.url", part.image_url)
+            for row, message in enumerate(messages)
+            if not isinstance(message.content, str)
+            for column, part in enumerate(message.content)
+            if isinstance(part, ImageContent)
+        ]
+        self._check_pictures(addresses)
+        pictures = iter(await asyncio.gather(*[self._picture(where, param) for param, where in addresses]))
+        return tuple(Message(_role(message), _parts(message, pictures)) for message in messages)
+
+    async def _picture(self, where: ChatImageAddress, param: str) -> ImagePart:
+        part = await self.pictures.load(where.url, param=param)
+        if where.detail == "low":
+            part = await asyncio.to_thread(low_detail, part, max_pixels=self.settings.image_pixels)
+        return part
+
+    def _check_pictures(self, addresses: Sequence[tuple[str, ChatImageAddress]]) -> None:
+        limit = self.settings.images_per_request
+        if len(addresses) > limit:
+            raise InvalidRequest(
+                f"the messages hold {len(addresses)} pictures; at most {limit} (limits.images_per_request)",
+                param=addresses[limit][0],
+            )
+
+
+async def _collect(pipeline: ChatPipeline, job: ChatJob, context: RequestContext, answer: ChatAnswer) -> None:
+    async with aclosing(cast("AsyncGenerator[ChatEvent]", pipeline.chat(job, context))) as events:
+        async for event in events:
+            answer.take(event)
+
+
+def _role(message: ChatMessage) -> Role:
+    return "system" if isinstance(message, SystemMessage) else message.role
+
+
+def _parts(message: ChatMessage, pictures: Iterator[ImagePart]) -> tuple[TextPart | ImagePart, ...]:
+    if isinstance(message.content, str):
+        return (TextPart(message.content),)
+    return tuple(TextPart(part.text) if isinstance(part, TextContent) else next(pictures) for part in message.content)
+
+
+def _text_chars(message: ChatMessage) -> int:
+    if isinstance(message.content, str):
+        return len(message.content)
+    return sum(len(part.text) for part in message.content if isinstance(part, TextContent))
+
+
+def _sampling(body: ChatBody, settings: IngressSettings) -> AskedSampling:
+    if body.top_logprobs is not None and not body.logprobs:
+        raise InvalidRequest("top_logprobs is allowed only with logprobs: true", param="top_logprobs")
+    return AskedSampling(
+        max_tokens=_max_tokens(body, settings),
+        temperature=body.temperature,
+        top_p=body.top_p,
+        seed=body.seed,
+        stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
+        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        frequency_penalty=body.frequency_penalty or 0.0,
+        presence_penalty=body.presence_penalty or 0.0,
+        logit_bias={int(token): bias for token, bias in (body.logit_bias or {}).items()},
+    )
+
+
+def _max_tokens(body: ChatBody, settings: IngressSettings) -> int:
+    """0: no bound was asked for."""
+    given = {
+        name: value
+        for name, value in (("max_tokens", body.max_tokens), ("max_completion_tokens", body.max_completion_tokens))
+        if value is not None
+    }
+    if len(set(given.values())) > 1:
+        raise InvalidRequest(
+            f"max_tokens {body.max_tokens} and max_completion_tokens {body.max_completion_tokens} mean the same; give one",
+            param="max_completion_tokens",
+        )
+    for name, value in given.items():
+        if settings.max_tokens is not None:
+            check_at_most(value, settings.max_tokens, param=name, setting="limits.max_tokens")
+    return next(iter(given.values()), 0)

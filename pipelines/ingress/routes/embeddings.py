@@ -1,0 +1,98 @@
+"""POST /v1/embeddings: from its body to an `EmbedJob`, and from vectors to the answer. Knows no stages."""
+
+import asyncio
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from fastapi import Request, Response
+from numpy.typing import NDArray
+
+from pipelines.context import RequestContext
+from pipelines.ingress.pictures.image_url import PictureSource
+from pipelines.ingress.request.arrival import Arrival, check_length
+from pipelines.ingress.request.disconnect import unless_gone
+from pipelines.ingress.request.errors import json_response
+from pipelines.ingress.request.receipts import ReceiptPrinter
+from pipelines.ingress.request.settings import IngressSettings
+from pipelines.ingress.schemas.embeddings import (
+    EmbeddingEntry,
+    EmbeddingInput,
+    EmbeddingsAnswer,
+    EmbeddingsBody,
+    EmbeddingsUsage,
+    ImageInput,
+)
+from pipelines.jobs import Embedded, EmbedJob, ImagePart, TextPart
+from stages.contract.errors import InvalidRequest
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingsRoute:
+    arrival: Arrival
+    settings: IngressSettings
+    pictures: PictureSource
+    receipts: ReceiptPrinter
+
+    async def __call__(self, request: Request) -> Response:
+        context = self.arrival.open(request)
+        body = await self.arrival.read(request, EmbeddingsBody, context)
+        self.arrival.prioritize(context, body.triptych.priority if body.triptych else 0)
+        pipeline = self.arrival.service.embed_pipeline(body.model)
+        job = await unless_gone(request.receive, context, self._job(body))
+        model, as_base64 = body.model, body.encoding_format == "base64"
+        del body
+        embedded = await unless_gone(request.receive, context, pipeline.embed(job, context))
+        return json_response(await asyncio.to_thread(self._answer, model, embedded, as_base64, context))
+
+    async def _job(self, body: EmbeddingsBody) -> EmbedJob:
+        whole = isinstance(body.input, list)
+        inputs: Sequence[EmbeddingInput] = body.input if isinstance(body.input, list) else [body.input]
+        self._check(inputs)
+        params = [f"input[{index}]" if whole else "input" for index in range(len(inputs))]
+        loaded = await asyncio.gather(*[self._part(given, param) for given, param in zip(inputs, params, strict=True)])
+        return EmbedJob(tuple(loaded))
+
+    def _check(self, inputs: Sequence[EmbeddingInput]) -> None:
+        limits = self.settings
+        if len(inputs) > limits.embedding_inputs:
+            raise InvalidRequest(
+                f"input holds {len(inputs)} inputs; at most {limits.embedding_inputs} (limits.embedding_inputs)", param="input"
+            )
+        num_pictures = sum(isinstance(given, ImageInput) for given in inputs)
+        if num_pictures > limits.images_per_request:
+            raise InvalidRequest(
+                f"input holds {num_pictures} pictures; at most {limits.images_per_request} (limits.images_per_request)",
+                param="input",
+            )
+        check_length(sum(len(_text(given)) for given in inputs), limits, param="input")
+
+    async def _part(self, given: EmbeddingInput, param: str) -> TextPart | ImagePart:
+        if isinstance(given, ImageInput):
+            return await self.pictures.load(given.image_url.url, param=f"{param}.image_url.url")
+        return TextPart(_text(given))
+
+    def _answer(self, model: str, embedded: Embedded, as_base64: bool, context: RequestContext) -> bytes:
+        return EmbeddingsAnswer(
+            object="list",
+            model=model,
+            data=[
+                EmbeddingEntry(object="embedding", index=index, embedding=_written(vector, as_base64))
+                for index, vector in enumerate(embedded.vectors)
+            ],
+            usage=EmbeddingsUsage(prompt_tokens=embedded.num_tokens, total_tokens=embedded.num_tokens),
+            triptych=self.receipts.receipt(context),
+        ).to_json()
+
+
+def _text(given: EmbeddingInput) -> str:
+    if isinstance(given, str):
+        return given
+    return "" if isinstance(given, ImageInput) else given.text
+
+
+def _written(vector: NDArray[np.float32], as_base64: bool) -> list[float] | str:
+    if as_base64:
+        return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+    return [float(value) for value in vector]

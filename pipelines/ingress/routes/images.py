@@ -1,0 +1,162 @@
+"""POST /v1/images/generations and /v1/images/edits: from their bodies to a `PaintJob`. What the answer looks like is
+`picture_answers.py`. Knows no stages."""
+
+import math
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TypeVar, cast
+
+from fastapi import Request, Response
+
+from pipelines.context import RequestContext
+from pipelines.ingress.pictures.image_url import PictureSource
+from pipelines.ingress.pictures.picture_shelf import PictureShelf
+from pipelines.ingress.request.arrival import Arrival, check_at_most, check_length
+from pipelines.ingress.request.disconnect import unless_gone
+from pipelines.ingress.request.errors import json_response
+from pipelines.ingress.request.forms import Form
+from pipelines.ingress.request.receipts import ReceiptPrinter
+from pipelines.ingress.request.settings import IngressSettings
+from pipelines.ingress.request.sse import EventStream, open_feed
+from pipelines.ingress.routes.picture_answers import PictureAnswer, PictureForm, PictureStreamWriter
+from pipelines.ingress.schemas.images import (
+    EDIT_EVENTS,
+    GENERATION_EVENTS,
+    EditBody,
+    EditExtras,
+    EventTypes,
+    ImagesBody,
+    PaintBody,
+    PaintExtras,
+)
+from pipelines.jobs import GivenPicture, PaintEvent, PaintJob, PaintPicture, PaintPipeline
+from stages.contract.errors import InvalidRequest, StageFailed
+
+V = TypeVar("V")
+
+
+@dataclass(frozen=True, slots=True)
+class ImagesRoute:
+    """Both routes: they differ in what they read and in what their events are called."""
+
+    arrival: Arrival
+    settings: IngressSettings
+    pictures: PictureSource
+    receipts: ReceiptPrinter
+    shelf: PictureShelf
+
+    async def generate(self, request: Request) -> Response:
+        context = self.arrival.open(request)
+        body = await self.arrival.read(request, ImagesBody, context)
+        return await self._answer(request, context, body, GENERATION_EVENTS)
+
+    async def edit(self, request: Request) -> Response:
+        context = self.arrival.open(request)
+        form = await self.arrival.read_form(request, EditBody, context, file="image")
+        init = await self._given(form)
+        return await self._answer(request, context, form.body, EDIT_EVENTS, init)
+
+    async def _given(self, form: Form[EditBody]) -> GivenPicture:
+        check_at_most(1, self.settings.images_per_request, param="image", setting="limits.images_per_request")
+        extras = form.body.triptych or EditExtras()
+        strength = _one_of(form.body.strength, extras.strength, "strength")
+        return GivenPicture(await self.pictures.take(form.file, param="image"), strength)
+
+    async def _answer(
+        self,
+        request: Request,
+        context: RequestContext,
+        body: PaintBody,
+        events: EventTypes,
+        init: GivenPicture | None = None,
+    ) -> Response:
+        extras = body.triptych or PaintExtras()
+        self.arrival.prioritize(context, extras.priority)
+        pipeline = self.arrival.service.paint_pipeline(body.model)
+        job, form = paint_job(body, self.settings, init), picture_form(body, events)
+        answer = PictureAnswer(form, context, self.receipts, self.shelf, base_url=str(request.base_url))
+        if body.stream:
+            feed = await unless_gone(request.receive, context, open_feed(pipeline.paint(job, context), context))
+            writer = PictureStreamWriter(answer, num_pictures=job.n, progress=extras.progress)
+            return EventStream(feed, writer, heartbeat_s=self.settings.heartbeat_s)
+        context.pace_s = math.inf
+        content = await unless_gone(request.receive, context, _paint(pipeline, job, context, answer))
+        return json_response(content)
+
+
+async def _paint(pipeline: PaintPipeline, job: PaintJob, context: RequestContext, answer: PictureAnswer) -> bytes:
+    pictures: dict[int, PaintPicture] = {}
+    async with aclosing(cast("AsyncGenerator[PaintEvent]", pipeline.paint(job, context))) as events:
+        async for event in events:
+            if isinstance(event, PaintPicture) and event.partial is None:
+                pictures[event.index] = event
+    if len(pictures) < job.n:
+        raise StageFailed(f"{len(pictures)} of {job.n} pictures were painted")
+    return await answer.whole([pictures[index] for index in sorted(pictures)])
+
+
+def paint_job(body: PaintBody, settings: IngressSettings, init: GivenPicture | None) -> PaintJob:
+    """Raises `InvalidRequest`."""
+    n = body.n or 1
+    check_at_most(n, settings.max_pictures, param="n", setting="limits.max_pictures")
+    extras = body.triptych or PaintExtras()
+    if not body.prompt.strip():
+        raise InvalidRequest("prompt is blank; say what is to be painted", param="prompt")
+    negative_prompt = _one_of(body.negative_prompt, extras.negative_prompt, "negative_prompt")
+    check_length(len(body.prompt), settings, param="prompt")
+    check_length(len(negative_prompt or ""), settings, param="negative_prompt")
+    width, height = _size(body.size)
+    return PaintJob(
+        prompt=body.prompt,
+        n=n,
+        width=width,
+        height=height,
+        negative_prompt=negative_prompt,
+        steps=_one_of(body.num_inference_steps, extras.num_inference_steps, "num_inference_steps"),
+        guidance_scale=_one_of(body.guidance_scale, extras.guidance_scale, "guidance_scale"),
+        seed=_one_of(body.seed, extras.seed, "seed"),
+        sampler=_one_of(body.scheduler, extras.scheduler, "scheduler"),
+        partial_images=body.partial_images or 0,
+        init=init,
+    )
+
+
+def picture_form(body: PaintBody, events: EventTypes) -> PictureForm:
+    """How the pictures are to be handed over. Raises `InvalidRequest` for settings that would have no effect."""
+    format = body.output_format or "png"
+    if body.output_compression is not None and format == "png" and body.output_compression != 100:
+        raise InvalidRequest(
+            f"output_compression {body.output_compression} needs output_format jpeg or webp (given: png)",
+            param="output_compression",
+        )
+    if not body.stream:
+        for name, value in (
+            ("partial_images", body.partial_images),
+            ("triptych.progress", body.triptych and body.triptych.progress),
+        ):
+            if value:
+                raise InvalidRequest(f"{name} is allowed only with stream: true", param=name)
+    elif body.response_format == "url":
+        raise InvalidRequest(
+            'response_format "url" is not allowed with stream: true; events carry b64_json', param="response_format"
+        )
+    return PictureForm(
+        format,
+        quality=max(1, body.output_compression or 0) if body.output_compression is not None else 90,
+        as_url=body.response_format == "url",
+        events=events,
+    )
+
+
+def _one_of(top: V | None, own: V | None, name: str) -> V | None:
+    if top is not None and own is not None:
+        raise InvalidRequest(f"{name} and triptych.{name} mean the same; give one", param=f"triptych.{name}")
+    return own if top is None else top
+
+
+def _size(text: str | None) -> tuple[int | None, int | None]:
+    if text is None or text == "auto":
+        return None, None
+    width, _, height = text.partition("x")
+    return int(width), int(height)

@@ -1,0 +1,84 @@
+"""GET /v1/models, /health and /ready: what is served and whether it can be. Knows no stages but by their cards."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from pipelines.ingress.schemas.models import ModelEntry, ModelList, ModelNote, PaintBounds, Readiness, SamplingNote, StageNote
+from pipelines.jobs import ModelCard, Service, StageCard
+from stages.contract.errors import TriptychError, UnknownModel
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDesk:
+    service: Service
+
+    async def listed(self) -> ModelList:
+        stages = await self._stages()
+        return ModelList(object="list", data=[_entry(card, stages) for card in self.service.models()])
+
+    async def one(self, model: str) -> ModelEntry:
+        """Raises `UnknownModel`."""
+        cards = self.service.models()
+        for card in cards:
+            if card.id == model:
+                return _entry(card, await self._stages())
+        served = ", ".join(card.id for card in cards) or "none"
+        raise UnknownModel(f"model {model[:100]!r} is not served; models: {served}", param="model")
+
+    async def readiness(self) -> Readiness:
+        """Ready when every stage that a model needs has a live replica, or is scaled to zero on purpose."""
+        try:
+            stages = await self.service.stage_cards()
+        except TriptychError as error:
+            return Readiness(ready=False, missing=[], reason=error.message)
+        able = {stage.name for stage in stages if stage.ready or stage.scaled_to_zero}
+        needed = dict.fromkeys(name for card in self.service.models() for name in card.stages)
+        missing = [name for name in needed if name not in able]
+        return Readiness(ready=not missing, missing=missing)
+
+    async def _stages(self) -> Sequence[StageCard]:
+        """What is known of the stages; nothing while nobody can tell: the models themselves are known regardless."""
+        try:
+            return await self.service.stage_cards()
+        except TriptychError:
+            return ()
+
+
+def _entry(card: ModelCard, stages: Sequence[StageCard]) -> ModelEntry:
+    note = ModelNote(
+        pipeline=card.pipeline,
+        stages=[_stage(stage) for stage in stages if stage.name in card.stages],
+        max_context_tokens=card.max_context_tokens,
+        accepts_images=card.accepts_images,
+        sampling=SamplingNote(**asdict(card.sampling)) if card.sampling is not None else None,
+        paint=_bounds(card) if card.pipeline == "text_to_image" else None,
+    )
+    return ModelEntry(id=card.id, object="model", created=card.created, owned_by="triptych", triptych=note)
+
+
+def _bounds(card: ModelCard) -> PaintBounds:
+    return PaintBounds(
+        sizes=[f"{width}x{height}" for width, height in card.sizes],
+        size_multiple=card.size_multiple,
+        default_steps=card.default_steps,
+        max_steps=card.max_steps,
+        default_guidance_scale=card.default_guidance_scale,
+        default_strength=card.default_strength,
+        samplers=list(card.samplers),
+        max_prompt_tokens=card.max_prompt_tokens,
+    )
+
+
+def _stage(card: StageCard) -> StageNote:
+    return StageNote(
+        name=card.name,
+        kind=card.kind,
+        deployment=card.deployment,
+        device=card.device,
+        dtype=card.dtype,
+        replicas=card.replicas,
+        ready=card.ready,
+        scaled_to_zero=card.scaled_to_zero,
+        loader=card.loader,
+        source=card.source,
+    )

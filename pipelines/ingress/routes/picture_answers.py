@@ -1,0 +1,149 @@
+"""What painted pictures look like over HTTP: one whole body, or events. Encoding happens off the event loop. Knows no
+requests."""
+
+import asyncio
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipelines.context import RequestContext
+from pipelines.ingress.pictures.picture_shelf import PictureShelf
+from pipelines.ingress.request.receipts import ReceiptPrinter
+from pipelines.ingress.request.sse import data_frame
+from pipelines.ingress.schemas.images import (
+    CompletedEvent,
+    EventTypes,
+    ImagesAnswer,
+    ImageUsage,
+    NoTokens,
+    PartialImageEvent,
+    PictureEntry,
+    PictureFormat,
+    PictureNote,
+    ProgressEvent,
+)
+from pipelines.jobs import PaintEvent, PaintPicture, PaintProgress
+from stages.contract.errors import StageFailed
+from stages.vision.picture import encode
+
+FILES_PATH = "v1/images/files/"
+NO_USAGE = ImageUsage(
+    input_tokens=0, input_tokens_details=NoTokens(image_tokens=0, text_tokens=0), output_tokens=0, total_tokens=0
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PictureForm:
+    """`quality` (1-100) is for jpeg and webp; `events`: what the events of a stream are called."""
+
+    format: PictureFormat
+    quality: int
+    as_url: bool
+    events: EventTypes
+
+
+class PictureAnswer:
+    """`base_url` ends with a slash; addresses of kept pictures begin with it."""
+
+    def __init__(
+        self, form: PictureForm, context: RequestContext, receipts: ReceiptPrinter, shelf: PictureShelf, *, base_url: str
+    ) -> None:
+        self._form, self._context, self._receipts = form, context, receipts
+        self._shelf, self._base_url = shelf, base_url
+        self._created = int(context.created)
+
+    async def whole(self, pictures: Sequence[PaintPicture]) -> bytes:
+        """The body, as JSON."""
+        encoded = await asyncio.gather(*[asyncio.to_thread(self._encode, picture) for picture in pictures])
+        return await asyncio.to_thread(self._body, pictures, encoded)
+
+    async def frame(self, picture: PaintPicture, *, last: bool) -> bytes:
+        """The event of one picture, finished or not. The last one carries the receipt."""
+        return await asyncio.to_thread(self._picture_frame, picture, last)
+
+    def _picture_frame(self, picture: PaintPicture, last: bool) -> bytes:
+        event = self._partial(picture) if picture.partial is not None else self._completed(picture, last)
+        return data_frame(event.to_json(), event=event.type)
+
+    def _body(self, pictures: Sequence[PaintPicture], encoded: Sequence[bytes]) -> bytes:
+        return ImagesAnswer(
+            created=self._created,
+            background="opaque",
+            output_format=self._form.format,
+            size=_size(pictures[0]),
+            data=[self._entry(picture, data) for picture, data in zip(pictures, encoded, strict=True)],
+            triptych=self._receipts.receipt(self._context),
+        ).to_json()
+
+    def _entry(self, picture: PaintPicture, data: bytes) -> PictureEntry:
+        note = PictureNote(index=picture.index, seed=picture.seed)
+        if self._form.as_url:
+            key = self._shelf.put(data, f"image/{self._form.format}")
+            return PictureEntry(url=f"{self._base_url}{FILES_PATH}{key}", triptych=note)
+        return PictureEntry(b64_json=base64.b64encode(data).decode(), triptych=note)
+
+    def _partial(self, picture: PaintPicture) -> PartialImageEvent:
+        return PartialImageEvent(
+            type=self._form.events.partial,
+            b64_json=base64.b64encode(self._encode(picture)).decode(),
+            background="opaque",
+            created_at=self._created,
+            output_format=self._form.format,
+            partial_image_index=picture.partial or 0,
+            quality="auto",
+            size=_size(picture),
+            triptych=PictureNote(index=picture.index, seed=picture.seed),
+        )
+
+    def _completed(self, picture: PaintPicture, last: bool) -> CompletedEvent:
+        note = {"receipt": self._receipts.receipt(self._context)} if last else {}
+        return CompletedEvent(
+            type=self._form.events.completed,
+            b64_json=base64.b64encode(self._encode(picture)).decode(),
+            background="opaque",
+            created_at=self._created,
+            output_format=self._form.format,
+            quality="auto",
+            size=_size(picture),
+            usage=NO_USAGE,
+            triptych=PictureNote(index=picture.index, seed=picture.seed, **note),
+        )
+
+    def _encode(self, picture: PaintPicture) -> bytes:
+        return encode(picture.pixels, self._form.format, quality=self._form.quality)
+
+
+class PictureStreamWriter:
+    """Events into frames. The last finished picture waits for the end of the stream, because it carries the receipt."""
+
+    def __init__(self, answer: PictureAnswer, *, num_pictures: int, progress: bool) -> None:
+        self._answer, self._num_missing, self._progress = answer, num_pictures, progress
+        self._held: PaintPicture | None = None
+
+    async def frames(self, events: Sequence[PaintEvent]) -> bytes:
+        return b"".join([await self._frame(event) for event in events])
+
+    async def end(self) -> bytes:
+        if self._held is None or self._num_missing:
+            raise StageFailed("the painting ended before all of its pictures were finished")
+        return await self._answer.frame(self._held, last=True)
+
+    async def _frame(self, event: PaintEvent) -> bytes:
+        if isinstance(event, PaintProgress):
+            return self._progress_frame(event) if self._progress else b""
+        if event.partial is not None:
+            return await self._answer.frame(event, last=False)
+        self._num_missing -= 1
+        if self._num_missing > 0:
+            return await self._answer.frame(event, last=False)
+        self._held = event
+        return b""
+
+    def _progress_frame(self, event: PaintProgress) -> bytes:
+        body = ProgressEvent(type="triptych.progress", index=event.index, step=event.step, total=event.total)
+        return data_frame(body.to_json(), event=body.type)
+
+
+def _size(picture: PaintPicture) -> str:
+    height, width = picture.pixels.shape[:2]
+    return f"{width}x{height}"

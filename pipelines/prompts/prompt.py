@@ -1,0 +1,277 @@
+"""From a conversation to the model's own prompt: token ids, and where each picture's features go.
+
+Applies the checkpoint's chat template, puts as many placeholder tokens as the picture will have features, and reads control
+tokens in a user's text as text. Loads tokenizer, processor and configuration files; knows no weights, no stages and no
+HTTP. Everything here is CPU work (milliseconds): call `build` off the event loop, from any thread.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from jinja2 import TemplateError
+
+from pipelines.jobs import ImagePart, Message, TextPart
+from pipelines.prompts.control_tokens import ControlTokens, unused_mark
+from stages.checkpoints.checkpoint import Checkpoint
+from stages.contract.errors import ConfigurationError, InvalidRequest
+from stages.device.torchvision_shim import ensure_torchvision
+from stages.llm.model.tokenizer import gguf_file, load_tokenizer
+from stages.vision.placeholders import num_image_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """`images`: (offset, length, picture) of the placeholder tokens, in order."""
+
+    token_ids: tuple[int, ...]
+    images: tuple[tuple[int, int, ImagePart], ...] = ()
+
+
+class PromptForm(Protocol):
+    """How one kind of model writes a conversation."""
+
+    @property
+    def template(self) -> str: ...
+
+    @property
+    def image_token(self) -> str | None: ...
+
+    def num_image_tokens(self, image: ImagePart) -> int: ...
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The template's text, with one image token (or all of them) for each picture."""
+        ...
+
+    def adds_special_tokens(self, text: str) -> bool:
+        """Whether tokenizing adds the tokenizer's own begin token."""
+        ...
+
+
+class PromptBuilder:
+    """For one model; thread-safe."""
+
+    def __init__(self, tokenizer: Any, form: PromptForm, checkpoint: Checkpoint) -> None:
+        self._form, self._checkpoint = form, checkpoint
+        # Calls of the tokenizer itself change its settings, which other threads may be using; calls of its backend don't.
+        self._backend = tokenizer.backend_tokenizer
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._image_token_id = self._backend.token_to_id(form.image_token) if form.image_token else None
+        added = tokenizer.added_tokens_decoder.values()
+        written = {token.content for token in added if token.special or token.content in form.template}
+        self._control = ControlTokens(written | ({form.image_token} if form.image_token else set()))
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint, projector: Checkpoint | None = None) -> "PromptBuilder":
+        """`projector`: of a model made of an open_clip tower, a projector and a text-only language model. Raises
+        `ConfigurationError` for a checkpoint without tokenizer or chat template."""
+        from stages.vision.vlm_parts import VLM_PARTS
+
+        ensure_torchvision()
+        if gguf_file(checkpoint.folder) is None and _load_config(checkpoint).model_type in VLM_PARTS:
+            processor = _load_processor(checkpoint)
+            return cls(processor.tokenizer, ProcessorForm(processor), checkpoint)
+        tokenizer = load_tokenizer(checkpoint.folder)
+        _check_template(checkpoint, tokenizer.chat_template)
+        image = ImagePlace.load(projector) if projector is not None else None
+        return cls(tokenizer, TextForm(tokenizer, image), checkpoint)
+
+    @property
+    def max_context_tokens(self) -> int | None:
+        """The longest context that the model was made for; None where it does not say. Reads files."""
+        limit = getattr(_load_config(self._checkpoint).get_text_config(), "max_position_embeddings", None)
+        return int(limit) if limit is not None else None
+
+    def build(self, messages: Sequence[Message]) -> Prompt:
+        """Raises `InvalidRequest` for a conversation that the model's template refuses (such as two user messages in a
+        row)."""
+        pictures = [part for message in messages for part in message.parts if isinstance(part, ImagePart)]
+        mark = unused_mark(part.text for message in messages for part in message.parts if isinstance(part, TextPart))
+        try:
+            text = self._form.render([self._harmless(message, mark) for message in messages])
+        except TemplateError as error:
+            raise InvalidRequest(f"the model's chat template refuses these messages: {error}", param="messages") from error
+        token_ids = self._tokenized(self._with_placeholders(text, pictures), mark)
+        return Prompt(tuple(token_ids), tuple(self._places(token_ids, pictures)))
+
+    def encode(self, text: str) -> list[int]:
+        """A plain text's tokens: no template, no begin token, and control tokens read as text."""
+        mark = unused_mark([text])
+        return self._encoded(self._control.broken(text, mark), mark)
+
+    def count(self, messages: Sequence[Message]) -> int:
+        """Tokens of the whole prompt."""
+        return len(self.build(messages).token_ids)
+
+    def _harmless(self, message: Message, mark: str) -> Message:
+        """The message with broken control tokens. Only a picture's placeholders keep two texts of it apart."""
+        parts: list[TextPart | ImagePart] = []
+        run: list[str] = []
+        for part in message.parts:
+            if isinstance(part, TextPart):
+                run.append(part.text)
+                continue
+            parts += [*map(TextPart, self._control.broken_apart(run, mark)), part]
+            run = []
+        parts += map(TextPart, self._control.broken_apart(run, mark))
+        return Message(message.role, tuple(parts))
+
+    def _with_placeholders(self, text: str, pictures: Sequence[ImagePart]) -> str:
+        token = self._form.image_token
+        if token is None or not pictures:
+            return text
+        pieces = text.split(token)
+        if len(pieces) - 1 != len(pictures):
+            raise InvalidRequest(
+                f"the model's chat template shows {len(pieces) - 1} of the request's {len(pictures)} pictures; "
+                "put pictures into user messages only",
+                param="messages",
+            )
+        whole = pieces[0]
+        for picture, piece in zip(pictures, pieces[1:], strict=True):
+            whole += token * self._form.num_image_tokens(picture) + piece
+        return whole
+
+    def _tokenized(self, text: str, mark: str) -> list[int]:
+        if not self._form.adds_special_tokens(text):
+            return self._encoded(text, mark)
+        first, *rest = text.split(mark)
+        return self._backend.encode(first, add_special_tokens=True).ids + self._encoded(mark.join(rest), mark)
+
+    def _encoded(self, text: str, mark: str) -> list[int]:
+        return [token for piece in text.split(mark) for token in self._backend.encode(piece, add_special_tokens=False).ids]
+
+    def _places(self, token_ids: Sequence[int], pictures: Sequence[ImagePart]) -> list[tuple[int, int, ImagePart]]:
+        found = [place for place, token in enumerate(token_ids) if token == self._image_token_id] if pictures else []
+        images: list[tuple[int, int, ImagePart]] = []
+        for picture in pictures:
+            length = self._form.num_image_tokens(picture)
+            places, found = found[:length], found[length:]
+            if len(places) < length or places[-1] - places[0] != length - 1:
+                raise ConfigurationError(f"the model's tokenizer does not keep {self._form.image_token!r} in one piece")
+            images.append((places[0], length, picture))
+        return images
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePlace:
+    """Which token, and how many of it, stand for a picture in a text-only model with a projector."""
+
+    token: str
+    num_tokens: int
+
+    @classmethod
+    def load(cls, projector: Checkpoint) -> "ImagePlace":
+        path = projector.folder / "config.json"
+        try:
+            config = json.loads(path.read_text())
+            return cls(str(config["image_token"]), int(config["num_image_tokens"]))
+        except (OSError, ValueError, KeyError) as error:
+            raise ConfigurationError(f"{projector.source} is no projector: {path.name}: {error}") from error
+
+
+class TextForm:
+    """A text-only model; with an `ImagePlace`, one that was taught to see through a projector.
+
+    Messages are strings, the texts of one joined by line ends. A message's only picture comes first, right before its text,
+    wherever it stands, because that is how a projector is trained (`ProjectorConfig.place_image`); several stay at their
+    places.
+    """
+
+    def __init__(self, tokenizer: Any, image: ImagePlace | None) -> None:
+        self._tokenizer, self._image = tokenizer, image
+
+    @property
+    def template(self) -> str:
+        return str(self._tokenizer.chat_template)
+
+    @property
+    def image_token(self) -> str | None:
+        return self._image.token if self._image is not None else None
+
+    def num_image_tokens(self, image: ImagePart) -> int:
+        if self._image is None:
+            raise InvalidRequest("this model sees no pictures", param=image.param)
+        return self._image.num_tokens
+
+    def render(self, messages: Sequence[Message]) -> str:
+        conversation = [{"role": message.role, "content": self._content(message)} for message in messages]
+        return str(self._tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
+
+    def _content(self, message: Message) -> str:
+        pictures = [part for part in message.parts if isinstance(part, ImagePart)]
+        if pictures and self._image is None:
+            raise InvalidRequest("this model sees no pictures", param=pictures[0].param)
+        parts = sorted(message.parts, key=lambda part: isinstance(part, TextPart)) if len(pictures) == 1 else message.parts
+        content = ""
+        after_text = False
+        for part in parts:
+            if isinstance(part, TextPart):
+                content += ("\n" if after_text else "") + part.text
+            elif self._image is not None:
+                content += self._image.token
+            after_text = isinstance(part, TextPart)
+        return content
+
+    def adds_special_tokens(self, text: str) -> bool:
+        return False
+
+
+class ProcessorForm:
+    """A vision-language model of `transformers`: its processor knows the template and the placeholders."""
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+
+    @property
+    def template(self) -> str:
+        return str(self._processor.chat_template or self._processor.tokenizer.chat_template)
+
+    @property
+    def image_token(self) -> str | None:
+        return str(self._processor.image_token)
+
+    def num_image_tokens(self, image: ImagePart) -> int:
+        return num_image_tokens(self._processor, image.height, image.width)
+
+    def render(self, messages: Sequence[Message]) -> str:
+        conversation = [{"role": message.role, "content": [_as_part(part) for part in message.parts]} for message in messages]
+        return str(self._processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
+
+    def adds_special_tokens(self, text: str) -> bool:
+        begin = self._processor.tokenizer.bos_token
+        return begin is None or not text.startswith(begin)
+
+
+def _as_part(part: TextPart | ImagePart) -> dict[str, str]:
+    return {"type": "text", "text": part.text} if isinstance(part, TextPart) else {"type": "image"}
+
+
+def _load_config(checkpoint: Checkpoint) -> Any:
+    from transformers import AutoConfig
+
+    gguf = gguf_file(checkpoint.folder)
+    try:
+        return AutoConfig.from_pretrained(str(checkpoint.folder), **({"gguf_file": gguf} if gguf else {}))
+    except Exception as error:  # a broken checkpoint fails in a dozen ways, and all of them are the configuration's
+        raise ConfigurationError(f"{checkpoint.source} has no configuration that transformers can load: {error}") from error
+
+
+def _load_processor(checkpoint: Checkpoint) -> Any:
+    from transformers import AutoProcessor
+
+    try:
+        processor = AutoProcessor.from_pretrained(str(checkpoint.folder))
+    except Exception as error:  # as above
+        raise ConfigurationError(f"{checkpoint.source} has no processor that transformers can load: {error}") from error
+    _check_template(checkpoint, processor.chat_template or processor.tokenizer.chat_template)
+    return processor
+
+
+def _check_template(checkpoint: Checkpoint, template: object) -> None:
+    if not template:
+        raise ConfigurationError(
+            f"{checkpoint.source} has no chat template, so it cannot serve chats; use an instruction-tuned model"
+        )

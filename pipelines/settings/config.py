@@ -1,0 +1,374 @@
+"""The configuration: what `serve_config.yaml` may say, strictly. An unknown or impossible setting is refused with its path, its
+value and what is allowed.
+
+Decides what may be said, and where (every role filled, every stage placed once). What is None is derived from the rest in
+`pipelines/settings/derived.py`. Knows no Ray and loads no model; the environment is read here and nowhere else. Where it stands in the YAML
+file: `pipelines/settings/config_file.py`.
+"""
+
+import hashlib
+import os
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from stages.contract.errors import ConfigurationError
+
+EMBEDDED = "embedded"
+INGRESS = "ingress"
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SourceConfig(Strict):
+    """Where weights come from: exactly one of `demo`, `folder` and `hub`."""
+
+    demo: Literal["clip", "projector", "painter", "smollm2"] | None = None
+    folder: str | None = Field(None, description="a checkpoint folder on every machine that runs the stage")
+    hub: str | None = Field(None, description="a hub id, org/name", pattern=r"^[\w.\-]+/[\w.\-]+$")
+    revision: str | None = Field(None, description="the hub's branch, tag or commit")
+
+    @model_validator(mode="after")
+    def exactly_one(self) -> "SourceConfig":
+        given = [name for name in ("demo", "folder", "hub") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of demo, folder, hub (given: {', '.join(given) or 'none'})")
+        if self.revision is not None and self.hub is None:
+            raise ValueError("revision goes with hub only")
+        return self
+
+
+class BatchConfig(Strict):
+    """What may share one pass over the device. `max_items` of an LLM are its slots; left out: those, and 16 elsewhere. `max_cost`
+    is in the stage's work unit (see the stage's docstring)."""
+
+    max_items: int | None = Field(None, ge=1, le=4096)
+    max_cost: float = Field(float("inf"), gt=0)
+
+
+class QueueConfig(Strict):
+    """How much may wait in one replica before requests are refused with 429."""
+
+    max_items: int = Field(256, ge=1, le=1_000_000)
+    max_cost: float = Field(float("inf"), gt=0)
+
+
+class PartConfig(Strict):
+    """One part of a model: one stage."""
+
+    source: SourceConfig
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="auto: see stages/device/dtypes.py")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    compile: bool = False
+    batch: BatchConfig = BatchConfig()
+    queue: QueueConfig = QueueConfig()
+    max_step_s: float = Field(
+        120, gt=0, description="a batch or step that takes longer means a broken replica (the first: 5 times)"
+    )
+
+
+class VisionEncoderConfig(PartConfig):
+    loader: Literal["open_clip", "transformers"]
+    projector: SourceConfig | None = Field(None, description="open_clip towers only: what maps its tokens into the LLM")
+
+    @model_validator(mode="after")
+    def projector_goes_with_open_clip(self) -> "VisionEncoderConfig":
+        if (self.loader == "open_clip") != (self.projector is not None):
+            raise ValueError("projector is needed with loader open_clip, and not allowed with loader transformers")
+        return self
+
+
+class LlmConfig(PartConfig):
+    loader: Literal["transformers"] = "transformers"
+    num_slots: int = Field(8, ge=1, le=1024, description="requests that decode together")
+    max_context_tokens: int = Field(2048, ge=16, le=10_000_000, description="prompt and answer together")
+    prefill_chunk_tokens: int | None = Field(None, ge=1, description="prompt tokens computed in one step; None: 256")
+
+
+class DiffusersPartConfig(PartConfig):
+    loader: Literal["diffusers"] = "diffusers"
+
+
+class EmbedderConfig(PartConfig):
+    loader: Literal["open_clip"] = "open_clip"
+
+
+class ImageTextModel(Strict):
+    """Chat, with pictures where there is a vision encoder."""
+
+    pipeline: Literal["image_text"]
+    llm: LlmConfig
+    vision_encoder: VisionEncoderConfig | None = None
+
+    def parts(self) -> dict[str, PartConfig]:
+        return {"llm": self.llm} | ({"vision_encoder": self.vision_encoder} if self.vision_encoder else {})
+
+
+class TextToImageModel(Strict):
+    """Pictures from sentences, and from pictures where there is a vae encoder. `sizes`: the only sizes allowed ("WIDTHxHEIGHT");
+    empty: any multiple that the checkpoint takes. Steps and guidance scale that are not given are the checkpoint's own."""
+
+    pipeline: Literal["text_to_image"]
+    text_encoder: DiffusersPartConfig
+    denoiser: DiffusersPartConfig
+    vae_decoder: DiffusersPartConfig
+    vae_encoder: DiffusersPartConfig | None = None
+    sizes: tuple[str, ...] = ()
+    max_pixels: int | None = Field(None, ge=64, description="None: 1,048,576, or the largest of sizes")
+    default_steps: int | None = Field(None, ge=1)
+    max_steps: int = Field(150, ge=1)
+    default_guidance_scale: float | None = Field(None, ge=0, le=100)
+    default_strength: float = Field(0.8, gt=0, le=1, description="of edits: how much of the given picture is painted over")
+
+    @field_validator("sizes")
+    @classmethod
+    def sizes_are_sizes(cls, sizes: tuple[str, ...]) -> tuple[str, ...]:
+        for size in sizes:
+            width, cross, height = size.partition("x")
+            if not (cross and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+                raise ValueError(f"{size!r} is not a size; write WIDTHxHEIGHT, such as 512x512")
+        return sizes
+
+    @model_validator(mode="after")
+    def default_within_bounds(self) -> "TextToImageModel":
+        if self.default_steps is not None and self.default_steps > self.max_steps:
+            raise ValueError(f"default_steps {self.default_steps} is over max_steps {self.max_steps}")
+        return self
+
+    def parts(self) -> dict[str, PartConfig]:
+        always: dict[str, PartConfig] = {
+            "text_encoder": self.text_encoder,
+            "denoiser": self.denoiser,
+            "vae_decoder": self.vae_decoder,
+        }
+        return always | ({"vae_encoder": self.vae_encoder} if self.vae_encoder else {})
+
+
+class EmbedModel(Strict):
+    """Text and pictures in one space."""
+
+    pipeline: Literal["embed"]
+    embedder: EmbedderConfig
+
+    def parts(self) -> dict[str, PartConfig]:
+        return {"embedder": self.embedder}
+
+
+ModelConfig = Annotated[ImageTextModel | TextToImageModel | EmbedModel, Field(discriminator="pipeline")]
+
+
+class AutoscalingConfig(Strict):
+    """Ray Serve's own settings, under its own names; quicker defaults than Serve's."""
+
+    min_replicas: int = Field(1, ge=0)
+    max_replicas: int = Field(1, ge=1)
+    initial_replicas: int | None = Field(None, ge=0)
+    target_ongoing_requests: float | None = Field(None, gt=0, description="None: one full batch")
+    upscale_delay_s: float = Field(5, ge=0)
+    downscale_delay_s: float = Field(60, ge=0)
+    downscale_to_zero_delay_s: float | None = Field(None, ge=0)
+    metrics_interval_s: float = Field(1, gt=0)
+    look_back_period_s: float = Field(5, gt=0)
+    upscaling_factor: float | None = Field(None, gt=0)
+    downscaling_factor: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def bounds_are_ordered(self) -> "AutoscalingConfig":
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(f"min_replicas {self.min_replicas} is over max_replicas {self.max_replicas}")
+        if self.initial_replicas is not None and not self.min_replicas <= self.initial_replicas <= self.max_replicas:
+            raise ValueError(f"initial_replicas {self.initial_replicas} is outside {self.min_replicas}..{self.max_replicas}")
+        return self
+
+
+class ActorOptions(Strict):
+    """What one replica takes of a node; Ray's own names."""
+
+    num_cpus: float = Field(0.1, ge=0)
+    num_gpus: float | None = Field(None, ge=0, description="None: as many as the stages' device settings name")
+    memory: float | None = Field(None, gt=0)
+    resources: dict[str, float] = {}
+    accelerator_type: str | None = None
+    label_selector: dict[str, str] = {}
+
+    @field_validator("num_gpus")
+    @classmethod
+    def a_fraction_or_whole(cls, value: float | None) -> float | None:
+        if value is not None and value > 1 and value != int(value):
+            raise ValueError(f"{value} GPUs: a fraction must be under 1, and more than 1 must be whole")
+        return value
+
+
+class DeploymentConfig(Strict):
+    """Where some stages live and how many replicas of them there are. Give `num_replicas` or `autoscaling_config`."""
+
+    stages: tuple[str, ...] = Field(min_length=1, description="MODEL.PART names")
+    num_replicas: int | None = Field(None, ge=1)
+    autoscaling_config: AutoscalingConfig | None = None
+    ray_actor_options: ActorOptions = ActorOptions()
+    torch_threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(1, description="auto: a thread a core")
+    max_ongoing_requests: int | None = Field(
+        None,
+        ge=1,
+        description="requests one replica holds, the rest wait for the next replica; None: two full batches, at least 16",
+    )
+    max_queued_requests: int = Field(256, ge=1, description="requests that may wait for a replica before 429")
+    health_check_period_s: float = Field(2, gt=0)
+    health_check_timeout_s: float = Field(30, gt=0)
+    graceful_shutdown_timeout_s: float = Field(120, gt=0, description="how long a leaving replica may finish its requests")
+
+    @model_validator(mode="after")
+    def one_way_to_scale(self) -> "DeploymentConfig":
+        if self.num_replicas is not None and self.autoscaling_config is not None:
+            raise ValueError("give num_replicas or autoscaling_config, not both")
+        return self
+
+
+class RedisConfig(Strict):
+    """The shared tier. `url`: "embedded" (one machine: a server of our own on a private socket), redis://, rediss:// or unix://."""
+
+    url: str = Field(EMBEDDED, pattern=r"^(embedded$|redis://|rediss://|unix://)")
+    max_memory_bytes: int = Field(256 * 2**20, ge=2**20, description="of the embedded server")
+    max_value_bytes: int = Field(8 * 2**20, ge=1024)
+    ttl_s: float | None = Field(None, gt=0)
+
+
+class CacheConfig(Strict):
+    memory_bytes: int = Field(128 * 2**20, ge=0, description="in each replica")
+    redis: RedisConfig | None = RedisConfig()
+
+
+class LimitsConfig(Strict):
+    body_bytes: int = Field(32 * 2**20, ge=1024)
+    image_bytes: int = Field(20 * 2**20, ge=64)
+    image_pixels: int = Field(25_000_000, ge=1)
+    images_per_request: int = Field(8, ge=0)
+    prompt_chars: int = Field(200_000, ge=1)
+    max_tokens: int | None = Field(None, ge=1, description="of a chat's answer; None: what the context holds")
+    default_max_tokens: int | None = Field(
+        None, ge=1, description="of an answer that asks for no bound, as far as the context holds it; None: 512"
+    )
+    max_choices: int = Field(8, ge=1)
+    max_pictures: int = Field(10, ge=1)
+    embedding_inputs: int = Field(256, ge=1)
+    default_request_s: float = Field(120, gt=0)
+    max_request_s: float = Field(600, gt=0)
+
+    @model_validator(mode="after")
+    def default_within_bounds(self) -> "LimitsConfig":
+        if self.default_request_s > self.max_request_s:
+            raise ValueError(f"default_request_s {self.default_request_s} is over max_request_s {self.max_request_s}")
+        return self
+
+
+class KeyConfig(Strict):
+    """An API key: its sha256 in hex, or the environment variable that holds it."""
+
+    tenant: str = Field(min_length=1)
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    env: str | None = None
+
+    @model_validator(mode="after")
+    def exactly_one(self) -> "KeyConfig":
+        if (self.sha256 is None) == (self.env is None):
+            raise ValueError("give exactly one of sha256, env")
+        return self
+
+    def digest(self) -> str:
+        """Raises `ConfigurationError` where the environment variable is not set."""
+        if self.sha256 is not None:
+            return self.sha256
+        key = os.environ.get(str(self.env))
+        if not key:
+            raise ConfigurationError(f"auth.keys: the environment variable {self.env} is not set")
+        return hashlib.sha256(key.encode()).hexdigest()
+
+
+class AuthConfig(Strict):
+    """Without keys: one tenant, and loopback only. `secret_env` names the variable with the secret that tenant salts derive from."""
+
+    keys: tuple[KeyConfig, ...] = ()
+    secret_env: str | None = None
+
+    def secret(self) -> bytes:
+        if self.secret_env is None:
+            return b"triptych single tenant"
+        secret = os.environ.get(self.secret_env)
+        if not secret:
+            raise ConfigurationError(f"auth.secret_env: the environment variable {self.secret_env} is not set")
+        return secret.encode()
+
+    @model_validator(mode="after")
+    def several_tenants_need_a_secret(self) -> "AuthConfig":
+        if len({key.tenant for key in self.keys}) > 1 and self.secret_env is None:
+            raise ValueError("several tenants need secret_env: what is remembered for one must not be guessable by another")
+        return self
+
+
+class FetchConfig(Strict):
+    """Whether http(s) picture addresses are fetched."""
+
+    enabled: bool = False
+    timeout_s: float = Field(10, gt=0)
+    allowed_hosts: tuple[str, ...] = ()
+
+
+class IngressConfig(Strict):
+    """The HTTP surface. `stages` that live in its own process cost no hop, and scale, compute and fall with it."""
+
+    stages: tuple[str, ...] = Field((), description="MODEL.PART names")
+    torch_threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(1, description="auto: a thread a core")
+    num_replicas: int = Field(1, ge=1)
+    ray_actor_options: ActorOptions = ActorOptions()
+    max_ongoing_requests: int = Field(1000, ge=1)
+
+
+class AppConfig(Strict):
+    """Everything."""
+
+    models: dict[Annotated[str, Field(pattern=r"^[\w\-/:]+$")], ModelConfig] = Field(min_length=1)
+    deployments: dict[Annotated[str, Field(pattern=r"^[\w\-]+$")], DeploymentConfig] = {}
+    cache: CacheConfig = CacheConfig()
+    limits: LimitsConfig = LimitsConfig()
+    auth: AuthConfig = AuthConfig()
+    fetch: FetchConfig = FetchConfig()
+    ingress: IngressConfig = IngressConfig()
+    fork_server: bool = Field(
+        True, description="replicas on a node start as forks of one process that has imported their libraries"
+    )
+
+    def stage_names(self) -> tuple[str, ...]:
+        """MODEL.PART of every stage, in the order of the file."""
+        return tuple(self.parts())
+
+    def parts(self) -> dict[str, PartConfig]:
+        """MODEL.PART -> its settings, in the order of the file."""
+        return {f"{name}.{part}": given for name, model in self.models.items() for part, given in model.parts().items()}
+
+    @model_validator(mode="after")
+    def every_stage_lives_once(self) -> "AppConfig":
+        known, placed = self.stage_names(), set[str]()
+        homes = {f"deployments.{name}": deployment.stages for name, deployment in self.deployments.items()}
+        for home, stages in (homes | {"ingress": self.ingress.stages}).items():
+            for stage in stages:
+                if stage not in known:
+                    raise ValueError(f"{home}.stages: {stage!r} is not one of {', '.join(known)}")
+                if stage in placed:
+                    raise ValueError(f"{home}.stages: {stage!r} is in another deployment already")
+                placed.add(stage)
+        clashes = {INGRESS, "metrics", "redis"} & set(self.deployments)
+        if clashes:
+            raise ValueError(f"deployments: {', '.join(clashes)} is taken by Triptych itself; choose another name")
+        return self
+
+    def placement(self) -> dict[str, DeploymentConfig]:
+        """Every deployment beside the ingress; a stage that neither names gets one of its own."""
+        placed = set(self.ingress.stages).union(*(deployment.stages for deployment in self.deployments.values()))
+        own = {
+            stage.replace(".", "-").replace("/", "-").replace(":", "-"): DeploymentConfig(stages=(stage,))
+            for stage in self.stage_names()
+            if stage not in placed
+        }
+        return dict(self.deployments) | own

@@ -1,0 +1,73 @@
+"""Reads `serve_config.yaml`: an ordinary Ray Serve config, in which everything of Triptych's own is the `args` of the application
+whose import path is `pipelines.app:build`. What those may say is `pipelines/settings/config.py`, what of it fits together
+`pipelines/settings/derived.py`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from pipelines.settings.config import AppConfig
+from pipelines.settings.derived import faults
+from stages.contract.errors import ConfigurationError
+
+IMPORT_PATH = "pipelines.app:build"
+
+
+class HttpConfig(BaseModel):
+    """The part of the file that is Serve's own and that the command line needs."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+
+
+class ServeFile(BaseModel):
+    """A Serve config file, read for Triptych's application."""
+
+    http: HttpConfig
+    app_name: str
+    app: AppConfig
+
+
+def load(path: Path) -> ServeFile:
+    """Reads a Serve config file. Raises `ConfigurationError`."""
+    try:
+        document = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{path}: not YAML: {error}") from None
+    applications = document.get("applications") if isinstance(document, dict) else None
+    ours = [app for app in applications or [] if isinstance(app, dict) and app.get("import_path") == IMPORT_PATH]
+    if len(ours) != 1:
+        raise ConfigurationError(f"{path}: applications: exactly one must have import_path {IMPORT_PATH}; found {len(ours)}")
+    http = HttpConfig.model_validate(document.get("http_options") or {})
+    return ServeFile(http=http, app_name=ours[0].get("name", "triptych"), app=parse(ours[0].get("args") or {}))
+
+
+def parse(args: Any) -> AppConfig:
+    """A configuration that can work. Raises `ConfigurationError` with one line for every setting at fault: path, value, what is
+    allowed."""
+    try:
+        config = AppConfig.model_validate(args)
+    except ValidationError as error:
+        raise _refused(_told(error)) from None
+    found = faults(config)
+    if found:
+        raise _refused(found)
+    return config
+
+
+def _refused(lines: Sequence[str]) -> ConfigurationError:
+    return ConfigurationError("configuration refused:\n  " + "\n  ".join(lines))
+
+
+def _told(error: ValidationError) -> Sequence[str]:
+    lines = []
+    for detail in error.errors():
+        path = ".".join(str(part) for part in detail["loc"]) or "args"
+        value = "" if isinstance(detail["input"], dict) else f" (given: {detail['input']!r})"
+        lines.append(f"{path}: {detail['msg'].removeprefix('Value error, ')}{value}")
+    return lines

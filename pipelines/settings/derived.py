@@ -1,0 +1,212 @@
+"""Settings that fit each other: what the configuration leaves out is derived here, and what cannot work is refused here.
+
+Pure. Takes a configuration that is well-formed (`pipelines/settings/config.py`); knows no Ray and opens no checkpoint (what a painter's
+checkpoint decides is `pipelines/rules/paint_rules.py`).
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from pipelines.settings.config import (
+    INGRESS,
+    AppConfig,
+    DeploymentConfig,
+    IngressConfig,
+    LimitsConfig,
+    LlmConfig,
+    PartConfig,
+    TextToImageModel,
+)
+
+BATCH_ITEMS = 16
+PREFILL_CHUNK_TOKENS = 256
+MAX_TOKENS = 512  # of an answer whose bound nobody gave: done before its deadline on a slow machine, too
+MAX_PIXELS = 1_048_576
+FEWEST_ONGOING = 16
+FULL_BATCHES = 2  # one runs, one is there when it ends
+
+Home = DeploymentConfig | IngressConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """Of one replica. `target_ongoing_requests`: when autoscaling adds another."""
+
+    max_ongoing_requests: int
+    target_ongoing_requests: float
+    num_gpus: float
+
+
+def batch_items(part: PartConfig) -> int:
+    """How many share a pass: of an LLM its slots, which are the rows of its steps."""
+    if part.batch.max_items is not None:
+        return part.batch.max_items
+    return part.num_slots if isinstance(part, LlmConfig) else min(BATCH_ITEMS, part.queue.max_items)
+
+
+def prefill_chunk_tokens(llm: LlmConfig) -> int:
+    return llm.prefill_chunk_tokens or min(PREFILL_CHUNK_TOKENS, llm.max_context_tokens)
+
+
+def default_max_tokens(limits: LimitsConfig) -> int:
+    return limits.default_max_tokens or min(MAX_TOKENS, limits.max_tokens or MAX_TOKENS)
+
+
+def max_pixels(model: TextToImageModel) -> int:
+    return model.max_pixels or max(MAX_PIXELS, *(pixels(size) for size in model.sizes), 0)
+
+
+def pixels(size: str) -> int:
+    """Of a WIDTHxHEIGHT."""
+    width, _, height = size.partition("x")
+    return int(width) * int(height)
+
+
+def capacity(home: Home, config: AppConfig) -> Capacity:
+    """Two full batches of everything hosted are let in (and what is aimed at), one full batch of the largest is aimed at."""
+    parts = _hosted(home, config).values()
+    batches = [batch_items(part) for part in parts]
+    scaling = home.autoscaling_config if isinstance(home, DeploymentConfig) else None
+    given = None if scaling is None else scaling.target_ongoing_requests
+    ongoing = home.max_ongoing_requests or max(FEWEST_ONGOING, FULL_BATCHES * sum(batches), math.ceil(given or 0))
+    target = given if given is not None else float(min(max(batches, default=1), ongoing))
+    gpus = home.ray_actor_options.num_gpus
+    if gpus is None:
+        gpus = float(max((index + 1 for index in map(_gpu_index, parts) if index is not None), default=0))
+    return Capacity(ongoing, target, gpus)
+
+
+def derivations(config: AppConfig) -> Sequence[str]:
+    """What was left out and what became of it, a line each."""
+    return [f"{path}: {value} ({why})" for path, value, why in _derived(config)]
+
+
+def faults(config: AppConfig) -> Sequence[str]:
+    """What cannot work, a line each: path, value, what is allowed."""
+    found = [*_limits_faults(config.limits)]
+    for name, model in config.models.items():
+        for part_name, part in model.parts().items():
+            found += _part_faults(f"models.{name}.{part_name}", part)
+        if isinstance(model, TextToImageModel):
+            found += _size_faults(f"models.{name}", model)
+    for path, home in _homes(config).items():
+        found += _ongoing_faults(path, home, config)
+        found += _gpu_faults(path, home, config)
+    return found
+
+
+def _derived(config: AppConfig) -> Iterator[tuple[str, object, str]]:
+    limits = config.limits
+    if limits.default_max_tokens is None:
+        yield "limits.default_max_tokens", default_max_tokens(limits), "of a chat that gives no max_tokens"
+    for name, model in config.models.items():
+        for part_name, part in model.parts().items():
+            path, llm = f"models.{name}.{part_name}", isinstance(part, LlmConfig)
+            if part.batch.max_items is None:
+                yield f"{path}.batch.max_items", batch_items(part), "num_slots" if llm else "default"
+            if isinstance(part, LlmConfig) and part.prefill_chunk_tokens is None:
+                yield f"{path}.prefill_chunk_tokens", prefill_chunk_tokens(part), "default, within max_context_tokens"
+        if isinstance(model, TextToImageModel):
+            yield from _derived_for_painter(f"models.{name}", model)
+    for path, home in _homes(config).items():
+        yield from _derived_for_home(path, home, capacity(home, config))
+
+
+def _derived_for_painter(path: str, model: TextToImageModel) -> Iterator[tuple[str, object, str]]:
+    if model.max_pixels is None:
+        yield f"{path}.max_pixels", max_pixels(model), "default, or the largest of sizes"
+    for field in ("default_steps", "default_guidance_scale"):
+        if getattr(model, field) is None:
+            yield f"{path}.{field}", "the checkpoint's own", "GET /v1/models tells it"
+
+
+def _derived_for_home(path: str, home: Home, room: Capacity) -> Iterator[tuple[str, object, str]]:
+    if home.max_ongoing_requests is None:
+        yield f"{path}.max_ongoing_requests", room.max_ongoing_requests, f"at least {FULL_BATCHES} full batches"
+    scaling = home.autoscaling_config if isinstance(home, DeploymentConfig) else None
+    if scaling is not None and scaling.target_ongoing_requests is None:
+        target = f"{room.target_ongoing_requests:g}"
+        yield f"{path}.autoscaling_config.target_ongoing_requests", target, "a full batch of the largest stage"
+    if home.ray_actor_options.num_gpus is None and room.num_gpus:
+        yield f"{path}.ray_actor_options.num_gpus", f"{room.num_gpus:g}", "the devices that its stages name"
+
+
+def _limits_faults(limits: LimitsConfig) -> Iterator[str]:
+    given, most = limits.default_max_tokens, limits.max_tokens
+    if given is not None and most is not None and given > most:
+        yield f"limits.default_max_tokens: {given} is over limits.max_tokens {most}; at most {most}"
+
+
+def _part_faults(path: str, part: PartConfig) -> Iterator[str]:
+    items = batch_items(part)
+    if not isinstance(part, LlmConfig):
+        if items > part.queue.max_items:
+            yield f"{path}.batch.max_items: {items} can never be full where queue.max_items is {part.queue.max_items}; at most that"
+        return
+    if items != part.num_slots:
+        never = "rows that never find a slot" if items > part.num_slots else "slots that never run"
+        yield (
+            f"{path}.batch.max_items: {items} beside num_slots {part.num_slots} makes {abs(items - part.num_slots)} {never}; "
+            "leave batch.max_items out, or give both the same"
+        )
+    if prefill_chunk_tokens(part) > part.max_context_tokens:
+        yield (
+            f"{path}.prefill_chunk_tokens: {part.prefill_chunk_tokens} is over max_context_tokens {part.max_context_tokens}; "
+            "at most that"
+        )
+
+
+def _size_faults(path: str, model: TextToImageModel) -> Iterator[str]:
+    for size in model.sizes:
+        if pixels(size) > max_pixels(model):
+            yield f"{path}.sizes: {size} has {pixels(size)} pixels, over max_pixels {model.max_pixels}; raise it or leave it out"
+
+
+def _ongoing_faults(path: str, home: Home, config: AppConfig) -> Iterator[str]:
+    room = capacity(home, config)
+    for stage, part in _hosted(home, config).items():
+        items = batch_items(part)
+        if items > room.max_ongoing_requests:
+            what = "num_slots" if isinstance(part, LlmConfig) else "batch.max_items"
+            yield (
+                f"{path}.max_ongoing_requests: {room.max_ongoing_requests} is less than one batch of {stage} ({what} {items}), which "
+                f"could never be full; at least {items}, better {FULL_BATCHES * items}, or leave it out"
+            )
+    if room.target_ongoing_requests > room.max_ongoing_requests:
+        yield (
+            f"{path}.autoscaling_config.target_ongoing_requests: {room.target_ongoing_requests:g} is never reached, since a "
+            f"replica holds at most max_ongoing_requests {room.max_ongoing_requests}; at most that"
+        )
+
+
+def _gpu_faults(path: str, home: Home, config: AppConfig) -> Iterator[str]:
+    parts, gpus = _hosted(home, config), capacity(home, config).num_gpus
+    where, num_visible = f"{path}.ray_actor_options.num_gpus: {gpus:g}", max(1, int(gpus)) if gpus else 0
+    for stage, part in parts.items():
+        index = _gpu_index(part)
+        if index is not None and index >= num_visible:
+            yield f"{where} leaves {stage} without its device {part.device}; at least {index + 1}, or leave num_gpus out"
+    used = {0 if part.device == "auto" else _gpu_index(part) for part in parts.values()} - {None}
+    if gpus and not used:
+        yield f"{where} pays for what no stage uses: {', '.join(parts) or 'nothing'} computes on the cpu; 0, or leave it out"
+    elif gpus > max(1, len(used)):
+        yield (
+            f"{where}, but {', '.join(parts)} compute on {len(used)}: a stage computes on one device; at most {len(used)}, or host "
+            "several stages whose device settings name cuda:0, cuda:1 and so on"
+        )
+
+
+def _gpu_index(part: PartConfig) -> int | None:
+    """Which of its replica's GPUs a part names; None: none."""
+    kind, _, index = part.device.partition(":")
+    return int(index or 0) if kind == "cuda" else None
+
+
+def _hosted(home: Home, config: AppConfig) -> dict[str, PartConfig]:
+    parts = config.parts()
+    return {stage: parts[stage] for stage in home.stages}
+
+
+def _homes(config: AppConfig) -> dict[str, Home]:
+    return {f"deployments.{name}": home for name, home in config.placement().items()} | {INGRESS: config.ingress}

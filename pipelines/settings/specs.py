@@ -1,0 +1,76 @@
+"""From the configuration to what a process needs: stage specs, replica specs, paint rules. Pure; loads no weights, knows no Ray."""
+
+import hashlib
+import os
+import tempfile
+
+from pipelines.settings.config import (
+    EMBEDDED,
+    AppConfig,
+    DeploymentConfig,
+    IngressConfig,
+    LlmConfig,
+    PartConfig,
+    SourceConfig,
+    VisionEncoderConfig,
+)
+from pipelines.settings.derived import batch_items, prefill_chunk_tokens
+from pipelines.settings.replica_spec import CacheSpec, ReplicaSpec
+from stages.checkpoints.checkpoint import LoadOptions, Source
+from stages.engine.scheduler import BatchLimits, QueueLimits
+from stages.host.registry import LlmOptions, StageKind, StageSpec
+
+
+def stage_specs(config: AppConfig) -> dict[str, StageSpec]:
+    """MODEL.PART -> spec, for every stage of every model."""
+    return {
+        f"{name}.{part}": _stage_spec(f"{name}.{part}", StageKind(part), settings)
+        for name, model in config.models.items()
+        for part, settings in model.parts().items()
+    }
+
+
+def _stage_spec(name: str, kind: StageKind, part: PartConfig) -> StageSpec:
+    projector = part.projector if isinstance(part, VisionEncoderConfig) else None
+    return StageSpec(
+        name=name,
+        kind=kind,
+        loader=str(getattr(part, "loader", "")),
+        source=_source(part.source),
+        options=LoadOptions(device=part.device, dtype=part.dtype, compile=part.compile),
+        batch=BatchLimits(max_items=batch_items(part), max_cost=part.batch.max_cost),
+        queue=QueueLimits(max_items=part.queue.max_items, max_cost=part.queue.max_cost),
+        max_step_s=part.max_step_s,
+        projector=_source(projector) if projector is not None else None,
+        llm=LlmOptions(part.num_slots, part.max_context_tokens, prefill_chunk_tokens(part))
+        if isinstance(part, LlmConfig)
+        else None,
+    )
+
+
+def _source(source: SourceConfig) -> Source:
+    return Source(demo=source.demo, folder=source.folder, hub=source.hub, revision=source.revision)
+
+
+def replica_spec(name: str, deployment: DeploymentConfig | IngressConfig, config: AppConfig, app_name: str) -> ReplicaSpec:
+    stages = stage_specs(config)
+    return ReplicaSpec(
+        deployment=name,
+        stages=tuple(stages[stage] for stage in deployment.stages),
+        cache=cache_spec(config, app_name),
+        torch_threads=None if deployment.torch_threads == "auto" else deployment.torch_threads,
+    )
+
+
+def cache_spec(config: AppConfig, app_name: str) -> CacheSpec:
+    redis = config.cache.redis
+    if redis is None:
+        return CacheSpec(config.cache.memory_bytes)
+    url = f"unix://{embedded_directory(app_name)}/redis.sock" if redis.url == EMBEDDED else redis.url
+    return CacheSpec(config.cache.memory_bytes, url, redis.max_value_bytes, redis.ttl_s)
+
+
+def embedded_directory(app_name: str) -> str:
+    """The private folder of the embedded Redis server: the same for every process of one application on one machine."""
+    digest = hashlib.sha256(app_name.encode()).hexdigest()[:8]
+    return os.path.join(tempfile.gettempdir(), f"triptych-{os.getuid()}-{digest}")

@@ -1,0 +1,25 @@
+"""The versions of what turns pictures and text into tensors, for names: another decoder, resizing or tokenizer makes other results.
+
+Decides which libraries count. Reads installed packages' metadata; imports none of them.
+"""
+
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+
+PREPROCESSING_VERSION = 1
+"""Of our own part in it (`stages/vision/picture.py`, what the stages' `prepare` does). Raise it when that changes a tensor."""
+
+LIBRARIES = ("pillow", "torchvision", "transformers", "tokenizers", "sentencepiece", "open_clip_torch", "ftfy", "diffusers")
+
+
+@cache
+def input_versions() -> dict[str, str | int | None]:
+    """Of this process; None: not installed. Without the build ("+cpu"): it computes the same."""
+    return {"triptych": PREPROCESSING_VERSION, **{library: _version(library) for library in LIBRARIES}}
+
+
+def _version(library: str) -> str | None:
+    try:
+        return version(library).partition("+")[0]
+    except PackageNotFoundError:
+        return None

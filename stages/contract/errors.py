@@ -1,0 +1,105 @@
+"""Everything that can go wrong, in one tree. Knows no HTTP: `pipelines/ingress/request/errors.py` maps it.
+
+    TriptychError
+    ├── InvalidRequest            the request is at fault: names the field, the value and the limit
+    │   ├── TooLarge              it is bigger than a configured limit
+    │   └── UnknownModel          it asks for something that is not served
+    ├── NotAuthorized             no key, or a wrong one
+    ├── Overloaded                try again in `retry_after_s`
+    │   ├── QueueFull             a bounded queue is full
+    │   └── Unavailable           no live replica, or a replica died under the request: it may be run elsewhere
+    │       └── Broken            its device broke, or never came back, while the request was there
+    ├── DeadlineExceeded          the request's time is up
+    ├── Cancelled                 the client went away, or asked to stop
+    ├── ConfigurationError        the configuration is at fault: names the path, the value and what is allowed
+    └── StageFailed               a stage failed on this item, which the client could not have prevented
+        └── OutOfMemory           the device had too little memory for this batch: a smaller one may fit
+
+Every error survives pickling (it crosses processes), and its message tells value, limit and the setting to change.
+"""
+
+from copy import copy
+from typing import Any, Self
+
+
+class TriptychError(Exception):
+    """Root of the tree. `message` is for people; `code` is stable, for programs; `param` is the request's field, if one is at fault."""
+
+    code = "error"
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+        self.fault: str | None = (
+            None  # what the error behind it said about the device (`stages/contract/faults.py`), where that is known
+        )
+
+    def for_request(self, param: str | None = None) -> Self:
+        """A copy for one of the requests that this concerns, with the field that is at fault there (None: as it is here). An
+        error that several requests share would tell each of them of the others' fields, and gather their tracebacks."""
+        own = copy(self)
+        own.__cause__ = self.__cause__
+        own.param = self.param if param is None else param
+        own.fault = self.fault
+        return own
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.message, self.param, self.retry_after_s)
+
+
+def _rebuild(kind: type[TriptychError], message: str, param: str | None, retry_after_s: float | None) -> TriptychError:
+    return kind(message, param=param, retry_after_s=retry_after_s)
+
+
+class InvalidRequest(TriptychError):
+    code = "invalid_value"
+
+
+class TooLarge(InvalidRequest):
+    code = "too_large"
+
+
+class UnknownModel(InvalidRequest):
+    code = "model_not_found"
+
+
+class NotAuthorized(TriptychError):
+    code = "invalid_api_key"
+
+
+class Overloaded(TriptychError):
+    code = "overloaded"
+
+
+class QueueFull(Overloaded):
+    code = "queue_full"
+
+
+class Unavailable(Overloaded):
+    code = "unavailable"
+
+
+class Broken(Unavailable):
+    """Told to whoever was there; that it may be run elsewhere is for `pipelines/cluster/serve_client.py` to know."""
+
+
+class DeadlineExceeded(TriptychError):
+    code = "deadline_exceeded"
+
+
+class Cancelled(TriptychError):
+    code = "cancelled"
+
+
+class ConfigurationError(TriptychError):
+    code = "configuration_error"
+
+
+class StageFailed(TriptychError):
+    code = "stage_failed"
+
+
+class OutOfMemory(StageFailed):
+    """Raised by a stage that nothing else tells of its device's memory; engines make it fit, or a `TooLarge`."""

@@ -1,0 +1,121 @@
+"""One request's walk from noise to picture: a diffusers scheduler of its own, and what its `step` needs around it.
+
+Decides how a scheduler is built and called, so that the result is that of the library's own pipeline. diffusers schedulers
+hold a scalar step index and past outputs: one object per request, never shared. Knows no model. The noise levels stay on
+the CPU, where reading them doesn't make the host wait for the device.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+
+from stages.contract.errors import InvalidRequest
+from stages.diffusion.checkpoint.components import diffusers_class
+from stages.diffusion.sampling.samplers import LatentScale, Sampler, SamplerMenu, Timing
+
+
+class Schedule:
+    """`num_calls`: model calls from here to the picture (for second-order samplers nearly two a step)."""
+
+    def __init__(self, scheduler: Any, scale: LatentScale, first_call: int = 0) -> None:
+        self.scheduler = scheduler
+        self._latent_scale = scale
+        self._first = first_call
+        self._timesteps = scheduler.timesteps[first_call:].unbind()
+        self._values = [float(timestep) for timestep in self._timesteps]
+        self._scales_input = hasattr(scheduler, "scale_model_input")
+        self._takes_generator = "generator" in inspect.signature(scheduler.step).parameters
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(first_call)
+
+    @property
+    def num_calls(self) -> int:
+        return len(self._values)
+
+    @property
+    def initial_scale(self) -> float:
+        """What unit noise is multiplied by before the first call."""
+        return float(getattr(self.scheduler, "init_noise_sigma", 1.0))
+
+    def timestep(self, call: int) -> float:
+        return self._values[call]
+
+    def model_input(self, latents: torch.Tensor, call: int) -> torch.Tensor:
+        if not self._scales_input:
+            return latents
+        scaled: torch.Tensor = self.scheduler.scale_model_input(latents, self._timesteps[call])
+        return scaled
+
+    def step(self, output: torch.Tensor, call: int, latents: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """The latents after model call `call`. Calls must come in order, each once."""
+        extra = {"generator": generator} if self._takes_generator else {}
+        result: torch.Tensor = self.scheduler.step(output, self._timesteps[call], latents, **extra, return_dict=False)[0]
+        return result
+
+    def add_noise(self, latents: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Latents of a picture, noised as much as the first call expects. Both on the CPU."""
+        first = self.scheduler.timesteps[self._first : self._first + 1]
+        if hasattr(self.scheduler, "add_noise"):
+            added: torch.Tensor = self.scheduler.add_noise(latents, noise, first)
+            return added
+        scaled: torch.Tensor = self.scheduler.scale_noise(latents, first, noise)
+        return scaled
+
+    def estimate(self, output: torch.Tensor, call: int, latents: torch.Tensor) -> torch.Tensor:
+        """The finished latents as the model sees them at this call (its x0 prediction). Changes nothing."""
+        alpha, sigma = self.noise_level(call)
+        match self._prediction_type():
+            case "epsilon":
+                return (latents - sigma * output) / alpha
+            case "sample":
+                return output
+            case "v_prediction":
+                norm = (alpha**2 + sigma**2) ** 0.5
+                return (alpha / norm * latents - sigma * output) / norm
+            case _:
+                return latents - sigma * output
+
+    def release(self) -> None:
+        self.scheduler = None
+
+    def _prediction_type(self) -> str:
+        return str(getattr(self.scheduler.config, "prediction_type", "flow_prediction"))
+
+    def noise_level(self, call: int) -> tuple[float, float]:
+        """(alpha, sigma) of latents = alpha * picture + sigma * noise before this call."""
+        if not hasattr(self.scheduler, "sigmas"):
+            signal = float(self.scheduler.alphas_cumprod[int(self._values[call])])
+            return signal**0.5, (1 - signal) ** 0.5
+        sigma = float(self.scheduler.sigmas[self._first + call])
+        if self._prediction_type() == "flow_prediction" or self._latent_scale is LatentScale.EXPLODING:
+            return 1.0, sigma
+        alpha = (1 + sigma**2) ** -0.5
+        return alpha, sigma * alpha
+
+
+def build_schedule(menu: SamplerMenu, sampler: Sampler, steps: int, timing: Timing, strength: float = 1.0) -> Schedule:
+    """The schedule of one request. Raises `InvalidRequest` where the sampler can't be spaced over so many steps."""
+    kind = diffusers_class(sampler.scheduler)
+    known = inspect.signature(kind.__init__).parameters
+    scheduler = kind(**{name: value for name, value in menu.settings_for(sampler).items() if name in known})
+    try:
+        _set_timesteps(scheduler, steps, timing)
+    except (ValueError, IndexError) as error:
+        raise InvalidRequest(
+            f"num_inference_steps {steps}: {sampler.name} cannot take it: {error}", param="num_inference_steps"
+        ) from None
+    return Schedule(scheduler, sampler.scale, timing.skipped_steps(steps, strength) * scheduler.order)
+
+
+def _set_timesteps(scheduler: Any, steps: int, timing: Timing) -> None:
+    takes = inspect.signature(scheduler.set_timesteps).parameters
+    own_spacing = bool(getattr(scheduler.config, "use_flow_sigmas", False))
+    extra: dict[str, object] = {}
+    if timing.mu is not None and "mu" in takes and getattr(scheduler.config, "use_dynamic_shifting", False):
+        extra["mu"] = timing.mu
+    if timing.sigmas is not None and "sigmas" in takes and not own_spacing:
+        extra["sigmas"] = list(timing.sigmas)
+    if "num_inference_steps" in takes and "sigmas" not in extra:
+        extra["num_inference_steps"] = steps
+    scheduler.set_timesteps(device="cpu", **extra)

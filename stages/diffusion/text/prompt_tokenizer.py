@@ -1,0 +1,122 @@
+"""Tokenizers as diffusers checkpoints carry them: fixed length or chunks of it, thread-safe, and no prompt is cut silently.
+
+Decides how many tokens a prompt may have. Knows no encoder: the ids it gives are read by the family's text encoders.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.contract.errors import InvalidRequest
+from stages.diffusion.checkpoint.checkpoint_parts import DiffusersFolder
+
+TokenIds: TypeAlias = Mapping[str, NDArray[np.int64]]
+"""A prompt's token ids under the name of what reads them, padded to that encoder's length; [chunks, tokens] where it reads a
+prompt in chunks."""
+
+MAX_CHUNKS = 8  # 600 tokens of CLIP's; a denoiser attends to every one of them at every step
+
+
+@dataclass(frozen=True, slots=True)
+class PromptLength:
+    """`tokens`: what the encoder reads, marks (begin, end) included. `marks`: how many of them the tokenizer adds."""
+
+    tokens: int
+    marks: int
+
+    @property
+    def text_tokens(self) -> int:
+        return self.tokens - self.marks
+
+    @property
+    def chunked_text_tokens(self) -> int:
+        """Of a prompt that is read in chunks."""
+        return self.text_tokens * MAX_CHUNKS
+
+
+def clip_length(folder: DiffusersFolder, tokenizer: str = "tokenizer", encoder: str = "text_encoder") -> PromptLength:
+    """What a CLIP tokenizer's and encoder's settings allow."""
+    positions = folder.settings(encoder).integer("max_position_embeddings", 77)
+    limit = folder.settings(tokenizer, "tokenizer_config.json").values.get("model_max_length")
+    return PromptLength(min(limit, positions) if isinstance(limit, int) else positions, marks=2)
+
+
+class PromptTokenizer:
+    """One tokenizer. The library's object keeps padding state, so only one thread may use it at a time."""
+
+    def __init__(self, tokenizer: Any, length: PromptLength, *, may_cut: bool = False) -> None:
+        self._tokenizer = tokenizer
+        self._length = length
+        self._may_cut = may_cut
+        self._lock = Lock()
+
+    @classmethod
+    def load(cls, folder: DiffusersFolder, tokenizer: str, length: PromptLength, *, may_cut: bool = False) -> Self:
+        """`may_cut`: a longer prompt is cut, because another encoder reads it whole; otherwise it is refused."""
+        from stages.diffusion.checkpoint.components import load_tokenizer
+
+        return cls(load_tokenizer(folder, tokenizer), length, may_cut=may_cut)
+
+    def __call__(self, text: str) -> NDArray[np.int64]:
+        """[tokens] ids, padded. Raises `InvalidRequest` for a prompt that is too long."""
+        return self.with_mask(text)[0]
+
+    def with_mask(self, text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(ids, 1 where they are not padding)."""
+        length = self._length
+        with self._lock:
+            num_tokens = len(self._tokenizer(text).input_ids)
+            if num_tokens > length.tokens and not self._may_cut:
+                raise _too_long(num_tokens - length.marks, length.text_tokens)
+            padded = self._tokenizer(text, padding="max_length", max_length=length.tokens, truncation=True)
+        return np.asarray(padded.input_ids, np.int64), np.asarray(padded.attention_mask, np.int64)
+
+
+class ChunkTokenizer:
+    """One tokenizer whose encoder reads a long prompt in chunks: each as long as the encoder reads at once, with marks of its own,
+    the last one padded as the library pads. A prompt that fits is one chunk, as the library's pipelines have it."""
+
+    def __init__(self, tokenizer: Any, length: PromptLength, *, may_cut: bool = False) -> None:
+        self._tokenizer = tokenizer
+        self._length = length
+        self._may_cut = may_cut
+        self._lock = Lock()
+        self._begin, self._end = tokenizer("").input_ids
+        self._padding: int = tokenizer.pad_token_id
+
+    @classmethod
+    def load(cls, folder: DiffusersFolder, tokenizer: str, length: PromptLength, *, may_cut: bool = False) -> Self:
+        """`may_cut`: a prompt of more chunks is cut, because another encoder reads it whole; otherwise it is refused."""
+        from stages.diffusion.checkpoint.components import load_tokenizer
+
+        return cls(load_tokenizer(folder, tokenizer), length, may_cut=may_cut)
+
+    @property
+    def chunk_tokens(self) -> int:
+        return self._length.tokens
+
+    def split(self, text: str) -> Sequence[Sequence[int]]:
+        """The text's ids, without marks, a list for each chunk; at least one. Raises `InvalidRequest` for a text of too many."""
+        with self._lock:
+            ids = self._tokenizer(text, verbose=False).input_ids[1:-1]
+        size, most = self._length.text_tokens, self._length.chunked_text_tokens
+        if len(ids) > most and not self._may_cut:
+            raise _too_long(len(ids), most)
+        return [ids[first : first + size] for first in range(0, min(max(len(ids), 1), most), size)]
+
+    def chunks(self, pieces: Sequence[Sequence[int]], num_chunks: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """([chunks, tokens] ids with marks and padding, 1 where they are not padding); filled up with the empty text's chunk."""
+        ids = np.full((num_chunks, self._length.tokens), self._padding, np.int64)
+        mask = np.zeros_like(ids)
+        for row in range(num_chunks):
+            marked = [self._begin, *(pieces[row] if row < len(pieces) else ()), self._end]
+            ids[row, : len(marked)], mask[row, : len(marked)] = marked, 1
+        return ids, mask
+
+
+def _too_long(num_tokens: int, most: int) -> InvalidRequest:
+    return InvalidRequest(f"the prompt has {num_tokens} tokens; this model reads at most {most}", param="prompt")

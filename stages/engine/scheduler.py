@@ -1,0 +1,370 @@
+"""What a device runs next. Pure: no clock, no threads, no model; time comes in as `now`, a decision goes out as a value.
+
+One idea, in two forms. What waits is ranked (`stages/engine/waiting.py`); the best-ranked entry leads, and those that may share a
+batch with it come along, in rank order, as far as the batch's bounds allow. The leader always runs, even alone and over the
+cost bound. A batch is formed only when it is asked for, that is when the device is free: it stays open for as long as the
+device is busy, and no timer is needed.
+
+- `OneShotScheduler`: a batch is taken from what waits, runs, and is gone.
+- `IterativeScheduler`: what waits is started when there is room: fewer rows than one step may hold, work that still fits the
+  steps of its key (more of either would make everyone later, and nobody sooner), and room in the stage. What is too much for
+  any step starts once nothing of its key runs. Where it does not fit, others of its key are not let past; of other keys they
+  are. Its rows then take part in steps until they are done. Where there is no room, a row that `makes_way` lets go; it waits
+  again, and later goes on where it stopped. A row makes way at most `MAX_PREEMPTIONS` times. One step has one batch key, that
+  of the row that has been due longest. A row is due again 1 / weight after its last step, in a time of its own that only steps
+  move (stride scheduling: Waldspurger and Weihl, 1995). So keys alternate by weight, and a row sits out at most
+  `(2 * MAX_WEIGHT / MIN_WEIGHT + 1) * rows` steps, whatever arrives.
+
+Where the device runs out of memory, `bound` is lowered (`stages/engine/memory_bound.py`), and rows beyond it wait again.
+
+Doesn't know what the work is, nor how to run it.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from stages.contract.limits import BatchLimits, QueueLimits
+from stages.engine.memory_bound import MemoryBound
+from stages.engine.waiting import Entry, ServiceRate, WaitingLine
+
+__all__ = ["Batch", "BatchLimits", "Entry", "IterativeScheduler", "Load", "OneShotScheduler", "QueueLimits", "Share"]
+
+W = TypeVar("W")
+
+MIN_WEIGHT = 0.5  # a row of low priority, with all its time left
+MAX_WEIGHT = 4.0  # a row of high priority, close to its deadline
+MAX_PREEMPTIONS = 3
+CLOSE = 0.75  # of the time that an entry was allowed: once so much is used up, its deadline is close
+
+
+@dataclass(frozen=True, slots=True)
+class Batch(Generic[W]):
+    """What to run now (all of one batch key; may be empty), and what expired instead of running. `cost` is of all that runs."""
+
+    entries: Sequence[Entry[W]] = ()
+    expired: Sequence[Entry[W]] = ()
+    cost: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """`seconds_ahead`: how long the device will be busy with what it has, at the rate observed so far (0.0 while unknown)."""
+
+    queued: int
+    running: int
+    seconds_ahead: float
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a row will need of the next step it takes part in."""
+
+    batch_key: Hashable
+    cost: float
+
+
+class _Sized(Protocol):
+    @property
+    def batch_key(self) -> Hashable: ...
+
+    @property
+    def cost(self) -> float: ...
+
+
+S = TypeVar("S", bound=_Sized)
+
+
+def fill(ranked: Iterable[S], limits: BatchLimits) -> list[S]:
+    """The first, and whatever may share a batch with it and still fits, in order.
+
+    Something too big is passed over, not waited for: it will lead a batch of its own once it ranks first.
+    """
+    chosen: list[S] = []
+    cost = 0.0
+    for candidate in ranked:
+        if not chosen or (candidate.batch_key == chosen[0].batch_key and cost + candidate.cost <= limits.max_cost):
+            chosen.append(candidate)
+            cost += candidate.cost
+            if len(chosen) == limits.max_items:
+                break
+    return chosen
+
+
+class Scheduler(ABC, Generic[W]):
+    """What both forms share: a bounded waiting line, and an account of what runs."""
+
+    def __init__(self, batch: BatchLimits, queue: QueueLimits, *, name: str = "stage", ageing_s: float = 2.0) -> None:
+        self._limits = batch
+        self.bound = MemoryBound(batch)
+        self._rate = ServiceRate()
+        self.waiting: WaitingLine[W] = WaitingLine(name, queue, self._rate, ageing_s)
+
+    @abstractmethod
+    def running(self) -> Sequence[Entry[W]]: ...
+
+    @abstractmethod
+    def next_batch(self, now: float) -> Batch[W]:
+        """To be called when the device is free. What it returns is running until `complete`."""
+
+    @abstractmethod
+    def cancel(self, entry_id: str) -> Entry[W] | None:
+        """Removes it, if that can still be done; None: it is not here, or its one run has begun. At any moment."""
+
+    @abstractmethod
+    def clear(self) -> list[Entry[W]]:
+        """Removes everything, and returns it."""
+
+    def add(self, entry: Entry[W]) -> None:
+        """Raises `QueueFull`; `ValueError` for an id that is already here."""
+        if any(entry.id == other.id for other in self.running()):
+            raise ValueError(f"{entry.id} is already running")
+        self.waiting.add(entry)
+
+    def load(self) -> Load:
+        running = self.running()
+        # What runs is taken to be half done.
+        work = self.waiting.cost + sum(entry.cost for entry in running) / 2
+        return Load(len(self.waiting), len(running), self._rate.seconds_for(work) or 0.0)
+
+    def check_integrity(self) -> None:
+        """Raises `RuntimeError` for a broken invariant."""
+        self.waiting.check_integrity()
+        if any(entry.id in self.waiting for entry in self.running()):
+            raise RuntimeError("an entry waits and runs at the same time")
+
+
+class OneShotScheduler(Scheduler[W]):
+    """Batches of items that run once."""
+
+    def __init__(self, batch: BatchLimits, queue: QueueLimits, *, name: str = "stage", ageing_s: float = 2.0) -> None:
+        super().__init__(batch, queue, name=name, ageing_s=ageing_s)
+        self._running: dict[str, Entry[W]] = {}
+
+    def running(self) -> Sequence[Entry[W]]:
+        return list(self._running.values())
+
+    def has_work(self) -> bool:
+        return self.waiting.has_ready()
+
+    def cancel(self, entry_id: str) -> Entry[W] | None:
+        return self.waiting.take(entry_id)
+
+    def next_batch(self, now: float) -> Batch[W]:
+        expired = self.waiting.take_expired(now)
+        chosen = fill(self.waiting.ranked(now), self.bound.limits)
+        for entry in chosen:
+            self.waiting.take(entry.id)
+            self._running[entry.id] = entry
+        return Batch(chosen, expired, sum(entry.cost for entry in chosen))
+
+    def complete(self, ids: Collection[str], seconds: float) -> None:
+        """These have run, well or not, and kept the device busy for `seconds`. Ids that don't run are passed over."""
+        ended = [self._running.pop(entry_id) for entry_id in ids if entry_id in self._running]
+        self._rate.observe(sum(entry.cost for entry in ended), seconds)
+
+    def clear(self) -> list[Entry[W]]:
+        everything = [*self.waiting, *self._running.values()]
+        self._running.clear()
+        for entry in everything:
+            self.waiting.take(entry.id)
+        return everything
+
+    def check_integrity(self) -> None:
+        super().check_integrity()
+        _check_batch(self.running(), self._limits)
+
+
+@dataclass(slots=True)
+class _Row(Generic[W]):
+    """A started entry. Its share may change from step to step (an LLM's row: a chunk of its prompt, then one token)."""
+
+    entry: Entry[W]
+    batch_key: Hashable
+    cost: float
+    due: float
+
+
+class IterativeScheduler(Scheduler[W]):
+    """Steps of rows that stay until they are done: `add`, `start` when there is room, then `next_batch` and `complete`."""
+
+    def __init__(self, batch: BatchLimits, queue: QueueLimits, *, name: str = "stage", ageing_s: float = 2.0) -> None:
+        super().__init__(batch, queue, name=name, ageing_s=ageing_s)
+        self._rows: dict[str, _Row[W]] = {}
+        self._time = 0.0  # when the last step's leader was due
+        self._max_rows = math.inf  # beside so many, the last one that tried could not start
+        self._alone: str | None = None  # while it runs, nothing else does
+        self._in_step: frozenset[str] = frozenset()
+
+    def running(self) -> Sequence[Entry[W]]:
+        return [row.entry for row in self._rows.values()]
+
+    def has_work(self) -> bool:
+        return bool(self._rows) or self.waiting.has_ready()
+
+    def cancel(self, entry_id: str) -> Entry[W] | None:
+        row = self._rows.pop(entry_id, None)
+        return self.waiting.take(entry_id) if row is None else row.entry
+
+    def expire(self, now: float) -> list[Entry[W]]:
+        """Removes what is past its deadline, waiting or running, and returns it."""
+        late = [entry for entry in self.running() if entry.deadline <= now]
+        for entry in late:
+            del self._rows[entry.id]
+        return [*self.waiting.take_expired(now), *late]
+
+    def next_to_start(self, now: float) -> Entry[W] | None:
+        """Who starts next, if the stage has room for it. Whoever does not fit lets nobody of its own key past, so that it fits
+        in the end."""
+        passed: set[Hashable] = set()
+        for entry in self.waiting.ranked(now):
+            if entry.batch_key not in passed and self._fits(entry, list(self._rows.values())):
+                return entry
+            passed.add(entry.batch_key)
+        return None
+
+    def preempt(self, now: float) -> Entry[W] | None:
+        """Takes out the row that can best wait, for the sake of the first in line, and lets it wait again. None: nobody need, or
+        it would not help."""
+        newcomer = self.waiting.first(now)
+        if newcomer is None:
+            return None
+        rows = list(self._rows.values())
+        may_go = [row for row in rows if row.entry.num_preempted < MAX_PREEMPTIONS and makes_way(row.entry, newcomer, now)]
+        if not self._fits_cost(newcomer, rows):
+            may_go = [row for row in may_go if row.entry.batch_key == newcomer.batch_key]
+        if not may_go or not self._fits(newcomer, [row for row in rows if row not in may_go]):
+            return None
+        patient = max(may_go, key=_patience).entry
+        del self._rows[patient.id]
+        self.waiting.put_back(patient, now)
+        return patient
+
+    def hold(self) -> None:
+        """Whoever was to start ran out of memory: nobody starts until one of the rows has left."""
+        self._max_rows = max(1, len(self._rows))
+
+    def isolate(self, entry_id: str) -> None:
+        """The row did not fit beside others, even where they rested: for as long as it runs, it is to be the only one."""
+        self._alone = entry_id
+
+    def take_excess(self) -> Entry[W] | None:
+        """Takes out a row that no longer fits under `bound`, or beside one that is to be alone: the one that can best wait, and it
+        waits in its old place. None: all fit."""
+        limits, rows = self.bound.limits, list(self._rows.values())
+        if self._alone in self._rows and len(rows) > 1:
+            rows = [row for row in rows if row.entry.id != self._alone]
+        elif len(rows) <= limits.max_items:
+            keys = {row.entry.batch_key for row in rows}
+            shared = [[row for row in rows if row.entry.batch_key == key] for key in keys]
+            over = [group for group in shared if len(group) > 1 and sum(row.cost for row in group) > limits.max_cost]
+            if not over:
+                return None
+            rows = over[0]
+        patient = max(rows, key=_patience).entry
+        del self._rows[patient.id]
+        self.waiting.give_back(patient)
+        return patient
+
+    def _fits(self, entry: Entry[W], beside: Sequence["_Row[W]"]) -> bool:
+        """Whether it could take part in the steps of those rows."""
+        if any(row.entry.id == self._alone for row in beside):
+            return False
+        return len(beside) < min(self.bound.limits.max_items, self._max_rows) and self._fits_cost(entry, beside)
+
+    def _fits_cost(self, entry: Entry[W], beside: Sequence["_Row[W]"]) -> bool:
+        costs = [row.cost for row in beside if row.entry.batch_key == entry.batch_key]
+        return not costs or math.fsum(costs) + entry.cost <= self.bound.limits.max_cost
+
+    def start(self, entry_id: str, share: Share) -> bool:
+        """It has been started, and takes part in steps from now on. False: it has left meanwhile; the caller frees its row."""
+        entry = self.waiting.take(entry_id)
+        if entry is None:
+            return False
+        self._max_rows = math.inf
+        self._rows[entry_id] = _Row(entry, share.batch_key, share.cost, self._time + 1 / MAX_WEIGHT)
+        return True
+
+    def next_batch(self, now: float) -> Batch[W]:
+        """The rows of the next step, and what expired (waiting or running) and takes part in nothing any more."""
+        expired = self.expire(now)
+        # Sorting is stable and `_rows` is in order of starting: of rows that are due at once, the older goes first.
+        chosen = fill(sorted(self._rows.values(), key=lambda row: row.due), self.bound.limits)
+        if chosen:
+            self._time = chosen[0].due
+        for row in chosen:
+            turn = 1 / weight(row.entry, now)
+            # Who comes along before it is due pays for that later, but for no more than one turn.
+            row.due = min(row.due, self._time + turn) + turn
+        self._in_step = frozenset(row.entry.id for row in chosen)
+        return Batch([row.entry for row in chosen], expired, sum(row.cost for row in chosen))
+
+    def complete(self, ids: Collection[str], seconds: float, *, done: Collection[str], shares: Mapping[str, Share]) -> None:
+        """A step of these rows took `seconds`. Those in `done` (well or not) leave; `shares`: what others need of their next
+        step, where it changed. Ids that left during the step are passed over.
+        """
+        finished = 0.0
+        for row in [self._rows[entry_id] for entry_id in ids if entry_id in self._rows]:
+            if row.entry.id in done:
+                finished += self._rows.pop(row.entry.id).entry.cost
+            elif row.entry.id in shares:
+                share = shares[row.entry.id]
+                row.batch_key, row.cost = share.batch_key, share.cost
+        self._in_step = frozenset()
+        self._rate.observe(finished, seconds)
+
+    def clear(self) -> list[Entry[W]]:
+        everything = [*self.waiting, *self.running()]
+        self._rows.clear()
+        for entry in everything:
+            self.waiting.take(entry.id)
+        return everything
+
+    def check_integrity(self) -> None:
+        super().check_integrity()
+        if any(not self._time <= row.due <= self._time + 2 / MIN_WEIGHT for row in self._rows.values()):
+            raise RuntimeError("a row is due in the past, or too far ahead")
+        _check_batch([self._rows[entry_id] for entry_id in self._in_step if entry_id in self._rows], self._limits)
+
+
+def makes_way(row: Entry[W], newcomer: Entry[W], now: float) -> bool:
+    """Whether a running entry is to wait for one that waits: it is of lower priority, or the newcomer's deadline is close and
+    it is the newcomer's turn. A deadline alone gives no right over others' work, or else a client would only have to choose a
+    short one: the newcomer must have come before the row (which was let past it), and the row have more than twice as much
+    time left (so that the two never take turns at it).
+    """
+    if row.priority != newcomer.priority:
+        return row.priority > newcomer.priority
+    is_turn = newcomer.arrival < row.arrival and row.deadline - now > 2 * (newcomer.deadline - now)
+    return is_turn and _used(newcomer, now) >= CLOSE
+
+
+def _patience(row: "_Row[Any]") -> tuple[float, float, float]:
+    """Of several, the one with the highest can best wait."""
+    return row.entry.priority, row.entry.deadline, row.entry.arrival
+
+
+def weight(entry: Entry[W], now: float) -> float:
+    """How often a row takes part in steps, compared to others: by its priority 0.5, 1 or 2, up to twice that as its deadline
+    comes near.
+    """
+    by_priority: float = 2.0 ** -max(-1, min(1, entry.priority))
+    return by_priority * (1.0 + _used(entry, now))
+
+
+def _used(entry: Entry[Any], now: float) -> float:
+    """How much of the time that it was allowed is over: 0 to 1."""
+    allowed = entry.deadline - entry.arrival
+    used = (now - entry.arrival) / allowed if allowed > 0 else 1.0
+    return max(0.0, min(1.0, used))
+
+
+def _check_batch(batch: Sequence[_Sized], limits: BatchLimits) -> None:
+    if len(batch) > limits.max_items:
+        raise RuntimeError(f"{len(batch)} items run together, more than {limits.max_items}")
+    if len({item.batch_key for item in batch}) > 1:
+        raise RuntimeError("items of different keys run together")
+    if len(batch) > 1 and sum(item.cost for item in batch) > limits.max_cost * (1 + 1e-9):
+        raise RuntimeError(f"work of {sum(item.cost for item in batch)} runs together, more than {limits.max_cost}")

@@ -1,0 +1,98 @@
+"""One submitted item on its way through an engine: what it waits for, where its time goes, and the errors that tell so.
+
+Decides what a receipt says. Knows no thread: the engine that owns a `Work` changes it under its own lock.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from stages.contract.errors import DeadlineExceeded, OutOfMemory, StageFailed, TriptychError
+from stages.contract.faults import Fault, fault_of
+from stages.contract.stage import Item, StageReceipt
+from stages.engine.delivery import Receiver
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """`monotonic` measures; `wall` is what deadlines are given in. Seconds."""
+
+    monotonic: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+
+    def to_monotonic(self, deadline: float) -> float:
+        return deadline if math.isinf(deadline) else self.monotonic() + (deadline - self.wall())
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """`id` is unique in the engine. `state` is what `prepare` made of the payload, or the running row; `suspended`, where it
+    ran and had to make way, what it goes on from. Times are monotonic."""
+
+    id: str
+    item: Item[Any]
+    receiver: Receiver
+    submitted_at: float
+    deadline: float
+    state: Any = None
+    has_row: bool = False
+    suspended: Any = None
+    settled: bool = False  # `done` or `failed` is on its way; nothing more may be said
+    failed: bool = False
+    started_at: float | None = None
+    run_s: float = 0.0
+    device_s: float = 0.0
+    batch_items: int = 0
+    steps: int = 0
+
+    def count_run(self, began: float, seconds: float, num_items: int) -> None:
+        """It took part in a batch or step of `num_items` that began at `began` and kept the device busy for `seconds`."""
+        if self.started_at is None:
+            self.started_at = began
+        self.run_s = began + seconds - self.started_at
+        self.device_s += seconds / num_items
+        self.batch_items += num_items
+        self.steps += 1
+
+    def receipt(self, stage: str, replica: str, device: str, dtype: str) -> StageReceipt:
+        """`queue_s` is from submission to the first batch or start (with preparation), `run_s` from then to the last step."""
+        return StageReceipt(
+            stage=stage,
+            replica=replica,
+            device=device,
+            dtype=dtype,
+            queue_s=max(0.0, (self.started_at or self.submitted_at) - self.submitted_at),
+            run_s=self.run_s,
+            device_s=self.device_s,
+            batch_size=self.batch_items / self.steps if self.steps else 0.0,
+            steps=self.steps,
+        )
+
+    def too_late(self, stage: str, now: float) -> DeadlineExceeded:
+        """Says where the time went."""
+        if self.started_at is None:
+            where = f"it waited {now - self.submitted_at:.1f} s in the queue of stage {stage} and never ran"
+        else:
+            waited, ran = self.started_at - self.submitted_at, now - self.started_at
+            where = f"it waited {waited:.1f} s in the queue of stage {stage}, then ran {ran:.1f} s there ({self.steps} steps)"
+        return DeadlineExceeded(f"the request's time is up: {where}; allow more with the header x-request-timeout-seconds")
+
+
+def as_stage_error(stage: str, error: BaseException, *item_ids: str) -> TriptychError:
+    """The error as one requester sees it: a copy of one of ours, anything else as `StageFailed`, logged here with traceback and
+    with the items that it fails (an item's id begins with its request's).
+
+    Tracebacks are dropped: their frames would keep tensors alive, for as long as the error lives.
+    """
+    if isinstance(error, TriptychError):
+        return error.with_traceback(None).for_request()
+    if fault_of(error) is Fault.OUT_OF_MEMORY:
+        return OutOfMemory(f"stage {stage} ran out of memory: {type(error).__name__}: {error}")
+    items = ", ".join(item_ids) or "no item"
+    logging.getLogger("triptych.stages").error("stage %s failed on %s", stage, items, exc_info=error)
+    failure = StageFailed(f"stage {stage} failed on this item: {type(error).__name__}: {error}")
+    failure.fault = fault_of(error).value  # its text may quote anything
+    return failure

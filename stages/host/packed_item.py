@@ -1,0 +1,47 @@
+"""An item for another process, with its large arrays beside it, so that several items can share one copy of them.
+
+Decides which arrays go beside. Knows no transport: pickled with buffers out of band (PEP 574), as items travel anyway.
+"""
+
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.contract.stage import Item
+
+LARGE_BYTES = 100 * 1024
+"""Smaller ones travel in the message: a call's arguments up to this size do so anyway."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackedItem:
+    """`data` lacks the arrays that go beside it, in their order."""
+
+    data: bytes
+
+
+def packed(item: Item[Any]) -> tuple[Item[Any] | PackedItem, Sequence[NDArray[Any]]]:
+    """The item as it is where it holds nothing large that could be shared. Arrays that somebody may still change are not."""
+    beside: list[NDArray[Any]] = []
+
+    def stays(buffer: pickle.PickleBuffer) -> bool:
+        array = memoryview(buffer).obj
+        if not isinstance(array, np.ndarray) or array.nbytes < LARGE_BYTES or array.flags.writeable:
+            return True
+        beside.append(array)
+        return False
+
+    data = pickle.dumps(item, protocol=5, buffer_callback=stays)
+    return (PackedItem(data), beside) if beside else (item, [])
+
+
+def unpacked(item: Item[Any] | PackedItem, beside: Sequence[NDArray[Any]]) -> Item[Any]:
+    """The item, its large arrays being those beside it, without a copy. From this application's own processes only."""
+    if isinstance(item, PackedItem):
+        found: Item[Any] = pickle.loads(item.data, buffers=beside)  # noqa: S301 - as Ray itself does with a call's arguments
+        return found
+    return item

@@ -1,0 +1,133 @@
+"""Which tokens may be drawn: min_p, then top_k, then top_p, each keeping the likeliest of what the one before it kept.
+
+Works on masses, [rows, tokens] float32, in place: probabilities but for a factor, the likeliest token's being 1; what is not kept
+becomes 0. There are two ways to the same sets: on a device everything is sorted, because looking at a result there costs more;
+in this machine's memory only what the next decision needs is looked at. Knows no seeds and no penalties.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stages.contract.stage import Sampling
+
+BLOCK = 256
+"""Tokens are looked at in blocks of so many neighbours: about the root of a vocabulary."""
+
+_FEW = 2048
+"""About so many values are sorted; of more, those that can't matter are left out first."""
+
+Masses = NDArray[np.float32]
+
+
+def keep(masses: Tensor, settings: Sequence[Sampling]) -> None:
+    """`settings`: a row's each. top_k 0 keeps all, and else what is exactly as likely as the last one, too; top_p keeps the
+    fewest tokens that reach it, the lower ones of equally likely tokens."""
+    if masses.device.type == "cpu":
+        for row, one in enumerate(settings):
+            if one.min_p or one.top_k or one.top_p < 1:
+                keep_in_memory(masses[row], one)
+    else:
+        keep_on_device(masses, settings)
+
+
+def keep_on_device(masses: Tensor, settings: Sequence[Sampling]) -> None:
+    """Nothing is read back."""
+    if any(one.min_p for one in settings):
+        masses.masked_fill_(masses < masses.new_tensor([one.min_p for one in settings])[:, None], 0.0)
+    size = masses.shape[-1]
+    if counts := [min(one.top_k or size, size) for one in settings if one.top_k]:
+        kept = torch.tensor([min(one.top_k, size) for one in settings], device=masses.device)[:, None]
+        least = top(masses, max(counts))[0].gather(1, (kept - 1).clamp(min=0))
+        masses.masked_fill_((masses < least) & (kept > 0), 0.0)
+    if rows := [row for row, one in enumerate(settings) if one.top_p < 1]:
+        top_p = torch.tensor([settings[row].top_p for row in rows], dtype=torch.float64, device=masses.device)
+        masses[rows] = _likeliest_share(masses[rows], top_p[:, None])
+
+
+def _likeliest_share(masses: Tensor, top_p: Tensor) -> Tensor:
+    values, order = masses.sort(dim=-1, descending=True, stable=True)
+    reached = values.cumsum(dim=-1, dtype=torch.float64)
+    kept = torch.where(reached - values < top_p * reached[:, -1:], values, 0.0)
+    return torch.zeros_like(masses).scatter_(1, order, kept)
+
+
+def keep_in_memory(masses: Tensor, asked: Sampling) -> None:
+    """One row [tokens]."""
+    row: Masses = masses.numpy()
+    least = asked.min_p
+    if 0 < asked.top_k < len(row):
+        place = len(row) - asked.top_k
+        least = max(least, float(np.partition(row, place)[place]))
+    if least > 0:
+        _keep_at_least(masses, least)
+    if asked.top_p < 1:
+        _keep_share(masses, row, asked.top_p)
+
+
+def _keep_at_least(masses: Tensor, least: float) -> None:
+    torch.threshold_(masses, float(np.nextafter(np.float32(least), np.float32(0))), 0.0)
+
+
+def _keep_share(masses: Tensor, row: Masses, top_p: float) -> None:
+    total = float(masses.sum())
+    above, values = _around(masses, row, top_p * total, surplus=(1 - top_p) * total)
+    if not len(values):
+        return  # no numbers
+    reached = above + np.cumsum(values, dtype=np.float64)
+    place = min(int(np.searchsorted(reached, top_p * total)), len(values) - 1)
+    least = values[place]
+    _keep_at_least(masses, float(least))
+    first, after = np.searchsorted(-values, [-least, np.nextafter(-least, np.float32(1))])
+    if place + 1 < after:
+        row[np.flatnonzero(row == least)[place + 1 - first :]] = 0.0
+
+
+def _around(masses: Tensor, row: Masses, wanted: float, surplus: float) -> tuple[float, Masses]:
+    """The greatest masses together hold the `wanted` one. The last of them is among few values, which are returned in descending
+    order, behind the mass of all that are greater."""
+    # Of n tokens, those up to a bound together hold at most n bounds: where that much may be lost, none of them is needed.
+    low, high, above = surplus / len(row), 1.0, 0.0
+    num_left = int(np.count_nonzero(row > low))
+    for _ in range(math.ceil(math.log2(num_left / _FEW)) if num_left > _FEW else 0):
+        middle = math.sqrt(low * high)
+        mass = float(torch.threshold(masses, middle, 0.0).sum())
+        if mass >= wanted:
+            low = middle
+        else:
+            high, above = middle, mass
+    values = row[np.flatnonzero(row > low)]
+    return above, np.sort(values if high == 1 else values[values <= high])[::-1]
+
+
+def likeliest(values: Tensor) -> Tensor:
+    """Where the greatest of each row of `values` [rows, n] stands; of several the first, as `Tensor.argmax` has it in more time."""
+    size = values.shape[-1]
+    whole = size // BLOCK
+    highest = values[:, : whole * BLOCK].view(len(values), whole, BLOCK).amax(dim=-1)
+    found = torch.cat([highest, values[:, whole * BLOCK :]], dim=1).argmax(dim=-1, keepdim=True)
+    places = found.clamp(max=max(0, whole - 1)) * BLOCK + torch.arange(min(BLOCK, size), device=values.device)
+    inside = values.gather(1, places).argmax(dim=-1, keepdim=True)
+    return torch.where(found < whole, places.gather(1, inside), found + whole * (BLOCK - 1))[:, 0]
+
+
+def top(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` greatest of each row of `values` [rows, n] and where they stand, greatest first, as `Tensor.topk` has them.
+
+    They lie in the `count` blocks with the greatest maxima, so only those are searched."""
+    size = values.shape[-1]
+    whole = size // BLOCK
+    if count >= whole:
+        greatest, places = values.topk(count, dim=-1)
+        return greatest, places
+    highest = values[:, : whole * BLOCK].view(len(values), whole, BLOCK).amax(dim=-1)
+    blocks = highest.topk(count, dim=-1).indices
+    places = (blocks[:, :, None] * BLOCK + torch.arange(BLOCK, device=values.device)).flatten(1)
+    rest = torch.arange(whole * BLOCK, size, device=values.device).expand(len(values), -1)
+    places = torch.cat([places, rest], dim=1)
+    greatest, found = values.gather(1, places).topk(count, dim=-1)
+    return greatest, places.gather(1, found)

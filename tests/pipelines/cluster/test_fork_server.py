@@ -1,0 +1,111 @@
+"""Workers that are forks: they run what was asked, as who asked, and without a fork server they run all the same."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from pipelines.cluster import fork_server
+
+SCRIPT = """
+import json, os, signal, sys
+print(json.dumps({
+    "name": __name__, "arguments": sys.argv[1:], "folder": os.getcwd(), "asked": os.environ.get("ASKED"),
+    "inherited": os.environ.get("NOT_ASKED"), "imported": "ray.serve" in sys.modules, "parent": os.getppid(),
+    "path": sys.path[0], "child_signals": signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL, "given": sys.stdin.read(),
+}))
+print("to stderr", file=sys.stderr)
+sys.exit(3)
+"""
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[subprocess.Popen[bytes]]:
+    """What a raylet is to its workers: a process that is alive."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("worker") / "worker.py"
+    path.write_text(SCRIPT)
+    return path
+
+
+def run(script: Path, node: "subprocess.Popen[bytes] | None", *arguments: str, **environment: str) -> dict[str, Any]:
+    """What the worker says of itself. It writes to files, as Ray's do: the asking process is gone when it does."""
+    settings = {name: value for name, value in os.environ.items() if name != fork_server.RAYLET} | environment
+    if node is not None:
+        settings[fork_server.RAYLET] = str(node.pid)
+    read_end, write_end = os.pipe()
+    command = [sys.executable, "-S", "-E", fork_server.__file__, "1", str(script), *arguments]
+    with os.fdopen(read_end) as said:
+        asking = subprocess.Popen(
+            command, cwd=script.parent, env=settings, stdin=subprocess.PIPE, stdout=write_end, stderr=subprocess.STDOUT
+        )
+        os.close(write_end)
+        asking.communicate(b"hello")
+        lines = said.read().splitlines()  # until the worker, the last to hold the pipe, has ended
+    assert lines[-1] == "to stderr"
+    found: dict[str, Any] = json.loads(lines[-2])
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers are ordinary ones")
+@pytest.mark.slow
+def test_a_worker_is_a_fork_that_is_as_the_asking_process_was_and_the_server_ends_with_its_node(
+    script: Path, node: "subprocess.Popen[bytes]", tmp_path: Path
+) -> None:
+    first = run(script, node, "--one", "two words", ASKED="yes", TMPDIR=str(tmp_path), NOT_ASKED="only the first")
+    second = run(script, node, ASKED="again", TMPDIR=str(tmp_path))
+    assert (first["name"], first["arguments"], first["given"]) == ("__main__", ["--one", "two words"], "hello")
+    assert (first["folder"], first["path"]) == (str(script.parent), str(script.parent))
+    assert (first["asked"], second["asked"], second["inherited"]) == ("yes", "again", None)
+    assert first["imported"]
+    assert first["child_signals"]
+    assert first["parent"] == second["parent"] != os.getpid()
+    server = psutil.Process(first["parent"])
+    node.kill()
+    node.communicate()
+    server.wait(timeout=60)
+    assert not [path for path in tmp_path.rglob("*") if not path.is_dir()]
+
+
+def test_without_a_node_a_worker_is_an_ordinary_process(script: Path) -> None:
+    found = run(script, None, "--one", ASKED="yes")
+    assert (found["arguments"], found["asked"], found["given"], found["imported"]) == (["--one"], "yes", "hello", False)
+
+
+def test_a_folder_that_is_open_to_others_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / f"triptych-workers-{os.getuid()}").mkdir(mode=0o777)
+    (tmp_path / f"triptych-workers-{os.getuid()}").chmod(0o777)
+    with pytest.raises(PermissionError):
+        fork_server.address({fork_server.RAYLET: "1"})
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "shared"),
+    [
+        ({}, {"RAY_JOB_ID": "02"}, True),
+        ({}, {"EDITOR": "vi"}, True),
+        ({}, {"HOME": "/elsewhere"}, False),
+        ({}, {"HF_HUB_OFFLINE": "1"}, False),
+        ({}, {"PYTHONPATH": "/other/code"}, False),
+        ({}, {fork_server.RAYLET: "2"}, False),
+    ],
+)
+def test_workers_share_a_server_where_libraries_would_read_the_same_settings(
+    one: dict[str, str], other: dict[str, str], shared: bool
+) -> None:
+    base = {fork_server.RAYLET: "1"}
+    assert (fork_server.address(base | one) == fork_server.address(base | other)) == shared

@@ -1,0 +1,191 @@
+"""The configuration is strict: what it refuses, it refuses with path, value and what is allowed."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipelines.settings.config import AppConfig
+from pipelines.settings.config_file import load, parse
+from pipelines.settings.specs import cache_spec, replica_spec, stage_specs
+from stages.contract.errors import ConfigurationError
+
+SHIPPED = Path(__file__).parents[3] / "serve_config.yaml"
+
+
+def shipped_args() -> dict[str, Any]:
+    document = yaml.safe_load(SHIPPED.read_text())
+    args: dict[str, Any] = document["applications"][0]["args"]
+    return args
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    args = shipped_args()
+    *parents, last = path.split(".")
+    place = args
+    for key in parents:
+        place = place[key]
+    place[last] = value
+    return args
+
+
+def test_the_shipped_file_is_sound_and_every_stage_but_the_vaes_halves_has_its_own_deployment() -> None:
+    file = load(SHIPPED)
+    assert file.http.host == "127.0.0.1"
+    placed = [stage for deployment in file.app.placement().values() for stage in deployment.stages]
+    assert sorted(placed) == sorted(file.app.stage_names())
+    shared = [deployment.stages for deployment in file.app.placement().values() if len(deployment.stages) > 1]
+    assert shared == [("triptych-paint.vae_decoder", "triptych-paint.vae_encoder")]
+
+
+REFUSED = [
+    ("deployments.llm.num_gpu", 1, ["deployments.llm.num_gpu", "Extra inputs"]),
+    ("deployments.llm.autoscaling_config.min_replicas", 3, ["min_replicas 3", "max_replicas 2"]),
+    ("deployments.llm.autoscaling_config.max_replicas", 0, ["max_replicas", "greater than or equal to 1", "0"]),
+    ("deployments.llm.num_replicas", 2, ["num_replicas or autoscaling_config, not both"]),
+    ("deployments.llm.stages", ["triptych-see.lm"], ["'triptych-see.lm'", "triptych-see.llm"]),
+    ("deployments.llm.stages", ["triptych-see.llm", "triptych-see.vision_encoder"], ["vision_encoder", "another deployment"]),
+    ("deployments.llm.stages", [], ["deployments.llm.stages", "at least 1"]),
+    ("ingress", {"stages": ["triptych-see.llm"]}, ["ingress.stages", "'triptych-see.llm'", "another deployment"]),
+    ("ingress", {"stages": ["triptych-see.lm"]}, ["ingress.stages", "'triptych-see.lm'", "triptych-see.llm"]),
+    ("deployments.llm.ray_actor_options.num_gpus", 1.5, ["1.5 GPUs", "fraction"]),
+    ("deployments.redis", {"stages": ["triptych-see.llm"]}, ["another deployment"]),
+    ("models.triptych-see.llm.dtype", "int8", ["dtype", "'float32', 'bfloat16' or 'float16'", "int8"]),
+    ("models.triptych-see.llm.device", "tpu", ["device", "tpu"]),
+    (
+        "models.triptych-see.llm.source",
+        {"demo": "smollm2", "folder": "/x"},
+        ["exactly one of demo, folder, hub", "demo, folder"],
+    ),
+    ("models.triptych-see.llm.source", {}, ["exactly one of demo, folder, hub", "none"]),
+    ("models.triptych-see.llm.source", {"hub": "no-slash"}, ["hub", "no-slash"]),
+    ("models.triptych-see.vision_encoder.projector", None, ["projector is needed with loader open_clip"]),
+    ("models.triptych-see.pipeline", "chat", ["'image_text', 'text_to_image', 'embed'"]),
+    ("models.triptych-paint.sizes", ["64"], ["'64' is not a size", "512x512"]),
+    ("models.triptych-paint.default_steps", 200, ["default_steps 200", "max_steps 150"]),
+    ("models.triptych-paint.default_strength", 0, ["default_strength", "greater than 0"]),
+    ("models.triptych-paint.vae_encoder", {}, ["vae_encoder", "source", "required"]),
+    ("models.triptych-paint.denoiser.batch", {"max_items": 0}, ["max_items", "greater than or equal to 1"]),
+    ("models.triptych-see.llm.max_step_s", 0, ["max_step_s", "greater than 0"]),
+    ("cache.redis", {"url": "memcached://x"}, ["cache.redis.url", "memcached://x"]),
+    ("limits.default_request_s", 900, ["default_request_s 900", "max_request_s"]),
+    ("auth", {"keys": [{"tenant": "a"}]}, ["exactly one of sha256, env"]),
+    ("auth", {"keys": [{"tenant": "a", "sha256": "0" * 64}, {"tenant": "b", "sha256": "1" * 64}]}, ["secret_env"]),
+    ("models", {}, ["models", "at least 1"]),
+    (
+        "deployments.llm.max_ongoing_requests",
+        4,
+        ["deployments.llm.max_ongoing_requests: 4", "triptych-see.llm (num_slots 8)", "at least 8, better 16"],
+    ),
+    (
+        "models.triptych-see.llm.batch",
+        {"max_items": 4},
+        ["llm.batch.max_items: 4 beside num_slots 8", "4 slots that never run"],
+    ),
+    (
+        "models.triptych-see.llm.batch",
+        {"max_items": 9},
+        ["llm.batch.max_items: 9 beside num_slots 8", "1 rows that never find"],
+    ),
+    ("models.triptych-see.llm.prefill_chunk_tokens", 4096, ["prefill_chunk_tokens: 4096", "max_context_tokens 2048"]),
+    ("models.triptych-see.vision_encoder.queue", {"max_items": 4}, ["batch.max_items: 16", "queue.max_items is 4"]),
+    ("models.triptych-paint.max_pixels", 1024, ["models.triptych-paint.sizes: 64x64 has 4096 pixels", "max_pixels 1024"]),
+    (
+        "deployments.text-encoder.max_ongoing_requests",
+        16,
+        [
+            "deployments.text-encoder.max_ongoing_requests: 16",
+            "triptych-paint.text_encoder (batch.max_items 32)",
+            "at least 32",
+        ],
+    ),
+    ("ingress", {"stages": [], "max_ongoing_requests": 0}, ["ingress.max_ongoing_requests", "0"]),
+    ("deployments.llm.ray_actor_options.num_gpus", 2, ["num_gpus: 2", "triptych-see.llm compute on 1", "one device"]),
+    (
+        "deployments.llm.ray_actor_options",
+        {"num_gpus": 2},
+        ["deployments.llm.ray_actor_options.num_gpus: 2", "cuda:0, cuda:1"],
+    ),
+    ("models.triptych-see.llm.device", "cuda:1", ["num_gpus: 2", "compute on 1"]),
+    ("limits", {"max_tokens": 100, "default_max_tokens": 200}, ["limits.default_max_tokens: 200", "limits.max_tokens 100"]),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "told"), REFUSED, ids=[f"{path}={str(value)[:24]}" for path, value, _ in REFUSED])
+def test_an_impossible_setting_is_refused_with_path_value_and_what_is_allowed(path: str, value: Any, told: list[str]) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        parse(changed(path, value))
+    for words in told:
+        assert words in refusal.value.message
+
+
+def test_a_stage_that_no_deployment_names_gets_one_of_its_own() -> None:
+    args = shipped_args()
+    del args["deployments"]["llm"]
+    assert parse(args).placement()["triptych-see-llm"].stages == ("triptych-see.llm",)
+
+
+def test_several_stages_may_share_a_deployment() -> None:
+    args = shipped_args()
+    for name in ("text-encoder", "denoiser", "vae"):
+        del args["deployments"][name]
+    parts = ["triptych-paint.text_encoder", "triptych-paint.denoiser", "triptych-paint.vae_decoder"]
+    args["deployments"]["paint"] = {"stages": parts}
+    config = parse(args)
+    spec = replica_spec("paint", config.placement()["paint"], config, "test")
+    assert [stage.name for stage in spec.stages] == parts
+
+
+def test_stages_may_live_with_the_http_surface() -> None:
+    args = shipped_args()
+    del args["deployments"]["llm"]
+    args["ingress"] = {"stages": ["triptych-see.llm"], "torch_threads": 2}
+    config = parse(args)
+    assert all("triptych-see.llm" not in deployment.stages for deployment in config.placement().values())
+    spec = replica_spec("ingress", config.ingress, config, "test")
+    assert ([stage.name for stage in spec.stages], spec.torch_threads) == (["triptych-see.llm"], 2)
+
+
+def test_a_setting_reaches_the_stage_it_is_for() -> None:
+    config = parse(changed("models.triptych-paint.denoiser.batch", {"max_items": 3, "max_cost": 17}))
+    spec = stage_specs(config)["triptych-paint.denoiser"]
+    assert (spec.batch.max_items, spec.batch.max_cost) == (3, 17)
+    assert stage_specs(config)["triptych-see.llm"].llm is not None
+
+
+def test_redis_may_be_embedded_elsewhere_or_off() -> None:
+    assert str(cache_spec(parse(shipped_args()), "a").redis_url).startswith("unix://")
+    assert cache_spec(parse(shipped_args()), "a").redis_url != cache_spec(parse(shipped_args()), "b").redis_url
+    assert cache_spec(parse(changed("cache.redis", {"url": "redis://cache:6379/0"})), "a").redis_url == "redis://cache:6379/0"
+    assert cache_spec(parse(changed("cache.redis", None)), "a").redis_url is None
+
+
+def test_a_key_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = parse(changed("auth", {"keys": [{"tenant": "a", "env": "TRIPTYCH_TEST_KEY"}]}))
+    with pytest.raises(ConfigurationError, match="TRIPTYCH_TEST_KEY is not set"):
+        config.auth.keys[0].digest()
+    monkeypatch.setenv("TRIPTYCH_TEST_KEY", "secret")
+    assert len(config.auth.keys[0].digest()) == 64
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("applications: []", "found 0"), ("a: [", "not YAML"), ("just text", "found 0")],
+)
+def test_a_file_that_is_no_serve_config_is_refused(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError, match=told):
+        load(path)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        load(tmp_path / "none.yaml")
+
+
+def test_parsing_a_parsed_configuration_changes_nothing() -> None:
+    config = parse(shipped_args())
+    assert parse(config) is config
+    assert AppConfig.model_validate(config.model_dump()) == config

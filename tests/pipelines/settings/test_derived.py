@@ -1,0 +1,189 @@
+"""Settings that fit each other: what is derived where the file is silent, and what is refused because it cannot work."""
+
+from typing import Any
+
+import pytest
+
+from pipelines.settings.config import AppConfig
+from pipelines.settings.config_file import parse
+from pipelines.settings.derived import (
+    batch_items,
+    capacity,
+    default_max_tokens,
+    derivations,
+    faults,
+    max_pixels,
+)
+from pipelines.settings.specs import stage_specs
+from stages.contract.errors import ConfigurationError
+
+CLIP = {"demo": "clip"}
+
+
+def config(llm: dict[str, Any] | None = None, home: dict[str, Any] | None = None, **more: Any) -> AppConfig:
+    """A chat model with its LLM in a deployment of its own; unchecked."""
+    part = {"source": {"demo": "smollm2"}} | (llm or {})
+    deployment = {"stages": ["chat.llm"]} | (home or {})
+    return AppConfig.model_validate(
+        {"models": {"chat": {"pipeline": "image_text", "llm": part}}, "deployments": {"llm": deployment}} | more
+    )
+
+
+def painter(device: str | None = None, vae_device: str | None = None, **home: Any) -> AppConfig:
+    """A painter whose denoiser and vae share a deployment; unchecked."""
+    source: dict[str, Any] = {"source": {"demo": "painter"}}
+    parts = {
+        "text_encoder": source,
+        "denoiser": source | ({"device": device} if device else {}),
+        "vae_decoder": source | ({"device": vae_device} if vae_device else {}),
+    }
+    deployment = {"stages": ["paint.denoiser", "paint.vae_decoder"]} | home
+    return AppConfig.model_validate(
+        {"models": {"paint": {"pipeline": "text_to_image"} | parts}, "deployments": {"gpu": deployment}}
+    )
+
+
+def num_gpus(given: AppConfig, name: str = "gpu") -> float:
+    return capacity(given.placement()[name], given).num_gpus
+
+
+@pytest.mark.parametrize("num_slots", [1, 8, 64])
+def test_an_llms_batch_is_its_slots_and_its_deployment_lets_two_batches_in(num_slots: int) -> None:
+    given = config({"num_slots": num_slots})
+    assert stage_specs(given)["chat.llm"].batch.max_items == num_slots
+    assert capacity(given.placement()["llm"], given).max_ongoing_requests == max(16, 2 * num_slots)
+    assert faults(given) == []
+
+
+def test_a_deployment_of_several_stages_lets_two_batches_of_each_in_and_aims_at_the_largest() -> None:
+    given = parse(
+        {
+            "models": {"a": {"pipeline": "embed", "embedder": {"source": CLIP, "batch": {"max_items": 32}}}},
+            "deployments": {"one": {"stages": ["a.embedder"], "autoscaling_config": {"max_replicas": 2}}},
+        }
+    )
+    room = capacity(given.placement()["one"], given)
+    assert (room.max_ongoing_requests, room.target_ongoing_requests) == (64, 32.0)
+    shared = capacity(painter().placement()["gpu"], painter())
+    assert (shared.max_ongoing_requests, shared.target_ongoing_requests) == (64, 16.0)
+
+
+def test_a_target_that_is_given_is_let_in_or_refused_where_that_is_given_too() -> None:
+    aimed = {"autoscaling_config": {"max_replicas": 2, "target_ongoing_requests": 40.5}}
+    given = config(home=aimed)
+    assert capacity(given.placement()["llm"], given).max_ongoing_requests == 41
+    path = "deployments.llm.autoscaling_config.target_ongoing_requests: 40.5"
+    assert [fault.startswith(path) for fault in faults(config(home=aimed | {"max_ongoing_requests": 16}))] == [True]
+
+
+def test_what_is_given_is_taken_as_it_is() -> None:
+    given = config(
+        {"num_slots": 4, "batch": {"max_items": 4}, "prefill_chunk_tokens": 64},
+        {"max_ongoing_requests": 5, "autoscaling_config": {"target_ongoing_requests": 3}},
+        limits={"default_max_tokens": 7},
+    )
+    room, llm = capacity(given.placement()["llm"], given), given.models["chat"].parts()["llm"]
+    assert (room.max_ongoing_requests, room.target_ongoing_requests, batch_items(llm)) == (5, 3.0, 4)
+    assert default_max_tokens(given.limits) == 7
+    assert faults(given) == []
+
+
+def test_a_context_shorter_than_a_chunk_is_one_chunk() -> None:
+    spec = stage_specs(config({"max_context_tokens": 64}))["chat.llm"]
+    assert spec.llm is not None
+    assert spec.llm.prefill_chunk_tokens == 64
+    assert stage_specs(config())["chat.llm"].llm is not None
+
+
+def test_a_short_queue_makes_a_small_batch() -> None:
+    given = parse({"models": {"a": {"pipeline": "embed", "embedder": {"source": CLIP, "queue": {"max_items": 3}}}}})
+    assert stage_specs(given)["a.embedder"].batch.max_items == 3
+
+
+@pytest.mark.parametrize(
+    ("limits", "tokens"), [({}, 512), ({"max_tokens": 100}, 100), ({"max_tokens": 4096}, 512), ({"default_max_tokens": 9}, 9)]
+)
+def test_a_chat_without_a_bound_gets_the_default_within_the_limit(limits: dict[str, int], tokens: int) -> None:
+    assert default_max_tokens(config(limits=limits).limits) == tokens
+
+
+def test_sizes_over_the_usual_pixels_raise_their_bound() -> None:
+    model = painter().models["paint"].model_copy(update={"sizes": ("2048x1024", "64x64")})
+    assert max_pixels(model) == 2048 * 1024  # type: ignore[arg-type]
+    assert max_pixels(model.model_copy(update={"sizes": ("64x64",)})) == 1_048_576  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "gpus"),
+    [
+        (painter(), 0),
+        (painter("cuda"), 1),
+        (painter("cuda", "cuda:0"), 1),
+        (painter("cuda:0", "cuda:1"), 2),
+        (painter("cuda", "cpu", ray_actor_options={"num_gpus": 0.5}), 0.5),
+        (painter(ray_actor_options={"num_gpus": 1}), 1),
+        (painter("cuda:0", "cuda:1", ray_actor_options={"num_gpus": 2}), 2),
+    ],
+)
+def test_a_deployment_takes_the_gpus_that_its_stages_name(given: AppConfig, gpus: float) -> None:
+    assert num_gpus(given) == gpus
+    assert faults(given) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (painter(ray_actor_options={"num_gpus": 2}), "compute on 1: a stage computes on one device; at most 1"),
+        (painter("cuda", "cuda", ray_actor_options={"num_gpus": 2}), "compute on 1"),
+        (painter("cuda:0", "cuda:1", ray_actor_options={"num_gpus": 4}), "compute on 2: a stage computes on one device"),
+        (
+            painter("cuda:0", "cuda:1", ray_actor_options={"num_gpus": 1}),
+            "paint.vae_decoder without its device cuda:1; at least 2",
+        ),
+        (painter("cuda", ray_actor_options={"num_gpus": 0}), "paint.denoiser without its device cuda; at least 1"),
+        (painter("cpu", "cpu", ray_actor_options={"num_gpus": 1}), "pays for what no stage uses"),
+    ],
+)
+def test_gpus_that_do_not_fit_the_stages_are_refused(given: AppConfig, told: str) -> None:
+    found = faults(given)
+    assert len(found) == 1, found
+    assert found[0].startswith("deployments.gpu.ray_actor_options.num_gpus: ")
+    assert told in found[0]
+
+
+def test_gpus_beside_the_http_surface_are_checked_too() -> None:
+    given = {"models": {"a": {"pipeline": "embed", "embedder": {"source": CLIP}}}}
+    home = {"stages": ["a.embedder"], "ray_actor_options": {"num_gpus": 2}}
+    with pytest.raises(ConfigurationError, match=r"ingress\.ray_actor_options\.num_gpus: 2, but a\.embedder compute on 1"):
+        parse(given | {"ingress": home})
+
+
+def test_an_ingress_that_lets_less_than_a_batch_of_its_own_stages_in_is_refused() -> None:
+    given = {"models": {"a": {"pipeline": "embed", "embedder": {"source": CLIP}}}}
+    with pytest.raises(ConfigurationError, match=r"ingress\.max_ongoing_requests: 8 is less than one batch of a\.embedder"):
+        parse(given | {"ingress": {"stages": ["a.embedder"], "max_ongoing_requests": 8}})
+
+
+def test_every_fault_is_told_at_once() -> None:
+    given = config({"num_slots": 8, "batch": {"max_items": 4}, "prefill_chunk_tokens": 9999}, {"max_ongoing_requests": 2})
+    with pytest.raises(ConfigurationError) as refusal:
+        parse(given)
+    for path in (
+        "models.chat.llm.batch.max_items",
+        "models.chat.llm.prefill_chunk_tokens",
+        "deployments.llm.max_ongoing_requests",
+    ):
+        assert path in refusal.value.message
+
+
+def test_what_was_derived_is_told_and_what_was_given_is_not() -> None:
+    told = "\n".join(derivations(config({"num_slots": 24}, {"autoscaling_config": {"max_replicas": 2}})))
+    assert "models.chat.llm.batch.max_items: 24 (num_slots)" in told
+    assert "deployments.llm.max_ongoing_requests: 48 (at least 2 full batches)" in told
+    assert "deployments.llm.autoscaling_config.target_ongoing_requests: 24 (" in told
+    assert "limits.default_max_tokens: 512" in told
+    assert "num_gpus" not in told
+    given = config({"batch": {"max_items": 8}}, {"max_ongoing_requests": 20}, limits={"default_max_tokens": 64})
+    told = "\n".join(derivations(given))
+    assert all(name not in told for name in ("batch.max_items", "max_ongoing_requests", "default_max_tokens"))
+    assert "paint.default_steps: the checkpoint's own" in "\n".join(derivations(painter()))

@@ -1,0 +1,394 @@
+"""Batches on a device's own thread, from plain threads."""
+
+import asyncio
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from stages.contract.errors import Cancelled, DeadlineExceeded, InvalidRequest, QueueFull, StageFailed, Unavailable
+from stages.contract.limits import BatchLimits, QueueLimits
+from stages.contract.stage import Arrays, Item
+from stages.engine.delivery import LoopDelivery
+from stages.engine.one_shot_engine import OneShotEngine
+from tests.stages.bench import Bench, prepared, submit, workbench
+from tests.stages.fakes import PATIENCE_S, Adder, Inbox, Sum
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    with workbench() as bench:
+        yield bench
+
+
+def add(engine: OneShotEngine[tuple[int, int], Sum], a: int, b: int = 0, **item: Any) -> Inbox:
+    return submit(engine, (a, b), **item)[0]
+
+
+def test_an_idle_device_starts_at_once(bench: Bench) -> None:
+    stage = Adder()
+    assert add(bench.one_shot(stage), 2, 3).total == 5
+    assert stage.batches == [[5]]
+
+
+def test_the_batch_stays_open_while_the_device_is_busy(bench: Bench) -> None:
+    stage = Adder(run_gate=bench.gate())
+    engine = bench.one_shot(stage, batch=BatchLimits(max_items=8))
+    first = add(engine, 1)
+    stage.run_gate.wait_for(1)
+    later = []
+    for number in range(2, 7):
+        later.append(add(engine, number))
+        prepared(engine, stage, len(later))
+    assert engine.load().running == 1
+    stage.run_gate.open()
+    assert [inbox.total for inbox in (first, *later)] == [1, 2, 3, 4, 5, 6]
+    assert stage.batches == [[1], [2, 3, 4, 5, 6]]
+
+
+def test_a_receipt_says_where_the_time_went(bench: Bench) -> None:
+    stage = Adder(run_gate=bench.gate())
+    engine = bench.one_shot(stage, replica="r7")
+    first = add(engine, 1)
+    stage.run_gate.wait_for(1)
+    two = [add(engine, 2), add(engine, 3)]
+    prepared(engine, stage, 2)
+    bench.time.now += 4
+    stage.run_gate.let(1)
+    first.wait()
+    stage.run_gate.wait_for(2)
+    bench.time.now += 6
+    stage.run_gate.open()
+    receipt = two[1].wait().receipt
+    assert receipt is not None
+    assert (receipt.stage, receipt.replica, receipt.device, receipt.cache) == ("adder", "r7", "cpu", "off")
+    assert (receipt.queue_s, receipt.run_s, receipt.device_s) == (4, 6, 3)
+    assert (receipt.batch_size, receipt.steps) == (2, 1)
+    assert engine.metrics() == {
+        "queued": 0,
+        "running": 0,
+        "items_total": 3,
+        "batches_total": 2,
+        "batch_items_total": 3,
+        "steps_total": 0,
+        "device_seconds_total": 10,
+        "cancelled_total": 0,
+        "failed_total": 0,
+        "expired_total": 0,
+        "rejected_total": 0,
+        "preempted_total": 0,
+        "out_of_memory_total": 0,
+        "batch_bound_items": 16,
+        "batch_bound_cost": math.inf,
+    }
+
+
+def busy(bench: Bench, **options: Any) -> tuple[OneShotEngine[tuple[int, int], Sum], Adder, Inbox]:
+    """An engine whose device is busy with (1, 0)."""
+    stage = Adder(run_gate=bench.gate())
+    engine = bench.one_shot(stage, **options)
+    inbox = add(engine, 1)
+    stage.run_gate.wait_for(1)
+    return engine, stage, inbox
+
+
+def test_a_bad_item_fails_alone(bench: Bench) -> None:
+    engine, stage, _ = busy(bench)
+    inboxes = [add(engine, a) for a in (2, 13, 4)]
+    prepared(engine, stage, 3)
+    stage.run_gate.open()
+    assert inboxes[0].total == 2
+    assert inboxes[2].total == 4
+    error = inboxes[1].wait().error
+    assert isinstance(error, StageFailed)
+    assert error.message == "stage adder failed on this item: RuntimeError: the device has bad luck"
+    assert error.__traceback__ is None  # its frames would keep tensors alive
+    assert [sorted(batch) for batch in stage.batches] == [[1], [2, 4, 13], [2], [13], [4]]
+    receipt = inboxes[2].receipt
+    assert receipt is not None
+    assert (receipt.steps, receipt.batch_size) == (2, 2.0)  # a batch of three, then one alone
+    assert engine.metrics()["failed_total"] == 1
+
+
+def test_the_log_says_which_items_a_stage_failed_on(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    engine = bench.one_shot(Adder())
+    inbox = Inbox()
+    engine.submit(Item("mine-1:prompt", (13, 0)), inbox)
+    assert isinstance(inbox.wait().error, StageFailed)
+    assert "stage adder failed on mine-1:prompt" in caplog.text
+    assert "the device has bad luck" in caplog.text
+
+
+def test_an_error_of_ours_keeps_its_kind(bench: Bench) -> None:
+    class Picky(Adder):
+        def run(self, batch: Sequence[Sum]) -> Sequence[Arrays]:
+            raise InvalidRequest("not today", param="day")
+
+    error = add(bench.one_shot(Picky()), 1).wait().error
+    assert isinstance(error, InvalidRequest)
+    assert error.param == "day"
+
+
+def test_a_stage_that_gives_too_few_results_fails_its_items(bench: Bench) -> None:
+    class Stingy(Adder):
+        def run(self, batch: Sequence[Sum]) -> Sequence[Arrays]:
+            return super().run(batch)[1:]
+
+    error = add(bench.one_shot(Stingy()), 1).wait().error
+    assert isinstance(error, StageFailed)
+    assert "0 results for 1 items" in error.message
+
+
+def test_what_cannot_be_prepared_fails_alone_and_never_reaches_the_device(bench: Bench) -> None:
+    engine, stage, first = busy(bench)
+    good, bad = add(engine, 2), add(engine, 3, 13)
+    assert isinstance(bad.wait().error, InvalidRequest)  # while the device is still busy
+    stage.run_gate.open()
+    assert good.total == 2
+    assert first.total == 1
+    assert stage.batches == [[1], [2]]
+
+
+def test_an_impossible_cost_fails_alone(bench: Bench) -> None:
+    class Endless(Adder):
+        def cost(self, item: Sum) -> float:
+            return float("inf") if item.total == 7 else 1.0
+
+    engine = bench.one_shot(Endless())
+    assert isinstance(add(engine, 7).wait().error, StageFailed)
+    assert add(engine, 2).total == 2
+
+
+def test_preparing_goes_on_while_the_device_is_busy(bench: Bench) -> None:
+    stage = Adder(run_gate=bench.gate(), prepare_gate=bench.gate())
+    engine = bench.one_shot(stage)
+    stage.prepare_gate.let(1)
+    add(engine, 1)
+    stage.run_gate.wait_for(1)
+    add(engine, 2)
+    stage.prepare_gate.wait_for(2)
+    assert engine.load().queued == 1
+    stage.prepare_gate.let(1)
+    prepared(engine, stage, 1)
+    assert stage.batches == []
+
+
+def test_a_full_queue_refuses_with_the_time_to_come_back(bench: Bench) -> None:
+    engine, stage, first = busy(bench, queue=QueueLimits(max_items=2))
+    bench.time.now += 30
+    stage.run_gate.let(1)
+    assert first.total == 1
+    second = add(engine, 1)
+    stage.run_gate.wait_for(2)
+    waiting = [add(engine, 2), add(engine, 3)]
+    prepared(engine, stage, 2)
+    with pytest.raises(QueueFull, match=r"stage adder is full: 2 items wait, and queue\.max_items is 2") as refused:
+        add(engine, 4)
+    assert refused.value.retry_after_s == pytest.approx(30 * 5 / 2)  # 30 s for a work of 1; 5 wait; half of it
+    stage.run_gate.open()
+    assert [inbox.total for inbox in (second, *waiting)] == [1, 2, 3]
+    assert engine.metrics()["rejected_total"] == 1
+
+
+def test_what_proves_too_costly_for_the_queue_once_prepared_is_refused(bench: Bench) -> None:
+    engine, stage, _ = busy(bench, queue=QueueLimits(max_cost=10))
+    add(engine, 6)
+    prepared(engine, stage, 1)
+    assert isinstance(add(engine, 5).wait().error, QueueFull)
+    assert engine.metrics()["rejected_total"] == 1
+
+
+@pytest.mark.parametrize("moment", ["preparing", "queued", "running"])
+def test_cancelling_answers_at_once_at_any_moment(bench: Bench, moment: str) -> None:
+    stage = Adder(run_gate=bench.gate(), prepare_gate=bench.gate())
+    engine = bench.one_shot(stage)
+    stage.prepare_gate.let(1)
+    inbox, handle = submit(engine, (1, 0))
+    stage.run_gate.wait_for(1)
+    if moment != "running":
+        if moment == "queued":
+            stage.prepare_gate.let(1)
+        inbox, handle = submit(engine, (2, 0))
+        stage.prepare_gate.wait_for(2)
+        if moment == "queued":
+            prepared(engine, stage, 1)
+    handle.cancel()
+    assert isinstance(inbox.wait().error, Cancelled)
+    handle.cancel()
+    stage.prepare_gate.open()
+    stage.run_gate.open()
+    assert add(engine, 9).total == 9
+    assert stage.batches == [[1], [9]]
+    assert inbox.num_endings == 1
+    assert engine.metrics()["cancelled_total"] == 1
+
+
+def test_a_deadline_that_passes_in_the_queue_is_told_with_where_the_time_went(bench: Bench) -> None:
+    engine, stage, _ = busy(bench)
+    late = add(engine, 2, deadline=bench.time.deadline(5))
+    soon = add(engine, 3, deadline=bench.time.deadline(50))
+    prepared(engine, stage, 2)
+    bench.time.now += 5
+    stage.run_gate.open()
+    assert soon.total == 3
+    error = late.wait().error
+    assert isinstance(error, DeadlineExceeded)
+    assert "it waited 5.0 s in the queue of stage adder and never ran" in error.message
+    assert "x-request-timeout-seconds" in error.message
+    assert stage.batches == [[1], [3]]
+    assert engine.metrics()["expired_total"] == 1
+
+
+def test_what_comes_too_late_is_refused(bench: Bench) -> None:
+    engine = bench.one_shot(Adder())
+    with pytest.raises(DeadlineExceeded):
+        add(engine, 1, deadline=bench.time.deadline(0))
+    assert engine.metrics()["expired_total"] == 1
+
+
+def test_withdrawing_past_the_deadline_counts_as_expired(bench: Bench) -> None:
+    engine, _, _ = busy(bench)
+    inbox, handle = submit(engine, (2, 0), deadline=bench.time.deadline(5))
+    bench.time.now += 6
+    handle.cancel()
+    assert isinstance(inbox.wait().error, DeadlineExceeded)
+    other, handle = submit(engine, (2, 0), deadline=bench.time.deadline(5))
+    handle.expire()  # a timer may be early by a little
+    assert isinstance(other.wait().error, DeadlineExceeded)
+    assert (engine.metrics()["expired_total"], engine.metrics()["cancelled_total"]) == (2, 0)
+
+
+def test_items_that_expire_while_a_failed_batch_is_retried_do_not_run(bench: Bench) -> None:
+    engine, stage, _ = busy(bench)
+    bad = add(engine, 13)
+    late = add(engine, 2, deadline=bench.time.deadline(5))
+    prepared(engine, stage, 2)
+    stage.run_gate.let(1)
+    stage.run_gate.wait_for(2)
+    bench.time.now += 6
+    stage.run_gate.open()
+    assert isinstance(late.wait().error, DeadlineExceeded)
+    assert isinstance(bad.wait().error, StageFailed)
+    assert [2] not in stage.batches
+
+
+def test_a_later_deadline_counts_once_someone_else_wants_the_result(bench: Bench) -> None:
+    engine, stage, _ = busy(bench)
+    inbox, handle = submit(engine, (2, 0), deadline=bench.time.deadline(5), priority=1)
+    urgent = add(engine, 3)
+    prepared(engine, stage, 2)
+    assert handle.amend(priority=-1, deadline=bench.time.deadline(50))
+    bench.time.now += 6
+    stage.run_gate.open()
+    assert inbox.total == 2
+    assert urgent.total == 3
+    assert stage.batches == [[1], [2, 3]]
+
+
+def test_amending_what_has_failed_says_so(bench: Bench) -> None:
+    engine, _, _ = busy(bench)
+    _, handle = submit(engine, (2, 0))
+    handle.cancel()
+    assert not handle.amend(priority=0, deadline=float("inf"))
+
+
+def test_closing_ends_everything_with_unavailable_at_once(bench: Bench) -> None:
+    stage = Adder(run_gate=bench.gate(), prepare_gate=bench.gate())
+    engine = bench.one_shot(stage)
+    stage.prepare_gate.let(2)
+    running = add(engine, 1)
+    stage.run_gate.wait_for(1)
+    queued = add(engine, 2)
+    prepared(engine, stage, 1)
+    preparing = add(engine, 3)
+    closing = threading.Thread(target=engine.close)
+    closing.start()
+    for inbox in (running, queued, preparing):
+        error = inbox.wait().error
+        assert isinstance(error, Unavailable)
+        assert error.retry_after_s
+    with pytest.raises(Unavailable):
+        add(engine, 4)
+    stage.prepare_gate.open()
+    stage.run_gate.open()
+    closing.join(PATIENCE_S)
+    assert stage.batches == [[1]]
+    assert running.num_endings == 1
+
+
+class Exploding(Adder):
+    """Fails on 13 with something that no stage should raise."""
+
+    def run(self, batch: Sequence[Sum]) -> Sequence[Arrays]:
+        if any(item.total == 13 for item in batch):
+            raise SystemExit("nobody should")
+        return super().run(batch)
+
+
+def test_the_thread_survives_what_no_stage_should_raise(bench: Bench) -> None:
+    engine = bench.one_shot(Exploding())
+    assert isinstance(add(engine, 13).wait().error, StageFailed)
+    assert add(engine, 2).total == 2
+    engine.check()
+
+
+def test_a_receiver_that_raises_harms_nobody_else(bench: Bench) -> None:
+    class Rude(Inbox):
+        def done(self, value: Arrays, receipt: object) -> None:
+            raise RuntimeError("no")
+
+    engine, stage, _ = busy(bench)
+    engine.submit(Item("rude", (2, 0)), Rude())
+    polite = add(engine, 3)
+    prepared(engine, stage, 2)
+    stage.run_gate.open()
+    assert polite.total == 3
+    assert add(engine, 4).total == 4
+
+
+def test_submitting_from_many_threads_loses_nothing(bench: Bench) -> None:
+    engine = bench.one_shot(Adder(), queue=QueueLimits(1000))
+    inboxes: list[Inbox] = []
+
+    def submit_some(start: int) -> None:
+        inboxes.extend(add(engine, 0, start + i) for i in range(50) if start + i != 13)
+
+    threads = [threading.Thread(target=submit_some, args=(start,)) for start in range(0, 400, 50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert sorted(inbox.total for inbox in inboxes) == [n for n in range(400) if n != 13]
+    assert engine.metrics()["batch_items_total"] == 399
+
+
+async def test_answers_come_on_the_loops_own_thread(bench: Bench) -> None:
+    class Where(Inbox):
+        def done(self, value: Arrays, receipt: Any) -> None:
+            threads.append(threading.current_thread())
+            arrived.set()
+
+    threads: list[threading.Thread] = []
+    arrived = asyncio.Event()
+    delivery = LoopDelivery()
+    engine = bench.one_shot(Adder(), deliver=delivery)
+    delivery.bind(asyncio.get_running_loop())
+    engine.submit(Item("1", (1, 1)), Where())
+    await arrived.wait()
+    assert threads == [threading.current_thread()]
+
+
+def test_answers_for_a_loop_that_is_gone_are_dropped(bench: Bench) -> None:
+    loop = asyncio.new_event_loop()
+    delivery = LoopDelivery()
+    delivery.bind(loop)
+    loop.close()
+    stage = Adder()
+    engine = bench.one_shot(stage, deliver=delivery)
+    add(engine, 1)
+    stage.run_gate.wait_for(1)
+    add(engine, 2)
+    stage.run_gate.wait_for(2)
+    engine.check()

@@ -1,0 +1,248 @@
+"""The waiting line: order, ageing, expiry, bounds, and when it says to come back."""
+
+import math
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.contract.errors import ConfigurationError, QueueFull
+from stages.contract.limits import BatchLimits, QueueLimits
+from stages.engine.waiting import Entry, ServiceRate, WaitingLine
+
+Make = Callable[..., WaitingLine[str]]
+AGEING_S = 2.0
+
+
+@pytest.fixture
+def line() -> Iterator[Make]:
+    made: list[WaitingLine[str]] = []
+
+    def make(
+        limits: QueueLimits = QueueLimits(), rate: ServiceRate | None = None, ageing_s: float = AGEING_S
+    ) -> WaitingLine[str]:
+        made.append(WaitingLine("s", limits, rate or ServiceRate(), ageing_s))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.check_integrity()
+
+
+def entry(
+    entry_id: str,
+    priority: int = 0,
+    deadline: float = math.inf,
+    arrival: float = 0.0,
+    cost: float = 1.0,
+    ready: bool = True,
+) -> Entry[str]:
+    return Entry(entry_id, entry_id, "key", cost, priority, deadline, arrival, ready)
+
+
+def order(waiting: WaitingLine[str], now: float = 0.0) -> str:
+    return "".join(each.id for each in waiting.ranked(now))
+
+
+@pytest.mark.parametrize(
+    ("entries", "now", "expected"),
+    [
+        ([entry("a"), entry("b")], 0, "ab"),
+        ([entry("a", arrival=1), entry("b", arrival=0.5)], 1, "ba"),
+        ([entry("a", deadline=9), entry("b", deadline=8)], 0, "ba"),
+        ([entry("a"), entry("b", deadline=1e9)], 0, "ba"),
+        ([entry("a", priority=1, deadline=1), entry("b", priority=0)], 0, "ba"),
+        ([entry("a", priority=0), entry("b", priority=-1)], 0, "ba"),
+        # Both have waited less than it takes to age.
+        ([entry("a", priority=1), entry("b", priority=0, arrival=1.9)], 1.99, "ba"),
+        # The first has aged by one level, and is then older among equals.
+        ([entry("a", priority=1), entry("b", priority=0, arrival=1.9)], 2.0, "ab"),
+        # Ageing beats a deadline in the end: a stream of urgent deadlines can't keep out who has none.
+        ([entry("a"), entry("b", deadline=9, arrival=1.9)], 1.99, "ba"),
+        ([entry("a"), entry("b", deadline=9, arrival=1.9)], 2.0, "ab"),
+        ([entry("a", priority=3), entry("b", priority=0, arrival=7)], 7.5, "ab"),
+        ([entry("a", priority=4), entry("b", priority=0, arrival=7)], 7.5, "ba"),
+        ([entry("a", ready=False), entry("b")], 0, "b"),
+    ],
+)
+def test_priority_then_deadline_then_arrival_with_ageing(
+    line: Make, entries: list[Entry[str]], now: float, expected: str
+) -> None:
+    waiting = line()
+    for each in entries:
+        waiting.add(each)
+    assert order(waiting, now) == expected
+    first = waiting.first(now)
+    assert first is not None
+    assert first.id == expected[0]
+
+
+@given(
+    st.integers(-5, 5),
+    st.integers(0, 5),
+    st.floats(0.1, 10),
+    st.floats(0, 100),
+    st.floats(0, 50),
+    st.floats(0, 50),
+    st.sampled_from([0.5, 1.0, 2.0, 5.0]),
+)
+def test_whatever_arrives_late_enough_never_ranks_before(
+    priority: int, advantage: int, later: float, arrival: float, wait: float, deadline_in: float, ageing_s: float
+) -> None:
+    waiting: WaitingLine[str] = WaitingLine("s", QueueLimits(), ServiceRate(), ageing_s)
+    second = arrival + (advantage + 1) * ageing_s * 1.001 + later
+    waiting.add(entry("first", priority, arrival=arrival))
+    waiting.add(entry("second", priority - advantage, deadline=second + deadline_in, arrival=second))
+    first = waiting.first(second + wait)
+    assert first is not None
+    assert first.id == "first"
+
+
+def test_an_empty_line_has_no_first(line: Make) -> None:
+    assert line().first(0) is None
+    assert not line().has_ready()
+
+
+def test_the_same_id_is_not_taken_twice(line: Make) -> None:
+    waiting = line()
+    waiting.add(entry("a"))
+    with pytest.raises(ValueError, match="a already waits"):
+        waiting.add(entry("a"))
+
+
+@pytest.mark.parametrize("deadline", [5.0, 4.999, -1.0])
+@pytest.mark.parametrize("ready", [True, False])
+def test_what_is_past_its_deadline_comes_out_as_expired(line: Make, deadline: float, ready: bool) -> None:
+    waiting = line()
+    waiting.add(entry("late", deadline=deadline, ready=ready))
+    waiting.add(entry("early", deadline=5.001))
+    assert [each.id for each in waiting.take_expired(5.0)] == ["late"]
+    assert order(waiting) == "early"
+    assert waiting.take_expired(5.0) == []
+
+
+def test_a_count_over_the_bound_is_refused_with_value_limit_and_setting(line: Make) -> None:
+    waiting = line(QueueLimits(max_items=2))
+    waiting.add(entry("a"))
+    waiting.add(entry("b", ready=False))  # what is being prepared takes room too
+    with pytest.raises(QueueFull, match=r"stage s is full: 2 items wait, and queue\.max_items is 2"):
+        waiting.add(entry("c"))
+    waiting.take("b")
+    waiting.add(entry("c"))
+
+
+def test_a_cost_over_the_bound_is_refused(line: Make) -> None:
+    waiting = line(QueueLimits(max_cost=10))
+    waiting.add(entry("a", cost=6))
+    with pytest.raises(QueueFull, match=r"work of 6 waits, this would add 5, and queue\.max_cost is 10"):
+        waiting.add(entry("b", cost=5))
+    waiting.add(entry("c", cost=4))
+
+
+def test_a_single_item_over_the_cost_bound_is_taken_into_an_empty_queue(line: Make) -> None:
+    waiting = line(QueueLimits(max_cost=10))
+    waiting.add(entry("a", cost=11))
+    with pytest.raises(QueueFull):
+        waiting.add(entry("b", cost=0.5))
+
+
+def test_a_prepared_item_can_run_with_its_real_cost(line: Make) -> None:
+    waiting = line(QueueLimits(max_cost=10))
+    waiting.add(entry("a", ready=False))
+    assert not waiting.has_ready()
+    assert waiting.cost == 0
+    assert waiting.ready("a", "k", 7.0)
+    assert waiting.has_ready()
+    assert waiting.cost == 7
+    assert [(each.batch_key, each.cost) for each in waiting.ranked(0)] == [("k", 7.0)]
+
+
+def test_who_is_prepared_first_does_not_overtake(line: Make) -> None:
+    waiting = line()
+    for name in "ab":
+        waiting.add(entry(name, ready=False))
+    waiting.ready("b", "k", 1.0)
+    waiting.ready("a", "k", 1.0)
+    assert order(waiting) == "ab"
+
+
+def test_a_prepared_item_that_proves_too_costly_is_refused_and_gone(line: Make) -> None:
+    waiting = line(QueueLimits(max_cost=10))
+    waiting.add(entry("a", cost=6))
+    waiting.add(entry("b", ready=False))
+    with pytest.raises(QueueFull):
+        waiting.ready("b", "k", 5.0)
+    assert "b" not in waiting
+
+
+def test_preparing_what_is_gone_changes_nothing(line: Make) -> None:
+    waiting = line()
+    waiting.add(entry("a", ready=False))
+    waiting.take("a")
+    assert not waiting.ready("a", "k", 1.0)
+    assert len(waiting) == 0
+
+
+@pytest.mark.parametrize("cost", [-1.0, math.nan, math.inf])
+def test_an_impossible_cost_is_refused(line: Make, cost: float) -> None:
+    with pytest.raises(ValueError, match="the cost of a is"):
+        entry("a", cost=cost)
+    waiting = line()
+    waiting.add(entry("a", ready=False))
+    with pytest.raises(ValueError, match="the cost of a is"):
+        waiting.ready("a", "k", cost)
+    assert "a" not in waiting
+
+
+def test_amending_takes_the_more_urgent_priority_and_the_later_deadline(line: Make) -> None:
+    waiting = line()
+    waiting.add(entry("a", priority=1, deadline=5))
+    waiting.amend("a", priority=0, deadline=4)
+    waiting.amend("a", priority=2, deadline=7)
+    waiting.amend("gone", priority=0, deadline=7)
+    assert [(each.priority, each.deadline) for each in waiting] == [(0, 7)]
+
+
+def test_the_time_to_come_back_is_that_of_half_the_queue_at_the_observed_rate(line: Make) -> None:
+    rate = ServiceRate()
+    waiting = line(QueueLimits(max_items=10), rate)
+    for i in range(10):
+        waiting.add(entry(str(i), cost=4))
+    assert waiting.retry_after_s() == 1.0  # nothing is known yet
+    rate.observe(work=2, seconds=1)
+    assert waiting.retry_after_s() == pytest.approx(10.0)
+    with pytest.raises(QueueFull) as refused:
+        waiting.add(entry("x"))
+    assert refused.value.retry_after_s == pytest.approx(10.0)
+
+
+def test_the_rate_follows_a_change_of_pace() -> None:
+    rate = ServiceRate(half_life_s=10)
+    assert rate.seconds_for(1) is None
+    for _ in range(100):
+        rate.observe(work=10, seconds=1)
+    assert rate.seconds_for(10) == pytest.approx(1)
+    for _ in range(100):
+        rate.observe(work=1, seconds=1)
+    assert rate.seconds_for(1) == pytest.approx(1, rel=0.02)
+
+
+def test_steps_that_finish_nothing_still_count_as_busy_time() -> None:
+    rate = ServiceRate(half_life_s=1e9)
+    for _ in range(9):
+        rate.observe(work=0, seconds=1)
+    assert rate.seconds_for(1) is None
+    rate.observe(work=1, seconds=1)
+    assert rate.seconds_for(1) == pytest.approx(10)
+
+
+@pytest.mark.parametrize("limits", [BatchLimits, QueueLimits])
+@pytest.mark.parametrize(
+    ("max_items", "max_cost", "setting"), [(0, 1.0, "max_items"), (1, 0.0, "max_cost"), (1, math.nan, "max_cost")]
+)
+def test_impossible_limits_are_refused_by_name(
+    limits: type[BatchLimits] | type[QueueLimits], max_items: int, max_cost: float, setting: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=rf"(batch|queue)\.{setting}: .* is not allowed"):
+        limits(max_items, max_cost)

@@ -1,0 +1,470 @@
+"""Stages behind the host, on an event loop: calls, streams, deadlines, cancelling, counting, closing."""
+
+import asyncio
+import gc
+import math
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+
+import pytest
+
+from cache.memory import MemoryTier
+from cache.tier import TierStats
+from cache.tiered import TieredCache
+from stages.contract.errors import (
+    Cancelled,
+    ConfigurationError,
+    DeadlineExceeded,
+    InvalidRequest,
+    QueueFull,
+    StageFailed,
+    Unavailable,
+)
+from stages.contract.limits import BatchLimits, QueueLimits
+from stages.contract.stage import Item, Reply, StreamEnd
+from stages.engine.engine import Place
+from stages.host.host import StageHost
+from stages.host.remembering import made_here
+from tests.stages.fakes import Adder, Countdown, CountFrom, FarTier, Gate
+
+
+@pytest.fixture
+async def host() -> AsyncIterator[StageHost]:
+    host = StageHost(cache=TieredCache([MemoryTier(2**20)]), replica="r1")
+    yield host
+    await host.close()
+
+
+def total(reply: Reply) -> int:
+    return int(reply.value["sum"][0])
+
+
+async def once(condition: Callable[[], bool]) -> None:
+    """Lets the event loop turn until the condition holds. pytest's timeout ends it."""
+    while not condition():  # noqa: ASYNC110  (nobody could set an event for what another thread counts)
+        await asyncio.sleep(0)
+
+
+async def collect(stream: AsyncIterator[Sequence[object]]) -> list[object]:
+    return [event async for events in stream for event in events]
+
+
+def deadline(in_s: float) -> float:
+    return time.time() + in_s
+
+
+# ---- calls ----
+
+
+async def test_a_call_answers_with_a_value_and_a_receipt(host: StageHost) -> None:
+    host.add("adder", Adder())
+    reply = await host.call("adder", Item("1", (2, 3)))
+    assert total(reply) == 5
+    receipt = reply.receipt
+    assert (receipt.stage, receipt.replica, receipt.device, receipt.cache) == ("adder", "r1", "cpu", "off")
+    assert (receipt.steps, receipt.batch_size) == (1, 1.0)
+
+
+async def test_calls_made_while_the_device_is_busy_share_the_next_batch(host: StageHost) -> None:
+    stage = Adder(run_gate=Gate(closed=True))
+    host.add("adder", stage)
+    first = asyncio.create_task(host.call("adder", Item("0", (0, 0))))
+    await asyncio.to_thread(stage.run_gate.wait_for, 1)
+    rest = [asyncio.create_task(host.call("adder", Item(str(i), (i, 0)))) for i in range(1, 6)]
+    await once(lambda: stage.num_prepared == 6)
+    await once(lambda: host.load()["adder"].queued == 5)
+    stage.run_gate.open()
+    replies = await asyncio.gather(first, *rest)
+    assert [total(reply) for reply in replies] == [0, 1, 2, 3, 4, 5]
+    assert sum(len(batch) for batch in stage.batches) == 6
+    assert len(stage.batches) <= 3
+
+
+async def test_several_stages_live_in_one_host(host: StageHost) -> None:
+    host.add("adder", Adder())
+    host.add("other", Adder())
+    host.add("count", Countdown())
+    replies = await asyncio.gather(host.call("adder", Item("1", (1, 1))), host.call("other", Item("1", (2, 2))))
+    assert [(reply.receipt.stage, total(reply)) for reply in replies] == [("adder", 2), ("other", 4)]
+    assert len(await collect(host.stream("count", Item("1", CountFrom(2))))) == 3
+
+
+@pytest.mark.parametrize("running", [True, False])
+async def test_cancelling_the_task_withdraws_the_call(host: StageHost, running: bool) -> None:
+    stage = Adder(run_gate=Gate(closed=True))
+    host.add("adder", stage)
+    first = asyncio.create_task(host.call("adder", Item("1", (1, 0))))
+    await asyncio.to_thread(stage.run_gate.wait_for, 1)
+    second = asyncio.create_task(host.call("adder", Item("2", (2, 0))))
+    await once(lambda: stage.num_prepared == 2)
+    gone, stays = (first, second) if running else (second, first)
+    gone.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    await once(lambda: host.metrics()[0].counters["cancelled_total"] == 1)
+    stage.run_gate.open()
+    await stays
+    assert stage.batches == ([[1], [2]] if running else [[1]])
+
+
+async def test_a_full_queue_refuses_and_says_when_to_come_back(host: StageHost) -> None:
+    stage = Adder(run_gate=Gate(closed=True))
+    host.add("adder", stage, queue=QueueLimits(max_items=1))
+    running = asyncio.create_task(host.call("adder", Item("1", (1, 0))))
+    await asyncio.to_thread(stage.run_gate.wait_for, 1)
+    waiting = asyncio.create_task(host.call("adder", Item("2", (2, 0))))
+    await once(lambda: host.load()["adder"].queued == 1)
+    with pytest.raises(QueueFull, match=r"queue\.max_items is 1") as refused:
+        await host.call("adder", Item("3", (3, 0)))
+    assert (refused.value.retry_after_s or 0) >= 1
+    stage.run_gate.open()
+    assert [total(reply) for reply in await asyncio.gather(running, waiting)] == [1, 2]
+
+
+async def test_a_failure_leaves_no_trace_in_the_host(host: StageHost) -> None:
+    host.add("adder", Adder())
+    with pytest.raises(StageFailed, match="the device has bad luck"):
+        await host.call("adder", Item("1", (13, 0)))
+    with pytest.raises(InvalidRequest):
+        await host.call("adder", Item("2", (0, 13)))
+    assert not host.cancel("1")
+    assert host._cancels == {}
+    assert host.load()["adder"].queued == host.load()["adder"].running == 0
+
+
+# ---- streams ----
+
+
+async def test_a_stream_gives_every_event_in_order_and_ends_with_the_receipt(host: StageHost) -> None:
+    host.add("count", Countdown())
+    *events, end = await collect(host.stream("count", Item("1", CountFrom(5))))
+    assert events == [4, 3, 2, 1, 0]
+    assert isinstance(end, StreamEnd)
+    assert (end.receipt.stage, end.receipt.steps, end.receipt.batch_size) == ("count", 5, 1.0)
+
+
+async def test_a_stream_of_infinite_pace_hands_everything_over_at_the_end(host: StageHost) -> None:
+    stage = Countdown()
+    host.add("count", stage)
+    batches = [events async for events in host.stream("count", Item("1", CountFrom(5), pace_s=math.inf))]
+    assert len(batches) == 1
+    assert [*batches[0][:-1]] == [4, 3, 2, 1, 0]
+    assert isinstance(batches[0][-1], StreamEnd)
+
+
+async def test_a_paced_stream_hands_its_first_event_over_at_once_and_its_end_too(host: StageHost) -> None:
+    gate = Gate(closed=True)
+    host.add("count", Countdown(gate=gate))
+    async with aclosing(host.stream("count", Item("1", CountFrom(5), pace_s=3600.0))) as stream:
+        gate.let(1)
+        assert await anext(stream) == [4]
+        gate.open()
+        assert [*(await anext(stream))[:-1]] == [3, 2, 1, 0]
+
+
+async def test_what_came_before_a_failure_is_handed_over_whatever_the_pace(host: StageHost) -> None:
+    host.add("count", Countdown())
+    stream = host.stream("count", Item("1", CountFrom(5, fails_at=2), pace_s=math.inf))
+    assert await anext(stream) == [4, 3, 2]
+    with pytest.raises(StageFailed, match="the row broke"):
+        await anext(stream)
+
+
+async def test_what_came_while_nobody_looked_comes_in_one_list(host: StageHost) -> None:
+    stage = Countdown(gate=Gate(closed=True))
+    host.add("count", stage)
+    async with aclosing(host.stream("count", Item("1", CountFrom(5)))) as stream:
+        stage.gate.let(1)
+        assert list(await anext(stream)) == [4]
+        stage.gate.open()
+        await once(lambda: len(stage.finished) == 1)
+        await asyncio.sleep(0)  # a finished row's last events are on their way already
+        *events, end = await anext(stream)
+        assert events == [3, 2, 1, 0]
+        assert isinstance(end, StreamEnd)
+        with pytest.raises(StopAsyncIteration):
+            await anext(stream)
+
+
+async def test_events_before_an_error_are_given_before_it_is_raised(host: StageHost) -> None:
+    host.add("count", Countdown())
+    stream = host.stream("count", Item("1", CountFrom(5, fails_at=2)))
+    seen: list[object] = []
+    while len(seen) < 3:
+        seen.extend(await anext(stream))
+    assert seen == [4, 3, 2]
+    with pytest.raises(StageFailed, match="the row broke"):
+        await anext(stream)
+
+
+async def test_what_could_never_run_is_refused_at_the_first_event(host: StageHost) -> None:
+    host.add("count", Countdown())
+    with pytest.raises(InvalidRequest, match="101 is over 100"):
+        await anext(host.stream("count", Item("1", CountFrom(101))))
+
+
+async def test_a_stream_that_nobody_reads_starts_nothing(host: StageHost) -> None:
+    stage = Countdown()
+    host.add("count", stage)
+    await host.stream("count", Item("1", CountFrom(5))).aclose()
+    assert stage.started == []
+
+
+@pytest.mark.parametrize("how", ["close", "cancel the task", "cancel by id", "drop"])
+async def test_leaving_a_stream_frees_its_row_within_one_step(host: StageHost, how: str) -> None:
+    stage = Countdown(gate=Gate(closed=True))
+    host.add("count", stage)
+    stream = host.stream("count", Item("1", CountFrom(50)))
+    stage.gate.let(2)
+    await anext(stream)
+    await asyncio.to_thread(stage.gate.wait_for, 3)  # the third step is under way
+    if how == "close":
+        await stream.aclose()
+    elif how == "cancel the task":
+        reading = asyncio.create_task(collect(stream))
+        await asyncio.sleep(0)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+    elif how == "cancel by id":
+        assert host.cancel("1")
+        with pytest.raises(Cancelled):
+            await collect(stream)
+    else:
+        del stream
+        gc.collect()
+        await once(lambda: host.load()["count"].running == 0)
+    stage.gate.open()
+    await once(lambda: stage.finished == [CountFrom(50)])
+    assert len(stage.steps) == 3
+    assert host.metrics()[0].counters["cancelled_total"] == 1
+
+
+async def test_a_row_that_is_done_is_not_cancelled_by_closing(host: StageHost) -> None:
+    host.add("count", Countdown())
+    async with aclosing(host.stream("count", Item("1", CountFrom(2)))) as stream:
+        await collect(stream)
+    assert host.metrics()[0].counters["cancelled_total"] == 0
+
+
+@pytest.mark.parametrize("running", [True, False])
+async def test_a_stream_ends_at_its_deadline_even_in_the_middle_of_a_step(host: StageHost, running: bool) -> None:
+    stage = Countdown(slots=1, gate=Gate(closed=True))
+    host.add("count", stage)
+    others = []
+    if not running:
+        others = [asyncio.create_task(collect(host.stream("count", Item("0", CountFrom(2)))))]
+        await asyncio.to_thread(stage.gate.wait_for, 1)
+    with pytest.raises(DeadlineExceeded, match="then ran" if running else "and never ran"):
+        await collect(host.stream("count", Item("1", CountFrom(50), deadline=deadline(0.05))))
+    assert host.metrics()[0].counters["expired_total"] == 1
+    stage.gate.open()
+    await asyncio.gather(*others)
+    await once(lambda: len(stage.finished) == len(stage.started))
+    assert sum(CountFrom(50) in rows for rows in stage.steps) == int(running)
+
+
+async def test_a_step_that_raises_ends_its_streams_and_no_others(host: StageHost) -> None:
+    host.add("count", Countdown())
+    bad = host.stream("count", Item("1", CountFrom(5, "bad", breaks_step_at=3)))
+    good = host.stream("count", Item("2", CountFrom(5, "good")))
+    error, events = await asyncio.gather(collect(bad), collect(good), return_exceptions=True)
+    assert isinstance(error, StageFailed)
+    assert isinstance(events, list)
+    assert events[:-1] == [4, 3, 2, 1, 0]
+    assert len(await collect(host.stream("count", Item("3", CountFrom(1))))) == 2
+
+
+async def test_many_streams_at_once_lose_nothing(host: StageHost) -> None:
+    stage = Countdown(slots=8)
+    host.add("count", stage, queue=QueueLimits(100))
+    everything = await asyncio.gather(
+        *(collect(host.stream("count", Item(str(n), CountFrom(n, key=str(n % 3))))) for n in range(1, 60))
+    )
+    assert [events[:-1] for events in everything] == [list(range(n - 1, -1, -1)) for n in range(1, 60)]
+    await once(lambda: len(stage.finished) == 59)
+    assert stage.running == []
+
+
+# ---- by id ----
+
+
+async def test_items_that_share_an_id_are_cancelled_together(host: StageHost) -> None:
+    adder, count = Adder(run_gate=Gate(closed=True)), Countdown(gate=Gate(closed=True))
+    host.add("adder", adder)
+    host.add("count", count)
+    mine = [
+        asyncio.create_task(host.call("adder", Item("request", (1, 0)))),
+        asyncio.create_task(host.call("adder", Item("request", (2, 0)))),
+    ]
+    streaming = asyncio.create_task(collect(host.stream("count", Item("request", CountFrom(50)))))
+    other = asyncio.create_task(host.call("adder", Item("other", (3, 0))))
+    await asyncio.to_thread(count.gate.wait_for, 1)
+    await once(lambda: adder.num_prepared == 3)
+    assert host.cancel("request")
+    answers = await asyncio.gather(*mine, streaming, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [Cancelled] * 3
+    adder.run_gate.open()
+    count.gate.open()
+    assert total(await other) == 3
+    assert not host.cancel("request")
+
+
+# ---- the host itself ----
+
+
+async def test_unknown_stages_and_stages_of_the_other_kind_are_refused_by_name(host: StageHost) -> None:
+    host.add("adder", Adder())
+    host.add("count", Countdown())
+    for name in ("nobody", "count"):
+        with pytest.raises(ConfigurationError, match=rf"'{name}' is not hosted here.*of this kind: adder"):
+            await host.call(name, Item("1", (1, 1)))
+    for name in ("nobody", "adder"):
+        with pytest.raises(ConfigurationError, match=rf"'{name}' is not hosted here.*of this kind: count"):
+            await anext(host.stream(name, Item("1", CountFrom(1))))
+
+
+async def test_a_name_is_taken_once(host: StageHost) -> None:
+    host.add("adder", Adder())
+    with pytest.raises(ConfigurationError, match="'adder' is hosted here already"):
+        host.add("adder", Countdown())
+
+
+async def test_what_is_no_stage_is_refused(host: StageHost) -> None:
+    with pytest.raises(ConfigurationError, match="neither run nor step"):
+        host.add("thing", object())  # type: ignore[arg-type]
+
+
+async def test_metrics_have_every_counter_by_its_agreed_name(host: StageHost) -> None:
+    host.add("adder", Adder())
+    host.add("count", Countdown())
+    for _ in range(2):
+        await host.call("adder", Item("1", (1, 1), "n"))
+        await host.settled()
+    await collect(host.stream("count", Item("1", CountFrom(3))))
+    adder, count = host.metrics()
+    assert (adder.stage, adder.replica, adder.device) == ("adder", "r1", "cpu")
+    assert set(adder.counters) == {
+        "queued",
+        "running",
+        "items_total",
+        "batches_total",
+        "batch_items_total",
+        "steps_total",
+        "device_seconds_total",
+        "cancelled_total",
+        "failed_total",
+        "expired_total",
+        "rejected_total",
+        "preempted_total",
+        "out_of_memory_total",
+        "batch_bound_items",
+        "batch_bound_cost",
+        "cache_hits_memory_total",
+        "cache_hits_redis_total",
+        "cache_misses_total",
+        "cache_joined_total",
+        "cache_evictions_total",
+        "cache_errors_total",
+    }
+    assert (adder.counters["items_total"], adder.counters["cache_hits_memory_total"]) == (1, 1)
+    assert (count.counters["items_total"], count.counters["steps_total"]) == (1, 3)
+
+
+async def test_what_the_cache_as_a_whole_counts_is_told_once() -> None:
+    host = StageHost(cache=TieredCache([MemoryTier(1500)]))  # room for two small values
+    for name in ("one", "two"):
+        host.add(name, Adder())
+    for n in range(5):
+        await host.call("two", Item("1", (n, 1), f"n{n}"))
+        await host.settled()
+    assert sum(metrics.counters["cache_evictions_total"] for metrics in host.metrics()) == 3
+    await host.close()
+
+
+async def test_telling_metrics_never_waits_for_a_far_tier() -> None:
+    class Slow(FarTier):
+        def stats(self) -> TierStats:
+            stats_gate.pass_through()
+            return TierStats(errors=4)
+
+    stats_gate = Gate(closed=True)
+    host = StageHost(cache=TieredCache([Slow()]))
+    host.add("adder", Adder())
+    assert host.metrics()[0].counters["cache_errors_total"] == 0  # not known yet
+    stats_gate.open()
+    await once(lambda: host.metrics()[0].counters["cache_errors_total"] == 4)
+    await host.close()
+
+
+async def test_load_tells_what_every_stage_has_in_hand(host: StageHost) -> None:
+    adder, count = Adder(run_gate=Gate(closed=True)), Countdown(slots=1, gate=Gate(closed=True))
+    host.add("adder", adder, batch=BatchLimits(max_items=1))
+    host.add("count", count)
+    calls = [asyncio.create_task(host.call("adder", Item(str(n), (1, 0)))) for n in range(2)]
+    streams = [asyncio.create_task(collect(host.stream("count", Item(str(n), CountFrom(1))))) for n in range(3)]
+    await asyncio.to_thread(adder.run_gate.wait_for, 1)
+    await asyncio.to_thread(count.gate.wait_for, 1)
+    load = host.load()
+    assert (load["adder"].queued, load["adder"].running) == (1, 1)
+    assert (load["count"].queued, load["count"].running) == (2, 1)
+    adder.run_gate.open()
+    count.gate.open()
+    await asyncio.gather(*calls, *streams)
+
+
+async def test_a_healthy_host_passes_its_check_and_a_closed_one_does_not() -> None:
+    host = StageHost()
+    host.add("adder", Adder())
+    host.check()
+    await host.close()
+    with pytest.raises(Unavailable):
+        host.check()
+
+
+async def test_closing_ends_everything_with_unavailable() -> None:
+    host = StageHost(cache=TieredCache([MemoryTier(2**20)]))
+    adder, count = Adder(run_gate=Gate(closed=True)), Countdown(gate=Gate(closed=True))
+    host.add("adder", adder)
+    host.add("count", count)
+    calls = [asyncio.create_task(host.call("adder", Item(str(n), (n, 0), "n" if n > 1 else None))) for n in range(4)]
+    streams = [asyncio.create_task(collect(host.stream("count", Item(str(n), CountFrom(3))))) for n in range(6)]
+    await asyncio.to_thread(adder.run_gate.wait_for, 1)
+    await asyncio.to_thread(count.gate.wait_for, 1)
+    closing = asyncio.create_task(host.close())
+    answers = await asyncio.gather(*calls, *streams, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [Unavailable] * 10
+    assert not closing.done()  # the devices are still at their last step
+    adder.run_gate.open()
+    count.gate.open()
+    await closing
+    assert count.running == []
+    for request in (host.call("adder", Item("9", (1, 1))), anext(host.stream("count", Item("9", CountFrom(1))))):
+        with pytest.raises(Unavailable):
+            await request
+    await host.close()
+
+
+def test_hosting_stages_imports_no_model_library_and_no_ray() -> None:
+    code = "import sys, stages.host.host; print([name for name in ('torch', 'transformers', 'ray') if name in sys.modules])"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
+
+
+async def test_closing_the_host_closes_its_cache() -> None:
+    tier = MemoryTier(2**20)
+    host = StageHost(cache=TieredCache([tier]))
+    host.add("adder", Adder())
+    await host.call("adder", Item("1", (1, 1), "n"))
+    await host.close()
+    assert tier.get_many([made_here("n", Place("adder", "cpu"))]) == {}
+
+
+async def test_a_host_made_before_the_loop_runs_serves_on_it() -> None:
+    host = await asyncio.to_thread(StageHost)
+    await asyncio.to_thread(host.add, "adder", Adder())
+    assert total(await host.call("adder", Item("1", (2, 2)))) == 4
+    await host.close()
