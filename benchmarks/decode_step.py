@@ -21,11 +21,11 @@ from benchmarks.command import results_folder, start
 from benchmarks.llm_checkpoint import save_text_model
 from benchmarks.report import Report
 from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
-from stages.contract.stage import Generate, Sampling
 from stages.device.dtypes import choose_dtype
 from stages.device.openmp import on_passing_thread
 from stages.device.packed_linear import pack_linears
 from stages.llm.llm import Llm, LlmSettings
+from stages.llm.messages import Generate, Sampling
 from stages.llm.model.loading import LoadedLanguageModel
 from stages.llm.row import LlmRow
 

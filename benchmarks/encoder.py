@@ -29,8 +29,9 @@ from benchmarks.spread import percentile, spread
 from benchmarks.vit_checkpoint import picture, save_vit
 from pipelines.cluster.serve_client import ServeStageClient
 from stages.checkpoints.checkpoint import Checkpoint, LoadOptions, Source
+from stages.contract.item import Item
 from stages.contract.limits import BatchLimits
-from stages.contract.stage import EmbedInput, Item
+from stages.vision.messages import EmbedInput
 
 RUN_S = 0.3
 PERIOD_S, NUM_REQUESTS = 0.02, 40

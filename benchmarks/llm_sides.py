@@ -25,11 +25,12 @@ from benchmarks.triptych import Config, served, shipped_config
 from pipelines.jobs import Message, TextPart
 from pipelines.prompts.prompt import PromptBuilder
 from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
+from stages.contract.item import Item
 from stages.contract.limits import BatchLimits
-from stages.contract.stage import Generate, GenerationEnd, Item, Sampling
 from stages.device.dtypes import choose_dtype
 from stages.device.openmp import on_passing_thread
 from stages.host.host import StageHost
+from stages.llm.messages import Generate, GenerationEnd, Sampling
 
 THREADS = 2
 CONTEXT = 512

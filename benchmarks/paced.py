@@ -12,7 +12,9 @@ from typing import TextIO
 
 import numpy as np
 
-from stages.contract.stage import Arrays, Generate, GenerationEnd, Stepped, TokenDelta
+from stages.contract.result import Arrays
+from stages.contract.stage import Stepped
+from stages.llm.messages import Generate, GenerationEnd, TokenDelta
 
 
 @dataclass(frozen=True, slots=True)

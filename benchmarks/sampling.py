@@ -24,10 +24,10 @@ from benchmarks.llm_checkpoint import save_text_model
 from benchmarks.report import Goal, Report
 from benchmarks.sampling_agreement import agreement
 from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
-from stages.contract.stage import Generate, Sampling
 from stages.device.openmp import on_passing_thread
 from stages.llm.detokenizer import TokenTexts
 from stages.llm.llm import Llm, LlmSettings
+from stages.llm.messages import Generate, Sampling
 from stages.llm.sampling.sampling import Chooser, choose
 
 THREADS = 2

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.report import Report
-from stages.contract.stage import Generate, Sampling
 from stages.device.openmp import on_passing_thread
 from stages.llm.llm import Llm
+from stages.llm.messages import Generate, Sampling
 from stages.llm.sampling.candidates import BLOCK, keep
 from stages.llm.sampling.noise import exponential, row_keys
 

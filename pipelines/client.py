@@ -6,7 +6,7 @@ Knows no HTTP and no model. The one-process form is `LocalStageClient`; the clus
 from collections.abc import AsyncGenerator, Collection, Sequence
 from typing import Any, Protocol
 
-from stages.contract.stage import Item, Reply
+from stages.contract.item import Item, Reply
 from stages.host.host import StageHost
 
 

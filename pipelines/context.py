@@ -8,7 +8,7 @@ import uuid
 from dataclasses import dataclass, field, replace
 
 from stages.contract.errors import DeadlineExceeded
-from stages.contract.stage import StageReceipt
+from stages.contract.item import StageReceipt
 
 
 @dataclass(slots=True)

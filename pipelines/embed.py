@@ -7,7 +7,9 @@ from pipelines.client import StageClient
 from pipelines.context import RequestContext
 from pipelines.jobs import Embedded, EmbedJob, ImagePart, TextPart
 from stages.contract.errors import InvalidRequest
-from stages.contract.stage import Arrays, EmbedInput, Item
+from stages.contract.item import Item
+from stages.contract.result import Arrays
+from stages.vision.messages import EmbedInput
 
 
 class ClipEmbedPipeline:

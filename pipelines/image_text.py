@@ -26,7 +26,9 @@ from pipelines.prompts.prompt import Prompt, PromptBuilder
 from pipelines.rules.sampling_defaults import completed
 from pipelines.streams import merged
 from stages.contract.errors import InvalidRequest, StageFailed
-from stages.contract.stage import EncodeImage, Generate, GenerationEnd, ImageSpan, Item, Sampling, StreamEnd, TokenDelta
+from stages.contract.item import Item, StreamEnd
+from stages.llm.messages import Generate, GenerationEnd, ImageSpan, Sampling, TokenDelta
+from stages.vision.messages import EncodeImage
 
 
 class ImageTextPipeline:

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.context import RequestContext
-from stages.contract.stage import StageMetrics, TokenLogprob
+from stages.contract.item import StageMetrics
+from stages.llm.messages import TokenLogprob
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class AskedSampling:
-    """What a request says about its answer's tokens (`stages.contract.stage.Sampling`). `max_tokens` 0 and None of temperature and
+    """What a request says about its answer's tokens (`stages.llm.messages.Sampling`). `max_tokens` 0 and None of temperature and
     top_p: the model's own default, or for `max_tokens` what fits where that is less."""
 
     max_tokens: int = 0

@@ -14,7 +14,7 @@ from pipelines.settings.config import AppConfig
 from pipelines.settings.pinning import pinned
 from pipelines.settings.replica_spec import CacheSpec
 from pipelines.settings.specs import stage_specs
-from stages.contract.stage import StageMetrics
+from stages.contract.item import StageMetrics
 from stages.host.host import StageHost
 from stages.host.registry import StageSpec, load
 

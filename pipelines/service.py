@@ -24,7 +24,7 @@ from pipelines.text_to_image import TextToImagePipeline
 from stages.checkpoints.checkpoint import resolve
 from stages.checkpoints.input_versions import input_versions
 from stages.contract.errors import InvalidRequest, UnknownModel
-from stages.contract.stage import StageMetrics
+from stages.contract.item import StageMetrics
 from stages.diffusion.checkpoint.checkpoint_parts import SETTINGS
 from stages.diffusion.families.families import describe
 from stages.host.registry import PROJECTOR_FILES, StageSpec, part_files

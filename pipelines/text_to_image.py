@@ -20,8 +20,9 @@ from pipelines.jobs import ImagePart, PaintEvent, PaintJob, PaintPicture, PaintP
 from pipelines.rules.paint_rules import PaintRules, Size
 from pipelines.streams import merged
 from stages.contract.errors import InvalidRequest, StageFailed
-from stages.contract.stage import (
-    Arrays,
+from stages.contract.item import Item, StreamEnd
+from stages.contract.result import Arrays
+from stages.diffusion.messages import (
     DecodeLatents,
     Denoise,
     DenoiseEnd,
@@ -29,8 +30,6 @@ from stages.contract.stage import (
     DenoiseProgress,
     EncodePixels,
     EncodePrompt,
-    Item,
-    StreamEnd,
 )
 from stages.vision.picture import decode, fit
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from ray import serve
 
-from stages.contract.stage import Arrays, OneShotStage
+from stages.contract.result import Arrays
+from stages.contract.stage import OneShotStage
 
 MAX_ITEMS = 16
 

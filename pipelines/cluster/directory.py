@@ -15,7 +15,7 @@ from pipelines.settings.config import INGRESS, AppConfig
 from pipelines.settings.derived import Home, capacity
 from pipelines.settings.specs import stage_specs
 from stages.contract.errors import Unavailable
-from stages.contract.stage import StageMetrics
+from stages.contract.item import StageMetrics
 
 FRESH_S = 0.5  # Serve's controller is asked at most this often
 ANSWER_WITHIN_S = 2.0

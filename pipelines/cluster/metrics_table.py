@@ -6,7 +6,7 @@ A replica that has not reported for `stale_after_s` is gone (scaled down or dead
 import time
 from collections.abc import Sequence
 
-from stages.contract.stage import StageMetrics
+from stages.contract.item import StageMetrics
 
 
 class MetricsTable:

@@ -15,7 +15,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from pipelines.settings.replica_spec import ReplicaSpec
-from stages.contract.stage import Item, Reply
+from stages.contract.item import Item, Reply
 from stages.device.cores import available_cores, cores_of_this_machine
 from stages.device.openmp import limit_threads
 from stages.host.host import StageHost

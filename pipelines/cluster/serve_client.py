@@ -18,7 +18,7 @@ from ray.serve.handle import DeploymentHandle
 
 from pipelines.cluster.object_store import ObjectStore
 from stages.contract.errors import Broken, Cancelled, DeadlineExceeded, QueueFull, StageFailed, TriptychError, Unavailable
-from stages.contract.stage import Item, Reply
+from stages.contract.item import Item, Reply
 from stages.host.packed_item import packed
 
 MAX_ATTEMPTS = 3

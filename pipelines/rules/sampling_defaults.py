@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipelines.jobs import AskedSampling, SamplingDefaults
 from stages.checkpoints.checkpoint import Checkpoint
 from stages.contract.errors import ConfigurationError
-from stages.contract.stage import Sampling
+from stages.llm.messages import Sampling
 
 FILE = "generation_config.json"
 

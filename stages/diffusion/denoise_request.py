@@ -3,8 +3,8 @@
 import math
 
 from stages.contract.errors import InvalidRequest
-from stages.contract.stage import Denoise
 from stages.diffusion.families.describe import Guidance, PainterInfo
+from stages.diffusion.messages import Denoise
 from stages.diffusion.sampling.samplers import SamplerMenu
 
 _MAX_GUIDANCE = 100.0

@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 
 from stages.checkpoints.checkpoint import Checkpoint, LoadOptions
 from stages.contract.errors import StageFailed
-from stages.contract.stage import Arrays, Denoise, DenoiseEnd, DenoisePreview, DenoiseProgress, Stepped
+from stages.contract.result import Arrays
+from stages.contract.stage import Stepped
 from stages.diffusion.checkpoint.checkpoint_parts import DiffusersFolder, open_folder
 from stages.diffusion.denoise_request import check_request, is_guided, preview_calls
 from stages.diffusion.denoise_row import DenoiseRow
 from stages.diffusion.families.describe import PainterInfo
 from stages.diffusion.families.families import family_of
 from stages.diffusion.families.family import Backbone, Condition, Family
+from stages.diffusion.messages import Denoise, DenoiseEnd, DenoisePreview, DenoiseProgress
 from stages.diffusion.sampling.schedule import Schedule, build_schedule
 from stages.diffusion.step_state import StepState, export_state, restore_state
 

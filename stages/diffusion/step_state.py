@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from stages.contract.errors import StageFailed
-from stages.contract.stage import Arrays
+from stages.contract.result import Arrays
 from stages.diffusion.denoise_row import DenoiseRow
 
 Plain: TypeAlias = "int | float | bool | str | list[Plain] | None"

@@ -6,10 +6,11 @@ from typing import Self
 import torch
 
 from stages.checkpoints.checkpoint import Checkpoint, LoadOptions
-from stages.contract.stage import Arrays, EncodePrompt
+from stages.contract.result import Arrays
 from stages.diffusion.checkpoint.checkpoint_parts import open_folder
 from stages.diffusion.families.families import family_of
 from stages.diffusion.families.family import PromptEncoder
+from stages.diffusion.messages import EncodePrompt
 from stages.diffusion.text.prompt_tokenizer import TokenIds
 
 

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from stages.checkpoints.checkpoint import Checkpoint, LoadOptions
 from stages.contract.errors import ConfigurationError, InvalidRequest, StageFailed
-from stages.contract.stage import Arrays, DecodeLatents, EncodePixels
+from stages.contract.result import Arrays
 from stages.diffusion.checkpoint.checkpoint_parts import open_folder
 from stages.diffusion.checkpoint.components import Loaded, load_model
 from stages.diffusion.families.latent_scaling import LatentScaling, latent_scaling
+from stages.diffusion.messages import DecodeLatents, EncodePixels
 from stages.diffusion.text.pieces import Pieces
 
 

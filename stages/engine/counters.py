@@ -1,4 +1,4 @@
-"""What an engine counts since it started. Knows no Prometheus; `StageMetrics` in `stages/contract/stage.py` carries the numbers on."""
+"""What an engine counts since it started. Knows no Prometheus; `StageMetrics` in `stages/contract/item.py` carries the numbers on."""
 
 from dataclasses import asdict, dataclass
 

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from stages.contract.errors import TriptychError
-from stages.contract.stage import Arrays, StageReceipt
+from stages.contract.item import StageReceipt
+from stages.contract.result import Arrays
 
 
 class Receiver(Protocol):

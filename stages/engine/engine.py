@@ -30,7 +30,9 @@ from stages.contract.errors import (
     Unavailable,
 )
 from stages.contract.faults import Fault, fault_of
-from stages.contract.stage import Arrays, Item, Shrinkable
+from stages.contract.item import Item
+from stages.contract.result import Arrays
+from stages.contract.stage import Shrinkable
 from stages.device.cores import Seat
 from stages.device.device_memory import empty_cache, free_bytes
 from stages.engine.counters import Counters

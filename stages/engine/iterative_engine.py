@@ -15,8 +15,9 @@ from typing import Generic, TypeVar
 
 from stages.contract.errors import OutOfMemory, StageFailed, TriptychError
 from stages.contract.faults import Fault, fault_of
+from stages.contract.item import Item
 from stages.contract.limits import BatchLimits, QueueLimits
-from stages.contract.stage import Item, IterativeStage, Stepped
+from stages.contract.stage import IterativeStage, Stepped
 from stages.device.cores import Seat
 from stages.engine.delivery import Deliver, Receiver, deliver_here
 from stages.engine.engine import Engine, Handle, Place

@@ -12,7 +12,7 @@ from typing import Any
 
 from stages.contract.errors import DeadlineExceeded, OutOfMemory, StageFailed, TriptychError
 from stages.contract.faults import Fault, fault_of
-from stages.contract.stage import Item, StageReceipt
+from stages.contract.item import Item, StageReceipt
 from stages.engine.delivery import Receiver
 
 

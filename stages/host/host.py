@@ -14,8 +14,10 @@ from typing import Any, TypeGuard, TypeVar
 from cache.tier import TierStats
 from cache.tiered import TieredCache
 from stages.contract.errors import Cancelled, ConfigurationError, TriptychError, Unavailable
+from stages.contract.item import Item, Reply, StageMetrics, StageReceipt, StreamEnd
 from stages.contract.limits import BatchLimits, QueueLimits
-from stages.contract.stage import Arrays, Item, IterativeStage, OneShotStage, Reply, StageMetrics, StageReceipt, StreamEnd
+from stages.contract.result import Arrays
+from stages.contract.stage import IterativeStage, OneShotStage
 from stages.device.cores import CoreTable
 from stages.engine.delivery import LoopDelivery
 from stages.engine.engine import Engine

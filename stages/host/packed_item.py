@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.contract.stage import Item
+from stages.contract.item import Item
 
 LARGE_BYTES = 100 * 1024
 """Smaller ones travel in the message: a call's arguments up to this size do so anyway."""

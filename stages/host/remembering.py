@@ -20,7 +20,8 @@ from cache.keys import name as named
 from cache.tiered import Found, TieredCache
 from stages.checkpoints.input_versions import input_versions
 from stages.contract.errors import DeadlineExceeded, TriptychError
-from stages.contract.stage import Arrays, Item, Reply, StageReceipt
+from stages.contract.item import Item, Reply, StageReceipt
+from stages.contract.result import Arrays
 from stages.engine.engine import Handle, Place
 from stages.engine.one_shot_engine import OneShotEngine
 from stages.engine.work import as_stage_error

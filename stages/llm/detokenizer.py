@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from tokenizers import Tokenizer
 
-from stages.contract.stage import TokenLogprob
+from stages.llm.messages import TokenLogprob
 
 _BROKEN = "\N{REPLACEMENT CHARACTER}"
 _MAX_CHARACTER_BYTES = 4  # in UTF-8

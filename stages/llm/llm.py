@@ -18,10 +18,11 @@ from torch import Tensor
 from stages.checkpoints.checkpoint import Checkpoint, LoadOptions
 from stages.contract.errors import ConfigurationError, StageFailed
 from stages.contract.faults import Fault, fault_of
-from stages.contract.stage import Generate, GenerationEnd, ImageSpan, Sampling, Stepped, TokenDelta, TokenLogprob
+from stages.contract.stage import Stepped
 from stages.device.arrays import as_tensor
 from stages.device.packed_linear import is_packed
 from stages.llm.detokenizer import Shown, TextStream, TokenTexts
+from stages.llm.messages import Generate, GenerationEnd, ImageSpan, Sampling, TokenDelta, TokenLogprob
 from stages.llm.model.forward import Forward, PlacedImage
 from stages.llm.model.image_positions import ImagePositions
 from stages.llm.model.loading import LoadedLanguageModel, load_language_model

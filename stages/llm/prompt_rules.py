@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stages.contract.errors import InvalidRequest
-from stages.contract.stage import Generate, ImageSpan, Sampling
+from stages.llm.messages import Generate, ImageSpan, Sampling
 from stages.llm.model.image_positions import ImagePositions
 
 MAX_TOP_LOGPROBS = 20

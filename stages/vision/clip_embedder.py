@@ -15,9 +15,10 @@ from torch import Tensor
 
 from stages.checkpoints.checkpoint import Checkpoint, LoadOptions
 from stages.contract.errors import ConfigurationError, InvalidRequest
-from stages.contract.stage import Arrays, EmbedInput
+from stages.contract.result import Arrays
 from stages.device.arrays import as_array
 from stages.device.torchvision_shim import ensure_torchvision
+from stages.vision.messages import EmbedInput
 from stages.vision.open_clip_tower import LOCAL_PREFIX
 from stages.vision.picture import decode
 from stages.vision.pictures import compiled

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from stages.checkpoints.checkpoint import Checkpoint, LoadOptions
 from stages.contract.errors import ConfigurationError
-from stages.contract.stage import Arrays, EncodeImage
+from stages.contract.result import Arrays
 from stages.device.arrays import as_array
+from stages.vision.messages import EncodeImage
 from stages.vision.open_clip_tower import WEIGHTS_FILE, OpenClipTower
 from stages.vision.pictures import compiled, preprocessed
 from stages.vision.projector import Projector

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from stages.checkpoints.checkpoint import LoadOptions
-from stages.contract.stage import EncodeImage
+from stages.vision.messages import EncodeImage
 from stages.vision.picture import decode
 
 

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from stages.checkpoints.checkpoint import Checkpoint, LoadOptions
 from stages.contract.errors import ConfigurationError
-from stages.contract.stage import Arrays, EncodeImage
+from stages.contract.result import Arrays
 from stages.device.arrays import as_array
 from stages.device.torchvision_shim import ensure_torchvision
+from stages.vision.messages import EncodeImage
 from stages.vision.picture import decode
 from stages.vision.pictures import compiled
 from stages.vision.placeholders import check_num_features

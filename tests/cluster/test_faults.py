@@ -13,8 +13,9 @@ import pytest
 from pipelines.cluster.serve_client import ServeStageClient
 from pipelines.settings.replica_spec import CacheSpec, ReplicaSpec
 from stages.contract.errors import Broken
+from stages.contract.item import Item, StageMetrics, StreamEnd
 from stages.contract.limits import BatchLimits, QueueLimits
-from stages.contract.stage import Item, StageMetrics, Stepped, StreamEnd
+from stages.contract.stage import Stepped
 from tests.stages.fakes import Count, Countdown, CountFrom
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]

@@ -12,8 +12,9 @@ from ray import serve
 from cache.codec import BFLOAT16
 from pipelines.cluster.object_store import ObjectStore
 from pipelines.cluster.serve_client import ServeStageClient
-from stages.contract.stage import Generate, ImageSpan, Item, Sampling
+from stages.contract.item import Item
 from stages.host.packed_item import PackedItem, unpacked
+from stages.llm.messages import Generate, ImageSpan, Sampling
 
 pytestmark = pytest.mark.cluster
 

@@ -14,7 +14,7 @@ from pipelines.settings.config import AppConfig
 from pipelines.settings.config_file import parse
 from pipelines.settings.specs import stage_specs
 from stages.contract.errors import ConfigurationError
-from stages.contract.stage import Item, Reply, StageMetrics
+from stages.contract.item import Item, Reply, StageMetrics
 
 
 class Nobody:

@@ -12,8 +12,9 @@ from pipelines.context import RequestContext
 from pipelines.embed import ClipEmbedPipeline
 from pipelines.jobs import EmbedJob, TextPart
 from stages.contract.errors import InvalidRequest
-from stages.contract.stage import Arrays, EmbedInput
+from stages.contract.result import Arrays
 from stages.host.host import StageHost
+from stages.vision.messages import EmbedInput
 from tests.stages.fakes import Gate
 
 

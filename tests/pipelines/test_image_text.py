@@ -12,7 +12,8 @@ from pipelines.jobs import AskedSampling, ChatChoiceEnd, ChatJob, Message, Sampl
 from pipelines.prompts.prompt import PromptBuilder
 from stages.checkpoints.checkpoint import Source, resolve
 from stages.contract.errors import InvalidRequest
-from stages.contract.stage import GenerationEnd, Item, Reply, StageReceipt, StreamEnd, TokenDelta
+from stages.contract.item import Item, Reply, StageReceipt, StreamEnd
+from stages.llm.messages import GenerationEnd, TokenDelta
 from tests.stages.llm.tiny_models import save_decoder
 
 pytestmark = pytest.mark.models

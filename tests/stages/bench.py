@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stages.contract.errors import Unavailable
-from stages.contract.stage import Item
+from stages.contract.item import Item
 from stages.engine.engine import Engine, Handle
 from stages.engine.iterative_engine import IterativeEngine
 from stages.engine.one_shot_engine import OneShotEngine

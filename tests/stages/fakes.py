@@ -9,7 +9,9 @@ import numpy as np
 
 from cache.memory import MemoryTier
 from stages.contract.errors import InvalidRequest, TriptychError
-from stages.contract.stage import Arrays, StageReceipt, Stepped
+from stages.contract.item import StageReceipt
+from stages.contract.result import Arrays
+from stages.contract.stage import Stepped
 from stages.engine.work import Clock
 
 PATIENCE_S = 30.0  # a test that waits longer than this for another thread has failed

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pipelines.context import RequestContext
 from pipelines.ingress.schemas.receipt import Receipt, StageEntry
-from stages.contract.stage import StageReceipt
+from stages.contract.item import StageReceipt
 
 
 @dataclass(frozen=True, slots=True)

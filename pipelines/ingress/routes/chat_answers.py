@@ -25,7 +25,7 @@ from pipelines.ingress.schemas.chat import (
 from pipelines.ingress.schemas.receipt import Receipt
 from pipelines.jobs import ChatChoiceEnd, ChatDelta, ChatEvent, ChatStarted
 from stages.contract.errors import StageFailed
-from stages.contract.stage import TokenLogprob
+from stages.llm.messages import TokenLogprob
 
 Reason = Literal["stop", "length"]
 

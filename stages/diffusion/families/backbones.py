@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from stages.contract.errors import StageFailed
-from stages.contract.stage import Arrays
+from stages.contract.result import Arrays
 from stages.device.arrays import as_tensor
 from stages.diffusion.checkpoint.components import Loaded
 from stages.diffusion.families.family import Condition

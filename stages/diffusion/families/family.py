@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from stages.checkpoints.checkpoint import LoadOptions
-from stages.contract.stage import Arrays
+from stages.contract.result import Arrays
 from stages.diffusion.checkpoint.checkpoint_parts import DiffusersFolder
 from stages.diffusion.families.describe import PainterInfo
 from stages.diffusion.sampling.samplers import SamplerMenu, Spacing

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stages.contract.stage import Arrays
+from stages.contract.result import Arrays
 from stages.device.arrays import as_array
 from stages.diffusion.checkpoint.components import Loaded
 from stages.diffusion.text.prompt_tokenizer import ChunkTokenizer, PromptTokenizer, TokenIds

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stages.contract.stage import ImageSpan
+from stages.llm.messages import ImageSpan
 
 
 class ImagePositions:

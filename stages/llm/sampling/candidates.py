@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.contract.stage import Sampling
+from stages.llm.messages import Sampling
 
 BLOCK = 256
 """Tokens are looked at in blocks of so many neighbours: about the root of a vocabulary."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stages.contract.stage import Sampling
+from stages.llm.messages import Sampling
 
 _ROOM = 64
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stages.contract.stage import Sampling
+from stages.llm.messages import Sampling
 from stages.llm.sampling.candidates import BLOCK, keep, likeliest, top
 from stages.llm.sampling.noise import draw, row_keys
 from stages.llm.sampling.penalties import Penalties

@@ -9,7 +9,7 @@ import ray.exceptions
 
 from pipelines.cluster.serve_client import MAX_ATTEMPTS, ServeStageClient
 from stages.contract.errors import Broken, DeadlineExceeded, StageFailed, Unavailable
-from stages.contract.stage import Item, Reply, StageReceipt
+from stages.contract.item import Item, Reply, StageReceipt
 
 REPLY = Reply({}, StageReceipt("stage"))
 BROKEN = ray.exceptions.RayTaskError("call", "traceback", Broken("its device broke"))

@@ -36,7 +36,8 @@ from pipelines.jobs import (
     TextPart,
 )
 from stages.contract.errors import InvalidRequest, UnknownModel
-from stages.contract.stage import StageMetrics, StageReceipt, TokenLogprob
+from stages.contract.item import StageMetrics, StageReceipt
+from stages.llm.messages import TokenLogprob
 
 CHAT, PAINT, EMBED = "fake/chat", "fake-painter", "fake-clip"
 PAINT_PARTS = ("text_encoder", "denoiser", "vae_decoder", "vae_encoder")

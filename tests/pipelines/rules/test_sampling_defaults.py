@@ -15,7 +15,8 @@ from pipelines.prompts.prompt import PromptBuilder
 from pipelines.rules.sampling_defaults import completed, sampling_defaults
 from stages.checkpoints.checkpoint import Checkpoint, Source, resolve
 from stages.contract.errors import ConfigurationError
-from stages.contract.stage import GenerationEnd, Item, Reply, Sampling
+from stages.contract.item import Item, Reply
+from stages.llm.messages import GenerationEnd, Sampling
 from tests.stages.llm.tiny_models import save_decoder
 
 

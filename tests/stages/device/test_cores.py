@@ -9,7 +9,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.contract.stage import Item
+from stages.contract.item import Item
 from stages.device.cores import CoreTable, Seat, available_cores, threads_for
 from stages.host.host import StageHost
 from tests.stages.fakes import Adder, Gate

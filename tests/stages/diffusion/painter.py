@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from stages.checkpoints.checkpoint import Checkpoint, LoadOptions, Source
-from stages.contract.stage import Arrays, DecodeLatents, Denoise, DenoiseEnd, EncodePrompt
+from stages.contract.result import Arrays
 from stages.diffusion.denoise_row import DenoiseRow
 from stages.diffusion.denoiser import Denoiser
 from stages.diffusion.families.families import describe
+from stages.diffusion.messages import DecodeLatents, Denoise, DenoiseEnd, EncodePrompt
 from stages.diffusion.text_encoder import TextEncoder
 from stages.diffusion.vae import VaeDecoder
 

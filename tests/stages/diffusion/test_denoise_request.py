@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from stages.contract.errors import InvalidRequest
-from stages.contract.stage import Denoise
 from stages.diffusion.denoise_request import preview_calls
+from stages.diffusion.messages import Denoise
 from tests.stages.diffusion.painter import Painter, Wish
 from tests.stages.diffusion.tiny import save_stable_diffusion
 

@@ -10,9 +10,10 @@ import torch
 
 from stages.checkpoints.checkpoint import LoadOptions
 from stages.contract.errors import StageFailed
-from stages.contract.stage import Denoise, DenoiseEnd, DenoisePreview, DenoiseProgress, Stepped
+from stages.contract.stage import Stepped
 from stages.diffusion.denoise_row import DenoiseRow
 from stages.diffusion.denoiser import Denoiser
+from stages.diffusion.messages import Denoise, DenoiseEnd, DenoisePreview, DenoiseProgress
 from tests.stages.diffusion.painter import Painter, Wish, paint_rows
 from tests.stages.diffusion.sampling.test_samplers import NOISE_SAMPLERS
 

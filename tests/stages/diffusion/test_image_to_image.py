@@ -15,7 +15,8 @@ from PIL import Image
 from stages.checkpoints.checkpoint import LoadOptions, Source
 from stages.contract.errors import ConfigurationError, InvalidRequest, StageFailed
 from stages.contract.limits import BatchLimits, QueueLimits
-from stages.contract.stage import Arrays, DecodeLatents, EncodePixels
+from stages.contract.result import Arrays
+from stages.diffusion.messages import DecodeLatents, EncodePixels
 from stages.diffusion.vae import VaeDecoder, VaeEncoder
 from stages.host import registry
 from stages.host.registry import StageKind, StageSpec

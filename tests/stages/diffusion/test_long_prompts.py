@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from stages.contract.errors import InvalidRequest, StageFailed
-from stages.contract.stage import Arrays, Denoise, EncodePrompt
+from stages.contract.result import Arrays
 from stages.diffusion.families.families import describe
+from stages.diffusion.messages import Denoise, EncodePrompt
 from tests.stages.diffusion.painter import Oracle, Painter, Wish, checkpoint_of, oracle_of, paint_rows
 from tests.stages.diffusion.tiny import (
     PROMPT_LENGTH,

@@ -8,7 +8,7 @@ import pytest
 from cache.codec import BFLOAT16
 from stages.checkpoints.checkpoint import LoadOptions
 from stages.contract.errors import ConfigurationError
-from stages.contract.stage import EncodePrompt
+from stages.diffusion.messages import EncodePrompt
 from stages.diffusion.text_encoder import TextEncoder
 from tests.stages.diffusion.painter import Oracle, Painter, checkpoint_of
 

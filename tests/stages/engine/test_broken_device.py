@@ -7,7 +7,8 @@ import pytest
 
 from stages.contract.errors import Broken, InvalidRequest, StageFailed, Unavailable
 from stages.contract.limits import BatchLimits
-from stages.contract.stage import Arrays, Stepped
+from stages.contract.result import Arrays
+from stages.contract.stage import Stepped
 from stages.engine.engine import Engine
 from stages.engine.health import MAX_FAILURES
 from tests.stages.bench import Bench, prepared, submit, workbench

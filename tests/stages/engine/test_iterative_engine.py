@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from stages.contract.errors import Cancelled, DeadlineExceeded, InvalidRequest, QueueFull, StageFailed, Unavailable
+from stages.contract.item import Item
 from stages.contract.limits import BatchLimits, QueueLimits
-from stages.contract.stage import Item, Stepped
+from stages.contract.stage import Stepped
 from stages.engine.delivery import Call, deliver_here
 from stages.engine.engine import Handle
 from stages.engine.iterative_engine import IterativeEngine

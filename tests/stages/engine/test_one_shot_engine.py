@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from stages.contract.errors import Cancelled, DeadlineExceeded, InvalidRequest, QueueFull, StageFailed, Unavailable
+from stages.contract.item import Item
 from stages.contract.limits import BatchLimits, QueueLimits
-from stages.contract.stage import Arrays, Item
+from stages.contract.result import Arrays
 from stages.engine.delivery import LoopDelivery
 from stages.engine.one_shot_engine import OneShotEngine
 from tests.stages.bench import Bench, prepared, submit, workbench

@@ -7,7 +7,8 @@ import pytest
 
 from stages.contract.errors import Cancelled, OutOfMemory, TooLarge
 from stages.contract.limits import BatchLimits
-from stages.contract.stage import Arrays, Stepped
+from stages.contract.result import Arrays
+from stages.contract.stage import Stepped
 from tests.stages.bench import Bench, prepared, submit, workbench
 from tests.stages.fakes import Adder, Count, Countdown, CountFrom, Inbox, Sum
 

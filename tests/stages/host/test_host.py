@@ -23,8 +23,8 @@ from stages.contract.errors import (
     StageFailed,
     Unavailable,
 )
+from stages.contract.item import Item, Reply, StreamEnd
 from stages.contract.limits import BatchLimits, QueueLimits
-from stages.contract.stage import Item, Reply, StreamEnd
 from stages.engine.engine import Place
 from stages.host.host import StageHost
 from stages.host.remembering import made_here

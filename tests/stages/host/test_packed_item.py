@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.codec import BFLOAT16
-from stages.contract.stage import Generate, ImageSpan, Item, Sampling
+from stages.contract.item import Item
 from stages.host.packed_item import LARGE_BYTES, PackedItem, packed, unpacked
+from stages.llm.messages import Generate, ImageSpan, Sampling
 from tests.cache.values import same
 
 

@@ -13,8 +13,8 @@ from cache.memory import MemoryTier
 from cache.redis_tier import RedisTier
 from cache.tiered import TieredCache
 from stages.contract.errors import Cancelled, DeadlineExceeded, InvalidRequest, QueueFull, StageFailed
+from stages.contract.item import Item, Reply
 from stages.contract.limits import QueueLimits
-from stages.contract.stage import Item, Reply
 from stages.engine.engine import Place
 from stages.host.host import StageHost
 from stages.host.remembering import made_here

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from stages.contract.stage import Generate, GenerationEnd, TokenDelta, TokenLogprob
 from stages.llm.llm import Llm
+from stages.llm.messages import Generate, GenerationEnd, TokenDelta, TokenLogprob
 from stages.llm.row import LlmRow, SuspendedAnswer
 
 

@@ -13,8 +13,9 @@ from demo.world import DESCRIBE, random_scene
 from pipelines.jobs import ImagePart, Message, TextPart
 from pipelines.prompts.prompt import PromptBuilder
 from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
-from stages.contract.stage import EncodeImage, Generate, ImageSpan, Sampling
 from stages.llm.llm import Llm, LlmSettings
+from stages.llm.messages import Generate, ImageSpan, Sampling
+from stages.vision.messages import EncodeImage
 from stages.vision.open_clip_encoder import OpenClipEncoder
 from tests.stages.llm.driving import drive
 

@@ -5,8 +5,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 
-from stages.contract.stage import TokenLogprob
 from stages.llm.detokenizer import StopStrings, TextStream, TokenTexts
+from stages.llm.messages import TokenLogprob
 from tests.stages.llm.tiny_models import tiny_tokenizer
 
 pytestmark = pytest.mark.models

@@ -9,9 +9,9 @@ import torch
 
 from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
 from stages.contract.errors import ConfigurationError, InvalidRequest, StageFailed
-from stages.contract.stage import Generate, ImageSpan, Sampling
 from stages.device.arrays import as_array
 from stages.llm.llm import Llm, LlmSettings
+from stages.llm.messages import Generate, ImageSpan, Sampling
 from tests.stages.llm.driving import Answer, drive
 from tests.stages.llm.tiny_models import save_decoder
 

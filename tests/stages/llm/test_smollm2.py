@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
-from stages.contract.stage import Generate, Sampling
 from stages.llm.llm import Llm, LlmSettings
+from stages.llm.messages import Generate, Sampling
 from stages.llm.model.loading import load_language_model
 from tests.stages.llm.driving import drive
 

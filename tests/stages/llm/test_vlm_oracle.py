@@ -14,8 +14,9 @@ from PIL import Image
 from pipelines.jobs import ImagePart, Message, TextPart
 from pipelines.prompts.prompt import PromptBuilder
 from stages.checkpoints.checkpoint import Checkpoint, LoadOptions, Source, resolve
-from stages.contract.stage import EncodeImage, Generate, ImageSpan, Sampling
 from stages.llm.llm import Llm, LlmSettings
+from stages.llm.messages import Generate, ImageSpan, Sampling
+from stages.vision.messages import EncodeImage
 from stages.vision.vlm_encoder import VlmEncoder
 from tests.stages.llm.driving import drive
 from tests.stages.llm.tiny_vlms import save_llava, save_llava_siglip, save_qwen2_5_vl

@@ -10,8 +10,8 @@ import torch
 
 from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
 from stages.contract.errors import ConfigurationError, InvalidRequest
-from stages.contract.stage import EmbedInput
 from stages.vision.clip_embedder import ClipEmbedder
+from stages.vision.messages import EmbedInput
 from tests.stages.vision.tiny_clip import picture, save_clip
 
 pytestmark = pytest.mark.models

@@ -10,8 +10,8 @@ from PIL import Image
 
 from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
 from stages.contract.errors import ConfigurationError, InvalidRequest, TooLarge
-from stages.contract.stage import EncodeImage
 from stages.device.arrays import as_tensor
+from stages.vision.messages import EncodeImage
 from stages.vision.open_clip_encoder import OpenClipEncoder
 from stages.vision.open_clip_tower import WEIGHTS_FILE
 from stages.vision.projector import Projector

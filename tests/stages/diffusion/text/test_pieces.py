@@ -10,7 +10,7 @@ import torch
 
 from stages.checkpoints.checkpoint import LoadOptions
 from stages.contract.errors import OutOfMemory
-from stages.contract.stage import DecodeLatents, EncodePixels
+from stages.diffusion.messages import DecodeLatents, EncodePixels
 from stages.diffusion.text.pieces import RETRY_AFTER
 from stages.diffusion.vae import VaeDecoder, VaeEncoder
 from tests.stages.diffusion.painter import checkpoint_of

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.contract.stage import Sampling
+from stages.llm.messages import Sampling
 from stages.llm.sampling.candidates import keep, keep_in_memory, keep_on_device, likeliest, top
 
 pytestmark = pytest.mark.models

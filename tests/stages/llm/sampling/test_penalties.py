@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.contract.stage import Sampling
+from stages.llm.messages import Sampling
 from stages.llm.sampling.penalties import Penalties
 
 pytestmark = pytest.mark.models

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import stages.llm.sampling.sampling
-from stages.contract.stage import Sampling
+from stages.llm.messages import Sampling
 from stages.llm.sampling.sampling import Chooser, choose, decide
 
 pytestmark = pytest.mark.models

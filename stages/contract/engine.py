@@ -1,0 +1,119 @@
+"""The seam between a host and whatever runs a stage's work: our own engines, or one that schedules itself.
+
+Decides what a host may ask of an engine, and how an engine answers. Nothing above it knows which engine it is.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from stages.contract.errors import DeadlineExceeded, TriptychError
+from stages.contract.item import Item, StageReceipt
+from stages.contract.recipe import Inputs, Payload, Recipe
+from stages.contract.result import Result
+
+P_contra = TypeVar("P_contra", bound=Payload, contravariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineIdentity:
+    """Who an engine is, for receipts and messages."""
+
+    stage: str
+    device: str
+    replica: str = "local"
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """`queued` items are ready, or being prepared. `seconds_ahead`: how long the device will be busy with what it has, at the rate
+    observed so far (0.0 while unknown)."""
+
+    queued: int
+    running: int
+    seconds_ahead: float
+
+
+class Receiver(Protocol):
+    """What becomes of one submitted item: any number of `events`, then exactly one of `done` and `failed`. Must not block."""
+
+    def events(self, events: Sequence[object]) -> None:
+        """An iterative stage's events, in order."""
+        ...
+
+    def missing(self, recipes: Sequence[Recipe[Any]]) -> None:
+        """It can't go on without these results after all: `Handle.supply` is waited for, and takes no place meanwhile."""
+        ...
+
+    def done(self, value: Result | None, receipt: StageReceipt) -> None:
+        """`value` is None for an iterative stage."""
+        ...
+
+    def failed(self, error: TriptychError) -> None: ...
+
+
+class Handle(Protocol):
+    """One submitted item, for whoever submitted it. Any thread."""
+
+    def supply(self, inputs: Inputs) -> None:
+        """The results that were missing."""
+        ...
+
+    def cancel(self) -> None:
+        """Its receiver gets `Cancelled` (`DeadlineExceeded` past its deadline) unless it has its answer. Idempotent."""
+        ...
+
+    def expire(self) -> None:
+        """Its receiver gets `DeadlineExceeded` unless it has its answer."""
+        ...
+
+    def amend(self, priority: int, deadline: float) -> bool:
+        """Someone else wants its result too, by `deadline` (wall clock): the more urgent priority and the later deadline count
+        from now on. False: it has failed already."""
+        ...
+
+    def too_late(self) -> DeadlineExceeded:
+        """Says where the time went."""
+        ...
+
+
+class Engine(Protocol[P_contra]):
+    """Runs one stage's items, in an order of its own. Every method may be called on any thread, and none waits for the device."""
+
+    @property
+    def identity(self) -> EngineIdentity: ...
+
+    @property
+    def result_type(self) -> type[Result] | None:
+        """What it makes of an item; None where an item's answer is a stream of events."""
+        ...
+
+    def needs(self, payload: P_contra) -> Sequence[Recipe[Any]]:
+        """Of what the payload needs, what must be at hand when it is submitted."""
+        ...
+
+    def submit(self, item: Item[P_contra], inputs: Inputs, receiver: Receiver) -> Handle:
+        """Takes the item in. Raises `QueueFull`, `Unavailable` (closed, broken), `DeadlineExceeded` (too late), `InvalidRequest`."""
+        ...
+
+    def load(self) -> Load: ...
+
+    def residency(self) -> Collection[str]:
+        """Names of results that it holds in a form that spares it being given them."""
+        ...
+
+    def metrics(self) -> Mapping[str, float]:
+        """Counters, as `StageMetrics` lists them."""
+        ...
+
+    @property
+    def is_broken(self) -> bool: ...
+
+    def check(self) -> None:
+        """Raises `Unavailable` where it will do no more work."""
+        ...
+
+    def close(self, timeout_s: float | None = None) -> None:
+        """Whatever is unfinished fails with `Unavailable`, at once; then waits for what runs. Idempotent."""
+        ...

@@ -1,0 +1,81 @@
+"""One piece of work for one stage, what it did for it, and its counters. Knows no kind of stage."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from stages.contract.result import Result
+
+P_co = TypeVar("P_co", covariant=True)
+V = TypeVar("V", bound=Result)
+
+
+@dataclass(frozen=True, slots=True)
+class Item(Generic[P_co]):
+    """One piece of work for one stage.
+
+    `name` is the digest under which the result is remembered (one-shot stages only; None: never remembered).
+    `deadline` is wall-clock time (`time.time()` seconds), so that it means the same on every machine.
+    A lower `priority` runs first (0 is the default; negative is more urgent).
+    `pace_s` (iterative stages): after the first events, further ones are handed over no more often than this, several at a
+    time; infinite: all of them at the end. Every hand-over costs its way through the cluster.
+    """
+
+    id: str
+    payload: P_co
+    name: str | None = None
+    priority: int = 0
+    deadline: float = float("inf")
+    pace_s: float = 0.0
+    tenant: str = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class StageReceipt:
+    """What one stage did for one request. Seconds; `device_s` is this request's share of the device's time (run / batch size)."""
+
+    stage: str
+    replica: str = "local"
+    device: str = "cpu"
+    dtype: str = "float32"
+    queue_s: float = 0.0
+    run_s: float = 0.0
+    device_s: float = 0.0
+    batch_size: float = 0.0  # mean over the steps it took part in
+    steps: int = 0
+    cache: str = "off"  # "off" | "miss" | "memory" | "redis" | "joined" (another request was already computing it)
+    bytes_moved: int = 0
+    ended_s: float = 0.0  # after the request's arrival; set where the receipt is gathered, by that one clock
+
+
+@dataclass(frozen=True, slots=True)
+class Reply(Generic[V]):
+    """A one-shot stage's answer. `inputs`: receipts of the results that were made for it."""
+
+    value: V
+    receipt: StageReceipt
+    inputs: tuple[StageReceipt, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnd:
+    """The host's own last word on a stream: the stage's receipt, and those of the results that were made for it."""
+
+    receipt: StageReceipt
+    inputs: tuple[StageReceipt, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StageMetrics:
+    """Counters of one stage in one replica, since it started."""
+
+    stage: str
+    replica: str
+    device: str
+    dtype: str
+    counters: Mapping[str, float]
+    """queued, running, items_total, batches_total, batch_items_total, steps_total, device_seconds_total, cancelled_total,
+    failed_total, expired_total, rejected_total, preempted_total, out_of_memory_total (batches that did not fit),
+    batch_bound_items and batch_bound_cost (what a batch may hold now: less than configured after that),
+    cache_hits_memory_total, cache_hits_redis_total, cache_misses_total, cache_joined_total, cache_evictions_total,
+    cache_errors_total"""

@@ -1,0 +1,133 @@
+"""What diffusion stages are sent and what they make. Torch-free: pipelines build and read these. Decides nothing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.contract.recipe import Recipe
+from stages.contract.result import Result
+
+
+@dataclass(frozen=True, slots=True)
+class PromptEmbedding(Result):
+    """What a denoiser is conditioned on. `embeds`: [positions, width], chunk after chunk; `pooled`: [width], where the family has
+    it. In the text encoder's dtype."""
+
+    embeds: NDArray[Any]
+    pooled: NDArray[Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Latents(Result):
+    """`latents`: [channels, height, width] float32, in the denoiser's scale. `std`: as large, where a VAE encoder says how sure it
+    is of each."""
+
+    latents: NDArray[np.float32]
+    std: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels(Result):
+    """`pixels`: [height, width, 3] uint8, RGB."""
+
+    pixels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodePrompt:
+    """For a diffusion text encoder, which makes a `PromptEmbedding`. `min_positions`: of "embeds", filled up with the empty text's,
+    for what shares a forward pass with a longer prompt. Work: letters."""
+
+    makes: ClassVar[type[Result]] = PromptEmbedding
+    text: str
+    min_positions: int = 0
+
+    def needs(self) -> Sequence[Recipe[Any]]:
+        return ()
+
+    def work(self) -> float:
+        return float(len(self.text))
+
+
+@dataclass(frozen=True, slots=True)
+class EncodePicture:
+    """For a VAE encoder, which makes `Latents`: an encoded picture (as `stages/vision/picture.py` accepts it), scaled to cover
+    `width` x `height` and cut about its middle. Work: pixels of the result."""
+
+    makes: ClassVar[type[Result]] = Latents
+    data: bytes
+    width: int
+    height: int
+    max_pixels: int
+
+    def needs(self) -> Sequence[Recipe[Any]]:
+        return ()
+
+    def work(self) -> float:
+        return float(self.width * self.height)
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeLatents:
+    """For a VAE decoder, which makes `Pixels`: latents as the denoiser gives them. Work: latent positions."""
+
+    makes: ClassVar[type[Result]] = Pixels
+    latents: Latents
+
+    def needs(self) -> Sequence[Recipe[Any]]:
+        return ()
+
+    def work(self) -> float:
+        return float(np.prod(self.latents.latents.shape[1:]))
+
+
+@dataclass(frozen=True, slots=True)
+class Denoise:
+    """For a denoiser. `negative` None: no classifier-free guidance (one row instead of two). `sampler` None: the checkpoint's own.
+    `preview_steps`: after which steps (1-based) an estimate of the finished latents is wanted. `init` with `strength` (0-1]:
+    start from these latents (image-to-image). Work: steps x pixels x guidance rows."""
+
+    prompt: Recipe[PromptEmbedding]
+    negative: Recipe[PromptEmbedding] | None
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    seed: int
+    sampler: str | None = None
+    preview_steps: tuple[int, ...] = ()
+    init: Recipe[Latents] | None = None
+    strength: float = 1.0
+
+    def needs(self) -> Sequence[Recipe[Any]]:
+        return tuple(recipe for recipe in (self.prompt, self.negative, self.init) if recipe is not None)
+
+    def work(self) -> float:
+        rows = 2 if self.negative is not None and self.guidance_scale > 1 else 1
+        return float(self.steps * self.width * self.height * rows)
+
+
+@dataclass(frozen=True, slots=True)
+class DenoiseProgress:
+    """From a denoiser after every step (1-based)."""
+
+    step: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class DenoisePreview:
+    """From a denoiser: its estimate of the finished latents, to be shown through the VAE decoder."""
+
+    step: int
+    latents: Latents
+
+
+@dataclass(frozen=True, slots=True)
+class DenoiseEnd:
+    """From a denoiser, last."""
+
+    latents: Latents

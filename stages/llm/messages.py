@@ -1,0 +1,80 @@
+"""What an LLM is sent and what it answers. Torch-free: pipelines build and read these. Decides nothing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from stages.contract.recipe import Recipe
+from stages.vision.messages import VisionFeatures
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSpan:
+    """Where a picture stands in a prompt: `length` placeholder tokens from `offset`."""
+
+    offset: int
+    length: int
+    features: Recipe[VisionFeatures]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen. temperature 0 is greedy. `logprobs` None: none; n: the n likeliest beside the chosen one (0-20).
+    `top_k` 0, `min_p` 0 and `repetition_penalty` 1 do nothing."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """For an LLM. `token_ids` holds placeholder tokens where `images` go. What is computed for one `salt` serves no other. Work:
+    tokens, of prompt and answer."""
+
+    token_ids: tuple[int, ...]
+    sampling: Sampling
+    images: tuple[ImageSpan, ...] = ()
+    salt: str = ""
+
+    def needs(self) -> Sequence[Recipe[Any]]:
+        return tuple(image.features for image in self.images)
+
+    def work(self) -> float:
+        return float(len(self.token_ids) + self.sampling.max_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    token_id: int
+    text: str
+    data: bytes
+    logprob: float
+    top: tuple["TokenLogprob", ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenDelta:
+    """From an LLM: text that can be shown now ("" while a character is incomplete or a stop string may be beginning)."""
+
+    text: str
+    num_tokens: int
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationEnd:
+    """From an LLM, last. `reason` is "stop" or "length". Counts are exact; `cached_tokens` of the prompt were not computed."""
+
+    reason: str
+    completion_tokens: int
+    cached_tokens: int = 0

@@ -1,0 +1,70 @@
+"""What vision stages are sent and what they make. Torch-free: pipelines build and read these. Decides nothing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.contract.recipe import Recipe
+from stages.contract.result import Result
+from stages.vision.picture_header import BadHeader, read_header
+
+
+@dataclass(frozen=True, slots=True)
+class VisionFeatures(Result):
+    """A picture as an LLM sees it. `features`: [tokens, width] in the model's dtype, ready to stand in its input embeddings.
+    `grid_thw`: [3] int64, patches in time, height and width before merging, of models whose positions depend on it."""
+
+    features: NDArray[Any]
+    grid_thw: NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeImage:
+    """For a vision encoder, which makes `VisionFeatures`: an encoded picture (PNG, JPEG, WebP, GIF, BMP), as
+    `stages/vision/picture.py` accepts it. Work: pixels."""
+
+    makes: ClassVar[type[Result]] = VisionFeatures
+    data: bytes
+    max_pixels: int
+
+    def needs(self) -> Sequence[Recipe[Any]]:
+        return ()
+
+    def work(self) -> float:
+        return _pixels(self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding(Result):
+    """`embedding`: [width] float32, of unit length. `num_tokens`: [] int64, of a text; 0 of a picture."""
+
+    embedding: NDArray[np.float32]
+    num_tokens: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedInput:
+    """For a CLIP embedder, which makes an `Embedding`: exactly one of text and image (encoded picture). Work: pixels, or letters."""
+
+    makes: ClassVar[type[Result]] = Embedding
+    text: str | None = None
+    image: bytes | None = None
+    max_pixels: int = 0
+
+    def needs(self) -> Sequence[Recipe[Any]]:
+        return ()
+
+    def work(self) -> float:
+        return float(len(self.text or "")) if self.image is None else _pixels(self.image)
+
+
+def _pixels(data: bytes) -> float:
+    """0 of what is no picture: whoever reads it will say so."""
+    try:
+        header = read_header(data)
+    except BadHeader:
+        return 0.0
+    return float(header.width * header.height)
