@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from stages.contract.recipe import Recipe
 from stages.contract.result import Result
 
+MAX_GUIDANCE_SCALE = 100.0
+
 
 @dataclass(frozen=True, slots=True)
 class PromptEmbedding(Result):
