@@ -27,6 +27,7 @@ from stages.engine.one_shot import OneShotEngine
 from stages.host.deadlines import at_deadline
 from stages.host.event_feed import EventFeed
 from stages.host.makers import ElsewhereMaker, EngineMaker, Maker, StageCaller
+from stages.host.origin import Origin
 from stages.host.resolving import Resolver
 from stages.host.submission import HostedEngine, Submission
 
@@ -70,9 +71,11 @@ class StageHost:
         queue: QueueLimits = QueueLimits(),
         dtype: str = "float32",
         max_step_s: float = MAX_STEP_S,
+        weights: str = "",
     ) -> None:
-        """Starts the stage's own thread. `dtype` is what the stage computes in: its results are remembered under it. Of its items,
-        as many may wait for inputs as may wait in its queue. Raises `ConfigurationError` for a name that is taken."""
+        """Starts the stage's own thread. `dtype` is what the stage computes in and `weights` what with: its results are remembered
+        under both. Of its items, as many may wait for inputs as may wait in its queue. Raises `ConfigurationError` for a name that
+        is taken."""
         self._refuse_if_taken(name)
         if not (_is_iterative(stage) or _is_one_shot(stage)):
             raise ConfigurationError(f"stage {name!r}: {type(stage).__name__} has neither run nor step")
@@ -89,16 +92,18 @@ class StageHost:
             engine = IterativeEngine(stage, name=name, batch=batch, queue=queue, **options)
         elif _is_one_shot(stage):
             engine = OneShotEngine(stage, name=name, batch=batch, queue=queue, **options)
-        self.add_engine(engine, max_waiting=queue.max_items)
+        self.add_engine(engine, max_waiting=queue.max_items, weights=weights)
 
-    def add_engine(self, engine: Engine[Any], *, max_waiting: int = QueueLimits().max_items) -> None:
+    def add_engine(
+        self, engine: Engine[Any], *, max_waiting: int = QueueLimits().max_items, weights: str = ""
+    ) -> None:
         """An engine that is there already, under its identity's name. `max_waiting`: of its items, how many may wait for inputs.
         Its receivers may be called on any thread. Raises `ConfigurationError` for a name that is taken."""
         name = engine.identity.stage
         self._refuse_if_taken(name)
         hosted = self._hosted[name] = HostedEngine(engine, self._resolve, max_waiting)
         if engine.result_type is not None:
-            self._makers[name] = EngineMaker(hosted, engine.result_type)
+            self._makers[name] = EngineMaker(hosted, engine.result_type, Origin.of(engine.identity, weights))
 
     async def call(self, stage: str, item: Item[Any]) -> Reply[Any]:
         """Runs a one-shot stage, or finds its result. Cancelling the task withdraws it. Raises any `TriptychError`."""

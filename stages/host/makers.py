@@ -68,10 +68,9 @@ class EngineMaker:
 
     is_here = True
 
-    def __init__(self, hosted: HostedEngine, result_type: type[Result]) -> None:
+    def __init__(self, hosted: HostedEngine, result_type: type[Result], origin: Origin) -> None:
         self.stage = hosted.stage
-        self._hosted, self._result_type = hosted, result_type
-        self._origin = Origin.of(hosted.engine.identity)
+        self._hosted, self._result_type, self._origin = hosted, result_type, origin
 
     def origins(self) -> Sequence[Origin]:
         return (self._origin,)

@@ -1,7 +1,8 @@
-"""Who makes a stage's results, as far as their names depend on it: the dtype it computes in, and the versions of its libraries.
+"""Who makes a stage's results, as far as their names depend on it: the weights and the dtype it computes with, and the versions of
+its libraries.
 
-Decides what a pipeline's name for a result becomes where it is remembered: whoever asks for it knows neither, and need not be run
-by the same versions. Pure but for the versions, which `stages/checkpoints/input_versions.py` reads.
+Decides what a pipeline's name for a result becomes where it is remembered. Whoever asks for it knows neither dtype nor versions,
+and may for a while, where a model is being replaced, think of other weights. Pure but for the versions, which `stages/checkpoints/input_versions.py` reads.
 """
 
 from dataclasses import dataclass
@@ -21,9 +22,10 @@ class Origin:
     dtype: str
 
     @classmethod
-    def of(cls, identity: EngineIdentity) -> Self:
-        """Of what an engine in this process makes."""
-        return cls(named("origin", dtype=identity.dtype, versions=input_versions()), identity.device, identity.dtype)
+    def of(cls, identity: EngineIdentity, weights: str) -> Self:
+        """Of what an engine in this process makes. `weights`: a digest of what it was loaded from."""
+        key = named("origin", weights=weights, dtype=identity.dtype, versions=input_versions())
+        return cls(key, identity.device, identity.dtype)
 
 
 def remembered_as(name: str, origin: str) -> str:

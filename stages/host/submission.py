@@ -5,6 +5,7 @@ resolved is handed in.
 """
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
@@ -35,8 +36,8 @@ class HostedEngine:
 
     def __init__(self, engine: Engine[Any], resolve: Resolve, max_waiting: int) -> None:
         self.engine = engine
-        self._resolve, self._max_waiting = resolve, max_waiting
-        self.num_waiting = 0
+        self._resolve = resolve
+        self.max_waiting, self.num_waiting = max_waiting, 0
 
     @property
     def stage(self) -> str:
@@ -50,10 +51,10 @@ class HostedEngine:
         recipes = self.engine.needs(item.payload)
         if not recipes:
             return AtHand()
-        if self.num_waiting >= self._max_waiting:
+        if self.num_waiting >= self.max_waiting:
             raise QueueFull(
                 f"stage {self.stage}: {self.num_waiting} requests wait for what it needs and queue.max_items is "
-                f"{self._max_waiting}; try again",
+                f"{self.max_waiting}; try again",
                 retry_after_s=max(1.0, self.engine.load().seconds_ahead),
             )
         return await self.resolved(recipes, item)
@@ -86,10 +87,12 @@ class Outlet(Protocol):
 
 
 class Submission:
-    """A `Receiver` for one item of one engine. `begin` it, then `end` it in any case."""
+    """A `Receiver` for one item of one engine. Of one event loop, on which it is made; as a receiver it may be called on any
+    thread. `begin` it, then `end` it in any case."""
 
     def __init__(self, hosted: HostedEngine, item: Item[Any], outlet: Outlet) -> None:
         self._hosted, self._item, self._outlet = hosted, item, outlet
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self._handle: Handle | None = None
         self._receipts: tuple[StageReceipt, ...] = ()
         self._supplying: asyncio.Task[None] | None = None
@@ -123,19 +126,33 @@ class Submission:
             return self._handle.too_late()
         return too_late(f"its result, or what that needs, was still being looked up for stage {self._hosted.stage}")
 
-    # ---- as a receiver, on the event loop ----
+    # ---- as a receiver ----
 
     def events(self, events: Sequence[object]) -> None:
-        self._outlet.events(events)
+        self._on_loop(self._outlet.events, events)
 
     def missing(self, recipes: Sequence[Recipe[Any]]) -> None:
-        self._supplying = asyncio.get_running_loop().create_task(self._supply(recipes))
+        self._on_loop(self._begin_supplying, recipes)
 
     def done(self, value: Result | None, receipt: StageReceipt) -> None:
-        self._outlet.done(value, receipt, self._receipts)
+        self._on_loop(self._done, value, receipt)
 
     def failed(self, error: TriptychError) -> None:
-        self._outlet.failed(error)
+        self._on_loop(self._outlet.failed, error)
+
+    def _on_loop(self, act: Callable[..., None], *values: object) -> None:
+        if threading.get_ident() == self._thread:  # our engines' answers come on it, several with one wake-up
+            act(*values)
+        else:
+            self._loop.call_soon_threadsafe(act, *values)
+
+    # ---- the event loop ----
+
+    def _done(self, value: Result | None, receipt: StageReceipt) -> None:
+        self._outlet.done(value, receipt, self._receipts)
+
+    def _begin_supplying(self, recipes: Sequence[Recipe[Any]]) -> None:
+        self._supplying = self._loop.create_task(self._supply(recipes))
 
     async def _supply(self, recipes: Sequence[Recipe[Any]]) -> None:
         try:
