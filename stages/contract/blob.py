@@ -8,17 +8,13 @@ from numpy.typing import NDArray
 
 
 class Blob:
-    """Immutable. `bytes(blob)` copies them; `view` doesn't."""
+    """Immutable. `bytes(blob)` copies them."""
 
     __slots__ = ("_array",)
 
     def __init__(self, data: "bytes | NDArray[np.uint8]") -> None:
         """`data`: [length] uint8, read-only, if it is an array."""
         self._array = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data
-
-    @property
-    def view(self) -> memoryview:
-        return memoryview(self._array)
 
     def __bytes__(self) -> bytes:
         return self._array.tobytes()

@@ -18,7 +18,7 @@ from stages.contract.item import Item, Reply, StageMetrics, StreamEnd
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.recipe import Recipe
 from stages.contract.stage import IterativeStage, OneShotStage
-from stages.device.cores import CoreTable
+from stages.device.cores import SharedCores
 from stages.engine.base import EngineOptions
 from stages.engine.delivery import LoopDelivery
 from stages.engine.health import MAX_STEP_S
@@ -39,7 +39,7 @@ class StageHost:
     """`add` the stages, then `call` and `stream` on one event loop, then `close`. The host closes its cache.
 
     What its stages need of others is resolved here, too: by its own stages where it has them, or else through `elsewhere`.
-    With a core table, its stages on the CPU compute with `torch_threads` each, with fewer while others at the table compute.
+    With shared cores, its stages on the CPU compute with `torch_threads` each, with fewer while others compute.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class StageHost:
         *,
         cache: TieredCache | None = None,
         replica: str = "local",
-        cores: CoreTable | None = None,
+        cores: SharedCores | None = None,
         torch_threads: int = 1,
         elsewhere: StageCaller | None = None,
     ) -> None:
@@ -79,12 +79,12 @@ class StageHost:
         self._refuse_if_taken(name)
         if not (_is_iterative(stage) or _is_one_shot(stage)):
             raise ConfigurationError(f"stage {name!r}: {type(stage).__name__} has neither run nor step")
-        table = self._cores if stage.device == "cpu" else None
+        shared = self._cores if stage.device == "cpu" else None
         options = EngineOptions(
             replica=self._replica,
             dtype=dtype,
             deliver=self._delivery,
-            cores=table.seat(self._torch_threads) if table is not None else None,
+            cores=shared.lease(self._torch_threads) if shared is not None else None,
             max_step_s=max_step_s,
         )
         engine: Engine[Any]
