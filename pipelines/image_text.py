@@ -6,15 +6,16 @@ hosts it.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Protocol
 
 from cache.keys import digest, name
 from pipelines.client import StageClient
 from pipelines.context import RequestContext
-from pipelines.jobs import ChatEvent, ChatJob, ChatStarted, ChoiceEvents, ImagePart
-from pipelines.prompts.prompt import Prompt, PromptBuilder
+from pipelines.jobs import ChatEvent, ChatJob, ChatStarted, ChoiceEvents, ImagePart, Message
+from pipelines.prompts.prompt import Prompt
 from pipelines.streams import merged
 from stages.contract.blob import Blob
 from stages.contract.errors import InvalidRequest, StageFailed
@@ -24,6 +25,14 @@ from stages.llm.messages import Generate, GenerationEnd, ImageSpan, Sampling, To
 from stages.vision.messages import EncodeImage, VisionFeatures
 
 
+class Prompts(Protocol):
+    """Implemented by `pipelines/prompts/prompt.py`."""
+
+    def build(self, messages: Sequence[Message]) -> Prompt:
+        """Milliseconds of CPU, on any thread. Raises `InvalidRequest`."""
+        ...
+
+
 class ImageTextPipeline:
     """One served model. `vision_fingerprint` names tower, projector and preprocessing; None: the model sees no pictures."""
 
@@ -31,7 +40,7 @@ class ImageTextPipeline:
         self,
         model: str,
         client: StageClient,
-        prompts: PromptBuilder,
+        prompts: Prompts,
         *,
         vision_fingerprint: str | None,
         max_pixels: int,
