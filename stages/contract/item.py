@@ -50,11 +50,13 @@ class StageReceipt:
 
 @dataclass(frozen=True, slots=True)
 class Reply(Generic[V]):
-    """A one-shot stage's answer. `inputs`: receipts of the results that were made for it."""
+    """A one-shot stage's answer. `inputs`: receipts of the results that were made for it. `origin`: whoever made it, or would
+    have (`stages/host/origin.py`): with the item's name it makes the name under which the result is remembered."""
 
     value: V
     receipt: StageReceipt
     inputs: tuple[StageReceipt, ...] = ()
+    origin: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
