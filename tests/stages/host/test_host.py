@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 
 import pytest
+from stages.engine.engine import Place
 
 from cache.memory import MemoryTier
 from cache.tier import TierStats
@@ -25,7 +26,6 @@ from stages.contract.errors import (
 )
 from stages.contract.item import Item, Reply, StreamEnd
 from stages.contract.limits import BatchLimits, QueueLimits
-from stages.engine.engine import Place
 from stages.host.host import StageHost
 from stages.host.remembering import made_here
 from tests.stages.fakes import Adder, Countdown, CountFrom, FarTier, Gate

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from stages.engine.engine import Place
 
 from cache.embedded import EmbeddedRedis
 from cache.memory import MemoryTier
@@ -15,7 +16,6 @@ from cache.tiered import TieredCache
 from stages.contract.errors import Cancelled, DeadlineExceeded, InvalidRequest, QueueFull, StageFailed
 from stages.contract.item import Item, Reply
 from stages.contract.limits import QueueLimits
-from stages.engine.engine import Place
 from stages.host.host import StageHost
 from stages.host.remembering import made_here
 from tests.stages.fakes import Adder, FarTier, Gate
