@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from stages.engine.one_shot_engine import OneShotEngine
 
 from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
 from stages.contract.errors import ConfigurationError
 from stages.contract.item import Item
 from stages.contract.limits import BatchLimits
 from stages.contract.result import Arrays
-from stages.engine.one_shot_engine import OneShotEngine
 from stages.vision.messages import EncodeImage
 from stages.vision.vlm_encoder import PreparedPicture, VlmEncoder
 from stages.vision.vlm_parts import load_seeing_part, load_speaking_part
