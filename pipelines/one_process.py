@@ -31,7 +31,7 @@ class LocalDirectory:
         return [
             StageCard(
                 name=spec.name,
-                kind=spec.kind.value,
+                kind=spec.kind,
                 deployment="local",
                 device=computing[spec.name][0],
                 dtype=computing[spec.name][1],

@@ -110,7 +110,7 @@ class Triptych:
         """The name of what a stage computes with: weights and settings files; and of what this process does to its input. The same
         on every machine with the same versions. The dtype that a replica computes in is added there."""
         spec: StageSpec = self._specs[stage]
-        return name("stage", weights=spec.fingerprint(), part=spec.kind.value, loader=spec.loader, versions=input_versions())
+        return name("stage", weights=spec.fingerprint(), part=spec.kind, loader=spec.loader, versions=input_versions())
 
     def _sampling_defaults(self, llm: StageSpec) -> Sampling:
         checkpoint = resolve(llm.source, part_files(llm).without_weights())

@@ -66,7 +66,7 @@ class ServeDirectory:
         device, dtype = self._computing.get(stage, (expected, spec.options.dtype))
         return StageCard(
             name=stage,
-            kind=spec.kind.value,
+            kind=spec.kind,
             deployment=deployment,
             device=device,
             dtype=dtype,

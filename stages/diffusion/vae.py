@@ -167,8 +167,3 @@ def _load(checkpoint: Checkpoint, options: LoadOptions) -> _Vae:
     factor = folder.latent_factor
     pieces = Pieces(model.call, factor, options.device)
     return _Vae(model, latent_scaling(settings), settings.integer("latent_channels"), factor, options.device, pieces)
-
-
-def overflows_float16(checkpoint: Checkpoint) -> bool:
-    """Whether the vae's activations do: it says so itself (`force_upcast`, the library's default)."""
-    return open_folder(checkpoint).settings("vae").flag("force_upcast", default=True)

@@ -25,7 +25,7 @@ class StableDiffusion3:
 
     def describe(self, folder: DiffusersFolder) -> PainterInfo:
         menu, transformer, factor = self.samplers(folder), folder.settings("transformer"), folder.latent_factor
-        patch = transformer.integer("patch_size")
+        patch, turbo = transformer.integer("patch_size"), _is_turbo(folder)
         height, width = transformer.pair("sample_size")
         return PainterInfo(
             family=self.name,
@@ -38,8 +38,8 @@ class StableDiffusion3:
             samplers=menu.names,
             default_sampler=menu.default.name,
             max_steps=menu.max_steps,
-            default_steps=28,
-            default_guidance_scale=7.0,
+            default_steps=4 if turbo else 28,
+            default_guidance_scale=0.0 if turbo else 7.0,
             max_side=transformer.integer("pos_embed_max_size") * patch * factor,
         )
 
@@ -119,9 +119,7 @@ class Flux:
         from stages.diffusion.checkpoint.components import load_model
         from stages.diffusion.text.text_models import PooledAndT5Prompts
 
-        return PooledAndT5Prompts(
-            load_model(folder, "text_encoder", options), load_model(folder, "text_encoder_2", options)
-        )
+        return PooledAndT5Prompts(load_model(folder, "text_encoder", options), load_model(folder, "text_encoder_2", options))
 
     def load_backbone(self, folder: DiffusersFolder, options: LoadOptions) -> Backbone:
         from stages.diffusion.checkpoint.components import load_model
@@ -159,6 +157,13 @@ class _FlowSpacing:
         slope = (self.max_shift - self.base_shift) / (self.max_tokens - self.base_tokens)
         levels = tuple(1 - index * (1 - 1 / steps) / max(1, steps - 1) for index in range(steps)) if self.own_levels else None
         return Timing(levels, self.base_shift + slope * (tokens - self.base_tokens), rounds_strength_up=True)
+
+
+def _is_turbo(folder: DiffusersFolder) -> bool:
+    """Whether it was distilled adversarially (3.5 Large Turbo, arXiv 2403.12015): its settings are those of the model that it was
+    distilled from, so only a name tells: the source's, or the one that it was saved under."""
+    saved_as = [settings.values.get("_name_or_path") for settings in (folder.index, folder.settings("transformer"))]
+    return any("turbo" in str(name).lower() for name in (folder.name, *saved_as))
 
 
 def _has_t5(folder: DiffusersFolder) -> bool:

@@ -42,9 +42,7 @@ class Schedule:
         """Whatever a copy's scheduler holds that a fresh one does not, by attribute."""
         fresh = vars(self._fresh)
         return {
-            name: value
-            for name, value in vars(self.scheduler).items()
-            if name not in fresh or not _same(value, fresh[name])
+            name: value for name, value in vars(self.scheduler).items() if name not in fresh or not _same(value, fresh[name])
         }
 
     def remember(self, memory: Mapping[str, object]) -> None:

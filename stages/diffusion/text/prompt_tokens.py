@@ -48,9 +48,7 @@ class ClipPairTokens:
 class TripletTokens:
     """Two CLIPs, and a T5's `t5_positions` after them (no tokenizer: those positions are empty). Tokens: ids of each."""
 
-    def __init__(
-        self, clip: tuple[ChunkTokenizer, ChunkTokenizer], t5: PromptTokenizer | None, t5_positions: int
-    ) -> None:
+    def __init__(self, clip: tuple[ChunkTokenizer, ChunkTokenizer], t5: PromptTokenizer | None, t5_positions: int) -> None:
         self._clip, self._t5, self._t5_positions = clip, t5, t5_positions
 
     def tokenize(self, text: str, min_positions: int = 0) -> TokenIds:
