@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 
 import pytest
-from stages.engine.engine import Place
 
 from cache.memory import MemoryTier
 from cache.tier import TierStats
