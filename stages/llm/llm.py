@@ -282,8 +282,7 @@ class Llm:
         if row.num_generated < row.max_tokens:
             return self._shown(row, shown, None)
         tail = row.text.end()
-        whole = Shown(shown.text + tail.text, shown.logprobs + tail.logprobs)
-        return self._shown(row, whole, "stop" if tail.stopped else "length")
+        return self._shown(row, Shown(shown.text + tail.text, shown.logprobs + tail.logprobs), "length")
 
     def _shown(self, row: LlmRow, shown: Shown, reason: str | None) -> Stepped:
         delta = TokenDelta(shown.text, 1, shown.logprobs)
