@@ -13,12 +13,11 @@ class ReceiptPrinter:
     show_cache: bool
 
     def receipt(self, context: RequestContext) -> Receipt:
-        shown = context.shown_receipts(show_cache=self.show_cache)
         return Receipt(
             request_id=context.id,
             total_s=_seconds(max(0.0, time.time() - context.created)),
             device_s=_seconds(context.device_seconds()),
-            stages=[self._entry(receipt) for receipt in shown],
+            stages=[self._entry(receipt) for receipt in context.receipts],
         )
 
     def _entry(self, receipt: StageReceipt) -> StageEntry:

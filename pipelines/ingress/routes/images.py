@@ -18,7 +18,7 @@ from pipelines.ingress.request.errors import json_response
 from pipelines.ingress.request.forms import Form
 from pipelines.ingress.request.receipts import ReceiptPrinter
 from pipelines.ingress.request.settings import IngressSettings
-from pipelines.ingress.request.sse import EventStream, open_feed
+from pipelines.ingress.request.sse import EventStream, opened
 from pipelines.ingress.routes.picture_answers import PictureAnswer, PictureForm, PictureStreamWriter
 from pipelines.ingress.schemas.images import (
     EDIT_EVENTS,
@@ -77,9 +77,9 @@ class ImagesRoute:
         job, form = paint_job(body, self.settings, init), picture_form(body, events)
         answer = PictureAnswer(form, context, self.receipts, self.shelf, base_url=str(request.base_url))
         if body.stream:
-            feed = await unless_gone(request.receive, context, open_feed(pipeline.paint(job, context), context))
+            painting = await unless_gone(request.receive, context, opened(pipeline.paint(job, context)))
             writer = PictureStreamWriter(answer, num_pictures=job.n, progress=extras.progress)
-            return EventStream(feed, writer, heartbeat_s=self.settings.heartbeat_s)
+            return EventStream(request, context, painting, writer, heartbeat_s=self.settings.heartbeat_s)
         context.pace_s = math.inf
         content = await unless_gone(request.receive, context, _paint(pipeline, job, context, answer))
         return json_response(content)

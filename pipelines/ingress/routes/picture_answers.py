@@ -120,15 +120,7 @@ class PictureStreamWriter:
         self._answer, self._num_missing, self._progress = answer, num_pictures, progress
         self._held: PaintPicture | None = None
 
-    async def frames(self, events: Sequence[PaintEvent]) -> bytes:
-        return b"".join([await self._frame(event) for event in events])
-
-    async def end(self) -> bytes:
-        if self._held is None or self._num_missing:
-            raise StageFailed("the painting ended before all of its pictures were finished")
-        return await self._answer.frame(self._held, last=True)
-
-    async def _frame(self, event: PaintEvent) -> bytes:
+    async def frame(self, event: PaintEvent) -> bytes:
         if isinstance(event, PaintProgress):
             return self._progress_frame(event) if self._progress else b""
         if event.partial is not None:
@@ -138,6 +130,11 @@ class PictureStreamWriter:
             return await self._answer.frame(event, last=False)
         self._held = event
         return b""
+
+    async def end(self) -> bytes:
+        if self._held is None or self._num_missing:
+            raise StageFailed("the painting ended before all of its pictures were finished")
+        return await self._answer.frame(self._held, last=True)
 
     def _progress_frame(self, event: PaintProgress) -> bytes:
         body = ProgressEvent(type="triptych.progress", index=event.index, step=event.step, total=event.total)

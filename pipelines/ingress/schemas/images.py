@@ -1,6 +1,7 @@
 """POST /v1/images/generations and /v1/images/edits: the bodies, the answer and the streamed events. Knows no models and no configured
 limits."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -8,9 +9,10 @@ from pydantic import ConfigDict, Field
 
 from pipelines.ingress.schemas.receipt import Receipt
 from pipelines.ingress.schemas.strict import WHOLE, EndUser, ModelId, Priority, RequestBody, ResponseBody, Seed
+from stages.diffusion.messages import MAX_GUIDANCE_SCALE
 
 Steps = Annotated[int, Field(ge=1, le=10_000), WHOLE]
-Guidance = Annotated[float, Field(ge=0, le=100)]
+Guidance = Annotated[float, Field(ge=0, le=MAX_GUIDANCE_SCALE)]
 Sampler = Annotated[str, Field(min_length=1, max_length=64)]
 PictureFormat = Literal["png", "jpeg", "webp"]
 Strength = Annotated[
@@ -58,6 +60,21 @@ class PaintBody(RequestBody):
     quality: Literal["auto"] | None = None
     moderation: Literal["auto", "low"] | None = None
     background: Literal["auto", "opaque"] | None = None
+
+    def asked_as(self) -> Mapping[str, str]:
+        own = {job: f"triptych.{name}" for job, name in _OWN.items() if getattr(self.triptych, name, None) is not None}
+        return {"width": "size", "height": "size", "negative": "negative_prompt", "init": "image"} | _OWN | own
+
+
+_OWN = {
+    "negative_prompt": "negative_prompt",
+    "steps": "num_inference_steps",
+    "guidance_scale": "guidance_scale",
+    "seed": "seed",
+    "sampler": "scheduler",
+    "strength": "strength",
+}
+"""What a job calls the fields that may stand under `triptych` too -> their names there and at the top level."""
 
 
 class ImagesBody(PaintBody):
