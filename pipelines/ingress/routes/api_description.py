@@ -47,7 +47,7 @@ def operation(*, keyed: bool = False) -> JsonObject:
 def asking(body: type[BaseModel], settings: IngressSettings, *, as_form: bool = False) -> JsonObject:
     """What an operation with a body says beyond its answers. `as_form`: the body is a multipart form, not JSON."""
     extra = operation(keyed=bool(settings.keys))
-    timeout = {"type": "number", "exclusiveMinimum": 0, "maximum": settings.max_request_s}
+    timeout = {"type": "number", "exclusiveMinimum": 0, "maximum": settings.limits.max_request_s}
     extra["parameters"].append(_header(TIMEOUT_HEADER, timeout))
     schema = {"$ref": REF.format(model=body.__name__)}
     nested = {"triptych": {"style": "deepObject", "explode": True}}  # triptych[seed], not JSON within a form

@@ -13,9 +13,10 @@ from fastapi import Request, Response
 from pipelines.context import RequestContext
 from pipelines.ingress.pictures.image_url import PictureSource
 from pipelines.ingress.pictures.picture_detail import low_detail
-from pipelines.ingress.request.arrival import Arrival, check_at_most, check_length
+from pipelines.ingress.request.arrival import Arrival
 from pipelines.ingress.request.disconnect import unless_gone
 from pipelines.ingress.request.errors import json_response
+from pipelines.ingress.request.limits import check_count, check_length, check_value
 from pipelines.ingress.request.receipts import ReceiptPrinter
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.ingress.request.sse import DONE, EventStream, opened
@@ -79,7 +80,7 @@ class ChatRoute:
     async def _question(self, body: ChatBody, defaults: Sampling) -> ChatQuestion:
         n = body.n or 1
         _check(body, self.settings)
-        check_at_most(n, self.settings.max_choices, param="n", setting="limits.max_choices")
+        check_value(n, self.settings.limits, "max_choices", param="n")
         messages = await self._messages(body.messages)
         unbounded = body.max_tokens is None and body.max_completion_tokens is None
         return ChatQuestion(
@@ -90,7 +91,7 @@ class ChatRoute:
         )
 
     async def _messages(self, messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
-        check_length(sum(_text_chars(message) for message in messages), self.settings, param="messages")
+        check_length(sum(_text_chars(message) for message in messages), self.settings.limits, param="messages")
         addresses = [
             (f"messages[{row}].content[{column}].image_url.url", part.image_url)
             for row, message in enumerate(messages)
@@ -105,16 +106,13 @@ class ChatRoute:
     async def _picture(self, where: ChatImageAddress, param: str) -> ImagePart:
         part = await self.pictures.load(where.url, param=param)
         if where.detail == "low":
-            part = await asyncio.to_thread(low_detail, part, max_pixels=self.settings.image_pixels)
+            part = await asyncio.to_thread(low_detail, part, max_pixels=self.settings.limits.image_pixels)
         return part
 
     def _check_pictures(self, addresses: Sequence[tuple[str, ChatImageAddress]]) -> None:
-        limit = self.settings.images_per_request
-        if len(addresses) > limit:
-            raise InvalidRequest(
-                f"the messages hold {len(addresses)} pictures; at most {limit} (limits.images_per_request)",
-                param=addresses[limit][0],
-            )
+        limits = self.settings.limits
+        at_fault = addresses[limits.images_per_request][0] if len(addresses) > limits.images_per_request else ""
+        check_count(len(addresses), limits, "images_per_request", param=at_fault, holds="pictures", where="messages")
 
 
 async def _collect(pipeline: ChatPipeline, job: ChatJob, context: RequestContext, answer: WholeChat) -> None:
@@ -152,5 +150,4 @@ def _check(body: ChatBody, settings: IngressSettings) -> None:
             param="max_completion_tokens",
         )
     for name, bound in bounds.items():
-        if bound is not None and settings.max_tokens is not None:
-            check_at_most(bound, settings.max_tokens, param=name, setting="limits.max_tokens")
+        check_value(bound, settings.limits, "max_tokens", param=name)

@@ -10,7 +10,7 @@ from stages.llm.messages import Sampling
 
 
 @dataclass(frozen=True, slots=True)
-class ModelDesk:
+class ModelsRoute:
     service: Service
 
     async def listed(self) -> ModelList:

@@ -154,7 +154,7 @@ class ChatBody(RequestBody):
         bound = "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
         return {"max_tokens": bound, "logprobs": "top_logprobs", "token_ids": "messages", "images": "messages"}
 
-    def _translated(self) -> Mapping[str, Any]:
+    def _translated(self) -> dict[str, Any]:
         """The fields that `Sampling` has in another form."""
         bound = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
         return {

@@ -10,7 +10,7 @@ import pytest
 from pipelines.ingress.request.auth import KeyRing
 from pipelines.ingress.request.errors import TABLE, answer_to
 from pipelines.ingress.request.settings import IngressSettings, settings_of
-from pipelines.settings.config import AppConfig
+from pipelines.settings.config import AppConfig, LimitsConfig
 from stages.contract import errors
 from stages.contract.errors import NotAuthorized, StageFailed, TriptychError
 from tests.pipelines.ingress.fakes import CHAT, FakeService, Trouble
@@ -95,8 +95,8 @@ async def test_a_body_over_the_bound_is_413_by_its_declared_length_alone() -> No
         raise AssertionError("the body was read")
         yield b""
 
-    async with client_for(FakeService(), IngressSettings(max_body_bytes=100)) as client:
-        response = await client.post(PATH, content=never(), headers={**JSON, "content-length": "101"})
+    async with client_for(FakeService(), IngressSettings(LimitsConfig(body_bytes=1024))) as client:
+        response = await client.post(PATH, content=never(), headers={**JSON, "content-length": "1025"})
     assert response.status_code == 413
     assert "limits.body_bytes" in error_of(response)["message"]
 
@@ -107,9 +107,9 @@ async def test_a_body_over_the_bound_is_413_while_it_is_read() -> None:
     async def endless() -> AsyncIterator[bytes]:
         for count in range(100):
             sent.append(count)
-            yield b" " * 50
+            yield b" " * 500
 
-    async with client_for(FakeService(), IngressSettings(max_body_bytes=100)) as client:
+    async with client_for(FakeService(), IngressSettings(LimitsConfig(body_bytes=1024))) as client:
         response = await client.post(PATH, content=endless(), headers=JSON)
     assert response.status_code == 413
     assert len(sent) < 10
@@ -268,7 +268,7 @@ def test_every_error_of_the_tree_has_a_row_of_its_own_or_of_a_class_above_it() -
 # ---- keys ----
 
 KEYS = {hashlib.sha256(f"key of {tenant}".encode()).hexdigest(): tenant for tenant in ("ada", "bob")}
-KEYED = IngressSettings(keys=KEYS, secret=b"s3cret", show_cache=False)
+KEYED = IngressSettings(keys=KEYS, secret=b"s3cret")
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Bearer wrong", "Basic a2V5", "key of ada", "Bearer \xff"])
@@ -335,7 +335,7 @@ def test_receipts_tell_cache_outcomes_only_where_the_keys_are_of_one_tenant() ->
         secret = {"secret_env": "PATH"} if len(set(tenants)) > 1 else {}  # any variable that is set
         return settings_of(AppConfig.model_validate({**MINIMAL, "auth": {"keys": keys, **secret}}))
 
-    assert settings().show_cache
-    assert settings("ada", "ada").show_cache
-    assert not settings("ada", "bob").show_cache
+    assert settings().shows_cache
+    assert settings("ada", "ada").shows_cache
+    assert not settings("ada", "bob").shows_cache
     assert settings("ada", "bob").keys == {f"{0:064x}": "ada", f"{1:064x}": "bob"}

@@ -8,6 +8,7 @@ import pytest
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.ingress.schemas.chat import ChatBody
 from pipelines.jobs import ChatJob, ImagePart, TextPart
+from pipelines.settings.config import LimitsConfig
 from stages.llm.messages import Sampling
 from tests.pipelines.ingress.fakes import CHAT, DEFAULTS, PAINT, FakeService
 from tests.pipelines.ingress.surface import JsonObject, chat_body, client_for, data_url, error_of, image_part, png
@@ -303,7 +304,7 @@ async def test_low_detail_is_a_smaller_picture_and_high_detail_the_picture_itsel
 
 
 async def test_more_pictures_or_text_than_configured_are_refused_with_the_setting() -> None:
-    settings = IngressSettings(images_per_request=1, prompt_chars=10)
+    settings = IngressSettings(LimitsConfig(images_per_request=1, prompt_chars=10))
     pictures = await refused(chat_body([image_part(), image_part()]), settings)
     assert "limits.images_per_request" in pictures["message"]
     text = await refused(chat_body("x" * 11), settings)
@@ -311,7 +312,7 @@ async def test_more_pictures_or_text_than_configured_are_refused_with_the_settin
 
 
 async def test_a_picture_over_the_bounds_is_413_before_it_is_decoded() -> None:
-    async with client_for(FakeService(), IngressSettings(image_pixels=100)) as client:
+    async with client_for(FakeService(), IngressSettings(LimitsConfig(image_pixels=100))) as client:
         response = await client.post(PATH, json=chat_body([image_part(png(20, 20))]))
     assert response.status_code == 413
     assert "limits.image_pixels" in error_of(response)["message"]
@@ -341,7 +342,7 @@ async def test_a_data_url_may_say_any_picture_type() -> None:
 
 @pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
 async def test_a_bound_over_the_configured_one_is_refused_and_without_one_the_model_decides(field: str) -> None:
-    async with client_for(FakeService(), IngressSettings(max_tokens=9)) as client:
+    async with client_for(FakeService(), IngressSettings(LimitsConfig(max_tokens=9))) as client:
         fits, over = [await client.post(PATH, json=chat_body(**{field: tokens})) for tokens in (9, 10)]
     assert (fits.status_code, over.status_code, error_of(over)["param"]) == (200, 400, field)
     assert error_of(over)["message"] == f"{field} 10 is over the limit of 9 (limits.max_tokens)"

@@ -8,6 +8,7 @@ import pytest
 
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.jobs import EmbedJob, ImagePart, TextPart
+from pipelines.settings.config import LimitsConfig
 from tests.pipelines.ingress.fakes import EMBED, WIDTH, FakeService
 from tests.pipelines.ingress.surface import JsonObject, client_for, data_url, error_of, image_part, png
 
@@ -89,7 +90,7 @@ async def test_a_wrong_value_is_told_with_its_field(fields: JsonObject, param: s
 
 
 async def test_more_inputs_pictures_or_text_than_configured_are_refused_with_the_setting() -> None:
-    settings = IngressSettings(embedding_inputs=2, images_per_request=1, prompt_chars=3)
+    settings = IngressSettings(LimitsConfig(embedding_inputs=2, images_per_request=1, prompt_chars=3))
     for given, setting in (
         (["a", "b", "c"], "limits.embedding_inputs"),
         ([image_part(), image_part()], "limits.images_per_request"),
