@@ -1,7 +1,7 @@
 """From the bytes of a request to a checked body, or to an error that names the field, the value and what is allowed.
 
-Bounded while reading, before parsing; parsed off the event loop where large. Knows the forms of bodies (pydantic), not their
-meaning; a form's own are `forms.py`.
+Bounded while reading, before parsing; parsed off the event loop where large. Knows the shapes of bodies (pydantic), not their
+meaning; a multipart form's own are in `forms.py`.
 """
 
 import asyncio
@@ -124,7 +124,7 @@ def _refuse_crowds(document: object) -> None:
 
 
 def explained(details: Sequence[ErrorDetails], document: object) -> InvalidRequest:
-    """The one error to tell: where a field may have several forms, that of the form which came nearest."""
+    """The one error to tell: where a field may have several types, that of the type which came nearest."""
     first = details[0]["loc"][:1]
     located = [(_path(detail, document), detail) for detail in details if detail["loc"][:1] == first]
     param, detail = max(located, key=lambda pair: len(pair[0]))

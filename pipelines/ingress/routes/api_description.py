@@ -15,7 +15,7 @@ from pipelines.ingress.request.proxy_headers import REQUEST_ID
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.ingress.schemas.errors import ErrorBody
 
-JsonObject = dict[str, Any]  # OpenAPI's own form, which FastAPI takes and gives as plain dictionaries
+JsonObject = dict[str, Any]  # OpenAPI's own shape, which FastAPI takes and gives as plain dictionaries
 
 REF = "#/components/schemas/{model}"
 REASONS = {

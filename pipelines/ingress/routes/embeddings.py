@@ -64,7 +64,7 @@ class EmbeddingsRoute:
     async def _part(self, given: EmbeddingInput, param: str) -> TextPart | ImagePart:
         if isinstance(given, ImageInput):
             return await self.pictures.load(given.image_url.url, param=f"{param}.image_url.url")
-        return TextPart(_text(given), param)
+        return TextPart(given, param) if isinstance(given, str) else TextPart(given.text, f"{param}.text")
 
     def _answer(self, model: str, embedded: Embedded, as_base64: bool, context: RequestContext) -> bytes:
         return EmbeddingsAnswer(

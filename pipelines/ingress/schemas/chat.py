@@ -155,7 +155,7 @@ class ChatBody(RequestBody):
         return {"max_tokens": bound, "logprobs": "top_logprobs", "token_ids": "messages", "images": "messages"}
 
     def _translated(self) -> dict[str, Any]:
-        """The fields that `Sampling` has in another form."""
+        """The fields that `Sampling` has as another type."""
         bound = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
         return {
             **({} if bound is None else {"max_tokens": bound}),

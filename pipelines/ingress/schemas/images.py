@@ -21,7 +21,7 @@ Strength = Annotated[
 
 
 class PaintExtras(RequestBody):
-    """Triptych's own. All but `priority` and `progress` may stand at the top level too, but not in both places."""
+    """Triptych's own. All but `priority` and `progress` may stand at the top level too, but not twice."""
 
     priority: Priority = 0
     progress: bool = Field(False, description="while streaming, also send a `triptych.progress` event after every step")
@@ -84,10 +84,10 @@ class ImagesBody(PaintBody):
 def _as_form(schema: dict[str, Any]) -> None:
     """A form has a file, which is no field of the checked body, and no nulls."""
     for name, found in schema["properties"].items():
-        forms = [form for form in found.get("anyOf", ()) if form != {"type": "null"}]
-        if len(forms) == 1:
+        types = [type for type in found.get("anyOf", ()) if type != {"type": "null"}]
+        if len(types) == 1:
             kept = {key: value for key, value in found.items() if key not in ("anyOf", "default")}
-            schema["properties"][name] = kept | forms[0]
+            schema["properties"][name] = kept | types[0]
     schema["properties"]["image"] = {
         "type": "string",
         "contentMediaType": "application/octet-stream",

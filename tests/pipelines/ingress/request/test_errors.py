@@ -12,8 +12,8 @@ from pipelines.ingress.request.errors import TABLE, answer_to
 from pipelines.ingress.request.settings import IngressSettings, settings_of
 from pipelines.settings.config import AppConfig, LimitsConfig
 from stages.contract import errors
-from stages.contract.errors import NotAuthorized, StageFailed, TriptychError
-from tests.pipelines.ingress.fakes import CHAT, FakeService, Trouble
+from stages.contract.errors import DeadlineExceeded, InvalidRequest, NotAuthorized, StageFailed, TriptychError
+from tests.pipelines.ingress.fakes import CHAT, PAINT, FakeService, Trouble
 from tests.pipelines.ingress.surface import JsonObject, chat_body, client_for, error_of, sse_events
 
 PATH = "/v1/chat/completions"
@@ -242,6 +242,59 @@ async def test_an_error_nobody_foresaw_is_a_500_that_tells_only_the_request_id(c
     assert "mine" in error_of(response)["message"]
     assert "secret" not in response.text
     assert "/secret/path" in caplog.text
+
+
+# ---- whose words ----
+
+PAINTING: JsonObject = {"model": PAINT, "prompt": "a boat"}
+CHAT_PATH, PAINT_PATH = PATH, "/v1/images/generations"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "below", "field"),
+    [
+        (CHAT_PATH, chat_body(max_tokens=9), "max_tokens", "max_tokens"),
+        (CHAT_PATH, chat_body(max_completion_tokens=9), "max_tokens", "max_completion_tokens"),
+        (CHAT_PATH, chat_body(max_tokens=9, max_completion_tokens=9), "max_tokens", "max_completion_tokens"),
+        (CHAT_PATH, chat_body(logprobs=True, top_logprobs=2), "logprobs", "top_logprobs"),
+        (CHAT_PATH, chat_body(), "token_ids", "messages"),
+        (CHAT_PATH, chat_body(), "messages[0].content[1]", "messages[0].content[1]"),
+        (PAINT_PATH, PAINTING, "steps", "num_inference_steps"),
+        (PAINT_PATH, PAINTING | {"triptych": {"num_inference_steps": 9}}, "steps", "triptych.num_inference_steps"),
+        (PAINT_PATH, PAINTING | {"scheduler": "x"}, "sampler", "scheduler"),
+        (PAINT_PATH, PAINTING | {"triptych": {"guidance_scale": 2}}, "guidance_scale", "triptych.guidance_scale"),
+        (PAINT_PATH, PAINTING, "width", "size"),
+        (PAINT_PATH, PAINTING, "prompt", "prompt"),
+    ],
+)
+@pytest.mark.parametrize("when", [0, 2])
+async def test_an_error_from_below_names_the_field_that_this_client_sent(
+    path: str, body: JsonObject, below: str, field: str, when: int
+) -> None:
+    service = FakeService(trouble=Trouble(InvalidRequest(f"{below} 9 is over 5; at most 5 {below}", param=below), after=when))
+    async with client_for(service) as client:
+        response = await client.post(path, json=body | {"stream": when > 0})
+    error = sse_events(response.text)[-1]["error"] if when else error_of(response)
+    assert (error["param"], error["message"]) == (field, f"{field} 9 is over 5; at most 5 {below}")
+
+
+async def test_a_word_that_only_begins_like_the_field_is_left_alone() -> None:
+    service = FakeService(trouble=Trouble(InvalidRequest("stepsize is no word of ours", param="steps")))
+    async with client_for(service) as client:
+        error = error_of(await client.post(PAINT_PATH, json=PAINTING))
+    assert (error["param"], error["message"]) == ("num_inference_steps", "stepsize is no word of ours")
+
+
+@pytest.mark.parametrize("when", [0, 2])
+async def test_what_allows_more_time_is_told_by_the_surface_whoever_ran_out_of_it(when: int) -> None:
+    service = FakeService(trouble=Trouble(DeadlineExceeded("the request's time is up: it waited for stage llm"), after=when))
+    async with client_for(service) as client:
+        response = await client.post(CHAT_PATH, json=chat_body(stream=when > 0))
+    error = sse_events(response.text)[-1]["error"] if when else error_of(response)
+    assert error["message"] == (
+        "the request's time is up: it waited for stage llm; "
+        "allow more with the header x-request-timeout-seconds (at most limits.max_request_s)"
+    )
 
 
 def test_every_error_of_the_tree_has_a_row_of_its_own_or_of_a_class_above_it() -> None:

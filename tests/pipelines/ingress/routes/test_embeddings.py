@@ -56,6 +56,23 @@ async def test_texts_and_pictures_mix_and_keep_their_order() -> None:
     assert (picture.width, picture.height) == (5, 6)
 
 
+@pytest.mark.parametrize(
+    ("given", "params"),
+    [
+        ("boat", ["input"]),
+        (["boat"], ["input[0]"]),
+        ({"type": "text", "text": "hut"}, ["input.text"]),
+        (["boat", {"type": "text", "text": "hut"}, image_part()], ["input[0]", "input[1].text", "input[2].image_url.url"]),
+    ],
+)
+async def test_every_input_knows_its_field_in_the_request(given: Any, params: list[str]) -> None:
+    service = FakeService()
+    await embedded(given, service)
+    (job,) = service.jobs
+    assert isinstance(job, EmbedJob)
+    assert [part.param for part in job.inputs] == params
+
+
 async def test_a_single_picture_needs_no_list() -> None:
     assert len((await embedded(image_part()))["data"]) == 1
 
