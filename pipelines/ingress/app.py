@@ -1,6 +1,6 @@
 """The HTTP surface: which routes there are, and what they promise in /openapi.json. What each does is in its own module.
 
-Knows `Service` and nothing behind it: no stages, no tensors, no Ray.
+Knows `Service` and nothing behind it: no tensors, no Ray, of stages their messages only.
 """
 
 from dataclasses import dataclass
