@@ -47,7 +47,8 @@ class Plain:
 
 
 class Client:
-    """The other end of ASGI: takes `takes` frames at once, the rest when `hurry` is set. `warm` is set at its third heartbeat; `broken` makes every send fail."""
+    """The other end of ASGI: takes `takes` frames at once, the rest when `hurry` is set. `warm` is set at its third heartbeat;
+    `broken` makes every send fail."""
 
     def __init__(self, takes: float = float("inf")) -> None:
         self.said: list[bytes] = []
