@@ -172,6 +172,11 @@ class ModelCard:
 
 
 class ChatPipeline(Protocol):
+    @property
+    def defaults(self) -> Sampling:
+        """How a chat is answered where its request says nothing."""
+        ...
+
     def chat(self, job: ChatJob, context: RequestContext) -> AsyncIterator[ChatEvent]:
         """Yields `ChatStarted` first; raises any `TriptychError`, before or after. Closing the iterator cancels the work."""
         ...
