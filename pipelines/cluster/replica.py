@@ -14,6 +14,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from pipelines.client import StageClient
 from pipelines.settings.replica_spec import ReplicaSpec
 from stages.contract.stage import Item, Reply
 from stages.device.cores import available_cores, cores_of_this_machine
@@ -28,9 +29,10 @@ log = logging.getLogger("triptych.replica")
 
 
 class StageReplica:
-    """Hosts the stages of `spec`. `table` is the handle of the metrics table, if there is one."""
+    """Hosts the stages of `spec`. `table` is the handle of the metrics table, if there is one; `elsewhere` reaches the stages whose
+    results these need."""
 
-    def __init__(self, spec: ReplicaSpec, table: Any = None) -> None:
+    def __init__(self, spec: ReplicaSpec, table: Any = None, elsewhere: StageClient | None = None) -> None:
         self._spec, self._table = spec, table
         self._identity = _replica_identity()
         threads = spec.torch_threads or available_cores()
@@ -78,6 +80,11 @@ class StageReplica:
         """
         self._report_from_now_on()
         self._host.check()
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """How much the engines have in hand (pipelines/cluster/autoscaling.py)."""
+        loads = self._host.load().values()
+        return {"load": float(sum(load.queued + load.running for load in loads))}
 
     async def pid(self) -> int:
         return os.getpid()

@@ -4,6 +4,7 @@ Knows `Service` and nothing behind it: no stages, no tensors, no Ray.
 """
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -34,10 +35,23 @@ EVENTS: dict[str, Any] = {"content": {"text/event-stream": {}}}  # events, not o
 DESCRIPTION = "Pictures and language in OpenAI's shapes. Fields of Triptych's own live under `triptych` and are optional."
 
 
-def create_app(service: Service, settings: IngressSettings) -> FastAPI:
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What outlives a change of settings: counters, and pictures that may still be fetched."""
+
+    metrics: RequestMetrics
+    pictures: PictureShelf
+
+    @classmethod
+    def new(cls, settings: IngressSettings) -> "Kept":
+        shelf = PictureShelf(capacity_bytes=settings.kept_picture_bytes, keep_s=settings.kept_picture_s, now=time.monotonic)
+        return cls(RequestMetrics(), shelf)
+
+
+def create_app(service: Service, settings: IngressSettings, kept: Kept | None = None) -> FastAPI:
     """The whole surface over a service. Starts nothing and reads no environment."""
-    pictures = PictureSource(settings.picture_limits(), settings.fetch)
-    metrics = RequestMetrics()
+    kept = kept if kept is not None else Kept.new(settings)
+    pictures, metrics = PictureSource(settings.picture_limits(), settings.fetch), kept.metrics
 
     app = FastAPI(
         title="Triptych",
@@ -51,10 +65,9 @@ def create_app(service: Service, settings: IngressSettings) -> FastAPI:
     app.add_exception_handler(HTTPException, routing_error_handler)
     app.add_middleware(RequestLog, metrics=metrics, adds_id=settings.adds_request_id)
     arrival, receipts = Arrival(service, settings), ReceiptPrinter(settings.show_cache)
-    shelf = PictureShelf(capacity_bytes=settings.kept_picture_bytes, keep_s=settings.kept_picture_s, now=time.monotonic)
     keyed = bool(settings.keys)
     _add_chat(app, ChatRoute(arrival, settings, pictures, receipts))
-    _add_images(app, ImagesRoute(arrival, settings, pictures, receipts, shelf))
+    _add_images(app, ImagesRoute(arrival, settings, pictures, receipts, kept.pictures))
     _add_embeddings(app, EmbeddingsRoute(arrival, settings, pictures, receipts))
     _add_models(app, ModelDesk(service), arrival, keyed=keyed)
     _add_operations(app, service, metrics, arrival, keyed=keyed)

@@ -30,6 +30,7 @@ from stages.contract.errors import (
     Unavailable,
 )
 from stages.contract.faults import Fault, fault_of
+from stages.contract.limits import QueueLimits
 from stages.contract.stage import Arrays, Item, Shrinkable
 from stages.device.cores import Seat
 from stages.device.device_memory import empty_cache, free_bytes
@@ -134,6 +135,11 @@ class Engine(ABC, Generic[P]):
     def too_late(self, work: Work) -> DeadlineExceeded:
         with self._lock:
             return work.too_late(self.place.stage, self._now())
+
+    def limit_queue(self, limits: QueueLimits) -> None:
+        """Judges what comes from now on by these bounds."""
+        with self._lock:
+            self._scheduler.waiting.limit(limits)
 
     def load(self) -> Load:
         with self._lock:

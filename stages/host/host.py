@@ -134,6 +134,13 @@ class StageHost:
             )
             self._one_shot[name] = RememberingStage(engine, self._cache)
 
+    def limit_queue(self, stage: str, limits: QueueLimits) -> None:
+        """Judges what comes to the stage from now on by these bounds. On any thread. Raises `ConfigurationError` for a stage that is not
+        hosted here."""
+        if stage not in self._engines():
+            raise ConfigurationError(f"stage {stage!r} is not hosted here (hosted: {', '.join(self._engines()) or 'none'})")
+        self._engines()[stage].limit_queue(limits)
+
     async def call(self, stage: str, item: Item[Any]) -> Reply:
         """Runs a one-shot stage, or finds its result. Cancelling the task withdraws it. Raises any `TriptychError`."""
         hosted = self._open(stage, self._one_shot)
