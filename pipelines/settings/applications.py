@@ -21,7 +21,12 @@ from pipelines.settings.config import (
     SURGE_PERCENT,
     ActorOptions,
     AppConfig,
+    AutoscalingConfig,
+    BatchConfig,
     DeploymentConfig,
+    IngressConfig,
+    ModelConfig,
+    PartConfig,
     QueueConfig,
     Strict,
 )
@@ -132,7 +137,8 @@ def surface_application(config: AppConfig, name: str, hosts: Mapping[str, str]) 
     own = _stages_args(INGRESS, config.ingress, config, name, hosts) if config.ingress.stages else None
     placed = {stage: deployment for deployment, home in config.placement().items() for stage in home.stages}
     settings = SurfaceSettings(
-        config=config, stages={stage: Address(deployment=at, application=hosts[at]) for stage, at in placed.items()}
+        config=_seen_by_surface(config),
+        stages={stage: Address(deployment=at, application=hosts[at]) for stage, at in placed.items()},
     )
     overrides = {
         "num_replicas": config.ingress.num_replicas,
@@ -142,6 +148,29 @@ def surface_application(config: AppConfig, name: str, hosts: Mapping[str, str]) 
     }
     args = SurfaceArgs(process=_process(config.ingress, config), own=own)
     return ServeApplication(name, SURFACE_BUILDER, _compact(args), {INGRESS: overrides}, route_prefix="/")
+
+
+def _seen_by_surface(config: AppConfig) -> AppConfig:
+    """The configuration with defaults for what tells the surface nothing: how deployments scale, how much waits in them."""
+    homes = {name: _seen_home(home, config) for name, home in config.placement().items()}
+    models = {name: model.model_copy(update=_seen_parts(model)) for name, model in config.models.items()}
+    ingress = IngressConfig(stages=config.ingress.stages, ray_actor_options=config.ingress.ray_actor_options)
+    return config.model_copy(update={"models": models, "deployments": homes, "ingress": ingress})
+
+
+def _seen_home(home: DeploymentConfig, config: AppConfig) -> DeploymentConfig:
+    """Where stages are, on what device, and whether they may be scaled to zero."""
+    asleep = home.autoscaling_config is not None and home.autoscaling_config.min_replicas == 0
+    return DeploymentConfig(
+        stages=home.stages,
+        autoscaling_config=AutoscalingConfig(min_replicas=0) if asleep else None,
+        ray_actor_options=ActorOptions(num_gpus=capacity(home, config).num_gpus),
+    )
+
+
+def _seen_parts(model: ModelConfig) -> dict[str, PartConfig]:
+    unbounded = {"queue": QueueConfig(), "batch": BatchConfig()}
+    return {name: part.model_copy(update=unbounded) for name, part in model.parts().items()}
 
 
 def version_of(user_config: Mapping[str, Any]) -> str:
