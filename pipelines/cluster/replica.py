@@ -13,7 +13,6 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from pipelines.client import StageClient
 from pipelines.settings.replica_spec import ReplicaSpec
 from stages.contract.item import Item, Reply
 from stages.device.cores import available_cores, cores_of_this_machine
