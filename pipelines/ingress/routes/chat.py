@@ -29,8 +29,8 @@ from pipelines.ingress.schemas.chat import (
     SystemMessage,
     TextContent,
 )
-from pipelines.jobs import ChatEvent, ChatJob, ChatPipeline, ImagePart, Message, TextPart
-from stages.contract.errors import InvalidRequest
+from pipelines.jobs import ChatEvent, ChatJob, ChatPipeline, ImagePart, Message, ModelCard, TextPart
+from stages.contract.errors import InvalidRequest, UnknownModel
 from stages.llm.messages import Sampling
 
 STREAM_PACE_S = 0.025  # nobody reads faster, and every event costs its way
@@ -59,7 +59,7 @@ class ChatRoute:
         body = await self.arrival.read(request, ChatBody, context)
         self.arrival.prioritize(context, body.triptych.priority if body.triptych else 0)
         pipeline = self.arrival.service.chat_pipeline(body.model)
-        asked = await unless_gone(request.receive, context, self._question(body, pipeline.defaults))
+        asked = await unless_gone(request.receive, context, self._question(body))
         del body
         head = ChatHead.new(asked.model, self.settings.fingerprint, context)
         if asked.stream:
@@ -77,11 +77,12 @@ class ChatRoute:
         writer = ChatStreamWriter(head, context, self.receipts, num_choices=asked.job.n, include_usage=asked.include_usage)
         return EventStream(request, context, events, writer, heartbeat_s=self.settings.heartbeat_s, done=DONE)
 
-    async def _question(self, body: ChatBody, defaults: Sampling) -> ChatQuestion:
+    async def _question(self, body: ChatBody) -> ChatQuestion:
         n = body.n or 1
         _check(body, self.settings)
         check_value(n, self.settings.limits, "max_choices", param="n")
         messages = await self._messages(body.messages)
+        defaults = _defaults(self.arrival.service.models(), body.model)
         unbounded = body.max_tokens is None and body.max_completion_tokens is None
         return ChatQuestion(
             job=ChatJob(messages=messages, sampling=body.sampling(defaults), n=n, may_shorten=unbounded),
@@ -113,6 +114,14 @@ class ChatRoute:
         limits = self.settings.limits
         at_fault = addresses[limits.images_per_request][0] if len(addresses) > limits.images_per_request else ""
         check_count(len(addresses), limits, "images_per_request", param=at_fault, holds="pictures", where="messages")
+
+
+def _defaults(cards: Sequence[ModelCard], model: str) -> Sampling:
+    """How a model is asked where a request says nothing. Raises `UnknownModel` for one that doesn't chat."""
+    for card in cards:
+        if card.id == model and card.sampling is not None:
+            return card.sampling
+    raise UnknownModel(f"model {model!r} answers no chats", param="model")
 
 
 async def _collect(pipeline: ChatPipeline, job: ChatJob, context: RequestContext, answer: WholeChat) -> None:

@@ -190,7 +190,6 @@ class Events:
 @dataclass(frozen=True, slots=True)
 class FakeChat:
     service: FakeService
-    defaults: Sampling = DEFAULTS
 
     async def chat(self, job: ChatJob, context: RequestContext) -> AsyncIterator[ChatEvent]:
         """Says what it was told, word by word."""
