@@ -94,9 +94,7 @@ class StageHost:
             engine = OneShotEngine(stage, name=name, batch=batch, queue=queue, **options)
         self.add_engine(engine, max_waiting=queue.max_items, weights=weights)
 
-    def add_engine(
-        self, engine: Engine[Any], *, max_waiting: int = QueueLimits().max_items, weights: str = ""
-    ) -> None:
+    def add_engine(self, engine: Engine[Any], *, max_waiting: int = QueueLimits().max_items, weights: str = "") -> None:
         """An engine that is there already, under its identity's name. `max_waiting`: of its items, how many may wait for inputs.
         Its receivers may be called on any thread. Raises `ConfigurationError` for a name that is taken."""
         name = engine.identity.stage
@@ -151,9 +149,7 @@ class StageHost:
         for name, maker in self._makers.items():
             if not maker.is_here and (origins := maker.origins()):
                 latest = origins[0]
-                metrics.append(
-                    StageMetrics(name, self._replica, latest.device, latest.dtype, self._cache_counters(name))
-                )
+                metrics.append(StageMetrics(name, self._replica, latest.device, latest.dtype, self._cache_counters(name)))
         return metrics
 
     def activity(self) -> object:

@@ -14,6 +14,7 @@ import pytest
 from cache.memory import MemoryTier
 from cache.tier import TierStats
 from cache.tiered import TieredCache
+from stages.contract.engine import EngineIdentity
 from stages.contract.errors import (
     ConfigurationError,
     DeadlineExceeded,
@@ -22,7 +23,6 @@ from stages.contract.errors import (
     StageFailed,
     Unavailable,
 )
-from stages.contract.engine import EngineIdentity
 from stages.contract.item import Item, Reply, StreamEnd
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.host.host import StageHost
