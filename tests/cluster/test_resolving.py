@@ -61,26 +61,33 @@ class Replica(StageReplica):
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+def deployments(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Two deployments that count, and one that encodes and decodes for them; and where that one writes."""
+    folder = tmp_path_factory.mktemp("encoder")
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         serve.start(proxy_location="Disabled")
-        yield
+        handles = {"vae": deployed("vae", {"m.encoder": partial(Patient, folder), "m.decoder": Adder}, {}, 2)}
+        for name in ("one", "two"):
+            handles[name] = deployed(name, {f"{name}.count": Countdown}, {"m.encoder": "vae"}, 12)
+        yield folder, handles
     finally:
         serve.shutdown()
         ray.shutdown()
 
 
 class Scene:
-    """Two deployments that count, and one that encodes and decodes for them."""
+    """`test`: in every name, since what another test had made is remembered."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.handles = {"vae": deployed("vae", {"m.encoder": partial(Patient, folder), "m.decoder": Adder}, {}, 2)}
-        for name in ("one", "two"):
-            self.handles[name] = deployed(name, {f"{name}.count": Countdown}, {"m.encoder": "vae"}, 12)
+    def __init__(self, test: str, folder: Path, handles: dict[str, Any]) -> None:
+        self.test, self.folder, self.handles = test, folder, handles
         stages = {"m.encoder": "vae", "m.decoder": "vae", "one.count": "one", "two.count": "two"}
         self.client = ServeStageClient(self.handles, stages)
+        for left in folder.iterdir():
+            left.unlink()
+
+    def slow(self, name: str = "slow") -> Recipe[Total]:
+        return Recipe(f"{self.test} {name}", "m.encoder", SLOW)
 
     def open(self) -> None:
         (self.folder / "open").touch()
@@ -99,11 +106,11 @@ class Scene:
     async def until(self, name: str, waiting: int) -> None:
         """So many wait for inputs there."""
         gauge = self.handles[name].options(method_name="gauge")
-        while await gauge.remote(f"{name}.count", "waiting_for_inputs") != waiting:
+        while await gauge.remote(f"{name}.count", "waiting_for_inputs") != waiting:  # noqa: ASYNC110  (another process counts)
             await asyncio.sleep(0.05)
 
     async def encoding(self) -> None:
-        while "7" not in self.batches():
+        while "7" not in self.batches():  # noqa: ASYNC110  (another process writes)
             await asyncio.sleep(0.05)
 
 
@@ -114,16 +121,10 @@ def deployed(name: str, made: Mapping[str, Callable[[], Any]], elsewhere: Mappin
 
 
 @pytest.fixture
-async def scene(cluster: None, tmp_path: Path) -> AsyncIterator[Scene]:
-    scene = await asyncio.to_thread(Scene, tmp_path)
+async def scene(request: pytest.FixtureRequest, deployments: tuple[Path, dict[str, Any]]) -> AsyncIterator[Scene]:
+    scene = Scene(request.node.name, *deployments)
     yield scene
     scene.open()
-    for name in ("one", "two", "vae"):
-        await asyncio.to_thread(serve.delete, name)
-
-
-def slow(name: str = "slow") -> Recipe[Total]:
-    return Recipe(name, "m.encoder", SLOW)
 
 
 def made_for(events: Sequence[object]) -> list[StageReceipt]:
@@ -144,9 +145,9 @@ async def test_what_waits_for_an_encode_never_waits_for_a_decode_that_waits_for_
 
 
 async def test_a_leader_that_is_cancelled_fails_no_follower_here_or_elsewhere(scene: Scene) -> None:
-    leader = scene.count("one", slow())
+    leader = scene.count("one", scene.slow())
     await scene.encoding()
-    followers = [scene.count("one", slow()), scene.count("two", slow())]
+    followers = [scene.count("one", scene.slow()), scene.count("two", scene.slow())]
     await asyncio.gather(scene.until("one", 2), scene.until("two", 1))
     leader.cancel()
     await scene.until("one", 1)
@@ -158,9 +159,9 @@ async def test_a_leader_that_is_cancelled_fails_no_follower_here_or_elsewhere(sc
 
 
 async def test_a_leader_whose_replica_dies_fails_no_follower_elsewhere(scene: Scene) -> None:
-    leader = scene.count("one", slow())
+    leader = scene.count("one", scene.slow())
     await scene.encoding()
-    follower = scene.count("two", slow())
+    follower = scene.count("two", scene.slow())
     await scene.until("two", 1)
     os.kill(process_of("one"), 9)
     scene.open()
@@ -170,7 +171,7 @@ async def test_a_leader_whose_replica_dies_fails_no_follower_elsewhere(scene: Sc
 
 
 async def test_who_waits_for_a_slow_encoder_blocks_nobody_who_needs_none(scene: Scene) -> None:
-    waiting = [scene.count("one", slow(f"slow{index}")) for index in range(8)]
+    waiting = [scene.count("one", scene.slow(f"{index}")) for index in range(8)]
     await scene.until("one", 8)
     assert await scene.handles["one"].options(method_name="record_autoscaling_stats").remote() == {"load": 0.0}
     others = await asyncio.gather(*(scene.count("one") for _ in range(12)))
