@@ -54,7 +54,7 @@ class Denoiser:
         return self._info
 
     def check(self, payload: Denoise) -> None:
-        """Raises `InvalidRequest` with the HTTP field at fault."""
+        """Raises `InvalidRequest` with the payload's field at fault."""
         check_request(payload, self._info, self._menu)
 
     def weigh(self, payload: Denoise) -> tuple[Hashable, float]:

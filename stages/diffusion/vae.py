@@ -134,7 +134,7 @@ class VaeEncoder:
     def prepare(self, payload: EncodePicture, inputs: Inputs) -> NDArray[np.uint8]:
         """[height, width, 3]. Raises `InvalidRequest` for what is no picture, `TooLarge` for one over `max_pixels`."""
         self.check(payload)
-        return fit(decode(payload.data, max_pixels=payload.max_pixels, param="image"), payload.width, payload.height)
+        return fit(decode(bytes(payload.data), max_pixels=payload.max_pixels, param="image"), payload.width, payload.height)
 
     def batch_key(self, item: NDArray[np.uint8]) -> Hashable:
         return item.shape

@@ -85,7 +85,7 @@ class ClipEmbedder:
         """Raises `InvalidRequest` for what can't be read, or is longer than the model reads."""
         self.check(payload)
         if payload.image is not None:
-            picture = decode(payload.image, max_pixels=payload.max_pixels, param="input")
+            picture = decode(bytes(payload.image), max_pixels=payload.max_pixels, param="input")
             return PreparedInput(self._transform(picture), None, self._num_patches)
         return self._tokenized(payload.text or "")
 

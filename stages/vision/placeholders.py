@@ -25,8 +25,10 @@ def _equivalent_size(image_processor: Any, height: int, width: int) -> tuple[int
     """Of a picture that has as many tokens, in pixels: where every picture is brought to one size, that size, however large a
     picture the client sent."""
     size = image_processor.size or {}
-    fixed = size.get("height"), size.get("width")
-    return (int(fixed[0]), int(fixed[1])) if image_processor.do_resize and all(fixed) else (height, width)
+    fixed_height, fixed_width = size.get("height"), size.get("width")
+    if not image_processor.do_resize or fixed_height is None or fixed_width is None:
+        return height, width
+    return int(fixed_height), int(fixed_width)
 
 
 @lru_cache(maxsize=1024)

@@ -84,7 +84,7 @@ class VlmEncoder:
     def weigh(self, payload: EncodeImage) -> tuple[Hashable, float]:
         """No key. The cost is the processor's own count for the picture's size; of models that bring every picture to about one
         size, that of the sample that was encoded at load."""
-        return None, float(self._expected_patches(payload.data))
+        return None, float(self._expected_patches(bytes(payload.data)))
 
     def _expected_patches(self, data: bytes) -> int:
         if not self._keeps_size:
@@ -97,7 +97,7 @@ class VlmEncoder:
 
     def prepare(self, payload: EncodeImage, inputs: Inputs) -> PreparedPicture:
         """Raises `InvalidRequest` or `TooLarge` for a picture that can't be read."""
-        return self._prepared(decode(payload.data, max_pixels=payload.max_pixels, param="messages"))
+        return self._prepared(decode(bytes(payload.data), max_pixels=payload.max_pixels, param="messages"))
 
     def _prepared(self, picture: Image.Image) -> PreparedPicture:
         found = self._processor(images=[picture], return_tensors="pt")

@@ -122,7 +122,7 @@ class SamplerMenu:
                 return sampler
         known = any(sampler.name == name for sampler in SAMPLERS)
         problem = f"cannot sample a model with prediction type {self.prediction_type!r}" if known else "is not a sampler"
-        raise InvalidRequest(f"scheduler {name!r} {problem}; this model takes {', '.join(self.names)}", param="scheduler")
+        raise InvalidRequest(f"sampler {name!r} {problem}; this model takes {', '.join(self.names)}", param="sampler")
 
     def settings_for(self, sampler: Sampler) -> dict[str, object]:
         """The settings to build the sampler's scheduler from; the checkpoint's own, untouched, for its own sampler."""

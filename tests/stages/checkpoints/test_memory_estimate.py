@@ -45,7 +45,7 @@ def test_weights_count_in_the_dtype_they_are_loaded_in(tmp_path: Path, dtype: st
     [("qwen2_5_vl", ["model.visual.w"]), ("llava", ["vision_tower.w", "model.multi_modal_projector.w"])],
 )
 def test_of_a_vision_language_model_each_part_counts_what_it_loads(tmp_path: Path, model: str, seeing: list[str]) -> None:
-    speaking = {"model.language_model.layers.0.w": (10,), "lm_head.weight": (7,)}
+    speaking: dict[str, tuple[int, ...]] = {"model.language_model.layers.0.w": (10,), "lm_head.weight": (7,)}
     folder = save(tmp_path, {"model_type": model}, model=speaking | dict.fromkeys(seeing, (1000,)))
     assert weights_of(folder, holds=holds_speaking) == 17 * 4
     assert weights_of(folder, holds=holds_seeing) == len(seeing) * 1000 * 4

@@ -33,13 +33,13 @@ def test_a_good_request_passes(sd_painter: Painter, good: Denoise) -> None:
         ({"width": 30}, "size", "size 30x32: both sides must be multiples of 4"),
         ({"height": 0}, "size", "size 32x0"),
         ({"width": -4}, "size", "size -4x32"),
-        ({"steps": 0}, "num_inference_steps", "num_inference_steps 0 is outside 1..500"),
-        ({"steps": 501}, "num_inference_steps", "num_inference_steps 501 is outside 1..500"),
+        ({"steps": 0}, "steps", "steps 0 is outside 1..500"),
+        ({"steps": 501}, "steps", "steps 501 is outside 1..500"),
         ({"guidance_scale": float("nan")}, "guidance_scale", "guidance_scale nan is outside 0..100"),
         ({"guidance_scale": float("inf")}, "guidance_scale", "guidance_scale inf"),
         ({"guidance_scale": -1.0}, "guidance_scale", "guidance_scale -1.0"),
         ({"seed": 2**64}, "seed", "seed 18446744073709551616 is outside"),
-        ({"sampler": "magic"}, "scheduler", "scheduler 'magic' is not a sampler"),
+        ({"sampler": "magic"}, "sampler", "sampler 'magic' is not a sampler"),
         ({"strength": 0.0, "init": PICTURE}, "strength", "strength 0.0 is outside 0..1"),
         ({"strength": float("nan"), "init": PICTURE}, "strength", "strength nan is outside 0..1"),
         ({"strength": 0.1, "init": PICTURE}, "strength", "strength 0.1 of 4 steps leaves no step"),
@@ -64,7 +64,7 @@ def test_a_sampler_with_a_long_beginning_needs_more_steps(tmp_path: Path) -> Non
     shutil.rmtree(folder / "words")
     painter = Painter.load(folder)
     assert np.isfinite(painter.latents(Wish(steps=4))).all()
-    with pytest.raises(InvalidRequest, match=r"num_inference_steps 3 is outside 4\.\.500"):
+    with pytest.raises(InvalidRequest, match=r"steps 3 is outside 4\.\.500"):
         painter.start(Wish(steps=3))
 
 

@@ -218,7 +218,7 @@ def test_several_rows_may_be_made_of_one_prepared_request(sd_painter: Painter) -
         painted = [
             paint_rows(sd_painter.denoiser, {0: sd_painter.denoiser.start(task.payload, prepared)})[0] for _ in range(2)
         ]
-        np.testing.assert_array_equal(*painted)
+        np.testing.assert_array_equal(painted[0], painted[1])
 
 
 def test_requests_may_be_prepared_by_many_threads_at_once(sd_painter: Painter) -> None:

@@ -150,7 +150,7 @@ def long_work(painter: Painter, prompt: str, negative: str) -> Task:
     """A task whose prompts are filled up to one length, as the pipeline does it."""
     positions = max(len(one.embeds) for one in painter.encode(prompt, negative))
     embeds = painter.encode_all(*(EncodePrompt(one, positions) for one in (prompt, negative)))
-    return Task.of(*embeds, steps=3, guidance_scale=4.0, seed=3)
+    return Task.of(embeds[0], embeds[1], steps=3, guidance_scale=4.0, seed=3)
 
 
 def painted_by_the_library(oracle: Oracle, task: Task) -> NDArray[np.float32]:

@@ -126,7 +126,9 @@ def test_a_burst_of_pictures_is_split_into_batches_within_the_cost_bound(folder:
     encoder.hold(gate)
     sizes = [SIZES[index % len(SIZES)] for index in range(12)]
     bound = 2.5 * max(encoder.cost(encoder.prepare(EncodeImage(picture(0, *size), 100_000), NO_INPUTS)) for size in SIZES)
-    engine = OneShotEngine(encoder, name="eyes", batch=BatchLimits(max_items=64, max_cost=bound))
+    engine: OneShotEngine[EncodeImage, PreparedPicture, VisionFeatures] = OneShotEngine(
+        encoder, name="eyes", batch=BatchLimits(max_items=64, max_cost=bound)
+    )
     inboxes = [Inbox() for _ in sizes]
     for seed, (size, inbox) in enumerate(zip(sizes, inboxes, strict=True)):
         engine.submit(Item(f"{seed}", EncodeImage(picture(seed, *size), 100_000)), NO_INPUTS, inbox)
