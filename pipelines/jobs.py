@@ -152,7 +152,7 @@ class StageCard:
 class ModelCard:
     """What can be asked of a model. `sizes`: the (width, height) it paints at; empty: any multiple of `size_multiple`.
     `accepts_images`: chat looks at pictures, a painter edits them. `sampling`: how a chat is answered where its request says
-    nothing. None: not known, or without meaning for the pipeline."""
+    nothing, of every model that chats. None: not known, or without meaning for the pipeline."""
 
     id: str
     pipeline: Literal["image_text", "text_to_image", "embed"]

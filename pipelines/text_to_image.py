@@ -130,9 +130,7 @@ class TextToImagePipeline:
         payload = EncodePicture(Blob(part.data), width, height, self._max_picture_pixels)
         return Recipe(key, self._encoder, payload, part.param)
 
-    async def _picture(
-        self, index: int, payload: Denoise, context: RequestContext
-    ) -> AsyncGenerator[PaintEvent, None]:
+    async def _picture(self, index: int, payload: Denoise, context: RequestContext) -> AsyncGenerator[PaintEvent, None]:
         payload = replace(payload, seed=(payload.seed + index) % 2**63)
         item = context.item(f"picture:{index}", payload)
         previews: list[asyncio.Task[PaintPicture]] = []

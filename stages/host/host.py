@@ -94,9 +94,7 @@ class StageHost:
             engine = OneShotEngine(stage, name=name, batch=batch, queue=queue, **options)
         self.add_engine(engine, max_waiting=queue.max_items, weights=weights)
 
-    def add_engine(
-        self, engine: Engine[Any], *, max_waiting: int = QueueLimits().max_items, weights: str = ""
-    ) -> None:
+    def add_engine(self, engine: Engine[Any], *, max_waiting: int = QueueLimits().max_items, weights: str = "") -> None:
         """An engine that is there already, under its identity's name. `max_waiting`: of its items, how many may wait for inputs.
         Its receivers may be called on any thread. Raises `ConfigurationError` for a name that is taken."""
         name = engine.identity.stage
@@ -104,6 +102,14 @@ class StageHost:
         hosted = self._hosted[name] = HostedEngine(engine, self._resolve, max_waiting)
         if engine.result_type is not None:
             self._makers[name] = EngineMaker(hosted, engine.result_type, Origin.of(engine.identity, weights))
+
+    def limit_queue(self, stage: str, limits: QueueLimits) -> None:
+        """Judges what comes to the stage from now on by these bounds, and who waits for inputs, too. On any thread. Raises
+        `ConfigurationError` for a stage that is not hosted here."""
+        if stage not in self._hosted:
+            raise ConfigurationError(f"stage {stage!r} is not hosted here (hosted: {', '.join(self._hosted) or 'none'})")
+        self._hosted[stage].max_waiting = limits.max_items
+        self._hosted[stage].engine.limit_queue(limits)
 
     async def call(self, stage: str, item: Item[Any]) -> Reply[Any]:
         """Runs a one-shot stage, or finds its result. Cancelling the task withdraws it. Raises any `TriptychError`."""
@@ -151,9 +157,7 @@ class StageHost:
         for name, maker in self._makers.items():
             if not maker.is_here and (origins := maker.origins()):
                 latest = origins[0]
-                metrics.append(
-                    StageMetrics(name, self._replica, latest.device, latest.dtype, self._cache_counters(name))
-                )
+                metrics.append(StageMetrics(name, self._replica, latest.device, latest.dtype, self._cache_counters(name)))
         return metrics
 
     def activity(self) -> object:

@@ -2,7 +2,8 @@
 its libraries.
 
 Decides what a pipeline's name for a result becomes where it is remembered. Whoever asks for it knows neither dtype nor versions,
-and may for a while, where a model is being replaced, think of other weights. Pure but for the versions, which `stages/checkpoints/input_versions.py` reads.
+and may for a while, where a model is being replaced, think of other weights. Pure but for the versions, which
+`stages/checkpoints/input_versions.py` reads.
 """
 
 from dataclasses import dataclass

@@ -136,9 +136,7 @@ class Resolver:
             if item.name is not None and (latest := self._named.get(item.name)) and latest.flight is flight:
                 del self._named[item.name]
 
-    async def _look_up_or_make(
-        self, flight: Flight[Reply[Any]], attempt: Attempt, item: Item[Any], maker: Maker
-    ) -> None:
+    async def _look_up_or_make(self, flight: Flight[Reply[Any]], attempt: Attempt, item: Item[Any], maker: Maker) -> None:
         if item.name is None:
             flight.set_result(await attempt.run())
             return

@@ -139,7 +139,7 @@ async def test_both_prompts_have_as_many_positions_and_are_encoded_once(
 async def test_without_guidance_there_is_one_prompt_and_a_negative_one_is_refused(scene: Scene) -> None:
     await scene.paint(PaintJob("a boat", guidance_scale=1.0))
     assert [payload.text for payload in scene.text.made] == ["a boat"]
-    with pytest.raises(InvalidRequest, match="^negative_prompt has no effect") as raised:
+    with pytest.raises(InvalidRequest, match=r"^negative_prompt has no effect") as raised:
         await scene.paint(PaintJob("a boat", guidance_scale=1.0, negative_prompt="ugly"))
     assert raised.value.param == "negative_prompt"
 

@@ -5,6 +5,7 @@ infinities are refused; null is taken as "not given" wherever OpenAI takes it so
 """
 
 import re
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
@@ -43,6 +44,23 @@ Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1), WHOLE]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1), WHOLE]
 ModelId = Annotated[str, Field(min_length=1, max_length=256, description="one of GET /v1/models")]
 EndUser = Annotated[str, Field(max_length=512)]
+
+
+class Extras(RequestBody):
+    """Triptych's own fields."""
+
+    priority: Priority = 0
+
+
+class AskingBody(RequestBody):
+    """The whole body of a request to a model."""
+
+    model: ModelId
+    triptych: Extras | None = None
+
+    def asked_as(self) -> Mapping[str, str]:
+        """What a job, or the payload that it becomes, calls a field -> what this body calls it, where they differ."""
+        return {}
 
 
 class ImageAddress(RequestBody):

@@ -145,9 +145,7 @@ class Response:
 class StreamResponse:
     """As `Response`, for what yields."""
 
-    def __init__(
-        self, deployment: FakeDeployment, work: Callable[[Replica], AsyncIterator[Sequence[object]]]
-    ) -> None:
+    def __init__(self, deployment: FakeDeployment, work: Callable[[Replica], AsyncIterator[Sequence[object]]]) -> None:
         self._deployment = deployment
         self._batches: asyncio.Queue[Sequence[object] | None] = asyncio.Queue()
 

@@ -11,8 +11,8 @@ from stages.checkpoints.input_versions import LIBRARIES, input_versions
 
 SCRIPT = """
 from stages.contract.engine import EngineIdentity
-from stages.host.origin import Origin, remembered_as
-print(remembered_as("n", Origin.of(EngineIdentity("adder", "cpu"), "weights").key))
+from stages.host.origin import Origin
+print(Origin.of(EngineIdentity("adder", "cpu"), "weights").key)
 """
 
 

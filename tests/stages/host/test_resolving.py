@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from stages.engine.engine import Place
 
 from cache.embedded import EmbeddedRedis
 from cache.memory import MemoryTier
