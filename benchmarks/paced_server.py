@@ -25,7 +25,7 @@ from pipelines.one_process import LocalDirectory
 from pipelines.service import Triptych
 from pipelines.settings.config import INGRESS, AppConfig
 from pipelines.settings.config_file import parse
-from pipelines.settings.specs import replica_spec, stage_specs
+from pipelines.settings.specs import stage_specs
 from stages.contract.limits import BatchLimits
 from stages.host.host import StageHost
 
@@ -68,23 +68,24 @@ def serve_over_ray(config: AppConfig, make: partial[PacedLlm], batch: BatchLimit
 
 
 def _deploy(config: AppConfig, make: partial[PacedLlm], batch: BatchLimits) -> None:
-    """The deployments of `pipelines.app.build_named`, with another class for the stage's replica."""
+    """The deployments of `pipelines.app`, with another class for the stage's replica."""
     from ray import serve
 
     from pipelines.app import TINY, Ingress
     from pipelines.cluster.metrics_table import MetricsTable
+    from pipelines.settings.applications import METRICS, OWN, SurfaceArgs, surface_application
 
-    table: Any = (
-        serve.deployment(MetricsTable).options(name="metrics", ray_actor_options=TINY, max_ongoing_requests=1000).bind()
-    )
+    table: Any = serve.deployment(MetricsTable).options(name=METRICS, ray_actor_options=TINY, max_ongoing_requests=1000).bind()
     llm = deployed(MadeReplica, (STAGE, make, batch, 1, table), name=DEPLOYMENT, max_ongoing_requests=MAX_ONGOING)
+    surface = surface_application(config, "triptych", {DEPLOYMENT: OWN, METRICS: OWN})
     ingress = serve.deployment(Ingress).options(
         name=INGRESS,
         ray_actor_options={"num_cpus": config.ingress.ray_actor_options.num_cpus},
         max_ongoing_requests=config.ingress.max_ongoing_requests,
+        user_config=surface.deployments[INGRESS]["user_config"],
     )
-    own = replica_spec(INGRESS, config.ingress, config, "triptych")
-    serve.run(ingress.bind(config, own, {DEPLOYMENT: llm}, table, []), name="triptych", route_prefix="/")
+    application = ingress.bind(SurfaceArgs.model_validate(surface.args), [llm, table])
+    serve.run(application, name="triptych", route_prefix="/")
 
 
 def main() -> None:

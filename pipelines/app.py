@@ -44,7 +44,7 @@ from pipelines.settings.applications import (
     surface_application,
     version_of,
 )
-from pipelines.settings.config import EMBEDDED, INGRESS, AppConfig, AuthConfig, FetchConfig
+from pipelines.settings.config import EMBEDDED, INGRESS, AppConfig, AuthConfig, FetchConfig, QueueConfig
 from pipelines.settings.config_file import parse
 from pipelines.settings.pinning import pinned
 from pipelines.settings.specs import embedded_directory
@@ -164,7 +164,10 @@ class PlacedReplica(_StageReplica):
 
     def reconfigure(self, settings: dict[str, Any]) -> None:
         """By Serve, at the start and whenever `user_config` changes."""
-        for stage, queue in StagesSettings.model_validate(settings).queues.items():
+        self.limit_queues(StagesSettings.model_validate(settings).queues)
+
+    def limit_queues(self, queues: Mapping[str, QueueConfig]) -> None:
+        for stage, queue in queues.items():
             self.host.limit_queue(stage, queue.limits())
 
 
@@ -183,6 +186,7 @@ class Ingress:
         self._refused: str | None = None
         self._told: SettingsInUse | None = None
         self._told_at = float("-inf")
+        self._telling: asyncio.Task[None] | None = None
 
     def __serve_build_asgi_app__(self) -> AsgiApp:
         return self._app
@@ -190,8 +194,9 @@ class Ingress:
     async def reconfigure(self, settings: dict[str, Any]) -> None:
         """Serves by these settings from now on; requests under way end by the old ones. Settings that can't be served by are refused
         where others are in use: `triptych deploy` tells."""
+        wanted = SurfaceSettings.model_validate(settings)
         try:
-            app = await asyncio.to_thread(self._built, SurfaceSettings.model_validate(settings))
+            app = await asyncio.to_thread(self._built, wanted)
         except TriptychError as error:
             if not self._app.serves:
                 raise
@@ -200,7 +205,9 @@ class Ingress:
         else:
             self._app.replace(app, version_of(settings))
             self._refused = None
-        await self._tell()
+            if self._own is not None:
+                self._own.limit_queues(wanted.queues)
+        self._tell_soon()
 
     def _built(self, settings: SurfaceSettings) -> FastAPI:
         limits = settings_of(settings.config)
@@ -217,6 +224,11 @@ class Ingress:
         applications = {INGRESS: serve.get_replica_context().app_name, **found}
         return Triptych(settings.config, client, ServeDirectory(settings.config, self._table, applications))
 
+    def _tell_soon(self) -> None:
+        """Nobody waits for the metrics table."""
+        if self._telling is None or self._telling.done():
+            self._telling = asyncio.create_task(self._tell())
+
     async def _tell(self) -> None:
         """The metrics table, which settings are in use: where that has changed, and once in a while."""
         told = SettingsInUse(self._app.in_use(), self._refused)
@@ -230,7 +242,7 @@ class Ingress:
             log.warning("settings in use not reported: %s: %s", type(error).__name__, error)
 
     async def check_health(self) -> None:
-        await self._tell()
+        self._tell_soon()
         if self._own is not None:
             await self._own.check_health()
 

@@ -21,7 +21,7 @@ from stages.contract.errors import ConfigurationError
 
 ASK_EVERY_S = 0.25
 ANSWER_WITHIN_S = 10.0
-FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
+FAILED = "DEPLOY_FAILED"
 
 Watch = Callable[[Mapping[str, ApplicationStatusOverview]], None]
 """Told now and then how the applications are doing."""
@@ -43,16 +43,26 @@ class Deployment:
         return changes(_running(), self.wanted())
 
     def apply(self) -> None:
-        """Returns once everything runs as configured and nothing else does. Raises `ConfigurationError` where something doesn't start:
-        what ran before goes on as far as it wasn't replaced."""
-        for step in steps(_running(), self.wanted(), self.file.app_name):
-            self._apply(step)
+        """Returns once everything runs as configured and nothing else does. Raises `ConfigurationError` where something doesn't start or
+        is refused; then what was configured before is so again."""
+        before = _running()
+        try:
+            for step in steps(before, self.wanted(), self.file.app_name):
+                self._apply(step)
+        except ConfigurationError:
+            if before:
+                self._configure(before)
+            raise
+
+    def _configure(self, applications: Sequence[Document]) -> None:
+        schema = ServeDeploySchema.model_validate({**self.file.options, "applications": list(applications)})
+        _get_global_client().deploy_apps(schema)
 
     def _apply(self, step: Step) -> None:
-        schema = ServeDeploySchema.model_validate({**self.file.options, "applications": list(step.applications)})
-        _get_global_client().deploy_apps(schema)
         names = {document["name"] for document in step.applications}
-        self._wait(lambda: self._all_run(names), self.timeout_s, step.what)
+        ending = {document["name"] for document in _running()} - names
+        self._configure(step.applications)
+        self._wait(lambda: self._has_come_true(names, ending), self.timeout_s, step.what)
         if step.settles:
             self._wait(self._settled, self.file.app.limits.max_request_s + self.timeout_s, "requests by the old settings")
 
@@ -63,14 +73,15 @@ class Deployment:
                 raise ConfigurationError(f"{what}: not done in {timeout_s:.0f} s: {why_not(serve.status().applications)}")
             time.sleep(ASK_EVERY_S)
 
-    def _all_run(self, names: set[str]) -> bool:
+    def _has_come_true(self, names: set[str], ending: set[str]) -> bool:
+        """These run, and those have ended. Raises `ConfigurationError` for one that doesn't start."""
         status = serve.status().applications
         self.watch(status)
-        states = {name: app.status.value for name, app in status.items()}
-        failed = {name: status[name] for name in names if states.get(name) in FAILED}
+        failed = {name: app for name, app in status.items() if name in names and app.status.value == FAILED}
         if failed:
             raise ConfigurationError(why_not(failed))
-        return states == dict.fromkeys(names, "RUNNING")
+        running = {name for name, app in status.items() if app.status.value == "RUNNING"}
+        return names <= running and not ending & set(status)
 
     def _settled(self) -> bool:
         """Every replica of the HTTP surface uses the new settings only. Raises `ConfigurationError` where one refuses them."""

@@ -80,10 +80,11 @@ class SurfaceArgs(Strict):
 
 
 class SurfaceSettings(Strict):
-    """What may change while the HTTP surface runs: everything that it serves. `stages`: where each is."""
+    """What may change while the HTTP surface runs: everything that it serves. `stages`: where each is; `queues`: of its own ones."""
 
     config: AppConfig
     stages: dict[str, Address] = {}
+    queues: dict[str, QueueConfig] = {}
 
 
 class RedisArgs(Strict):
@@ -202,8 +203,7 @@ def _process(home: Home, config: AppConfig) -> ProcessArgs:
 
 
 def _stages_overrides(placed: DeploymentConfig, config: AppConfig) -> dict[str, Any]:
-    room, parts = capacity(placed, config), config.parts()
-    settings = StagesSettings(queues={stage: parts[stage].queue for stage in placed.stages})
+    room, settings = capacity(placed, config), StagesSettings(queues=_queues(placed, config))
     return {
         **_scaling(placed, room.target_ongoing_requests),
         "max_ongoing_requests": room.max_ongoing_requests,
@@ -214,6 +214,11 @@ def _stages_overrides(placed: DeploymentConfig, config: AppConfig) -> dict[str, 
         "max_surge_percent": placed.max_surge_percent,
         "user_config": _compact(settings),
     }
+
+
+def _queues(home: Home, config: AppConfig) -> dict[str, QueueConfig]:
+    parts = config.parts()
+    return {stage: parts[stage].queue for stage in home.stages}
 
 
 def _scaling(placed: DeploymentConfig, target_ongoing_requests: float) -> dict[str, Any]:

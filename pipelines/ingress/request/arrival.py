@@ -18,11 +18,11 @@ from pipelines.ingress.request.disconnect import in_time
 from pipelines.ingress.request.forms import Form, read_form
 from pipelines.ingress.request.proxy_headers import OWN_HEADER, SHARED_HEADER
 from pipelines.ingress.request.settings import IngressSettings
-from pipelines.ingress.schemas.strict import RequestBody
+from pipelines.ingress.schemas.strict import AskingBody
 from pipelines.jobs import ModelCard, Service
 from stages.contract.errors import InvalidRequest
 
-B = TypeVar("B", bound=RequestBody)
+B = TypeVar("B", bound=AskingBody)
 T = TypeVar("T")
 
 TIMEOUT_HEADER = SHARED_HEADER
@@ -52,13 +52,13 @@ class Arrival:
     async def read(self, request: Request, model: type[B], context: RequestContext) -> B:
         """The checked body. Raises `InvalidRequest`, `TooLarge` and `DeadlineExceeded`."""
         body = await self._read(read_json(request, model, max_bytes=self.settings.limits.body_bytes), context)
-        request.state.asked_as = body.asked_as()
+        self._understood(request, body, context)
         return body
 
     async def read_form(self, request: Request, model: type[B], context: RequestContext, *, file: str) -> Form[B]:
         """The checked body of a multipart form, and its file. Raises as `read` does."""
         form = await self._read(read_form(request, model, file=file, max_bytes=self.settings.limits.body_bytes), context)
-        request.state.asked_as = form.body.asked_as()
+        self._understood(request, form.body, context)
         return form
 
     async def _read(self, reading: Awaitable[T], context: RequestContext) -> T:
@@ -70,8 +70,11 @@ class Arrival:
                 raise
             raise InvalidRequest(f"{error.message}; models: {_listed(self.service.models())}", param="model") from None
 
-    def prioritize(self, context: RequestContext, priority: int) -> None:
-        """Raises `InvalidRequest` for a priority that would put one tenant before others."""
+    def _understood(self, request: Request, body: AskingBody, context: RequestContext) -> None:
+        """Notes what the whole request is to know of its body. Raises `InvalidRequest` for a priority that is not the client's to
+        choose."""
+        request.state.asked_as = body.asked_as()
+        priority = body.triptych.priority if body.triptych is not None else 0
         if priority < 0 and self.settings.keys:
             raise InvalidRequest(
                 f"triptych.priority {priority}: under 0 is allowed only where one tenant is served (no auth.keys)",

@@ -15,10 +15,10 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from pipelines.ingress.request.bodies import bounded, explained, refuse_other_types
-from pipelines.ingress.schemas.strict import RequestBody
+from pipelines.ingress.schemas.strict import AskingBody
 from stages.contract.errors import InvalidRequest
 
-B = TypeVar("B", bound=RequestBody)
+B = TypeVar("B", bound=AskingBody)
 
 MEDIA_TYPE = "multipart/form-data"
 MAX_PARTS = 64
@@ -100,7 +100,7 @@ async def _part(latin_name: str, value: str | UploadFile) -> Part:
     return Part(name, value.encode("latin-1"), is_file=False)
 
 
-def _document(parts: Sequence[Part], model: type[RequestBody]) -> Document:
+def _document(parts: Sequence[Part], model: type[AskingBody]) -> Document:
     """The fields by name, as the body nests them."""
     document: Document = {}
     for part in parts:

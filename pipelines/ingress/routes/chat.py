@@ -57,7 +57,6 @@ class ChatRoute:
     async def __call__(self, request: Request) -> Response:
         context = self.arrival.open(request)
         body = await self.arrival.read(request, ChatBody, context)
-        self.arrival.prioritize(context, body.triptych.priority if body.triptych else 0)
         pipeline = self.arrival.service.chat_pipeline(body.model)
         asked = await unless_gone(request.receive, context, self._question(body))
         del body

@@ -38,7 +38,6 @@ class EmbeddingsRoute:
     async def __call__(self, request: Request) -> Response:
         context = self.arrival.open(request)
         body = await self.arrival.read(request, EmbeddingsBody, context)
-        self.arrival.prioritize(context, body.triptych.priority if body.triptych else 0)
         pipeline = self.arrival.service.embed_pipeline(body.model)
         job = await unless_gone(request.receive, context, self._job(body))
         model, as_base64 = body.model, body.encoding_format == "base64"

@@ -14,11 +14,10 @@ from pydantic import Field
 from pipelines.ingress.schemas.receipt import Receipt
 from pipelines.ingress.schemas.strict import (
     WHOLE,
+    AskingBody,
     EndUser,
     ImageAddress,
     Int64,
-    ModelId,
-    Priority,
     RequestBody,
     ResponseBody,
 )
@@ -90,16 +89,11 @@ class TextFormat(RequestBody):
     type: Literal["text"]
 
 
-class ChatExtras(RequestBody):
-    priority: Priority = 0
-
-
 TokenKey = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]
 StopText = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
-class ChatBody(RequestBody):
-    model: ModelId
+class ChatBody(AskingBody):
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -125,7 +119,6 @@ class ChatBody(RequestBody):
     repetition_penalty: RepetitionPenalty | None = Field(
         None, description="over 1: what prompt and answer have said already becomes less likely. vLLM's"
     )
-    triptych: ChatExtras | None = None
     # Without effect here, so accepted: labels for the client's own books, and neutral values of what is not offered.
     user: EndUser | None = None
     safety_identifier: EndUser | None = None

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipelines.ingress.schemas.receipt import Receipt
-from pipelines.ingress.schemas.strict import EndUser, ImageAddress, ModelId, Priority, RequestBody, ResponseBody
+from pipelines.ingress.schemas.strict import AskingBody, EndUser, ImageAddress, RequestBody, ResponseBody
 
 
 class TextInput(RequestBody):
@@ -26,15 +26,9 @@ PlainText = Annotated[str, Field(min_length=1)]
 EmbeddingInput = PlainText | Annotated[TextInput | ImageInput, Field(discriminator="type")]
 
 
-class EmbedExtras(RequestBody):
-    priority: Priority = 0
-
-
-class EmbeddingsBody(RequestBody):
-    model: ModelId
+class EmbeddingsBody(AskingBody):
     input: EmbeddingInput | Annotated[list[EmbeddingInput], Field(min_length=1, max_length=4096, fail_fast=True)]
     encoding_format: Literal["float", "base64"] | None = None
-    triptych: EmbedExtras | None = None
     # Without effect here, so accepted.
     user: EndUser | None = None
     dimensions: None = None

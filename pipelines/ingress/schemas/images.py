@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from pipelines.ingress.schemas.receipt import Receipt
-from pipelines.ingress.schemas.strict import WHOLE, EndUser, ModelId, Priority, RequestBody, ResponseBody, Seed
+from pipelines.ingress.schemas.strict import WHOLE, AskingBody, EndUser, Extras, ResponseBody, Seed
 from stages.diffusion.messages import MAX_GUIDANCE_SCALE
 
 Steps = Annotated[int, Field(ge=1, le=10_000), WHOLE]
@@ -20,10 +20,9 @@ Strength = Annotated[
 ]
 
 
-class PaintExtras(RequestBody):
+class PaintExtras(Extras):
     """Triptych's own. All but `priority` and `progress` may stand at the top level too, but not twice."""
 
-    priority: Priority = 0
     progress: bool = Field(False, description="while streaming, also send a `triptych.progress` event after every step")
     negative_prompt: str | None = None
     num_inference_steps: Steps | None = None
@@ -36,10 +35,9 @@ class EditExtras(PaintExtras):
     strength: Strength | None = None
 
 
-class PaintBody(RequestBody):
+class PaintBody(AskingBody):
     """What both ask for."""
 
-    model: ModelId
     prompt: Annotated[str, Field(min_length=1, json_schema_extra={"pattern": r"\S"})]
     n: Annotated[int, Field(ge=1), WHOLE] | None = None
     size: Annotated[str, Field(pattern=r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$")] | None = None

@@ -16,10 +16,6 @@ class RequestBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, hide_input_in_errors=False)
 
-    def asked_as(self) -> Mapping[str, str]:
-        """What a job, or the payload that it becomes, calls a field -> what this body calls it, where they differ."""
-        return {}
-
 
 class ResponseBody(BaseModel):
     """A body, or part of one, that a client gets; serialized with `exclude_unset`, so that absent and null stay different."""
@@ -48,6 +44,23 @@ Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1), WHOLE]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1), WHOLE]
 ModelId = Annotated[str, Field(min_length=1, max_length=256, description="one of GET /v1/models")]
 EndUser = Annotated[str, Field(max_length=512)]
+
+
+class Extras(RequestBody):
+    """Triptych's own fields."""
+
+    priority: Priority = 0
+
+
+class AskingBody(RequestBody):
+    """The whole body of a request to a model."""
+
+    model: ModelId
+    triptych: Extras | None = None
+
+    def asked_as(self) -> Mapping[str, str]:
+        """What a job, or the payload that it becomes, calls a field -> what this body calls it, where they differ."""
+        return {}
 
 
 class ImageAddress(RequestBody):

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import uvicorn
+from fastapi import FastAPI
 from PIL import Image
 
 from pipelines.ingress.app import create_app
@@ -23,9 +24,14 @@ JsonObject = dict[str, Any]
 
 @asynccontextmanager
 async def client_for(service: Service, settings: IngressSettings | None = None) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the app in this process; an error that escapes the app escapes the call."""
-    transport = httpx.ASGITransport(create_app(service, settings or IngressSettings()))
-    async with httpx.AsyncClient(transport=transport, base_url="http://triptych") as client:
+    async with client_of(create_app(service, settings or IngressSettings())) as client:
+        yield client
+
+
+@asynccontextmanager
+async def client_of(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of an app in this process; an error that escapes the app escapes the call."""
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://triptych") as client:
         yield client
 
 

@@ -92,7 +92,9 @@ def test_stages_that_live_with_the_surface_come_with_it() -> None:
     own = SurfaceArgs.model_validate(surface.args).own
     assert own is not None
     assert [stage.name for stage in own.spec.stages] == ["triptych-clip.embedder"]
-    assert "triptych-clip.embedder" not in surface.deployments["ingress"]["user_config"]["stages"]
+    settings = SurfaceSettings.model_validate(surface.deployments["ingress"]["user_config"])
+    assert "triptych-clip.embedder" not in settings.stages
+    assert list(settings.queues) == ["triptych-clip.embedder"]
 
 
 def test_serves_own_settings_are_what_was_derived() -> None:

@@ -340,3 +340,17 @@ def test_impossible_limits_are_refused_by_name(
 ) -> None:
     with pytest.raises(ConfigurationError, match=rf"(batch|queue)\.{setting}: .* is not allowed"):
         limits(max_items, max_cost)
+
+
+def test_other_bounds_count_from_now_on_and_what_waits_stays(line: Make) -> None:
+    waiting = line(QueueLimits(max_items=3))
+    for name in "abc":
+        waiting.add(entry(name))
+    waiting.limit(QueueLimits(max_items=2))
+    waiting.check_integrity()
+    assert order(waiting) == "abc"
+    waiting.take("a")
+    with pytest.raises(QueueFull, match=r"queue\.max_items is 2"):
+        waiting.add(entry("d"))
+    waiting.limit(QueueLimits(max_items=3))
+    waiting.add(entry("d"))

@@ -109,6 +109,25 @@ async def test_cancelling_the_task_withdraws_the_call(host: StageHost, running: 
     assert stage.batches == ([[1], [2]] if running else [[1]])
 
 
+async def test_a_queues_bounds_change_while_it_serves(host: StageHost) -> None:
+    stage = Adder(run_gate=Gate(closed=True))
+    host.add("adder", stage, queue=QueueLimits(max_items=1))
+    calls = [asyncio.create_task(host.call("adder", Item("1", (1, 0))))]
+    await asyncio.to_thread(stage.run_gate.wait_for, 1)
+    calls.append(asyncio.create_task(host.call("adder", Item("2", (2, 0)))))
+    await once(lambda: host.load()["adder"].queued == 1)
+    host.limit_queue("adder", QueueLimits(max_items=2))
+    calls.append(asyncio.create_task(host.call("adder", Item("3", (3, 0)))))
+    await once(lambda: host.load()["adder"].queued == 2)
+    host.limit_queue("adder", QueueLimits(max_items=1))
+    with pytest.raises(QueueFull, match=r"queue\.max_items is 1"):
+        await host.call("adder", Item("4", (4, 0)))
+    stage.run_gate.open()
+    assert [total(await call) for call in calls] == [1, 2, 3]
+    with pytest.raises(ConfigurationError, match="'nobody' is not hosted here"):
+        host.limit_queue("nobody", QueueLimits())
+
+
 async def test_a_full_queue_refuses_and_says_when_to_come_back(host: StageHost) -> None:
     stage = Adder(run_gate=Gate(closed=True))
     host.add("adder", stage, queue=QueueLimits(max_items=1))

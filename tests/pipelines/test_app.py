@@ -1,0 +1,72 @@
+"""The applications that Serve is asked to build, without a cluster: which deployments, with which of Serve's settings."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.serve._private.build_app import build_app
+
+from pipelines.app import build, redis, stages, surface
+from pipelines.settings.applications import (
+    REDIS_BUILDER,
+    STAGES_BUILDER,
+    SURFACE_BUILDER,
+    RedisArgs,
+    ServeApplication,
+    StagesArgs,
+    SurfaceArgs,
+    applications,
+)
+from pipelines.settings.config_file import load
+from stages.contract.errors import ConfigurationError
+
+CONFIG = load(Path(__file__).parents[2] / "serve_config.yaml").app
+BUILDERS: dict[str, Any] = {
+    SURFACE_BUILDER: lambda args: surface(SurfaceArgs.model_validate(args)),
+    STAGES_BUILDER: lambda args: stages(StagesArgs.model_validate(args)),
+    REDIS_BUILDER: lambda args: redis(RedisArgs.model_validate(args)),
+}
+
+
+def deployed(application: Any, name: str = "a") -> dict[str, Any]:
+    """Name -> deployment."""
+    return {deployment.name: deployment for deployment in build_app(application, name=name).deployments}
+
+
+def built(application: ServeApplication) -> dict[str, Any]:
+    return deployed(BUILDERS[application.import_path](dict(application.args)))
+
+
+def test_an_application_has_the_deployments_that_its_settings_are_for() -> None:
+    made = {application.name: set(built(application)) for application in applications(CONFIG, "triptych")}
+    assert made == {
+        "triptych": {"ingress", "metrics"},
+        "triptych-redis": {"redis"},
+        **{f"triptych-{name}": {name} for name in CONFIG.placement()},
+    }
+
+
+def test_as_one_application_everything_has_the_same_settings() -> None:
+    """`serve run serve_config.yaml`."""
+    whole = deployed(build(CONFIG))
+    assert set(whole) == {"ingress", "metrics", "redis", *CONFIG.placement()}
+    denoiser = whole["denoiser"]
+    scaling = denoiser._deployment_config.autoscaling_config
+    assert (scaling.min_replicas, scaling.max_replicas, scaling.target_ongoing_requests) == (1, 2, 6)
+    assert scaling.policy.policy_function == "pipelines.cluster.autoscaling:by_engines_load"
+    assert (denoiser.max_ongoing_requests, denoiser.max_queued_requests) == (136, 256)
+    assert denoiser.user_config == {"queues": {"triptych-paint.denoiser": {"max_items": 128}}}
+    assert denoiser._deployment_config.max_surge_percent > 0
+    assert "config" in whole["ingress"].user_config
+
+
+def test_replicas_of_a_stage_take_what_is_configured() -> None:
+    (llm,) = [found for application in applications(CONFIG, "t") if (found := built(application).get("llm"))]
+    assert llm.ray_actor_options["num_cpus"] == 0.3
+    assert "py_executable" in llm.ray_actor_options["runtime_env"]
+
+
+def test_settings_that_cannot_work_are_refused_before_anything_is_deployed() -> None:
+    deployments = dict(CONFIG.deployments) | {"llm": CONFIG.deployments["llm"].model_copy(update={"max_ongoing_requests": 1})}
+    with pytest.raises(ConfigurationError, match="max_ongoing_requests: 1"):
+        build(CONFIG.model_copy(update={"deployments": deployments}))
