@@ -67,7 +67,7 @@ class PromptBuilder:
     def load(cls, checkpoint: Checkpoint, projector: Checkpoint | None = None) -> "PromptBuilder":
         """`projector`: of a model made of an open_clip tower, a projector and a text-only language model. Raises
         `ConfigurationError` for a checkpoint without tokenizer or chat template."""
-        from stages.vision.vlm_parts import VLM_PARTS
+        from stages.vision.vlm_files import VLM_PARTS
 
         ensure_torchvision()
         if gguf_file(checkpoint.folder) is None and _load_config(checkpoint).model_type in VLM_PARTS:

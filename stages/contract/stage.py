@@ -12,7 +12,7 @@ only ever on the engine's own thread. A stage never decides what runs when: that
 remembers results: that is `stages/host/`.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -149,4 +149,13 @@ class Shrinkable(Protocol):
 
     def shrink(self) -> bool:
         """One item alone ran out of memory. True: its work comes in smaller pieces from now on; False: it already does."""
+        ...
+
+
+@runtime_checkable
+class Resident(Protocol):
+    """A stage, of either kind, that holds results in a form that spares it being given them."""
+
+    def resident_names(self) -> Collection[str]:
+        """Of those results. Any thread."""
         ...

@@ -3,6 +3,8 @@
 Decides when text is ready and where it ends. Knows no model and no sampling.
 """
 
+import codecs
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -10,8 +12,10 @@ from tokenizers import Tokenizer
 
 from stages.llm.messages import TokenLogprob
 
-_BROKEN = "\N{REPLACEMENT CHARACTER}"
-_MAX_CHARACTER_BYTES = 4  # in UTF-8
+_MAX_PENDING = 24
+"""Tokens without a text that are remembered, since they may change the next one's."""
+
+_ONE_BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
 _REMEMBERED = 16_384
 """Tokens whose text is remembered: twenty likely ones are told a step and row."""
 
@@ -64,41 +68,37 @@ def _special_tokens(tokenizer: Tokenizer) -> frozenset[int]:
 class Decoding:
     """Tokens into text that stays as it is, whatever follows: what it gave is given once, and never taken back.
 
-    A token's text depends on its neighbours (a leading space is dropped at the beginning; a run of byte tokens becomes characters
-    only as a whole), so tokens are decoded behind those that were given last, whose own text is cut off again.
+    Tokens that stand for bytes are read as UTF-8: held back is only what may yet become a character, at most three bytes, and what is
+    none becomes U+FFFD. A word's text depends on its neighbours (a leading space is dropped at the beginning), so it is decoded
+    behind the token that was given last, whose own text is cut off again.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
+        self._bytes = _token_bytes(tokenizer)
+        self._characters = codecs.getincrementaldecoder("utf-8")("replace")
         self._given: list[int] = []  # the tokens given last, and their text by themselves
         self._given_text = ""
         self._pending: list[int] = []
 
     def push(self, token: int) -> str:
-        """The text that is whole now."""
+        """The text that is certain now."""
         if token in _special_tokens(self._tokenizer):
             return ""  # it has no text, and may stand between a character's bytes
-        self._pending.append(token)
+        if self._bytes.is_of_bytes(token):
+            self._give([] if self._bytes.is_byte_level else [token])
+            return self._characters.decode(self._bytes.of(token))
+        return self._characters.decode(b"", final=True) + self._word(token)
+
+    def _word(self, token: int) -> str:
+        self._pending = [*self._pending[-_MAX_PENDING:], token]
         text = self._behind_given(self._pending)
-        if text.endswith(_BROKEN):
-            text = self._up_to_whole_end()
         if text:
-            self._given, self._given_text, self._pending = self._pending, self._decoded(self._pending), []
+            self._give(self._pending)
         return text
 
-    def end(self) -> str:
-        """What is left, but for bytes at its end that never became a character."""
-        text, self._pending = self._behind_given(self._pending), []
-        return text.rstrip(_BROKEN)
-
-    def _up_to_whole_end(self) -> str:
-        """Text that ends with whole characters behind bytes that can't be any: some decoders spoil the whole run of bytes then.
-        UTF-8 shows where a character begins, so the last tokens by themselves are right. "" where the end isn't whole."""
-        for size in range(1, min(_MAX_CHARACTER_BYTES, len(self._pending)) + 1):
-            end = self._decoded(self._pending[-size:])
-            if end and _BROKEN not in end:
-                return self._behind_given(self._pending[:-size]) + end
-        return ""
+    def _give(self, tokens: list[int]) -> None:
+        self._given, self._given_text, self._pending = tokens, self._decoded(tokens), []
 
     def _behind_given(self, tokens: list[int]) -> str:
         text = self._decoded(self._given + tokens)
@@ -107,7 +107,7 @@ class Decoding:
         return self._decoded(tokens)
 
     def _decoded(self, tokens: list[int]) -> str:
-        return self._tokenizer.decode(tokens, skip_special_tokens=True)
+        return self._tokenizer.decode(tokens, skip_special_tokens=True) if tokens else ""
 
 
 class TextStream:
@@ -130,16 +130,15 @@ class TextStream:
 
     def end(self) -> Shown:
         """What was held back, when no more tokens come. Bytes that never became a character are dropped."""
-        tail = self._decoding.end()
-        self._decoded += len(tail)
-        shown, stopped = self._stops.push(tail)
-        return self._release(shown if stopped else shown + self._stops.flush(), stopped, last=not stopped)
+        ready = tuple(logprob for _, logprob in self._waiting)
+        self._waiting = []
+        return Shown(self._stops.flush(), ready)
 
-    def _release(self, text: str, stopped: bool, last: bool = False) -> Shown:
+    def _release(self, text: str, stopped: bool) -> Shown:
         self._shown += len(text)
-        ready = [logprob for begin, logprob in self._waiting if last or begin < self._shown]
-        self._waiting = [] if last else [waiting for waiting in self._waiting if waiting[0] >= self._shown]
-        return Shown(text, tuple(ready), stopped)
+        ready = tuple(logprob for begin, logprob in self._waiting if begin < self._shown)
+        self._waiting = [waiting for waiting in self._waiting if waiting[0] >= self._shown]
+        return Shown(text, ready, stopped)
 
 
 class TokenTexts:
@@ -147,7 +146,6 @@ class TokenTexts:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._byte_level = _byte_level_alphabet() if "ByteLevel" in repr(tokenizer.decoder) else {}
         self._known = lru_cache(maxsize=_REMEMBERED)(lambda token: (self.text(token), self.data(token)))
 
     def logprob(self, token: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
@@ -158,12 +156,38 @@ class TokenTexts:
 
     def data(self, token: int) -> bytes:
         """The token's own bytes, which need not be whole characters."""
+        return _token_bytes(self._tokenizer).of(token)
+
+
+class TokenBytes:
+    """What each token of a vocabulary says, as bytes. In a byte-level vocabulary every token is a string of bytes; in others there
+    are words, and often a token for every byte, for what no word has."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        decoder = repr(tokenizer.decoder)
+        self.is_byte_level = decoder.startswith("ByteLevel(")
+        self._alphabet = _byte_level_alphabet() if "ByteLevel" in decoder else {}
+        self._has_bytes = "ByteFallback" in decoder
+
+    def of(self, token: int) -> bytes:
         spelled = self._tokenizer.id_to_token(token) or ""
-        if self._byte_level and all(character in self._byte_level for character in spelled):
-            return bytes(self._byte_level[character] for character in spelled)
-        if len(spelled) == 6 and spelled.startswith("<0x") and spelled.endswith(">"):
+        if self._alphabet and all(character in self._alphabet for character in spelled):
+            return bytes(self._alphabet[character] for character in spelled)
+        if _ONE_BYTE.fullmatch(spelled) and not self.is_byte_level:
             return bytes([int(spelled[3:5], 16)])
-        return spelled.replace("\N{LOWER ONE EIGHTH BLOCK}", " ").encode()
+        return (spelled if self.is_byte_level else spelled.replace("\N{LOWER ONE EIGHTH BLOCK}", " ")).encode()
+
+    def is_of_bytes(self, token: int) -> bool:
+        """Whether its bytes are to be read with its neighbours'."""
+        return self.is_byte_level or (
+            self._has_bytes and _ONE_BYTE.fullmatch(self._tokenizer.id_to_token(token) or "") is not None
+        )
+
+
+@lru_cache(maxsize=64)
+def _token_bytes(tokenizer: Tokenizer) -> TokenBytes:
+    return TokenBytes(tokenizer)
 
 
 def _byte_level_alphabet() -> dict[str, int]:

@@ -3,14 +3,16 @@
 Decides what a step computes: a share of the waiting prompts, within a token budget, and one token of every other row. Knows
 no HTTP, no vision encoder (pictures come as features) and no queue: the engine decides which rows run.
 
-The life of a row: `start` gives it a slot, with whatever beginning of its prompt is already known; steps compute the rest
-of the prompt in chunks; the step that computes the prompt's last token chooses the first token of the answer; every further
-step adds one, until a stop token, a stop string or the bound; `finish` frees the slot, whose content may serve a later
-prompt. A row that must make way keeps its tokens only: `resume` treats prompt and answer so far as a prompt.
+The life of a row: `needs` tells which pictures lie beyond what a slot holds of its prompt; `prepare` brings their features onto
+the device; `start` gives it a slot, with whatever beginning of its prompt is already known; steps compute the rest of the prompt
+in chunks; the step that computes the prompt's last token samples the first token of the answer; every further step adds one,
+until a stop token, a stop string or the bound; `finish` frees the slot, whose content may serve a later prompt. A row that must
+make way keeps its tokens only: `resume` treats prompt and answer so far as a prompt.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,20 +20,21 @@ from torch import Tensor
 from stages.checkpoints.checkpoint import Checkpoint, LoadOptions
 from stages.contract.errors import ConfigurationError, StageFailed
 from stages.contract.faults import Fault, fault_of
+from stages.contract.recipe import Inputs, InputsMissing, Recipe
 from stages.contract.stage import Stepped
-from stages.device.arrays import as_tensor
 from stages.device.packed_linear import is_packed
 from stages.llm.detokenizer import Shown, TextStream, TokenTexts
-from stages.llm.messages import Generate, GenerationEnd, ImageSpan, Sampling, TokenDelta, TokenLogprob
+from stages.llm.messages import Generate, GenerationEnd, Sampling, TokenDelta, TokenLogprob
 from stages.llm.model.forward import Forward, PlacedImage
 from stages.llm.model.image_positions import ImagePositions
 from stages.llm.model.loading import LoadedLanguageModel, load_language_model
-from stages.llm.model.prefix import Occupant, SlotBook
 from stages.llm.model.self_check import check_answers
+from stages.llm.model.slot_table import Placement, SlotContents, SlotTable
 from stages.llm.prefill import group_by_length, share_budget
-from stages.llm.prompt_rules import PromptRules, without_foreign_tokens
+from stages.llm.prompt import PreparedPrompt, PromptPreparer
+from stages.llm.prompt_rules import PromptRules
 from stages.llm.row import LlmRow, SuspendedAnswer
-from stages.llm.sampling.sampling import Choice, Chooser, choose
+from stages.llm.sampling.sampling import RowSampler, SampledToken, sample
 
 MIN_CHUNK_TOKENS = 16  # fewer make no pass noticeably smaller
 
@@ -57,7 +60,7 @@ class _OnlyUnpacked(Exception):
 
 
 class Llm:
-    """An `IterativeStage[Generate, LlmRow]`. Events of a row: `TokenDelta` for every token, then `GenerationEnd`.
+    """An `IterativeStage[Generate, PreparedPrompt, LlmRow]`. Events of a row: `TokenDelta` for every token, then `GenerationEnd`.
 
     Tokens are counted as computed: the stop token that ends an answer counts, though it is not shown.
     """
@@ -69,16 +72,19 @@ class Llm:
         self._eos_tokens = loaded.eos_tokens
         self._tokenizer = loaded.tokenizer.backend_tokenizer
         self._texts = TokenTexts(self._tokenizer)
-        self._image_positions = ImagePositions.of(loaded.model)
+        image_positions = ImagePositions.of(loaded.model)
         self._forward = Forward(
             loaded.model,
             settings.num_slots,
             settings.max_context_tokens,
-            three_positions=self._image_positions is not None,
+            three_positions=image_positions is not None,
         )
         num_tokens, width = loaded.model.get_input_embeddings().weight.shape
-        self._rules = PromptRules(num_tokens, width, settings.max_context_tokens, self._image_positions)
-        self._book = SlotBook(settings.num_slots)
+        self._rules = PromptRules(num_tokens, settings.max_context_tokens)
+        self._table = SlotTable(settings.num_slots)
+        self._preparer = PromptPreparer(
+            num_tokens, width, image_positions, self._table, self._forward.dtype, self._forward.device
+        )
         self._allocate()
 
     @classmethod
@@ -124,9 +130,9 @@ class Llm:
 
     def _allocate(self) -> None:
         """One token through the model: the slots take their memory now, and what can't run fails now."""
-        occupant = Occupant("", [0])
-        chooser, text = Chooser(Sampling(max_tokens=1)), TextStream(self._tokenizer, ())
-        row = LlmRow(0, occupant, num_prompt=1, num_given=1, num_cached=0, max_tokens=1, chooser=chooser, text=text)
+        contents = SlotContents("", [0])
+        sampler, text = RowSampler(Sampling(max_tokens=1)), TextStream(self._tokenizer, ())
+        row = LlmRow(0, contents, num_prompt=1, num_given=1, num_cached=0, max_tokens=1, sampler=sampler, text=text)
         with torch.inference_mode():
             self._forward.run([row], [row.next_chunk()])
 
@@ -140,65 +146,72 @@ class Llm:
         return self._forward.slots.num_bytes
 
     def check(self, payload: Generate) -> None:
-        """Raises `InvalidRequest` for what could never run: longer than a slot, tokens outside the vocabulary, features
-        that don't fit."""
+        """Raises `InvalidRequest` for what could never run: longer than a slot, tokens outside the vocabulary, pictures outside
+        the prompt."""
         self._rules.check(payload)
 
     def weigh(self, payload: Generate) -> tuple[Hashable, float]:
         return "llm", float(min(len(payload.token_ids), self._chunk_tokens))
 
-    def can_start(self, payload: Generate) -> bool:
-        return self._book.num_free > 0
+    def needs(self, payload: Generate) -> Sequence[Recipe[Any]]:
+        """Features of the pictures that lie beyond the longest beginning of the prompt that a slot holds under its salt."""
+        return self._preparer.needs(payload)
 
-    def start(self, payload: Generate) -> LlmRow:
-        chooser = Chooser(payload.sampling, [token for token in payload.token_ids if token < self._rules.num_tokens])
-        return self._row(payload, SuspendedAnswer((), 0, chooser, self._new_text(payload)))
+    def resident_names(self) -> Collection[str]:
+        """Of the features whose pictures a slot holds keys and values of. Any thread."""
+        return self._table.resident_names()
+
+    def prepare(self, payload: Generate, inputs: Inputs) -> PreparedPrompt:
+        """Raises `StageFailed` for features of another model."""
+        return self._preparer.prepare(payload, inputs)
+
+    def share(self, prepared: PreparedPrompt) -> tuple[Hashable, float]:
+        """Of what is still to be computed of the prompt, as things stand. Any thread."""
+        num_waiting = len(prepared.tokens) - self._table.num_reusable(prepared.contents())
+        return "llm", float(min(num_waiting, self._chunk_tokens))
+
+    def can_start(self, payload: Generate) -> bool:
+        return self._table.num_free > 0
+
+    def start(self, payload: Generate, prepared: PreparedPrompt) -> LlmRow:
+        sampler = RowSampler(payload.sampling, [token for token in payload.token_ids if token < self._rules.num_tokens])
+        text = TextStream(self._tokenizer, payload.sampling.stop)
+        return self._row(payload, prepared, SuspendedAnswer((), 0, sampler, text))
 
     def suspend(self, row: LlmRow) -> SuspendedAnswer:
         return row.suspended()
 
-    def resume(self, payload: Generate, suspended: SuspendedAnswer) -> LlmRow:
-        return self._row(payload, suspended)
+    def resume(self, payload: Generate, prepared: PreparedPrompt, suspended: SuspendedAnswer) -> LlmRow:
+        return self._row(payload, prepared, suspended)
 
-    def _new_text(self, payload: Generate) -> TextStream:
-        return TextStream(self._tokenizer, payload.sampling.stop)
-
-    def _row(self, payload: Generate, so_far: SuspendedAnswer) -> LlmRow:
-        prompt = without_foreign_tokens(payload, self._rules.num_tokens)
-        tokens = [*prompt, *so_far.tokens]
-        images = tuple((image.offset, image.length, image.digest) for image in payload.images)
-        occupant = Occupant(payload.salt, tokens, images)
-        # What may fail comes before a slot is taken.
-        with torch.inference_mode():
-            features = tuple(self._placed(image) for image in payload.images)
-            positions, delta = self._positions(payload)
-            placement = self._book.place(occupant)
-            if placement.copy_from is not None:
-                self._forward.slots.copy_prefix(placement.copy_from, placement.slot, placement.num_reused)
-        room = self._settings.max_context_tokens - len(prompt)
+    def _row(self, payload: Generate, prepared: PreparedPrompt, so_far: SuspendedAnswer) -> LlmRow:
+        contents = prepared.contents(so_far.tokens)
+        placement = self._table.find(contents)
+        if missing := prepared.lacks(placement.num_reused):
+            raise InputsMissing(missing)
+        self._take(contents, placement)
+        num_prompt = len(prepared.tokens)
+        room = self._settings.max_context_tokens - num_prompt
         return LlmRow(
             slot=placement.slot,
-            occupant=occupant,
-            num_prompt=len(prompt),
-            num_given=len(tokens),
+            contents=contents,
+            num_prompt=num_prompt,
+            num_given=len(contents.tokens),
             num_cached=so_far.num_cached if so_far.tokens else placement.num_reused,
             max_tokens=min(payload.sampling.max_tokens or room, room),
-            chooser=so_far.chooser,
+            sampler=so_far.sampler,
             text=so_far.text,
-            images=features,
-            positions=positions,
-            position_delta=delta,
+            images=_placed(prepared, placement.num_reused),
+            positions=prepared.positions,
+            position_delta=prepared.position_delta,
         )
 
-    def _placed(self, image: ImageSpan) -> PlacedImage:
-        features = as_tensor(image.value["features"], dtype=self._forward.dtype, device=self._forward.device)
-        return PlacedImage(image.offset, features)
-
-    def _positions(self, payload: Generate) -> tuple[Tensor | None, int]:
-        if self._image_positions is None or not payload.images:
-            return None, 0
-        positions, delta = self._image_positions.of_prompt(len(payload.token_ids), payload.images)
-        return positions.to(self._forward.device), delta
+    def _take(self, contents: SlotContents, placement: Placement) -> None:
+        if placement.copy_from is not None:  # it may fail, and then no slot is taken
+            self._table.forget(placement.slot)
+            with torch.inference_mode():
+                self._forward.slots.copy_prefix(placement.copy_from, placement.slot, placement.num_reused)
+        self._table.take(contents, placement)
 
     def batch_key(self, row: LlmRow) -> Hashable:
         return "llm"
@@ -216,61 +229,60 @@ class Llm:
         return self._chunk_tokens < before
 
     def step(self, rows: Sequence[LlmRow]) -> Sequence[Stepped]:
-        before = [(row.occupant.num_computed, row.images) for row in rows]
+        before = [(row.contents.num_computed, row.images) for row in rows]
         try:
             with torch.inference_mode():
-                chosen = self._compute(rows)
+                sampled = self._compute(rows)
         except Exception:
             # Some of the step's passes may have run. What they wrote into the slots will be written again, and the same.
             for row, (num_computed, images) in zip(rows, before, strict=True):
-                row.occupant.num_computed, row.images = num_computed, images
+                row.contents.num_computed, row.images = num_computed, images
             raise
-        return [self._advanced(row, chosen[place]) if place in chosen else Stepped() for place, row in enumerate(rows)]
+        return [self._advanced(row, sampled[index]) if index in sampled else Stepped() for index, row in enumerate(rows)]
 
-    def _compute(self, rows: Sequence[LlmRow]) -> dict[int, Choice]:
-        """The next token of every row (by place) whose prompt is computed by the end of the step."""
+    def _compute(self, rows: Sequence[LlmRow]) -> dict[int, SampledToken]:
+        """The next token of every row (by its index) whose prompt is computed by the end of the step."""
         ready: list[int] = []
         logits: list[Tensor] = []
-        for places, lengths in self._passes(rows):
-            members = [rows[place] for place in places]
+        for indices, lengths in self._passes(rows):
+            members = [rows[index] for index in indices]
             found = self._forward.run(members, [row.next_chunk(length) for row, length in zip(members, lengths, strict=True)])
             for row, length in zip(members, lengths, strict=True):
-                row.occupant.num_computed += length
+                row.contents.num_computed += length
                 row.images = row.images if row.num_waiting else ()
             done = [line for line, row in enumerate(members) if not row.num_waiting]
-            ready += [places[line] for line in done]
+            ready += [indices[line] for line in done]
             logits.append(found if len(done) == len(members) else found[done])
         if not ready:
             return {}
-        choices = choose(torch.cat(logits), [rows[place].chooser for place in ready])
-        return dict(zip(ready, choices, strict=True))
+        sampled = sample(torch.cat(logits), [rows[index].sampler for index in ready])
+        return dict(zip(ready, sampled, strict=True))
 
     def _passes(self, rows: Sequence[LlmRow]) -> list[tuple[list[int], list[int]]]:
-        """The step's forward passes: (places of rows, tokens of each). One for all running answers, the others for prompts."""
-        answering = [place for place, row in enumerate(rows) if not row.num_waiting]
-        answering.sort(key=lambda place: rows[place].slot)
-        waiting = [place for place, row in enumerate(rows) if row.num_waiting]
-        shares = share_budget([rows[place].num_waiting for place in waiting], self._chunk_tokens)
+        """The step's forward passes: (rows' indices, tokens of each). One for all running answers, the others for prompts."""
+        answering = [index for index, row in enumerate(rows) if not row.num_waiting]
+        answering.sort(key=lambda index: rows[index].slot)
+        waiting = [index for index, row in enumerate(rows) if row.num_waiting]
+        shares = share_budget([rows[index].num_waiting for index in waiting], self._chunk_tokens)
         passes = [(answering, [1] * len(answering))] if answering else []
         for group in group_by_length(shares):
             passes.append(([waiting[member] for member in group], [shares[member] for member in group]))
         return passes
 
-    def _advanced(self, row: LlmRow, choice: Choice) -> Stepped:
-        row.is_sound = not choice.failed
-        if choice.failed:
+    def _advanced(self, row: LlmRow, sampled: SampledToken) -> Stepped:
+        row.is_sound = not sampled.failed
+        if sampled.failed:
             return Stepped(error=StageFailed("the language model computed values that are no numbers; check llm.dtype"))
-        row.occupant.tokens.append(choice.token)
-        if choice.token in self._eos_tokens:
+        row.contents.tokens.append(sampled.token)
+        if sampled.token in self._eos_tokens:
             return self._shown(row, row.text.end(), "stop")
-        shown = row.text.push(choice.token, self._logprob(row, choice))
+        shown = row.text.push(sampled.token, self._logprob(row, sampled))
         if shown.stopped:
             return self._shown(row, shown, "stop")
         if row.num_generated < row.max_tokens:
             return self._shown(row, shown, None)
         tail = row.text.end()
-        whole = Shown(shown.text + tail.text, shown.logprobs + tail.logprobs)
-        return self._shown(row, whole, "stop" if tail.stopped else "length")
+        return self._shown(row, Shown(shown.text + tail.text, shown.logprobs + tail.logprobs), "length")
 
     def _shown(self, row: LlmRow, shown: Shown, reason: str | None) -> Stepped:
         delta = TokenDelta(shown.text, 1, shown.logprobs)
@@ -278,16 +290,25 @@ class Llm:
             return Stepped((delta,))
         return Stepped((delta, GenerationEnd(reason, row.num_generated, row.num_cached)), done=True)
 
-    def _logprob(self, row: LlmRow, choice: Choice) -> TokenLogprob | None:
-        if row.chooser.sampling.logprobs is None:
+    def _logprob(self, row: LlmRow, sampled: SampledToken) -> TokenLogprob | None:
+        if row.sampler.sampling.logprobs is None:
             return None
-        top = tuple(self._texts.logprob(token, logprob) for token, logprob in choice.top)
-        return self._texts.logprob(choice.token, choice.logprob, top)
+        top = tuple(self._texts.logprob(token, logprob) for token, logprob in sampled.top)
+        return self._texts.logprob(sampled.token, sampled.logprob, top)
 
     def finish(self, row: LlmRow) -> None:
         if not row.is_sound:
             # Attention reads over a row's end, and zero times no number is no number: the slot's next row would fail, too.
-            self._book.forget(row.slot)
+            self._table.forget(row.slot)
             with torch.inference_mode():
                 self._forward.slots.wipe(row.slot)
-        self._book.release(row.slot)
+        self._table.release(row.slot)
+
+
+def _placed(prepared: PreparedPrompt, num_reused: int) -> tuple[PlacedImage, ...]:
+    """The pictures of which something lies beyond what is reused."""
+    return tuple(
+        PlacedImage(one.image.offset, one.features)
+        for one in prepared.images
+        if one.features is not None and one.image.end > num_reused
+    )

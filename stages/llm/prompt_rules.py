@@ -1,4 +1,4 @@
-"""What a prompt must be to be run at all. Pure arithmetic on the payload; knows no tensors of the model."""
+"""What a prompt must be to be run at all. Pure arithmetic on the payload; knows no tensors, and no features of pictures."""
 
 import math
 from dataclasses import dataclass
@@ -7,19 +7,16 @@ import numpy as np
 
 from stages.contract.errors import InvalidRequest
 from stages.llm.messages import Generate, ImageSpan, Sampling
-from stages.llm.model.image_positions import ImagePositions
 
 MAX_TOP_LOGPROBS = 20
 
 
 @dataclass(frozen=True, slots=True)
 class PromptRules:
-    """`num_tokens` of the vocabulary, `width` of an embedding, `max_context_tokens` of a slot."""
+    """`num_tokens` of the vocabulary, `max_context_tokens` of a slot."""
 
     num_tokens: int
-    width: int
     max_context_tokens: int
-    image_positions: ImagePositions | None
 
     def check(self, payload: Generate) -> None:
         """Raises `InvalidRequest`, with the parameter's name in the HTTP API."""
@@ -75,18 +72,6 @@ class PromptRules:
                 f"where only {after} to {num_prompt} are free",
                 param="messages",
             )
-        shape = np.shape(image.value["features"]) if "features" in image.value else None
-        if shape != (image.length, self.width):
-            raise InvalidRequest(
-                f"a picture's features are {shape}; its place and this language model need {(image.length, self.width)}: the "
-                "vision encoder belongs to another model",
-                param="messages",
-            )
-        if self.image_positions is not None and self.image_positions.num_tokens(image) != image.length:
-            raise InvalidRequest(
-                f"a picture's grid makes {self.image_positions.num_tokens(image)} tokens and its place has {image.length}",
-                param="messages",
-            )
 
     def _check_tokens(self, payload: Generate) -> None:
         tokens = np.asarray(payload.token_ids)
@@ -94,20 +79,11 @@ class PromptRules:
         for image in payload.images:
             outside[image.offset : image.offset + image.length] = False
         if outside.any():
-            place = int(outside.argmax())
+            index = int(outside.argmax())
             raise InvalidRequest(
-                f"token {payload.token_ids[place]} at place {place} is outside the vocabulary of {self.num_tokens}",
+                f"token {payload.token_ids[index]} at place {index} is outside the vocabulary of {self.num_tokens}",
                 param="messages",
             )
-
-
-def without_foreign_tokens(payload: Generate, num_tokens: int) -> list[int]:
-    """The prompt's tokens; a picture's placeholder that the vocabulary doesn't have is 0, as it is never looked at."""
-    tokens = list(payload.token_ids)
-    for image in payload.images:
-        for place in range(image.offset, image.offset + image.length):
-            tokens[place] = tokens[place] if tokens[place] < num_tokens else 0
-    return tokens
 
 
 def _within(param: str, value: float, least: float, most: float) -> None:

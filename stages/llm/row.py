@@ -1,30 +1,31 @@
 """The state of one request while it generates. Knows no model; `llm.py` moves it forward."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from stages.llm.detokenizer import TextStream
 from stages.llm.model.forward import PlacedImage
-from stages.llm.model.prefix import Occupant
 from stages.llm.model.slot_cache import Chunk
-from stages.llm.sampling.sampling import Chooser
+from stages.llm.model.slot_table import SlotContents
+from stages.llm.sampling.sampling import RowSampler
 
 
 @dataclass(slots=True)
 class LlmRow:
-    """`occupant` holds the tokens so far (prompt and answer) and how many of them the slot has. `num_given` of them were
-    there when the row got its slot: the prompt, and what was generated before it had to make way. `positions` [3, prompt
-    tokens] and `position_delta` are for models whose pictures take positions of their own (M-RoPE); a token after the
-    prompt stands at its index plus the delta."""
+    """`contents` are the tokens so far (prompt and answer) and how many of them the slot has. `num_given` of them were
+    there when the row got its slot: the prompt, and what was generated before it had to make way. `images`: those of which
+    something is still to be computed. `positions` [3, prompt tokens] and `position_delta` are for models whose pictures take
+    positions of their own (M-RoPE); a token after the prompt stands at its index plus the delta."""
 
     slot: int
-    occupant: Occupant
+    contents: SlotContents
     num_prompt: int
     num_given: int
     num_cached: int
     max_tokens: int
-    chooser: Chooser
+    sampler: RowSampler
     text: TextStream
     images: tuple[PlacedImage, ...] = ()
     positions: Tensor | None = None
@@ -34,18 +35,22 @@ class LlmRow:
     @property
     def num_waiting(self) -> int:
         """Tokens that were given and are still to be computed."""
-        return max(0, self.num_given - self.occupant.num_computed)
+        return max(0, self.num_given - self.contents.num_computed)
 
     @property
     def num_generated(self) -> int:
-        return len(self.occupant.tokens) - self.num_prompt
+        return len(self.contents.tokens) - self.num_prompt
+
+    @property
+    def answer(self) -> Sequence[int]:
+        """The tokens generated so far."""
+        return self.contents.tokens[self.num_prompt :]
 
     def suspended(self) -> "SuspendedAnswer":
-        self.chooser.leave_device()
-        return SuspendedAnswer(tuple(self.occupant.tokens[self.num_prompt :]), self.num_cached, self.chooser, self.text)
+        return SuspendedAnswer(tuple(self.answer), self.num_cached, self.sampler, self.text)
 
     def next_chunk(self, length: int = 1) -> Chunk:
-        return Chunk(self.slot, self.occupant.num_computed, length)
+        return Chunk(self.slot, self.contents.num_computed, length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,5 +60,5 @@ class SuspendedAnswer:
 
     tokens: tuple[int, ...]
     num_cached: int
-    chooser: Chooser
+    sampler: RowSampler
     text: TextStream

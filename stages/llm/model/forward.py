@@ -14,8 +14,8 @@ from torch import Tensor
 from stages.device.packed_linear import EXPECTED_ROWS, pack_linears
 from stages.llm.model.compiled_decode import CompiledDecode, neighbours
 from stages.llm.model.model_call import Masks, last_logits
-from stages.llm.model.prefix import Occupant
 from stages.llm.model.slot_cache import READ_STEP, Chunk, SlotCache, Window, window_over
+from stages.llm.model.slot_table import SlotContents
 from stages.llm.model.windows import Windows
 
 
@@ -35,7 +35,7 @@ class Reader(Protocol):
     """What a pass must know of a row (see `LlmRow`)."""
 
     @property
-    def occupant(self) -> Occupant: ...
+    def contents(self) -> SlotContents: ...
     @property
     def images(self) -> tuple[PlacedImage, ...]: ...
     @property
@@ -97,7 +97,7 @@ class Forward:
     def _tokens(self, rows: Sequence[Reader], window: Window) -> dict[str, Tensor]:
         given: list[int] = []
         for row, chunk in zip(rows, window.chunks, strict=True):
-            given += row.occupant.tokens[chunk.start : chunk.end]
+            given += row.contents.tokens[chunk.start : chunk.end]
         ids = torch.zeros(window.batch, window.width, dtype=torch.long, device=self._device)
         ids[window.write_from] = torch.tensor(given, device=self._device)
         if not any(image.end > chunk.start for row, chunk in zip(rows, window.chunks, strict=True) for image in row.images):

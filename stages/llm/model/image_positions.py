@@ -1,20 +1,21 @@
 """Positions of a prompt's tokens in models whose pictures take positions of their own (M-RoPE: time, height, width).
 
-The model's own `get_rope_index` decides them; it reads the configuration, no weights.
+The model's own `get_rope_index` decides them; it reads the configuration, no weights, and changes nothing, so it may be called on
+any thread.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from stages.llm.messages import ImageSpan
+from stages.llm.model.slot_table import Grid, SlotImage
 
 
 class ImagePositions:
-    """For one model. Pictures bring "grid_thw" [3]: patches in time, height and width, before merging."""
+    """For one model."""
 
     def __init__(self, body: Any) -> None:
         self._body = body
@@ -26,17 +27,16 @@ class ImagePositions:
         body = getattr(model, "model", None)
         return cls(body) if hasattr(body, "get_rope_index") else None
 
-    def num_tokens(self, image: ImageSpan) -> int | None:
-        """How many tokens the picture's grid makes; None where it brings no grid."""
-        grid = image.value.get("grid_thw")
-        return None if grid is None or np.shape(grid) != (3,) else int(np.prod(grid)) // self._merged
+    def num_tokens(self, grid: Grid) -> int:
+        """How many tokens a picture of this grid makes."""
+        return math.prod(grid) // int(self._merged)
 
-    def of_prompt(self, num_tokens: int, images: Sequence[ImageSpan]) -> tuple[Tensor, int]:
-        """(positions [3, num_tokens], what to add to the index of a token after the prompt)."""
+    def of_prompt(self, num_tokens: int, images: Sequence[SlotImage]) -> tuple[Tensor, int]:
+        """(positions [3, num_tokens], what to add to the index of a token after the prompt). Every image's grid is known."""
         kinds = torch.zeros(1, num_tokens, dtype=torch.int)
         for image in images:
-            kinds[0, image.offset : image.offset + image.length] = 1
-        grids = torch.tensor(np.stack([image.value["grid_thw"] for image in images]), dtype=torch.long)
+            kinds[0, image.offset : image.end] = 1
+        grids = torch.tensor([image.grid for image in images], dtype=torch.long)
         positions, deltas = self._body.get_rope_index(
             torch.zeros(1, num_tokens, dtype=torch.long), kinds, image_grid_thw=grids
         )

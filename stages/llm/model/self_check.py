@@ -18,8 +18,8 @@ from torch import Tensor
 from stages.contract.errors import ConfigurationError
 from stages.contract.faults import Fault, fault_of
 from stages.llm.model.forward import Forward, PlacedImage
-from stages.llm.model.prefix import Occupant
 from stages.llm.model.slot_cache import Chunk
+from stages.llm.model.slot_table import SlotContents
 
 NUM_TOKENS = 12
 WINDOW = 5
@@ -42,7 +42,7 @@ _FAR = "beside one that is far longer"
 class _Reader:
     """A row of the check: all read the same tokens, each in a slot of its own."""
 
-    occupant: Occupant
+    contents: SlotContents
     images: tuple[PlacedImage, ...] = ()
     positions: Tensor | None = None
     position_delta: int = 0
@@ -83,7 +83,7 @@ class _Check:
         return math.inf if moved > MAX_MOVED.get(self.forward.dtype, MAX_MOVED_OF_SHORT_TYPES) else moved
 
     def _read(self, *chunks: Chunk, read_at_least: int = 0) -> float:
-        reader = _Reader(Occupant("", self.tokens))
+        reader = _Reader(SlotContents("", self.tokens))
         found = self.forward.run([reader] * len(chunks), chunks, read_at_least=read_at_least)
         return max(_difference(logits, self.alone[chunk.end - 1]) for logits, chunk in zip(found, chunks, strict=True))
 

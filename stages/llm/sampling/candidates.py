@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.llm.messages import Sampling
+from stages.llm.sampling.row_numbers import RowNumbers
 
 BLOCK = 256
 """Tokens are looked at in blocks of so many neighbours: about the root of a vocabulary."""
@@ -24,29 +25,30 @@ _FEW = 2048
 Masses = NDArray[np.float32]
 
 
-def keep(masses: Tensor, settings: Sequence[Sampling]) -> None:
-    """`settings`: a row's each. top_k 0 keeps all, and else what is exactly as likely as the last one, too; top_p keeps the
-    fewest tokens that reach it, the lower ones of equally likely tokens."""
+def keep(masses: Tensor, settings: Sequence[Sampling], numbers: RowNumbers | None = None) -> None:
+    """`settings`: a row's each; `numbers`: the same beside the masses, where it is there already. top_k 0 keeps all, and else what
+    is exactly as likely as the last one, too; top_p keeps the fewest tokens that reach it, the lower ones of equally likely
+    tokens."""
     if masses.device.type == "cpu":
         for row, one in enumerate(settings):
             if one.min_p or one.top_k or one.top_p < 1:
                 keep_in_memory(masses[row], one)
     else:
-        keep_on_device(masses, settings)
+        keep_on_device(masses, settings, RowNumbers.of(settings, masses.device) if numbers is None else numbers)
 
 
-def keep_on_device(masses: Tensor, settings: Sequence[Sampling]) -> None:
-    """Nothing is read back."""
+def keep_on_device(masses: Tensor, settings: Sequence[Sampling], numbers: RowNumbers) -> None:
+    """Nothing is read back, and nothing sent there."""
     if any(one.min_p for one in settings):
-        masses.masked_fill_(masses < masses.new_tensor([one.min_p for one in settings])[:, None], 0.0)
+        masses.masked_fill_(masses < numbers.min_p.float()[:, None], 0.0)
     size = masses.shape[-1]
-    if counts := [min(one.top_k or size, size) for one in settings if one.top_k]:
-        kept = torch.tensor([min(one.top_k, size) for one in settings], device=masses.device)[:, None]
-        least = top(masses, max(counts))[0].gather(1, (kept - 1).clamp(min=0))
+    if counts := [min(one.top_k, size) for one in settings if one.top_k]:
+        kept = numbers.top_k[:, None]
+        least = top(masses, max(counts))[0].gather(1, (kept - 1).clamp(min=0, max=max(counts) - 1))
         masses.masked_fill_((masses < least) & (kept > 0), 0.0)
-    if rows := [row for row, one in enumerate(settings) if one.top_p < 1]:
-        top_p = torch.tensor([settings[row].top_p for row in rows], dtype=torch.float64, device=masses.device)
-        masses[rows] = _likeliest_share(masses[rows], top_p[:, None])
+    if any(one.top_p < 1 for one in settings):
+        top_p = numbers.top_p[:, None]
+        masses.copy_(torch.where(top_p < 1, _likeliest_share(masses, top_p), masses))
 
 
 def _likeliest_share(masses: Tensor, top_p: Tensor) -> Tensor:

@@ -1,17 +1,26 @@
-"""What one request changes about its logits, before a token is drawn: bias and penalties, in vLLM's order.
+"""What requests change about their logits, before a token is drawn: bias and penalties, in vLLM's order.
 
 `logit_bias` is added; then what was asked or answered is made less likely by `repetition_penalty`, and what was answered by
-`frequency_penalty` and `presence_penalty`. What a row has to change lies beside its logits and grows by a token a step.
+`frequency_penalty` and `presence_penalty`. What a row has to change is kept in this machine's memory and grows by a token a step;
+all rows' changes are applied together.
 """
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.llm.messages import Sampling
 
 _ROOM = 64
+
+_CHANGE = np.dtype([("index", np.int64), ("amount", np.float32), ("repetition", np.float32)])
+"""Of one token: where it stands, what is subtracted (of a bias: added), and what it is divided or multiplied by. 16 bytes, so that
+all of it goes to a device in one piece."""
+
+Changes = NDArray[np.void]
 
 
 class Penalties:
@@ -19,10 +28,12 @@ class Penalties:
 
     def __init__(self, sampling: Sampling, prompt: Sequence[int]) -> None:
         self._sampling = sampling
+        self._penalises = bool(sampling.frequency_penalty or sampling.presence_penalty or sampling.repetition_penalty != 1)
         repeated = dict.fromkeys(prompt, 0) if sampling.repetition_penalty != 1 else {}
         self._counts: dict[int, int] = repeated  # of each token that is penalised: how often it was answered
         self._places = {token: place for place, token in enumerate(self._counts)}
-        self._on_device: _Penalised | None = None
+        self._bias = _changes([*sampling.logit_bias], [*sampling.logit_bias.values()])
+        self._penalised = _changes([*self._places], 0.0, sampling.repetition_penalty)
 
     @staticmethod
     def of(sampling: Sampling, prompt: Sequence[int]) -> "Penalties | None":
@@ -30,62 +41,68 @@ class Penalties:
         given = sampling.logit_bias or sampling.frequency_penalty or sampling.presence_penalty
         return Penalties(sampling, prompt) if given or sampling.repetition_penalty != 1 else None
 
-    def apply(self, logits: Tensor) -> None:
-        """Changes a row's `logits` [tokens] (float32) in place."""
-        if self._on_device is None:
-            self._on_device = self._placed(logits.device)
-        self._on_device.apply(logits, len(self._places), self._sampling.repetition_penalty)
+    @property
+    def bias(self) -> Changes:
+        return self._bias
+
+    @property
+    def penalised(self) -> Changes:
+        return self._penalised[: len(self._places)]
+
+    @property
+    def repeats(self) -> bool:
+        """Whether `repetition` of what is penalised is other than 1."""
+        return self._sampling.repetition_penalty != 1
 
     def accept(self, token: int) -> None:
         """`token` was added to the answer."""
-        self._counts[token] = self._counts.get(token, 0) + 1
-        place = self._places.setdefault(token, len(self._places))
-        if self._on_device is not None:
-            self._on_device.put(place, token, self._amount(token))
-
-    def leave_device(self) -> None:
-        """Holds no memory there until it is applied again."""
-        self._on_device = None
-
-    def _amount(self, token: int) -> float:
-        """What is subtracted, as OpenAI documents it."""
-        count = self._counts[token]
-        return count * self._sampling.frequency_penalty + (count > 0) * self._sampling.presence_penalty
-
-    def _placed(self, device: torch.device) -> "_Penalised":
-        bias = self._sampling.logit_bias
-        return _Penalised(
-            bias=(
-                torch.tensor([*bias], dtype=torch.int64, device=device),
-                torch.tensor([*bias.values()], dtype=torch.float32, device=device),
-            ),
-            tokens=torch.tensor([*self._places], dtype=torch.int64, device=device),
-            amounts=torch.tensor([*map(self._amount, self._places)], dtype=torch.float32, device=device),
-        )
-
-
-class _Penalised:
-    """`bias`: tokens, and what to add to each. `tokens` and `amounts`: what is penalised, with room for more."""
-
-    def __init__(self, bias: tuple[Tensor, Tensor], tokens: Tensor, amounts: Tensor) -> None:
-        self._bias, self._tokens, self._amounts = bias, tokens, amounts
-
-    def apply(self, logits: Tensor, count: int, repetition: float) -> None:
-        if len(self._bias[0]):
-            logits.index_add_(0, *self._bias)
-        if not count:
+        if not self._penalises:
             return
-        tokens = self._tokens[:count]
-        values = logits[tokens]
-        if repetition != 1:
-            # Keskar et al. 2019 (CTRL), for logits of either sign as transformers has it.
-            values = torch.where(values > 0, values / repetition, values * repetition)
-        logits[tokens] = values - self._amounts[:count]
+        count = self._counts.get(token, 0) + 1
+        self._counts[token] = count
+        place = self._places.setdefault(token, len(self._places))
+        if place == len(self._penalised):
+            more = _changes([0] * max(_ROOM, place), 0.0, self._sampling.repetition_penalty)
+            self._penalised = np.concatenate([self._penalised, more])
+        amount = count * self._sampling.frequency_penalty + self._sampling.presence_penalty  # as OpenAI documents it
+        self._penalised[place] = token, amount, self._sampling.repetition_penalty
 
-    def put(self, place: int, token: int, amount: float) -> None:
-        if place == len(self._tokens):
-            room = max(_ROOM, place)
-            self._tokens = torch.cat([self._tokens, self._tokens.new_zeros(room)])
-            self._amounts = torch.cat([self._amounts, self._amounts.new_zeros(room)])
-        self._tokens[place] = token
-        self._amounts[place] = amount
+
+def apply_penalties(logits: Tensor, penalties: Sequence[Penalties | None]) -> None:
+    """Changes `logits` [rows, tokens] (float32, contiguous) in place, each row by its own. Nothing is read back."""
+    flat, size = logits.view(-1), logits.shape[-1]
+    given = [(row * size, one) for row, one in enumerate(penalties) if one is not None]
+    biases = [(first, one.bias) for first, one in given if len(one.bias)]
+    penalised = [(first, one.penalised) for first, one in given if len(one.penalised)]
+    num_biases = sum(len(changes) for _, changes in biases)
+    if not biases and not penalised:
+        return
+    index, amount, repetition = _on_device([*biases, *penalised], logits.device)
+    if biases:
+        flat.index_add_(0, index[:num_biases], amount[:num_biases])
+    if not penalised:
+        return
+    index, amount, repetition = (column[num_biases:] for column in (index, amount, repetition))
+    values = flat[index]
+    if any(one.repeats for _, one in given):
+        # Keskar et al. 2019 (CTRL), for logits of either sign as transformers has it.
+        values = torch.where(values > 0, values / repetition, values * repetition)
+    flat[index] = values - amount
+
+
+def _changes(tokens: Sequence[int], amounts: Sequence[float] | float, repetition: float = 1.0) -> Changes:
+    found = np.empty(len(tokens), _CHANGE)
+    found["index"], found["amount"], found["repetition"] = tokens, amounts, repetition
+    return found
+
+
+def _on_device(changes: Sequence[tuple[int, Changes]], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """The columns of all changes, each one's indices beginning where its row does."""
+    together = np.concatenate([one for _, one in changes])
+    begin = 0
+    for first, one in changes:
+        together["index"][begin : begin + len(one)] += first
+        begin += len(one)
+    uploaded = torch.from_numpy(together.view(np.int64).reshape(-1, 2)).to(device)
+    numbers = uploaded[:, 1:].view(torch.float32)
+    return uploaded[:, 0], numbers[:, 0], numbers[:, 1]

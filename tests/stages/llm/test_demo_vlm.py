@@ -13,9 +13,10 @@ from demo.world import DESCRIBE, random_scene
 from pipelines.jobs import ImagePart, Message, TextPart
 from pipelines.prompts.prompt import PromptBuilder
 from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
+from stages.contract.recipe import NO_INPUTS, Recipe
 from stages.llm.llm import Llm, LlmSettings
 from stages.llm.messages import Generate, ImageSpan, Sampling
-from stages.vision.messages import EncodeImage
+from stages.vision.messages import EncodeImage, VisionFeatures
 from stages.vision.open_clip_encoder import OpenClipEncoder
 from tests.stages.llm.driving import drive
 
@@ -30,14 +31,16 @@ def test_the_stages_answer_what_the_reference_answers() -> None:
     pictures = [draw(random_scene(random.Random(seed), held_out=True)) for seed in range(3)]
     questions = [DESCRIBE, "How many shapes are there?", DESCRIBE]
     work: list[tuple[int, Generate]] = []
+    results: dict[str, VisionFeatures] = {}
     for picture, question in zip(pictures, questions, strict=True):
         out = io.BytesIO()
         picture.save(out, "PNG")
         part = ImagePart(out.getvalue(), *picture.size, "x")
         prompt = prompts.build([Message("user", (part, TextPart(question)))])
         ((offset, length, _),) = prompt.images
-        value = encoder.run([encoder.prepare(EncodeImage(part.data, 1_000_000))])[0]
-        spans = (ImageSpan(offset, length, question + str(len(work)), value),)
+        recipe: Recipe[VisionFeatures] = Recipe(str(len(work)), "demo.vision_encoder", EncodeImage(part.data, 1_000_000))
+        results[recipe.name] = encoder.run([encoder.prepare(EncodeImage(part.data, 1_000_000), NO_INPUTS)])[0]
+        spans = (ImageSpan(offset, length, recipe),)
         work.append((0, Generate(prompt.token_ids, Sampling(max_tokens=28, temperature=0.0), spans)))
     reference = Answerer(Path(str(projector.folder)).parent, torch.device("cpu")).answer(pictures, questions)
-    assert [answer.text.strip() for answer in drive(llm, work)] == reference
+    assert [answer.text.strip() for answer in drive(llm, work, results=results)] == reference

@@ -1,11 +1,14 @@
 """Text as it can be shown: whole characters, no stop strings, every token's log probability once."""
 
+import codecs
+from typing import Any, cast
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 
-from stages.llm.detokenizer import StopStrings, TextStream, TokenTexts
+from stages.llm.detokenizer import StopStrings, TextStream, TokenTexts, _byte_level_alphabet
 from stages.llm.messages import TokenLogprob
 from tests.stages.llm.tiny_models import tiny_tokenizer
 
@@ -28,8 +31,7 @@ def said(tokenizer: Tokenizer, text: str, stops: tuple[str, ...] = ()) -> tuple[
         shown.append(now.text)
         if now.stopped:
             return shown, True
-    tail = stream.end()
-    return [*shown, tail.text], tail.stopped
+    return [*shown, stream.end().text], False
 
 
 @pytest.mark.parametrize("text", ["plain words", "größer, 東京, Москва", "🙂🙃 and 👩‍👩‍👧", " leading and trailing  "])
@@ -59,14 +61,41 @@ def shown_of(tokenizer: Tokenizer, tokens: list[int], stops: tuple[str, ...] = (
         text += now.text
         if now.stopped:
             return text, True
-    tail = stream.end()
-    return text + tail.text, tail.stopped
+    return text + stream.end().text, False
+
+
+def without_unfinished_end(data: bytes) -> str:
+    """The bytes as text; those that are none as U+FFFD, and those at the end that may still become a character not at all."""
+    return codecs.getincrementaldecoder("utf-8")("replace").decode(data)
 
 
 @given(st.lists(st.integers(7, 399), max_size=40))
 def test_of_any_tokens_the_parts_make_the_whole(tokenizer: Tokenizer, tokens: list[int]) -> None:
-    whole = tokenizer.decode(tokens, skip_special_tokens=True)
-    assert shown_of(tokenizer, tokens) == (whole.rstrip(BROKEN), False)
+    texts = TokenTexts(tokenizer)
+    whole = without_unfinished_end(b"".join(map(texts.data, tokens)))
+    assert tokenizer.decode(tokens).startswith(whole)
+    assert shown_of(tokenizer, tokens) == (whole, False)
+
+
+@given(st.lists(st.sampled_from(["e282", "ac", "98", "9880f09f", "80", "f0", "9f98", "41", "ff", "efbfbd", "c3", "c3a941e2"])))
+def test_tokens_that_end_and_begin_characters_are_shown_as_their_bytes_are(pieces: list[str]) -> None:
+    """Also where no token ever ends with a whole character."""
+    spelled = {bytes([byte]): character for character, byte in _byte_level_alphabet().items()}
+    words = sorted({"".join(spelled[bytes([byte])] for byte in bytes.fromhex(piece)) for piece in pieces})
+    tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="?"))
+    tokenizer.decoder = decoders.ByteLevel()
+    data = [bytes.fromhex(piece) for piece in pieces]
+    stream, shown = TextStream(tokenizer, ()), ""
+    for place, one in enumerate(data):
+        token = words.index("".join(spelled[bytes([byte])] for byte in one))
+        shown += stream.push(token).text
+        assert shown == without_unfinished_end(b"".join(data[: place + 1]))
+
+
+def test_a_replacement_character_that_was_meant_is_shown_at_once(tokenizer: Tokenizer) -> None:
+    shown, _ = said(tokenizer, f"a{BROKEN}b{BROKEN}")
+    assert "".join(shown) == f"a{BROKEN}b{BROKEN}"
+    assert shown[-1] == ""
 
 
 WORDS = ["▁one", "two", "▁three", "▁", "▁▁", "é", "▁né"]
@@ -108,6 +137,53 @@ def test_invalid_bytes_are_shown_as_such_and_nothing_else_is_lost_or_shown_twice
 ) -> None:
     shown, _ = shown_of(byte_fallback, [token_of(byte_fallback, piece) for piece in pieces])
     assert shown.replace(BROKEN, "") == spelled([piece for piece in pieces if piece != "<s>"])
+
+
+@given(st.lists(st.sampled_from([*WORDS, "<s>", *(bytes.fromhex(one) for one in ("0a", "c3a9", "e282ac", "ff", "efbfbd"))])))
+def test_bytes_that_are_no_text_are_shown_as_many_as_they_are(byte_fallback: Tokenizer, pieces: list[str | bytes]) -> None:
+    tokens: list[int] = []
+    for piece in pieces:
+        tokens += [token_of(byte_fallback, one) for one in ([piece] if isinstance(piece, str) else piece)]
+    texts = ["" if piece == "<s>" else piece.replace("▁", " ") for piece in pieces if isinstance(piece, str)]
+    whole = "".join(texts.pop(0) if isinstance(piece, str) else piece.decode(errors="replace") for piece in pieces)
+    shown, _ = shown_of(byte_fallback, tokens)
+    assert shown.lstrip(" ") == whole.lstrip(" ")
+
+
+class Counted:
+    """A tokenizer that counts what it decodes."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer, self.num_decoded, self.longest = tokenizer, 0, 0
+
+    def decode(self, tokens: list[int], **arguments: Any) -> str:
+        self.num_decoded += len(tokens)
+        self.longest = max(self.longest, len(tokens))
+        return self._tokenizer.decode(tokens, **arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+
+@pytest.mark.parametrize("run", [[0xFF], [0xE2], [0xE2, 0x82], [0xF0, 0x9F, 0x98], [0xFF, 0xC3, 0xA9], ["<unk>"]], ids=str)
+@pytest.mark.parametrize("kind", ["byte_fallback", "byte_level"])
+def test_a_long_run_of_bytes_that_are_no_text_is_shown_as_it_comes_and_costs_the_same_a_token(
+    tokenizer: Tokenizer, byte_fallback: Tokenizer, kind: str, run: list[str | int]
+) -> None:
+    if kind == "byte_fallback":
+        counted, tokens = Counted(byte_fallback), [token_of(byte_fallback, piece) for piece in run]
+    else:
+        spelled = {byte: character for character, byte in _byte_level_alphabet().items()}
+        found = [400 if isinstance(piece, str) else tokenizer.token_to_id(spelled[piece]) for piece in run]
+        counted, tokens = Counted(tokenizer), [token for token in found if token is not None]
+    assert len(tokens) == len(run)
+    stream, num_shown = TextStream(cast(Tokenizer, counted), ()), 0
+    for _ in range(300):
+        for token in tokens:
+            num_shown += len(stream.push(token).text)
+    assert counted.longest < 60
+    assert counted.num_decoded < 150 * 300 * len(tokens)
+    assert num_shown >= (0 if run == ["<unk>"] else 299)
 
 
 @given(pieces_of_any_kind, st.sampled_from([("\n",), ("two",), ("one\n", "é"), ("A", "€tw")]))

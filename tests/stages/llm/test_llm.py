@@ -1,5 +1,6 @@
 """How requests share the stage: streams keep flowing, slots come back, prefixes are reused, and one bad row fails alone."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,15 @@ import torch
 
 from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
 from stages.contract.errors import ConfigurationError, InvalidRequest, StageFailed
+from stages.contract.recipe import NO_INPUTS, Inputs, InputsMissing
+from stages.contract.stage import IterativeStage, Resident
 from stages.device.arrays import as_array
 from stages.llm.llm import Llm, LlmSettings
 from stages.llm.messages import Generate, ImageSpan, Sampling
-from tests.stages.llm.driving import Answer, drive
+from stages.llm.prompt import PreparedPrompt
+from stages.llm.row import LlmRow
+from stages.vision.messages import VisionFeatures
+from tests.stages.llm.driving import Answer, drive, recipe
 from tests.stages.llm.tiny_models import save_decoder
 
 pytestmark = pytest.mark.models
@@ -35,6 +41,16 @@ def generate(prompt: tuple[int, ...] = PROMPT, max_tokens: int = 8, salt: str = 
     return Generate(prompt, sampling, salt=salt)
 
 
+def started(llm: Llm, work: Generate, inputs: Inputs = NO_INPUTS) -> LlmRow:
+    return llm.start(work, llm.prepare(work, inputs))
+
+
+def with_picture(offset: int, length: int, prompt: tuple[int, ...] = PROMPT, max_tokens: int = 4, **settings: Any) -> Generate:
+    """Features named "x" stand at `offset`."""
+    sampling = Sampling(max_tokens=max_tokens, temperature=0.0, **settings)
+    return Generate(prompt, sampling, (ImageSpan(offset, length, recipe("x")),))
+
+
 def test_a_long_prompt_does_not_stall_running_streams(folder: Path) -> None:
     running, long = drive(load(folder), [(0, generate(PROMPT[:4], 20)), (3, generate(PROMPT * 3, 2))])
     assert running.steps == list(range(20))
@@ -48,7 +64,7 @@ def test_a_short_prompt_overtakes_a_long_one(folder: Path) -> None:
 
 def test_requests_wait_for_a_slot_and_get_one(folder: Path) -> None:
     llm = load(folder, num_slots=1)
-    first = llm.start(generate())
+    first = started(llm, generate())
     assert not llm.can_start(generate())
     llm.finish(first)
     assert llm.can_start(generate())
@@ -138,9 +154,8 @@ def test_no_tenant_profits_from_what_another_asked(folder: Path) -> None:
 
 def test_values_that_are_no_numbers_fail_their_own_request(folder: Path) -> None:
     llm = load(folder)
-    features = np.full((4, 48), np.nan, dtype=np.float32)
-    broken = Generate(PROMPT, Sampling(max_tokens=4, temperature=0.0), (ImageSpan(3, 4, "x", {"features": features}),))
-    failed, fine = drive(llm, [(0, broken), (0, generate(PROMPT[1:]))])
+    features = VisionFeatures(np.full((4, 48), np.nan, dtype=np.float32))
+    failed, fine = drive(llm, [(0, with_picture(3, 4)), (0, generate(PROMPT[1:]))], results={"x": features})
     assert isinstance(failed.error, StageFailed)
     assert fine.error is None
     assert fine.tokens == drive(load(folder), [(0, generate(PROMPT[1:]))])[0].tokens
@@ -149,25 +164,22 @@ def test_values_that_are_no_numbers_fail_their_own_request(folder: Path) -> None
 def test_a_slot_is_clean_after_values_that_were_no_numbers(folder: Path) -> None:
     """Attention reads over a row's end; a weight of zero times no number is no number."""
     llm = load(folder, num_slots=1)
-    features = np.full((20, 48), np.nan, dtype=np.float32)
-    broken = Generate(PROMPT, Sampling(max_tokens=4, temperature=0.0), (ImageSpan(9, 20, "x", {"features": features}),))
-    assert isinstance(drive(llm, [(0, broken)])[0].error, StageFailed)
+    features = VisionFeatures(np.full((20, 48), np.nan, dtype=np.float32))
+    assert isinstance(drive(llm, [(0, with_picture(9, 20))], results={"x": features})[0].error, StageFailed)
     assert drive(llm, [(0, generate(PROMPT[:5]))])[0].error is None
 
 
 def test_features_from_shared_memory_may_be_read_only(folder: Path) -> None:
-    features = np.ones((4, 48), dtype=np.float16)
-    features.flags.writeable = False
-    work = Generate(PROMPT, Sampling(max_tokens=2, temperature=0.0), (ImageSpan(3, 4, "x", {"features": features}),))
-    assert drive(load(folder), [(0, work)])[0].error is None
+    features = VisionFeatures(np.ones((4, 48), dtype=np.float16)).freeze()
+    assert drive(load(folder), [(0, with_picture(3, 4))], results={"x": features})[0].error is None
 
 
 def test_features_in_bfloat16_answer_as_the_same_numbers_in_float32(folder: Path) -> None:
     features = torch.randn(4, 48, generator=torch.Generator().manual_seed(3)).bfloat16()
 
     def answer(value: torch.Tensor) -> Answer:
-        span = ImageSpan(3, 4, "x", {"features": as_array(value)})
-        return drive(load(folder), [(0, Generate(PROMPT, Sampling(max_tokens=6, temperature=0.0, logprobs=2), (span,)))])[0]
+        work = with_picture(3, 4, max_tokens=6, logprobs=2)
+        return drive(load(folder), [(0, work)], results={"x": VisionFeatures(as_array(value))})[0]
 
     travelled, widened = answer(features), answer(features.float())
     assert travelled.error is None
@@ -219,24 +231,147 @@ def test_what_could_never_run_is_refused_with_the_field_value_and_limit(folder: 
     assert caught.value.param == param
 
 
-def span(offset: int, length: int, *shape: int) -> ImageSpan:
-    return ImageSpan(offset, length, "x", {"features": np.zeros(shape, dtype=np.float32)})
+@pytest.mark.parametrize(
+    "places",
+    [[(28, 4)], [(3, 4), (6, 2)], [(3, 0)], [(-1, 4)]],
+    ids=["behind the prompt", "overlapping", "empty", "before it"],
+)
+def test_pictures_outside_the_prompt_are_refused(folder: Path, places: list[tuple[int, int]]) -> None:
+    images = tuple(ImageSpan(offset, length, recipe("x")) for offset, length in places)
+    with pytest.raises(InvalidRequest, match="picture"):
+        load(folder).check(Generate(PROMPT, Sampling(max_tokens=4), images))
+
+
+@pytest.mark.parametrize("shape", [(5, 48), (4, 40), (4,)], ids=["another length", "another width", "no rows"])
+def test_features_of_another_model_fail_before_anything_starts(folder: Path, shape: tuple[int, ...]) -> None:
+    llm, features = load(folder), VisionFeatures(np.zeros(shape, dtype=np.float32))
+    llm.check(with_picture(3, 4))
+    with pytest.raises(StageFailed, match=r"need \(4, 48\): the vision encoder belongs to another model"):
+        llm.prepare(with_picture(3, 4), Inputs({"x": features}))
+
+
+def test_it_is_an_iterative_stage_that_names_what_it_holds(folder: Path) -> None:
+    stage: IterativeStage[Generate, PreparedPrompt, LlmRow] = load(folder)
+    assert isinstance(stage, Resident)
+
+
+def picture_of(seed: int, rows: int = 4) -> VisionFeatures:
+    return VisionFeatures(np.random.default_rng(seed).standard_normal((rows, 48)).astype(np.float32))
+
+
+def test_a_picture_that_a_slot_holds_is_not_needed_again(folder: Path) -> None:
+    llm, results = load(folder), {"x": picture_of(1)}
+    assert [one.name for one in llm.needs(with_picture(3, 4))] == ["x"]
+    first = drive(llm, [(0, with_picture(3, 4))], results=results)[0]
+    assert (first.needed, list(llm.resident_names())) == (["x"], ["x"])
+    question = with_picture(3, 4, (*PROMPT[:20], 9, 8), max_tokens=9)
+    fresh = drive(load(folder), [(0, question)], results=results)[0]
+    again = drive(llm, [(0, question)], results={})[0]
+    assert again.needed == again.missed == []
+    assert again.tokens == fresh.tokens
+    assert again.end is not None
+    assert again.end.cached_tokens == 20
 
 
 @pytest.mark.parametrize(
-    "images",
+    "work",
     [
-        (span(28, 4, 4, 48),),
-        (span(3, 4, 5, 48),),
-        (span(3, 4, 4, 40),),
-        (span(3, 4, 4, 48), span(6, 2, 2, 48)),
-        (span(3, 0, 0, 48),),
+        with_picture(3, 4, (9, *PROMPT[1:])),
+        with_picture(4, 4),
+        Generate(PROMPT, Sampling(max_tokens=4), (ImageSpan(3, 4, recipe("x")),), salt="another"),
+        with_picture(3, 4, PROMPT[:7]),
     ],
-    ids=["behind the prompt", "another length", "another width", "overlapping", "empty"],
+    ids=["another beginning", "another place", "another salt", "its last token must be computed"],
 )
-def test_pictures_that_do_not_fit_their_places_are_refused(folder: Path, images: tuple[ImageSpan, ...]) -> None:
-    with pytest.raises(InvalidRequest, match="picture"):
-        load(folder).check(Generate(PROMPT, Sampling(max_tokens=4), images))
+def test_a_picture_that_no_slot_holds_there_is_needed(folder: Path, work: Generate) -> None:
+    llm = load(folder)
+    drive(llm, [(0, with_picture(3, 4))], results={"x": picture_of(1)})
+    assert [one.name for one in llm.needs(work)] == ["x"]
+
+
+def test_of_two_pictures_only_the_one_beyond_what_is_held_is_needed_and_each_once(folder: Path) -> None:
+    llm = load(folder)
+    drive(llm, [(0, with_picture(3, 4))], results={"x": picture_of(1)})
+    spans = (ImageSpan(3, 4, recipe("x")), ImageSpan(8, 4, recipe("y")), ImageSpan(13, 4, recipe("y")))
+    work = Generate(PROMPT, Sampling(max_tokens=2), spans)
+    assert [one.name for one in llm.needs(work)] == ["y"]
+
+
+def test_of_a_picture_that_is_half_computed_the_rest_is_needed(folder: Path) -> None:
+    llm, results = load(folder, chunk=5), {"x": picture_of(1)}
+    first, second = drive(llm, [(0, with_picture(3, 4, max_tokens=9)), (1, with_picture(3, 4))], results=results)
+    assert second.needed == ["x"]
+    assert second.end is not None
+    assert second.end.cached_tokens == 5
+    assert second.tokens == first.tokens[:4]
+
+
+def test_a_slot_that_was_taken_meanwhile_is_told_and_the_row_starts_with_what_was_missing(folder: Path) -> None:
+    llm, results = load(folder, num_slots=1), {"x": picture_of(1)}
+    expected = drive(llm, [(0, with_picture(3, 4))], results=results)[0]
+    work = with_picture(3, 4)
+    prepared = llm.prepare(work, NO_INPUTS)
+    assert not llm.needs(work)
+    drive(llm, [(0, generate(PROMPT[5:]))])
+    with pytest.raises(InputsMissing) as missing:
+        llm.start(work, prepared)
+    assert [one.name for one in missing.value.recipes] == ["x"]
+    assert llm.can_start(work)
+    assert not llm.resident_names()
+    told = drive(llm, [(0, generate(PROMPT[5:], 12)), (1, work)], results=results)[1]
+    assert told.tokens == expected.tokens
+
+
+def test_who_arrived_while_the_slot_held_its_picture_gets_it_anew_when_its_turn_comes_too_late(folder: Path) -> None:
+    llm, results = load(folder, num_slots=1), {"x": picture_of(1)}
+    expected = drive(llm, [(0, with_picture(3, 4))], results=results)[0]
+    other, late = drive(llm, [(0, generate(PROMPT[5:])), (0, with_picture(3, 4))], results=results)
+    assert other.error is None
+    assert (late.needed, late.missed) == ([], ["x"])
+    assert late.tokens == expected.tokens
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_row_over_a_covered_picture_makes_way_and_goes_on_the_same(folder: Path, slots: int) -> None:
+    """With two slots its own still holds the picture when it comes back; with one it does not."""
+    llm, results = load(folder, num_slots=slots), {"x": picture_of(1)}
+    expected = drive(llm, [(0, with_picture(3, 4, max_tokens=15))], results=results)[0]
+    again, other = drive(
+        llm,
+        [(0, with_picture(3, 4, max_tokens=15)), (1, generate(PROMPT[5:], 6))],
+        preempt=lambda step, index: index == 0 and step == 5,
+        results=results,
+    )
+    assert other.error is None
+    assert (again.needed, again.missed) == ([], ["x"] if slots == 1 else [])
+    assert again.tokens == expected.tokens
+    assert again.end is not None
+    assert again.end.completion_tokens == 15
+
+
+def test_what_slots_hold_can_be_asked_for_while_they_change(folder: Path) -> None:
+    llm, results = load(folder, num_slots=2), {"x": picture_of(1)}
+    ended = threading.Event()
+    errors: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            while not ended.is_set():
+                llm.resident_names()
+                llm.share(llm.prepare(with_picture(3, 4), Inputs(results)))
+                assert {one.name for one in llm.needs(with_picture(3, 4))} <= {"x"}
+        except Exception as error:
+            errors.append(error)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        for turn in range(10):
+            drive(llm, [(0, with_picture(3, 4)), (1, generate(PROMPT[turn:]))], results=results)
+    finally:
+        ended.set()
+        asking.join()
+    assert not errors
 
 
 def test_a_step_that_runs_out_of_memory_has_changed_no_row(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,12 +394,12 @@ def test_a_step_that_runs_out_of_memory_has_changed_no_row(folder: Path, monkeyp
         nonlocal num_left, num_failures
         for num_passes in range(10):
             num_left = num_passes
-            before = [(row.occupant.num_computed, row.images, list(row.occupant.tokens)) for row in rows]
+            before = [(row.contents.num_computed, row.images, list(row.contents.tokens)) for row in rows]
             try:
                 return step(rows)
             except torch.OutOfMemoryError:
                 num_failures += 1
-                assert before == [(row.occupant.num_computed, row.images, row.occupant.tokens) for row in rows]
+                assert before == [(row.contents.num_computed, row.images, row.contents.tokens) for row in rows]
         raise AssertionError("a step has few passes")
 
     monkeypatch.setattr(llm._forward, "run", failing_run)
@@ -286,7 +421,19 @@ def test_prompts_come_in_smaller_chunks_where_one_does_not_fit(folder: Path) -> 
 def test_what_a_request_will_weigh_is_what_its_row_weighs(folder: Path) -> None:
     llm = load(folder, chunk=64)
     for prompt in (PROMPT[:1], PROMPT, PROMPT * 3):
-        row = llm.start(generate(prompt))
+        prepared = llm.prepare(generate(prompt), NO_INPUTS)
+        assert llm.weigh(generate(prompt)) == llm.share(prepared)
+        row = llm.start(generate(prompt), prepared)
         assert llm.weigh(generate(prompt)) == (llm.batch_key(row), llm.cost(row))
         llm.finish(row)
         llm = load(folder, chunk=64)
+
+
+def test_once_prepared_a_request_weighs_what_is_still_to_be_computed(folder: Path) -> None:
+    llm = load(folder, chunk=64)
+    drive(llm, [(0, generate())])
+    work = generate((*PROMPT, 9, 8, 7))
+    prepared = llm.prepare(work, NO_INPUTS)
+    row = llm.start(work, prepared)
+    assert llm.share(prepared) == (llm.batch_key(row), llm.cost(row)) == ("llm", 3.0)
+    assert llm.weigh(work) == ("llm", 33.0)

@@ -88,7 +88,8 @@ def test_the_text_is_the_tokenizers_own(folder: Path) -> None:
     llm = load(folder, LlmSettings(4, max_context_tokens=128, prefill_chunk_tokens=32))
     for answer in drive(llm, requests(seed=5, count=6, longest=40)):
         whole = tokenizer.decode(answer.tokens, skip_special_tokens=True)
-        assert answer.text == whole.rstrip("\N{REPLACEMENT CHARACTER}")
+        # Bytes at the end that began a character are not shown.
+        assert answer.text in (whole, whole.removesuffix("\N{REPLACEMENT CHARACTER}"))
 
 
 def test_memory_is_taken_once_and_never_grows(folder: Path) -> None:

@@ -3,7 +3,7 @@
 import io
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ from PIL import Image
 from pipelines.jobs import ImagePart, Message, TextPart
 from pipelines.prompts.prompt import PromptBuilder
 from stages.checkpoints.checkpoint import Checkpoint, LoadOptions, Source, resolve
+from stages.contract.recipe import NO_INPUTS, Inputs, InputsMissing, Recipe
 from stages.llm.llm import Llm, LlmSettings
 from stages.llm.messages import Generate, ImageSpan, Sampling
-from stages.vision.messages import EncodeImage
+from stages.vision.messages import EncodeImage, VisionFeatures
 from stages.vision.vlm_encoder import VlmEncoder
-from tests.stages.llm.driving import drive
+from tests.stages.llm.driving import Answer, drive
 from tests.stages.llm.tiny_vlms import save_llava, save_llava_siglip, save_qwen2_5_vl
 from tests.stages.vision.tiny_clip import picture
 
@@ -35,20 +36,25 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """A checkpoint and what Triptych loads of it."""
+    """A checkpoint and what Triptych loads of it. `seen`: the features of every picture that was asked about, by name."""
 
     checkpoint: Checkpoint
     prompts: PromptBuilder
     encoder: VlmEncoder
+    seen: dict[str, VisionFeatures] = field(default_factory=dict)
 
     def generate(self, asked: Asked, **more: Any) -> Generate:
         prompt = self.prompts.build([asked.message])
-        spans = []
-        for offset, length, part in prompt.images:
-            value = self.encoder.run([self.encoder.prepare(EncodeImage(part.data, 1_000_000))])[0]
-            spans.append(ImageSpan(offset, length, digest=str(hash(part.data)), value=value))
+        spans = tuple(ImageSpan(offset, length, self.see(part.data)) for offset, length, part in prompt.images)
         sampling = Sampling(max_tokens=asked.max_tokens, temperature=0.0, logprobs=0)
-        return Generate(prompt.token_ids, sampling, tuple(spans), **more)
+        return Generate(prompt.token_ids, sampling, spans, **more)
+
+    def see(self, data: bytes) -> Recipe[VisionFeatures]:
+        payload = EncodeImage(data, 1_000_000)
+        recipe: Recipe[VisionFeatures] = Recipe(str(hash(data)), "model.vision_encoder", payload)
+        if recipe.name not in self.seen:
+            self.seen[recipe.name] = self.encoder.run([self.encoder.prepare(payload, NO_INPUTS)])[0]
+        return recipe
 
     def llm(self, settings: LlmSettings) -> Llm:
         return Llm.load(self.checkpoint, LoadOptions(), settings)
@@ -103,7 +109,7 @@ def test_each_conversation_gets_what_the_whole_model_gives_it_alone(parts: Parts
     source = random.Random(chunk)
     conversations = [asked(source) for _ in range(7)]
     llm = parts.llm(LlmSettings(num_slots, max_context_tokens=256, prefill_chunk_tokens=chunk))
-    answers = drive(llm, [(source.randrange(12), parts.generate(one)) for one in conversations])
+    answers = drive(llm, [(source.randrange(12), parts.generate(one)) for one in conversations], results=parts.seen)
     for one, answer in zip(conversations, answers, strict=True):
         tokens, logprobs = whole_answer(parts.checkpoint, one)
         assert answer.tokens == tokens
@@ -122,7 +128,8 @@ def test_conversations_that_make_way_again_and_again_get_the_same_answers(parts:
         preempted.extend([index] * makes_way)
         return makes_way
 
-    answers = drive(llm, [(source.randrange(12), parts.generate(one)) for one in conversations], preempt=preempt)
+    arrivals = [(source.randrange(12), parts.generate(one)) for one in conversations]
+    answers = drive(llm, arrivals, preempt=preempt, results=parts.seen)
     assert len(preempted) > 3
     for one, answer in zip(conversations, answers, strict=True):
         assert answer.tokens == whole_answer(parts.checkpoint, one)[0]
@@ -135,5 +142,66 @@ def test_pictures_matter(parts: Parts) -> None:
         Asked(Message("user", (ImagePart(picture(seed, 60, 60), 60, 60, "x"), TextPart("what is this?"))), 8)
         for seed in (1, 2)
     )
-    first, second = drive(llm, [(0, parts.generate(one)), (0, parts.generate(other))])
+    first, second = drive(llm, [(0, parts.generate(one)), (0, parts.generate(other))], results=parts.seen)
     assert [found.logprob for found in first.logprobs] != [found.logprob for found in second.logprobs]
+
+
+def about_pictures(*words: str, max_tokens: int = 9) -> Asked:
+    """The same two pictures, with the same text between them, and other words behind."""
+    pictures = [ImagePart(picture(seed, width, 60), width, 60, "x") for seed, width in ((1, 90), (2, 60))]
+    return Asked(Message("user", (pictures[0], TextPart("two"), pictures[1], *map(TextPart, words))), max_tokens)
+
+
+FIRST, SECOND = about_pictures("left of"), about_pictures("what is this?", "größer")
+
+
+def answer_is_the_whole_models(parts: Parts, one: Asked, answer: Answer) -> None:
+    assert answer.tokens == whole_answer(parts.checkpoint, one)[0]
+
+
+def test_a_second_question_about_the_same_pictures_is_answered_with_no_features_at_hand(parts: Parts) -> None:
+    llm = parts.llm(LlmSettings(2, max_context_tokens=256, prefill_chunk_tokens=64))
+    work = parts.generate(SECOND)
+    assert {one.name for one in llm.needs(work)} == {span.features.name for span in work.images}
+    drive(llm, [(0, parts.generate(FIRST))], results=parts.seen)
+    assert set(llm.resident_names()) == {span.features.name for span in work.images}
+    (answer,) = drive(llm, [(0, work)], results={})
+    assert answer.needed == answer.missed == []
+    answer_is_the_whole_models(parts, SECOND, answer)
+
+
+def test_where_the_slot_was_taken_meanwhile_the_second_question_starts_with_what_was_missing(parts: Parts) -> None:
+    llm = parts.llm(LlmSettings(1, max_context_tokens=256, prefill_chunk_tokens=64))
+    drive(llm, [(0, parts.generate(FIRST))], results=parts.seen)
+    work = parts.generate(SECOND)
+    early = llm.prepare(work, NO_INPUTS)
+    drive(llm, [(0, Generate(tuple(range(10, 50)), Sampling(max_tokens=2)))])
+    late = llm.prepare(work, NO_INPUTS)  # by now nobody knows the pictures' grids
+    for prepared in (early, late):
+        with pytest.raises(InputsMissing) as missing:
+            llm.start(work, prepared)
+        names = [one.name for one in missing.value.recipes]
+        assert names == [span.features.name for span in work.images]
+    assert llm.can_start(work)
+    row = llm.start(work, llm.prepare(work, Inputs({name: parts.seen[name] for name in names})))
+    while not llm.step([row])[0].done:
+        pass
+    assert list(row.answer) == whole_answer(parts.checkpoint, SECOND)[0]
+    llm.finish(row)
+
+
+@pytest.mark.parametrize("num_slots", [1, 2])
+def test_a_second_question_that_makes_way_goes_on_the_same(parts: Parts, num_slots: int) -> None:
+    llm = parts.llm(LlmSettings(num_slots, max_context_tokens=256, prefill_chunk_tokens=64))
+    drive(llm, [(0, parts.generate(FIRST))], results=parts.seen)
+    second = about_pictures("what is this?", max_tokens=14)
+    other = Generate(tuple(range(10, 50)), Sampling(max_tokens=5, temperature=0.0))
+    answer, _ = drive(
+        llm,
+        [(0, parts.generate(second)), (1, other)],
+        preempt=lambda step, index: index == 0 and step in (3, 6),
+        results=parts.seen,
+    )
+    assert not answer.needed
+    assert bool(answer.missed) == (num_slots == 1)
+    answer_is_the_whole_models(parts, second, answer)

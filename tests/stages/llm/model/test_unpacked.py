@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
-from stages.llm import unpacked as module
+from stages.llm.model import unpacked as module
 from stages.llm.model.loading import load_language_model
 from stages.llm.model.unpacked import unpacked
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from stages.llm.messages import Sampling
 from stages.llm.sampling.candidates import keep, keep_in_memory, keep_on_device, likeliest, top
+from stages.llm.sampling.row_numbers import RowNumbers
 
 pytestmark = pytest.mark.models
 
@@ -31,14 +32,18 @@ def in_memory(masses: torch.Tensor, settings: Sampling) -> torch.Tensor:
 
 def on_device(masses: torch.Tensor, settings: Sampling) -> torch.Tensor:
     kept = masses.clone()
-    keep_on_device(kept, [settings] * len(kept))
+    cut_as_on_device(kept, [settings] * len(kept))
     return kept
+
+
+def cut_as_on_device(masses: torch.Tensor, settings: list[Sampling]) -> None:
+    keep_on_device(masses, settings, RowNumbers.of(settings, masses.device))
 
 
 settings_of_any_kind = st.builds(
     asked,
     top_p=st.sampled_from([1e-6, 0.1, 0.5, 0.9, 0.99, 0.9999, 1.0]),
-    top_k=st.sampled_from([0, 1, 5, 300, 100_000]),
+    top_k=st.sampled_from([0, 1, 5, 300, 100_000, 2**70]),
     min_p=st.sampled_from([0.0, 1e-4, 0.1, 1.0]),
 )
 
@@ -96,7 +101,7 @@ def test_the_sets_are_those_of_transformers(settings: dict[str, Any], way: Any) 
 def test_rows_are_cut_by_their_own_settings() -> None:
     masses = masses_of(2000, 5, 2.0, rows=4)
     settings = [asked(), asked(top_p=0.5), asked(top_k=3), asked(top_k=10, top_p=0.9, min_p=0.2)]
-    for cut in (keep, keep_on_device):
+    for cut in (keep, cut_as_on_device):
         together = masses.clone()
         cut(together, settings)
         for row, one in enumerate(settings):
@@ -107,7 +112,7 @@ def test_a_row_that_is_no_numbers_disturbs_nobody() -> None:
     masses = masses_of(2000, 5, 2.0, rows=2)
     expected = in_memory(masses[1:], asked(top_p=0.5))
     masses[0] = float("nan")
-    for cut in (keep, keep_on_device):
+    for cut in (keep, cut_as_on_device):
         together = masses.clone()
         cut(together, [asked(top_p=0.5, top_k=4, min_p=0.1), asked(top_p=0.5)])
         assert torch.equal(together[1:], expected)

@@ -1,4 +1,4 @@
-"""Bias and penalties: OpenAI's formula, transformers' own repetition penalty, and the same after a pause."""
+"""Bias and penalties: OpenAI's formula, transformers' own repetition penalty, and each row's to that row alone."""
 
 from collections import Counter
 from typing import Any
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.llm.messages import Sampling
-from stages.llm.sampling.penalties import Penalties
+from stages.llm.sampling.penalties import Penalties, apply_penalties
 
 pytestmark = pytest.mark.models
 
@@ -27,9 +27,9 @@ def logits() -> torch.Tensor:
 
 
 def changed(by: Penalties) -> torch.Tensor:
-    found = logits()
-    by.apply(found)
-    return found
+    found = logits()[None]
+    apply_penalties(found, [by])
+    return found[0]
 
 
 def test_a_request_that_changes_nothing_has_none() -> None:
@@ -70,12 +70,38 @@ def test_bias_comes_before_the_repetition_penalty_and_the_others_after() -> None
     assert float(changed(ours)[4]) == pytest.approx((before + 10) / 2 - 1)
 
 
-def test_what_left_the_device_comes_back_as_it_was() -> None:
-    settings = {"frequency_penalty": 0.3, "presence_penalty": 0.1, "repetition_penalty": 1.1, "logit_bias": {8: -1.0}}
-    stayed, left = penalties([1, 2, 3], **settings), penalties([1, 2, 3], **settings)
-    for token in [7, 3, 7, 9] * 40 + list(range(100, 180)):
-        for one in (stayed, left):
-            one.accept(token)
-            changed(one)
-        left.leave_device()
-        assert torch.equal(changed(stayed), changed(left))
+KINDS: list[dict[str, Any]] = [
+    {"logit_bias": {8: -1.0, 199: 100.0, 0: 0.5}},
+    {"frequency_penalty": 0.3, "presence_penalty": -0.1},
+    {"repetition_penalty": 1.1},
+    {"frequency_penalty": 0.3, "presence_penalty": 0.1, "repetition_penalty": 0.7, "logit_bias": {3: -1.0}},
+]
+rows_of_any_kind = st.lists(
+    st.none() | st.tuples(st.sampled_from(KINDS), st.lists(st.integers(0, SIZE - 1), max_size=100), st.booleans()), max_size=6
+)
+
+
+@given(rows_of_any_kind, st.integers(0, 99))
+def test_each_row_is_changed_by_its_own_requests_penalties_and_no_other_to_the_bit(rows: list[Any], seed: int) -> None:
+    given_rows: list[Penalties | None] = []
+    for row in rows:
+        given_rows.append(None if row is None else penalties([5, 9, 9], **row[0]))
+        for token in [] if row is None else row[1]:
+            given_rows[-1].accept(token)  # type: ignore[union-attr]
+            if row[2]:
+                changed(given_rows[-1])  # type: ignore[arg-type]
+    before = torch.randn(len(rows), SIZE, generator=torch.Generator().manual_seed(seed)) * 3
+    together = before.clone()
+    apply_penalties(together, given_rows)
+    for row, one in enumerate(given_rows):
+        alone = before[row : row + 1].clone()
+        apply_penalties(alone, [one])
+        assert torch.equal(together[row], alone[0])
+        assert one is not None or torch.equal(alone[0], before[row])
+
+
+def test_a_bias_alone_leaves_answered_tokens_as_they_are() -> None:
+    ours = penalties(logit_bias={3: 1.0})
+    for token in range(100):
+        ours.accept(token)
+    assert not len(ours.penalised)

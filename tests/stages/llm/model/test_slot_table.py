@@ -1,0 +1,162 @@
+"""Which slot a request gets, and what of it is already known."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.llm.model.slot_table import Placement, SlotContents, SlotImage, SlotTable, common_prefix
+
+
+def contents(tokens: list[int], salt: str = "a", images: tuple[SlotImage, ...] = (), computed: int = 0) -> SlotContents:
+    return SlotContents(salt, list(tokens), images, computed)
+
+
+def place(table: SlotTable, one: SlotContents) -> Placement:
+    placement = table.find(one)
+    assert table.num_reusable(one) == placement.num_reused
+    table.take(one, placement)
+    return placement
+
+
+def leave(table: SlotTable, one: SlotContents, computed: int | None = None) -> int:
+    """`one` comes, has its tokens computed, and goes. Its slot."""
+    slot = place(table, one).slot
+    one.num_computed = len(one.tokens) if computed is None else computed
+    table.release(slot)
+    return slot
+
+
+def test_a_conversation_goes_on_in_its_own_slot() -> None:
+    table = SlotTable(3)
+    leave(table, contents([9, 9, 9]))
+    slot = leave(table, contents([1, 2, 3, 4]))
+    assert place(table, contents([1, 2, 3, 4, 5, 6])) == Placement(slot, num_reused=4)
+
+
+def test_a_mere_shared_beginning_is_copied_so_that_both_remain() -> None:
+    table = SlotTable(2)
+    slot = leave(table, contents([1, 2, *range(10, 30)]))
+    placement = place(table, contents([1, 2, 3, 4]))
+    assert placement == Placement(1 - slot, num_reused=2, copy_from=slot)
+
+
+def test_a_running_requests_prefix_is_copied() -> None:
+    table = SlotTable(2)
+    running = contents([1, 2, 3, 4, 5])
+    slot = place(table, running).slot
+    running.num_computed = 3
+    assert place(table, contents([1, 2, 3, 4, 5])) == Placement(1 - slot, num_reused=3, copy_from=slot)
+
+
+def test_the_only_free_slot_is_reused_in_place() -> None:
+    table = SlotTable(1)
+    slot = leave(table, contents([1, 2, *range(10, 30)]))
+    assert place(table, contents([1, 2, 3])) == Placement(slot, num_reused=2)
+
+
+def test_the_last_token_is_always_computed() -> None:
+    table = SlotTable(1)
+    leave(table, contents([1, 2, 3]))
+    assert place(table, contents([1, 2, 3])).num_reused == 2
+
+
+def test_nothing_is_shared_between_salts() -> None:
+    table = SlotTable(2)
+    leave(table, contents([1, 2, 3, 4], salt="a"))
+    assert place(table, contents([1, 2, 3, 4], salt="b")).num_reused == 0
+
+
+def test_tokens_that_were_not_computed_are_not_reused() -> None:
+    table = SlotTable(1)
+    leave(table, contents([1, 2, 3, 4]), computed=2)
+    assert place(table, contents([1, 2, 3, 4])).num_reused == 2
+
+
+def test_what_cannot_be_trusted_is_forgotten() -> None:
+    table = SlotTable(1)
+    slot = leave(table, contents([1, 2, 3, 4]))
+    table.forget(slot)
+    assert place(table, contents([1, 2, 3, 4])).num_reused == 0
+
+
+def test_the_slot_freed_longest_ago_is_given_away_first() -> None:
+    table = SlotTable(3)
+    slots = [place(table, contents([token])).slot for token in (1, 2, 3)]
+    for slot in (slots[1], slots[0], slots[2]):
+        table.release(slot)
+    assert [place(table, contents([token])).slot for token in (4, 5, 6)] == [slots[1], slots[0], slots[2]]
+
+
+def test_the_same_placeholders_of_another_picture_are_not_the_same() -> None:
+    tokens = [1, 7, 7, 7, 2, 3]
+    ours = contents(tokens, images=(SlotImage(1, 3, "cat"),), computed=6)
+    assert common_prefix(contents(tokens, images=(SlotImage(1, 3, "cat"),)), ours) == 5
+    assert common_prefix(contents(tokens, images=(SlotImage(1, 3, "dog"),)), ours) == 1
+    assert common_prefix(contents(tokens), ours) == 1
+
+
+def test_a_picture_is_the_same_whether_or_not_its_grid_is_known() -> None:
+    tokens = [1, 7, 7, 7, 2, 3]
+    held = contents(tokens, images=(SlotImage(1, 3, "cat", (1, 6, 2)),), computed=6)
+    assert common_prefix(contents(tokens, images=(SlotImage(1, 3, "cat"),)), held) == 5
+
+
+@given(st.lists(st.integers(0, 1), max_size=600), st.lists(st.integers(0, 1), max_size=20), st.integers(0, 600))
+def test_the_common_beginning_is_found_to_the_token(tokens: list[int], others: list[int], cut: int) -> None:
+    ours, theirs = [*tokens, 9], [*tokens[:cut], *others]
+    expected = next((at for at, (our, their) in enumerate(zip(ours, theirs, strict=False)) if our != their), len(theirs))
+    expected = min(expected, len(ours) - 1, len(theirs))
+    assert common_prefix(contents(ours), contents(theirs, computed=len(theirs))) == expected
+
+
+def test_what_a_slot_holds_of_pictures_is_told_by_name_with_their_grids() -> None:
+    table = SlotTable(2)
+    assert not table.resident_names()
+    cat, dog = SlotImage(1, 2, "cat", (1, 4, 2)), SlotImage(4, 2, "dog", (1, 2, 4))
+    one = contents([1, 7, 7, 2, 7, 7, 3], images=(cat, dog))
+    place(table, one)
+    assert not table.resident_names()
+    assert table.grid_of("cat") is None
+    one.num_computed = 5
+    assert table.resident_names() == {"cat"}
+    assert (table.grid_of("cat"), table.grid_of("dog")) == ((1, 4, 2), None)
+    one.num_computed = 7
+    assert table.resident_names() == {"cat", "dog"}
+
+
+def test_to_look_for_a_slot_takes_none() -> None:
+    table = SlotTable(1)
+    slot = leave(table, contents([1, 2, 3, 4]))
+    newcomer = contents([1, 2, 3, 9])
+    assert [table.find(newcomer) for _ in range(2)] == [Placement(slot, 3)] * 2
+    assert (table.num_free, newcomer.num_computed) == (1, 0)
+
+
+REQUESTS = st.lists(
+    st.tuples(st.lists(st.integers(0, 1), min_size=1, max_size=6), st.sampled_from("ab"), st.booleans()), max_size=25
+)
+
+
+@given(REQUESTS, st.integers(1, 4))
+def test_whatever_comes_slots_are_never_shared_and_reuse_is_always_true(
+    requests: list[tuple[list[int], str, bool]], num_slots: int
+) -> None:
+    table = SlotTable(num_slots)
+    held: dict[int, tuple[str, list[int]]] = {}  # what each slot really holds
+    running: list[int] = []
+    for tokens, salt, stays in requests:
+        if not table.num_free:
+            table.release(running.pop(0))
+        newcomer = contents(tokens, salt)
+        placement = place(table, newcomer)
+        assert placement.slot not in running
+        source = placement.slot if placement.copy_from is None else placement.copy_from
+        if placement.num_reused:
+            assert held[source][0] == salt
+            assert held[source][1][: placement.num_reused] == tokens[: placement.num_reused]
+        newcomer.num_computed = len(tokens)
+        held[placement.slot] = (salt, tokens)
+        running.append(placement.slot)
+        if not stays:
+            table.release(running.pop())
+        table.check_integrity()
+        assert table.num_free == num_slots - len(running)
