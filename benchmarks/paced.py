@@ -8,11 +8,13 @@ import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, ClassVar, TextIO
 
 import numpy as np
+from numpy.typing import NDArray
 
-from stages.contract.result import Arrays
+from stages.contract.recipe import Inputs, Recipe
+from stages.contract.result import Result
 from stages.contract.stage import Stepped
 from stages.llm.messages import Generate, GenerationEnd, TokenDelta
 
@@ -52,7 +54,7 @@ class PacedRow:
 
 
 class PacedLlm:
-    """An `IterativeStage[Generate, PacedRow]`: a step waits for `step_s` and gives each row a token. A request's `seed` names it
+    """An `IterativeStage[Generate, None, PacedRow]`: a step waits for `step_s` and gives each row a token. A request's `seed` names it
     in the log. Its prompt costs nothing."""
 
     device = "paced"
@@ -65,17 +67,25 @@ class PacedLlm:
     def weigh(self, payload: Generate) -> tuple[Hashable, float]:
         return None, 1.0
 
+    def needs(self, payload: Generate) -> Sequence[Recipe[Any]]:
+        return ()
+
+    def prepare(self, payload: Generate, inputs: Inputs) -> None: ...
+
+    def share(self, prepared: None) -> tuple[Hashable, float]:
+        return None, 1.0
+
     def can_start(self, payload: Generate) -> bool:
         return True
 
-    def start(self, payload: Generate) -> PacedRow:
+    def start(self, payload: Generate, prepared: None) -> PacedRow:
         return PacedRow(payload.sampling.seed or 0, payload.sampling.max_tokens)
 
     def suspend(self, row: PacedRow) -> int:
         return row.made
 
-    def resume(self, payload: Generate, suspended: int) -> PacedRow:
-        row = self.start(payload)
+    def resume(self, payload: Generate, prepared: None, suspended: int) -> PacedRow:
+        row = self.start(payload, prepared)
         row.made = suspended
         return row
 
@@ -95,16 +105,43 @@ class PacedLlm:
     def finish(self, row: PacedRow) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Length(Result):
+    """`length`: [] int64."""
+
+    length: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """For a `PacedEncoder`. Work: 1."""
+
+    makes: ClassVar[type[Result]] = Length
+    data: bytes
+
+    def needs(self) -> Sequence[Recipe[Any]]:
+        return ()
+
+    def work(self) -> float:
+        return 1.0
+
+
 class PacedEncoder:
-    """A `OneShotStage[bytes, bytes]`: a batch costs `run_s`, however many items it holds."""
+    """A `OneShotStage[Measure, bytes, Length]`: a batch costs `run_s`, however many items it holds."""
 
     device = "paced"
+    result_type = Length
 
     def __init__(self, run_s: float) -> None:
         self._run_s = run_s
 
-    def prepare(self, payload: bytes) -> bytes:
-        return payload
+    def check(self, payload: Measure) -> None: ...
+
+    def weigh(self, payload: Measure) -> tuple[Hashable, float]:
+        return None, 1.0
+
+    def prepare(self, payload: Measure, inputs: Inputs) -> bytes:
+        return payload.data
 
     def batch_key(self, item: bytes) -> Hashable:
         return None
@@ -112,9 +149,9 @@ class PacedEncoder:
     def cost(self, item: bytes) -> float:
         return 1.0
 
-    def run(self, batch: Sequence[bytes]) -> Sequence[Arrays]:
+    def run(self, batch: Sequence[bytes]) -> Sequence[Length]:
         wait_until(time.monotonic() + self._run_s)
-        return [{"length": np.asarray(len(item))} for item in batch]
+        return [Length(np.asarray(len(item))) for item in batch]
 
 
 def wait_until(moment: float) -> None:

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from cache.codec import Arrays, size_of
 from cache.tier import Tier, TierStats
 
+MEMORY = "memory"
+"""The name of the tier that costs no way to ask."""
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -58,6 +61,17 @@ class TieredCache:
         """Remembers in every tier."""
         for tier in self._tiers:
             tier.put_many(values)
+
+    def put_in_memory(self, key: str, value: Arrays) -> None:
+        """Remembers in this process alone: what is shared already, or is for others to share."""
+        for tier in self._tiers:
+            if tier.name == MEMORY:
+                tier.put_many({key: value})
+
+    @property
+    def is_far(self) -> bool:
+        """Whether asking it may take a while, and is no work for an event loop."""
+        return any(tier.name != MEMORY for tier in self._tiers)
 
     def delete(self, keys: Sequence[str]) -> None:
         """Forgets in every tier, lowest first, so that nothing is promoted again meanwhile."""

@@ -1,10 +1,15 @@
-"""The application: from a configuration to Ray Serve deployments. `serve run serve_config.yaml` calls `build`.
+"""The applications: from a configuration to Ray Serve deployments.
 
-Decides what each deployment is made of and tells Ray of resources, scaling and bounds; what happens in a replica is
-`pipelines/cluster/replica.py`, what happens to a request `pipelines/`. Ray passes `build` the typed configuration only while this
-module has no postponed annotations.
+Decides what each deployment is made of and tells Ray of resources and bounds; what of the configuration becomes which application is
+`pipelines/settings/applications.py`, what happens in a replica `pipelines/cluster/replica.py`, what happens to a request `pipelines/`.
+`triptych serve` and `triptych deploy` have Serve call `surface`, `stages` and `redis`; `serve run serve_config.yaml` calls `build`, which
+makes one application of all. Ray passes the typed settings only while this module has no postponed annotations.
 """
 
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -17,101 +22,131 @@ from ray.serve.schema import LoggingConfig
 from pipelines.client import LocalStageClient, SplitStageClient, StageClient
 from pipelines.cluster.directory import ServeDirectory
 from pipelines.cluster.fork_server import command
-from pipelines.cluster.metrics_table import MetricsTable
+from pipelines.cluster.live_app import AsgiApp, LiveApp
+from pipelines.cluster.metrics_table import MetricsTable, SettingsInUse
 from pipelines.cluster.replica import RedisReplica, StageReplica
 from pipelines.cluster.serve_client import ServeStageClient
-from pipelines.ingress.app import create_app
+from pipelines.ingress.app import Kept, create_app
 from pipelines.ingress.request.settings import settings_of
 from pipelines.service import Triptych
-from pipelines.settings.config import EMBEDDED, INGRESS, ActorOptions, AppConfig, AutoscalingConfig, DeploymentConfig
+from pipelines.settings.applications import (
+    METRICS,
+    OWN,
+    REDIS,
+    Address,
+    ProcessArgs,
+    RedisArgs,
+    StagesArgs,
+    StagesSettings,
+    SurfaceArgs,
+    SurfaceSettings,
+    stages_application,
+    surface_application,
+    version_of,
+)
+from pipelines.settings.config import EMBEDDED, INGRESS, AppConfig, AuthConfig, FetchConfig
 from pipelines.settings.config_file import parse
-from pipelines.settings.derived import capacity
 from pipelines.settings.pinning import pinned
-from pipelines.settings.replica_spec import ReplicaSpec
-from pipelines.settings.specs import embedded_directory, replica_spec
+from pipelines.settings.specs import embedded_directory
+from stages.contract.errors import TriptychError
 
 MAX_BACKOFF_S = 0.05  # Serve's own is 0.5 s, which a waiting request feels
+TELL_AGAIN_S = 10.0  # well within what the table takes for a sign of life
 TINY = {"num_cpus": 0.01}
+ONE_APPLICATION = "triptych"
+log = logging.getLogger("triptych.surface")
 
 
 def build(args: AppConfig) -> Application:
-    """Builds the application. Raises `ConfigurationError` for settings that cannot work, before anything is deployed."""
-    return build_named(parse(args), "triptych")
+    """Everything as one application: any change restarts all of it. Raises `ConfigurationError` for settings that cannot work, before
+    anything is deployed."""
+    config = pinned(parse(args))
+    hosts = dict.fromkeys((*config.placement(), METRICS), OWN)
+    hosted = {name: stages_application(name, config, ONE_APPLICATION, hosts) for name in config.placement()}
+    parts = [
+        hosted_in(PlacedReplica, StagesArgs.model_validate(part.args), part.deployments[name]) for name, part in hosted.items()
+    ]
+    embedded = config.cache.redis if config.cache.redis is not None and config.cache.redis.url == EMBEDDED else None
+    if embedded is not None:
+        parts.append(
+            redis(RedisArgs(directory=embedded_directory(ONE_APPLICATION), max_memory_bytes=embedded.max_memory_bytes))
+        )
+    root = surface_application(config, ONE_APPLICATION, hosts)
+    return _surface(SurfaceArgs.model_validate(root.args), root.deployments[INGRESS], parts)
 
 
-def build_named(config: AppConfig, app_name: str) -> Application:
-    """As `build`, for an application of another name (two on one machine don't share an embedded Redis)."""
-    config = pinned(config)
+def surface(args: SurfaceArgs) -> Application:
+    """The HTTP surface and the metrics table."""
+    return _surface(args, {}, [])
+
+
+def stages(args: StagesArgs) -> Application:
+    """One deployment of stages."""
+    return hosted_in(PlacedReplica, args, {})
+
+
+def redis(args: RedisArgs) -> Application:
+    """The embedded Redis server."""
+    return (
+        serve.deployment(RedisReplica)
+        .options(name=REDIS, ray_actor_options=TINY, health_check_period_s=2)
+        .bind(args.directory, args.max_memory_bytes)
+    )
+
+
+def _surface(args: SurfaceArgs, overrides: Mapping[str, Any], beside: list[Application]) -> Application:
     table = (
         serve.deployment(MetricsTable)
         .options(
-            name="metrics",
+            name=METRICS,
             ray_actor_options=TINY,
             max_ongoing_requests=1000,
             logging_config=LoggingConfig(enable_access_log=False),  # every replica reports every second
         )
         .bind()
     )
-    placement = config.placement()
-    handles = {name: _stage_deployment(name, deployment, config, app_name, table) for name, deployment in placement.items()}
-    redis = config.cache.redis
-    extra = [_redis(app_name, redis.max_memory_bytes)] if redis is not None and redis.url == EMBEDDED else []
     return (
         serve.deployment(Ingress)
         .options(
             name=INGRESS,
-            num_replicas=config.ingress.num_replicas,
-            ray_actor_options=_actor_options(
-                config.ingress.ray_actor_options, config, capacity(config.ingress, config).num_gpus
-            ),
-            max_ongoing_requests=config.ingress.max_ongoing_requests,
+            ray_actor_options=_actor_options(args.process),
             health_check_period_s=2,
+            **overrides,
         )
-        .bind(config, replica_spec(INGRESS, config.ingress, config, app_name), handles, table, extra)
+        .bind(args, [table, *beside])
     )
 
 
-def _stage_deployment(
-    name: str, deployment: DeploymentConfig, config: AppConfig, app_name: str, table: Application
-) -> Application:
-    room = capacity(deployment, config)
-    scaling: dict[str, Any] = {"num_replicas": deployment.num_replicas or 1}
-    if deployment.autoscaling_config is not None:
-        scaling = {"autoscaling_config": _autoscaling(deployment.autoscaling_config, room.target_ongoing_requests)}
+def hosted_in(replica: type["PlacedReplica"], args: StagesArgs, overrides: Mapping[str, Any]) -> Application:
+    """A deployment of stages, in replicas of this class. `overrides`: Serve's own settings."""
     return (
-        serve.deployment(_StageReplica)
+        serve.deployment(replica)
         .options(
-            name=name,
-            ray_actor_options=_actor_options(deployment.ray_actor_options, config, room.num_gpus),
-            max_ongoing_requests=room.max_ongoing_requests,
-            max_queued_requests=deployment.max_queued_requests,
-            health_check_period_s=deployment.health_check_period_s,
-            health_check_timeout_s=deployment.health_check_timeout_s,
-            graceful_shutdown_timeout_s=deployment.graceful_shutdown_timeout_s,
+            name=args.spec.deployment,
+            ray_actor_options=_actor_options(args.process),
             graceful_shutdown_wait_loop_s=0.2,
             request_router_config=RequestRouterConfig(max_backoff_s=MAX_BACKOFF_S),
-            **scaling,
+            **overrides,
         )
-        .bind(replica_spec(name, deployment, config, app_name), table)
+        .bind(args)
     )
 
 
-def _redis(app_name: str, max_memory_bytes: int) -> Application:
-    return (
-        serve.deployment(RedisReplica)
-        .options(name="redis", ray_actor_options=TINY, health_check_period_s=2)
-        .bind(embedded_directory(app_name), max_memory_bytes)
-    )
+def _actor_options(process: ProcessArgs) -> dict[str, Any]:
+    given = {key: value for key, value in process.options.model_dump().items() if value not in (None, {})}
+    forked = {"runtime_env": {"py_executable": command(stages=True)}} if process.fork_server else {}
+    return given | {"num_cpus": process.options.num_cpus, "num_gpus": process.num_gpus} | forked
 
 
-def _actor_options(options: ActorOptions, config: AppConfig, num_gpus: float) -> dict[str, Any]:
-    given = {key: value for key, value in options.model_dump().items() if value not in (None, {})}
-    forked = {"runtime_env": {"py_executable": command(stages=True)}} if config.fork_server else {}
-    return given | {"num_cpus": options.num_cpus, "num_gpus": num_gpus} | forked
+def _handle(address: Address) -> DeploymentHandle:
+    """Of a deployment that need not be there yet: calls wait for it."""
+    application = serve.get_replica_context().app_name if address.application == OWN else address.application
+    return DeploymentHandle(address.deployment, application)
 
 
-def _autoscaling(scaling: AutoscalingConfig, target_ongoing_requests: float) -> dict[str, Any]:
-    return scaling.model_dump(exclude_none=True) | {"target_ongoing_requests": target_ongoing_requests}
+def _client(stages: Mapping[str, Address]) -> ServeStageClient:
+    handles = {address.deployment: _handle(address) for address in stages.values()}
+    return ServeStageClient(handles, {stage: address.deployment for stage, address in stages.items()})
 
 
 class _StageReplica(StageReplica):
@@ -121,37 +156,91 @@ class _StageReplica(StageReplica):
         await self.close()
 
 
+class PlacedReplica(_StageReplica):
+    """A replica that finds the metrics table, and stages that its own ones need, by the addresses that it is given."""
+
+    def __init__(self, args: StagesArgs) -> None:
+        super().__init__(args.spec, _handle(args.metrics), _client(args.elsewhere) if args.elsewhere else None)
+
+    def reconfigure(self, settings: dict[str, Any]) -> None:
+        """By Serve, at the start and whenever `user_config` changes."""
+        for stage, queue in StagesSettings.model_validate(settings).queues.items():
+            self.host.limit_queue(stage, queue.limits())
+
+
 @serve.ingress()
 class Ingress:
-    """The HTTP surface in a replica, with the stages of `own`, if there are any. `extra` only keeps deployments in the application
-    that nobody calls."""
+    """The HTTP surface in a replica, with its own stages, if there are any. What it serves comes with `reconfigure`, at the start, too.
+    `beside` only keeps deployments in the application."""
 
-    def __init__(
-        self,
-        config: AppConfig,
-        own: ReplicaSpec,
-        handles: dict[str, DeploymentHandle],
-        table: DeploymentHandle,
-        extra: list[DeploymentHandle],
-    ) -> None:
-        self._config, self._handles, self._table = config, handles, table
-        self._own: StageReplica | None = None
-        if own.stages:
-            self._own = StageReplica(own, table)
+    def __init__(self, args: SurfaceArgs, beside: list[DeploymentHandle]) -> None:
+        self._app = LiveApp()
+        self._kept: Kept | None = None
+        self._replica = str(serve.get_replica_context().replica_tag)
+        self._table = _handle(Address(deployment=METRICS, application=OWN))
+        self._own = PlacedReplica(args.own) if args.own is not None else None
+        self._served: tuple[SurfaceSettings, Triptych] | None = None
+        self._refused: str | None = None
+        self._told: SettingsInUse | None = None
+        self._told_at = float("-inf")
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        stages = {stage: name for name, deployment in self._config.placement().items() for stage in deployment.stages}
-        client: StageClient = ServeStageClient(self._handles, stages)
+    def __serve_build_asgi_app__(self) -> AsgiApp:
+        return self._app
+
+    async def reconfigure(self, settings: dict[str, Any]) -> None:
+        """Serves by these settings from now on; requests under way end by the old ones. Settings that can't be served by are refused
+        where others are in use: `triptych deploy` tells."""
+        try:
+            app = await asyncio.to_thread(self._built, SurfaceSettings.model_validate(settings))
+        except TriptychError as error:
+            if not self._app.serves:
+                raise
+            log.error("the changed configuration is refused: %s", error.message)
+            self._refused = error.message
+        else:
+            self._app.replace(app, version_of(settings))
+            self._refused = None
+        await self._tell()
+
+    def _built(self, settings: SurfaceSettings) -> FastAPI:
+        limits = settings_of(settings.config)
+        if self._served is None or _what_is_served(self._served[0]) != _what_is_served(settings):
+            self._served = settings, self._service(settings)
+        self._kept = self._kept if self._kept is not None else Kept.new(limits)
+        return create_app(self._served[1], limits, self._kept)
+
+    def _service(self, settings: SurfaceSettings) -> Triptych:
+        client: StageClient = _client(settings.stages)
         if self._own is not None:
-            client = SplitStageClient(self._config.ingress.stages, LocalStageClient(self._own.host), client)
-        directory = ServeDirectory(self._config, self._table, serve.get_replica_context().app_name)
-        service = Triptych(self._config, client, directory)
-        return create_app(service, settings_of(self._config))
+            client = SplitStageClient(settings.config.ingress.stages, LocalStageClient(self._own.host), client)
+        found = {address.deployment: _handle(address).app_name for address in settings.stages.values()}
+        applications = {INGRESS: serve.get_replica_context().app_name, **found}
+        return Triptych(settings.config, client, ServeDirectory(settings.config, self._table, applications))
+
+    async def _tell(self) -> None:
+        """The metrics table, which settings are in use: where that has changed, and once in a while."""
+        told = SettingsInUse(self._app.in_use(), self._refused)
+        if told == self._told and time.monotonic() - self._told_at < TELL_AGAIN_S:
+            return
+        try:
+            async with asyncio.timeout(TELL_AGAIN_S):
+                await self._table.report_settings.remote(self._replica, told)
+            self._told, self._told_at = told, time.monotonic()
+        except Exception as error:  # the table is being replaced; the next check of health tells it
+            log.warning("settings in use not reported: %s: %s", type(error).__name__, error)
 
     async def check_health(self) -> None:
+        await self._tell()
         if self._own is not None:
             await self._own.check_health()
 
     async def __del__(self) -> None:
         if self._own is not None:
             await self._own.close()
+
+
+def _what_is_served(settings: SurfaceSettings) -> SurfaceSettings:
+    """Without what only the HTTP surface's own settings are made of."""
+    return settings.model_copy(
+        update={"config": settings.config.model_copy(update={"auth": AuthConfig(), "fetch": FetchConfig()})}
+    )

@@ -1,18 +1,22 @@
-"""The command line: `triptych serve`, `triptych demo`, `triptych check`. Decides nothing about serving; reads the configuration."""
+"""The command line: `triptych serve`, `deploy`, `check`, `prepare`, `demo`. Decides nothing about serving; reads the configuration."""
 
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+import yaml
 from rich.console import Console
 
-from pipelines.settings.config import INGRESS, AppConfig
-from pipelines.settings.config_file import load
+from pipelines.settings.config import INGRESS
+from pipelines.settings.config_file import ServeFile, load, serve_document
 from pipelines.settings.derived import derivations
+from pipelines.settings.pinning import pinned
+from pipelines.settings.rollout import Change, changes
 from stages.contract.errors import TriptychError
 
 ROOT = Path(__file__).parent.parent
@@ -31,14 +35,41 @@ def serve(config: ConfigPath = DEFAULT_CONFIG, host: Host = None, port: Port = N
 
     console = Console()
     with _errors(console):
-        file = load(config)
+        file = _pinned(load(config))
         address = Address(host or file.http.host, port or file.http.port)
-        with running(file.app, file.app_name, address, console, _build):
+        with running(file, address, console):
             stop = _stop_on_signals()  # after Ray, which installs handlers of its own
             console.print(
                 f"[bold green]ready[/bold green]: open {address.url} or use {address.url}/v1 (Ctrl-C stops)", soft_wrap=True
             )
             stop.wait()
+
+
+@app.command()
+def deploy(
+    config: ConfigPath = DEFAULT_CONFIG,
+    address: Annotated[str, typer.Option(help="of the Ray cluster; auto: the one that runs on this machine")] = "auto",
+    print_only: Annotated[
+        bool, typer.Option("--print", help="print the Serve config (for `serve deploy` and KubeRay) and change nothing")
+    ] = False,
+) -> None:
+    """Changes what runs on a Ray cluster into what the configuration says; only what differs is restarted, new replicas first."""
+    console = Console()
+    with _errors(console):
+        file = _pinned(load(config))
+        if print_only:
+            typer.echo(yaml.safe_dump(serve_document(file), sort_keys=False, allow_unicode=True, width=140), nl=False)
+            return
+        from pipelines.cluster.local_cluster import connected, refuse_open_door
+
+        refuse_open_door(file.app, file.http.host)
+        with connected(address, file):
+            from pipelines.cluster.deploy import Deployment
+
+            change = Deployment(file)
+            _print_changes(change.changes(), console)
+            with console.status("changing"):
+                change.apply()
 
 
 @app.command()
@@ -51,9 +82,9 @@ def demo(
 
     console = Console()
     with _errors(console):
-        file = load(config)
+        file = _pinned(load(config))
         address = Address("127.0.0.1", free_port())
-        with running(file.app, file.app_name, address, console, _build):
+        with running(file, address, console):
             tour(address.url, file.app, out, console)
 
 
@@ -71,11 +102,21 @@ def prepare(config: ConfigPath = DEFAULT_CONFIG) -> None:
 
 
 @app.command()
-def check(config: ConfigPath = DEFAULT_CONFIG) -> None:
+def check(
+    config: ConfigPath = DEFAULT_CONFIG,
+    before: Annotated[
+        Path | None,
+        typer.Option("--from", help="another configuration: say what the change from it to this one would restart"),
+    ] = None,
+) -> None:
     """Says whether a configuration is sound, what would be deployed, and what was derived for what it leaves out."""
     console = Console()
     with _errors(console):
         file = load(config)
+        if before is not None:
+            now, wanted = (serve_document(each)["applications"] for each in (load(before), file))
+            _print_changes(changes(now, wanted), console)
+            return
         console.print(f"{INGRESS}: {', '.join(('HTTP', *file.app.ingress.stages))}")
         for name, deployment in file.app.placement().items():
             console.print(f"{name}: {', '.join(deployment.stages)}")
@@ -98,10 +139,16 @@ class _errors:
             sys.exit(2)
 
 
-def _build(config: AppConfig, app_name: str) -> Any:
-    from pipelines.app import build_named  # imports Ray, which reads its settings then
+def _pinned(file: ServeFile) -> ServeFile:
+    return file.model_copy(update={"app": pinned(file.app)})
 
-    return build_named(config, app_name)
+
+def _print_changes(found: Sequence[Change], console: Console) -> None:
+    if not found:
+        console.print("nothing changes")
+    for change in found:
+        settings = f" ({', '.join(change.settings)})" if change.settings else ""
+        console.print(f"{change.deployment}: {change.effect.value}{settings}", soft_wrap=True, highlight=False)
 
 
 def _stop_on_signals() -> threading.Event:

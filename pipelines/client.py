@@ -11,7 +11,7 @@ from stages.host.host import StageHost
 
 
 class StageClient(Protocol):
-    async def call(self, stage: str, item: Item[Any]) -> Reply:
+    async def call(self, stage: str, item: Item[Any]) -> Reply[Any]:
         """Runs a one-shot stage. Cancelling the task withdraws the request."""
         ...
 
@@ -30,7 +30,7 @@ class LocalStageClient:
     def __init__(self, host: StageHost) -> None:
         self._host = host
 
-    async def call(self, stage: str, item: Item[Any]) -> Reply:
+    async def call(self, stage: str, item: Item[Any]) -> Reply[Any]:
         return await self._host.call(stage, item)
 
     def stream(self, stage: str, item: Item[Any], *, restartable: bool = False) -> AsyncGenerator[Sequence[object], None]:
@@ -43,7 +43,7 @@ class SplitStageClient:
     def __init__(self, near: Collection[str], here: StageClient, there: StageClient) -> None:
         self._near, self._here, self._there = frozenset(near), here, there
 
-    async def call(self, stage: str, item: Item[Any]) -> Reply:
+    async def call(self, stage: str, item: Item[Any]) -> Reply[Any]:
         return await self._of(stage).call(stage, item)
 
     def stream(self, stage: str, item: Item[Any], *, restartable: bool = False) -> AsyncGenerator[Sequence[object], None]:

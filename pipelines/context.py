@@ -6,9 +6,12 @@ Knows no HTTP and no stages' workings; stages' receipts are added to it as they 
 import time
 import uuid
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from stages.contract.errors import DeadlineExceeded
-from stages.contract.item import StageReceipt
+from stages.contract.item import Item, StageReceipt
+
+P = TypeVar("P")
 
 
 @dataclass(slots=True)
@@ -26,9 +29,14 @@ class RequestContext:
     pace_s: float = 0.0
     receipts: list[StageReceipt] = field(default_factory=list)
 
-    def add(self, receipt: StageReceipt) -> None:
-        """Notes a receipt, and when it came."""
-        self.receipts.append(replace(receipt, ended_s=max(0.0, time.time() - self.created)))
+    def add(self, *receipts: StageReceipt) -> None:
+        """Notes receipts, and when they came."""
+        now_s = max(0.0, time.time() - self.created)
+        self.receipts += [replace(receipt, ended_s=now_s) for receipt in receipts]
+
+    def item(self, part: str, payload: P, *, name: str | None = None) -> Item[P]:
+        """A piece of this request's work for one stage. `part` tells it from others."""
+        return Item(f"{self.id}:{part}", payload, name, self.priority, self.deadline, self.pace_s, self.tenant)
 
     def remaining_s(self) -> float:
         """Seconds until the deadline. Raises `DeadlineExceeded` where none are left."""
@@ -38,16 +46,7 @@ class RequestContext:
         return left
 
     def too_late(self) -> DeadlineExceeded:
-        return DeadlineExceeded(
-            f"the request's time of {self.deadline - self.created:.1f} s is up; allow more with the header "
-            "x-request-timeout-seconds (at most limits.max_request_s)"
-        )
+        return DeadlineExceeded(f"the request's time of {self.deadline - self.created:.1f} s is up")
 
     def device_seconds(self) -> float:
         return sum(receipt.device_s for receipt in self.receipts)
-
-    def shown_receipts(self, *, show_cache: bool) -> list[StageReceipt]:
-        """The receipts as the client may see them: cache outcomes tell one tenant about another, so several tenants see none."""
-        if show_cache:
-            return list(self.receipts)
-        return [replace(receipt, cache="off", bytes_moved=0) for receipt in self.receipts]

@@ -7,13 +7,11 @@ from pipelines.client import StageClient
 from pipelines.context import RequestContext
 from pipelines.jobs import Embedded, EmbedJob, ImagePart, TextPart
 from stages.contract.errors import InvalidRequest
-from stages.contract.item import Item
-from stages.contract.result import Arrays
-from stages.vision.messages import EmbedInput
+from stages.vision.messages import Embedding, EmbedInput
 
 
 class ClipEmbedPipeline:
-    """One served model. `fingerprint` names towers, tokenizer, preprocessing and dtype."""
+    """One served model. `fingerprint` names towers, tokenizer and preprocessing."""
 
     def __init__(self, model: str, client: StageClient, *, fingerprint: str, max_pixels: int) -> None:
         self._embedder = f"{model}.embedder"
@@ -22,23 +20,22 @@ class ClipEmbedPipeline:
     async def embed(self, job: EmbedJob, context: RequestContext) -> Embedded:
         results = await asyncio.gather(*[self._one(index, part, context) for index, part in enumerate(job.inputs)])
         return Embedded(
-            vectors=tuple(result["embedding"] for result in results),
-            num_tokens=sum(int(result["num_tokens"]) for result in results),
+            vectors=tuple(result.embedding for result in results),
+            num_tokens=sum(int(result.num_tokens) for result in results),
         )
 
-    async def _one(self, index: int, part: TextPart | ImagePart, context: RequestContext) -> Arrays:
-        work, content, kind = await self._work(part)
+    async def _one(self, index: int, part: TextPart | ImagePart, context: RequestContext) -> Embedding:
+        payload, content, kind = await self._payload(part)
         key = name("clip_embedding", weights=self._fingerprint, tenant=context.salt, input=kind, content=content)
-        item = Item(f"{context.id}:{index}", work, name=key, priority=context.priority, deadline=context.deadline)
         try:
-            reply = await self._client.call(self._embedder, item)
+            reply = await self._client.call(self._embedder, context.item(str(index), payload, name=key))
         except InvalidRequest as error:
-            at_fault = part.param if isinstance(part, ImagePart) else f"input[{index}]"
-            raise error.for_request(at_fault) from error.__cause__
+            raise error.for_request(part.param) from error.__cause__
         context.add(reply.receipt)
-        return reply.value
+        result: Embedding = reply.value
+        return result
 
-    async def _work(self, part: TextPart | ImagePart) -> tuple[EmbedInput, str, str]:
+    async def _payload(self, part: TextPart | ImagePart) -> tuple[EmbedInput, str, str]:
         if isinstance(part, TextPart):
             return EmbedInput(text=part.text), digest(part.text.encode()), "text"
         content = await asyncio.to_thread(digest, part.data)

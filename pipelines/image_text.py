@@ -1,64 +1,66 @@
-"""A chat request, from messages to tokens: build the prompt, have the pictures seen, have the LLM answer.
+"""A chat request, from messages to tokens: build the prompt, have the LLM answer it.
 
-Straight-line code over stage names. Knows no HTTP, no tensors, no replicas: what a picture's features are called follows from
-digests alone, and whether they are remembered or computed is the vision stage's affair.
+Straight-line code over stage names. Knows no HTTP, no tensors, no replicas. What a picture's features are called follows from
+digests alone; the LLM is sent recipes of them, and whether they are remembered, made or not even needed is the affair of whoever
+hosts it.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Protocol
 
 from cache.keys import digest, name
 from pipelines.client import StageClient
 from pipelines.context import RequestContext
-from pipelines.jobs import (
-    AskedSampling,
-    ChatChoiceEnd,
-    ChatDelta,
-    ChatEvent,
-    ChatJob,
-    ChatStarted,
-    ImagePart,
-    SamplingDefaults,
-)
-from pipelines.prompts.prompt import Prompt, PromptBuilder
-from pipelines.rules.sampling_defaults import completed
+from pipelines.jobs import ChatEvent, ChatJob, ChatStarted, ChoiceEvents, ImagePart, Message
+from pipelines.prompts.prompt import Prompt
 from pipelines.streams import merged
+from stages.contract.blob import Blob
 from stages.contract.errors import InvalidRequest, StageFailed
-from stages.contract.item import Item, StreamEnd
+from stages.contract.item import StreamEnd
+from stages.contract.recipe import Recipe
 from stages.llm.messages import Generate, GenerationEnd, ImageSpan, Sampling, TokenDelta
-from stages.vision.messages import EncodeImage
+from stages.vision.messages import EncodeImage, VisionFeatures
+
+
+class Prompts(Protocol):
+    """Implemented by `pipelines/prompts/prompt.py`."""
+
+    def build(self, messages: Sequence[Message]) -> Prompt:
+        """Milliseconds of CPU, on any thread. Raises `InvalidRequest`."""
+        ...
 
 
 class ImageTextPipeline:
-    """One served model. `vision_fingerprint` names tower, projector, preprocessing and dtype; None: the model sees no pictures."""
+    """One served model. `vision_fingerprint` names tower, projector and preprocessing; None: the model sees no pictures."""
 
     def __init__(
         self,
         model: str,
         client: StageClient,
-        prompts: PromptBuilder,
+        prompts: Prompts,
         *,
         vision_fingerprint: str | None,
         max_pixels: int,
         max_context_tokens: int,
-        defaults: SamplingDefaults,
     ) -> None:
         self._llm, self._vision = f"{model}.llm", f"{model}.vision_encoder"
         self._client, self._prompts = client, prompts
         self._vision_fingerprint, self._max_pixels = vision_fingerprint, max_pixels
-        self._max_context_tokens, self._defaults = max_context_tokens, defaults
+        self._max_context_tokens = max_context_tokens
 
     async def chat(self, job: ChatJob, context: RequestContext) -> AsyncGenerator[ChatEvent, None]:
         self._refuse_pictures_if_blind(job)
         prompt = await asyncio.to_thread(self._prompts.build, job.messages)
-        sampling = self._fit(job.sampling, len(prompt.token_ids))
-        spans = await self._see(prompt, context)
-        choices = [self._choice(index, sampling, prompt, spans, context) for index in range(job.n)]
+        sampling = self._fit(job, len(prompt.token_ids))
+        images = await asyncio.to_thread(self._images, prompt, context.salt)
+        payload = Generate(tuple(prompt.token_ids), sampling, images, salt=context.salt)
+        choices = [self._choice(index, payload, context) for index in range(job.n)]
         started = False
-        async with aclosing(merged(choices)) as events:
-            async for _, event in events:
+        async with aclosing(choices[0] if job.n == 1 else merged(choices)) as events:
+            async for event in events:
                 if not started:
                     started = True
                     yield ChatStarted(prompt_tokens=len(prompt.token_ids))
@@ -70,70 +72,51 @@ class ImageTextPipeline:
                 if isinstance(part, ImagePart) and self._vision_fingerprint is None:
                     raise InvalidRequest("this model sees no pictures: it has no vision_encoder", param=part.param)
 
-    def _fit(self, asked: AskedSampling, num_prompt_tokens: int) -> Sampling:
-        """What is asked, with the model's defaults and the answer's bound. Raises `InvalidRequest` where prompt and answer
-        together are longer than the context."""
-        limit = self._max_context_tokens
+    def _fit(self, job: ChatJob, num_prompt_tokens: int) -> Sampling:
+        """What is asked, with a bound that was the model's own no longer than the context. Raises `InvalidRequest` where prompt and
+        answer together are longer."""
+        limit, asked = self._max_context_tokens, job.sampling.max_tokens
         room = limit - num_prompt_tokens
         if room < 1:
             raise InvalidRequest(
-                f"the prompt has {num_prompt_tokens} tokens and the context is {limit} "
-                "(models.*.llm.max_context_tokens), which leaves no room for an answer; shorten the messages",
+                f"messages have {num_prompt_tokens} tokens and the context is {limit} "
+                "(models.*.llm.max_context_tokens), which leaves no room for an answer; shorten them",
                 param="messages",
             )
-        if asked.max_tokens > room:
-            raise InvalidRequest(
-                f"max_tokens {asked.max_tokens} and the prompt's {num_prompt_tokens} tokens are together over the context of "
-                f"{limit} (models.*.llm.max_context_tokens); at most {room} fit",
-                param="max_tokens",
-            )
-        return completed(asked, self._defaults, room)
-
-    async def _see(self, prompt: Prompt, context: RequestContext) -> tuple[ImageSpan, ...]:
-        """Every picture's features, by name; a picture that occurs twice is asked for twice and computed once."""
-        return tuple(await asyncio.gather(*[self._features(*image, context) for image in prompt.images]))
-
-    async def _features(self, offset: int, length: int, part: ImagePart, context: RequestContext) -> ImageSpan:
-        content = await asyncio.to_thread(digest, part.data)
-        key = name("vision_features", weights=str(self._vision_fingerprint), tenant=context.salt, image=content)
-        item = Item(
-            f"{context.id}:image:{offset}",
-            EncodeImage(part.data, self._max_pixels),
-            name=key,
-            priority=context.priority,
-            deadline=context.deadline,
+        if asked <= room:
+            return job.sampling
+        if job.may_shorten:
+            return replace(job.sampling, max_tokens=room)
+        raise InvalidRequest(
+            f"max_tokens {asked} and the prompt's {num_prompt_tokens} tokens are together over the context of "
+            f"{limit} (models.*.llm.max_context_tokens); at most {room} fit",
+            param="max_tokens",
         )
-        try:
-            reply = await self._client.call(self._vision, item)
-        except InvalidRequest as error:
-            raise error.for_request(part.param) from error.__cause__
-        context.add(reply.receipt)
-        return ImageSpan(offset, length, content, reply.value)
 
-    async def _choice(
-        self, index: int, sampling: Sampling, prompt: Prompt, spans: Sequence[ImageSpan], context: RequestContext
-    ) -> AsyncGenerator[ChatEvent, None]:
-        if sampling.seed is not None:
-            sampling = replace(sampling, seed=(sampling.seed + index) % 2**63)
-        work = Generate(tuple(prompt.token_ids), sampling, tuple(spans), salt=context.salt)
-        item = Item(
-            f"{context.id}:choice:{index}",
-            work,
-            priority=context.priority,
-            deadline=context.deadline,
-            pace_s=context.pace_s,
-        )
-        end: GenerationEnd | None = None
-        async with aclosing(self._client.stream(self._llm, item)) as batches:
+    def _images(self, prompt: Prompt, salt: str) -> tuple[ImageSpan, ...]:
+        """Where the prompt's pictures stand. One that occurs twice has one name, and is made once. Hashes: off the event loop."""
+        return tuple(ImageSpan(offset, length, self._features(part, salt)) for offset, length, part in prompt.images)
+
+    def _features(self, part: ImagePart, salt: str) -> Recipe[VisionFeatures]:
+        key = name("vision_features", weights=str(self._vision_fingerprint), tenant=salt, image=digest(part.data))
+        return Recipe(key, self._vision, EncodeImage(Blob(part.data), self._max_pixels), part.param)
+
+    async def _choice(self, index: int, payload: Generate, context: RequestContext) -> AsyncGenerator[ChoiceEvents, None]:
+        if payload.sampling.seed is not None:
+            seed = (payload.sampling.seed + index) % 2**63
+            payload = replace(payload, sampling=replace(payload.sampling, seed=seed))
+        ended = False
+        async with aclosing(self._client.stream(self._llm, context.item(f"choice:{index}", payload))) as batches:
             async for batch in batches:
+                events: list[TokenDelta | GenerationEnd] = []
                 for event in batch:
                     match event:
-                        case TokenDelta():
-                            yield ChatDelta(index, event.text, event.logprobs)
-                        case GenerationEnd():
-                            end = event
+                        case TokenDelta() | GenerationEnd():
+                            events.append(event)
                         case StreamEnd():
-                            context.add(event.receipt)
-        if end is None:
+                            context.add(*event.inputs, event.receipt)
+                ended = ended or any(isinstance(event, GenerationEnd) for event in events)
+                if events:
+                    yield ChoiceEvents(index, events)
+        if not ended:
             raise StageFailed(f"{self._llm} ended its stream without an end")
-        yield ChatChoiceEnd(index, end.reason, end.completion_tokens, end.cached_tokens)

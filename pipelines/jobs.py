@@ -1,10 +1,11 @@
-"""What the HTTP surface asks of a pipeline, and what a pipeline answers: the request's own words, already checked, without HTTP.
+"""What the HTTP surface asks of a pipeline, and what a pipeline answers: checked, and without HTTP.
 
-Knows no FastAPI, no tensors, no stages. `pipelines/ingress/app.py` turns bodies into jobs and answers into bodies; `image_text.py`,
-`text_to_image.py` and `embed.py` do the jobs.
+Of stages it knows the messages, so that nothing is said in two ways. `pipelines/ingress/routes` turns bodies into jobs and answers
+into bodies; `image_text.py`, `text_to_image.py` and `embed.py` do the jobs. An `InvalidRequest` of theirs names a field of the job
+(or a part's own `param`), and a message about a field begins with its name.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -13,12 +14,15 @@ from numpy.typing import NDArray
 
 from pipelines.context import RequestContext
 from stages.contract.item import StageMetrics
-from stages.llm.messages import TokenLogprob
+from stages.llm.messages import GenerationEnd, Sampling, TokenDelta
 
 
 @dataclass(frozen=True, slots=True)
 class TextPart:
+    """`param`: the request's field, for messages."""
+
     text: str
+    param: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,38 +43,13 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
-class AskedSampling:
-    """What a request says about its answer's tokens (`stages.llm.messages.Sampling`). `max_tokens` 0 and None of temperature and
-    top_p: the model's own default, or for `max_tokens` what fits where that is less."""
-
-    max_tokens: int = 0
-    temperature: float | None = None
-    top_p: float | None = None
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-    logprobs: int | None = None
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class SamplingDefaults:
-    """How a model is asked where a request says nothing."""
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    max_tokens: int = 512
-
-
-@dataclass(frozen=True, slots=True)
 class ChatJob:
+    """`may_shorten`: `sampling.max_tokens` is the model's own, and gives way where the context leaves less room."""
+
     messages: tuple[Message, ...]
-    sampling: AskedSampling
+    sampling: Sampling
     n: int = 1
+    may_shorten: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,25 +60,15 @@ class ChatStarted:
 
 
 @dataclass(frozen=True, slots=True)
-class ChatDelta:
-    """New text of one choice."""
+class ChoiceEvents:
+    """What the LLM said of one choice since it was last heard: its own events, in order. A choice's last one is a
+    `GenerationEnd`."""
 
     index: int
-    text: str
-    logprobs: tuple[TokenLogprob, ...] = ()
+    events: Sequence[TokenDelta | GenerationEnd]
 
 
-@dataclass(frozen=True, slots=True)
-class ChatChoiceEnd:
-    """The end of one choice; `reason` is "stop" or "length"."""
-
-    index: int
-    reason: str
-    completion_tokens: int
-    cached_tokens: int
-
-
-ChatEvent = ChatStarted | ChatDelta | ChatChoiceEnd
+ChatEvent = ChatStarted | ChoiceEvents
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +151,8 @@ class StageCard:
 @dataclass(frozen=True, slots=True)
 class ModelCard:
     """What can be asked of a model. `sizes`: the (width, height) it paints at; empty: any multiple of `size_multiple`.
-    `accepts_images`: chat looks at pictures, a painter edits them. None: not known, or without meaning for the pipeline."""
+    `accepts_images`: chat looks at pictures, a painter edits them. `sampling`: how a chat is answered where its request says
+    nothing, of every model that chats. None: not known, or without meaning for the pipeline."""
 
     id: str
     pipeline: Literal["image_text", "text_to_image", "embed"]
@@ -198,7 +168,7 @@ class ModelCard:
     samplers: tuple[str, ...] = ()
     max_prompt_tokens: int | None = None
     accepts_images: bool | None = None
-    sampling: SamplingDefaults | None = None
+    sampling: Sampling | None = None
 
 
 class ChatPipeline(Protocol):

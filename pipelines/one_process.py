@@ -16,7 +16,8 @@ from pipelines.settings.replica_spec import CacheSpec
 from pipelines.settings.specs import stage_specs
 from stages.contract.item import StageMetrics
 from stages.host.host import StageHost
-from stages.host.registry import StageSpec, load
+from stages.host.loading import load_into
+from stages.host.registry import StageSpec
 
 
 class LocalDirectory:
@@ -30,7 +31,7 @@ class LocalDirectory:
         return [
             StageCard(
                 name=spec.name,
-                kind=spec.kind.value,
+                kind=spec.kind,
                 deployment="local",
                 device=computing[spec.name][0],
                 dtype=computing[spec.name][1],
@@ -56,8 +57,7 @@ async def one_process(config: AppConfig, *, redis_url: str | None = None) -> Asy
     specs = list(stage_specs(config).values())
     try:
         for spec in specs:
-            loaded = load(spec)
-            host.add(spec.name, loaded.stage, batch=spec.batch, queue=spec.queue, dtype=loaded.dtype)
+            load_into(host, spec)
         yield Triptych(config, LocalStageClient(host), LocalDirectory(specs, host))
     finally:
         await host.close()

@@ -13,7 +13,7 @@ from cache.keys import name
 from pipelines.client import StageClient
 from pipelines.embed import ClipEmbedPipeline
 from pipelines.image_text import ImageTextPipeline
-from pipelines.jobs import ChatPipeline, EmbedPipeline, ModelCard, PaintPipeline, SamplingDefaults, StageCard
+from pipelines.jobs import ChatPipeline, EmbedPipeline, ModelCard, PaintPipeline, StageCard
 from pipelines.prompts.prompt import PromptBuilder
 from pipelines.rules.paint_rules import PaintRules
 from pipelines.rules.sampling_defaults import sampling_defaults
@@ -27,7 +27,9 @@ from stages.contract.errors import InvalidRequest, UnknownModel
 from stages.contract.item import StageMetrics
 from stages.diffusion.checkpoint.checkpoint_parts import SETTINGS
 from stages.diffusion.families.families import describe
+from stages.diffusion.prompt_lengths import PromptLengths
 from stages.host.registry import PROJECTOR_FILES, StageSpec, part_files
+from stages.llm.messages import Sampling
 
 T = TypeVar("T")
 
@@ -83,7 +85,7 @@ class Triptych:
         match model:
             case ImageTextModel():
                 defaults = self._sampling_defaults(self._specs[f"{model_id}.llm"])
-                self._chat[model_id] = self._image_text(model_id, model, defaults)
+                self._chat[model_id] = self._image_text(model_id, model)
                 return ModelCard(
                     model_id,
                     "image_text",
@@ -108,13 +110,13 @@ class Triptych:
         """The name of what a stage computes with: weights and settings files; and of what this process does to its input. The same
         on every machine with the same versions. The dtype that a replica computes in is added there."""
         spec: StageSpec = self._specs[stage]
-        return name("stage", weights=spec.fingerprint(), part=spec.kind.value, loader=spec.loader, versions=input_versions())
+        return name("stage", weights=spec.fingerprint(), part=spec.kind, loader=spec.loader, versions=input_versions())
 
-    def _sampling_defaults(self, llm: StageSpec) -> SamplingDefaults:
+    def _sampling_defaults(self, llm: StageSpec) -> Sampling:
         checkpoint = resolve(llm.source, part_files(llm).without_weights())
         return sampling_defaults(checkpoint, default_max_tokens(self._config.limits), self._config.limits.max_tokens)
 
-    def _image_text(self, model_id: str, model: ImageTextModel, defaults: SamplingDefaults) -> ImageTextPipeline:
+    def _image_text(self, model_id: str, model: ImageTextModel) -> ImageTextPipeline:
         llm = self._specs[f"{model_id}.llm"]
         vision = self._specs.get(f"{model_id}.vision_encoder")
         projector = vision.projector if vision is not None else None
@@ -128,14 +130,15 @@ class Triptych:
             vision_fingerprint=self._named(f"{model_id}.vision_encoder") if vision is not None else None,
             max_pixels=self._config.limits.image_pixels,
             max_context_tokens=model.llm.max_context_tokens,
-            defaults=defaults,
         )
 
     def _painter(self, model_id: str, model: TextToImageModel, rules: PaintRules) -> TextToImagePipeline:
+        text = self._specs[f"{model_id}.text_encoder"]
         return TextToImagePipeline(
             model_id,
             self._client,
             rules,
+            PromptLengths.load(resolve(text.source, part_files(text).without_weights())),
             text_fingerprint=self._named(f"{model_id}.text_encoder"),
             vae_fingerprint=self._named(f"{model_id}.vae_encoder") if model.vae_encoder is not None else None,
             max_picture_pixels=self._config.limits.image_pixels,

@@ -15,16 +15,16 @@ class _End:
         self.error = error
 
 
-async def merged(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[tuple[int, T], None]:
-    """Yields (index of the stream, value) as values come. The first error ends all; closing closes every stream."""
-    queue: asyncio.Queue[tuple[int, T | _End]] = asyncio.Queue()
-    tasks = [asyncio.create_task(_pump(index, stream, queue)) for index, stream in enumerate(streams)]
+async def merged(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
+    """Yields values as they come. The first error ends all; closing closes every stream."""
+    queue: asyncio.Queue[T | _End] = asyncio.Queue()
+    tasks = [asyncio.create_task(_pump(stream, queue)) for stream in streams]
     live = len(tasks)
     try:
         while live:
-            index, value = await queue.get()
+            value = await queue.get()
             if not isinstance(value, _End):
-                yield index, value
+                yield value
                 continue
             if value.error is not None:
                 raise value.error
@@ -35,12 +35,12 @@ async def merged(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[t
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _pump(index: int, stream: AsyncGenerator[T, None], queue: "asyncio.Queue[tuple[int, T | _End]]") -> None:
+async def _pump(stream: AsyncGenerator[T, None], queue: "asyncio.Queue[T | _End]") -> None:
     error: BaseException | None = None
     try:
         async with aclosing(stream):
             async for value in stream:
-                queue.put_nowait((index, value))
+                queue.put_nowait(value)
     except Exception as failure:
         error = failure
-    queue.put_nowait((index, _End(error)))
+    queue.put_nowait(_End(error))

@@ -1,7 +1,7 @@
-"""A picture from a sentence, or from a picture and a sentence: prompt embeddings and the given picture's latents by name, denoise
-with progress and previews, decode.
+"""A picture from a sentence, or from a picture and a sentence: denoise with progress and previews, decode.
 
-Straight-line code over stage names. Knows no HTTP, no tensors, no replicas; what may be asked is `paint_rules.py`.
+Straight-line code over stage names. Knows no HTTP, no tensors, no replicas; what may be asked is `paint_rules.py`. The denoiser is
+sent recipes of the prompts' embeddings and of the given picture's latents, which follow from the request alone.
 """
 
 import asyncio
@@ -9,40 +9,49 @@ import secrets
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Protocol
 
 from cache.keys import digest, name
 from pipelines.client import StageClient
 from pipelines.context import RequestContext
-from pipelines.jobs import ImagePart, PaintEvent, PaintJob, PaintPicture, PaintProgress
+from pipelines.jobs import PaintEvent, PaintJob, PaintPicture, PaintProgress
 from pipelines.rules.paint_rules import PaintRules, Size
 from pipelines.streams import merged
+from stages.contract.blob import Blob
 from stages.contract.errors import InvalidRequest, StageFailed
-from stages.contract.item import Item, StreamEnd
-from stages.contract.result import Arrays
+from stages.contract.item import StreamEnd
+from stages.contract.recipe import Recipe
 from stages.diffusion.messages import (
     DecodeLatents,
     Denoise,
     DenoiseEnd,
     DenoisePreview,
     DenoiseProgress,
-    EncodePixels,
+    EncodePicture,
     EncodePrompt,
+    Latents,
+    PromptEmbedding,
 )
-from stages.vision.picture import decode, fit
+
+
+class PromptLengths(Protocol):
+    """Implemented by `stages/diffusion/prompt_lengths.py`."""
+
+    def positions(self, text: str) -> int:
+        """Of the text's embedding. Milliseconds of CPU, on any thread. Raises `InvalidRequest` for a text that is too long."""
+        ...
 
 
 class TextToImagePipeline:
-    """One served model. `text_fingerprint` names text encoder, tokenizer and dtype; `vae_fingerprint` the vae encoder and its
-    dtype (None: the model edits no pictures). `max_picture_pixels`: of a given picture, before it is scaled."""
+    """One served model. `text_fingerprint` names text encoder and tokenizer; `vae_fingerprint` the vae encoder (None: the model
+    edits no pictures). `max_picture_pixels`: of a given picture, before it is scaled."""
 
     def __init__(
         self,
         model: str,
         client: StageClient,
         rules: PaintRules,
+        lengths: PromptLengths,
         *,
         text_fingerprint: str,
         vae_fingerprint: str | None,
@@ -50,23 +59,22 @@ class TextToImagePipeline:
     ) -> None:
         self._text, self._denoiser = f"{model}.text_encoder", f"{model}.denoiser"
         self._decoder, self._encoder = f"{model}.vae_decoder", f"{model}.vae_encoder"
-        self._client, self._rules = client, rules
+        self._client, self._rules, self._lengths = client, rules, lengths
         self._text_fingerprint, self._vae_fingerprint = text_fingerprint, vae_fingerprint
         self._max_picture_pixels = max_picture_pixels
 
     async def paint(self, job: PaintJob, context: RequestContext) -> AsyncGenerator[PaintEvent, None]:
-        work = await self._work(job, context)
-        async with aclosing(merged([self._picture(index, work, job, context) for index in range(job.n)])) as events:
-            async for _, event in events:
+        payload = await asyncio.to_thread(self._payload, job, context.salt)
+        pictures = [self._picture(index, payload, context) for index in range(job.n)]
+        async with aclosing(pictures[0] if job.n == 1 else merged(pictures)) as events:
+            async for event in events:
                 yield event
 
-    async def _work(self, job: PaintJob, context: RequestContext) -> Denoise:
-        """The denoiser's task but for the seed's offset. Raises `InvalidRequest`."""
+    def _payload(self, job: PaintJob, salt: str) -> Denoise:
+        """The denoiser's task but for the seed's offset. Tokenizes and hashes: off the event loop. Raises `InvalidRequest`."""
         rules = self._rules
         size, steps, guidance, sampler = rules.size(job), rules.steps(job), rules.guidance_scale(job), rules.sampler(job)
-        (prompt, negative), init = await asyncio.gather(
-            self._embeddings(job, guidance, context), self._init(job, size, context)
-        )
+        prompt, negative = self._prompts(job, guidance, salt)
         return Denoise(
             prompt=prompt,
             negative=negative,
@@ -77,87 +85,56 @@ class TextToImagePipeline:
             seed=job.seed if job.seed is not None else secrets.randbits(32),
             sampler=sampler,
             preview_steps=_preview_steps(steps, job.partial_images),
-            init=init,
+            init=self._init(job, size, salt),
             strength=rules.strength(job),
         )
 
-    async def _init(self, job: PaintJob, size: Size, context: RequestContext) -> Arrays | None:
-        """The given picture's latents, by name: the same picture at the same size is encoded once. Raises `InvalidRequest`."""
-        if job.init is None:
-            return None
-        part = job.init.picture
-        if self._vae_fingerprint is None:
-            raise InvalidRequest("this model edits no pictures: it has no vae_encoder", param=part.param)
-        content, pixels = await asyncio.to_thread(self._read, part, size)
-        key = name(
-            "picture_latents", weights=self._vae_fingerprint, tenant=context.salt, image=content, width=size[0], height=size[1]
-        )
-        item = Item(
-            f"{context.id}:{part.param}",
-            EncodePixels(pixels),
-            name=key,
-            priority=context.priority,
-            deadline=context.deadline,
-        )
-        reply = await self._client.call(self._encoder, item)
-        context.add(reply.receipt)
-        return reply.value
-
-    def _read(self, part: ImagePart, size: Size) -> tuple[str, NDArray[np.uint8]]:
-        """The digest of a given picture's bytes, and its pixels at `size`."""
-        image = decode(part.data, max_pixels=self._max_picture_pixels, param=part.param)
-        return digest(part.data), fit(image, *size)
-
-    async def _embeddings(self, job: PaintJob, guidance: float, context: RequestContext) -> tuple[Arrays, Arrays | None]:
+    def _prompts(
+        self, job: PaintJob, guidance: float, salt: str
+    ) -> tuple[Recipe[PromptEmbedding], Recipe[PromptEmbedding] | None]:
         if guidance <= 1 or not self._rules.negative_prompts:
             if job.negative_prompt:
                 raise InvalidRequest(
                     "negative_prompt has no effect without classifier-free guidance (guidance_scale over 1, on a model that has it)",
                     param="negative_prompt",
                 )
-            return await self._embed(job.prompt, "prompt", context), None
-        prompt, negative = await asyncio.gather(
-            self._embed(job.prompt, "prompt", context), self._embed(job.negative_prompt or "", "negative_prompt", context)
-        )
+            return self._embedding(job.prompt, 0, "prompt", salt), None
         # Both are rows of one forward pass, so they have as many positions: the shorter one is filled up.
-        if len(prompt["embeds"]) < len(negative["embeds"]):
-            prompt = await self._embed(job.prompt, "prompt", context, min_positions=len(negative["embeds"]))
-        elif len(negative["embeds"]) < len(prompt["embeds"]):
-            text, positions = job.negative_prompt or "", len(prompt["embeds"])
-            negative = await self._embed(text, "negative_prompt", context, min_positions=positions)
-        return prompt, negative
+        unwanted = job.negative_prompt or ""
+        own, other = self._positions(job.prompt, "prompt"), self._positions(unwanted, "negative_prompt")
+        return (
+            self._embedding(job.prompt, other if own < other else 0, "prompt", salt),
+            self._embedding(unwanted, own if other < own else 0, "negative_prompt", salt),
+        )
 
-    async def _embed(self, text: str, param: str, context: RequestContext, *, min_positions: int = 0) -> Arrays:
-        key = name(
-            "prompt_embeddings", weights=self._text_fingerprint, tenant=context.salt, text=text, min_positions=min_positions
-        )
-        item = Item(
-            f"{context.id}:{param}",
-            EncodePrompt(text, min_positions),
-            name=key,
-            priority=context.priority,
-            deadline=context.deadline,
-        )
+    def _positions(self, text: str, param: str) -> int:
         try:
-            reply = await self._client.call(self._text, item)
+            return self._lengths.positions(text)
         except InvalidRequest as error:
             raise error.for_request(param) from error.__cause__
-        context.add(reply.receipt)
-        return reply.value
 
-    async def _picture(
-        self, index: int, work: Denoise, job: PaintJob, context: RequestContext
-    ) -> AsyncGenerator[PaintEvent, None]:
-        work = replace(work, seed=(work.seed + index) % 2**63)
-        item = Item(
-            f"{context.id}:picture:{index}",
-            work,
-            priority=context.priority,
-            deadline=context.deadline,
-            pace_s=context.pace_s,
-        )
+    def _embedding(self, text: str, min_positions: int, param: str, salt: str) -> Recipe[PromptEmbedding]:
+        weights = self._text_fingerprint
+        key = name("prompt_embeddings", weights=weights, tenant=salt, text=text, min_positions=min_positions)
+        return Recipe(key, self._text, EncodePrompt(text, min_positions), param)
+
+    def _init(self, job: PaintJob, size: Size, salt: str) -> Recipe[Latents] | None:
+        """The given picture's latents: the same picture at the same size is encoded once. Raises `InvalidRequest`."""
+        if job.init is None:
+            return None
+        part, (width, height) = job.init.picture, size
+        if self._vae_fingerprint is None:
+            raise InvalidRequest("this model edits no pictures: it has no vae_encoder", param=part.param)
+        image, weights = digest(part.data), self._vae_fingerprint
+        key = name("picture_latents", weights=weights, tenant=salt, image=image, width=width, height=height)
+        payload = EncodePicture(Blob(part.data), width, height, self._max_picture_pixels)
+        return Recipe(key, self._encoder, payload, part.param)
+
+    async def _picture(self, index: int, payload: Denoise, context: RequestContext) -> AsyncGenerator[PaintEvent, None]:
+        payload = replace(payload, seed=(payload.seed + index) % 2**63)
+        item = context.item(f"picture:{index}", payload)
         previews: list[asyncio.Task[PaintPicture]] = []
-        latents: Arrays | None = None
+        latents: Latents | None = None
         partials = 0
         try:
             async with aclosing(self._client.stream(self._denoiser, item, restartable=True)) as batches:
@@ -167,36 +144,31 @@ class TextToImagePipeline:
                             case DenoiseProgress():
                                 yield PaintProgress(index, event.step, event.total)
                             case DenoisePreview():
-                                preview = self._decode(index, event.latents, work.seed, partials, context)
+                                preview = self._decode(index, event.latents, payload.seed, partials, context)
                                 previews.append(asyncio.create_task(preview))
                                 partials += 1
                             case DenoiseEnd():
                                 latents = event.latents
                             case StreamEnd():
-                                context.add(event.receipt)
+                                context.add(*event.inputs, event.receipt)
                     while previews and previews[0].done():
                         yield await previews.pop(0)
             if latents is None:
                 raise StageFailed(f"{self._denoiser} ended its stream without latents")
             while previews:
                 yield await previews.pop(0)
-            yield await self._decode(index, latents, work.seed, None, context)
+            yield await self._decode(index, latents, payload.seed, None, context)
         finally:
             for task in previews:
                 task.cancel()
 
     async def _decode(
-        self, index: int, latents: Arrays, seed: int, partial: int | None, context: RequestContext
+        self, index: int, latents: Latents, seed: int, partial: int | None, context: RequestContext
     ) -> PaintPicture:
-        item = Item(
-            f"{context.id}:decode:{index}:{'end' if partial is None else partial}",
-            DecodeLatents(latents),
-            priority=context.priority,
-            deadline=context.deadline,
-        )
+        item = context.item(f"decode:{index}:{'end' if partial is None else partial}", DecodeLatents(latents))
         reply = await self._client.call(self._decoder, item)
-        context.add(reply.receipt)
-        return PaintPicture(index, reply.value["pixels"], seed, partial)
+        context.add(*reply.inputs, reply.receipt)
+        return PaintPicture(index, reply.value.pixels, seed, partial)
 
 
 def _preview_steps(steps: int, partial_images: int) -> tuple[int, ...]:

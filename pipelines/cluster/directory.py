@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from ray import serve
@@ -22,10 +22,10 @@ ANSWER_WITHIN_S = 2.0
 
 
 class ServeDirectory:
-    """Asks Serve's controller for replicas, the metrics table for counters."""
+    """Asks Serve's controller for replicas, the metrics table for counters. `applications`: deployment -> the one that it is in."""
 
-    def __init__(self, config: AppConfig, table: DeploymentHandle, app_name: str) -> None:
-        self._config, self._table, self._app_name = config, table, app_name
+    def __init__(self, config: AppConfig, table: DeploymentHandle, applications: Mapping[str, str]) -> None:
+        self._config, self._table, self._applications = config, table, applications
         self._specs = stage_specs(config)
         self._asked_at, self._running = float("-inf"), dict[str, int]()
         self._computing: dict[str, tuple[str, str]] = {}  # device and dtype of each stage, as its replicas last said
@@ -56,8 +56,9 @@ class ServeDirectory:
             self._computing |= {stage.stage: (stage.device, stage.dtype) for stage in await self.metrics()}
 
     def _ask(self) -> dict[str, int]:
-        deployments = serve.status().applications[self._app_name].deployments
-        return {name: int(status.replica_states.get("RUNNING", 0)) for name, status in deployments.items()}
+        known = serve.status().applications
+        found = {name: known[app].deployments.get(name) for name, app in self._applications.items() if app in known}
+        return {name: int(status.replica_states.get("RUNNING", 0)) for name, status in found.items() if status is not None}
 
     def _card(self, stage: str, deployment: str, home: Home, *, may_sleep: bool) -> StageCard:
         spec, replicas = self._specs[stage], self._running.get(deployment, 0)
@@ -66,7 +67,7 @@ class ServeDirectory:
         device, dtype = self._computing.get(stage, (expected, spec.options.dtype))
         return StageCard(
             name=stage,
-            kind=spec.kind.value,
+            kind=spec.kind,
             deployment=deployment,
             device=device,
             dtype=dtype,

@@ -6,10 +6,9 @@ Decides how big the one-node cluster is and what a waiting person sees. Knows no
 import logging
 import math
 import os
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -20,15 +19,12 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from pipelines.cluster.fork_server import command
 from pipelines.ingress.request.proxy_headers import CALLBACK
 from pipelines.settings.config import AppConfig
+from pipelines.settings.config_file import ServeFile
 from stages.contract.errors import ConfigurationError
 from stages.device.cores import available_cores
 
 OBJECT_STORE_BYTES = 512 * 2**20
 NUM_SMALL_ACTORS = 10  # metrics table, Redis, Serve's own
-
-
-Build = Callable[[AppConfig, str], Any]
-"""A configuration and a name -> Serve's application, once Ray runs (`pipelines/app.py`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +47,18 @@ def refuse_open_door(config: AppConfig, host: str) -> None:
 
 
 @contextmanager
-def running(
-    config: AppConfig, app_name: str, address: Address, console: Console, build: Build, timeout_s: float = 600
-) -> Iterator[None]:
+def running(file: ServeFile, address: Address, console: Console, timeout_s: float = 600) -> Iterator[None]:
     """Starts Ray and Triptych, yields once every stage is ready, stops both at the end. Raises `ConfigurationError`."""
-    refuse_open_door(config, address.host)
+    refuse_open_door(file.app, address.host)
     _refuse_taken_port(address)
     with _progress(console) as progress:
         began = time.monotonic()
         row = progress.add_task("starting Ray", total=None)
-        _start_ray(max(available_cores(), _cpus_wanted(config)), fork_server=config.fork_server)
+        _start_ray(max(available_cores(), _cpus_wanted(file.app)), fork_server=file.app.fork_server)
         try:
             _start_serve(address)
             progress.update(row, total=1, completed=1)
-            _deploy(config, app_name, build, progress, timeout_s)
+            _deploy(file, progress, timeout_s)
         except BaseException:
             _stop()
             raise
@@ -74,6 +68,24 @@ def running(
     finally:
         with console.status("stopping"):
             _stop()
+
+
+@contextmanager
+def connected(address: str, file: ServeFile) -> Iterator[None]:
+    """A running Ray cluster, with Serve; both go on afterwards. Raises `ConfigurationError` where there is none."""
+    import ray
+    from ray import serve
+
+    try:
+        ray.init(address=address, logging_level="error", log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ConfigurationError(f"no Ray cluster at {address}: {error}") from None
+    try:
+        http = {"host": file.http.host, "port": file.http.port} | dict(file.options.get("http_options") or {})
+        serve.start(proxy_location=file.options.get("proxy_location"), http_options=http)  # does nothing where Serve runs
+        yield
+    finally:
+        ray.shutdown()
 
 
 def _progress(console: Console) -> Progress:
@@ -119,12 +131,12 @@ def _start_ray(num_cpus: int, *, fork_server: bool) -> None:
 
 
 def _cpus_wanted(config: AppConfig) -> int:
-    """The sum of `num_cpus` with every deployment at its largest."""
-    wanted = config.ingress.num_replicas * config.ingress.ray_actor_options.num_cpus
+    """The sum of `num_cpus` with every deployment at its largest, twice: while it is replaced, its new replicas stand beside it."""
+    wanted = 2 * config.ingress.num_replicas * config.ingress.ray_actor_options.num_cpus
     for deployment in config.placement().values():
         scaling = deployment.autoscaling_config
         replicas = scaling.max_replicas if scaling is not None else deployment.num_replicas or 1
-        wanted += replicas * deployment.ray_actor_options.num_cpus
+        wanted += 2 * replicas * deployment.ray_actor_options.num_cpus
     return math.ceil(wanted + NUM_SMALL_ACTORS * 0.01)
 
 
@@ -136,60 +148,29 @@ def _start_serve(address: Address) -> None:
     serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=options)
 
 
-def _deploy(config: AppConfig, app_name: str, build: Build, progress: Progress, timeout_s: float) -> None:
-    from ray import serve
+def _deploy(file: ServeFile, progress: Progress, timeout_s: float) -> None:
+    from pipelines.cluster.deploy import Deployment  # imports Ray, which reads its settings then
 
-    failure: list[BaseException] = []
-    application = build(config, app_name)
-
-    def submit() -> None:
-        try:
-            serve.run(application, name=app_name, route_prefix="/")
-        except BaseException as error:
-            failure.append(error)
-
-    thread = threading.Thread(target=submit, daemon=True)
-    thread.start()
-    rows: dict[str, Any] = {}
-    deadline = time.monotonic() + timeout_s
-    while not _all_ready(app_name, rows, progress):
-        if failure or time.monotonic() > deadline:
-            raise ConfigurationError(f"Triptych did not start: {failure[0] if failure else _why(app_name)}")
-        time.sleep(0.5)
-    thread.join(timeout=30)
+    try:
+        Deployment(file, timeout_s, _Rows(progress).show).apply()
+    except ConfigurationError as error:
+        raise ConfigurationError(f"Triptych did not start: {error.message}") from None
 
 
-def _all_ready(app_name: str, rows: dict[str, Any], progress: Progress) -> bool:
-    from ray import serve
+class _Rows:
+    """A row of progress for each deployment."""
 
-    application = serve.status().applications.get(app_name)
-    if application is None:
-        return False
-    for name, deployment in application.deployments.items():
-        ready = deployment.status.value == "HEALTHY"
-        if name not in rows:
-            rows[name] = progress.add_task(f"loading {name}", total=None)
-        if ready and not progress.tasks[rows[name]].finished:
-            progress.update(rows[name], description=f"[green]{name}[/green]", total=1, completed=1)
-    if application.status.value == "DEPLOY_FAILED":
-        raise ConfigurationError(f"Triptych did not start: {_why(app_name)}")
-    return application.status.value == "RUNNING"
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._rows: dict[str, Any] = {}
 
-
-def _why(app_name: str) -> str:
-    from ray import serve
-
-    application = serve.status().applications.get(app_name)
-    if application is None:
-        return "the application was never deployed"
-    stuck = [(name, d.message) for name, d in application.deployments.items() if d.status.value != "HEALTHY"]
-    return "\n  ".join([application.message, *(f"{name}: {_last_line(message)}" for name, message in stuck if message)])
-
-
-def _last_line(message: str) -> str:
-    """Of a traceback, what it is about."""
-    lines = [line for line in message.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+    def show(self, status: Mapping[str, Any]) -> None:
+        """`status`: Serve's, by application."""
+        for name, deployment in ((name, found) for app in status.values() for name, found in app.deployments.items()):
+            if name not in self._rows:
+                self._rows[name] = self._progress.add_task(f"loading {name}", total=None)
+            if deployment.status.value == "HEALTHY":
+                self._progress.update(self._rows[name], description=f"[green]{name}[/green]", total=1, completed=1)
 
 
 def _stop() -> None:

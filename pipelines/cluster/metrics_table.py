@@ -1,23 +1,49 @@
-"""The latest counters of every replica, in one place for `/metrics`. Replicas write, the ingress reads; nothing is decided here.
+"""What every replica last said, in one place: the counters of stages for `/metrics`, and which settings the HTTP surface's replicas use.
 
-A replica that has not reported for `stale_after_s` is gone (scaled down or dead) and is forgotten.
+Replicas write; the ingress and `triptych deploy` read; nothing is decided here. A replica that has not reported for `stale_after_s` is
+gone (scaled down or dead) and is forgotten.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 from stages.contract.item import StageMetrics
 
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsInUse:
+    """Of one replica of the HTTP surface. `versions`: the current one last, before it those that still answer requests. `refused`: why
+    it did not take the newest settings; None: it did."""
+
+    versions: tuple[str, ...]
+    refused: str | None = None
+
 
 class MetricsTable:
-    def __init__(self, stale_after_s: float = 30.0) -> None:
-        self._stale_after_s = stale_after_s
+    def __init__(self, stale_after_s: float = 30.0, now: Callable[[], float] = time.monotonic) -> None:
+        self._stale_after_s, self._now = stale_after_s, now
         self._rows: dict[str, tuple[float, tuple[StageMetrics, ...]]] = {}
+        self._settings: dict[str, tuple[float, SettingsInUse]] = {}
 
     async def report(self, replica: str, metrics: Sequence[StageMetrics]) -> None:
-        self._rows[replica] = (time.monotonic(), tuple(metrics))
+        self._rows[replica] = (self._now(), tuple(metrics))
 
     async def read(self) -> list[StageMetrics]:
-        now = time.monotonic()
-        self._rows = {name: row for name, row in self._rows.items() if now - row[0] < self._stale_after_s}
+        self._rows = self._fresh(self._rows)
         return [stage for _, stages in self._rows.values() for stage in stages]
+
+    async def report_settings(self, replica: str, settings: SettingsInUse) -> None:
+        self._settings[replica] = (self._now(), settings)
+
+    async def settings(self) -> dict[str, SettingsInUse]:
+        """By replica."""
+        self._settings = self._fresh(self._settings)
+        return {replica: settings for replica, (_, settings) in self._settings.items()}
+
+    def _fresh(self, rows: dict[str, tuple[float, R]]) -> dict[str, tuple[float, R]]:
+        now = self._now()
+        return {name: row for name, row in rows.items() if now - row[0] < self._stale_after_s}

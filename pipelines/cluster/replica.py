@@ -1,12 +1,12 @@
 """One replica: a process that hosts the stages of one deployment. Ray Serve makes it, calls it, checks it and lets it go.
 
-Loads its stages, warms them up, hands every call to the host, and reports counters to the metrics table. What runs when is the
-engines' affair; which replica is called is the caller's. The class is plain Python: `pipelines/app.py` turns it into a deployment.
+Loads its stages, warms them up, hands every call to the host, and reports counters to the metrics table. What its stages need of
+stages in other deployments is called for from here. What runs when is the engines' affair; which replica is called is the caller's.
+The class is plain Python: `pipelines/app.py` turns it into a deployment.
 """
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
@@ -19,8 +19,9 @@ from stages.contract.item import Item, Reply
 from stages.device.cores import available_cores, cores_of_this_machine
 from stages.device.openmp import limit_threads
 from stages.host.host import StageHost
+from stages.host.loading import load_into
+from stages.host.makers import StageCaller
 from stages.host.packed_item import PackedItem, unpacked
-from stages.host.registry import load
 
 REPORT_PERIOD_S = 1.0
 REPORT_UNCHANGED_S = 10.0  # well within what the table takes for a sign of life
@@ -28,9 +29,10 @@ log = logging.getLogger("triptych.replica")
 
 
 class StageReplica:
-    """Hosts the stages of `spec`. `table` is the handle of the metrics table, if there is one."""
+    """Hosts the stages of `spec`. `table` is the handle of the metrics table, if there is one; `elsewhere` reaches the stages of
+    other deployments whose results its own stages need."""
 
-    def __init__(self, spec: ReplicaSpec, table: Any = None) -> None:
+    def __init__(self, spec: ReplicaSpec, table: Any = None, elsewhere: StageCaller | None = None) -> None:
         self._spec, self._table = spec, table
         self._identity = _replica_identity()
         threads = spec.torch_threads or available_cores()
@@ -41,17 +43,10 @@ class StageReplica:
             replica=self._identity,
             cores=cores_of_this_machine(),
             torch_threads=threads,
+            elsewhere=elsewhere,
         )
         for stage in spec.stages:
-            loaded = load(stage)
-            self._host.add(
-                stage.name,
-                loaded.stage,
-                batch=stage.batch,
-                queue=stage.queue,
-                dtype=loaded.dtype,
-                max_step_s=stage.max_step_s,
-            )
+            loaded = load_into(self._host, stage)
             seconds, device = time.monotonic() - began, loaded.stage.device
             log.info("%s loaded from %s on %s in %s, in %.1f s", stage.name, stage.source, device, loaded.dtype, seconds)
         self._reporting: asyncio.Task[None] | None = None
@@ -60,7 +55,7 @@ class StageReplica:
     def host(self) -> StageHost:
         return self._host
 
-    async def call(self, stage: str, item: Item[Any]) -> Reply:
+    async def call(self, stage: str, item: Item[Any]) -> Reply[Any]:
         self._report_from_now_on()
         return await self._host.call(stage, item)
 
@@ -79,8 +74,9 @@ class StageReplica:
         self._report_from_now_on()
         self._host.check()
 
-    async def pid(self) -> int:
-        return os.getpid()
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Called by Serve. What the engines have in hand: what waits for another stage's result is no work for this one."""
+        return {"load": float(sum(load.queued + load.running for load in self._host.load().values()))}
 
     def _report_from_now_on(self) -> None:
         """Starts reporting on the loop that calls arrive on, which is not there yet in the constructor."""

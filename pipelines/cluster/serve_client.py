@@ -3,7 +3,7 @@
 Work is pure (a name says what a result is made of), so a one-shot call whose replica died, or whose device broke, is simply made
 again elsewhere, and a stream too, where nothing was shown yet or the caller can bear a new start. That is done `MAX_ATTEMPTS`
 times: the request itself may be what ends replicas. A replica that only refuses (it is broken, or closing, and Serve has yet to
-replace it) costs no attempt, but a pause. Knows no HTTP and no model.
+replace it) costs no attempt, but a pause. Where a stage behind that one is unavailable, its replica has tried. Knows no HTTP and no model.
 """
 
 import asyncio
@@ -17,8 +17,19 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 from ray.serve.handle import DeploymentHandle
 
 from pipelines.cluster.object_store import ObjectStore
-from stages.contract.errors import Broken, Cancelled, DeadlineExceeded, QueueFull, StageFailed, TriptychError, Unavailable
+from stages.contract.errors import (
+    Broken,
+    Cancelled,
+    ConfigurationError,
+    DeadlineExceeded,
+    InputUnavailable,
+    QueueFull,
+    StageFailed,
+    TriptychError,
+    Unavailable,
+)
 from stages.contract.item import Item, Reply
+from stages.host.deadlines import remaining_s, too_late
 from stages.host.packed_item import packed
 
 MAX_ATTEMPTS = 3
@@ -29,7 +40,7 @@ _REPLICA_DIED = (ray.exceptions.RayActorError, ray.exceptions.NodeDiedError, ray
 
 class ServeStageClient:
     """`handles`: deployment name -> handle; `deployments`: stage name -> deployment name. Items of streams share their large
-    arrays: several choices about a picture, or pictures of a prompt, take one copy of it along."""
+    arrays: several choices about a picture take one copy of its bytes along."""
 
     def __init__(
         self, handles: Mapping[str, DeploymentHandle], deployments: Mapping[str, str], store: ObjectStore | None = None
@@ -38,15 +49,15 @@ class ServeStageClient:
         self._store = store if store is not None else ObjectStore()
         self._pace = {name: _Pace() for name in handles}
 
-    async def call(self, stage: str, item: Item[Any]) -> Reply:
-        deployment = self._deployments[stage]
+    async def call(self, stage: str, item: Item[Any]) -> Reply[Any]:
+        deployment = self._hosting(stage)
         handle = self._handles[deployment].options(method_name="call")
         attempts = _Attempts()
         while True:
             response = handle.remote(stage, item)
             try:
-                async with asyncio.timeout(_left(item)):
-                    reply = await response
+                async with asyncio.timeout(remaining_s(item)):
+                    reply: Reply[Any] = await response
                 self._pace[deployment].tick()
                 return reply
             except TimeoutError:
@@ -64,7 +75,7 @@ class ServeStageClient:
     async def stream(
         self, stage: str, item: Item[Any], *, restartable: bool = False
     ) -> AsyncGenerator[Sequence[object], None]:
-        deployment = self._deployments[stage]
+        deployment = self._hosting(stage)
         handle = self._handles[deployment].options(method_name="stream", stream=True)
         sent, arrays = packed(item)
         beside = [self._store.reference(array) for array in arrays]
@@ -84,6 +95,13 @@ class ServeStageClient:
             finally:
                 _call_off(response)
             await attempts.pause(stage, item)
+
+    def _hosting(self, stage: str) -> str:
+        deployment = self._deployments.get(stage)
+        if deployment not in self._handles:
+            known = ", ".join(self._deployments) or "none"
+            raise ConfigurationError(f"stage {stage!r} can't be called from here (what can: {known})")
+        return str(deployment)
 
     def _translated(self, error: Exception, stage: str, item: Item[Any]) -> TriptychError:
         cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
@@ -118,13 +136,14 @@ class _Attempts:
             self._num_ended += 1
             return self._num_ended < MAX_ATTEMPTS
         refused = isinstance(error, ray.exceptions.RayTaskError) and isinstance(failure, Unavailable)
-        return refused and self._num_tries <= MAX_TRIES
+        hopeless = isinstance(failure, InputUnavailable)
+        return refused and not hopeless and self._num_tries <= MAX_TRIES
 
     async def pause(self, stage: str, item: Item[Any]) -> None:
         """Up to a second: until Serve notices, the same replica may be chosen again. Raises `DeadlineExceeded`."""
-        pause_s, left_s = min(1.0, 0.05 * 2**self._num_tries), _left(item)
+        pause_s, left_s = min(1.0, 0.05 * 2**self._num_tries), remaining_s(item)
         await asyncio.sleep(pause_s if left_s is None else min(pause_s, left_s))
-        if _left(item) == 0:
+        if remaining_s(item) == 0:
             raise _too_late(stage)
 
 
@@ -155,7 +174,7 @@ async def _within(response: Any, item: Item[Any], stage: str) -> AsyncGenerator[
     iterator = aiter(response)
     while True:
         try:
-            async with asyncio.timeout(_left(item)):
+            async with asyncio.timeout(remaining_s(item)):
                 events = await anext(iterator)
         except StopAsyncIteration:
             return
@@ -164,15 +183,8 @@ async def _within(response: Any, item: Item[Any], stage: str) -> AsyncGenerator[
         yield events
 
 
-def _left(item: Item[Any]) -> float | None:
-    return None if item.deadline == float("inf") else max(0.0, item.deadline - time.time())
-
-
 def _too_late(stage: str) -> DeadlineExceeded:
-    return DeadlineExceeded(
-        f"the request's time was up while it was with {stage}; allow more with the header x-request-timeout-seconds "
-        "(at most limits.max_request_s)"
-    )
+    return too_late(f"it was with {stage}")
 
 
 def _gone(stage: str) -> Unavailable:

@@ -1,16 +1,16 @@
 """The HTTP surface: which routes there are, and what they promise in /openapi.json. What each does is in its own module.
 
-Knows `Service` and nothing behind it: no stages, no tensors, no Ray.
+Knows `Service` and nothing behind it: no tensors, no Ray, of stages their messages only.
 """
 
-import time
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from pipelines.ingress.pictures.image_url import PictureSource
-from pipelines.ingress.pictures.picture_shelf import PictureShelf
+from pipelines.ingress.pictures.picture_store import PictureStore
 from pipelines.ingress.playground import add_playground
 from pipelines.ingress.request.arrival import Arrival
 from pipelines.ingress.request.errors import json_response, routing_error_handler, triptych_error_handler
@@ -22,7 +22,7 @@ from pipelines.ingress.routes.api_description import POST_ERRORS, asking, descri
 from pipelines.ingress.routes.chat import ChatRoute
 from pipelines.ingress.routes.embeddings import EmbeddingsRoute
 from pipelines.ingress.routes.images import ImagesRoute
-from pipelines.ingress.routes.models import ModelDesk
+from pipelines.ingress.routes.models import ModelsRoute
 from pipelines.ingress.schemas.chat import ChatBody, ChatCompletion
 from pipelines.ingress.schemas.embeddings import EmbeddingsAnswer, EmbeddingsBody
 from pipelines.ingress.schemas.images import EditBody, ImagesAnswer, ImagesBody
@@ -34,10 +34,23 @@ EVENTS: dict[str, Any] = {"content": {"text/event-stream": {}}}  # events, not o
 DESCRIPTION = "Pictures and language in OpenAI's shapes. Fields of Triptych's own live under `triptych` and are optional."
 
 
-def create_app(service: Service, settings: IngressSettings) -> FastAPI:
-    """The whole surface over a service. Starts nothing and reads no environment."""
-    pictures = PictureSource(settings.picture_limits(), settings.fetch)
-    metrics = RequestMetrics()
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What outlives a change of settings: counters, and the pictures whose addresses were given out."""
+
+    metrics: RequestMetrics
+    pictures: PictureStore
+
+    @classmethod
+    def new(cls, settings: IngressSettings) -> "Kept":
+        store = PictureStore(capacity_bytes=settings.kept_picture_bytes, keep_s=settings.kept_picture_s)
+        return cls(RequestMetrics(), store)
+
+
+def create_app(service: Service, settings: IngressSettings, kept: Kept | None = None) -> FastAPI:
+    """The whole surface over a service. Starts nothing and reads no environment. `kept`: of the app before it."""
+    kept = kept if kept is not None else Kept.new(settings)
+    pictures = PictureSource(settings.limits, settings.fetch)
 
     app = FastAPI(
         title="Triptych",
@@ -49,15 +62,14 @@ def create_app(service: Service, settings: IngressSettings) -> FastAPI:
     )
     app.add_exception_handler(TriptychError, triptych_error_handler)
     app.add_exception_handler(HTTPException, routing_error_handler)
-    app.add_middleware(RequestLog, metrics=metrics, adds_id=settings.adds_request_id)
-    arrival, receipts = Arrival(service, settings), ReceiptPrinter(settings.show_cache)
-    shelf = PictureShelf(capacity_bytes=settings.kept_picture_bytes, keep_s=settings.kept_picture_s, now=time.monotonic)
+    app.add_middleware(RequestLog, metrics=kept.metrics, adds_id=settings.adds_request_id)
+    arrival, receipts = Arrival(service, settings), ReceiptPrinter(settings.shows_cache)
     keyed = bool(settings.keys)
     _add_chat(app, ChatRoute(arrival, settings, pictures, receipts))
-    _add_images(app, ImagesRoute(arrival, settings, pictures, receipts, shelf))
+    _add_images(app, ImagesRoute(arrival, settings, pictures, receipts, kept.pictures))
     _add_embeddings(app, EmbeddingsRoute(arrival, settings, pictures, receipts))
-    _add_models(app, ModelDesk(service), arrival, keyed=keyed)
-    _add_operations(app, service, metrics, arrival, keyed=keyed)
+    _add_models(app, ModelsRoute(service), arrival, keyed=keyed)
+    _add_operations(app, service, kept.metrics, arrival, keyed=keyed)
     add_playground(app)
     describe(
         app,
@@ -117,11 +129,11 @@ def _add_images(app: FastAPI, route: ImagesRoute) -> None:
     async def images_files(key: str) -> Response:
         """A picture made with `response_format: "url"`. Its address is its key: it cannot be guessed, and is good for a
         while."""
-        kept = route.shelf.get(key)
-        if kept is None:
+        picture = route.store.get(key)
+        if picture is None:
             raise HTTPException(404)
         headers = {"cache-control": "private, max-age=60", "content-security-policy": "default-src 'none'"}
-        return Response(kept.data, media_type=kept.media_type, headers=headers)
+        return Response(picture.data, media_type=picture.media_type, headers=headers)
 
 
 def _add_embeddings(app: FastAPI, route: EmbeddingsRoute) -> None:
@@ -136,7 +148,7 @@ def _add_embeddings(app: FastAPI, route: EmbeddingsRoute) -> None:
         return await route(request)
 
 
-def _add_models(app: FastAPI, desk: ModelDesk, arrival: Arrival, *, keyed: bool) -> None:
+def _add_models(app: FastAPI, route: ModelsRoute, arrival: Arrival, *, keyed: bool) -> None:
     @app.get(
         "/v1/models",
         response_model=None,
@@ -146,7 +158,7 @@ def _add_models(app: FastAPI, desk: ModelDesk, arrival: Arrival, *, keyed: bool)
     async def models(request: Request) -> Response:
         """What can be asked, and the stages behind each model."""
         arrival.identify(request)
-        return json_response((await desk.listed()).to_json())
+        return json_response((await route.listed()).to_json())
 
     @app.get(
         "/v1/models/{model:path}",
@@ -156,7 +168,7 @@ def _add_models(app: FastAPI, desk: ModelDesk, arrival: Arrival, *, keyed: bool)
     )
     async def model(request: Request, model: str) -> Response:
         arrival.identify(request)
-        return json_response((await desk.one(model)).to_json())
+        return json_response((await route.one(model)).to_json())
 
     @app.get("/health", response_model=None, responses={200: {"model": Health}}, openapi_extra=operation())
     async def health() -> Response:
@@ -171,7 +183,7 @@ def _add_models(app: FastAPI, desk: ModelDesk, arrival: Arrival, *, keyed: bool)
     )
     async def ready() -> Response:
         """Whether every stage that a model needs has a live replica."""
-        readiness = await desk.readiness()
+        readiness = await route.readiness()
         return json_response(readiness.to_json(), status=200 if readiness.ready else 503)
 
 

@@ -29,7 +29,7 @@ class Prompt:
     images: tuple[tuple[int, int, ImagePart], ...] = ()
 
 
-class PromptForm(Protocol):
+class PromptWriter(Protocol):
     """How one kind of model writes a conversation."""
 
     @property
@@ -52,31 +52,31 @@ class PromptForm(Protocol):
 class PromptBuilder:
     """For one model; thread-safe."""
 
-    def __init__(self, tokenizer: Any, form: PromptForm, checkpoint: Checkpoint) -> None:
-        self._form, self._checkpoint = form, checkpoint
+    def __init__(self, tokenizer: Any, writer: PromptWriter, checkpoint: Checkpoint) -> None:
+        self._writer, self._checkpoint = writer, checkpoint
         # Calls of the tokenizer itself change its settings, which other threads may be using; calls of its backend don't.
         self._backend = tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
-        self._image_token_id = self._backend.token_to_id(form.image_token) if form.image_token else None
+        self._image_token_id = self._backend.token_to_id(writer.image_token) if writer.image_token else None
         added = tokenizer.added_tokens_decoder.values()
-        written = {token.content for token in added if token.special or token.content in form.template}
-        self._control = ControlTokens(written | ({form.image_token} if form.image_token else set()))
+        written = {token.content for token in added if token.special or token.content in writer.template}
+        self._control = ControlTokens(written | ({writer.image_token} if writer.image_token else set()))
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, projector: Checkpoint | None = None) -> "PromptBuilder":
         """`projector`: of a model made of an open_clip tower, a projector and a text-only language model. Raises
         `ConfigurationError` for a checkpoint without tokenizer or chat template."""
-        from stages.vision.vlm_parts import VLM_PARTS
+        from stages.vision.vlm_files import VLM_PARTS
 
         ensure_torchvision()
         if gguf_file(checkpoint.folder) is None and _load_config(checkpoint).model_type in VLM_PARTS:
             processor = _load_processor(checkpoint)
-            return cls(processor.tokenizer, ProcessorForm(processor), checkpoint)
+            return cls(processor.tokenizer, ProcessorPromptWriter(processor), checkpoint)
         tokenizer = load_tokenizer(checkpoint.folder)
         _check_template(checkpoint, tokenizer.chat_template)
-        image = ImagePlace.load(projector) if projector is not None else None
-        return cls(tokenizer, TextForm(tokenizer, image), checkpoint)
+        placeholder = Placeholder.load(projector) if projector is not None else None
+        return cls(tokenizer, TextPromptWriter(tokenizer, placeholder), checkpoint)
 
     @property
     def max_context_tokens(self) -> int | None:
@@ -90,11 +90,11 @@ class PromptBuilder:
         pictures = [part for message in messages for part in message.parts if isinstance(part, ImagePart)]
         mark = unused_mark(part.text for message in messages for part in message.parts if isinstance(part, TextPart))
         try:
-            text = self._form.render([self._harmless(message, mark) for message in messages])
+            text = self._writer.render([self._harmless(message, mark) for message in messages])
         except TemplateError as error:
             raise InvalidRequest(f"the model's chat template refuses these messages: {error}", param="messages") from error
         token_ids = self._tokenized(self._with_placeholders(text, pictures), mark)
-        return Prompt(tuple(token_ids), tuple(self._places(token_ids, pictures)))
+        return Prompt(tuple(token_ids), tuple(self._spans(token_ids, pictures)))
 
     def encode(self, text: str) -> list[int]:
         """A plain text's tokens: no template, no begin token, and control tokens read as text."""
@@ -119,7 +119,7 @@ class PromptBuilder:
         return Message(message.role, tuple(parts))
 
     def _with_placeholders(self, text: str, pictures: Sequence[ImagePart]) -> str:
-        token = self._form.image_token
+        token = self._writer.image_token
         if token is None or not pictures:
             return text
         pieces = text.split(token)
@@ -131,11 +131,11 @@ class PromptBuilder:
             )
         whole = pieces[0]
         for picture, piece in zip(pictures, pieces[1:], strict=True):
-            whole += token * self._form.num_image_tokens(picture) + piece
+            whole += token * self._writer.num_image_tokens(picture) + piece
         return whole
 
     def _tokenized(self, text: str, mark: str) -> list[int]:
-        if not self._form.adds_special_tokens(text):
+        if not self._writer.adds_special_tokens(text):
             return self._encoded(text, mark)
         first, *rest = text.split(mark)
         return self._backend.encode(first, add_special_tokens=True).ids + self._encoded(mark.join(rest), mark)
@@ -143,27 +143,27 @@ class PromptBuilder:
     def _encoded(self, text: str, mark: str) -> list[int]:
         return [token for piece in text.split(mark) for token in self._backend.encode(piece, add_special_tokens=False).ids]
 
-    def _places(self, token_ids: Sequence[int], pictures: Sequence[ImagePart]) -> list[tuple[int, int, ImagePart]]:
-        found = [place for place, token in enumerate(token_ids) if token == self._image_token_id] if pictures else []
+    def _spans(self, token_ids: Sequence[int], pictures: Sequence[ImagePart]) -> list[tuple[int, int, ImagePart]]:
+        found = [offset for offset, token in enumerate(token_ids) if token == self._image_token_id] if pictures else []
         images: list[tuple[int, int, ImagePart]] = []
         for picture in pictures:
-            length = self._form.num_image_tokens(picture)
-            places, found = found[:length], found[length:]
-            if len(places) < length or places[-1] - places[0] != length - 1:
-                raise ConfigurationError(f"the model's tokenizer does not keep {self._form.image_token!r} in one piece")
-            images.append((places[0], length, picture))
+            length = self._writer.num_image_tokens(picture)
+            offsets, found = found[:length], found[length:]
+            if len(offsets) < length or offsets[-1] - offsets[0] != length - 1:
+                raise ConfigurationError(f"the model's tokenizer does not keep {self._writer.image_token!r} in one piece")
+            images.append((offsets[0], length, picture))
         return images
 
 
 @dataclass(frozen=True, slots=True)
-class ImagePlace:
+class Placeholder:
     """Which token, and how many of it, stand for a picture in a text-only model with a projector."""
 
     token: str
     num_tokens: int
 
     @classmethod
-    def load(cls, projector: Checkpoint) -> "ImagePlace":
+    def load(cls, projector: Checkpoint) -> "Placeholder":
         path = projector.folder / "config.json"
         try:
             config = json.loads(path.read_text())
@@ -172,16 +172,16 @@ class ImagePlace:
             raise ConfigurationError(f"{projector.source} is no projector: {path.name}: {error}") from error
 
 
-class TextForm:
-    """A text-only model; with an `ImagePlace`, one that was taught to see through a projector.
+class TextPromptWriter:
+    """A text-only model; with an `Placeholder`, one that was taught to see through a projector.
 
     Messages are strings, the texts of one joined by line ends. A message's only picture comes first, right before its text,
     wherever it stands, because that is how a projector is trained (`ProjectorConfig.place_image`); several stay at their
     places.
     """
 
-    def __init__(self, tokenizer: Any, image: ImagePlace | None) -> None:
-        self._tokenizer, self._image = tokenizer, image
+    def __init__(self, tokenizer: Any, placeholder: Placeholder | None) -> None:
+        self._tokenizer, self._placeholder = tokenizer, placeholder
 
     @property
     def template(self) -> str:
@@ -189,12 +189,12 @@ class TextForm:
 
     @property
     def image_token(self) -> str | None:
-        return self._image.token if self._image is not None else None
+        return self._placeholder.token if self._placeholder is not None else None
 
     def num_image_tokens(self, image: ImagePart) -> int:
-        if self._image is None:
+        if self._placeholder is None:
             raise InvalidRequest("this model sees no pictures", param=image.param)
-        return self._image.num_tokens
+        return self._placeholder.num_tokens
 
     def render(self, messages: Sequence[Message]) -> str:
         conversation = [{"role": message.role, "content": self._content(message)} for message in messages]
@@ -202,7 +202,7 @@ class TextForm:
 
     def _content(self, message: Message) -> str:
         pictures = [part for part in message.parts if isinstance(part, ImagePart)]
-        if pictures and self._image is None:
+        if pictures and self._placeholder is None:
             raise InvalidRequest("this model sees no pictures", param=pictures[0].param)
         parts = sorted(message.parts, key=lambda part: isinstance(part, TextPart)) if len(pictures) == 1 else message.parts
         content = ""
@@ -210,8 +210,8 @@ class TextForm:
         for part in parts:
             if isinstance(part, TextPart):
                 content += ("\n" if after_text else "") + part.text
-            elif self._image is not None:
-                content += self._image.token
+            elif self._placeholder is not None:
+                content += self._placeholder.token
             after_text = isinstance(part, TextPart)
         return content
 
@@ -219,7 +219,7 @@ class TextForm:
         return False
 
 
-class ProcessorForm:
+class ProcessorPromptWriter:
     """A vision-language model of `transformers`: its processor knows the template and the placeholders."""
 
     def __init__(self, processor: Any) -> None:

@@ -5,12 +5,12 @@ Decides what becomes of a field that the request, the file, or both leave out. R
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from annotated_types import Ge
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipelines.jobs import AskedSampling, SamplingDefaults
 from stages.checkpoints.checkpoint import Checkpoint
 from stages.contract.errors import ConfigurationError
-from stages.llm.messages import Sampling
+from stages.llm.messages import MaxTokens, MinP, RepetitionPenalty, Sampling, Temperature, TopP
 
 FILE = "generation_config.json"
 
@@ -20,18 +20,17 @@ class _GenerationConfig(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
-    max_new_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    top_k: Annotated[int, Ge(-1)] | None = None
+    min_p: MinP | None = None
+    repetition_penalty: RepetitionPenalty | None = None
+    max_new_tokens: MaxTokens | None = None
 
 
-def sampling_defaults(checkpoint: Checkpoint, default_max_tokens: int, max_tokens: int | None) -> SamplingDefaults:
+def sampling_defaults(checkpoint: Checkpoint, default_max_tokens: int, max_tokens: int | None) -> Sampling:
     """OpenAI's defaults where the checkpoint has no such file, and for its bound the configuration's (`default_max_tokens`, and
-    `max_tokens` over all). Raises `ConfigurationError` for one with values that can't be
-    served."""
+    `max_tokens` over all). Raises `ConfigurationError` for one with values that can't be served."""
     path = checkpoint.folder / FILE
     try:
         found = _GenerationConfig.model_validate_json(path.read_bytes()) if path.exists() else _GenerationConfig()
@@ -41,29 +40,6 @@ def sampling_defaults(checkpoint: Checkpoint, default_max_tokens: int, max_token
         raise ConfigurationError(f"{checkpoint.source}: {FILE}: {field}: {first['msg']}") from error
     except OSError as error:
         raise ConfigurationError(f"{checkpoint.source}: {FILE} cannot be read: {error}") from error
-    return SamplingDefaults(
-        temperature=1.0 if found.temperature is None else found.temperature,
-        top_p=1.0 if found.top_p is None else found.top_p,
-        top_k=max(0, found.top_k or 0),
-        min_p=found.min_p or 0.0,
-        repetition_penalty=found.repetition_penalty or 1.0,
-        max_tokens=min(found.max_new_tokens or default_max_tokens, max_tokens or found.max_new_tokens or default_max_tokens),
-    )
-
-
-def completed(asked: AskedSampling, defaults: SamplingDefaults, room: int) -> Sampling:
-    """What is sent to the stage. `room`: how many tokens fit."""
-    return Sampling(
-        max_tokens=asked.max_tokens or min(room, defaults.max_tokens),
-        temperature=defaults.temperature if asked.temperature is None else asked.temperature,
-        top_p=defaults.top_p if asked.top_p is None else asked.top_p,
-        seed=asked.seed,
-        stop=asked.stop,
-        logprobs=asked.logprobs,
-        frequency_penalty=asked.frequency_penalty,
-        presence_penalty=asked.presence_penalty,
-        logit_bias=asked.logit_bias,
-        top_k=defaults.top_k,
-        min_p=defaults.min_p,
-        repetition_penalty=defaults.repetition_penalty,
-    )
+    given = found.model_dump(exclude_none=True)
+    bound = given.pop("max_new_tokens", default_max_tokens)
+    return Sampling(max_tokens=min(bound, max_tokens or bound), **given | {"top_k": max(0, found.top_k or 0)})

@@ -13,9 +13,11 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from stages.contract.errors import ConfigurationError
+from stages.contract.limits import QueueLimits
 
 EMBEDDED = "embedded"
 INGRESS = "ingress"
+SURGE_PERCENT = 25  # rounded up: there is one replica more before the first old one goes
 
 
 class Strict(BaseModel):
@@ -53,6 +55,9 @@ class QueueConfig(Strict):
 
     max_items: int = Field(256, ge=1, le=1_000_000)
     max_cost: float = Field(float("inf"), gt=0)
+
+    def limits(self) -> QueueLimits:
+        return QueueLimits(self.max_items, self.max_cost)
 
 
 class PartConfig(Strict):
@@ -218,6 +223,12 @@ class DeploymentConfig(Strict):
     health_check_period_s: float = Field(2, gt=0)
     health_check_timeout_s: float = Field(30, gt=0)
     graceful_shutdown_timeout_s: float = Field(120, gt=0, description="how long a leaving replica may finish its requests")
+    max_surge_percent: int = Field(
+        25,
+        ge=0,
+        le=100,
+        description="replicas beyond their number while a change replaces them, rounded up; 0: old ones go first",
+    )
 
     @model_validator(mode="after")
     def one_way_to_scale(self) -> "DeploymentConfig":

@@ -1,19 +1,21 @@
 """Reads `serve_config.yaml`: an ordinary Ray Serve config, in which everything of Triptych's own is the `args` of the application
 whose import path is `pipelines.app:build`. What those may say is `pipelines/settings/config.py`, what of it fits together
-`pipelines/settings/derived.py`."""
+`pipelines/settings/derived.py`. `serve_document` is what Serve is given in its place, so that a change restarts only what it changes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from pipelines.settings.applications import applications
 from pipelines.settings.config import AppConfig
 from pipelines.settings.derived import faults
 from stages.contract.errors import ConfigurationError
 
 IMPORT_PATH = "pipelines.app:build"
+COMMON = ("runtime_env", "logging_config")  # of Triptych's application: each of those that it becomes gets them
 
 
 class HttpConfig(BaseModel):
@@ -24,11 +26,15 @@ class HttpConfig(BaseModel):
 
 
 class ServeFile(BaseModel):
-    """A Serve config file, read for Triptych's application."""
+    """A Serve config file, read for Triptych's application. `options`: the file's without its applications; `common`: what each of
+    Triptych's gets; `others`: applications that aren't Triptych's."""
 
     http: HttpConfig
     app_name: str
     app: AppConfig
+    options: Mapping[str, Any] = {}
+    common: Mapping[str, Any] = {}
+    others: Sequence[Mapping[str, Any]] = ()
 
 
 def load(path: Path) -> ServeFile:
@@ -43,8 +49,25 @@ def load(path: Path) -> ServeFile:
     ours = [app for app in applications or [] if isinstance(app, dict) and app.get("import_path") == IMPORT_PATH]
     if len(ours) != 1:
         raise ConfigurationError(f"{path}: applications: exactly one must have import_path {IMPORT_PATH}; found {len(ours)}")
-    http = HttpConfig.model_validate(document.get("http_options") or {})
-    return ServeFile(http=http, app_name=ours[0].get("name", "triptych"), app=parse(ours[0].get("args") or {}))
+    (app,) = ours
+    if app.get("deployments"):
+        raise ConfigurationError(
+            f"{path}: applications: deployments beside args is Serve's own list, which Triptych fills; set these under args.deployments"
+        )
+    return ServeFile(
+        http=HttpConfig.model_validate(document.get("http_options") or {}),
+        app_name=app.get("name", "triptych"),
+        app=parse(app.get("args") or {}),
+        options={key: value for key, value in document.items() if key != "applications"},
+        common={key: app[key] for key in COMMON if key in app},
+        others=[other for other in document["applications"] if other is not app],
+    )
+
+
+def serve_document(file: ServeFile) -> dict[str, Any]:
+    """The Serve config that the file means: as it stands, with several applications in place of Triptych's one."""
+    ours = [app.document(file.common) for app in applications(file.app, file.app_name)]
+    return {**file.options, "applications": [*ours, *map(dict, file.others)]}
 
 
 def parse(args: Any) -> AppConfig:

@@ -18,6 +18,8 @@ from pipelines.settings.config import (
     PartConfig,
     TextToImageModel,
 )
+from pipelines.settings.placement import placement_faults
+from stages.host.nesting import needed_by
 
 BATCH_ITEMS = 16
 PREFILL_CHUNK_TOKENS = 256
@@ -64,17 +66,26 @@ def pixels(size: str) -> int:
 
 
 def capacity(home: Home, config: AppConfig) -> Capacity:
-    """Two full batches of everything hosted are let in (and what is aimed at), one full batch of the largest is aimed at."""
-    parts = _hosted(home, config).values()
+    """Two full batches of everything hosted are let in (and what is aimed at), one full batch of the largest is aimed at. What waits
+    for other deployments' results has room, too: of a stage that needs such, as much is let in as it and its queue hold."""
+    hosted = _hosted(home, config)
+    parts = hosted.values()
     batches = [batch_items(part) for part in parts]
+    others = [stage for stage in config.parts() if stage not in hosted]
+    let_in = [_let_in(part, waits=bool(needed_by(stage, others))) for stage, part in hosted.items()]
     scaling = home.autoscaling_config if isinstance(home, DeploymentConfig) else None
     given = None if scaling is None else scaling.target_ongoing_requests
-    ongoing = home.max_ongoing_requests or max(FEWEST_ONGOING, FULL_BATCHES * sum(batches), math.ceil(given or 0))
+    ongoing = home.max_ongoing_requests or max(FEWEST_ONGOING, sum(let_in), math.ceil(given or 0))
     target = given if given is not None else float(min(max(batches, default=1), ongoing))
     gpus = home.ray_actor_options.num_gpus
     if gpus is None:
         gpus = float(max((index + 1 for index in map(_gpu_index, parts) if index is not None), default=0))
     return Capacity(ongoing, target, gpus)
+
+
+def _let_in(part: PartConfig, *, waits: bool) -> int:
+    items = batch_items(part)
+    return max(FULL_BATCHES * items, items + part.queue.max_items if waits else 0)
 
 
 def derivations(config: AppConfig) -> Sequence[str]:
@@ -93,7 +104,7 @@ def faults(config: AppConfig) -> Sequence[str]:
     for path, home in _homes(config).items():
         found += _ongoing_faults(path, home, config)
         found += _gpu_faults(path, home, config)
-    return found
+    return [*found, *placement_faults(config)]
 
 
 def _derived(config: AppConfig) -> Iterator[tuple[str, object, str]]:
@@ -123,7 +134,11 @@ def _derived_for_painter(path: str, model: TextToImageModel) -> Iterator[tuple[s
 
 def _derived_for_home(path: str, home: Home, room: Capacity) -> Iterator[tuple[str, object, str]]:
     if home.max_ongoing_requests is None:
-        yield f"{path}.max_ongoing_requests", room.max_ongoing_requests, f"at least {FULL_BATCHES} full batches"
+        yield (
+            f"{path}.max_ongoing_requests",
+            room.max_ongoing_requests,
+            f"at least {FULL_BATCHES} full batches, and what waits for other deployments",
+        )
     scaling = home.autoscaling_config if isinstance(home, DeploymentConfig) else None
     if scaling is not None and scaling.target_ongoing_requests is None:
         target = f"{room.target_ongoing_requests:g}"

@@ -17,20 +17,21 @@ from pipelines.settings.config import (
 from pipelines.settings.derived import batch_items, prefill_chunk_tokens
 from pipelines.settings.replica_spec import CacheSpec, ReplicaSpec
 from stages.checkpoints.checkpoint import LoadOptions, Source
-from stages.engine.scheduler import BatchLimits, QueueLimits
-from stages.host.registry import LlmOptions, StageKind, StageSpec
+from stages.contract.limits import BatchLimits
+from stages.host.registry import StageSpec
+from stages.llm.kinds import LlmOptions
 
 
 def stage_specs(config: AppConfig) -> dict[str, StageSpec]:
     """MODEL.PART -> spec, for every stage of every model."""
     return {
-        f"{name}.{part}": _stage_spec(f"{name}.{part}", StageKind(part), settings)
+        f"{name}.{part}": _stage_spec(f"{name}.{part}", part, settings)
         for name, model in config.models.items()
         for part, settings in model.parts().items()
     }
 
 
-def _stage_spec(name: str, kind: StageKind, part: PartConfig) -> StageSpec:
+def _stage_spec(name: str, kind: str, part: PartConfig) -> StageSpec:
     projector = part.projector if isinstance(part, VisionEncoderConfig) else None
     return StageSpec(
         name=name,
@@ -39,10 +40,10 @@ def _stage_spec(name: str, kind: StageKind, part: PartConfig) -> StageSpec:
         source=_source(part.source),
         options=LoadOptions(device=part.device, dtype=part.dtype, compile=part.compile),
         batch=BatchLimits(max_items=batch_items(part), max_cost=part.batch.max_cost),
-        queue=QueueLimits(max_items=part.queue.max_items, max_cost=part.queue.max_cost),
+        queue=part.queue.limits(),
         max_step_s=part.max_step_s,
         projector=_source(projector) if projector is not None else None,
-        llm=LlmOptions(part.num_slots, part.max_context_tokens, prefill_chunk_tokens(part))
+        settings=LlmOptions(part.num_slots, part.max_context_tokens, prefill_chunk_tokens(part))
         if isinstance(part, LlmConfig)
         else None,
     )

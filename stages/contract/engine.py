@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from stages.contract.errors import DeadlineExceeded, TriptychError
 from stages.contract.item import Item, StageReceipt
+from stages.contract.limits import QueueLimits
 from stages.contract.recipe import Inputs, Payload, Recipe
 from stages.contract.result import Result
 
@@ -95,6 +96,10 @@ class Engine(Protocol[P_contra]):
 
     def submit(self, item: Item[P_contra], inputs: Inputs, receiver: Receiver) -> Handle:
         """Takes the item in. Raises `QueueFull`, `Unavailable` (closed, broken), `DeadlineExceeded` (too late), `InvalidRequest`."""
+        ...
+
+    def limit_queue(self, limits: QueueLimits) -> None:
+        """Judges what comes from now on by these bounds."""
         ...
 
     def load(self) -> Load: ...

@@ -8,7 +8,8 @@
     ├── Overloaded                try again in `retry_after_s`
     │   ├── QueueFull             a bounded queue is full
     │   └── Unavailable           no live replica, or a replica died under the request: it may be run elsewhere
-    │       └── Broken            its device broke, or never came back, while the request was there
+    │       ├── Broken            its device broke, or never came back, while the request was there
+    │       └── InputUnavailable  a stage elsewhere, whose result it needs, is: running it elsewhere is no use
     ├── DeadlineExceeded          the request's time is up
     ├── Cancelled                 the client went away, or asked to stop
     ├── ConfigurationError        the configuration is at fault: names the path, the value and what is allowed
@@ -83,6 +84,10 @@ class Unavailable(Overloaded):
 
 class Broken(Unavailable):
     """Told to whoever was there; that it may be run elsewhere is for `pipelines/cluster/serve_client.py` to know."""
+
+
+class InputUnavailable(Unavailable):
+    """Whoever calls the stage that makes it has tried again already."""
 
 
 class DeadlineExceeded(TriptychError):

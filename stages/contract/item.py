@@ -50,11 +50,13 @@ class StageReceipt:
 
 @dataclass(frozen=True, slots=True)
 class Reply(Generic[V]):
-    """A one-shot stage's answer. `inputs`: receipts of the results that were made for it."""
+    """A one-shot stage's answer. `inputs`: receipts of the results that were made for it. `origin`: whoever made it, or would
+    have (`stages/host/origin.py`): with the item's name it makes the name under which the result is remembered."""
 
     value: V
     receipt: StageReceipt
     inputs: tuple[StageReceipt, ...] = ()
+    origin: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,8 @@ class StageMetrics:
     device: str
     dtype: str
     counters: Mapping[str, float]
-    """queued, running, items_total, batches_total, batch_items_total, steps_total, device_seconds_total, cancelled_total,
+    """queued (of which preparing), running, missing_inputs_total (how often an item had to wait for inputs after all),
+    items_total, batches_total, batch_items_total, steps_total, device_seconds_total, cancelled_total,
     failed_total, expired_total, rejected_total, preempted_total, out_of_memory_total (batches that did not fit),
     batch_bound_items and batch_bound_cost (what a batch may hold now: less than configured after that),
     cache_hits_memory_total, cache_hits_redis_total, cache_misses_total, cache_joined_total, cache_evictions_total,

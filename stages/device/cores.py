@@ -6,7 +6,7 @@ that all processes of the machine see when it computes and with how many threads
 before every step. Nobody is told to wait, nothing is reserved: a stage alone has the machine (`benchmarks/results/fairness.json`).
 
 Decides how many threads, not which stage runs where (that is the plan's affair). A process that dies leaves nothing behind: its
-seat is a lock on a byte of the file, and the kernel lets go of it.
+lease is a lock on a byte of the file, and the kernel lets go of it.
 """
 
 import fcntl
@@ -21,8 +21,8 @@ from functools import cache
 from pathlib import Path
 from typing import Protocol
 
-NUM_SEATS = 256
-MAX_THREADS = 2**16 - 1  # what a place in the table holds
+MAX_LEASES = 256
+MAX_THREADS = 2**16 - 1  # what an entry of the file holds
 FLOCK = "hhqqi0q"  # struct flock of Linux: type, whence, start, length, pid
 log = logging.getLogger("triptych.stages")
 
@@ -56,50 +56,50 @@ def _torch_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
-class Seat:
-    """A stage's place in the table. For the stage's own thread alone, except `close`."""
+class CoreLease:
+    """A stage's part of a machine's cores. For the stage's own thread alone, except `close`."""
 
-    def __init__(self, table: "CoreTable", index: int, wanted: int, set_threads: Threads) -> None:
-        self._table, self._index, self._wanted, self._set_threads = table, index, wanted, set_threads
+    def __init__(self, cores: "SharedCores", index: int, wanted: int, set_threads: Threads) -> None:
+        self._cores, self._index, self._wanted, self._set_threads = cores, index, wanted, set_threads
         self._now = 0
 
     def take(self) -> None:
         """It computes from now on, with its part of the cores. Called before every step; some microseconds."""
-        self._table.write(self._index, self._wanted)
-        count = threads_for(self._wanted, self._table.wanted_by_others(self._index), self._table.num_cores)
+        self._cores.write(self._index, self._wanted)
+        count = threads_for(self._wanted, self._cores.wanted_by_others(self._index), self._cores.num_cores)
         if count != self._now:
             self._set_threads(count)
             self._now = count
 
     def leave(self) -> None:
         """It waits for work: the cores are the others'."""
-        self._table.write(self._index, 0)
+        self._cores.write(self._index, 0)
 
     def close(self) -> None:
-        """Gives the seat up. Not while its thread may still take cores."""
-        self._table.give_up(self._index)
+        """Gives the lease up. Not while its thread may still take cores."""
+        self._cores.give_up(self._index)
 
 
-class CoreTable:
+class SharedCores:
     """Who computes on this machine now: `path` is a small file that its processes share. Raises `OSError` where it can't be made."""
 
     def __init__(self, path: Path, *, num_cores: int | None = None) -> None:
         self.num_cores = num_cores if num_cores is not None else available_cores()
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        os.ftruncate(self._file, 2 * NUM_SEATS)
-        self._wanted = memoryview(mmap.mmap(self._file, 2 * NUM_SEATS)).cast("H")
+        os.ftruncate(self._file, 2 * MAX_LEASES)
+        self._wanted = memoryview(mmap.mmap(self._file, 2 * MAX_LEASES)).cast("H")
         self._lock = threading.Lock()
         self._ours: set[int] = set()  # the kernel doesn't tell a process of its own locks
 
-    def seat(self, wanted: int, *, set_threads: Threads = _torch_threads) -> Seat | None:
-        """A seat for a stage that computes with up to `wanted` threads. None, and a warning, where all are taken."""
+    def lease(self, wanted: int, *, set_threads: Threads = _torch_threads) -> CoreLease | None:
+        """A lease for a stage that computes with up to `wanted` threads. None, and a warning, where all are taken."""
         with self._lock:
-            for index in range(NUM_SEATS):
+            for index in range(MAX_LEASES):
                 if index not in self._ours and self._claim(index):
                     self._ours.add(index)
                     self.write(index, 0)
-                    return Seat(self, index, min(wanted, MAX_THREADS), set_threads)
-        log.warning("more than %d stages on this machine: one computes without regard to the others", NUM_SEATS)
+                    return CoreLease(self, index, min(wanted, MAX_THREADS), set_threads)
+        log.warning("more than %d stages on this machine: one computes without regard to the others", MAX_LEASES)
         return None
 
     def wanted_by_others(self, index: int) -> int:
@@ -127,7 +127,7 @@ class CoreTable:
         return False
 
     def _is_taken(self, index: int) -> bool:
-        """Whether a living process has the seat; a dead one's last word may still stand there."""
+        """Whether a living process has the lease; a dead one's last word may still stand there."""
         return index in self._ours or self._locked(fcntl.F_OFD_GETLK, fcntl.F_WRLCK, index) != fcntl.F_UNLCK
 
     def _locked(self, command: int, kind: int, index: int) -> int:
@@ -136,12 +136,12 @@ class CoreTable:
 
 
 @cache
-def cores_of_this_machine() -> CoreTable | None:
-    """The table of all this user's stages on this machine; None, and a warning, where there can't be one."""
+def cores_of_this_machine() -> SharedCores | None:
+    """What is shared by all this user's stages on this machine; None, and a warning, where there can't be one."""
     shared = Path("/dev/shm")
     folder = shared if os.access(shared, os.W_OK) else Path(tempfile.gettempdir())
     try:
-        return CoreTable(folder / f"triptych-cores-{os.getuid()}")
+        return SharedCores(folder / f"triptych-cores-{os.getuid()}")
     except (OSError, AttributeError) as error:  # a read-only file system; a system without these locks
         log.warning("stages on this machine compute without regard to each other: %s", error)
         return None

@@ -1,13 +1,12 @@
-"""Whether a request to paint can run at all, in the words of the HTTP API. Pure: knows no torch."""
+"""Whether a request to paint can run at all. Pure: knows no torch."""
 
 import math
 
 from stages.contract.errors import InvalidRequest
 from stages.diffusion.families.describe import Guidance, PainterInfo
-from stages.diffusion.messages import Denoise
+from stages.diffusion.messages import MAX_GUIDANCE_SCALE, Denoise
 from stages.diffusion.sampling.samplers import SamplerMenu
 
-_MAX_GUIDANCE = 100.0
 _SEEDS = range(-(2**63), 2**64)  # what a torch generator takes
 
 
@@ -16,12 +15,10 @@ def check_request(payload: Denoise, info: PainterInfo, menu: SamplerMenu) -> Non
     _check_size(payload, info)
     fewest = menu.min_steps(menu.choose(payload.sampler))
     if not fewest <= payload.steps <= info.max_steps:
+        raise InvalidRequest(f"steps {payload.steps} is outside {fewest}..{info.max_steps}", param="steps")
+    if not (math.isfinite(payload.guidance_scale) and 0 <= payload.guidance_scale <= MAX_GUIDANCE_SCALE):
         raise InvalidRequest(
-            f"num_inference_steps {payload.steps} is outside {fewest}..{info.max_steps}", param="num_inference_steps"
-        )
-    if not (math.isfinite(payload.guidance_scale) and 0 <= payload.guidance_scale <= _MAX_GUIDANCE):
-        raise InvalidRequest(
-            f"guidance_scale {payload.guidance_scale} is outside 0..{_MAX_GUIDANCE:g}", param="guidance_scale"
+            f"guidance_scale {payload.guidance_scale} is outside 0..{MAX_GUIDANCE_SCALE:g}", param="guidance_scale"
         )
     if payload.negative is not None and info.guidance is not Guidance.CLASSIFIER_FREE:
         raise InvalidRequest("this model takes no negative prompt: it was trained without one", param="negative_prompt")
@@ -58,6 +55,6 @@ def _check_strength(payload: Denoise) -> None:
         raise InvalidRequest(f"strength {payload.strength} is outside 0..1 (0 not allowed)", param="strength")
     if int(payload.steps * payload.strength) < 1:
         raise InvalidRequest(
-            f"strength {payload.strength} of {payload.steps} steps leaves no step; raise strength or num_inference_steps",
+            f"strength {payload.strength} of {payload.steps} steps leaves no step; raise strength or steps",
             param="strength",
         )

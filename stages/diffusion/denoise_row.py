@@ -1,6 +1,11 @@
-"""One request inside the denoiser: its latents, where it stands on its schedule, and its own source of randomness."""
+"""One request inside the denoiser: its latents, where it stands on its schedule, and its own source of randomness.
+
+Decides what is a row's own: everything that a step changes. What was prepared stays as it is, so that a row that had to make way can be
+made again of it.
+"""
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 
@@ -8,10 +13,28 @@ from stages.diffusion.families.family import Condition
 from stages.diffusion.sampling.schedule import Schedule
 
 
+@dataclass(frozen=True, slots=True)
+class PreparedDenoise:
+    """A request before its first step, all of it on the host: what waits holds no memory of the device. `latents`: [1, channels,
+    height, width] float32, noised as the first call expects; `generator_state`: after the draws for them. `preview_calls`: after
+    which model calls an estimate is wanted. `unconditional`: None without classifier-free guidance."""
+
+    latents: torch.Tensor
+    schedule: Schedule
+    generator_state: torch.Tensor
+    condition: Condition
+    unconditional: Condition | None
+    guidance_scale: float
+    preview_calls: frozenset[int]
+
+    @property
+    def num_model_rows(self) -> int:
+        return 1 if self.unconditional is None else 2
+
+
 @dataclass(slots=True)
 class DenoiseRow:
-    """`latents`: [1, channels, height, width] float32 on the model's device. `call`: model calls made so far. `preview_calls`:
-    after which of them an estimate is wanted. `unconditional`: None without classifier-free guidance."""
+    """As `PreparedDenoise`, tensors on the model's device. `call`: model calls made so far."""
 
     latents: torch.Tensor
     schedule: Schedule
@@ -21,6 +44,21 @@ class DenoiseRow:
     guidance_scale: float
     preview_calls: frozenset[int]
     call: int = 0
+
+    @classmethod
+    def of(cls, prepared: PreparedDenoise, device: torch.device) -> Self:
+        generator = torch.Generator("cpu")
+        generator.set_state(prepared.generator_state)
+        unconditional = prepared.unconditional
+        return cls(
+            latents=prepared.latents.to(device, copy=True),
+            schedule=prepared.schedule.copy(),
+            generator=generator,
+            condition=_on(device, prepared.condition),
+            unconditional=None if unconditional is None else _on(device, unconditional),
+            guidance_scale=prepared.guidance_scale,
+            preview_calls=prepared.preview_calls,
+        )
 
     @property
     def guided(self) -> bool:
@@ -47,3 +85,7 @@ class DenoiseRow:
         self.latents = self.latents.new_empty(0)
         self.condition, self.unconditional = {}, None
         self.schedule.release()
+
+
+def _on(device: torch.device, condition: Condition) -> Condition:
+    return {name: value.to(device) for name, value in condition.items()}

@@ -12,25 +12,24 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from stages.checkpoints.checkpoint import Checkpoint, LoadOptions
 from stages.contract.errors import StageFailed
-from stages.contract.result import Arrays
+from stages.contract.recipe import Inputs, Recipe
 from stages.contract.stage import Stepped
 from stages.diffusion.checkpoint.checkpoint_parts import DiffusersFolder, open_folder
 from stages.diffusion.denoise_request import check_request, is_guided, preview_calls
-from stages.diffusion.denoise_row import DenoiseRow
+from stages.diffusion.denoise_row import DenoiseRow, PreparedDenoise
 from stages.diffusion.families.describe import PainterInfo
 from stages.diffusion.families.families import family_of
 from stages.diffusion.families.family import Backbone, Condition, Family
-from stages.diffusion.messages import Denoise, DenoiseEnd, DenoisePreview, DenoiseProgress
+from stages.diffusion.messages import Denoise, DenoiseEnd, DenoisePreview, DenoiseProgress, Latents, PromptEmbedding
 from stages.diffusion.sampling.schedule import Schedule, build_schedule
 from stages.diffusion.step_state import StepState, export_state, restore_state
 
 
 class Denoiser:
-    """An iterative stage. Its work unit is one latent position of one model row."""
+    """An `IterativeStage[Denoise, PreparedDenoise, DenoiseRow]`. Its work unit is one latent position of one model row."""
 
     def __init__(self, family: Family, folder: DiffusersFolder, backbone: Backbone, device: str) -> None:
         self._backbone = backbone
@@ -55,30 +54,51 @@ class Denoiser:
         return self._info
 
     def check(self, payload: Denoise) -> None:
-        """Raises `InvalidRequest` with the HTTP field at fault."""
+        """Raises `InvalidRequest` with the payload's field at fault."""
         check_request(payload, self._info, self._menu)
 
     def weigh(self, payload: Denoise) -> tuple[Hashable, float]:
-        size = payload.height // self._info.latent_factor, payload.width // self._info.latent_factor
-        shapes = tuple((name, np.shape(value)) for name, value in payload.prompt.items())
-        return (size, shapes), float(size[0] * size[1] * (2 if is_guided(payload) else 1))
+        """The cost is exact. How many positions the prompt has is not known yet, so only one of the same name is sure to share."""
+        height, width = payload.height // self._info.latent_factor, payload.width // self._info.latent_factor
+        return (height, width, payload.prompt.name), float(height * width * (2 if is_guided(payload) else 1))
 
-    def can_start(self, payload: Denoise) -> bool:
-        return True  # a row is a few latents; what shares a forward pass is bounded by the scheduler's cost limit
+    def needs(self, payload: Denoise) -> Sequence[Recipe[Any]]:
+        return payload.needs()
 
-    def start(self, payload: Denoise) -> DenoiseRow:
+    def prepare(self, payload: Denoise, inputs: Inputs) -> PreparedDenoise:
+        """All that can be done on the host. Raises `InvalidRequest`, and `StageFailed` for results of another model's stages."""
         self.check(payload)
         with torch.inference_mode():
             schedule = self._schedule(payload)
             generator = torch.Generator("cpu").manual_seed(payload.seed)
-            latents = self._first_latents(payload, schedule, generator)
-            return self._row(payload, schedule, generator, latents)
+            init = None if payload.init is None else inputs[payload.init]
+            latents = self._first_latents(payload, init, schedule, generator)
+            condition, unconditional = self._conditions(payload, inputs)
+            return PreparedDenoise(
+                latents=latents,
+                schedule=schedule,
+                generator_state=generator.get_state(),
+                condition=condition,
+                unconditional=unconditional,
+                guidance_scale=payload.guidance_scale,
+                preview_calls=preview_calls(payload, schedule.num_calls),
+            )
+
+    def share(self, prepared: PreparedDenoise) -> tuple[Hashable, float]:
+        return _batch_key(prepared.latents, prepared.condition), _cost(prepared.latents, prepared.num_model_rows)
+
+    def can_start(self, payload: Denoise) -> bool:
+        return True  # a row is a few latents; what shares a forward pass is bounded by the scheduler's cost limit
+
+    def start(self, payload: Denoise, prepared: PreparedDenoise) -> DenoiseRow:
+        with torch.inference_mode():
+            return DenoiseRow.of(prepared, self._backbone.device)
 
     def batch_key(self, row: DenoiseRow) -> Hashable:
-        return tuple(row.latents.shape), _shapes(row.condition)
+        return _batch_key(row.latents, row.condition)
 
     def cost(self, row: DenoiseRow) -> float:
-        return float(row.latents.shape[2] * row.latents.shape[3] * row.num_model_rows)
+        return _cost(row.latents, row.num_model_rows)
 
     def step(self, rows: Sequence[DenoiseRow]) -> Sequence[Stepped]:
         with torch.inference_mode():
@@ -92,9 +112,9 @@ class Denoiser:
         """What `resume` needs to go on from here, on any replica of this stage."""
         return export_state(row)
 
-    def resume(self, payload: Denoise, suspended: StepState) -> DenoiseRow:
-        """A row that goes on where the suspended one of the same payload stopped. Raises `StageFailed` for another's state."""
-        row = self.start(payload)
+    def resume(self, payload: Denoise, prepared: PreparedDenoise, suspended: StepState) -> DenoiseRow:
+        """Raises `StageFailed` for another payload's state."""
+        row = self.start(payload, prepared)
         with torch.inference_mode():
             restore_state(row, suspended)
         return row
@@ -121,48 +141,53 @@ class Denoiser:
         strength = payload.strength if payload.init is not None else 1.0
         return build_schedule(self._menu, self._menu.choose(payload.sampler), payload.steps, timing, strength)
 
-    def _first_latents(self, payload: Denoise, schedule: Schedule, generator: torch.Generator) -> torch.Tensor:
-        """[1, channels, height, width] on the CPU, with the draws that the library's pipelines make for this seed."""
+    def _first_latents(
+        self, payload: Denoise, init: Latents | None, schedule: Schedule, generator: torch.Generator
+    ) -> torch.Tensor:
+        """[1, channels, height, width], with the draws that the library's pipelines make for this seed."""
         factor = self._info.latent_factor
         shape = (1, self._info.latent_channels, payload.height // factor, payload.width // factor)
-        if payload.init is None:
+        if init is None:
             return torch.randn(shape, generator=generator) * schedule.initial_scale
-        picture = _draw(payload.init, shape, generator)
+        picture = _draw(init, shape, generator)
         return schedule.add_noise(picture, torch.randn(shape, generator=generator))
 
-    def _row(self, payload: Denoise, schedule: Schedule, generator: torch.Generator, latents: torch.Tensor) -> DenoiseRow:
-        negative = payload.negative if is_guided(payload) else None
-        size = (payload.width, payload.height)
-        condition = self._backbone.condition(payload.prompt, *size)
-        unconditional = None if negative is None else self._backbone.condition(negative, *size)
-        if unconditional is not None and _shapes(unconditional) != _shapes(condition):
+    def _conditions(self, payload: Denoise, inputs: Inputs) -> tuple[Condition, Condition | None]:
+        condition = self._condition(inputs[payload.prompt], payload)
+        if payload.negative is None or not is_guided(payload):
+            return condition, None
+        unconditional = self._condition(inputs[payload.negative], payload)
+        if _shapes(unconditional) != _shapes(condition):
             raise StageFailed(
                 f"prompt and negative prompt are not of one shape: {_shapes(condition)}, {_shapes(unconditional)}"
             )
-        return DenoiseRow(
-            latents=latents.to(self._backbone.device),
-            schedule=schedule,
-            generator=generator,
-            condition=condition,
-            unconditional=unconditional,
-            guidance_scale=payload.guidance_scale,
-            preview_calls=preview_calls(payload, schedule.num_calls),
-        )
+        return condition, unconditional
+
+    def _condition(self, prompt: PromptEmbedding, payload: Denoise) -> Condition:
+        return self._backbone.condition(prompt, payload.width, payload.height)
+
+
+def _batch_key(latents: torch.Tensor, condition: Condition) -> Hashable:
+    return tuple(latents.shape), _shapes(condition)
+
+
+def _cost(latents: torch.Tensor, num_model_rows: int) -> float:
+    return float(latents.shape[2] * latents.shape[3] * num_model_rows)
 
 
 def _shapes(condition: Condition) -> tuple[tuple[str, tuple[int, ...]], ...]:
     return tuple((name, tuple(value.shape)) for name, value in condition.items())
 
 
-def _draw(init: Arrays, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+def _draw(init: Latents, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
     """Latents of a given picture: as they are, or drawn around them where a vae encoder gave their standard deviation."""
-    for name, array in init.items():
+    for name, array in init.arrays().items():
         if (1, *array.shape) != shape:
             raise StageFailed(f"init {name} has shape {array.shape}; this size of picture wants {shape[1:]}")
-    latents = torch.tensor(init["latents"]).float()[None]
-    if "std" not in init:
+    latents = torch.tensor(init.latents).float()[None]
+    if init.std is None:
         return latents
-    return latents + torch.tensor(init["std"]).float()[None] * torch.randn(shape, generator=generator)
+    return latents + torch.tensor(init.std).float()[None] * torch.randn(shape, generator=generator)
 
 
 def _guide(output: torch.Tensor, guided: Sequence[DenoiseRow], num_rows: int) -> torch.Tensor:
@@ -193,12 +218,11 @@ def _advance(row: DenoiseRow, output: torch.Tensor) -> Stepped:
         return Stepped(error=error if isinstance(error, StageFailed) else StageFailed(f"the sampler failed: {error}"))
 
 
-def _result(latents: torch.Tensor) -> Arrays:
-    array: NDArray[Any] = latents[0].float().cpu().numpy()
-    return {"latents": array}
+def _result(latents: torch.Tensor) -> Latents:
+    return Latents(latents[0].float().cpu().numpy())
 
 
-def _finite(latents: Arrays) -> Arrays:
-    if not all(math.isfinite(np.sum(array, dtype=np.float64)) for array in latents.values()):
+def _finite(result: Latents) -> Latents:
+    if not math.isfinite(np.sum(result.latents, dtype=np.float64)):
         raise StageFailed("the denoiser's result has values that are not numbers; load it with dtype float32 or bfloat16")
-    return latents
+    return result

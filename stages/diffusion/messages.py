@@ -7,8 +7,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.contract.blob import Blob
 from stages.contract.recipe import Recipe
 from stages.contract.result import Result
+
+MAX_GUIDANCE_SCALE = 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class EncodePicture:
     `width` x `height` and cut about its middle. Work: pixels of the result."""
 
     makes: ClassVar[type[Result]] = Latents
-    data: bytes
+    data: bytes | Blob
     width: int
     height: int
     max_pixels: int

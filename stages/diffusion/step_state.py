@@ -1,7 +1,8 @@
 """A row between two steps, as bytes: what a preempted request needs to go on later, here or on another replica.
 
-Decides what belongs to a row's state: its latents, its generator, the model calls made, and what its scheduler remembers of
-past calls. What a fresh scheduler of the same request has anyway (noise levels, timesteps) is left out. Knows no model.
+Decides what belongs to a row's state: its latents, its generator, the model calls made, and whatever its scheduler holds that a
+fresh one of the same request does not. No sampler lists its own memory: what can't be taken along is refused, never lost. Knows no
+model.
 """
 
 from collections.abc import Mapping
@@ -15,22 +16,16 @@ from stages.contract.errors import StageFailed
 from stages.contract.result import Arrays
 from stages.diffusion.denoise_row import DenoiseRow
 
-Plain: TypeAlias = "int | float | bool | str | list[Plain] | None"
+Plain: TypeAlias = "int | float | bool | str | list[Plain] | dict[str, str] | None"
+"""JSON-able; {"tensor": name} stands for the array of that name."""
 
 _LATENTS, _GENERATOR = "latents", "generator"
-_ARRAY = "array:"  # in `memory`: stands for the array of that name
-_MEMORIES = (
-    *("_step_index", "is_scale_input_called", "counter", "lower_order_nums", "this_order"),
-    *("ets", "cur_model_output", "cur_sample"),  # PNDM
-    *("derivatives",),  # LMS
-    *("prev_derivative", "dt", "sample"),  # Heun; single-step DPM-Solver
-    *("model_outputs", "timestep_list", "last_sample"),  # the multistep solvers
-)
+_TENSOR = "tensor"
 
 
 @dataclass(frozen=True, slots=True)
 class StepState:
-    """`arrays` holds latents, generator and the scheduler's tensors; `memory` the rest of what it remembers, JSON-able."""
+    """`arrays` holds latents, generator and the scheduler's tensors; `memory` the rest of what it remembers."""
 
     call: int
     arrays: Arrays
@@ -38,13 +33,12 @@ class StepState:
 
 
 def export_state(row: DenoiseRow) -> StepState:
-    """The row stays as it is."""
+    """The row stays as it is. Raises `StageFailed` where its scheduler remembers what is neither a number nor a tensor."""
     arrays: dict[str, NDArray[Any]] = {
         _LATENTS: row.latents.cpu().numpy().copy(),
         _GENERATOR: row.generator.get_state().numpy().copy(),
     }
-    known = vars(row.schedule.scheduler)
-    memory = {name: _pack(known[name], name, arrays) for name in _MEMORIES if name in known}
+    memory = {name: _pack(value, f"scheduler.{name}", arrays) for name, value in row.schedule.memory().items()}
     return StepState(row.call, arrays, memory)
 
 
@@ -56,30 +50,27 @@ def restore_state(row: DenoiseRow, state: StepState) -> None:
             f"this state is another request's: latents {latents.shape} after call {state.call}, where "
             f"{tuple(row.latents.shape)} and a call under {row.schedule.num_calls} are right"
         )
+    row.schedule.remember({name: _unpack(value, state.arrays, row.latents.device) for name, value in state.memory.items()})
     row.latents = torch.tensor(latents).to(row.latents.device)
     row.generator.set_state(torch.tensor(state.arrays[_GENERATOR]))
     row.call = state.call
-    for name, value in state.memory.items():
-        if name not in _MEMORIES:
-            raise StageFailed(f"this state is not a denoiser's: {name!r} is nothing that a scheduler remembers")
-        setattr(row.schedule.scheduler, name, _unpack(value, state.arrays, row.latents.device))
 
 
 def _pack(value: object, name: str, arrays: dict[str, NDArray[Any]]) -> Plain:
     if isinstance(value, torch.Tensor):
         arrays[name] = value.cpu().numpy().copy()
-        return _ARRAY + name
+        return {_TENSOR: name}
     if isinstance(value, list):
         return [_pack(part, f"{name}.{index}", arrays) for index, part in enumerate(value)]
-    if value is None or isinstance(value, bool | int | float):
+    if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise StageFailed(f"the scheduler's {name} is a {type(value).__name__}, which cannot be taken along")
+    raise StageFailed(f"{name} is a {type(value).__name__}, which cannot be taken along")
 
 
 def _unpack(value: Plain, arrays: Arrays, device: torch.device) -> object:
     if isinstance(value, list):
         return [_unpack(part, arrays, device) for part in value]
-    if not isinstance(value, str):
+    if not isinstance(value, dict):
         return value
-    tensor = torch.tensor(arrays[value.removeprefix(_ARRAY)])
+    tensor = torch.tensor(arrays[value[_TENSOR]])
     return tensor.to(device) if tensor.ndim else tensor  # scalars (timesteps, step sizes) live on the CPU

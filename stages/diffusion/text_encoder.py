@@ -6,34 +6,49 @@ from typing import Self
 import torch
 
 from stages.checkpoints.checkpoint import Checkpoint, LoadOptions
-from stages.contract.result import Arrays
+from stages.contract.recipe import Inputs
 from stages.diffusion.checkpoint.checkpoint_parts import open_folder
 from stages.diffusion.families.families import family_of
-from stages.diffusion.families.family import PromptEncoder
-from stages.diffusion.messages import EncodePrompt
+from stages.diffusion.families.family import PromptEncoder, PromptTokens
+from stages.diffusion.messages import EncodePrompt, PromptEmbedding
 from stages.diffusion.text.prompt_tokenizer import TokenIds
+
+_LETTERS_A_TOKEN = 4
 
 
 class TextEncoder:
-    """A one-shot stage. Its work unit is one prompt token, padding included. Results are named by the family's encoder."""
+    """A `OneShotStage[EncodePrompt, TokenIds, PromptEmbedding]`. Its work unit is one prompt token, padding included."""
 
-    def __init__(self, encoder: PromptEncoder, device: str) -> None:
-        self._encoder = encoder
+    def __init__(self, tokens: PromptTokens, encoder: PromptEncoder, device: str) -> None:
+        self._tokens, self._encoder = tokens, encoder
         self._device = device
+        self._least = self.cost(tokens.tokenize(""))
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, options: LoadOptions) -> Self:
         """Reads tokenizers and text encoders only. Raises `ConfigurationError`."""
         folder = open_folder(checkpoint)
-        return cls(family_of(folder).load_prompt_encoder(folder, options), options.device)
+        family = family_of(folder)
+        return cls(family.load_prompt_tokens(folder), family.load_prompt_encoder(folder, options), options.device)
 
     @property
     def device(self) -> str:
         return self._device
 
-    def prepare(self, payload: EncodePrompt) -> TokenIds:
+    @property
+    def result_type(self) -> type[PromptEmbedding]:
+        return PromptEmbedding
+
+    def check(self, payload: EncodePrompt) -> None:
+        """Whether a prompt is too long shows when it is tokenized."""
+
+    def weigh(self, payload: EncodePrompt) -> tuple[Hashable, float]:
+        """The cost is an estimate: by the letters, and no less than the empty text's."""
+        return (), max(self._least, len(payload.text) / _LETTERS_A_TOKEN, float(payload.min_positions))
+
+    def prepare(self, payload: EncodePrompt, inputs: Inputs) -> TokenIds:
         """Raises `InvalidRequest` for a prompt that is too long."""
-        return self._encoder.tokenize(payload.text, payload.min_positions)
+        return self._tokens.tokenize(payload.text, payload.min_positions)
 
     def batch_key(self, item: TokenIds) -> Hashable:
         return ()  # whatever their lengths: they are chunks of the same one
@@ -41,6 +56,6 @@ class TextEncoder:
     def cost(self, item: TokenIds) -> float:
         return float(sum(ids.size for name, ids in item.items() if name.startswith("ids")))
 
-    def run(self, batch: Sequence[TokenIds]) -> Sequence[Arrays]:
+    def run(self, batch: Sequence[TokenIds]) -> Sequence[PromptEmbedding]:
         with torch.inference_mode():
             return self._encoder.encode(batch)

@@ -6,7 +6,7 @@ keeps its half of the vae only. Where memory is short, a batch is done in pieces
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from stages.checkpoints.checkpoint import Checkpoint, LoadOptions
 from stages.contract.errors import ConfigurationError, InvalidRequest, StageFailed
-from stages.contract.result import Arrays
+from stages.contract.recipe import Inputs
 from stages.diffusion.checkpoint.checkpoint_parts import open_folder
 from stages.diffusion.checkpoint.components import Loaded, load_model
 from stages.diffusion.families.latent_scaling import LatentScaling, latent_scaling
-from stages.diffusion.messages import DecodeLatents, EncodePixels
+from stages.diffusion.messages import DecodeLatents, EncodePicture, Latents, Pixels
 from stages.diffusion.text.pieces import Pieces
+from stages.vision.picture import decode, fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class _Vae:
 
 
 class VaeDecoder:
-    """A one-shot stage. Its work unit is one pixel."""
+    """A `OneShotStage[DecodeLatents, NDArray, Pixels]`. Its work unit is one pixel."""
 
     def __init__(self, vae: _Vae) -> None:
         self._vae = vae
@@ -53,28 +54,38 @@ class VaeDecoder:
     def device(self) -> str:
         return self._vae.device
 
-    def prepare(self, payload: DecodeLatents) -> NDArray[Any]:
+    @property
+    def result_type(self) -> type[Pixels]:
+        return Pixels
+
+    def check(self, payload: DecodeLatents) -> None:
+        """Latents are no client's."""
+
+    def weigh(self, payload: DecodeLatents) -> tuple[Hashable, float]:
+        """Exact."""
+        shape = np.shape(payload.latents.latents)
+        return shape, float(np.prod(shape[1:])) * self._vae.factor**2
+
+    def prepare(self, payload: DecodeLatents, inputs: Inputs) -> NDArray[np.float32]:
         """Raises `StageFailed` for latents of another model."""
-        latents, channels = payload.latents.get("latents"), self._vae.channels
-        if latents is None or latents.ndim != 3 or latents.shape[0] != channels:
-            shape = None if latents is None else latents.shape
+        latents, channels = payload.latents.latents, self._vae.channels
+        if latents.ndim != 3 or latents.shape[0] != channels:
             raise StageFailed(
-                f"the vae wants latents [{channels}, height, width], not {shape}: the denoiser is another model's"
+                f"the vae wants latents [{channels}, height, width], not {latents.shape}: the denoiser is another model's"
             )
         return latents
 
-    def batch_key(self, item: NDArray[Any]) -> Hashable:
+    def batch_key(self, item: NDArray[np.float32]) -> Hashable:
         return item.shape
 
-    def cost(self, item: NDArray[Any]) -> float:
+    def cost(self, item: NDArray[np.float32]) -> float:
         return float(item.shape[1] * item.shape[2] * self._vae.factor**2)
 
-    def run(self, batch: Sequence[NDArray[Any]]) -> Sequence[Arrays]:
-        """{"pixels": [height, width, 3] uint8} each."""
+    def run(self, batch: Sequence[NDArray[np.float32]]) -> Sequence[Pixels]:
         with torch.inference_mode():
             latents = torch.from_numpy(np.stack(batch)).to(self._vae.model.device, torch.float32)
             pixels = self._vae.pieces.run(latents, 1, self._decode).cpu().numpy()
-        return [{"pixels": one} for one in pixels]
+        return [Pixels(one) for one in pixels]
 
     def _decode(self, latents: torch.Tensor) -> torch.Tensor:
         vae = self._vae.model
@@ -84,7 +95,7 @@ class VaeDecoder:
 
 
 class VaeEncoder:
-    """A one-shot stage for image-to-image. Its work unit is one pixel.
+    """A `OneShotStage[EncodePicture, NDArray, Latents]` for image-to-image. Its work unit is one pixel of the result.
 
     A vae's answer is a distribution. The result holds its mean and its standard deviation, so that it depends on the pixels
     alone and can be remembered; the denoiser draws from it with the request's own generator, as the library's pipelines do.
@@ -106,15 +117,24 @@ class VaeEncoder:
     def device(self) -> str:
         return self._vae.device
 
-    def prepare(self, payload: EncodePixels) -> NDArray[np.uint8]:
-        """Raises `InvalidRequest` for a picture whose sides are not multiples of the model's."""
-        pixels, multiple = payload.pixels, self._vae.factor
-        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
-            raise StageFailed(f"pixels must be [height, width, 3] uint8, not {pixels.shape} {pixels.dtype}")
-        height, width = pixels.shape[:2]
+    @property
+    def result_type(self) -> type[Latents]:
+        return Latents
+
+    def check(self, payload: EncodePicture) -> None:
+        """Raises `InvalidRequest` for a size whose sides are not multiples of the model's."""
+        width, height, multiple = payload.width, payload.height, self._vae.factor
         if min(height, width) < multiple or height % multiple or width % multiple:
             raise InvalidRequest(f"image {width}x{height}: both sides must be multiples of {multiple}", param="image")
-        return pixels
+
+    def weigh(self, payload: EncodePicture) -> tuple[Hashable, float]:
+        """Exact."""
+        return (payload.height, payload.width, 3), float(payload.height * payload.width)
+
+    def prepare(self, payload: EncodePicture, inputs: Inputs) -> NDArray[np.uint8]:
+        """[height, width, 3]. Raises `InvalidRequest` for what is no picture, `TooLarge` for one over `max_pixels`."""
+        self.check(payload)
+        return fit(decode(bytes(payload.data), max_pixels=payload.max_pixels, param="image"), payload.width, payload.height)
 
     def batch_key(self, item: NDArray[np.uint8]) -> Hashable:
         return item.shape
@@ -122,13 +142,12 @@ class VaeEncoder:
     def cost(self, item: NDArray[np.uint8]) -> float:
         return float(item.shape[0] * item.shape[1])
 
-    def run(self, batch: Sequence[NDArray[np.uint8]]) -> Sequence[Arrays]:
-        """{"latents", "std": [channels, height, width] float32} each, in the denoiser's scale."""
+    def run(self, batch: Sequence[NDArray[np.uint8]]) -> Sequence[Latents]:
         with torch.inference_mode():
             pixels = torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2).contiguous()
             drawn = self._vae.pieces.run(pixels, self._vae.factor, self._encode).cpu().numpy()
             means, widths = np.split(drawn, 2, axis=1)
-        return [{"latents": mean.copy(), "std": width.copy()} for mean, width in zip(means, widths, strict=True)]
+        return [Latents(mean.copy(), width.copy()) for mean, width in zip(means, widths, strict=True)]
 
     def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Means and standard deviations, one after the other along the channels."""
@@ -148,8 +167,3 @@ def _load(checkpoint: Checkpoint, options: LoadOptions) -> _Vae:
     factor = folder.latent_factor
     pieces = Pieces(model.call, factor, options.device)
     return _Vae(model, latent_scaling(settings), settings.integer("latent_channels"), factor, options.device, pieces)
-
-
-def overflows_float16(checkpoint: Checkpoint) -> bool:
-    """Whether the vae's activations do: it says so itself (`force_upcast`, the library's default)."""
-    return open_folder(checkpoint).settings("vae").flag("force_upcast", default=True)

@@ -20,6 +20,7 @@ class Counters:
     rejected_total: int = 0
     preempted_total: int = 0
     out_of_memory_total: int = 0
+    missing_inputs_total: int = 0
 
     def as_metrics(self) -> dict[str, float]:
         return {name: float(value) for name, value in asdict(self).items()}

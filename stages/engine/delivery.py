@@ -6,26 +6,6 @@ Decides on which thread receivers are called, and that a whole batch costs one w
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from typing import Protocol
-
-from stages.contract.errors import TriptychError
-from stages.contract.item import StageReceipt
-from stages.contract.result import Arrays
-
-
-class Receiver(Protocol):
-    """What becomes of one submitted item: any number of `events`, then exactly one of `done` and `failed`. Must not block."""
-
-    def events(self, events: Sequence[object]) -> None:
-        """An iterative stage's events, in order."""
-        ...
-
-    def done(self, value: Arrays, receipt: StageReceipt) -> None:
-        """`value` is empty for an iterative stage."""
-        ...
-
-    def failed(self, error: TriptychError) -> None: ...
-
 
 Call = Callable[[], None]
 Deliver = Callable[[Sequence[Call]], None]

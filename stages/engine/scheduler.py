@@ -17,6 +17,8 @@ device is busy, and no timer is needed.
 
 Where the device runs out of memory, `bound` is lowered (`stages/engine/memory_bound.py`), and rows beyond it wait again.
 
+What waits may still be being prepared, or be set aside until its inputs are at hand (`stages/engine/waiting.py`): neither runs.
+
 Doesn't know what the work is, nor how to run it.
 """
 
@@ -26,11 +28,12 @@ from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+from stages.contract.engine import Load
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.engine.memory_bound import MemoryBound
 from stages.engine.waiting import Entry, ServiceRate, WaitingLine
 
-__all__ = ["Batch", "BatchLimits", "Entry", "IterativeScheduler", "Load", "OneShotScheduler", "QueueLimits", "Share"]
+__all__ = ["Batch", "BatchLimits", "Entry", "IterativeScheduler", "OneShotScheduler", "QueueLimits", "Share"]
 
 W = TypeVar("W")
 
@@ -47,15 +50,6 @@ class Batch(Generic[W]):
     entries: Sequence[Entry[W]] = ()
     expired: Sequence[Entry[W]] = ()
     cost: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """`seconds_ahead`: how long the device will be busy with what it has, at the rate observed so far (0.0 while unknown)."""
-
-    queued: int
-    running: int
-    seconds_ahead: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +98,10 @@ class Scheduler(ABC, Generic[W]):
 
     @abstractmethod
     def running(self) -> Sequence[Entry[W]]: ...
+
+    @abstractmethod
+    def has_work(self) -> bool:
+        """Whether there is anything to run, or to start."""
 
     @abstractmethod
     def next_batch(self, now: float) -> Batch[W]:
@@ -166,10 +164,8 @@ class OneShotScheduler(Scheduler[W]):
         self._rate.observe(sum(entry.cost for entry in ended), seconds)
 
     def clear(self) -> list[Entry[W]]:
-        everything = [*self.waiting, *self._running.values()]
+        everything = [*self.waiting.take_all(), *self._running.values()]
         self._running.clear()
-        for entry in everything:
-            self.waiting.take(entry.id)
         return everything
 
     def check_integrity(self) -> None:
@@ -316,10 +312,8 @@ class IterativeScheduler(Scheduler[W]):
         self._rate.observe(finished, seconds)
 
     def clear(self) -> list[Entry[W]]:
-        everything = [*self.waiting, *self.running()]
+        everything = [*self.waiting.take_all(), *self.running()]
         self._rows.clear()
-        for entry in everything:
-            self.waiting.take(entry.id)
         return everything
 
     def check_integrity(self) -> None:

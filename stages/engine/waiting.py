@@ -22,8 +22,10 @@ W = TypeVar("W")
 class Entry(Generic[W]):
     """One piece of work for a scheduler. `deadline` and `arrival` are seconds of its clock; a lower `priority` goes first.
 
-    Not `ready`: it is still being prepared; it takes room in the queue, and may expire or be cancelled, but can't run yet.
-    `num_preempted`: how often it ran and had to make way. `was_let_in`: it ran before, so no bound of the queue applies.
+    Not `ready`: it is still being prepared, and `cost` is an estimate; it takes room in the queue, and may expire or be
+    cancelled, but can't run yet.
+    `num_preempted`: how often it ran and had to make way. `was_let_in`: it has its right to wait from before (it ran, it was
+    set aside, the bounds were others), so no bound of the queue applies.
     """
 
     id: str
@@ -63,7 +65,11 @@ class ServiceRate:
 
 
 class WaitingLine(Generic[W]):
-    """The entries that wait, bounded by count and by cost."""
+    """The entries that wait, bounded by count and by cost.
+
+    What is set aside waits for something that the device has no part in. It counts for nothing, and comes back in its old place
+    whatever has come meanwhile (it was let in before); until then it may only expire, be amended or be taken.
+    """
 
     def __init__(self, name: str, limits: QueueLimits, rate: ServiceRate, ageing_s: float) -> None:
         self._name = name
@@ -71,6 +77,7 @@ class WaitingLine(Generic[W]):
         self._rate = rate
         self._ageing_s = ageing_s
         self._entries: dict[str, Entry[W]] = {}
+        self._aside: dict[str, Entry[W]] = {}
         self._none_expires_before = math.inf
 
     def __len__(self) -> int:
@@ -80,21 +87,36 @@ class WaitingLine(Generic[W]):
         return iter(self._entries.values())
 
     def __contains__(self, entry_id: str) -> bool:
-        return entry_id in self._entries
+        """Also what is set aside."""
+        return entry_id in self._entries or entry_id in self._aside
 
     @property
     def cost(self) -> float:
-        return math.fsum(entry.cost for entry in self if entry.ready)
+        return math.fsum(entry.cost for entry in self)
+
+    @property
+    def num_preparing(self) -> int:
+        return sum(not entry.ready for entry in self)
+
+    def limit(self, limits: QueueLimits) -> None:
+        """Judges what comes from now on by these bounds: what waits has been let in."""
+        self._limits = limits
+        self._entries = {entry_id: replace(entry, was_let_in=True) for entry_id, entry in self._entries.items()}
 
     def add(self, entry: Entry[W]) -> None:
         """Raises `QueueFull` with the seconds after which there will be room, `ValueError` for an id that already waits."""
-        if entry.id in self._entries:
+        if entry.id in self:
             raise ValueError(f"{entry.id} already waits for {self._name}")
         if len(self) >= self._limits.max_items:
             raise self._full(f"{len(self)} items wait, and queue.max_items is {self._limits.max_items}")
-        self._make_sure_of_room(entry.cost if entry.ready else 0.0)
+        self._make_sure_of_room(entry.cost, beside=self.cost)
         self._entries[entry.id] = entry
         self._none_expires_before = min(self._none_expires_before, entry.deadline)
+
+    def limit(self, limits: QueueLimits) -> None:
+        """New bounds, for what comes from now on."""
+        self._limits = limits
+        self._entries = {entry.id: replace(entry, was_let_in=True) for entry in self}
 
     def put_back(self, entry: Entry[W], now: float) -> None:
         """It ran and had to make way: it waits again, from now on."""
@@ -108,14 +130,28 @@ class WaitingLine(Generic[W]):
         self._entries[entry.id] = entry
         self._none_expires_before = min(self._none_expires_before, entry.deadline)
 
+    def set_aside(self, entry_id: str) -> None:
+        """It counts for nothing until `bring_back`."""
+        self._aside[entry_id] = self._entries.pop(entry_id)
+
+    def bring_back(self, entry_id: str) -> bool:
+        """It is prepared again, in its old place. False: it is not aside (any more)."""
+        entry = self._aside.pop(entry_id, None)
+        if entry is None:
+            return False
+        self._return(replace(entry, ready=False, was_let_in=True))
+        return True
+
     def ready(self, entry_id: str, batch_key: Hashable, cost: float) -> bool:
-        """It is prepared, and may run. False: it is no longer here. Raises `QueueFull` or `ValueError`, and is then gone."""
+        """It is prepared, and may run; what it costs is now exact. False: it is no longer here. Raises `QueueFull` (it costs more
+        than was thought, and there is no room for that) or `ValueError`, and is then gone."""
         entry = self._entries.get(entry_id)
         if entry is None:
             return False
         try:
             prepared = replace(entry, batch_key=batch_key, cost=cost, ready=True)
-            self._make_sure_of_room(cost)
+            if cost > entry.cost and not entry.was_let_in:
+                self._make_sure_of_room(cost, beside=math.fsum(other.cost for other in self if other is not entry))
         except Exception:
             del self._entries[entry_id]
             raise
@@ -124,22 +160,32 @@ class WaitingLine(Generic[W]):
 
     def amend(self, entry_id: str, priority: int, deadline: float) -> None:
         """Takes the more urgent priority and the later deadline: someone else wants the same result."""
-        entry = self._entries.get(entry_id)
-        if entry is not None:
-            urgent, late = min(priority, entry.priority), max(deadline, entry.deadline)
-            self._entries[entry_id] = replace(entry, priority=urgent, deadline=late)
+        for line in self._lines():
+            if (entry := line.get(entry_id)) is not None:
+                urgent, late = min(priority, entry.priority), max(deadline, entry.deadline)
+                line[entry_id] = replace(entry, priority=urgent, deadline=late)
 
     def take(self, entry_id: str) -> Entry[W] | None:
-        return self._entries.pop(entry_id, None)
+        return self._entries.pop(entry_id, None) or self._aside.pop(entry_id, None)
+
+    def take_all(self) -> list[Entry[W]]:
+        everything = [entry for line in self._lines() for entry in line.values()]
+        for line in self._lines():
+            line.clear()
+        return everything
 
     def take_expired(self, now: float) -> list[Entry[W]]:
         if now < self._none_expires_before:  # asked at every step, so it had better be cheap
             return []
-        expired = [entry for entry in self if entry.deadline <= now]
+        expired = [entry for line in self._lines() for entry in line.values() if entry.deadline <= now]
         for entry in expired:
-            del self._entries[entry.id]
-        self._none_expires_before = min((entry.deadline for entry in self), default=math.inf)
+            self.take(entry.id)
+        left = (entry.deadline for line in self._lines() for entry in line.values())
+        self._none_expires_before = min(left, default=math.inf)
         return expired
+
+    def _lines(self) -> tuple[dict[str, Entry[W]], dict[str, Entry[W]]]:
+        return self._entries, self._aside
 
     def has_ready(self) -> bool:
         return any(entry.ready for entry in self)
@@ -156,10 +202,10 @@ class WaitingLine(Generic[W]):
         level = entry.priority - math.floor((now - entry.arrival) / self._ageing_s)
         return level, entry.deadline, entry.arrival
 
-    def _make_sure_of_room(self, cost: float) -> None:
-        waiting, limit = self.cost, self._limits.max_cost
-        if waiting > 0 and waiting + cost > limit:
-            raise self._full(f"work of {waiting:g} waits, this would add {cost:g}, and queue.max_cost is {limit:g}")
+    def _make_sure_of_room(self, cost: float, *, beside: float) -> None:
+        limit = self._limits.max_cost
+        if beside > 0 and beside + cost > limit:
+            raise self._full(f"work of {beside:g} waits, this would add {cost:g}, and queue.max_cost is {limit:g}")
 
     def _full(self, why: str) -> QueueFull:
         return QueueFull(f"the queue of stage {self._name} is full: {why}", retry_after_s=self.retry_after_s())
@@ -173,10 +219,13 @@ class WaitingLine(Generic[W]):
         fresh = [entry for entry in self if not entry.was_let_in]
         if len(fresh) > self._limits.max_items:
             raise RuntimeError(f"{len(fresh)} entries wait, more than {self._limits.max_items}")
-        costs = [entry.cost for entry in fresh if entry.ready and entry.cost > 0]
+        costs = [entry.cost for entry in fresh if entry.cost > 0]
         if len(costs) > 1 and math.fsum(costs) > self._limits.max_cost:
             raise RuntimeError(f"work of {math.fsum(costs)} waits, more than {self._limits.max_cost}")
-        if any(entry.deadline < self._none_expires_before for entry in self):
+        everything = [pair for line in self._lines() for pair in line.items()]
+        if any(entry.deadline < self._none_expires_before for _, entry in everything):
             raise RuntimeError("an entry could expire unnoticed")
-        if any(entry_id != entry.id for entry_id, entry in self._entries.items()):
+        if any(entry_id != entry.id for entry_id, entry in everything):
             raise RuntimeError("an entry is filed under an id that is not its own")
+        if self._entries.keys() & self._aside.keys():
+            raise RuntimeError("an entry waits and is set aside at the same time")

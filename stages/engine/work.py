@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from stages.contract.engine import EngineIdentity, Receiver
 from stages.contract.errors import DeadlineExceeded, OutOfMemory, StageFailed, TriptychError
 from stages.contract.faults import Fault, fault_of
 from stages.contract.item import Item, StageReceipt
-from stages.engine.delivery import Receiver
+from stages.contract.recipe import NO_INPUTS, Inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +30,18 @@ class Clock:
 
 @dataclass(slots=True, eq=False)
 class Work:
-    """`id` is unique in the engine. `state` is what `prepare` made of the payload, or the running row; `suspended`, where it
-    ran and had to make way, what it goes on from. Times are monotonic."""
+    """`id` is unique in the engine. `prepared` is what `prepare` made of the payload and the `inputs` at hand; `row`, the running
+    one, where it `has_row`; `suspended`, where it ran and had to make way, what it goes on from. Times are monotonic."""
 
     id: str
     item: Item[Any]
     receiver: Receiver
     submitted_at: float
     deadline: float
-    state: Any = None
+    inputs: Inputs = NO_INPUTS
+    num_misses: int = 0  # how often inputs were missing after all
+    prepared: Any = None
+    row: Any = None
     has_row: bool = False
     suspended: Any = None
     settled: bool = False  # `done` or `failed` is on its way; nothing more may be said
@@ -48,6 +52,11 @@ class Work:
     batch_items: int = 0
     steps: int = 0
 
+    def take_row(self) -> Any:
+        """The row, to be suspended or freed: it is nobody else's from now on."""
+        row, self.row, self.has_row = self.row, None, False
+        return row
+
     def count_run(self, began: float, seconds: float, num_items: int) -> None:
         """It took part in a batch or step of `num_items` that began at `began` and kept the device busy for `seconds`."""
         if self.started_at is None:
@@ -57,13 +66,13 @@ class Work:
         self.batch_items += num_items
         self.steps += 1
 
-    def receipt(self, stage: str, replica: str, device: str, dtype: str) -> StageReceipt:
+    def receipt(self, engine: EngineIdentity) -> StageReceipt:
         """`queue_s` is from submission to the first batch or start (with preparation), `run_s` from then to the last step."""
         return StageReceipt(
-            stage=stage,
-            replica=replica,
-            device=device,
-            dtype=dtype,
+            stage=engine.stage,
+            replica=engine.replica,
+            device=engine.device,
+            dtype=engine.dtype,
             queue_s=max(0.0, (self.started_at or self.submitted_at) - self.submitted_at),
             run_s=self.run_s,
             device_s=self.device_s,
@@ -78,7 +87,7 @@ class Work:
         else:
             waited, ran = self.started_at - self.submitted_at, now - self.started_at
             where = f"it waited {waited:.1f} s in the queue of stage {stage}, then ran {ran:.1f} s there ({self.steps} steps)"
-        return DeadlineExceeded(f"the request's time is up: {where}; allow more with the header x-request-timeout-seconds")
+        return DeadlineExceeded(f"the request's time is up: {where}")
 
 
 def as_stage_error(stage: str, error: BaseException, *item_ids: str) -> TriptychError:

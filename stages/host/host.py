@@ -1,77 +1,45 @@
 """Any number of named stages in one process: in a test, in a fused replica, in one Ray replica.
 
-The asynchronous face of the engines: a call or a stream in, a reply or events out. Decides nothing that runs: what a stage
-remembers is in `stages/host/remembering.py`, what runs when in `stages/engine/scheduler.py`. Knows no HTTP and no cluster.
+The asynchronous face of the engines: a call or a stream in, a reply or events out. Decides nothing that runs: how a result is come
+by is in `stages/host/resolving.py`, what runs when in `stages/engine/`. Knows no HTTP and no cluster.
 """
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict
-from typing import Any, TypeGuard, TypeVar
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any, TypeGuard
 
 from cache.tier import TierStats
 from cache.tiered import TieredCache
-from stages.contract.errors import Cancelled, ConfigurationError, TriptychError, Unavailable
-from stages.contract.item import Item, Reply, StageMetrics, StageReceipt, StreamEnd
+from stages.contract.engine import Engine, Load
+from stages.contract.errors import ConfigurationError, Unavailable
+from stages.contract.item import Item, Reply, StageMetrics, StreamEnd
 from stages.contract.limits import BatchLimits, QueueLimits
-from stages.contract.result import Arrays
+from stages.contract.recipe import Recipe
 from stages.contract.stage import IterativeStage, OneShotStage
-from stages.device.cores import CoreTable
+from stages.device.cores import SharedCores
+from stages.engine.base import EngineOptions
 from stages.engine.delivery import LoopDelivery
-from stages.engine.engine import Engine
 from stages.engine.health import MAX_STEP_S
-from stages.engine.iterative_engine import IterativeEngine
-from stages.engine.one_shot_engine import OneShotEngine
-from stages.engine.scheduler import Load
-from stages.host.remembering import RememberingStage, at_deadline, is_far
+from stages.engine.iterative import IterativeEngine
+from stages.engine.one_shot import OneShotEngine
+from stages.host.deadlines import at_deadline
+from stages.host.event_feed import EventFeed
+from stages.host.makers import ElsewhereMaker, EngineMaker, Maker, StageCaller
+from stages.host.origin import Origin
+from stages.host.resolving import Resolver
+from stages.host.submission import HostedEngine, Submission
 
-S = TypeVar("S")
 BROKEN_CLOSE_S = 2.0
-
-
-class _Feed:
-    """A `Receiver` for one stream: collects what has come since it was last asked."""
-
-    def __init__(self) -> None:
-        self._events: list[object] = []
-        self._error: TriptychError | None = None
-        self._news, self._ended = asyncio.Event(), asyncio.Event()
-
-    def events(self, events: Sequence[object]) -> None:
-        self._events.extend(events)
-        self._news.set()
-
-    def done(self, value: Arrays, receipt: StageReceipt) -> None:
-        self.events([StreamEnd(receipt)])
-        self._ended.set()
-
-    def failed(self, error: TriptychError) -> None:
-        self._error = error
-        self._news.set()
-        self._ended.set()
-
-    async def take(self, within_s: float) -> Sequence[object]:
-        """At least one event, with all that come in the next `within_s` or until the end. Raises how the row failed, after its
-        last event."""
-        await self._news.wait()
-        if within_s > 0 and not self._ended.is_set():
-            with suppress(TimeoutError):
-                async with asyncio.timeout(None if math.isinf(within_s) else within_s):
-                    await self._ended.wait()
-        if not self._events and self._error is not None:
-            raise self._error
-        events, self._events = self._events, []
-        if self._error is None:
-            self._news.clear()
-        return events
+Stage = OneShotStage[Any, Any, Any] | IterativeStage[Any, Any, Any]
 
 
 class StageHost:
     """`add` the stages, then `call` and `stream` on one event loop, then `close`. The host closes its cache.
 
-    With a core table, its stages on the CPU compute with `torch_threads` each, with fewer while others at the table compute.
+    What its stages need of others is resolved here, too: by its own stages where it has them, or else through `elsewhere`.
+    With shared cores, its stages on the CPU compute with `torch_threads` each, with fewer while others compute.
     """
 
     def __init__(
@@ -79,74 +47,74 @@ class StageHost:
         *,
         cache: TieredCache | None = None,
         replica: str = "local",
-        cores: CoreTable | None = None,
+        cores: SharedCores | None = None,
         torch_threads: int = 1,
+        elsewhere: StageCaller | None = None,
     ) -> None:
         self._cache = cache if cache is not None else TieredCache()
         self._known_stats: Mapping[str, TierStats] = {}
         self._asking: asyncio.Task[None] | None = None
         self._replica, self._cores, self._torch_threads = replica, cores, torch_threads
         self._delivery = LoopDelivery()
-        self._one_shot: dict[str, RememberingStage] = {}
-        self._iterative: dict[str, IterativeEngine[Any, Any]] = {}
-        self._cancels: dict[str, list[Callable[[], None]]] = {}
+        self._hosted: dict[str, HostedEngine] = {}
+        self._makers: dict[str, Maker] = {}
+        self._elsewhere = elsewhere
+        self._resolver = Resolver(self._cache, replica)
         self._closed = False
 
     def add(
         self,
         name: str,
-        stage: OneShotStage[Any, Any] | IterativeStage[Any, Any],
+        stage: Stage,
         *,
         batch: BatchLimits = BatchLimits(),
         queue: QueueLimits = QueueLimits(),
         dtype: str = "float32",
         max_step_s: float = MAX_STEP_S,
+        weights: str = "",
     ) -> None:
-        """Starts the stage's own thread. `dtype` is what the stage computes in: its results are remembered under it. Raises
-        `ConfigurationError` for a name that is taken."""
-        if name in self._engines():
-            raise ConfigurationError(f"stage {name!r} is hosted here already")
+        """Starts the stage's own thread. `dtype` is what the stage computes in and `weights` what with: its results are remembered
+        under both. Of its items, as many may wait for inputs as may wait in its queue. Raises `ConfigurationError` for a name that
+        is taken."""
+        self._refuse_if_taken(name)
         if not (_is_iterative(stage) or _is_one_shot(stage)):
             raise ConfigurationError(f"stage {name!r}: {type(stage).__name__} has neither run nor step")
-        table = self._cores if stage.device == "cpu" else None
-        cores = table.seat(self._torch_threads) if table is not None else None
+        shared = self._cores if stage.device == "cpu" else None
+        options = EngineOptions(
+            replica=self._replica,
+            dtype=dtype,
+            deliver=self._delivery,
+            cores=shared.lease(self._torch_threads) if shared is not None else None,
+            max_step_s=max_step_s,
+        )
+        engine: Engine[Any]
         if _is_iterative(stage):
-            self._iterative[name] = IterativeEngine(
-                stage,
-                name=name,
-                replica=self._replica,
-                dtype=dtype,
-                batch=batch,
-                queue=queue,
-                deliver=self._delivery,
-                cores=cores,
-                max_step_s=max_step_s,
-            )
+            engine = IterativeEngine(stage, name=name, batch=batch, queue=queue, **options)
         elif _is_one_shot(stage):
-            engine = OneShotEngine(
-                stage,
-                name=name,
-                replica=self._replica,
-                dtype=dtype,
-                batch=batch,
-                queue=queue,
-                deliver=self._delivery,
-                cores=cores,
-                max_step_s=max_step_s,
-            )
-            self._one_shot[name] = RememberingStage(engine, self._cache)
+            engine = OneShotEngine(stage, name=name, batch=batch, queue=queue, **options)
+        self.add_engine(engine, max_waiting=queue.max_items, weights=weights)
 
-    async def call(self, stage: str, item: Item[Any]) -> Reply:
+    def add_engine(self, engine: Engine[Any], *, max_waiting: int = QueueLimits().max_items, weights: str = "") -> None:
+        """An engine that is there already, under its identity's name. `max_waiting`: of its items, how many may wait for inputs.
+        Its receivers may be called on any thread. Raises `ConfigurationError` for a name that is taken."""
+        name = engine.identity.stage
+        self._refuse_if_taken(name)
+        hosted = self._hosted[name] = HostedEngine(engine, self._resolve, max_waiting)
+        if engine.result_type is not None:
+            self._makers[name] = EngineMaker(hosted, engine.result_type, Origin.of(engine.identity, weights))
+
+    def limit_queue(self, stage: str, limits: QueueLimits) -> None:
+        """Judges what comes to the stage from now on by these bounds, also what would wait for inputs. On any thread. Raises
+        `ConfigurationError` for a stage that is not hosted here."""
+        if stage not in self._hosted:
+            raise ConfigurationError(f"stage {stage!r} is not hosted here (hosted: {', '.join(self._hosted) or 'none'})")
+        self._hosted[stage].limit_queue(limits)
+
+    async def call(self, stage: str, item: Item[Any]) -> Reply[Any]:
         """Runs a one-shot stage, or finds its result. Cancelling the task withdraws it. Raises any `TriptychError`."""
-        hosted = self._open(stage, self._one_shot)
-        waiter: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-
-        def cancel() -> None:
-            if not waiter.done():
-                waiter.set_exception(Cancelled(f"the request to stage {stage} was cancelled"))
-
-        with self._cancellable(item.id, cancel):
-            return await hosted.call(item, waiter)
+        one_shot = [name for name in self._hosted if name in self._makers]
+        self._refuse_if_not_open(stage, one_shot)
+        return await self._resolver.result(item, self._makers[stage])
 
     async def stream(self, stage: str, item: Item[Any]) -> AsyncGenerator[Sequence[object], None]:
         """Runs an iterative stage: lists of its events, each with all that came since the last, at the item's pace. The last
@@ -155,108 +123,114 @@ class StageHost:
         Closing the iterator, or cancelling the task, frees the row before the stage's next step. Raises any `TriptychError`,
         after the events that came before it.
         """
-        engine = self._open(stage, self._iterative)
-        feed = _Feed()
-        handle = engine.submit(item, feed)
-        call_off = at_deadline(item, handle.expire)
+        self._refuse_if_not_open(stage, [name for name in self._hosted if name not in self._makers])
+        feed = EventFeed()
+        submission = Submission(self._hosted[stage], item, feed)
+        call_off = at_deadline(item, submission.expire)
         now, due = asyncio.get_running_loop().time, item.pace_s if math.isinf(item.pace_s) else 0.0
         try:
-            with self._cancellable(item.id, handle.cancel):
-                while True:
-                    events = await feed.take(due - now())
-                    due = now() + item.pace_s
-                    yield events
-                    if isinstance(events[-1], StreamEnd):
-                        return
+            await submission.begin()
+            while True:
+                events = await feed.take(due - now())
+                due = now() + item.pace_s
+                yield events
+                if isinstance(events[-1], StreamEnd):
+                    return
         finally:
             call_off()
-            handle.cancel()
-
-    def cancel(self, item_id: str) -> bool:
-        """Everything under this id ends with `Cancelled`. False: there was nothing."""
-        cancels = list(self._cancels.get(item_id, ()))
-        for cancel in cancels:
-            cancel()
-        return bool(cancels)
+            submission.end()
 
     def metrics(self) -> list[StageMetrics]:
-        """Counters of every stage. What only the cache as a whole knows is told with the first, so that sums are right.
+        """Counters of every stage. What only the cache as a whole knows is told with the first, so that sums are right. Of stages
+        elsewhere, what this process remembered or joined of their results: they have not heard of it.
 
         To be called on the event loop.
         """
         shared = self._shared_cache_counters()
         metrics = []
-        for name, engine in self._engines().items():
-            cached = asdict(self._one_shot[name].counters) if name in self._one_shot else {}
-            counters = {**engine.metrics(), **cached, **shared}
+        for name, hosted in self._hosted.items():
+            counters = {**hosted.metrics(), **self._cache_counters(name), **shared}
             shared = dict.fromkeys(shared, 0.0)
-            metrics.append(StageMetrics(name, self._replica, engine.place.device, engine.place.dtype, counters))
+            identity = hosted.engine.identity
+            metrics.append(StageMetrics(name, self._replica, identity.device, identity.dtype, counters))
+        for name, maker in self._makers.items():
+            if not maker.is_here and (origins := maker.origins()):
+                latest = origins[0]
+                metrics.append(StageMetrics(name, self._replica, latest.device, latest.dtype, self._cache_counters(name)))
         return metrics
 
     def activity(self) -> object:
         """Another one whenever a stage has done anything. Asks no far tier."""
-        return [
-            (engine.metrics(), asdict(self._one_shot[name].counters) if name in self._one_shot else None)
-            for name, engine in self._engines().items()
-        ]
+        counters = {name: replace(counters) for name, counters in self._resolver.counters.items()}
+        return [hosted.metrics() for hosted in self._hosted.values()], counters
 
     def load(self) -> Mapping[str, Load]:
-        """What every stage has in hand, by its name."""
-        return {name: engine.load() for name, engine in self._engines().items()}
+        """What every stage has in hand, by its name; without what waits for inputs."""
+        return {name: hosted.engine.load() for name, hosted in self._hosted.items()}
 
     def check(self) -> None:
         """Raises `Unavailable` where a stage's device is broken, its batch doesn't end, or its thread is gone. On any thread."""
-        for engine in self._engines().values():
-            engine.check()
+        for hosted in self._hosted.values():
+            hosted.engine.check()
 
     async def settled(self) -> None:
         """Returns once nothing is being computed or remembered any more."""
-        for hosted in self._one_shot.values():
-            await hosted.settled()
+        await self._resolver.settled()
 
     async def close(self) -> None:
         """Everything unfinished ends with `Unavailable`; returns when every thread has ended, but waits no longer than
         `BROKEN_CLOSE_S` for one whose device is broken: it may never end. Idempotent."""
         self._closed = True
         self._delivery.bind(asyncio.get_running_loop())
+        engines = [hosted.engine for hosted in self._hosted.values()]
         await asyncio.gather(
-            *(
-                asyncio.to_thread(engine.close, BROKEN_CLOSE_S if engine.is_broken else None)
-                for engine in self._engines().values()
-            )
+            *(asyncio.to_thread(engine.close, BROKEN_CLOSE_S if engine.is_broken else None) for engine in engines)
         )
-        await self.settled()
+        await self._resolver.close(Unavailable("the stages here are shutting down; try again", retry_after_s=1.0))
         if self._asking is not None:
             await self._asking
         await asyncio.to_thread(self._cache.close)
 
-    def _engines(self) -> dict[str, Engine[Any]]:
-        return {**{name: hosted.engine for name, hosted in self._one_shot.items()}, **self._iterative}
+    async def _resolve(self, recipe: Recipe[Any], wanted_by: Item[Any]) -> Reply[Any]:
+        """A result that an item needs, as urgent and as long as the item is."""
+        item = Item(
+            f"{wanted_by.id}:{recipe.stage.rpartition('.')[2]}",
+            recipe.payload,
+            name=recipe.name,
+            priority=wanted_by.priority,
+            deadline=wanted_by.deadline,
+            tenant=wanted_by.tenant,
+        )
+        return await self._resolver.result(item, self._maker(recipe.stage))
 
-    def _open(self, stage: str, hosted: Mapping[str, S]) -> S:
+    def _maker(self, stage: str) -> Maker:
+        if stage in self._makers:
+            return self._makers[stage]
+        if stage in self._hosted:
+            raise ConfigurationError(f"stage {stage!r} makes no results that others could need: its answer is a stream")
+        if self._elsewhere is None:
+            raise ConfigurationError(f"stage {stage!r} is needed here, and neither hosted here nor known elsewhere")
+        maker = self._makers[stage] = ElsewhereMaker(stage, self._elsewhere)
+        return maker
+
+    def _refuse_if_taken(self, name: str) -> None:
+        if name in self._hosted:
+            raise ConfigurationError(f"stage {name!r} is hosted here already")
+
+    def _refuse_if_not_open(self, stage: str, fitting: Sequence[str]) -> None:
         if self._closed:
             raise Unavailable(f"stage {stage} is shutting down; try again", retry_after_s=1.0)
-        if stage not in hosted:
-            fitting = ", ".join(hosted) or "none"
-            raise ConfigurationError(f"stage {stage!r} is not hosted here, or is of the other kind (of this kind: {fitting})")
+        if stage not in fitting:
+            names = ", ".join(fitting) or "none"
+            raise ConfigurationError(f"stage {stage!r} is not hosted here, or is of the other kind (of this kind: {names})")
         self._delivery.bind(asyncio.get_running_loop())
-        return hosted[stage]
 
-    @contextmanager
-    def _cancellable(self, item_id: str, cancel: Callable[[], None]) -> Iterator[None]:
-        """Items may share an id (the pictures of one request): they are cancelled together."""
-        cancels = self._cancels.setdefault(item_id, [])
-        cancels.append(cancel)
-        try:
-            yield
-        finally:
-            cancels.remove(cancel)
-            if not cancels:
-                self._cancels.pop(item_id, None)
+    def _cache_counters(self, stage: str) -> dict[str, float]:
+        return asdict(self._resolver.counters_of(stage)) if stage in self._makers else {}
 
     def _cache_stats(self) -> Mapping[str, TierStats]:
         """Asking a far tier is no work for the event loop: it is asked aside, and its last answer is told."""
-        if not is_far(self._cache):
+        if not self._cache.is_far:
             return self._cache.stats()
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._ask_cache())
@@ -274,9 +248,9 @@ class StageHost:
         }
 
 
-def _is_iterative(stage: object) -> TypeGuard[IterativeStage[Any, Any]]:
+def _is_iterative(stage: object) -> TypeGuard[IterativeStage[Any, Any, Any]]:
     return callable(getattr(stage, "step", None))
 
 
-def _is_one_shot(stage: object) -> TypeGuard[OneShotStage[Any, Any]]:
+def _is_one_shot(stage: object) -> TypeGuard[OneShotStage[Any, Any, Any]]:
     return callable(getattr(stage, "run", None))

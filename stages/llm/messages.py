@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge, Gt, Le
 
 from stages.contract.recipe import Recipe
 from stages.vision.messages import VisionFeatures
@@ -17,23 +19,34 @@ class ImageSpan:
     features: Recipe[VisionFeatures]
 
 
+MaxTokens = Annotated[int, Ge(1)]
+Temperature = Annotated[float, Ge(0), Le(2)]
+TopP = Annotated[float, Gt(0), Le(1)]
+TopK = Annotated[int, Ge(0), Le(2**31 - 1)]
+MinP = Annotated[float, Ge(0), Le(1)]
+RepetitionPenalty = Annotated[float, Gt(0), Le(100)]
+Penalty = Annotated[float, Ge(-2), Le(2)]
+NumLogprobs = Annotated[int, Ge(0), Le(20)]
+Bias = Annotated[float, Ge(-100), Le(100)]
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is chosen. temperature 0 is greedy. `logprobs` None: none; n: the n likeliest beside the chosen one (0-20).
-    `top_k` 0, `min_p` 0 and `repetition_penalty` 1 do nothing."""
+    """How the next token is chosen, within the bounds of each field (`stages/llm/bounds.py` checks them). temperature 0 is greedy.
+    `logprobs` None: none; n: the n likeliest beside the chosen one. `top_k` 0, `min_p` 0 and `repetition_penalty` 1 do nothing."""
 
-    max_tokens: int
-    temperature: float = 1.0
-    top_p: float = 1.0
+    max_tokens: MaxTokens
+    temperature: Temperature = 1.0
+    top_p: TopP = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
-    logprobs: int | None = None
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
+    logprobs: NumLogprobs | None = None
+    frequency_penalty: Penalty = 0.0
+    presence_penalty: Penalty = 0.0
+    logit_bias: Mapping[int, Bias] = field(default_factory=dict)
+    top_k: TopK = 0
+    min_p: MinP = 0.0
+    repetition_penalty: RepetitionPenalty = 1.0
 
 
 @dataclass(frozen=True, slots=True)

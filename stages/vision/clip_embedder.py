@@ -15,13 +15,15 @@ from torch import Tensor
 
 from stages.checkpoints.checkpoint import Checkpoint, LoadOptions
 from stages.contract.errors import ConfigurationError, InvalidRequest
-from stages.contract.result import Arrays
+from stages.contract.recipe import Inputs
 from stages.device.arrays import as_array
 from stages.device.torchvision_shim import ensure_torchvision
-from stages.vision.messages import EmbedInput
+from stages.vision.messages import Embedding, EmbedInput
 from stages.vision.open_clip_tower import LOCAL_PREFIX
 from stages.vision.picture import decode
 from stages.vision.pictures import compiled
+
+_TEXT = "text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class PreparedInput:
 
 
 class ClipEmbedder:
-    """A `OneShotStage[EmbedInput, PreparedInput]`. Result: {"embedding": [width] float32, "num_tokens": [] int64}."""
+    """A `OneShotStage[EmbedInput, PreparedInput, Embedding]`. Its work unit is a text token, or an image patch."""
 
     def __init__(self, model: Any, transform: Any, tokenizer: Any, options: LoadOptions) -> None:
         self._options = options
@@ -64,20 +66,38 @@ class ClipEmbedder:
     def device(self) -> str:
         return self._options.device
 
-    def prepare(self, payload: EmbedInput) -> PreparedInput:
+    @property
+    def result_type(self) -> type[Embedding]:
+        return Embedding
+
+    def check(self, payload: EmbedInput) -> None:
+        """Raises `InvalidRequest` for an input that is neither a text nor a picture, or both."""
+        if (payload.text is None) == (payload.image is None):
+            raise InvalidRequest("an input is a text or a picture, and this one is neither or both", param="input")
+
+    def weigh(self, payload: EmbedInput) -> tuple[Hashable, float]:
+        """Exact; the key only of texts."""
         if payload.image is not None:
-            picture = decode(payload.image, max_pixels=payload.max_pixels, param="input")
+            return None, float(self._num_patches)
+        return _TEXT, float(self._context)
+
+    def prepare(self, payload: EmbedInput, inputs: Inputs) -> PreparedInput:
+        """Raises `InvalidRequest` for what can't be read, or is longer than the model reads."""
+        self.check(payload)
+        if payload.image is not None:
+            picture = decode(bytes(payload.image), max_pixels=payload.max_pixels, param="input")
             return PreparedInput(self._transform(picture), None, self._num_patches)
-        if payload.text is None:
-            raise InvalidRequest("an input is a text or a picture, and this one is neither", param="input")
+        return self._tokenized(payload.text or "")
+
+    def _tokenized(self, text: str) -> PreparedInput:
         with self._tokenizing:
-            num_tokens = self._count(payload.text)
+            num_tokens = self._count(text)
             if num_tokens > self._context:
                 raise InvalidRequest(
                     f"the text has {num_tokens} tokens; this model reads at most {self._context}, begin and end included",
                     param="input",
                 )
-            return PreparedInput(None, self._tokenizer([payload.text])[0], num_tokens)
+            return PreparedInput(None, self._tokenizer([text])[0], num_tokens)
 
     def _count(self, text: str) -> int:
         """Tokens with the begin and end marks, before anything is cut off."""
@@ -87,19 +107,16 @@ class ClipEmbedder:
         return len(self._tokenizer.encode(text)) + 2
 
     def batch_key(self, item: PreparedInput) -> Hashable:
-        return "text" if item.pixels is None else tuple(item.pixels.shape)
+        return _TEXT if item.pixels is None else tuple(item.pixels.shape)
 
     def cost(self, item: PreparedInput) -> float:
         """Text tokens (a text is computed at the model's full context) or image patches."""
         return float(self._context if item.pixels is None else self._num_patches)
 
-    def run(self, batch: Sequence[PreparedInput]) -> Sequence[Arrays]:
+    def run(self, batch: Sequence[PreparedInput]) -> Sequence[Embedding]:
         with torch.inference_mode():
             vectors = torch.nn.functional.normalize(self._encoded(batch).float(), dim=-1)
-        return [
-            {"embedding": as_array(vector), "num_tokens": np.asarray(item.num_tokens)}
-            for vector, item in zip(vectors, batch, strict=True)
-        ]
+        return [Embedding(as_array(vector), np.asarray(item.num_tokens)) for vector, item in zip(vectors, batch, strict=True)]
 
     def _encoded(self, batch: Sequence[PreparedInput]) -> Tensor:
         pixels = [item.pixels for item in batch if item.pixels is not None]

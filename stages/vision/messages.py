@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.contract.blob import Blob
 from stages.contract.recipe import Recipe
 from stages.contract.result import Result
 from stages.vision.picture_header import BadHeader, read_header
@@ -27,7 +28,7 @@ class EncodeImage:
     `stages/vision/picture.py` accepts it. Work: pixels."""
 
     makes: ClassVar[type[Result]] = VisionFeatures
-    data: bytes
+    data: bytes | Blob
     max_pixels: int
 
     def needs(self) -> Sequence[Recipe[Any]]:
@@ -51,7 +52,7 @@ class EmbedInput:
 
     makes: ClassVar[type[Result]] = Embedding
     text: str | None = None
-    image: bytes | None = None
+    image: bytes | Blob | None = None
     max_pixels: int = 0
 
     def needs(self) -> Sequence[Recipe[Any]]:
@@ -61,10 +62,10 @@ class EmbedInput:
         return float(len(self.text or "")) if self.image is None else _pixels(self.image)
 
 
-def _pixels(data: bytes) -> float:
+def _pixels(data: bytes | Blob) -> float:
     """0 of what is no picture: whoever reads it will say so."""
     try:
-        header = read_header(data)
+        header = read_header(bytes(data))
     except BadHeader:
         return 0.0
     return float(header.width * header.height)

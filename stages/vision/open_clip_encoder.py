@@ -12,16 +12,16 @@ from torch import Tensor
 
 from stages.checkpoints.checkpoint import Checkpoint, LoadOptions
 from stages.contract.errors import ConfigurationError
-from stages.contract.result import Arrays
+from stages.contract.recipe import Inputs
 from stages.device.arrays import as_array
-from stages.vision.messages import EncodeImage
+from stages.vision.messages import EncodeImage, VisionFeatures
 from stages.vision.open_clip_tower import WEIGHTS_FILE, OpenClipTower
 from stages.vision.pictures import compiled, preprocessed
 from stages.vision.projector import Projector
 
 
 class OpenClipEncoder:
-    """A `OneShotStage[EncodeImage, Tensor]`. Result: {"features": [num_image_tokens, text_width]} in the parts' dtype."""
+    """A `OneShotStage[EncodeImage, Tensor, VisionFeatures]`. Its work unit is an image patch."""
 
     def __init__(self, tower: OpenClipTower, projector: Projector, options: LoadOptions) -> None:
         self._options = options
@@ -46,9 +46,8 @@ class OpenClipEncoder:
 
     def _check_shapes(self, clip: Checkpoint, projector: Checkpoint) -> None:
         config = self._projector.config
-        height, width = self._tower.visual.image_size  # type: ignore[misc]
         with torch.inference_mode():
-            tokens = self._tower.tokens(torch.zeros(1, 3, int(height), int(width)))
+            tokens = self._tower.tokens(torch.zeros(1, *self._tower.input_shape))
         if tokens.shape[1:] != (config.num_image_tokens, config.vision_width):
             raise ConfigurationError(
                 f"projector {projector.source} takes {(config.num_image_tokens, config.vision_width)} (tokens, width) and "
@@ -59,7 +58,18 @@ class OpenClipEncoder:
     def device(self) -> str:
         return self._options.device
 
-    def prepare(self, payload: EncodeImage) -> Tensor:
+    @property
+    def result_type(self) -> type[VisionFeatures]:
+        return VisionFeatures
+
+    def check(self, payload: EncodeImage) -> None:
+        """What is wrong with a picture shows when it is read."""
+
+    def weigh(self, payload: EncodeImage) -> tuple[Hashable, float]:
+        """Exact: every picture is brought to the tower's size."""
+        return self._tower.input_shape, float(self._projector.config.num_image_tokens)
+
+    def prepare(self, payload: EncodeImage, inputs: Inputs) -> Tensor:
         """[3, height, width] float32."""
         return preprocessed(payload, self._tower.preprocess)
 
@@ -70,10 +80,10 @@ class OpenClipEncoder:
         """Image patches."""
         return float(self._projector.config.num_image_tokens)
 
-    def run(self, batch: Sequence[Tensor]) -> Sequence[Arrays]:
+    def run(self, batch: Sequence[Tensor]) -> Sequence[VisionFeatures]:
         with torch.inference_mode():
             features = self._encode(torch.stack(list(batch)))
-        return [{"features": as_array(one)} for one in features]
+        return [VisionFeatures(as_array(one)) for one in features]
 
 
 def _check_pair(clip: Checkpoint, projector: Checkpoint, loaded: Projector) -> None:

@@ -41,6 +41,12 @@ class OpenClipTower(nn.Module):
         self.visual = visual.eval()
         self.layer = layer
 
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Of one picture, as `preprocess` gives it: channels, height, width."""
+        height, width = cast(Any, self.visual).image_size
+        return 3, int(height), int(width)
+
     def tokens(self, pixels: Tensor) -> Tensor:
         """[batch, 3, height, width] -> [batch, patches, width]: the patch tokens of `layer`, class token dropped."""
         weight = next(self.visual.parameters())

@@ -20,6 +20,8 @@ from stages.vision.picture_header import BadHeader, Header, PictureFormat, check
 
 OutputFormat = Literal["png", "jpeg", "webp"]
 
+MAX_PROPORTION = 200
+"""Of the longer side to the shorter one. Models scale a picture by its shorter side: a line of pixels would become gigabytes."""
 _MAX_JPEG_SCANS = 100  # a decoder passes over the whole picture once a scan; files made in earnest have about ten
 _ORIENTATION = 0x0112  # EXIF tag
 _TRANSPOSES = {
@@ -46,7 +48,8 @@ def inspect(data: bytes, *, max_bytes: int, max_pixels: int, param: str) -> Pict
     """Checks a picture without decoding its pixels. `param` is the request's field, for messages.
 
     Raises `TooLarge` over `max_bytes` (`limits.image_bytes`) or `max_pixels` (`limits.image_pixels`), `InvalidRequest` for
-    what is no PNG, JPEG, WebP, GIF or BMP. A file that is cut off or lies may still fail in `decode`.
+    what is no PNG, JPEG, WebP, GIF or BMP, and for what is longer than `MAX_PROPORTION`. A file that is cut off or lies may still
+    fail in `decode`.
     """
     if len(data) > max_bytes:
         raise TooLarge(f"{param}: the picture has {len(data)} bytes; at most {max_bytes} (limits.image_bytes)", param=param)
@@ -61,7 +64,7 @@ def decode(data: bytes, *, max_pixels: int, param: str) -> Image.Image:
     """The picture in mode RGB: its first frame, turned as EXIF says, over white where it is transparent.
 
     Raises `TooLarge` over `max_pixels`, before anything is decoded; `InvalidRequest` for a file that is none, is cut off or
-    lies.
+    lies, and for what is longer than `MAX_PROPORTION`.
     """
     with _opened(data, max_pixels, param) as (header, image):
         if header.format is PictureFormat.PNG:
@@ -99,11 +102,11 @@ def _opened(data: bytes, max_pixels: int, param: str) -> Iterator[tuple[Header, 
     file's content is the request's fault."""
     try:
         header = read_header(data)
-        _check_pixels(header.width, header.height, max_pixels, param)
+        _check_size(header.width, header.height, max_pixels, param)
         if header.format is PictureFormat.JPEG and data.count(b"\xff\xda") > _MAX_JPEG_SCANS:
             raise BadHeader(f"its JPEG has more than {_MAX_JPEG_SCANS} scans")
         with Image.open(io.BytesIO(data), formats=[header.format.value]) as image:
-            _check_pixels(*image.size, max_pixels, param)  # a GIF's first frame may be larger than its screen
+            _check_size(*image.size, max_pixels, param)  # a GIF's first frame may be larger than its screen
             yield header, image
     except (TriptychError, MemoryError):
         raise
@@ -123,11 +126,14 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}" if not text or "object at 0x" in text else text[:200]
 
 
-def _check_pixels(width: int, height: int, max_pixels: int, param: str) -> None:
+def _check_size(width: int, height: int, max_pixels: int, param: str) -> None:
     pixels = width * height
     if pixels > max_pixels:
         message = f"{param}: the picture has {width} x {height} = {pixels} pixels; at most {max_pixels} (limits.image_pixels)"
         raise TooLarge(message, param=param)
+    if max(width, height) > MAX_PROPORTION * min(width, height):
+        message = f"{param}: the picture has {width} x {height} pixels: one side is more than {MAX_PROPORTION} times the other"
+        raise InvalidRequest(message, param=param)
 
 
 def _orientation(image: ImageFile.ImageFile) -> int:

@@ -17,8 +17,18 @@ def num_image_tokens(processor: Any, height: int, width: int) -> int:
         # What a processor tells inference engines, for sizes alone (vLLM's transformers backend asks the same).
         found = processor._get_num_multimodal_tokens(image_sizes=[(height, width)])
     except (TypeError, AttributeError, KeyError):  # LLaVA's can't where pictures aren't cropped, as for a SigLIP tower
-        return _counted(processor, height, width)
+        return _counted(processor, *_equivalent_size(processor.image_processor, height, width))
     return int(found["num_image_tokens"][0])
+
+
+def _equivalent_size(image_processor: Any, height: int, width: int) -> tuple[int, int]:
+    """Of a picture that has as many tokens, in pixels: where every picture is brought to one size, that size, however large a
+    picture the client sent."""
+    size = image_processor.size or {}
+    fixed_height, fixed_width = size.get("height"), size.get("width")
+    if not image_processor.do_resize or fixed_height is None or fixed_width is None:
+        return height, width
+    return int(fixed_height), int(fixed_width)
 
 
 @lru_cache(maxsize=1024)

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from stages.checkpoints.checkpoint import Checkpoint, LoadOptions
 from stages.contract.errors import ConfigurationError
-from stages.contract.result import Arrays
+from stages.contract.recipe import Inputs
 from stages.device.arrays import as_array
 from stages.device.torchvision_shim import ensure_torchvision
-from stages.vision.messages import EncodeImage
+from stages.vision.messages import EncodeImage, VisionFeatures
 from stages.vision.picture import decode
+from stages.vision.picture_header import read_header
 from stages.vision.pictures import compiled
 from stages.vision.placeholders import check_num_features
 from stages.vision.vlm_parts import load_seeing_part
@@ -39,15 +40,15 @@ class PreparedPicture:
 
 
 class VlmEncoder:
-    """A `OneShotStage[EncodeImage, PreparedPicture]`. Result: {"features": [tokens, width]} in the
-    model's dtype, and {"grid_thw": [3] int64}
-    for models whose pictures take positions of their own."""
+    """A `OneShotStage[EncodeImage, PreparedPicture, VisionFeatures]`. Its work unit is an image patch."""
 
     def __init__(self, part: Any, processor: Any, options: LoadOptions) -> None:
         self._part, self._processor, self._options = part.requires_grad_(False), processor, options
         self._patch: int = part.config.vision_config.patch_size
         self._dtype: torch.dtype = getattr(torch, options.dtype)
         self._features = compiled(part.model.get_image_features, options)
+        sample = self._prepared(Image.new("RGB", _SAMPLES[0]))
+        self._sample_patches, self._keeps_size = sample.num_patches, sample.grid is not None
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, options: LoadOptions) -> "VlmEncoder":
@@ -66,15 +67,37 @@ class VlmEncoder:
     def _check_placeholders(self, processor: Any) -> None:
         for width, height in _SAMPLES:
             blank = self._prepared(Image.new("RGB", (width, height)))
-            features = self._encoded([blank], self._part.model.get_image_features)[0]["features"]
+            features = self._encoded([blank], self._part.model.get_image_features)[0].features
             check_num_features(processor, height, width, len(features))
 
     @property
     def device(self) -> str:
         return self._options.device
 
-    def prepare(self, payload: EncodeImage) -> PreparedPicture:
-        return self._prepared(decode(payload.data, max_pixels=payload.max_pixels, param="messages"))
+    @property
+    def result_type(self) -> type[VisionFeatures]:
+        return VisionFeatures
+
+    def check(self, payload: EncodeImage) -> None:
+        """What is wrong with a picture shows when it is read."""
+
+    def weigh(self, payload: EncodeImage) -> tuple[Hashable, float]:
+        """No key. The cost is the processor's own count for the picture's size; of models that bring every picture to about one
+        size, that of the sample that was encoded at load."""
+        return None, float(self._expected_patches(bytes(payload.data)))
+
+    def _expected_patches(self, data: bytes) -> int:
+        if not self._keeps_size:
+            return self._sample_patches
+        try:
+            header = read_header(data)
+            return int(self._processor.get_number_of_image_patches(header.height, header.width))
+        except ValueError:  # whoever prepares it will say what is wrong with it
+            return self._sample_patches
+
+    def prepare(self, payload: EncodeImage, inputs: Inputs) -> PreparedPicture:
+        """Raises `InvalidRequest` or `TooLarge` for a picture that can't be read."""
+        return self._prepared(decode(bytes(payload.data), max_pixels=payload.max_pixels, param="messages"))
 
     def _prepared(self, picture: Image.Image) -> PreparedPicture:
         found = self._processor(images=[picture], return_tensors="pt")
@@ -90,10 +113,10 @@ class VlmEncoder:
         """Image patches."""
         return float(item.num_patches)
 
-    def run(self, batch: Sequence[PreparedPicture]) -> Sequence[Arrays]:
+    def run(self, batch: Sequence[PreparedPicture]) -> Sequence[VisionFeatures]:
         return self._encoded(batch, self._features)
 
-    def _encoded(self, batch: Sequence[PreparedPicture], encode: Callable[..., Any]) -> Sequence[Arrays]:
+    def _encoded(self, batch: Sequence[PreparedPicture], encode: Callable[..., Any]) -> Sequence[VisionFeatures]:
         pixels = torch.cat([item.pixels for item in batch]).to(self._options.device, self._dtype)
         grids = [item.grid for item in batch if item.grid is not None]
         arguments = {"image_grid_thw": torch.cat(grids).to(self._options.device)} if grids else {}
@@ -102,7 +125,5 @@ class VlmEncoder:
         return [_result(one, item) for one, item in zip(features, batch, strict=True)]
 
 
-def _result(features: Tensor, item: PreparedPicture) -> Arrays:
-    if item.grid is None:
-        return {"features": as_array(features)}
-    return {"features": as_array(features), "grid_thw": np.ascontiguousarray(item.grid[0].numpy())}
+def _result(features: Tensor, item: PreparedPicture) -> VisionFeatures:
+    return VisionFeatures(as_array(features), None if item.grid is None else np.ascontiguousarray(item.grid[0].numpy()))

@@ -1,9 +1,27 @@
-"""Which tensors of a `transformers` vision-language checkpoint see, and which speak. Decides by their names in the files."""
+"""What of a `transformers` vision-language checkpoint sees, and what speaks: modules of the model, and tensors by their names in the files.
+
+Knows no torch: processes that load no weights ask, too.
+"""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from stages.vision.shards import is_of
-from stages.vision.vlm_parts import VLM_PARTS
+
+
+@dataclass(frozen=True, slots=True)
+class PartModules:
+    """Attributes of the model's body (`model.model`) that make each part; the head (`lm_head`) speaks."""
+
+    seeing: tuple[str, ...]
+    speaking: tuple[str, ...] = ("language_model",)
+
+
+VLM_PARTS = {
+    "llava": PartModules(seeing=("vision_tower", "multi_modal_projector")),
+    "qwen2_5_vl": PartModules(seeing=("visual",)),
+}
+"""By `model_type`."""
 
 
 def holds_seeing(config: Mapping[str, object], tensor: str) -> bool:

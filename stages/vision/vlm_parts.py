@@ -1,11 +1,11 @@
-"""Which modules of a `transformers` vision-language checkpoint see, and which speak; and how to load only one of the two.
+"""Loads the part of a `transformers` vision-language checkpoint that sees, or the one that speaks. Which modules those are is
+`vlm_files.py`.
 
 A part is the model's own class with the other part's modules taken out before any weight is read: `from_pretrained` builds
 on the meta device, so what is taken out is never allocated and its tensors are never read from the files. Names of old
 checkpoints, shards, tied weights and dtypes are handled by the library, as for the whole model.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +15,7 @@ from stages.checkpoints.checkpoint import LoadOptions
 from stages.contract.errors import ConfigurationError
 from stages.device.torchvision_shim import ensure_torchvision
 from stages.vision.shards import is_of, only_shards
-
-
-@dataclass(frozen=True, slots=True)
-class PartModules:
-    """Attributes of the model's body (`model.model`) that make each part; the head (`lm_head`) speaks."""
-
-    seeing: tuple[str, ...]
-    speaking: tuple[str, ...] = ("language_model",)
-
-
-VLM_PARTS = {
-    "llava": PartModules(seeing=("vision_tower", "multi_modal_projector")),
-    "qwen2_5_vl": PartModules(seeing=("visual",)),
-}
-"""By `model_type`."""
+from stages.vision.vlm_files import VLM_PARTS
 
 
 def load_speaking_part(folder: Path, options: LoadOptions) -> Any:

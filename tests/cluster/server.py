@@ -49,7 +49,8 @@ class Server:
 
     def pids(self, deployment: str) -> list[int]:
         """The processes of a deployment's replicas."""
-        title = f"ServeReplica:{self._app_name}:{deployment}"
+        application = self._app_name if deployment == "ingress" else f"{self._app_name}-{deployment}"
+        title = f"ServeReplica:{application}:{deployment}"
         return [
             process.pid for process in psutil.process_iter(["cmdline"]) if title in " ".join(process.info["cmdline"] or [])
         ]

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from pipelines.cluster.serve_client import ServeStageClient
@@ -121,22 +122,27 @@ async def test_a_broken_replica_is_replaced_and_what_has_shown_nothing_runs_ther
     ray: None, tmp_path: Path, go_wrong: Callable[[], None]
 ) -> None:
     mark = tmp_path / "mark"
-    client, handle, _ = deployed(go_wrong.__name__, partial(FirstProcessFails, mark, go_wrong))
-    before = await handle.pid.remote()
+    client, _, _ = deployed(go_wrong.__name__, partial(FirstProcessFails, mark, go_wrong))
+    (before,) = processes(go_wrong.__name__)
     answers = await asyncio.gather(*(numbers(client, 3) for _ in range(6)))
     assert mark.read_text() == str(before)
     shown = [answer for answer in answers if answer != [2, 1, 0]]
     assert len(shown) == 1  # one row at a time
     assert shown[0][0] == 2
     assert isinstance(shown[0][1], Broken)
-    assert await handle.pid.remote() != before
+    assert processes(go_wrong.__name__) - {before}
     await asyncio.to_thread(gone, before)
+
+
+def processes(deployment: str) -> set[int]:
+    """Of its replicas."""
+    title = f"ServeReplica:{deployment}:{deployment}"
+    running = psutil.process_iter(["cmdline"])
+    return {process.pid for process in running if title in " ".join(process.info["cmdline"] or [])}
 
 
 def gone(pid: int) -> None:
     """Returns once the process has ended. pytest's timeout ends it."""
-    import psutil
-
     try:
         psutil.Process(pid).wait(timeout=60)
     except psutil.NoSuchProcess:

@@ -1,57 +1,60 @@
-"""Over a real Serve handle: large arrays arrive once, and whole."""
+"""Over a real Serve handle: large bytes arrive once, and whole."""
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import pytest
 import ray
 from numpy.typing import NDArray
 from ray import serve
 
-from cache.codec import BFLOAT16
+from cache.keys import digest
 from pipelines.cluster.object_store import ObjectStore
 from pipelines.cluster.serve_client import ServeStageClient
+from stages.contract.blob import Blob
 from stages.contract.item import Item
+from stages.contract.recipe import Recipe
 from stages.host.packed_item import PackedItem, unpacked
 from stages.llm.messages import Generate, ImageSpan, Sampling
+from stages.vision.messages import EncodeImage
 
 pytestmark = pytest.mark.cluster
 
+PICTURE = bytes(range(256)) * 20_000
 
-class Weigher:
-    """Answers each item with what its picture's features add up to, as bits."""
+
+class Reader:
+    """Answers each item with a digest of its picture's bytes."""
 
     async def stream(self, stage: str, item: Item[Any] | PackedItem, *beside: NDArray[Any]) -> AsyncIterator[Sequence[object]]:
-        features = unpacked(item, beside).payload.images[0].value["features"]
-        yield [(str(features.dtype), len(beside), int(features.view(np.uint16).astype(np.int64).sum()))]
+        encode = unpacked(item, beside).payload.images[0].features.payload
+        yield [(digest(bytes(encode.data)), len(beside))]
 
 
 @pytest.fixture
 def handle() -> Iterator[Any]:
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:
         yield serve.run(
-            serve.deployment(Weigher).options(ray_actor_options={"num_cpus": 0.1}).bind(), name="weigher", route_prefix=None
+            serve.deployment(Reader).options(ray_actor_options={"num_cpus": 0.1}).bind(), name="reader", route_prefix=None
         )
     finally:
         serve.shutdown()
         ray.shutdown()
 
 
-async def test_eight_choices_about_a_picture_take_one_copy_of_its_features_along(handle: Any) -> None:
-    features = np.full((576, 4096), 0x3F80, np.uint16).view(BFLOAT16)
-    features.flags.writeable = False
+async def test_eight_choices_about_a_picture_take_one_copy_of_its_bytes_along(handle: Any) -> None:
     put: list[int] = []
 
     def counted(array: NDArray[Any]) -> Any:
         put.append(array.nbytes)
         return ray.put(array)
 
-    client = ServeStageClient({"weigher": handle}, {"m.llm": "weigher"}, ObjectStore(counted))
+    client = ServeStageClient({"reader": handle}, {"m.llm": "reader"}, ObjectStore(counted))
+    features = Recipe("x", "m.vision_encoder", EncodeImage(Blob(PICTURE), 100))
     answers = []
     for index in range(8):
-        work = Generate((1,), Sampling(1), (ImageSpan(0, 576, "x", {"features": features}),))
-        answers += [event async for events in client.stream("m.llm", Item(str(index), work)) for event in events]
-    assert answers == [(str(BFLOAT16), 1, 576 * 4096 * 0x3F80)] * 8
-    assert put == [576 * 4096 * 2]
+        payload = Generate((1,), Sampling(1), (ImageSpan(0, 576, features),))
+        answers += [event async for events in client.stream("m.llm", Item(str(index), payload)) for event in events]
+    assert answers == [(digest(PICTURE), 1)] * 8
+    assert put == [len(PICTURE)]

@@ -18,7 +18,7 @@ def test_a_sound_configuration_is_shown_with_what_was_derived() -> None:
     assert code == 0
     assert "vae: triptych-paint.vae_decoder, triptych-paint.vae_encoder" in output
     assert "  models.triptych-see.llm.batch.max_items: 8 (num_slots)\n" in output
-    assert "  deployments.llm.max_ongoing_requests: 16 (" in output
+    assert "  deployments.llm.max_ongoing_requests: 136 (" in output
 
 
 def test_settings_that_do_not_fit_are_told_and_the_exit_code_is_2(tmp_path: Path) -> None:
@@ -38,3 +38,45 @@ def test_prepare_says_which_stage_has_no_files_to_load(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "missing" in result.output
     assert "not a folder" in result.output
+
+
+def changed(tmp_path: Path, **limits: int) -> Path:
+    document = yaml.safe_load(DEFAULT_CONFIG.read_text())
+    args = document["applications"][0]["args"]
+    args["limits"] |= limits
+    args["models"]["triptych-see"]["llm"]["num_slots"] = 4
+    path = tmp_path / "serve_config.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+def test_check_says_what_a_change_would_restart(tmp_path: Path) -> None:
+    path = changed(tmp_path, image_bytes=4096)
+    result = CliRunner().invoke(app, ["check", "--config", str(path), "--from", str(DEFAULT_CONFIG)])
+    assert result.exit_code == 0
+    lines = result.output.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("llm: restarts, new replicas first (args.spec.stages.triptych-see.llm.")
+    assert lines[1].startswith("ingress: changed in place (user_config.config.")
+
+
+def test_check_says_where_nothing_changes() -> None:
+    result = CliRunner().invoke(app, ["check", "--from", str(DEFAULT_CONFIG)])
+    assert (result.exit_code, result.output) == (0, "nothing changes\n")
+
+
+def test_deploy_prints_a_config_that_serve_accepts() -> None:
+    from ray.serve.schema import ServeDeploySchema
+
+    result = CliRunner().invoke(app, ["deploy", "--print"])
+    assert result.exit_code == 0
+    printed = ServeDeploySchema.model_validate(yaml.safe_load(result.output))
+    assert [application.name for application in printed.applications if application.route_prefix] == ["triptych"]
+
+
+def test_deploy_refuses_an_open_door_before_it_looks_for_a_cluster(tmp_path: Path) -> None:
+    path = tmp_path / "serve_config.yaml"
+    path.write_text(DEFAULT_CONFIG.read_text().replace("host: 127.0.0.1", "host: 0.0.0.0"))
+    result = CliRunner().invoke(app, ["deploy", "--config", str(path)])
+    assert result.exit_code == 2
+    assert "auth.keys is empty" in result.output

@@ -1,63 +1,67 @@
-"""What the embedding pipeline tells each of its requests."""
+"""What the embedding pipeline answers, and what it tells each of its requests."""
 
 import asyncio
-from collections.abc import Hashable, Sequence
+from collections.abc import AsyncIterator
 
-import numpy as np
+import pytest
 
 from cache.memory import MemoryTier
 from cache.tiered import TieredCache
 from pipelines.client import LocalStageClient
 from pipelines.context import RequestContext
 from pipelines.embed import ClipEmbedPipeline
-from pipelines.jobs import EmbedJob, TextPart
+from pipelines.jobs import Embedded, EmbedJob, ImagePart, TextPart
 from stages.contract.errors import InvalidRequest
-from stages.contract.result import Arrays
 from stages.host.host import StageHost
-from stages.vision.messages import EmbedInput
-from tests.stages.fakes import Gate
+from tests.pipelines.stages import BAD, embedder
+from tests.stages.host.test_host import once
 
 
-class ShortReader:
-    """Refuses texts of more than five characters, as an embedder does that has read them."""
-
-    device = "cpu"
-
+class Scene:
     def __init__(self) -> None:
-        self.gate = Gate(closed=True)
-        self.num_read = 0
+        self.embedder = embedder()
+        self.host = StageHost(cache=TieredCache([MemoryTier(2**20)]))
+        self.host.add("m.embedder", self.embedder)
+        self.pipeline = ClipEmbedPipeline("m", LocalStageClient(self.host), fingerprint="f", max_pixels=100)
 
-    def prepare(self, payload: EmbedInput) -> str:
-        self.gate.pass_through()
-        self.num_read += 1
-        if payload.text is None or len(payload.text) > 5:
-            raise InvalidRequest("the text is too long", param="input")
-        return payload.text
-
-    def batch_key(self, item: str) -> Hashable:
-        return "text"
-
-    def cost(self, item: str) -> float:
-        return 1.0
-
-    def run(self, batch: Sequence[str]) -> Sequence[Arrays]:
-        return [{"embedding": np.ones(2, np.float32), "num_tokens": np.asarray(len(text))} for text in batch]
+    def ask(self, *parts: TextPart | ImagePart, context: RequestContext | None = None) -> "asyncio.Task[Embedded]":
+        return asyncio.create_task(self.pipeline.embed(EmbedJob(parts), context or RequestContext()))
 
 
-async def test_two_requests_that_share_a_computation_are_each_told_of_their_own_field() -> None:
-    reader, host = ShortReader(), StageHost(cache=TieredCache([MemoryTier(2**20)]))
-    host.add("m.embedder", reader)
-    pipeline = ClipEmbedPipeline("m", LocalStageClient(host), fingerprint="f", max_pixels=100)
+@pytest.fixture
+async def scene() -> AsyncIterator[Scene]:
+    scene = Scene()
+    yield scene
+    scene.embedder.gate.open()
+    await scene.host.close()
 
-    def ask(*texts: str) -> "asyncio.Task[object]":
-        return asyncio.create_task(pipeline.embed(EmbedJob(tuple(map(TextPart, texts))), RequestContext()))
 
-    first, second = ask("too long"), ask("short", "too long")
-    await asyncio.to_thread(reader.gate.wait_for, 2)
-    for _ in range(10):
-        await asyncio.sleep(0)
-    reader.gate.open()
+async def test_texts_and_pictures_get_a_vector_each_in_their_order(scene: Scene) -> None:
+    context = RequestContext()
+    embedded = await scene.ask(TextPart("four"), ImagePart(b"abc", 1, 1, "input[1]"), TextPart("fives"), context=context)
+    assert [vector.shape for vector in embedded.vectors] == [(2,)] * 3
+    assert embedded.num_tokens == 9
+    assert [receipt.stage for receipt in context.receipts] == ["m.embedder"] * 3
+
+
+async def test_what_was_embedded_is_remembered_for_its_tenant_alone(scene: Scene) -> None:
+    for salt in ("one", "one", "two"):
+        await scene.ask(TextPart("a word"), context=RequestContext(salt=salt))
+        await scene.host.settled()
+    assert len(scene.embedder.made) == 2
+
+
+async def test_two_requests_that_share_a_computation_are_each_told_of_their_own_field(scene: Scene) -> None:
+    scene.embedder.gate.close()
+    busy = scene.ask(TextPart("busy"))
+    await asyncio.to_thread(scene.embedder.gate.wait_for, 1)
+    first = scene.ask(ImagePart(BAD, 1, 1, "input"))
+    second = scene.ask(TextPart("a word"), ImagePart(BAD, 1, 1, "input[1]"))
     errors = await asyncio.gather(first, second, return_exceptions=True)
-    await host.close()
-    assert [getattr(error, "param", None) for error in errors] == ["input[0]", "input[1]"]
-    assert reader.num_read == 2  # the long text once
+    assert [(type(error), getattr(error, "param", None)) for error in errors] == [
+        (InvalidRequest, "input"),
+        (InvalidRequest, "input[1]"),
+    ]
+    scene.embedder.gate.open()
+    await busy
+    await once(lambda: scene.host.load()["m.embedder"].queued == 0)

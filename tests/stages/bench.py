@@ -7,19 +7,37 @@ from typing import Any
 
 import pytest
 
+from stages.contract.engine import Engine, Handle
 from stages.contract.errors import Unavailable
 from stages.contract.item import Item
-from stages.engine.engine import Engine, Handle
-from stages.engine.iterative_engine import IterativeEngine
-from stages.engine.one_shot_engine import OneShotEngine
-from tests.stages.fakes import PATIENCE_S, Adder, Count, Countdown, CountFrom, Gate, HandClock, Inbox, Sum
+from stages.contract.recipe import NO_INPUTS, Inputs, Recipe
+from stages.engine.base import BaseEngine
+from stages.engine.iterative import IterativeEngine
+from stages.engine.one_shot import OneShotEngine
+from tests.stages.fakes import (
+    PATIENCE_S,
+    Add,
+    Adder,
+    Count,
+    Countdown,
+    CountFrom,
+    Gate,
+    HandClock,
+    Inbox,
+    PreparedCount,
+    Sum,
+    Total,
+)
+
+AddingEngine = OneShotEngine[Add, Sum, Total]
+CountingEngine = IterativeEngine[CountFrom, PreparedCount, Count]
 
 
 class Bench:
     """Engines for one test. Afterwards every gate opens, and every engine must end in good order."""
 
     def __init__(self) -> None:
-        self.engines: list[Engine[Any]] = []
+        self.engines: list[BaseEngine[Any, Any]] = []
         self.gates: list[Gate] = []
         self.countdowns: list[Countdown] = []
         self.time = HandClock()
@@ -28,15 +46,23 @@ class Bench:
         self.gates.append(Gate(closed=True))
         return self.gates[-1]
 
-    def one_shot(self, stage: Adder, **options: Any) -> OneShotEngine[tuple[int, int], Sum]:
+    def one_shot(self, stage: Adder, **options: Any) -> AddingEngine:
         engine = OneShotEngine(stage, name="adder", clock=self.time.clock, **options)
         self.engines.append(engine)
         return engine
 
-    def iterative(self, stage: Countdown, **options: Any) -> IterativeEngine[CountFrom, Count]:
+    def iterative(self, stage: Countdown, **options: Any) -> CountingEngine:
         self.countdowns.append(stage)
         engine = IterativeEngine(stage, name="count", clock=self.time.clock, **options)
         self.engines.append(engine)
+        return engine
+
+    def busy_counting(self, stage: Countdown, **options: Any) -> CountingEngine:
+        """Its device is busy with the last step of a row, its first arrival at the gate: what comes until that ends starts
+        together."""
+        engine = self.iterative(stage, **options)
+        submit(engine, CountFrom(1, "first"))
+        stage.gate.wait_for(1)
         return engine
 
     def close(self) -> None:
@@ -61,14 +87,25 @@ def workbench() -> Iterator[Bench]:
     bench.close()
 
 
-def submit(engine: Engine[Any], payload: object, **item: Any) -> tuple[Inbox, Handle]:
+def submit(engine: Engine[Any], payload: object, inputs: Inputs = NO_INPUTS, **item: Any) -> tuple[Inbox, Handle]:
     inbox = Inbox()
-    return inbox, engine.submit(Item("id", payload, **item), inbox)
+    return inbox, engine.submit(Item("id", payload, **item), inputs, inbox)
 
 
-def prepared(engine: Engine[Any], stage: Adder, count: int) -> None:
+def number(name: str) -> Recipe[Total]:
+    """A recipe of a number that someone else adds up."""
+    return Recipe(name, "model.adder", Add(1))
+
+
+def at_hand(**totals: int) -> Inputs:
+    return Inputs({name: Total.of_int(total) for name, total in totals.items()})
+
+
+def prepared(engine: BaseEngine[Any, Any], count: int) -> None:
     """Returns once so many items wait, prepared."""
     done = threading.Event()
-    while len([entry for entry in engine._scheduler.waiting if entry.ready]) < count:
+    while True:
+        with engine._hand.lock:
+            if sum(entry.ready for entry in engine._hand.scheduler.waiting) >= count:
+                return
         assert not done.wait(0.001)
-    assert stage.num_prepared >= count

@@ -1,16 +1,21 @@
-"""Small real stages: an adder (one-shot) and a countdown (iterative). Whether their device is busy is up to the test."""
+"""Small real stages: an adder (one-shot) and a countdown (iterative). Whether their device is busy is up to the test, and so is when
+an item is prepared.
+"""
 
 import math
 import threading
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cache.memory import MemoryTier
 from stages.contract.errors import InvalidRequest, TriptychError
 from stages.contract.item import StageReceipt
-from stages.contract.result import Arrays
+from stages.contract.recipe import Inputs, InputsMissing, Recipe
+from stages.contract.result import Arrays, Result
 from stages.contract.stage import Stepped
 from stages.engine.work import Clock
 
@@ -72,19 +77,47 @@ class HandClock:
 
 
 @dataclass(frozen=True)
+class Total(Result):
+    """What the adder makes. `total`: [] int64."""
+
+    total: NDArray[np.int64]
+
+    @classmethod
+    def of_int(cls, total: int) -> "Total":
+        return cls(np.asarray(total))
+
+
+@dataclass(frozen=True)
+class Add:
+    """For the adder: `a` + `b` + the results of `plus`. Work: `a`."""
+
+    makes: ClassVar[type[Result]] = Total
+    a: int
+    b: int = 0
+    plus: tuple[Recipe[Total], ...] = ()
+
+    def needs(self) -> Sequence[Recipe[Any]]:
+        return self.plus
+
+    def work(self) -> float:
+        return float(abs(self.a))
+
+
+@dataclass(frozen=True)
 class Sum:
-    """What the adder makes of (a, b)."""
+    """What the adder prepares."""
 
     total: int
     cost: float
 
 
 class Adder:
-    """Adds pairs. (a, b) costs abs(a), and shares a batch with pairs whose sum has the same sign; a = 13 is bad luck on the
-    device, b = 13 can't be prepared.
+    """Adds. An item costs abs(a), and shares a batch with items whose sum has the same sign; a = 13 is bad luck on the device,
+    b = 13 can't be prepared, and over 1000 nothing is taken.
     """
 
     device = "cpu"
+    result_type = Total
 
     def __init__(self, *, run_gate: Gate | None = None, prepare_gate: Gate | None = None) -> None:
         self.run_gate = run_gate or Gate()
@@ -92,13 +125,20 @@ class Adder:
         self.batches: list[list[int]] = []
         self.num_prepared = 0
 
-    def prepare(self, payload: tuple[int, int]) -> Sum:
+    def check(self, payload: Add) -> None:
+        if payload.a > 1000:
+            raise InvalidRequest(f"{payload.a} is over 1000", param="a")
+
+    def weigh(self, payload: Add) -> tuple[Hashable, float]:
+        return None, float(abs(payload.a))
+
+    def prepare(self, payload: Add, inputs: Inputs) -> Sum:
         self.prepare_gate.pass_through()
         self.num_prepared += 1
-        a, b = payload
-        if b == 13:
+        if payload.b == 13:
             raise InvalidRequest("13 can't be added", param="b")
-        return Sum(a + b, float(abs(a)))
+        plus = sum(int(inputs[recipe].total) for recipe in payload.plus)
+        return Sum(payload.a + payload.b + plus, float(abs(payload.a)))
 
     def batch_key(self, item: Sum) -> Hashable:
         return item.total >= 0
@@ -106,23 +146,40 @@ class Adder:
     def cost(self, item: Sum) -> float:
         return item.cost
 
-    def run(self, batch: Sequence[Sum]) -> Sequence[Arrays]:
+    def run(self, batch: Sequence[Sum]) -> Sequence[Total]:
         self.run_gate.pass_through()
         self.batches.append([item.total for item in batch])
         if any(item.cost == 13 for item in batch):
             raise RuntimeError("the device has bad luck")
-        return [{"sum": np.array([item.total])} for item in batch]
+        return [Total.of_int(item.total) for item in batch]
 
 
 @dataclass(frozen=True)
 class CountFrom:
-    """Counts `start` - 1, ..., 0. Rows of one `key` share a step. Fails after the event `fails_at`."""
+    """Counts `start` - 1, ..., 0, from as much higher as the results of `plus` are. Rows of one `key` share a step. Fails after
+    the event `fails_at`. Work: `start`."""
 
     start: int
     key: str = "a"
     fails_at: int | None = None
     breaks_step_at: int | None = None
     breaks_suspending: bool = False
+    plus: tuple[Recipe[Total], ...] = ()
+
+    def needs(self) -> Sequence[Recipe[Any]]:
+        return self.plus
+
+    def work(self) -> float:
+        return float(self.start)
+
+
+@dataclass(frozen=True)
+class PreparedCount:
+    """`key` and `cost` of its first step; `given`: the totals at hand, by their names."""
+
+    key: str
+    cost: float
+    given: Mapping[str, int]
 
 
 @dataclass(eq=False)
@@ -133,12 +190,15 @@ class Count:
 
 
 class Countdown:
-    """Has `slots` rows at most; takes up to 100."""
+    """Has `slots` rows at most; takes up to 100. What it `knows` of results, by their names, it need not be given."""
 
     device = "cpu"
 
-    def __init__(self, *, slots: int = 4, gate: Gate | None = None) -> None:
+    def __init__(self, *, slots: int = 4, gate: Gate | None = None, prepare_gate: Gate | None = None) -> None:
         self.gate = gate or Gate()
+        self.prepare_gate = prepare_gate or Gate()
+        self.knows: dict[str, int] = {}
+        self.num_prepared = 0
         self.slots = slots
         self.steps: list[list[CountFrom]] = []
         self.started: list[CountFrom] = []
@@ -154,13 +214,34 @@ class Countdown:
     def weigh(self, payload: CountFrom) -> tuple[Hashable, float]:
         return payload.key, 1.0
 
+    def needs(self, payload: CountFrom) -> Sequence[Recipe[Any]]:
+        return [recipe for recipe in payload.plus if recipe.name not in self.knows]
+
+    def resident_names(self) -> Collection[str]:
+        return self.knows.keys()
+
+    def prepare(self, payload: CountFrom, inputs: Inputs) -> PreparedCount:
+        self.prepare_gate.pass_through()
+        self.num_prepared += 1
+        if payload.key == "unprepared":
+            raise InvalidRequest("it can't be prepared", param="key")
+        key, cost = self.weigh(payload)
+        given = {recipe.name: int(inputs[recipe].total) for recipe in payload.plus if recipe in inputs}
+        return PreparedCount(str(key), cost, given)
+
+    def share(self, prepared: PreparedCount) -> tuple[Hashable, float]:
+        return prepared.key, prepared.cost
+
     def can_start(self, payload: CountFrom) -> bool:
         return len(self.running) < self.slots
 
-    def start(self, payload: CountFrom) -> Count:
+    def start(self, payload: CountFrom, prepared: PreparedCount) -> Count:
         if payload.start < 0:
             raise RuntimeError("can't count from below zero")
-        row = Count(payload, payload.start)
+        known = {**self.knows, **prepared.given}
+        if missing := [recipe for recipe in payload.plus if recipe.name not in known]:
+            raise InputsMissing(missing)
+        row = Count(payload, payload.start + sum(known[recipe.name] for recipe in payload.plus))
         self.started.append(payload)
         self.running.append(row)
         return row
@@ -170,8 +251,8 @@ class Countdown:
             raise RuntimeError("it can't stop counting")
         return row.left
 
-    def resume(self, payload: CountFrom, suspended: int) -> Count:
-        row = self.start(payload)
+    def resume(self, payload: CountFrom, prepared: PreparedCount, suspended: int) -> Count:
+        row = self.start(payload, prepared)
         row.left = suspended
         return row
 
@@ -225,16 +306,22 @@ class Inbox:
 
     def __init__(self) -> None:
         self.seen: list[object] = []
-        self.value: Arrays | None = None
+        self.value: Result | None = None
         self.receipt: StageReceipt | None = None
         self.error: TriptychError | None = None
+        self.missed: list[tuple[str, ...]] = []
         self.num_endings = 0
-        self._ended = threading.Event()
+        self._changed = threading.Condition()
 
     def events(self, events: Sequence[object]) -> None:
         self.seen.extend(events)
 
-    def done(self, value: Arrays, receipt: StageReceipt) -> None:
+    def missing(self, recipes: Sequence[Recipe[Any]]) -> None:
+        with self._changed:
+            self.missed.append(tuple(recipe.name for recipe in recipes))
+            self._changed.notify_all()
+
+    def done(self, value: Result | None, receipt: StageReceipt) -> None:
         self.value, self.receipt = value, receipt
         self._end()
 
@@ -243,9 +330,18 @@ class Inbox:
         self._end()
 
     def wait(self) -> "Inbox":
-        if not self._ended.wait(PATIENCE_S):
-            raise TimeoutError("no answer came")
+        """Returns once it has ended."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.num_endings > 0, PATIENCE_S):
+                raise TimeoutError("no answer came")
         return self
+
+    def wait_for_missing(self, count: int = 1) -> tuple[str, ...]:
+        """The names last asked for, once inputs were missing so often."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: len(self.missed) >= count, PATIENCE_S):
+                raise TimeoutError("nothing was missing")
+            return self.missed[-1]
 
     @property
     def total(self) -> int:
@@ -253,8 +349,10 @@ class Inbox:
         self.wait()
         if self.error is not None:
             raise self.error
-        return int((self.value or {})["sum"][0])
+        assert isinstance(self.value, Total)
+        return int(self.value.total)
 
     def _end(self) -> None:
-        self.num_endings += 1
-        self._ended.set()
+        with self._changed:
+            self.num_endings += 1
+            self._changed.notify_all()

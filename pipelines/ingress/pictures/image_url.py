@@ -9,33 +9,23 @@ import asyncio
 import base64
 import binascii
 import re
-from dataclasses import dataclass
 
 from pipelines.ingress.pictures.fetch import Fetcher, FetchPolicy
 from pipelines.jobs import ImagePart
+from pipelines.settings.config import LimitsConfig
 from stages.contract.errors import InvalidRequest, TooLarge
 from stages.vision.picture import inspect
-
-__all__ = ["FetchPolicy", "PictureLimits", "PictureSource"]
 
 _MAX_DATA_HEADER = 256
 _DATA_HEADER = re.compile(r"data:image/[a-z0-9.+-]+(;[a-z0-9-]+=[^;,]*)*;base64", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class PictureLimits:
-    """`limits.image_bytes` (encoded) and `limits.image_pixels` (width x height)."""
-
-    max_bytes: int
-    max_pixels: int
-
-
 class PictureSource:
-    """Where a request's pictures come from."""
+    """Where a request's pictures come from, within `limits.image_bytes` (encoded) and `limits.image_pixels` (width x height)."""
 
-    def __init__(self, limits: PictureLimits, fetch: FetchPolicy) -> None:
+    def __init__(self, limits: LimitsConfig, fetch: FetchPolicy) -> None:
         self._limits = limits
-        self._fetcher = Fetcher(fetch, limits.max_bytes)
+        self._fetcher = Fetcher(fetch, limits.image_bytes)
 
     async def load(self, url: str, *, param: str) -> ImagePart:
         """Raises `InvalidRequest` or `TooLarge`, naming `param`. What an address says of its media type is only a hint."""
@@ -58,9 +48,9 @@ class PictureSource:
             raise InvalidRequest(f"{param}: {url[:40]!r} is not of the form data:image/<type>;base64,<bytes>", param=param)
         encoded = len(url) - comma - 1
         at_least = encoded // 4 * 3 - 2
-        if at_least > self._limits.max_bytes:
+        if at_least > self._limits.image_bytes:
             raise TooLarge(
-                f"{param}: the picture has about {at_least} bytes; at most {self._limits.max_bytes} (limits.image_bytes)",
+                f"{param}: the picture has about {at_least} bytes; at most {self._limits.image_bytes} (limits.image_bytes)",
                 param=param,
             )
         try:
@@ -71,5 +61,5 @@ class PictureSource:
 
     def _part(self, data: bytes, param: str) -> ImagePart:
         limits = self._limits
-        info = inspect(data, max_bytes=limits.max_bytes, max_pixels=limits.max_pixels, param=param)
+        info = inspect(data, max_bytes=limits.image_bytes, max_pixels=limits.image_pixels, param=param)
         return ImagePart(data, info.width, info.height, param)

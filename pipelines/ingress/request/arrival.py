@@ -3,7 +3,6 @@
 Knows headers and settings; knows no routes and no pipelines.
 """
 
-import asyncio
 import math
 import re
 from collections.abc import Awaitable, Sequence
@@ -11,19 +10,19 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel
 
 from pipelines.context import RequestContext
 from pipelines.ingress.request.auth import Caller
 from pipelines.ingress.request.bodies import read_json, shown
-from pipelines.ingress.request.disconnect import seconds_left
+from pipelines.ingress.request.disconnect import in_time
 from pipelines.ingress.request.forms import Form, read_form
 from pipelines.ingress.request.proxy_headers import OWN_HEADER, SHARED_HEADER
 from pipelines.ingress.request.settings import IngressSettings
+from pipelines.ingress.schemas.strict import RequestBody
 from pipelines.jobs import ModelCard, Service
 from stages.contract.errors import InvalidRequest
 
-B = TypeVar("B", bound=BaseModel)
+B = TypeVar("B", bound=RequestBody)
 T = TypeVar("T")
 
 TIMEOUT_HEADER = SHARED_HEADER
@@ -52,18 +51,20 @@ class Arrival:
 
     async def read(self, request: Request, model: type[B], context: RequestContext) -> B:
         """The checked body. Raises `InvalidRequest`, `TooLarge` and `DeadlineExceeded`."""
-        return await self._read(read_json(request, model, max_bytes=self.settings.max_body_bytes), context)
+        body = await self._read(read_json(request, model, max_bytes=self.settings.limits.body_bytes), context)
+        request.state.asked_as = body.asked_as()
+        return body
 
     async def read_form(self, request: Request, model: type[B], context: RequestContext, *, file: str) -> Form[B]:
         """The checked body of a multipart form, and its file. Raises as `read` does."""
-        return await self._read(read_form(request, model, file=file, max_bytes=self.settings.max_body_bytes), context)
+        form = await self._read(read_form(request, model, file=file, max_bytes=self.settings.limits.body_bytes), context)
+        request.state.asked_as = form.body.asked_as()
+        return form
 
     async def _read(self, reading: Awaitable[T], context: RequestContext) -> T:
         try:
-            async with asyncio.timeout(seconds_left(context)):
+            async with in_time(context):
                 return await reading
-        except TimeoutError:
-            raise context.too_late() from None
         except InvalidRequest as error:
             if error.param != "model":
                 raise
@@ -80,9 +81,9 @@ class Arrival:
 
     def _timeout_s(self, header: str | None) -> float:
         if header is None:
-            return self.settings.default_request_s
+            return self.settings.limits.default_request_s
         seconds = float(header) if _SECONDS.fullmatch(header) else math.nan
-        limit = self.settings.max_request_s
+        limit = self.settings.limits.max_request_s
         if not 0 < seconds <= limit:
             raise InvalidRequest(
                 f"{TIMEOUT_HEADER} must be a number of seconds over 0 and at most {limit:g} (limits.max_request_s); "
@@ -94,17 +95,3 @@ class Arrival:
 
 def _listed(cards: Sequence[ModelCard]) -> str:
     return ", ".join(card.id for card in cards) or "none"
-
-
-def check_length(text_chars: int, settings: IngressSettings, *, param: str) -> None:
-    """Raises `InvalidRequest` for more text than is configured."""
-    if text_chars > settings.prompt_chars:
-        raise InvalidRequest(
-            f"{param} has {text_chars} characters of text; at most {settings.prompt_chars} (limits.prompt_chars)", param=param
-        )
-
-
-def check_at_most(value: int, limit: int, *, param: str, setting: str) -> None:
-    """Raises `InvalidRequest` where `value` is over the configured limit."""
-    if value > limit:
-        raise InvalidRequest(f"{param} {value} is over the limit of {limit} ({setting})", param=param)

@@ -1,13 +1,12 @@
 """From the bytes of a request to a checked body, or to an error that names the field, the value and what is allowed.
 
-Bounded while reading, before parsing; parsed off the event loop where large. Knows the forms of bodies (pydantic), not their
-meaning; a form's own are `forms.py`.
+Bounded while reading, before parsing; parsed off the event loop where large. Knows the shapes of bodies (pydantic), not their
+meaning; a multipart form's own are in `forms.py`.
 """
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -18,7 +17,6 @@ from pipelines.ingress.request.errors import UnsupportedMediaType
 from stages.contract.errors import InvalidRequest, TooLarge
 
 B = TypeVar("B", bound=BaseModel)
-T = TypeVar("T")
 
 MAX_VALUES = 200_000  # a body of nothing but tiny values costs a hundred times its size in memory
 MAX_MEMBERS = 4096
@@ -64,18 +62,33 @@ NOT_SUPPORTED = ("extra_forbidden", "none_required", "too_long")
 async def read_json(request: Request, model: type[B], *, max_bytes: int) -> B:
     """Raises `InvalidRequest`, `UnsupportedMediaType` or `TooLarge`; Starlette's `ClientDisconnect` where the client goes
     away."""
-    return await parsed(await read_bytes(request, "application/json", max_bytes), partial(parse, model=model))
+    refuse_other_types(request, "application/json")
+    body = b"".join([chunk async for chunk in bounded(request, max_bytes)])
+    return await asyncio.to_thread(parse, body, model) if len(body) > OFF_LOOP_BYTES else parse(body, model)
 
 
-async def read_bytes(request: Request, media_type: str, max_bytes: int) -> bytes:
-    """The whole body, declared as `media_type`. Raises as `read_json` does."""
-    _refuse_other_types(request.headers.get("content-type"), media_type)
-    return await _read(request, max_bytes)
+def refuse_other_types(request: Request, media_type: str) -> str:
+    """The content-type, of a body that is declared as `media_type`. Raises `UnsupportedMediaType`."""
+    content_type = request.headers.get("content-type", "")
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind != media_type:
+        given = f"{kind[:100]!r}" if kind else "none"
+        raise UnsupportedMediaType(f"content-type must be {media_type} (given: {given})", param="content-type")
+    return content_type
 
 
-async def parsed(body: bytes, parse: Callable[[bytes], T]) -> T:
-    """What `parse` makes of a body; off the event loop where that takes long."""
-    return await asyncio.to_thread(parse, body) if len(body) > OFF_LOOP_BYTES else parse(body)
+async def bounded(request: Request, max_bytes: int) -> AsyncGenerator[bytes]:
+    """The body as it comes. Raises `TooLarge` as soon as it is over the bound, or says that it will be."""
+    too_large = TooLarge(f"the body is over {max_bytes} bytes (limits.body_bytes)")
+    declared = request.headers.get("content-length", "0")
+    if declared.isascii() and declared.isdecimal() and (len(declared) > 18 or int(declared) > max_bytes):
+        raise too_large
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > max_bytes:
+            raise too_large
+        yield chunk
 
 
 def parse(body: bytes, model: type[B]) -> B:
@@ -107,32 +120,11 @@ def _refuse_crowds(document: object) -> None:
             waiting.extend(here.values() if isinstance(here, dict) else here)
 
 
-def _refuse_other_types(content_type: str | None, media_type: str) -> None:
-    kind = (content_type or "").partition(";")[0].strip().lower()
-    if kind != media_type:
-        given = f"{kind[:100]!r}" if kind else "none"
-        raise UnsupportedMediaType(f"content-type must be {media_type} (given: {given})", param="content-type")
-
-
-async def _read(request: Request, max_bytes: int) -> bytes:
-    too_large = TooLarge(f"the body is over {max_bytes} bytes (limits.body_bytes)")
-    declared = request.headers.get("content-length", "0")
-    if declared.isascii() and declared.isdecimal() and (len(declared) > 18 or int(declared) > max_bytes):
-        raise too_large
-    chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > max_bytes:
-            raise too_large
-        chunks.append(chunk)
-    return b"".join(chunks)
-
-
 # ---- telling what is wrong ----
 
 
 def explained(details: Sequence[ErrorDetails], document: object) -> InvalidRequest:
-    """The one error to tell: where a field may have several forms, that of the form which came nearest."""
+    """The one error to tell: where a field may have several types, that of the type which came nearest."""
     first = details[0]["loc"][:1]
     located = [(_path(detail, document), detail) for detail in details if detail["loc"][:1] == first]
     param, detail = max(located, key=lambda pair: len(pair[0]))

@@ -5,7 +5,8 @@ Knows ASGI's `receive` and nothing of what the work is.
 
 import asyncio
 import math
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from starlette.types import Receive
@@ -16,6 +17,20 @@ from stages.contract.errors import Cancelled
 T = TypeVar("T")
 
 
+@asynccontextmanager
+async def in_time(context: RequestContext) -> AsyncGenerator[None]:
+    """Cancels what is inside when the request's time is up, and raises `DeadlineExceeded` then."""
+    left = context.remaining_s()
+    timer = asyncio.timeout(left if math.isfinite(left) else None)
+    try:
+        async with timer:
+            yield
+    except TimeoutError:
+        if not timer.expired():
+            raise
+        raise context.too_late() from None
+
+
 async def unless_gone(receive: Receive, context: RequestContext, work: Coroutine[Any, Any, T]) -> T:
     """The work's result. The body must have been read to its end.
 
@@ -24,12 +39,11 @@ async def unless_gone(receive: Receive, context: RequestContext, work: Coroutine
     """
     task, watcher = asyncio.ensure_future(work), asyncio.ensure_future(gone(receive))
     try:
-        await asyncio.wait({task, watcher}, timeout=seconds_left(context), return_when=asyncio.FIRST_COMPLETED)
+        async with in_time(context):
+            await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
-        if watcher.done():
-            raise Cancelled("the client went away")
-        raise context.too_late()  # whatever the clock says: a timer may fire a moment early
+        raise Cancelled("the client went away")
     finally:
         await stopped(task, watcher)
 
@@ -45,9 +59,3 @@ async def stopped(*tasks: asyncio.Future[Any]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def seconds_left(context: RequestContext) -> float | None:
-    """None: no deadline. Raises `DeadlineExceeded`."""
-    left = context.remaining_s()
-    return left if math.isfinite(left) else None

@@ -1,16 +1,19 @@
-"""What an error looks like over HTTP: one table from error class to status and OpenAI type, one body shape, one set of
-headers.
+"""What an error looks like over HTTP: one table from error class to status, OpenAI type and what a client can do, one body
+shape, one set of headers.
 
+Decides how the words of what is below become those of the request: the field that its client sent, the header that it can set.
 Knows no routes. An error that is not of Triptych's tree becomes a 500 that tells the client nothing but the request's id.
 """
 
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fastapi import Request, Response
 from starlette.exceptions import HTTPException
 
+from pipelines.ingress.request.proxy_headers import SHARED_HEADER
 from pipelines.ingress.schemas.errors import ErrorBody, ErrorDetail
 from stages.contract.errors import (
     Cancelled,
@@ -34,11 +37,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:
-    """`retry`: None leaves it to the client; False tells OpenAI's SDK not to ask again."""
+    """`retry`: None leaves it to the client; False tells OpenAI's SDK not to ask again. `hint`: what the client can do, behind
+    the error's own message."""
 
     status: int
     type: str
     retry: bool | None = None
+    hint: str = ""
 
 
 TABLE: dict[type[TriptychError], HttpAnswer] = {
@@ -48,7 +53,12 @@ TABLE: dict[type[TriptychError], HttpAnswer] = {
     NotAuthorized: HttpAnswer(401, "authentication_error"),
     Overloaded: HttpAnswer(429, "rate_limit_error"),
     Unavailable: HttpAnswer(503, "service_unavailable_error"),
-    DeadlineExceeded: HttpAnswer(504, "timeout_error", retry=False),  # asking again would cost the same time again
+    DeadlineExceeded: HttpAnswer(
+        504,
+        "timeout_error",
+        retry=False,  # asking again would cost the same time again
+        hint=f"; allow more with the header {SHARED_HEADER} (at most limits.max_request_s)",
+    ),
     Cancelled: HttpAnswer(CLIENT_CLOSED_REQUEST, "cancelled_error", retry=False),
     ConfigurationError: HttpAnswer(500, "server_error"),
     StageFailed: HttpAnswer(500, "server_error", retry=False),
@@ -70,16 +80,18 @@ def answer_to(error: TriptychError) -> HttpAnswer:
     return next(TABLE[kind] for kind in type(error).__mro__ if kind in TABLE)
 
 
-def error_body(error: TriptychError, request_id: str) -> ErrorBody:
+def error_body(error: TriptychError, request: Request) -> ErrorBody:
     """What the server is to blame for is logged here, under the id that the message gives."""
-    row, message = answer_to(error), error.message
+    row, request_id = answer_to(error), request.state.request_id
+    param, message = _in_the_requests_words(error, getattr(request.state, "asked_as", {}))
+    message += row.hint
     if row.status == SERVER_ERROR:
         logger.error("request %s failed: %s: %s", request_id, type(error).__name__, message)
         message = f"{message} (request id {request_id})"
-    return ErrorBody(error=ErrorDetail(message=message, type=row.type, param=error.param, code=error.code))
+    return ErrorBody(error=ErrorDetail(message=message, type=row.type, param=param, code=error.code))
 
 
-def error_response(error: TriptychError, request_id: str) -> Response:
+def error_response(error: TriptychError, request: Request) -> Response:
     """The error as a whole response; 429 and 503 say when to try again."""
     row = answer_to(error)
     headers: dict[str, str] = {}
@@ -90,7 +102,18 @@ def error_response(error: TriptychError, request_id: str) -> Response:
         headers["www-authenticate"] = "Bearer"
     if row.retry is not None:
         headers["x-should-retry"] = str(row.retry).lower()
-    return json_response(error_body(error, request_id).to_json(), status=row.status, headers=headers)
+    return json_response(error_body(error, request).to_json(), status=row.status, headers=headers)
+
+
+def _in_the_requests_words(error: TriptychError, asked_as: Mapping[str, str]) -> tuple[str | None, str]:
+    """The field at fault and the message, which begins with it where it is about it. `asked_as`: what a job calls a field ->
+    what the request called it (`RequestBody.asked_as`)."""
+    field = asked_as.get(error.param or "")
+    if field is None or error.param is None:
+        return error.param, error.message
+    rest = error.message.removeprefix(error.param)
+    begins_with_it = rest != error.message and not rest[:1].isidentifier()
+    return field, field + rest if begins_with_it else error.message
 
 
 def json_response(body: bytes, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -107,7 +130,7 @@ def internal_error(request_id: str) -> Response:
 async def triptych_error_handler(request: Request, error: Exception) -> Response:
     if not isinstance(error, TriptychError):
         raise error
-    return error_response(error, request.state.request_id)
+    return error_response(error, request)
 
 
 async def routing_error_handler(request: Request, error: Exception) -> Response:

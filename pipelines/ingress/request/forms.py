@@ -5,20 +5,20 @@ OpenAI's SDK writes it. Nothing is spooled to disk: the body is bounded. Knows n
 """
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, ValidationError
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from pydantic import ValidationError
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 
-from pipelines.ingress.request.bodies import explained, parsed, read_bytes
+from pipelines.ingress.request.bodies import bounded, explained, refuse_other_types
+from pipelines.ingress.schemas.strict import RequestBody
 from stages.contract.errors import InvalidRequest
 
-B = TypeVar("B", bound=BaseModel)
+B = TypeVar("B", bound=RequestBody)
 
 MEDIA_TYPE = "multipart/form-data"
 MAX_PARTS = 64
@@ -29,16 +29,10 @@ Document = dict[str, str | dict[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
-class Form(Generic[B]):
-    body: B
-    file: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class Part:
     name: str
+    data: bytes
     is_file: bool
-    data: bytearray = field(default_factory=bytearray)
 
     def text(self) -> str:
         """Raises `InvalidRequest`."""
@@ -48,99 +42,65 @@ class Part:
             raise InvalidRequest(f"{self.name} is not valid UTF-8", param=self.name) from None
 
 
+@dataclass(frozen=True, slots=True)
+class Form(Generic[B]):
+    body: B
+    file: bytes
+
+
 async def read_form(request: Request, model: type[B], *, file: str, max_bytes: int) -> Form[B]:
     """The checked fields, and the bytes of the part named `file` (or `file[]`, as the SDK names the members of a list).
 
     Raises as `read_json` does; a missing file, several, and a file where text is meant are an `InvalidRequest` too.
     """
-    body = await read_bytes(request, MEDIA_TYPE, max_bytes)
-    _, options = parse_options_header(request.headers["content-type"])
-    if b"boundary" not in options:
-        raise InvalidRequest(f"content-type {MEDIA_TYPE} needs a boundary", param="content-type")
-    return await parsed(body, partial(parse_form, boundary=options[b"boundary"], model=model, file=file))
-
-
-def parse_form(body: bytes, *, boundary: bytes, model: type[B], file: str) -> Form[B]:
-    """Raises `InvalidRequest`."""
-    parts = split(body, boundary)
+    content_type = refuse_other_types(request, MEDIA_TYPE)
+    parts = await _parts(content_type, bounded(request, max_bytes), max_bytes)
     names = (file, f"{file}[]")
     document = _document([part for part in parts if part.name not in names], model)
     try:
-        checked = model.model_validate_strings(document)
+        body = model.model_validate_strings(document)
     except ValidationError as error:
         raise explained(error.errors(include_url=False), document) from None
-    files = [part.data for part in parts if part.name in names]
-    if not files:
-        raise InvalidRequest(f"{file} is required", param=file)
-    if len(files) > 1:
-        raise InvalidRequest(f"{file}: {len(files)} files are given; at most 1", param=file)
-    return Form(checked, bytes(files[0]))
+    return Form(body, _only_file([part for part in parts if part.name in names], file))
 
 
-def split(body: bytes, boundary: bytes) -> Sequence[Part]:
-    """The parts of a multipart body. Raises `InvalidRequest`."""
-    collector = _Collector()
-    try:
-        parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": collector.begin,
-                "on_header_field": collector.header_name,
-                "on_header_value": collector.header_value,
-                "on_header_end": collector.header_end,
-                "on_headers_finished": collector.headers_end,
-                "on_part_data": collector.data,
-                "on_end": collector.end,
-            },
-        )
-        parser.write(body)
-    except FormParserError as error:
-        raise InvalidRequest(f"the body is not valid {MEDIA_TYPE}: {error}") from None
-    if not collector.ended:
-        raise InvalidRequest(f"the body is not valid {MEDIA_TYPE}: it ends before its last boundary")
-    return collector.parts
+class _Parser(MultiPartParser):
+    """Starlette's, in memory, which also tells whether the form's last boundary came."""
 
+    spool_max_size = 0  # of what stays in memory: no bound but the body's
+    ended = False
 
-class _Collector:
-    """Takes what the parser finds, in the order of the body."""
-
-    def __init__(self) -> None:
-        self.parts: list[Part] = []
-        self.ended = False
-        self._name, self._value = bytearray(), bytearray()
-        self._disposition = b""
-
-    def begin(self) -> None:
-        if len(self.parts) == MAX_PARTS:
-            raise InvalidRequest(f"the form has over {MAX_PARTS} parts")
-        self._disposition = b""
-
-    def header_name(self, data: bytes, start: int, end: int) -> None:
-        self._name += data[start:end]
-
-    def header_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
-
-    def header_end(self) -> None:
-        if self._name.lower() == b"content-disposition":
-            self._disposition = bytes(self._value)
-        self._name, self._value = bytearray(), bytearray()
-
-    def headers_end(self) -> None:
-        _, options = parse_options_header(self._disposition)
-        name = options.get(b"name", b"").decode(errors="replace")
-        if not 0 < len(name) <= MAX_NAME_CHARS:
-            raise InvalidRequest(f"a part of the form has a name of {len(name)} characters; 1 to {MAX_NAME_CHARS} are allowed")
-        self.parts.append(Part(name, b"filename" in options))
-
-    def data(self, data: bytes, start: int, end: int) -> None:
-        self.parts[-1].data.extend(memoryview(data)[start:end])
-
-    def end(self) -> None:
+    def on_end(self) -> None:
         self.ended = True
 
 
-def _document(parts: Iterable[Part], model: type[BaseModel]) -> Document:
+async def _parts(content_type: str, stream: AsyncGenerator[bytes], max_bytes: int) -> Sequence[Part]:
+    """The parts of a multipart body, in order. Raises `InvalidRequest`."""
+    # Starlette reads as Latin-1 what is not UTF-8. As Latin-1 every byte is kept, so that it can be refused here.
+    headers = Headers({"content-type": f"{content_type}; charset=latin-1"})
+    parser = _Parser(headers, stream, max_files=MAX_PARTS, max_fields=MAX_PARTS, max_part_size=max_bytes)
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise InvalidRequest(f"the body is not valid {MEDIA_TYPE}: {error.message}") from None
+    try:
+        if not parser.ended:
+            raise InvalidRequest(f"the body is not valid {MEDIA_TYPE}: it ends before its last boundary")
+        return [await _part(name, value) for name, value in form.multi_items()]
+    finally:
+        await form.close()
+
+
+async def _part(latin_name: str, value: str | UploadFile) -> Part:
+    name = latin_name.encode("latin-1").decode(errors="replace")
+    if not 0 < len(name) <= MAX_NAME_CHARS:
+        raise InvalidRequest(f"a part of the form has a name of {len(name)} characters; 1 to {MAX_NAME_CHARS} are allowed")
+    if isinstance(value, UploadFile):
+        return Part(name, await value.read(), is_file=True)
+    return Part(name, value.encode("latin-1"), is_file=False)
+
+
+def _document(parts: Sequence[Part], model: type[RequestBody]) -> Document:
     """The fields by name, as the body nests them."""
     document: Document = {}
     for part in parts:
@@ -148,8 +108,17 @@ def _document(parts: Iterable[Part], model: type[BaseModel]) -> Document:
             raise InvalidRequest(f"{part.name} must be text, not a file", param=part.name)
         match = _INNER.fullmatch(part.name)
         inner = match if match and match[1] in model.model_fields else None
-        place, key = (document.setdefault(inner[1], {}), inner[2]) if inner else (document, part.name)
-        if not isinstance(place, dict) or key in place:
+        fields, key = (document.setdefault(inner[1], {}), inner[2]) if inner else (document, part.name)
+        if not isinstance(fields, dict) or key in fields:
             raise InvalidRequest(f"{part.name} is given twice", param=part.name)
-        place[key] = "" if part.is_file else part.text()  # a file that no field is for: refused by its name
+        fields[key] = "" if part.is_file else part.text()  # a file that no field is for: refused by its name
     return document
+
+
+def _only_file(files: Sequence[Part], file: str) -> bytes:
+    """A part with the file's name is taken as one, with a file name or without."""
+    if not files:
+        raise InvalidRequest(f"{file} is required", param=file)
+    if len(files) > 1:
+        raise InvalidRequest(f"{file}: {len(files)} files are given; at most 1", param=file)
+    return files[0].data

@@ -13,31 +13,29 @@ class ReceiptPrinter:
     show_cache: bool
 
     def receipt(self, context: RequestContext) -> Receipt:
-        shown = context.shown_receipts(show_cache=self.show_cache)
         return Receipt(
             request_id=context.id,
             total_s=_seconds(max(0.0, time.time() - context.created)),
             device_s=_seconds(context.device_seconds()),
-            stages=[self._entry(receipt) for receipt in shown],
+            stages=[self._entry(receipt) for receipt in context.receipts],
         )
 
     def _entry(self, receipt: StageReceipt) -> StageEntry:
-        entry = StageEntry(
-            stage=receipt.stage,
-            replica=receipt.replica,
-            device=receipt.device,
-            dtype=receipt.dtype,
-            queue_s=_seconds(receipt.queue_s),
-            run_s=_seconds(receipt.run_s),
-            device_s=_seconds(receipt.device_s),
-            batch_size=round(receipt.batch_size, 2),
-            steps=receipt.steps,
-            ended_s=_seconds(receipt.ended_s),
-        )
-        if not self.show_cache:
-            return entry
+        cache = {"cache": receipt.cache, "bytes_moved": receipt.bytes_moved} if self.show_cache else {}
         return StageEntry.model_validate(
-            entry.model_dump(exclude_unset=True) | {"cache": receipt.cache, "bytes_moved": receipt.bytes_moved}
+            {
+                "stage": receipt.stage,
+                "replica": receipt.replica,
+                "device": receipt.device,
+                "dtype": receipt.dtype,
+                "queue_s": _seconds(receipt.queue_s),
+                "run_s": _seconds(receipt.run_s),
+                "device_s": _seconds(receipt.device_s),
+                "batch_size": round(receipt.batch_size, 2),
+                "steps": receipt.steps,
+                "ended_s": _seconds(receipt.ended_s),
+                **cache,
+            }
         )
 
 

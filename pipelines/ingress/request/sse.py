@@ -1,28 +1,27 @@
-"""Server-sent events: read ahead, look at the first event before any header is sent, coalesce, keep the line warm, stop at
-once.
+"""Server-sent events: look at the first event before any header is sent, keep the line warm, stop at once.
 
 Knows no pipelines and no bodies: a `StreamWriter` turns events into frames. An error before the first event is raised, so that
-it becomes an ordinary response; one after that becomes the stream's last event.
+it becomes an ordinary response; one after that becomes the stream's last event. Holds no events: whoever makes them is asked for
+the next one when the last is on its way.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar, cast
 
-from fastapi import Response
+from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
 from pipelines.context import RequestContext
-from pipelines.ingress.request.disconnect import gone, seconds_left, stopped
+from pipelines.ingress.request.disconnect import gone, in_time, stopped
 from pipelines.ingress.request.errors import error_body
 from stages.contract.errors import StageFailed, TriptychError
 
 E = TypeVar("E")
 E_contra = TypeVar("E_contra", contravariant=True)
 
-READ_AHEAD = 256
 HEARTBEAT = b": working\n\n"
 DONE = b"data: [DONE]\n\n"
 HEADERS = {"cache-control": "no-cache, no-transform", "x-accel-buffering": "no"}
@@ -33,132 +32,128 @@ logger = logging.getLogger(__name__)
 class StreamWriter(Protocol[E_contra]):
     """Turns events into frames. `end` is called once, after the last event; not after an error."""
 
-    async def frames(self, events: Sequence[E_contra]) -> bytes: ...
+    async def frame(self, event: E_contra) -> bytes:
+        """Empty where there is nothing to say of it, or not yet."""
+        ...
 
     async def end(self) -> bytes: ...
 
 
-class EventFeed(Generic[E]):
-    """Reads an iterator of events ahead, in a task of its own, until it ends, fails, or the context's deadline passes."""
+@dataclass(frozen=True, slots=True)
+class Opened(Generic[E]):
+    """Events of which the first is there (None: there are none), so that headers may be sent."""
 
-    def __init__(self, events: AsyncIterator[E], context: RequestContext) -> None:
-        self.request_id = context.id
-        self._queue = asyncio.Queue[E | _End](READ_AHEAD)
-        self._first: E | _End | None = None
-        self._task = asyncio.create_task(self._read(cast("AsyncGenerator[E]", events), context))
-
-    async def peek(self) -> None:
-        """Returns when there is a first event. Raises what the iterator raised instead; it is closed then."""
-        self._first = await self._queue.get()
-        if isinstance(self._first, _End) and self._first.error is not None:
-            raise self._first.error
-
-    async def batches(self, heartbeat_s: float) -> AsyncGenerator[list[E]]:
-        """All events that are there, whenever there are any; an empty list after `heartbeat_s` without. Raises as the iterator
-        did."""
-        head, self._first = self._first, None
-        while True:
-            if head is None:
-                try:
-                    async with asyncio.timeout(heartbeat_s):
-                        head = await self._queue.get()
-                except TimeoutError:
-                    yield []
-                    continue
-            batch: list[E] = []
-            while not isinstance(head, _End):
-                batch.append(head)
-                if self._queue.empty():
-                    break
-                head = self._queue.get_nowait()
-            if batch:
-                yield batch
-            if isinstance(head, _End):
-                if head.error is not None:
-                    raise head.error
-                return
-            head = None
-
-    async def close(self) -> None:
-        """Closes the iterator, which cancels the work, and waits until it has."""
-        await stopped(self._task)
-
-    async def _read(self, events: AsyncGenerator[E], context: RequestContext) -> None:
-        end, timer = _End(), asyncio.timeout(seconds_left(context))
-        try:
-            async with timer, aclosing(events):
-                async for event in events:
-                    await self._queue.put(event)
-        except TimeoutError as error:
-            end = _End(context.too_late() if timer.expired() else error)
-        except Exception as error:
-            end = _End(error)
-        await self._queue.put(end)
+    first: E | None
+    rest: AsyncGenerator[E]
 
 
-class _End:
-    def __init__(self, error: Exception | None = None) -> None:
-        self.error = error
+async def opened(events: AsyncIterator[E]) -> Opened[E]:
+    """Raises what came instead of the first event."""
+    rest = cast("AsyncGenerator[E]", events)
+    return Opened(await anext(rest, None), rest)
 
 
 class EventStream(Response, Generic[E]):
-    """A response of server-sent events. The feed must have been peeked at; it is closed when the response ends, however it
-    ends."""
+    """A response of server-sent events. Its events are closed when it ends, however it ends."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, feed: EventFeed[E], writer: StreamWriter[E], *, heartbeat_s: float, done: bytes = b"") -> None:
+    def __init__(
+        self,
+        request: Request,
+        context: RequestContext,
+        events: Opened[E],
+        writer: StreamWriter[E],
+        *,
+        heartbeat_s: float,
+        done: bytes = b"",
+    ) -> None:
         super().__init__(headers=HEADERS)
         del self.headers["content-length"]
-        self._feed, self._writer, self._heartbeat_s, self._done = feed, writer, heartbeat_s, done
+        self._request, self._context, self._events, self._writer = request, context, events, writer
+        self._heartbeat_s, self._done = heartbeat_s, done
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sender, watcher = asyncio.ensure_future(self._send(send)), asyncio.ensure_future(gone(receive))
+        line = _Line(send)
+        sender, watcher = asyncio.ensure_future(self._send(line)), asyncio.ensure_future(gone(receive))
+        heart = asyncio.ensure_future(line.keep_warm(self._heartbeat_s))
         try:
             await asyncio.wait({sender, watcher}, return_when=asyncio.FIRST_COMPLETED)
             if sender.done():
                 sender.result()
-        except OSError:
+        except _ClientGone:
             logger.debug("the client went away during a stream")
         finally:
-            await stopped(sender, watcher)
-            await self._feed.close()
+            await stopped(sender, watcher, heart)
+            await self._events.rest.aclose()
 
-    async def _send(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async with aclosing(self._frames()) as frames:
-            async for frame in frames:
-                await send({"type": "http.response.body", "body": frame, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _frames(self) -> AsyncGenerator[bytes]:
+    async def _send(self, line: "_Line") -> None:
+        await line.open(self.status_code, self.raw_headers)
         try:
-            async with aclosing(self._feed.batches(self._heartbeat_s)) as batches:
-                async for batch in batches:
-                    frame = await self._writer.frames(batch) if batch else HEARTBEAT
-                    if frame:
-                        yield frame
-            yield await self._writer.end() + self._done
+            async with in_time(self._context):
+                if self._events.first is not None:
+                    await line.say(await self._writer.frame(self._events.first))
+                async for event in self._events.rest:
+                    await line.say(await self._writer.frame(event))
+            last = await self._writer.end()
+        except _ClientGone:
+            raise
         except TriptychError as error:
-            yield data_frame(error_body(error, self._feed.request_id).to_json()) + self._done
+            last = self._failed(error)
         except Exception:
-            logger.exception("request %s failed after its stream's first event", self._feed.request_id)
-            failure = StageFailed("the server failed on this request")
-            yield data_frame(error_body(failure, self._feed.request_id).to_json()) + self._done
+            logger.exception("request %s failed after its stream's first event", self._context.id)
+            last = self._failed(StageFailed("the server failed on this request"))
+        await line.say(last + self._done)
+        await line.close()
+
+    def _failed(self, error: TriptychError) -> bytes:
+        return data_frame(error_body(error, self._request).to_json())
+
+
+class _ClientGone(Exception):
+    """Nobody reads the stream any more."""
+
+
+class _Line:
+    """The way to the client: one frame at a time, and a comment where nothing was said for a while."""
+
+    def __init__(self, send: Send) -> None:
+        self._asgi_send, self._free = send, asyncio.Lock()
+        self._now = asyncio.get_running_loop().time
+        self._last_said, self._is_open = self._now(), False
+
+    async def open(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        self._last_said, self._is_open = self._now(), True
+
+    async def say(self, frame: bytes) -> None:
+        """Raises `_ClientGone`."""
+        async with self._free:
+            if frame and self._is_open:
+                await self._send({"type": "http.response.body", "body": frame, "more_body": True})
+                self._last_said = self._now()
+
+    async def close(self) -> None:
+        async with self._free:
+            self._is_open = False
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def keep_warm(self, heartbeat_s: float) -> None:
+        """Until it is cancelled."""
+        while True:
+            silent_s = self._now() - self._last_said
+            if silent_s >= heartbeat_s:
+                await self.say(HEARTBEAT)
+            await asyncio.sleep(max(heartbeat_s - silent_s, 0) or heartbeat_s)
+
+    async def _send(self, message: dict[str, object]) -> None:
+        try:
+            await self._asgi_send(message)
+        except OSError as error:
+            raise _ClientGone from error
 
 
 def data_frame(body: bytes, *, event: str | None = None) -> bytes:
     """One event. `body` is JSON on a single line."""
     name = f"event: {event}\n".encode() if event is not None else b""
     return name + b"data: " + body + b"\n\n"
-
-
-async def open_feed(events: AsyncIterator[E], context: RequestContext) -> EventFeed[E]:
-    """A feed whose first event is there. Raises what came instead; closed where that is an error or a cancellation."""
-    feed = EventFeed(events, context)
-    try:
-        await feed.peek()
-    except BaseException:
-        await feed.close()
-        raise
-    return feed

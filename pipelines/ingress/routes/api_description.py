@@ -15,7 +15,7 @@ from pipelines.ingress.request.proxy_headers import REQUEST_ID
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.ingress.schemas.errors import ErrorBody
 
-JsonObject = dict[str, Any]  # OpenAPI's own form, which FastAPI takes and gives as plain dictionaries
+JsonObject = dict[str, Any]  # OpenAPI's own shape, which FastAPI takes and gives as plain dictionaries
 
 REF = "#/components/schemas/{model}"
 REASONS = {
@@ -47,7 +47,7 @@ def operation(*, keyed: bool = False) -> JsonObject:
 def asking(body: type[BaseModel], settings: IngressSettings, *, as_form: bool = False) -> JsonObject:
     """What an operation with a body says beyond its answers. `as_form`: the body is a multipart form, not JSON."""
     extra = operation(keyed=bool(settings.keys))
-    timeout = {"type": "number", "exclusiveMinimum": 0, "maximum": settings.max_request_s}
+    timeout = {"type": "number", "exclusiveMinimum": 0, "maximum": settings.limits.max_request_s}
     extra["parameters"].append(_header(TIMEOUT_HEADER, timeout))
     schema = {"$ref": REF.format(model=body.__name__)}
     nested = {"triptych": {"style": "deepObject", "explode": True}}  # triptych[seed], not JSON within a form

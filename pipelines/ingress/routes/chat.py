@@ -13,13 +13,14 @@ from fastapi import Request, Response
 from pipelines.context import RequestContext
 from pipelines.ingress.pictures.image_url import PictureSource
 from pipelines.ingress.pictures.picture_detail import low_detail
-from pipelines.ingress.request.arrival import Arrival, check_at_most, check_length
+from pipelines.ingress.request.arrival import Arrival
 from pipelines.ingress.request.disconnect import unless_gone
 from pipelines.ingress.request.errors import json_response
+from pipelines.ingress.request.limits import check_count, check_length, check_value
 from pipelines.ingress.request.receipts import ReceiptPrinter
 from pipelines.ingress.request.settings import IngressSettings
-from pipelines.ingress.request.sse import DONE, EventStream, open_feed
-from pipelines.ingress.routes.chat_answers import ChatAnswer, ChatStreamWriter
+from pipelines.ingress.request.sse import DONE, EventStream, opened
+from pipelines.ingress.routes.chat_answers import ChatHead, ChatStreamWriter, WholeChat
 from pipelines.ingress.schemas.chat import (
     ChatBody,
     ChatImageAddress,
@@ -28,8 +29,9 @@ from pipelines.ingress.schemas.chat import (
     SystemMessage,
     TextContent,
 )
-from pipelines.jobs import AskedSampling, ChatEvent, ChatJob, ChatPipeline, ImagePart, Message, TextPart
-from stages.contract.errors import InvalidRequest
+from pipelines.jobs import ChatEvent, ChatJob, ChatPipeline, ImagePart, Message, ModelCard, TextPart
+from stages.contract.errors import InvalidRequest, UnknownModel
+from stages.llm.messages import Sampling
 
 STREAM_PACE_S = 0.025  # nobody reads faster, and every event costs its way
 Role = Literal["system", "user", "assistant"]
@@ -59,32 +61,38 @@ class ChatRoute:
         pipeline = self.arrival.service.chat_pipeline(body.model)
         asked = await unless_gone(request.receive, context, self._question(body))
         del body
-        answer = ChatAnswer(asked.model, self.settings.fingerprint, context, self.receipts, num_choices=asked.job.n)
+        head = ChatHead.new(asked.model, self.settings.fingerprint, context)
         if asked.stream:
-            context.pace_s = STREAM_PACE_S
-            feed = await unless_gone(request.receive, context, open_feed(pipeline.chat(asked.job, context), context))
-            writer = ChatStreamWriter(answer, include_usage=asked.include_usage)
-            return EventStream(feed, writer, heartbeat_s=self.settings.heartbeat_s, done=DONE)
+            return await self._streamed(request, context, pipeline, asked, head)
         context.pace_s = math.inf
+        answer = WholeChat(head, context, self.receipts, num_choices=asked.job.n)
         await unless_gone(request.receive, context, _collect(pipeline, asked.job, context, answer))
-        return json_response(answer.whole().to_json())
+        return json_response(answer.body().to_json())
+
+    async def _streamed(
+        self, request: Request, context: RequestContext, pipeline: ChatPipeline, asked: ChatQuestion, head: ChatHead
+    ) -> Response:
+        context.pace_s = STREAM_PACE_S
+        events = await unless_gone(request.receive, context, opened(pipeline.chat(asked.job, context)))
+        writer = ChatStreamWriter(head, context, self.receipts, num_choices=asked.job.n, include_usage=asked.include_usage)
+        return EventStream(request, context, events, writer, heartbeat_s=self.settings.heartbeat_s, done=DONE)
 
     async def _question(self, body: ChatBody) -> ChatQuestion:
-        if body.stream_options is not None and not body.stream:
-            raise InvalidRequest("stream_options is allowed only with stream: true", param="stream_options")
         n = body.n or 1
-        check_at_most(n, self.settings.max_choices, param="n", setting="limits.max_choices")
-        sampling = _sampling(body, self.settings)
+        _check(body, self.settings)
+        check_value(n, self.settings.limits, "max_choices", param="n")
         messages = await self._messages(body.messages)
+        defaults = _defaults(self.arrival.service.models(), body.model)
+        unbounded = body.max_tokens is None and body.max_completion_tokens is None
         return ChatQuestion(
-            job=ChatJob(messages=messages, sampling=sampling, n=n),
+            job=ChatJob(messages=messages, sampling=body.sampling(defaults), n=n, may_shorten=unbounded),
             model=body.model,
             stream=bool(body.stream),
             include_usage=bool(body.stream_options and body.stream_options.include_usage),
         )
 
     async def _messages(self, messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
-        check_length(sum(_text_chars(message) for message in messages), self.settings, param="messages")
+        check_length(sum(_text_chars(message) for message in messages), self.settings.limits, param="messages")
         addresses = [
             (f"messages[{row}].content[{column}].image_url.url", part.image_url)
             for row, message in enumerate(messages)
@@ -99,19 +107,24 @@ class ChatRoute:
     async def _picture(self, where: ChatImageAddress, param: str) -> ImagePart:
         part = await self.pictures.load(where.url, param=param)
         if where.detail == "low":
-            part = await asyncio.to_thread(low_detail, part, max_pixels=self.settings.image_pixels)
+            part = await asyncio.to_thread(low_detail, part, max_pixels=self.settings.limits.image_pixels)
         return part
 
     def _check_pictures(self, addresses: Sequence[tuple[str, ChatImageAddress]]) -> None:
-        limit = self.settings.images_per_request
-        if len(addresses) > limit:
-            raise InvalidRequest(
-                f"the messages hold {len(addresses)} pictures; at most {limit} (limits.images_per_request)",
-                param=addresses[limit][0],
-            )
+        limits = self.settings.limits
+        at_fault = addresses[limits.images_per_request][0] if len(addresses) > limits.images_per_request else ""
+        check_count(len(addresses), limits, "images_per_request", param=at_fault, holds="pictures", where="messages")
 
 
-async def _collect(pipeline: ChatPipeline, job: ChatJob, context: RequestContext, answer: ChatAnswer) -> None:
+def _defaults(cards: Sequence[ModelCard], model: str) -> Sampling:
+    """How a model is asked where a request says nothing. Raises `UnknownModel` for one that doesn't chat."""
+    for card in cards:
+        if card.id == model and card.sampling is not None:
+            return card.sampling
+    raise UnknownModel(f"model {model!r} answers no chats", param="model")
+
+
+async def _collect(pipeline: ChatPipeline, job: ChatJob, context: RequestContext, answer: WholeChat) -> None:
     async with aclosing(cast("AsyncGenerator[ChatEvent]", pipeline.chat(job, context))) as events:
         async for event in events:
             answer.take(event)
@@ -133,35 +146,17 @@ def _text_chars(message: ChatMessage) -> int:
     return sum(len(part.text) for part in message.content if isinstance(part, TextContent))
 
 
-def _sampling(body: ChatBody, settings: IngressSettings) -> AskedSampling:
+def _check(body: ChatBody, settings: IngressSettings) -> None:
+    """Raises `InvalidRequest` for fields that don't go together, and for a bound over the configured one."""
+    if body.stream_options is not None and not body.stream:
+        raise InvalidRequest("stream_options is allowed only with stream: true", param="stream_options")
     if body.top_logprobs is not None and not body.logprobs:
         raise InvalidRequest("top_logprobs is allowed only with logprobs: true", param="top_logprobs")
-    return AskedSampling(
-        max_tokens=_max_tokens(body, settings),
-        temperature=body.temperature,
-        top_p=body.top_p,
-        seed=body.seed,
-        stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
-        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-        frequency_penalty=body.frequency_penalty or 0.0,
-        presence_penalty=body.presence_penalty or 0.0,
-        logit_bias={int(token): bias for token, bias in (body.logit_bias or {}).items()},
-    )
-
-
-def _max_tokens(body: ChatBody, settings: IngressSettings) -> int:
-    """0: no bound was asked for."""
-    given = {
-        name: value
-        for name, value in (("max_tokens", body.max_tokens), ("max_completion_tokens", body.max_completion_tokens))
-        if value is not None
-    }
-    if len(set(given.values())) > 1:
+    bounds = {"max_tokens": body.max_tokens, "max_completion_tokens": body.max_completion_tokens}
+    if len({bound for bound in bounds.values() if bound is not None}) > 1:
         raise InvalidRequest(
             f"max_tokens {body.max_tokens} and max_completion_tokens {body.max_completion_tokens} mean the same; give one",
             param="max_completion_tokens",
         )
-    for name, value in given.items():
-        if settings.max_tokens is not None:
-            check_at_most(value, settings.max_tokens, param=name, setting="limits.max_tokens")
-    return next(iter(given.values()), 0)
+    for name, bound in bounds.items():
+        check_value(bound, settings.limits, "max_tokens", param=name)

@@ -1,68 +1,73 @@
 """What a chat's events look like over HTTP: one whole body, or chunks. Counts what `usage` says. Knows no requests and no
-stages."""
+stages' workings: a stage's own events are written as they come.
+"""
 
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, cast
+
+from pydantic_core import to_json
 
 from pipelines.context import RequestContext
 from pipelines.ingress.request.receipts import ReceiptPrinter
 from pipelines.ingress.request.sse import data_frame
 from pipelines.ingress.schemas.chat import (
     AnswerMessage,
-    ChatChunk,
     ChatCompletion,
     Choice,
-    ChunkChoice,
-    Delta,
     Logprobs,
     PromptTokensDetails,
     TokenEntry,
     TopLogprob,
     Usage,
 )
-from pipelines.ingress.schemas.receipt import Receipt
-from pipelines.jobs import ChatChoiceEnd, ChatDelta, ChatEvent, ChatStarted
+from pipelines.jobs import ChatEvent, ChatStarted, ChoiceEvents
 from stages.contract.errors import StageFailed
-from stages.llm.messages import TokenLogprob
+from stages.llm.messages import GenerationEnd, TokenDelta, TokenLogprob
 
 Reason = Literal["stop", "length"]
 
 
-@dataclass(slots=True)
-class _ChoiceSoFar:
-    text: list[str] = field(default_factory=list)
-    logprobs: list[TokenLogprob] = field(default_factory=list)
-    end: ChatChoiceEnd | None = None
+@dataclass(frozen=True, slots=True)
+class ChatHead:
+    """What the whole answer and every chunk of a streamed one begin with."""
+
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str
+
+    @classmethod
+    def new(cls, model: str, fingerprint: str, context: RequestContext) -> "ChatHead":
+        return cls(f"chatcmpl-{uuid.uuid4().hex}", int(context.created), model, fingerprint)
 
 
-class ChatAnswer:
-    """Takes events as they come, and tells at any time what it knows."""
+class ChatCount:
+    """What `usage` says, counted as events come."""
 
-    def __init__(
-        self, model: str, fingerprint: str, context: RequestContext, receipts: ReceiptPrinter, *, num_choices: int
-    ) -> None:
-        self.model, self.fingerprint, self.num_choices = model, fingerprint, num_choices
-        self.id, self.created = f"chatcmpl-{uuid.uuid4().hex}", int(context.created)
-        self._context, self._receipts = context, receipts
+    def __init__(self, num_choices: int) -> None:
+        self.num_choices = num_choices
         self._prompt_tokens = 0
-        self._choices = [_ChoiceSoFar() for _ in range(num_choices)]
+        self._ends: dict[int, GenerationEnd] = {}
 
-    def take(self, event: ChatEvent, *, keep_text: bool = True) -> None:
+    def take(self, event: ChatEvent) -> None:
         match event:
-            case ChatStarted():
-                self._prompt_tokens = event.prompt_tokens
-            case ChatDelta() if keep_text:
-                choice = self._choices[event.index]
-                choice.text.append(event.text)
-                choice.logprobs.extend(event.logprobs)
-            case ChatChoiceEnd():
-                self._choices[event.index].end = event
+            case ChatStarted(prompt_tokens):
+                self._prompt_tokens = prompt_tokens
+            case ChoiceEvents(index, events):
+                if isinstance(events[-1], GenerationEnd):
+                    self._ends[index] = events[-1]
+
+    def ends(self) -> Sequence[GenerationEnd]:
+        """Every choice's. Raises `StageFailed` where one never ended."""
+        if len(self._ends) < self.num_choices:
+            raise StageFailed("the answer ended before all of its choices did")
+        return [self._ends[index] for index in range(self.num_choices)]
 
     def usage(self) -> Usage:
         """Exact. The prompt counts once however many choices it has; cached is what none of them had to compute."""
-        ends = self._ends()
+        ends = self.ends()
         completion_tokens = sum(end.completion_tokens for end in ends)
         return Usage(
             prompt_tokens=self._prompt_tokens,
@@ -71,17 +76,36 @@ class ChatAnswer:
             prompt_tokens_details=PromptTokensDetails(cached_tokens=min(end.cached_tokens for end in ends)),
         )
 
-    def receipt(self) -> Receipt:
-        return self._receipts.receipt(self._context)
 
-    def whole(self) -> ChatCompletion:
+@dataclass(slots=True)
+class _ChoiceSoFar:
+    text: list[str] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+
+
+class WholeChat:
+    """Takes events as they come; the answer is one body at the end."""
+
+    def __init__(self, head: ChatHead, context: RequestContext, receipts: ReceiptPrinter, *, num_choices: int) -> None:
+        self._head, self._context, self._receipts = head, context, receipts
+        self._count = ChatCount(num_choices)
+        self._choices = [_ChoiceSoFar() for _ in range(num_choices)]
+
+    def take(self, event: ChatEvent) -> None:
+        self._count.take(event)
+        if isinstance(event, ChoiceEvents):
+            choice = self._choices[event.index]
+            choice.text.append(text_of(event.events))
+            choice.logprobs.extend(logprobs_of(event.events))
+
+    def body(self) -> ChatCompletion:
         """Raises `StageFailed` where a choice never ended."""
         return ChatCompletion(
-            id=self.id,
+            id=self._head.id,
             object="chat.completion",
-            created=self.created,
-            model=self.model,
-            system_fingerprint=self.fingerprint,
+            created=self._head.created,
+            model=self._head.model,
+            system_fingerprint=self._head.system_fingerprint,
             choices=[
                 Choice(
                     index=index,
@@ -89,82 +113,93 @@ class ChatAnswer:
                     logprobs=logprobs_body(choice.logprobs),
                     finish_reason=cast("Reason", end.reason),
                 )
-                for index, (choice, end) in enumerate(zip(self._choices, self._ends(), strict=True))
+                for index, (choice, end) in enumerate(zip(self._choices, self._count.ends(), strict=True))
             ],
-            usage=self.usage(),
-            triptych=self.receipt(),
+            usage=self._count.usage(),
+            triptych=self._receipts.receipt(self._context),
         )
 
-    def _ends(self) -> list[ChatChoiceEnd]:
-        ends = [choice.end for choice in self._choices if choice.end is not None]
-        if len(ends) < len(self._choices):
-            raise StageFailed("the answer ended before all of its choices did")
-        return ends
+
+class ChunkEncoder:
+    """Writes OpenAI's `chat.completion.chunk`s as frames. What is the same in all of one stream is encoded once."""
+
+    def __init__(self, head: ChatHead, *, include_usage: bool) -> None:
+        same = {
+            "id": head.id,
+            "object": "chat.completion.chunk",
+            "created": head.created,
+            "model": head.model,
+            "system_fingerprint": head.system_fingerprint,
+        }
+        self._before = to_json(same)[:-1] + b',"choices":['
+        self._after = b'],"usage":null' if include_usage else b"]"
+
+    def delta(self, index: int, delta: Mapping[str, str], logprobs: Logprobs | None = None) -> bytes:
+        """New text of a choice."""
+        return self._frame(self._choice(index, delta, logprobs, None), self._after)
+
+    def end(self, index: int, end: GenerationEnd, extra: bytes = b"") -> bytes:
+        """The end of a choice. `extra`: more members of the chunk, as JSON that begins with a comma."""
+        return self._frame(self._choice(index, {}, None, end.reason), self._after + extra)
+
+    def usage(self, usage: Usage, extra: bytes) -> bytes:
+        """The chunk without choices that ends a stream whose usage was asked for."""
+        return self._frame(b"", b'],"usage":' + usage.to_json() + extra)
+
+    def _choice(self, index: int, delta: Mapping[str, str], logprobs: Logprobs | None, reason: str | None) -> bytes:
+        return to_json({"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason})
+
+    def _frame(self, choice: bytes, after: bytes) -> bytes:
+        return data_frame(self._before + choice + after + b"}")
 
 
 class ChatStreamWriter:
-    """Events into chunks. The last choice's end waits for the end of the stream, because the last chunk carries the
-    receipt."""
+    """Events into chunks: one for what was said of a choice since it was last heard. The last choice's end waits for the end of
+    the stream, because the last chunk carries the receipt."""
 
-    def __init__(self, answer: ChatAnswer, *, include_usage: bool) -> None:
-        self._answer, self._include_usage = answer, include_usage
-        self._held: ChatChoiceEnd | None = None
+    def __init__(
+        self, head: ChatHead, context: RequestContext, receipts: ReceiptPrinter, *, num_choices: int, include_usage: bool
+    ) -> None:
+        self._context, self._receipts, self._include_usage = context, receipts, include_usage
+        self._encoder, self._count = ChunkEncoder(head, include_usage=include_usage), ChatCount(num_choices)
+        self._held: tuple[int, GenerationEnd] | None = None
 
-    async def frames(self, events: Sequence[ChatEvent]) -> bytes:
-        return b"".join(self._frame(choices) for choices in self._chunks(events))
+    async def frame(self, event: ChatEvent) -> bytes:
+        self._count.take(event)
+        match event:
+            case ChatStarted():
+                begun = {"role": "assistant", "content": ""}
+                return b"".join(self._encoder.delta(index, begun) for index in range(self._count.num_choices))
+            case ChoiceEvents(index, events):
+                return self._said(index, events) + self._ended(index, events[-1])
 
     async def end(self) -> bytes:
-        usage, receipt = self._answer.usage(), self._answer.receipt()
-        last = [_end_choice(self._held)] if self._held is not None else []
+        usage = self._count.usage()
+        receipt = b',"triptych":' + self._receipts.receipt(self._context).to_json()
         if not self._include_usage:
-            return self._frame(last, receipt=receipt)
-        return (self._frame(last) if last else b"") + self._frame([], usage=usage, receipt=receipt)
+            return self._ending(receipt)
+        return self._ending() + self._encoder.usage(usage, receipt)
 
-    def _chunks(self, events: Iterable[ChatEvent]) -> Iterator[list[ChunkChoice]]:
-        for event in coalesced(events):
-            self._answer.take(event, keep_text=False)
-            match event:
-                case ChatStarted():
-                    for index in range(self._answer.num_choices):
-                        yield [_chunk_choice(index, Delta(role="assistant", content=""))]
-                case ChatDelta():
-                    if event.text or event.logprobs:
-                        yield [_chunk_choice(event.index, Delta(content=event.text), logprobs=logprobs_body(event.logprobs))]
-                case ChatChoiceEnd():
-                    if self._held is not None:
-                        yield [_end_choice(self._held)]
-                    self._held = event
+    def _said(self, index: int, events: Sequence[TokenDelta | GenerationEnd]) -> bytes:
+        text, logprobs = text_of(events), logprobs_of(events)
+        return self._encoder.delta(index, {"content": text}, logprobs_body(logprobs)) if text or logprobs else b""
 
-    def _frame(self, choices: list[ChunkChoice], *, usage: Usage | None = None, receipt: Receipt | None = None) -> bytes:
-        answer = self._answer
-        fields = {"usage": usage} if self._include_usage else {}
-        chunk = ChatChunk(
-            id=answer.id,
-            object="chat.completion.chunk",
-            created=answer.created,
-            model=answer.model,
-            system_fingerprint=answer.fingerprint,
-            choices=choices,
-            **fields,
-            **({"triptych": receipt} if receipt is not None else {}),
-        )
-        return data_frame(chunk.to_json())
+    def _ended(self, index: int, last: TokenDelta | GenerationEnd) -> bytes:
+        if not isinstance(last, GenerationEnd):
+            return b""
+        earlier, self._held = self._held, (index, last)
+        return self._encoder.end(*earlier) if earlier is not None else b""
+
+    def _ending(self, extra: bytes = b"") -> bytes:
+        return self._encoder.end(*self._held, extra) if self._held is not None else b""
 
 
-def coalesced(events: Iterable[ChatEvent]) -> Iterator[ChatEvent]:
-    """Neighbouring deltas of one choice as one."""
-    held: ChatDelta | None = None
-    for event in events:
-        if held is not None and isinstance(event, ChatDelta) and event.index == held.index:
-            held = ChatDelta(held.index, held.text + event.text, held.logprobs + event.logprobs)
-            continue
-        if held is not None:
-            yield held
-        held = event if isinstance(event, ChatDelta) else None
-        if held is None:
-            yield event
-    if held is not None:
-        yield held
+def text_of(events: Sequence[TokenDelta | GenerationEnd]) -> str:
+    return "".join(event.text for event in events if isinstance(event, TokenDelta))
+
+
+def logprobs_of(events: Sequence[TokenDelta | GenerationEnd]) -> Sequence[TokenLogprob]:
+    return [entry for event in events if isinstance(event, TokenDelta) for entry in event.logprobs]
 
 
 def logprobs_body(entries: Sequence[TokenLogprob]) -> Logprobs | None:
@@ -188,11 +223,3 @@ def logprobs_body(entries: Sequence[TokenLogprob]) -> Logprobs | None:
 def _finite(logprob: float) -> float:
     """JSON has no infinities; OpenAI says -9999 for what is next to impossible."""
     return max(logprob, -9999.0)
-
-
-def _chunk_choice(index: int, delta: Delta, *, logprobs: Logprobs | None = None) -> ChunkChoice:
-    return ChunkChoice(index=index, delta=delta, logprobs=logprobs, finish_reason=None)
-
-
-def _end_choice(end: ChatChoiceEnd) -> ChunkChoice:
-    return ChunkChoice(index=end.index, delta=Delta(), logprobs=None, finish_reason=cast("Reason", end.reason))

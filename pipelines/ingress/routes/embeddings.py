@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from pipelines.context import RequestContext
 from pipelines.ingress.pictures.image_url import PictureSource
-from pipelines.ingress.request.arrival import Arrival, check_length
+from pipelines.ingress.request.arrival import Arrival
 from pipelines.ingress.request.disconnect import unless_gone
 from pipelines.ingress.request.errors import json_response
+from pipelines.ingress.request.limits import check_count, check_length
 from pipelines.ingress.request.receipts import ReceiptPrinter
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.ingress.schemas.embeddings import (
@@ -25,7 +26,6 @@ from pipelines.ingress.schemas.embeddings import (
     ImageInput,
 )
 from pipelines.jobs import Embedded, EmbedJob, ImagePart, TextPart
-from stages.contract.errors import InvalidRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,23 +55,16 @@ class EmbeddingsRoute:
         return EmbedJob(tuple(loaded))
 
     def _check(self, inputs: Sequence[EmbeddingInput]) -> None:
-        limits = self.settings
-        if len(inputs) > limits.embedding_inputs:
-            raise InvalidRequest(
-                f"input holds {len(inputs)} inputs; at most {limits.embedding_inputs} (limits.embedding_inputs)", param="input"
-            )
+        limits = self.settings.limits
         num_pictures = sum(isinstance(given, ImageInput) for given in inputs)
-        if num_pictures > limits.images_per_request:
-            raise InvalidRequest(
-                f"input holds {num_pictures} pictures; at most {limits.images_per_request} (limits.images_per_request)",
-                param="input",
-            )
+        check_count(len(inputs), limits, "embedding_inputs", param="input", holds="inputs")
+        check_count(num_pictures, limits, "images_per_request", param="input", holds="pictures")
         check_length(sum(len(_text(given)) for given in inputs), limits, param="input")
 
     async def _part(self, given: EmbeddingInput, param: str) -> TextPart | ImagePart:
         if isinstance(given, ImageInput):
             return await self.pictures.load(given.image_url.url, param=f"{param}.image_url.url")
-        return TextPart(_text(given))
+        return TextPart(given, param) if isinstance(given, str) else TextPart(given.text, f"{param}.text")
 
     def _answer(self, model: str, embedded: Embedded, as_base64: bool, context: RequestContext) -> bytes:
         return EmbeddingsAnswer(

@@ -11,15 +11,16 @@ from fastapi import Request, Response
 
 from pipelines.context import RequestContext
 from pipelines.ingress.pictures.image_url import PictureSource
-from pipelines.ingress.pictures.picture_shelf import PictureShelf
-from pipelines.ingress.request.arrival import Arrival, check_at_most, check_length
+from pipelines.ingress.pictures.picture_store import PictureStore
+from pipelines.ingress.request.arrival import Arrival
 from pipelines.ingress.request.disconnect import unless_gone
 from pipelines.ingress.request.errors import json_response
 from pipelines.ingress.request.forms import Form
+from pipelines.ingress.request.limits import check_count, check_length, check_value
 from pipelines.ingress.request.receipts import ReceiptPrinter
 from pipelines.ingress.request.settings import IngressSettings
-from pipelines.ingress.request.sse import EventStream, open_feed
-from pipelines.ingress.routes.picture_answers import PictureAnswer, PictureForm, PictureStreamWriter
+from pipelines.ingress.request.sse import EventStream, opened
+from pipelines.ingress.routes.picture_answers import PictureAnswer, PictureOutput, PictureStreamWriter
 from pipelines.ingress.schemas.images import (
     EDIT_EVENTS,
     GENERATION_EVENTS,
@@ -44,7 +45,7 @@ class ImagesRoute:
     settings: IngressSettings
     pictures: PictureSource
     receipts: ReceiptPrinter
-    shelf: PictureShelf
+    store: PictureStore
 
     async def generate(self, request: Request) -> Response:
         context = self.arrival.open(request)
@@ -58,7 +59,7 @@ class ImagesRoute:
         return await self._answer(request, context, form.body, EDIT_EVENTS, init)
 
     async def _given(self, form: Form[EditBody]) -> GivenPicture:
-        check_at_most(1, self.settings.images_per_request, param="image", setting="limits.images_per_request")
+        check_count(1, self.settings.limits, "images_per_request", param="image", holds="pictures")
         extras = form.body.triptych or EditExtras()
         strength = _one_of(form.body.strength, extras.strength, "strength")
         return GivenPicture(await self.pictures.take(form.file, param="image"), strength)
@@ -74,12 +75,12 @@ class ImagesRoute:
         extras = body.triptych or PaintExtras()
         self.arrival.prioritize(context, extras.priority)
         pipeline = self.arrival.service.paint_pipeline(body.model)
-        job, form = paint_job(body, self.settings, init), picture_form(body, events)
-        answer = PictureAnswer(form, context, self.receipts, self.shelf, base_url=str(request.base_url))
+        job, output = paint_job(body, self.settings, init), picture_output(body, events)
+        answer = PictureAnswer(output, context, self.receipts, self.store, base_url=str(request.base_url))
         if body.stream:
-            feed = await unless_gone(request.receive, context, open_feed(pipeline.paint(job, context), context))
+            painting = await unless_gone(request.receive, context, opened(pipeline.paint(job, context)))
             writer = PictureStreamWriter(answer, num_pictures=job.n, progress=extras.progress)
-            return EventStream(feed, writer, heartbeat_s=self.settings.heartbeat_s)
+            return EventStream(request, context, painting, writer, heartbeat_s=self.settings.heartbeat_s)
         context.pace_s = math.inf
         content = await unless_gone(request.receive, context, _paint(pipeline, job, context, answer))
         return json_response(content)
@@ -99,13 +100,13 @@ async def _paint(pipeline: PaintPipeline, job: PaintJob, context: RequestContext
 def paint_job(body: PaintBody, settings: IngressSettings, init: GivenPicture | None) -> PaintJob:
     """Raises `InvalidRequest`."""
     n = body.n or 1
-    check_at_most(n, settings.max_pictures, param="n", setting="limits.max_pictures")
+    check_value(n, settings.limits, "max_pictures", param="n")
     extras = body.triptych or PaintExtras()
     if not body.prompt.strip():
         raise InvalidRequest("prompt is blank; say what is to be painted", param="prompt")
     negative_prompt = _one_of(body.negative_prompt, extras.negative_prompt, "negative_prompt")
-    check_length(len(body.prompt), settings, param="prompt")
-    check_length(len(negative_prompt or ""), settings, param="negative_prompt")
+    check_length(len(body.prompt), settings.limits, param="prompt")
+    check_length(len(negative_prompt or ""), settings.limits, param="negative_prompt")
     width, height = _size(body.size)
     return PaintJob(
         prompt=body.prompt,
@@ -122,7 +123,7 @@ def paint_job(body: PaintBody, settings: IngressSettings, init: GivenPicture | N
     )
 
 
-def picture_form(body: PaintBody, events: EventTypes) -> PictureForm:
+def picture_output(body: PaintBody, events: EventTypes) -> PictureOutput:
     """How the pictures are to be handed over. Raises `InvalidRequest` for settings that would have no effect."""
     format = body.output_format or "png"
     if body.output_compression is not None and format == "png" and body.output_compression != 100:
@@ -141,7 +142,7 @@ def picture_form(body: PaintBody, events: EventTypes) -> PictureForm:
         raise InvalidRequest(
             'response_format "url" is not allowed with stream: true; events carry b64_json', param="response_format"
         )
-    return PictureForm(
+    return PictureOutput(
         format,
         quality=max(1, body.output_compression or 0) if body.output_compression is not None else 90,
         as_url=body.response_format == "url",

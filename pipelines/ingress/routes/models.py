@@ -1,15 +1,16 @@
 """GET /v1/models, /health and /ready: what is served and whether it can be. Knows no stages but by their cards."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from pipelines.ingress.schemas.models import ModelEntry, ModelList, ModelNote, PaintBounds, Readiness, SamplingNote, StageNote
 from pipelines.jobs import ModelCard, Service, StageCard
 from stages.contract.errors import TriptychError, UnknownModel
+from stages.llm.messages import Sampling
 
 
 @dataclass(frozen=True, slots=True)
-class ModelDesk:
+class ModelsRoute:
     service: Service
 
     async def listed(self) -> ModelList:
@@ -50,10 +51,14 @@ def _entry(card: ModelCard, stages: Sequence[StageCard]) -> ModelEntry:
         stages=[_stage(stage) for stage in stages if stage.name in card.stages],
         max_context_tokens=card.max_context_tokens,
         accepts_images=card.accepts_images,
-        sampling=SamplingNote(**asdict(card.sampling)) if card.sampling is not None else None,
+        sampling=_sampling(card.sampling) if card.sampling is not None else None,
         paint=_bounds(card) if card.pipeline == "text_to_image" else None,
     )
     return ModelEntry(id=card.id, object="model", created=card.created, owned_by="triptych", triptych=note)
+
+
+def _sampling(defaults: Sampling) -> SamplingNote:
+    return SamplingNote(**{name: getattr(defaults, name) for name in SamplingNote.model_fields})
 
 
 def _bounds(card: ModelCard) -> PaintBounds:

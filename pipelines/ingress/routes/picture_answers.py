@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.context import RequestContext
-from pipelines.ingress.pictures.picture_shelf import PictureShelf
+from pipelines.ingress.pictures.picture_store import PictureStore
 from pipelines.ingress.request.receipts import ReceiptPrinter
 from pipelines.ingress.request.sse import data_frame
 from pipelines.ingress.schemas.images import (
@@ -33,7 +33,7 @@ NO_USAGE = ImageUsage(
 
 
 @dataclass(frozen=True, slots=True)
-class PictureForm:
+class PictureOutput:
     """`quality` (1-100) is for jpeg and webp; `events`: what the events of a stream are called."""
 
     format: PictureFormat
@@ -46,10 +46,10 @@ class PictureAnswer:
     """`base_url` ends with a slash; addresses of kept pictures begin with it."""
 
     def __init__(
-        self, form: PictureForm, context: RequestContext, receipts: ReceiptPrinter, shelf: PictureShelf, *, base_url: str
+        self, output: PictureOutput, context: RequestContext, receipts: ReceiptPrinter, store: PictureStore, *, base_url: str
     ) -> None:
-        self._form, self._context, self._receipts = form, context, receipts
-        self._shelf, self._base_url = shelf, base_url
+        self._output, self._context, self._receipts = output, context, receipts
+        self._store, self._base_url = store, base_url
         self._created = int(context.created)
 
     async def whole(self, pictures: Sequence[PaintPicture]) -> bytes:
@@ -69,7 +69,7 @@ class PictureAnswer:
         return ImagesAnswer(
             created=self._created,
             background="opaque",
-            output_format=self._form.format,
+            output_format=self._output.format,
             size=_size(pictures[0]),
             data=[self._entry(picture, data) for picture, data in zip(pictures, encoded, strict=True)],
             triptych=self._receipts.receipt(self._context),
@@ -77,18 +77,18 @@ class PictureAnswer:
 
     def _entry(self, picture: PaintPicture, data: bytes) -> PictureEntry:
         note = PictureNote(index=picture.index, seed=picture.seed)
-        if self._form.as_url:
-            key = self._shelf.put(data, f"image/{self._form.format}")
+        if self._output.as_url:
+            key = self._store.put(data, f"image/{self._output.format}")
             return PictureEntry(url=f"{self._base_url}{FILES_PATH}{key}", triptych=note)
         return PictureEntry(b64_json=base64.b64encode(data).decode(), triptych=note)
 
     def _partial(self, picture: PaintPicture) -> PartialImageEvent:
         return PartialImageEvent(
-            type=self._form.events.partial,
+            type=self._output.events.partial,
             b64_json=base64.b64encode(self._encode(picture)).decode(),
             background="opaque",
             created_at=self._created,
-            output_format=self._form.format,
+            output_format=self._output.format,
             partial_image_index=picture.partial or 0,
             quality="auto",
             size=_size(picture),
@@ -98,11 +98,11 @@ class PictureAnswer:
     def _completed(self, picture: PaintPicture, last: bool) -> CompletedEvent:
         note = {"receipt": self._receipts.receipt(self._context)} if last else {}
         return CompletedEvent(
-            type=self._form.events.completed,
+            type=self._output.events.completed,
             b64_json=base64.b64encode(self._encode(picture)).decode(),
             background="opaque",
             created_at=self._created,
-            output_format=self._form.format,
+            output_format=self._output.format,
             quality="auto",
             size=_size(picture),
             usage=NO_USAGE,
@@ -110,7 +110,7 @@ class PictureAnswer:
         )
 
     def _encode(self, picture: PaintPicture) -> bytes:
-        return encode(picture.pixels, self._form.format, quality=self._form.quality)
+        return encode(picture.pixels, self._output.format, quality=self._output.quality)
 
 
 class PictureStreamWriter:
@@ -120,15 +120,7 @@ class PictureStreamWriter:
         self._answer, self._num_missing, self._progress = answer, num_pictures, progress
         self._held: PaintPicture | None = None
 
-    async def frames(self, events: Sequence[PaintEvent]) -> bytes:
-        return b"".join([await self._frame(event) for event in events])
-
-    async def end(self) -> bytes:
-        if self._held is None or self._num_missing:
-            raise StageFailed("the painting ended before all of its pictures were finished")
-        return await self._answer.frame(self._held, last=True)
-
-    async def _frame(self, event: PaintEvent) -> bytes:
+    async def frame(self, event: PaintEvent) -> bytes:
         if isinstance(event, PaintProgress):
             return self._progress_frame(event) if self._progress else b""
         if event.partial is not None:
@@ -138,6 +130,11 @@ class PictureStreamWriter:
             return await self._answer.frame(event, last=False)
         self._held = event
         return b""
+
+    async def end(self) -> bytes:
+        if self._held is None or self._num_missing:
+            raise StageFailed("the painting ended before all of its pictures were finished")
+        return await self._answer.frame(self._held, last=True)
 
     def _progress_frame(self, event: PaintProgress) -> bytes:
         body = ProgressEvent(type="triptych.progress", index=event.index, step=event.step, total=event.total)

@@ -1,11 +1,14 @@
-"""POST /v1/chat/completions: the body and the two kinds of answer, whole and streamed.
+"""POST /v1/chat/completions: the body and the whole answer.
 
 A field that OpenAI has and Triptych has not is declared only where a neutral value of it does nothing (`tools: []`,
 `response_format: {"type": "text"}`); everything else undeclared is refused by name. Knows no models and no configured limits.
 """
 
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from typing import Annotated, Any, Literal
 
+from annotated_types import Ge, Le
 from pydantic import Field
 
 from pipelines.ingress.schemas.receipt import Receipt
@@ -18,6 +21,17 @@ from pipelines.ingress.schemas.strict import (
     Priority,
     RequestBody,
     ResponseBody,
+)
+from stages.llm.messages import (
+    Bias,
+    MaxTokens,
+    MinP,
+    NumLogprobs,
+    Penalty,
+    RepetitionPenalty,
+    Sampling,
+    Temperature,
+    TopP,
 )
 
 MAX_MESSAGES = 4096
@@ -80,7 +94,6 @@ class ChatExtras(RequestBody):
     priority: Priority = 0
 
 
-Bias = Annotated[float, Field(ge=-100, le=100)]
 TokenKey = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]
 StopText = Annotated[str, Field(min_length=1, max_length=1024)]
 
@@ -90,20 +103,28 @@ class ChatBody(RequestBody):
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: Annotated[int, Field(ge=1), WHOLE] | None = Field(
+    n: Annotated[int, Field(ge=1), WHOLE] | None = None
+    # How tokens are chosen: a field of `Sampling` that has its name here is passed on (`sampling`).
+    max_tokens: Annotated[MaxTokens, WHOLE] | None = Field(
         None, description="left out: limits.default_max_tokens, as far as the context holds them"
     )
-    max_completion_tokens: Annotated[int, Field(ge=1), WHOLE] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    n: Annotated[int, Field(ge=1), WHOLE] | None = None
+    max_completion_tokens: Annotated[MaxTokens, WHOLE] | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
     seed: Int64 | None = None
     stop: StopText | Annotated[list[StopText], Field(max_length=4, fail_fast=True)] | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    top_logprobs: Annotated[NumLogprobs, WHOLE] | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
     logit_bias: Annotated[dict[TokenKey, Bias], Field(max_length=1024)] | None = None
+    top_k: Annotated[int, Ge(-1), Le(2**31 - 1), WHOLE] | None = Field(
+        None, description="only the k likeliest tokens are chosen from; 0 or -1: all. vLLM's"
+    )
+    min_p: MinP | None = Field(None, description="only tokens at least this likely, relative to the likeliest. vLLM's")
+    repetition_penalty: RepetitionPenalty | None = Field(
+        None, description="over 1: what prompt and answer have said already becomes less likely. vLLM's"
+    )
     triptych: ChatExtras | None = None
     # Without effect here, so accepted: labels for the client's own books, and neutral values of what is not offered.
     user: EndUser | None = None
@@ -123,6 +144,29 @@ class ChatBody(RequestBody):
     functions: None = None
     function_call: None = None
     web_search_options: None = None
+
+    def sampling(self, defaults: Sampling) -> Sampling:
+        """What is asked for, and `defaults` where nothing is."""
+        given = {name: value for name in _SAMPLING_FIELDS if (value := getattr(self, name, None)) is not None}
+        return replace(defaults, **given | self._translated())
+
+    def asked_as(self) -> Mapping[str, str]:
+        bound = "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
+        return {"max_tokens": bound, "logprobs": "top_logprobs", "token_ids": "messages", "images": "messages"}
+
+    def _translated(self) -> dict[str, Any]:
+        """The fields that `Sampling` has as another type."""
+        bound = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+        return {
+            **({} if bound is None else {"max_tokens": bound}),
+            **({} if self.top_k is None else {"top_k": max(self.top_k, 0)}),
+            "stop": (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
+            "logprobs": (self.top_logprobs or 0) if self.logprobs else None,
+            "logit_bias": {int(token): bias for token, bias in (self.logit_bias or {}).items()},
+        }
+
+
+_SAMPLING_FIELDS = tuple(field.name for field in fields(Sampling))
 
 
 class PromptTokensDetails(ResponseBody):
@@ -173,28 +217,3 @@ class ChatCompletion(ResponseBody):
     choices: list[Choice]
     usage: Usage
     triptych: Receipt
-
-
-class Delta(ResponseBody):
-    role: Literal["assistant"] | None = None
-    content: str | None = None
-
-
-class ChunkChoice(ResponseBody):
-    index: int
-    delta: Delta
-    logprobs: Logprobs | None
-    finish_reason: Literal["stop", "length"] | None
-
-
-class ChatChunk(ResponseBody):
-    """One SSE event. `usage` is null until the last event where it was asked for; the last event carries the receipt."""
-
-    id: str
-    object: Literal["chat.completion.chunk"]
-    created: int
-    model: str
-    system_fingerprint: str
-    choices: list[ChunkChoice]
-    usage: Usage | None = None
-    triptych: Receipt | None = None

@@ -1,6 +1,7 @@
 """POST /v1/images/generations and /v1/images/edits: the bodies, the answer and the streamed events. Knows no models and no configured
 limits."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -8,9 +9,10 @@ from pydantic import ConfigDict, Field
 
 from pipelines.ingress.schemas.receipt import Receipt
 from pipelines.ingress.schemas.strict import WHOLE, EndUser, ModelId, Priority, RequestBody, ResponseBody, Seed
+from stages.diffusion.messages import MAX_GUIDANCE_SCALE
 
 Steps = Annotated[int, Field(ge=1, le=10_000), WHOLE]
-Guidance = Annotated[float, Field(ge=0, le=100)]
+Guidance = Annotated[float, Field(ge=0, le=MAX_GUIDANCE_SCALE)]
 Sampler = Annotated[str, Field(min_length=1, max_length=64)]
 PictureFormat = Literal["png", "jpeg", "webp"]
 Strength = Annotated[
@@ -19,7 +21,7 @@ Strength = Annotated[
 
 
 class PaintExtras(RequestBody):
-    """Triptych's own. All but `priority` and `progress` may stand at the top level too, but not in both places."""
+    """Triptych's own. All but `priority` and `progress` may stand at the top level too, but not twice."""
 
     priority: Priority = 0
     progress: bool = Field(False, description="while streaming, also send a `triptych.progress` event after every step")
@@ -59,6 +61,21 @@ class PaintBody(RequestBody):
     moderation: Literal["auto", "low"] | None = None
     background: Literal["auto", "opaque"] | None = None
 
+    def asked_as(self) -> Mapping[str, str]:
+        own = {job: f"triptych.{name}" for job, name in _OWN.items() if getattr(self.triptych, name, None) is not None}
+        return {"width": "size", "height": "size", "negative": "negative_prompt", "init": "image"} | _OWN | own
+
+
+_OWN = {
+    "negative_prompt": "negative_prompt",
+    "steps": "num_inference_steps",
+    "guidance_scale": "guidance_scale",
+    "seed": "seed",
+    "sampler": "scheduler",
+    "strength": "strength",
+}
+"""What a job calls the fields that may stand under `triptych` too -> their names there and at the top level."""
+
 
 class ImagesBody(PaintBody):
     style: None = None
@@ -67,10 +84,10 @@ class ImagesBody(PaintBody):
 def _as_form(schema: dict[str, Any]) -> None:
     """A form has a file, which is no field of the checked body, and no nulls."""
     for name, found in schema["properties"].items():
-        forms = [form for form in found.get("anyOf", ()) if form != {"type": "null"}]
-        if len(forms) == 1:
+        types = [type for type in found.get("anyOf", ()) if type != {"type": "null"}]
+        if len(types) == 1:
             kept = {key: value for key, value in found.items() if key not in ("anyOf", "default")}
-            schema["properties"][name] = kept | forms[0]
+            schema["properties"][name] = kept | types[0]
     schema["properties"]["image"] = {
         "type": "string",
         "contentMediaType": "application/octet-stream",

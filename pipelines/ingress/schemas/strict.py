@@ -5,6 +5,7 @@ infinities are refused; null is taken as "not given" wherever OpenAI takes it so
 """
 
 import re
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
@@ -14,6 +15,10 @@ class RequestBody(BaseModel):
     """A body, or part of one, that a client sends."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, hide_input_in_errors=False)
+
+    def asked_as(self) -> Mapping[str, str]:
+        """What a job, or the payload that it becomes, calls a field -> what this body calls it, where they differ."""
+        return {}
 
 
 class ResponseBody(BaseModel):

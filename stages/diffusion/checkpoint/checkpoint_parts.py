@@ -98,10 +98,11 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class DiffusersFolder:
-    """A folder with `model_index.json` and a sub-folder for each component."""
+    """A folder with `model_index.json` and a sub-folder for each component. `name`: what its source is called."""
 
     path: Path
     index: Settings
+    name: str
 
     @property
     def pipeline_class(self) -> str:
@@ -134,7 +135,8 @@ class DiffusersFolder:
 
 def open_folder(checkpoint: Checkpoint) -> DiffusersFolder:
     """Raises `ConfigurationError` where the checkpoint is no diffusers folder."""
-    return DiffusersFolder(checkpoint.folder, read_settings(checkpoint.folder / "model_index.json"))
+    name = checkpoint.source.hub or checkpoint.folder.name
+    return DiffusersFolder(checkpoint.folder, read_settings(checkpoint.folder / "model_index.json"), name)
 
 
 def read_settings(path: Path) -> Settings:

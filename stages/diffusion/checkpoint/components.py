@@ -49,14 +49,6 @@ def load_model(folder: DiffusersFolder, component: str, options: LoadOptions) ->
     return Loaded(call, model.config, model.device, dtype)
 
 
-def load_tokenizer(folder: DiffusersFolder, component: str) -> Any:
-    library, class_name = folder.class_of(component)
-    try:
-        return _class(library, class_name).from_pretrained(folder.path, subfolder=component, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"{folder.path / component}: cannot be loaded as {class_name}: {error}") from error
-
-
 def diffusers_class(class_name: str) -> Any:
     return _class("diffusers", class_name)
 

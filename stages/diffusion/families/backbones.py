@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 
 from stages.contract.errors import StageFailed
-from stages.contract.result import Arrays
 from stages.device.arrays import as_tensor
 from stages.diffusion.checkpoint.components import Loaded
 from stages.diffusion.families.family import Condition
+from stages.diffusion.messages import PromptEmbedding
 
 
 class UNetBackbone:
-    """Stable Diffusion 1.x and 2.x. Reads {"embeds": [tokens, width]}."""
+    """Stable Diffusion 1.x and 2.x. Reads `embeds`."""
 
     def __init__(self, unet: Loaded) -> None:
         self._unet = unet
@@ -28,8 +28,8 @@ class UNetBackbone:
     def device(self) -> torch.device:
         return self._unet.device
 
-    def condition(self, embeds: Arrays, width: int, height: int) -> Condition:
-        return {"encoder_hidden_states": _input(embeds, "embeds", (None, self._width), self._unet)}
+    def condition(self, prompt: PromptEmbedding, width: int, height: int) -> Condition:
+        return {"encoder_hidden_states": _input("embeds", prompt.embeds, (None, self._width), self._unet)}
 
     def predict(
         self, latents: torch.Tensor, timesteps: torch.Tensor, condition: Condition, guidance: Sequence[float]
@@ -57,13 +57,13 @@ class UNetBackbone:
 
 
 class SizedUNetBackbone(UNetBackbone):
-    """Stable Diffusion XL: also told the picture's size. Reads {"embeds": [tokens, width], "pooled": [width]}."""
+    """Stable Diffusion XL: also told the picture's size. Reads `embeds` and `pooled`."""
 
-    def condition(self, embeds: Arrays, width: int, height: int) -> Condition:
+    def condition(self, prompt: PromptEmbedding, width: int, height: int) -> Condition:
         original, crop, target = (height, width), (0, 0), (height, width)
-        sizes = torch.tensor([*original, *crop, *target]).to(self._unet.device, self._unet.dtype)
-        pooled = _input(embeds, "pooled", (self._pooled_width(len(sizes)),), self._unet)
-        return {**super().condition(embeds, width, height), "text_embeds": pooled, "time_ids": sizes}
+        sizes = torch.tensor([*original, *crop, *target]).to(self._unet.dtype)
+        pooled = _input("pooled", prompt.pooled, (self._pooled_width(len(sizes)),), self._unet)
+        return {**super().condition(prompt, width, height), "text_embeds": pooled, "time_ids": sizes}
 
     def _pooled_width(self, num_sizes: int) -> int:
         config = self._unet.config
@@ -71,7 +71,7 @@ class SizedUNetBackbone(UNetBackbone):
 
 
 class JointTransformerBackbone:
-    """Stable Diffusion 3. Reads {"embeds": [tokens, width], "pooled": [width]}."""
+    """Stable Diffusion 3. Reads `embeds` and `pooled`."""
 
     def __init__(self, transformer: Loaded) -> None:
         self._transformer = transformer
@@ -80,8 +80,8 @@ class JointTransformerBackbone:
     def device(self) -> torch.device:
         return self._transformer.device
 
-    def condition(self, embeds: Arrays, width: int, height: int) -> Condition:
-        return _text_condition(embeds, self._transformer)
+    def condition(self, prompt: PromptEmbedding, width: int, height: int) -> Condition:
+        return _text_condition(prompt, self._transformer)
 
     def predict(
         self, latents: torch.Tensor, timesteps: torch.Tensor, condition: Condition, guidance: Sequence[float]
@@ -92,7 +92,7 @@ class JointTransformerBackbone:
 
 
 class PackedTransformerBackbone:
-    """Flux: latents are packed two by two for the model only. Reads {"embeds": [tokens, width], "pooled": [width]}."""
+    """Flux: latents are packed two by two for the model only. Reads `embeds` and `pooled`."""
 
     def __init__(self, transformer: Loaded) -> None:
         self._transformer = transformer
@@ -101,8 +101,8 @@ class PackedTransformerBackbone:
     def device(self) -> torch.device:
         return self._transformer.device
 
-    def condition(self, embeds: Arrays, width: int, height: int) -> Condition:
-        return _text_condition(embeds, self._transformer)
+    def condition(self, prompt: PromptEmbedding, width: int, height: int) -> Condition:
+        return _text_condition(prompt, self._transformer)
 
     def predict(
         self, latents: torch.Tensor, timesteps: torch.Tensor, condition: Condition, guidance: Sequence[float]
@@ -128,21 +128,20 @@ def _positions(height: int, width: int) -> torch.Tensor:
     return torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).flatten(0, 1)
 
 
-def _text_condition(embeds: Arrays, transformer: Loaded) -> Condition:
+def _text_condition(prompt: PromptEmbedding, transformer: Loaded) -> Condition:
     config = transformer.config
     return {
-        "encoder_hidden_states": _input(embeds, "embeds", (None, config.joint_attention_dim), transformer),
-        "pooled_projections": _input(embeds, "pooled", (config.pooled_projection_dim,), transformer),
+        "encoder_hidden_states": _input("embeds", prompt.embeds, (None, config.joint_attention_dim), transformer),
+        "pooled_projections": _input("pooled", prompt.pooled, (config.pooled_projection_dim,), transformer),
     }
 
 
-def _input(embeds: Arrays, name: str, shape: tuple[int | None, ...], model: Loaded) -> torch.Tensor:
-    """One of a prompt's arrays, on the model's device. Raises `StageFailed` where its shape is not as wanted (None: any)."""
-    array = embeds.get(name)
+def _input(name: str, array: NDArray[Any] | None, shape: tuple[int | None, ...], model: Loaded) -> torch.Tensor:
+    """One of a prompt's arrays, in the model's dtype. Raises `StageFailed` where its shape is not as wanted (None: any)."""
     if array is None or not _fits(array, shape):
         given = None if array is None else array.shape
         raise StageFailed(f"the denoiser wants {name} of shape {shape}, not {given}: the text encoder is another model's")
-    return as_tensor(array, dtype=model.dtype, device=model.device)
+    return as_tensor(array, dtype=model.dtype, device="cpu")
 
 
 def _fits(array: NDArray[Any], shape: tuple[int | None, ...]) -> bool:

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from stages.checkpoints.checkpoint import LoadOptions
-from stages.contract.result import Arrays
 from stages.diffusion.checkpoint.checkpoint_parts import DiffusersFolder
 from stages.diffusion.families.describe import PainterInfo
+from stages.diffusion.messages import PromptEmbedding
 from stages.diffusion.sampling.samplers import SamplerMenu, Spacing
 from stages.diffusion.text.prompt_tokenizer import TokenIds
 
@@ -19,19 +19,27 @@ if TYPE_CHECKING:
     import torch
 
 Condition: TypeAlias = Mapping[str, "torch.Tensor"]
-"""What a model row is conditioned on, without a batch dimension, on the model's device."""
+"""What a model row is conditioned on, without a batch dimension, in the model's dtype."""
+
+
+class PromptTokens(Protocol):
+    """The tokenizers of a checkpoint. Any thread; knows no torch."""
+
+    def tokenize(self, text: str, min_positions: int = 0) -> TokenIds:
+        """`min_positions`: as `EncodePrompt` has it. Raises `InvalidRequest` for a prompt with more tokens than the encoders
+        read."""
+        ...
+
+    def positions(self, text: str) -> int:
+        """Of the prompt's embedding, where nothing asks for more. Raises `InvalidRequest` as `tokenize` does."""
+        ...
 
 
 class PromptEncoder(Protocol):
-    """The tokenizers and text encoders of a checkpoint."""
+    """The text encoders of a checkpoint."""
 
-    def tokenize(self, text: str, min_positions: int = 0) -> TokenIds:
-        """Any thread. `min_positions`: as `EncodePrompt` has it. Raises `InvalidRequest` for a prompt with more tokens than the
-        encoders read."""
-        ...
-
-    def encode(self, batch: Sequence[TokenIds]) -> Sequence[Arrays]:
-        """One result per prompt, in order: the arrays that the family's `Backbone.condition` takes."""
+    def encode(self, batch: Sequence[TokenIds]) -> Sequence[PromptEmbedding]:
+        """One result per prompt, in order, as the family's `Backbone.condition` takes it."""
         ...
 
 
@@ -41,8 +49,9 @@ class Backbone(Protocol):
     @property
     def device(self) -> "torch.device": ...
 
-    def condition(self, embeds: Arrays, width: int, height: int) -> Condition:
-        """From a prompt encoder's result to the model's inputs. Raises `StageFailed` for arrays of another model."""
+    def condition(self, prompt: PromptEmbedding, width: int, height: int) -> Condition:
+        """From a prompt encoder's result to the model's inputs, still on the host. Any thread. Raises `StageFailed` for a result
+        of another model's."""
         ...
 
     def predict(
@@ -64,6 +73,8 @@ class Family(Protocol):
     def spacing(self, folder: DiffusersFolder) -> Spacing:
         """How the noise levels are spaced for each picture."""
         ...
+
+    def load_prompt_tokens(self, folder: DiffusersFolder) -> PromptTokens: ...
 
     def load_prompt_encoder(self, folder: DiffusersFolder, options: LoadOptions) -> PromptEncoder: ...
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from stages.checkpoints.checkpoint import LoadOptions
 from stages.diffusion.checkpoint.checkpoint_parts import DiffusersFolder
 from stages.diffusion.families.describe import Guidance, PainterInfo
-from stages.diffusion.families.family import Backbone, PromptEncoder
+from stages.diffusion.families.family import Backbone, PromptEncoder, PromptTokens
 from stages.diffusion.sampling.samplers import SamplerMenu, Spacing, Timing, menu_of, scheduler_settings
 from stages.diffusion.text.prompt_tokenizer import ChunkTokenizer, PromptLength, PromptTokenizer, clip_length
+from stages.diffusion.text.prompt_tokens import PooledAndT5Tokens, TripletTokens
 
 _FLUX_PATCH = 2
 _FLUX_SAMPLE_SIZE = 128  # latent positions a side; the library's default, in no settings file
@@ -24,7 +25,7 @@ class StableDiffusion3:
 
     def describe(self, folder: DiffusersFolder) -> PainterInfo:
         menu, transformer, factor = self.samplers(folder), folder.settings("transformer"), folder.latent_factor
-        patch = transformer.integer("patch_size")
+        patch, turbo = transformer.integer("patch_size"), _is_turbo(folder)
         height, width = transformer.pair("sample_size")
         return PainterInfo(
             family=self.name,
@@ -37,8 +38,8 @@ class StableDiffusion3:
             samplers=menu.names,
             default_sampler=menu.default.name,
             max_steps=menu.max_steps,
-            default_steps=28,
-            default_guidance_scale=7.0,
+            default_steps=4 if turbo else 28,
+            default_guidance_scale=0.0 if turbo else 7.0,
             max_side=transformer.integer("pos_embed_max_size") * patch * factor,
         )
 
@@ -50,21 +51,24 @@ class StableDiffusion3:
         unit = folder.latent_factor * folder.settings("transformer").integer("patch_size")
         return _FlowSpacing.of(folder, unit, max_shift=1.16, own_levels=False)
 
+    def load_prompt_tokens(self, folder: DiffusersFolder) -> PromptTokens:
+        has_t5, length = _has_t5(folder), clip_length(folder)  # the first tokenizer's length is used for both
+        clip = (
+            ChunkTokenizer.load(folder, "tokenizer", length, may_cut=has_t5),
+            ChunkTokenizer.load(folder, "tokenizer_2", length, may_cut=has_t5),
+        )
+        t5 = PromptTokenizer.load(folder, "tokenizer_3", self.t5_length) if has_t5 else None
+        return TripletTokens(clip, t5, self.t5_length.tokens)
+
     def load_prompt_encoder(self, folder: DiffusersFolder, options: LoadOptions) -> PromptEncoder:
         from stages.diffusion.checkpoint.components import load_model
         from stages.diffusion.text.text_models import TripletPrompts
 
-        has_t5, clip = _has_t5(folder), clip_length(folder)  # the first tokenizer's length is used for both
-        tokenizers = (
-            ChunkTokenizer.load(folder, "tokenizer", clip, may_cut=has_t5),
-            ChunkTokenizer.load(folder, "tokenizer_2", clip, may_cut=has_t5),
-            PromptTokenizer.load(folder, "tokenizer_3", self.t5_length) if has_t5 else None,
-        )
         names = ("text_encoder", "text_encoder_2", "text_encoder_3")
         first, second = (load_model(folder, name, options) for name in names[:2])
-        third = load_model(folder, names[2], options) if has_t5 else None
+        third = load_model(folder, names[2], options) if _has_t5(folder) else None
         width = folder.settings("transformer").integer("joint_attention_dim")
-        return TripletPrompts(tokenizers, (first, second, third), (self.t5_length.tokens, width))
+        return TripletPrompts((first, second, third), (self.t5_length.tokens, width))
 
     def load_backbone(self, folder: DiffusersFolder, options: LoadOptions) -> Backbone:
         from stages.diffusion.checkpoint.components import load_model
@@ -105,16 +109,17 @@ class Flux:
     def spacing(self, folder: DiffusersFolder) -> Spacing:
         return _FlowSpacing.of(folder, folder.latent_factor * _FLUX_PATCH, max_shift=1.15, own_levels=True)
 
+    def load_prompt_tokens(self, folder: DiffusersFolder) -> PromptTokens:
+        return PooledAndT5Tokens(
+            PromptTokenizer.load(folder, "tokenizer", clip_length(folder), may_cut=True),
+            PromptTokenizer.load(folder, "tokenizer_2", self.t5_length),
+        )
+
     def load_prompt_encoder(self, folder: DiffusersFolder, options: LoadOptions) -> PromptEncoder:
         from stages.diffusion.checkpoint.components import load_model
         from stages.diffusion.text.text_models import PooledAndT5Prompts
 
-        return PooledAndT5Prompts(
-            PromptTokenizer.load(folder, "tokenizer", clip_length(folder), may_cut=True),
-            PromptTokenizer.load(folder, "tokenizer_2", self.t5_length),
-            load_model(folder, "text_encoder", options),
-            load_model(folder, "text_encoder_2", options),
-        )
+        return PooledAndT5Prompts(load_model(folder, "text_encoder", options), load_model(folder, "text_encoder_2", options))
 
     def load_backbone(self, folder: DiffusersFolder, options: LoadOptions) -> Backbone:
         from stages.diffusion.checkpoint.components import load_model
@@ -152,6 +157,13 @@ class _FlowSpacing:
         slope = (self.max_shift - self.base_shift) / (self.max_tokens - self.base_tokens)
         levels = tuple(1 - index * (1 - 1 / steps) / max(1, steps - 1) for index in range(steps)) if self.own_levels else None
         return Timing(levels, self.base_shift + slope * (tokens - self.base_tokens), rounds_strength_up=True)
+
+
+def _is_turbo(folder: DiffusersFolder) -> bool:
+    """Whether it was distilled adversarially (3.5 Large Turbo, arXiv 2403.12015): its settings are those of the model that it was
+    distilled from, so only a name tells: the source's, or the one that it was saved under."""
+    saved_as = [settings.values.get("_name_or_path") for settings in (folder.index, folder.settings("transformer"))]
+    return any("turbo" in str(name).lower() for name in (folder.name, *saved_as))
 
 
 def _has_t5(folder: DiffusersFolder) -> bool:

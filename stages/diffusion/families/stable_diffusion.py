@@ -7,9 +7,10 @@ from stages.checkpoints.checkpoint import LoadOptions
 from stages.contract.errors import ConfigurationError
 from stages.diffusion.checkpoint.checkpoint_parts import DiffusersFolder
 from stages.diffusion.families.describe import Guidance, PainterInfo
-from stages.diffusion.families.family import Backbone, PromptEncoder
+from stages.diffusion.families.family import Backbone, PromptEncoder, PromptTokens
 from stages.diffusion.sampling.samplers import SamplerMenu, Spacing, Timing, menu_of, scheduler_settings
 from stages.diffusion.text.prompt_tokenizer import ChunkTokenizer, PromptLength, clip_length
+from stages.diffusion.text.prompt_tokens import ClipPairTokens, ClipTokens
 
 
 class StableDiffusion:
@@ -30,12 +31,14 @@ class StableDiffusion:
     def spacing(self, folder: DiffusersFolder) -> Spacing:
         return _as_the_scheduler_does
 
+    def load_prompt_tokens(self, folder: DiffusersFolder) -> PromptTokens:
+        return ClipTokens(ChunkTokenizer.load(folder, "tokenizer", clip_length(folder)))
+
     def load_prompt_encoder(self, folder: DiffusersFolder, options: LoadOptions) -> PromptEncoder:
         from stages.diffusion.checkpoint.components import load_model
         from stages.diffusion.text.text_models import ClipPrompts
 
-        tokenizer = ChunkTokenizer.load(folder, "tokenizer", clip_length(folder))
-        return ClipPrompts(tokenizer, load_model(folder, "text_encoder", options))
+        return ClipPrompts(load_model(folder, "text_encoder", options))
 
     def load_backbone(self, folder: DiffusersFolder, options: LoadOptions) -> Backbone:
         from stages.diffusion.checkpoint.components import load_model
@@ -61,17 +64,19 @@ class StableDiffusionXL:
     def spacing(self, folder: DiffusersFolder) -> Spacing:
         return _as_the_scheduler_does
 
-    def load_prompt_encoder(self, folder: DiffusersFolder, options: LoadOptions) -> PromptEncoder:
-        from stages.diffusion.checkpoint.components import load_model
-        from stages.diffusion.text.text_models import ClipPairPrompts
-
+    def load_prompt_tokens(self, folder: DiffusersFolder) -> PromptTokens:
         tokenizers = (
             ChunkTokenizer.load(folder, "tokenizer", clip_length(folder)),
             ChunkTokenizer.load(folder, "tokenizer_2", _second_length(folder)),
         )
-        encoders = (load_model(folder, "text_encoder", options), load_model(folder, "text_encoder_2", options))
         empty_is_zeros = folder.index.flag("force_zeros_for_empty_prompt", default=True)
-        return ClipPairPrompts(tokenizers, encoders, empty_is_zeros=empty_is_zeros)
+        return ClipPairTokens(tokenizers, empty_is_zeros=empty_is_zeros)
+
+    def load_prompt_encoder(self, folder: DiffusersFolder, options: LoadOptions) -> PromptEncoder:
+        from stages.diffusion.checkpoint.components import load_model
+        from stages.diffusion.text.text_models import ClipPairPrompts
+
+        return ClipPairPrompts((load_model(folder, "text_encoder", options), load_model(folder, "text_encoder_2", options)))
 
     def load_backbone(self, folder: DiffusersFolder, options: LoadOptions) -> Backbone:
         from stages.diffusion.checkpoint.components import load_model

@@ -38,7 +38,7 @@ class Sampler:
     distilled: bool = False
 
 
-_TABLE = (
+SAMPLERS = (
     Sampler("ddim", "DDIMScheduler", _NOISE_VELOCITY_SAMPLE),
     Sampler("ddpm", "DDPMScheduler", _NOISE_VELOCITY_SAMPLE),
     Sampler("pndm", "PNDMScheduler", _NOISE_OR_VELOCITY, overrides={"skip_prk_steps": True}),
@@ -120,9 +120,9 @@ class SamplerMenu:
         for sampler in self.allowed:
             if sampler.name == name:
                 return sampler
-        known = any(sampler.name == name for sampler in _TABLE)
+        known = any(sampler.name == name for sampler in SAMPLERS)
         problem = f"cannot sample a model with prediction type {self.prediction_type!r}" if known else "is not a sampler"
-        raise InvalidRequest(f"scheduler {name!r} {problem}; this model takes {', '.join(self.names)}", param="scheduler")
+        raise InvalidRequest(f"sampler {name!r} {problem}; this model takes {', '.join(self.names)}", param="sampler")
 
     def settings_for(self, sampler: Sampler) -> dict[str, object]:
         """The settings to build the sampler's scheduler from; the checkpoint's own, untouched, for its own sampler."""
@@ -141,15 +141,15 @@ def scheduler_settings(folder: DiffusersFolder) -> Settings:
 def menu_of(scheduler: Settings, config: Mapping[str, object]) -> SamplerMenu:
     """`config`: the scheduler's settings as the checkpoint's family uses them. Raises `ConfigurationError`."""
     class_name = scheduler.text("_class_name")
-    ours = [sampler for sampler in _TABLE if sampler.scheduler == class_name]
+    ours = [sampler for sampler in SAMPLERS if sampler.scheduler == class_name]
     if not ours:
-        known = sorted({sampler.scheduler for sampler in _TABLE})
+        known = sorted({sampler.scheduler for sampler in SAMPLERS})
         raise ConfigurationError(f"{scheduler.path}: {class_name} is not supported; supported are {', '.join(known)}")
     prediction = FLOW if class_name.startswith("FlowMatch") else scheduler.text("prediction_type", "epsilon")
     default = max(ours, key=lambda sampler: _agreement(sampler, config))
     if prediction not in default.predictions:
         raise ConfigurationError(f"{scheduler.path}: {class_name} cannot step prediction_type {prediction!r}")
-    allowed = tuple(sampler for sampler in _TABLE if sampler == default or _suits(sampler, prediction, config))
+    allowed = tuple(sampler for sampler in SAMPLERS if sampler == default or _suits(sampler, prediction, config))
     return SamplerMenu(config, prediction, default, allowed)
 
 

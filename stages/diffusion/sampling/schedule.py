@@ -6,11 +6,14 @@ the CPU, where reading them doesn't make the host wait for the device.
 """
 
 import inspect
-from typing import Any
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any, Self
 
+import numpy as np
 import torch
 
-from stages.contract.errors import InvalidRequest
+from stages.contract.errors import InvalidRequest, StageFailed
 from stages.diffusion.checkpoint.components import diffusers_class
 from stages.diffusion.sampling.samplers import LatentScale, Sampler, SamplerMenu, Timing
 
@@ -18,8 +21,10 @@ from stages.diffusion.sampling.samplers import LatentScale, Sampler, SamplerMenu
 class Schedule:
     """`num_calls`: model calls from here to the picture (for second-order samplers nearly two a step)."""
 
-    def __init__(self, scheduler: Any, scale: LatentScale, first_call: int = 0) -> None:
+    def __init__(self, scheduler: Any, scale: LatentScale, first_call: int = 0, *, fresh: Any = None) -> None:
+        """`fresh`: a scheduler just like it that nobody steps."""
         self.scheduler = scheduler
+        self._fresh = fresh
         self._latent_scale = scale
         self._first = first_call
         self._timesteps = scheduler.timesteps[first_call:].unbind()
@@ -28,6 +33,24 @@ class Schedule:
         self._takes_generator = "generator" in inspect.signature(scheduler.step).parameters
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(first_call)
+
+    def copy(self) -> Self:
+        """One to be walked, of one that never is."""
+        return type(self)(deepcopy(self.scheduler), self._latent_scale, self._first, fresh=self.scheduler)
+
+    def memory(self) -> Mapping[str, object]:
+        """Whatever a copy's scheduler holds that a fresh one does not, by attribute."""
+        fresh = vars(self._fresh)
+        return {
+            name: value for name, value in vars(self.scheduler).items() if name not in fresh or not _same(value, fresh[name])
+        }
+
+    def remember(self, memory: Mapping[str, object]) -> None:
+        """What another copy's `memory` gave. Raises `StageFailed` for what a scheduler doesn't remember."""
+        for name, value in memory.items():
+            if name not in vars(self._fresh) and hasattr(type(self.scheduler), name):
+                raise StageFailed(f"this state is not a denoiser's: {name!r} is nothing that a scheduler remembers")
+            setattr(self.scheduler, name, value)
 
     @property
     def num_calls(self) -> int:
@@ -77,7 +100,7 @@ class Schedule:
                 return latents - sigma * output
 
     def release(self) -> None:
-        self.scheduler = None
+        self.scheduler = self._fresh = None
 
     def _prediction_type(self) -> str:
         return str(getattr(self.scheduler.config, "prediction_type", "flow_prediction"))
@@ -102,10 +125,20 @@ def build_schedule(menu: SamplerMenu, sampler: Sampler, steps: int, timing: Timi
     try:
         _set_timesteps(scheduler, steps, timing)
     except (ValueError, IndexError) as error:
-        raise InvalidRequest(
-            f"num_inference_steps {steps}: {sampler.name} cannot take it: {error}", param="num_inference_steps"
-        ) from None
+        raise InvalidRequest(f"steps {steps}: {sampler.name} cannot take it: {error}", param="steps") from None
     return Schedule(scheduler, sampler.scale, timing.skipped_steps(steps, strength) * scheduler.order)
+
+
+def _same(value: object, other: object) -> bool:
+    if type(value) is not type(other):
+        return False
+    if isinstance(value, torch.Tensor) and isinstance(other, torch.Tensor):
+        return value.dtype is other.dtype and value.device == other.device and torch.equal(value, other)
+    if isinstance(value, np.ndarray) and isinstance(other, np.ndarray):
+        return value.dtype == other.dtype and np.array_equal(value, other)
+    if isinstance(value, list) and isinstance(other, list):
+        return len(value) == len(other) and all(map(_same, value, other))
+    return bool(value == other)
 
 
 def _set_timesteps(scheduler: Any, steps: int, timing: Timing) -> None:

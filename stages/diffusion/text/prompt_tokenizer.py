@@ -11,7 +11,7 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.contract.errors import InvalidRequest
+from stages.contract.errors import ConfigurationError, InvalidRequest
 from stages.diffusion.checkpoint.checkpoint_parts import DiffusersFolder
 
 TokenIds: TypeAlias = Mapping[str, NDArray[np.int64]]
@@ -57,23 +57,29 @@ class PromptTokenizer:
     @classmethod
     def load(cls, folder: DiffusersFolder, tokenizer: str, length: PromptLength, *, may_cut: bool = False) -> Self:
         """`may_cut`: a longer prompt is cut, because another encoder reads it whole; otherwise it is refused."""
-        from stages.diffusion.checkpoint.components import load_tokenizer
+        return cls(_load(folder, tokenizer), length, may_cut=may_cut)
 
-        return cls(load_tokenizer(folder, tokenizer), length, may_cut=may_cut)
+    @property
+    def num_tokens(self) -> int:
+        """Of any text, padding included."""
+        return self._length.tokens
 
     def __call__(self, text: str) -> NDArray[np.int64]:
         """[tokens] ids, padded. Raises `InvalidRequest` for a prompt that is too long."""
-        return self.with_mask(text)[0]
-
-    def with_mask(self, text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(ids, 1 where they are not padding)."""
-        length = self._length
         with self._lock:
-            num_tokens = len(self._tokenizer(text).input_ids)
-            if num_tokens > length.tokens and not self._may_cut:
-                raise _too_long(num_tokens - length.marks, length.text_tokens)
-            padded = self._tokenizer(text, padding="max_length", max_length=length.tokens, truncation=True)
-        return np.asarray(padded.input_ids, np.int64), np.asarray(padded.attention_mask, np.int64)
+            self._check(text)
+            padded = self._tokenizer(text, padding="max_length", max_length=self._length.tokens, truncation=True)
+        return np.asarray(padded.input_ids, np.int64)
+
+    def check(self, text: str) -> None:
+        """Raises `InvalidRequest` for a prompt that is too long."""
+        with self._lock:
+            self._check(text)
+
+    def _check(self, text: str) -> None:
+        num_tokens = len(self._tokenizer(text).input_ids)
+        if num_tokens > self._length.tokens and not self._may_cut:
+            raise _too_long(num_tokens - self._length.marks, self._length.text_tokens)
 
 
 class ChunkTokenizer:
@@ -91,9 +97,7 @@ class ChunkTokenizer:
     @classmethod
     def load(cls, folder: DiffusersFolder, tokenizer: str, length: PromptLength, *, may_cut: bool = False) -> Self:
         """`may_cut`: a prompt of more chunks is cut, because another encoder reads it whole; otherwise it is refused."""
-        from stages.diffusion.checkpoint.components import load_tokenizer
-
-        return cls(load_tokenizer(folder, tokenizer), length, may_cut=may_cut)
+        return cls(_load(folder, tokenizer), length, may_cut=may_cut)
 
     @property
     def chunk_tokens(self) -> int:
@@ -116,6 +120,20 @@ class ChunkTokenizer:
             marked = [self._begin, *(pieces[row] if row < len(pieces) else ()), self._end]
             ids[row, : len(marked)], mask[row, : len(marked)] = marked, 1
         return ids, mask
+
+
+def _load(folder: DiffusersFolder, component: str) -> Any:
+    """One of the library's tokenizers; importing those takes no torch. Raises `ConfigurationError`."""
+    import transformers
+
+    library, class_name = folder.class_of(component)
+    kind = getattr(transformers, class_name, None) if library == "transformers" else None
+    if kind is None:
+        raise ConfigurationError(f"{folder.index.path}: {library}.{class_name} is not a class of transformers")
+    try:
+        return kind.from_pretrained(folder.path, subfolder=component, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{folder.path / component}: cannot be loaded as {class_name}: {error}") from error
 
 
 def _too_long(num_tokens: int, most: int) -> InvalidRequest:

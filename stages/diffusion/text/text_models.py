@@ -1,7 +1,7 @@
 """Runs text encoders as the library's pipelines do: which of their layers is wanted, and how the results are put together.
 
-One class for each way; which family has which is the family's decision. What CLIP reads is read in chunks (`ChunkTokenizer`): each
-is encoded by itself, and the results stand one after another.
+One class for each way; which family has which is the family's decision. Each reads what the class of `prompt_tokens.py` that goes
+with it gives. What CLIP reads in chunks is encoded chunk by chunk, and the results stand one after another.
 """
 
 from collections.abc import Sequence
@@ -12,100 +12,71 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stages.contract.result import Arrays
 from stages.device.arrays import as_array
 from stages.diffusion.checkpoint.components import Loaded
-from stages.diffusion.text.prompt_tokenizer import ChunkTokenizer, PromptTokenizer, TokenIds
-
-IDS, IDS_2, IDS_3, MASK = "ids", "ids_2", "ids_3", "mask"
+from stages.diffusion.messages import PromptEmbedding
+from stages.diffusion.text.prompt_tokenizer import TokenIds
+from stages.diffusion.text.prompt_tokens import IDS, IDS_2, IDS_3, MASK
 
 
 class ClipPrompts:
-    """Stable Diffusion 1.x and 2.x. Result: {"embeds": [tokens, width]}, the last hidden state after its norm, chunk after chunk;
-    here and below in the model's dtype."""
+    """Stable Diffusion 1.x and 2.x; of `ClipTokens`. `embeds`: [tokens, width], the last hidden state after its norm, chunk after
+    chunk; no `pooled`."""
 
-    def __init__(self, tokenizer: ChunkTokenizer, encoder: Loaded) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, encoder: Loaded) -> None:
         self._encoder = encoder
         self._uses_mask = bool(getattr(encoder.config, "use_attention_mask", False))
 
-    def tokenize(self, text: str, min_positions: int = 0) -> TokenIds:
-        ((ids, mask),) = _chunked(text, (self._tokenizer,), min_positions)
-        return {IDS: ids, MASK: mask}
-
-    def encode(self, batch: Sequence[TokenIds]) -> Sequence[Arrays]:
+    def encode(self, batch: Sequence[TokenIds]) -> Sequence[PromptEmbedding]:
         mask = _joined(batch, MASK, self._encoder) if self._uses_mask else None
         embeds = self._encoder.call(_joined(batch, IDS, self._encoder), attention_mask=mask)[0]
-        return [{"embeds": rows} for rows in _one_after_another(batch, embeds)]
+        return [PromptEmbedding(rows) for rows in _one_after_another(batch, embeds)]
 
 
 class ClipPairPrompts:
-    """Stable Diffusion XL. Result: {"embeds": [tokens, both widths], chunk after chunk, "pooled": [second's width], the first
-    chunk's}. `empty_is_zeros`: the empty text is all zeros, which is what the model was trained with for no prompt."""
+    """Stable Diffusion XL; of `ClipPairTokens`. `embeds`: [tokens, both widths], chunk after chunk; `pooled`: [second's width], the
+    first chunk's."""
 
-    def __init__(
-        self, tokenizers: tuple[ChunkTokenizer, ChunkTokenizer], encoders: tuple[Loaded, Loaded], *, empty_is_zeros: bool
-    ) -> None:
-        self._tokenizers = tokenizers
+    def __init__(self, encoders: tuple[Loaded, Loaded]) -> None:
         self._encoders = encoders
-        self._empty_is_zeros = empty_is_zeros
 
-    def tokenize(self, text: str, min_positions: int = 0) -> TokenIds:
-        (first, _), (second, _) = _chunked(text, self._tokenizers, min_positions)
-        present = not (self._empty_is_zeros and not text)
-        return {IDS: first, IDS_2: second, MASK: np.asarray(present, np.int64)}
-
-    def encode(self, batch: Sequence[TokenIds]) -> Sequence[Arrays]:
+    def encode(self, batch: Sequence[TokenIds]) -> Sequence[PromptEmbedding]:
         embeds, pooled = clip_pair(batch, self._encoders)
         found = zip(batch, _one_after_another(batch, embeds), _of_first_chunks(batch, pooled[1]), strict=True)
-        results = [({"embeds": rows, "pooled": one}, bool(item[MASK])) for item, rows, one in found]
-        return [result if present else {name: np.zeros_like(a) for name, a in result.items()} for result, present in results]
+        return [
+            PromptEmbedding(rows, one) if item[MASK] else PromptEmbedding(np.zeros_like(rows), np.zeros_like(one))
+            for item, rows, one in found
+        ]
 
 
 class TripletPrompts:
-    """Stable Diffusion 3: two CLIP encoders, and a T5 (None: zeros in its place). Result: {"embeds": [CLIP + T5 tokens, T5's
-    width], CLIP's chunk after chunk, "pooled": [both CLIP widths], the first chunk's}."""
+    """Stable Diffusion 3: two CLIP encoders, and a T5 (None: zeros in its place); of `TripletTokens`. `embeds`: [CLIP + T5 tokens,
+    T5's width], CLIP's chunk after chunk; `pooled`: [both CLIP widths], the first chunk's."""
 
-    def __init__(
-        self,
-        tokenizers: tuple[ChunkTokenizer, ChunkTokenizer, PromptTokenizer | None],
-        encoders: tuple[Loaded, Loaded, Loaded | None],
-        t5_shape: tuple[int, int],
-    ) -> None:
-        self._tokenizers = tokenizers
+    def __init__(self, encoders: tuple[Loaded, Loaded, Loaded | None], t5_shape: tuple[int, int]) -> None:
         self._encoders = encoders
         self._t5_shape = t5_shape
 
-    def tokenize(self, text: str, min_positions: int = 0) -> TokenIds:
-        third = self._tokenizers[2]
-        (first, _), (second, _) = _chunked(text, self._tokenizers[:2], min_positions - self._t5_shape[0])
-        clip = {IDS: first, IDS_2: second}
-        return clip if third is None else clip | {IDS_3: third(text)}
-
-    def encode(self, batch: Sequence[TokenIds]) -> Sequence[Arrays]:
+    def encode(self, batch: Sequence[TokenIds]) -> Sequence[PromptEmbedding]:
         first, second, third = self._encoders
         embeds, pooled = clip_pair(batch, (first, second))
         nothing = embeds.new_zeros(len(batch), *self._t5_shape)
         t5 = as_array(nothing if third is None else third.call(_stacked(batch, IDS_3, third))[0])
         padded = torch.nn.functional.pad(embeds, (0, t5.shape[-1] - embeds.shape[-1]))
         clip = zip(_one_after_another(batch, padded), _of_first_chunks(batch, torch.cat(pooled, dim=-1)), strict=True)
-        return [{"embeds": np.concatenate([rows, t5[at]]), "pooled": one} for at, (rows, one) in enumerate(clip)]
+        return [PromptEmbedding(np.concatenate([rows, t5[at]]), one) for at, (rows, one) in enumerate(clip)]
 
 
 class PooledAndT5Prompts:
-    """Flux. Result: {"embeds": [T5 tokens, width], "pooled": [CLIP's width]}."""
+    """Flux; of `PooledAndT5Tokens`. `embeds`: [T5 tokens, width]; `pooled`: [CLIP's width]."""
 
-    def __init__(self, clip: PromptTokenizer, t5: PromptTokenizer, clip_encoder: Loaded, t5_encoder: Loaded) -> None:
-        self._clip, self._t5 = clip, t5
+    def __init__(self, clip_encoder: Loaded, t5_encoder: Loaded) -> None:
         self._clip_encoder, self._t5_encoder = clip_encoder, t5_encoder
 
-    def tokenize(self, text: str, min_positions: int = 0) -> TokenIds:
-        return {IDS: self._clip(text), IDS_2: self._t5(text)}
-
-    def encode(self, batch: Sequence[TokenIds]) -> Sequence[Arrays]:
+    def encode(self, batch: Sequence[TokenIds]) -> Sequence[PromptEmbedding]:
         pooled = as_array(self._clip_encoder.call(_stacked(batch, IDS, self._clip_encoder)).pooler_output)
         embeds = as_array(self._t5_encoder.call(_stacked(batch, IDS_2, self._t5_encoder))[0])
-        return [{"embeds": rows, "pooled": one} for rows, one in zip(embeds, pooled, strict=True)]
+        return [PromptEmbedding(rows, one) for rows, one in zip(embeds, pooled, strict=True)]
 
 
 def clip_pair(batch: Sequence[TokenIds], encoders: tuple[Loaded, Loaded]) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -116,15 +87,6 @@ def clip_pair(batch: Sequence[TokenIds], encoders: tuple[Loaded, Loaded]) -> tup
     ]
     embeds = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
     return embeds, [output[0] for output in outputs]
-
-
-def _chunked(
-    text: str, tokenizers: Sequence[ChunkTokenizer], min_positions: int
-) -> Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Each tokenizer's chunks (ids, mask), as many of one as of the other, and enough for `min_positions`."""
-    pieces = [tokenizer.split(text) for tokenizer in tokenizers]
-    num_chunks = max(*map(len, pieces), -(-min_positions // tokenizers[0].chunk_tokens))
-    return [tokenizer.chunks(one, num_chunks) for tokenizer, one in zip(tokenizers, pieces, strict=True)]
 
 
 def _stacked(batch: Sequence[TokenIds], name: str, encoder: Loaded) -> torch.Tensor:

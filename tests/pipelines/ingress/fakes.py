@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 
 from pipelines.context import RequestContext
 from pipelines.jobs import (
-    ChatChoiceEnd,
-    ChatDelta,
     ChatEvent,
     ChatJob,
     ChatPipeline,
     ChatStarted,
+    ChoiceEvents,
     Embedded,
     EmbedJob,
     EmbedPipeline,
@@ -31,16 +30,16 @@ from pipelines.jobs import (
     PaintPicture,
     PaintPipeline,
     PaintProgress,
-    SamplingDefaults,
     StageCard,
     TextPart,
 )
 from stages.contract.errors import InvalidRequest, UnknownModel
 from stages.contract.item import StageMetrics, StageReceipt
-from stages.llm.messages import TokenLogprob
+from stages.llm.messages import GenerationEnd, Sampling, TokenDelta, TokenLogprob
 
 CHAT, PAINT, EMBED = "fake/chat", "fake-painter", "fake-clip"
 PAINT_PARTS = ("text_encoder", "denoiser", "vae_decoder", "vae_encoder")
+DEFAULTS = Sampling(512, temperature=0.6, top_k=20)  # of the chat model
 WIDTH = 8  # of the embeddings
 SIDE = 32  # of pictures, in pixels, where no size is asked for
 
@@ -95,7 +94,7 @@ class FakeService:
                 1_700_000_000,
                 256,
                 accepts_images=True,
-                sampling=SamplingDefaults(temperature=0.6, top_k=20),
+                sampling=DEFAULTS,
             ),
             ModelCard(
                 PAINT,
@@ -202,15 +201,15 @@ class FakeChat:
             await events.tick()
             yield ChatStarted(prompt_tokens)
             words = answer_words(job)
-            limit = job.sampling.max_tokens or len(words) + 1
+            limit = job.sampling.max_tokens
             for word in words[:limit]:
                 for index in range(job.n):
                     await events.tick()
-                    yield ChatDelta(index, word, _logprobs(job, word))
+                    yield ChoiceEvents(index, (TokenDelta(word, 1, _logprobs(job, word)),))
             for index in range(job.n):
                 await events.tick()
                 reason = "length" if len(words) > limit else "stop"
-                yield ChatChoiceEnd(index, reason, min(len(words), limit), cached_tokens)
+                yield ChoiceEvents(index, (GenerationEnd(reason, min(len(words), limit), cached_tokens),))
             for stage in ("vision_encoder", "llm"):
                 context.add(_receipt(f"{CHAT}.{stage}"))
             await events.tick()

@@ -10,6 +10,7 @@ from PIL import Image
 
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.jobs import GivenPicture, ImagePart, PaintJob
+from pipelines.settings.config import LimitsConfig
 from stages.contract.errors import StageFailed
 from tests.pipelines.ingress.fakes import CHAT, PAINT, PAINT_PARTS, FakeService, Trouble, gradient
 from tests.pipelines.ingress.surface import JsonObject, client_for, error_of, png, sse_events
@@ -33,7 +34,7 @@ async def edited(service: FakeService | None = None, files: Files | None = None,
 
 async def refused(fields: dict[str, Any], files: Files | None = None, *, status: int = 400, **more: Any) -> JsonObject:
     service = FakeService(edits=more.pop("edits", True))
-    async with client_for(service, IngressSettings(**more)) as client:
+    async with client_for(service, IngressSettings(LimitsConfig(**more))) as client:
         response = await client.post(PATH, data=fields, files=one_file() if files is None else files)
     assert response.status_code == status, response.text
     assert service.jobs == []
@@ -206,7 +207,7 @@ async def test_a_file_that_is_no_picture_within_the_limits_is_refused(data: byte
 
 
 async def test_the_forms_own_limits_are_told_with_their_settings() -> None:
-    assert "limits.body_bytes" in (await refused(FIELDS, status=413, max_body_bytes=500))["message"]
+    assert "limits.body_bytes" in (await refused(FIELDS, one_file(b"x" * 1024), status=413, body_bytes=1024))["message"]
     assert "limits.prompt_chars" in (await refused(FIELDS, prompt_chars=3))["message"]
     assert "limits.images_per_request" in (await refused(FIELDS, images_per_request=0))["message"]
 
@@ -246,6 +247,25 @@ ODD_FORMS: dict[str, bytes] = {
 @pytest.mark.parametrize("body", ODD_FORMS.values(), ids=ODD_FORMS)
 async def test_a_form_that_is_none_is_a_400(body: bytes) -> None:
     assert len((await posted(body))["message"]) < 300
+
+
+async def test_text_that_is_not_utf8_and_a_last_part_that_is_cut_off_are_told_as_such() -> None:
+    assert (await posted(ODD_FORMS["text that is not UTF-8"]))["message"] == "prompt is not valid UTF-8"
+    assert "ends before its last boundary" in (await posted(ODD_FORMS["cut off in its data"]))["message"]
+
+
+async def test_names_and_text_of_a_form_are_utf8_whatever_charset_it_declares() -> None:
+    service = FakeService()
+    body = PROMPT + "ein Boot, größer".encode() + b"\r\n"
+    body += b'--x\r\ncontent-disposition: form-data; name="model"\r\n\r\n' + PAINT.encode() + b"\r\n"
+    body += b'--x\r\ncontent-disposition: form-data; name="image"\r\n\r\n' + png() + b"\r\n--x--\r\n"
+    async with client_for(service) as client:
+        headers = {"content-type": "multipart/form-data; charset=utf-16; boundary=x"}
+        response = await client.post(PATH, content=body, headers=headers)
+    assert response.status_code == 200, response.text
+    (job,) = service.jobs
+    assert isinstance(job, PaintJob)
+    assert job.prompt == "ein Boot, größer"
 
 
 @pytest.mark.parametrize("kind", ["multipart/form-data", f"multipart/form-data; boundary={'x' * 1000}"])

@@ -142,7 +142,7 @@ async def test_an_error_is_told_and_the_question_is_given_back(page: Page, servi
 
 
 async def test_a_key_is_asked_for_where_one_is_needed(tmp_path: Path) -> None:
-    settings = IngressSettings(keys={hashlib.sha256(b"open sesame").hexdigest(): "ada"}, show_cache=False)
+    settings = IngressSettings(keys={hashlib.sha256(b"open sesame").hexdigest(): "ada"})
     async with server_for(FakeService(), settings) as address, browser(tmp_path / "profile") as page:
         await page.open(address)
         await page.until("!document.querySelector('#key-form').hidden")

@@ -7,10 +7,13 @@ import json
 import httpx
 import pytest
 
+from pipelines.context import RequestContext
+from pipelines.ingress.request.receipts import ReceiptPrinter
 from pipelines.ingress.request.settings import IngressSettings
-from pipelines.ingress.routes.chat_answers import coalesced
-from pipelines.jobs import ChatDelta
+from pipelines.ingress.routes.chat_answers import ChatHead, ChatStreamWriter
+from pipelines.jobs import ChoiceEvents
 from stages.contract.errors import QueueFull, StageFailed
+from stages.llm.messages import TokenDelta
 from tests.pipelines.ingress.fakes import CHAT, EMBED, PAINT, FakeService, Gate, Trouble
 from tests.pipelines.ingress.surface import JsonObject, chat_body, client_for, error_of, server_for, sse_events
 
@@ -111,9 +114,20 @@ async def test_a_stage_that_is_slow_keeps_the_line_warm_with_comments() -> None:
     assert service.running == 0
 
 
-async def test_words_that_are_there_at_once_travel_as_one_chunk() -> None:
-    events = [ChatDelta(0, "a"), ChatDelta(0, "b"), ChatDelta(1, "x"), ChatDelta(0, "c")]
-    assert list(coalesced(events)) == [ChatDelta(0, "ab"), ChatDelta(1, "x"), ChatDelta(0, "c")]
+async def test_words_that_come_together_travel_as_one_chunk_a_choice() -> None:
+    context = RequestContext()
+    head = ChatHead.new(CHAT, "triptych", context)
+    writer = ChatStreamWriter(head, context, ReceiptPrinter(show_cache=True), num_choices=2, include_usage=False)
+    said = [
+        await writer.frame(ChoiceEvents(index, [TokenDelta(word, 1) for word in words]))
+        for index, words in enumerate(["ab", "x"])
+    ]
+    chunks = [sse_events(frame.decode()) for frame in said]
+    assert [[choice["delta"]["content"] for chunk in frame for choice in chunk["choices"]] for frame in chunks] == [
+        ["ab"],
+        ["x"],
+    ]
+    assert await writer.frame(ChoiceEvents(0, [TokenDelta("", 1)])) == b""
 
 
 @pytest.mark.parametrize(

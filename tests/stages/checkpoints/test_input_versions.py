@@ -10,9 +10,9 @@ import pytest
 from stages.checkpoints.input_versions import LIBRARIES, input_versions
 
 SCRIPT = """
-from stages.engine.engine import Place
-from stages.host.remembering import made_here
-print(made_here("n", Place("adder", "cpu")))
+from stages.contract.engine import EngineIdentity
+from stages.host.origin import Origin
+print(Origin.of(EngineIdentity("adder", "cpu"), "weights").key)
 """
 
 

@@ -10,7 +10,7 @@ from stages.contract.errors import ConfigurationError
 from stages.diffusion.checkpoint.checkpoint_parts import SETTINGS
 from stages.diffusion.checkpoint.checkpoint_parts import part_files as of_diffusers
 from stages.engine.scheduler import BatchLimits, QueueLimits
-from stages.host.registry import StageKind, StageSpec, part_files
+from stages.host.registry import StageSpec, part_files
 
 LLAMA = (
     ".gitattributes",
@@ -96,7 +96,7 @@ def index(*shards: str) -> Mapping[str, object]:
     return {"metadata": {}, "weight_map": {f"tensor.{place}": shard for place, shard in enumerate(shards)}}
 
 
-def spec(kind: StageKind, loader: str) -> StageSpec:
+def spec(kind: str, loader: str) -> StageSpec:
     return StageSpec("s", kind, loader, Source(hub="org/name"), LoadOptions(), BatchLimits(), QueueLimits())
 
 
@@ -191,7 +191,7 @@ def test_a_diffusers_part_with_pickled_weights_only_is_refused_by_name() -> None
 
 
 def test_of_an_open_clip_repository_its_own_files_are_taken() -> None:
-    tower, whole = (part_files(spec(kind, "open_clip")) for kind in (StageKind.VISION_ENCODER, StageKind.EMBEDDER))
+    tower, whole = (part_files(spec(kind, "open_clip")) for kind in ("vision_encoder", "embedder"))
     assert (tower.settings_in(CLIP), weights(tower, CLIP)) == (["open_clip_config.json"], ["open_clip_model.safetensors"])
     assert weights(whole, CLIP) == ["open_clip_model.safetensors"]
     assert whole.settings_in(CLIP) == [

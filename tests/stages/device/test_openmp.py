@@ -26,7 +26,7 @@ def test_what_is_raised_there_is_raised_here() -> None:
 def test_stages_are_loaded_on_a_passing_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     loading: list[threading.Thread] = []
 
-    def loaded(spec: Any) -> Any:
+    def loaded(spec: Any, kinds: Any) -> Any:
         loading.append(threading.current_thread())
 
     monkeypatch.setattr(registry, "_loaded", loaded)

@@ -1,8 +1,8 @@
-"""The stages chained by hand, as a pipeline would chain them, and the library's own pipeline beside them."""
+"""The stages chained by hand, as a pipeline and its hosts would chain them, and the library's own pipeline beside them."""
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from stages.checkpoints.checkpoint import Checkpoint, LoadOptions, Source
-from stages.contract.result import Arrays
-from stages.diffusion.denoise_row import DenoiseRow
+from stages.contract.recipe import NO_INPUTS, Inputs, Recipe
+from stages.contract.result import Result
+from stages.diffusion.denoise_row import DenoiseRow, PreparedDenoise
 from stages.diffusion.denoiser import Denoiser
 from stages.diffusion.families.families import describe
-from stages.diffusion.messages import DecodeLatents, Denoise, DenoiseEnd, EncodePrompt
+from stages.diffusion.messages import DecodeLatents, Denoise, DenoiseEnd, EncodePrompt, Latents, PromptEmbedding
 from stages.diffusion.text_encoder import TextEncoder
 from stages.diffusion.vae import VaeDecoder
 
@@ -39,6 +40,36 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True)
+class Task:
+    """A denoiser's payload, and the results that its recipes ask for."""
+
+    payload: Denoise
+    inputs: Inputs
+
+    @classmethod
+    def of(
+        cls,
+        prompt: PromptEmbedding,
+        negative: PromptEmbedding | None = None,
+        init: Latents | None = None,
+        **settings: Any,
+    ) -> Self:
+        """From results that are at hand; `settings`: of `Denoise`, over those of a `Wish`."""
+        results = {"prompt": prompt, "negative": negative, "init": init}
+        at_hand: dict[str, Result] = {name: result for name, result in results.items() if result is not None}
+        recipes: dict[str, Any] = {name: Recipe(name, "painter.stage", EncodePrompt("")) for name in at_hand}
+        usual: dict[str, Any] = {"width": 32, "height": 32, "steps": 4, "guidance_scale": 3.0, "seed": 1}
+        return cls(Denoise(**({"negative": None} | usual | recipes | settings)), Inputs(at_hand))
+
+    def but(self, init: Latents | None = None, **changes: Any) -> "Task":
+        """The same with other settings; `init`: another picture to begin with."""
+        if init is None:
+            return replace(self, payload=replace(self.payload, **changes))
+        recipe: Recipe[Latents] = Recipe("init", "painter.vae_encoder", EncodePrompt(""))
+        return Task(replace(self.payload, init=recipe, **changes), self.inputs.with_more(Inputs({"init": init})))
+
+
+@dataclass(frozen=True, slots=True)
 class Painter:
     text_encoder: TextEncoder
     denoiser: Denoiser
@@ -51,27 +82,39 @@ class Painter:
             TextEncoder.load(checkpoint, options), Denoiser.load(checkpoint, options), VaeDecoder.load(checkpoint, options)
         )
 
-    def encode(self, *texts: str) -> Sequence[Arrays]:
-        return self.text_encoder.run([self.text_encoder.prepare(EncodePrompt(text)) for text in texts])
+    def encode(self, *texts: str) -> Sequence[PromptEmbedding]:
+        return self.encode_all(*(EncodePrompt(text) for text in texts))
 
-    def payload(self, wish: Wish) -> Denoise:
-        prompt = self.encode(wish.prompt)[0]
-        negative = None if wish.negative is None else self.encode(wish.negative)[0]
-        width, height = wish.size
-        return Denoise(
-            prompt, negative, width, height, wish.steps, wish.guidance, wish.seed, wish.sampler, preview_steps=wish.previews
+    def encode_all(self, *prompts: EncodePrompt) -> Sequence[PromptEmbedding]:
+        return self.text_encoder.run([self.text_encoder.prepare(prompt, NO_INPUTS) for prompt in prompts])
+
+    def task(self, wish: Wish) -> Task:
+        return Task.of(
+            self.encode(wish.prompt)[0],
+            None if wish.negative is None else self.encode(wish.negative)[0],
+            width=wish.size[0],
+            height=wish.size[1],
+            steps=wish.steps,
+            guidance_scale=wish.guidance,
+            seed=wish.seed,
+            sampler=wish.sampler,
+            preview_steps=wish.previews,
         )
 
-    def start(self, wish: Wish) -> DenoiseRow:
-        return self.denoiser.start(self.payload(wish))
+    def prepare(self, task: Task) -> PreparedDenoise:
+        return self.denoiser.prepare(task.payload, task.inputs)
+
+    def start(self, wish: Wish | Task) -> DenoiseRow:
+        task = self.task(wish) if isinstance(wish, Wish) else wish
+        return self.denoiser.start(task.payload, self.prepare(task))
 
     def latents(self, wish: Wish) -> NDArray[np.float32]:
         """Painted alone."""
         return paint_rows(self.denoiser, {0: self.start(wish)})[0]
 
     def pixels(self, latents: Sequence[NDArray[np.float32]]) -> list[NDArray[np.uint8]]:
-        items = [self.decoder.prepare(DecodeLatents({"latents": one})) for one in latents]
-        return [result["pixels"] for result in self.decoder.run(items)]
+        items = [self.decoder.prepare(DecodeLatents(Latents(one)), NO_INPUTS) for one in latents]
+        return [result.pixels for result in self.decoder.run(items)]
 
 
 def paint_rows(denoiser: Denoiser, rows: Mapping[int, DenoiseRow]) -> dict[int, NDArray[np.float32]]:
@@ -94,7 +137,7 @@ def step_once(denoiser: Denoiser, rows: Mapping[int, DenoiseRow]) -> dict[int, N
             end = stepped.events[-1]
             if not isinstance(end, DenoiseEnd):
                 raise TypeError(f"the last event is {end}")
-            finished[key] = end.latents["latents"]
+            finished[key] = end.latents.latents
     return finished
 
 

@@ -1,6 +1,8 @@
 """What the denoiser does around the mathematics: events, previews, batch keys, costs, failures, precision."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,8 @@ from stages.contract.errors import StageFailed
 from stages.contract.stage import Stepped
 from stages.diffusion.denoise_row import DenoiseRow
 from stages.diffusion.denoiser import Denoiser
-from stages.diffusion.messages import Denoise, DenoiseEnd, DenoisePreview, DenoiseProgress
-from tests.stages.diffusion.painter import Painter, Wish, paint_rows
+from stages.diffusion.messages import DenoiseEnd, DenoisePreview, DenoiseProgress, PromptEmbedding
+from tests.stages.diffusion.painter import Painter, Task, Wish, paint_rows
 from tests.stages.diffusion.sampling.test_samplers import NOISE_SAMPLERS
 
 pytestmark = pytest.mark.models
@@ -45,8 +47,8 @@ def test_every_model_call_is_reported_and_the_last_ends(sd_painter: Painter, sam
 def test_previews_change_nothing_and_come_closer_to_the_end(sd_painter: Painter, sampler: str) -> None:
     wish = Wish(sampler=sampler, steps=8, previews=(2, 4, 6, 8), guidance=1.0)
     steps = run_alone(sd_painter.denoiser, sd_painter.start(wish))
-    previews = [event.latents["latents"] for event in events_of(steps, DenoisePreview)]
-    end = events_of(steps, DenoiseEnd)[0].latents["latents"]
+    previews = [event.latents.latents for event in events_of(steps, DenoisePreview)]
+    end = events_of(steps, DenoiseEnd)[0].latents.latents
     np.testing.assert_array_equal(end, sd_painter.latents(Wish(sampler=sampler, steps=8, guidance=1.0)))
     distances = [float(np.abs(preview - end).mean()) for preview in previews]
     assert len(distances) == 4
@@ -129,9 +131,9 @@ def test_a_result_that_is_not_a_number_is_a_failure_not_a_black_picture(sd_paint
 
 
 def test_embeddings_of_another_model_are_refused(sd_painter: Painter) -> None:
-    foreign = {"embeds": np.zeros((16, 48), np.float32)}
+    foreign = PromptEmbedding(np.zeros((16, 48), np.float32))
     with pytest.raises(StageFailed, match="the text encoder is another model's"):
-        sd_painter.denoiser.start(Denoise(foreign, None, 32, 32, 2, 1.0, 0))
+        sd_painter.prepare(Task.of(foreign))
 
 
 def test_a_finished_row_holds_nothing_and_may_be_finished_before_a_step(sd_painter: Painter) -> None:
@@ -143,9 +145,8 @@ def test_a_finished_row_holds_nothing_and_may_be_finished_before_a_step(sd_paint
 
 
 def test_read_only_embeddings_are_taken(sd_painter: Painter) -> None:
-    embeds = sd_painter.encode("a red circle")[0]["embeds"].copy()
-    embeds.flags.writeable = False
-    row = sd_painter.denoiser.start(Denoise({"embeds": embeds}, {"embeds": embeds}, 32, 32, 1, 2.0, 0))
+    embedding = PromptEmbedding(sd_painter.encode("a red circle")[0].embeds.copy()).freeze()
+    row = sd_painter.start(Task.of(embedding, embedding, steps=1))
     assert sd_painter.denoiser.step([row])[0].done
 
 
@@ -189,12 +190,58 @@ def test_a_step_that_runs_out_of_memory_has_changed_no_row(sd_painter: Painter, 
         np.testing.assert_array_equal(latents, sd_painter.latents(wish))
 
 
-def test_what_a_request_will_weigh_is_what_its_row_weighs(sd_painter: Painter) -> None:
+def test_a_prepared_requests_share_is_its_rows(sd_painter: Painter) -> None:
     wishes = [Wish(), Wish(size=(64, 32)), Wish(size=(32, 64)), Wish(negative=None), Wish(guidance=1.0), Wish(size=(64, 32))]
-    payloads = [sd_painter.payload(wish) for wish in wishes]
-    rows = [sd_painter.denoiser.start(payload) for payload in payloads]
-    weighed = [sd_painter.denoiser.weigh(payload) for payload in payloads]
+    for task in map(sd_painter.task, wishes):
+        prepared = sd_painter.prepare(task)
+        row = sd_painter.denoiser.start(task.payload, prepared)
+        assert sd_painter.denoiser.share(prepared) == (sd_painter.denoiser.batch_key(row), sd_painter.denoiser.cost(row))
+
+
+def test_requests_weigh_what_their_rows_do_and_as_equal_only_where_their_rows_are(sd_painter: Painter) -> None:
+    long = " ".join(["a"] * 40)
+    wishes = [Wish(), Wish(prompt=long, negative=long), Wish(seed=2), Wish(size=(64, 32)), Wish(negative=None)]
+    tasks = [sd_painter.task(wish) for wish in wishes]
+    tasks = [task.but(prompt=replace(task.payload.prompt, name=wish.prompt)) for task, wish in zip(tasks, wishes, strict=True)]
+    weighed = [sd_painter.denoiser.weigh(task.payload) for task in tasks]
+    rows = [sd_painter.start(wish) for wish in wishes]
     assert [cost for _, cost in weighed] == [sd_painter.denoiser.cost(row) for row in rows]
-    for (key, _), row in zip(weighed, rows, strict=True):
-        same = [other == key for other, _ in weighed]
-        assert same == [sd_painter.denoiser.batch_key(other) == sd_painter.denoiser.batch_key(row) for other in rows]
+    equal = [(one, other) for one in range(5) for other in range(one) if weighed[one][0] == weighed[other][0]]
+    assert equal == [(2, 0), (4, 0), (4, 2)]
+    assert all(sd_painter.denoiser.batch_key(rows[one]) == sd_painter.denoiser.batch_key(rows[other]) for one, other in equal)
+
+
+def test_several_rows_may_be_made_of_one_prepared_request(sd_painter: Painter) -> None:
+    for sampler in NOISE_SAMPLERS:
+        task = sd_painter.task(Wish(sampler=sampler))
+        prepared = sd_painter.prepare(task)
+        painted = [
+            paint_rows(sd_painter.denoiser, {0: sd_painter.denoiser.start(task.payload, prepared)})[0] for _ in range(2)
+        ]
+        np.testing.assert_array_equal(painted[0], painted[1])
+
+
+def test_requests_may_be_prepared_by_many_threads_at_once(sd_painter: Painter) -> None:
+    tasks = [sd_painter.task(Wish(seed=seed, sampler=sampler)) for seed, sampler in enumerate(NOISE_SAMPLERS)]
+    with ThreadPoolExecutor(8) as pool:
+        prepared = list(pool.map(sd_painter.prepare, tasks))
+    rows = {
+        key: sd_painter.denoiser.start(task.payload, one) for key, (task, one) in enumerate(zip(tasks, prepared, strict=True))
+    }
+    expected = paint_rows(sd_painter.denoiser, {key: sd_painter.start(task) for key, task in enumerate(tasks)})
+    for key, latents in paint_rows(sd_painter.denoiser, rows).items():
+        np.testing.assert_array_equal(latents, expected[key])
+
+
+def test_what_is_prepared_lies_on_the_host(sd_painter: Painter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backbone on a device that computes nothing: only `start` reaches for it."""
+
+    class Elsewhere(CountingBackbone):
+        device = torch.device("meta")
+
+    monkeypatch.setattr(sd_painter.denoiser, "_backbone", Elsewhere(sd_painter.denoiser._backbone))
+    task = sd_painter.task(Wish())
+    prepared = sd_painter.prepare(task)
+    assert {value.device.type for value in (prepared.latents, *prepared.condition.values())} == {"cpu"}
+    row = sd_painter.denoiser.start(task.payload, prepared)
+    assert {value.device.type for value in (row.latents, *row.condition.values())} == {"meta"}

@@ -1,7 +1,6 @@
 """Image-to-image against the library's own pipelines, and the vae's two halves alone."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +9,17 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from stages.checkpoints.checkpoint import LoadOptions, Source
-from stages.contract.errors import ConfigurationError, InvalidRequest, StageFailed
+from stages.contract.errors import ConfigurationError, InvalidRequest, StageFailed, TooLarge
 from stages.contract.limits import BatchLimits, QueueLimits
-from stages.contract.result import Arrays
-from stages.diffusion.messages import DecodeLatents, EncodePixels
+from stages.contract.recipe import NO_INPUTS
+from stages.diffusion.messages import DecodeLatents, EncodePicture, Latents, Pixels
 from stages.diffusion.vae import VaeDecoder, VaeEncoder
 from stages.host import registry
-from stages.host.registry import StageKind, StageSpec
+from stages.host.registry import StageSpec
+from stages.vision.picture import encode
 from tests.stages.diffusion.painter import Painter, Wish, checkpoint_of, oracle_of, paint_rows
 from tests.stages.diffusion.tiny import save_flux, save_stable_diffusion, save_stable_diffusion_3, save_stable_diffusion_xl
 
@@ -38,8 +38,12 @@ def a_picture(seed: int = 0, height: int = 32, width: int = 32) -> NDArray[np.ui
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def encoded(stage: VaeEncoder, *pictures: NDArray[np.uint8]) -> list[Arrays]:
-    return list(stage.run([stage.prepare(EncodePixels(picture)) for picture in pictures]))
+def as_sent(picture: NDArray[np.uint8], width: int = 32, height: int = 32) -> EncodePicture:
+    return EncodePicture(encode(picture, "png"), width, height, max_pixels=10_000)
+
+
+def encoded(stage: VaeEncoder, *pictures: NDArray[np.uint8]) -> list[Latents]:
+    return list(stage.run([stage.prepare(as_sent(picture), NO_INPUTS) for picture in pictures]))
 
 
 def expected_latents(folder: Path, family: str, wish: Wish, strength: float) -> NDArray[np.float32]:
@@ -71,7 +75,7 @@ def test_a_picture_painted_over_is_the_librarys(tmp_path: Path, family: str, str
     painter = Painter.load(folder)
     init = encoded(VaeEncoder.load(checkpoint_of(folder), LoadOptions()), a_picture())[0]
     wish = Wish(steps=steps, negative=None if family == "Flux" else "blue")
-    row = painter.denoiser.start(replace(painter.payload(wish), init=init, strength=strength))
+    row = painter.start(painter.task(wish).but(init, strength=strength))
     latents = paint_rows(painter.denoiser, {0: row})[0]
     np.testing.assert_allclose(latents, expected_latents(folder, family, wish, strength), atol=TOLERANCE)
 
@@ -93,34 +97,33 @@ def test_samplers_begin_in_the_middle_as_the_librarys_do(tmp_path: Path, sampler
     painter = Painter.load(folder)
     init = encoded(VaeEncoder.load(checkpoint_of(folder), LoadOptions()), a_picture())[0]
     wish = Wish(steps=6, negative="blue", sampler=sampler)
-    row = painter.denoiser.start(replace(painter.payload(wish), init=init, strength=0.5))
+    row = painter.start(painter.task(wish).but(init, strength=0.5))
     latents = paint_rows(painter.denoiser, {0: row})[0]
     np.testing.assert_allclose(latents, expected_latents(folder, "StableDiffusion", wish, 0.5), atol=TOLERANCE)
 
 
 def test_painting_over_and_painting_share_steps(sd_folder: Path, sd_painter: Painter) -> None:
     init = encoded(VaeEncoder.load(checkpoint_of(sd_folder), LoadOptions()), a_picture())[0]
-    over = replace(sd_painter.payload(Wish(steps=6)), init=init, strength=0.5)
-    alone = paint_rows(sd_painter.denoiser, {0: sd_painter.denoiser.start(over)})[0]
-    rows = {0: sd_painter.denoiser.start(over), 1: sd_painter.start(Wish(seed=4))}
+    over = sd_painter.task(Wish(steps=6)).but(init, strength=0.5)
+    alone = paint_rows(sd_painter.denoiser, {0: sd_painter.start(over)})[0]
+    rows = {0: sd_painter.start(over), 1: sd_painter.start(Wish(seed=4))}
     together = paint_rows(sd_painter.denoiser, rows)
     np.testing.assert_allclose(together[0], alone, atol=TOLERANCE)
     np.testing.assert_allclose(together[1], sd_painter.latents(Wish(seed=4)), atol=TOLERANCE)
 
 
 def test_latents_without_a_spread_are_taken_as_they_are(sd_painter: Painter) -> None:
-    init = {"latents": np.zeros((4, 8, 8), np.float32)}
-    payload = replace(sd_painter.payload(Wish(steps=2)), init=init, strength=0.5)
-    row = sd_painter.denoiser.start(payload)
+    init = Latents(np.zeros((4, 8, 8), np.float32))
+    row = sd_painter.start(sd_painter.task(Wish(steps=2)).but(init, strength=0.5))
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     ratio = row.latents / noise
     torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio))
 
 
 def test_latents_of_another_size_are_refused(sd_painter: Painter) -> None:
-    init = {"latents": np.zeros((4, 8, 4), np.float32)}
+    init = Latents(np.zeros((4, 8, 4), np.float32))
     with pytest.raises(StageFailed, match=r"init latents has shape \(4, 8, 4\); this size of picture wants \(4, 8, 8\)"):
-        sd_painter.denoiser.start(replace(sd_painter.payload(Wish()), init=init))
+        sd_painter.prepare(sd_painter.task(Wish()).but(init))
 
 
 def test_a_batch_of_pictures_is_encoded_as_one_by_one(sd_folder: Path) -> None:
@@ -129,42 +132,69 @@ def test_a_batch_of_pictures_is_encoded_as_one_by_one(sd_folder: Path) -> None:
     together = encoded(stage, *pictures)
     for picture, result in zip(pictures, together, strict=True):
         alone = encoded(stage, picture)[0]
-        assert result["latents"].shape == result["std"].shape == (4, 8, 8)
-        np.testing.assert_allclose(result["latents"], alone["latents"], atol=1e-5)
-        np.testing.assert_allclose(result["std"], alone["std"], atol=1e-5)
+        assert result.std is not None
+        assert alone.std is not None
+        assert result.latents.shape == result.std.shape == (4, 8, 8)
+        np.testing.assert_allclose(result.latents, alone.latents, atol=1e-5)
+        np.testing.assert_allclose(result.std, alone.std, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(30, 32), (32, 2), (0, 32)])
-def test_a_picture_beside_the_multiple_is_refused(sd_folder: Path, size: tuple[int, int]) -> None:
+def test_a_size_beside_the_multiple_is_refused(sd_folder: Path, size: tuple[int, int]) -> None:
     stage = VaeEncoder.load(checkpoint_of(sd_folder), LoadOptions())
     with pytest.raises(InvalidRequest, match="both sides must be multiples of 4") as caught:
-        stage.prepare(EncodePixels(a_picture(0, *size)))
+        stage.check(as_sent(a_picture(), *size))
     assert caught.value.param == "image"
 
 
-def test_pixels_that_are_not_rgb_bytes_are_refused(sd_folder: Path) -> None:
+def test_a_picture_is_decoded_scaled_and_cut_as_it_is_prepared(sd_folder: Path) -> None:
     stage = VaeEncoder.load(checkpoint_of(sd_folder), LoadOptions())
-    with pytest.raises(StageFailed, match=r"must be \[height, width, 3\] uint8"):
-        stage.prepare(EncodePixels(np.zeros((32, 32, 4), np.uint8)))
+    given = a_picture(1, height=50, width=70)
+    item = stage.prepare(as_sent(given, width=32, height=24), NO_INPUTS)
+    expected = ImageOps.fit(Image.fromarray(given), (32, 24), Image.Resampling.LANCZOS)
+    np.testing.assert_array_equal(item, np.asarray(expected))
+    np.testing.assert_array_equal(stage.prepare(as_sent(given[:32, :32]), NO_INPUTS), given[:32, :32])
+
+
+@pytest.mark.parametrize("data", [b"no picture", encode(a_picture(), "png")[:80]])
+def test_what_is_no_picture_is_the_requests_fault(sd_folder: Path, data: bytes) -> None:
+    stage = VaeEncoder.load(checkpoint_of(sd_folder), LoadOptions())
+    with pytest.raises(InvalidRequest, match="image: not a picture that can be read") as caught:
+        stage.prepare(EncodePicture(data, 32, 32, 10_000), NO_INPUTS)
+    assert caught.value.param == "image"
+
+
+def test_a_picture_over_the_limit_is_refused_before_it_is_decoded(sd_folder: Path) -> None:
+    stage = VaeEncoder.load(checkpoint_of(sd_folder), LoadOptions())
+    with pytest.raises(TooLarge, match=r"1024 pixels; at most 1000 \(limits\.image_pixels\)"):
+        stage.prepare(EncodePicture(encode(a_picture(), "png"), 32, 32, 1000), NO_INPUTS)
+
+
+def test_both_halves_weigh_before_they_prepare_what_they_cost_after(sd_folder: Path, sd_painter: Painter) -> None:
+    encoder = VaeEncoder.load(checkpoint_of(sd_folder), LoadOptions())
+    picture, latents = as_sent(a_picture(), 64, 32), DecodeLatents(Latents(np.zeros((4, 8, 16), np.float32)))
+    item = encoder.prepare(picture, NO_INPUTS)
+    assert encoder.weigh(picture) == (encoder.batch_key(item), encoder.cost(item)) == ((32, 64, 3), 2048.0)
+    found = sd_painter.decoder.prepare(latents, NO_INPUTS)
+    assert sd_painter.decoder.weigh(latents) == (sd_painter.decoder.batch_key(found), sd_painter.decoder.cost(found))
+    assert (encoder.result_type, sd_painter.decoder.result_type) == (Latents, Pixels)
 
 
 def test_latents_share_a_decoding_batch_by_shape_and_cost_their_pixels(sd_painter: Painter) -> None:
     stage = sd_painter.decoder
-    small, wide = (stage.prepare(DecodeLatents({"latents": np.zeros((4, 8, w), np.float32)})) for w in (8, 16))
+    small, wide = (stage.prepare(DecodeLatents(Latents(np.zeros((4, 8, w), np.float32))), NO_INPUTS) for w in (8, 16))
     assert stage.batch_key(small) != stage.batch_key(wide)
     assert (stage.cost(small), stage.cost(wide)) == (1024.0, 2048.0)
 
 
-@pytest.mark.parametrize(
-    "latents", [{}, {"latents": np.zeros((3, 8, 8), np.float32)}, {"latents": np.zeros((4, 8), np.float32)}]
-)
-def test_latents_of_another_model_are_refused(sd_painter: Painter, latents: Arrays) -> None:
+@pytest.mark.parametrize("shape", [(3, 8, 8), (4, 8)])
+def test_latents_of_another_model_are_refused(sd_painter: Painter, shape: tuple[int, ...]) -> None:
     with pytest.raises(StageFailed, match="the denoiser is another model's"):
-        sd_painter.decoder.prepare(DecodeLatents(latents))
+        sd_painter.decoder.prepare(DecodeLatents(Latents(np.zeros(shape, np.float32))), NO_INPUTS)
 
 
 def test_a_vae_that_overflows_float16_is_loaded_in_float32(sd_folder: Path) -> None:
-    for kind in (StageKind.VAE_DECODER, StageKind.VAE_ENCODER):
+    for kind in ("vae_decoder", "vae_encoder"):
         for asked, used in (("float16", "float32"), ("bfloat16", "bfloat16")):
             options = LoadOptions(dtype=asked)
             source = Source(folder=str(sd_folder))

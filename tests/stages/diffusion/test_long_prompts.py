@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from stages.contract.errors import InvalidRequest, StageFailed
-from stages.contract.result import Arrays
+from stages.contract.recipe import NO_INPUTS
 from stages.diffusion.families.families import describe
-from stages.diffusion.messages import Denoise, EncodePrompt
-from tests.stages.diffusion.painter import Oracle, Painter, Wish, checkpoint_of, oracle_of, paint_rows
+from stages.diffusion.messages import EncodePrompt, PromptEmbedding
+from tests.stages.diffusion.painter import Oracle, Painter, Task, Wish, checkpoint_of, oracle_of, paint_rows
 from tests.stages.diffusion.tiny import (
     PROMPT_LENGTH,
     save_flux,
@@ -86,41 +86,41 @@ def expected(bench: Bench, chunks: Sequence[str]) -> NDArray[np.float32]:
     return np.concatenate([clip_rows(bench, bench.library(chunk)[0]) for chunk in chunks])
 
 
-def pooled_of(result: Arrays) -> NDArray[np.float32]:
-    return result.get("pooled", np.zeros(0, np.float32))
+def pooled_of(result: PromptEmbedding) -> NDArray[np.float32]:
+    return np.zeros(0, np.float32) if result.pooled is None else result.pooled
 
 
 @pytest.mark.parametrize("count", [TEXT_TOKENS, TEXT_TOKENS + 1, 2 * TEXT_TOKENS, 3 * TEXT_TOKENS + 5, 8 * TEXT_TOKENS])
 def test_every_chunk_is_what_the_library_makes_of_it_and_pooled_is_the_first(bench: Bench, count: int) -> None:
     result = bench.painter.encode(text(count))[0]
-    np.testing.assert_allclose(clip_rows(bench, result["embeds"]), expected(bench, chunk_texts(count)), atol=1e-5)
+    np.testing.assert_allclose(clip_rows(bench, result.embeds), expected(bench, chunk_texts(count)), atol=1e-5)
     np.testing.assert_allclose(pooled_of(result), bench.library(chunk_texts(count)[0])[1], atol=1e-5)
-    assert result["embeds"].flags.c_contiguous
+    assert result.embeds.flags.c_contiguous
 
 
 def test_prompts_of_any_lengths_share_a_batch(bench: Bench) -> None:
     counts = [3, 40, 14, 15, 100]
     for count, result in zip(counts, bench.painter.encode(*map(text, counts)), strict=True):
         alone = bench.painter.encode(text(count))[0]
-        np.testing.assert_allclose(result["embeds"], alone["embeds"], atol=1e-5)
+        np.testing.assert_allclose(result.embeds, alone.embeds, atol=1e-5)
         np.testing.assert_allclose(pooled_of(result), pooled_of(alone), atol=1e-5)
 
 
 def test_a_shorter_prompt_is_filled_up_with_the_empty_texts_chunk(bench: Bench) -> None:
-    stage = bench.painter.text_encoder
-    positions = len(bench.painter.encode(text(40))[0]["embeds"])
-    filled = stage.run([stage.prepare(EncodePrompt("a red circle", positions))])[0]
-    assert len(filled["embeds"]) == positions
+    painter = bench.painter
+    positions = len(bench.painter.encode(text(40))[0].embeds)
+    filled = painter.encode_all(EncodePrompt("a red circle", positions))[0]
+    assert len(filled.embeds) == positions
     short, nothing = bench.painter.encode("a red circle", " ")
-    wanted = np.concatenate([clip_rows(bench, one["embeds"]) for one in (short, nothing, nothing)])
-    np.testing.assert_allclose(clip_rows(bench, filled["embeds"]), wanted, atol=1e-5)
+    wanted = np.concatenate([clip_rows(bench, one.embeds) for one in (short, nothing, nothing)])
+    np.testing.assert_allclose(clip_rows(bench, filled.embeds), wanted, atol=1e-5)
     np.testing.assert_allclose(pooled_of(filled), pooled_of(short), atol=1e-5)
 
 
 def test_a_prompt_of_more_than_eight_chunks_is_refused_with_the_numbers(bench: Bench) -> None:
     most = 8 * TEXT_TOKENS
     with pytest.raises(InvalidRequest, match=f"the prompt has {most + 1} tokens; this model reads at most {most}") as caught:
-        bench.painter.text_encoder.prepare(EncodePrompt(text(most + 1)))
+        bench.painter.text_encoder.prepare(EncodePrompt(text(most + 1)), NO_INPUTS)
     assert caught.value.param == "prompt"
 
 
@@ -131,35 +131,35 @@ def test_a_painter_says_how_much_it_reads(tmp_path: Path, name: str) -> None:
 
 def test_a_prompt_costs_its_chunks(bench: Bench) -> None:
     stage = bench.painter.text_encoder
-    short, long = (stage.cost(stage.prepare(EncodePrompt(text(count)))) for count in (3, 40))
+    short, long = (stage.cost(stage.prepare(EncodePrompt(text(count)), NO_INPUTS)) for count in (3, 40))
     assert long == 3 * short
-    assert stage.batch_key(stage.prepare(EncodePrompt(text(3)))) == stage.batch_key(stage.prepare(EncodePrompt(text(40))))
+    assert len({stage.batch_key(stage.prepare(EncodePrompt(text(count)), NO_INPUTS)) for count in (3, 40)}) == 1
 
 
 @pytest.mark.parametrize("prompt", ["", "a", "a red circle, red", text(TEXT_TOKENS)])
 def test_what_fits_is_tokenized_to_the_letter_as_the_library_does(bench: Bench, prompt: str) -> None:
     tokenizer = bench.oracle.pipeline.tokenizer
     library = tokenizer(prompt, padding="max_length", max_length=PROMPT_LENGTH, truncation=True)
-    item = bench.painter.text_encoder.prepare(EncodePrompt(prompt))
+    item = bench.painter.text_encoder.prepare(EncodePrompt(prompt), NO_INPUTS)
     assert item["ids"].tolist() == [library.input_ids]
     if "mask" in item and item["mask"].ndim:
         assert item["mask"].tolist() == [library.attention_mask]
 
 
-def long_work(painter: Painter, prompt: str, negative: str, **more: object) -> Denoise:
+def long_work(painter: Painter, prompt: str, negative: str) -> Task:
     """A task whose prompts are filled up to one length, as the pipeline does it."""
-    stage = painter.text_encoder
-    positions = max(len(one["embeds"]) for one in painter.encode(prompt, negative))
-    embeds = stage.run([stage.prepare(EncodePrompt(one, positions)) for one in (prompt, negative)])
-    settings = {"width": 32, "height": 32, "steps": 3, "guidance_scale": 4.0, "seed": 3} | more
-    return Denoise(*embeds, **settings)  # type: ignore[arg-type]
+    positions = max(len(one.embeds) for one in painter.encode(prompt, negative))
+    embeds = painter.encode_all(*(EncodePrompt(one, positions) for one in (prompt, negative)))
+    return Task.of(embeds[0], embeds[1], steps=3, guidance_scale=4.0, seed=3)
 
 
-def painted_by_the_library(oracle: Oracle, work: Denoise) -> NDArray[np.float32]:
+def painted_by_the_library(oracle: Oracle, task: Task) -> NDArray[np.float32]:
+    work = task.payload
     assert work.negative is not None
-    given = {"prompt_embeds": work.prompt["embeds"], "negative_prompt_embeds": work.negative["embeds"]}
-    if "pooled" in work.prompt:
-        given |= {"pooled_prompt_embeds": work.prompt["pooled"], "negative_pooled_prompt_embeds": work.negative["pooled"]}
+    prompt, negative = task.inputs[work.prompt], task.inputs[work.negative]
+    given = {"prompt_embeds": prompt.embeds, "negative_prompt_embeds": negative.embeds}
+    if prompt.pooled is not None and negative.pooled is not None:
+        given |= {"pooled_prompt_embeds": prompt.pooled, "negative_pooled_prompt_embeds": negative.pooled}
     found: NDArray[np.float32] = oracle.pipeline(
         **{name: torch.from_numpy(array)[None] for name, array in given.items()},
         num_inference_steps=work.steps,
@@ -176,42 +176,42 @@ def painted_by_the_library(oracle: Oracle, work: Denoise) -> NDArray[np.float32]
 def test_latents_of_long_prompts_are_the_librarys_alone_and_beside_others(bench: Bench, prompt: int, negative: int) -> None:
     painter = bench.painter
     work = long_work(painter, text(prompt), text(negative))
-    beside = {index: painter.denoiser.start(one) for index, one in ((1, work), (2, painter.payload(Wish())))}
+    beside = {index: painter.start(one) for index, one in ((1, work), (2, Wish()))}
     assert painter.denoiser.batch_key(beside[1]) != painter.denoiser.batch_key(beside[2])
-    alone = paint_rows(painter.denoiser, {0: painter.denoiser.start(work)})[0]
+    alone = paint_rows(painter.denoiser, {0: painter.start(work)})[0]
     np.testing.assert_allclose(alone, painted_by_the_library(bench.oracle, work), atol=TOLERANCE)
-    twice = {0: painter.denoiser.start(work), 1: beside[1]}
+    twice = {0: painter.start(work), 1: beside[1]}
     np.testing.assert_allclose(paint_rows(painter.denoiser, twice)[1], alone, atol=TOLERANCE)
 
 
 def test_prompts_of_two_lengths_in_one_task_fail_alone(bench: Bench) -> None:
     prompt, negative = bench.painter.encode(text(40), "blue")
     with pytest.raises(StageFailed, match="prompt and negative prompt are not of one shape"):
-        bench.painter.denoiser.start(Denoise(prompt, negative, 32, 32, 2, 4.0, 1))
+        bench.painter.prepare(Task.of(prompt, negative))
 
 
 def test_xls_empty_negative_prompt_is_zeros_however_long(tmp_path: Path) -> None:
-    stage = Painter.load(save_stable_diffusion_xl(tmp_path)).text_encoder
-    filled = stage.run([stage.prepare(EncodePrompt("", 3 * PROMPT_LENGTH)), stage.prepare(EncodePrompt(text(40)))])
-    assert [len(result["embeds"]) for result in filled] == [3 * PROMPT_LENGTH] * 2
-    assert not filled[0]["embeds"].any()
-    assert not filled[0]["pooled"].any()
-    assert filled[1]["embeds"].any()
+    painter = Painter.load(save_stable_diffusion_xl(tmp_path))
+    filled = painter.encode_all(EncodePrompt("", 3 * PROMPT_LENGTH), EncodePrompt(text(40)))
+    assert [len(result.embeds) for result in filled] == [3 * PROMPT_LENGTH] * 2
+    assert not filled[0].embeds.any()
+    assert not pooled_of(filled[0]).any()
+    assert filled[1].embeds.any()
 
 
 def test_3_with_t5_has_clips_chunks_before_t5s_tokens(tmp_path: Path) -> None:
     folder = save_stable_diffusion_3(tmp_path)
     bench = Bench(Painter.load(folder), oracle_of(folder))
-    result = bench.painter.encode(text(40))[0]["embeds"]
+    result = bench.painter.encode(text(40))[0].embeds
     np.testing.assert_allclose(result[:-T5_POSITIONS], expected(bench, chunk_texts(40)), atol=1e-5)
     np.testing.assert_allclose(result[-T5_POSITIONS:], bench.library(text(40))[0][-T5_POSITIONS:], atol=1e-5)
     with pytest.raises(InvalidRequest, match="this model reads at most 255"):
-        bench.painter.text_encoder.prepare(EncodePrompt("b" * 300))
+        bench.painter.text_encoder.prepare(EncodePrompt("b" * 300), NO_INPUTS)
 
 
 def test_a_t5_that_reads_more_than_eight_chunks_has_clip_cut(tmp_path: Path) -> None:
     painter = Painter.load(save_stable_diffusion_3(tmp_path))
-    ids = painter.text_encoder.prepare(EncodePrompt(text(8 * TEXT_TOKENS + 9)))["ids"]
+    ids = painter.text_encoder.prepare(EncodePrompt(text(8 * TEXT_TOKENS + 9)), NO_INPUTS)["ids"]
     assert ids.shape == (8, PROMPT_LENGTH)
 
 
@@ -222,5 +222,5 @@ def test_flux_reads_no_chunks_since_its_clip_gives_the_pooled_result_only(tmp_pa
     with torch.inference_mode():
         embeds, pooled, _ = oracle.pipeline.encode_prompt(prompt=wish.prompt, prompt_2=None, device="cpu")
     result = painter.encode(wish.prompt)[0]
-    np.testing.assert_allclose(result["embeds"], embeds[0].numpy(), atol=1e-5)
-    np.testing.assert_allclose(result["pooled"], pooled[0].numpy(), atol=1e-5)
+    np.testing.assert_allclose(result.embeds, embeds[0].numpy(), atol=1e-5)
+    np.testing.assert_allclose(pooled_of(result), pooled[0].numpy(), atol=1e-5)

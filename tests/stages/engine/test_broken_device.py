@@ -7,12 +7,11 @@ import pytest
 
 from stages.contract.errors import Broken, InvalidRequest, StageFailed, Unavailable
 from stages.contract.limits import BatchLimits
-from stages.contract.result import Arrays
 from stages.contract.stage import Stepped
-from stages.engine.engine import Engine
+from stages.engine.base import BaseEngine
 from stages.engine.health import MAX_FAILURES
 from tests.stages.bench import Bench, prepared, submit, workbench
-from tests.stages.fakes import Adder, Count, Countdown, CountFrom, Sum
+from tests.stages.fakes import Add, Adder, Count, Countdown, CountFrom, PreparedCount, Sum, Total
 
 ASSERT = "CUDA error: device-side assert triggered"
 
@@ -42,18 +41,18 @@ class FailingAdder(Adder):
         super().__init__(**options)
         self.error, self.gone = error, gone
 
-    def run(self, batch: Sequence[Sum]) -> Sequence[Arrays]:
+    def run(self, batch: Sequence[Sum]) -> Sequence[Total]:
         result = super().run(batch)
         if self.gone or any(item.cost == 99 for item in batch):
             raise self.error
         return result
 
 
-def is_broken(engine: Engine[Any], why: str) -> None:
+def is_broken(engine: BaseEngine[Any, Any], why: str) -> None:
     with pytest.raises(Unavailable, match=why):
         engine.check()
     with pytest.raises(Unavailable, match="is broken"):
-        submit(engine, CountFrom(1))
+        submit(engine, CountFrom(1) if engine.result_type is None else Add(1))
     assert engine.load().queued == 0
 
 
@@ -88,7 +87,7 @@ def test_an_error_that_stays_is_noticed_in_one_rows_answer(bench: Bench) -> None
 
 def test_an_error_that_stays_is_noticed_at_a_start(bench: Bench) -> None:
     class NoStart(Countdown):
-        def start(self, payload: CountFrom) -> Count:
+        def start(self, payload: CountFrom, prepared: PreparedCount) -> Count:
             raise RuntimeError(ASSERT)
 
     engine = bench.iterative(NoStart())
@@ -129,17 +128,17 @@ def test_an_engine_that_has_worked_and_works_no_more_is_found_out(bench: Bench) 
 def test_requests_that_are_at_fault_themselves_say_nothing_about_the_device(bench: Bench) -> None:
     engine = bench.one_shot(FailingAdder(InvalidRequest("not today"), gone=True))
     for _ in range(3 * MAX_FAILURES):
-        assert isinstance(submit(engine, (1, 0))[0].wait().error, InvalidRequest)
+        assert isinstance(submit(engine, Add(1))[0].wait().error, InvalidRequest)
     engine.check()
 
 
 def test_a_batch_with_an_error_that_stays_is_not_tried_item_by_item(bench: Bench) -> None:
     stage = FailingAdder(RuntimeError(ASSERT), run_gate=bench.gate())
     engine = bench.one_shot(stage, batch=BatchLimits(max_items=4))
-    first, _ = submit(engine, (1, 0))
+    first, _ = submit(engine, Add(1))
     stage.run_gate.wait_for(1)
-    inboxes = [submit(engine, (99, 0))[0] for _ in range(6)]
-    prepared(engine, stage, 6)
+    inboxes = [submit(engine, Add(99))[0] for _ in range(6)]
+    prepared(engine, 6)
     stage.run_gate.open()
     assert first.total == 1
     assert all(isinstance(inbox.wait().error, Broken) for inbox in inboxes)
@@ -150,10 +149,10 @@ def test_a_batch_with_an_error_that_stays_is_not_tried_item_by_item(bench: Bench
 def test_bad_items_of_a_batch_do_not_break_an_engine_that_has_worked(bench: Bench) -> None:
     stage = FailingAdder(RuntimeError("no such luck"))
     engine = bench.one_shot(stage)
-    assert submit(engine, (1, 0))[0].total == 1
+    assert submit(engine, Add(1))[0].total == 1
     for _ in range(3 * MAX_FAILURES):
-        assert isinstance(submit(engine, (99, 0))[0].wait().error, StageFailed)
-    assert submit(engine, (1, 0))[0].total == 1
+        assert isinstance(submit(engine, Add(99))[0].wait().error, StageFailed)
+    assert submit(engine, Add(1))[0].total == 1
     engine.check()
 
 
@@ -162,11 +161,11 @@ def test_a_batch_that_never_ends_breaks_the_engine_in_bounded_time(bench: Bench,
     gate = bench.gate()
     payload: object
     if kind == "steps":
-        engine: Engine[Any] = bench.iterative(Countdown(gate=gate, slots=1), max_step_s=10)
+        engine: BaseEngine[Any, Any] = bench.iterative(Countdown(gate=gate, slots=1), max_step_s=10)
         payload, num_passes = CountFrom(2), 2
     else:
         engine = bench.one_shot(Adder(run_gate=gate), max_step_s=10, batch=BatchLimits(max_items=1))
-        payload, num_passes = (1, 0), 1
+        payload, num_passes = Add(1), 1
     gate.let(num_passes)
     assert submit(engine, payload)[0].wait().error is None  # the first may take longer
     inboxes = [submit(engine, payload)[0] for _ in range(3)]

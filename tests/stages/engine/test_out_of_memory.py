@@ -7,10 +7,9 @@ import pytest
 
 from stages.contract.errors import Cancelled, OutOfMemory, TooLarge
 from stages.contract.limits import BatchLimits
-from stages.contract.result import Arrays
 from stages.contract.stage import Stepped
 from tests.stages.bench import Bench, prepared, submit, workbench
-from tests.stages.fakes import Adder, Count, Countdown, CountFrom, Inbox, Sum
+from tests.stages.fakes import Add, Adder, Count, Countdown, CountFrom, Inbox, PreparedCount, Sum, Total
 
 
 @pytest.fixture
@@ -37,10 +36,10 @@ class CrampedCountdown(Countdown):
     def cost(self, row: Count) -> float:
         return self.weigh(row.payload)[1]
 
-    def start(self, payload: CountFrom) -> Count:
+    def start(self, payload: CountFrom, prepared: PreparedCount) -> Count:
         if len(self.running) >= self.holds:
             raise OutOfMemory("no room to start")
-        return super().start(payload)
+        return super().start(payload, prepared)
 
     def step(self, rows: Sequence[Count]) -> Sequence[Stepped]:
         if sum(self.cost(row) for row in rows) > self.fits:
@@ -59,9 +58,12 @@ def counted(inboxes: Sequence[Inbox], start: int) -> None:
 
 
 def test_with_room_for_4_rows_48_requests_succeed(bench: Bench) -> None:
-    stage = CrampedCountdown(fits=4)
-    engine = bench.iterative(stage)
-    counted([submit(engine, CountFrom(3))[0] for _ in range(48)], 3)
+    stage = CrampedCountdown(fits=4, gate=bench.gate())
+    engine = bench.busy_counting(stage)
+    inboxes = [submit(engine, CountFrom(3))[0] for _ in range(48)]
+    prepared(engine, 48)
+    stage.gate.open()
+    counted(inboxes, 3)
     metrics = engine.metrics()
     assert 4 <= metrics["batch_bound_cost"] < 5
     assert metrics["out_of_memory_total"] == stage.num_out_of_memory > 0
@@ -71,9 +73,11 @@ def test_with_room_for_4_rows_48_requests_succeed(bench: Bench) -> None:
 
 def test_rows_beyond_what_fits_go_on_later_from_where_they_were(bench: Bench) -> None:
     stage = CrampedCountdown(fits=16, gate=bench.gate())
-    engine = bench.iterative(stage)
+    engine = bench.busy_counting(stage)
     inboxes = [submit(engine, CountFrom(5))[0] for _ in range(16)]
-    stage.gate.wait_for(1)
+    prepared(engine, 16)
+    stage.gate.let(1)
+    stage.gate.wait_for(2)
     stage.fits = 5  # a neighbour has taken the rest
     stage.gate.open()
     counted(inboxes, 5)
@@ -82,11 +86,13 @@ def test_rows_beyond_what_fits_go_on_later_from_where_they_were(bench: Bench) ->
 
 def test_rows_suspended_for_lack_of_memory_keep_their_place_in_line(bench: Bench) -> None:
     stage = CrampedCountdown(fits=2, gate=bench.gate())
-    engine = bench.iterative(stage, batch=BatchLimits(max_items=4))
+    engine = bench.busy_counting(stage, batch=BatchLimits(max_items=4))
     first = [submit(engine, CountFrom(2, key))[0] for key in "aaaa"]
+    prepared(engine, 4)
     stage.gate.let(1)
-    stage.gate.wait_for(2)
+    stage.gate.wait_for(2)  # two of them step, and two are suspended
     last, _ = submit(engine, CountFrom(1))
+    prepared(engine, 3)
     stage.gate.open()
     for inbox in (*first, last):
         assert inbox.wait().error is None
@@ -101,8 +107,9 @@ def test_what_is_withdrawn_while_it_is_suspended_is_freed_once(bench: Bench) -> 
 
     suspending = bench.gate()
     stage = Slow(fits=2, gate=bench.gate())
-    engine = bench.iterative(stage)
+    engine = bench.busy_counting(stage)
     items = [submit(engine, CountFrom(3, key)) for key in "aaaa"]
+    prepared(engine, 4)
     stage.gate.open()
     suspending.wait_for(1)
     for _, handle in items[2:]:
@@ -114,9 +121,10 @@ def test_what_is_withdrawn_while_it_is_suspended_is_freed_once(bench: Bench) -> 
 
 def test_a_row_that_does_not_fit_alone_is_too_large_and_others_go_on(bench: Bench) -> None:
     stage = CrampedCountdown(fits=4, gate=bench.gate())
-    engine = bench.iterative(stage)
+    engine = bench.busy_counting(stage)
     small = [submit(engine, CountFrom(3))[0] for _ in range(3)]
     large, _ = submit(engine, CountFrom(50))
+    prepared(engine, 4)
     stage.gate.open()
     counted(small, 3)
     error = large.wait().error
@@ -162,9 +170,12 @@ def test_a_stage_that_can_work_in_smaller_pieces_is_asked_before_a_row_is_refuse
 
 
 def test_what_cannot_start_beside_others_waits_until_one_has_left(bench: Bench) -> None:
-    stage = CrampedCountdown(fits=100, holds=3)
-    engine = bench.iterative(stage)
-    counted([submit(engine, CountFrom(4))[0] for _ in range(12)], 4)
+    stage = CrampedCountdown(fits=100, holds=3, gate=bench.gate())
+    engine = bench.busy_counting(stage)
+    inboxes = [submit(engine, CountFrom(4))[0] for _ in range(12)]
+    prepared(engine, 12)
+    stage.gate.open()
+    counted(inboxes, 4)
     metrics = engine.metrics()
     assert metrics["out_of_memory_total"] > 0
     assert metrics["failed_total"] == 0
@@ -185,8 +196,12 @@ def test_rows_of_no_cost_are_bounded_by_count(bench: Bench) -> None:
                 raise OutOfMemoryError("CUDA out of memory")
             return super().step(rows)
 
-    engine = bench.iterative(Weightless(fits=100))
-    counted([submit(engine, CountFrom(3))[0] for _ in range(20)], 3)
+    stage = Weightless(fits=100, gate=bench.gate())
+    engine = bench.busy_counting(stage)
+    inboxes = [submit(engine, CountFrom(3))[0] for _ in range(20)]
+    prepared(engine, 20)
+    stage.gate.open()
+    counted(inboxes, 3)
     assert engine.metrics()["batch_bound_items"] == 4
 
 
@@ -195,10 +210,11 @@ def test_rows_of_no_cost_are_bounded_by_count(bench: Bench) -> None:
 
 def test_no_more_rows_start_than_fit_a_step_of_their_key(bench: Bench) -> None:
     stage = CrampedCountdown(fits=100, gate=bench.gate())
-    engine = bench.iterative(stage, batch=BatchLimits(max_items=8, max_cost=4))
+    engine = bench.busy_counting(stage, batch=BatchLimits(max_items=8, max_cost=4))
     heavy = [submit(engine, CountFrom(20, "heavy"))[0] for _ in range(3)]
-    stage.gate.wait_for(1)
+    prepared(engine, 3)
     light = [submit(engine, CountFrom(9, "light"))[0] for _ in range(2)]
+    prepared(engine, 5)
     stage.gate.let(1)
     stage.gate.wait_for(2)
     assert (engine.load().running, engine.load().queued) == (4, 1)
@@ -227,7 +243,7 @@ class CrampedAdder(Adder):
         self.fits = fits
         self.tried: list[int] = []
 
-    def run(self, batch: Sequence[Sum]) -> Sequence[Arrays]:
+    def run(self, batch: Sequence[Sum]) -> Sequence[Total]:
         self.tried.append(len(batch))
         if sum(item.cost for item in batch) > self.fits:
             raise MemoryError
@@ -237,10 +253,10 @@ class CrampedAdder(Adder):
 def one_batch(bench: Bench, stage: CrampedAdder, costs: Sequence[int], **options: Any) -> tuple[Any, list[Inbox]]:
     """A batch of these, formed while the device was busy with another."""
     engine = bench.one_shot(stage, **options)
-    first, _ = submit(engine, (1, 0))
+    first, _ = submit(engine, Add(1))
     stage.run_gate.wait_for(1)
-    inboxes = [submit(engine, (cost, 0))[0] for cost in costs]
-    prepared(engine, stage, len(costs))
+    inboxes = [submit(engine, Add(cost))[0] for cost in costs]
+    prepared(engine, len(costs))
     stage.run_gate.open()
     assert first.total == 1
     return engine, inboxes
@@ -272,8 +288,8 @@ def test_an_item_is_tried_in_smaller_pieces_where_the_stage_can(bench: Bench) ->
             return before < 10
 
     engine = bench.one_shot(Shrinking(fits=4))
-    assert submit(engine, (9, 0))[0].total == 9
-    assert isinstance(submit(engine, (11, 0))[0].wait().error, TooLarge)
+    assert submit(engine, Add(9))[0].total == 9
+    assert isinstance(submit(engine, Add(11))[0].wait().error, TooLarge)
 
 
 def test_a_bad_item_in_a_batch_that_did_not_fit_still_fails_alone(bench: Bench) -> None:
@@ -286,11 +302,11 @@ def test_who_runs_out_at_the_start_while_the_last_row_leaves_starts_once_it_has_
     class Leaving(CrampedCountdown):
         """The row beside it goes away while it starts, and its memory is free only when it is finished."""
 
-        def start(self, payload: CountFrom) -> Count:
+        def start(self, payload: CountFrom, prepared: PreparedCount) -> Count:
             if payload.start == 7 and self.running:
                 leave()
                 raise OutOfMemory("no room to start")
-            return super().start(payload)
+            return super().start(payload, prepared)
 
         def step(self, rows: Sequence[Count]) -> Sequence[Stepped]:
             stepping.pass_through()
@@ -304,6 +320,7 @@ def test_who_runs_out_at_the_start_while_the_last_row_leaves_starts_once_it_has_
     stepping.wait_for(1)
     second, _ = submit(engine, CountFrom(7))
     third, _ = submit(engine, CountFrom(3))
+    prepared(engine, 2)
     stepping.open()
     assert isinstance(first.wait().error, Cancelled)
     counted([second], 7)

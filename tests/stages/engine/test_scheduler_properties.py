@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -51,6 +52,7 @@ class Machine(RuleBasedStateMachine):
         self.now = 0.0
         self.serial = 0
         self.waiting: dict[str, Entry[str]] = {}
+        self.aside: dict[str, Entry[str]] = {}
         self.fates: Counter[str] = Counter()
 
     def begin(self, scheduler: Scheduler[str], batch: BatchLimits, queue: QueueLimits) -> None:
@@ -63,9 +65,8 @@ class Machine(RuleBasedStateMachine):
     @rule(key=keys, cost=costs, priority=priorities, left=times_left, ready=st.booleans())
     def add(self, key: str, cost: float, priority: int, left: float, ready: bool) -> None:
         self.serial += 1
-        ready = ready or isinstance(self.scheduler, IterativeScheduler)
-        entry = Entry(f"{self.serial}", "", key, cost if ready else 1.0, priority, self.now + left, self.now, ready)
-        if self.is_full(entry.cost if ready else 0.0):
+        entry = Entry(f"{self.serial}", "", key, cost, priority, self.now + left, self.now, ready)
+        if self.is_full(cost):
             with pytest.raises(QueueFull) as refused:
                 self.scheduler.add(entry)
             assert 1 <= (refused.value.retry_after_s or 0) < math.inf
@@ -76,9 +77,50 @@ class Machine(RuleBasedStateMachine):
     def is_full(self, cost: float) -> bool:
         return len(self.waiting) >= self.queue_limits.max_items or self.is_too_costly(cost)
 
-    def is_too_costly(self, cost: float) -> bool:
-        waiting = math.fsum(entry.cost for entry in self.waiting.values() if entry.ready)
+    def is_too_costly(self, cost: float, beside: str = "") -> bool:
+        waiting = math.fsum(entry.cost for entry in self.waiting.values() if entry.id != beside)
         return waiting > 0 and waiting + cost > self.queue_limits.max_cost
+
+    @rule(data=st.data(), key=keys, cost=costs)
+    @precondition(lambda self: any(not entry.ready for entry in self.waiting.values()))
+    def prepared(self, data: st.DataObject, key: str, cost: float) -> None:
+        one = data.draw(st.sampled_from(sorted(name for name, entry in self.waiting.items() if not entry.ready)))
+        entry = self.waiting.pop(one)
+        if cost > entry.cost and not entry.was_let_in and self.is_too_costly(cost):
+            with pytest.raises(QueueFull):
+                self.scheduler.waiting.ready(one, key, cost)
+            self.fates[one] += 1
+        else:
+            assert self.scheduler.waiting.ready(one, key, cost)
+            self.waiting[one] = replace(entry, batch_key=key, cost=cost, ready=True)
+
+    @rule(data=st.data())
+    @precondition(lambda self: any(entry.ready for entry in self.waiting.values()))
+    def inputs_are_missing(self, data: st.DataObject) -> None:
+        one = data.draw(st.sampled_from(sorted(name for name, entry in self.waiting.items() if entry.ready)))
+        self.scheduler.waiting.set_aside(one)
+        self.aside[one] = self.waiting.pop(one)
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.aside)
+    def inputs_are_supplied(self, data: st.DataObject) -> None:
+        one = data.draw(st.sampled_from(sorted(self.aside)))
+        assert self.scheduler.waiting.bring_back(one)
+        self.waiting[one] = replace(self.aside.pop(one), ready=False, was_let_in=True)
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.aside)
+    def cancel_what_is_aside(self, data: st.DataObject) -> None:
+        one = data.draw(st.sampled_from(sorted(self.aside)))
+        assert self.scheduler.cancel(one) == self.aside.pop(one)
+        assert not self.scheduler.waiting.bring_back(one)
+        self.fates[one] += 1
+
+    def expired(self, entry: Entry[str], *others: dict[str, Entry[str]]) -> None:
+        line = next(line for line in (self.waiting, self.aside, *others) if entry.id in line)
+        assert entry == line.pop(entry.id)
+        assert entry.deadline <= self.now
+        self.fates[entry.id] += 1
 
     @rule(data=st.data(), priority=priorities, left=times_left)
     @precondition(lambda self: self.waiting)
@@ -122,27 +164,12 @@ class Batches(Machine):
     def make(self, batch: BatchLimits, queue: QueueLimits) -> None:
         self.begin(OneShotScheduler[str](batch, queue, ageing_s=AGEING_S), batch, queue)
 
-    @rule(data=st.data(), key=keys, cost=costs)
-    @precondition(lambda self: any(not entry.ready for entry in self.waiting.values()))
-    def prepared(self, data: st.DataObject, key: str, cost: float) -> None:
-        one = data.draw(st.sampled_from(sorted(name for name, entry in self.waiting.items() if not entry.ready)))
-        entry = self.waiting.pop(one)
-        if self.is_too_costly(cost):
-            with pytest.raises(QueueFull):
-                self.scheduler.waiting.ready(one, key, cost)
-            self.fates[one] += 1
-        else:
-            assert self.scheduler.waiting.ready(one, key, cost)
-            self.waiting[one] = Entry(one, "", key, cost, entry.priority, entry.deadline, entry.arrival)
-
     @rule()
     @precondition(lambda self: not self.on_device)
     def device_is_free(self) -> None:
         batch = self.scheduler.next_batch(self.now)
         for entry in batch.expired:
-            assert entry == self.waiting.pop(entry.id)
-            assert entry.deadline <= self.now
-            self.fates[entry.id] += 1
+            self.expired(entry)
         could_run = [entry for entry in self.waiting.values() if entry.ready]
         self.on_device = [self.waiting.pop(entry.id) for entry in batch.entries]
         assert list(batch.entries) == self.on_device
@@ -209,7 +236,8 @@ class Steps(Machine):
     @precondition(lambda self: len(self.rows) < self.SLOTS)
     def start(self, key: str, cost: float) -> None:
         first = self.scheduler.next_to_start(self.now)
-        before = [entry for entry in self.waiting.values() if first is None or rank(entry, self.now) < rank(first, self.now)]
+        ready = [entry for entry in self.waiting.values() if entry.ready]
+        before = [entry for entry in ready if first is None or rank(entry, self.now) < rank(first, self.now)]
         for entry in before:
             ahead = [other for other in before if other.batch_key == entry.batch_key and self.goes_before(other, entry)]
             assert ahead or not self.could_start(entry), "it was let wait without need"
@@ -260,10 +288,9 @@ class Steps(Machine):
     def step(self, data: st.DataObject, seconds: float, key: str, cost: float) -> None:
         batch = self.scheduler.next_batch(self.now)
         for entry in batch.expired:
-            assert entry == (self.waiting if entry.id in self.waiting else self.rows).pop(entry.id)
-            assert entry.deadline <= self.now
-            self.fates[entry.id] += 1
-        assert all(entry.deadline > self.now for entry in [*self.waiting.values(), *self.rows.values()])
+            self.expired(entry, self.rows)
+        left = [*self.waiting.values(), *self.aside.values(), *self.rows.values()]
+        assert all(entry.deadline > self.now for entry in left)
         chosen = [entry.id for entry in batch.entries]
         assert bool(chosen) == bool(self.rows)
         assert self.fits([self.shares[one] for one in chosen])
@@ -327,7 +354,7 @@ class Steps(Machine):
     @invariant()
     def rows_are_what_was_started(self) -> None:
         assert {entry.id for entry in self.scheduler.running()} == set(self.rows)
-        assert self.scheduler.has_work() == bool(self.rows or self.waiting)
+        assert self.scheduler.has_work() == bool(self.rows or any(entry.ready for entry in self.waiting.values()))
 
 
 Batches.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)

@@ -149,9 +149,9 @@ def test_a_single_item_over_the_cost_bound_is_taken_into_an_empty_queue(line: Ma
 
 def test_a_prepared_item_can_run_with_its_real_cost(line: Make) -> None:
     waiting = line(QueueLimits(max_cost=10))
-    waiting.add(entry("a", ready=False))
+    waiting.add(entry("a", cost=3, ready=False))
     assert not waiting.has_ready()
-    assert waiting.cost == 0
+    assert waiting.cost == 3  # an estimate counts from the start
     assert waiting.ready("a", "k", 7.0)
     assert waiting.has_ready()
     assert waiting.cost == 7
@@ -167,6 +167,13 @@ def test_who_is_prepared_first_does_not_overtake(line: Make) -> None:
     assert order(waiting) == "ab"
 
 
+def test_what_is_being_prepared_counts_by_its_estimate(line: Make) -> None:
+    waiting = line(QueueLimits(max_cost=10))
+    waiting.add(entry("a", cost=6, ready=False))
+    with pytest.raises(QueueFull, match=r"work of 6 waits, this would add 5, and queue\.max_cost is 10"):
+        waiting.add(entry("b", cost=5, ready=False))
+
+
 def test_a_prepared_item_that_proves_too_costly_is_refused_and_gone(line: Make) -> None:
     waiting = line(QueueLimits(max_cost=10))
     waiting.add(entry("a", cost=6))
@@ -174,6 +181,17 @@ def test_a_prepared_item_that_proves_too_costly_is_refused_and_gone(line: Make) 
     with pytest.raises(QueueFull):
         waiting.ready("b", "k", 5.0)
     assert "b" not in waiting
+
+
+def test_a_prepared_item_that_costs_no_more_than_was_thought_is_never_refused(line: Make) -> None:
+    waiting = line(QueueLimits(max_cost=10))
+    waiting.add(entry("a", cost=12, ready=False))
+    assert waiting.ready("a", "k", 12.0)
+    waiting.take("a")
+    waiting.add(entry("b", cost=6, ready=False))
+    waiting.add(entry("c", cost=4, ready=False))
+    assert waiting.ready("b", "k", 6.0)
+    assert waiting.ready("c", "k", 3.0)
 
 
 def test_preparing_what_is_gone_changes_nothing(line: Make) -> None:
@@ -193,6 +211,82 @@ def test_an_impossible_cost_is_refused(line: Make, cost: float) -> None:
     with pytest.raises(ValueError, match="the cost of a is"):
         waiting.ready("a", "k", cost)
     assert "a" not in waiting
+
+
+def test_new_bounds_judge_what_comes_and_not_what_waits(line: Make) -> None:
+    waiting = line(QueueLimits(max_items=3, max_cost=10))
+    for name in "ab":
+        waiting.add(entry(name, cost=4, ready=False))
+    waiting.limit(QueueLimits(max_items=2, max_cost=5))
+    assert waiting.ready("a", "k", 6.0)
+    with pytest.raises(QueueFull, match=r"queue\.max_items is 2"):
+        waiting.add(entry("c"))
+    waiting.take("a")
+    with pytest.raises(QueueFull, match=r"queue\.max_cost is 5"):
+        waiting.add(entry("c", cost=2))
+    waiting.limit(QueueLimits(max_items=3, max_cost=10))
+    waiting.add(entry("c", cost=2))
+
+
+def test_what_is_set_aside_counts_for_nothing(line: Make) -> None:
+    waiting = line(QueueLimits(max_items=1, max_cost=10))
+    waiting.add(entry("a", cost=8))
+    waiting.set_aside("a")
+    assert (len(waiting), waiting.cost, waiting.num_preparing, waiting.has_ready()) == (0, 0, 0, False)
+    assert waiting.first(0) is None
+    waiting.add(entry("b", cost=9))
+    with pytest.raises(ValueError, match="a already waits"):
+        waiting.add(entry("a"))
+
+
+def test_what_was_set_aside_is_prepared_again_and_waits_in_its_old_place_whatever_has_come_meanwhile(line: Make) -> None:
+    waiting = line(QueueLimits(max_items=1, max_cost=10))
+    waiting.add(entry("a", cost=8, arrival=0))
+    waiting.set_aside("a")
+    waiting.add(entry("b", cost=9, arrival=1))
+    assert waiting.bring_back("a")
+    assert (len(waiting), waiting.cost, waiting.num_preparing) == (2, 17, 1)
+    assert order(waiting) == "b"
+    assert waiting.ready("a", "k", 9.5)  # no bound applies to what was let in before
+    assert order(waiting) == "ab"
+    with pytest.raises(QueueFull, match="2 items wait"):
+        waiting.add(entry("c"))
+
+
+def test_what_is_not_aside_is_not_brought_back(line: Make) -> None:
+    waiting = line()
+    assert not waiting.bring_back("gone")
+    waiting.add(entry("a"))
+    assert not waiting.bring_back("a")
+    waiting.set_aside("a")
+    assert waiting.bring_back("a")
+    assert not waiting.bring_back("a")
+    assert len(waiting) == 1
+
+
+def test_what_is_set_aside_may_expire_be_amended_and_be_taken(line: Make) -> None:
+    waiting = line()
+    for name in "abc":
+        waiting.add(entry(name, priority=1, deadline=5))
+        waiting.set_aside(name)
+    waiting.amend("a", priority=0, deadline=7)
+    taken = waiting.take("b")
+    assert taken is not None
+    assert taken.id == "b"
+    assert waiting.take("b") is None
+    assert [each.id for each in waiting.take_expired(5)] == ["c"]
+    assert waiting.bring_back("a")
+    assert [(each.priority, each.deadline) for each in waiting] == [(0, 7)]
+
+
+def test_taking_all_takes_what_is_set_aside_too(line: Make) -> None:
+    waiting = line()
+    for name in "ab":
+        waiting.add(entry(name))
+    waiting.set_aside("a")
+    assert sorted(each.id for each in waiting.take_all()) == ["a", "b"]
+    assert "a" not in waiting
+    assert waiting.take_all() == []
 
 
 def test_amending_takes_the_more_urgent_priority_and_the_later_deadline(line: Make) -> None:

@@ -14,8 +14,8 @@ import pytest
 from cache.memory import MemoryTier
 from cache.tier import TierStats
 from cache.tiered import TieredCache
+from stages.contract.engine import EngineIdentity
 from stages.contract.errors import (
-    Cancelled,
     ConfigurationError,
     DeadlineExceeded,
     InvalidRequest,
@@ -25,10 +25,9 @@ from stages.contract.errors import (
 )
 from stages.contract.item import Item, Reply, StreamEnd
 from stages.contract.limits import BatchLimits, QueueLimits
-from stages.engine.engine import Place
 from stages.host.host import StageHost
-from stages.host.remembering import made_here
-from tests.stages.fakes import Adder, Countdown, CountFrom, FarTier, Gate
+from stages.host.origin import Origin, remembered_as
+from tests.stages.fakes import Add, Adder, Countdown, CountFrom, FarTier, Gate, Total
 
 
 @pytest.fixture
@@ -38,8 +37,8 @@ async def host() -> AsyncIterator[StageHost]:
     await host.close()
 
 
-def total(reply: Reply) -> int:
-    return int(reply.value["sum"][0])
+def total(reply: Reply[Total]) -> int:
+    return int(reply.value.total)
 
 
 async def once(condition: Callable[[], bool]) -> None:
@@ -61,7 +60,7 @@ def deadline(in_s: float) -> float:
 
 async def test_a_call_answers_with_a_value_and_a_receipt(host: StageHost) -> None:
     host.add("adder", Adder())
-    reply = await host.call("adder", Item("1", (2, 3)))
+    reply = await host.call("adder", Item("1", Add(2, 3)))
     assert total(reply) == 5
     receipt = reply.receipt
     assert (receipt.stage, receipt.replica, receipt.device, receipt.cache) == ("adder", "r1", "cpu", "off")
@@ -71,9 +70,9 @@ async def test_a_call_answers_with_a_value_and_a_receipt(host: StageHost) -> Non
 async def test_calls_made_while_the_device_is_busy_share_the_next_batch(host: StageHost) -> None:
     stage = Adder(run_gate=Gate(closed=True))
     host.add("adder", stage)
-    first = asyncio.create_task(host.call("adder", Item("0", (0, 0))))
+    first = asyncio.create_task(host.call("adder", Item("0", Add(0, 0))))
     await asyncio.to_thread(stage.run_gate.wait_for, 1)
-    rest = [asyncio.create_task(host.call("adder", Item(str(i), (i, 0)))) for i in range(1, 6)]
+    rest = [asyncio.create_task(host.call("adder", Item(str(i), Add(i, 0)))) for i in range(1, 6)]
     await once(lambda: stage.num_prepared == 6)
     await once(lambda: host.load()["adder"].queued == 5)
     stage.run_gate.open()
@@ -87,7 +86,7 @@ async def test_several_stages_live_in_one_host(host: StageHost) -> None:
     host.add("adder", Adder())
     host.add("other", Adder())
     host.add("count", Countdown())
-    replies = await asyncio.gather(host.call("adder", Item("1", (1, 1))), host.call("other", Item("1", (2, 2))))
+    replies = await asyncio.gather(host.call("adder", Item("1", Add(1, 1))), host.call("other", Item("1", Add(2, 2))))
     assert [(reply.receipt.stage, total(reply)) for reply in replies] == [("adder", 2), ("other", 4)]
     assert len(await collect(host.stream("count", Item("1", CountFrom(2))))) == 3
 
@@ -96,9 +95,9 @@ async def test_several_stages_live_in_one_host(host: StageHost) -> None:
 async def test_cancelling_the_task_withdraws_the_call(host: StageHost, running: bool) -> None:
     stage = Adder(run_gate=Gate(closed=True))
     host.add("adder", stage)
-    first = asyncio.create_task(host.call("adder", Item("1", (1, 0))))
+    first = asyncio.create_task(host.call("adder", Item("1", Add(1, 0))))
     await asyncio.to_thread(stage.run_gate.wait_for, 1)
-    second = asyncio.create_task(host.call("adder", Item("2", (2, 0))))
+    second = asyncio.create_task(host.call("adder", Item("2", Add(2, 0))))
     await once(lambda: stage.num_prepared == 2)
     gone, stays = (first, second) if running else (second, first)
     gone.cancel()
@@ -113,12 +112,12 @@ async def test_cancelling_the_task_withdraws_the_call(host: StageHost, running: 
 async def test_a_full_queue_refuses_and_says_when_to_come_back(host: StageHost) -> None:
     stage = Adder(run_gate=Gate(closed=True))
     host.add("adder", stage, queue=QueueLimits(max_items=1))
-    running = asyncio.create_task(host.call("adder", Item("1", (1, 0))))
+    running = asyncio.create_task(host.call("adder", Item("1", Add(1, 0))))
     await asyncio.to_thread(stage.run_gate.wait_for, 1)
-    waiting = asyncio.create_task(host.call("adder", Item("2", (2, 0))))
+    waiting = asyncio.create_task(host.call("adder", Item("2", Add(2, 0))))
     await once(lambda: host.load()["adder"].queued == 1)
     with pytest.raises(QueueFull, match=r"queue\.max_items is 1") as refused:
-        await host.call("adder", Item("3", (3, 0)))
+        await host.call("adder", Item("3", Add(3, 0)))
     assert (refused.value.retry_after_s or 0) >= 1
     stage.run_gate.open()
     assert [total(reply) for reply in await asyncio.gather(running, waiting)] == [1, 2]
@@ -127,11 +126,9 @@ async def test_a_full_queue_refuses_and_says_when_to_come_back(host: StageHost) 
 async def test_a_failure_leaves_no_trace_in_the_host(host: StageHost) -> None:
     host.add("adder", Adder())
     with pytest.raises(StageFailed, match="the device has bad luck"):
-        await host.call("adder", Item("1", (13, 0)))
+        await host.call("adder", Item("1", Add(13, 0)))
     with pytest.raises(InvalidRequest):
-        await host.call("adder", Item("2", (0, 13)))
-    assert not host.cancel("1")
-    assert host._cancels == {}
+        await host.call("adder", Item("2", Add(0, 13)))
     assert host.load()["adder"].queued == host.load()["adder"].running == 0
 
 
@@ -213,7 +210,7 @@ async def test_a_stream_that_nobody_reads_starts_nothing(host: StageHost) -> Non
     assert stage.started == []
 
 
-@pytest.mark.parametrize("how", ["close", "cancel the task", "cancel by id", "drop"])
+@pytest.mark.parametrize("how", ["close", "cancel the task", "drop"])
 async def test_leaving_a_stream_frees_its_row_within_one_step(host: StageHost, how: str) -> None:
     stage = Countdown(gate=Gate(closed=True))
     host.add("count", stage)
@@ -229,10 +226,6 @@ async def test_leaving_a_stream_frees_its_row_within_one_step(host: StageHost, h
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reading
-    elif how == "cancel by id":
-        assert host.cancel("1")
-        with pytest.raises(Cancelled):
-            await collect(stream)
     else:
         del stream
         gc.collect()
@@ -289,30 +282,6 @@ async def test_many_streams_at_once_lose_nothing(host: StageHost) -> None:
     assert stage.running == []
 
 
-# ---- by id ----
-
-
-async def test_items_that_share_an_id_are_cancelled_together(host: StageHost) -> None:
-    adder, count = Adder(run_gate=Gate(closed=True)), Countdown(gate=Gate(closed=True))
-    host.add("adder", adder)
-    host.add("count", count)
-    mine = [
-        asyncio.create_task(host.call("adder", Item("request", (1, 0)))),
-        asyncio.create_task(host.call("adder", Item("request", (2, 0)))),
-    ]
-    streaming = asyncio.create_task(collect(host.stream("count", Item("request", CountFrom(50)))))
-    other = asyncio.create_task(host.call("adder", Item("other", (3, 0))))
-    await asyncio.to_thread(count.gate.wait_for, 1)
-    await once(lambda: adder.num_prepared == 3)
-    assert host.cancel("request")
-    answers = await asyncio.gather(*mine, streaming, return_exceptions=True)
-    assert [type(answer) for answer in answers] == [Cancelled] * 3
-    adder.run_gate.open()
-    count.gate.open()
-    assert total(await other) == 3
-    assert not host.cancel("request")
-
-
 # ---- the host itself ----
 
 
@@ -321,7 +290,7 @@ async def test_unknown_stages_and_stages_of_the_other_kind_are_refused_by_name(h
     host.add("count", Countdown())
     for name in ("nobody", "count"):
         with pytest.raises(ConfigurationError, match=rf"'{name}' is not hosted here.*of this kind: adder"):
-            await host.call(name, Item("1", (1, 1)))
+            await host.call(name, Item("1", Add(1, 1)))
     for name in ("nobody", "adder"):
         with pytest.raises(ConfigurationError, match=rf"'{name}' is not hosted here.*of this kind: count"):
             await anext(host.stream(name, Item("1", CountFrom(1))))
@@ -342,14 +311,17 @@ async def test_metrics_have_every_counter_by_its_agreed_name(host: StageHost) ->
     host.add("adder", Adder())
     host.add("count", Countdown())
     for _ in range(2):
-        await host.call("adder", Item("1", (1, 1), "n"))
+        await host.call("adder", Item("1", Add(1, 1), "n"))
         await host.settled()
     await collect(host.stream("count", Item("1", CountFrom(3))))
     adder, count = host.metrics()
     assert (adder.stage, adder.replica, adder.device) == ("adder", "r1", "cpu")
     assert set(adder.counters) == {
         "queued",
+        "preparing",
         "running",
+        "waiting_for_inputs",
+        "missing_inputs_total",
         "items_total",
         "batches_total",
         "batch_items_total",
@@ -379,7 +351,7 @@ async def test_what_the_cache_as_a_whole_counts_is_told_once() -> None:
     for name in ("one", "two"):
         host.add(name, Adder())
     for n in range(5):
-        await host.call("two", Item("1", (n, 1), f"n{n}"))
+        await host.call("two", Item("1", Add(n, 1), f"n{n}"))
         await host.settled()
     assert sum(metrics.counters["cache_evictions_total"] for metrics in host.metrics()) == 3
     await host.close()
@@ -404,7 +376,7 @@ async def test_load_tells_what_every_stage_has_in_hand(host: StageHost) -> None:
     adder, count = Adder(run_gate=Gate(closed=True)), Countdown(slots=1, gate=Gate(closed=True))
     host.add("adder", adder, batch=BatchLimits(max_items=1))
     host.add("count", count)
-    calls = [asyncio.create_task(host.call("adder", Item(str(n), (1, 0)))) for n in range(2)]
+    calls = [asyncio.create_task(host.call("adder", Item(str(n), Add(1, 0)))) for n in range(2)]
     streams = [asyncio.create_task(collect(host.stream("count", Item(str(n), CountFrom(1))))) for n in range(3)]
     await asyncio.to_thread(adder.run_gate.wait_for, 1)
     await asyncio.to_thread(count.gate.wait_for, 1)
@@ -430,7 +402,7 @@ async def test_closing_ends_everything_with_unavailable() -> None:
     adder, count = Adder(run_gate=Gate(closed=True)), Countdown(gate=Gate(closed=True))
     host.add("adder", adder)
     host.add("count", count)
-    calls = [asyncio.create_task(host.call("adder", Item(str(n), (n, 0), "n" if n > 1 else None))) for n in range(4)]
+    calls = [asyncio.create_task(host.call("adder", Item(str(n), Add(n, 0), "n" if n > 1 else None))) for n in range(4)]
     streams = [asyncio.create_task(collect(host.stream("count", Item(str(n), CountFrom(3))))) for n in range(6)]
     await asyncio.to_thread(adder.run_gate.wait_for, 1)
     await asyncio.to_thread(count.gate.wait_for, 1)
@@ -442,7 +414,7 @@ async def test_closing_ends_everything_with_unavailable() -> None:
     count.gate.open()
     await closing
     assert count.running == []
-    for request in (host.call("adder", Item("9", (1, 1))), anext(host.stream("count", Item("9", CountFrom(1))))):
+    for request in (host.call("adder", Item("9", Add(1, 1))), anext(host.stream("count", Item("9", CountFrom(1))))):
         with pytest.raises(Unavailable):
             await request
     await host.close()
@@ -458,13 +430,13 @@ async def test_closing_the_host_closes_its_cache() -> None:
     tier = MemoryTier(2**20)
     host = StageHost(cache=TieredCache([tier]))
     host.add("adder", Adder())
-    await host.call("adder", Item("1", (1, 1), "n"))
+    await host.call("adder", Item("1", Add(1, 1), "n"))
     await host.close()
-    assert tier.get_many([made_here("n", Place("adder", "cpu"))]) == {}
+    assert tier.get_many([remembered_as("n", Origin.of(EngineIdentity("adder", "cpu"), "").key)]) == {}
 
 
 async def test_a_host_made_before_the_loop_runs_serves_on_it() -> None:
     host = await asyncio.to_thread(StageHost)
     await asyncio.to_thread(host.add, "adder", Adder())
-    assert total(await host.call("adder", Item("1", (2, 2)))) == 4
+    assert total(await host.call("adder", Item("1", Add(2, 2)))) == 4
     await host.close()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextvars import ContextVar
 
 import pytest
 
@@ -19,7 +20,7 @@ class Work:
 
     async def compute(self, flight: Flight[int]) -> None:
         try:
-            flight.land(await self.result)
+            flight.set_result(await self.result)
             await self.remembered.wait()
         except asyncio.CancelledError:
             self.was_cancelled = True
@@ -77,7 +78,7 @@ async def test_it_is_cancelled_when_the_last_one_has_left_and_not_before() -> No
     assert work.was_cancelled
 
 
-async def test_leaving_after_the_landing_does_not_stop_the_remembering() -> None:
+async def test_leaving_after_the_result_does_not_stop_the_remembering() -> None:
     work = Work()
     flight = Flight(work.compute)
     waiter = join(flight)
@@ -138,3 +139,33 @@ async def test_it_says_when_it_is_over() -> None:
     work.remembered.set()
     await flight.ended()
     await turn(lambda: over == [True])
+
+
+CARRIED: ContextVar[str] = ContextVar("carried", default="nothing")
+
+
+async def test_it_carries_nothing_of_the_request_that_began_it_along() -> None:
+    async def compute(flight: Flight[str]) -> None:
+        flight.set_result(CARRIED.get())
+
+    CARRIED.set("the request's id")
+    flight = Flight(compute)
+    waiter: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    flight.join(waiter)
+    assert await waiter == "nothing"
+    await flight.ended()
+
+
+async def test_called_off_it_tells_everyone_why_unless_the_result_is_there() -> None:
+    works = [Work(), Work()]
+    unfinished, finished = (Flight(work.compute) for work in works)
+    waiters = [join(unfinished), join(finished)]
+    works[1].result.set_result(7)
+    assert await waiters[1] == 7
+    for flight in (unfinished, finished):
+        flight.call_off(StageFailed("enough"))
+    with pytest.raises(StageFailed, match="enough"):
+        await waiters[0]
+    works[1].remembered.set()
+    await asyncio.gather(unfinished.ended(), finished.ended())
+    assert [work.was_cancelled for work in works] == [True, False]

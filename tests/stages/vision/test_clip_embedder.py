@@ -10,8 +10,9 @@ import torch
 
 from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
 from stages.contract.errors import ConfigurationError, InvalidRequest
+from stages.contract.recipe import NO_INPUTS
 from stages.vision.clip_embedder import ClipEmbedder
-from stages.vision.messages import EmbedInput
+from stages.vision.messages import Embedding, EmbedInput
 from tests.stages.vision.tiny_clip import picture, save_clip
 
 pytestmark = pytest.mark.models
@@ -34,41 +35,41 @@ def test_vectors_are_open_clips_own_normalized(embedder: ClipEmbedder, folder: P
     texts = ["a red circle", "two blue stars"]
     with torch.no_grad():
         expected = model.eval().encode_text(open_clip.get_tokenizer(f"local-dir:{folder}")(texts), normalize=True)
-    results = embedder.run([embedder.prepare(EmbedInput(text=text)) for text in texts])
-    np.testing.assert_allclose(np.stack([result["embedding"] for result in results]), expected.numpy(), atol=1e-5)
+    results = embedder.run([embedder.prepare(EmbedInput(text=text), NO_INPUTS) for text in texts])
+    np.testing.assert_allclose(np.stack([result.embedding for result in results]), expected.numpy(), atol=1e-5)
 
 
 def test_vectors_have_unit_length_and_one_width(embedder: ClipEmbedder) -> None:
-    text = embedder.run([embedder.prepare(EmbedInput(text="a star"))])[0]["embedding"]
-    image = embedder.run([embedder.prepare(EmbedInput(image=picture(1), max_pixels=10_000))])[0]["embedding"]
+    text = embedder.run([embedder.prepare(EmbedInput(text="a star"), NO_INPUTS)])[0].embedding
+    image = embedder.run([embedder.prepare(EmbedInput(image=picture(1), max_pixels=10_000), NO_INPUTS)])[0].embedding
     assert text.shape == image.shape == (24,)
     assert text.dtype == image.dtype == np.float32
     assert [np.linalg.norm(text), np.linalg.norm(image)] == pytest.approx([1.0, 1.0], abs=1e-5)
 
 
 def test_texts_and_pictures_never_share_a_batch(embedder: ClipEmbedder) -> None:
-    text = embedder.prepare(EmbedInput(text="a star"))
-    image = embedder.prepare(EmbedInput(image=picture(1), max_pixels=10_000))
+    text = embedder.prepare(EmbedInput(text="a star"), NO_INPUTS)
+    image = embedder.prepare(EmbedInput(image=picture(1), max_pixels=10_000), NO_INPUTS)
     assert embedder.batch_key(text) != embedder.batch_key(image)
     assert (embedder.cost(text), embedder.cost(image)) == (12, 16)
 
 
 def test_a_picture_embeds_the_same_alone_and_in_a_batch(embedder: ClipEmbedder) -> None:
-    items = [embedder.prepare(EmbedInput(image=picture(seed), max_pixels=10_000)) for seed in range(4)]
+    items = [embedder.prepare(EmbedInput(image=picture(seed), max_pixels=10_000), NO_INPUTS) for seed in range(4)]
     for item, result in zip(items, embedder.run(items), strict=True):
-        np.testing.assert_allclose(result["embedding"], embedder.run([item])[0]["embedding"], atol=1e-5)
+        np.testing.assert_allclose(result.embedding, embedder.run([item])[0].embedding, atol=1e-5)
 
 
 def test_tokens_and_patches_are_counted(embedder: ClipEmbedder) -> None:
-    text = embedder.run([embedder.prepare(EmbedInput(text="a star"))])[0]
-    image = embedder.run([embedder.prepare(EmbedInput(image=picture(1), max_pixels=10_000))])[0]
-    assert (int(text["num_tokens"]), int(image["num_tokens"])) == (4, 16)
+    text = embedder.run([embedder.prepare(EmbedInput(text="a star"), NO_INPUTS)])[0]
+    image = embedder.run([embedder.prepare(EmbedInput(image=picture(1), max_pixels=10_000), NO_INPUTS)])[0]
+    assert (int(text.num_tokens), int(image.num_tokens)) == (4, 16)
 
 
 def test_a_text_over_the_context_is_refused_not_cut(embedder: ClipEmbedder) -> None:
-    embedder.prepare(EmbedInput(text="a " * 10))
+    embedder.prepare(EmbedInput(text="a " * 10), NO_INPUTS)
     with pytest.raises(InvalidRequest, match=r"13 tokens.*12"):
-        embedder.prepare(EmbedInput(text="a " * 11))
+        embedder.prepare(EmbedInput(text="a " * 11), NO_INPUTS)
 
 
 def test_texts_prepared_on_several_threads_keep_the_models_length() -> None:
@@ -79,15 +80,25 @@ def test_texts_prepared_on_several_threads_keep_the_models_length() -> None:
     sys.setswitchinterval(1e-6)
     try:
         with ThreadPoolExecutor(8) as threads:
-            prepared = list(threads.map(lambda text: embedder.prepare(EmbedInput(text=text)), texts))
+            prepared = list(threads.map(lambda text: embedder.prepare(EmbedInput(text=text), NO_INPUTS), texts))
     finally:
         sys.setswitchinterval(interval)
     assert {item.token_ids.shape for item in prepared if item.token_ids is not None} == {(32,)}
 
 
 def test_an_input_is_a_text_or_a_picture(embedder: ClipEmbedder) -> None:
-    with pytest.raises(InvalidRequest):
-        embedder.prepare(EmbedInput())
+    for payload in (EmbedInput(), EmbedInput(text="a star", image=picture(1), max_pixels=10_000)):
+        with pytest.raises(InvalidRequest, match="neither or both") as caught:
+            embedder.check(payload)
+        assert caught.value.param == "input"
+
+
+def test_an_input_weighs_what_it_costs(embedder: ClipEmbedder) -> None:
+    text, image = EmbedInput(text="a star"), EmbedInput(image=picture(1), max_pixels=10_000)
+    item = embedder.prepare(text, NO_INPUTS)
+    assert embedder.weigh(text) == (embedder.batch_key(item), embedder.cost(item))
+    assert embedder.weigh(image) == (None, embedder.cost(embedder.prepare(image, NO_INPUTS)))
+    assert embedder.result_type is Embedding
 
 
 def test_a_folder_without_a_model_is_a_configuration_error(tmp_path: Path) -> None:

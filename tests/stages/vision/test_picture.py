@@ -214,6 +214,15 @@ def test_one_byte_over_the_limit_is_refused_with_value_limit_and_setting() -> No
     assert all(word in caught.value.message for word in (PARAM, str(len(data)), str(len(data) - 1), "limits.image_bytes"))
 
 
+@pytest.mark.parametrize("size", [(1, 201), (201, 1), (2, 401)])
+def test_a_line_of_pixels_is_refused_as_models_scale_by_the_shorter_side(size: tuple[int, int]) -> None:
+    data = save(Image.new("RGB", size), "PNG")
+    for read_it in (lambda: inspect(data, max_bytes=MEGA, max_pixels=MEGA, param="image"), lambda: read(data)):
+        with pytest.raises(InvalidRequest, match="one side is more than 200 times the other"):
+            read_it()
+    assert read(save(Image.new("RGB", (1, 200)), "PNG")).size == (1, 200)
+
+
 @pytest.mark.parametrize(
     "bomb",
     [

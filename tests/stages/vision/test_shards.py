@@ -11,7 +11,7 @@ from stages.checkpoints.checkpoint import Checkpoint, LoadOptions, Source
 from stages.checkpoints.part_files import PartFiles
 from stages.contract.errors import ConfigurationError
 from stages.engine.scheduler import BatchLimits, QueueLimits
-from stages.host.registry import StageKind, StageSpec, part_files
+from stages.host.registry import StageSpec, part_files
 from stages.vision.shards import is_of
 from stages.vision.vlm_parts import load_seeing_part, load_speaking_part
 from tests.stages.llm.tiny_vlms import save_llava, save_qwen2_5_vl
@@ -28,12 +28,12 @@ def sharded(save: Callable[[Path], Path], folder: Path) -> Path:
     return folder
 
 
-def part_of(kind: StageKind) -> PartFiles:
+def part_of(kind: str) -> PartFiles:
     spec = StageSpec("s", kind, "transformers", Source(folder="x"), LoadOptions(), BatchLimits(), QueueLimits())
     return part_files(spec)
 
 
-def shards(folder: Path, kind: StageKind) -> set[Path]:
+def shards(folder: Path, kind: str) -> set[Path]:
     files = Checkpoint(Source(folder=str(folder)), folder).files(part_of(kind))
     return {path for path in files if path.suffix == ".safetensors"}
 
@@ -42,7 +42,7 @@ def shards(folder: Path, kind: StageKind) -> set[Path]:
 def test_each_part_loads_from_its_own_shards_and_is_the_same(save: Callable[[Path], Path], tmp_path: Path) -> None:
     whole, folder = save(tmp_path / "whole"), sharded(save, tmp_path / "sharded")
     everything = set(folder.glob("*.safetensors"))
-    seeing, speaking = shards(folder, StageKind.VISION_ENCODER), shards(folder, StageKind.LLM)
+    seeing, speaking = shards(folder, "vision_encoder"), shards(folder, "llm")
     assert seeing | speaking == everything
     assert seeing < everything
     assert speaking < everything
@@ -59,7 +59,7 @@ def test_each_part_loads_from_its_own_shards_and_is_the_same(save: Callable[[Pat
 
 def test_a_shard_of_the_part_that_is_missing_is_missed(tmp_path: Path) -> None:
     folder = sharded(save_llava, tmp_path)
-    min(shards(folder, StageKind.VISION_ENCODER)).unlink()
+    min(shards(folder, "vision_encoder")).unlink()
     with pytest.raises(OSError, match=r"\.safetensors"):
         load_seeing_part(folder, LoadOptions())
 
@@ -68,7 +68,7 @@ def test_a_part_without_any_weights_is_refused(tmp_path: Path) -> None:
     folder = save_llava(tmp_path)
     (folder / "model.safetensors").unlink()
     with pytest.raises(ConfigurationError, match=r"no weights that could be loaded: none of model\.safetensors"):
-        shards(folder, StageKind.LLM)
+        shards(folder, "llm")
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
 from stages.contract.errors import ConfigurationError
 from stages.contract.item import Item
 from stages.contract.limits import BatchLimits
-from stages.contract.result import Arrays
-from stages.engine.one_shot_engine import OneShotEngine
-from stages.vision.messages import EncodeImage
+from stages.contract.recipe import NO_INPUTS
+from stages.engine.one_shot import OneShotEngine
+from stages.vision.messages import EncodeImage, VisionFeatures
 from stages.vision.vlm_encoder import PreparedPicture, VlmEncoder
 from stages.vision.vlm_parts import load_seeing_part, load_speaking_part
 from tests.stages.fakes import PATIENCE_S, Gate, Inbox
@@ -58,23 +58,32 @@ def test_features_are_the_models_own(folder: Path) -> None:
         inputs = processor(images=[Image.open(io.BytesIO(data))], return_tensors="pt")
         with torch.no_grad():
             expected = model.get_image_features(**inputs).pooler_output[0]
-        item = encoder.prepare(EncodeImage(data, 100_000))
+        item = encoder.prepare(EncodeImage(data, 100_000), NO_INPUTS)
         result = encoder.run([item])[0]
-        np.testing.assert_allclose(result["features"], expected.numpy(), atol=1e-4)
+        np.testing.assert_allclose(result.features, expected.numpy(), atol=1e-4)
+        assert encoder.weigh(EncodeImage(data, 100_000)) == (None, encoder.cost(item))
         if "image_grid_thw" in inputs:
-            assert result["grid_thw"].tolist() == inputs["image_grid_thw"][0].tolist()
+            assert result.grid_thw is not None
+            assert result.grid_thw.tolist() == inputs["image_grid_thw"][0].tolist()
             assert encoder.cost(item) == inputs["image_grid_thw"].prod()
         else:
             assert encoder.cost(item) == 16
 
 
+@pytest.mark.parametrize("data", [b"no picture", picture(0, 1, 300)], ids=["text", "a line"])
+def test_what_can_never_be_prepared_weighs_something(folder: Path, data: bytes) -> None:
+    encoder = load(folder)
+    assert encoder.weigh(EncodeImage(data, 100_000))[1] >= 1
+    assert encoder.result_type is VisionFeatures
+
+
 def test_pictures_of_different_sizes_share_a_batch_and_see_the_same(folder: Path) -> None:
     encoder = load(folder)
-    items = [encoder.prepare(EncodeImage(picture(seed, *size), 100_000)) for seed, size in enumerate(SIZES)]
+    items = [encoder.prepare(EncodeImage(picture(seed, *size), 100_000), NO_INPUTS) for seed, size in enumerate(SIZES)]
     assert len({encoder.batch_key(item) for item in items}) == 1
     for item, result in zip(items, encoder.run(items), strict=True):
         alone = encoder.run([item])[0]
-        np.testing.assert_allclose(result["features"], alone["features"], atol=1e-4)
+        np.testing.assert_allclose(result.features, alone.features, atol=1e-4)
 
 
 def test_each_part_reads_its_own_tensors_only(folder: Path) -> None:
@@ -105,7 +114,7 @@ class Weighed(VlmEncoder):
     def hold(self, gate: Gate) -> None:
         self.gate, self.batches = gate, list[list[float]]()
 
-    def run(self, batch: Sequence[PreparedPicture]) -> Sequence[Arrays]:
+    def run(self, batch: Sequence[PreparedPicture]) -> Sequence[VisionFeatures]:
         self.gate.pass_through()
         self.batches.append([self.cost(item) for item in batch])
         return super().run(batch)
@@ -116,11 +125,13 @@ def test_a_burst_of_pictures_is_split_into_batches_within_the_cost_bound(folder:
     assert isinstance(encoder, Weighed)
     encoder.hold(gate)
     sizes = [SIZES[index % len(SIZES)] for index in range(12)]
-    bound = 2.5 * max(encoder.cost(encoder.prepare(EncodeImage(picture(0, *size), 100_000))) for size in SIZES)
-    engine = OneShotEngine(encoder, name="eyes", batch=BatchLimits(max_items=64, max_cost=bound))
+    bound = 2.5 * max(encoder.cost(encoder.prepare(EncodeImage(picture(0, *size), 100_000), NO_INPUTS)) for size in SIZES)
+    engine: OneShotEngine[EncodeImage, PreparedPicture, VisionFeatures] = OneShotEngine(
+        encoder, name="eyes", batch=BatchLimits(max_items=64, max_cost=bound)
+    )
     inboxes = [Inbox() for _ in sizes]
     for seed, (size, inbox) in enumerate(zip(sizes, inboxes, strict=True)):
-        engine.submit(Item(f"{seed}", EncodeImage(picture(seed, *size), 100_000)), inbox)
+        engine.submit(Item(f"{seed}", EncodeImage(picture(seed, *size), 100_000)), NO_INPUTS, inbox)
     gate.open()
     assert all(inbox.wait().error is None for inbox in inboxes)
     engine.close(PATIENCE_S)

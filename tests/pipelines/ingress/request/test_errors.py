@@ -10,10 +10,10 @@ import pytest
 from pipelines.ingress.request.auth import KeyRing
 from pipelines.ingress.request.errors import TABLE, answer_to
 from pipelines.ingress.request.settings import IngressSettings, settings_of
-from pipelines.settings.config import AppConfig
+from pipelines.settings.config import AppConfig, LimitsConfig
 from stages.contract import errors
-from stages.contract.errors import NotAuthorized, StageFailed, TriptychError
-from tests.pipelines.ingress.fakes import CHAT, FakeService, Trouble
+from stages.contract.errors import DeadlineExceeded, InvalidRequest, NotAuthorized, StageFailed, TriptychError
+from tests.pipelines.ingress.fakes import CHAT, PAINT, FakeService, Trouble
 from tests.pipelines.ingress.surface import JsonObject, chat_body, client_for, error_of, sse_events
 
 PATH = "/v1/chat/completions"
@@ -95,8 +95,8 @@ async def test_a_body_over_the_bound_is_413_by_its_declared_length_alone() -> No
         raise AssertionError("the body was read")
         yield b""
 
-    async with client_for(FakeService(), IngressSettings(max_body_bytes=100)) as client:
-        response = await client.post(PATH, content=never(), headers={**JSON, "content-length": "101"})
+    async with client_for(FakeService(), IngressSettings(LimitsConfig(body_bytes=1024))) as client:
+        response = await client.post(PATH, content=never(), headers={**JSON, "content-length": "1025"})
     assert response.status_code == 413
     assert "limits.body_bytes" in error_of(response)["message"]
 
@@ -107,9 +107,9 @@ async def test_a_body_over_the_bound_is_413_while_it_is_read() -> None:
     async def endless() -> AsyncIterator[bytes]:
         for count in range(100):
             sent.append(count)
-            yield b" " * 50
+            yield b" " * 500
 
-    async with client_for(FakeService(), IngressSettings(max_body_bytes=100)) as client:
+    async with client_for(FakeService(), IngressSettings(LimitsConfig(body_bytes=1024))) as client:
         response = await client.post(PATH, content=endless(), headers=JSON)
     assert response.status_code == 413
     assert len(sent) < 10
@@ -244,6 +244,59 @@ async def test_an_error_nobody_foresaw_is_a_500_that_tells_only_the_request_id(c
     assert "/secret/path" in caplog.text
 
 
+# ---- whose words ----
+
+PAINTING: JsonObject = {"model": PAINT, "prompt": "a boat"}
+CHAT_PATH, PAINT_PATH = PATH, "/v1/images/generations"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "below", "field"),
+    [
+        (CHAT_PATH, chat_body(max_tokens=9), "max_tokens", "max_tokens"),
+        (CHAT_PATH, chat_body(max_completion_tokens=9), "max_tokens", "max_completion_tokens"),
+        (CHAT_PATH, chat_body(max_tokens=9, max_completion_tokens=9), "max_tokens", "max_completion_tokens"),
+        (CHAT_PATH, chat_body(logprobs=True, top_logprobs=2), "logprobs", "top_logprobs"),
+        (CHAT_PATH, chat_body(), "token_ids", "messages"),
+        (CHAT_PATH, chat_body(), "messages[0].content[1]", "messages[0].content[1]"),
+        (PAINT_PATH, PAINTING, "steps", "num_inference_steps"),
+        (PAINT_PATH, PAINTING | {"triptych": {"num_inference_steps": 9}}, "steps", "triptych.num_inference_steps"),
+        (PAINT_PATH, PAINTING | {"scheduler": "x"}, "sampler", "scheduler"),
+        (PAINT_PATH, PAINTING | {"triptych": {"guidance_scale": 2}}, "guidance_scale", "triptych.guidance_scale"),
+        (PAINT_PATH, PAINTING, "width", "size"),
+        (PAINT_PATH, PAINTING, "prompt", "prompt"),
+    ],
+)
+@pytest.mark.parametrize("when", [0, 2])
+async def test_an_error_from_below_names_the_field_that_this_client_sent(
+    path: str, body: JsonObject, below: str, field: str, when: int
+) -> None:
+    service = FakeService(trouble=Trouble(InvalidRequest(f"{below} 9 is over 5; at most 5 {below}", param=below), after=when))
+    async with client_for(service) as client:
+        response = await client.post(path, json=body | {"stream": when > 0})
+    error = sse_events(response.text)[-1]["error"] if when else error_of(response)
+    assert (error["param"], error["message"]) == (field, f"{field} 9 is over 5; at most 5 {below}")
+
+
+async def test_a_word_that_only_begins_like_the_field_is_left_alone() -> None:
+    service = FakeService(trouble=Trouble(InvalidRequest("stepsize is no word of ours", param="steps")))
+    async with client_for(service) as client:
+        error = error_of(await client.post(PAINT_PATH, json=PAINTING))
+    assert (error["param"], error["message"]) == ("num_inference_steps", "stepsize is no word of ours")
+
+
+@pytest.mark.parametrize("when", [0, 2])
+async def test_what_allows_more_time_is_told_by_the_surface_whoever_ran_out_of_it(when: int) -> None:
+    service = FakeService(trouble=Trouble(DeadlineExceeded("the request's time is up: it waited for stage llm"), after=when))
+    async with client_for(service) as client:
+        response = await client.post(CHAT_PATH, json=chat_body(stream=when > 0))
+    error = sse_events(response.text)[-1]["error"] if when else error_of(response)
+    assert error["message"] == (
+        "the request's time is up: it waited for stage llm; "
+        "allow more with the header x-request-timeout-seconds (at most limits.max_request_s)"
+    )
+
+
 def test_every_error_of_the_tree_has_a_row_of_its_own_or_of_a_class_above_it() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, TriptychError)]
     assert {kind.__name__: answer_to(kind("x")).status for kind in kinds} == {
@@ -268,7 +321,7 @@ def test_every_error_of_the_tree_has_a_row_of_its_own_or_of_a_class_above_it() -
 # ---- keys ----
 
 KEYS = {hashlib.sha256(f"key of {tenant}".encode()).hexdigest(): tenant for tenant in ("ada", "bob")}
-KEYED = IngressSettings(keys=KEYS, secret=b"s3cret", show_cache=False)
+KEYED = IngressSettings(keys=KEYS, secret=b"s3cret")
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Bearer wrong", "Basic a2V5", "key of ada", "Bearer \xff"])
@@ -335,7 +388,7 @@ def test_receipts_tell_cache_outcomes_only_where_the_keys_are_of_one_tenant() ->
         secret = {"secret_env": "PATH"} if len(set(tenants)) > 1 else {}  # any variable that is set
         return settings_of(AppConfig.model_validate({**MINIMAL, "auth": {"keys": keys, **secret}}))
 
-    assert settings().show_cache
-    assert settings("ada", "ada").show_cache
-    assert not settings("ada", "bob").show_cache
+    assert settings().shows_cache
+    assert settings("ada", "ada").shows_cache
+    assert not settings("ada", "bob").shows_cache
     assert settings("ada", "bob").keys == {f"{0:064x}": "ada", f"{1:064x}": "bob"}

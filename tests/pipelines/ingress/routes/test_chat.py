@@ -1,12 +1,16 @@
 """POST /v1/chat/completions, whole answers: what reaches the pipeline, and what comes back."""
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
 
 from pipelines.ingress.request.settings import IngressSettings
-from pipelines.jobs import AskedSampling, ChatJob, ImagePart, TextPart
-from tests.pipelines.ingress.fakes import CHAT, PAINT, FakeService
+from pipelines.ingress.schemas.chat import ChatBody
+from pipelines.jobs import ChatJob, ImagePart, TextPart
+from pipelines.settings.config import LimitsConfig
+from stages.llm.messages import Sampling
+from tests.pipelines.ingress.fakes import CHAT, DEFAULTS, PAINT, FakeService
 from tests.pipelines.ingress.surface import JsonObject, chat_body, client_for, data_url, error_of, image_part, png
 
 PATH = "/v1/chat/completions"
@@ -79,11 +83,15 @@ async def test_every_field_reaches_the_pipeline() -> None:
             frequency_penalty=-1.5,
             presence_penalty=2,
             logit_bias={"17": -100, "18": 0.5},
+            top_k=40,
+            min_p=0.125,
+            repetition_penalty=1.25,
             n=2,
         )
     )
     assert job.n == 2
-    assert job.sampling == AskedSampling(
+    assert not job.may_shorten
+    assert job.sampling == Sampling(
         max_tokens=7,
         temperature=0.5,
         top_p=0.25,
@@ -93,11 +101,31 @@ async def test_every_field_reaches_the_pipeline() -> None:
         frequency_penalty=-1.5,
         presence_penalty=2.0,
         logit_bias={17: -100.0, 18: 0.5},
+        top_k=40,
+        min_p=0.125,
+        repetition_penalty=1.25,
     )
 
 
+def test_no_field_of_sampling_is_out_of_a_requests_reach() -> None:
+    assert {field.name for field in fields(Sampling)} <= set(ChatBody.model_fields)
+
+
+@pytest.mark.parametrize(("top_k", "means"), [(-1, 0), (0, 0), (1, 1)])
+async def test_top_k_may_say_all_in_both_of_vllms_ways(top_k: int, means: int) -> None:
+    assert (await asked(chat_body(top_k=top_k))).sampling.top_k == means
+
+
 async def test_nothing_given_leaves_the_defaults_to_the_model() -> None:
-    assert (await asked(chat_body())).sampling == AskedSampling()
+    job = await asked(chat_body())
+    assert job.sampling == DEFAULTS
+    assert job.may_shorten
+
+
+async def test_a_request_that_says_what_openais_default_is_gets_it_whatever_the_models_is() -> None:
+    sampling = (await asked(chat_body(temperature=1, top_k=0))).sampling
+    assert (sampling.temperature, sampling.top_k) == (1.0, 0)
+    assert (await asked(chat_body(temperature=0))).sampling.temperature == 0.0
 
 
 async def test_a_whole_number_may_be_written_with_a_point() -> None:
@@ -110,7 +138,7 @@ async def test_null_means_not_given() -> None:
     names = ["stream", "stream_options", "max_tokens", "max_completion_tokens", "temperature", "top_p", "n", "seed", "stop"]
     names += ["logprobs", "top_logprobs", "frequency_penalty", "presence_penalty", "logit_bias", "user", "metadata", "tools"]
     names += ["response_format", "audio", "modalities", "store", "service_tier", "triptych", "tool_choice", "functions"]
-    assert (await asked(chat_body(**dict.fromkeys(names)))).sampling == AskedSampling()
+    assert (await asked(chat_body(**dict.fromkeys([*names, "top_k", "min_p", "repetition_penalty"])))).sampling == DEFAULTS
 
 
 @pytest.mark.parametrize(
@@ -179,6 +207,10 @@ async def test_a_field_with_an_effect_that_is_not_offered_is_refused_by_name(fie
         ({"logit_bias": {"x": 1}}, "logit_bias.x", "pattern"),
         ({"logit_bias": {"5": 101}}, "logit_bias.5", "100"),
         ({"frequency_penalty": 3}, "frequency_penalty", "2"),
+        ({"top_k": -2}, "top_k", "-1"),
+        ({"top_k": 2**31}, "top_k", "2147483647"),
+        ({"min_p": 1.5}, "min_p", "1"),
+        ({"repetition_penalty": 0}, "repetition_penalty", "greater than 0"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "stream: true"),
         ({"messages": []}, "messages", "1"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "tool"),
@@ -272,7 +304,7 @@ async def test_low_detail_is_a_smaller_picture_and_high_detail_the_picture_itsel
 
 
 async def test_more_pictures_or_text_than_configured_are_refused_with_the_setting() -> None:
-    settings = IngressSettings(images_per_request=1, prompt_chars=10)
+    settings = IngressSettings(LimitsConfig(images_per_request=1, prompt_chars=10))
     pictures = await refused(chat_body([image_part(), image_part()]), settings)
     assert "limits.images_per_request" in pictures["message"]
     text = await refused(chat_body("x" * 11), settings)
@@ -280,7 +312,7 @@ async def test_more_pictures_or_text_than_configured_are_refused_with_the_settin
 
 
 async def test_a_picture_over_the_bounds_is_413_before_it_is_decoded() -> None:
-    async with client_for(FakeService(), IngressSettings(image_pixels=100)) as client:
+    async with client_for(FakeService(), IngressSettings(LimitsConfig(image_pixels=100))) as client:
         response = await client.post(PATH, json=chat_body([image_part(png(20, 20))]))
     assert response.status_code == 413
     assert "limits.image_pixels" in error_of(response)["message"]
@@ -310,7 +342,7 @@ async def test_a_data_url_may_say_any_picture_type() -> None:
 
 @pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
 async def test_a_bound_over_the_configured_one_is_refused_and_without_one_the_model_decides(field: str) -> None:
-    async with client_for(FakeService(), IngressSettings(max_tokens=9)) as client:
+    async with client_for(FakeService(), IngressSettings(LimitsConfig(max_tokens=9))) as client:
         fits, over = [await client.post(PATH, json=chat_body(**{field: tokens})) for tokens in (9, 10)]
     assert (fits.status_code, over.status_code, error_of(over)["param"]) == (200, 400, field)
     assert error_of(over)["message"] == f"{field} 10 is over the limit of 9 (limits.max_tokens)"

@@ -8,6 +8,7 @@ import pytest
 
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.jobs import EmbedJob, ImagePart, TextPart
+from pipelines.settings.config import LimitsConfig
 from tests.pipelines.ingress.fakes import EMBED, WIDTH, FakeService
 from tests.pipelines.ingress.surface import JsonObject, client_for, data_url, error_of, image_part, png
 
@@ -55,6 +56,23 @@ async def test_texts_and_pictures_mix_and_keep_their_order() -> None:
     assert (picture.width, picture.height) == (5, 6)
 
 
+@pytest.mark.parametrize(
+    ("given", "params"),
+    [
+        ("boat", ["input"]),
+        (["boat"], ["input[0]"]),
+        ({"type": "text", "text": "hut"}, ["input.text"]),
+        (["boat", {"type": "text", "text": "hut"}, image_part()], ["input[0]", "input[1].text", "input[2].image_url.url"]),
+    ],
+)
+async def test_every_input_knows_its_field_in_the_request(given: Any, params: list[str]) -> None:
+    service = FakeService()
+    await embedded(given, service)
+    (job,) = service.jobs
+    assert isinstance(job, EmbedJob)
+    assert [part.param for part in job.inputs] == params
+
+
 async def test_a_single_picture_needs_no_list() -> None:
     assert len((await embedded(image_part()))["data"]) == 1
 
@@ -89,7 +107,7 @@ async def test_a_wrong_value_is_told_with_its_field(fields: JsonObject, param: s
 
 
 async def test_more_inputs_pictures_or_text_than_configured_are_refused_with_the_setting() -> None:
-    settings = IngressSettings(embedding_inputs=2, images_per_request=1, prompt_chars=3)
+    settings = IngressSettings(LimitsConfig(embedding_inputs=2, images_per_request=1, prompt_chars=3))
     for given, setting in (
         (["a", "b", "c"], "limits.embedding_inputs"),
         ([image_part(), image_part()], "limits.images_per_request"),

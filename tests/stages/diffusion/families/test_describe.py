@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.checkpoints.checkpoint import Source, fingerprint
+from stages.checkpoints.checkpoint import Checkpoint, Source, fingerprint
 from stages.contract.errors import ConfigurationError
 from stages.diffusion.checkpoint.checkpoint_parts import part_files
 from stages.diffusion.families.describe import Guidance
@@ -185,3 +185,27 @@ def test_steps_and_guidance_are_those_of_the_checkpoints_kind(
 def test_steps_and_guidance_are_the_familys(tmp_path: Path, save: Callable[[Path], Path], usual: tuple[int, float]) -> None:
     info = describe(checkpoint_of(save(tmp_path)))
     assert (info.default_steps, info.default_guidance_scale) == usual
+
+
+@pytest.mark.parametrize(
+    ("source", "saved_as", "usual"),
+    [
+        (Source(hub="stabilityai/stable-diffusion-3.5-large-turbo"), None, (4, 0.0)),
+        (Source(hub="stabilityai/stable-diffusion-3.5-large"), None, (28, 7.0)),
+        (Source(hub="me/mine"), "stabilityai/stable-diffusion-3.5-large-turbo", (4, 0.0)),
+        (Source(hub="me/mine"), "stabilityai/stable-diffusion-3.5-medium", (28, 7.0)),
+    ],
+)
+def test_a_turbo_of_3_is_known_by_its_name_as_its_settings_are_those_of_its_teacher(
+    tmp_path: Path, source: Source, saved_as: str | None, usual: tuple[int, float]
+) -> None:
+    folder = save_stable_diffusion_3(tmp_path / "turbo" / "3")  # a folder above the checkpoint's own has no say
+    if saved_as is not None:
+        edit(folder / "transformer" / "config.json", _name_or_path=saved_as)
+    info = describe(Checkpoint(source, folder))
+    assert (info.default_steps, info.default_guidance_scale) == usual
+
+
+def test_a_turbo_of_3_is_known_by_the_name_of_its_folder(tmp_path: Path) -> None:
+    info = describe(checkpoint_of(save_stable_diffusion_3(tmp_path / "Stable-Diffusion-3.5-Large-Turbo")))
+    assert (info.default_steps, info.default_guidance_scale) == (4, 0.0)

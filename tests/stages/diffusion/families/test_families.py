@@ -155,5 +155,5 @@ def test_guidance_as_an_input_differs_from_row_to_row(tmp_path: Path) -> None:
 
 
 def test_a_consistency_model_takes_no_more_steps_than_it_was_distilled_for(tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequest, match=r"num_inference_steps 51 is outside 1\.\.50"):
+    with pytest.raises(InvalidRequest, match=r"steps 51 is outside 1\.\.50"):
         Painter.load(folder_of("consistency", tmp_path)).start(Wish(negative=None, steps=51))

@@ -127,11 +127,9 @@ def test_a_second_order_sampler_reports_its_calls(sd_painter: Painter) -> None:
 
 
 def test_an_unknown_sampler_is_refused_with_what_is_allowed(sd_painter: Painter) -> None:
-    with pytest.raises(
-        InvalidRequest, match=r"scheduler 'magic' is not a sampler; this model takes ddim, ddpm, pndm"
-    ) as caught:
+    with pytest.raises(InvalidRequest, match=r"sampler 'magic' is not a sampler; this model takes ddim, ddpm, pndm") as caught:
         sd_painter.start(Wish(sampler="magic"))
-    assert caught.value.param == "scheduler"
+    assert caught.value.param == "sampler"
 
 
 def test_a_sampler_for_other_models_is_refused_with_the_reason(sd_painter: Painter) -> None:

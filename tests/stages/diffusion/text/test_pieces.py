@@ -10,9 +10,11 @@ import torch
 
 from stages.checkpoints.checkpoint import LoadOptions
 from stages.contract.errors import OutOfMemory
-from stages.diffusion.messages import DecodeLatents, EncodePixels
+from stages.contract.recipe import NO_INPUTS
+from stages.diffusion.messages import DecodeLatents, EncodePicture, Latents
 from stages.diffusion.text.pieces import RETRY_AFTER
 from stages.diffusion.vae import VaeDecoder, VaeEncoder
+from stages.vision.picture import encode
 from tests.stages.diffusion.painter import checkpoint_of
 
 pytestmark = pytest.mark.models
@@ -52,11 +54,15 @@ def encoder(folder: Path, fits: float) -> tuple[VaeEncoder, Cramped]:
 def some_latents(count: int, side: int = 16) -> list[Any]:
     source = np.random.default_rng(7)
     smooth = source.standard_normal((count, 4, 1, 1)).astype(np.float32) * np.ones((1, 1, side, side), np.float32)
-    return [DecodeLatents({"latents": one + 0.1 * source.standard_normal(one.shape).astype(np.float32)}) for one in smooth]
+    return [DecodeLatents(Latents(one + 0.1 * source.standard_normal(one.shape).astype(np.float32))) for one in smooth]
+
+
+def a_picture(pixels: Any) -> EncodePicture:
+    return EncodePicture(encode(pixels, "png"), 64, 64, max_pixels=10_000)
 
 
 def decoded(stage: VaeDecoder, wanted: list[Any]) -> Any:
-    return np.stack([one["pixels"] for one in stage.run([stage.prepare(each) for each in wanted])]).astype(int)
+    return np.stack([one.pixels for one in stage.run([stage.prepare(each, NO_INPUTS) for each in wanted])]).astype(int)
 
 
 def test_a_batch_that_does_not_fit_is_decoded_picture_by_picture_to_the_same_pixels(sd_folder: Path) -> None:
@@ -90,31 +96,31 @@ def test_the_whole_is_tried_again_after_a_while(sd_folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "item"), [(decoder, some_latents(1)[0]), (encoder, EncodePixels(np.zeros((64, 64, 3), np.uint8)))]
+    ("make", "item"), [(decoder, some_latents(1)[0]), (encoder, a_picture(np.zeros((64, 64, 3), np.uint8)))]
 )
 def test_a_picture_that_fits_in_no_tile_is_out_of_memory(
     sd_folder: Path, make: Callable[[Path, float], tuple[Any, Cramped]], item: Any
 ) -> None:
     stage, _ = make(sd_folder, 3)
     with pytest.raises(OutOfMemory, match="64 pixels a side does not fit, not even in tiles"):
-        stage.run([stage.prepare(item)])
+        stage.run([stage.prepare(item, NO_INPUTS)])
 
 
 def test_pictures_are_encoded_in_slices_and_tiles_too(sd_folder: Path) -> None:
     source = np.random.default_rng(3)
-    items = [EncodePixels(source.integers(0, 256, (64, 64, 3)).astype(np.uint8)) for _ in range(2)]
+    items = [a_picture(source.integers(0, 256, (64, 64, 3)).astype(np.uint8)) for _ in range(2)]
 
     def run(fits: float) -> tuple[Any, Cramped]:
         stage, cramped = encoder(sd_folder, fits)
-        return stage.run([stage.prepare(item) for item in items]), cramped
+        return stage.run([stage.prepare(item, NO_INPUTS) for item in items]), cramped
 
     whole, _ = run(np.inf)
     sliced, _ = run(64 * 64)
     for one, same in zip(whole, sliced, strict=True):
-        np.testing.assert_allclose(one["latents"], same["latents"], atol=1e-5)
-        np.testing.assert_allclose(one["std"], same["std"], atol=1e-5)
+        np.testing.assert_allclose(one.latents, same.latents, atol=1e-5)
+        np.testing.assert_allclose(one.std, same.std, atol=1e-5)
     tiled, cramped = run(32 * 32)
-    assert tiled[0]["latents"].shape == whole[0]["latents"].shape
+    assert tiled[0].latents.shape == whole[0].latents.shape
     assert max(max(size) for size in cramped.sizes) == 32
 
 

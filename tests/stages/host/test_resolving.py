@@ -12,16 +12,16 @@ from cache.embedded import EmbeddedRedis
 from cache.memory import MemoryTier
 from cache.redis_tier import RedisTier
 from cache.tiered import TieredCache
-from stages.contract.errors import Cancelled, DeadlineExceeded, InvalidRequest, QueueFull, StageFailed
+from stages.contract.engine import EngineIdentity
+from stages.contract.errors import DeadlineExceeded, InvalidRequest, QueueFull, StageFailed
 from stages.contract.item import Item, Reply
 from stages.contract.limits import QueueLimits
-from stages.engine.engine import Place
 from stages.host.host import StageHost
-from stages.host.remembering import made_here
-from tests.stages.fakes import Adder, FarTier, Gate
+from stages.host.origin import Origin, remembered_as
+from tests.stages.fakes import Add, Adder, FarTier, Gate, Total
 from tests.stages.host.test_host import once, total
 
-HERE = made_here("n", Place("adder", "cpu"))
+HERE = remembered_as("n", Origin.of(EngineIdentity("adder", "cpu"), "").key)
 """What "n" is called in the tiers."""
 
 
@@ -35,9 +35,9 @@ class Scene:
 
     def ask(
         self, item_id: str = "1", a: int = 2, b: int = 3, name: str | None = "n", in_s: float | None = None
-    ) -> "asyncio.Task[Reply]":
+    ) -> "asyncio.Task[Reply[Total]]":
         deadline = float("inf") if in_s is None else time.time() + in_s
-        return asyncio.create_task(self.host.call("adder", Item(item_id, (a, b), name, deadline=deadline)))
+        return asyncio.create_task(self.host.call("adder", Item(item_id, Add(a, b), name, deadline=deadline)))
 
     async def on_device(self, times: int) -> None:
         await asyncio.to_thread(self.adder.run_gate.wait_for, times)
@@ -76,7 +76,7 @@ async def test_what_is_in_memory_is_not_computed_again(scene: Scene) -> None:
 
 
 async def test_what_another_replica_has_computed_comes_from_the_far_tier(scene: Scene) -> None:
-    scene.far.put_many({HERE: {"sum": np.array([5])}})
+    scene.far.put_many({HERE: {"total": np.asarray(5)}})
     reply = await scene.ask()
     assert total(reply) == 5
     assert (reply.receipt.cache, reply.receipt.bytes_moved) == ("redis", 8)
@@ -95,12 +95,12 @@ async def test_without_a_name_nothing_is_looked_up_or_remembered(scene: Scene) -
 async def test_without_tiers_requests_still_join_but_nothing_is_remembered() -> None:
     host, adder = StageHost(), Adder(run_gate=Gate(closed=True))
     host.add("adder", adder)
-    calls = [asyncio.create_task(host.call("adder", Item(str(i), (2, 3), "n"))) for i in range(2)]
+    calls = [asyncio.create_task(host.call("adder", Item(str(i), Add(2, 3), "n"))) for i in range(2)]
     await asyncio.to_thread(adder.run_gate.wait_for, 1)
     adder.run_gate.open()
     replies = await asyncio.gather(*calls)
     assert [reply.receipt.cache for reply in replies] == ["off", "joined"]
-    assert (await host.call("adder", Item("3", (2, 3), "n"))).receipt.cache == "off"
+    assert (await host.call("adder", Item("3", Add(2, 3), "n"))).receipt.cache == "off"
     assert adder.batches == [[5], [5]]
     await host.close()
 
@@ -115,7 +115,7 @@ async def test_the_event_loop_turns_while_a_far_tier_is_asked(scene: Scene) -> N
 
 
 @pytest.mark.parametrize("phase", ["looking up", "preparing", "running", "remembering"])
-async def test_whoever_comes_in_any_phase_of_a_flight_joins_it(scene: Scene, phase: str) -> None:
+async def test_whoever_comes_in_any_phase_of_a_computation_joins_it(scene: Scene, phase: str) -> None:
     gate = {
         "looking up": scene.far.get_gate,
         "preparing": scene.adder.prepare_gate,
@@ -140,19 +140,15 @@ async def test_whoever_comes_in_any_phase_of_a_flight_joins_it(scene: Scene, pha
 
 
 @pytest.mark.parametrize("phase", ["looking up", "preparing", "running"])
-@pytest.mark.parametrize("how", ["task", "id"])
-async def test_a_leader_that_goes_away_takes_nobody_along(scene: Scene, phase: str, how: str) -> None:
+async def test_a_leader_that_goes_away_takes_nobody_along(scene: Scene, phase: str) -> None:
     gate = {"looking up": scene.far.get_gate, "preparing": scene.adder.prepare_gate, "running": scene.adder.run_gate}[phase]
     gate.close()
     leader = scene.ask("1")
     await asyncio.to_thread(gate.wait_for, 1)
     follower = scene.ask("2")
     await asyncio.sleep(0)
-    if how == "task":
-        leader.cancel()
-    else:
-        assert scene.host.cancel("1")
-    with pytest.raises(asyncio.CancelledError if how == "task" else Cancelled):
+    leader.cancel()
+    with pytest.raises(asyncio.CancelledError):
         await leader
     gate.open()
     assert total(await follower) == 5
@@ -281,19 +277,36 @@ async def test_a_full_queue_refuses_a_named_item_too(scene: Scene) -> None:
 async def test_a_stage_whose_results_are_no_arrays_fails_alone() -> None:
     class Lists(Adder):
         def run(self, batch: object) -> Any:
-            return [{"sum": [1]}]
+            return [{"total": [1]}]
 
     host = StageHost(cache=TieredCache([MemoryTier(2**20)]))
     host.add("adder", Lists())
     with pytest.raises(StageFailed):
-        await host.call("adder", Item("1", (2, 3), "n"))
+        await host.call("adder", Item("1", Add(2, 3), "n"))
     await host.close()
 
 
 async def test_shared_arrays_are_read_only(scene: Scene) -> None:
     reply = await scene.ask()
     with pytest.raises(ValueError, match="read-only"):
-        reply.value["sum"][0] = 6
+        reply.value.total[...] = 6
+
+
+async def test_what_is_remembered_and_is_no_such_result_is_forgotten_and_made_again(scene: Scene) -> None:
+    scene.far.put_many({HERE: {"something": np.asarray(4), "else": np.asarray(5)}})
+    reply = await scene.ask()
+    assert (total(reply), reply.receipt.cache) == (5, "miss")
+    await scene.host.settled()
+    assert [list(tier.get_many([HERE])[HERE]) for tier in (scene.memory, scene.far)] == [["total"], ["total"]]
+
+
+async def test_a_model_of_other_weights_never_answers_with_what_these_have_made(scene: Scene) -> None:
+    other = Adder()
+    scene.host.add("other", other, weights="newer")
+    await scene.ask()
+    await scene.host.settled()
+    assert (await scene.host.call("other", Item("2", Add(2, 3), "n"))).receipt.cache == "miss"
+    assert other.batches == [[5]]
 
 
 async def test_different_names_are_computed_each(scene: Scene) -> None:
@@ -314,12 +327,12 @@ async def test_two_replicas_share_what_they_computed_through_a_real_redis() -> N
     hosts = [StageHost(cache=TieredCache([MemoryTier(2**20), RedisTier(server.url)])) for _ in adders]
     for host, adder in zip(hosts, adders, strict=True):
         host.add("adder", adder)
-    first = await hosts[0].call("adder", Item("1", (2, 3), "n"))
+    first = await hosts[0].call("adder", Item("1", Add(2, 3), "n"))
     await hosts[0].close()  # what waits to be written is written
-    second = await hosts[1].call("adder", Item("2", (2, 3), "n"))
+    second = await hosts[1].call("adder", Item("2", Add(2, 3), "n"))
     assert (first.receipt.cache, second.receipt.cache, second.receipt.bytes_moved) == ("miss", "redis", 8)
     assert total(second) == 5
     assert adders[1].batches == []
     await asyncio.to_thread(server.close)
-    assert total(await hosts[1].call("adder", Item("3", (4, 4), "m"))) == 8  # Redis is gone: computed as ever
+    assert total(await hosts[1].call("adder", Item("3", Add(4, 4), "m"))) == 8  # Redis is gone: computed as ever
     await hosts[1].close()

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
+from stages.contract.engine import Handle
 from stages.contract.errors import Cancelled, DeadlineExceeded, InvalidRequest, QueueFull, StageFailed, Unavailable
 from stages.contract.item import Item
 from stages.contract.limits import BatchLimits, QueueLimits
+from stages.contract.recipe import NO_INPUTS
 from stages.contract.stage import Stepped
 from stages.engine.delivery import Call, deliver_here
-from stages.engine.engine import Handle
-from stages.engine.iterative_engine import IterativeEngine
-from tests.stages.bench import Bench, submit, workbench
-from tests.stages.fakes import PATIENCE_S, Count, Countdown, CountFrom, Inbox
+from tests.stages.bench import Bench, CountingEngine, prepared, submit, workbench
+from tests.stages.fakes import PATIENCE_S, Count, Countdown, CountFrom, Inbox, PreparedCount
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def bench() -> Iterator[Bench]:
         yield bench
 
 
-def count(engine: IterativeEngine[CountFrom, Count], start: int, key: str = "a", **item: Any) -> tuple[Inbox, Handle]:
+def count(engine: CountingEngine, start: int, key: str = "a", **item: Any) -> tuple[Inbox, Handle]:
     return submit(engine, CountFrom(start, key), **item)
 
 
@@ -45,6 +45,7 @@ def test_a_row_joins_between_two_steps_of_another(bench: Bench) -> None:
     first, _ = count(engine, 3)
     stage.gate.wait_for(1)
     second, _ = count(engine, 2)
+    prepared(engine, 1)
     bench.time.now += 7
     stage.gate.open()
     assert second.wait().seen == [1, 0]
@@ -65,6 +66,7 @@ def test_what_finds_no_slot_waits_for_one(bench: Bench) -> None:
     first, _ = count(engine, 2)
     stage.gate.wait_for(1)
     second, _ = count(engine, 1)
+    prepared(engine, 1)
     stage.gate.let(1)
     stage.gate.wait_for(2)
     assert len(stage.started) == 1
@@ -92,19 +94,20 @@ def test_a_check_that_breaks_is_the_stages_fault(bench: Bench) -> None:
 
 def test_a_cancelled_row_takes_part_in_no_further_step(bench: Bench) -> None:
     stage = Countdown(gate=bench.gate())
-    engine = bench.iterative(stage)
+    engine = bench.busy_counting(stage)
     inbox, handle = count(engine, 50)
     other, _ = count(engine, 4)
-    stage.gate.let(2)
-    stage.gate.wait_for(3)  # the third step is under way
+    prepared(engine, 2)
+    stage.gate.let(3)
+    stage.gate.wait_for(4)  # the third step of both is under way
     handle.cancel()
     assert isinstance(inbox.wait().error, Cancelled)
     stage.gate.open()
     other.wait()
     with_it = [rows for rows in stage.steps if CountFrom(50) in rows]
-    assert len(with_it) <= 3
-    assert stage.finished[0] == CountFrom(50)
-    assert len(inbox.seen) <= 2
+    assert len(with_it) == 3
+    assert stage.finished[1] == CountFrom(50)
+    assert inbox.seen == [49, 48]
 
 
 def test_what_is_cancelled_while_it_waits_is_never_started(bench: Bench) -> None:
@@ -113,6 +116,7 @@ def test_what_is_cancelled_while_it_waits_is_never_started(bench: Bench) -> None
     first, _ = count(engine, 1)
     stage.gate.wait_for(1)
     waiting, handle = count(engine, 2)
+    prepared(engine, 1)
     handle.cancel()
     assert isinstance(waiting.wait().error, Cancelled)
     stage.gate.open()
@@ -124,9 +128,9 @@ def test_what_is_cancelled_while_it_waits_is_never_started(bench: Bench) -> None
 
 def test_what_is_cancelled_while_it_starts_is_freed(bench: Bench) -> None:
     class Slow(Countdown):
-        def start(self, payload: CountFrom) -> Count:
+        def start(self, payload: CountFrom, prepared: PreparedCount) -> Count:
             starting.pass_through()
-            return super().start(payload)
+            return super().start(payload, prepared)
 
     starting = bench.gate()
     stage = Slow()
@@ -165,6 +169,7 @@ def test_a_deadline_that_passes_while_waiting_for_a_slot_ends_the_waiting(bench:
     count(engine, 50)
     stage.gate.wait_for(1)
     inbox, _ = count(engine, 1, deadline=bench.time.deadline(5))
+    prepared(engine, 1)
     bench.time.now += 5
     stage.gate.let(1)
     error = inbox.wait().error
@@ -199,6 +204,7 @@ def test_a_row_that_leaves_while_another_is_being_freed_is_freed_too(bench: Benc
     first, _ = count(engine, 2)
     stage.gate.wait_for(1)
     second, handle = count(engine, 50)
+    prepared(engine, 1)
     stage.gate.let(2)
     stage.finish_gate.wait_for(1)  # the first is done, and nobody else is left after what follows
     closing = threading.Thread(target=engine.close if how == "close" else handle.cancel)
@@ -226,6 +232,7 @@ def test_a_row_may_change_its_key_from_step_to_step(bench: Bench) -> None:
     first, _ = count(engine, 4)
     stage.gate.wait_for(1)
     second, _ = count(engine, 4)
+    prepared(engine, 1)
     stage.gate.open()
     first.wait()
     second.wait()
@@ -241,6 +248,7 @@ def test_a_step_that_raises_fails_its_rows_and_the_engine_lives_on(bench: Bench)
     stage.gate.wait_for(1)
     second, _ = submit(engine, CountFrom(5, "a", breaks_step_at=3))
     other, _ = count(engine, 5, "b")
+    prepared(engine, 2)
     stage.gate.open()
     for inbox in (first, second):
         error = inbox.wait().error
@@ -253,7 +261,7 @@ def test_a_step_that_raises_fails_its_rows_and_the_engine_lives_on(bench: Bench)
 
 def test_the_log_says_which_rows_a_step_failed_on(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     engine, inbox = bench.iterative(Countdown()), Inbox()
-    engine.submit(Item("mine-1:choice:0", CountFrom(5, "a", breaks_step_at=3)), inbox)
+    engine.submit(Item("mine-1:choice:0", CountFrom(5, "a", breaks_step_at=3)), NO_INPUTS, inbox)
     assert isinstance(inbox.wait().error, StageFailed)
     assert "stage count failed on mine-1:choice:0" in caplog.text
 
@@ -345,6 +353,7 @@ def test_several_keys_take_turns_on_the_device(bench: Bench) -> None:
     first, _ = count(engine, 3, "a")
     stage.gate.wait_for(1)
     second, _ = count(engine, 3, "b")
+    prepared(engine, 1)
     stage.gate.open()
     first.wait()
     second.wait()
@@ -363,17 +372,19 @@ def test_a_queue_of_rows_is_bounded(bench: Bench) -> None:
 
 def test_closing_frees_every_row(bench: Bench) -> None:
     stage = Countdown(slots=2, gate=bench.gate())
-    engine = bench.iterative(stage)
+    engine = bench.busy_counting(stage)
     inboxes = [count(engine, 50)[0] for _ in range(4)]
-    stage.gate.wait_for(1)
+    prepared(engine, 4)
+    stage.gate.let(1)
+    stage.gate.wait_for(2)
     closing = threading.Thread(target=engine.close)
     closing.start()
     assert all(isinstance(inbox.wait().error, Unavailable) for inbox in inboxes)
     stage.gate.open()
     closing.join(PATIENCE_S)
     assert stage.running == []
-    assert len(stage.steps) == 1
-    assert len(stage.finished) == len(stage.started) == 2
+    assert len(stage.steps) == 2
+    assert len(stage.finished) == len(stage.started) == 3
 
 
 def test_a_whole_step_is_delivered_at_once(bench: Bench) -> None:
@@ -388,6 +399,7 @@ def test_a_whole_step_is_delivered_at_once(bench: Bench) -> None:
     first, _ = count(engine, 4)
     stage.gate.wait_for(1)
     rest = [count(engine, 3)[0] for _ in range(3)]
+    prepared(engine, 3)
     stage.gate.open()
     for inbox in (first, *rest):
         inbox.wait()
@@ -401,6 +413,7 @@ def test_a_row_makes_way_for_a_more_urgent_one_and_goes_on_where_it_stopped(benc
     stage.gate.let(1)
     stage.gate.wait_for(2)
     urgent, _ = count(engine, 2, priority=0)
+    prepared(engine, 1)
     bench.time.now += 3
     stage.gate.open()
     assert urgent.wait().seen == [1, 0]
@@ -418,6 +431,7 @@ def test_a_short_deadline_takes_no_running_rows_place(bench: Bench) -> None:
     patient, _ = count(engine, 3, deadline=bench.time.deadline(100))
     stage.gate.wait_for(1)
     hurried, _ = count(engine, 1, deadline=bench.time.deadline(5))
+    prepared(engine, 1)
     bench.time.now += 4.9
     stage.gate.open()
     for inbox in (patient, hurried):
@@ -428,9 +442,11 @@ def test_a_short_deadline_takes_no_running_rows_place(bench: Bench) -> None:
 
 def test_no_more_rows_run_than_one_step_holds(bench: Bench) -> None:
     stage = Countdown(slots=4, gate=bench.gate())
-    engine = bench.iterative(stage, batch=BatchLimits(max_items=2))
+    engine = bench.busy_counting(stage, batch=BatchLimits(max_items=2))
     inboxes = [count(engine, 2, key)[0] for key in "abc"]
-    stage.gate.wait_for(1)
+    prepared(engine, 3)
+    stage.gate.let(1)
+    stage.gate.wait_for(2)
     assert (engine.load().queued, engine.load().running) == (1, 2)
     stage.gate.open()
     assert all(inbox.wait().seen == [1, 0] for inbox in inboxes)
@@ -442,6 +458,7 @@ def test_a_row_that_cannot_be_suspended_fails_alone(bench: Bench) -> None:
     stubborn, _ = submit(engine, CountFrom(5, breaks_suspending=True), priority=1)
     stage.gate.wait_for(1)
     urgent, _ = count(engine, 1)
+    prepared(engine, 1)
     stage.gate.open()
     assert urgent.wait().seen == [0]
     assert isinstance(stubborn.wait().error, StageFailed)
@@ -453,6 +470,7 @@ def test_a_suspended_row_can_be_cancelled(bench: Bench) -> None:
     patient, handle = count(engine, 5, priority=1)
     stage.gate.wait_for(1)
     urgent, _ = count(engine, 2)
+    prepared(engine, 1)
     stage.gate.let(2)
     stage.gate.wait_for(3)  # the urgent row's second step
     handle.cancel()

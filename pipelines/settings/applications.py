@@ -1,0 +1,230 @@
+"""The configuration as Ray Serve applications: one for the HTTP surface, one for each deployment of stages, one for the embedded Redis.
+
+Pure; knows no Ray. Decides what of the configuration restarts what. Serve keys all deployments of an application on its `args`, so each
+deployment is an application of its own, whose `args` hold what its replicas can't change while they run. What can change stands in
+Serve's own list of deployments: `user_config` (limits, keys, queue bounds), and Serve's own settings (how many replicas, how much they
+take in). Knows not how an application is built (`pipelines/app.py`), nor in which order changes are made
+(`pipelines/settings/rollout.py`).
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import Field
+
+from pipelines.settings.config import (
+    EMBEDDED,
+    INGRESS,
+    SURGE_PERCENT,
+    ActorOptions,
+    AppConfig,
+    AutoscalingConfig,
+    BatchConfig,
+    DeploymentConfig,
+    IngressConfig,
+    ModelConfig,
+    PartConfig,
+    QueueConfig,
+    Strict,
+)
+from pipelines.settings.derived import Home, capacity
+from pipelines.settings.placement import needed_elsewhere
+from pipelines.settings.replica_spec import ReplicaSpec
+from pipelines.settings.specs import embedded_directory, replica_spec
+from stages.contract.limits import QueueLimits
+
+METRICS, REDIS = "metrics", "redis"
+SURFACE_BUILDER, STAGES_BUILDER, REDIS_BUILDER = "pipelines.app:surface", "pipelines.app:stages", "pipelines.app:redis"
+SCALING_POLICY = "pipelines.cluster.autoscaling:by_engines_load"
+OWN = ""  # in place of an application's name: the one that it is part of
+
+
+class Address(Strict):
+    """Where a deployment is found."""
+
+    deployment: str
+    application: str
+
+
+class ProcessArgs(Strict):
+    """What one process takes of a node."""
+
+    options: ActorOptions = ActorOptions()
+    num_gpus: float = 0
+    fork_server: bool = True
+
+
+class StagesArgs(Strict):
+    """A deployment of stages, without what may change while it runs. `elsewhere`: the stages whose results these need."""
+
+    spec: ReplicaSpec
+    process: ProcessArgs
+    metrics: Address
+    elsewhere: dict[str, Address] = {}
+
+
+class StagesSettings(Strict):
+    """What may change while replicas of stages run. `queues`: by stage."""
+
+    queues: dict[str, QueueConfig] = {}
+
+
+class SurfaceArgs(Strict):
+    """The HTTP surface, without what may change while it runs. `own`: the stages that live with it."""
+
+    process: ProcessArgs
+    own: StagesArgs | None = None
+
+
+class SurfaceSettings(Strict):
+    """What may change while the HTTP surface runs: everything that it serves. `stages`: where each is."""
+
+    config: AppConfig
+    stages: dict[str, Address] = {}
+
+
+class RedisArgs(Strict):
+    directory: str
+    max_memory_bytes: int = Field(ge=1)
+
+
+@dataclass(frozen=True, slots=True)
+class ServeApplication:
+    """One entry of `applications:` in a Serve config. `deployments`: Serve's overrides, by name."""
+
+    name: str
+    import_path: str
+    args: Mapping[str, Any]
+    deployments: Mapping[str, Mapping[str, Any]]
+    route_prefix: str | None = None
+
+    def document(self, common: Mapping[str, Any]) -> dict[str, Any]:
+        """As it stands in a Serve config. `common`: what all of them get (`runtime_env`, `logging_config`)."""
+        overrides = [{"name": name, **given} for name, given in self.deployments.items()]
+        named = {"name": self.name, "route_prefix": self.route_prefix, "import_path": self.import_path}
+        return {**common, **named, "args": dict(self.args)} | ({"deployments": overrides} if overrides else {})
+
+
+def applications(config: AppConfig, name: str) -> tuple[ServeApplication, ...]:
+    """Every application that the configuration means, what others need first."""
+    redis = config.cache.redis
+    needed = [_redis(name, redis.max_memory_bytes)] if redis is not None and redis.url == EMBEDDED else []
+    hosts = {deployment: application_name(name, deployment) for deployment in config.placement()}
+    stages = [stages_application(deployment, config, name, {**hosts, METRICS: name}) for deployment in hosts]
+    return (*needed, *stages, surface_application(config, name, {**hosts, METRICS: name}))
+
+
+def application_name(name: str, deployment: str) -> str:
+    return f"{name}-{deployment}"
+
+
+def stages_application(deployment: str, config: AppConfig, name: str, hosts: Mapping[str, str]) -> ServeApplication:
+    """`hosts`: deployment -> application."""
+    placed = config.placement()[deployment]
+    return ServeApplication(
+        hosts[deployment],
+        STAGES_BUILDER,
+        _compact(_stages_args(deployment, placed, config, name, hosts)),
+        {deployment: _stages_overrides(placed, config)},
+    )
+
+
+def surface_application(config: AppConfig, name: str, hosts: Mapping[str, str]) -> ServeApplication:
+    """`hosts`: deployment -> application."""
+    own = _stages_args(INGRESS, config.ingress, config, name, hosts) if config.ingress.stages else None
+    placed = {stage: deployment for deployment, home in config.placement().items() for stage in home.stages}
+    settings = SurfaceSettings(
+        config=_seen_by_surface(config),
+        stages={stage: Address(deployment=at, application=hosts[at]) for stage, at in placed.items()},
+    )
+    overrides = {
+        "num_replicas": config.ingress.num_replicas,
+        "max_ongoing_requests": config.ingress.max_ongoing_requests,
+        "max_surge_percent": SURGE_PERCENT,
+        "user_config": _compact(settings),
+    }
+    args = SurfaceArgs(process=_process(config.ingress, config), own=own)
+    return ServeApplication(name, SURFACE_BUILDER, _compact(args), {INGRESS: overrides}, route_prefix="/")
+
+
+def _seen_by_surface(config: AppConfig) -> AppConfig:
+    """The configuration with defaults for what tells the surface nothing: how deployments scale, how much waits in them."""
+    homes = {name: _seen_home(home, config) for name, home in config.placement().items()}
+    models = {name: model.model_copy(update=_seen_parts(model)) for name, model in config.models.items()}
+    ingress = IngressConfig(stages=config.ingress.stages, ray_actor_options=config.ingress.ray_actor_options)
+    return config.model_copy(update={"models": models, "deployments": homes, "ingress": ingress})
+
+
+def _seen_home(home: DeploymentConfig, config: AppConfig) -> DeploymentConfig:
+    """Where stages are, on what device, and whether they may be scaled to zero."""
+    asleep = home.autoscaling_config is not None and home.autoscaling_config.min_replicas == 0
+    return DeploymentConfig(
+        stages=home.stages,
+        autoscaling_config=AutoscalingConfig(min_replicas=0) if asleep else None,
+        ray_actor_options=ActorOptions(num_gpus=capacity(home, config).num_gpus),
+    )
+
+
+def _seen_parts(model: ModelConfig) -> dict[str, PartConfig]:
+    unbounded = {"queue": QueueConfig(), "batch": BatchConfig()}
+    return {name: part.model_copy(update=unbounded) for name, part in model.parts().items()}
+
+
+def version_of(user_config: Mapping[str, Any]) -> str:
+    """Tells settings of the HTTP surface from others."""
+    return hashlib.sha256(json.dumps(user_config, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _redis(name: str, max_memory_bytes: int) -> ServeApplication:
+    args = RedisArgs(directory=embedded_directory(name), max_memory_bytes=max_memory_bytes)
+    return ServeApplication(application_name(name, REDIS), REDIS_BUILDER, _compact(args), {})
+
+
+def _stages_args(deployment: str, home: Home, config: AppConfig, name: str, hosts: Mapping[str, str]) -> StagesArgs:
+    spec = replica_spec(deployment, home, config, name)
+    return StagesArgs(
+        spec=replace(spec, stages=tuple(replace(stage, queue=QueueLimits()) for stage in spec.stages)),
+        process=_process(home, config),
+        metrics=Address(deployment=METRICS, application=hosts[METRICS]),
+        elsewhere={
+            stage: Address(deployment=at, application=hosts[at]) for stage, at in needed_elsewhere(deployment, config).items()
+        },
+    )
+
+
+def _process(home: Home, config: AppConfig) -> ProcessArgs:
+    return ProcessArgs(
+        options=home.ray_actor_options, num_gpus=capacity(home, config).num_gpus, fork_server=config.fork_server
+    )
+
+
+def _stages_overrides(placed: DeploymentConfig, config: AppConfig) -> dict[str, Any]:
+    room, parts = capacity(placed, config), config.parts()
+    settings = StagesSettings(queues={stage: parts[stage].queue for stage in placed.stages})
+    return {
+        **_scaling(placed, room.target_ongoing_requests),
+        "max_ongoing_requests": room.max_ongoing_requests,
+        "max_queued_requests": placed.max_queued_requests,
+        "health_check_period_s": placed.health_check_period_s,
+        "health_check_timeout_s": placed.health_check_timeout_s,
+        "graceful_shutdown_timeout_s": placed.graceful_shutdown_timeout_s,
+        "max_surge_percent": placed.max_surge_percent,
+        "user_config": _compact(settings),
+    }
+
+
+def _scaling(placed: DeploymentConfig, target_ongoing_requests: float) -> dict[str, Any]:
+    """With "auto", Serve has the policy imported where the application is built, which has its code; else in its controller."""
+    if placed.autoscaling_config is None:
+        return {"num_replicas": placed.num_replicas or 1}
+    scaling = placed.autoscaling_config.model_dump(exclude_none=True)
+    more = {"target_ongoing_requests": target_ongoing_requests, "policy": {"policy_function": SCALING_POLICY}}
+    return {"num_replicas": "auto", "autoscaling_config": scaling | more}
+
+
+def _compact(settings: Strict) -> dict[str, Any]:
+    """What differs from the defaults, in JSON's types: short to read, and no infinities, which JSON lacks."""
+    return settings.model_dump(mode="json", exclude_defaults=True)

@@ -1,0 +1,283 @@
+"""What both kinds of engine share: the seam (`stages/contract/engine.py`), preparing on a pool's threads, and the device's thread.
+
+An item is checked and weighed as it comes, on its caller's thread; it is prepared on a pool's, with its inputs at hand; what is
+prepared runs on the engine's own thread, as its scheduler decides. How a turn of the device goes is in `one_shot.py` and
+`iterative.py`. What lacks an input after all is set aside, and prepared again once that is supplied. Knows time; knows no event
+loop, except through `Deliver`.
+"""
+
+import logging
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Generic, Protocol, TypedDict, TypeVar
+
+from stages.contract.engine import EngineIdentity, Handle, Load, Receiver
+from stages.contract.errors import Cancelled, DeadlineExceeded, Unavailable
+from stages.contract.faults import Fault, fault_of
+from stages.contract.item import Item
+from stages.contract.limits import QueueLimits
+from stages.contract.recipe import Inputs, Payload, Recipe
+from stages.contract.result import Result
+from stages.contract.stage import Resident
+from stages.device.cores import CoreLease
+from stages.engine.delivery import Deliver, deliver_here
+from stages.engine.device_faults import DeviceFaults
+from stages.engine.health import MAX_STEP_S
+from stages.engine.in_hand import InHand
+from stages.engine.scheduler import Scheduler
+from stages.engine.work import Clock, Work, as_stage_error
+
+P = TypeVar("P", bound=Payload)
+P_contra = TypeVar("P_contra", bound=Payload, contravariant=True)
+Q = TypeVar("Q")
+Q_co = TypeVar("Q_co", covariant=True)
+RETRY_AFTER_CLOSE_S = 1.0
+
+
+class PreparingStage(Protocol[P_contra, Q_co]):
+    """What both kinds of stage can do before anything runs."""
+
+    @property
+    def device(self) -> str: ...
+
+    def check(self, payload: P_contra) -> None: ...
+
+    def weigh(self, payload: P_contra) -> tuple[Hashable, float]: ...
+
+    def prepare(self, payload: P_contra, inputs: Inputs) -> Q_co: ...
+
+
+class EngineOptions(TypedDict, total=False):
+    """What both kinds of engine may be told beside their name and bounds. `cores`: its part of the machine's, where it computes on
+    the CPU; the engine closes it."""
+
+    replica: str
+    dtype: str
+    deliver: Deliver
+    clock: Clock
+    cores: CoreLease | None
+    prepare_threads: int
+    max_step_s: float
+
+
+class SubmittedItem:
+    """The `Handle` of one item."""
+
+    def __init__(self, engine: "BaseEngine[Any, Any]", work: Work) -> None:
+        self._engine, self._work = engine, work
+
+    def supply(self, inputs: Inputs) -> None:
+        self._engine.supply(self._work, inputs)
+
+    def cancel(self) -> None:
+        self._engine.withdraw(self._work)
+
+    def expire(self) -> None:
+        self._engine.withdraw(self._work, expired=True)
+
+    def amend(self, priority: int, deadline: float) -> bool:
+        return self._engine.amend(self._work, priority, deadline)
+
+    def too_late(self) -> DeadlineExceeded:
+        return self._engine.too_late(self._work)
+
+
+class BaseEngine(ABC, Generic[P, Q]):
+    """An `Engine`. `close` must be called, from any thread but its own."""
+
+    def __init__(
+        self,
+        stage: PreparingStage[P, Q],
+        scheduler: Scheduler[Work],
+        *,
+        name: str,
+        replica: str = "local",
+        dtype: str = "float32",
+        deliver: Deliver = deliver_here,
+        clock: Clock = Clock(),
+        cores: CoreLease | None = None,
+        prepare_threads: int = 2,
+        max_step_s: float = MAX_STEP_S,
+    ) -> None:
+        """Starts no thread yet: `_thread` is to be started once the engine is complete."""
+        self._to_prepare, self._cores = stage, cores
+        self._hand = InHand(EngineIdentity(name, stage.device, replica, dtype), scheduler, deliver, clock)
+        self._faults = DeviceFaults(self._hand, stage, max_step_s)
+        self._closing = False
+        self._pool = ThreadPoolExecutor(prepare_threads, thread_name_prefix=f"prepare {name}")
+        self._thread = threading.Thread(target=self._run_turns, name=f"stage {name}", daemon=True)
+
+    # ---- any thread ----
+
+    @property
+    def identity(self) -> EngineIdentity:
+        return self._hand.identity
+
+    @property
+    @abstractmethod
+    def result_type(self) -> type[Result] | None: ...
+
+    @abstractmethod
+    def needs(self, payload: P) -> Sequence[Recipe[Any]]: ...
+
+    def submit(self, item: Item[P], inputs: Inputs, receiver: Receiver) -> Handle:
+        try:
+            self._to_prepare.check(item.payload)
+            key, cost = self._to_prepare.weigh(item.payload)
+            with self._hand.lock:
+                self._refuse_if_ended()
+                work = self._hand.accept(item, inputs, receiver, key, cost)
+                self._pool.submit(self._prepare, work)
+        except Exception as error:
+            raise as_stage_error(self.identity.stage, error, item.id) from None
+        return SubmittedItem(self, work)
+
+    def supply(self, work: Work, inputs: Inputs) -> None:
+        with self._hand.lock:
+            if not work.settled and self._hand.now() >= work.deadline:
+                self._hand.expire([work])
+            if self._hand.bring_back(work, inputs):
+                self._pool.submit(self._prepare, work)
+        self._hand.flush()
+
+    def withdraw(self, work: Work, *, expired: bool = False) -> None:
+        with self._hand.lock:
+            if work.settled:
+                return
+            if expired or self._hand.now() >= work.deadline:
+                self._hand.expire([work])
+            else:
+                self._hand.counters.cancelled_total += 1
+                self._hand.settle(work, Cancelled(f"the request to stage {self.identity.stage} was cancelled"))
+            self._hand.lock.notify()
+        self._hand.flush()
+
+    def amend(self, work: Work, priority: int, deadline: float) -> bool:
+        with self._hand.lock:
+            return self._hand.amend(work, priority, deadline)
+
+    def too_late(self, work: Work) -> DeadlineExceeded:
+        with self._hand.lock:
+            return self._hand.too_late(work)
+
+    def limit_queue(self, limits: QueueLimits) -> None:
+        """Judges what comes from now on by these bounds."""
+        with self._hand.lock:
+            self._hand.scheduler.waiting.limit(limits)
+
+    def load(self) -> Load:
+        with self._hand.lock:
+            return self._hand.scheduler.load()
+
+    def residency(self) -> Collection[str]:
+        return self._to_prepare.resident_names() if isinstance(self._to_prepare, Resident) else ()
+
+    def metrics(self) -> dict[str, float]:
+        with self._hand.lock:
+            return self._hand.metrics()
+
+    @property
+    def is_broken(self) -> bool:
+        return self._faults.is_broken
+
+    def check(self) -> None:
+        """Raises `Unavailable` where the device is broken, its batch doesn't end, or the thread is gone."""
+        self._faults.check()
+        if not self._thread.is_alive():
+            raise self._closed()
+
+    def check_integrity(self) -> None:
+        """Raises `RuntimeError` for a broken invariant of the scheduler."""
+        with self._hand.lock:
+            self._hand.scheduler.check_integrity()
+
+    def close(self, timeout_s: float | None = None) -> None:
+        with self._hand.lock:
+            self._closing = True
+            self._hand.settle_everything(self._closed())
+            self._hand.lock.notify()
+        self._hand.flush()
+        self._thread.join(timeout_s)
+        self._pool.shutdown(wait=timeout_s is None, cancel_futures=True)
+
+    def _refuse_if_ended(self) -> None:
+        self._faults.refuse()
+        if self._closing:
+            raise self._closed()
+
+    def _closed(self) -> Unavailable:
+        return Unavailable(f"stage {self.identity.stage} is shutting down; try again", retry_after_s=RETRY_AFTER_CLOSE_S)
+
+    # ---- a pool's thread ----
+
+    def _prepare(self, work: Work) -> None:
+        """From then on it may run. What can't be prepared fails alone."""
+        if work.settled:
+            return
+        try:
+            prepared = self._to_prepare.prepare(work.item.payload, work.inputs)
+            key, cost = self._share_of(prepared)
+            with self._hand.lock:
+                work.prepared = prepared
+                self._hand.scheduler.waiting.ready(work.id, key, cost)
+                self._hand.lock.notify()
+        except BaseException as error:  # nobody else would hear of it
+            failure = as_stage_error(self.identity.stage, error, work.item.id)
+            if fault_of(failure) is Fault.DEVICE:
+                self._faults.judge([work], failure)
+            with self._hand.lock:
+                self._hand.fail(work, failure)
+            self._hand.flush()
+
+    @abstractmethod
+    def _share_of(self, prepared: Q) -> tuple[Hashable, float]:
+        """The batch key and the cost, now exactly."""
+
+    # ---- the engine's thread ----
+
+    @abstractmethod
+    def _turn(self) -> None:
+        """One batch or one step."""
+
+    @abstractmethod
+    def _still_works(self) -> bool:
+        """Whether the device still does what it did well before. False where it never did anything well."""
+
+    def _end(self) -> None:
+        """Frees what is left, after the last turn."""
+
+    def _has_work(self) -> bool:
+        return bool(self._hand.leaving) or self._hand.scheduler.has_work()
+
+    def _run_turns(self) -> None:
+        while self._wait_for_work():
+            self._guarded(self._turn)
+            self._guarded(lambda: self._faults.end_turn(self._still_works))
+        self._guarded(self._end)
+        if self._cores is not None:
+            self._cores.close()
+
+    def _wait_for_work(self) -> bool:
+        with self._hand.lock:
+            if self._cores is not None and not self._has_work():
+                self._cores.leave()
+            while not (self._closing or self.is_broken or self._has_work()):
+                self._hand.lock.wait()
+            if self._closing or self.is_broken:
+                return False
+        if self._cores is not None:
+            self._cores.take()
+        return True
+
+    def _guarded(self, do: Callable[[], None]) -> None:
+        """A stage's errors are handled where they arise. Of others, everything in hand fails, and the thread lives on."""
+        try:
+            do()
+        except BaseException as error:
+            logging.getLogger("triptych.stages").critical("engine of stage %s", self.identity.stage, exc_info=error)
+            with self._hand.lock:
+                self._hand.settle_everything(as_stage_error(self.identity.stage, error))
+                self._hand.scheduler.clear()
+        self._hand.flush()

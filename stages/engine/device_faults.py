@@ -1,0 +1,117 @@
+"""What the errors of an engine's batches say about its device, and what follows: all is well, less fits, or it is broken.
+
+A device that is broken (`stages/engine/health.py`) fails everything in hand with `Broken`, so that it is run elsewhere. Knows no kind of
+stage: what is tried again, and how, is in `one_shot_faults.py` and `iterative_faults.py`.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+
+from stages.contract.errors import Broken, StageFailed, TooLarge, TriptychError, Unavailable
+from stages.contract.faults import Fault, fault_of
+from stages.contract.stage import Shrinkable
+from stages.device.device_memory import empty_cache, free_bytes
+from stages.engine.health import MAX_FAILURES, Health
+from stages.engine.in_hand import InHand
+from stages.engine.work import Work
+
+RETRY_AFTER_BROKEN_S = 5.0
+
+
+class DeviceFaults:
+    """`stage`: asked to work in smaller pieces, where it can. But for `check`, `refuse` and `is_broken`, for the engine's thread
+    and not under the lock."""
+
+    def __init__(self, hand: InHand, stage: object, max_step_s: float) -> None:
+        self._hand, self._stage = hand, stage
+        self._health = Health(max_step_s)
+
+    @property
+    def is_broken(self) -> bool:
+        return self._health.broken is not None
+
+    def refuse(self) -> None:
+        """Raises `Unavailable` where the device is broken. Under the lock or not."""
+        if (why := self._health.broken) is not None:
+            engine = self._hand.identity
+            raise Unavailable(
+                f"stage {engine.stage}: its device {engine.device} is broken ({why}), and its replica is about to be replaced; "
+                "try again",
+                retry_after_s=RETRY_AFTER_BROKEN_S,
+            )
+
+    def check(self) -> None:
+        """Notices a batch that never ends. Any thread, not under the lock. Raises `Unavailable` as `refuse` does."""
+        with self._hand.lock:
+            self._health.check(self._hand.now())
+            if self._health.broken is not None:
+                self._break(self._health.broken)
+        self._hand.flush()
+        self.refuse()
+
+    def begin(self, now: float) -> None:
+        """The device is at work from now on, until `end`."""
+        self._health.begin(now)
+
+    def end(self) -> None:
+        self._health.end()
+
+    def went_well(self, cost: float) -> None:
+        self._health.went_well()
+        with self._hand.lock:
+            self._hand.scheduler.bound.went_well(cost)
+
+    def judge(self, works: Sequence[Work], error: TriptychError) -> None:
+        """A batch of these failed as a whole. An error that stays fails everything in hand with `Broken`. Any thread."""
+        if fault_of(error) is Fault.DEVICE:
+            with self._hand.lock:
+                self._break(error.message)
+        elif isinstance(error, StageFailed):
+            self._health.failed([work.id for work in works])
+
+    def end_turn(self, still_works: Callable[[], bool]) -> None:
+        """`still_works` does on the device what went well before: asked where nothing has worked for a while."""
+        try:
+            if not self._health.is_suspect:
+                return
+            if still_works():
+                self._health.went_well()
+                return
+            with self._hand.lock:
+                self._break(f"{MAX_FAILURES} batches in a row failed, and what went well before fails, too")
+        finally:
+            self._health.end()
+
+    def ran_out(self) -> None:
+        """After an error of memory, once nothing holds on to the error."""
+        empty_cache(self._hand.identity.device)
+        with self._hand.lock:
+            self._hand.counters.out_of_memory_total += 1
+
+    def shrunk(self) -> bool:
+        """Whether the stage does its work in smaller pieces from now on."""
+        return isinstance(self._stage, Shrinkable) and self._stage.shrink()
+
+    def too_large(self, cost: float) -> TooLarge:
+        engine = self._hand.identity
+        free = free_bytes(engine.device)
+        has = "has" if free is None else f"has free ({free / 2**20:,.0f} MiB)"
+        return TooLarge(
+            f"stage {engine.stage}: this request alone (work of {cost:g}) needs more memory than its device "
+            f"{engine.device} {has}; ask for less (a smaller picture, fewer tokens), or serve the stage on a larger device "
+            "or with a smaller models.*.*.dtype"
+        )
+
+    def _break(self, why: str) -> None:
+        """Nothing more will come of what is in hand. Under the lock. Idempotent."""
+        engine = self._hand.identity
+        if len(self._hand):
+            logging.getLogger("triptych.stages").critical("stage %s: its device is broken: %s", engine.stage, why)
+        self._health.lost(why)
+        self._hand.settle_everything(
+            Broken(
+                f"stage {engine.stage}: its device {engine.device} broke under the request ({why}); try again",
+                retry_after_s=RETRY_AFTER_BROKEN_S,
+            )
+        )
+        self._hand.lock.notify()

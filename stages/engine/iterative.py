@@ -1,0 +1,176 @@
+"""The turn of a device that steps rows: let go of who left, start who fits, step, deliver. Items are prepared before, on a pool's
+threads (`base.py`).
+
+A row that was cancelled or is past its deadline is freed before the next step, so at most one more step runs for it. Decides
+neither rows nor order (`scheduler.py`), nor what becomes of rows that fail or don't fit (`iterative_faults.py`).
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+from typing import Any, Generic, TypeVar, Unpack
+
+from stages.contract.errors import OutOfMemory, StageFailed, TriptychError
+from stages.contract.faults import Fault, fault_of
+from stages.contract.limits import BatchLimits, QueueLimits
+from stages.contract.recipe import InputsMissing, Payload, Recipe
+from stages.contract.stage import IterativeStage, Stepped
+from stages.engine.base import BaseEngine, EngineOptions
+from stages.engine.iterative_faults import RowFaults
+from stages.engine.rows import Rows
+from stages.engine.scheduler import Batch, IterativeScheduler, Share
+from stages.engine.work import Work, as_stage_error
+
+P = TypeVar("P", bound=Payload)
+Q = TypeVar("Q")
+R = TypeVar("R")
+
+
+class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
+    """Runs one `IterativeStage`. Events are delivered with one call of `deliver` for a step."""
+
+    def __init__(
+        self,
+        stage: IterativeStage[P, Q, R],
+        *,
+        name: str,
+        batch: BatchLimits = BatchLimits(),
+        queue: QueueLimits = QueueLimits(),
+        **options: Unpack[EngineOptions],
+    ) -> None:
+        self._stage = stage
+        self._good: tuple[P, Q] | None = None  # what has been stepped well
+        self._scheduler: IterativeScheduler[Work] = IterativeScheduler(batch, queue, name=name)
+        super().__init__(stage, self._scheduler, name=name, **options)
+        self._rows = Rows(stage, self._hand, self._scheduler, self._faults)
+        self._row_faults = RowFaults(self._rows, self._hand, self._scheduler, self._faults)
+        self._thread.start()
+
+    @property
+    def result_type(self) -> None:
+        return None
+
+    def needs(self, payload: P) -> Sequence[Recipe[Any]]:
+        try:
+            return self._stage.needs(payload)
+        except Exception as error:
+            raise as_stage_error(self.identity.stage, error) from None
+
+    def _share_of(self, prepared: Q) -> tuple[Hashable, float]:
+        return self._stage.share(prepared)
+
+    # ---- the engine's thread ----
+
+    def _turn(self) -> None:
+        self._rows.let_go()
+        while self._start_next():
+            pass
+        self._hand.flush()
+        with self._hand.lock:
+            batch = self._scheduler.next_batch(self._hand.now())
+            self._hand.expire(entry.work for entry in batch.expired)
+        if batch.entries:
+            began = self._hand.now()
+            stepped = self._step([entry.work for entry in batch.entries], began)
+            if isinstance(stepped, OutOfMemory):
+                self._row_faults.did_not_fit(batch, self._hand.now() - began)
+            else:
+                self._tell(batch, stepped, began)
+        self._hand.flush()  # before rows are freed: what was said shouldn't wait for that
+        self._rows.let_go()
+
+    def _end(self) -> None:
+        self._rows.let_go()
+
+    def _start_next(self) -> bool:
+        """Starts whoever is next. False: nobody waits, or there is no room now."""
+        with self._hand.lock:
+            entry = self._scheduler.next_to_start(self._hand.now())
+            leaving = bool(self._hand.leaving)
+        if leaving:  # what they hold is free once they are
+            self._rows.let_go()
+            return True
+        if entry is None:
+            return self._rows.make_room()
+        work = entry.work
+        try:
+            if self._stage.can_start(work.item.payload):
+                self._rows.start(work)
+            elif not self._rows.is_empty():
+                return self._rows.make_room()
+            else:  # waiting would be for ever
+                raise StageFailed(f"stage {self.identity.stage} has no room for this item even when nothing else runs")
+        except InputsMissing as missing:
+            with self._hand.lock:
+                self._hand.set_aside(work, missing.recipes)
+        except Exception as error:
+            self._row_faults.not_started(entry, as_stage_error(self.identity.stage, error, work.item.id))
+        return True
+
+    def _step(self, works: Sequence[Work], began: float) -> Sequence[Stepped] | OutOfMemory:
+        """One for each; if memory runs out, nothing has happened."""
+        self._faults.begin(began)
+        try:
+            stepped = self._stage.step([work.row for work in works])
+            if len(stepped) == len(works):
+                return [self._translated(one, work) for one, work in zip(stepped, works, strict=True)]
+            raise StageFailed(f"stage {self.identity.stage} answered for {len(stepped)} rows of {len(works)}")
+        except Exception as error:
+            failure = as_stage_error(self.identity.stage, error, *(work.item.id for work in works))
+        return failure if isinstance(failure, OutOfMemory) else [Stepped(error=failure)] * len(works)
+
+    def _translated(self, one: Stepped, work: Work) -> Stepped:
+        return one if one.error is None else replace(one, error=as_stage_error(self.identity.stage, one.error, work.item.id))
+
+    def _tell(self, batch: Batch[Work], stepped: Sequence[Stepped], began: float) -> None:
+        """Events and endings, to whoever is still there; and what the others need of their next step, to the scheduler."""
+        seconds = self._hand.now() - began
+        works = [entry.work for entry in batch.entries]
+        if self._row_faults.went_well(batch, stepped):
+            self._remember_good(works, stepped)
+        shared = [self._shared(work, one) for work, one in zip(works, stepped, strict=True)]
+        with self._hand.lock:
+            self._hand.counters.steps_total += 1
+            self._hand.count_run(works, began, seconds)
+            shares = {work.id: one for work, one in zip(works, shared, strict=True) if isinstance(one, Share)}
+            self._scheduler.complete(
+                [work.id for work in works], seconds, done={w.id for w in works} - shares.keys(), shares=shares
+            )
+            for work, one, share in zip(works, stepped, shared, strict=True):
+                self._hand.tell(work, one.events)
+                if isinstance(share, TriptychError):
+                    self._hand.fail(work, share)
+                elif share is None:
+                    self._hand.settle(work, None)
+
+    def _shared(self, work: Work, one: Stepped) -> Share | TriptychError | None:
+        """What it needs of its next step; None: it is done."""
+        if one.error is not None:
+            return as_stage_error(self.identity.stage, one.error, work.item.id)
+        try:
+            return None if one.done else self._rows.share(work.row)
+        except Exception as error:
+            return as_stage_error(self.identity.stage, error, work.item.id)
+
+    def _remember_good(self, works: Sequence[Work], stepped: Sequence[Stepped]) -> None:
+        """Only what could start again whatever the stage has let go of since."""
+        for work, one in zip(works, stepped, strict=True):
+            payload: P = work.item.payload
+            if one.error is None and not work.inputs.lacks(payload.needs()):
+                self._good = (payload, work.prepared)
+                return
+
+    def _still_works(self) -> bool:
+        if self._good is None:
+            return False
+        payload, prepared = self._good
+        try:
+            if not self._stage.can_start(payload):
+                return True  # its rows are busy: what they do will tell
+            self._faults.begin(self._hand.now())
+            row = self._stage.start(payload, prepared)
+            try:
+                return self._stage.step([row])[0].error is None
+            finally:
+                self._rows.free(row)
+        except Exception as error:
+            return fault_of(error) is Fault.OUT_OF_MEMORY

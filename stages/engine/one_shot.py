@@ -1,0 +1,95 @@
+"""The turn of a device that runs batches: schedule, run, deliver. Items are prepared meanwhile, on a pool's threads (`base.py`).
+
+Decides neither batches nor order (`scheduler.py`), nor what becomes of a batch that fails (`one_shot_faults.py`).
+"""
+
+from collections.abc import Hashable, Sequence
+from typing import Any, Generic, TypeVar, Unpack
+
+from stages.contract.errors import StageFailed, TriptychError
+from stages.contract.faults import Fault, fault_of
+from stages.contract.limits import BatchLimits, QueueLimits
+from stages.contract.recipe import Payload, Recipe
+from stages.contract.result import Result
+from stages.contract.stage import OneShotStage
+from stages.engine.base import BaseEngine, EngineOptions
+from stages.engine.one_shot_faults import Attempts
+from stages.engine.scheduler import OneShotScheduler
+from stages.engine.work import Work, as_stage_error
+
+P = TypeVar("P", bound=Payload)
+Q = TypeVar("Q")
+V = TypeVar("V", bound=Result)
+
+
+class OneShotEngine(BaseEngine[P, Q], Generic[P, Q, V]):
+    """Runs one `OneShotStage`. Results are delivered with one call of `deliver` for a batch."""
+
+    def __init__(
+        self,
+        stage: OneShotStage[P, Q, V],
+        *,
+        name: str,
+        batch: BatchLimits = BatchLimits(),
+        queue: QueueLimits = QueueLimits(),
+        **options: Unpack[EngineOptions],
+    ) -> None:
+        self._stage = stage
+        self._good: Q | None = None  # what has run well
+        self._scheduler: OneShotScheduler[Work] = OneShotScheduler(batch, queue, name=name)
+        super().__init__(stage, self._scheduler, name=name, **options)
+        self._thread.start()
+
+    @property
+    def result_type(self) -> type[Result]:
+        return self._stage.result_type
+
+    def needs(self, payload: P) -> Sequence[Recipe[Any]]:
+        return payload.needs()
+
+    def _share_of(self, prepared: Q) -> tuple[Hashable, float]:
+        return self._stage.batch_key(prepared), self._stage.cost(prepared)
+
+    # ---- the engine's thread ----
+
+    def _turn(self) -> None:
+        began = self._hand.now()
+        with self._hand.lock:
+            batch = self._scheduler.next_batch(began)
+            self._hand.expire(entry.work for entry in batch.expired)
+        self._hand.flush()
+        attempts = Attempts(batch.entries, self._hand, self._faults)
+        while part := attempts.following():  # all of it, unless that fails
+            works = [entry.work for entry in part]
+            results = self._run(works)
+            if isinstance(results, TriptychError):
+                attempts.failed(part, results)
+            else:
+                attempts.went_well(part, results)
+                self._good = works[-1].prepared
+            self._hand.flush()
+        with self._hand.lock:
+            self._scheduler.complete([entry.id for entry in batch.entries], self._hand.now() - began)
+
+    def _run(self, works: Sequence[Work]) -> Sequence[V] | TriptychError:
+        began = self._hand.now()
+        self._faults.begin(began)
+        try:
+            results = self._stage.run([work.prepared for work in works])
+            if len(results) == len(works):
+                return results
+            raise StageFailed(f"stage {self.identity.stage} gave {len(results)} results for {len(works)} items")
+        except Exception as error:
+            return as_stage_error(self.identity.stage, error, *(work.item.id for work in works))
+        finally:
+            with self._hand.lock:
+                self._hand.count_run(works, began, self._hand.now() - began)
+
+    def _still_works(self) -> bool:
+        if self._good is None:
+            return False
+        self._faults.begin(self._hand.now())
+        try:
+            return len(self._stage.run([self._good])) == 1
+        except Exception as error:
+            return fault_of(error) is Fault.OUT_OF_MEMORY

@@ -1,0 +1,65 @@
+"""What becomes of a batch that fails: it is run in parts, so that a bad item fails alone and the others get their results.
+
+A batch that did not fit into memory runs as smaller ones; an item that doesn't fit alone is `TooLarge`. Knows no stage.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+
+from stages.contract.errors import OutOfMemory, TriptychError
+from stages.contract.faults import Fault, fault_of
+from stages.contract.result import Result
+from stages.engine.device_faults import DeviceFaults
+from stages.engine.in_hand import InHand
+from stages.engine.scheduler import Entry, fill
+from stages.engine.work import Work
+
+
+class Attempts:
+    """One batch: what of it is to be run next, as a whole or in parts. For the engine's thread, not under the lock."""
+
+    def __init__(self, entries: Sequence[Entry[Work]], hand: InHand, faults: DeviceFaults) -> None:
+        self._together, self._one_by_one = list(entries), deque[Entry[Work]]()
+        self._hand, self._faults = hand, faults
+
+    def following(self) -> Sequence[Entry[Work]]:
+        """What to run next, of what may still run. Empty: nothing is left."""
+        with self._hand.lock:
+            late = [entry.work for entry in (*self._together, *self._one_by_one) if entry.work.deadline <= self._hand.now()]
+            self._hand.expire(late)
+            self._together = [entry for entry in self._together if not entry.work.settled]
+            while self._one_by_one:
+                entry = self._one_by_one.popleft()
+                if not entry.work.settled:
+                    return [entry]
+            return fill(self._together, self._hand.scheduler.bound.limits)
+
+    def went_well(self, part: Sequence[Entry[Work]], results: Sequence[Result]) -> None:
+        with self._hand.lock:
+            for entry, result in zip(part, results, strict=True):
+                self._hand.settle(entry.work, result)
+        self._faults.went_well(sum(entry.cost for entry in part))
+
+    def failed(self, part: Sequence[Entry[Work]], error: TriptychError) -> None:
+        if fault_of(error) is Fault.DEVICE:
+            self._faults.judge([entry.work for entry in part], error)
+        elif len(part) == 1:
+            self._failed_alone(part[0], error)
+        elif isinstance(error, OutOfMemory):
+            self._faults.ran_out()
+            with self._hand.lock:
+                self._hand.scheduler.bound.ran_out(len(part), sum(entry.cost for entry in part))
+        else:
+            self._together = [entry for entry in self._together if entry not in part]
+            self._one_by_one.extend(part)
+
+    def _failed_alone(self, entry: Entry[Work], error: TriptychError) -> None:
+        if isinstance(error, OutOfMemory):
+            self._faults.ran_out()
+            if self._faults.shrunk():
+                self._one_by_one.appendleft(entry)
+                return
+            error = self._faults.too_large(entry.cost)
+        self._faults.judge([entry.work], error)
+        with self._hand.lock:
+            self._hand.fail(entry.work, error)

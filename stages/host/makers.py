@@ -1,0 +1,164 @@
+"""Who makes a result: an engine in this process, or a stage somewhere else.
+
+Decides how one result is asked of either, and what is known of where it is remembered. Knows no cache; who shares a result, and
+whether it is remembered already, is for `stages/host/resolving.py`.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from stages.contract.errors import DeadlineExceeded, InputUnavailable, StageFailed, TriptychError, Unavailable
+from stages.contract.item import Item, Reply, StageReceipt
+from stages.contract.result import Result
+from stages.host.deadlines import too_late
+from stages.host.origin import Origin
+from stages.host.submission import HostedEngine, Submission
+
+MAX_ORIGINS = 4
+"""How many makers of one stage's results are remembered: pools of other dtypes, and other versions while they are replaced."""
+
+
+class Attempt(Protocol):
+    """One result on its way, on behalf of everyone who waits for it."""
+
+    async def run(self) -> Reply[Any]: ...
+
+    def amend(self, item: Item[Any]) -> bool:
+        """Someone else wants it, too. False: this attempt is of no use to them."""
+        ...
+
+    def too_late(self) -> DeadlineExceeded:
+        """Says where the time went."""
+        ...
+
+
+class Maker(Protocol):
+    """Of one stage's results."""
+
+    @property
+    def stage(self) -> str: ...
+
+    @property
+    def is_here(self) -> bool:
+        """Whether they are made, and therefore remembered, by this process."""
+        ...
+
+    def origins(self) -> Sequence[Origin]:
+        """Who may have made what is remembered, as far as that is known."""
+        ...
+
+    def result_type(self, item: Item[Any]) -> type[Result]: ...
+
+    def attempt(self, item: Item[Any]) -> Attempt:
+        """Not begun."""
+        ...
+
+
+class StageCaller(Protocol):
+    """Whoever reaches stages that are not in this process."""
+
+    async def call(self, stage: str, item: Item[Any]) -> Reply[Any]:
+        """Cancelling the task withdraws it. Raises any `TriptychError`."""
+        ...
+
+
+class EngineMaker:
+    """`Maker` over an engine in this process."""
+
+    is_here = True
+
+    def __init__(self, hosted: HostedEngine, result_type: type[Result], origin: Origin) -> None:
+        self.stage = hosted.stage
+        self._hosted, self._result_type, self._origin = hosted, result_type, origin
+
+    def origins(self) -> Sequence[Origin]:
+        return (self._origin,)
+
+    def result_type(self, item: Item[Any]) -> type[Result]:
+        return self._result_type
+
+    def attempt(self, item: Item[Any]) -> "EngineAttempt":
+        return EngineAttempt(self._hosted, item, self._origin.key)
+
+
+class EngineAttempt:
+    """`Attempt`, and the `Outlet` of its submission."""
+
+    def __init__(self, hosted: HostedEngine, item: Item[Any], origin: str) -> None:
+        self._origin = origin
+        self._submission = Submission(hosted, item, self)
+        self._reply: asyncio.Future[Reply[Any]] = asyncio.get_running_loop().create_future()
+        self.amend, self.too_late = self._submission.amend, self._submission.too_late
+
+    async def run(self) -> Reply[Any]:
+        try:
+            await self._submission.begin()
+            return await self._reply
+        finally:
+            self._submission.end()
+
+    def events(self, events: Sequence[object]) -> None:
+        """One-shot stages have none."""
+
+    def done(self, value: Result | None, receipt: StageReceipt, inputs: tuple[StageReceipt, ...]) -> None:
+        if value is None:
+            self.failed(StageFailed(f"stage {receipt.stage} gave no result"))
+        elif not self._reply.done():
+            self._reply.set_result(Reply(value, receipt, inputs, self._origin))
+
+    def failed(self, error: TriptychError) -> None:
+        if not self._reply.done():
+            self._reply.set_exception(error)
+
+
+class ElsewhereMaker:
+    """`Maker` over a stage in another process. Who makes its results there is known from the first answer on."""
+
+    is_here = False
+
+    def __init__(self, stage: str, caller: StageCaller) -> None:
+        self.stage = stage
+        self._caller = caller
+        self._origins: dict[str, Origin] = {}
+
+    def origins(self) -> Sequence[Origin]:
+        """The latest first."""
+        return tuple(reversed(self._origins.values()))
+
+    def result_type(self, item: Item[Any]) -> type[Result]:
+        made: type[Result] = item.payload.makes
+        return made
+
+    def attempt(self, item: Item[Any]) -> "ElsewhereAttempt":
+        return ElsewhereAttempt(self.stage, item, self._called)
+
+    async def _called(self, item: Item[Any]) -> Reply[Any]:
+        reply = await self._caller.call(self.stage, item)
+        if reply.origin is not None:
+            self._origins.pop(reply.origin, None)
+            self._origins[reply.origin] = Origin(reply.origin, reply.receipt.device, reply.receipt.dtype)
+            if len(self._origins) > MAX_ORIGINS:
+                del self._origins[next(iter(self._origins))]
+        return reply
+
+
+class ElsewhereAttempt:
+    """`Attempt`: one call. Its deadline is that of whoever began it: others have it made again when that has passed."""
+
+    def __init__(self, stage: str, item: Item[Any], call: Any) -> None:
+        self._stage, self._item, self._call = stage, item, call
+
+    async def run(self) -> Reply[Any]:
+        try:
+            reply: Reply[Any] = await self._call(self._item)
+        except Unavailable as error:
+            raise InputUnavailable(error.message, retry_after_s=error.retry_after_s) from None
+        return reply
+
+    def amend(self, item: Item[Any]) -> bool:
+        """A more urgent one asks by itself, and joins where it is made."""
+        return item.priority >= self._item.priority
+
+    def too_late(self) -> DeadlineExceeded:
+        return too_late(f"its result was still being asked for at stage {self._stage}")

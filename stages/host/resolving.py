@@ -1,0 +1,202 @@
+"""A result by its name: remembered, being made for someone else, or made. One place for all that this process wants, whether it
+is made here or elsewhere.
+
+Decides in which order that is tried and what a receipt says about it. Knows no tiers, no engines and no transport.
+
+- A result is looked for in memory, then in Redis, under every name that a maker of it would have given it; then it is made.
+- What is made here is remembered in every tier; what is made elsewhere is remembered there, and here in memory.
+- What is remembered and is no such result is forgotten, and made again.
+- An item without a name is computed, and never remembered.
+- Whoever wants a name that someone is already busy with joins, whatever that one is doing (looking it up, waiting for inputs or
+  for the device, computing, remembering), and its more urgent priority and later deadline count for the computation too.
+- A failed computation is not remembered; everyone who waits gets its error. Where it failed because whoever began it had less time
+  or went away, those who have time left have it made again.
+- Results that have a name are shared by everyone who asked for it, and are therefore read-only.
+"""
+
+import asyncio
+import time
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cache.tiered import MEMORY, Found, TieredCache
+from stages.contract.errors import Cancelled, DeadlineExceeded, TriptychError
+from stages.contract.item import Item, Reply, StageReceipt
+from stages.engine.work import as_stage_error
+from stages.host.deadlines import at_deadline
+from stages.host.makers import Attempt, Maker
+from stages.host.origin import Origin, remembered_as
+from stages.host.single_flight import Flight
+
+
+@dataclass(slots=True)
+class CacheCounters:
+    """Of one stage's results, as far as this process answered for them: what it asked of another process is counted there."""
+
+    cache_hits_memory_total: int = 0
+    cache_hits_redis_total: int = 0
+    cache_misses_total: int = 0
+    cache_joined_total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Computation:
+    flight: Flight[Reply[Any]]
+    attempt: Attempt
+
+
+class Resolver:
+    """To be used on one event loop. `replica`: who this process is, for receipts."""
+
+    def __init__(self, cache: TieredCache, replica: str) -> None:
+        self._cache, self._replica = cache, replica
+        self._remembers, self._is_far = bool(cache.tier_names), cache.is_far
+        self._counters: dict[str, CacheCounters] = {}
+        self._named: dict[str, _Computation] = {}
+        self._flights: set[Flight[Reply[Any]]] = set()  # named or not
+
+    @property
+    def counters(self) -> Mapping[str, CacheCounters]:
+        """By the stage that makes the results."""
+        return self._counters
+
+    def counters_of(self, stage: str) -> CacheCounters:
+        return self._counters.setdefault(stage, CacheCounters())
+
+    async def result(self, item: Item[Any], maker: Maker) -> Reply[Any]:
+        """Cancelling the task withdraws the item. Raises any `TriptychError`."""
+        if item.name is not None and not self._is_far and item.name not in self._named:
+            remembered = await self._remembered(item, maker)
+            if remembered is not None:
+                return remembered
+        while True:
+            computation, joined = self._find_or_begin(item, maker)
+            try:
+                reply = await self._wait(computation, item)
+            except (Cancelled, DeadlineExceeded):
+                if joined and time.time() < item.deadline:
+                    continue  # whoever began it is gone
+                raise
+            return self._as_joined(reply, maker) if joined else reply
+
+    async def settled(self) -> None:
+        """Returns once nothing is being computed or remembered any more."""
+        while self._flights:
+            await next(iter(self._flights)).ended()
+
+    async def close(self, error: TriptychError) -> None:
+        """What is unfinished fails with the error; what is there is remembered."""
+        for flight in list(self._flights):
+            flight.call_off(error.for_request())
+        await self.settled()
+
+    async def _wait(self, computation: _Computation, item: Item[Any]) -> Reply[Any]:
+        waiter: asyncio.Future[Reply[Any]] = asyncio.get_running_loop().create_future()
+        computation.flight.join(waiter)
+
+        def expire() -> None:
+            if not waiter.done():
+                waiter.set_exception(computation.attempt.too_late())
+
+        call_off = at_deadline(item, expire)
+        try:
+            return await waiter
+        finally:
+            call_off()
+            computation.flight.leave(waiter)
+
+    def _find_or_begin(self, item: Item[Any], maker: Maker) -> tuple[_Computation, bool]:
+        """The computation for this item, and whether someone else had begun it."""
+        if item.name is None:
+            return self._begin(item, maker), False
+        computation = self._named.get(item.name)
+        if computation is not None and not computation.flight.has_failed and computation.attempt.amend(item):
+            return computation, True
+        computation = self._named[item.name] = self._begin(item, maker)
+        return computation, False
+
+    def _begin(self, item: Item[Any], maker: Maker) -> _Computation:
+        attempt = maker.attempt(item)
+
+        def compute(flight: Flight[Reply[Any]]) -> Coroutine[Any, Any, None]:
+            return self._compute(flight, attempt, item, maker)
+
+        flight = Flight(compute)
+        self._flights.add(flight)
+        flight.add_done_callback(lambda: self._flights.discard(flight))
+        return _Computation(flight, attempt)
+
+    async def _compute(self, flight: Flight[Reply[Any]], attempt: Attempt, item: Item[Any], maker: Maker) -> None:
+        try:
+            await self._look_up_or_make(flight, attempt, item, maker)
+        except Exception as error:
+            raise as_stage_error(maker.stage, error, item.id) from None
+        finally:
+            if item.name is not None and (latest := self._named.get(item.name)) and latest.flight is flight:
+                del self._named[item.name]
+
+    async def _look_up_or_make(self, flight: Flight[Reply[Any]], attempt: Attempt, item: Item[Any], maker: Maker) -> None:
+        if item.name is None:
+            flight.set_result(await attempt.run())
+            return
+        if self._is_far:
+            remembered = await self._remembered(item, maker)
+            if remembered is not None:
+                flight.set_result(remembered)
+                return
+        reply = await attempt.run()
+        reply.value.freeze()
+        flight.set_result(self._as_made(reply, maker))
+        if self._remembers and reply.origin is not None:
+            put = self._cache.put if maker.is_here else self._cache.put_in_memory
+            await asyncio.to_thread(put, remembered_as(item.name, reply.origin), reply.value.arrays())
+
+    def _as_made(self, reply: Reply[Any], maker: Maker) -> Reply[Any]:
+        if not (maker.is_here and self._remembers):
+            return reply
+        self.counters_of(maker.stage).cache_misses_total += 1
+        moved = reply.value.num_bytes if self._is_far else 0
+        return replace(reply, receipt=replace(reply.receipt, cache="miss", bytes_moved=moved))
+
+    async def _remembered(self, item: Item[Any], maker: Maker) -> Reply[Any] | None:
+        """As whichever known maker of it left it."""
+        origins = {remembered_as(str(item.name), origin.key): origin for origin in maker.origins()}
+        if not (origins and self._remembers):
+            return None
+        keys = list(origins)
+        found = await asyncio.to_thread(self._cache.get_many, keys) if self._is_far else self._cache.get_many(keys)
+        for key, value in found.items():
+            try:
+                result = maker.result_type(item).of(value.value).freeze()
+            except ValueError:
+                await asyncio.to_thread(self._cache.delete, [key])
+                continue
+            return self._from_cache(result, value, origins[key], maker)
+        return None
+
+    def _from_cache(self, result: Any, found: Found, origin: Origin, maker: Maker) -> Reply[Any]:
+        """Bytes move from Redis only; what is in memory is where it is needed."""
+        near, counters = found.tier == MEMORY, self.counters_of(maker.stage)
+        if near:
+            counters.cache_hits_memory_total += 1
+        else:
+            counters.cache_hits_redis_total += 1
+        receipt = StageReceipt(
+            maker.stage,
+            self._replica,
+            origin.device,
+            origin.dtype,
+            cache=found.tier,
+            bytes_moved=0 if near else found.bytes,
+        )
+        return Reply(result, receipt, origin=origin.key)
+
+    def _as_joined(self, reply: Reply[Any], maker: Maker) -> Reply[Any]:
+        """The device's time and the bytes are on the receipt of whoever began it; here they would be counted twice."""
+        self.counters_of(maker.stage).cache_joined_total += 1
+        return replace(reply, receipt=_joined(reply.receipt), inputs=tuple(map(_joined, reply.inputs)))
+
+
+def _joined(receipt: StageReceipt) -> StageReceipt:
+    return replace(receipt, cache="joined", device_s=0.0, bytes_moved=0)

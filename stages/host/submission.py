@@ -1,0 +1,183 @@
+"""One item at an engine, seen from the event loop: its inputs are resolved first, and whatever it turns out to lack meanwhile.
+
+Decides that who waits for inputs is known to no engine, and how many may wait. Knows no names and no cache: how an input is
+resolved is handed in.
+"""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
+
+from stages.contract.engine import Engine, Handle
+from stages.contract.errors import DeadlineExceeded, InvalidRequest, QueueFull, TriptychError
+from stages.contract.item import Item, Reply, StageReceipt
+from stages.contract.limits import QueueLimits
+from stages.contract.recipe import NO_INPUTS, Inputs, Recipe
+from stages.contract.result import Result
+from stages.engine.work import as_stage_error
+from stages.host.deadlines import too_late
+
+T = TypeVar("T")
+Resolve = Callable[[Recipe[Any], Item[Any]], Awaitable[Reply[Any]]]
+"""The result of a recipe, on behalf of an item."""
+
+
+@dataclass(frozen=True, slots=True)
+class AtHand:
+    """Inputs, and the receipts of what made them."""
+
+    inputs: Inputs = NO_INPUTS
+    receipts: tuple[StageReceipt, ...] = ()
+
+
+class HostedEngine:
+    """An engine, and how many of its items may wait for their inputs."""
+
+    def __init__(self, engine: Engine[Any], resolve: Resolve, max_waiting: int) -> None:
+        self.engine = engine
+        self._resolve = resolve
+        self.max_waiting, self.num_waiting = max_waiting, 0
+
+    @property
+    def stage(self) -> str:
+        return self.engine.identity.stage
+
+    def limit_queue(self, limits: QueueLimits) -> None:
+        """Judges what comes from now on by these bounds."""
+        self.max_waiting = limits.max_items
+        self.engine.limit_queue(limits)
+
+    def metrics(self) -> dict[str, float]:
+        return {**self.engine.metrics(), "waiting_for_inputs": float(self.num_waiting)}
+
+    async def inputs(self, item: Item[Any]) -> AtHand:
+        """Of what the item needs, what must be at hand when it is submitted. Raises `QueueFull` where too many wait."""
+        recipes = self.engine.needs(item.payload)
+        if not recipes:
+            return AtHand()
+        if self.num_waiting >= self.max_waiting:
+            raise QueueFull(
+                f"stage {self.stage}: {self.num_waiting} requests wait for what it needs and queue.max_items is "
+                f"{self.max_waiting}; try again",
+                retry_after_s=max(1.0, self.engine.load().seconds_ahead),
+            )
+        return await self.resolved(recipes, item)
+
+    async def resolved(self, recipes: Sequence[Recipe[Any]], item: Item[Any]) -> AtHand:
+        """All of them at once; where one can't be had, none is waited for any more."""
+        self.num_waiting += 1
+        try:
+            replies = await _together([self._one(recipe, item) for recipe in recipes])
+        finally:
+            self.num_waiting -= 1
+        inputs = Inputs({recipe.name: reply.value for recipe, reply in zip(recipes, replies, strict=True)})
+        return AtHand(inputs, tuple(receipt for reply in replies for receipt in (*reply.inputs, reply.receipt)))
+
+    async def _one(self, recipe: Recipe[Any], item: Item[Any]) -> Reply[Any]:
+        try:
+            return await self._resolve(recipe, item)
+        except InvalidRequest as error:
+            raise error.for_request(recipe.param) from error.__cause__
+
+
+class Outlet(Protocol):
+    """What becomes of a submission. Called on the event loop; may be told of an end again, which is not to be heard."""
+
+    def events(self, events: Sequence[object]) -> None: ...
+
+    def done(self, value: Result | None, receipt: StageReceipt, inputs: tuple[StageReceipt, ...]) -> None: ...
+
+    def failed(self, error: TriptychError) -> None: ...
+
+
+class Submission:
+    """A `Receiver` for one item of one engine. Of one event loop, on which it is made; as a receiver it may be called on any
+    thread. `begin` it, then `end` it in any case."""
+
+    def __init__(self, hosted: HostedEngine, item: Item[Any], outlet: Outlet) -> None:
+        self._hosted, self._item, self._outlet = hosted, item, outlet
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
+        self._handle: Handle | None = None
+        self._receipts: tuple[StageReceipt, ...] = ()
+        self._supplying: asyncio.Task[None] | None = None
+
+    async def begin(self) -> None:
+        """Returns once the engine has it. Raises any `TriptychError`."""
+        at_hand = await self._hosted.inputs(self._item)
+        self._receipts = at_hand.receipts
+        self._handle = self._hosted.engine.submit(self._item, at_hand.inputs, self)
+
+    def end(self) -> None:
+        if self._supplying is not None:
+            self._supplying.cancel()
+        if self._handle is not None:
+            self._handle.cancel()
+
+    def expire(self) -> None:
+        if self._handle is not None:
+            self._handle.expire()
+
+    def amend(self, item: Item[Any]) -> bool:
+        """Someone else wants its result, too. False: it has failed already."""
+        if self._handle is not None:
+            return self._handle.amend(item.priority, item.deadline)
+        urgent, late = min(item.priority, self._item.priority), max(item.deadline, self._item.deadline)
+        self._item = replace(self._item, priority=urgent, deadline=late)
+        return True
+
+    def too_late(self) -> DeadlineExceeded:
+        if self._handle is not None:
+            return self._handle.too_late()
+        return too_late(f"its result, or what that needs, was still being looked up for stage {self._hosted.stage}")
+
+    # ---- as a receiver ----
+
+    def events(self, events: Sequence[object]) -> None:
+        self._on_loop(self._outlet.events, events)
+
+    def missing(self, recipes: Sequence[Recipe[Any]]) -> None:
+        self._on_loop(self._begin_supplying, recipes)
+
+    def done(self, value: Result | None, receipt: StageReceipt) -> None:
+        self._on_loop(self._done, value, receipt)
+
+    def failed(self, error: TriptychError) -> None:
+        self._on_loop(self._outlet.failed, error)
+
+    def _on_loop(self, act: Callable[..., None], *values: object) -> None:
+        if threading.get_ident() == self._thread:  # our engines' answers come on it, several with one wake-up
+            act(*values)
+        else:
+            self._loop.call_soon_threadsafe(act, *values)
+
+    # ---- the event loop ----
+
+    def _done(self, value: Result | None, receipt: StageReceipt) -> None:
+        self._outlet.done(value, receipt, self._receipts)
+
+    def _begin_supplying(self, recipes: Sequence[Recipe[Any]]) -> None:
+        self._supplying = self._loop.create_task(self._supply(recipes))
+
+    async def _supply(self, recipes: Sequence[Recipe[Any]]) -> None:
+        try:
+            at_hand = await self._hosted.resolved(recipes, self._item)
+        except Exception as error:
+            self._outlet.failed(as_stage_error(self._hosted.stage, error, self._item.id))
+            self.end()
+            return
+        self._receipts += at_hand.receipts
+        if self._handle is not None:
+            self._handle.supply(at_hand.inputs)
+
+
+async def _together(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results, in order. The first error ends what is unfinished, and is raised."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

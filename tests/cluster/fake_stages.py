@@ -1,0 +1,40 @@
+"""Builds deployments as `pipelines.app:stages` does, with a stage that needs no model library in place of each CLIP embedder."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from ray.serve import Application
+
+from pipelines.app import PlacedReplica, hosted_in
+from pipelines.settings.applications import StagesArgs
+from stages.contract.stage import Arrays, EmbedInput
+
+
+class UnitEmbedder:
+    """An `OneShotStage`: every input is the same point, in a space of four."""
+
+    device = "cpu"
+
+    def prepare(self, payload: EmbedInput) -> EmbedInput:
+        return payload
+
+    def batch_key(self, item: EmbedInput) -> Hashable:
+        return None
+
+    def cost(self, item: EmbedInput) -> float:
+        return 1.0
+
+    def run(self, batch: Sequence[EmbedInput]) -> Sequence[Arrays]:
+        return [{"embedding": np.full(4, 0.5, np.float32), "num_tokens": np.asarray(1)} for _ in batch]
+
+
+class FakeReplica(PlacedReplica):
+    def __init__(self, args: StagesArgs) -> None:
+        super().__init__(args.model_copy(update={"spec": replace(args.spec, stages=())}))
+        for stage in args.spec.stages:
+            self.host.add(stage.name, UnitEmbedder(), batch=stage.batch, queue=stage.queue)
+
+
+def stages(args: StagesArgs) -> Application:
+    return hosted_in(FakeReplica, args, {})

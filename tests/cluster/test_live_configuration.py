@@ -1,0 +1,217 @@
+"""A configuration that changes while requests come, on a Ray cluster of two nodes: whose processes stay, and that no request fails."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+import httpx
+import pytest
+
+from pipelines.cluster.fork_server import command
+from pipelines.settings.applications import STAGES_BUILDER
+from pipelines.settings.config_file import HttpConfig, ServeFile, parse
+from pipelines.settings.rollout import Document
+from pipelines.tour import free_port
+from stages.contract.errors import ConfigurationError
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+
+APP = "live"
+KEY = {"tenant": "somebody", "sha256": "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"}  # of "secret"
+
+
+def embedder() -> dict[str, Any]:
+    return {"pipeline": "embed", "embedder": {"source": {"demo": "clip"}}}
+
+
+def configuration() -> dict[str, Any]:
+    """Two models, each in a deployment of its own, one with two replicas."""
+    return {
+        "models": {"one": embedder(), "two": embedder()},
+        "deployments": {
+            "one": {"stages": ["one.embedder"], "num_replicas": 1},
+            "two": {"stages": ["two.embedder"], "num_replicas": 2},
+        },
+        "cache": {"redis": None},
+        "fork_server": False,  # replicas that need no model library are up sooner as what the cluster starts
+    }
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """Of Serve's proxy on a cluster of two nodes."""
+    import ray
+    from ray import serve
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    cluster.add_node(num_cpus=2)
+    environment = {"py_executable": command(stages=False)}
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="error", runtime_env=environment)
+    port = free_port()
+    serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
+    yield port
+    serve.shutdown()
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def deploy(args: Mapping[str, Any]) -> None:
+    """As `triptych deploy` does, but for what is in a stage's replica."""
+    from pipelines.cluster.deploy import Deployment
+
+    class WithFakeStages(Deployment):
+        def wanted(self) -> Sequence[Document]:
+            return [_with_fakes(document) for document in super().wanted()]
+
+    WithFakeStages(ServeFile(http=HttpConfig(), app_name=APP, app=parse(args)), timeout_s=120).apply()
+
+
+def _with_fakes(document: Document) -> Document:
+    if document["import_path"] != STAGES_BUILDER:
+        return document
+    return {**document, "import_path": "tests.cluster.fake_stages:stages"}
+
+
+def processes() -> dict[str, set[int]]:
+    """Deployment -> its replicas' processes."""
+    from ray.serve.context import _get_global_client
+
+    found = _get_global_client().get_serve_details()["applications"].values()
+    return {
+        name: {replica["pid"] for replica in deployment["replicas"] if replica["state"] == "RUNNING"}
+        for app in found
+        for name, deployment in app["deployments"].items()
+    }
+
+
+def nodes() -> set[str]:
+    """That replicas run on."""
+    from ray.serve.context import _get_global_client
+
+    found = _get_global_client().get_serve_details()["applications"].values()
+    return {
+        replica["node_id"] for app in found for deployment in app["deployments"].values() for replica in deployment["replicas"]
+    }
+
+
+class Clients:
+    """Ask one model after the other, one request each at a time, until told to stop."""
+
+    def __init__(self, url: str, models: Sequence[str], headers: Mapping[str, str]) -> None:
+        self._url, self._headers = url, dict(headers)
+        self._stopping = threading.Event()
+        self.answers: dict[str, list[int]] = {model: [] for model in models}
+        self._threads = [threading.Thread(target=self._ask, args=(model,)) for model in models]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _ask(self, model: str) -> None:
+        with httpx.Client(base_url=self._url, timeout=60, trust_env=False, headers=self._headers) as client:
+            while not self._stopping.is_set():
+                text = f"{model} {len(self.answers[model])}"
+                answer = client.post("/v1/embeddings", json={"model": model, "input": text})
+                self.answers[model].append(answer.status_code)
+                self._stopping.wait(0.05)
+
+
+@contextmanager
+def requests(port: int, *models: str, key: str | None = None) -> Iterator[Clients]:
+    """While the block runs, requests come; none may fail, and each model is asked."""
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    clients = Clients(f"http://127.0.0.1:{port}", models, headers)
+    clients.start()
+    try:
+        yield clients
+    finally:
+        clients.stop()
+    assert {model: set(codes) for model, codes in clients.answers.items()} == {model: {200} for model in models}
+
+
+def status_of(port: int, **body: Any) -> int:
+    return httpx.post(f"http://127.0.0.1:{port}/v1/embeddings", json=body, timeout=60, trust_env=False).status_code
+
+
+def changed(args: Mapping[str, Any], change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    copy = deepcopy(dict(args))
+    change(copy)
+    return copy
+
+
+def test_a_changed_configuration_restarts_what_it_changes_and_fails_no_request(port: int) -> None:
+    args = configuration()
+    deploy(args)
+    before = processes()
+    assert {name: len(pids) for name, pids in before.items()} == {"ingress": 1, "metrics": 1, "one": 1, "two": 2}
+    assert len(nodes()) == 2
+
+    # a limit: in place
+    assert status_of(port, model="one", input=["a", "b", "c"]) == 200
+    args = changed(args, lambda new: new.update(limits={"embedding_inputs": 2}))
+    with requests(port, "one", "two"):
+        deploy(args)
+    assert status_of(port, model="one", input=["a", "b", "c"]) == 400
+    assert processes() == before
+
+    # a queue's bound: in place
+    args = changed(args, lambda new: new["models"]["one"]["embedder"].update(queue={"max_items": 17}))
+    with requests(port, "one", "two"):
+        deploy(args)
+    assert processes() == before
+
+    # a scaling bound: more replicas, the others stay
+    args = changed(args, lambda new: new["deployments"]["one"].update(num_replicas=2))
+    with requests(port, "one", "two"):
+        deploy(args)
+    scaled = processes()
+    assert before["one"] < scaled["one"]
+    assert len(scaled["one"]) == 2
+    assert scaled | {"one": before["one"]} == before
+
+    # one model's dtype: its replicas only
+    args = changed(args, lambda new: new["models"]["two"]["embedder"].update(dtype="bfloat16"))
+    with requests(port, "one", "two"):
+        deploy(args)
+    restarted = processes()
+    assert restarted["two"].isdisjoint(scaled["two"])
+    assert len(restarted["two"]) == 2
+    assert restarted | {"two": scaled["two"]} == scaled
+
+    # a new model: nobody restarts
+    args = changed(args, lambda new: new["models"].update(three=embedder()))
+    with requests(port, "one", "two"):
+        deploy(args)
+    grown = processes()
+    assert status_of(port, model="three", input="a") == 200
+    assert {name: pids for name, pids in grown.items() if name != "three-embedder"} == restarted
+
+    # a removed model: what it was asked is answered
+    args = changed(args, lambda new: new["models"].pop("two"))
+    args = changed(args, lambda new: new["deployments"].pop("two"))
+    with requests(port, "one", "three"):
+        deploy(args)
+    shrunk = processes()
+    assert status_of(port, model="two", input="a") == 404
+    assert shrunk == {name: pids for name, pids in grown.items() if name != "two"}
+
+    # a key: in place
+    args = changed(args, lambda new: new.update(auth={"keys": [KEY]}))
+    with requests(port, "one", "three", key="secret"):
+        deploy(args)
+    assert status_of(port, model="one", input="a") == 401
+    assert processes() == shrunk
+
+    # settings that can't be served by are refused, and the old ones go on
+    with requests(port, "one", "three", key="secret"):
+        with pytest.raises(ConfigurationError, match="NOT_SET_ANYWHERE is not set"):
+            deploy(changed(args, lambda new: new.update(auth={"keys": [KEY | {"sha256": None, "env": "NOT_SET_ANYWHERE"}]})))
+    assert processes() == shrunk

@@ -1,0 +1,34 @@
+"""A stage client that weighs what comes back through it, as it would travel from another process."""
+
+import pickle
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from pipelines.client import StageClient
+from stages.contract.item import Item, Reply
+
+
+class MeasuredClient:
+    def __init__(self, client: StageClient) -> None:
+        self._client = client
+        self.bytes_from: dict[str, int] = {}
+        self.items: list[Item[Any]] = []
+
+    async def call(self, stage: str, item: Item[Any]) -> Reply[Any]:
+        self.items.append(item)
+        reply = await self._client.call(stage, item)
+        self._weigh(stage, reply)
+        return reply
+
+    async def stream(
+        self, stage: str, item: Item[Any], *, restartable: bool = False
+    ) -> AsyncGenerator[Sequence[object], None]:
+        self.items.append(item)
+        async with aclosing(self._client.stream(stage, item, restartable=restartable)) as batches:
+            async for events in batches:
+                self._weigh(stage, events)
+                yield events
+
+    def _weigh(self, stage: str, value: object) -> None:
+        self.bytes_from[stage] = self.bytes_from.get(stage, 0) + len(pickle.dumps(value))

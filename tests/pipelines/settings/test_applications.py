@@ -1,0 +1,137 @@
+"""What of the configuration becomes which Serve application, and so what restarts with what."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipelines.settings.applications import (
+    RedisArgs,
+    StagesArgs,
+    StagesSettings,
+    SurfaceArgs,
+    SurfaceSettings,
+    applications,
+    version_of,
+)
+from pipelines.settings.config_file import load, parse, serve_document
+from pipelines.settings.derived import capacity
+from pipelines.settings.specs import stage_specs
+from stages.contract.errors import ConfigurationError
+
+SHIPPED = Path(__file__).parents[3] / "serve_config.yaml"
+FILE = load(SHIPPED)
+
+
+def document(name: str) -> dict[str, Any]:
+    (found,) = [app for app in serve_document(FILE)["applications"] if app["name"] == name]
+    return dict(found)
+
+
+def test_each_deployment_is_an_application_and_so_are_the_surface_and_redis() -> None:
+    names = {app.name for app in applications(FILE.app, "triptych")}
+    assert names == {"triptych", "triptych-redis", *(f"triptych-{name}" for name in FILE.app.placement())}
+
+
+def test_only_the_surface_has_a_route() -> None:
+    routes = {app.name: app.route_prefix for app in applications(FILE.app, "triptych")}
+    assert {name for name, route in routes.items() if route} == {"triptych"}
+
+
+def test_what_is_written_is_json_and_is_read_back_as_it_was() -> None:
+    for app in applications(FILE.app, "triptych"):
+        read = json.loads(json.dumps(app.document({}), allow_nan=False))
+        assert yaml.safe_load(yaml.safe_dump(read)) == read
+    stages = document("triptych-llm")
+    spec = StagesArgs.model_validate(stages["args"]).spec
+    (llm,) = spec.stages
+    wanted = stage_specs(FILE.app)["triptych-see.llm"]
+    queues = StagesSettings.model_validate(stages["deployments"][0]["user_config"]).queues
+    assert (llm.source, llm.options, llm.batch, llm.llm) == (wanted.source, wanted.options, wanted.batch, wanted.llm)
+    assert queues["triptych-see.llm"].limits() == wanted.queue
+    seen = SurfaceSettings.model_validate(document("triptych")["deployments"][0]["user_config"]).config
+    assert (seen.limits, seen.auth, seen.fetch) == (FILE.app.limits, FILE.app.auth, FILE.app.fetch)
+    assert {name: home.stages for name, home in seen.placement().items()} == {
+        name: home.stages for name, home in FILE.app.placement().items()
+    }
+    assert SurfaceArgs.model_validate(document("triptych")["args"]).own is None
+    assert RedisArgs.model_validate(document("triptych-redis")["args"]).max_memory_bytes == 268435456
+
+
+def test_a_deployment_is_told_where_the_stages_are_that_its_own_ones_need() -> None:
+    where = {
+        app.name: {
+            stage: (at.deployment, at.application) for stage, at in StagesArgs.model_validate(app.args).elsewhere.items()
+        }
+        for app in applications(FILE.app, "t")
+        if app.name in ("t-llm", "t-denoiser", "t-vae")
+    }
+    assert where == {
+        "t-llm": {"triptych-see.vision_encoder": ("vision-encoder", "t-vision-encoder")},
+        "t-denoiser": {
+            "triptych-paint.text_encoder": ("text-encoder", "t-text-encoder"),
+            "triptych-paint.vae_encoder": ("vae", "t-vae"),
+        },
+        "t-vae": {},
+    }
+
+
+def test_the_surface_is_told_where_every_stage_is() -> None:
+    given = document("triptych")["deployments"][0]["user_config"]["stages"]
+    assert set(given) == set(FILE.app.stage_names())
+    assert given["triptych-see.llm"] == {"deployment": "llm", "application": "triptych-llm"}
+
+
+def test_stages_that_live_with_the_surface_come_with_it() -> None:
+    args = FILE.app.model_dump(mode="json")
+    del args["deployments"]["clip"]
+    config = parse(args | {"ingress": {"stages": ["triptych-clip.embedder"]}})
+    *_, surface = applications(config, "triptych")
+    own = SurfaceArgs.model_validate(surface.args).own
+    assert own is not None
+    assert [stage.name for stage in own.spec.stages] == ["triptych-clip.embedder"]
+    assert "triptych-clip.embedder" not in surface.deployments["ingress"]["user_config"]["stages"]
+
+
+def test_serves_own_settings_are_what_was_derived() -> None:
+    (given,) = document("triptych-denoiser")["deployments"]
+    room = capacity(FILE.app.placement()["denoiser"], FILE.app)
+    assert given["max_ongoing_requests"] == room.max_ongoing_requests == 8 + 128  # what waits for prompts has room, too
+    assert given["num_replicas"] == "auto"
+    assert given["autoscaling_config"]["target_ongoing_requests"] == 6
+    assert given["autoscaling_config"]["policy"] == {"policy_function": "pipelines.cluster.autoscaling:by_engines_load"}
+    assert given["max_surge_percent"] > 0
+
+
+def test_a_redis_of_ones_own_is_no_application() -> None:
+    config = parse(FILE.app.model_dump(mode="json") | {"cache": {"redis": {"url": "redis://cache:6379/0"}}})
+    assert "triptych-redis" not in {app.name for app in applications(config, "triptych")}
+
+
+def test_settings_have_a_version() -> None:
+    assert version_of({"a": 1, "b": 2}) == version_of({"b": 2, "a": 1})
+    assert version_of({"a": 1}) != version_of({"a": 2})
+
+
+def test_what_else_is_in_the_file_stays(tmp_path: Path) -> None:
+    given = yaml.safe_load(SHIPPED.read_text())
+    other = {"name": "other", "import_path": "elsewhere:app", "route_prefix": "/other"}
+    given["applications"][0]["runtime_env"] = {"env_vars": {"A": "b"}}
+    given["applications"].append(other)
+    path = tmp_path / "serve_config.yaml"
+    path.write_text(yaml.safe_dump(given))
+    made = serve_document(load(path))
+    assert made["proxy_location"] == "HeadOnly"
+    assert made["applications"][-1] == other
+    assert all(app["runtime_env"] == {"env_vars": {"A": "b"}} for app in made["applications"][:-1])
+
+
+def test_serves_list_of_deployments_is_refused_beside_args(tmp_path: Path) -> None:
+    given = yaml.safe_load(SHIPPED.read_text())
+    given["applications"][0]["deployments"] = [{"name": "llm", "num_replicas": 3}]
+    path = tmp_path / "serve_config.yaml"
+    path.write_text(yaml.safe_dump(given))
+    with pytest.raises(ConfigurationError, match=r"set these under args\.deployments"):
+        load(path)

@@ -1,0 +1,262 @@
+"""A picture from a job to its pixels, over a host with small stages in place of the models."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+
+from cache.memory import MemoryTier
+from cache.tiered import TieredCache
+from pipelines.client import LocalStageClient
+from pipelines.cluster.serve_client import ServeStageClient
+from pipelines.context import RequestContext
+from pipelines.jobs import GivenPicture, ImagePart, PaintEvent, PaintJob, PaintPicture, PaintProgress
+from pipelines.rules.paint_rules import PaintRules
+from pipelines.text_to_image import TextToImagePipeline
+from stages.contract.errors import DeadlineExceeded, InvalidRequest
+from stages.diffusion.messages import Denoise
+from stages.host.host import StageHost
+from tests.pipelines.cluster.fake_serve import FakeDeployment
+from tests.pipelines.measured_client import MeasuredClient
+from tests.pipelines.stages import BAD, FakeDenoiser, text_encoder, vae_decoder, vae_encoder
+from tests.stages.host.test_host import once
+
+TEXT, DENOISER, ENCODER, DECODER = "m.text_encoder", "m.denoiser", "m.vae_encoder", "m.vae_decoder"
+LONGEST = 9
+
+RULES = PaintRules(
+    sizes=(),
+    default_size=(64, 64),
+    size_multiple=8,
+    max_pixels=10_000,
+    default_steps=4,
+    max_steps=50,
+    default_guidance_scale=3.0,
+    default_strength=0.8,
+    samplers=("euler",),
+    negative_prompts=True,
+    max_prompt_tokens=LONGEST,
+)
+
+
+class Words:
+    """A position a word."""
+
+    def positions(self, text: str) -> int:
+        num_words = len(text.split())
+        if num_words > LONGEST:
+            raise InvalidRequest(f"prompt has {num_words} words; at most {LONGEST}", param="prompt")
+        return num_words
+
+
+class Scene:
+    def __init__(self) -> None:
+        self.text, self.encoder, self.decoder, self.denoiser = text_encoder(), vae_encoder(), vae_decoder(), FakeDenoiser()
+        self.host = StageHost(cache=TieredCache([MemoryTier(2**27)]), replica="r1")
+        for name, stage in ((TEXT, self.text), (ENCODER, self.encoder), (DECODER, self.decoder)):
+            self.host.add(name, stage)
+        self.host.add(DENOISER, self.denoiser)
+        self.client = MeasuredClient(LocalStageClient(self.host))
+
+    def pipeline(self, client: Any = None, *, edits: bool = True) -> TextToImagePipeline:
+        return TextToImagePipeline(
+            "m",
+            client or self.client,
+            RULES,
+            Words(),
+            text_fingerprint="text",
+            vae_fingerprint="vae" if edits else None,
+            max_picture_pixels=100,
+        )
+
+    async def paint(self, job: PaintJob, context: RequestContext | None = None) -> list[PaintEvent]:
+        return [event async for event in self.pipeline().paint(job, context or RequestContext())]
+
+    def denoised(self) -> list[Denoise]:
+        return [item.payload for item in self.client.items if isinstance(item.payload, Denoise)]
+
+    async def close(self) -> None:
+        for stage in (self.text, self.encoder, self.decoder, self.denoiser):
+            stage.gate.open()
+        await self.host.close()
+
+
+@pytest.fixture
+async def scene() -> AsyncIterator[Scene]:
+    scene = Scene()
+    yield scene
+    await scene.close()
+
+
+def edit(data: bytes = b"xy", **fields: Any) -> PaintJob:
+    return PaintJob("a boat", init=GivenPicture(ImagePart(data, 64, 64, "image"), 0.5), **fields)
+
+
+def pictures(events: Sequence[PaintEvent]) -> list[PaintPicture]:
+    return [event for event in events if isinstance(event, PaintPicture)]
+
+
+async def test_progress_then_the_picture(scene: Scene) -> None:
+    events = await scene.paint(PaintJob("a boat", steps=3, seed=5))
+    assert events[:3] == [PaintProgress(0, step, 3) for step in (1, 2, 3)]
+    (picture,) = pictures(events)
+    assert (picture.index, picture.seed, picture.partial) == (0, 5, None)
+    assert picture.pixels.shape == (2, 2, 3)
+
+
+async def test_several_pictures_have_a_seed_each(scene: Scene) -> None:
+    events = await scene.paint(PaintJob("a boat", n=3, seed=5))
+    assert sorted((picture.index, picture.seed) for picture in pictures(events)) == [(0, 5), (1, 6), (2, 7)]
+    assert len(scene.text.made) == 2  # the prompt and the empty negative prompt, once
+
+
+async def test_previews_come_while_it_is_painted_and_count_from_0(scene: Scene) -> None:
+    events = await scene.paint(PaintJob("a boat", steps=8, partial_images=3))
+    assert [picture.partial for picture in pictures(events)] == [0, 1, 2, None]
+    assert scene.denoised()[0].preview_steps == (2, 4, 6)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "negative", "positions"),
+    [
+        ("a red boat", "ugly", {"a red boat": 0, "ugly": 3}),
+        ("boat", "ugly and dark", {"boat": 3, "ugly and dark": 0}),
+        ("a boat", "dark ugly", {"a boat": 0, "dark ugly": 0}),
+        ("a boat", None, {"a boat": 0, "": 2}),
+    ],
+)
+async def test_both_prompts_have_as_many_positions_and_are_encoded_once(
+    scene: Scene, prompt: str, negative: str | None, positions: dict[str, int]
+) -> None:
+    await scene.paint(PaintJob(prompt, negative_prompt=negative))
+    assert {payload.text: payload.min_positions for payload in scene.text.made} == positions
+    assert len(scene.text.made) == 2
+
+
+async def test_without_guidance_there_is_one_prompt_and_a_negative_one_is_refused(scene: Scene) -> None:
+    await scene.paint(PaintJob("a boat", guidance_scale=1.0))
+    assert [payload.text for payload in scene.text.made] == ["a boat"]
+    with pytest.raises(InvalidRequest, match=r"^negative_prompt has no effect") as raised:
+        await scene.paint(PaintJob("a boat", guidance_scale=1.0, negative_prompt="ugly"))
+    assert raised.value.param == "negative_prompt"
+
+
+@pytest.mark.parametrize("param", ["prompt", "negative_prompt"])
+async def test_a_prompt_that_is_too_long_is_named_before_anything_runs(scene: Scene, param: str) -> None:
+    texts = {"prompt": "short", "negative_prompt": "short"} | {param: "word " * (LONGEST + 1)}
+    with pytest.raises(InvalidRequest) as raised:
+        await scene.paint(PaintJob(**texts))
+    assert raised.value.param == param
+    assert scene.client.items == []
+
+
+async def test_an_edit_sends_a_recipe_of_its_picture_and_no_array_comes_back_but_what_is_shown(scene: Scene) -> None:
+    context = RequestContext(id="mine", tenant="t", priority=2)
+    await scene.paint(edit(), context)
+    (payload,) = scene.denoised()
+    assert payload.init is not None
+    assert (payload.init.stage, payload.init.param, payload.strength) == (ENCODER, "image", 0.5)
+    assert {receipt.stage for receipt in context.receipts} == {TEXT, ENCODER, DENOISER, DECODER}
+    assert set(scene.client.bytes_from) == {DENOISER, DECODER}
+    assert sum(scene.client.bytes_from.values()) < 8192
+    assert all((item.tenant, item.priority) == ("t", 2) for item in scene.client.items)
+
+
+async def test_the_same_picture_at_the_same_size_is_encoded_once(scene: Scene) -> None:
+    for size in (64, 64, 32):
+        await scene.paint(edit(width=size, height=size))
+        await scene.host.settled()
+    assert [(payload.width, payload.height) for payload in scene.encoder.made] == [(64, 64), (32, 32)]
+
+
+async def test_the_receipt_tells_what_was_remembered(scene: Scene) -> None:
+    first, second = RequestContext(), RequestContext()
+    await scene.paint(edit(), first)
+    await scene.host.settled()
+    await scene.paint(edit(), second)
+    made = {TEXT, ENCODER}
+    assert {receipt.cache for receipt in first.receipts if receipt.stage in made} == {"miss"}
+    assert [receipt.cache for receipt in second.receipts if receipt.stage in made] == ["memory"] * 3
+    assert [receipt.cache for receipt in second.receipts if receipt.stage not in made] == ["off"] * 2
+
+
+async def test_what_is_no_picture_is_named_by_its_own_field(scene: Scene) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        await scene.paint(edit(BAD))
+    assert raised.value.param == "image"
+
+
+async def test_a_model_that_edits_nothing_refuses_a_picture_before_anything_runs(scene: Scene) -> None:
+    with pytest.raises(InvalidRequest, match="edits no pictures") as raised:
+        await anext(scene.pipeline(edits=False).paint(edit(), RequestContext()))
+    assert raised.value.param == "image"
+    assert scene.client.items == []
+
+
+@pytest.mark.parametrize("stuck_at", ["text", "encoder", "denoiser", "decoder"])
+async def test_time_that_is_up_ends_it_wherever_it_is(scene: Scene, stuck_at: str) -> None:
+    getattr(scene, stuck_at).gate.close()
+    with pytest.raises(DeadlineExceeded):
+        await scene.paint(edit(), RequestContext(deadline=time.time() + 0.3))
+
+
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("stuck_at", ["text", "encoder", "denoiser", "decoder"])
+async def test_a_client_that_goes_away_stops_everything_wherever_it_is(scene: Scene, stuck_at: str, n: int) -> None:
+    gate = getattr(scene, stuck_at).gate
+    gate.close()
+    painting = asyncio.create_task(scene.paint(edit(n=n)))
+    await asyncio.to_thread(gate.wait_for, 1)
+    painting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await painting
+    gate.open()
+    await once(lambda: not scene.denoiser.running)
+    await once(lambda: all(load.queued == load.running == 0 for load in scene.host.load().values()))
+    assert sum(metrics.counters["cancelled_total"] for metrics in scene.host.metrics()) >= 1
+
+
+async def test_closing_while_a_preview_is_decoded_withdraws_that_too(scene: Scene) -> None:
+    scene.decoder.gate.close()
+    async with aclosing(scene.pipeline().paint(PaintJob("a boat", steps=40, partial_images=1), RequestContext())) as events:
+        async for event in events:
+            if event == PaintProgress(0, 40, 40):
+                break
+        await asyncio.to_thread(scene.decoder.gate.wait_for, 1)
+    await once(lambda: scene.host.metrics()[2].counters["cancelled_total"] >= 1)
+    scene.decoder.gate.open()
+
+
+async def test_a_denoiser_that_dies_is_started_anew_elsewhere_and_nothing_else_is_done_again(scene: Scene) -> None:
+    denoisers: list[FakeDenoiser] = []
+
+    def make() -> StageHost:
+        denoisers.append(FakeDenoiser())
+        denoisers[-1].gate.close()
+        host = StageHost(elsewhere=LocalStageClient(scene.host))
+        host.add(DENOISER, denoisers[-1])
+        return host
+
+    denoiser, rest = FakeDeployment(make), FakeDeployment(lambda: scene.host)
+    handles: Any = {"denoiser": denoiser.handle, "rest": rest.handle}
+    pipeline = scene.pipeline(ServeStageClient(handles, {DENOISER: "denoiser", DECODER: "rest"}))
+
+    async def paint() -> list[PaintEvent]:
+        return [event async for event in pipeline.paint(edit(steps=4, seed=1), RequestContext())]
+
+    painting = asyncio.create_task(paint())
+    denoisers[0].gate.let(2)
+    await asyncio.to_thread(denoisers[0].gate.wait_for, 3)
+    await scene.host.settled()
+    denoiser.kill()
+    denoisers[1].gate.open()
+    events = await painting
+    assert len(pictures(events)) == 1
+    steps = [event.step for event in events if isinstance(event, PaintProgress)]
+    assert steps[-4:] == [1, 2, 3, 4]
+    assert (len(scene.text.made), len(scene.encoder.made)) == (2, 1)
+    denoisers[0].gate.open()
+    await denoiser.close()

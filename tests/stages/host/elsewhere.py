@@ -1,0 +1,42 @@
+"""Stages elsewhere, without a cluster: a `StageCaller` over another host, in the test's hands."""
+
+import asyncio
+from typing import Any
+
+from stages.contract.errors import TriptychError
+from stages.contract.item import Item, Reply
+from stages.host.deadlines import remaining_s, too_late
+from stages.host.host import StageHost
+
+
+class Elsewhere:
+    """Notes every item that it is given. `hold` keeps calls from reaching the other host; `broken` is what calls get instead.
+    As a client over a cluster does, it ends a call at the deadline that the item had when it was made."""
+
+    def __init__(self, host: StageHost) -> None:
+        self._host = host
+        self._open = asyncio.Event()
+        self._open.set()
+        self.items: list[Item[Any]] = []
+        self.num_cancelled = 0
+        self.broken: TriptychError | None = None
+
+    def hold(self) -> None:
+        self._open.clear()
+
+    def let_go(self) -> None:
+        self._open.set()
+
+    async def call(self, stage: str, item: Item[Any]) -> Reply[Any]:
+        self.items.append(item)
+        try:
+            async with asyncio.timeout(remaining_s(item)):
+                await self._open.wait()
+                if self.broken is not None:
+                    raise self.broken
+                return await self._host.call(stage, item)
+        except TimeoutError:
+            raise too_late(f"it was with {stage}") from None
+        except asyncio.CancelledError:
+            self.num_cancelled += 1
+            raise

@@ -1,0 +1,356 @@
+"""What a stage needs of others: resolved in this process or elsewhere, for whoever needs it, before and while it runs."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+
+from cache.memory import MemoryTier
+from cache.tiered import TieredCache
+from stages.contract.errors import (
+    ConfigurationError,
+    DeadlineExceeded,
+    InputUnavailable,
+    InvalidRequest,
+    QueueFull,
+    Unavailable,
+)
+from stages.contract.item import Item, StageReceipt, StreamEnd
+from stages.contract.limits import BatchLimits, QueueLimits
+from stages.contract.recipe import Recipe
+from stages.host.host import StageHost
+from tests.stages.fakes import Add, Adder, Countdown, CountFrom, FarTier, Gate, Total
+from tests.stages.host.elsewhere import Elsewhere
+from tests.stages.host.test_host import collect, once
+
+
+def plus(n: int, name: str | None = None, param: str | None = None, *inner: Recipe[Total]) -> Recipe[Total]:
+    """A recipe of the number n; `Add(13)` is bad luck."""
+    return Recipe(name or f"n{n}", "m.adder", Add(n, 0, inner), param)
+
+
+class Scene:
+    """A host that counts, and one elsewhere that adds; they share a far tier."""
+
+    def __init__(self) -> None:
+        self.far, self.memory = FarTier(), MemoryTier(2**20)
+        self.adder, self.count = Adder(), Countdown(slots=2)
+        self.there = StageHost(cache=TieredCache([self.far]), replica="there")
+        self.there.add("m.adder", self.adder, weights="w")
+        self.elsewhere = Elsewhere(self.there)
+        self.here = StageHost(cache=TieredCache([self.memory, self.far]), replica="here", elsewhere=self.elsewhere)
+        self.here.add("m.count", self.count, batch=BatchLimits(2), queue=QueueLimits(3))
+
+    def start(
+        self, *recipes: Recipe[Total], start: int = 1, in_s: float | None = None, priority: int = 0, id: str = "r"
+    ) -> "asyncio.Task[list[object]]":
+        deadline = float("inf") if in_s is None else time.time() + in_s
+        item = Item(id, CountFrom(start, plus=recipes), priority=priority, deadline=deadline, tenant="t")
+        return asyncio.create_task(collect(self.here.stream("m.count", item)))
+
+    async def close(self) -> None:
+        self.elsewhere.let_go()
+        for gate in (self.far.get_gate, self.far.put_gate, self.adder.run_gate, self.count.gate):
+            gate.open()
+        await self.here.close()
+        await self.there.close()
+
+
+@pytest.fixture
+async def scene() -> AsyncIterator[Scene]:
+    scene = Scene()
+    yield scene
+    await scene.close()
+
+
+def inputs(events: Sequence[object]) -> list[StageReceipt]:
+    end = events[-1]
+    assert isinstance(end, StreamEnd)
+    return list(end.inputs)
+
+
+def outcomes(events: Sequence[object]) -> list[str]:
+    return [receipt.cache for receipt in inputs(events)]
+
+
+async def test_what_it_needs_is_made_elsewhere_and_remembered_there_and_here(scene: Scene) -> None:
+    first = await scene.start(plus(2), start=1)
+    assert first[:-1] == [2, 1, 0]
+    assert [(receipt.stage, receipt.replica, receipt.cache) for receipt in inputs(first)] == [("m.adder", "there", "miss")]
+    await asyncio.gather(scene.here.settled(), scene.there.settled())
+    assert (scene.memory.stats().entries, scene.far.stats().puts) == (1, 1)
+    second = await scene.start(plus(2), start=1)
+    assert second[:-1] == [2, 1, 0]
+    assert [(receipt.stage, receipt.replica, receipt.cache) for receipt in inputs(second)] == [("m.adder", "here", "memory")]
+    assert len(scene.elsewhere.items) == 1
+
+
+async def test_once_a_maker_is_known_what_it_remembered_is_found_without_it(scene: Scene) -> None:
+    await scene.start(plus(1))
+    await scene.there.call("m.adder", Item("another's", Add(3), "n3"))
+    await scene.there.settled()
+    scene.elsewhere.broken = Unavailable("its replica died")
+    assert outcomes(await scene.start(plus(3))) == ["redis"]
+    with pytest.raises(InputUnavailable, match="its replica died"):
+        await scene.start(plus(4))
+
+
+async def test_all_that_is_needed_is_asked_for_at_once(scene: Scene) -> None:
+    scene.elsewhere.hold()
+    counting = scene.start(plus(1), plus(2), plus(3))
+    await once(lambda: len(scene.elsewhere.items) == 3)
+    scene.elsewhere.let_go()
+    events = await counting
+    assert events[:-1] == [6, 5, 4, 3, 2, 1, 0]
+    assert outcomes(events) == ["miss"] * 3
+
+
+async def test_what_lives_in_the_same_host_is_resolved_in_process() -> None:
+    host = StageHost(cache=TieredCache([MemoryTier(2**20)]))
+    host.add("m.adder", Adder())
+    host.add("m.count", Countdown())
+    for expected in ("miss", "memory"):
+        events = await collect(host.stream("m.count", Item("r", CountFrom(1, plus=(plus(2),)))))
+        assert events[:-1] == [2, 1, 0]
+        assert outcomes(events) == [expected]
+        await host.settled()
+    await host.close()
+
+
+async def test_recipes_may_hold_recipes(scene: Scene) -> None:
+    events = await scene.start(plus(1, "outer", None, plus(2, "inner")))
+    assert events[:-1] == [3, 2, 1, 0]
+    assert outcomes(events) == ["miss", "miss"]
+
+
+async def test_whoever_wants_the_same_joins_here_and_nothing_is_counted_twice(scene: Scene) -> None:
+    scene.elsewhere.hold()
+    counting = [scene.start(plus(2)) for _ in range(3)]
+    await once(lambda: scene.here.metrics()[0].counters["waiting_for_inputs"] == 3)
+    scene.elsewhere.let_go()
+    answers = await asyncio.gather(*counting)
+    assert sorted(outcome for events in answers for outcome in outcomes(events)) == ["joined", "joined", "miss"]
+    assert sum(receipt.device_s > 0 for events in answers for receipt in inputs(events)) == 1
+    assert len(scene.elsewhere.items) == 1
+
+
+async def test_deadline_priority_and_tenant_reach_what_is_called(scene: Scene) -> None:
+    await scene.start(plus(2), in_s=100.0, priority=7, id="mine")
+    called = scene.elsewhere.items[0]
+    assert (called.id, called.name, called.priority, called.tenant) == ("mine:adder", "n2", 7, "t")
+    assert 90 < called.deadline - time.time() <= 100
+
+
+async def test_a_more_urgent_one_does_not_wait_in_the_others_place(scene: Scene) -> None:
+    scene.elsewhere.hold()
+    patient = scene.start(plus(2), priority=5)
+    await once(lambda: len(scene.elsewhere.items) == 1)
+    urgent = scene.start(plus(2), priority=-5)
+    await once(lambda: len(scene.elsewhere.items) == 2)
+    scene.elsewhere.let_go()
+    assert (await patient)[:-1] == (await urgent)[:-1] == [2, 1, 0]
+    assert [item.priority for item in scene.elsewhere.items] == [5, -5]
+    assert scene.adder.batches == [[2]]  # they meet where it is made
+
+
+async def test_a_leader_that_goes_away_fails_no_follower(scene: Scene) -> None:
+    scene.elsewhere.hold()
+    leader = scene.start(plus(2))
+    await once(lambda: len(scene.elsewhere.items) == 1)
+    follower = scene.start(plus(2))
+    await once(lambda: scene.here.metrics()[0].counters["waiting_for_inputs"] == 2)
+    leader.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leader
+    scene.elsewhere.let_go()
+    assert (await follower)[:-1] == [2, 1, 0]
+    assert (len(scene.elsewhere.items), scene.elsewhere.num_cancelled) == (1, 0)
+
+
+async def test_a_leader_whose_time_is_up_fails_no_follower(scene: Scene) -> None:
+    scene.elsewhere.hold()
+    leader = scene.start(plus(2), in_s=0.05)
+    await once(lambda: len(scene.elsewhere.items) == 1)
+    follower = scene.start(plus(2), in_s=100.0)
+    with pytest.raises(DeadlineExceeded):
+        await leader
+    await once(lambda: len(scene.elsewhere.items) == 2)  # made again, with the follower's time
+    scene.elsewhere.let_go()
+    assert (await follower)[:-1] == [2, 1, 0]
+
+
+async def test_a_call_that_nobody_waits_for_is_cancelled(scene: Scene) -> None:
+    scene.elsewhere.hold()
+    counting = [scene.start(plus(2)) for _ in range(2)]
+    await once(lambda: scene.here.metrics()[0].counters["waiting_for_inputs"] == 2)
+    await once(lambda: len(scene.elsewhere.items) == 1)
+    for one in counting:
+        one.cancel()
+    await asyncio.gather(*counting, return_exceptions=True)
+    await once(lambda: scene.elsewhere.num_cancelled == 1)
+    assert scene.here.metrics()[0].counters["waiting_for_inputs"] == 0
+
+
+async def test_time_that_runs_out_while_an_input_is_made_says_so(scene: Scene) -> None:
+    scene.elsewhere.hold()
+    with pytest.raises(DeadlineExceeded, match=r"m\.adder"):
+        await scene.start(plus(2), in_s=0.05)
+    assert scene.count.started == []
+
+
+async def test_what_is_wrong_with_an_input_names_each_requests_own_field(scene: Scene) -> None:
+    scene.elsewhere.hold()
+    bad = [Recipe("bad", "m.adder", Add(1, 13), param) for param in ("messages[0]", "messages[4]")]
+    counting = [scene.start(recipe) for recipe in bad]
+    await once(lambda: scene.here.metrics()[0].counters["waiting_for_inputs"] == 2)
+    scene.elsewhere.let_go()
+    errors = await asyncio.gather(*counting, return_exceptions=True)
+    assert [type(error) for error in errors] == [InvalidRequest] * 2
+    assert [getattr(error, "param", None) for error in errors] == ["messages[0]", "messages[4]"]
+    assert scene.adder.num_prepared == 1
+
+
+async def test_one_bad_input_ends_the_waiting_for_the_others(scene: Scene) -> None:
+    scene.adder.run_gate.close()
+    with pytest.raises(InvalidRequest):
+        await scene.start(plus(2), Recipe("bad", "m.adder", Add(1, 13), "image"))
+    await once(lambda: scene.elsewhere.num_cancelled == 1)
+
+
+async def test_who_waits_for_inputs_counts_for_nothing_and_lets_others_pass(scene: Scene) -> None:
+    scene.elsewhere.hold()
+    waiting = [scene.start(plus(2)) for _ in range(3)]
+    await once(lambda: scene.here.metrics()[0].counters["waiting_for_inputs"] == 3)
+    load = scene.here.load()["m.count"]
+    assert (load.queued, load.running) == (0, 0)
+    others = await asyncio.gather(*[scene.start(start=2) for _ in range(4)])  # as many as run and wait in the queue
+    assert [events[:-1] for events in others] == [[1, 0]] * 4
+    scene.elsewhere.let_go()
+    assert [events[:-1] for events in await asyncio.gather(*waiting)] == [[2, 1, 0]] * 3
+
+
+async def test_how_many_wait_for_inputs_is_bounded(scene: Scene) -> None:
+    scene.elsewhere.hold()
+    waiting = [scene.start(plus(n)) for n in range(3)]
+    await once(lambda: scene.here.metrics()[0].counters["waiting_for_inputs"] == 3)
+    with pytest.raises(QueueFull, match=r"3 requests wait for what it needs and queue\.max_items is 3") as refused:
+        await scene.start(plus(9))
+    assert (refused.value.retry_after_s or 0) >= 1
+    scene.elsewhere.let_go()
+    await asyncio.gather(*waiting)
+
+
+async def test_what_a_stage_holds_already_is_never_asked_for(scene: Scene) -> None:
+    scene.count.knows["n2"] = 2
+    events = await scene.start(plus(2))
+    assert events[:-1] == [2, 1, 0]
+    assert outcomes(events) == []
+    assert scene.elsewhere.items == []
+
+
+async def test_what_a_stage_lacks_after_all_is_resolved_while_it_waits(scene: Scene) -> None:
+    forget_between(scene)
+    events = await scene.start(plus(2))
+    assert events[:-1] == [2, 1, 0]
+    assert outcomes(events) == ["miss"]
+    assert scene.here.metrics()[0].counters["missing_inputs_total"] == 1
+
+
+async def test_what_it_lacks_after_all_and_nobody_can_make_fails_it_alone(scene: Scene) -> None:
+    forget_between(scene)
+    scene.elsewhere.broken = Unavailable("nobody there")
+    with pytest.raises(InputUnavailable, match="nobody there"):
+        await scene.start(plus(2))
+    assert (await scene.start(start=1))[:-1] == [0]
+    load = scene.here.load()["m.count"]
+    assert (load.queued, load.running) == (0, 0)
+
+
+async def test_leaving_while_what_it_lacked_is_made_withdraws_that_too(scene: Scene) -> None:
+    forget_between(scene)
+    scene.elsewhere.hold()
+    counting = scene.start(plus(2))
+    await once(lambda: len(scene.elsewhere.items) == 1)
+    counting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await counting
+    await once(lambda: scene.elsewhere.num_cancelled == 1)
+
+
+async def test_a_deadline_that_passes_while_what_it_lacked_is_made_ends_it(scene: Scene) -> None:
+    forget_between(scene)
+    scene.elsewhere.hold()
+    with pytest.raises(DeadlineExceeded):
+        await scene.start(plus(2), in_s=0.1)
+
+
+def forget_between(scene: Scene) -> None:
+    """The stage holds n2 when it is asked what it needs, and no longer when the row starts."""
+
+    class Forgetful(dict[str, int]):
+        def __contains__(self, name: object) -> bool:
+            known = super().__contains__(name)
+            self.clear()
+            return known
+
+    scene.count.knows = Forgetful(n2=2)
+
+
+async def test_stages_elsewhere_are_counted_by_what_was_answered_here(scene: Scene) -> None:
+    await scene.start(plus(2))
+    await scene.here.settled()
+    await scene.start(plus(2))
+    (count, adder) = scene.here.metrics()
+    assert (count.stage, adder.stage, adder.replica) == ("m.count", "m.adder", "here")
+    assert adder.counters == {
+        "cache_hits_memory_total": 1,
+        "cache_hits_redis_total": 0,
+        "cache_misses_total": 0,  # counted there
+        "cache_joined_total": 0,
+    }
+
+
+async def test_a_stream_is_no_input_and_who_is_unknown_makes_none() -> None:
+    host = StageHost()
+    host.add("m.count", Countdown())
+    for stage, message in (("m.count", "its answer is a stream"), ("m.adder", "neither hosted here nor known elsewhere")):
+        with pytest.raises(ConfigurationError, match=message):
+            await collect(host.stream("m.count", Item("r", CountFrom(1, plus=(Recipe("n", stage, Add(1)),)))))
+    await host.close()
+
+
+async def test_closing_ends_who_waits_for_inputs_with_unavailable(scene: Scene) -> None:
+    scene.elsewhere.hold()
+    counting = scene.start(plus(2))
+    await once(lambda: len(scene.elsewhere.items) == 1)
+    await scene.here.close()
+    with pytest.raises(Unavailable):
+        await counting
+    assert scene.elsewhere.num_cancelled == 1
+
+
+async def test_a_stream_of_infinite_pace_tells_of_what_was_made_for_it(scene: Scene) -> None:
+    item = Item("r", CountFrom(3, plus=(plus(2),)), pace_s=float("inf"))
+    async with aclosing(scene.here.stream("m.count", item)) as batches:
+        (events,) = [batch async for batch in batches]
+    assert [*events[:-1]] == [4, 3, 2, 1, 0]
+    assert outcomes(events) == ["miss"]
+
+
+async def test_one_shot_stages_wait_for_inputs_before_the_engine_hears_of_them() -> None:
+    there, adder = StageHost(replica="there"), Adder(run_gate=Gate(closed=True))
+    there.add("m.adder", adder)
+    here: Any = StageHost(elsewhere=Elsewhere(there))
+    here.add("m.sum", Adder(), queue=QueueLimits(1))
+    call = asyncio.create_task(here.call("m.sum", Item("r", Add(0, 0, (plus(7),)), "sum")))
+    await asyncio.to_thread(adder.run_gate.wait_for, 1)
+    assert here.load()["m.sum"].queued == 0
+    assert int((await here.call("m.sum", Item("free", Add(1, 1)))).value.total) == 2
+    adder.run_gate.open()
+    reply = await call
+    assert int(reply.value.total) == 7
+    assert [receipt.stage for receipt in reply.inputs] == ["m.adder"]
+    await asyncio.gather(here.close(), there.close())
