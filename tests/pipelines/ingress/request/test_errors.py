@@ -318,6 +318,7 @@ def test_every_error_of_the_tree_has_a_row_of_its_own_or_of_a_class_above_it() -
         "ConfigurationError": 500,
         "StageFailed": 500,
         "Broken": 503,
+        "InputUnavailable": 503,
         "OutOfMemory": 500,
     }
     assert all(row.type.endswith("_error") for row in TABLE.values())
