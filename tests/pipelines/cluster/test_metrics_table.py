@@ -1,7 +1,7 @@
 """What replicas last said, and for how long it counts."""
 
 from pipelines.cluster.metrics_table import MetricsTable, SettingsInUse
-from stages.contract.stage import StageMetrics
+from stages.contract.item import StageMetrics
 
 
 def counted(replica: str) -> StageMetrics:
