@@ -203,7 +203,7 @@ async def test_time_that_runs_out_while_an_input_is_made_says_so(scene: Scene) -
 
 async def test_what_is_wrong_with_an_input_names_each_requests_own_field(scene: Scene) -> None:
     scene.elsewhere.hold()
-    bad = [Recipe("bad", "m.adder", Add(1, 13), param) for param in ("messages[0]", "messages[4]")]
+    bad: list[Recipe[Total]] = [Recipe("bad", "m.adder", Add(1, 13), param) for param in ("messages[0]", "messages[4]")]
     counting = [scene.start(recipe) for recipe in bad]
     await once(lambda: scene.here.metrics()[0].counters["waiting_for_inputs"] == 2)
     scene.elsewhere.let_go()
