@@ -17,7 +17,7 @@ from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.stage import IterativeStage, OneShotStage
 from stages.device.cores import available_cores
 
-MakeStage = Callable[[], OneShotStage[Any, Any] | IterativeStage[Any, Any]]
+MakeStage = Callable[[], OneShotStage[Any, Any, Any] | IterativeStage[Any, Any, Any]]
 
 
 @contextmanager

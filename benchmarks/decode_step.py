@@ -19,6 +19,7 @@ import torch
 
 from benchmarks.command import results_folder, start
 from benchmarks.llm_checkpoint import save_text_model
+from benchmarks.llm_rows import started
 from benchmarks.report import Report
 from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
 from stages.device.dtypes import choose_dtype
@@ -80,7 +81,7 @@ def _load(folder: Path, *, packed: bool) -> Llm:
 
 def _take_turns(sides: dict[str, Llm], count: int, *, turns: int) -> dict[str, list[float]]:
     """Seconds a step, for each side and turn."""
-    rows = {name: [llm.start(_work(index)) for index in range(count)] for name, llm in sides.items()}
+    rows = {name: [started(llm, _work(index)) for index in range(count)] for name, llm in sides.items()}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(turns):
         for name, llm in sides.items():
@@ -101,7 +102,7 @@ def _steps(llm: Llm, rows: list[LlmRow]) -> float:
 
 def _where_time_goes(llm: Llm, count: int) -> str:
     """Shares of a packed step, by torch's profiler: products, attention, all other operators, and Python between them."""
-    rows = [llm.start(_work(1_000 + index)) for index in range(count)]
+    rows = [started(llm, _work(1_000 + index)) for index in range(count)]
     llm.step(rows)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         began = time.perf_counter()

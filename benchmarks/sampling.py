@@ -1,6 +1,6 @@
 """`python -m benchmarks.sampling`: what choosing tokens costs, and whether a seeded answer depends on its neighbours.
 
-Cost: `choose` over SmolLM2's own distributions, with the texts of log probabilities, as a share of a decoding step of as many
+Cost: `sample` over SmolLM2's own distributions, with the texts of log probabilities, as a share of a decoding step of as many
 rows; in turns, on the same threads. Over a vocabulary of 152 k (the same distributions, made wider) as a multiple of what
 choosing took before: softmax and cumulated sum over all tokens in float64. Agreement: `benchmarks/sampling_agreement.py`. Decides
 mixes and goals.
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from benchmarks.command import results_folder, start, tell
 from benchmarks.llm_checkpoint import save_text_model
+from benchmarks.llm_rows import started
 from benchmarks.report import Goal, Report
 from benchmarks.sampling_agreement import agreement
 from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
@@ -28,7 +29,7 @@ from stages.device.openmp import on_passing_thread
 from stages.llm.detokenizer import TokenTexts
 from stages.llm.llm import Llm, LlmSettings
 from stages.llm.messages import Generate, Sampling
-from stages.llm.sampling.sampling import Chooser, choose
+from stages.llm.sampling.sampling import RowSampler, sample
 
 THREADS = 2
 ROWS = (1, 16)
@@ -83,11 +84,11 @@ def _cost(report: Report, llm: Llm, dtype: str, folder: Path, *, turns: int) -> 
     texts = TokenTexts(_tokenizer(folder).backend_tokenizer)
     dearest = 0.0
     for count in ROWS:
-        rows = [llm.start(_work(index)) for index in range(count)]
+        rows = [started(llm, _work(index)) for index in range(count)]
         llm.step(rows)  # reads the prompts
         sides: dict[str, Callable[[], object]] = {"step": lambda rows=rows: llm.step(rows)}  # type: ignore[misc]
-        for mix, choosers in _choosers(count).items():
-            sides[mix] = _choosing(logits[:count], choosers, texts)
+        for mix, samplers in _samplers(count).items():
+            sides[mix] = _choosing(logits[:count], samplers, texts)
         seconds = _in_turns(sides, turns)
         for row in rows:
             llm.finish(row)
@@ -115,7 +116,7 @@ def _wide(report: Report, logits: Tensor, *, turns: int) -> None:
     for count in ROWS:
         these = wide[:count]
         sides: dict[str, Callable[[], object]] = {"before": lambda these=these: _before(these)}  # type: ignore[misc]
-        sides |= {mix: _choosing(these, choosers, None) for mix, choosers in _choosers(count).items()}
+        sides |= {mix: _choosing(these, samplers, None) for mix, samplers in _samplers(count).items()}
         seconds = _in_turns(sides, turns)
         for mix in (*MIXES, MIXED):
             ratio = seconds[mix] / seconds["before"]
@@ -126,26 +127,26 @@ def _before(logits: Tensor) -> Tensor:
     return torch.softmax(logits.double(), dim=-1).cumsum(dim=-1)
 
 
-def _choosing(logits: Tensor, choosers: Sequence[Chooser], texts: TokenTexts | None) -> Callable[[], None]:
+def _choosing(logits: Tensor, samplers: Sequence[RowSampler], texts: TokenTexts | None) -> Callable[[], None]:
     """A choice for every row, and what is told of it."""
 
     def once() -> None:
-        for choice in choose(logits, choosers):
-            if texts is not None and choice.top:
-                texts.logprob(choice.token, choice.logprob, tuple(texts.logprob(*one) for one in choice.top))
+        for chosen in sample(logits, samplers):
+            if texts is not None and chosen.top:
+                texts.logprob(chosen.token, chosen.logprob, tuple(texts.logprob(*one) for one in chosen.top))
 
     return once
 
 
-def _choosers(count: int) -> dict[str, list[Chooser]]:
+def _samplers(count: int) -> dict[str, list[RowSampler]]:
     prompt = list(range(1000, 1200))
-    found = {name: [Chooser(Sampling(LONG, seed=row, **mix), prompt) for row in range(count)] for name, mix in MIXES.items()}
+    found = {name: [RowSampler(Sampling(LONG, seed=row, **mix), prompt) for row in range(count)] for name, mix in MIXES.items()}
     every = [*MIXES.values()]
-    found[MIXED] = [Chooser(Sampling(LONG, seed=row, **every[-1 - row % len(every)]), prompt) for row in range(count)]
-    for choosers in found.values():
-        for chooser in choosers:
+    found[MIXED] = [RowSampler(Sampling(LONG, seed=row, **every[-1 - row % len(every)]), prompt) for row in range(count)]
+    for samplers in found.values():
+        for sampler in samplers:
             for token in range(200):  # as in the middle of an answer
-                chooser.accept(token)
+                sampler.accept(token)
     return found
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.llm_rows import started
 from benchmarks.report import Report
 from stages.device.openmp import on_passing_thread
 from stages.llm.llm import Llm
@@ -66,19 +67,19 @@ def agreement(report: Report, llm: Llm, folder: Path, dtype: str, *, num_answers
 def _answer(llm: Llm, work: Generate, neighbours: int, seed: int) -> list[int]:
     """The tokens of `work`, beside so many others at most; each stays for a few steps, and another comes."""
     source = random.Random(seed)
-    row = llm.start(work)
+    row = started(llm, work)
     others: list[Any] = []
     for _ in range(10 * work.sampling.max_tokens):
         if neighbours and source.random() < 0.4:
             while others and (len(others) == neighbours or source.random() < 0.3):
                 llm.finish(others.pop(source.randrange(len(others))))
-            others.append(llm.start(_work(source.randrange(1000, 10**6), 400, {})))
+            others.append(started(llm, _work(source.randrange(1000, 10**6), 400, {})))
         stepped = llm.step([row, *others])[0]
         if stepped.done or stepped.error is not None:
             break
     for one in (row, *others):
         llm.finish(one)
-    return row.occupant.tokens[row.num_prompt :]
+    return list(row.answer)
 
 
 def gap(logits: Tensor, sampling: Sampling, position: int) -> float:

@@ -154,8 +154,8 @@ class Shrinkable(Protocol):
 
 @runtime_checkable
 class Resident(Protocol):
-    """A stage that keeps what it made of its inputs, so that it need not be given them again."""
+    """A stage, of either kind, that holds results in a form that spares it being given them."""
 
     def resident_names(self) -> Collection[str]:
-        """Of the results that it keeps so. Any thread."""
+        """Of those results. Any thread."""
         ...

@@ -104,12 +104,11 @@ class StageHost:
             self._makers[name] = EngineMaker(hosted, engine.result_type, Origin.of(engine.identity, weights))
 
     def limit_queue(self, stage: str, limits: QueueLimits) -> None:
-        """Judges what comes to the stage from now on by these bounds, and who waits for inputs, too. On any thread. Raises
+        """Judges what comes to the stage from now on by these bounds, also what would wait for inputs. On any thread. Raises
         `ConfigurationError` for a stage that is not hosted here."""
         if stage not in self._hosted:
             raise ConfigurationError(f"stage {stage!r} is not hosted here (hosted: {', '.join(self._hosted) or 'none'})")
-        self._hosted[stage].max_waiting = limits.max_items
-        self._hosted[stage].engine.limit_queue(limits)
+        self._hosted[stage].limit_queue(limits)
 
     async def call(self, stage: str, item: Item[Any]) -> Reply[Any]:
         """Runs a one-shot stage, or finds its result. Cancelling the task withdraws it. Raises any `TriptychError`."""

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 from stages.contract.engine import Engine, Handle
 from stages.contract.errors import DeadlineExceeded, InvalidRequest, QueueFull, TriptychError
 from stages.contract.item import Item, Reply, StageReceipt
+from stages.contract.limits import QueueLimits
 from stages.contract.recipe import NO_INPUTS, Inputs, Recipe
 from stages.contract.result import Result
 from stages.engine.work import as_stage_error
@@ -42,6 +43,11 @@ class HostedEngine:
     @property
     def stage(self) -> str:
         return self.engine.identity.stage
+
+    def limit_queue(self, limits: QueueLimits) -> None:
+        """Judges what comes from now on by these bounds."""
+        self.max_waiting = limits.max_items
+        self.engine.limit_queue(limits)
 
     def metrics(self) -> dict[str, float]:
         return {**self.engine.metrics(), "waiting_for_inputs": float(self.num_waiting)}
