@@ -76,8 +76,8 @@ class StageMetrics:
     device: str
     dtype: str
     counters: Mapping[str, float]
-    """queued (of which preparing), running, missing_inputs_total (how often an item had to wait for inputs after all),
-    items_total, batches_total, batch_items_total, steps_total, device_seconds_total, cancelled_total,
+    """queued (of which preparing), running, waiting_for_inputs (counted in neither), missing_inputs_total (how often an item had to
+    wait for inputs after all), items_total, batches_total, batch_items_total, steps_total, device_seconds_total, cancelled_total,
     failed_total, expired_total, rejected_total, preempted_total, out_of_memory_total (batches that did not fit),
     batch_bound_items and batch_bound_cost (what a batch may hold now: less than configured after that),
     cache_hits_memory_total, cache_hits_redis_total, cache_misses_total, cache_joined_total, cache_evictions_total,

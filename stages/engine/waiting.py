@@ -98,11 +98,6 @@ class WaitingLine(Generic[W]):
     def num_preparing(self) -> int:
         return sum(not entry.ready for entry in self)
 
-    def limit(self, limits: QueueLimits) -> None:
-        """Judges what comes from now on by these bounds: what waits has been let in."""
-        self._limits = limits
-        self._entries = {entry_id: replace(entry, was_let_in=True) for entry_id, entry in self._entries.items()}
-
     def add(self, entry: Entry[W]) -> None:
         """Raises `QueueFull` with the seconds after which there will be room, `ValueError` for an id that already waits."""
         if entry.id in self:

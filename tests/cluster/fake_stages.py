@@ -8,15 +8,22 @@ from ray.serve import Application
 
 from pipelines.app import PlacedReplica, hosted_in
 from pipelines.settings.applications import StagesArgs
-from stages.contract.stage import Arrays, EmbedInput
+from stages.contract.recipe import Inputs
+from stages.vision.messages import Embedding, EmbedInput
 
 
 class UnitEmbedder:
     """An `OneShotStage`: every input is the same point, in a space of four."""
 
     device = "cpu"
+    result_type = Embedding
 
-    def prepare(self, payload: EmbedInput) -> EmbedInput:
+    def check(self, payload: EmbedInput) -> None: ...
+
+    def weigh(self, payload: EmbedInput) -> tuple[Hashable, float]:
+        return None, 1.0
+
+    def prepare(self, payload: EmbedInput, inputs: Inputs) -> EmbedInput:
         return payload
 
     def batch_key(self, item: EmbedInput) -> Hashable:
@@ -25,8 +32,8 @@ class UnitEmbedder:
     def cost(self, item: EmbedInput) -> float:
         return 1.0
 
-    def run(self, batch: Sequence[EmbedInput]) -> Sequence[Arrays]:
-        return [{"embedding": np.full(4, 0.5, np.float32), "num_tokens": np.asarray(1)} for _ in batch]
+    def run(self, batch: Sequence[EmbedInput]) -> Sequence[Embedding]:
+        return [Embedding(np.full(4, 0.5, np.float32), np.asarray(1)) for _ in batch]
 
 
 class FakeReplica(PlacedReplica):

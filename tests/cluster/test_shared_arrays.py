@@ -16,7 +16,7 @@ from stages.contract.item import Item
 from stages.contract.recipe import Recipe
 from stages.host.packed_item import PackedItem, unpacked
 from stages.llm.messages import Generate, ImageSpan, Sampling
-from stages.vision.messages import EncodeImage
+from stages.vision.messages import EncodeImage, VisionFeatures
 
 pytestmark = pytest.mark.cluster
 
@@ -51,7 +51,7 @@ async def test_eight_choices_about_a_picture_take_one_copy_of_its_bytes_along(ha
         return ray.put(array)
 
     client = ServeStageClient({"reader": handle}, {"m.llm": "reader"}, ObjectStore(counted))
-    features = Recipe("x", "m.vision_encoder", EncodeImage(Blob(PICTURE), 100))
+    features: Recipe[VisionFeatures] = Recipe("x", "m.vision_encoder", EncodeImage(Blob(PICTURE), 100))
     answers = []
     for index in range(8):
         payload = Generate((1,), Sampling(1), (ImageSpan(0, 576, features),))

@@ -250,7 +250,7 @@ async def test_a_request_whose_replicas_die_one_after_another_is_given_up(served
     served.add_gate.close()
     call = asyncio.create_task(total(served.client, Add(1)))
     for died in range(MAX_ATTEMPTS):
-        await once(lambda died=died: served.host.load()[ADD].running == 1 and deployment(served).num_requests == died + 1)
+        await asyncio.to_thread(served.add_gate.wait_for, died + 1)
         deployment(served).kill()
     with pytest.raises(Unavailable):
         await call

@@ -147,8 +147,9 @@ async def test_without_guidance_there_is_one_prompt_and_a_negative_one_is_refuse
 @pytest.mark.parametrize("param", ["prompt", "negative_prompt"])
 async def test_a_prompt_that_is_too_long_is_named_before_anything_runs(scene: Scene, param: str) -> None:
     texts = {"prompt": "short", "negative_prompt": "short"} | {param: "word " * (LONGEST + 1)}
+    job = PaintJob(texts["prompt"], negative_prompt=texts["negative_prompt"])
     with pytest.raises(InvalidRequest) as raised:
-        await scene.paint(PaintJob(**texts))
+        await scene.paint(job)
     assert raised.value.param == param
     assert scene.client.items == []
 

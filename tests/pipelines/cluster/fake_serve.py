@@ -128,6 +128,7 @@ class Response:
     def __init__(self, deployment: FakeDeployment, work: Callable[[Replica], Coroutine[Any, Any, Any]]) -> None:
         self._deployment = deployment
         self._task = asyncio.get_running_loop().create_task(deployment.run(work), context=Context())
+        self._task.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody need ask
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self._answer().__await__()

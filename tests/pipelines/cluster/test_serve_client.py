@@ -4,14 +4,16 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import ray.exceptions
 
 from pipelines.cluster.serve_client import MAX_ATTEMPTS, ServeStageClient
 from stages.contract.errors import Broken, DeadlineExceeded, StageFailed, Unavailable
 from stages.contract.item import Item, Reply, StageReceipt
+from stages.diffusion.messages import Pixels
 
-REPLY = Reply({}, StageReceipt("stage"))
+REPLY = Reply(Pixels(np.zeros((1, 1, 3), np.uint8)), StageReceipt("stage"))
 BROKEN = ray.exceptions.RayTaskError("call", "traceback", Broken("its device broke"))
 REFUSED = ray.exceptions.RayTaskError("call", "traceback", Unavailable("about to be replaced"))
 FAILED = ray.exceptions.RayTaskError("call", "traceback", StageFailed("bad luck"))

@@ -49,7 +49,7 @@ def test_what_is_written_is_json_and_is_read_back_as_it_was() -> None:
     (llm,) = spec.stages
     wanted = stage_specs(FILE.app)["triptych-see.llm"]
     queues = StagesSettings.model_validate(stages["deployments"][0]["user_config"]).queues
-    assert (llm.source, llm.options, llm.batch, llm.llm) == (wanted.source, wanted.options, wanted.batch, wanted.llm)
+    assert (llm.source, llm.options, llm.batch, llm.settings) == (wanted.source, wanted.options, wanted.batch, wanted.settings)
     assert queues["triptych-see.llm"].limits() == wanted.queue
     seen = SurfaceSettings.model_validate(document("triptych")["deployments"][0]["user_config"]).config
     assert (seen.limits, seen.auth, seen.fetch) == (FILE.app.limits, FILE.app.auth, FILE.app.fetch)

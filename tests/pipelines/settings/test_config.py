@@ -151,7 +151,7 @@ def test_a_setting_reaches_the_stage_it_is_for() -> None:
     config = parse(changed("models.triptych-paint.denoiser.batch", {"max_items": 3, "max_cost": 17}))
     spec = stage_specs(config)["triptych-paint.denoiser"]
     assert (spec.batch.max_items, spec.batch.max_cost) == (3, 17)
-    assert stage_specs(config)["triptych-see.llm"].llm is not None
+    assert stage_specs(config)["triptych-see.llm"].settings is not None
 
 
 def test_redis_may_be_embedded_elsewhere_or_off() -> None:

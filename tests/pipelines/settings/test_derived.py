@@ -93,9 +93,9 @@ def test_what_is_given_is_taken_as_it_is() -> None:
 
 def test_a_context_shorter_than_a_chunk_is_one_chunk() -> None:
     spec = stage_specs(config({"max_context_tokens": 64}))["chat.llm"]
-    assert spec.llm is not None
-    assert spec.llm.prefill_chunk_tokens == 64
-    assert stage_specs(config())["chat.llm"].llm is not None
+    assert spec.settings is not None
+    assert spec.settings.prefill_chunk_tokens == 64
+    assert stage_specs(config())["chat.llm"].settings is not None
 
 
 def test_a_short_queue_makes_a_small_batch() -> None:

@@ -112,16 +112,16 @@ async def test_cancelling_the_task_withdraws_the_call(host: StageHost, running: 
 async def test_a_queues_bounds_change_while_it_serves(host: StageHost) -> None:
     stage = Adder(run_gate=Gate(closed=True))
     host.add("adder", stage, queue=QueueLimits(max_items=1))
-    calls = [asyncio.create_task(host.call("adder", Item("1", (1, 0))))]
+    calls = [asyncio.create_task(host.call("adder", Item("1", Add(1, 0))))]
     await asyncio.to_thread(stage.run_gate.wait_for, 1)
-    calls.append(asyncio.create_task(host.call("adder", Item("2", (2, 0)))))
+    calls.append(asyncio.create_task(host.call("adder", Item("2", Add(2, 0)))))
     await once(lambda: host.load()["adder"].queued == 1)
     host.limit_queue("adder", QueueLimits(max_items=2))
-    calls.append(asyncio.create_task(host.call("adder", Item("3", (3, 0)))))
+    calls.append(asyncio.create_task(host.call("adder", Item("3", Add(3, 0)))))
     await once(lambda: host.load()["adder"].queued == 2)
     host.limit_queue("adder", QueueLimits(max_items=1))
     with pytest.raises(QueueFull, match=r"queue\.max_items is 1"):
-        await host.call("adder", Item("4", (4, 0)))
+        await host.call("adder", Item("4", Add(4, 0)))
     stage.run_gate.open()
     assert [total(await call) for call in calls] == [1, 2, 3]
     with pytest.raises(ConfigurationError, match="'nobody' is not hosted here"):

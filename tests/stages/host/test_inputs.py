@@ -22,7 +22,8 @@ from stages.contract.item import Item, StageReceipt, StreamEnd
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.recipe import Recipe
 from stages.host.host import StageHost
-from tests.stages.fakes import Add, Adder, Countdown, CountFrom, FarTier, Gate, Total
+from tests.stages.engine.self_scheduling import SelfSchedulingEngine
+from tests.stages.fakes import Add, Adder, Countdown, CountFrom, FarTier, Gate, HandClock, Total
 from tests.stages.host.elsewhere import Elsewhere
 from tests.stages.host.test_host import collect, once
 
@@ -30,6 +31,15 @@ from tests.stages.host.test_host import collect, once
 def plus(n: int, name: str | None = None, param: str | None = None, *inner: Recipe[Total]) -> Recipe[Total]:
     """A recipe of the number n; `Add(13)` is bad luck."""
     return Recipe(name or f"n{n}", "m.adder", Add(n, 0, inner), param)
+
+
+class Forgetful(dict[str, int]):
+    """Forgets everything once it was asked."""
+
+    def __contains__(self, name: object) -> bool:
+        known = super().__contains__(name)
+        self.clear()
+        return known
 
 
 class Scene:
@@ -203,7 +213,7 @@ async def test_time_that_runs_out_while_an_input_is_made_says_so(scene: Scene) -
 
 async def test_what_is_wrong_with_an_input_names_each_requests_own_field(scene: Scene) -> None:
     scene.elsewhere.hold()
-    bad = [Recipe("bad", "m.adder", Add(1, 13), param) for param in ("messages[0]", "messages[4]")]
+    bad: list[Recipe[Total]] = [Recipe("bad", "m.adder", Add(1, 13), param) for param in ("messages[0]", "messages[4]")]
     counting = [scene.start(recipe) for recipe in bad]
     await once(lambda: scene.here.metrics()[0].counters["waiting_for_inputs"] == 2)
     scene.elsewhere.let_go()
@@ -226,8 +236,8 @@ async def test_who_waits_for_inputs_counts_for_nothing_and_lets_others_pass(scen
     await once(lambda: scene.here.metrics()[0].counters["waiting_for_inputs"] == 3)
     load = scene.here.load()["m.count"]
     assert (load.queued, load.running) == (0, 0)
-    others = await asyncio.gather(*[scene.start(start=2) for _ in range(4)])  # as many as run and wait in the queue
-    assert [events[:-1] for events in others] == [[1, 0]] * 4
+    others = await asyncio.gather(*[scene.start(start=2) for _ in range(3)])  # as many as the queue holds
+    assert [events[:-1] for events in others] == [[1, 0]] * 3
     scene.elsewhere.let_go()
     assert [events[:-1] for events in await asyncio.gather(*waiting)] == [[2, 1, 0]] * 3
 
@@ -289,14 +299,39 @@ async def test_a_deadline_that_passes_while_what_it_lacked_is_made_ends_it(scene
 
 def forget_between(scene: Scene) -> None:
     """The stage holds n2 when it is asked what it needs, and no longer when the row starts."""
-
-    class Forgetful(dict[str, int]):
-        def __contains__(self, name: object) -> bool:
-            known = super().__contains__(name)
-            self.clear()
-            return known
-
     scene.count.knows = Forgetful(n2=2)
+
+
+async def test_an_engine_that_schedules_itself_is_hosted_as_ours_are() -> None:
+    gate = Gate(closed=True)
+    engine, host = SelfSchedulingEngine(gate=gate, time=HandClock()), StageHost(cache=TieredCache([MemoryTier(2**20)]))
+    host.add_engine(engine, max_waiting=1)
+    host.add("m.adder", Adder())
+    counting = asyncio.create_task(collect(host.stream("count", Item("r", CountFrom(1, plus=(plus(2),))))))
+    gate.let(1)
+    await asyncio.to_thread(gate.wait_for, 2)
+    assert host.load()["count"].running == 1
+    gate.open()
+    events = await counting
+    assert events[:-1] == [2, 1, 0]
+    assert outcomes(events) == ["miss"]
+    await host.settled()
+    engine.knows = Forgetful(n2=2)  # it asks for it after all, on its own thread
+    events = await collect(host.stream("count", Item("r", CountFrom(1, plus=(plus(2),)))))
+    assert events[:-1] == [2, 1, 0]
+    assert outcomes(events) == ["memory"]
+    await host.close()
+
+
+async def test_how_many_wait_for_inputs_changes_while_it_serves(scene: Scene) -> None:
+    scene.elsewhere.hold()
+    waiting = [scene.start(plus(1))]
+    await once(lambda: scene.here.metrics()[0].counters["waiting_for_inputs"] == 1)
+    scene.here.limit_queue("m.count", QueueLimits(1))
+    with pytest.raises(QueueFull, match=r"queue\.max_items is 1"):
+        await scene.start(plus(2))
+    scene.elsewhere.let_go()
+    await asyncio.gather(*waiting)
 
 
 async def test_stages_elsewhere_are_counted_by_what_was_answered_here(scene: Scene) -> None:
