@@ -1,7 +1,8 @@
 """One replica: a process that hosts the stages of one deployment. Ray Serve makes it, calls it, checks it and lets it go.
 
 Loads its stages, warms them up, hands every call to the host, and reports counters to the metrics table. What runs when is the
-engines' affair; which replica is called is the caller's. The class is plain Python: `pipelines/app.py` turns it into a deployment.
+engines' affair; which replica is called is the caller's. The class is plain Python: `pipelines/cluster/stage_deployment.py` makes a
+deployment of it.
 """
 
 import asyncio
