@@ -22,7 +22,17 @@ from pipelines.client import LocalStageClient, SplitStageClient, StageClient
 from pipelines.cluster.directory import ServeDirectory
 from pipelines.cluster.live_app import AsgiApp, LiveApp
 from pipelines.cluster.metrics_table import MetricsTable, SettingsInUse
-from pipelines.cluster.stage_deployment import TINY, PlacedReplica, actor_options, client_of, handle_of, hosted_in, redis
+from pipelines.cluster.replica import StageReplica
+from pipelines.cluster.stage_deployment import (
+    TINY,
+    PlacedReplica,
+    actor_options,
+    client_of,
+    handle_of,
+    hosted_in,
+    limit_queues,
+    redis,
+)
 from pipelines.ingress.app import Kept, create_app
 from pipelines.ingress.request.settings import settings_of
 from pipelines.service import Triptych
@@ -105,7 +115,9 @@ class Ingress:
         self._kept: Kept | None = None
         self._replica = str(serve.get_replica_context().replica_tag)
         self._table = handle_of(Address(deployment=METRICS, application=OWN))
-        self._own = PlacedReplica(args.own) if args.own is not None else None
+        self._own: StageReplica | None = None
+        if args.own is not None:
+            self._own = StageReplica(args.own.spec, self._table, client_of(args.own.elsewhere) if args.own.elsewhere else None)
         self._served: tuple[SurfaceSettings, Triptych] | None = None
         self._refused: str | None = None
         self._told: SettingsInUse | None = None
@@ -130,7 +142,7 @@ class Ingress:
             self._app.replace(app, version_of(settings))
             self._refused = None
             if self._own is not None:
-                self._own.limit_queues(wanted.queues)
+                limit_queues(self._own, wanted.queues)
         self._tell_soon()
 
     def _built(self, settings: SurfaceSettings) -> FastAPI:
@@ -178,5 +190,5 @@ class Ingress:
 def _what_is_served(settings: SurfaceSettings) -> SurfaceSettings:
     """Without what only the HTTP surface's own settings are made of."""
     return settings.model_copy(
-        update={"config": settings.config.model_copy(update={"auth": AuthConfig(), "fetch": FetchConfig()})}
+        update={"queues": {}, "config": settings.config.model_copy(update={"auth": AuthConfig(), "fetch": FetchConfig()})}
     )

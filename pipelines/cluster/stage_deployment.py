@@ -69,6 +69,11 @@ def client_of(stages: Mapping[str, Address]) -> ServeStageClient:
     return ServeStageClient(handles, {stage: address.deployment for stage, address in stages.items()})
 
 
+def limit_queues(replica: StageReplica, queues: Mapping[str, QueueConfig]) -> None:
+    for stage, queue in queues.items():
+        replica.host.limit_queue(stage, queue.limits())
+
+
 class ServedReplica(StageReplica):
     """Ended by Serve, which awaits what Python would not."""
 
@@ -84,8 +89,4 @@ class PlacedReplica(ServedReplica):
 
     def reconfigure(self, settings: dict[str, Any]) -> None:
         """By Serve, at the start and whenever `user_config` changes."""
-        self.limit_queues(StagesSettings.model_validate(settings).queues)
-
-    def limit_queues(self, queues: Mapping[str, QueueConfig]) -> None:
-        for stage, queue in queues.items():
-            self.host.limit_queue(stage, queue.limits())
+        limit_queues(self, StagesSettings.model_validate(settings).queues)

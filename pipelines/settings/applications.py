@@ -142,6 +142,7 @@ def surface_application(config: AppConfig, name: str, hosts: Mapping[str, str]) 
     settings = SurfaceSettings(
         config=_seen_by_surface(config),
         stages={stage: Address(deployment=at, application=hosts[at]) for stage, at in placed.items()},
+        queues=_queues(config.ingress, config),
     )
     overrides = {
         "num_replicas": config.ingress.num_replicas,
