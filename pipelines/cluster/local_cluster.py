@@ -76,8 +76,9 @@ def connected(address: str, file: ServeFile) -> Iterator[None]:
     import ray
     from ray import serve
 
+    environment = {"py_executable": command(stages=False)} if file.app.fork_server else None
     try:
-        ray.init(address=address, logging_level="error", log_to_driver=False)
+        ray.init(address=address, logging_level="error", log_to_driver=False, runtime_env=environment)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigurationError(f"no Ray cluster at {address}: {error}") from None
     try:

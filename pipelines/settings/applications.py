@@ -3,7 +3,7 @@
 Pure; knows no Ray. Decides what of the configuration restarts what. Serve keys all deployments of an application on its `args`, so each
 deployment is an application of its own, whose `args` hold what its replicas can't change while they run. What can change stands in
 Serve's own list of deployments: `user_config` (limits, keys, queue bounds), and Serve's own settings (how many replicas, how much they
-take in). Knows not how an application is built (`pipelines/app.py`), nor in which order changes are made
+take in). Knows not how an application is built, nor in which order changes are made
 (`pipelines/settings/rollout.py`).
 """
 
@@ -37,7 +37,9 @@ from pipelines.settings.specs import embedded_directory, replica_spec
 from stages.contract.limits import QueueLimits
 
 METRICS, REDIS = "metrics", "redis"
-SURFACE_BUILDER, STAGES_BUILDER, REDIS_BUILDER = "pipelines.app:surface", "pipelines.app:stages", "pipelines.app:redis"
+SURFACE_BUILDER = "pipelines.app:surface"
+STAGES_BUILDER = "pipelines.cluster.stage_deployment:stages"
+REDIS_BUILDER = "pipelines.cluster.stage_deployment:redis"
 SCALING_POLICY = "pipelines.cluster.autoscaling:by_engines_load"
 OWN = ""  # in place of an application's name: the one that it is part of
 
@@ -140,6 +142,7 @@ def surface_application(config: AppConfig, name: str, hosts: Mapping[str, str]) 
     settings = SurfaceSettings(
         config=_seen_by_surface(config),
         stages={stage: Address(deployment=at, application=hosts[at]) for stage, at in placed.items()},
+        queues=_queues(config.ingress, config),
     )
     overrides = {
         "num_replicas": config.ingress.num_replicas,

@@ -1,4 +1,5 @@
-"""Builds deployments as `pipelines.app:stages` does, with a stage that needs no model library in place of each CLIP embedder."""
+"""Builds deployments as `pipelines/cluster/stage_deployment.py` does, with a stage that needs no model library in place of each
+CLIP embedder."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
@@ -6,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from ray.serve import Application
 
-from pipelines.app import PlacedReplica, hosted_in
+from pipelines.cluster.stage_deployment import PlacedReplica, hosted_in
 from pipelines.settings.applications import StagesArgs
 from stages.contract.recipe import Inputs
 from stages.vision.messages import Embedding, EmbedInput
