@@ -117,7 +117,9 @@ class Ingress:
         self._table = handle_of(Address(deployment=METRICS, application=OWN))
         self._own: StageReplica | None = None
         if args.own is not None:
-            self._own = StageReplica(args.own.spec, self._table, client_of(args.own.elsewhere) if args.own.elsewhere else None)
+            self._own = StageReplica(
+                args.own.spec(), self._table, client_of(args.own.elsewhere) if args.own.elsewhere else None
+            )
         self._served: tuple[SurfaceSettings, Triptych] | None = None
         self._refused: str | None = None
         self._told: SettingsInUse | None = None

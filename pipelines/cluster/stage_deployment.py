@@ -42,7 +42,7 @@ def hosted_in(replica: type["PlacedReplica"], args: StagesArgs, overrides: Mappi
     return (
         serve.deployment(replica)
         .options(
-            name=args.spec.deployment,
+            name=args.deployment,
             ray_actor_options=actor_options(args.process),
             graceful_shutdown_wait_loop_s=0.2,
             request_router_config=RequestRouterConfig(max_backoff_s=MAX_BACKOFF_S),
@@ -85,7 +85,7 @@ class PlacedReplica(ServedReplica):
     """A replica that finds the metrics table, and stages that its own ones need, by the addresses that it is given."""
 
     def __init__(self, args: StagesArgs) -> None:
-        super().__init__(args.spec, handle_of(args.metrics), client_of(args.elsewhere) if args.elsewhere else None)
+        super().__init__(args.spec(), handle_of(args.metrics), client_of(args.elsewhere) if args.elsewhere else None)
 
     def reconfigure(self, settings: dict[str, Any]) -> None:
         """By Serve, at the start and whenever `user_config` changes."""

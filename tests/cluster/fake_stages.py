@@ -2,7 +2,6 @@
 CLIP embedder."""
 
 from collections.abc import Hashable, Sequence
-from dataclasses import replace
 
 import numpy as np
 from ray.serve import Application
@@ -39,8 +38,8 @@ class UnitEmbedder:
 
 class FakeReplica(PlacedReplica):
     def __init__(self, args: StagesArgs) -> None:
-        super().__init__(args.model_copy(update={"spec": replace(args.spec, stages=())}))
-        for stage in args.spec.stages:
+        super().__init__(args.model_copy(update={"stages": {}}))
+        for stage in args.spec().stages:
             self.host.add(stage.name, UnitEmbedder(), batch=stage.batch, queue=stage.queue)
 
 
