@@ -28,7 +28,7 @@ Watch = Callable[[Mapping[str, ApplicationStatusOverview]], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Deployment:
+class Rollout:
     """A change on its way. Its configuration's revisions are pinned (`pipelines/settings/pinning.py`)."""
 
     file: ServeFile

@@ -157,10 +157,10 @@ def _start_serve(address: Address) -> None:
 
 
 def _deploy(file: ServeFile, progress: Progress, timeout_s: float) -> None:
-    from pipelines.cluster.deploy import Deployment  # imports Ray, which reads its settings then
+    from pipelines.cluster.deploy import Rollout  # imports Ray, which reads its settings then
 
     try:
-        Deployment(file, timeout_s, _Rows(progress).show).apply()
+        Rollout(file, timeout_s, _Rows(progress).show).apply()
     except ConfigurationError as error:
         raise ConfigurationError(f"Triptych did not start: {error.message}") from None
 

@@ -60,9 +60,9 @@ def port() -> Iterator[int]:
 
 def deploy(args: Mapping[str, Any]) -> None:
     """As `triptych deploy` does, but for what is in a stage's replica."""
-    from pipelines.cluster.deploy import Deployment
+    from pipelines.cluster.deploy import Rollout
 
-    class WithFakeStages(Deployment):
+    class WithFakeStages(Rollout):
         def wanted(self) -> Sequence[Document]:
             return [_with_fakes(document) for document in super().wanted()]
 
