@@ -7,7 +7,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 PREPROCESSING_VERSION = 1
-"""Of our own part in it (`stages/vision/picture.py`, what the stages' `prepare` does). Raise it when that changes a tensor."""
+"""Of our own part in it (`stages/pictures/picture.py`, what the stages' `prepare` does). Raise it when that changes a tensor."""
 
 LIBRARIES = ("pillow", "torchvision", "transformers", "tokenizers", "sentencepiece", "open_clip_torch", "ftfy", "diffusers")
 

@@ -8,7 +8,7 @@ kinds:
 
 Of both kinds, `check` and `weigh` (and an iterative stage's `needs`) are cheap, need no device and may be called on any thread, before
 anything starts; `prepare` is called on a pool thread, with the results that the payload's recipes ask for at hand; everything else
-only ever on the engine's own thread. A stage never decides what runs when: that is `stages/engine/scheduler.py`. It never
+only ever on the engine's own thread. A stage never decides what runs when: that is `stages/engine/scheduling/scheduler.py`. It never
 remembers results: that is `stages/host/`.
 """
 

@@ -57,7 +57,7 @@ class EncodePrompt:
 
 @dataclass(frozen=True, slots=True)
 class EncodePicture:
-    """For a VAE encoder, which makes `Latents`: an encoded picture (as `stages/vision/picture.py` accepts it), scaled to cover
+    """For a VAE encoder, which makes `Latents`: an encoded picture (as `stages/pictures/picture.py` accepts it), scaled to cover
     `width` x `height` and cut about its middle. Work: pixels of the result."""
 
     makes: ClassVar[type[Result]] = Latents

@@ -20,7 +20,7 @@ from stages.diffusion.checkpoint.components import Loaded, load_model
 from stages.diffusion.families.latent_scaling import LatentScaling, latent_scaling
 from stages.diffusion.messages import DecodeLatents, EncodePicture, Latents, Pixels
 from stages.diffusion.pieces import Pieces
-from stages.vision.picture import decode, fit
+from stages.pictures.picture import decode, fit
 
 
 @dataclass(frozen=True, slots=True)

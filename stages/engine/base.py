@@ -26,7 +26,7 @@ from stages.engine.delivery import Deliver, deliver_here
 from stages.engine.device_faults import DeviceFaults
 from stages.engine.health import MAX_STEP_S
 from stages.engine.in_flight import InFlight
-from stages.engine.scheduler import Batch, Scheduler
+from stages.engine.scheduling.scheduler import Batch, Scheduler
 from stages.engine.work import Clock, Work, as_stage_error
 
 P = TypeVar("P", bound=Payload)

@@ -17,7 +17,7 @@ from stages.contract.recipe import Inputs, Recipe
 from stages.contract.result import Result
 from stages.engine.counters import Counters
 from stages.engine.delivery import Call, Deliver
-from stages.engine.scheduler import Entry, Scheduler
+from stages.engine.scheduling.scheduler import Entry, Scheduler
 from stages.engine.work import Clock, Work
 
 MAX_MISSES = 3  # how often an item may find inputs missing that its stage had said it doesn't need

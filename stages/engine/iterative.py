@@ -17,7 +17,7 @@ from stages.contract.stage import IterativeStage, Stepped
 from stages.engine.base import BaseEngine, EngineOptions
 from stages.engine.iterative_faults import RowFaults
 from stages.engine.rows import Rows
-from stages.engine.scheduler import Batch, IterativeScheduler, Share
+from stages.engine.scheduling.scheduler import Batch, IterativeScheduler, Share
 from stages.engine.work import Work, as_stage_error
 
 P = TypeVar("P", bound=Payload)

@@ -14,7 +14,7 @@ from stages.contract.stage import Stepped
 from stages.engine.device_faults import DeviceFaults
 from stages.engine.in_flight import InFlight
 from stages.engine.rows import Rows
-from stages.engine.scheduler import Batch, Entry, IterativeScheduler, Share
+from stages.engine.scheduling.scheduler import Batch, Entry, IterativeScheduler, Share
 from stages.engine.work import Work, as_stage_error
 
 

@@ -14,7 +14,7 @@ from stages.contract.result import Result
 from stages.contract.stage import OneShotStage
 from stages.engine.base import BaseEngine, EngineOptions
 from stages.engine.one_shot_faults import Attempts
-from stages.engine.scheduler import Batch, OneShotScheduler
+from stages.engine.scheduling.scheduler import Batch, OneShotScheduler
 from stages.engine.work import Work, as_stage_error
 
 P = TypeVar("P", bound=Payload)

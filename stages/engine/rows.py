@@ -10,7 +10,7 @@ from stages.contract.recipe import Payload
 from stages.contract.stage import IterativeStage
 from stages.engine.device_faults import DeviceFaults
 from stages.engine.in_flight import InFlight
-from stages.engine.scheduler import Entry, IterativeScheduler, Share
+from stages.engine.scheduling.scheduler import Entry, IterativeScheduler, Share
 from stages.engine.work import Work, as_stage_error
 
 P = TypeVar("P", bound=Payload)

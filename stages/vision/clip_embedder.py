@@ -18,9 +18,9 @@ from stages.contract.errors import ConfigurationError, InvalidRequest
 from stages.contract.recipe import Inputs
 from stages.device.arrays import as_array
 from stages.device.torchvision_shim import ensure_torchvision
+from stages.pictures.picture import decode
 from stages.vision.messages import Embedding, EmbedInput
 from stages.vision.open_clip_tower import LOCAL_PREFIX
-from stages.vision.picture import decode
 from stages.vision.pictures import compiled
 
 _TEXT = "text"

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from stages.contract.blob import Blob
 from stages.contract.recipe import Recipe
 from stages.contract.result import Result
-from stages.vision.picture_header import BadHeader, read_header
+from stages.pictures.picture_header import BadHeader, read_header
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class VisionFeatures(Result):
 @dataclass(frozen=True, slots=True)
 class EncodeImage:
     """For a vision encoder, which makes `VisionFeatures`: an encoded picture (PNG, JPEG, WebP, GIF, BMP), as
-    `stages/vision/picture.py` accepts it. Work: pixels."""
+    `stages/pictures/picture.py` accepts it. Work: pixels."""
 
     makes: ClassVar[type[Result]] = VisionFeatures
     data: bytes | Blob

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from stages.checkpoints.checkpoint import LoadOptions
+from stages.pictures.picture import decode
 from stages.vision.messages import EncodeImage
-from stages.vision.picture import decode
 
 
 def preprocessed(payload: EncodeImage, preprocess: Callable[[Any], Tensor]) -> Tensor:

@@ -19,9 +19,9 @@ from stages.contract.errors import ConfigurationError
 from stages.contract.recipe import Inputs
 from stages.device.arrays import as_array
 from stages.device.torchvision_shim import ensure_torchvision
+from stages.pictures.picture import decode
+from stages.pictures.picture_header import read_header
 from stages.vision.messages import EncodeImage, VisionFeatures
-from stages.vision.picture import decode
-from stages.vision.picture_header import read_header
 from stages.vision.pictures import compiled
 from stages.vision.placeholders import check_num_features
 from stages.vision.vlm_parts import load_seeing_part

@@ -14,7 +14,7 @@ from pipelines.ingress.pictures.fetch import Fetcher, FetchPolicy
 from pipelines.jobs import ImagePart
 from pipelines.settings.config import LimitsConfig
 from stages.contract.errors import InvalidRequest, TooLarge
-from stages.vision.picture import inspect
+from stages.pictures.picture import inspect
 
 _MAX_DATA_HEADER = 256
 _DATA_HEADER = re.compile(r"data:image/[a-z0-9.+-]+(;[a-z0-9-]+=[^;,]*)*;base64", re.IGNORECASE)

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from pipelines.jobs import ImagePart
-from stages.vision.picture import decode, encode
+from stages.pictures.picture import decode, encode
 
 LOW_DETAIL_SIDE = 512
 

@@ -24,7 +24,7 @@ from pipelines.ingress.schemas.images import (
 )
 from pipelines.jobs import PaintEvent, PaintPicture, PaintProgress
 from stages.contract.errors import StageFailed
-from stages.vision.picture import encode
+from stages.pictures.picture import encode
 
 FILES_PATH = "v1/images/files/"
 NO_USAGE = ImageUsage(

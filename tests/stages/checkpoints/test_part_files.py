@@ -9,7 +9,7 @@ from stages.checkpoints.part_files import WHOLE_MODEL, PartFiles
 from stages.contract.errors import ConfigurationError
 from stages.diffusion.checkpoint.checkpoint_parts import SETTINGS
 from stages.diffusion.checkpoint.checkpoint_parts import part_files as of_diffusers
-from stages.engine.scheduler import BatchLimits, QueueLimits
+from stages.engine.scheduling.scheduler import BatchLimits, QueueLimits
 from stages.host.registry import StageSpec, part_files
 
 LLAMA = (

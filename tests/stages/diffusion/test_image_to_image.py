@@ -19,7 +19,7 @@ from stages.diffusion.messages import DecodeLatents, EncodePicture, Latents, Pix
 from stages.diffusion.vae import VaeDecoder, VaeEncoder
 from stages.host import registry
 from stages.host.registry import StageSpec
-from stages.vision.picture import encode
+from stages.pictures.picture import encode
 from tests.stages.diffusion.painter import Painter, Wish, checkpoint_of, oracle_of, paint_rows
 from tests.stages.diffusion.tiny import save_flux, save_stable_diffusion, save_stable_diffusion_3, save_stable_diffusion_xl
 

@@ -14,7 +14,7 @@ from stages.contract.recipe import NO_INPUTS
 from stages.diffusion.messages import DecodeLatents, EncodePicture, Latents
 from stages.diffusion.pieces import RETRY_AFTER
 from stages.diffusion.vae import VaeDecoder, VaeEncoder
-from stages.vision.picture import encode
+from stages.pictures.picture import encode
 from tests.stages.diffusion.painter import checkpoint_of
 
 pytestmark = pytest.mark.models

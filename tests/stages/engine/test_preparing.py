@@ -12,7 +12,7 @@ from stages.contract.item import Item
 from stages.contract.limits import QueueLimits
 from stages.contract.recipe import NO_INPUTS, Inputs
 from stages.engine.base import BaseEngine
-from stages.engine.in_hand import MAX_MISSES
+from stages.engine.in_flight import MAX_MISSES
 from tests.stages.bench import Bench, CountingEngine, at_hand, number, prepared, submit, workbench
 from tests.stages.fakes import PATIENCE_S, Add, Adder, Countdown, CountFrom, Inbox, PreparedCount, Sum
 

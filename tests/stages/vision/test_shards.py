@@ -10,7 +10,7 @@ import torch
 from stages.checkpoints.checkpoint import Checkpoint, LoadOptions, Source
 from stages.checkpoints.part_files import PartFiles
 from stages.contract.errors import ConfigurationError
-from stages.engine.scheduler import BatchLimits, QueueLimits
+from stages.engine.scheduling.scheduler import BatchLimits, QueueLimits
 from stages.host.registry import StageSpec, part_files
 from stages.vision.shards import is_of
 from stages.vision.vlm_parts import load_seeing_part, load_speaking_part

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps
 
 from stages.contract.errors import InvalidRequest, TooLarge, TriptychError
-from stages.vision.picture_header import BadHeader, Header, PictureFormat, check_png_rows, read_header
+from stages.pictures.picture_header import BadHeader, Header, PictureFormat, check_png_rows, read_header
 
 OutputFormat = Literal["png", "jpeg", "webp"]
 

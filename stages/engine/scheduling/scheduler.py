@@ -1,6 +1,6 @@
 """What a device runs next. Pure: no clock, no threads, no model; time comes in as `now`, a decision goes out as a value.
 
-One idea, in two forms. What waits is ranked (`stages/engine/waiting.py`); the best-ranked entry leads, and those that may share a
+One idea, in two forms. What waits is ranked (`stages/engine/scheduling/waiting.py`); the best-ranked entry leads, and those that may share a
 batch with it come along, in rank order, as far as the batch's bounds allow. The leader always runs, even alone and over the
 cost bound. A batch is formed only when it is asked for, that is when the device is free: it stays open for as long as the
 device is busy, and no timer is needed.
@@ -15,9 +15,9 @@ device is busy, and no timer is needed.
   move (stride scheduling: Waldspurger and Weihl, 1995). So keys alternate by weight, and a row sits out at most
   `(2 * MAX_WEIGHT / MIN_WEIGHT + 1) * rows` steps, whatever arrives.
 
-Where the device runs out of memory, `bound` is lowered (`stages/engine/memory_bound.py`), and rows beyond it wait again.
+Where the device runs out of memory, `bound` is lowered (`stages/engine/scheduling/memory_bound.py`), and rows beyond it wait again.
 
-What waits may still be being prepared, or be set aside until its inputs are at hand (`stages/engine/waiting.py`): neither runs.
+What waits may still be being prepared, or be set aside until its inputs are at hand (`stages/engine/scheduling/waiting.py`): neither runs.
 
 Doesn't know what the work is, nor how to run it.
 """
@@ -30,8 +30,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from stages.contract.engine import Load
 from stages.contract.limits import BatchLimits, QueueLimits
-from stages.engine.memory_bound import MemoryBound
-from stages.engine.waiting import Entry, ServiceRate, WaitingLine
+from stages.engine.scheduling.memory_bound import MemoryBound
+from stages.engine.scheduling.waiting import Entry, ServiceRate, WaitingLine
 
 __all__ = ["Batch", "BatchLimits", "Entry", "IterativeScheduler", "OneShotScheduler", "QueueLimits", "Share"]
 

@@ -12,8 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from stages.contract.errors import QueueFull
 from stages.contract.limits import BatchLimits, QueueLimits
-from stages.engine.memory_bound import MemoryBound
-from stages.engine.scheduler import (
+from stages.engine.scheduling.memory_bound import MemoryBound
+from stages.engine.scheduling.scheduler import (
     MAX_PREEMPTIONS,
     MAX_WEIGHT,
     MIN_WEIGHT,

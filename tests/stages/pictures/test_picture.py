@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from stages.contract.errors import InvalidRequest, TooLarge
-from stages.vision.picture import PictureInfo, decode, encode, fit, inspect
-from stages.vision.picture_header import PictureFormat
+from stages.pictures.picture import PictureInfo, decode, encode, fit, inspect
+from stages.pictures.picture_header import PictureFormat
 from tests.stages.pictures import (
     BLUE,
     FORMATS,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.contract.limits import BatchLimits
-from stages.engine.memory_bound import MAX_RETRIES, SEARCH_PATIENCE, MemoryBound
+from stages.engine.scheduling.memory_bound import MAX_RETRIES, SEARCH_PATIENCE, MemoryBound
 
 
 def test_a_batch_that_did_not_fit_is_halved_by_cost() -> None:

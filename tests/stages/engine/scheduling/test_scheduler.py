@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from stages.contract.errors import QueueFull
 from stages.contract.limits import BatchLimits, QueueLimits
-from stages.engine.scheduler import (
+from stages.engine.scheduling.scheduler import (
     CLOSE,
     MAX_PREEMPTIONS,
     MAX_WEIGHT,
