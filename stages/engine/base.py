@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, Protocol, TypedDict, TypeVar
 
 from stages.contract.engine import EngineIdentity, Handle, Load, Receiver
-from stages.contract.errors import Cancelled, DeadlineExceeded, Unavailable
+from stages.contract.errors import Cancelled, DeadlineExceeded, OutOfMemory, TriptychError, Unavailable
 from stages.contract.faults import Fault, fault_of
 from stages.contract.item import Item
 from stages.contract.limits import QueueLimits
@@ -25,7 +25,7 @@ from stages.device.cores import CoreLease
 from stages.engine.delivery import Deliver, deliver_here
 from stages.engine.device_faults import DeviceFaults
 from stages.engine.health import MAX_STEP_S
-from stages.engine.in_hand import InHand
+from stages.engine.in_flight import InFlight
 from stages.engine.scheduler import Scheduler
 from stages.engine.work import Clock, Work, as_stage_error
 
@@ -103,8 +103,8 @@ class BaseEngine(ABC, Generic[P, Q]):
     ) -> None:
         """Starts no thread yet: `_thread` is to be started once the engine is complete."""
         self._to_prepare, self._cores = stage, cores
-        self._hand = InHand(EngineIdentity(name, stage.device, replica, dtype), scheduler, deliver, clock)
-        self._faults = DeviceFaults(self._hand, stage, max_step_s)
+        self._in_flight = InFlight(EngineIdentity(name, stage.device, replica, dtype), scheduler, deliver, clock)
+        self._faults = DeviceFaults(self._in_flight, stage, max_step_s)
         self._closing = False
         self._pool = ThreadPoolExecutor(prepare_threads, thread_name_prefix=f"prepare {name}")
         self._thread = threading.Thread(target=self._run_turns, name=f"stage {name}", daemon=True)
@@ -113,7 +113,7 @@ class BaseEngine(ABC, Generic[P, Q]):
 
     @property
     def identity(self) -> EngineIdentity:
-        return self._hand.identity
+        return self._in_flight.identity
 
     @property
     @abstractmethod
@@ -126,57 +126,56 @@ class BaseEngine(ABC, Generic[P, Q]):
         try:
             self._to_prepare.check(item.payload)
             key, cost = self._to_prepare.weigh(item.payload)
-            with self._hand.lock:
+            with self._in_flight.lock:
                 self._refuse_if_ended()
-                work = self._hand.accept(item, inputs, receiver, key, cost)
+                work = self._in_flight.accept(item, inputs, receiver, key, cost)
                 self._pool.submit(self._prepare, work)
         except Exception as error:
             raise as_stage_error(self.identity.stage, error, item.id) from None
         return SubmittedItem(self, work)
 
     def supply(self, work: Work, inputs: Inputs) -> None:
-        with self._hand.lock:
-            if not work.settled and self._hand.now() >= work.deadline:
-                self._hand.expire([work])
-            if self._hand.bring_back(work, inputs):
+        with self._in_flight.lock:
+            if not work.settled and self._in_flight.now() >= work.deadline:
+                self._in_flight.expire([work])
+            if self._in_flight.bring_back(work, inputs):
                 self._pool.submit(self._prepare, work)
-        self._hand.flush()
+        self._in_flight.flush()
 
     def withdraw(self, work: Work, *, expired: bool = False) -> None:
-        with self._hand.lock:
+        with self._in_flight.lock:
             if work.settled:
                 return
-            if expired or self._hand.now() >= work.deadline:
-                self._hand.expire([work])
+            if expired or self._in_flight.now() >= work.deadline:
+                self._in_flight.expire([work])
             else:
-                self._hand.counters.cancelled_total += 1
-                self._hand.settle(work, Cancelled(f"the request to stage {self.identity.stage} was cancelled"))
-            self._hand.lock.notify()
-        self._hand.flush()
+                self._in_flight.counters.cancelled_total += 1
+                self._in_flight.settle(work, Cancelled(f"the request to stage {self.identity.stage} was cancelled"))
+        self._in_flight.flush()
 
     def amend(self, work: Work, priority: int, deadline: float) -> bool:
-        with self._hand.lock:
-            return self._hand.amend(work, priority, deadline)
+        with self._in_flight.lock:
+            return self._in_flight.amend(work, priority, deadline)
 
     def too_late(self, work: Work) -> DeadlineExceeded:
-        with self._hand.lock:
-            return self._hand.too_late(work)
+        with self._in_flight.lock:
+            return self._in_flight.too_late(work)
 
     def limit_queue(self, limits: QueueLimits) -> None:
         """Judges what comes from now on by these bounds."""
-        with self._hand.lock:
-            self._hand.scheduler.waiting.limit(limits)
+        with self._in_flight.lock:
+            self._in_flight.scheduler.waiting.limit(limits)
 
     def load(self) -> Load:
-        with self._hand.lock:
-            return self._hand.scheduler.load()
+        with self._in_flight.lock:
+            return self._in_flight.scheduler.load()
 
     def residency(self) -> Collection[str]:
         return self._to_prepare.resident_names() if isinstance(self._to_prepare, Resident) else ()
 
     def metrics(self) -> dict[str, float]:
-        with self._hand.lock:
-            return self._hand.metrics()
+        with self._in_flight.lock:
+            return self._in_flight.metrics()
 
     @property
     def is_broken(self) -> bool:
@@ -190,15 +189,15 @@ class BaseEngine(ABC, Generic[P, Q]):
 
     def check_integrity(self) -> None:
         """Raises `RuntimeError` for a broken invariant of the scheduler."""
-        with self._hand.lock:
-            self._hand.scheduler.check_integrity()
+        with self._in_flight.lock:
+            self._in_flight.scheduler.check_integrity()
 
     def close(self, timeout_s: float | None = None) -> None:
-        with self._hand.lock:
+        with self._in_flight.lock:
             self._closing = True
-            self._hand.settle_everything(self._closed())
-            self._hand.lock.notify()
-        self._hand.flush()
+            self._in_flight.settle_everything(self._closed())
+            self._in_flight.lock.notify()
+        self._in_flight.flush()
         self._thread.join(timeout_s)
         self._pool.shutdown(wait=timeout_s is None, cancel_futures=True)
 
@@ -219,17 +218,43 @@ class BaseEngine(ABC, Generic[P, Q]):
         try:
             prepared = self._to_prepare.prepare(work.item.payload, work.inputs)
             key, cost = self._share_of(prepared)
-            with self._hand.lock:
+            with self._in_flight.lock:
                 work.prepared = prepared
-                self._hand.scheduler.waiting.ready(work.id, key, cost)
-                self._hand.lock.notify()
+                self._in_flight.scheduler.waiting.ready(work.id, key, cost)
+                self._in_flight.lock.notify()
         except BaseException as error:  # nobody else would hear of it
-            failure = as_stage_error(self.identity.stage, error, work.item.id)
-            if fault_of(failure) is Fault.DEVICE:
-                self._faults.judge([work], failure)
-            with self._hand.lock:
-                self._hand.fail(work, failure)
-            self._hand.flush()
+            self._not_prepared(work, as_stage_error(self.identity.stage, error, work.item.id))
+
+    def _not_prepared(self, work: Work, failure: TriptychError) -> None:
+        if isinstance(failure, OutOfMemory):
+            self._faults.ran_out()
+            if self._prepare_later(work):
+                return
+            failure = self._faults.too_large(work.item.payload.work())
+        elif fault_of(failure) is Fault.DEVICE:
+            self._faults.judge([work], failure)
+        with self._in_flight.lock:
+            self._in_flight.fail(work, failure)
+        self._in_flight.flush()
+
+    def _prepare_later(self, work: Work) -> bool:
+        """Once something that may hold memory has ended. False: it had the device to itself."""
+        with self._in_flight.lock:
+            others = self._in_flight.num_prepared_or_preparing() - 1
+            if others > 0:
+                self._in_flight.unprepared.append(work)
+            elif self._in_flight.unprepared and not work.was_alone:  # they hold nothing now: it is tried once more
+                work.was_alone = True
+                self._pool.submit(self._prepare, work)
+            else:
+                return False
+        return True
+
+    def _prepare_again(self) -> None:
+        """What could not be prepared, if anything has ended since. The engine's thread, after a turn."""
+        with self._in_flight.lock:
+            for work in self._in_flight.take_unprepared():
+                self._pool.submit(self._prepare, work)
 
     @abstractmethod
     def _share_of(self, prepared: Q) -> tuple[Hashable, float]:
@@ -249,22 +274,23 @@ class BaseEngine(ABC, Generic[P, Q]):
         """Frees what is left, after the last turn."""
 
     def _has_work(self) -> bool:
-        return bool(self._hand.leaving) or self._hand.scheduler.has_work()
+        return self._in_flight.has_left() or self._in_flight.scheduler.has_work()
 
     def _run_turns(self) -> None:
         while self._wait_for_work():
             self._guarded(self._turn)
             self._guarded(lambda: self._faults.end_turn(self._still_works))
+            self._prepare_again()
         self._guarded(self._end)
         if self._cores is not None:
             self._cores.close()
 
     def _wait_for_work(self) -> bool:
-        with self._hand.lock:
+        with self._in_flight.lock:
             if self._cores is not None and not self._has_work():
                 self._cores.leave()
             while not (self._closing or self.is_broken or self._has_work()):
-                self._hand.lock.wait()
+                self._in_flight.lock.wait()
             if self._closing or self.is_broken:
                 return False
         if self._cores is not None:
@@ -272,12 +298,12 @@ class BaseEngine(ABC, Generic[P, Q]):
         return True
 
     def _guarded(self, do: Callable[[], None]) -> None:
-        """A stage's errors are handled where they arise. Of others, everything in hand fails, and the thread lives on."""
+        """A stage's errors are handled where they arise. Of others, everything in flight fails, and the thread lives on."""
         try:
             do()
         except BaseException as error:
             logging.getLogger("triptych.stages").critical("engine of stage %s", self.identity.stage, exc_info=error)
-            with self._hand.lock:
-                self._hand.settle_everything(as_stage_error(self.identity.stage, error))
-                self._hand.scheduler.clear()
-        self._hand.flush()
+            with self._in_flight.lock:
+                self._in_flight.settle_everything(as_stage_error(self.identity.stage, error))
+                self._in_flight.scheduler.clear()
+        self._in_flight.flush()

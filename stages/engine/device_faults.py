@@ -1,6 +1,6 @@
 """What the errors of an engine's batches say about its device, and what follows: all is well, less fits, or it is broken.
 
-A device that is broken (`stages/engine/health.py`) fails everything in hand with `Broken`, so that it is run elsewhere. Knows no kind of
+A device that is broken (`stages/engine/health.py`) fails everything in flight with `Broken`, so that it is run elsewhere. Knows no kind of
 stage: what is tried again, and how, is in `one_shot_faults.py` and `iterative_faults.py`.
 """
 
@@ -12,7 +12,7 @@ from stages.contract.faults import Fault, fault_of
 from stages.contract.stage import Shrinkable
 from stages.device.device_memory import empty_cache, free_bytes
 from stages.engine.health import MAX_FAILURES, Health
-from stages.engine.in_hand import InHand
+from stages.engine.in_flight import InFlight
 from stages.engine.work import Work
 
 RETRY_AFTER_BROKEN_S = 5.0
@@ -22,8 +22,8 @@ class DeviceFaults:
     """`stage`: asked to work in smaller pieces, where it can. But for `check`, `refuse` and `is_broken`, for the engine's thread
     and not under the lock."""
 
-    def __init__(self, hand: InHand, stage: object, max_step_s: float) -> None:
-        self._hand, self._stage = hand, stage
+    def __init__(self, in_flight: InFlight, stage: object, max_step_s: float) -> None:
+        self._in_flight, self._stage = in_flight, stage
         self._health = Health(max_step_s)
 
     @property
@@ -33,7 +33,7 @@ class DeviceFaults:
     def refuse(self) -> None:
         """Raises `Unavailable` where the device is broken. Under the lock or not."""
         if (why := self._health.broken) is not None:
-            engine = self._hand.identity
+            engine = self._in_flight.identity
             raise Unavailable(
                 f"stage {engine.stage}: its device {engine.device} is broken ({why}), and its replica is about to be replaced; "
                 "try again",
@@ -42,11 +42,11 @@ class DeviceFaults:
 
     def check(self) -> None:
         """Notices a batch that never ends. Any thread, not under the lock. Raises `Unavailable` as `refuse` does."""
-        with self._hand.lock:
-            self._health.check(self._hand.now())
+        with self._in_flight.lock:
+            self._health.check(self._in_flight.now())
             if self._health.broken is not None:
                 self._break(self._health.broken)
-        self._hand.flush()
+        self._in_flight.flush()
         self.refuse()
 
     def begin(self, now: float) -> None:
@@ -58,13 +58,13 @@ class DeviceFaults:
 
     def went_well(self, cost: float) -> None:
         self._health.went_well()
-        with self._hand.lock:
-            self._hand.scheduler.bound.went_well(cost)
+        with self._in_flight.lock:
+            self._in_flight.scheduler.bound.went_well(cost)
 
     def judge(self, works: Sequence[Work], error: TriptychError) -> None:
-        """A batch of these failed as a whole. An error that stays fails everything in hand with `Broken`. Any thread."""
+        """A batch of these failed as a whole. An error that stays fails everything in flight with `Broken`. Any thread."""
         if fault_of(error) is Fault.DEVICE:
-            with self._hand.lock:
+            with self._in_flight.lock:
                 self._break(error.message)
         elif isinstance(error, StageFailed):
             self._health.failed([work.id for work in works])
@@ -77,23 +77,23 @@ class DeviceFaults:
             if still_works():
                 self._health.went_well()
                 return
-            with self._hand.lock:
+            with self._in_flight.lock:
                 self._break(f"{MAX_FAILURES} batches in a row failed, and what went well before fails, too")
         finally:
             self._health.end()
 
     def ran_out(self) -> None:
         """After an error of memory, once nothing holds on to the error."""
-        empty_cache(self._hand.identity.device)
-        with self._hand.lock:
-            self._hand.counters.out_of_memory_total += 1
+        empty_cache(self._in_flight.identity.device)
+        with self._in_flight.lock:
+            self._in_flight.counters.out_of_memory_total += 1
 
     def shrunk(self) -> bool:
         """Whether the stage does its work in smaller pieces from now on."""
         return isinstance(self._stage, Shrinkable) and self._stage.shrink()
 
     def too_large(self, cost: float) -> TooLarge:
-        engine = self._hand.identity
+        engine = self._in_flight.identity
         free = free_bytes(engine.device)
         has = "has" if free is None else f"has free ({free / 2**20:,.0f} MiB)"
         return TooLarge(
@@ -103,15 +103,15 @@ class DeviceFaults:
         )
 
     def _break(self, why: str) -> None:
-        """Nothing more will come of what is in hand. Under the lock. Idempotent."""
-        engine = self._hand.identity
-        if len(self._hand):
+        """Nothing more will come of what is in flight. Under the lock. Idempotent."""
+        engine = self._in_flight.identity
+        if len(self._in_flight):
             logging.getLogger("triptych.stages").critical("stage %s: its device is broken: %s", engine.stage, why)
         self._health.lost(why)
-        self._hand.settle_everything(
+        self._in_flight.settle_everything(
             Broken(
                 f"stage {engine.stage}: its device {engine.device} broke under the request ({why}); try again",
                 retry_after_s=RETRY_AFTER_BROKEN_S,
             )
         )
-        self._hand.lock.notify()
+        self._in_flight.lock.notify()

@@ -41,8 +41,8 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
         self._good: tuple[P, Q] | None = None  # what has been stepped well
         self._scheduler: IterativeScheduler[Work] = IterativeScheduler(batch, queue, name=name)
         super().__init__(stage, self._scheduler, name=name, **options)
-        self._rows = Rows(stage, self._hand, self._scheduler, self._faults)
-        self._row_faults = RowFaults(self._rows, self._hand, self._scheduler, self._faults)
+        self._rows = Rows(stage, self._in_flight, self._scheduler, self._faults)
+        self._row_faults = RowFaults(self._rows, self._in_flight, self._scheduler, self._faults)
         self._thread.start()
 
     @property
@@ -64,18 +64,18 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
         self._rows.let_go()
         while self._start_next():
             pass
-        self._hand.flush()
-        with self._hand.lock:
-            batch = self._scheduler.next_batch(self._hand.now())
-            self._hand.expire(entry.work for entry in batch.expired)
+        self._in_flight.flush()
+        with self._in_flight.lock:
+            batch = self._scheduler.next_batch(self._in_flight.now())
+            self._in_flight.expire(entry.work for entry in batch.expired)
         if batch.entries:
-            began = self._hand.now()
+            began = self._in_flight.now()
             stepped = self._step([entry.work for entry in batch.entries], began)
             if isinstance(stepped, OutOfMemory):
-                self._row_faults.did_not_fit(batch, self._hand.now() - began)
+                self._row_faults.did_not_fit(batch, self._in_flight.now() - began)
             else:
                 self._tell(batch, stepped, began)
-        self._hand.flush()  # before rows are freed: what was said shouldn't wait for that
+        self._in_flight.flush()  # before rows are freed: what was said shouldn't wait for that
         self._rows.let_go()
 
     def _end(self) -> None:
@@ -83,9 +83,9 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
 
     def _start_next(self) -> bool:
         """Starts whoever is next. False: nobody waits, or there is no room now."""
-        with self._hand.lock:
-            entry = self._scheduler.next_to_start(self._hand.now())
-            leaving = bool(self._hand.leaving)
+        with self._in_flight.lock:
+            entry = self._scheduler.next_to_start(self._in_flight.now())
+            leaving = bool(self._in_flight.leaving)
         if leaving:  # what they hold is free once they are
             self._rows.let_go()
             return True
@@ -100,8 +100,8 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
             else:  # waiting would be for ever
                 raise StageFailed(f"stage {self.identity.stage} has no room for this item even when nothing else runs")
         except InputsMissing as missing:
-            with self._hand.lock:
-                self._hand.set_aside(work, missing.recipes)
+            with self._in_flight.lock:
+                self._in_flight.set_aside(work, missing.recipes)
         except Exception as error:
             self._row_faults.not_started(entry, as_stage_error(self.identity.stage, error, work.item.id))
         return True
@@ -123,24 +123,24 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
 
     def _tell(self, batch: Batch[Work], stepped: Sequence[Stepped], began: float) -> None:
         """Events and endings, to whoever is still there; and what the others need of their next step, to the scheduler."""
-        seconds = self._hand.now() - began
+        seconds = self._in_flight.now() - began
         works = [entry.work for entry in batch.entries]
         if self._row_faults.went_well(batch, stepped):
             self._remember_good(works, stepped)
         shared = [self._shared(work, one) for work, one in zip(works, stepped, strict=True)]
-        with self._hand.lock:
-            self._hand.counters.steps_total += 1
-            self._hand.count_run(works, began, seconds)
+        with self._in_flight.lock:
+            self._in_flight.counters.steps_total += 1
+            self._in_flight.count_run(works, began, seconds)
             shares = {work.id: one for work, one in zip(works, shared, strict=True) if isinstance(one, Share)}
             self._scheduler.complete(
                 [work.id for work in works], seconds, done={w.id for w in works} - shares.keys(), shares=shares
             )
             for work, one, share in zip(works, stepped, shared, strict=True):
-                self._hand.tell(work, one.events)
+                self._in_flight.tell(work, one.events)
                 if isinstance(share, TriptychError):
-                    self._hand.fail(work, share)
+                    self._in_flight.fail(work, share)
                 elif share is None:
-                    self._hand.settle(work, None)
+                    self._in_flight.settle(work, None)
 
     def _shared(self, work: Work, one: Stepped) -> Share | TriptychError | None:
         """What it needs of its next step; None: it is done."""
@@ -166,7 +166,7 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
         try:
             if not self._stage.can_start(payload):
                 return True  # its rows are busy: what they do will tell
-            self._faults.begin(self._hand.now())
+            self._faults.begin(self._in_flight.now())
             row = self._stage.start(payload, prepared)
             try:
                 return self._stage.step([row])[0].error is None

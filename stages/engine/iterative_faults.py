@@ -12,7 +12,7 @@ from stages.contract.errors import OutOfMemory, TriptychError
 from stages.contract.faults import Fault, fault_of
 from stages.contract.stage import Stepped
 from stages.engine.device_faults import DeviceFaults
-from stages.engine.in_hand import InHand
+from stages.engine.in_flight import InFlight
 from stages.engine.rows import Rows
 from stages.engine.scheduler import Batch, Entry, IterativeScheduler, Share
 from stages.engine.work import Work, as_stage_error
@@ -22,51 +22,51 @@ class RowFaults:
     """See the module."""
 
     def __init__(
-        self, rows: Rows[Any, Any, Any], hand: InHand, scheduler: IterativeScheduler[Work], faults: DeviceFaults
+        self, rows: Rows[Any, Any, Any], in_flight: InFlight, scheduler: IterativeScheduler[Work], faults: DeviceFaults
     ) -> None:
-        self._rows, self._hand, self._scheduler, self._faults = rows, hand, scheduler, faults
+        self._rows, self._in_flight, self._scheduler, self._faults = rows, in_flight, scheduler, faults
 
     def not_started(self, entry: Entry[Work], failure: TriptychError) -> None:
         work = entry.work
         if isinstance(failure, OutOfMemory) and not work.has_row:
             self._faults.ran_out()
             if not self._rows.is_empty():
-                with self._hand.lock:
+                with self._in_flight.lock:
                     self._scheduler.hold()
                 return
             failure = self._faults.too_large(entry.cost)
         self._faults.judge([work], failure)
-        with self._hand.lock:
-            self._hand.fail(work, failure)
+        with self._in_flight.lock:
+            self._in_flight.fail(work, failure)
 
     def did_not_fit(self, batch: Batch[Work], seconds: float) -> None:
         """No row has changed: fewer of them go on."""
         self._faults.ran_out()
         works = [entry.work for entry in batch.entries]
         shares = self._smaller(works[0], batch.cost) if len(works) == 1 else {}
-        with self._hand.lock:
+        with self._in_flight.lock:
             if len(works) > 1:
                 self._scheduler.bound.ran_out(len(works), batch.cost)
-            self._hand.counters.device_seconds_total += seconds
+            self._in_flight.counters.device_seconds_total += seconds
             self._scheduler.complete([work.id for work in works], seconds, done=(), shares=shares)
         self._rows.suspend_excess()
 
     def _smaller(self, work: Work, cost: float) -> dict[str, Share]:
         """Alone in its step, it goes on in smaller pieces (of this share), or with the device to itself, or not at all."""
-        with self._hand.lock:
-            leaving, num_running = bool(self._hand.leaving), len(self._scheduler.running())
+        with self._in_flight.lock:
+            leaving, num_running = bool(self._in_flight.leaving), len(self._scheduler.running())
         failure: TriptychError
         try:
             if not leaving and self._faults.shrunk():
                 return {work.id: self._rows.share(work.row)}
             failure = self._faults.too_large(cost)
         except Exception as error:
-            failure = as_stage_error(self._hand.identity.stage, error, work.item.id)
-        with self._hand.lock:
+            failure = as_stage_error(self._in_flight.identity.stage, error, work.item.id)
+        with self._in_flight.lock:
             if leaving or num_running > 1:
                 self._scheduler.isolate(work.id)
             else:
-                self._hand.fail(work, failure)
+                self._in_flight.fail(work, failure)
         return {}
 
     def went_well(self, batch: Batch[Work], stepped: Sequence[Stepped]) -> bool:

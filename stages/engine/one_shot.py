@@ -53,12 +53,14 @@ class OneShotEngine(BaseEngine[P, Q], Generic[P, Q, V]):
     # ---- the engine's thread ----
 
     def _turn(self) -> None:
-        began = self._hand.now()
-        with self._hand.lock:
+        began = self._in_flight.now()
+        with self._in_flight.lock:
             batch = self._scheduler.next_batch(began)
-            self._hand.expire(entry.work for entry in batch.expired)
-        self._hand.flush()
-        attempts = Attempts(batch.entries, self._hand, self._faults)
+            self._in_flight.expire(entry.work for entry in batch.expired)
+        self._in_flight.flush()
+        if not batch.entries:
+            return
+        attempts = Attempts(batch.entries, self._in_flight, self._faults)
         while part := attempts.following():  # all of it, unless that fails
             works = [entry.work for entry in part]
             results = self._run(works)
@@ -67,12 +69,14 @@ class OneShotEngine(BaseEngine[P, Q], Generic[P, Q, V]):
             else:
                 attempts.went_well(part, results)
                 self._good = works[-1].prepared
-            self._hand.flush()
-        with self._hand.lock:
-            self._scheduler.complete([entry.id for entry in batch.entries], self._hand.now() - began)
+            self._in_flight.flush()
+        with self._in_flight.lock:
+            self._scheduler.complete([entry.id for entry in batch.entries], self._in_flight.now() - began)
+            for entry in batch.entries:
+                entry.work.prepared = None  # it may hold memory of the device
 
     def _run(self, works: Sequence[Work]) -> Sequence[V] | TriptychError:
-        began = self._hand.now()
+        began = self._in_flight.now()
         self._faults.begin(began)
         try:
             results = self._stage.run([work.prepared for work in works])
@@ -82,13 +86,13 @@ class OneShotEngine(BaseEngine[P, Q], Generic[P, Q, V]):
         except Exception as error:
             return as_stage_error(self.identity.stage, error, *(work.item.id for work in works))
         finally:
-            with self._hand.lock:
-                self._hand.count_run(works, began, self._hand.now() - began)
+            with self._in_flight.lock:
+                self._in_flight.count_run(works, began, self._in_flight.now() - began)
 
     def _still_works(self) -> bool:
         if self._good is None:
             return False
-        self._faults.begin(self._hand.now())
+        self._faults.begin(self._in_flight.now())
         try:
             return len(self._stage.run([self._good])) == 1
         except Exception as error:

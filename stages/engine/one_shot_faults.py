@@ -10,7 +10,7 @@ from stages.contract.errors import OutOfMemory, TriptychError
 from stages.contract.faults import Fault, fault_of
 from stages.contract.result import Result
 from stages.engine.device_faults import DeviceFaults
-from stages.engine.in_hand import InHand
+from stages.engine.in_flight import InFlight
 from stages.engine.scheduler import Entry, fill
 from stages.engine.work import Work
 
@@ -18,26 +18,28 @@ from stages.engine.work import Work
 class Attempts:
     """One batch: what of it is to be run next, as a whole or in parts. For the engine's thread, not under the lock."""
 
-    def __init__(self, entries: Sequence[Entry[Work]], hand: InHand, faults: DeviceFaults) -> None:
+    def __init__(self, entries: Sequence[Entry[Work]], in_flight: InFlight, faults: DeviceFaults) -> None:
         self._together, self._one_by_one = list(entries), deque[Entry[Work]]()
-        self._hand, self._faults = hand, faults
+        self._in_flight, self._faults = in_flight, faults
 
     def following(self) -> Sequence[Entry[Work]]:
         """What to run next, of what may still run. Empty: nothing is left."""
-        with self._hand.lock:
-            late = [entry.work for entry in (*self._together, *self._one_by_one) if entry.work.deadline <= self._hand.now()]
-            self._hand.expire(late)
+        with self._in_flight.lock:
+            late = [
+                entry.work for entry in (*self._together, *self._one_by_one) if entry.work.deadline <= self._in_flight.now()
+            ]
+            self._in_flight.expire(late)
             self._together = [entry for entry in self._together if not entry.work.settled]
             while self._one_by_one:
                 entry = self._one_by_one.popleft()
                 if not entry.work.settled:
                     return [entry]
-            return fill(self._together, self._hand.scheduler.bound.limits)
+            return fill(self._together, self._in_flight.scheduler.bound.limits)
 
     def went_well(self, part: Sequence[Entry[Work]], results: Sequence[Result]) -> None:
-        with self._hand.lock:
+        with self._in_flight.lock:
             for entry, result in zip(part, results, strict=True):
-                self._hand.settle(entry.work, result)
+                self._in_flight.settle(entry.work, result)
         self._faults.went_well(sum(entry.cost for entry in part))
 
     def failed(self, part: Sequence[Entry[Work]], error: TriptychError) -> None:
@@ -47,8 +49,8 @@ class Attempts:
             self._failed_alone(part[0], error)
         elif isinstance(error, OutOfMemory):
             self._faults.ran_out()
-            with self._hand.lock:
-                self._hand.scheduler.bound.ran_out(len(part), sum(entry.cost for entry in part))
+            with self._in_flight.lock:
+                self._in_flight.scheduler.bound.ran_out(len(part), sum(entry.cost for entry in part))
         else:
             self._together = [entry for entry in self._together if entry not in part]
             self._one_by_one.extend(part)
@@ -61,5 +63,5 @@ class Attempts:
                 return
             error = self._faults.too_large(entry.cost)
         self._faults.judge([entry.work], error)
-        with self._hand.lock:
-            self._hand.fail(entry.work, error)
+        with self._in_flight.lock:
+            self._in_flight.fail(entry.work, error)

@@ -41,6 +41,7 @@ class Work:
     inputs: Inputs = NO_INPUTS
     num_misses: int = 0  # how often inputs were missing after all
     prepared: Any = None
+    was_alone: bool = False  # when its preparing ran out of memory
     row: Any = None
     has_row: bool = False
     suspended: Any = None

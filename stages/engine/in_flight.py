@@ -1,4 +1,4 @@
-"""What an engine has in hand, and what becomes of it: the last word on every item is said once, counted, and delivered in order.
+"""The items that an engine has in flight, and what becomes of it: the last word on every item is said once, counted and delivered in order.
 
 Decides nothing about batches. Who may touch what: the scheduler, the counters and every `Work` are changed under `lock` only.
 Answers are collected under it, and delivered without it, by `flush`. Knows no stage.
@@ -23,7 +23,7 @@ from stages.engine.work import Clock, Work
 MAX_MISSES = 3  # how often an item may find inputs missing that its stage had said it doesn't need
 
 
-class InHand:
+class InFlight:
     """All but `lock`, `now` and `flush` is called under `lock`, which is notified where the engine's thread may have work."""
 
     def __init__(self, identity: EngineIdentity, scheduler: Scheduler[Work], deliver: Deliver, clock: Clock) -> None:
@@ -31,6 +31,8 @@ class InHand:
         self.lock = threading.Condition(threading.Lock())
         self.counters = Counters()
         self.leaving: list[Work] = []  # settled, and their rows still to be freed
+        self.unprepared: list[Work] = []  # there was too little memory: to be prepared once something has ended
+        self._num_ended = self._num_ended_before = 0
         self._deliver, self._clock = deliver, clock
         self._live: dict[str, Work] = {}  # not settled
         self._outbox: list[Call] = []
@@ -101,6 +103,8 @@ class InHand:
         if work.settled:
             return
         work.settled = True
+        self._num_ended += 1
+        self.lock.notify()
         del self._live[work.id]
         if isinstance(answer, TriptychError):
             work.failed = True
@@ -109,6 +113,30 @@ class InHand:
             self._outbox.append(partial(work.receiver.done, answer, work.receipt(self.identity)))
         self.scheduler.cancel(work.id)
         self.let_go(work)
+
+    def num_prepared_or_preparing(self) -> int:
+        """Of the items, also of those that are leaving: who may hold memory of the device."""
+        return len(self._live) + len(self.leaving) - sum(not work.settled for work in self.unprepared)
+
+    def has_left(self) -> bool:
+        """Whether the engine's thread has something to free, or to have prepared in the place of what has ended."""
+        return bool(self.leaving) or (bool(self.unprepared) and self._num_ended > self._num_ended_before)
+
+    def take_unprepared(self) -> list[Work]:
+        """To be prepared now. None, while nothing has ended since they were last tried."""
+        if self._num_ended == self._num_ended_before:
+            return []
+        self._num_ended_before = self._num_ended
+        works, self.unprepared = self.unprepared, []
+        return works
+
+    def take_leaving(self) -> list[Any]:
+        """The rows that are to be freed now."""
+        leaving, self.leaving = self.leaving, []
+        self._num_ended += len(leaving)
+        for work in leaving:
+            work.prepared = None  # it may hold memory of the device
+        return [work.take_row() for work in leaving]
 
     def let_go(self, work: Work) -> None:
         """Its row, where it has one, is to be freed."""
