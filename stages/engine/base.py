@@ -26,7 +26,7 @@ from stages.engine.delivery import Deliver, deliver_here
 from stages.engine.device_faults import DeviceFaults
 from stages.engine.health import MAX_STEP_S
 from stages.engine.in_flight import InFlight
-from stages.engine.scheduler import Scheduler
+from stages.engine.scheduler import Batch, Scheduler
 from stages.engine.work import Clock, Work, as_stage_error
 
 P = TypeVar("P", bound=Payload)
@@ -188,9 +188,9 @@ class BaseEngine(ABC, Generic[P, Q]):
             raise self._closed()
 
     def check_integrity(self) -> None:
-        """Raises `RuntimeError` for a broken invariant of the scheduler."""
+        """Raises `RuntimeError` for a broken invariant."""
         with self._in_flight.lock:
-            self._in_flight.scheduler.check_integrity()
+            self._in_flight.check_integrity()
 
     def close(self, timeout_s: float | None = None) -> None:
         with self._in_flight.lock:
@@ -265,6 +265,14 @@ class BaseEngine(ABC, Generic[P, Q]):
     @abstractmethod
     def _turn(self) -> None:
         """One batch or one step."""
+
+    def _schedule(self) -> Batch[Work]:
+        """What to run now, of what is prepared."""
+        with self._in_flight.lock:
+            batch = self._in_flight.scheduler.next_batch(self._in_flight.now())
+            self._in_flight.expire(entry.work for entry in batch.expired)
+        self._in_flight.flush()
+        return batch
 
     @abstractmethod
     def _still_works(self) -> bool:

@@ -182,6 +182,14 @@ class InFlight:
             **self.counters.as_metrics(),
         }
 
+    def check_integrity(self) -> None:
+        """Raises `RuntimeError` for a broken invariant."""
+        self.scheduler.check_integrity()
+        if any(entry.work.settled for entry in self.scheduler.waiting):
+            raise RuntimeError("an item has its answer and still waits")
+        if any(work.id not in self.scheduler.waiting for work in self.unprepared if not work.settled):
+            raise RuntimeError("an item is to be prepared that doesn't wait")
+
     def flush(self) -> None:
         """Delivers what has been said, in order. Not under the lock."""
         with self._delivering:

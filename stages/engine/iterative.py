@@ -61,13 +61,11 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
     # ---- the engine's thread ----
 
     def _turn(self) -> None:
-        self._rows.let_go()
-        while self._start_next():
+        """Schedule, step, deliver. Who starts was prepared on a pool's thread."""
+        self._rows.let_go()  # who was cancelled, or is past its deadline
+        while self._start_next():  # who is next and fits
             pass
-        self._in_flight.flush()
-        with self._in_flight.lock:
-            batch = self._scheduler.next_batch(self._in_flight.now())
-            self._in_flight.expire(entry.work for entry in batch.expired)
+        batch = self._schedule()
         if batch.entries:
             began = self._in_flight.now()
             stepped = self._step([entry.work for entry in batch.entries], began)
@@ -107,7 +105,7 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
         return True
 
     def _step(self, works: Sequence[Work], began: float) -> Sequence[Stepped] | OutOfMemory:
-        """One for each; if memory runs out, nothing has happened."""
+        """One for each, their errors as their requesters see them. Where memory runs out, nothing has happened."""
         self._faults.begin(began)
         try:
             stepped = self._stage.step([work.row for work in works])
@@ -144,8 +142,8 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
 
     def _shared(self, work: Work, one: Stepped) -> Share | TriptychError | None:
         """What it needs of its next step; None: it is done."""
-        if one.error is not None:
-            return as_stage_error(self.identity.stage, one.error, work.item.id)
+        if isinstance(one.error, TriptychError):
+            return one.error
         try:
             return None if one.done else self._rows.share(work.row)
         except Exception as error:

@@ -14,7 +14,7 @@ from stages.contract.result import Result
 from stages.contract.stage import OneShotStage
 from stages.engine.base import BaseEngine, EngineOptions
 from stages.engine.one_shot_faults import Attempts
-from stages.engine.scheduler import OneShotScheduler
+from stages.engine.scheduler import Batch, OneShotScheduler
 from stages.engine.work import Work, as_stage_error
 
 P = TypeVar("P", bound=Payload)
@@ -53,13 +53,9 @@ class OneShotEngine(BaseEngine[P, Q], Generic[P, Q, V]):
     # ---- the engine's thread ----
 
     def _turn(self) -> None:
+        """Schedule, run, deliver. What runs was prepared on a pool's thread."""
         began = self._in_flight.now()
-        with self._in_flight.lock:
-            batch = self._scheduler.next_batch(began)
-            self._in_flight.expire(entry.work for entry in batch.expired)
-        self._in_flight.flush()
-        if not batch.entries:
-            return
+        batch = self._schedule()
         attempts = Attempts(batch.entries, self._in_flight, self._faults)
         while part := attempts.following():  # all of it, unless that fails
             works = [entry.work for entry in part]
@@ -70,10 +66,8 @@ class OneShotEngine(BaseEngine[P, Q], Generic[P, Q, V]):
                 attempts.went_well(part, results)
                 self._good = works[-1].prepared
             self._in_flight.flush()
-        with self._in_flight.lock:
-            self._scheduler.complete([entry.id for entry in batch.entries], self._in_flight.now() - began)
-            for entry in batch.entries:
-                entry.work.prepared = None  # it may hold memory of the device
+        if batch.entries:
+            self._complete(batch, self._in_flight.now() - began)
 
     def _run(self, works: Sequence[Work]) -> Sequence[V] | TriptychError:
         began = self._in_flight.now()
@@ -88,6 +82,12 @@ class OneShotEngine(BaseEngine[P, Q], Generic[P, Q, V]):
         finally:
             with self._in_flight.lock:
                 self._in_flight.count_run(works, began, self._in_flight.now() - began)
+
+    def _complete(self, batch: Batch[Work], seconds: float) -> None:
+        with self._in_flight.lock:
+            self._scheduler.complete([entry.id for entry in batch.entries], seconds)
+            for entry in batch.entries:
+                entry.work.prepared = None  # it may hold memory of the device
 
     def _still_works(self) -> bool:
         if self._good is None:
