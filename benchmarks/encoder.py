@@ -22,7 +22,7 @@ from benchmarks.batching_bound import least_median_s
 from benchmarks.cluster import MadeReplica, MakeStage, cluster, deployed
 from benchmarks.command import results_folder, start, tell
 from benchmarks.load import open_loop
-from benchmarks.paced import PacedEncoder
+from benchmarks.paced import Measure, PacedEncoder
 from benchmarks.peers.serve_batch import MAX_ITEMS, BatchedStage
 from benchmarks.report import Goal, Report, Value
 from benchmarks.spread import percentile, spread
@@ -275,7 +275,7 @@ def main() -> None:
         save_vit(Path(folder))
         pictures = [EmbedInput(image=picture(seed), max_pixels=MAX_PIXELS) for seed in range(NUM_REQUESTS)]
         with cluster():
-            run_subject(Subject(PACED, partial(PacedEncoder, RUN_S), [b"item"] * NUM_REQUESTS), plan, report)
+            run_subject(Subject(PACED, partial(PacedEncoder, RUN_S), [Measure(b"item")] * NUM_REQUESTS), plan, report)
             run_subject(Subject(VIT, partial(_load_vit, folder), pictures), plan, report)
     report.publish(results_folder(quick=quick))
 

@@ -1,4 +1,4 @@
-"""How much may wait, and how much may run together: plain numbers, kept by `stages/engine/scheduling/waiting.py` and `stages/engine/scheduling/scheduler.py`."""
+"""How much may wait, and how much may run together: plain numbers, kept by `stages/engine/scheduling/`."""
 
 import math
 from dataclasses import dataclass

@@ -102,7 +102,7 @@ class BaseEngine(ABC, Generic[P, Q]):
         max_step_s: float = MAX_STEP_S,
     ) -> None:
         """Starts no thread yet: `_thread` is to be started once the engine is complete."""
-        self._to_prepare, self._cores = stage, cores
+        self._preparer, self._cores = stage, cores
         self._in_flight = InFlight(EngineIdentity(name, stage.device, replica, dtype), scheduler, deliver, clock)
         self._faults = DeviceFaults(self._in_flight, stage, max_step_s)
         self._closing = False
@@ -124,8 +124,8 @@ class BaseEngine(ABC, Generic[P, Q]):
 
     def submit(self, item: Item[P], inputs: Inputs, receiver: Receiver) -> Handle:
         try:
-            self._to_prepare.check(item.payload)
-            key, cost = self._to_prepare.weigh(item.payload)
+            self._preparer.check(item.payload)
+            key, cost = self._preparer.weigh(item.payload)
             with self._in_flight.lock:
                 self._refuse_if_ended()
                 work = self._in_flight.accept(item, inputs, receiver, key, cost)
@@ -171,7 +171,7 @@ class BaseEngine(ABC, Generic[P, Q]):
             return self._in_flight.scheduler.load()
 
     def residency(self) -> Collection[str]:
-        return self._to_prepare.resident_names() if isinstance(self._to_prepare, Resident) else ()
+        return self._preparer.resident_names() if isinstance(self._preparer, Resident) else ()
 
     def metrics(self) -> dict[str, float]:
         with self._in_flight.lock:
@@ -216,7 +216,7 @@ class BaseEngine(ABC, Generic[P, Q]):
         if work.settled:
             return
         try:
-            prepared = self._to_prepare.prepare(work.item.payload, work.inputs)
+            prepared = self._preparer.prepare(work.item.payload, work.inputs)
             key, cost = self._share_of(prepared)
             with self._in_flight.lock:
                 work.prepared = prepared
@@ -241,7 +241,7 @@ class BaseEngine(ABC, Generic[P, Q]):
         """Once something that may hold memory has ended. False: it had the device to itself."""
         with self._in_flight.lock:
             others = self._in_flight.num_prepared_or_preparing() - 1
-            if others > 0:
+            if work.settled or others > 0:
                 self._in_flight.unprepared.append(work)
             elif self._in_flight.unprepared and not work.was_alone:  # they hold nothing now: it is tried once more
                 work.was_alone = True

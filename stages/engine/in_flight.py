@@ -128,7 +128,7 @@ class InFlight:
             return []
         self._num_ended_before = self._num_ended
         works, self.unprepared = self.unprepared, []
-        return works
+        return [work for work in works if not work.settled]
 
     def take_leaving(self) -> list[Any]:
         """The rows that are to be freed now."""

@@ -1,7 +1,7 @@
 """What a device runs next. Pure: no clock, no threads, no model; time comes in as `now`, a decision goes out as a value.
 
-One idea, in two forms. What waits is ranked (`stages/engine/scheduling/waiting.py`); the best-ranked entry leads, and those that may share a
-batch with it come along, in rank order, as far as the batch's bounds allow. The leader always runs, even alone and over the
+One idea, in two forms. What waits is ranked (`stages/engine/scheduling/waiting.py`); the best-ranked entry leads, and those that
+may share a batch with it come along, in rank order, as far as the batch's bounds allow. The leader always runs, even alone and over the
 cost bound. A batch is formed only when it is asked for, that is when the device is free: it stays open for as long as the
 device is busy, and no timer is needed.
 

@@ -1,4 +1,4 @@
-"""Devices that break: everything in hand is told so at once, and nothing more is taken in."""
+"""Devices that break: everything in flight is told so at once, and nothing more is taken in."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -56,7 +56,7 @@ def is_broken(engine: BaseEngine[Any, Any], why: str) -> None:
     assert engine.load().queued == 0
 
 
-def test_an_error_that_stays_breaks_the_engine_at_once_and_everything_in_hand_may_run_elsewhere(bench: Bench) -> None:
+def test_an_error_that_stays_breaks_the_engine_at_once_and_everything_in_flight_may_run_elsewhere(bench: Bench) -> None:
     stage = FailingCountdown(RuntimeError(ASSERT), slots=2, gate=bench.gate())
     engine = bench.iterative(stage)
     inboxes = [submit(engine, CountFrom(5, "bad"))[0] for _ in range(6)]

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from stages.contract.engine import Handle
-from stages.contract.errors import Broken, Cancelled, DeadlineExceeded, InvalidRequest, StageFailed, Unavailable
+from stages.contract.errors import Broken, Cancelled, DeadlineExceeded, InvalidRequest, StageFailed, TooLarge, Unavailable
 from stages.contract.item import Item
 from stages.contract.limits import QueueLimits
 from stages.contract.recipe import NO_INPUTS, Inputs
 from stages.engine.base import BaseEngine
 from stages.engine.in_flight import MAX_MISSES
 from tests.stages.bench import Bench, CountingEngine, at_hand, number, prepared, submit, workbench
-from tests.stages.fakes import PATIENCE_S, Add, Adder, Countdown, CountFrom, Inbox, PreparedCount, Sum
+from tests.stages.fakes import PATIENCE_S, Add, Adder, Count, Countdown, CountFrom, Inbox, PreparedCount, Sum
 
 
 @pytest.fixture
@@ -156,6 +156,81 @@ def test_an_error_that_stays_is_noticed_while_preparing(bench: Bench) -> None:
     assert isinstance(submit(engine, CountFrom(3))[0].wait().error, Broken)
     with pytest.raises(Unavailable, match="device-side assert"):
         engine.check()
+
+
+class CrampedCountdown(Countdown):
+    """What is prepared holds memory until its row is freed; there is enough for `fits` at once."""
+
+    def __init__(self, fits: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.fits, self.num_held, self.num_out_of_memory = fits, 0, 0
+        self._memory = threading.Lock()
+
+    def prepare(self, payload: CountFrom, inputs: Inputs) -> PreparedCount:
+        with self._memory:
+            if self.num_held == self.fits:
+                self.num_out_of_memory += 1
+                raise MemoryError
+            self.num_held += 1
+        return super().prepare(payload, inputs)
+
+    def finish(self, row: Count) -> None:
+        super().finish(row)
+        with self._memory:
+            self.num_held -= 1
+
+
+@pytest.mark.parametrize("fits", [1, 2, 3])
+def test_what_finds_no_memory_to_be_prepared_waits_until_something_has_ended(bench: Bench, fits: int) -> None:
+    stage = CrampedCountdown(fits)
+    engine = bench.iterative(stage)
+    inboxes = [submit(engine, CountFrom(2))[0] for _ in range(12)]
+    for inbox in inboxes:
+        assert inbox.wait().seen == [1, 0]
+    assert engine.metrics()["out_of_memory_total"] == stage.num_out_of_memory
+    assert engine.metrics()["failed_total"] == 0
+
+
+def test_what_finds_no_memory_to_be_prepared_even_alone_is_too_large(bench: Bench) -> None:
+    engine = bench.iterative(CrampedCountdown(0))
+    errors = [submit(engine, CountFrom(2))[0].wait().error for _ in range(2)]
+    assert all(isinstance(error, TooLarge) for error in errors)
+
+
+def test_two_that_find_no_memory_together_are_tried_one_by_one(bench: Bench) -> None:
+    class Together(Countdown):
+        """The first two are prepared at the same moment, and neither finds room beside the other."""
+
+        num_tried = 0
+
+        def prepare(self, payload: CountFrom, inputs: Inputs) -> PreparedCount:
+            self.num_tried += 1
+            if self.num_tried <= 2:
+                both.wait(PATIENCE_S)
+                raise MemoryError
+            return super().prepare(payload, inputs)
+
+    both = threading.Barrier(2)
+    engine = bench.iterative(Together())
+    inboxes = [submit(engine, CountFrom(2))[0] for _ in range(2)]
+    assert all(inbox.wait().seen == [1, 0] for inbox in inboxes)
+
+
+@pytest.mark.parametrize("how", ["cancel", "close"])
+def test_what_waits_for_memory_to_be_prepared_in_ends_properly(bench: Bench, how: str) -> None:
+    stage = CrampedCountdown(1, gate=bench.gate())
+    engine = bench.iterative(stage)
+    first, _ = submit(engine, CountFrom(2))
+    stage.gate.wait_for(1)
+    second, handle = submit(engine, CountFrom(2))
+    while not stage.num_out_of_memory:
+        assert not second.num_endings
+    closing = threading.Thread(target=engine.close if how == "close" else handle.cancel)
+    closing.start()
+    assert isinstance(second.wait().error, Unavailable if how == "close" else Cancelled)
+    stage.gate.open()
+    closing.join(PATIENCE_S)
+    assert isinstance(first.wait().error, Unavailable if how == "close" else type(None))
 
 
 @pytest.mark.parametrize("broken", ["weigh", "share"])
