@@ -55,7 +55,7 @@ def deployed(replica: Callable[..., Any], arguments: Sequence[Any], *, name: str
     from ray import serve
     from ray.serve.config import RequestRouterConfig
 
-    from pipelines.app import MAX_BACKOFF_S
+    from pipelines.cluster.stage_deployment import MAX_BACKOFF_S
 
     deployment = serve.deployment(replica).options(
         name=name,

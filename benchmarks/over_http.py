@@ -37,12 +37,13 @@ from benchmarks.load import Load, closed_loop
 from benchmarks.report import Goal, Report
 from benchmarks.triptych import served
 from pipelines.context import RequestContext
-from pipelines.jobs import AskedSampling, ChatChoiceEnd, ChatJob, ImagePart, Message, TextPart
+from pipelines.jobs import ChatJob, ChoiceEvents, ImagePart, Message, TextPart
 from pipelines.one_process import one_process
 from pipelines.service import Triptych
 from pipelines.settings.config import AppConfig
 from pipelines.settings.config_file import parse
 from stages.device.openmp import limit_threads, on_passing_thread
+from stages.llm.messages import GenerationEnd, Sampling
 
 SLOTS = 16
 LOADS = (8, 16)
@@ -115,14 +116,15 @@ class InProcess:
         return as_measured(asyncio.run_coroutine_threadsafe(work, self._loop).result(), num_tokens)
 
     async def _load(self, questions: Sequence[Question], concurrency: int, num_tokens: int, choosing: Choosing) -> Load[int]:
-        sampling = AskedSampling(num_tokens, temperature=choosing.temperature, top_p=choosing.top_p)
+        sampling = Sampling(num_tokens, temperature=choosing.temperature, top_p=choosing.top_p)
 
         async def send(index: int) -> int:
             job = ChatJob((Message("user", _parts(questions[index])),), sampling)
             context = RequestContext(id=f"{id(questions)}-{index}", pace_s=float("inf"))
             length = 0
             async for event in self._service.chat_pipeline(MODEL).chat(job, context):
-                length = event.completion_tokens if isinstance(event, ChatChoiceEnd) else length
+                if isinstance(event, ChoiceEvents) and isinstance(event.events[-1], GenerationEnd):
+                    length = event.events[-1].completion_tokens
             return length
 
         return await closed_loop(send, len(questions), concurrency=concurrency)

@@ -71,8 +71,9 @@ def _deploy(config: AppConfig, make: partial[PacedLlm], batch: BatchLimits) -> N
     """The deployments of `pipelines.app`, with another class for the stage's replica."""
     from ray import serve
 
-    from pipelines.app import TINY, Ingress
+    from pipelines.app import Ingress
     from pipelines.cluster.metrics_table import MetricsTable
+    from pipelines.cluster.stage_deployment import TINY
     from pipelines.settings.applications import METRICS, OWN, SurfaceArgs, surface_application
 
     table: Any = serve.deployment(MetricsTable).options(name=METRICS, ray_actor_options=TINY, max_ongoing_requests=1000).bind()

@@ -140,7 +140,9 @@ def _choosing(logits: Tensor, samplers: Sequence[RowSampler], texts: TokenTexts 
 
 def _samplers(count: int) -> dict[str, list[RowSampler]]:
     prompt = list(range(1000, 1200))
-    found = {name: [RowSampler(Sampling(LONG, seed=row, **mix), prompt) for row in range(count)] for name, mix in MIXES.items()}
+    found = {
+        name: [RowSampler(Sampling(LONG, seed=row, **mix), prompt) for row in range(count)] for name, mix in MIXES.items()
+    }
     every = [*MIXES.values()]
     found[MIXED] = [RowSampler(Sampling(LONG, seed=row, **every[-1 - row % len(every)]), prompt) for row in range(count)]
     for samplers in found.values():

@@ -1,9 +1,9 @@
-"""The applications: from a configuration to Ray Serve deployments.
+"""The HTTP surface as a Ray Serve application, and everything as one.
 
-Decides what each deployment is made of and tells Ray of resources and bounds; what of the configuration becomes which application is
-`pipelines/settings/applications.py`, what happens in a replica `pipelines/cluster/replica.py`, what happens to a request `pipelines/`.
-`triptych serve` and `triptych deploy` have Serve call `surface`, `stages` and `redis`; `serve run serve_config.yaml` calls `build`, which
-makes one application of all. Ray passes the typed settings only while this module has no postponed annotations.
+Decides how the surface comes to serve other settings while it runs; what of the configuration becomes which application is
+`pipelines/settings/applications.py`, what deployments of stages are made of `pipelines/cluster/stage_deployment.py`, what happens to a
+request `pipelines/`. `triptych serve` and `triptych deploy` have Serve call `surface`; `serve run serve_config.yaml` calls `build`. Ray
+passes the typed settings only while this module has no postponed annotations.
 """
 
 import asyncio
@@ -15,44 +15,46 @@ from typing import Any
 from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application
-from ray.serve.config import RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
 from pipelines.client import LocalStageClient, SplitStageClient, StageClient
 from pipelines.cluster.directory import ServeDirectory
-from pipelines.cluster.fork_server import command
 from pipelines.cluster.live_app import AsgiApp, LiveApp
 from pipelines.cluster.metrics_table import MetricsTable, SettingsInUse
-from pipelines.cluster.replica import RedisReplica, StageReplica
-from pipelines.cluster.serve_client import ServeStageClient
+from pipelines.cluster.replica import StageReplica
+from pipelines.cluster.stage_deployment import (
+    TINY,
+    PlacedReplica,
+    actor_options,
+    client_of,
+    handle_of,
+    hosted_in,
+    limit_queues,
+    redis,
+)
 from pipelines.ingress.app import Kept, create_app
 from pipelines.ingress.request.settings import settings_of
 from pipelines.service import Triptych
 from pipelines.settings.applications import (
     METRICS,
     OWN,
-    REDIS,
     Address,
-    ProcessArgs,
     RedisArgs,
     StagesArgs,
-    StagesSettings,
     SurfaceArgs,
     SurfaceSettings,
     stages_application,
     surface_application,
     version_of,
 )
-from pipelines.settings.config import EMBEDDED, INGRESS, AppConfig, AuthConfig, FetchConfig, QueueConfig
+from pipelines.settings.config import EMBEDDED, INGRESS, AppConfig, AuthConfig, FetchConfig
 from pipelines.settings.config_file import parse
 from pipelines.settings.pinning import pinned
 from pipelines.settings.specs import embedded_directory
 from stages.contract.errors import TriptychError
 
-MAX_BACKOFF_S = 0.05  # Serve's own is 0.5 s, which a waiting request feels
 TELL_AGAIN_S = 10.0  # well within what the table takes for a sign of life
-TINY = {"num_cpus": 0.01}
 ONE_APPLICATION = "triptych"
 log = logging.getLogger("triptych.surface")
 
@@ -80,20 +82,6 @@ def surface(args: SurfaceArgs) -> Application:
     return _surface(args, {}, [])
 
 
-def stages(args: StagesArgs) -> Application:
-    """One deployment of stages."""
-    return hosted_in(PlacedReplica, args, {})
-
-
-def redis(args: RedisArgs) -> Application:
-    """The embedded Redis server."""
-    return (
-        serve.deployment(RedisReplica)
-        .options(name=REDIS, ray_actor_options=TINY, health_check_period_s=2)
-        .bind(args.directory, args.max_memory_bytes)
-    )
-
-
 def _surface(args: SurfaceArgs, overrides: Mapping[str, Any], beside: list[Application]) -> Application:
     table = (
         serve.deployment(MetricsTable)
@@ -109,66 +97,12 @@ def _surface(args: SurfaceArgs, overrides: Mapping[str, Any], beside: list[Appli
         serve.deployment(Ingress)
         .options(
             name=INGRESS,
-            ray_actor_options=_actor_options(args.process),
+            ray_actor_options=actor_options(args.process),
             health_check_period_s=2,
             **overrides,
         )
         .bind(args, [table, *beside])
     )
-
-
-def hosted_in(replica: type["PlacedReplica"], args: StagesArgs, overrides: Mapping[str, Any]) -> Application:
-    """A deployment of stages, in replicas of this class. `overrides`: Serve's own settings."""
-    return (
-        serve.deployment(replica)
-        .options(
-            name=args.spec.deployment,
-            ray_actor_options=_actor_options(args.process),
-            graceful_shutdown_wait_loop_s=0.2,
-            request_router_config=RequestRouterConfig(max_backoff_s=MAX_BACKOFF_S),
-            **overrides,
-        )
-        .bind(args)
-    )
-
-
-def _actor_options(process: ProcessArgs) -> dict[str, Any]:
-    given = {key: value for key, value in process.options.model_dump().items() if value not in (None, {})}
-    forked = {"runtime_env": {"py_executable": command(stages=True)}} if process.fork_server else {}
-    return given | {"num_cpus": process.options.num_cpus, "num_gpus": process.num_gpus} | forked
-
-
-def _handle(address: Address) -> DeploymentHandle:
-    """Of a deployment that need not be there yet: calls wait for it."""
-    application = serve.get_replica_context().app_name if address.application == OWN else address.application
-    return DeploymentHandle(address.deployment, application)
-
-
-def _client(stages: Mapping[str, Address]) -> ServeStageClient:
-    handles = {address.deployment: _handle(address) for address in stages.values()}
-    return ServeStageClient(handles, {stage: address.deployment for stage, address in stages.items()})
-
-
-class _StageReplica(StageReplica):
-    """Ended by Serve, which awaits what Python would not."""
-
-    async def __del__(self) -> None:
-        await self.close()
-
-
-class PlacedReplica(_StageReplica):
-    """A replica that finds the metrics table, and stages that its own ones need, by the addresses that it is given."""
-
-    def __init__(self, args: StagesArgs) -> None:
-        super().__init__(args.spec, _handle(args.metrics), _client(args.elsewhere) if args.elsewhere else None)
-
-    def reconfigure(self, settings: dict[str, Any]) -> None:
-        """By Serve, at the start and whenever `user_config` changes."""
-        self.limit_queues(StagesSettings.model_validate(settings).queues)
-
-    def limit_queues(self, queues: Mapping[str, QueueConfig]) -> None:
-        for stage, queue in queues.items():
-            self.host.limit_queue(stage, queue.limits())
 
 
 @serve.ingress()
@@ -180,8 +114,12 @@ class Ingress:
         self._app = LiveApp()
         self._kept: Kept | None = None
         self._replica = str(serve.get_replica_context().replica_tag)
-        self._table = _handle(Address(deployment=METRICS, application=OWN))
-        self._own = PlacedReplica(args.own) if args.own is not None else None
+        self._table = handle_of(Address(deployment=METRICS, application=OWN))
+        self._own: StageReplica | None = None
+        if args.own is not None:
+            self._own = StageReplica(
+                args.own.spec(), self._table, client_of(args.own.elsewhere) if args.own.elsewhere else None
+            )
         self._served: tuple[SurfaceSettings, Triptych] | None = None
         self._refused: str | None = None
         self._told: SettingsInUse | None = None
@@ -206,7 +144,7 @@ class Ingress:
             self._app.replace(app, version_of(settings))
             self._refused = None
             if self._own is not None:
-                self._own.limit_queues(wanted.queues)
+                limit_queues(self._own, wanted.queues)
         self._tell_soon()
 
     def _built(self, settings: SurfaceSettings) -> FastAPI:
@@ -217,10 +155,10 @@ class Ingress:
         return create_app(self._served[1], limits, self._kept)
 
     def _service(self, settings: SurfaceSettings) -> Triptych:
-        client: StageClient = _client(settings.stages)
+        client: StageClient = client_of(settings.stages)
         if self._own is not None:
             client = SplitStageClient(settings.config.ingress.stages, LocalStageClient(self._own.host), client)
-        found = {address.deployment: _handle(address).app_name for address in settings.stages.values()}
+        found = {address.deployment: handle_of(address).app_name for address in settings.stages.values()}
         applications = {INGRESS: serve.get_replica_context().app_name, **found}
         return Triptych(settings.config, client, ServeDirectory(settings.config, self._table, applications))
 
@@ -254,5 +192,5 @@ class Ingress:
 def _what_is_served(settings: SurfaceSettings) -> SurfaceSettings:
     """Without what only the HTTP surface's own settings are made of."""
     return settings.model_copy(
-        update={"config": settings.config.model_copy(update={"auth": AuthConfig(), "fetch": FetchConfig()})}
+        update={"queues": {}, "config": settings.config.model_copy(update={"auth": AuthConfig(), "fetch": FetchConfig()})}
     )

@@ -64,9 +64,9 @@ def deploy(
 
         refuse_open_door(file.app, file.http.host)
         with connected(address, file):
-            from pipelines.cluster.deploy import Deployment
+            from pipelines.cluster.deploy import Rollout
 
-            change = Deployment(file)
+            change = Rollout(file)
             _print_changes(change.changes(), console)
             with console.status("changing"):
                 change.apply()

@@ -28,7 +28,7 @@ Watch = Callable[[Mapping[str, ApplicationStatusOverview]], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Deployment:
+class Rollout:
     """A change on its way. Its configuration's revisions are pinned (`pipelines/settings/pinning.py`)."""
 
     file: ServeFile
@@ -64,7 +64,12 @@ class Deployment:
         self._configure(step.applications)
         self._wait(lambda: self._has_come_true(names, ending), self.timeout_s, step.what)
         if step.settles:
-            self._wait(self._settled, self.file.app.limits.max_request_s + self.timeout_s, "requests by the old settings")
+            version = self._surface_version()
+            self._wait(
+                lambda: self._settled(version),
+                self.file.app.limits.max_request_s + self.timeout_s,
+                "requests by the old settings",
+            )
 
     def _wait(self, done: Callable[[], bool], timeout_s: float, what: str) -> None:
         deadline = time.monotonic() + timeout_s
@@ -83,10 +88,13 @@ class Deployment:
         running = {name for name, app in status.items() if app.status.value == "RUNNING"}
         return names <= running and not ending & set(status)
 
-    def _settled(self) -> bool:
-        """Every replica of the HTTP surface uses the new settings only. Raises `ConfigurationError` where one refuses them."""
+    def _surface_version(self) -> str:
         surface = next(document for document in self.wanted() if document["name"] == self.file.app_name)
         given = next(entry for entry in surface["deployments"] if entry["name"] == INGRESS)
+        return version_of(given["user_config"])
+
+    def _settled(self, version: str) -> bool:
+        """Every replica of the HTTP surface uses these settings only. Raises `ConfigurationError` where one refuses them."""
         table = serve.get_deployment_handle(METRICS, self.file.app_name)
         try:
             found: dict[str, SettingsInUse] = table.settings.remote().result(timeout_s=ANSWER_WITHIN_S)
@@ -95,7 +103,7 @@ class Deployment:
         refused = [settings.refused for settings in found.values() if settings.refused is not None]
         if refused:
             raise ConfigurationError(f"the HTTP surface goes on with its old settings: {refused[0]}")
-        return bool(found) and all(settings.versions == (version_of(given["user_config"]),) for settings in found.values())
+        return bool(found) and all(settings.versions == (version,) for settings in found.values())
 
 
 def why_not(status: Mapping[str, ApplicationStatusOverview]) -> str:

@@ -73,11 +73,15 @@ def running(file: ServeFile, address: Address, console: Console, timeout_s: floa
 @contextmanager
 def connected(address: str, file: ServeFile) -> Iterator[None]:
     """A running Ray cluster, with Serve; both go on afterwards. Raises `ConfigurationError` where there is none."""
+    os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")  # read by Ray at import
+    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     import ray
     from ray import serve
 
+    _tell_errors_only()
+    environment = {"py_executable": command(stages=False)} if file.app.fork_server else None
     try:
-        ray.init(address=address, logging_level="error", log_to_driver=False)
+        ray.init(address=address, logging_level="error", log_to_driver=False, runtime_env=environment)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigurationError(f"no Ray cluster at {address}: {error}") from None
     try:
@@ -127,6 +131,10 @@ def _start_ray(num_cpus: int, *, fork_server: bool) -> None:
         runtime_env={"py_executable": command(stages=False)} if fork_server else None,
         _system_config={"metrics_report_interval_ms": 10_000},
     )
+    _tell_errors_only()
+
+
+def _tell_errors_only() -> None:
     logging.getLogger("ray.serve").addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
@@ -149,10 +157,10 @@ def _start_serve(address: Address) -> None:
 
 
 def _deploy(file: ServeFile, progress: Progress, timeout_s: float) -> None:
-    from pipelines.cluster.deploy import Deployment  # imports Ray, which reads its settings then
+    from pipelines.cluster.deploy import Rollout  # imports Ray, which reads its settings then
 
     try:
-        Deployment(file, timeout_s, _Rows(progress).show).apply()
+        Rollout(file, timeout_s, _Rows(progress).show).apply()
     except ConfigurationError as error:
         raise ConfigurationError(f"Triptych did not start: {error.message}") from None
 

@@ -2,7 +2,7 @@
 
 Loads its stages, warms them up, hands every call to the host, and reports counters to the metrics table. What its stages need of
 stages in other deployments is called for from here. What runs when is the engines' affair; which replica is called is the caller's.
-The class is plain Python: `pipelines/app.py` makes a deployment of it.
+The class is plain Python: `pipelines/cluster/stage_deployment.py` makes a deployment of it.
 """
 
 import asyncio

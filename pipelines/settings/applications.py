@@ -3,21 +3,22 @@
 Pure; knows no Ray. Decides what of the configuration restarts what. Serve keys all deployments of an application on its `args`, so each
 deployment is an application of its own, whose `args` hold what its replicas can't change while they run. What can change stands in
 Serve's own list of deployments: `user_config` (limits, keys, queue bounds), and Serve's own settings (how many replicas, how much they
-take in). Knows not how an application is built (`pipelines/app.py`), nor in which order changes are made
+take in). Knows not how an application is built, nor in which order changes are made
 (`pipelines/settings/rollout.py`).
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, SerializeAsAny, field_validator
 
 from pipelines.settings.config import (
     EMBEDDED,
     INGRESS,
+    PARTS,
     SURGE_PERCENT,
     ActorOptions,
     AppConfig,
@@ -30,14 +31,15 @@ from pipelines.settings.config import (
     QueueConfig,
     Strict,
 )
-from pipelines.settings.derived import Home, capacity
+from pipelines.settings.derived import Home, batch_items, capacity
 from pipelines.settings.placement import needed_elsewhere
-from pipelines.settings.replica_spec import ReplicaSpec
-from pipelines.settings.specs import embedded_directory, replica_spec
-from stages.contract.limits import QueueLimits
+from pipelines.settings.replica_spec import CacheSpec, ReplicaSpec
+from pipelines.settings.specs import cache_spec, embedded_directory, stage_spec, torch_threads
 
 METRICS, REDIS = "metrics", "redis"
-SURFACE_BUILDER, STAGES_BUILDER, REDIS_BUILDER = "pipelines.app:surface", "pipelines.app:stages", "pipelines.app:redis"
+SURFACE_BUILDER = "pipelines.app:surface"
+STAGES_BUILDER = "pipelines.cluster.stage_deployment:stages"
+REDIS_BUILDER = "pipelines.cluster.stage_deployment:redis"
 SCALING_POLICY = "pipelines.cluster.autoscaling:by_engines_load"
 OWN = ""  # in place of an application's name: the one that it is part of
 
@@ -58,12 +60,26 @@ class ProcessArgs(Strict):
 
 
 class StagesArgs(Strict):
-    """A deployment of stages, without what may change while it runs. `elsewhere`: the stages whose results these need."""
+    """A deployment of stages, without what may change while it runs. `stages`: by MODEL.PART, with `batch` in full and any `queue`;
+    `elsewhere`: the stages whose results these need."""
 
-    spec: ReplicaSpec
+    deployment: str
+    stages: dict[str, SerializeAsAny[PartConfig]]
+    cache: CacheSpec
+    torch_threads: int | None = None
     process: ProcessArgs
     metrics: Address
     elsewhere: dict[str, Address] = {}
+
+    @field_validator("stages", mode="before")
+    @classmethod
+    def each_is_of_its_kind(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        kinds = {name: PARTS.get(name.rpartition(".")[2], PartConfig) for name in given}
+        return {name: kinds[name].model_validate(part) for name, part in given.items()}
+
+    def spec(self) -> ReplicaSpec:
+        stages = tuple(stage_spec(name, part) for name, part in self.stages.items())
+        return ReplicaSpec(self.deployment, stages, self.cache, self.torch_threads)
 
 
 class StagesSettings(Strict):
@@ -140,6 +156,7 @@ def surface_application(config: AppConfig, name: str, hosts: Mapping[str, str]) 
     settings = SurfaceSettings(
         config=_seen_by_surface(config),
         stages={stage: Address(deployment=at, application=hosts[at]) for stage, at in placed.items()},
+        queues=_queues(config.ingress, config),
     )
     overrides = {
         "num_replicas": config.ingress.num_replicas,
@@ -185,15 +202,24 @@ def _redis(name: str, max_memory_bytes: int) -> ServeApplication:
 
 
 def _stages_args(deployment: str, home: Home, config: AppConfig, name: str, hosts: Mapping[str, str]) -> StagesArgs:
-    spec = replica_spec(deployment, home, config, name)
+    parts = config.parts()
     return StagesArgs(
-        spec=replace(spec, stages=tuple(replace(stage, queue=QueueLimits()) for stage in spec.stages)),
+        deployment=deployment,
+        stages={stage: _without_queue(parts[stage]) for stage in home.stages},
+        cache=cache_spec(config, name),
+        torch_threads=torch_threads(home),
         process=_process(home, config),
         metrics=Address(deployment=METRICS, application=hosts[METRICS]),
         elsewhere={
             stage: Address(deployment=at, application=hosts[at]) for stage, at in needed_elsewhere(deployment, config).items()
         },
     )
+
+
+def _without_queue(part: PartConfig) -> PartConfig:
+    """The size of a batch may be derived from the queue's."""
+    batch = BatchConfig(max_items=batch_items(part), max_cost=part.batch.max_cost)
+    return part.model_copy(update={"batch": batch, "queue": QueueConfig()})
 
 
 def _process(home: Home, config: AppConfig) -> ProcessArgs:

@@ -8,6 +8,7 @@ file: `pipelines/settings/config_file.py`.
 
 import hashlib
 import os
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -98,6 +99,15 @@ class DiffusersPartConfig(PartConfig):
 
 class EmbedderConfig(PartConfig):
     loader: Literal["open_clip"] = "open_clip"
+
+
+PARTS: Mapping[str, type[PartConfig]] = {
+    "llm": LlmConfig,
+    "vision_encoder": VisionEncoderConfig,
+    "embedder": EmbedderConfig,
+    **dict.fromkeys(("text_encoder", "denoiser", "vae_decoder", "vae_encoder"), DiffusersPartConfig),
+}
+"""What may be said of each kind of part."""
 
 
 class ImageTextModel(Strict):

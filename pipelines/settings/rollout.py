@@ -120,7 +120,7 @@ def _loses_stages(before: Document, after: Document) -> bool:
 
 
 def _stages(document: Document) -> set[str]:
-    return {stage["name"] for stage in ((document.get("args") or {}).get("spec") or {}).get("stages") or ()}
+    return set((document.get("args") or {}).get("stages") or ())
 
 
 def _titles(document: Document) -> Sequence[str]:

@@ -25,17 +25,18 @@ from stages.llm.kinds import LlmOptions
 def stage_specs(config: AppConfig) -> dict[str, StageSpec]:
     """MODEL.PART -> spec, for every stage of every model."""
     return {
-        f"{name}.{part}": _stage_spec(f"{name}.{part}", part, settings)
+        f"{name}.{part}": stage_spec(f"{name}.{part}", settings)
         for name, model in config.models.items()
         for part, settings in model.parts().items()
     }
 
 
-def _stage_spec(name: str, kind: str, part: PartConfig) -> StageSpec:
+def stage_spec(name: str, part: PartConfig) -> StageSpec:
+    """`name`: MODEL.PART."""
     projector = part.projector if isinstance(part, VisionEncoderConfig) else None
     return StageSpec(
         name=name,
-        kind=kind,
+        kind=name.rpartition(".")[2],
         loader=str(getattr(part, "loader", "")),
         source=_source(part.source),
         options=LoadOptions(device=part.device, dtype=part.dtype, compile=part.compile),
@@ -59,8 +60,13 @@ def replica_spec(name: str, deployment: DeploymentConfig | IngressConfig, config
         deployment=name,
         stages=tuple(stages[stage] for stage in deployment.stages),
         cache=cache_spec(config, app_name),
-        torch_threads=None if deployment.torch_threads == "auto" else deployment.torch_threads,
+        torch_threads=torch_threads(deployment),
     )
+
+
+def torch_threads(home: DeploymentConfig | IngressConfig) -> int | None:
+    """None: as many as there are cores."""
+    return None if home.torch_threads == "auto" else home.torch_threads
 
 
 def cache_spec(config: AppConfig, app_name: str) -> CacheSpec:

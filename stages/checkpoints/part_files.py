@@ -77,11 +77,11 @@ class PartFiles:
         """Of `names`, those with this part's weights; and shards that an index lists, there or not. Raises `ConfigurationError`
         where there are none that could be loaded, or several where one is wanted."""
         found: set[str] = set()
-        for place, file in self._chosen(names):
+        for wanted, file in self._chosen(names):
             if file is not None and file.endswith(".gguf"):
                 found.add(file)
             elif self.reads_weights and file is None:
-                raise ConfigurationError(f"there are no weights that could be loaded: none of {place}")
+                raise ConfigurationError(f"there are no weights that could be loaded: none of {wanted}")
             elif self.reads_weights and file is not None:
                 found |= self._shards(file, read) if file.endswith(_INDEX) else {file}
         return sorted(found)

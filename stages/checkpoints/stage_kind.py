@@ -44,7 +44,8 @@ class StageKind:
 
     `load` raises `ConfigurationError` where source and loader don't fit. `needs`: of memory, beside weights. `dtype`: what the part
     is computed in where it can't be in the one that is asked for. `packs_layers`: on a CPU its linear layers are
-    `stages/device/packed_linear.py`. `unpacks`: whether loading writes another form of these files to this machine's disk.
+    `stages/device/packed_linear.py`. `unpacks`: writes to this machine's disk what loading would write
+    there first (None: nothing).
     """
 
     name: str

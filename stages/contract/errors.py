@@ -38,16 +38,24 @@ class TriptychError(Exception):
         )
 
     def for_request(self, param: str | None = None) -> Self:
-        """A copy for one of the requests that this concerns, with the field that is at fault there (None: as it is here). An
-        error that several requests share would tell each of them of the others' fields, and gather their tracebacks."""
+        """A copy for one of the requests that this concerns, with the field that is at fault there (None: as it is here), also
+        where the message begins with it. An error that several requests share would tell each of them of the others' fields,
+        and gather their tracebacks."""
         own = copy(self)
         own.__cause__ = self.__cause__
-        own.param = self.param if param is None else param
         own.fault = self.fault
+        if param is not None:
+            own.param, own.message = param, _renamed(self.message, self.param, param)
+            own.args = (own.message,)
         return own
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.message, self.param, self.retry_after_s)
+
+
+def _renamed(message: str, field: str | None, param: str) -> str:
+    rest = message.removeprefix(field or "")
+    return param + rest if rest != message and not rest[:1].isidentifier() else message
 
 
 def _rebuild(kind: type[TriptychError], message: str, param: str | None, retry_after_s: float | None) -> TriptychError:

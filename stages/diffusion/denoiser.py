@@ -200,8 +200,8 @@ def _guide(output: torch.Tensor, guided: Sequence[DenoiseRow], num_rows: int) ->
 
 
 def _in_order(outputs: Sequence[torch.Tensor], order: Sequence[int]) -> Sequence[torch.Tensor]:
-    placed = dict(zip(order, outputs, strict=True))
-    return [placed[index] for index in range(len(order))]
+    by_row = dict(zip(order, outputs, strict=True))
+    return [by_row[index] for index in range(len(order))]
 
 
 def _advance(row: DenoiseRow, output: torch.Tensor) -> Stepped:

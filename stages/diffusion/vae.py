@@ -19,7 +19,7 @@ from stages.diffusion.checkpoint.checkpoint_parts import open_folder
 from stages.diffusion.checkpoint.components import Loaded, load_model
 from stages.diffusion.families.latent_scaling import LatentScaling, latent_scaling
 from stages.diffusion.messages import DecodeLatents, EncodePicture, Latents, Pixels
-from stages.diffusion.text.pieces import Pieces
+from stages.diffusion.pieces import Pieces
 from stages.vision.picture import decode, fit
 
 

@@ -85,7 +85,7 @@ def load(spec: StageSpec, kinds: Kinds = KINDS) -> LoadedStage:
 
 
 def prepare(spec: StageSpec, kinds: Kinds = KINDS) -> None:
-    """What loading the part will need on this machine's disk: its files, and whatever form of them it writes there. Raises
+    """What loading the part will need on this machine's disk: its files, and what it makes of them there. Raises
     `ConfigurationError`."""
     kind, part = _kind(spec, kinds), _part(spec, kinds)
     if kind.unpacks is not None:

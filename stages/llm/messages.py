@@ -32,10 +32,11 @@ Bias = Annotated[float, Ge(-100), Le(100)]
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is chosen, within the bounds of each field (`stages/llm/bounds.py` checks them). temperature 0 is greedy.
-    `logprobs` None: none; n: the n likeliest beside the chosen one. `top_k` 0, `min_p` 0 and `repetition_penalty` 1 do nothing."""
+    """How the next token is chosen, within the bounds of each field (`stages/llm/bounds.py` checks them). `max_tokens` 0: as many
+    as fit. temperature 0 is greedy. `logprobs` None: none; n: the n likeliest beside the chosen one. `top_k` 0, `min_p` 0 and
+    `repetition_penalty` 1 do nothing."""
 
-    max_tokens: MaxTokens
+    max_tokens: Annotated[int, Ge(0)]
     temperature: Temperature = 1.0
     top_p: TopP = 1.0
     seed: int | None = None

@@ -73,7 +73,7 @@ class ClipEmbedder:
     def check(self, payload: EmbedInput) -> None:
         """Raises `InvalidRequest` for an input that is neither a text nor a picture, or both."""
         if (payload.text is None) == (payload.image is None):
-            raise InvalidRequest("an input is a text or a picture, and this one is neither or both", param="input")
+            raise InvalidRequest("an input is a text or a picture, and this one is neither or both", param="text")
 
     def weigh(self, payload: EmbedInput) -> tuple[Hashable, float]:
         """Exact; the key only of texts."""
@@ -85,7 +85,7 @@ class ClipEmbedder:
         """Raises `InvalidRequest` for what can't be read, or is longer than the model reads."""
         self.check(payload)
         if payload.image is not None:
-            picture = decode(bytes(payload.image), max_pixels=payload.max_pixels, param="input")
+            picture = decode(bytes(payload.image), max_pixels=payload.max_pixels, param="image")
             return PreparedInput(self._transform(picture), None, self._num_patches)
         return self._tokenized(payload.text or "")
 
@@ -95,7 +95,7 @@ class ClipEmbedder:
             if num_tokens > self._context:
                 raise InvalidRequest(
                     f"the text has {num_tokens} tokens; this model reads at most {self._context}, begin and end included",
-                    param="input",
+                    param="text",
                 )
             return PreparedInput(None, self._tokenizer([text])[0], num_tokens)
 

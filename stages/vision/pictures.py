@@ -13,7 +13,7 @@ from stages.vision.picture import decode
 
 def preprocessed(payload: EncodeImage, preprocess: Callable[[Any], Tensor]) -> Tensor:
     """The picture as the model wants it. Raises `InvalidRequest` or `TooLarge` for a picture that can't be read."""
-    return preprocess(decode(bytes(payload.data), max_pixels=payload.max_pixels, param="messages"))
+    return preprocess(decode(bytes(payload.data), max_pixels=payload.max_pixels, param="data"))
 
 
 def compiled(compute: Callable[..., Any], options: LoadOptions) -> Callable[..., Any]:

@@ -97,7 +97,7 @@ class VlmEncoder:
 
     def prepare(self, payload: EncodeImage, inputs: Inputs) -> PreparedPicture:
         """Raises `InvalidRequest` or `TooLarge` for a picture that can't be read."""
-        return self._prepared(decode(bytes(payload.data), max_pixels=payload.max_pixels, param="messages"))
+        return self._prepared(decode(bytes(payload.data), max_pixels=payload.max_pixels, param="data"))
 
     def _prepared(self, picture: Image.Image) -> PreparedPicture:
         found = self._processor(images=[picture], return_tensors="pt")

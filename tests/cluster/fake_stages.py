@@ -1,12 +1,12 @@
-"""Builds deployments as `pipelines.app:stages` does, with a stage that needs no model library in place of each CLIP embedder."""
+"""Builds deployments as `pipelines/cluster/stage_deployment.py` does, with a stage that needs no model library in place of each
+CLIP embedder."""
 
 from collections.abc import Hashable, Sequence
-from dataclasses import replace
 
 import numpy as np
 from ray.serve import Application
 
-from pipelines.app import PlacedReplica, hosted_in
+from pipelines.cluster.stage_deployment import PlacedReplica, hosted_in
 from pipelines.settings.applications import StagesArgs
 from stages.contract.recipe import Inputs
 from stages.vision.messages import Embedding, EmbedInput
@@ -38,8 +38,8 @@ class UnitEmbedder:
 
 class FakeReplica(PlacedReplica):
     def __init__(self, args: StagesArgs) -> None:
-        super().__init__(args.model_copy(update={"spec": replace(args.spec, stages=())}))
-        for stage in args.spec.stages:
+        super().__init__(args.model_copy(update={"stages": {}}))
+        for stage in args.spec().stages:
             self.host.add(stage.name, UnitEmbedder(), batch=stage.batch, queue=stage.queue)
 
 

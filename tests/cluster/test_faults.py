@@ -71,10 +71,10 @@ def deployed(name: str, make: Callable[[], Countdown]) -> tuple[ServeStageClient
     """A client, the deployment's handle and the metrics table's."""
     from ray import serve
 
-    from pipelines.app import TINY, _StageReplica
     from pipelines.cluster.metrics_table import MetricsTable
+    from pipelines.cluster.stage_deployment import TINY, ServedReplica
 
-    class Replica(_StageReplica):
+    class Replica(ServedReplica):
         def __init__(self, table: Any) -> None:
             super().__init__(ReplicaSpec(name, (), CacheSpec(memory_bytes=0), torch_threads=1), table)
             self.host.add(STAGE, make(), batch=BatchLimits(16), queue=QueueLimits(64), max_step_s=MAX_STEP_S)

@@ -16,7 +16,7 @@ from pipelines.settings.rollout import Document
 from pipelines.tour import free_port
 from stages.contract.errors import ConfigurationError
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 APP = "live"
 KEY = {"tenant": "somebody", "sha256": "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"}  # of "secret"
@@ -60,9 +60,9 @@ def port() -> Iterator[int]:
 
 def deploy(args: Mapping[str, Any]) -> None:
     """As `triptych deploy` does, but for what is in a stage's replica."""
-    from pipelines.cluster.deploy import Deployment
+    from pipelines.cluster.deploy import Rollout
 
-    class WithFakeStages(Deployment):
+    class WithFakeStages(Rollout):
         def wanted(self) -> Sequence[Document]:
             return [_with_fakes(document) for document in super().wanted()]
 

@@ -20,7 +20,7 @@ from stages.contract.item import Item, Reply, StageMetrics
 class Nobody:
     """Stages and their directory, for a process that only prepares what it would send them."""
 
-    async def call(self, stage: str, item: Item[Any]) -> Reply:
+    async def call(self, stage: str, item: Item[Any]) -> Reply[Any]:
         raise NotImplementedError
 
     async def stream(

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from ray.serve._private.build_app import build_app
 
-from pipelines.app import build, redis, stages, surface
+from pipelines.app import build, surface
+from pipelines.cluster.stage_deployment import redis, stages
 from pipelines.settings.applications import (
     REDIS_BUILDER,
     STAGES_BUILDER,

@@ -56,7 +56,7 @@ def test_check_says_what_a_change_would_restart(tmp_path: Path) -> None:
     assert result.exit_code == 0
     lines = result.output.splitlines()
     assert len(lines) == 2
-    assert lines[0].startswith("llm: restarts, new replicas first (args.spec.stages.triptych-see.llm.")
+    assert lines[0].startswith("llm: restarts, new replicas first (args.stages.triptych-see.llm.")
     assert lines[1].startswith("ingress: changed in place (user_config.config.")
 
 

@@ -105,7 +105,7 @@ def prepared(engine: BaseEngine[Any, Any], count: int) -> None:
     """Returns once so many items wait, prepared."""
     done = threading.Event()
     while True:
-        with engine._hand.lock:
-            if sum(entry.ready for entry in engine._hand.scheduler.waiting) >= count:
+        with engine._in_flight.lock:
+            if sum(entry.ready for entry in engine._in_flight.scheduler.waiting) >= count:
                 return
         assert not done.wait(0.001)

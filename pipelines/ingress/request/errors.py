@@ -83,12 +83,13 @@ def answer_to(error: TriptychError) -> HttpAnswer:
 def error_body(error: TriptychError, request: Request) -> ErrorBody:
     """What the server is to blame for is logged here, under the id that the message gives."""
     row, request_id = answer_to(error), request.state.request_id
-    param, message = _in_the_requests_words(error, getattr(request.state, "asked_as", {}))
-    message += row.hint
+    asked_as: Mapping[str, str] = getattr(request.state, "asked_as", {})  # what `AskingBody.asked_as` said, once it was read
+    told = error.for_request(asked_as.get(error.param or ""))
+    message = told.message + row.hint
     if row.status == SERVER_ERROR:
         logger.error("request %s failed: %s: %s", request_id, type(error).__name__, message)
         message = f"{message} (request id {request_id})"
-    return ErrorBody(error=ErrorDetail(message=message, type=row.type, param=param, code=error.code))
+    return ErrorBody(error=ErrorDetail(message=message, type=row.type, param=told.param, code=error.code))
 
 
 def error_response(error: TriptychError, request: Request) -> Response:
@@ -103,17 +104,6 @@ def error_response(error: TriptychError, request: Request) -> Response:
     if row.retry is not None:
         headers["x-should-retry"] = str(row.retry).lower()
     return json_response(error_body(error, request).to_json(), status=row.status, headers=headers)
-
-
-def _in_the_requests_words(error: TriptychError, asked_as: Mapping[str, str]) -> tuple[str | None, str]:
-    """The field at fault and the message, which begins with it where it is about it. `asked_as`: what a job calls a field ->
-    what the request called it (`RequestBody.asked_as`)."""
-    field = asked_as.get(error.param or "")
-    if field is None or error.param is None:
-        return error.param, error.message
-    rest = error.message.removeprefix(error.param)
-    begins_with_it = rest != error.message and not rest[:1].isidentifier()
-    return field, field + rest if begins_with_it else error.message
 
 
 def json_response(body: bytes, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -7,7 +7,7 @@ the CPU, where reading them doesn't make the host wait for the device.
 
 import inspect
 from collections.abc import Mapping
-from copy import deepcopy
+from copy import copy, deepcopy
 from typing import Any, Self
 
 import numpy as np
@@ -16,6 +16,8 @@ import torch
 from stages.contract.errors import InvalidRequest, StageFailed
 from stages.diffusion.checkpoint.components import diffusers_class
 from stages.diffusion.sampling.samplers import LatentScale, Sampler, SamplerMenu, Timing
+
+_SETTINGS = "_internal_dict"  # diffusers' `config`; copying it takes longer than all the rest
 
 
 class Schedule:
@@ -36,7 +38,7 @@ class Schedule:
 
     def copy(self) -> Self:
         """One to be walked, of one that never is."""
-        return type(self)(deepcopy(self.scheduler), self._latent_scale, self._first, fresh=self.scheduler)
+        return type(self)(_copy_of(self.scheduler), self._latent_scale, self._first, fresh=self.scheduler)
 
     def memory(self) -> Mapping[str, object]:
         """Whatever a copy's scheduler holds that a fresh one does not, by attribute."""
@@ -129,7 +131,18 @@ def build_schedule(menu: SamplerMenu, sampler: Sampler, steps: int, timing: Timi
     return Schedule(scheduler, sampler.scale, timing.skipped_steps(steps, strength) * scheduler.order)
 
 
+def _copy_of(scheduler: Any) -> Any:
+    """One that shares its settings, which no step changes, and nothing else."""
+    copied = copy(scheduler)
+    for name, value in vars(scheduler).items():
+        if name != _SETTINGS:
+            setattr(copied, name, value.clone() if isinstance(value, torch.Tensor) else deepcopy(value))
+    return copied
+
+
 def _same(value: object, other: object) -> bool:
+    if value is other:
+        return True
     if type(value) is not type(other):
         return False
     if isinstance(value, torch.Tensor) and isinstance(other, torch.Tensor):

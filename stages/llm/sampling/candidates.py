@@ -63,25 +63,40 @@ def keep_in_memory(masses: Tensor, asked: Sampling) -> None:
     row: Masses = masses.numpy()
     least = asked.min_p
     if 0 < asked.top_k < len(row):
-        place = len(row) - asked.top_k
-        least = max(least, float(np.partition(row, place)[place]))
-    if least > 0:
+        least = max(least, _greatest(row, asked.top_k))
+    if asked.top_p < 1 and least > 0:
+        values = row[np.flatnonzero(row >= np.float32(least))]
+        _keep_share(masses, row, values, 0.0, asked.top_p * float(values.sum(dtype=np.float64)))
+    elif asked.top_p < 1:
+        total = float(masses.sum())
+        above, values = _around(row, asked.top_p * total, surplus=(1 - asked.top_p) * total)
+        _keep_share(masses, row, values, above, asked.top_p * total)
+    elif least > 0:
         _keep_at_least(masses, least)
-    if asked.top_p < 1:
-        _keep_share(masses, row, asked.top_p)
+
+
+def _greatest(row: Masses, count: int) -> float:
+    """The last of the `count` greatest."""
+    whole = len(row) // BLOCK
+    if count < whole:  # there are as many that reach the greatest of the blocks
+        highest = row[: whole * BLOCK].reshape(whole, BLOCK).max(axis=1)
+        found = row[np.flatnonzero(row >= np.partition(highest, whole - count)[whole - count])]
+        row = found if len(found) >= count else row
+    return float(np.partition(row, len(row) - count)[len(row) - count])
 
 
 def _keep_at_least(masses: Tensor, least: float) -> None:
     torch.threshold_(masses, float(np.nextafter(np.float32(least), np.float32(0))), 0.0)
 
 
-def _keep_share(masses: Tensor, row: Masses, top_p: float) -> None:
-    total = float(masses.sum())
-    above, values = _around(masses, row, top_p * total, surplus=(1 - top_p) * total)
+def _keep_share(masses: Tensor, row: Masses, values: Masses, above: float, wanted: float) -> None:
+    """Of `values` only the greatest are kept, as many as reach the `wanted` mass; those that are greater than all of them hold
+    `above`, and stay."""
     if not len(values):
         return  # no numbers
+    values = np.sort(values)[::-1]
     reached = above + np.cumsum(values, dtype=np.float64)
-    place = min(int(np.searchsorted(reached, top_p * total)), len(values) - 1)
+    place = min(int(np.searchsorted(reached, wanted)), len(values) - 1)
     least = values[place]
     _keep_at_least(masses, float(least))
     first, after = np.searchsorted(-values, [-least, np.nextafter(-least, np.float32(1))])
@@ -89,21 +104,22 @@ def _keep_share(masses: Tensor, row: Masses, top_p: float) -> None:
         row[np.flatnonzero(row == least)[place + 1 - first :]] = 0.0
 
 
-def _around(masses: Tensor, row: Masses, wanted: float, surplus: float) -> tuple[float, Masses]:
-    """The greatest masses together hold the `wanted` one. The last of them is among few values, which are returned in descending
-    order, behind the mass of all that are greater."""
+def _around(row: Masses, wanted: float, surplus: float) -> tuple[float, Masses]:
+    """The greatest masses together hold the `wanted` one. The last of them is among few values, which are returned behind the mass
+    of all that are greater."""
     # Of n tokens, those up to a bound together hold at most n bounds: where that much may be lost, none of them is needed.
     low, high, above = surplus / len(row), 1.0, 0.0
-    num_left = int(np.count_nonzero(row > low))
-    for _ in range(math.ceil(math.log2(num_left / _FEW)) if num_left > _FEW else 0):
-        middle = math.sqrt(low * high)
-        mass = float(torch.threshold(masses, middle, 0.0).sum())
+    values = row[np.flatnonzero(row > np.float32(low))]
+    for _ in range(math.ceil(math.log2(len(values) / _FEW)) if len(values) > _FEW else 0):
+        middle = np.float32(math.sqrt(low * high))
+        is_greater = values > middle
+        greater = values[is_greater]
+        mass = above + float(greater.sum(dtype=np.float64))
         if mass >= wanted:
-            low = middle
+            low, values = float(middle), greater
         else:
-            high, above = middle, mass
-    values = row[np.flatnonzero(row > low)]
-    return above, np.sort(values if high == 1 else values[values <= high])[::-1]
+            high, above, values = float(middle), mass, values[~is_greater]
+    return above, values
 
 
 def likeliest(values: Tensor) -> Tensor:

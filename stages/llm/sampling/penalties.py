@@ -16,11 +16,9 @@ from stages.llm.messages import Sampling
 
 _ROOM = 64
 
-_CHANGE = np.dtype([("index", np.int64), ("amount", np.float32), ("repetition", np.float32)])
-"""Of one token: where it stands, what is subtracted (of a bias: added), and what it is divided or multiplied by. 16 bytes, so that
-all of it goes to a device in one piece."""
-
-Changes = NDArray[np.void]
+Changes = NDArray[np.int64]
+"""[n, 2], of a token each: where it stands, and (two float32 in the place of one int64, so that all of it goes to a device in one
+piece) what is subtracted (of a bias: added), and what it is divided or multiplied by."""
 
 
 class Penalties:
@@ -34,6 +32,7 @@ class Penalties:
         self._places = {token: place for place, token in enumerate(self._counts)}
         self._bias = _changes([*sampling.logit_bias], [*sampling.logit_bias.values()])
         self._penalised = _changes([*self._places], 0.0, sampling.repetition_penalty)
+        self._amounts = _numbers(self._penalised)[:, 0]
 
     @staticmethod
     def of(sampling: Sampling, prompt: Sequence[int]) -> "Penalties | None":
@@ -64,8 +63,10 @@ class Penalties:
         if place == len(self._penalised):
             more = _changes([0] * max(_ROOM, place), 0.0, self._sampling.repetition_penalty)
             self._penalised = np.concatenate([self._penalised, more])
-        amount = count * self._sampling.frequency_penalty + self._sampling.presence_penalty  # as OpenAI documents it
-        self._penalised[place] = token, amount, self._sampling.repetition_penalty
+            self._amounts = _numbers(self._penalised)[:, 0]
+        self._penalised[place, 0] = token
+        # As OpenAI documents it.
+        self._amounts[place] = count * self._sampling.frequency_penalty + self._sampling.presence_penalty
 
 
 def apply_penalties(logits: Tensor, penalties: Sequence[Penalties | None]) -> None:
@@ -91,18 +92,21 @@ def apply_penalties(logits: Tensor, penalties: Sequence[Penalties | None]) -> No
 
 
 def _changes(tokens: Sequence[int], amounts: Sequence[float] | float, repetition: float = 1.0) -> Changes:
-    found = np.empty(len(tokens), _CHANGE)
-    found["index"], found["amount"], found["repetition"] = tokens, amounts, repetition
+    found = np.empty((len(tokens), 2), np.int64)
+    found[:, 0] = tokens
+    _numbers(found)[:, 0], _numbers(found)[:, 1] = amounts, repetition
     return found
+
+
+def _numbers(changes: Changes) -> NDArray[np.float32]:
+    """[n, 2]: amounts and repetitions."""
+    return changes[:, 1:].view(np.float32)
 
 
 def _on_device(changes: Sequence[tuple[int, Changes]], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """The columns of all changes, each one's indices beginning where its row does."""
     together = np.concatenate([one for _, one in changes])
-    begin = 0
-    for first, one in changes:
-        together["index"][begin : begin + len(one)] += first
-        begin += len(one)
-    uploaded = torch.from_numpy(together.view(np.int64).reshape(-1, 2)).to(device)
+    together[:, 0] += np.repeat([first for first, _ in changes], [len(one) for _, one in changes])
+    uploaded = torch.from_numpy(together).to(device)
     numbers = uploaded[:, 1:].view(torch.float32)
     return uploaded[:, 0], numbers[:, 0], numbers[:, 1]

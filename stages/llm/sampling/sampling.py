@@ -135,7 +135,10 @@ def _logprobs(logits: Tensor, tokens: Tensor, samplers: Sequence[RowSampler]) ->
 
 
 def _logprobs_of_all(logits: Tensor, tokens: Tensor, most: int) -> Tensor:
-    total = logits.logsumexp(dim=-1, keepdim=True)
+    highest = logits.amax(dim=-1, keepdim=True)
+    total = (
+        highest + (logits - highest).exp_().sum(dim=-1, keepdim=True).log_()
+    )  # as `logsumexp`, which takes half as long again
     values, places = top(logits, most)
     own = logits.gather(1, tokens[:, None])
     return torch.cat([(own - total).double(), places.double(), (values - total).double()], dim=1)

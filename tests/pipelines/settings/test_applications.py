@@ -1,6 +1,7 @@
 """What of the configuration becomes which Serve application, and so what restarts with what."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pipelines.settings.config_file import load, parse, serve_document
 from pipelines.settings.derived import capacity
 from pipelines.settings.specs import stage_specs
 from stages.contract.errors import ConfigurationError
+from stages.contract.limits import QueueLimits
 
 SHIPPED = Path(__file__).parents[3] / "serve_config.yaml"
 FILE = load(SHIPPED)
@@ -45,8 +47,7 @@ def test_what_is_written_is_json_and_is_read_back_as_it_was() -> None:
         read = json.loads(json.dumps(app.document({}), allow_nan=False))
         assert yaml.safe_load(yaml.safe_dump(read)) == read
     stages = document("triptych-llm")
-    spec = StagesArgs.model_validate(stages["args"]).spec
-    (llm,) = spec.stages
+    (llm,) = StagesArgs.model_validate(stages["args"]).spec().stages
     wanted = stage_specs(FILE.app)["triptych-see.llm"]
     queues = StagesSettings.model_validate(stages["deployments"][0]["user_config"]).queues
     assert (llm.source, llm.options, llm.batch, llm.settings) == (wanted.source, wanted.options, wanted.batch, wanted.settings)
@@ -91,7 +92,7 @@ def test_stages_that_live_with_the_surface_come_with_it() -> None:
     *_, surface = applications(config, "triptych")
     own = SurfaceArgs.model_validate(surface.args).own
     assert own is not None
-    assert [stage.name for stage in own.spec.stages] == ["triptych-clip.embedder"]
+    assert [stage.name for stage in own.spec().stages] == ["triptych-clip.embedder"]
     settings = SurfaceSettings.model_validate(surface.deployments["ingress"]["user_config"])
     assert "triptych-clip.embedder" not in settings.stages
     assert list(settings.queues) == ["triptych-clip.embedder"]
@@ -137,3 +138,23 @@ def test_serves_list_of_deployments_is_refused_beside_args(tmp_path: Path) -> No
     path.write_text(yaml.safe_dump(given))
     with pytest.raises(ConfigurationError, match=r"set these under args\.deployments"):
         load(path)
+
+
+def test_the_whole_of_every_stages_settings_reaches_its_replica() -> None:
+    specs = {
+        spec.name: spec
+        for app in applications(FILE.app, "t")
+        if app.import_path.endswith(":stages")
+        for spec in StagesArgs.model_validate(json.loads(json.dumps(app.args))).spec().stages
+    }
+    wanted = {name: replace(spec, queue=QueueLimits()) for name, spec in stage_specs(FILE.app).items()}
+    assert specs == wanted
+
+
+def test_a_short_queues_small_batch_stays_small() -> None:
+    config = parse(
+        {"models": {"a": {"pipeline": "embed", "embedder": {"source": {"demo": "clip"}, "queue": {"max_items": 3}}}}}
+    )
+    _, hosted, _ = applications(config, "t")
+    (spec,) = StagesArgs.model_validate(hosted.args).spec().stages
+    assert spec.batch.max_items == 3

@@ -109,7 +109,7 @@ def test_settings_are_named_as_paths() -> None:
         change.deployment: change
         for change in changes(documents(shipped()), documents(shipped(models__triptych_see__llm__num_slots=4)))
     }
-    assert "args.spec.stages.triptych-see.llm.llm.num_slots" in found["llm"].settings
+    assert "args.stages.triptych-see.llm.num_slots" in found["llm"].settings
 
 
 def names(applications: Sequence[Document]) -> set[str]:

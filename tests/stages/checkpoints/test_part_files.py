@@ -93,7 +93,7 @@ def weights(part: PartFiles, names: tuple[str, ...], files: Mapping[str, Mapping
 
 
 def index(*shards: str) -> Mapping[str, object]:
-    return {"metadata": {}, "weight_map": {f"tensor.{place}": shard for place, shard in enumerate(shards)}}
+    return {"metadata": {}, "weight_map": {f"tensor.{index}": shard for index, shard in enumerate(shards)}}
 
 
 def spec(kind: str, loader: str) -> StageSpec:

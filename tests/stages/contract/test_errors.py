@@ -25,6 +25,22 @@ def test_a_copy_names_the_requests_own_field_and_takes_the_cause_but_no_tracebac
     assert own.__traceback__ is None
 
 
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("steps 9 is outside 1..5 steps", "num_inference_steps 9 is outside 1..5 steps"),
+        ("steps: 9 are too many", "num_inference_steps: 9 are too many"),
+        ("stepsize is another word", "stepsize is another word"),
+        ("9 steps are too many", "9 steps are too many"),
+    ],
+)
+def test_a_message_that_begins_with_the_field_begins_with_the_requests_own(message: str, told: str) -> None:
+    shared = InvalidRequest(message, param="steps")
+    own = shared.for_request("num_inference_steps")
+    assert (own.message, str(own), own.param) == (told, told, "num_inference_steps")
+    assert (shared.message, str(shared)) == (message, message)
+
+
 def test_an_error_that_crossed_processes_can_be_copied_for_a_request() -> None:
     crossed = pickle.loads(pickle.dumps(InvalidRequest("bad", param="input")))  # noqa: S301
     assert crossed.for_request("prompt").param == "prompt"

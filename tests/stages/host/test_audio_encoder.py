@@ -77,7 +77,7 @@ class AudioEncoder:
 
     def prepare(self, payload: EncodeAudio, inputs: Inputs) -> NDArray[np.float32]:
         with wave.open(io.BytesIO(payload.data)) as file:
-            samples = np.frombuffer(file.readframes(file.getnframes()), np.int16).astype(np.float32) / 2**15
+            samples = np.frombuffer(file.readframes(file.getnframes()), np.int16).astype(np.float32) / np.float32(2**15)
         return samples[: len(samples) // FRAME * FRAME].reshape(-1, FRAME)
 
     def batch_key(self, item: NDArray[np.float32]) -> Hashable:

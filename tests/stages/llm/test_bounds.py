@@ -16,7 +16,7 @@ PLAIN = Sampling(max_tokens=1)
 @pytest.mark.parametrize(
     ("name", "inside", "outside"),
     [
-        ("max_tokens", [1], [0, -1]),
+        ("max_tokens", [0, 1], [-1]),
         ("temperature", [0.0, 2.0], [-0.1, 2.1, math.nan]),
         ("top_p", [0.001, 1.0], [0.0, 1.1]),
         ("top_k", [0, 2**31 - 1], [-1, 2**31]),

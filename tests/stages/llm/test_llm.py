@@ -208,15 +208,15 @@ def test_settings_that_cannot_work_are_refused(name: str, settings: tuple[int, i
 
 
 REFUSED: dict[str, tuple[Generate, str, str]] = {
-    "an empty prompt": (generate(()), "messages", "no tokens"),
-    "a prompt without room": (generate(PROMPT * 5), "messages", r"150 tokens.*128"),
+    "an empty prompt": (generate(()), "token_ids", "no tokens"),
+    "a prompt without room": (generate(PROMPT * 5), "token_ids", r"150 tokens.*128"),
     "an answer without room": (generate(max_tokens=99), "max_tokens", r"99.*98 fit"),
-    "a token outside the vocabulary": (generate((5, 400)), "messages", "token 400 at place 1"),
+    "a token outside the vocabulary": (generate((5, 400)), "token_ids", "token 400 at place 1"),
     "a bias outside the vocabulary": (generate(logit_bias={400: 1.0}), "logit_bias", "token 400"),
     "a bias beyond 100": (generate(logit_bias={4: 101.0}), "logit_bias", "101"),
     "a temperature below 0": (generate(temperature=-0.1), "temperature", "-0.1"),
-    "top_p 0": (generate(top_p=0.0), "top_p", "top_p is 0.0"),
-    "too many alternatives": (generate(logprobs=21), "top_logprobs", "21"),
+    "top_p 0": (generate(top_p=0.0), "top_p", "top_p 0.0"),
+    "too many alternatives": (generate(logprobs=21), "logprobs", "21"),
     "min_p above 1": (generate(min_p=1.5), "min_p", "1.5"),
     "a repetition penalty of 0": (generate(repetition_penalty=0.0), "repetition_penalty", "0.0"),
     "a penalty of 3": (generate(frequency_penalty=3.0), "frequency_penalty", "3.0"),

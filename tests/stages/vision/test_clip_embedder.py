@@ -90,7 +90,7 @@ def test_an_input_is_a_text_or_a_picture(embedder: ClipEmbedder) -> None:
     for payload in (EmbedInput(), EmbedInput(text="a star", image=picture(1), max_pixels=10_000)):
         with pytest.raises(InvalidRequest, match="neither or both") as caught:
             embedder.check(payload)
-        assert caught.value.param == "input"
+        assert caught.value.param == "text"
 
 
 def test_an_input_weighs_what_it_costs(embedder: ClipEmbedder) -> None:

@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from pipelines.ingress.request.auth import KeyRing
-from pipelines.ingress.request.errors import TABLE, answer_to
+from pipelines.ingress.request.errors import CLIENT_CLOSED_REQUEST, TABLE, answer_to
 from pipelines.ingress.request.settings import IngressSettings, settings_of
+from pipelines.ingress.routes.api_description import POST_ERRORS
 from pipelines.settings.config import AppConfig, LimitsConfig
 from stages.contract import errors
 from stages.contract.errors import DeadlineExceeded, InvalidRequest, NotAuthorized, StageFailed, TriptychError
@@ -244,6 +245,10 @@ async def test_an_error_nobody_foresaw_is_a_500_that_tells_only_the_request_id(c
     assert "/secret/path" in caplog.text
 
 
+def test_every_status_that_an_error_can_have_is_described() -> None:
+    assert {row.status for row in TABLE.values()} - {CLIENT_CLOSED_REQUEST} == set(POST_ERRORS)
+
+
 # ---- whose words ----
 
 PAINTING: JsonObject = {"model": PAINT, "prompt": "a boat"}
@@ -313,6 +318,7 @@ def test_every_error_of_the_tree_has_a_row_of_its_own_or_of_a_class_above_it() -
         "ConfigurationError": 500,
         "StageFailed": 500,
         "Broken": 503,
+        "InputUnavailable": 503,
         "OutOfMemory": 500,
     }
     assert all(row.type.endswith("_error") for row in TABLE.values())

@@ -12,7 +12,7 @@ from stages.checkpoints.checkpoint import LoadOptions
 from stages.contract.errors import OutOfMemory
 from stages.contract.recipe import NO_INPUTS
 from stages.diffusion.messages import DecodeLatents, EncodePicture, Latents
-from stages.diffusion.text.pieces import RETRY_AFTER
+from stages.diffusion.pieces import RETRY_AFTER
 from stages.diffusion.vae import VaeDecoder, VaeEncoder
 from stages.vision.picture import encode
 from tests.stages.diffusion.painter import checkpoint_of

@@ -1,0 +1,92 @@
+"""Deployments of stages, and of the embedded Redis: what `pipelines/settings/applications.py` says, in Ray Serve's terms.
+
+Decides what of a deployment is the same for all; what happens in a replica is `pipelines/cluster/replica.py`. Apart from the HTTP surface
+(`pipelines/app.py`), so that a process which hosts stages imports none of it. Ray passes the typed settings only while this module has no
+postponed annotations.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+from ray.serve.config import RequestRouterConfig
+from ray.serve.handle import DeploymentHandle
+
+from pipelines.cluster.fork_server import command
+from pipelines.cluster.replica import RedisReplica, StageReplica
+from pipelines.cluster.serve_client import ServeStageClient
+from pipelines.settings.applications import OWN, REDIS, Address, ProcessArgs, RedisArgs, StagesArgs, StagesSettings
+from pipelines.settings.config import QueueConfig
+
+MAX_BACKOFF_S = 0.05  # Serve's own is 0.5 s, which a waiting request feels
+TINY = {"num_cpus": 0.01}
+
+
+def stages(args: StagesArgs) -> Application:
+    """One deployment of stages."""
+    return hosted_in(PlacedReplica, args, {})
+
+
+def redis(args: RedisArgs) -> Application:
+    """The embedded Redis server."""
+    return (
+        serve.deployment(RedisReplica)
+        .options(name=REDIS, ray_actor_options=TINY, health_check_period_s=2)
+        .bind(args.directory, args.max_memory_bytes)
+    )
+
+
+def hosted_in(replica: type["PlacedReplica"], args: StagesArgs, overrides: Mapping[str, Any]) -> Application:
+    """A deployment of stages, in replicas of this class. `overrides`: Serve's own settings."""
+    return (
+        serve.deployment(replica)
+        .options(
+            name=args.deployment,
+            ray_actor_options=actor_options(args.process),
+            graceful_shutdown_wait_loop_s=0.2,
+            request_router_config=RequestRouterConfig(max_backoff_s=MAX_BACKOFF_S),
+            **overrides,
+        )
+        .bind(args)
+    )
+
+
+def actor_options(process: ProcessArgs) -> dict[str, Any]:
+    given = {key: value for key, value in process.options.model_dump().items() if value not in (None, {})}
+    forked = {"runtime_env": {"py_executable": command(stages=True)}} if process.fork_server else {}
+    return given | {"num_cpus": process.options.num_cpus, "num_gpus": process.num_gpus} | forked
+
+
+def handle_of(address: Address) -> DeploymentHandle:
+    """Of a deployment that need not be there yet: calls wait for it."""
+    application = serve.get_replica_context().app_name if address.application == OWN else address.application
+    return DeploymentHandle(address.deployment, application)
+
+
+def client_of(stages: Mapping[str, Address]) -> ServeStageClient:
+    handles = {address.deployment: handle_of(address) for address in stages.values()}
+    return ServeStageClient(handles, {stage: address.deployment for stage, address in stages.items()})
+
+
+def limit_queues(replica: StageReplica, queues: Mapping[str, QueueConfig]) -> None:
+    for stage, queue in queues.items():
+        replica.host.limit_queue(stage, queue.limits())
+
+
+class ServedReplica(StageReplica):
+    """Ended by Serve, which awaits what Python would not."""
+
+    async def __del__(self) -> None:
+        await self.close()
+
+
+class PlacedReplica(ServedReplica):
+    """A replica that finds the metrics table, and stages that its own ones need, by the addresses that it is given."""
+
+    def __init__(self, args: StagesArgs) -> None:
+        super().__init__(args.spec(), handle_of(args.metrics), client_of(args.elsewhere) if args.elsewhere else None)
+
+    def reconfigure(self, settings: dict[str, Any]) -> None:
+        """By Serve, at the start and whenever `user_config` changes."""
+        limit_queues(self, StagesSettings.model_validate(settings).queues)
