@@ -89,9 +89,10 @@ def test_the_second_question_about_a_picture_does_not_run_the_encoder(server: Se
         model=SEE, messages=question("Is it red?", picture), temperature=0, max_tokens=4
     )
     assert receipt_of(first)[f"{SEE}.vision_encoder"]["cache"] == "miss"
-    second = receipt_of(again)[f"{SEE}.vision_encoder"]
-    assert second["cache"] in ("memory", "redis")
-    assert second["run_s"] == 0
+    second = receipt_of(again).get(f"{SEE}.vision_encoder")
+    if second is not None:  # else a slot of the LLM holds the picture, and nobody needs its features
+        assert second["cache"] in ("memory", "redis")
+        assert second["run_s"] == 0
 
 
 def test_a_picture_is_painted_and_the_same_seed_paints_it_again(server: Server) -> None:

@@ -180,7 +180,7 @@ async def test_sounds_of_one_length_share_a_batch_within_the_bounds(host: StageH
         for seed in range(8)
     ]
     await asyncio.to_thread(encoder.gate.wait_for, 1)
-    while host.load()["hear.audio_encoder"].queued < 7:  # noqa: ASYNC110  (nobody could set an event for what threads count)
+    while sum(host.metrics()[0].counters[count] for count in ("queued", "running")) < 8:  # noqa: ASYNC110  (threads count)
         await asyncio.sleep(0)
     encoder.gate.open()
     await asyncio.gather(*calls)
