@@ -18,7 +18,7 @@ from stages.checkpoints.checkpoint import Source, resolve
 from stages.checkpoints.part_files import WHOLE_MODEL
 from stages.contract.errors import ConfigurationError
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 APP = "live"
 KEY = {"tenant": "somebody", "sha256": "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"}  # of "secret"
