@@ -111,7 +111,7 @@ async def _killed_and_back(url: str) -> float:
     body = {"model": MODEL, "prompt": "a red circle on a gray background", "seed": 1, "num_inference_steps": 4}
     async with http_client(url) as client:
         painting = min([await _seconds(lambda: post(client, "/v1/images/generations", body)) for _ in range(3)])
-        (denoiser,) = _processes("ServeReplica:triptych:denoiser")
+        (denoiser,) = _processes(":denoiser")
         os.kill(denoiser.pid, signal.SIGKILL)
         return await _seconds(lambda: post(client, "/v1/images/generations", body)) - painting
 

@@ -12,7 +12,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
@@ -20,8 +19,8 @@ from ray.serve.schema import LoggingConfig
 
 from pipelines.client import LocalStageClient, SplitStageClient, StageClient
 from pipelines.cluster.directory import ServeDirectory
-from pipelines.cluster.live_app import AsgiApp, LiveApp
-from pipelines.cluster.metrics_table import MetricsTable, SettingsInUse
+from pipelines.cluster.live_app import AsgiApp, Built, LiveApp, Succession
+from pipelines.cluster.metrics_table import MetricsTable, Refused, SettingsInUse
 from pipelines.cluster.replica import StageReplica
 from pipelines.cluster.stage_deployment import (
     TINY,
@@ -48,11 +47,10 @@ from pipelines.settings.applications import (
     surface_application,
     version_of,
 )
-from pipelines.settings.config import EMBEDDED, INGRESS, AppConfig, AuthConfig, FetchConfig
+from pipelines.settings.config import INGRESS, AppConfig, AuthConfig, FetchConfig
 from pipelines.settings.config_file import parse
 from pipelines.settings.pinning import pinned
 from pipelines.settings.specs import embedded_directory
-from stages.contract.errors import TriptychError
 
 TELL_AGAIN_S = 10.0  # well within what the table takes for a sign of life
 ONE_APPLICATION = "triptych"
@@ -68,7 +66,7 @@ def build(args: AppConfig) -> Application:
     parts = [
         hosted_in(PlacedReplica, StagesArgs.model_validate(part.args), part.deployments[name]) for name, part in hosted.items()
     ]
-    embedded = config.cache.redis if config.cache.redis is not None and config.cache.redis.url == EMBEDDED else None
+    embedded = config.cache.redis if config.cache.redis is not None and config.cache.redis.is_embedded else None
     if embedded is not None:
         parts.append(
             redis(RedisArgs(directory=embedded_directory(ONE_APPLICATION), max_memory_bytes=embedded.max_memory_bytes))
@@ -112,6 +110,7 @@ class Ingress:
 
     def __init__(self, args: SurfaceArgs, beside: list[DeploymentHandle]) -> None:
         self._app = LiveApp()
+        self._succession = Succession[dict[str, Any]](self._app, self._built, self._changed)
         self._kept: Kept | None = None
         self._replica = str(serve.get_replica_context().replica_tag)
         self._table = handle_of(Address(deployment=METRICS, application=OWN))
@@ -121,7 +120,6 @@ class Ingress:
                 args.own.spec(), self._table, client_of(args.own.elsewhere) if args.own.elsewhere else None
             )
         self._served: tuple[SurfaceSettings, Triptych] | None = None
-        self._refused: str | None = None
         self._told: SettingsInUse | None = None
         self._told_at = float("-inf")
         self._telling: asyncio.Task[None] | None = None
@@ -130,29 +128,22 @@ class Ingress:
         return self._app
 
     async def reconfigure(self, settings: dict[str, Any]) -> None:
-        """Serves by these settings from now on; requests under way end by the old ones. Settings that can't be served by are refused
-        where others are in use: `triptych deploy` tells."""
-        wanted = SurfaceSettings.model_validate(settings)
-        try:
-            app = await asyncio.to_thread(self._built, wanted)
-        except TriptychError as error:
-            if not self._app.serves:
-                raise
-            log.error("the changed configuration is refused: %s", error.message)
-            self._refused = error.message
-        else:
-            self._app.replace(app, version_of(settings))
-            self._refused = None
-            if self._own is not None:
-                limit_queues(self._own, wanted.queues)
-        self._tell_soon()
+        """Serves by these settings soon; requests under way end by the old ones. Serve sends no requests while this runs, so where
+        others are in use, it doesn't wait. Settings that can't be served by are refused then: `triptych deploy` tells."""
+        await self._succession.take(settings)
 
-    def _built(self, settings: SurfaceSettings) -> FastAPI:
+    def _built(self, given: dict[str, Any]) -> Built[dict[str, Any]]:
+        settings = SurfaceSettings.model_validate(given)
         limits = settings_of(settings.config)
         if self._served is None or _what_is_served(self._served[0]) != _what_is_served(settings):
             self._served = settings, self._service(settings)
         self._kept = self._kept if self._kept is not None else Kept.new(limits)
-        return create_app(self._served[1], limits, self._kept)
+        return Built(given, create_app(self._served[1], limits, self._kept), version_of(given))
+
+    def _changed(self, built: Built[dict[str, Any]] | None) -> None:
+        if built is not None and self._own is not None:
+            limit_queues(self._own, SurfaceSettings.model_validate(built.settings).queues)
+        self._tell_soon()
 
     def _service(self, settings: SurfaceSettings) -> Triptych:
         client: StageClient = client_of(settings.stages)
@@ -169,7 +160,8 @@ class Ingress:
 
     async def _tell(self) -> None:
         """The metrics table, which settings are in use: where that has changed, and once in a while."""
-        told = SettingsInUse(self._app.in_use(), self._refused)
+        refused = self._succession.refused
+        told = SettingsInUse(self._app.in_use(), Refused(version_of(refused[0]), refused[1]) if refused is not None else None)
         if told == self._told and time.monotonic() - self._told_at < TELL_AGAIN_S:
             return
         try:

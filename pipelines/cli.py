@@ -52,21 +52,24 @@ def deploy(
     print_only: Annotated[
         bool, typer.Option("--print", help="print the Serve config (for `serve deploy` and KubeRay) and change nothing")
     ] = False,
+    timeout: Annotated[
+        float, typer.Option(min=60, help="seconds that a step of the change may take: the slowest stage's start")
+    ] = 600,
 ) -> None:
     """Changes what runs on a Ray cluster into what the configuration says; only what differs is restarted, new replicas first."""
+    from pipelines.cluster.local_cluster import connected, refuse_open_door
+
     console = Console()
     with _errors(console):
         file = _pinned(load(config))
+        refuse_open_door(file.app, file.http.host)
         if print_only:
             typer.echo(yaml.safe_dump(serve_document(file), sort_keys=False, allow_unicode=True, width=140), nl=False)
             return
-        from pipelines.cluster.local_cluster import connected, refuse_open_door
-
-        refuse_open_door(file.app, file.http.host)
         with connected(address, file):
             from pipelines.cluster.deploy import Rollout
 
-            change = Rollout(file)
+            change = Rollout(file, timeout)
             _print_changes(change.changes(), console)
             with console.status("changing"):
                 change.apply()
@@ -114,7 +117,7 @@ def check(
     with _errors(console):
         file = load(config)
         if before is not None:
-            now, wanted = (serve_document(each)["applications"] for each in (load(before), file))
+            now, wanted = (serve_document(each)["applications"] for each in (_pinned(load(before)), _pinned(file)))
             _print_changes(changes(now, wanted), console)
             return
         console.print(f"{INGRESS}: {', '.join(('HTTP', *file.app.ingress.stages))}")

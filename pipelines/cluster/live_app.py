@@ -1,17 +1,22 @@
-"""An ASGI app in place of which another may be put while it serves: requests under way end in the one that they came to.
+"""An ASGI app in place of which another may be put while it serves: requests under way end in the one that they came to. And how
+that other one comes to be: in a thread, while the old one serves.
 
 Decides nothing about HTTP. Knows which versions are in use, so that what only an old one needs can be kept until it is done.
 """
 
+import asyncio
+import logging
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+S = TypeVar("S")
+log = logging.getLogger("triptych.surface")
 
 
 @dataclass(slots=True)
@@ -59,6 +64,58 @@ class LiveApp:
 
     def _forget_finished(self) -> None:
         self._versions = [version for version in self._versions if version.num_requests or version is self._versions[-1]]
+
+
+@dataclass(frozen=True, slots=True)
+class Built(Generic[S]):
+    """An app, and the settings that it serves by."""
+
+    settings: S
+    app: AsgiApp
+    name: str
+
+
+class Succession(Generic[S]):
+    """Puts apps that are built of settings in place of one another. `build` runs in a thread, one at a time, and may raise; `told` is
+    called on the event loop when an app was put in place (with it) or settings were refused (with None)."""
+
+    def __init__(self, live: LiveApp, build: Callable[[S], Built[S]], told: Callable[[Built[S] | None], None]) -> None:
+        self._live, self._build, self._told = live, build, told
+        self._next: list[S] = []  # at most one: the newest
+        self._building: asyncio.Task[None] | None = None
+        self.refused: tuple[S, str] | None = None
+        """The newest settings, where they could not be served by, and why."""
+
+    async def take(self, settings: S) -> None:
+        """Waits, and raises what `build` does, only where nothing is served yet."""
+        if not self._live.serves:
+            self._put(await asyncio.to_thread(self._build, settings))
+            return
+        self._next = [settings]
+        if self._building is None or self._building.done():
+            self._building = asyncio.create_task(self._build_next())
+
+    async def settled(self) -> None:
+        """Returns once all settings taken are served by, or refused."""
+        if self._building is not None:
+            await self._building
+
+    async def _build_next(self) -> None:
+        while self._next:
+            settings = self._next.pop()
+            try:
+                built = await asyncio.to_thread(self._build, settings)
+            except Exception as error:  # whatever it is: the old ones go on
+                log.exception("the changed configuration is refused")
+                self.refused = settings, str(error) or type(error).__name__
+                self._told(None)
+            else:
+                self._put(built)
+
+    def _put(self, built: Built[S]) -> None:
+        self._live.replace(built.app, built.name)
+        self.refused = None
+        self._told(built)
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -72,7 +72,8 @@ def running(file: ServeFile, address: Address, console: Console, timeout_s: floa
 
 @contextmanager
 def connected(address: str, file: ServeFile) -> Iterator[None]:
-    """A running Ray cluster, with Serve; both go on afterwards. Raises `ConfigurationError` where there is none."""
+    """A running Ray cluster, with Serve; both go on afterwards. Raises `ConfigurationError` where there is none, and where Serve's own
+    address, which a later file doesn't change, is open to strangers and the configuration has no keys."""
     os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")  # read by Ray at import
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     import ray
@@ -87,9 +88,16 @@ def connected(address: str, file: ServeFile) -> Iterator[None]:
     try:
         http = {"host": file.http.host, "port": file.http.port} | dict(file.options.get("http_options") or {})
         serve.start(proxy_location=file.options.get("proxy_location"), http_options=http)  # does nothing where Serve runs
+        refuse_open_door(file.app, _host_of_running_serve())
         yield
     finally:
         ray.shutdown()
+
+
+def _host_of_running_serve() -> str:
+    from ray.serve.context import _get_global_client
+
+    return str(_get_global_client().http_config.host)
 
 
 def _progress(console: Console) -> Progress:

@@ -15,12 +15,20 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """Settings that were not taken."""
+
+    version: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class SettingsInUse:
-    """Of one replica of the HTTP surface. `versions`: the current one last, before it those that still answer requests. `refused`: why
-    it did not take the newest settings; None: it did."""
+    """Of one replica of the HTTP surface. `versions`: the current one last, before it those that still answer requests. `refused`: the
+    newest settings; None: it took them."""
 
     versions: tuple[str, ...]
-    refused: str | None = None
+    refused: Refused | None = None
 
 
 class MetricsTable:

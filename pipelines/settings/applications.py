@@ -3,8 +3,11 @@
 Pure; knows no Ray. Decides what of the configuration restarts what. Serve keys all deployments of an application on its `args`, so each
 deployment is an application of its own, whose `args` hold what its replicas can't change while they run. What can change stands in
 Serve's own list of deployments: `user_config` (limits, keys, queue bounds), and Serve's own settings (how many replicas, how much they
-take in). Knows not how an application is built, nor in which order changes are made
-(`pipelines/settings/rollout.py`).
+take in).
+
+Requests are made for certain weights: tokens, names of results, sizes. So an application of stages is named for what it computes with,
+too: another model's is another application, which starts beside the old one, and the HTTP surface goes from the one to the other. Knows
+not how an application is built, nor in which order changes are made (`pipelines/settings/rollout.py`).
 """
 
 import hashlib
@@ -13,10 +16,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import Field, SerializeAsAny, field_validator
+from pydantic import BaseModel, Field, SerializeAsAny, field_validator
 
 from pipelines.settings.config import (
-    EMBEDDED,
     INGRESS,
     PARTS,
     SURGE_PERCENT,
@@ -24,6 +26,7 @@ from pipelines.settings.config import (
     AppConfig,
     AutoscalingConfig,
     BatchConfig,
+    CacheConfig,
     DeploymentConfig,
     IngressConfig,
     ModelConfig,
@@ -31,7 +34,7 @@ from pipelines.settings.config import (
     QueueConfig,
     Strict,
 )
-from pipelines.settings.derived import Home, batch_items, capacity
+from pipelines.settings.derived import Home, batch_items, capacity, longest_request_s
 from pipelines.settings.placement import needed_elsewhere
 from pipelines.settings.replica_spec import CacheSpec, ReplicaSpec
 from pipelines.settings.specs import cache_spec, embedded_directory, stage_spec, torch_threads
@@ -42,6 +45,8 @@ STAGES_BUILDER = "pipelines.cluster.stage_deployment:stages"
 REDIS_BUILDER = "pipelines.cluster.stage_deployment:redis"
 SCALING_POLICY = "pipelines.cluster.autoscaling:by_engines_load"
 OWN = ""  # in place of an application's name: the one that it is part of
+COMPUTED_WITH = ("source", "loader", "projector", "max_context_tokens")  # settings of a stage that requests are made for
+SEEN = (*COMPUTED_WITH, "device", "dtype")  # what the HTTP surface reads of a stage's settings
 
 
 class Address(Strict):
@@ -128,14 +133,22 @@ class ServeApplication:
 def applications(config: AppConfig, name: str) -> tuple[ServeApplication, ...]:
     """Every application that the configuration means, what others need first."""
     redis = config.cache.redis
-    needed = [_redis(name, redis.max_memory_bytes)] if redis is not None and redis.url == EMBEDDED else []
-    hosts = {deployment: application_name(name, deployment) for deployment in config.placement()}
+    needed = [_redis(name, redis.max_memory_bytes)] if redis is not None and redis.is_embedded else []
+    hosts = {deployment: stages_name(name, deployment, config) for deployment in config.placement()}
     stages = [stages_application(deployment, config, name, {**hosts, METRICS: name}) for deployment in hosts]
     return (*needed, *stages, surface_application(config, name, {**hosts, METRICS: name}))
 
 
-def application_name(name: str, deployment: str) -> str:
-    return f"{name}-{deployment}"
+def stages_name(name: str, deployment: str, config: AppConfig) -> str:
+    """The name of a deployment's application: another one where its stages compute with something else, are others, or need results
+    of an application that is another one."""
+    parts, needed = config.parts(), needed_elsewhere(deployment, config)
+    stages = {
+        stage: {field: _plain(getattr(parts[stage], field, None)) for field in COMPUTED_WITH}
+        for stage in config.placement()[deployment].stages
+    }
+    elsewhere = {stage: stages_name(name, at, config) for stage, at in needed.items()}
+    return f"{name}-{deployment}-{_digest([stages, elsewhere])[:8]}"
 
 
 def stages_application(deployment: str, config: AppConfig, name: str, hosts: Mapping[str, str]) -> ServeApplication:
@@ -161,6 +174,7 @@ def surface_application(config: AppConfig, name: str, hosts: Mapping[str, str]) 
     overrides = {
         "num_replicas": config.ingress.num_replicas,
         "max_ongoing_requests": config.ingress.max_ongoing_requests,
+        "graceful_shutdown_timeout_s": longest_request_s(config),
         "max_surge_percent": SURGE_PERCENT,
         "user_config": _compact(settings),
     }
@@ -169,11 +183,22 @@ def surface_application(config: AppConfig, name: str, hosts: Mapping[str, str]) 
 
 
 def _seen_by_surface(config: AppConfig) -> AppConfig:
-    """The configuration with defaults for what tells the surface nothing: how deployments scale, how much waits in them."""
+    """The configuration with defaults for what tells the surface nothing: how stages are run, how deployments scale, how much waits in
+    them, where results are remembered."""
     homes = {name: _seen_home(home, config) for name, home in config.placement().items()}
     models = {name: model.model_copy(update=_seen_parts(model)) for name, model in config.models.items()}
-    ingress = IngressConfig(stages=config.ingress.stages, ray_actor_options=config.ingress.ray_actor_options)
-    return config.model_copy(update={"models": models, "deployments": homes, "ingress": ingress})
+    ingress = IngressConfig(
+        stages=config.ingress.stages, ray_actor_options=ActorOptions(num_gpus=capacity(config.ingress, config).num_gpus)
+    )
+    return AppConfig.model_construct(
+        models=models,
+        deployments=homes,
+        cache=CacheConfig(),
+        limits=config.limits,
+        auth=config.auth,
+        fetch=config.fetch,
+        ingress=ingress,
+    )
 
 
 def _seen_home(home: DeploymentConfig, config: AppConfig) -> DeploymentConfig:
@@ -187,18 +212,35 @@ def _seen_home(home: DeploymentConfig, config: AppConfig) -> DeploymentConfig:
 
 
 def _seen_parts(model: ModelConfig) -> dict[str, PartConfig]:
-    unbounded = {"queue": QueueConfig(), "batch": BatchConfig()}
-    return {name: part.model_copy(update=unbounded) for name, part in model.parts().items()}
+    return {
+        name: part.model_copy(
+            update={
+                field: told.get_default(call_default_factory=True)
+                for field, told in type(part).model_fields.items()
+                if field not in SEEN
+            }
+        )
+        for name, part in model.parts().items()
+    }
 
 
 def version_of(user_config: Mapping[str, Any]) -> str:
     """Tells settings of the HTTP surface from others."""
-    return hashlib.sha256(json.dumps(user_config, sort_keys=True).encode()).hexdigest()[:16]
+    return _digest(user_config)[:16]
+
+
+def _digest(value: object) -> str:
+    """Of a value of JSON's types."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _plain(value: object) -> object:
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
 
 
 def _redis(name: str, max_memory_bytes: int) -> ServeApplication:
     args = RedisArgs(directory=embedded_directory(name), max_memory_bytes=max_memory_bytes)
-    return ServeApplication(application_name(name, REDIS), REDIS_BUILDER, _compact(args), {})
+    return ServeApplication(f"{name}-{REDIS}", REDIS_BUILDER, _compact(args), {})
 
 
 def _stages_args(deployment: str, home: Home, config: AppConfig, name: str, hosts: Mapping[str, str]) -> StagesArgs:
@@ -236,7 +278,7 @@ def _stages_overrides(placed: DeploymentConfig, config: AppConfig) -> dict[str, 
         "max_queued_requests": placed.max_queued_requests,
         "health_check_period_s": placed.health_check_period_s,
         "health_check_timeout_s": placed.health_check_timeout_s,
-        "graceful_shutdown_timeout_s": placed.graceful_shutdown_timeout_s,
+        "graceful_shutdown_timeout_s": placed.graceful_shutdown_timeout_s or longest_request_s(config),
         "max_surge_percent": placed.max_surge_percent,
         "user_config": _compact(settings),
     }

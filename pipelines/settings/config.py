@@ -21,6 +21,14 @@ INGRESS = "ingress"
 SURGE_PERCENT = 25  # rounded up: there is one replica more before the first old one goes
 
 
+def from_environment(variable: str, setting: str) -> str:
+    """What an environment variable holds that a setting names. Raises `ConfigurationError` where it is not set."""
+    value = os.environ.get(variable)
+    if not value:
+        raise ConfigurationError(f"{setting}: the environment variable {variable} is not set")
+    return value
+
+
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -232,12 +240,14 @@ class DeploymentConfig(Strict):
     max_queued_requests: int = Field(256, ge=1, description="requests that may wait for a replica before 429")
     health_check_period_s: float = Field(2, gt=0)
     health_check_timeout_s: float = Field(30, gt=0)
-    graceful_shutdown_timeout_s: float = Field(120, gt=0, description="how long a leaving replica may finish its requests")
+    graceful_shutdown_timeout_s: float | None = Field(
+        None, gt=0, description="how long a leaving replica may finish its requests; None: what the longest request may take"
+    )
     max_surge_percent: int = Field(
         25,
         ge=0,
         le=100,
-        description="replicas beyond their number while a change replaces them, rounded up; 0: old ones go first",
+        description="replicas beyond their number while a change replaces them, rounded up; 0: old ones go first, for want of room",
     )
 
     @model_validator(mode="after")
@@ -248,12 +258,24 @@ class DeploymentConfig(Strict):
 
 
 class RedisConfig(Strict):
-    """The shared tier. `url`: "embedded" (one machine: a server of our own on a private socket), redis://, rediss:// or unix://."""
+    """The shared tier. `url`: "embedded" (one machine: a server of our own on a private socket), redis://, rediss:// or unix://.
+    `url_env`: the environment variable, on every machine, that holds it; for a URL with a password, which Serve would show."""
 
     url: str = Field(EMBEDDED, pattern=r"^(embedded$|redis://|rediss://|unix://)")
+    url_env: str | None = Field(None, min_length=1)
     max_memory_bytes: int = Field(256 * 2**20, ge=2**20, description="of the embedded server")
     max_value_bytes: int = Field(8 * 2**20, ge=1024)
     ttl_s: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def one_url(self) -> "RedisConfig":
+        if self.url_env is not None and self.url != EMBEDDED:
+            raise ValueError("give url or url_env, not both")
+        return self
+
+    @property
+    def is_embedded(self) -> bool:
+        return self.url_env is None and self.url == EMBEDDED
 
 
 class CacheConfig(Strict):
@@ -301,10 +323,7 @@ class KeyConfig(Strict):
         """Raises `ConfigurationError` where the environment variable is not set."""
         if self.sha256 is not None:
             return self.sha256
-        key = os.environ.get(str(self.env))
-        if not key:
-            raise ConfigurationError(f"auth.keys: the environment variable {self.env} is not set")
-        return hashlib.sha256(key.encode()).hexdigest()
+        return hashlib.sha256(from_environment(str(self.env), "auth.keys").encode()).hexdigest()
 
 
 class AuthConfig(Strict):
@@ -316,10 +335,7 @@ class AuthConfig(Strict):
     def secret(self) -> bytes:
         if self.secret_env is None:
             return b"triptych single tenant"
-        secret = os.environ.get(self.secret_env)
-        if not secret:
-            raise ConfigurationError(f"auth.secret_env: the environment variable {self.secret_env} is not set")
-        return secret.encode()
+        return from_environment(self.secret_env, "auth.secret_env").encode()
 
     @model_validator(mode="after")
     def several_tenants_need_a_secret(self) -> "AuthConfig":

@@ -16,6 +16,7 @@ from stages.contract.errors import ConfigurationError
 
 IMPORT_PATH = "pipelines.app:build"
 COMMON = ("runtime_env", "logging_config")  # of Triptych's application: each of those that it becomes gets them
+SECRET = ("auth", "cache")  # whose values are not told
 
 
 class HttpConfig(BaseModel):
@@ -91,6 +92,12 @@ def _told(error: ValidationError) -> Sequence[str]:
     lines = []
     for detail in error.errors():
         path = ".".join(str(part) for part in detail["loc"]) or "args"
-        value = "" if isinstance(detail["input"], dict) else f" (given: {detail['input']!r})"
-        lines.append(f"{path}: {detail['msg'].removeprefix('Value error, ')}{value}")
+        lines.append(f"{path}: {detail['msg'].removeprefix('Value error, ')}{_given(path, detail['input'])}")
     return lines
+
+
+def _given(path: str, value: object) -> str:
+    """What was given, to be told, but no secret: a mistyped URL holds its password, a mistyped digest may be the key itself."""
+    if isinstance(value, Mapping) or "@" in repr(value):
+        return ""
+    return "" if path.startswith(SECRET) and not isinstance(value, int | float) else f" (given: {value!r})"

@@ -27,6 +27,7 @@ MAX_TOKENS = 512  # of an answer whose bound nobody gave: done before its deadli
 MAX_PIXELS = 1_048_576
 FEWEST_ONGOING = 16
 FULL_BATCHES = 2  # one runs, one is there when it ends
+ANSWERED_WITHIN_S = 10  # of a request's deadline its answer is on its way to the client
 
 Home = DeploymentConfig | IngressConfig
 
@@ -88,6 +89,11 @@ def _let_in(part: PartConfig, *, waits: bool) -> int:
     return max(FULL_BATCHES * items, items + part.queue.max_items if waits else 0)
 
 
+def longest_request_s(config: AppConfig) -> float:
+    """How long a leaving replica may finish its requests, unless a deployment says otherwise."""
+    return config.limits.max_request_s + ANSWERED_WITHIN_S
+
+
 def derivations(config: AppConfig) -> Sequence[str]:
     """What was left out and what became of it, a line each."""
     return [f"{path}: {value} ({why})" for path, value, why in _derived(config)]
@@ -122,6 +128,8 @@ def _derived(config: AppConfig) -> Iterator[tuple[str, object, str]]:
             yield from _derived_for_painter(f"models.{name}", model)
     for path, home in _homes(config).items():
         yield from _derived_for_home(path, home, capacity(home, config))
+        if isinstance(home, DeploymentConfig) and home.graceful_shutdown_timeout_s is None:
+            yield f"{path}.graceful_shutdown_timeout_s", f"{longest_request_s(config):g}", "limits.max_request_s, and a little"
 
 
 def _derived_for_painter(path: str, model: TextToImageModel) -> Iterator[tuple[str, object, str]]:

@@ -1,10 +1,11 @@
 """What a change of the configuration does to what runs, and in which order it is done.
 
 Pure: takes Serve applications as they stand in a Serve config (`ServeApplication.document`), gives them back. Decides that what the
-HTTP surface will need is there before the surface is told of it, and that what it no longer needs goes after its last request.
+HTTP surface will need is there before the surface is told of it, and that what it no longer needs goes after its last request. Where two
+don't fit beside each other (`max_surge_percent: 0`), the old one goes before the new one starts, and requests for it wait.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -18,6 +19,9 @@ class Effect(StrEnum):
 
     STARTS = "starts"
     RESTARTS = "restarts, new replicas first"
+    RESTARTS_OLD_FIRST = "restarts, old replicas go first"
+    REPLACED = "replaced, the old one goes after its last request"
+    REPLACED_OLD_FIRST = "replaced, the old one goes first"
     RECONFIGURED = "changed in place"
     ENDS = "ends"
 
@@ -33,23 +37,25 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """All that is to run. Afterwards nobody may need what a later step ends: `settles` says that the surface's old settings must
-    be out of use before it."""
+    """All that is to run. `tells`: the HTTP surface gets other settings by it. `ends`: something goes by it that requests by the
+    surface's earlier settings may need, so they must be done before."""
 
     what: str
     applications: tuple[Document, ...]
-    settles: bool = False
+    tells: bool = False
+    ends: bool = False
 
 
 def changes(now: Sequence[Document], wanted: Sequence[Document]) -> Sequence[Change]:
     """What differs, a deployment each; what stays as it is, is left out."""
     before, after = _named(now), _named(wanted)
-    found = [Change(title, Effect.ENDS) for name in before if name not in after for title in _titles(before[name])]
+    gone, new = _by_title(before, after), _by_title(after, before)
+    found = [Change(title, Effect.ENDS) for title in gone if title not in new]
     for name, document in after.items():
-        if name not in before:
-            found += [Change(title, Effect.STARTS) for title in _titles(document)]
-        else:
+        if name in before:
             found += _changes_of(before[name], document)
+        else:
+            found += [_change_to(title, document, gone.get(title)) for title in _titles(document)]
     return found
 
 
@@ -58,13 +64,15 @@ def steps(now: Sequence[Document], wanted: Sequence[Document], surface: str) -> 
     before, after = _named(now), _named(wanted)
     if surface not in before:
         return [Step("everything starts", tuple(wanted))]
-    kept = {name: document for name, document in before.items() if name not in after or _loses_stages(document, after[name])}
-    prepared = {**after, **kept, surface: before[surface]}
-    switched = {**after, **kept, surface: after[surface]}
+    leaving = {name: document for name, document in before.items() if name not in after}
+    gone, new = _by_title(before, after), _by_title(after, before)
+    late = {new[title]["name"] for title in new if title in gone and not _has_room(title, new[title])}
+    early = {name: document for name, document in after.items() if name not in late}
     planned = [
-        Step("stages", tuple(prepared.values())),
-        Step("the HTTP surface", tuple(switched.values()), settles=True),
-        Step("what is no longer needed ends", tuple(after.values())),
+        Step("stages", _all({**early, **leaving, surface: before[surface]})),
+        Step("the HTTP surface", _all({**early, **leaving}), tells=True),
+        Step("what is no longer needed ends", _all(early), ends=True),
+        Step("what had no room before", _all(after)),
     ]
     running, needed = before, list[Step]()
     for step in planned:
@@ -72,6 +80,12 @@ def steps(now: Sequence[Document], wanted: Sequence[Document], surface: str) -> 
             needed.append(step)
             running = _named(step.applications)
     return needed
+
+
+def changed(now: Sequence[Document], wanted: Sequence[Document]) -> set[str]:
+    """The names of applications that are not yet as they are wanted."""
+    before = _named(now)
+    return {name for name, document in _named(wanted).items() if before.get(name) != document}
 
 
 def restarts_with(document: Document) -> Mapping[str, Any]:
@@ -87,13 +101,34 @@ def restarts_with(document: Document) -> Mapping[str, Any]:
     }
 
 
+def _change_to(title: str, after: Document, before: Document | None) -> Change:
+    """To an application that is not there yet, from the one with the same deployment, if there is one."""
+    if before is None:
+        return Change(title, Effect.STARTS)
+    effect = Effect.REPLACED if _has_room(title, after) else Effect.REPLACED_OLD_FIRST
+    return Change(title, effect, tuple(_differing(restarts_with(before), restarts_with(after))))
+
+
 def _changes_of(before: Document, after: Document) -> Sequence[Change]:
     restarts = tuple(_differing(restarts_with(before), restarts_with(after)))
     old, new = _overrides(before), _overrides(after)
     if restarts:
-        return [Change(title, Effect.RESTARTS, restarts) for title in _titles(after)]
+        return [
+            Change(title, Effect.RESTARTS if _has_room(title, after) else Effect.RESTARTS_OLD_FIRST, restarts)
+            for title in _titles(after)
+        ]
     reconfigured = {name: tuple(_differing(old.get(name, {}), given)) for name, given in new.items()}
     return [Change(name, Effect.RECONFIGURED, settings) for name, settings in reconfigured.items() if settings]
+
+
+def _has_room(title: str, document: Document) -> bool:
+    """Whether new replicas of a deployment may start beside old ones."""
+    return bool(_overrides(document).get(title, {}).get("max_surge_percent", 0))
+
+
+def _by_title(some: Mapping[str, Document], others: Mapping[str, Document]) -> dict[str, Document]:
+    """Deployment -> its application, of those that the others lack."""
+    return {title: document for name, document in some.items() if name not in others for title in _titles(document)}
 
 
 def _differing(before: Any, after: Any, path: str = "") -> Iterator[str]:
@@ -115,14 +150,6 @@ def _entries(value: Any) -> Mapping[Any, Any] | None:
     return None
 
 
-def _loses_stages(before: Document, after: Document) -> bool:
-    return bool(_stages(before) - _stages(after))
-
-
-def _stages(document: Document) -> set[str]:
-    return set((document.get("args") or {}).get("stages") or ())
-
-
 def _titles(document: Document) -> Sequence[str]:
     return tuple(_overrides(document)) or (document["name"],)
 
@@ -131,5 +158,9 @@ def _overrides(document: Document) -> dict[str, Mapping[str, Any]]:
     return {given["name"]: given for given in document.get("deployments") or ()}
 
 
-def _named(documents: Sequence[Document]) -> dict[str, Document]:
+def _named(documents: Iterable[Document]) -> dict[str, Document]:
     return {document["name"]: document for document in documents}
+
+
+def _all(named: Mapping[str, Document]) -> tuple[Document, ...]:
+    return tuple(named.values())

@@ -5,7 +5,6 @@ import os
 import tempfile
 
 from pipelines.settings.config import (
-    EMBEDDED,
     AppConfig,
     DeploymentConfig,
     IngressConfig,
@@ -73,7 +72,9 @@ def cache_spec(config: AppConfig, app_name: str) -> CacheSpec:
     redis = config.cache.redis
     if redis is None:
         return CacheSpec(config.cache.memory_bytes)
-    url = f"unix://{embedded_directory(app_name)}/redis.sock" if redis.url == EMBEDDED else redis.url
+    if redis.url_env is not None:
+        return CacheSpec(config.cache.memory_bytes, None, redis.max_value_bytes, redis.ttl_s, redis.url_env)
+    url = f"unix://{embedded_directory(app_name)}/redis.sock" if redis.is_embedded else redis.url
     return CacheSpec(config.cache.memory_bytes, url, redis.max_value_bytes, redis.ttl_s)
 
 

@@ -1,6 +1,7 @@
 """A served Triptych as a person starts it: `triptych serve` in a process of its own, on a free loopback port."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -49,10 +50,11 @@ class Server:
 
     def pids(self, deployment: str) -> list[int]:
         """The processes of a deployment's replicas."""
-        application = self._app_name if deployment == "ingress" else f"{self._app_name}-{deployment}"
-        title = f"ServeReplica:{application}:{deployment}"
+        title = re.compile(rf"ServeReplica:{self._app_name}(-[^:]*)?:{deployment}\b(?!-)")
         return [
-            process.pid for process in psutil.process_iter(["cmdline"]) if title in " ".join(process.info["cmdline"] or [])
+            process.pid
+            for process in psutil.process_iter(["cmdline"])
+            if title.search(" ".join(process.info["cmdline"] or []))
         ]
 
 

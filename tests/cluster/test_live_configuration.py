@@ -14,9 +14,11 @@ from pipelines.settings.applications import STAGES_BUILDER
 from pipelines.settings.config_file import HttpConfig, ServeFile, parse
 from pipelines.settings.rollout import Document
 from pipelines.tour import free_port
+from stages.checkpoints.checkpoint import Source, resolve
+from stages.checkpoints.part_files import WHOLE_MODEL
 from stages.contract.errors import ConfigurationError
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 APP = "live"
 KEY = {"tenant": "somebody", "sha256": "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"}  # of "secret"
@@ -79,12 +81,12 @@ def processes() -> dict[str, set[int]]:
     """Deployment -> its replicas' processes."""
     from ray.serve.context import _get_global_client
 
-    found = _get_global_client().get_serve_details()["applications"].values()
-    return {
-        name: {replica["pid"] for replica in deployment["replicas"] if replica["state"] == "RUNNING"}
-        for app in found
-        for name, deployment in app["deployments"].items()
-    }
+    pids: dict[str, set[int]] = {}
+    for app in _get_global_client().get_serve_details()["applications"].values():
+        for name, deployment in app["deployments"].items():
+            running = {replica["pid"] for replica in deployment["replicas"] if replica["state"] == "RUNNING"}
+            pids[name] = pids.get(name, set()) | running
+    return pids
 
 
 def nodes() -> set[str]:
@@ -186,6 +188,39 @@ def test_a_changed_configuration_restarts_what_it_changes_and_fails_no_request(p
     assert len(restarted["two"]) == 2
     assert restarted | {"two": scaled["two"]} == scaled
 
+    # one model's weights: its replicas only, and requests go from the old ones to the new
+    weights = {"folder": str(resolve(Source(demo="clip"), WHOLE_MODEL).folder)}
+    args = changed(args, lambda new: new["models"]["two"]["embedder"].update(source=weights))
+    with requests(port, "one", "two"):
+        deploy(args)
+    replaced = processes()
+    assert replaced["two"].isdisjoint(restarted["two"])
+    assert replaced | {"two": restarted["two"]} == restarted
+
+    # two models change places: each is in both until the surface knows
+    def swap(new: dict[str, Any]) -> None:
+        new["deployments"]["one"]["stages"], new["deployments"]["two"]["stages"] = ["two.embedder"], ["one.embedder"]
+
+    args = changed(args, swap)
+    with requests(port, "one", "two"):
+        deploy(args)
+    swapped = processes()
+    assert all(swapped[name].isdisjoint(replaced[name]) for name in ("one", "two"))
+    assert swapped["ingress"] == replaced["ingress"]
+    restarted = swapped
+
+    # where there is no room for both, the old one goes first, and requests wait
+    def other_weights_without_room(new: dict[str, Any]) -> None:
+        new["models"]["two"]["embedder"].update(source={"demo": "clip"})
+        new["deployments"]["one"].update(max_surge_percent=0)
+
+    args = changed(args, other_weights_without_room)
+    with requests(port, "one", "two"):
+        deploy(args)
+    restarted = processes()
+    assert restarted["one"].isdisjoint(swapped["one"])
+    assert restarted | {"one": swapped["one"]} == swapped
+
     # a new model: nobody restarts
     args = changed(args, lambda new: new["models"].update(three=embedder()))
     with requests(port, "one", "two"):
@@ -196,12 +231,12 @@ def test_a_changed_configuration_restarts_what_it_changes_and_fails_no_request(p
 
     # a removed model: what it was asked is answered
     args = changed(args, lambda new: new["models"].pop("two"))
-    args = changed(args, lambda new: new["deployments"].pop("two"))
+    args = changed(args, lambda new: new["deployments"].pop("one"))
     with requests(port, "one", "three"):
         deploy(args)
     shrunk = processes()
     assert status_of(port, model="two", input="a") == 404
-    assert shrunk == {name: pids for name, pids in grown.items() if name != "two"}
+    assert shrunk == {name: pids for name, pids in grown.items() if name != "one"}
 
     # a key: in place
     args = changed(args, lambda new: new.update(auth={"keys": [KEY]}))

@@ -17,6 +17,7 @@ from pipelines.settings.applications import (
     StagesArgs,
     SurfaceArgs,
     applications,
+    stages_name,
 )
 from pipelines.settings.config_file import load
 from stages.contract.errors import ConfigurationError
@@ -43,7 +44,7 @@ def test_an_application_has_the_deployments_that_its_settings_are_for() -> None:
     assert made == {
         "triptych": {"ingress", "metrics"},
         "triptych-redis": {"redis"},
-        **{f"triptych-{name}": {name} for name in CONFIG.placement()},
+        **{stages_name("triptych", name, CONFIG): {name} for name in CONFIG.placement()},
     }
 
 

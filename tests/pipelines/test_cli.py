@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import yaml
 from typer.testing import CliRunner
 
@@ -60,6 +61,21 @@ def test_check_says_what_a_change_would_restart(tmp_path: Path) -> None:
     assert lines[1].startswith("ingress: changed in place (user_config.config.")
 
 
+def test_check_compares_what_revisions_mean_as_deploy_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commits = {"main": "1" * 40, "v1": "1" * 40, "v2": "2" * 40}
+    monkeypatch.setattr("pipelines.settings.pinning.commit_of", lambda repository, revision: commits[revision])
+    paths = {revision: tmp_path / f"{revision}.yaml" for revision in commits}
+    for revision, path in paths.items():
+        text = DEFAULT_CONFIG.read_text()
+        path.write_text(text.replace("{demo: smollm2}", f"{{hub: org/name, revision: {revision}}}", 1))
+
+    def told(before: str, after: str) -> str:
+        return CliRunner().invoke(app, ["check", "--config", str(paths[after]), "--from", str(paths[before])]).output
+
+    assert told("main", "v1") == "nothing changes\n"
+    assert "llm: replaced, the old one goes after its last request (" in told("v1", "v2")
+
+
 def test_check_says_where_nothing_changes() -> None:
     result = CliRunner().invoke(app, ["check", "--from", str(DEFAULT_CONFIG)])
     assert (result.exit_code, result.output) == (0, "nothing changes\n")
@@ -74,9 +90,10 @@ def test_deploy_prints_a_config_that_serve_accepts() -> None:
     assert [application.name for application in printed.applications if application.route_prefix] == ["triptych"]
 
 
-def test_deploy_refuses_an_open_door_before_it_looks_for_a_cluster(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [[], ["--print"]])
+def test_deploy_refuses_an_open_door_before_it_looks_for_a_cluster(tmp_path: Path, how: list[str]) -> None:
     path = tmp_path / "serve_config.yaml"
     path.write_text(DEFAULT_CONFIG.read_text().replace("host: 127.0.0.1", "host: 0.0.0.0"))
-    result = CliRunner().invoke(app, ["deploy", "--config", str(path)])
+    result = CliRunner().invoke(app, ["deploy", "--config", str(path), *how])
     assert result.exit_code == 2
     assert "auth.keys is empty" in result.output

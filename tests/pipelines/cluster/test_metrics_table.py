@@ -1,6 +1,6 @@
 """What replicas last said, and for how long it counts."""
 
-from pipelines.cluster.metrics_table import MetricsTable, SettingsInUse
+from pipelines.cluster.metrics_table import MetricsTable, Refused, SettingsInUse
 from stages.contract.item import StageMetrics
 
 
@@ -24,5 +24,8 @@ async def test_the_last_word_of_a_replica_counts() -> None:
     table = MetricsTable()
     await table.report_settings("surface", SettingsInUse(("1", "2")))
     await table.report_settings("surface", SettingsInUse(("2",), refused=None))
-    await table.report_settings("another", SettingsInUse(("1",), refused="no key"))
-    assert await table.settings() == {"surface": SettingsInUse(("2",)), "another": SettingsInUse(("1",), "no key")}
+    await table.report_settings("another", SettingsInUse(("1",), refused=Refused("2", "no key")))
+    assert await table.settings() == {
+        "surface": SettingsInUse(("2",)),
+        "another": SettingsInUse(("1",), Refused("2", "no key")),
+    }

@@ -15,8 +15,10 @@ from pipelines.settings.applications import (
     SurfaceArgs,
     SurfaceSettings,
     applications,
+    stages_name,
     version_of,
 )
+from pipelines.settings.config import AppConfig
 from pipelines.settings.config_file import load, parse, serve_document
 from pipelines.settings.derived import capacity
 from pipelines.settings.specs import stage_specs
@@ -32,9 +34,13 @@ def document(name: str) -> dict[str, Any]:
     return dict(found)
 
 
+def name_of(deployment: str, app_name: str = "triptych") -> str:
+    return stages_name(app_name, deployment, FILE.app)
+
+
 def test_each_deployment_is_an_application_and_so_are_the_surface_and_redis() -> None:
     names = {app.name for app in applications(FILE.app, "triptych")}
-    assert names == {"triptych", "triptych-redis", *(f"triptych-{name}" for name in FILE.app.placement())}
+    assert names == {"triptych", "triptych-redis", *map(name_of, FILE.app.placement())}
 
 
 def test_only_the_surface_has_a_route() -> None:
@@ -46,7 +52,7 @@ def test_what_is_written_is_json_and_is_read_back_as_it_was() -> None:
     for app in applications(FILE.app, "triptych"):
         read = json.loads(json.dumps(app.document({}), allow_nan=False))
         assert yaml.safe_load(yaml.safe_dump(read)) == read
-    stages = document("triptych-llm")
+    stages = document(name_of("llm"))
     (llm,) = StagesArgs.model_validate(stages["args"]).spec().stages
     wanted = stage_specs(FILE.app)["triptych-see.llm"]
     queues = StagesSettings.model_validate(stages["deployments"][0]["user_config"]).queues
@@ -63,26 +69,26 @@ def test_what_is_written_is_json_and_is_read_back_as_it_was() -> None:
 
 def test_a_deployment_is_told_where_the_stages_are_that_its_own_ones_need() -> None:
     where = {
-        app.name: {
+        next(iter(app.deployments)): {
             stage: (at.deployment, at.application) for stage, at in StagesArgs.model_validate(app.args).elsewhere.items()
         }
         for app in applications(FILE.app, "t")
-        if app.name in ("t-llm", "t-denoiser", "t-vae")
+        if app.deployments.keys() & {"llm", "denoiser", "vae"}
     }
     assert where == {
-        "t-llm": {"triptych-see.vision_encoder": ("vision-encoder", "t-vision-encoder")},
-        "t-denoiser": {
-            "triptych-paint.text_encoder": ("text-encoder", "t-text-encoder"),
-            "triptych-paint.vae_encoder": ("vae", "t-vae"),
+        "llm": {"triptych-see.vision_encoder": ("vision-encoder", name_of("vision-encoder", "t"))},
+        "denoiser": {
+            "triptych-paint.text_encoder": ("text-encoder", name_of("text-encoder", "t")),
+            "triptych-paint.vae_encoder": ("vae", name_of("vae", "t")),
         },
-        "t-vae": {},
+        "vae": {},
     }
 
 
 def test_the_surface_is_told_where_every_stage_is() -> None:
     given = document("triptych")["deployments"][0]["user_config"]["stages"]
     assert set(given) == set(FILE.app.stage_names())
-    assert given["triptych-see.llm"] == {"deployment": "llm", "application": "triptych-llm"}
+    assert given["triptych-see.llm"] == {"deployment": "llm", "application": name_of("llm")}
 
 
 def test_stages_that_live_with_the_surface_come_with_it() -> None:
@@ -99,13 +105,38 @@ def test_stages_that_live_with_the_surface_come_with_it() -> None:
 
 
 def test_serves_own_settings_are_what_was_derived() -> None:
-    (given,) = document("triptych-denoiser")["deployments"]
+    (given,) = document(name_of("denoiser"))["deployments"]
     room = capacity(FILE.app.placement()["denoiser"], FILE.app)
     assert given["max_ongoing_requests"] == room.max_ongoing_requests == 8 + 128  # what waits for prompts has room, too
     assert given["num_replicas"] == "auto"
     assert given["autoscaling_config"]["target_ongoing_requests"] == 6
     assert given["autoscaling_config"]["policy"] == {"policy_function": "pipelines.cluster.autoscaling:by_engines_load"}
     assert given["max_surge_percent"] > 0
+
+
+def test_replicas_that_leave_may_finish_the_longest_request() -> None:
+    def timeouts(config: AppConfig) -> set[float]:
+        overrides = [given for app in applications(config, "t") for given in app.deployments.values()]
+        return {given["graceful_shutdown_timeout_s"] for given in overrides}
+
+    longest = FILE.app.limits.model_copy(update={"max_request_s": 1234.0})
+    assert timeouts(FILE.app.model_copy(update={"limits": longest})) == {1244.0}
+    llm = FILE.app.deployments["llm"].model_copy(update={"graceful_shutdown_timeout_s": 5.0})
+    assert timeouts(FILE.app.model_copy(update={"deployments": {**FILE.app.deployments, "llm": llm}})) == {5.0, 610.0}
+
+
+def test_the_address_of_redis_is_no_affair_of_the_surface_and_its_secret_of_nobody_who_looks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TRIPTYCH_TEST_REDIS", "redis://:secret@cache:6379/0")
+    args = FILE.app.model_dump(mode="json")
+    config = parse(args | {"cache": {"redis": {"url_env": "TRIPTYCH_TEST_REDIS"}}})
+    documents = {app.name: json.dumps(app.document({})) for app in applications(config, "triptych")}
+    assert "triptych-redis" not in documents
+    assert not [name for name, text in documents.items() if "secret" in text]
+    assert {name for name, text in documents.items() if "TRIPTYCH_TEST_REDIS" not in text} == {"triptych"}
+    plain = parse(args | {"cache": {"redis": {"url": "redis://cache:6379/0"}}})
+    assert "redis" not in json.dumps(applications(plain, "triptych")[-1].document({}))
 
 
 def test_a_redis_of_ones_own_is_no_application() -> None:

@@ -68,7 +68,9 @@ REFUSED = [
     ("models.triptych-paint.vae_encoder", {}, ["vae_encoder", "source", "required"]),
     ("models.triptych-paint.denoiser.batch", {"max_items": 0}, ["max_items", "greater than or equal to 1"]),
     ("models.triptych-see.llm.max_step_s", 0, ["max_step_s", "greater than 0"]),
-    ("cache.redis", {"url": "memcached://x"}, ["cache.redis.url", "memcached://x"]),
+    ("cache.redis", {"url": "memcached://x"}, ["cache.redis.url", "redis://", "rediss://"]),
+    ("cache.redis", {"url": "redis://x", "url_env": "X"}, ["cache.redis", "url or url_env, not both"]),
+    ("cache.memory_bytes", -5, ["cache.memory_bytes", "-5"]),
     ("limits.default_request_s", 900, ["default_request_s 900", "max_request_s"]),
     ("auth", {"keys": [{"tenant": "a"}]}, ["exactly one of sha256, env"]),
     ("auth", {"keys": [{"tenant": "a", "sha256": "0" * 64}, {"tenant": "b", "sha256": "1" * 64}]}, ["secret_env"]),
@@ -167,6 +169,43 @@ def test_a_key_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) ->
         config.auth.keys[0].digest()
     monkeypatch.setenv("TRIPTYCH_TEST_KEY", "secret")
     assert len(config.auth.keys[0].digest()) == 64
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("cache.redis", {"url": "rediss:/:secret@cache:6379/0"}),
+        ("cache.redis", {"url": "rediss//:secret"}),
+        ("cache.redis", {"urls": "redis://:secret@cache:6379/0"}),
+        ("cache.redis", {"url": ["redis://:secret@cache"]}),
+        ("cache.redis", "redis://:secret@cache:6379/0"),
+        ("limits.redis", "redis://:secret@cache:6379/0"),
+        ("auth", {"keys": [{"tenant": "a", "sha256": "secret"}]}),
+    ],
+)
+def test_a_secret_that_was_mistyped_is_not_told(path: str, value: object) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        parse(changed(path, value))
+    assert path in refused.value.message
+    assert "secret" not in refused.value.message
+
+
+def test_the_url_of_redis_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = parse(changed("cache.redis", {"url_env": "TRIPTYCH_TEST_REDIS"}))
+    assert AppConfig.model_validate(config.model_dump()) == config
+    cache = cache_spec(config, "a")
+    with pytest.raises(
+        ConfigurationError, match=r"cache\.redis\.url_env: the environment variable TRIPTYCH_TEST_REDIS is not set"
+    ):
+        cache.open()
+    monkeypatch.setenv("TRIPTYCH_TEST_REDIS", "redis://:secret/of@cache:6379/0")
+    with pytest.raises(ConfigurationError, match=r"cache\.redis\.url_env: not the URL") as refused:
+        cache.open()
+    assert "secret" not in refused.value.message
+    monkeypatch.setenv("TRIPTYCH_TEST_REDIS", "unix:///nowhere/redis.sock")
+    opened = cache.open()
+    assert opened.tier_names == ("memory", "redis")
+    opened.close()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import yaml
 
 from pipelines.settings.applications import applications
 from pipelines.settings.config_file import parse
-from pipelines.settings.rollout import Document, changes, steps
+from pipelines.settings.rollout import Document, changed, changes, steps
 
 SHIPPED = Path(__file__).parents[3] / "serve_config.yaml"
 APP = "triptych"
@@ -58,12 +58,44 @@ CHANGES: list[tuple[str, dict[str, Any], dict[str, str]]] = [
         {"clip": "RECONFIGURED"},
     ),
     ("the surface's replicas", {"ingress": {"num_replicas": 3}}, {"ingress": "RECONFIGURED"}),
-    ("slots", {"models__triptych_see__llm__num_slots": 4}, {"llm": "RESTARTS", "ingress": "RECONFIGURED"}),
+    ("slots", {"models__triptych_see__llm__num_slots": 4}, {"llm": "RESTARTS"}),
+    ("the prompt's chunk", {"models__triptych_see__llm__prefill_chunk_tokens": 64}, {"llm": "RESTARTS"}),
+    ("compiling", {"models__triptych_paint__denoiser__compile": True}, {"denoiser": "RESTARTS"}),
+    ("the longest step", {"models__triptych_paint__denoiser__max_step_s": 7}, {"denoiser": "RESTARTS"}),
+    ("where results are remembered", {"cache__memory_bytes": 4096}, dict.fromkeys(ALL_STAGES, "RESTARTS")),
+    (
+        "slots where there is no room for two",
+        {"models__triptych_see__llm__num_slots": 4, "deployments__llm__max_surge_percent": 0},
+        {"llm": "RESTARTS_OLD_FIRST"},
+    ),
+    (
+        "the context, which requests are checked against",
+        {"models__triptych_see__llm__max_context_tokens": 1024},
+        {"llm": "REPLACED", "ingress": "RECONFIGURED"},
+    ),
     ("a dtype", {"models__triptych_paint__vae_decoder__dtype": "bfloat16"}, {"vae": "RESTARTS", "ingress": "RECONFIGURED"}),
     (
         "another source",
         {"models__triptych_clip__embedder__source": {"folder": "/models/clip"}},
-        {"clip": "RESTARTS", "ingress": "RECONFIGURED"},
+        {"clip": "REPLACED", "ingress": "RECONFIGURED"},
+    ),
+    (
+        "another source where there is no room for two",
+        {
+            "models__triptych_clip__embedder__source": {"folder": "/models/clip"},
+            "deployments__clip__max_surge_percent": 0,
+        },
+        {"clip": "REPLACED_OLD_FIRST", "ingress": "RECONFIGURED"},
+    ),
+    (
+        "another source of what others need",
+        {"models__triptych_paint__text_encoder__source": {"folder": "/models/painter"}},
+        {"text-encoder": "REPLACED", "denoiser": "REPLACED", "ingress": "RECONFIGURED"},
+    ),
+    (
+        "another projector",
+        {"models__triptych_see__vision_encoder__projector": {"folder": "/models/projector"}},
+        {"vision-encoder": "REPLACED", "llm": "REPLACED", "ingress": "RECONFIGURED"},
     ),
     (
         "resources",
@@ -78,7 +110,7 @@ CHANGES: list[tuple[str, dict[str, Any], dict[str, str]]] = [
     (
         "another Redis",
         {"cache": {"redis": {"url": "redis://cache:6379/0"}}},
-        {"triptych-redis": "ENDS", "ingress": "RECONFIGURED", **dict.fromkeys(ALL_STAGES, "RESTARTS")},
+        {"triptych-redis": "ENDS", **dict.fromkeys(ALL_STAGES, "RESTARTS")},
     ),
 ]
 
@@ -123,7 +155,7 @@ def of(applications: Sequence[Document], name: str) -> Document:
 def test_the_first_time_everything_starts_at_once() -> None:
     wanted = documents(shipped())
     (step,) = steps([], wanted, APP)
-    assert (names(step.applications), step.settles) == (names(wanted), False)
+    assert (names(step.applications), step.tells, step.ends) == (names(wanted), False, False)
 
 
 def test_what_runs_already_takes_no_step() -> None:
@@ -145,9 +177,30 @@ def test_a_removed_models_stages_go_after_the_surface_has_done_with_it() -> None
     now, wanted = documents(shipped()), documents(after)
     first, second = steps(now, wanted, APP)
     assert of(first.applications, APP) == of(wanted, APP)
-    assert first.settles
+    assert (first.tells, first.ends, second.tells, second.ends) == (True, False, False, True)
     assert names(first.applications) == names(now)
     assert names(second.applications) == names(wanted)
+
+
+def application(applications: Sequence[Document], deployment: str) -> str:
+    """The name of the one that a deployment is in."""
+    (found,) = {
+        document["name"]
+        for document in applications
+        if deployment in [given["name"] for given in document.get("deployments", ())]
+    }
+    return str(found)
+
+
+def two_models(**places: str) -> Sequence[Document]:
+    """Two models, each in the deployment that is given for it."""
+    embedder = {"pipeline": "embed", "embedder": {"source": {"demo": "clip"}}}
+    return documents(
+        {
+            "models": dict.fromkeys(places, embedder),
+            "deployments": {place: {"stages": [f"{model}.embedder"]} for model, place in places.items()},
+        }
+    )
 
 
 def test_a_stage_that_moves_is_in_both_places_until_the_surface_has_changed() -> None:
@@ -156,11 +209,66 @@ def test_a_stage_that_moves_is_in_both_places_until_the_surface_has_changed() ->
     after["deployments"]["edits"] = {"stages": ["triptych-paint.vae_encoder"]}
     now, wanted = documents(shipped()), documents(after)
     first, second, third = steps(now, wanted, APP)
-    assert of(first.applications, "triptych-vae") == of(second.applications, "triptych-vae") == of(now, "triptych-vae")
-    assert "triptych-edits" in names(first.applications)
+    old = application(now, "vae")
+    assert names(now) | names(wanted) == names(first.applications) == names(second.applications)
+    assert of(first.applications, old) == of(second.applications, old) == of(now, old)
+    assert of(first.applications, APP) == of(now, APP)
+    assert third.ends
     assert list(third.applications) == list(wanted)
 
 
-def test_a_changed_limit_is_one_step() -> None:
+@pytest.mark.parametrize("wanted", [two_models(a="two", b="one"), two_models(c="one", b="two")], ids=["swapped", "renamed"])
+def test_a_deployment_that_gains_one_stage_and_loses_another_serves_both_meanwhile(wanted: Sequence[Document]) -> None:
+    now = two_models(a="one", b="two")
+    first, second, third = steps(now, wanted, APP)
+    assert names(first.applications) == names(second.applications) == names(now) | names(wanted)
+    assert (first.tells, second.tells, third.ends) == (False, True, True)
+
+
+def test_another_model_starts_beside_the_old_one_and_the_surface_goes_from_the_one_to_the_other() -> None:
+    now = documents(shipped())
+    wanted = documents(shipped(models__triptych_see__vision_encoder__projector={"folder": "/models/projector"}))
+    first, second, third = steps(now, wanted, APP)
+    for deployment in ("vision-encoder", "llm"):  # the LLM's requests tell of the encoder's weights, too
+        assert application(now, deployment) != application(wanted, deployment)
+        for step in (first, second):
+            assert {application(now, deployment), application(wanted, deployment)} <= names(step.applications)
+    assert of(first.applications, APP) == of(now, APP)
+    assert of(second.applications, APP) == of(wanted, APP)
+    assert names(third.applications) == names(wanted)
+
+
+def test_where_two_have_no_room_the_old_one_ends_before_the_new_one_starts() -> None:
+    no_room = {"deployments__clip__max_surge_percent": 0}
+    now = documents(shipped(**no_room))
+    wanted = documents(shipped(models__triptych_clip__embedder__source={"folder": "/models/clip"}, **no_room))
+    old, new = application(now, "clip"), application(wanted, "clip")
+    told, ended, started = steps(now, wanted, APP)
+    assert [(step.tells, step.ends) for step in (told, ended, started)] == [(True, False), (False, True), (False, False)]
+    assert [{old, new} & names(step.applications) for step in (told, ended, started)] == [{old}, set(), {new}]
+
+
+def test_a_roll_out_that_was_interrupted_settles_again_before_it_ends_anything() -> None:
+    now = documents(shipped())
+    wanted = documents(shipped(models__triptych_clip__embedder__source={"folder": "/models/clip"}))
+    _, told, _ = steps(now, wanted, APP)
+    (rest,) = steps(told.applications, wanted, APP)
+    assert rest.ends
+    assert names(rest.applications) == names(wanted)
+
+
+def test_a_changed_limit_is_one_step_that_ends_nothing() -> None:
     (step,) = steps(documents(shipped()), documents(shipped(limits__image_bytes=1024)), APP)
-    assert step.settles
+    assert (step.tells, step.ends) == (True, False)
+
+
+def test_what_a_step_changes_is_told_from_what_it_leaves_alone() -> None:
+    now, wanted = documents(shipped()), documents(shipped(models__triptych_see__llm__num_slots=4))
+    assert changed(now, wanted) == {application(wanted, "llm")}
+    assert changed([], wanted) == names(wanted)
+
+
+def test_the_same_stages_in_another_order_are_the_same_model() -> None:
+    after = shipped()
+    after["deployments"]["vae"]["stages"].reverse()
+    assert application(documents(shipped()), "vae") == application(documents(after), "vae")

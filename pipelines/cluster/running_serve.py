@@ -1,0 +1,52 @@
+"""The Ray Serve that runs: what it was told to run, how that is doing, and how to tell it otherwise. Decides nothing."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.context import _get_global_client
+from ray.serve.exceptions import RayServeException
+from ray.serve.schema import ApplicationStatusOverview, ServeDeploySchema
+
+from pipelines.cluster.metrics_table import SettingsInUse
+from pipelines.settings.applications import METRICS
+from pipelines.settings.rollout import Document
+
+ASK_EVERY_S = 0.25
+ANSWER_WITHIN_S = 10.0
+
+
+class RunningServe:
+    """Of the Ray cluster that this process is connected to."""
+
+    def applications(self) -> Sequence[Document]:
+        """Those that Serve was given in a config. Those given in code are not told."""
+        found = _get_global_client().get_serve_details()["applications"].values()
+        return [app["deployed_app_config"] for app in found if app.get("deployed_app_config")]
+
+    def status(self) -> Mapping[str, ApplicationStatusOverview]:
+        """By application."""
+        return serve.status().applications
+
+    def configure(self, config: Mapping[str, Any]) -> None:
+        """A whole Serve config: what was given in an earlier one and is not in this one ends."""
+        _get_global_client().deploy_apps(ServeDeploySchema.model_validate(config))
+
+    def settings_in_use(self, surface: str) -> Mapping[str, SettingsInUse]:
+        """Of the HTTP surface's replicas. `surface`: its application. None known: the table is being replaced."""
+        table = serve.get_deployment_handle(METRICS, surface)
+        try:
+            found: dict[str, SettingsInUse] = table.settings.remote().result(timeout_s=ANSWER_WITHIN_S)
+        except (RayError, RayServeException, TimeoutError):
+            return {}
+        return found
+
+    def now(self) -> float:
+        """Seconds."""
+        return time.monotonic()
+
+    def pause(self) -> None:
+        """Until it is worth asking again."""
+        time.sleep(ASK_EVERY_S)
