@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
-from stages.llm.llm import Llm, LlmSettings
+from stages.llm.llm import Llm
 from stages.llm.messages import Generate, Sampling
+from stages.llm.settings import LlmSettings
 from tests.stages.llm.driving import drive
 from tests.stages.llm.tiny_models import save_decoder
 

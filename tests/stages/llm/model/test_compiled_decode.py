@@ -8,9 +8,10 @@ import torch
 
 from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
 from stages.contract.errors import ConfigurationError
-from stages.llm.llm import Llm, LlmSettings
+from stages.llm.llm import Llm
 from stages.llm.model.compiled_decode import neighbours
 from stages.llm.model.slot_cache import Chunk
+from stages.llm.settings import LlmSettings
 from tests.stages.llm.driving import drive
 from tests.stages.llm.test_oracle import DECODERS, greedy, requests
 from tests.stages.llm.tiny_models import save_decoder
