@@ -48,7 +48,7 @@ def load_whole(folder: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
-def greedy(model: Any, prompt: Sequence[int], max_tokens: int) -> tuple[list[int], torch.Tensor]:
+def greedy(model: Any, prompt: Sequence[int], max_tokens: int | None) -> tuple[list[int], torch.Tensor]:
     """The library's own answer, and the log probabilities [tokens, vocabulary] of every step."""
     made = model.generate(
         torch.tensor([prompt]),
