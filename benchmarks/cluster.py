@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pipelines.cluster import local_cluster
-from pipelines.cluster.local_cluster import Address
+from pipelines.cluster.local_cluster import HttpAddress
 from pipelines.cluster.replica import StageReplica
 from pipelines.settings.replica_spec import CacheSpec, ReplicaSpec
 from stages.contract.limits import BatchLimits, QueueLimits
@@ -21,7 +21,7 @@ MakeStage = Callable[[], OneShotStage[Any, Any, Any] | IterativeStage[Any, Any, 
 
 
 @contextmanager
-def cluster(address: Address | None = None) -> Iterator[None]:
+def cluster(address: HttpAddress | None = None) -> Iterator[None]:
     """`address`: where Serve's HTTP proxy listens; None: no proxy."""
     local_cluster._start_ray(available_cores(), fork_server=True)
     try:

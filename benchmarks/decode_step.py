@@ -25,10 +25,11 @@ from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
 from stages.device.dtypes import choose_dtype
 from stages.device.openmp import on_passing_thread
 from stages.device.packed_linear import pack_linears
-from stages.llm.llm import Llm, LlmSettings
+from stages.llm.llm import Llm
 from stages.llm.messages import Generate, Sampling
 from stages.llm.model.loading import LoadedLanguageModel
 from stages.llm.row import LlmRow
+from stages.llm.settings import LlmSettings
 
 THREADS = 2
 DTYPE = choose_dtype("cpu", None, packed=True)

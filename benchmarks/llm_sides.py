@@ -247,7 +247,8 @@ class _InProcess:
     takes_many, switches = True, True
 
     def __init__(self, folder: Path, slots: int, options: LoadOptions) -> None:
-        from stages.llm.llm import Llm, LlmSettings
+        from stages.llm.llm import Llm
+        from stages.llm.settings import LlmSettings
 
         checkpoint = resolve(Source(folder=str(folder)))
         self._prompts = PromptBuilder.load(checkpoint)

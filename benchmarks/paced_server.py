@@ -18,7 +18,7 @@ import uvicorn
 from benchmarks.cluster import MadeReplica, cluster, deployed
 from benchmarks.paced import PacedLlm
 from pipelines.client import LocalStageClient
-from pipelines.cluster.local_cluster import Address
+from pipelines.cluster.local_cluster import HttpAddress
 from pipelines.ingress.app import create_app
 from pipelines.ingress.request.settings import settings_of
 from pipelines.one_process import LocalDirectory
@@ -60,7 +60,7 @@ async def serve_in_one_process(config: AppConfig, stage: PacedLlm, batch: BatchL
 
 def serve_over_ray(config: AppConfig, make: partial[PacedLlm], batch: BatchLimits, port: int) -> None:
     stop = threading.Event()
-    with cluster(Address("127.0.0.1", port)):
+    with cluster(HttpAddress("127.0.0.1", port)):
         _deploy(config, make, batch)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())

@@ -27,9 +27,10 @@ from benchmarks.sampling_agreement import agreement
 from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
 from stages.device.openmp import on_passing_thread
 from stages.llm.detokenizer import TokenTexts
-from stages.llm.llm import Llm, LlmSettings
+from stages.llm.llm import Llm
 from stages.llm.messages import Generate, Sampling
 from stages.llm.sampling.sampling import RowSampler, sample
+from stages.llm.settings import LlmSettings
 
 THREADS = 2
 ROWS = (1, 16)

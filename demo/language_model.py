@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
 from stages.device.torchvision_shim import ensure_torchvision
+from stages.llm.model.loading import load_language_model
 from stages.vision.projector import ProjectorConfig
 
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -38,12 +40,9 @@ def load_tokenizer() -> Any:
 
 
 def load_model(device: torch.device) -> Any:
-    """SmolLM2 in fp32, frozen and in evaluation mode."""
-    ensure_torchvision()
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(smollm2_folder(), gguf_file=GGUF_FILE, dtype=torch.float32)
-    return model.to(device).eval().requires_grad_(False)
+    """SmolLM2 in fp32, frozen and in evaluation mode; the library's own, from the copy that is unpacked once."""
+    checkpoint = resolve(Source(demo="smollm2"))
+    return load_language_model(checkpoint, LoadOptions(device=str(device), dtype="float32"), pack=False).model
 
 
 @dataclass(frozen=True, slots=True)

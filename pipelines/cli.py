@@ -31,12 +31,12 @@ Port = Annotated[int | None, typer.Option(min=1, max=65535, help="overrides http
 @app.command()
 def serve(config: ConfigPath = DEFAULT_CONFIG, host: Host = None, port: Port = None) -> None:
     """Serves on this machine until Ctrl-C."""
-    from pipelines.cluster.local_cluster import Address, running
+    from pipelines.cluster.local_cluster import HttpAddress, running
 
     console = Console()
     with _errors(console):
         file = _pinned(load(config))
-        address = Address(host or file.http.host, port or file.http.port)
+        address = HttpAddress(host or file.http.host, port or file.http.port)
         with running(file, address, console):
             stop = _stop_on_signals()  # after Ray, which installs handlers of its own
             console.print(
@@ -80,13 +80,13 @@ def demo(
     config: ConfigPath = DEFAULT_CONFIG, out: Annotated[Path, typer.Option(help="where the PNGs go")] = Path(".triptych")
 ) -> None:
     """Starts Triptych, asks about a picture, paints a picture, shows both receipts, and stops."""
-    from pipelines.cluster.local_cluster import Address, running
+    from pipelines.cluster.local_cluster import HttpAddress, running
     from pipelines.tour import free_port, tour
 
     console = Console()
     with _errors(console):
         file = _pinned(load(config))
-        address = Address("127.0.0.1", free_port())
+        address = HttpAddress("127.0.0.1", free_port())
         with running(file, address, console):
             tour(address.url, file.app, out, console)
 

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from ray import serve
 
 from benchmarks.cluster import cluster, deployed
-from pipelines.cluster.local_cluster import Address
+from pipelines.cluster.local_cluster import HttpAddress
 
 
 class Empty: ...
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--deployments", type=int, required=True, help="the HTTP surface is one of them")
     given = parser.parse_args()
-    with cluster(Address("127.0.0.1", given.port)):
+    with cluster(HttpAddress("127.0.0.1", given.port)):
         behind = [
             deployed(Empty, (), name=f"empty-{index}", max_ongoing_requests=16) for index in range(given.deployments - 1)
         ]

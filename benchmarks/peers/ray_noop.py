@@ -14,7 +14,7 @@ from ray import serve
 from benchmarks.cluster import cluster, deployed
 from benchmarks.http_client import http_client
 from benchmarks.server import port
-from pipelines.cluster.local_cluster import Address
+from pipelines.cluster.local_cluster import HttpAddress
 
 NOTHING, CALL, STREAM = "/nothing", "/call", "/stream"
 MAX_ONGOING = 64
@@ -68,7 +68,7 @@ class Front:
 async def floor(*, count: int) -> RayFloor:
     """Starts a cluster of its own, and stops it."""
     at = port()
-    with cluster(Address("127.0.0.1", at)):
+    with cluster(HttpAddress("127.0.0.1", at)):
         behind = deployed(Nothing, (), name="nothing", max_ongoing_requests=MAX_ONGOING)
         serve.run(deployed(Front, (behind,), name="front", max_ongoing_requests=MAX_ONGOING), name="floor")
         async with http_client(f"http://127.0.0.1:{at}") as client:

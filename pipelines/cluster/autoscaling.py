@@ -8,7 +8,7 @@ to what is returned. It carries this module, by its value, to a process that may
 from typing import Any
 
 LOAD = "load"
-"""What `StageReplica.record_autoscaling_stats` calls the number of items that its engines have in hand."""
+"""What `Replica.record_autoscaling_stats` calls the number of items that its engines have in hand."""
 
 
 def by_engines_load(context: Any) -> tuple[float, dict[str, Any]]:

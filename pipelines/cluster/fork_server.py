@@ -59,9 +59,6 @@ ANSWER_WITHIN_S = 40.0
 STREAMS = 3
 
 
-# ---- in place of the interpreter ----
-
-
 def command(*, stages: bool) -> str:
     """For Ray's `py_executable`: a worker with all modules imported where it hosts stages, else with the first only. On a node
     where the interpreter or this file is elsewhere, it is an ordinary worker."""
@@ -154,9 +151,6 @@ def _spawn(path: str) -> None:
             start_new_session=True,
             cwd="/",
         )
-
-
-# ---- the fork server ----
 
 
 class _Request(NamedTuple):

@@ -13,13 +13,14 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from pipelines.cluster.fork_server import command
 from pipelines.ingress.request.proxy_headers import CALLBACK
 from pipelines.settings.config import AppConfig
-from pipelines.settings.config_file import ServeFile
+from pipelines.settings.config_file import ServeFile, refused, told
 from stages.contract.errors import ConfigurationError
 from stages.device.cores import available_cores
 
@@ -28,7 +29,7 @@ NUM_SMALL_ACTORS = 10  # metrics table, Redis, Serve's own
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class HttpAddress:
     host: str
     port: int
 
@@ -47,7 +48,7 @@ def refuse_open_door(config: AppConfig, host: str) -> None:
 
 
 @contextmanager
-def running(file: ServeFile, address: Address, console: Console, timeout_s: float = 600) -> Iterator[None]:
+def running(file: ServeFile, address: HttpAddress, console: Console, timeout_s: float = 600) -> Iterator[None]:
     """Starts Ray and Triptych, yields once every stage is ready, stops both at the end. Raises `ConfigurationError`."""
     refuse_open_door(file.app, address.host)
     _refuse_taken_port(address)
@@ -86,6 +87,7 @@ def connected(address: str, file: ServeFile) -> Iterator[None]:
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigurationError(f"no Ray cluster at {address}: {error}") from None
     try:
+        refuse_unknown_to_serve(file)
         http = {"host": file.http.host, "port": file.http.port} | dict(file.options.get("http_options") or {})
         serve.start(proxy_location=file.options.get("proxy_location"), http_options=http)  # does nothing where Serve runs
         refuse_open_door(file.app, _host_of_running_serve())
@@ -105,7 +107,7 @@ def _progress(console: Console) -> Progress:
     return Progress(*columns, console=console, transient=False, refresh_per_second=4)
 
 
-def _refuse_taken_port(address: Address) -> None:
+def _refuse_taken_port(address: HttpAddress) -> None:
     import socket
 
     with socket.socket() as probe:
@@ -156,7 +158,7 @@ def _cpus_wanted(config: AppConfig) -> int:
     return math.ceil(wanted + NUM_SMALL_ACTORS * 0.01)
 
 
-def _start_serve(address: Address) -> None:
+def _start_serve(address: HttpAddress) -> None:
     from ray import serve
     from ray.serve.config import HTTPOptions, ProxyLocation
 
@@ -164,9 +166,20 @@ def _start_serve(address: Address) -> None:
     serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=options)
 
 
+def refuse_unknown_to_serve(file: ServeFile) -> None:
+    """Raises `ConfigurationError` where Serve's own part of the file is not as Serve has it."""
+    from ray.serve.schema import ServeDeploySchema
+
+    try:
+        ServeDeploySchema.model_validate({**file.options, "applications": list(file.others)})
+    except ValidationError as error:
+        raise refused(told(error)) from None
+
+
 def _deploy(file: ServeFile, progress: Progress, timeout_s: float) -> None:
     from pipelines.cluster.deploy import Rollout  # imports Ray, which reads its settings then
 
+    refuse_unknown_to_serve(file)
     try:
         Rollout(file, timeout_s, _Rows(progress).show).apply()
     except ConfigurationError as error:

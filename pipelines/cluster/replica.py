@@ -14,6 +14,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from pipelines.cluster.autoscaling import LOAD
 from pipelines.settings.replica_spec import ReplicaSpec
 from stages.contract.item import Item, Reply
 from stages.device.cores import available_cores, cores_of_this_machine
@@ -76,7 +77,7 @@ class StageReplica:
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Called by Serve. What the engines have in hand: what waits for another stage's result is no work for this one."""
-        return {"load": float(sum(load.queued + load.running for load in self._host.load().values()))}
+        return {LOAD: float(sum(load.queued + load.running for load in self._host.load().values()))}
 
     def _report_from_now_on(self) -> None:
         """Starts reporting on the loop that calls arrive on, which is not there yet in the constructor."""

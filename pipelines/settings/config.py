@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from stages.contract.errors import ConfigurationError
 from stages.contract.limits import QueueLimits
+from stages.diffusion.messages import MAX_GUIDANCE_SCALE
 
 EMBEDDED = "embedded"
 INGRESS = "ingress"
@@ -142,7 +143,7 @@ class TextToImageModel(Strict):
     max_pixels: int | None = Field(None, ge=64, description="None: 1,048,576, or the largest of sizes")
     default_steps: int | None = Field(None, ge=1)
     max_steps: int = Field(150, ge=1)
-    default_guidance_scale: float | None = Field(None, ge=0, le=100)
+    default_guidance_scale: float | None = Field(None, ge=0, le=MAX_GUIDANCE_SCALE)
     default_strength: float = Field(0.8, gt=0, le=1, description="of edits: how much of the given picture is painted over")
 
     @field_validator("sizes")
@@ -395,17 +396,33 @@ class AppConfig(Strict):
                 if stage in placed:
                     raise ValueError(f"{home}.stages: {stage!r} is in another deployment already")
                 placed.add(stage)
+        self._refuse_one_name_for_two()
         clashes = {INGRESS, "metrics", "redis"} & set(self.deployments)
         if clashes:
             raise ValueError(f"deployments: {', '.join(clashes)} is taken by Triptych itself; choose another name")
         return self
 
+    def _refuse_one_name_for_two(self) -> None:
+        named = dict.fromkeys(self.deployments, "deployments has it")
+        for stage in self._unplaced():
+            name = _own_deployment(stage)
+            if name in named:
+                raise ValueError(
+                    f"deployments: {stage} is in none and would get one of its own, {name!r}, but {named[name]}; "
+                    f"name a deployment with stages: [{stage}]"
+                )
+            named[name] = f"so would {stage}"
+
     def placement(self) -> dict[str, DeploymentConfig]:
         """Every deployment beside the ingress; a stage that neither names gets one of its own."""
-        placed = set(self.ingress.stages).union(*(deployment.stages for deployment in self.deployments.values()))
-        own = {
-            stage.replace(".", "-").replace("/", "-").replace(":", "-"): DeploymentConfig(stages=(stage,))
-            for stage in self.stage_names()
-            if stage not in placed
+        return dict(self.deployments) | {
+            _own_deployment(stage): DeploymentConfig(stages=(stage,)) for stage in self._unplaced()
         }
-        return dict(self.deployments) | own
+
+    def _unplaced(self) -> tuple[str, ...]:
+        placed = set(self.ingress.stages).union(*(deployment.stages for deployment in self.deployments.values()))
+        return tuple(stage for stage in self.stage_names() if stage not in placed)
+
+
+def _own_deployment(stage: str) -> str:
+    return stage.replace(".", "-").replace("/", "-").replace(":", "-")

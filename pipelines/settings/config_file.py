@@ -4,13 +4,13 @@ whose import path is `pipelines.app:build`. What those may say is `pipelines/set
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from pipelines.settings.applications import applications
-from pipelines.settings.config import AppConfig
+from pipelines.settings.config import AppConfig, Strict
 from pipelines.settings.derived import faults
 from stages.contract.errors import ConfigurationError
 
@@ -18,12 +18,14 @@ IMPORT_PATH = "pipelines.app:build"
 COMMON = ("runtime_env", "logging_config")  # of Triptych's application: each of those that it becomes gets them
 SECRET = ("auth", "cache")  # whose values are not told
 
+Model = TypeVar("Model", bound=BaseModel)
+
 
 class HttpConfig(BaseModel):
     """The part of the file that is Serve's own and that the command line needs."""
 
-    host: str = "127.0.0.1"
-    port: int = 8000
+    host: str = Field("127.0.0.1", min_length=1)
+    port: int = Field(8000, ge=0, le=65535)
 
 
 class ServeFile(BaseModel):
@@ -38,31 +40,63 @@ class ServeFile(BaseModel):
     others: Sequence[Mapping[str, Any]] = ()
 
 
+class _Document(BaseModel):
+    """The file's own settings, of which Serve knows more."""
+
+    proxy_location: Literal["Disabled", "HeadOnly", "EveryNode"] | None = None
+    http_options: HttpConfig | None = None
+    applications: list[dict[str, Any]] = []
+
+
+class _Application(Strict):
+    """Triptych's entry. What else Serve allows there would mean nothing."""
+
+    name: str = Field("triptych", min_length=1)
+    import_path: str
+    route_prefix: Literal["/"] = "/"
+    args: dict[str, Any] | None = None
+    runtime_env: dict[str, Any] = {}
+    logging_config: dict[str, Any] | None = None
+
+
 def load(path: Path) -> ServeFile:
     """Reads a Serve config file. Raises `ConfigurationError`."""
+    given = _read(path)
+    document = _checked(_Document, given)
+    ours = [app for app in document.applications if app.get("import_path") == IMPORT_PATH]
+    if len(ours) != 1:
+        raise ConfigurationError(f"{path}: applications: exactly one must have import_path {IMPORT_PATH}; found {len(ours)}")
+    (entry,) = ours
+    if entry.get("deployments"):
+        raise ConfigurationError(
+            f"{path}: applications: deployments beside args is Serve's own list, which Triptych fills; set these under args.deployments"
+        )
+    app = _checked(_Application, {key: value for key, value in entry.items() if key != "deployments"}, "applications.")
+    return ServeFile(
+        http=document.http_options or HttpConfig(),
+        app_name=app.name,
+        app=parse(app.args or {}),
+        options={key: value for key, value in given.items() if key != "applications" and value is not None},
+        common={key: entry[key] for key in COMMON if key in entry},
+        others=[other for other in document.applications if other is not entry],
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         document = yaml.safe_load(path.read_text())
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path}: not YAML: {error}") from None
-    applications = document.get("applications") if isinstance(document, dict) else None
-    ours = [app for app in applications or [] if isinstance(app, dict) and app.get("import_path") == IMPORT_PATH]
-    if len(ours) != 1:
-        raise ConfigurationError(f"{path}: applications: exactly one must have import_path {IMPORT_PATH}; found {len(ours)}")
-    (app,) = ours
-    if app.get("deployments"):
-        raise ConfigurationError(
-            f"{path}: applications: deployments beside args is Serve's own list, which Triptych fills; set these under args.deployments"
-        )
-    return ServeFile(
-        http=HttpConfig.model_validate(document.get("http_options") or {}),
-        app_name=app.get("name", "triptych"),
-        app=parse(app.get("args") or {}),
-        options={key: value for key, value in document.items() if key != "applications"},
-        common={key: app[key] for key in COMMON if key in app},
-        others=[other for other in document["applications"] if other is not app],
-    )
+    return {str(key): value for key, value in document.items()} if isinstance(document, dict) else {}
+
+
+def _checked(model: type[Model], given: Mapping[str, Any], within: str = "") -> Model:
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        raise refused([within + line for line in told(error)]) from None
 
 
 def serve_document(file: ServeFile) -> dict[str, Any]:
@@ -77,18 +111,19 @@ def parse(args: Any) -> AppConfig:
     try:
         config = AppConfig.model_validate(args)
     except ValidationError as error:
-        raise _refused(_told(error)) from None
+        raise refused(told(error)) from None
     found = faults(config)
     if found:
-        raise _refused(found)
+        raise refused(found)
     return config
 
 
-def _refused(lines: Sequence[str]) -> ConfigurationError:
+def refused(lines: Sequence[str]) -> ConfigurationError:
     return ConfigurationError("configuration refused:\n  " + "\n  ".join(lines))
 
 
-def _told(error: ValidationError) -> Sequence[str]:
+def told(error: ValidationError) -> Sequence[str]:
+    """A line for every setting at fault."""
     lines = []
     for detail in error.errors():
         path = ".".join(str(part) for part in detail["loc"]) or "args"

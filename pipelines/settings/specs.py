@@ -1,4 +1,4 @@
-"""From the configuration to what a process needs: stage specs, replica specs, paint rules. Pure; loads no weights, knows no Ray."""
+"""From the configuration to what a process needs: stage specs, cache specs. Pure; loads no weights, knows no Ray."""
 
 import hashlib
 import os
@@ -14,11 +14,11 @@ from pipelines.settings.config import (
     VisionEncoderConfig,
 )
 from pipelines.settings.derived import batch_items, prefill_chunk_tokens
-from pipelines.settings.replica_spec import CacheSpec, ReplicaSpec
+from pipelines.settings.replica_spec import CacheSpec
 from stages.checkpoints.checkpoint import LoadOptions, Source
 from stages.contract.limits import BatchLimits
 from stages.host.registry import StageSpec
-from stages.llm.kinds import LlmOptions
+from stages.llm.settings import LlmSettings
 
 
 def stage_specs(config: AppConfig) -> dict[str, StageSpec]:
@@ -43,7 +43,7 @@ def stage_spec(name: str, part: PartConfig) -> StageSpec:
         queue=part.queue.limits(),
         max_step_s=part.max_step_s,
         projector=_source(projector) if projector is not None else None,
-        settings=LlmOptions(part.num_slots, part.max_context_tokens, prefill_chunk_tokens(part))
+        settings=LlmSettings(part.num_slots, part.max_context_tokens, prefill_chunk_tokens(part))
         if isinstance(part, LlmConfig)
         else None,
     )
@@ -51,16 +51,6 @@ def stage_spec(name: str, part: PartConfig) -> StageSpec:
 
 def _source(source: SourceConfig) -> Source:
     return Source(demo=source.demo, folder=source.folder, hub=source.hub, revision=source.revision)
-
-
-def replica_spec(name: str, deployment: DeploymentConfig | IngressConfig, config: AppConfig, app_name: str) -> ReplicaSpec:
-    stages = stage_specs(config)
-    return ReplicaSpec(
-        deployment=name,
-        stages=tuple(stages[stage] for stage in deployment.stages),
-        cache=cache_spec(config, app_name),
-        torch_threads=torch_threads(deployment),
-    )
 
 
 def torch_threads(home: DeploymentConfig | IngressConfig) -> int | None:

@@ -1,4 +1,4 @@
-"""The kind of stage that speaks. Its settings are `LlmOptions`; importing it loads no model library."""
+"""The kind of stage that speaks. Its settings are `LlmSettings`; importing it loads no model library."""
 
 from collections.abc import Sequence
 
@@ -6,31 +6,28 @@ from stages.checkpoints.memory_estimate import WIDTHS, Need, read_config
 from stages.checkpoints.part_files import TEXT_SETTINGS, TRANSFORMERS_WEIGHTS, PartFiles, Weights
 from stages.checkpoints.stage_kind import Part, Stage, StageKind
 from stages.contract.errors import ConfigurationError
-from stages.llm.slot_memory import LlmOptions, slot_bytes, step_bytes
+from stages.llm.settings import LlmSettings
+from stages.llm.slot_memory import slot_bytes, step_bytes
 from stages.vision.vlm_files import holds_speaking
-
-__all__ = ["KINDS", "LlmOptions"]
 
 
 def _llm(part: Part) -> Stage:
-    from stages.llm.llm import Llm, LlmSettings
+    from stages.llm.llm import Llm
 
-    options = part.settings
-    if not isinstance(options, LlmOptions):
+    if not isinstance(part.settings, LlmSettings):
         raise ConfigurationError(f"{part.stage}: an llm needs num_slots, max_context_tokens and prefill_chunk_tokens")
-    settings = LlmSettings(options.num_slots, options.max_context_tokens, options.prefill_chunk_tokens)
-    return Llm.load(part.checkpoint, part.options, settings)
+    return Llm.load(part.checkpoint, part.options, part.settings)
 
 
 def _needs(part: Part) -> Sequence[Need]:
-    options, config = part.settings, read_config(part.checkpoint.folder)
+    settings, config = part.settings, read_config(part.checkpoint.folder)
     text = config.get("text_config", config)
-    if not isinstance(options, LlmOptions) or "num_hidden_layers" not in text:
+    if not isinstance(settings, LlmSettings) or "num_hidden_layers" not in text:
         return ()
     width = WIDTHS.get(part.options.dtype, 2)
-    settings = ("num_slots", "max_context_tokens", "prefill_chunk_tokens")
-    slots = f"{options.num_slots} slots of {options.max_context_tokens} tokens"
-    return Need(slots, slot_bytes(text, options, width), settings), Need("a step", step_bytes(text, options, width), settings)
+    names = ("num_slots", "max_context_tokens", "prefill_chunk_tokens")
+    slots = f"{settings.num_slots} slots of {settings.max_context_tokens} tokens"
+    return Need(slots, slot_bytes(text, settings, width), names), Need("a step", step_bytes(text, settings, width), names)
 
 
 def _unpacks(part: Part) -> None:

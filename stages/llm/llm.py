@@ -11,7 +11,6 @@ make way keeps its tokens only: `resume` treats prompt and answer so far as a pr
 """
 
 from collections.abc import Collection, Hashable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -35,24 +34,9 @@ from stages.llm.prompt import PreparedPrompt, PromptPreparer
 from stages.llm.prompt_rules import PromptRules
 from stages.llm.row import LlmRow, SuspendedAnswer
 from stages.llm.sampling.sampling import RowSampler, SampledToken, sample
+from stages.llm.settings import LlmSettings
 
 MIN_CHUNK_TOKENS = 16  # fewer make no pass noticeably smaller
-
-
-@dataclass(frozen=True, slots=True)
-class LlmSettings:
-    """`num_slots` requests at once, each of at most `max_context_tokens` (prompt and answer); memory for all of them is
-    taken at load. A step computes at most `prefill_chunk_tokens` of waiting prompts: fewer make running streams smoother,
-    more make prompts cheaper."""
-
-    num_slots: int = 8
-    max_context_tokens: int = 2048
-    prefill_chunk_tokens: int = 256
-
-    def __post_init__(self) -> None:
-        for name, least in (("num_slots", 1), ("max_context_tokens", 2), ("prefill_chunk_tokens", 1)):
-            if getattr(self, name) < least:
-                raise ConfigurationError(f"llm.{name}: {getattr(self, name)} is not allowed; it is at least {least}")
 
 
 class _OnlyUnpacked(Exception):

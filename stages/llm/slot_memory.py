@@ -2,33 +2,27 @@
 config.json; each figure is a lower bound, and what the config doesn't tell counts as nothing."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-
-@dataclass(frozen=True, slots=True)
-class LlmOptions:
-    num_slots: int
-    max_context_tokens: int
-    prefill_chunk_tokens: int
+from stages.llm.settings import LlmSettings
 
 
-def slot_bytes(text: Mapping[str, Any], options: LlmOptions, width: int) -> int:
+def slot_bytes(text: Mapping[str, Any], settings: LlmSettings, width: int) -> int:
     """Keys and values of every slot, as `stages/llm/model/slot_cache.py` allocates them. `text`: a decoder's config.json; `width`:
     bytes of a number."""
     heads = _least(text, "num_attention_heads")
     head_dim = _least(text, "head_dim") or _least(text, "hidden_size") // max(1, heads)
     kv_heads = _least(text, "num_key_value_heads") or heads
     per_token = _least(text, "num_hidden_layers") * kv_heads * head_dim * 2 * width
-    return per_token * (options.max_context_tokens + 1) * options.num_slots
+    return per_token * (settings.max_context_tokens + 1) * settings.num_slots
 
 
-def step_bytes(text: Mapping[str, Any], options: LlmOptions, width: int) -> int:
+def step_bytes(text: Mapping[str, Any], settings: LlmSettings, width: int) -> int:
     """The logits of every slot in float32, and of a prompt's chunk the hidden states and the inside of one feed-forward layer."""
     hidden = _least(text, "hidden_size")
     inner = _least(text, "intermediate_size") or 4 * hidden
-    logits = options.num_slots * _least(text, "vocab_size") * 4
-    return logits + options.prefill_chunk_tokens * (2 * hidden + 2 * inner) * width
+    logits = settings.num_slots * _least(text, "vocab_size") * 4
+    return logits + settings.prefill_chunk_tokens * (2 * hidden + 2 * inner) * width
 
 
 def _least(text: Mapping[str, Any], name: str) -> int:

@@ -202,7 +202,7 @@ def test_the_denoiser_scales_alone_under_image_load_and_scales_back(server: Serv
 
     async def load_until_scaled() -> set[int]:
         seen = set()
-        work = asyncio.create_task(paint_some(server, 24, 50))
+        work = asyncio.create_task(paint_some(server, 24, 25))
         while not work.done():
             replicas = await asyncio.to_thread(server.replicas)
             assert replicas["llm"] == 1

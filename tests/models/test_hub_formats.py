@@ -23,7 +23,7 @@ from tests.pipelines.ingress.surface import JsonObject, client_for
 from tests.stages.diffusion.painter import Wish, oracle_of
 from tests.stages.diffusion.tiny import save_stable_diffusion
 from tests.stages.llm.tiny_vlms import save_llava
-from tests.stages.pictures import quarters, save
+from tests.stages.picture_files import quarters, save
 
 pytestmark = pytest.mark.models
 

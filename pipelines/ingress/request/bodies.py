@@ -120,9 +120,6 @@ def _refuse_crowds(document: object) -> None:
             waiting.extend(here.values() if isinstance(here, dict) else here)
 
 
-# ---- telling what is wrong ----
-
-
 def explained(details: Sequence[ErrorDetails], document: object) -> InvalidRequest:
     """The one error to tell: where a field may have several types, that of the type which came nearest."""
     first = details[0]["loc"][:1]

@@ -4,6 +4,7 @@ A form has no types: a field's text is read as what the body declares. A field w
 OpenAI's SDK writes it. Nothing is spooled to disk: the body is bounded. Knows no particular form.
 """
 
+import logging
 import re
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Generic, TypeVar
 
 from fastapi import Request
 from pydantic import ValidationError
-from starlette.datastructures import Headers, UploadFile
+from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from pipelines.ingress.request.bodies import bounded, explained, refuse_other_types
@@ -69,6 +70,11 @@ class _Parser(MultiPartParser):
 
     spool_max_size = 0  # of what stays in memory: no bound but the body's
     ended = False
+
+    async def parse(self) -> FormData:
+        # It warns of every form that is none; its sender is told, and nobody else need be.
+        logging.getLogger("python_multipart").setLevel(logging.ERROR)
+        return await super().parse()
 
     def on_end(self) -> None:
         self.ended = True

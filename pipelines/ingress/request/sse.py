@@ -153,7 +153,13 @@ class _Line:
             raise _ClientGone from error
 
 
+_LINE_ENDS = {end.encode(): b"\\u%04x" % ord(end) for end in "\x85\u2028\u2029"}
+
+
 def data_frame(body: bytes, *, event: str | None = None) -> bytes:
-    """One event. `body` is JSON on a single line."""
+    """One event. `body` is JSON on a single line. What ends a line of text in Unicode but not in JSON is written as an escape: clients
+    that read lines of text (`iter_lines`) would break there."""
+    for end, escape in _LINE_ENDS.items():
+        body = body.replace(end, escape)
     name = f"event: {event}\n".encode() if event is not None else b""
     return name + b"data: " + body + b"\n\n"

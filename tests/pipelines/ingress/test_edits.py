@@ -245,8 +245,11 @@ ODD_FORMS: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("body", ODD_FORMS.values(), ids=ODD_FORMS)
-async def test_a_form_that_is_none_is_a_400(body: bytes) -> None:
+async def test_a_form_that_is_none_is_a_400_and_no_line_in_the_servers_log(
+    body: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     assert len((await posted(body))["message"]) < 300
+    assert caplog.text == ""
 
 
 async def test_text_that_is_not_utf8_and_a_last_part_that_is_cut_off_are_told_as_such() -> None:

@@ -1,14 +1,16 @@
 """The configuration is strict: what it refuses, it refuses with path, value and what is allowed."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from pipelines.settings.applications import StagesArgs, SurfaceArgs, applications
 from pipelines.settings.config import AppConfig
 from pipelines.settings.config_file import load, parse
-from pipelines.settings.specs import cache_spec, replica_spec, stage_specs
+from pipelines.settings.specs import cache_spec, stage_specs
 from stages.contract.errors import ConfigurationError
 
 SHIPPED = Path(__file__).parents[3] / "serve_config.yaml"
@@ -128,14 +130,43 @@ def test_a_stage_that_no_deployment_names_gets_one_of_its_own() -> None:
     assert parse(args).placement()["triptych-see-llm"].stages == ("triptych-see.llm",)
 
 
+EMBEDDER = {"pipeline": "embed", "embedder": {"source": {"demo": "clip"}}}
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        ({"models": {"a/b": EMBEDDER, "a-b": EMBEDDER}}, ["a-b.embedder", "'a-b-embedder'", "so would a/b.embedder"]),
+        (
+            {
+                "models": {"one": EMBEDDER, "two": EMBEDDER},
+                "deployments": {"one-embedder": {"stages": ["two.embedder"]}},
+            },
+            ["one.embedder", "'one-embedder'", "deployments has it"],
+        ),
+    ],
+)
+def test_a_stage_whose_own_deployment_would_take_anothers_name_is_refused(args: dict[str, Any], told: list[str]) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        parse(args)
+    for words in told:
+        assert words in refusal.value.message
+
+
+def test_a_name_is_free_once_its_stages_are_placed() -> None:
+    config = parse({"models": {"a/b": EMBEDDER, "a-b": EMBEDDER}, "deployments": {"first": {"stages": ["a/b.embedder"]}}})
+    placed = {name: deployment.stages for name, deployment in config.placement().items()}
+    assert placed == {"first": ("a/b.embedder",), "a-b-embedder": ("a-b.embedder",)}
+
+
 def test_several_stages_may_share_a_deployment() -> None:
     args = shipped_args()
     for name in ("text-encoder", "denoiser", "vae"):
         del args["deployments"][name]
     parts = ["triptych-paint.text_encoder", "triptych-paint.denoiser", "triptych-paint.vae_decoder"]
     args["deployments"]["paint"] = {"stages": parts}
-    config = parse(args)
-    spec = replica_spec("paint", config.placement()["paint"], config, "test")
+    (paint,) = [app for app in applications(parse(args), "test") if app.name == "test-paint"]
+    spec = StagesArgs.model_validate(paint.args).spec()
     assert [stage.name for stage in spec.stages] == parts
 
 
@@ -145,7 +176,9 @@ def test_stages_may_live_with_the_http_surface() -> None:
     args["ingress"] = {"stages": ["triptych-see.llm"], "torch_threads": 2}
     config = parse(args)
     assert all("triptych-see.llm" not in deployment.stages for deployment in config.placement().values())
-    spec = replica_spec("ingress", config.ingress, config, "test")
+    surface = SurfaceArgs.model_validate(applications(config, "test")[-1].args)
+    assert surface.own is not None
+    spec = surface.own.spec()
     assert ([stage.name for stage in spec.stages], spec.torch_threads) == (["triptych-see.llm"], 2)
 
 
@@ -217,6 +250,54 @@ def test_a_file_that_is_no_serve_config_is_refused(tmp_path: Path, text: str, to
     path.write_text(text)
     with pytest.raises(ConfigurationError, match=told):
         load(path)
+
+
+def written(tmp_path: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """The shipped file with a change."""
+    document = yaml.safe_load(SHIPPED.read_text())
+    change(document)
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+SERVES_OWN = [
+    ({"http_options": {"port": "abc"}}, "http_options.port: .*integer.* .given: 'abc'."),
+    ({"http_options": {"port": 70000}}, "http_options.port: .*65535.* .given: 70000."),
+    ({"http_options": {"host": None}}, "http_options.host: .*string.* .given: None."),
+    ({"http_options": 5}, "http_options: .* .given: 5."),
+    ({"proxy_location": "x"}, "proxy_location: .*'HeadOnly'.* .given: 'x'."),
+    ({"applications": "x"}, "applications: .*list.* .given: 'x'."),
+    ({"applications": ["x"]}, "applications.0: .*dictionary.* .given: 'x'."),
+]
+
+
+@pytest.mark.parametrize(("change", "told"), SERVES_OWN, ids=[str(change) for change, _ in SERVES_OWN])
+def test_serves_own_settings_are_refused_in_a_line_each_too(tmp_path: Path, change: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"^configuration refused:\n  {told}$"):
+        load(written(tmp_path, lambda document: document.update(change)))
+
+
+ENTRY = [
+    ({"name": None}, "applications.name: .*string.* .given: None."),
+    ({"name": ""}, "applications.name: .* .given: ''."),
+    ({"args": [1]}, "applications.args: .*dictionary.*"),
+    ({"runtime_env": "x"}, "applications.runtime_env: .*dictionary.*"),
+    ({"route_prefix": "/chat"}, "applications.route_prefix: Input should be '/' .given: '/chat'."),
+    ({"route_prefix": None}, "applications.route_prefix: Input should be '/' .given: None."),
+    ({"autoscaling_policy": {"x": 1}}, "applications.autoscaling_policy: Extra inputs .*"),
+]
+
+
+@pytest.mark.parametrize(("change", "told"), ENTRY, ids=[str(change) for change, _ in ENTRY])
+def test_what_triptychs_application_cannot_mean_is_refused(tmp_path: Path, change: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"^configuration refused:\n  {told}$"):
+        load(written(tmp_path, lambda document: document["applications"][0].update(change)))
+
+
+def test_a_setting_of_serves_that_is_empty_is_serves_default(tmp_path: Path) -> None:
+    file = load(written(tmp_path, lambda document: document.update(http_options=None, proxy_location=None)))
+    assert (file.http.port, dict(file.options)) == (8000, {})
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:

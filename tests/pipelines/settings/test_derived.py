@@ -16,7 +16,7 @@ from pipelines.settings.derived import (
 )
 from pipelines.settings.specs import stage_specs
 from stages.contract.errors import ConfigurationError
-from stages.llm.kinds import LlmOptions
+from stages.llm.settings import LlmSettings
 
 CLIP = {"demo": "clip"}
 
@@ -94,7 +94,7 @@ def test_what_is_given_is_taken_as_it_is() -> None:
 
 def test_a_context_shorter_than_a_chunk_is_one_chunk() -> None:
     spec = stage_specs(config({"max_context_tokens": 64}))["chat.llm"]
-    assert spec.settings == LlmOptions(num_slots=8, max_context_tokens=64, prefill_chunk_tokens=64)
+    assert spec.settings == LlmSettings(num_slots=8, max_context_tokens=64, prefill_chunk_tokens=64)
 
 
 def test_a_short_queue_makes_a_small_batch() -> None:

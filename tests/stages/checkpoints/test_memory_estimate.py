@@ -15,7 +15,7 @@ from stages.contract.errors import ConfigurationError
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.device.device_memory import free_bytes
 from stages.host.registry import StageSpec, load
-from stages.llm.kinds import LlmOptions
+from stages.llm.settings import LlmSettings
 from stages.vision.vlm_files import holds_seeing, holds_speaking
 
 GIB = 2**30
@@ -100,7 +100,7 @@ def test_an_llm_whose_slots_fit_no_machine_is_refused_before_it_is_loaded(tmp_pa
         options=LoadOptions(),
         batch=BatchLimits(),
         queue=QueueLimits(),
-        settings=LlmOptions(num_slots=1024, max_context_tokens=10_000_000, prefill_chunk_tokens=256),
+        settings=LlmSettings(num_slots=1024, max_context_tokens=10_000_000, prefill_chunk_tokens=256),
     )
     with pytest.raises(ConfigurationError, match=r"1024 slots of 10000000 tokens .* lower num_slots, max_context_tokens"):
         load(spec)

@@ -15,8 +15,9 @@ import torch
 
 from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
 from stages.contract.errors import ConfigurationError
-from stages.llm.llm import Llm, LlmSettings
+from stages.llm.llm import Llm
 from stages.llm.messages import Generate, Sampling
+from stages.llm.settings import LlmSettings
 from tests.stages.llm.driving import drive
 from tests.stages.llm.tiny_architectures import save_architecture
 
@@ -47,7 +48,7 @@ def load_whole(folder: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
-def greedy(model: Any, prompt: Sequence[int], max_tokens: int) -> tuple[list[int], torch.Tensor]:
+def greedy(model: Any, prompt: Sequence[int], max_tokens: int | None) -> tuple[list[int], torch.Tensor]:
     """The library's own answer, and the log probabilities [tokens, vocabulary] of every step."""
     made = model.generate(
         torch.tensor([prompt]),

@@ -14,8 +14,9 @@ from pipelines.jobs import ImagePart, Message, TextPart
 from pipelines.prompts.prompt import PromptBuilder
 from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
 from stages.contract.recipe import NO_INPUTS, Recipe
-from stages.llm.llm import Llm, LlmSettings
+from stages.llm.llm import Llm
 from stages.llm.messages import Generate, ImageSpan, Sampling
+from stages.llm.settings import LlmSettings
 from stages.vision.messages import EncodeImage, VisionFeatures
 from stages.vision.open_clip_encoder import OpenClipEncoder
 from tests.stages.llm.driving import drive

@@ -13,10 +13,11 @@ from stages.contract.errors import ConfigurationError, InvalidRequest, StageFail
 from stages.contract.recipe import NO_INPUTS, Inputs, InputsMissing
 from stages.contract.stage import IterativeStage, Resident
 from stages.device.arrays import as_array
-from stages.llm.llm import Llm, LlmSettings
+from stages.llm.llm import Llm
 from stages.llm.messages import Generate, ImageSpan, Sampling
 from stages.llm.prompt import PreparedPrompt
 from stages.llm.row import LlmRow
+from stages.llm.settings import LlmSettings
 from stages.vision.messages import VisionFeatures
 from tests.stages.llm.driving import Answer, drive, recipe
 from tests.stages.llm.tiny_models import save_decoder

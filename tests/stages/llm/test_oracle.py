@@ -5,12 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
-from stages.llm.llm import Llm, LlmSettings
-from stages.llm.messages import Generate, Sampling
+from stages.llm.settings import LlmSettings
 from tests.stages.llm.driving import drive
+from tests.stages.llm.oracle import greedy, load, load_whole, requests
 from tests.stages.llm.tiny_models import save_decoder
 
 pytestmark = pytest.mark.models
@@ -29,47 +27,17 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return save_decoder(request.param, tmp_path_factory.mktemp(request.param), **DECODERS[request.param])
 
 
-def load(folder: Path, settings: LlmSettings) -> Llm:
-    return Llm.load(resolve(Source(folder=str(folder))), LoadOptions(), settings)
-
-
-def greedy(folder: Path, prompt: tuple[int, ...], max_tokens: int) -> tuple[list[int], torch.Tensor]:
-    """The library's own answer, and the log probabilities [tokens, vocabulary] of every step."""
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    made = model.generate(
-        torch.tensor([prompt]),
-        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-        max_new_tokens=max_tokens,
-        do_sample=False,
-        return_dict_in_generate=True,
-        output_logits=True,
-    )
-    return made.sequences[0, len(prompt) :].tolist(), torch.stack(made.logits)[:, 0].log_softmax(-1)
-
-
-def requests(seed: int, count: int, longest: int) -> list[tuple[int, Generate]]:
-    """Prompts of random lengths, arriving at random steps."""
-    source = random.Random(seed)
-    return [
-        (
-            source.randrange(20),
-            Generate(
-                tuple(source.randrange(7, 400) for _ in range(source.randrange(1, longest))),
-                Sampling(max_tokens=source.randrange(1, 24), temperature=0.0, logprobs=3),
-            ),
-        )
-        for _ in range(count)
-    ]
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Any:
+    return load_whole(folder)
 
 
 @pytest.mark.parametrize(("num_slots", "chunk"), [(1, 7), (4, 16), (6, 64)])
-def test_each_request_gets_what_generate_gives_it_alone(folder: Path, num_slots: int, chunk: int) -> None:
+def test_each_request_gets_what_generate_gives_it_alone(folder: Path, model: Any, num_slots: int, chunk: int) -> None:
     llm = load(folder, LlmSettings(num_slots, max_context_tokens=128, prefill_chunk_tokens=chunk))
     arrivals = requests(seed=num_slots, count=9, longest=80)
     for (_, work), answer in zip(arrivals, drive(llm, arrivals), strict=True):
-        tokens, logprobs = greedy(folder, work.token_ids, work.sampling.max_tokens)
+        tokens, logprobs = greedy(model, work.token_ids, work.sampling.max_tokens)
         assert answer.tokens == tokens
         assert answer.end is not None
         assert answer.end.completion_tokens == len(tokens)
@@ -100,7 +68,7 @@ def test_memory_is_taken_once_and_never_grows(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_row_that_makes_way_again_and_again_gets_the_same_answer(folder: Path, seed: int) -> None:
+def test_a_row_that_makes_way_again_and_again_gets_the_same_answer(folder: Path, model: Any, seed: int) -> None:
     llm = load(folder, LlmSettings(2, max_context_tokens=128, prefill_chunk_tokens=16))
     arrivals = requests(seed=seed, count=6, longest=60)
     source = random.Random(seed)
@@ -116,7 +84,7 @@ def test_a_row_that_makes_way_again_and_again_gets_the_same_answer(folder: Path,
     answers = drive(llm, arrivals, preempt=preempt)
     assert num_preempted > 3
     for (_, work), answer in zip(arrivals, answers, strict=True):
-        tokens, _ = greedy(folder, work.token_ids, work.sampling.max_tokens)
+        tokens, _ = greedy(model, work.token_ids, work.sampling.max_tokens)
         assert answer.tokens == tokens
         assert answer.end is not None
         assert answer.end.completion_tokens == len(tokens)

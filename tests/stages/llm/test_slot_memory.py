@@ -2,7 +2,8 @@
 
 import pytest
 
-from stages.llm.slot_memory import LlmOptions, slot_bytes, step_bytes
+from stages.llm.settings import LlmSettings
+from stages.llm.slot_memory import slot_bytes, step_bytes
 
 CONFIG = {
     "num_hidden_layers": 3,
@@ -12,7 +13,7 @@ CONFIG = {
     "intermediate_size": 64,
     "vocab_size": 100,
 }
-OPTIONS = LlmOptions(num_slots=5, max_context_tokens=63, prefill_chunk_tokens=16)
+OPTIONS = LlmSettings(num_slots=5, max_context_tokens=63, prefill_chunk_tokens=16)
 
 
 def test_slots_take_what_the_slot_cache_allocates() -> None:

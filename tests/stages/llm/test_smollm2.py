@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
-from stages.llm.llm import Llm, LlmSettings
+from stages.llm.llm import Llm
 from stages.llm.messages import Generate, Sampling
 from stages.llm.model.loading import load_language_model
+from stages.llm.settings import LlmSettings
 from tests.stages.llm.driving import drive
 
 pytestmark = [pytest.mark.models, pytest.mark.timeout(900)]

@@ -15,8 +15,9 @@ from pipelines.jobs import ImagePart, Message, TextPart
 from pipelines.prompts.prompt import PromptBuilder
 from stages.checkpoints.checkpoint import Checkpoint, LoadOptions, Source, resolve
 from stages.contract.recipe import NO_INPUTS, Inputs, InputsMissing, Recipe
-from stages.llm.llm import Llm, LlmSettings
+from stages.llm.llm import Llm
 from stages.llm.messages import Generate, ImageSpan, Sampling
+from stages.llm.settings import LlmSettings
 from stages.vision.messages import EncodeImage, VisionFeatures
 from stages.vision.vlm_encoder import VlmEncoder
 from tests.stages.llm.driving import Answer, drive

@@ -12,7 +12,7 @@ from PIL import Image
 from stages.contract.errors import InvalidRequest, TooLarge
 from stages.pictures.picture import PictureInfo, decode, encode, fit, inspect
 from stages.pictures.picture_header import PictureFormat
-from tests.stages.pictures import (
+from tests.stages.picture_files import (
     BLUE,
     FORMATS,
     GREEN,

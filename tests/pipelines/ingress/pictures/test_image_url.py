@@ -12,7 +12,7 @@ from pipelines.jobs import ImagePart
 from pipelines.settings.config import LimitsConfig
 from stages.contract.errors import InvalidRequest, TooLarge
 from tests.pipelines.ingress.picture_server import PictureServer, body, redirect, running
-from tests.stages.pictures import FORMATS, png, quarters, save
+from tests.stages.picture_files import FORMATS, png, quarters, save
 
 PARAM = "messages[0].content[1].image_url.url"
 LIMITS = LimitsConfig(image_bytes=100_000, image_pixels=10_000)

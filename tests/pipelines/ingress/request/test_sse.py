@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
+import httpx
 import pytest
 from fastapi import Request
 
@@ -89,6 +90,14 @@ async def test_events_come_in_order_and_then_the_end() -> None:
     await stream(numbers, client)
     assert client.said == [b"data: 0\n\n", b"data: 1\n\n", b"data: 2\n\n", b"data: end\n\n" + DONE]
     assert (client.ended, numbers.closed) == (True, True)
+
+
+@pytest.mark.parametrize("line_end", ["\x85", "\u2028", "\u2029"])
+def test_a_frame_is_one_line_to_clients_that_read_lines_of_text(line_end: str) -> None:
+    said = {"text": f"before{line_end}after, \\ 🧿 é"}
+    frame = data_frame(json.dumps(said, ensure_ascii=False).encode())
+    (line, empty) = httpx.Response(200, content=frame, headers={"content-type": "text/event-stream"}).iter_lines()
+    assert (json.loads(line.removeprefix("data: ")), empty) == (said, "")
 
 
 async def test_events_that_there_are_none_of_are_a_stream_too() -> None:

@@ -8,11 +8,13 @@ import torch
 
 from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
 from stages.contract.errors import ConfigurationError
-from stages.llm.llm import Llm, LlmSettings
+from stages.llm.llm import Llm
 from stages.llm.model.compiled_decode import neighbours
 from stages.llm.model.slot_cache import Chunk
+from stages.llm.settings import LlmSettings
 from tests.stages.llm.driving import drive
-from tests.stages.llm.test_oracle import DECODERS, greedy, requests
+from tests.stages.llm.oracle import greedy, load_whole, requests
+from tests.stages.llm.test_oracle import DECODERS
 from tests.stages.llm.tiny_models import save_decoder
 from tests.stages.llm.tiny_vlms import save_qwen2_5_vl
 
@@ -47,8 +49,9 @@ def test_each_request_gets_what_generate_gives_it_alone(kind: str, tmp_path: Pat
     arrivals = requests(seed=12, count=20, longest=90)
     with torch.compiler.set_stance("fail_on_recompile"):
         answers = drive(llm, arrivals)
+    model = load_whole(folder)
     for (_, work), answer in zip(arrivals, answers, strict=True):
-        tokens, _ = greedy(folder, work.token_ids, work.sampling.max_tokens)
+        tokens, _ = greedy(model, work.token_ids, work.sampling.max_tokens)
         assert answer.tokens == tokens
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
 from stages.contract.errors import ConfigurationError
-from stages.llm.llm import Llm, LlmSettings
+from stages.llm.llm import Llm
+from stages.llm.settings import LlmSettings
 from tests.stages.llm.tiny_models import save_decoder
 
 pytestmark = pytest.mark.models

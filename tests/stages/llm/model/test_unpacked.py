@@ -1,13 +1,16 @@
 """A GGUF file is unpacked once, and what is unpacked is what it holds."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
 from stages.llm.model import unpacked as module
 from stages.llm.model.loading import load_language_model
+from stages.llm.model.tokenizer import load_tokenizer
 from stages.llm.model.unpacked import unpacked
 
 pytestmark = pytest.mark.models
@@ -81,16 +84,25 @@ def test_without_a_place_to_keep_it_there_is_none(folder: Path, monkeypatch: pyt
 @pytest.mark.models
 @pytest.mark.timeout(900)
 def test_unpacked_weights_and_tokens_are_those_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint = resolve(Source(demo="smollm2"))
+    checkpoint, read = resolve(Source(demo="smollm2")), list[Any]()
+    from_pretrained = AutoModelForCausalLM.from_pretrained
+
+    def recording(*given: Any, **more: Any) -> Any:
+        read.append(from_pretrained(*given, **more))
+        return read[-1]
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", recording)
     monkeypatch.setattr(module, "_home", lambda: tmp_path)
-    kept = load_language_model(checkpoint, LoadOptions(dtype="bfloat16"))
+    kept = load_language_model(checkpoint, LoadOptions(dtype="bfloat16"), pack=False)
+    of_the_file, of_the_copy = read
+    assert of_the_copy is kept.model
+    assert kept.model.generation_config.eos_token_id == of_the_file.generation_config.eos_token_id
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setattr(module, "_home", lambda: tmp_path / "file")
-    direct = load_language_model(checkpoint, LoadOptions(dtype="bfloat16"))
-    assert kept.eos_tokens == direct.eos_tokens
-    assert kept.tokenizer.backend_tokenizer.to_str() == direct.tokenizer.backend_tokenizer.to_str()
-    assert kept.tokenizer.chat_template == direct.tokenizer.chat_template
-    expected = dict(direct.model.named_parameters())
+    tokenizer = load_tokenizer(checkpoint.folder)
+    assert kept.tokenizer.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
+    assert kept.tokenizer.chat_template == tokenizer.chat_template
+    expected = dict(of_the_file.named_parameters())
     for name, parameter in kept.model.named_parameters():
         assert torch.equal(parameter, expected.pop(name))
     assert not expected

@@ -1,0 +1,21 @@
+"""What is configured of an LLM, beside its checkpoint. Imports no model library."""
+
+from dataclasses import dataclass
+
+from stages.contract.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True)
+class LlmSettings:
+    """`num_slots` requests at once, each of at most `max_context_tokens` (prompt and answer); memory for all of them is
+    taken at load. A step computes at most `prefill_chunk_tokens` of waiting prompts: fewer make running streams smoother,
+    more make prompts cheaper. Raises `ConfigurationError`."""
+
+    num_slots: int = 8
+    max_context_tokens: int = 2048
+    prefill_chunk_tokens: int = 256
+
+    def __post_init__(self) -> None:
+        for name, least in (("num_slots", 1), ("max_context_tokens", 2), ("prefill_chunk_tokens", 1)):
+            if getattr(self, name) < least:
+                raise ConfigurationError(f"llm.{name}: {getattr(self, name)} is not allowed; it is at least {least}")
