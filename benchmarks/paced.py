@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from stages.contract.recipe import Inputs, Recipe
 from stages.contract.result import Result
-from stages.contract.stage import Stepped
+from stages.contract.stage import Share, Stepped
 from stages.llm.messages import Generate, GenerationEnd, TokenDelta
 
 
@@ -64,16 +64,16 @@ class PacedLlm:
 
     def check(self, payload: Generate) -> None: ...
 
-    def weigh(self, payload: Generate) -> tuple[Hashable, float]:
-        return None, 1.0
+    def weigh(self, payload: Generate) -> float:
+        return 1.0
 
     def needs(self, payload: Generate) -> Sequence[Recipe[Any]]:
         return ()
 
     def prepare(self, payload: Generate, inputs: Inputs) -> None: ...
 
-    def share(self, prepared: None) -> tuple[Hashable, float]:
-        return None, 1.0
+    def share(self, prepared: None) -> Share:
+        return Share(None, 1.0)
 
     def can_start(self, payload: Generate) -> bool:
         return True
@@ -114,16 +114,13 @@ class Length(Result):
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """For a `PacedEncoder`. Work: 1."""
+    """For a `PacedEncoder`."""
 
     makes: ClassVar[type[Result]] = Length
     data: bytes
 
     def needs(self) -> Sequence[Recipe[Any]]:
         return ()
-
-    def work(self) -> float:
-        return 1.0
 
 
 class PacedEncoder:
@@ -137,8 +134,8 @@ class PacedEncoder:
 
     def check(self, payload: Measure) -> None: ...
 
-    def weigh(self, payload: Measure) -> tuple[Hashable, float]:
-        return None, 1.0
+    def weigh(self, payload: Measure) -> float:
+        return 1.0
 
     def prepare(self, payload: Measure, inputs: Inputs) -> bytes:
         return payload.data

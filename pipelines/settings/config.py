@@ -80,7 +80,9 @@ class PartConfig(Strict):
     batch: BatchConfig = BatchConfig()
     queue: QueueConfig = QueueConfig()
     max_step_s: float = Field(
-        120, gt=0, description="a batch or step that takes longer means a broken replica (the first: 5 times)"
+        120,
+        gt=0,
+        description="a batch, a step or preparing an item that takes longer means a broken replica (the first: 5 times)",
     )
 
 

@@ -44,7 +44,8 @@ class Receiver(Protocol):
         ...
 
     def missing(self, recipes: Sequence[Recipe[Any]]) -> None:
-        """It can't go on without these results after all: `Handle.supply` is waited for, and takes no place meanwhile."""
+        """It can't go on without these results after all: `Handle.supply` is waited for, and takes no place meanwhile. The second
+        time these are all that it lacks; a third time it fails."""
         ...
 
     def done(self, value: Result | None, receipt: StageReceipt) -> None:
@@ -71,7 +72,7 @@ class Handle(Protocol):
 
     def amend(self, priority: int, deadline: float) -> bool:
         """Someone else wants its result too, by `deadline` (wall clock): the more urgent priority and the later deadline count
-        from now on. False: it has failed already."""
+        from now on, whether it waits or runs. False: it has failed already."""
         ...
 
     def too_late(self) -> DeadlineExceeded:
@@ -91,7 +92,8 @@ class Engine(Protocol[P_contra]):
         ...
 
     def needs(self, payload: P_contra) -> Sequence[Recipe[Any]]:
-        """Of what the payload needs, what must be at hand when it is submitted."""
+        """Of what the payload needs, what must be at hand when it is submitted. Where that is anything, raises what `submit` would
+        raise now (but for the deadline), before it is made in vain; `submit` has the last word."""
         ...
 
     def submit(self, item: Item[P_contra], inputs: Inputs, receiver: Receiver) -> Handle:

@@ -13,14 +13,10 @@ V = TypeVar("V", bound=Result)
 
 
 class Payload(Protocol):
-    """What a stage is sent. Says what it needs and how much work it is, before anything is loaded or started."""
+    """What a stage is sent. Says what it needs, before anything is loaded or started."""
 
     def needs(self) -> "Sequence[Recipe[Any]]":
         """The results of other stages that it holds recipes of."""
-        ...
-
-    def work(self) -> float:
-        """All of it, in the stage's own work unit (the payload's docstring names it)."""
         ...
 
 

@@ -7,9 +7,11 @@ kinds:
 - `IterativeStage` (LLM, denoiser): rows; a row may join or leave between any two steps.
 
 Of both kinds, `check` and `weigh` (and an iterative stage's `needs`) are cheap, need no device and may be called on any thread, before
-anything starts; `prepare` is called on a pool thread, with the results that the payload's recipes ask for at hand; everything else
-only ever on the engine's own thread. A stage never decides what runs when: that is `stages/engine/scheduling/scheduler.py`. It never
-remembers results: that is `stages/host/`.
+anything starts; only what `check` has passed is weighed, asked for its needs, and prepared. `prepare`, and of what it gives `share` (or
+`batch_key` and `cost`), are called on pool threads, several at a time, with the results that the payload's recipes ask for at hand;
+everything else only ever on the engine's own thread. What is prepared waits, and rests while its row is suspended, so it lies on the
+host: memory of the device is taken by `run`, `start` and `resume`. A stage never decides what runs when: that is
+`stages/engine/scheduling/scheduler.py`. It never remembers results: that is `stages/host/`.
 """
 
 from collections.abc import Collection, Hashable, Sequence
@@ -40,12 +42,12 @@ class OneShotStage(Protocol[P_contra, Q, V_co]):
         """Raises `InvalidRequest` for a payload that could never run. What takes reading the payload through is for `prepare`."""
         ...
 
-    def weigh(self, payload: P_contra) -> tuple[Hashable, float]:
-        """Before it is prepared: the batch key, where that is known already, and about what it will cost."""
+    def weigh(self, payload: P_contra) -> float:
+        """About what it will cost, before it is prepared."""
         ...
 
     def prepare(self, payload: P_contra, inputs: Inputs) -> Q:
-        """What can be done without the device (decode, resize, tokenize). May raise `InvalidRequest`."""
+        """What can be done on the host (decode, resize, tokenize); again, after memory ran out. May raise `InvalidRequest`."""
         ...
 
     def batch_key(self, item: Q) -> Hashable:
@@ -63,6 +65,14 @@ class OneShotStage(Protocol[P_contra, Q, V_co]):
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """What a row needs of the next step it takes part in: company of its `batch_key`, and room for its `cost`."""
+
+    batch_key: Hashable
+    cost: float
+
+
+@dataclass(frozen=True, slots=True)
 class Stepped:
     """What a step did for one row: events for the client, in order, and whether the row is done or failed."""
 
@@ -74,10 +84,10 @@ class Stepped:
 class IterativeStage(Protocol[P_contra, Q, R]):
     """Rows that advance together, one step at a time.
 
-    The engine calls `prepare` once an item, on a pool thread. Then, from one thread: `start` (only when `can_start`), `step` with
-    any running rows that share a `batch_key`, and `finish` exactly once per started row: done, failed, cancelled or past its
-    deadline. A row that must make way is suspended, then finished; later, when `can_start`, `resume` makes a row that goes on
-    where it stopped.
+    The engine calls `prepare` on a pool thread: once an item, and again with more inputs after each `InputsMissing`, or after
+    memory ran out. Then, from one thread: `start` (only when `can_start`), `step` with any running rows that share a `batch_key`,
+    and `finish` exactly once per started row: done, failed, cancelled or past its deadline. A row that must make way is suspended,
+    then finished; later, when `can_start`, `resume` makes a row that goes on where it stopped.
 
     Where memory runs out (`stages/contract/faults.py` knows the errors), nothing has happened: a `start` or `resume` that raises it
     has taken nothing, and a `step` that raises it has left every row as it was, so that all of them may go on, fewer at a time.
@@ -90,9 +100,8 @@ class IterativeStage(Protocol[P_contra, Q, R]):
         """Raises `InvalidRequest` for a payload that could never run (longer than a slot, an unknown sampler)."""
         ...
 
-    def weigh(self, payload: P_contra) -> tuple[Hashable, float]:
-        """What it will need of its first step, before it starts: a key, equal only where the rows' batch keys will be, and the
-        cost."""
+    def weigh(self, payload: P_contra) -> float:
+        """About what it will cost its first step, before it is prepared."""
         ...
 
     def needs(self, payload: P_contra) -> Sequence[Recipe[Any]]:
@@ -101,12 +110,12 @@ class IterativeStage(Protocol[P_contra, Q, R]):
         ...
 
     def prepare(self, payload: P_contra, inputs: Inputs) -> Q:
-        """What can be done before it starts (results onto the device, positions). `inputs` may lack what `needs` left out.
-        May raise `InvalidRequest`, or `StageFailed` for inputs of another model."""
+        """What can be done on the host before it starts (checks, conversions, positions). `inputs` may lack what `needs` left
+        out. May raise `InvalidRequest`, or `StageFailed` for inputs of another model."""
         ...
 
-    def share(self, prepared: Q) -> tuple[Hashable, float]:
-        """As `weigh`, now exactly: what it will need of its first step."""
+    def share(self, prepared: Q) -> Share:
+        """What it will need of its first step, as things stand."""
         ...
 
     def can_start(self, payload: P_contra) -> bool:
@@ -118,7 +127,7 @@ class IterativeStage(Protocol[P_contra, Q, R]):
         ...
 
     def suspend(self, row: R) -> object:
-        """What `resume` needs; holds nothing of the device. The row stays as it is: `finish` follows."""
+        """What `resume` needs beside what was prepared, on the host. The row stays as it is: `finish` follows."""
         ...
 
     def resume(self, payload: P_contra, prepared: Q, suspended: Any) -> R:

@@ -16,7 +16,7 @@ import torch
 from stages.checkpoints.checkpoint import Checkpoint, LoadOptions
 from stages.contract.errors import StageFailed
 from stages.contract.recipe import Inputs, Recipe
-from stages.contract.stage import Stepped
+from stages.contract.stage import Share, Stepped
 from stages.diffusion.checkpoint.checkpoint_parts import DiffusersFolder, open_folder
 from stages.diffusion.denoise_request import check_request, is_guided, preview_calls
 from stages.diffusion.denoise_row import DenoiseRow, PreparedDenoise
@@ -57,17 +57,16 @@ class Denoiser:
         """Raises `InvalidRequest` with the payload's field at fault."""
         check_request(payload, self._info, self._menu)
 
-    def weigh(self, payload: Denoise) -> tuple[Hashable, float]:
-        """The cost is exact. How many positions the prompt has is not known yet, so only one of the same name is sure to share."""
+    def weigh(self, payload: Denoise) -> float:
+        """Exact."""
         height, width = payload.height // self._info.latent_factor, payload.width // self._info.latent_factor
-        return (height, width, payload.prompt.name), float(height * width * (2 if is_guided(payload) else 1))
+        return float(height * width * (2 if is_guided(payload) else 1))
 
     def needs(self, payload: Denoise) -> Sequence[Recipe[Any]]:
         return payload.needs()
 
     def prepare(self, payload: Denoise, inputs: Inputs) -> PreparedDenoise:
-        """All that can be done on the host. Raises `InvalidRequest`, and `StageFailed` for results of another model's stages."""
-        self.check(payload)
+        """All that can be done on the host. Raises `StageFailed` for results of another model's stages."""
         with torch.inference_mode():
             schedule = self._schedule(payload)
             generator = torch.Generator("cpu").manual_seed(payload.seed)
@@ -84,8 +83,8 @@ class Denoiser:
                 preview_calls=preview_calls(payload, schedule.num_calls),
             )
 
-    def share(self, prepared: PreparedDenoise) -> tuple[Hashable, float]:
-        return _batch_key(prepared.latents, prepared.condition), _cost(prepared.latents, prepared.num_model_rows)
+    def share(self, prepared: PreparedDenoise) -> Share:
+        return Share(_batch_key(prepared.latents, prepared.condition), _cost(prepared.latents, prepared.num_model_rows))
 
     def can_start(self, payload: Denoise) -> bool:
         return True  # a row is a few latents; what shares a forward pass is bounded by the scheduler's cost limit

@@ -42,7 +42,7 @@ class Pixels(Result):
 @dataclass(frozen=True, slots=True)
 class EncodePrompt:
     """For a diffusion text encoder, which makes a `PromptEmbedding`. `min_positions`: of "embeds", filled up with the empty text's,
-    for what shares a forward pass with a longer prompt. Work: letters."""
+    for what shares a forward pass with a longer prompt."""
 
     makes: ClassVar[type[Result]] = PromptEmbedding
     text: str
@@ -51,14 +51,11 @@ class EncodePrompt:
     def needs(self) -> Sequence[Recipe[Any]]:
         return ()
 
-    def work(self) -> float:
-        return float(len(self.text))
-
 
 @dataclass(frozen=True, slots=True)
 class EncodePicture:
     """For a VAE encoder, which makes `Latents`: an encoded picture (as `stages/pictures/picture.py` accepts it), scaled to cover
-    `width` x `height` and cut about its middle. Work: pixels of the result."""
+    `width` x `height` and cut about its middle."""
 
     makes: ClassVar[type[Result]] = Latents
     data: bytes | Blob
@@ -69,13 +66,10 @@ class EncodePicture:
     def needs(self) -> Sequence[Recipe[Any]]:
         return ()
 
-    def work(self) -> float:
-        return float(self.width * self.height)
-
 
 @dataclass(frozen=True, slots=True)
 class DecodeLatents:
-    """For a VAE decoder, which makes `Pixels`: latents as the denoiser gives them. Work: latent positions."""
+    """For a VAE decoder, which makes `Pixels`: latents as the denoiser gives them."""
 
     makes: ClassVar[type[Result]] = Pixels
     latents: Latents
@@ -83,15 +77,12 @@ class DecodeLatents:
     def needs(self) -> Sequence[Recipe[Any]]:
         return ()
 
-    def work(self) -> float:
-        return float(np.prod(self.latents.latents.shape[1:]))
-
 
 @dataclass(frozen=True, slots=True)
 class Denoise:
     """For a denoiser. `negative` None: no classifier-free guidance (one row instead of two). `sampler` None: the checkpoint's own.
     `preview_steps`: after which steps (1-based) an estimate of the finished latents is wanted. `init` with `strength` (0-1]:
-    start from these latents (image-to-image). Work: steps x pixels x guidance rows."""
+    start from these latents (image-to-image)."""
 
     prompt: Recipe[PromptEmbedding]
     negative: Recipe[PromptEmbedding] | None
@@ -107,10 +98,6 @@ class Denoise:
 
     def needs(self) -> Sequence[Recipe[Any]]:
         return tuple(recipe for recipe in (self.prompt, self.negative, self.init) if recipe is not None)
-
-    def work(self) -> float:
-        rows = 2 if self.negative is not None and self.guidance_scale > 1 else 1
-        return float(self.steps * self.width * self.height * rows)
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,9 +42,9 @@ class TextEncoder:
     def check(self, payload: EncodePrompt) -> None:
         """Whether a prompt is too long shows when it is tokenized."""
 
-    def weigh(self, payload: EncodePrompt) -> tuple[Hashable, float]:
-        """The cost is an estimate: by the letters, and no less than the empty text's."""
-        return (), max(self._least, len(payload.text) / _LETTERS_A_TOKEN, float(payload.min_positions))
+    def weigh(self, payload: EncodePrompt) -> float:
+        """An estimate: by the letters, and no less than the empty text's."""
+        return max(self._least, len(payload.text) / _LETTERS_A_TOKEN, float(payload.min_positions))
 
     def prepare(self, payload: EncodePrompt, inputs: Inputs) -> TokenIds:
         """Raises `InvalidRequest` for a prompt that is too long."""

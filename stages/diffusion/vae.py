@@ -61,10 +61,9 @@ class VaeDecoder:
     def check(self, payload: DecodeLatents) -> None:
         """Latents are no client's."""
 
-    def weigh(self, payload: DecodeLatents) -> tuple[Hashable, float]:
+    def weigh(self, payload: DecodeLatents) -> float:
         """Exact."""
-        shape = np.shape(payload.latents.latents)
-        return shape, float(np.prod(shape[1:])) * self._vae.factor**2
+        return float(np.prod(np.shape(payload.latents.latents)[1:])) * self._vae.factor**2
 
     def prepare(self, payload: DecodeLatents, inputs: Inputs) -> NDArray[np.float32]:
         """Raises `StageFailed` for latents of another model."""
@@ -127,13 +126,12 @@ class VaeEncoder:
         if min(height, width) < multiple or height % multiple or width % multiple:
             raise InvalidRequest(f"image {width}x{height}: both sides must be multiples of {multiple}", param="image")
 
-    def weigh(self, payload: EncodePicture) -> tuple[Hashable, float]:
+    def weigh(self, payload: EncodePicture) -> float:
         """Exact."""
-        return (payload.height, payload.width, 3), float(payload.height * payload.width)
+        return float(payload.height * payload.width)
 
     def prepare(self, payload: EncodePicture, inputs: Inputs) -> NDArray[np.uint8]:
         """[height, width, 3]. Raises `InvalidRequest` for what is no picture, `TooLarge` for one over `max_pixels`."""
-        self.check(payload)
         return fit(decode(bytes(payload.data), max_pixels=payload.max_pixels, param="image"), payload.width, payload.height)
 
     def batch_key(self, item: NDArray[np.uint8]) -> Hashable:

@@ -9,7 +9,7 @@ loop, except through `Deliver`.
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, Protocol, TypedDict, TypeVar
 
@@ -20,7 +20,7 @@ from stages.contract.item import Item
 from stages.contract.limits import QueueLimits
 from stages.contract.recipe import Inputs, Payload, Recipe
 from stages.contract.result import Result
-from stages.contract.stage import Resident
+from stages.contract.stage import Resident, Share
 from stages.device.cores import CoreLease
 from stages.engine.delivery import Deliver, deliver_here
 from stages.engine.device_faults import DeviceFaults
@@ -44,7 +44,7 @@ class PreparingStage(Protocol[P_contra, Q_co]):
 
     def check(self, payload: P_contra) -> None: ...
 
-    def weigh(self, payload: P_contra) -> tuple[Hashable, float]: ...
+    def weigh(self, payload: P_contra) -> float: ...
 
     def prepare(self, payload: P_contra, inputs: Inputs) -> Q_co: ...
 
@@ -119,16 +119,33 @@ class BaseEngine(ABC, Generic[P, Q]):
     @abstractmethod
     def result_type(self) -> type[Result] | None: ...
 
+    def needs(self, payload: P) -> Sequence[Recipe[Any]]:
+        """A payload that needs nothing is not looked at here: `submit` will."""
+        if not payload.needs():
+            return ()
+        try:
+            self._refuse_if_ended()
+            cost = self._checked_cost(payload)
+            with self._in_flight.lock:
+                self._in_flight.refuse_if_full(cost)
+            return self._needs_of(payload)
+        except Exception as error:
+            raise as_stage_error(self.identity.stage, error) from None
+
     @abstractmethod
-    def needs(self, payload: P) -> Sequence[Recipe[Any]]: ...
+    def _needs_of(self, payload: P) -> Sequence[Recipe[Any]]:
+        """Of what a checked payload needs, what must be at hand."""
+
+    def _checked_cost(self, payload: P) -> float:
+        self._preparer.check(payload)
+        return self._preparer.weigh(payload)
 
     def submit(self, item: Item[P], inputs: Inputs, receiver: Receiver) -> Handle:
         try:
-            self._preparer.check(item.payload)
-            key, cost = self._preparer.weigh(item.payload)
+            cost = self._checked_cost(item.payload)
             with self._in_flight.lock:
                 self._refuse_if_ended()
-                work = self._in_flight.accept(item, inputs, receiver, key, cost)
+                work = self._in_flight.accept(item, inputs, receiver, cost)
                 self._pool.submit(self._prepare, work)
         except Exception as error:
             raise as_stage_error(self.identity.stage, error, item.id) from None
@@ -182,7 +199,7 @@ class BaseEngine(ABC, Generic[P, Q]):
         return self._faults.is_broken
 
     def check(self) -> None:
-        """Raises `Unavailable` where the device is broken, its batch doesn't end, or the thread is gone."""
+        """Raises `Unavailable` where the device is broken, its batch or a preparation doesn't end, or the thread is gone."""
         self._faults.check()
         if not self._thread.is_alive():
             raise self._closed()
@@ -215,22 +232,26 @@ class BaseEngine(ABC, Generic[P, Q]):
         """From then on it may run. What can't be prepared fails alone."""
         if work.settled:
             return
+        failure: TriptychError | None = None
         try:
-            prepared = self._preparer.prepare(work.item.payload, work.inputs)
-            key, cost = self._share_of(prepared)
+            with self._faults.preparing(work):
+                prepared = self._preparer.prepare(work.item.payload, work.inputs)
+                share = self._share_of(prepared)
             with self._in_flight.lock:
                 work.prepared = prepared
-                self._in_flight.scheduler.waiting.ready(work.id, key, cost)
+                self._in_flight.scheduler.waiting.ready(work.id, share.batch_key, share.cost)
                 self._in_flight.lock.notify()
         except BaseException as error:  # nobody else would hear of it
-            self._not_prepared(work, as_stage_error(self.identity.stage, error, work.item.id))
+            failure = as_stage_error(self.identity.stage, error, work.item.id)
+        if failure is not None:  # what the error held is free by now
+            self._not_prepared(work, failure)
 
     def _not_prepared(self, work: Work, failure: TriptychError) -> None:
         if isinstance(failure, OutOfMemory):
             self._faults.ran_out()
             if self._prepare_later(work):
                 return
-            failure = self._faults.too_large(work.item.payload.work())
+            failure = self._faults.too_large(work.cost)
         elif fault_of(failure) is Fault.DEVICE:
             self._faults.judge([work], failure)
         with self._in_flight.lock:
@@ -257,7 +278,7 @@ class BaseEngine(ABC, Generic[P, Q]):
                 self._pool.submit(self._prepare, work)
 
     @abstractmethod
-    def _share_of(self, prepared: Q) -> tuple[Hashable, float]:
+    def _share_of(self, prepared: Q) -> Share:
         """The batch key and the cost, now exactly."""
 
     # ---- the engine's thread ----

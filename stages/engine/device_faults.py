@@ -5,7 +5,8 @@ stage: what is tried again, and how, is in `one_shot_faults.py` and `iterative_f
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from stages.contract.errors import Broken, StageFailed, TooLarge, TriptychError, Unavailable
 from stages.contract.faults import Fault, fault_of
@@ -19,8 +20,8 @@ RETRY_AFTER_BROKEN_S = 5.0
 
 
 class DeviceFaults:
-    """`stage`: asked to work in smaller pieces, where it can. But for `check`, `refuse` and `is_broken`, for the engine's thread
-    and not under the lock."""
+    """`stage`: asked to work in smaller pieces, where it can. Not under the lock, but where that is said. `begin`, `end`, `went_well`,
+    `end_turn` and `shrunk` are for the engine's thread; a pool's threads, too, find memory short or the device gone."""
 
     def __init__(self, in_flight: InFlight, stage: object, max_step_s: float) -> None:
         self._in_flight, self._stage = in_flight, stage
@@ -41,7 +42,7 @@ class DeviceFaults:
             )
 
     def check(self) -> None:
-        """Notices a batch that never ends. Any thread, not under the lock. Raises `Unavailable` as `refuse` does."""
+        """Notices a batch, or a preparation, that never ends. Any thread. Raises `Unavailable` as `refuse` does."""
         with self._in_flight.lock:
             self._health.check(self._in_flight.now())
             if self._health.broken is not None:
@@ -55,6 +56,17 @@ class DeviceFaults:
 
     def end(self) -> None:
         self._health.end()
+
+    @contextmanager
+    def preparing(self, work: Work) -> Iterator[None]:
+        """A thread of a pool prepares it meanwhile."""
+        with self._in_flight.lock:
+            self._health.begin_preparing(work.id, self._in_flight.now())
+        try:
+            yield
+        finally:
+            with self._in_flight.lock:
+                self._health.end_preparing(work.id)
 
     def went_well(self, cost: float) -> None:
         self._health.went_well()

@@ -3,7 +3,8 @@
 Suspect is a device that failed `MAX_FAILURES` batches in a row, over as many different items. Bad items fail so, too, and must
 not end a replica: whoever asks tries something that worked before, and says `lost` only where that fails as well. Broken at once
 is a device whose error stays (`faults.Fault.DEVICE`), or whose batch is not back after `max_step_s`; a first batch may take
-`FIRST_STEP_FACTOR` times as long, because it compiles. Broken is for ever: only a new process helps.
+`FIRST_STEP_FACTOR` times as long, because it compiles. An item that is prepared for so long counts as much: its thread is lost, and
+once all are, nothing runs any more. Broken is for ever: only a new process helps.
 """
 
 from collections.abc import Collection
@@ -20,6 +21,7 @@ class Health:
         self.broken: str | None = None
         self._max_step_s = max_step_s
         self._began: float | None = None
+        self._preparing: dict[str, float] = {}
         self._has_worked = False
         self._num_failures = 0
         self._failed: set[str] = set()
@@ -30,6 +32,13 @@ class Health:
 
     def end(self) -> None:
         self._began = None
+
+    def begin_preparing(self, item_id: str, now: float) -> None:
+        """A thread prepares it from now on, until `end_preparing`. This, and `check`, one at a time."""
+        self._preparing[item_id] = now
+
+    def end_preparing(self, item_id: str) -> None:
+        del self._preparing[item_id]
 
     def went_well(self) -> None:
         self._has_worked, self._num_failures = True, 0
@@ -50,8 +59,11 @@ class Health:
         self.broken = self.broken or why
 
     def check(self, now: float) -> None:
-        """Notices a batch that never ends."""
+        """Notices a batch, or a preparation, that never ends."""
         bound = self._max_step_s * (1 if self._has_worked else FIRST_STEP_FACTOR)
         began = self._began  # the engine's thread may set it meanwhile
         if began is not None and now - began > bound:
             self.lost(f"a batch has been running for {now - began:.0f} s, and max_step_s allows {bound:g}")
+        first = min(self._preparing.values(), default=now)
+        if now - first > bound:
+            self.lost(f"an item has been prepared for {now - first:.0f} s, and max_step_s allows {bound:g}")

@@ -1,4 +1,4 @@
-"""The items that an engine has in flight, and what becomes of it: the last word on every item is said once, counted and delivered in order.
+"""The items that an engine has in flight, and what becomes of them: the last word on each is said once, counted and delivered in order.
 
 Decides nothing about batches. Who may touch what: the scheduler, the counters and every `Work` are changed under `lock` only.
 Answers are collected under it, and delivered without it, by `flush`. Knows no stage.
@@ -6,7 +6,7 @@ Answers are collected under it, and delivered without it, by `flush`. Knows no s
 
 import itertools
 import threading
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,9 @@ from stages.engine.delivery import Call, Deliver
 from stages.engine.scheduling.scheduler import Entry, Scheduler
 from stages.engine.work import Clock, Work
 
-MAX_MISSES = 3  # how often an item may find inputs missing that its stage had said it doesn't need
+MAX_MISSES = 2
+"""How often an item may find inputs missing that its stage had said it doesn't need. From the second time on it is given all that it
+lacks, whatever the stage may still hold."""
 
 
 class InFlight:
@@ -45,15 +47,17 @@ class InFlight:
     def now(self) -> float:
         return self._clock.monotonic()
 
-    def accept(self, item: Item[Any], inputs: Inputs, receiver: Receiver, key: Hashable, cost: float) -> Work:
+    def accept(self, item: Item[Any], inputs: Inputs, receiver: Receiver, cost: float) -> Work:
         """Queues it, to be prepared. Raises `QueueFull`, `DeadlineExceeded`, or `ValueError` for an impossible cost."""
         now = self.now()
-        work = Work(f"{item.id}#{next(self._serial)}", item, receiver, now, self._clock.to_monotonic(item.deadline), inputs)
+        work = Work(
+            f"{item.id}#{next(self._serial)}", item, receiver, now, self._clock.to_monotonic(item.deadline), inputs, cost
+        )
         if work.deadline <= now:
             self.counters.expired_total += 1
             raise self.too_late(work)
         try:
-            self.scheduler.add(Entry(work.id, work, key, cost, item.priority, work.deadline, arrival=now, ready=False))
+            self.scheduler.add(Entry(work.id, work, None, cost, item.priority, work.deadline, arrival=now, ready=False))
         except Overloaded:
             self.counters.rejected_total += 1
             raise
@@ -61,9 +65,17 @@ class InFlight:
         self._live[work.id] = work
         return work
 
+    def refuse_if_full(self, cost: float) -> None:
+        """Raises `QueueFull` where one more of this cost would not be accepted."""
+        try:
+            self.scheduler.waiting.refuse_if_full(cost)
+        except Overloaded:
+            self.counters.rejected_total += 1
+            raise
+
     def amend(self, work: Work, priority: int, deadline: float) -> bool:
         work.deadline = max(work.deadline, self._clock.to_monotonic(deadline))
-        self.scheduler.waiting.amend(work.id, priority, work.deadline)
+        self.scheduler.amend(work.id, priority, work.deadline)
         return not work.failed
 
     def too_late(self, work: Work) -> DeadlineExceeded:
@@ -87,6 +99,8 @@ class InFlight:
                 ),
             )
             return
+        if work.num_misses > 1:  # what else its stage holds may be gone by the time that these are there
+            missing = work.inputs.lacks([*missing, *work.item.payload.needs()])
         work.prepared = None
         self.scheduler.waiting.set_aside(work.id)
         self._outbox.append(partial(work.receiver.missing, missing))

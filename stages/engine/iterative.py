@@ -5,7 +5,7 @@ A row that was cancelled or is past its deadline is freed before the next step, 
 neither rows nor order (`scheduler.py`), nor what becomes of rows that fail or don't fit (`iterative_faults.py`).
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Generic, TypeVar, Unpack
 
@@ -13,11 +13,11 @@ from stages.contract.errors import OutOfMemory, StageFailed, TriptychError
 from stages.contract.faults import Fault, fault_of
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.recipe import InputsMissing, Payload, Recipe
-from stages.contract.stage import IterativeStage, Stepped
+from stages.contract.stage import IterativeStage, Share, Stepped
 from stages.engine.base import BaseEngine, EngineOptions
 from stages.engine.iterative_faults import RowFaults
 from stages.engine.rows import Rows
-from stages.engine.scheduling.scheduler import Batch, IterativeScheduler, Share
+from stages.engine.scheduling.scheduler import Batch, IterativeScheduler
 from stages.engine.work import Work, as_stage_error
 
 P = TypeVar("P", bound=Payload)
@@ -49,13 +49,10 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
     def result_type(self) -> None:
         return None
 
-    def needs(self, payload: P) -> Sequence[Recipe[Any]]:
-        try:
-            return self._stage.needs(payload)
-        except Exception as error:
-            raise as_stage_error(self.identity.stage, error) from None
+    def _needs_of(self, payload: P) -> Sequence[Recipe[Any]]:
+        return self._stage.needs(payload)
 
-    def _share_of(self, prepared: Q) -> tuple[Hashable, float]:
+    def _share_of(self, prepared: Q) -> Share:
         return self._stage.share(prepared)
 
     # ---- the engine's thread ----
@@ -89,7 +86,7 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
             return True
         if entry is None:
             return self._rows.make_room()
-        work = entry.work
+        work, failure = entry.work, None
         try:
             if self._stage.can_start(work.item.payload):
                 self._rows.start(work)
@@ -101,7 +98,9 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
             with self._in_flight.lock:
                 self._in_flight.set_aside(work, missing.recipes)
         except Exception as error:
-            self._row_faults.not_started(entry, as_stage_error(self.identity.stage, error, work.item.id))
+            failure = as_stage_error(self.identity.stage, error, work.item.id)
+        if failure is not None:  # what the error held is free by now
+            self._row_faults.not_started(entry, failure)
         return True
 
     def _step(self, works: Sequence[Work], began: float) -> Sequence[Stepped] | OutOfMemory:

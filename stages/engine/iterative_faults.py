@@ -10,11 +10,11 @@ from typing import Any
 
 from stages.contract.errors import OutOfMemory, TriptychError
 from stages.contract.faults import Fault, fault_of
-from stages.contract.stage import Stepped
+from stages.contract.stage import Share, Stepped
 from stages.engine.device_faults import DeviceFaults
 from stages.engine.in_flight import InFlight
 from stages.engine.rows import Rows
-from stages.engine.scheduling.scheduler import Batch, Entry, IterativeScheduler, Share
+from stages.engine.scheduling.scheduler import Batch, Entry, IterativeScheduler
 from stages.engine.work import Work, as_stage_error
 
 

@@ -3,7 +3,7 @@
 Decides neither batches nor order (`scheduler.py`), nor what becomes of a batch that fails (`one_shot_faults.py`).
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any, Generic, TypeVar, Unpack
 
 from stages.contract.errors import StageFailed, TriptychError
@@ -11,9 +11,9 @@ from stages.contract.faults import Fault, fault_of
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.recipe import Payload, Recipe
 from stages.contract.result import Result
-from stages.contract.stage import OneShotStage
+from stages.contract.stage import OneShotStage, Share
 from stages.engine.base import BaseEngine, EngineOptions
-from stages.engine.one_shot_faults import Attempts
+from stages.engine.one_shot_faults import BatchParts
 from stages.engine.scheduling.scheduler import Batch, OneShotScheduler
 from stages.engine.work import Work, as_stage_error
 
@@ -44,11 +44,11 @@ class OneShotEngine(BaseEngine[P, Q], Generic[P, Q, V]):
     def result_type(self) -> type[Result]:
         return self._stage.result_type
 
-    def needs(self, payload: P) -> Sequence[Recipe[Any]]:
+    def _needs_of(self, payload: P) -> Sequence[Recipe[Any]]:
         return payload.needs()
 
-    def _share_of(self, prepared: Q) -> tuple[Hashable, float]:
-        return self._stage.batch_key(prepared), self._stage.cost(prepared)
+    def _share_of(self, prepared: Q) -> Share:
+        return Share(self._stage.batch_key(prepared), self._stage.cost(prepared))
 
     # ---- the engine's thread ----
 
@@ -56,14 +56,14 @@ class OneShotEngine(BaseEngine[P, Q], Generic[P, Q, V]):
         """Schedule, run, deliver. What runs was prepared on a pool's thread."""
         began = self._in_flight.now()
         batch = self._schedule()
-        attempts = Attempts(batch.entries, self._in_flight, self._faults)
-        while part := attempts.following():  # all of it, unless that fails
+        parts = BatchParts(batch.entries, self._in_flight, self._faults)
+        while part := parts.following():  # all of it, unless that fails
             works = [entry.work for entry in part]
             results = self._run(works)
             if isinstance(results, TriptychError):
-                attempts.failed(part, results)
+                parts.failed(part, results)
             else:
-                attempts.went_well(part, results)
+                parts.went_well(part, results)
                 self._good = works[-1].prepared
             self._in_flight.flush()
         if batch.entries:

@@ -15,7 +15,7 @@ from stages.engine.scheduling.scheduler import Entry, fill
 from stages.engine.work import Work
 
 
-class Attempts:
+class BatchParts:
     """One batch: what of it is to be run next, as a whole or in parts. For the engine's thread, not under the lock."""
 
     def __init__(self, entries: Sequence[Entry[Work]], in_flight: InFlight, faults: DeviceFaults) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
 from stages.contract.recipe import Payload
-from stages.contract.stage import IterativeStage
+from stages.contract.stage import IterativeStage, Share
 from stages.engine.device_faults import DeviceFaults
 from stages.engine.in_flight import InFlight
-from stages.engine.scheduling.scheduler import Entry, IterativeScheduler, Share
+from stages.engine.scheduling.scheduler import Entry, IterativeScheduler
 from stages.engine.work import Work, as_stage_error
 
 P = TypeVar("P", bound=Payload)

@@ -31,7 +31,8 @@ class Clock:
 @dataclass(slots=True, eq=False)
 class Work:
     """`id` is unique in the engine. `prepared` is what `prepare` made of the payload and the `inputs` at hand; `row`, the running
-    one, where it `has_row`; `suspended`, where it ran and had to make way, what it goes on from. Times are monotonic."""
+    one, where it `has_row`; `suspended`, where it ran and had to make way, what it goes on from. `cost`: as it was weighed
+    before it was prepared. Times are monotonic."""
 
     id: str
     item: Item[Any]
@@ -39,6 +40,7 @@ class Work:
     submitted_at: float
     deadline: float
     inputs: Inputs = NO_INPUTS
+    cost: float = 0.0
     num_misses: int = 0  # how often inputs were missing after all
     prepared: Any = None
     was_alone: bool = False  # when its preparing ran out of memory

@@ -3,11 +3,12 @@
 Decides what a step computes: a share of the waiting prompts, within a token budget, and one token of every other row. Knows
 no HTTP, no vision encoder (pictures come as features) and no queue: the engine decides which rows run.
 
-The life of a row: `needs` tells which pictures lie beyond what a slot holds of its prompt; `prepare` brings their features onto
-the device; `start` gives it a slot, with whatever beginning of its prompt is already known; steps compute the rest of the prompt
-in chunks; the step that computes the prompt's last token samples the first token of the answer; every further step adds one,
-until a stop token, a stop string or the bound; `finish` frees the slot, whose content may serve a later prompt. A row that must
-make way keeps its tokens only: `resume` treats prompt and answer so far as a prompt.
+The life of a row: `needs` tells which pictures lie beyond what a slot holds of its prompt; `prepare` brings their features into the
+model's dtype; `start` gives it a slot, with whatever beginning of its prompt is already known, and brings the other features onto the
+device, where they stay until the prompt is computed; steps compute the rest of the prompt in chunks; the step that computes the prompt's
+last token samples the first token of the answer; every further step adds one, until a stop token, a stop string or the bound; `finish`
+frees the slot, whose content may serve a later prompt. A row that must make way keeps its tokens only: `resume` treats prompt and
+answer so far as a prompt.
 """
 
 from collections.abc import Collection, Hashable, Sequence
@@ -20,7 +21,7 @@ from stages.checkpoints.checkpoint import Checkpoint, LoadOptions
 from stages.contract.errors import ConfigurationError, StageFailed
 from stages.contract.faults import Fault, fault_of
 from stages.contract.recipe import Inputs, InputsMissing, Recipe
-from stages.contract.stage import Stepped
+from stages.contract.stage import Share, Stepped
 from stages.device.packed_linear import is_packed
 from stages.llm.detokenizer import Shown, TextStream, TokenTexts
 from stages.llm.messages import Generate, GenerationEnd, Sampling, TokenDelta, TokenLogprob
@@ -66,9 +67,7 @@ class Llm:
         num_tokens, width = loaded.model.get_input_embeddings().weight.shape
         self._rules = PromptRules(num_tokens, settings.max_context_tokens)
         self._table = SlotTable(settings.num_slots)
-        self._preparer = PromptPreparer(
-            num_tokens, width, image_positions, self._table, self._forward.dtype, self._forward.device
-        )
+        self._preparer = PromptPreparer(num_tokens, width, image_positions, self._table, self._forward.dtype)
         self._allocate()
 
     @classmethod
@@ -134,8 +133,8 @@ class Llm:
         the prompt."""
         self._rules.check(payload)
 
-    def weigh(self, payload: Generate) -> tuple[Hashable, float]:
-        return "llm", float(min(len(payload.token_ids), self._chunk_tokens))
+    def weigh(self, payload: Generate) -> float:
+        return float(min(len(payload.token_ids), self._chunk_tokens))
 
     def needs(self, payload: Generate) -> Sequence[Recipe[Any]]:
         """Features of the pictures that lie beyond the longest beginning of the prompt that a slot holds under its salt."""
@@ -149,10 +148,10 @@ class Llm:
         """Raises `StageFailed` for features of another model."""
         return self._preparer.prepare(payload, inputs)
 
-    def share(self, prepared: PreparedPrompt) -> tuple[Hashable, float]:
+    def share(self, prepared: PreparedPrompt) -> Share:
         """Of what is still to be computed of the prompt, as things stand. Any thread."""
         num_waiting = len(prepared.tokens) - self._table.num_reusable(prepared.contents())
-        return "llm", float(min(num_waiting, self._chunk_tokens))
+        return Share("llm", float(min(num_waiting, self._chunk_tokens)))
 
     def can_start(self, payload: Generate) -> bool:
         return self._table.num_free > 0
@@ -173,6 +172,7 @@ class Llm:
         placement = self._table.find(contents)
         if missing := prepared.lacks(placement.num_reused):
             raise InputsMissing(missing)
+        images, positions = self._on_device(prepared, placement.num_reused)  # this may fail, too, and then no slot is taken
         self._take(contents, placement)
         num_prompt = len(prepared.tokens)
         room = self._settings.max_context_tokens - num_prompt
@@ -185,10 +185,21 @@ class Llm:
             max_tokens=min(payload.sampling.max_tokens or room, room),
             sampler=so_far.sampler,
             text=so_far.text,
-            images=_placed(prepared, placement.num_reused),
-            positions=prepared.positions,
+            images=images,
+            positions=positions,
             position_delta=prepared.position_delta,
         )
+
+    def _on_device(self, prepared: PreparedPrompt, num_reused: int) -> tuple[tuple[PlacedImage, ...], Tensor | None]:
+        """The pictures of which something lies beyond what is reused, and the positions."""
+        device, positions = self._forward.device, prepared.positions
+        with torch.inference_mode():
+            images = tuple(
+                PlacedImage(one.image.offset, one.features.to(device))
+                for one in prepared.images
+                if one.features is not None and one.image.end > num_reused
+            )
+            return images, None if positions is None else positions.to(device)
 
     def _take(self, contents: SlotContents, placement: Placement) -> None:
         if placement.copy_from is not None:  # it may fail, and then no slot is taken
@@ -287,12 +298,3 @@ class Llm:
             with torch.inference_mode():
                 self._forward.slots.wipe(row.slot)
         self._table.release(row.slot)
-
-
-def _placed(prepared: PreparedPrompt, num_reused: int) -> tuple[PlacedImage, ...]:
-    """The pictures of which something lies beyond what is reused."""
-    return tuple(
-        PlacedImage(one.image.offset, one.features)
-        for one in prepared.images
-        if one.features is not None and one.image.end > num_reused
-    )

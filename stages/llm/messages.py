@@ -52,8 +52,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """For an LLM. `token_ids` holds placeholder tokens where `images` go. What is computed for one `salt` serves no other. Work:
-    tokens, of prompt and answer."""
+    """For an LLM. `token_ids` holds placeholder tokens where `images` go. What is computed for one `salt` serves no other."""
 
     token_ids: tuple[int, ...]
     sampling: Sampling
@@ -62,9 +61,6 @@ class Generate:
 
     def needs(self) -> Sequence[Recipe[Any]]:
         return tuple(image.features for image in self.images)
-
-    def work(self) -> float:
-        return float(len(self.token_ids) + self.sampling.max_tokens)
 
 
 @dataclass(frozen=True, slots=True)

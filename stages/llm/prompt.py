@@ -1,5 +1,6 @@
-"""A prompt made ready for a slot, away from the engine's thread: its pictures' features on the device, its positions.
+"""A prompt made ready for a slot, away from the engine's thread: its pictures' features in the model's dtype, its positions.
 
+All of it lies on the host: what waits, or rests, takes no memory of the device; `llm.py` brings it there once it has a slot.
 Decides what of it must be at hand: features of pictures that a slot holds need not be, and such a picture's grid is known from
 there. Knows no schedule, and no slot but by what the table tells any thread.
 """
@@ -22,7 +23,7 @@ from stages.vision.messages import VisionFeatures
 
 @dataclass(frozen=True, slots=True)
 class PreparedImage:
-    """`features`: [length, width], on the device in the model's dtype; None where they were not at hand."""
+    """`features`: [length, width], on the host in the model's dtype; None where they were not at hand."""
 
     image: SlotImage
     recipe: Recipe[VisionFeatures]
@@ -32,7 +33,7 @@ class PreparedImage:
 @dataclass(frozen=True, slots=True)
 class PreparedPrompt:
     """`tokens`: a picture's placeholder that the vocabulary doesn't have is 0, as it is never looked at. `positions` [3, tokens]
-    and `position_delta`: as `LlmRow` has them; None, too, while a picture's grid is `unknown`."""
+    and `position_delta`: as `LlmRow` has them, on the host; None, too, while a picture's grid is `unknown`."""
 
     salt: str
     tokens: tuple[int, ...]
@@ -53,14 +54,13 @@ class PreparedPrompt:
 
 @dataclass(frozen=True, slots=True)
 class PromptPreparer:
-    """Of one model, its slots and its device. Any thread. `num_tokens` of the vocabulary, `width` of an embedding."""
+    """Of one model and its slots. Any thread. `num_tokens` of the vocabulary, `width` of an embedding."""
 
     num_tokens: int
     width: int
     image_positions: ImagePositions | None
     table: SlotTable
     dtype: torch.dtype
-    device: torch.device
 
     def needs(self, payload: Generate) -> tuple[Recipe[VisionFeatures], ...]:
         """The pictures that lie beyond what any slot holds of the prompt; those, too, whose grid is needed and not known."""
@@ -83,7 +83,7 @@ class PromptPreparer:
             if self.image_positions is None or not images or unknown:
                 return prompt
             positions, delta = self.image_positions.of_prompt(len(prompt.tokens), [one.image for one in images])
-            return replace(prompt, positions=positions.to(self.device), position_delta=delta)
+            return replace(prompt, positions=positions, position_delta=delta)
 
     def _prepared(self, span: ImageSpan, inputs: Inputs) -> PreparedImage:
         if span.features not in inputs:
@@ -91,7 +91,7 @@ class PromptPreparer:
         given = inputs[span.features]
         image = self._slot_image(span, given)
         self._check(image, given)
-        return PreparedImage(image, span.features, as_tensor(given.features, dtype=self.dtype, device=self.device))
+        return PreparedImage(image, span.features, as_tensor(given.features, dtype=self.dtype, device="cpu"))
 
     def _slot_image(self, span: ImageSpan, given: VisionFeatures | None) -> SlotImage:
         name = span.features.name

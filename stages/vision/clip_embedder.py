@@ -75,15 +75,12 @@ class ClipEmbedder:
         if (payload.text is None) == (payload.image is None):
             raise InvalidRequest("an input is a text or a picture, and this one is neither or both", param="text")
 
-    def weigh(self, payload: EmbedInput) -> tuple[Hashable, float]:
-        """Exact; the key only of texts."""
-        if payload.image is not None:
-            return None, float(self._num_patches)
-        return _TEXT, float(self._context)
+    def weigh(self, payload: EmbedInput) -> float:
+        """Exact."""
+        return float(self._context if payload.image is None else self._num_patches)
 
     def prepare(self, payload: EmbedInput, inputs: Inputs) -> PreparedInput:
         """Raises `InvalidRequest` for what can't be read, or is longer than the model reads."""
-        self.check(payload)
         if payload.image is not None:
             picture = decode(bytes(payload.image), max_pixels=payload.max_pixels, param="image")
             return PreparedInput(self._transform(picture), None, self._num_patches)

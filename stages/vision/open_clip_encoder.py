@@ -65,9 +65,9 @@ class OpenClipEncoder:
     def check(self, payload: EncodeImage) -> None:
         """What is wrong with a picture shows when it is read."""
 
-    def weigh(self, payload: EncodeImage) -> tuple[Hashable, float]:
+    def weigh(self, payload: EncodeImage) -> float:
         """Exact: every picture is brought to the tower's size."""
-        return self._tower.input_shape, float(self._projector.config.num_image_tokens)
+        return float(self._projector.config.num_image_tokens)
 
     def prepare(self, payload: EncodeImage, inputs: Inputs) -> Tensor:
         """[3, height, width] float32."""

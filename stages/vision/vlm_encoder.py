@@ -81,10 +81,10 @@ class VlmEncoder:
     def check(self, payload: EncodeImage) -> None:
         """What is wrong with a picture shows when it is read."""
 
-    def weigh(self, payload: EncodeImage) -> tuple[Hashable, float]:
-        """No key. The cost is the processor's own count for the picture's size; of models that bring every picture to about one
-        size, that of the sample that was encoded at load."""
-        return None, float(self._expected_patches(bytes(payload.data)))
+    def weigh(self, payload: EncodeImage) -> float:
+        """The processor's own count for the picture's size; of models that bring every picture to about one size, that of the
+        sample that was encoded at load."""
+        return float(self._expected_patches(bytes(payload.data)))
 
     def _expected_patches(self, data: bytes) -> int:
         if not self._keeps_size:

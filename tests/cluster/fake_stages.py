@@ -20,8 +20,8 @@ class UnitEmbedder:
 
     def check(self, payload: EmbedInput) -> None: ...
 
-    def weigh(self, payload: EmbedInput) -> tuple[Hashable, float]:
-        return None, 1.0
+    def weigh(self, payload: EmbedInput) -> float:
+        return 1.0
 
     def prepare(self, payload: EmbedInput, inputs: Inputs) -> EmbedInput:
         return payload

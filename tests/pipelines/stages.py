@@ -9,7 +9,7 @@ import numpy as np
 from stages.contract.errors import InvalidRequest
 from stages.contract.recipe import Inputs, InputsMissing, Payload, Recipe
 from stages.contract.result import Result
-from stages.contract.stage import Stepped
+from stages.contract.stage import Share, Stepped
 from stages.diffusion.messages import (
     DecodeLatents,
     Denoise,
@@ -43,8 +43,8 @@ class OneShot(Generic[P]):
 
     def check(self, payload: P) -> None: ...
 
-    def weigh(self, payload: P) -> tuple[Hashable, float]:
-        return None, 1.0
+    def weigh(self, payload: P) -> float:
+        return 1.0
 
     def prepare(self, payload: P, inputs: Inputs) -> P:
         data = getattr(payload, "data", None) or getattr(payload, "image", None)
@@ -122,8 +122,8 @@ class Rows(Generic[P]):
 
     def check(self, payload: P) -> None: ...
 
-    def weigh(self, payload: P) -> tuple[Hashable, float]:
-        return "all", 1.0
+    def weigh(self, payload: P) -> float:
+        return 1.0
 
     def needs(self, payload: P) -> Sequence[Recipe[Any]]:
         return [recipe for recipe in payload.needs() if recipe.name not in self.holds]
@@ -133,8 +133,8 @@ class Rows(Generic[P]):
         firsts = [float(next(iter(result.arrays().values())).flat[0]) for result in given.values()]
         return Given(frozenset(given), sum(firsts))
 
-    def share(self, prepared: Given) -> tuple[Hashable, float]:
-        return "all", 1.0
+    def share(self, prepared: Given) -> Share:
+        return Share("all", 1.0)
 
     def can_start(self, payload: P) -> bool:
         return len(self.running) < 4

@@ -16,7 +16,7 @@ from stages.contract.errors import InvalidRequest, TriptychError
 from stages.contract.item import StageReceipt
 from stages.contract.recipe import Inputs, InputsMissing, Recipe
 from stages.contract.result import Arrays, Result
-from stages.contract.stage import Stepped
+from stages.contract.stage import Share, Stepped
 from stages.engine.work import Clock
 
 PATIENCE_S = 30.0  # a test that waits longer than this for another thread has failed
@@ -89,7 +89,7 @@ class Total(Result):
 
 @dataclass(frozen=True)
 class Add:
-    """For the adder: `a` + `b` + the results of `plus`. Work: `a`."""
+    """For the adder: `a` + `b` + the results of `plus`."""
 
     makes: ClassVar[type[Result]] = Total
     a: int
@@ -98,9 +98,6 @@ class Add:
 
     def needs(self) -> Sequence[Recipe[Any]]:
         return self.plus
-
-    def work(self) -> float:
-        return float(abs(self.a))
 
 
 @dataclass(frozen=True)
@@ -129,8 +126,8 @@ class Adder:
         if payload.a > 1000:
             raise InvalidRequest(f"{payload.a} is over 1000", param="a")
 
-    def weigh(self, payload: Add) -> tuple[Hashable, float]:
-        return None, float(abs(payload.a))
+    def weigh(self, payload: Add) -> float:
+        return float(abs(payload.a))
 
     def prepare(self, payload: Add, inputs: Inputs) -> Sum:
         self.prepare_gate.pass_through()
@@ -157,7 +154,7 @@ class Adder:
 @dataclass(frozen=True)
 class CountFrom:
     """Counts `start` - 1, ..., 0, from as much higher as the results of `plus` are. Rows of one `key` share a step. Fails after
-    the event `fails_at`. Work: `start`."""
+    the event `fails_at`."""
 
     start: int
     key: str = "a"
@@ -168,9 +165,6 @@ class CountFrom:
 
     def needs(self) -> Sequence[Recipe[Any]]:
         return self.plus
-
-    def work(self) -> float:
-        return float(self.start)
 
 
 @dataclass(frozen=True)
@@ -211,8 +205,8 @@ class Countdown:
         if payload.start > 100:
             raise InvalidRequest(f"{payload.start} is over 100", param="start")
 
-    def weigh(self, payload: CountFrom) -> tuple[Hashable, float]:
-        return payload.key, 1.0
+    def weigh(self, payload: CountFrom) -> float:
+        return 1.0
 
     def needs(self, payload: CountFrom) -> Sequence[Recipe[Any]]:
         return [recipe for recipe in payload.plus if recipe.name not in self.knows]
@@ -225,12 +219,11 @@ class Countdown:
         self.num_prepared += 1
         if payload.key == "unprepared":
             raise InvalidRequest("it can't be prepared", param="key")
-        key, cost = self.weigh(payload)
         given = {recipe.name: int(inputs[recipe].total) for recipe in payload.plus if recipe in inputs}
-        return PreparedCount(str(key), cost, given)
+        return PreparedCount(payload.key, self.weigh(payload), given)
 
-    def share(self, prepared: PreparedCount) -> tuple[Hashable, float]:
-        return prepared.key, prepared.cost
+    def share(self, prepared: PreparedCount) -> Share:
+        return Share(prepared.key, prepared.cost)
 
     def can_start(self, payload: CountFrom) -> bool:
         return len(self.running) < self.slots

@@ -30,10 +30,11 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from stages.contract.engine import Load
 from stages.contract.limits import BatchLimits, QueueLimits
+from stages.contract.stage import Share
 from stages.engine.scheduling.memory_bound import MemoryBound
 from stages.engine.scheduling.waiting import Entry, ServiceRate, WaitingLine
 
-__all__ = ["Batch", "BatchLimits", "Entry", "IterativeScheduler", "OneShotScheduler", "QueueLimits", "Share"]
+__all__ = ["Batch", "BatchLimits", "Entry", "IterativeScheduler", "OneShotScheduler", "QueueLimits"]
 
 W = TypeVar("W")
 
@@ -50,14 +51,6 @@ class Batch(Generic[W]):
     entries: Sequence[Entry[W]] = ()
     expired: Sequence[Entry[W]] = ()
     cost: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """What a row will need of the next step it takes part in."""
-
-    batch_key: Hashable
-    cost: float
 
 
 class _Sized(Protocol):
@@ -120,6 +113,10 @@ class Scheduler(ABC, Generic[W]):
         if any(entry.id == other.id for other in self.running()):
             raise ValueError(f"{entry.id} is already running")
         self.waiting.add(entry)
+
+    def amend(self, entry_id: str, priority: int, deadline: float) -> None:
+        """Someone else wants the same result: the more urgent priority and the later deadline count, waiting or running."""
+        self.waiting.amend(entry_id, priority, deadline)
 
     def load(self) -> Load:
         running = self.running()
@@ -203,6 +200,11 @@ class IterativeScheduler(Scheduler[W]):
     def cancel(self, entry_id: str) -> Entry[W] | None:
         row = self._rows.pop(entry_id, None)
         return self.waiting.take(entry_id) if row is None else row.entry
+
+    def amend(self, entry_id: str, priority: int, deadline: float) -> None:
+        super().amend(entry_id, priority, deadline)
+        if (row := self._rows.get(entry_id)) is not None:
+            row.entry = row.entry.amended(priority, deadline)
 
     def expire(self, now: float) -> list[Entry[W]]:
         """Removes what is past its deadline, waiting or running, and returns it."""

@@ -39,6 +39,10 @@ class Entry(Generic[W]):
     num_preempted: int = 0
     was_let_in: bool = False
 
+    def amended(self, priority: int, deadline: float) -> "Entry[W]":
+        """With the more urgent priority and the later deadline: someone else wants the same result."""
+        return replace(self, priority=min(priority, self.priority), deadline=max(deadline, self.deadline))
+
     def __post_init__(self) -> None:
         if not 0 <= self.cost < math.inf:
             raise ValueError(f"the cost of {self.id} is {self.cost}; a cost is finite and not negative")
@@ -102,11 +106,15 @@ class WaitingLine(Generic[W]):
         """Raises `QueueFull` with the seconds after which there will be room, `ValueError` for an id that already waits."""
         if entry.id in self:
             raise ValueError(f"{entry.id} already waits for {self._name}")
-        if len(self) >= self._limits.max_items:
-            raise self._full(f"{len(self)} items wait, and queue.max_items is {self._limits.max_items}")
-        self._make_sure_of_room(entry.cost, beside=self.cost)
+        self.refuse_if_full(entry.cost)
         self._entries[entry.id] = entry
         self._none_expires_before = min(self._none_expires_before, entry.deadline)
+
+    def refuse_if_full(self, cost: float) -> None:
+        """Raises `QueueFull` where one more of this cost would not be let in."""
+        if len(self) >= self._limits.max_items:
+            raise self._full(f"{len(self)} items wait, and queue.max_items is {self._limits.max_items}")
+        self._make_sure_of_room(cost, beside=self.cost)
 
     def limit(self, limits: QueueLimits) -> None:
         """New bounds, for what comes from now on."""
@@ -154,11 +162,10 @@ class WaitingLine(Generic[W]):
         return True
 
     def amend(self, entry_id: str, priority: int, deadline: float) -> None:
-        """Takes the more urgent priority and the later deadline: someone else wants the same result."""
+        """As `Entry.amended`, where it is here."""
         for line in self._lines():
             if (entry := line.get(entry_id)) is not None:
-                urgent, late = min(priority, entry.priority), max(deadline, entry.deadline)
-                line[entry_id] = replace(entry, priority=urgent, deadline=late)
+                line[entry_id] = entry.amended(priority, deadline)
 
     def take(self, entry_id: str) -> Entry[W] | None:
         return self._entries.pop(entry_id, None) or self._aside.pop(entry_id, None)

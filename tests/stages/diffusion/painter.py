@@ -102,6 +102,8 @@ class Painter:
         )
 
     def prepare(self, task: Task) -> PreparedDenoise:
+        """As an engine does: only what `check` has passed is prepared."""
+        self.denoiser.check(task.payload)
         return self.denoiser.prepare(task.payload, task.inputs)
 
     def start(self, wish: Wish | Task) -> DenoiseRow:

@@ -35,9 +35,9 @@ def test_every_prompt_may_share_a_batch_and_costs_its_padded_length(sd_painter: 
 def test_a_prompt_is_weighed_by_its_letters_before_it_is_tokenized(sd_painter: Painter) -> None:
     stage = sd_painter.text_encoder
     short, long = (stage.weigh(EncodePrompt("a red circle" * count)) for count in (1, 20))
-    assert short == (stage.batch_key(stage.prepare(EncodePrompt("a red circle"), NO_INPUTS)), 16.0)
-    assert long == ((), 60.0)
-    assert stage.weigh(EncodePrompt("", min_positions=48)) == ((), 48.0)
+    assert short == stage.cost(stage.prepare(EncodePrompt("a red circle"), NO_INPUTS)) == 16.0
+    assert long == 60.0
+    assert stage.weigh(EncodePrompt("", min_positions=48)) == 48.0
     assert stage.result_type is PromptEmbedding
 
 

@@ -78,7 +78,20 @@ class SelfSchedulingEngine:
         return False
 
     def needs(self, payload: CountFrom) -> Sequence[Recipe[Any]]:
+        if payload.plus:
+            self._refuse(payload)
+        return self._lacks(payload)
+
+    def _lacks(self, payload: CountFrom) -> list[Recipe[Any]]:
         return [recipe for recipe in payload.plus if recipe.name not in self.knows]
+
+    def _refuse(self, payload: CountFrom) -> None:
+        if payload.start > 100:
+            raise InvalidRequest(f"{payload.start} is over 100", param="start")
+        with self._changed:
+            self.check()
+            if len(self._waiting) >= self._queue.max_items:
+                raise QueueFull(f"{len(self._waiting)} wait", retry_after_s=1)
 
     def residency(self) -> Collection[str]:
         return self.knows.keys()
@@ -87,15 +100,11 @@ class SelfSchedulingEngine:
         self._queue = limits
 
     def submit(self, item: Item[CountFrom], inputs: Inputs, receiver: Receiver) -> RequestHandle:
-        if item.payload.start > 100:
-            raise InvalidRequest(f"{item.payload.start} is over 100", param="start")
         with self._changed:
-            self.check()
+            self._refuse(item.payload)
             request = Request(item, inputs, receiver, item.deadline)
             if self._is_late(request):
                 raise DeadlineExceeded("the request's time is up: it came too late")
-            if len(self._waiting) >= self._queue.max_items:
-                raise QueueFull(f"{len(self._waiting)} wait", retry_after_s=1)
             self._live.add(request)
             self._waiting.append(request)
             self._changed.notify()
@@ -170,7 +179,7 @@ class SelfSchedulingEngine:
     def _count(self, request: Request) -> None:
         payload = request.item.payload
         with self._changed:
-            missing = [recipe for recipe in self.needs(payload) if recipe not in request.inputs]
+            missing = [recipe for recipe in self._lacks(payload) if recipe not in request.inputs]
             if missing and self._ends_in_time(request):
                 request.is_away, self._running = True, None
                 request.receiver.missing(missing)

@@ -110,6 +110,23 @@ def test_what_could_never_run_is_refused_at_once(subject: Subject) -> None:
     assert subject.works()
 
 
+def test_what_could_never_run_is_refused_before_its_inputs_are_made(subject: Subject) -> None:
+    with pytest.raises(InvalidRequest):
+        subject.engine.needs(subject.payload(1001, number("x")))
+
+
+def test_what_finds_the_queue_full_is_refused_before_its_inputs_are_made(subject: Subject) -> None:
+    subject.occupied()
+    subject.engine.limit_queue(QueueLimits(max_items=1))
+    waiting, _ = subject.submit(2)
+    with pytest.raises(QueueFull) as refused:
+        subject.engine.needs(subject.payload(3, number("x")))
+    assert refused.value.retry_after_s
+    subject.gate.open()
+    assert subject.answers(waiting, 2)
+    assert subject.engine.needs(subject.payload(3, number("x")))
+
+
 def test_what_comes_too_late_is_refused(subject: Subject) -> None:
     with pytest.raises(DeadlineExceeded):
         subject.submit(1, deadline=subject.time.deadline(0))
@@ -172,6 +189,15 @@ def test_a_later_deadline_counts_once_someone_else_wants_the_result(subject: Sub
     assert isinstance(late.wait().error, DeadlineExceeded)
 
 
+def test_a_later_deadline_counts_for_what_runs_already(subject: Subject) -> None:
+    inbox, handle = subject.submit(3, deadline=subject.time.deadline(5))
+    subject.gate.wait_for(1)
+    assert handle.amend(priority=0, deadline=subject.time.deadline(50))
+    subject.time.now += 6
+    subject.gate.open()
+    assert subject.answers(inbox, 3)
+
+
 def test_too_late_says_where_the_time_went(subject: Subject) -> None:
     _, handle = subject.occupied()
     assert handle.too_late().message.startswith("the request's time is up: ")
@@ -229,6 +255,8 @@ def test_closing_ends_everything_at_once_and_nothing_more_is_taken(subject: Subj
         assert error.retry_after_s
     with pytest.raises(Unavailable):
         subject.submit(1)
+    with pytest.raises(Unavailable):
+        subject.engine.needs(subject.payload(1, number("x")))
     subject.gate.open()
     closing.join(PATIENCE_S)
     subject.engine.close()

@@ -63,6 +63,18 @@ def test_a_first_batch_has_more_time_because_it_compiles() -> None:
     assert health.broken is not None
 
 
+def test_a_preparation_that_never_ends_breaks_it_as_a_batch_does() -> None:
+    health = Health(max_step_s=10)
+    health.went_well()
+    health.begin_preparing("a", 100)
+    health.begin_preparing("b", 105)
+    health.end_preparing("a")
+    health.check(115)
+    assert health.broken is None
+    health.check(116)
+    assert health.broken == "an item has been prepared for 11 s, and max_step_s allows 10"
+
+
 def test_broken_is_for_ever_and_the_first_reason_stays() -> None:
     health = Health()
     health.lost("the first")

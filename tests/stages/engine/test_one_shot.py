@@ -3,7 +3,7 @@
 import asyncio
 import math
 import threading
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.recipe import NO_INPUTS
 from stages.contract.result import Result
 from stages.engine.delivery import LoopDelivery
-from tests.stages.bench import AddingEngine, Bench, prepared, submit, workbench
+from tests.stages.bench import AddingEngine, Bench, number, prepared, submit, workbench
 from tests.stages.fakes import PATIENCE_S, Add, Adder, Inbox, Sum, Total
 
 
@@ -40,8 +40,8 @@ def test_the_batch_stays_open_while_the_device_is_busy(bench: Bench) -> None:
     first = add(engine, 1)
     stage.run_gate.wait_for(1)
     later = []
-    for number in range(2, 7):
-        later.append(add(engine, number))
+    for size in range(2, 7):
+        later.append(add(engine, size))
         prepared(engine, len(later))
     assert engine.load().running == 1
     stage.run_gate.open()
@@ -197,8 +197,8 @@ def test_a_full_queue_refuses_with_the_time_to_come_back(bench: Bench) -> None:
 
 def test_what_proves_too_costly_for_the_queue_once_prepared_is_refused(bench: Bench) -> None:
     class Sanguine(Adder):
-        def weigh(self, payload: Add) -> tuple[Hashable, float]:
-            return None, 1.0
+        def weigh(self, payload: Add) -> float:
+            return 1.0
 
     stage = Sanguine(run_gate=bench.gate())
     engine = bench.one_shot(stage, queue=QueueLimits(max_cost=10))
@@ -217,6 +217,15 @@ def test_what_is_too_costly_for_the_queue_is_refused_before_it_is_prepared(bench
     with pytest.raises(QueueFull, match="work of 6 waits, this would add 5"):
         add(engine, 5)
     assert engine.metrics()["rejected_total"] == 1
+
+
+def test_what_is_refused_before_its_inputs_are_made_counts_as_rejected(bench: Bench) -> None:
+    engine, _, _ = busy(bench, queue=QueueLimits(max_cost=10))
+    add(engine, 6)
+    with pytest.raises(QueueFull, match="work of 6 waits, this would add 5"):
+        engine.needs(Add(5, plus=(number("x"),)))
+    assert engine.metrics()["rejected_total"] == 1
+    assert [recipe.name for recipe in engine.needs(Add(4, plus=(number("x"),)))] == ["x"]
 
 
 @pytest.mark.parametrize("moment", ["preparing", "queued", "running"])

@@ -1,6 +1,6 @@
 """Devices on which too much does not fit: what fits alone does not fail, and what shares the device with it doesn't either."""
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -30,11 +30,11 @@ class CrampedCountdown(Countdown):
         self.fits, self.holds = fits, holds
         self.num_out_of_memory = 0
 
-    def weigh(self, payload: CountFrom) -> tuple[Hashable, float]:
-        return payload.key, max(1.0, payload.start // 10)
+    def weigh(self, payload: CountFrom) -> float:
+        return max(1.0, payload.start // 10)
 
     def cost(self, row: Count) -> float:
-        return self.weigh(row.payload)[1]
+        return self.weigh(row.payload)
 
     def start(self, payload: CountFrom, prepared: PreparedCount) -> Count:
         if len(self.running) >= self.holds:
@@ -188,8 +188,8 @@ def test_what_cannot_start_alone_is_too_large(bench: Bench) -> None:
 
 def test_rows_of_no_cost_are_bounded_by_count(bench: Bench) -> None:
     class Weightless(CrampedCountdown):
-        def weigh(self, payload: CountFrom) -> tuple[Hashable, float]:
-            return payload.key, 0.0
+        def weigh(self, payload: CountFrom) -> float:
+            return 0.0
 
         def step(self, rows: Sequence[Count]) -> Sequence[Stepped]:
             if len(rows) > 4:

@@ -1,7 +1,8 @@
 """Preparing on a pool's threads, for both kinds of engine, and inputs that turn out to be missing."""
 
 import threading
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -11,10 +12,11 @@ from stages.contract.errors import Broken, Cancelled, DeadlineExceeded, InvalidR
 from stages.contract.item import Item
 from stages.contract.limits import QueueLimits
 from stages.contract.recipe import NO_INPUTS, Inputs
+from stages.contract.stage import Share, Stepped
 from stages.engine.base import BaseEngine
 from stages.engine.in_flight import MAX_MISSES
 from tests.stages.bench import Bench, CountingEngine, at_hand, number, prepared, submit, workbench
-from tests.stages.fakes import PATIENCE_S, Add, Adder, Count, Countdown, CountFrom, Inbox, PreparedCount, Sum
+from tests.stages.fakes import PATIENCE_S, Add, Adder, Count, Countdown, CountFrom, Inbox, PreparedCount, Sum, Total
 
 
 @pytest.fixture
@@ -98,6 +100,66 @@ def test_a_deadline_that_passes_while_it_is_prepared_is_noticed_once_it_would_ru
     assert "it waited 5.0 s in the queue" in error.message
     assert kind.sizes_run == []
     assert kind.engine.metrics()["expired_total"] == 1
+
+
+@pytest.mark.parametrize("name", ["batches", "steps"])
+def test_a_preparation_that_never_ends_is_noticed_and_its_item_has_ended_before(bench: Bench, name: str) -> None:
+    kind = Kind(bench, name, max_step_s=10, prepare_threads=1)
+    kind.gate.let(1)
+    assert kind.submit(1)[0].wait().error is None
+    hanging, handle = kind.submit(3, deadline=bench.time.deadline(5))
+    kind.gate.wait_for(2)
+    behind, _ = kind.submit(4)
+    bench.time.now += 5
+    handle.expire()  # whoever waits has a timer
+    assert isinstance(hanging.wait().error, DeadlineExceeded)
+    kind.engine.check()
+    bench.time.now += 6
+    with pytest.raises(Unavailable, match="an item has been prepared for 11 s, and max_step_s allows 10"):
+        kind.engine.check()
+    assert isinstance(behind.wait().error, Broken)
+    assert kind.engine.is_broken
+
+
+class Tensor:
+    """Large, and on the device."""
+
+
+@pytest.mark.parametrize("moment", ["prepare", "start", "step", "run"])
+def test_memory_is_given_back_once_the_error_holds_it_no_more(
+    bench: Bench, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors: list[weakref.ref[Tensor]] = []
+    held: list[bool] = []
+
+    def run_out(now: str) -> None:
+        if now == moment and not tensors:
+            tensor = Tensor()
+            tensors.append(weakref.ref(tensor))
+            raise MemoryError
+
+    class FullCountdown(Countdown):
+        def prepare(self, payload: CountFrom, inputs: Inputs) -> PreparedCount:
+            run_out("prepare")
+            return super().prepare(payload, inputs)
+
+        def start(self, payload: CountFrom, prepared: PreparedCount) -> Count:
+            run_out("start")
+            return super().start(payload, prepared)
+
+        def step(self, rows: Sequence[Count]) -> Sequence[Stepped]:
+            run_out("step")
+            return super().step(rows)
+
+    class FullAdder(Adder):
+        def run(self, batch: Sequence[Sum]) -> Sequence[Total]:
+            run_out("run")
+            return super().run(batch)
+
+    monkeypatch.setattr("stages.engine.device_faults.empty_cache", lambda device: held.append(tensors[0]() is not None))
+    engine: BaseEngine[Any, Any] = bench.one_shot(FullAdder()) if moment == "run" else bench.iterative(FullCountdown())
+    submit(engine, Add(1) if moment == "run" else CountFrom(1))[0].wait()
+    assert held == [False]
 
 
 def test_who_is_prepared_first_does_not_go_first(bench: Bench) -> None:
@@ -236,11 +298,11 @@ def test_what_waits_for_memory_to_be_prepared_in_ends_properly(bench: Bench, how
 @pytest.mark.parametrize("broken", ["weigh", "share"])
 def test_a_cost_that_cannot_be_is_the_stages_fault(bench: Bench, broken: str) -> None:
     class Endless(Countdown):
-        def weigh(self, payload: CountFrom) -> tuple[str, float]:
-            return payload.key, float("inf") if broken == "weigh" and payload.start == 7 else 1.0
+        def weigh(self, payload: CountFrom) -> float:
+            return float("inf") if broken == "weigh" and payload.start == 7 else 1.0
 
-        def share(self, prepared: PreparedCount) -> tuple[str, float]:
-            return prepared.key, float("nan") if broken == "share" and prepared.key == "bad" else 1.0
+        def share(self, prepared: PreparedCount) -> Share:
+            return Share(prepared.key, float("nan") if broken == "share" and prepared.key == "bad" else 1.0)
 
     engine = bench.iterative(Endless())
     if broken == "weigh":
@@ -423,6 +485,28 @@ def test_a_stage_that_asks_again_and_again_fails_the_item_in_the_end(bench: Benc
     assert f"asked for inputs {MAX_MISSES + 1} times" in error.message
     assert submit(engine, CountFrom(1))[0].wait().error is None
     engine.check()
+
+
+def test_what_loses_one_input_after_the_other_is_given_all_of_them_the_second_time(bench: Bench) -> None:
+    class Forgetful(Countdown):
+        """Of what it holds, one more is gone whenever a row would start."""
+
+        def start(self, payload: CountFrom, prepared: PreparedCount) -> Count:
+            if self.knows:
+                self.knows.pop(min(self.knows))
+            return super().start(payload, prepared)
+
+    stage = Forgetful()
+    stage.knows.update(dict.fromkeys("abcd", 1))
+    engine = bench.iterative(stage)
+    payload = CountFrom(1, plus=tuple(map(number, "abcd")))
+    assert not engine.needs(payload)
+    inbox, handle = submit(engine, payload)
+    assert inbox.wait_for_missing(1) == ("a",)
+    handle.supply(at_hand(a=1))
+    assert inbox.wait_for_missing(2) == ("b", "c", "d")
+    handle.supply(at_hand(b=1, c=1, d=1))
+    assert inbox.wait().seen == [4, 3, 2, 1, 0]
 
 
 def test_supplying_what_nothing_misses_changes_nothing(bench: Bench) -> None:

@@ -45,16 +45,13 @@ class AudioFeatures(Result):
 
 @dataclass(frozen=True, slots=True)
 class EncodeAudio:
-    """For an audio encoder, which makes `AudioFeatures`: a WAV file. Work: bytes."""
+    """For an audio encoder, which makes `AudioFeatures`: a WAV file."""
 
     makes: ClassVar[type[Result]] = AudioFeatures
     data: bytes
 
     def needs(self) -> Sequence[Recipe[Any]]:
         return ()
-
-    def work(self) -> float:
-        return float(len(self.data))
 
 
 class AudioEncoder:
@@ -72,8 +69,8 @@ class AudioEncoder:
         if not payload.data.startswith(b"RIFF"):
             raise InvalidRequest("data is no WAV file", param="data")
 
-    def weigh(self, payload: EncodeAudio) -> tuple[Hashable, float]:
-        return None, len(payload.data) / 2 / FRAME
+    def weigh(self, payload: EncodeAudio) -> float:
+        return len(payload.data) / 2 / FRAME
 
     def prepare(self, payload: EncodeAudio, inputs: Inputs) -> NDArray[np.float32]:
         with wave.open(io.BytesIO(payload.data)) as file:

@@ -279,6 +279,21 @@ async def test_a_stream_ends_at_its_deadline_even_in_the_middle_of_a_step(host: 
     assert sum(CountFrom(50) in rows for rows in stage.steps) == int(running)
 
 
+async def test_what_hangs_while_it_is_prepared_ends_at_its_deadline(host: StageHost) -> None:
+    adder, countdown = Adder(prepare_gate=Gate(closed=True)), Countdown(prepare_gate=Gate(closed=True))
+    host.add("add", adder)
+    host.add("count", countdown)
+    for hanging in (
+        host.call("add", Item("1", Add(1), deadline=deadline(0.05))),
+        collect(host.stream("count", Item("2", CountFrom(1), deadline=deadline(0.05)))),
+    ):
+        with pytest.raises(DeadlineExceeded, match="and never ran"):
+            await hanging
+    adder.prepare_gate.open()
+    countdown.prepare_gate.open()
+    assert (await host.call("add", Item("3", Add(2)))).value.total == 2
+
+
 async def test_a_step_that_raises_ends_its_streams_and_no_others(host: StageHost) -> None:
     host.add("count", Countdown())
     bad = host.stream("count", Item("1", CountFrom(5, "bad", breaks_step_at=3)))

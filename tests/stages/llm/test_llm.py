@@ -11,7 +11,7 @@ import torch
 from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
 from stages.contract.errors import ConfigurationError, InvalidRequest, StageFailed
 from stages.contract.recipe import NO_INPUTS, Inputs, InputsMissing
-from stages.contract.stage import IterativeStage, Resident
+from stages.contract.stage import IterativeStage, Resident, Share
 from stages.device.arrays import as_array
 from stages.llm.llm import Llm
 from stages.llm.messages import Generate, ImageSpan, Sampling
@@ -350,6 +350,35 @@ def test_a_row_over_a_covered_picture_makes_way_and_goes_on_the_same(folder: Pat
     assert again.end.completion_tokens == 15
 
 
+def test_what_is_prepared_lies_on_the_host(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that computes nothing: only `start` and `resume` reach for it."""
+    llm, work = load(folder), with_picture(3, 4)
+    monkeypatch.setattr(llm._forward, "_device", torch.device("meta"))
+    prepared = llm.prepare(work, Inputs({"x": picture_of(1)}))
+    row = llm.start(work, prepared)
+    suspended = llm.suspend(row)
+    rows = [row, llm.resume(work, prepared, suspended)]
+    assert [one.features.device.type for row in rows for one in row.images] == ["meta", "meta"]
+    assert [one.features is not None and one.features.device.type for one in prepared.images] == ["cpu"]
+    for row in rows:
+        llm.finish(row)
+
+
+def test_a_row_that_runs_out_of_memory_as_it_starts_has_taken_no_slot(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    llm, work = load(folder, num_slots=1), with_picture(3, 4)
+    prepared = llm.prepare(work, Inputs({"x": picture_of(1)}))
+
+    def ran_out(*args: object) -> object:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("stages.llm.llm.PlacedImage", ran_out)
+        with pytest.raises(torch.OutOfMemoryError):
+            llm.start(work, prepared)
+    assert llm.can_start(work)
+    llm.finish(llm.start(work, prepared))
+
+
 def test_what_slots_hold_can_be_asked_for_while_they_change(folder: Path) -> None:
     llm, results = load(folder, num_slots=2), {"x": picture_of(1)}
     ended = threading.Event()
@@ -412,9 +441,9 @@ def test_a_step_that_runs_out_of_memory_has_changed_no_row(folder: Path, monkeyp
 def test_prompts_come_in_smaller_chunks_where_one_does_not_fit(folder: Path) -> None:
     llm = load(folder, chunk=64)
     work = generate(PROMPT * 3)
-    assert llm.weigh(work) == ("llm", 64.0)
+    assert llm.weigh(work) == 64.0
     assert [llm.shrink() for _ in range(3)] == [True, True, False]
-    assert llm.weigh(work) == ("llm", 16.0)
+    assert llm.weigh(work) == 16.0
     assert drive(llm, [(0, work)])[0].tokens == drive(load(folder, chunk=64), [(0, work)])[0].tokens
     assert not load(folder, chunk=8).shrink()
 
@@ -423,9 +452,8 @@ def test_what_a_request_will_weigh_is_what_its_row_weighs(folder: Path) -> None:
     llm = load(folder, chunk=64)
     for prompt in (PROMPT[:1], PROMPT, PROMPT * 3):
         prepared = llm.prepare(generate(prompt), NO_INPUTS)
-        assert llm.weigh(generate(prompt)) == llm.share(prepared)
         row = llm.start(generate(prompt), prepared)
-        assert llm.weigh(generate(prompt)) == (llm.batch_key(row), llm.cost(row))
+        assert llm.weigh(generate(prompt)) == llm.cost(row)
         llm.finish(row)
         llm = load(folder, chunk=64)
 
@@ -436,5 +464,5 @@ def test_once_prepared_a_request_weighs_what_is_still_to_be_computed(folder: Pat
     work = generate((*PROMPT, 9, 8, 7))
     prepared = llm.prepare(work, NO_INPUTS)
     row = llm.start(work, prepared)
-    assert llm.share(prepared) == (llm.batch_key(row), llm.cost(row)) == ("llm", 3.0)
-    assert llm.weigh(work) == ("llm", 33.0)
+    assert llm.share(prepared) == Share(llm.batch_key(row), llm.cost(row)) == Share("llm", 3.0)
+    assert llm.weigh(work) == 33.0

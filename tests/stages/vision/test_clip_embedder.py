@@ -96,8 +96,8 @@ def test_an_input_is_a_text_or_a_picture(embedder: ClipEmbedder) -> None:
 def test_an_input_weighs_what_it_costs(embedder: ClipEmbedder) -> None:
     text, image = EmbedInput(text="a star"), EmbedInput(image=picture(1), max_pixels=10_000)
     item = embedder.prepare(text, NO_INPUTS)
-    assert embedder.weigh(text) == (embedder.batch_key(item), embedder.cost(item))
-    assert embedder.weigh(image) == (None, embedder.cost(embedder.prepare(image, NO_INPUTS)))
+    assert embedder.weigh(text) == embedder.cost(item)
+    assert embedder.weigh(image) == embedder.cost(embedder.prepare(image, NO_INPUTS))
     assert embedder.result_type is Embedding
 
 

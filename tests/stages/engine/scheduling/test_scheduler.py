@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from stages.contract.errors import QueueFull
 from stages.contract.limits import BatchLimits, QueueLimits
+from stages.contract.stage import Share
 from stages.engine.scheduling.scheduler import (
     CLOSE,
     MAX_PREEMPTIONS,
@@ -20,7 +21,6 @@ from stages.engine.scheduling.scheduler import (
     IterativeScheduler,
     OneShotScheduler,
     Scheduler,
-    Share,
     makes_way,
     weight,
 )

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from stages.contract.errors import QueueFull
 from stages.contract.limits import BatchLimits, QueueLimits
+from stages.contract.stage import Share
 from stages.engine.scheduling.memory_bound import MemoryBound
 from stages.engine.scheduling.scheduler import (
     MAX_PREEMPTIONS,
@@ -21,7 +22,6 @@ from stages.engine.scheduling.scheduler import (
     IterativeScheduler,
     OneShotScheduler,
     Scheduler,
-    Share,
     makes_way,
 )
 
@@ -126,7 +126,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.waiting)
     def amend(self, data: st.DataObject, priority: int, left: float) -> None:
         one = data.draw(st.sampled_from(sorted(self.waiting)))
-        self.scheduler.waiting.amend(one, priority, self.now + left)
+        self.scheduler.amend(one, priority, self.now + left)
         self.waiting[one] = next(entry for entry in self.scheduler.waiting if entry.id == one)
 
     @rule(data=st.data())
@@ -250,6 +250,16 @@ class Steps(Machine):
         self.sat_out[first.id] = 0
         self.rows_that_are_all = math.inf
         assert self.scheduler.start(first.id, self.shares[first.id])
+
+    @rule(data=st.data(), priority=priorities, left=times_left)
+    @precondition(lambda self: self.rows)
+    def amend_a_row(self, data: st.DataObject, priority: int, left: float) -> None:
+        one = data.draw(st.sampled_from(sorted(self.rows)))
+        self.scheduler.amend(one, priority, self.now + left)
+        before = self.rows[one]
+        urgent, late = min(priority, before.priority), max(self.now + left, before.deadline)
+        self.rows[one] = replace(before, priority=urgent, deadline=late)
+        assert self.rows[one] in self.scheduler.running()
 
     @rule()
     @precondition(lambda self: self.rows)
