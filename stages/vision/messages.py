@@ -65,7 +65,7 @@ class EmbedInput:
 def _pixels(data: bytes | Blob) -> float:
     """0 of what is no picture: whoever reads it will say so."""
     try:
-        header = read_header(bytes(data))
+        header = read_header(data.view if isinstance(data, Blob) else data)
     except BadHeader:
         return 0.0
     return float(header.width * header.height)
