@@ -350,3 +350,20 @@ def is_broken(host: StageHost) -> bool:
 
 def handles(scene: Scene) -> Any:
     return {"d": deployment(scene).handle}
+
+
+async def test_a_stream_that_has_told_of_its_inputs_alone_is_begun_anew_elsewhere(served: Scene) -> None:
+    assert served.deployment is not None
+    served.count_gate.close()
+    item = Item("r", CountFrom(1, plus=(Recipe("n", ADD, Add(2)),)))
+    counting = asyncio.create_task(collect(served.client.stream(COUNT, item)))
+    await asyncio.to_thread(served.count_gate.wait_for, 1)
+    closing = asyncio.create_task(served.host.close())
+    await once(lambda: served.deployment is not None and served.deployment.num_requests >= 2)  # told so, and tried again
+    served.deployment.kill()
+    served.count_gate.open()
+    events = await counting
+    assert [event for event in events if isinstance(event, int)] == [2, 1, 0]
+    made = [receipt for event in events if isinstance(event, InputReceipts) for receipt in event.receipts]
+    assert [receipt.stage for receipt in made] == [ADD, ADD]  # both were
+    await closing
