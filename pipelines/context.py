@@ -30,9 +30,9 @@ class RequestContext:
     receipts: list[StageReceipt] = field(default_factory=list)
 
     def add(self, *receipts: StageReceipt) -> None:
-        """Notes receipts, and when they came."""
-        now_s = max(0.0, time.time() - self.created)
-        self.receipts += [replace(receipt, ended_s=now_s) for receipt in receipts]
+        """Notes receipts that came now, and when each of them had ended."""
+        now_s = time.time() - self.created
+        self.receipts += [replace(receipt, ended_s=max(0.0, now_s - receipt.ago_s)) for receipt in receipts]
 
     def item(self, part: str, payload: P, *, name: str | None = None) -> Item[P]:
         """A piece of this request's work for one stage. `part` tells it from others."""

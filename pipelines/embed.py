@@ -31,7 +31,7 @@ class ClipEmbedPipeline:
             reply = await self._client.call(self._embedder, context.item(str(index), payload, name=key))
         except InvalidRequest as error:
             raise error.for_request(part.param) from error.__cause__
-        context.add(reply.receipt)
+        context.add(*reply.receipts)
         result: Embedding = reply.value
         return result
 

@@ -19,7 +19,7 @@ from pipelines.prompts.prompt import Prompt
 from pipelines.streams import merged
 from stages.contract.blob import Blob
 from stages.contract.errors import InvalidRequest, StageFailed
-from stages.contract.item import StreamEnd
+from stages.contract.item import InputReceipts, StreamEnd
 from stages.contract.recipe import Recipe
 from stages.llm.messages import Generate, GenerationEnd, ImageSpan, Sampling, TokenDelta
 from stages.vision.messages import EncodeImage, VisionFeatures
@@ -94,12 +94,17 @@ class ImageTextPipeline:
         )
 
     def _images(self, prompt: Prompt, salt: str) -> tuple[ImageSpan, ...]:
-        """Where the prompt's pictures stand. One that occurs twice has one name, and is made once. Hashes: off the event loop."""
-        return tuple(ImageSpan(offset, length, self._features(part, salt)) for offset, length, part in prompt.images)
-
-    def _features(self, part: ImagePart, salt: str) -> Recipe[VisionFeatures]:
-        key = name("vision_features", weights=str(self._vision_fingerprint), tenant=salt, image=digest(part.data))
-        return Recipe(key, self._vision, EncodeImage(Blob(part.data), self._max_pixels), part.param)
+        """Where the prompt's pictures stand. One that occurs twice has one name, travels once, and is made once. Hashes: off the
+        event loop."""
+        payloads: dict[str, EncodeImage] = {}
+        spans = []
+        for offset, length, part in prompt.images:
+            image = digest(part.data)
+            key = name("vision_features", weights=str(self._vision_fingerprint), tenant=salt, image=image)
+            payload = payloads.setdefault(image, EncodeImage(Blob(part.data), self._max_pixels))
+            recipe: Recipe[VisionFeatures] = Recipe(key, self._vision, payload, part.param)
+            spans.append(ImageSpan(offset, length, recipe))
+        return tuple(spans)
 
     async def _choice(self, index: int, payload: Generate, context: RequestContext) -> AsyncGenerator[ChoiceEvents, None]:
         if payload.sampling.seed is not None:
@@ -113,8 +118,10 @@ class ImageTextPipeline:
                     match event:
                         case TokenDelta() | GenerationEnd():
                             events.append(event)
+                        case InputReceipts():
+                            context.add(*event.receipts)
                         case StreamEnd():
-                            context.add(*event.inputs, event.receipt)
+                            context.add(event.receipt)
                 ended = ended or any(isinstance(event, GenerationEnd) for event in events)
                 if events:
                     yield ChoiceEvents(index, events)

@@ -19,7 +19,7 @@ from pipelines.rules.paint_rules import PaintRules, Size
 from pipelines.streams import merged
 from stages.contract.blob import Blob
 from stages.contract.errors import InvalidRequest, StageFailed
-from stages.contract.item import StreamEnd
+from stages.contract.item import InputReceipts, StreamEnd
 from stages.contract.recipe import Recipe
 from stages.diffusion.messages import (
     DecodeLatents,
@@ -135,7 +135,7 @@ class TextToImagePipeline:
         item = context.item(f"picture:{index}", payload)
         previews: list[asyncio.Task[PaintPicture]] = []
         latents: Latents | None = None
-        partials = 0
+        previewed: set[int] = set()
         try:
             async with aclosing(self._client.stream(self._denoiser, item, restartable=True)) as batches:
                 async for batch in batches:
@@ -143,14 +143,16 @@ class TextToImagePipeline:
                         match event:
                             case DenoiseProgress():
                                 yield PaintProgress(index, event.step, event.total)
-                            case DenoisePreview():
-                                preview = self._decode(index, event.latents, payload.seed, partials, context)
+                            case DenoisePreview() if event.step not in previewed:  # where it started anew, they come again
+                                preview = self._decode(index, event.latents, payload.seed, len(previewed), context)
                                 previews.append(asyncio.create_task(preview))
-                                partials += 1
+                                previewed.add(event.step)
                             case DenoiseEnd():
                                 latents = event.latents
+                            case InputReceipts():
+                                context.add(*event.receipts)
                             case StreamEnd():
-                                context.add(*event.inputs, event.receipt)
+                                context.add(event.receipt)
                     while previews and previews[0].done():
                         yield await previews.pop(0)
             if latents is None:
@@ -167,7 +169,7 @@ class TextToImagePipeline:
     ) -> PaintPicture:
         item = context.item(f"decode:{index}:{'end' if partial is None else partial}", DecodeLatents(latents))
         reply = await self._client.call(self._decoder, item)
-        context.add(*reply.inputs, reply.receipt)
+        context.add(*reply.receipts)
         return PaintPicture(index, reply.value.pixels, seed, partial)
 
 

@@ -53,7 +53,7 @@ class ServeDirectory:
         self._asked_at = time.monotonic()
         self._running = await asyncio.to_thread(self._ask)
         with suppress(Unavailable):
-            self._computing |= {stage.stage: (stage.device, stage.dtype) for stage in await self.metrics()}
+            self._computing |= computing(await self.metrics())
 
     def _ask(self) -> dict[str, int]:
         known = serve.status().applications
@@ -77,3 +77,8 @@ class ServeDirectory:
             source=str(spec.source),
             scaled_to_zero=replicas == 0 and may_sleep,
         )
+
+
+def computing(metrics: Sequence[StageMetrics]) -> Mapping[str, tuple[str, str]]:
+    """Device and dtype of each stage, as the replicas that host it say."""
+    return {stage.stage: (stage.device, stage.dtype) for stage in metrics if stage.is_hosted}

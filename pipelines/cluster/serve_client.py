@@ -28,7 +28,7 @@ from stages.contract.errors import (
     TriptychError,
     Unavailable,
 )
-from stages.contract.item import Item, Reply
+from stages.contract.item import InputReceipts, Item, Reply
 from stages.host.deadlines import remaining_s, too_late
 from stages.host.packed_item import packed
 
@@ -84,7 +84,7 @@ class ServeStageClient:
             response, shown = handle.remote(stage, sent, *beside), False
             try:
                 async for events in _within(response, item, stage):
-                    shown = True
+                    shown = shown or not all(isinstance(event, InputReceipts) for event in events)
                     yield events
                 self._pace[deployment].tick()
                 return

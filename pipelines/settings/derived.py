@@ -68,12 +68,12 @@ def pixels(size: str) -> int:
 
 def capacity(home: Home, config: AppConfig) -> Capacity:
     """Two full batches of everything hosted are let in (and what is aimed at), one full batch of the largest is aimed at. What waits
-    for other deployments' results has room, too: of a stage that needs such, as much is let in as it and its queue hold."""
+    for other stages' results, here or elsewhere, has room, too: of a stage that needs such, as much is let in as it and its queue
+    hold."""
     hosted = _hosted(home, config)
     parts = hosted.values()
     batches = [batch_items(part) for part in parts]
-    others = [stage for stage in config.parts() if stage not in hosted]
-    let_in = [_let_in(part, waits=bool(needed_by(stage, others))) for stage, part in hosted.items()]
+    let_in = [_let_in(part, waits=bool(needed_by(stage, config.parts()))) for stage, part in hosted.items()]
     scaling = home.autoscaling_config if isinstance(home, DeploymentConfig) else None
     given = None if scaling is None else scaling.target_ongoing_requests
     ongoing = home.max_ongoing_requests or max(FEWEST_ONGOING, sum(let_in), math.ceil(given or 0))
@@ -145,7 +145,7 @@ def _derived_for_home(path: str, home: Home, room: Capacity) -> Iterator[tuple[s
         yield (
             f"{path}.max_ongoing_requests",
             room.max_ongoing_requests,
-            f"at least {FULL_BATCHES} full batches, and what waits for other deployments",
+            f"at least {FULL_BATCHES} full batches, and what waits for other stages",
         )
     scaling = home.autoscaling_config if isinstance(home, DeploymentConfig) else None
     if scaling is not None and scaling.target_ongoing_requests is None:

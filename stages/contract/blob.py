@@ -19,6 +19,11 @@ class Blob:
     def __bytes__(self) -> bytes:
         return self._array.tobytes()
 
+    @property
+    def view(self) -> memoryview:
+        """Of the bytes, without a copy."""
+        return self._array.data
+
     def __len__(self) -> int:
         return len(self._array)
 

@@ -62,6 +62,10 @@ class Handle(Protocol):
         """The results that were missing."""
         ...
 
+    def fail(self, error: TriptychError) -> None:
+        """What was missing can't be had: its receiver gets the error unless it has its answer."""
+        ...
+
     def cancel(self) -> None:
         """Its receiver gets `Cancelled` (`DeadlineExceeded` past its deadline) unless it has its answer. Idempotent."""
         ...

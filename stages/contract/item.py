@@ -45,6 +45,7 @@ class StageReceipt:
     steps: int = 0
     cache: str = "off"  # "off" | "miss" | "memory" | "redis" | "joined" (another request was already computing it)
     bytes_moved: int = 0
+    ago_s: float = 0.0  # how long before it was handed on it ended, by the clock of whoever handed it on
     ended_s: float = 0.0  # after the request's arrival; set where the receipt is gathered, by that one clock
 
 
@@ -58,13 +59,25 @@ class Reply(Generic[V]):
     inputs: tuple[StageReceipt, ...] = ()
     origin: str | None = None
 
+    @property
+    def receipts(self) -> tuple[StageReceipt, ...]:
+        """All of them, those of the inputs first."""
+        return (*self.inputs, self.receipt)
+
+
+@dataclass(frozen=True, slots=True)
+class InputReceipts:
+    """The host's own word in a stream, of the results that are at hand for it now. Never the only cause to hand something over: it
+    comes with the stage's next events, or before its error."""
+
+    receipts: tuple[StageReceipt, ...]
+
 
 @dataclass(frozen=True, slots=True)
 class StreamEnd:
-    """The host's own last word on a stream: the stage's receipt, and those of the results that were made for it."""
+    """The host's own last word on a stream."""
 
     receipt: StageReceipt
-    inputs: tuple[StageReceipt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +91,11 @@ class StageMetrics:
     counters: Mapping[str, float]
     """queued (of which preparing), running, waiting_for_inputs (counted in neither), missing_inputs_total (how often an item had to
     wait for inputs after all), items_total, batches_total, batch_items_total, steps_total, device_seconds_total, cancelled_total,
-    failed_total, expired_total, rejected_total, preempted_total, out_of_memory_total (batches that did not fit),
+    failed_total, expired_total, rejected_total (these four also of what never got its inputs), preempted_total,
+    out_of_memory_total (batches that did not fit),
     batch_bound_items and batch_bound_cost (what a batch may hold now: less than configured after that),
     cache_hits_memory_total, cache_hits_redis_total, cache_misses_total, cache_joined_total, cache_evictions_total,
     cache_errors_total"""
+
+    is_hosted: bool = True
+    """False: the stage is elsewhere, and these are of its results that this replica remembered or joined."""

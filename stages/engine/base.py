@@ -71,6 +71,9 @@ class SubmittedItem:
     def supply(self, inputs: Inputs) -> None:
         self._engine.supply(self._work, inputs)
 
+    def fail(self, error: TriptychError) -> None:
+        self._engine.fail(self._work, error)
+
     def cancel(self) -> None:
         self._engine.withdraw(self._work)
 
@@ -157,6 +160,11 @@ class BaseEngine(ABC, Generic[P, Q]):
                 self._in_flight.expire([work])
             if self._in_flight.bring_back(work, inputs):
                 self._pool.submit(self._prepare, work)
+        self._in_flight.flush()
+
+    def fail(self, work: Work, error: TriptychError) -> None:
+        with self._in_flight.lock:
+            self._in_flight.fail(work, error)
         self._in_flight.flush()
 
     def withdraw(self, work: Work, *, expired: bool = False) -> None:

@@ -6,14 +6,14 @@ by is in `stages/host/resolving.py`, what runs when in `stages/engine/`. Knows n
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, TypeGuard
 
 from cache.tier import TierStats
 from cache.tiered import TieredCache
 from stages.contract.engine import Engine, Load
-from stages.contract.errors import ConfigurationError, Unavailable
+from stages.contract.errors import ConfigurationError, TriptychError, Unavailable
 from stages.contract.item import Item, Reply, StageMetrics, StreamEnd
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.recipe import Recipe
@@ -129,7 +129,7 @@ class StageHost:
         call_off = at_deadline(item, submission.expire)
         now, due = asyncio.get_running_loop().time, item.pace_s if math.isinf(item.pace_s) else 0.0
         try:
-            await submission.begin()
+            await self._begin(submission, feed)
             while True:
                 events = await feed.take(due - now())
                 due = now() + item.pace_s
@@ -139,6 +139,13 @@ class StageHost:
         finally:
             call_off()
             submission.end()
+
+    async def _begin(self, submission: Submission, feed: EventFeed) -> None:
+        """What was made for an item that is refused then is told before the refusal."""
+        try:
+            await submission.begin()
+        except TriptychError as error:
+            feed.failed(error)
 
     def metrics(self) -> list[StageMetrics]:
         """Counters of every stage. What only the cache as a whole knows is told with the first, so that sums are right. Of stages
@@ -156,7 +163,8 @@ class StageHost:
         for name, maker in self._makers.items():
             if not maker.is_here and (origins := maker.origins()):
                 latest = origins[0]
-                metrics.append(StageMetrics(name, self._replica, latest.device, latest.dtype, self._cache_counters(name)))
+                counters = self._cache_counters(name)
+                metrics.append(StageMetrics(name, self._replica, latest.device, latest.dtype, counters, is_hosted=False))
         return metrics
 
     def activity(self) -> object:
@@ -167,6 +175,10 @@ class StageHost:
     def load(self) -> Mapping[str, Load]:
         """What every stage has in hand, by its name; without what waits for inputs."""
         return {name: hosted.engine.load() for name, hosted in self._hosted.items()}
+
+    def residency(self) -> Mapping[str, Collection[str]]:
+        """Names of the results that every stage holds in a form that spares it being given them, by the stage's name."""
+        return {name: hosted.engine.residency() for name, hosted in self._hosted.items()}
 
     def check(self) -> None:
         """Raises `Unavailable` where a stage's device is broken, its batch doesn't end, or its thread is gone. On any thread."""

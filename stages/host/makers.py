@@ -5,27 +5,26 @@ whether it is remembered already, is for `stages/host/resolving.py`.
 """
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from stages.contract.errors import DeadlineExceeded, InputUnavailable, StageFailed, TriptychError, Unavailable
 from stages.contract.item import Item, Reply, StageReceipt
 from stages.contract.result import Result
 from stages.host.deadlines import too_late
+from stages.host.held_receipts import HeldReceipt, handed_on
 from stages.host.origin import Origin
 from stages.host.submission import HostedEngine, Submission
 
-MAX_ORIGINS = 4
-"""How many makers of one stage's results are remembered: pools of other dtypes, and other versions while they are replaced."""
 
-
-class Attempt(Protocol):
+class Computation(Protocol):
     """One result on its way, on behalf of everyone who waits for it."""
 
     async def run(self) -> Reply[Any]: ...
 
     def amend(self, item: Item[Any]) -> bool:
-        """Someone else wants it, too. False: this attempt is of no use to them."""
+        """Someone else wants it, too. False: this is of no use to them."""
         ...
 
     def too_late(self) -> DeadlineExceeded:
@@ -50,7 +49,7 @@ class Maker(Protocol):
 
     def result_type(self, item: Item[Any]) -> type[Result]: ...
 
-    def attempt(self, item: Item[Any]) -> Attempt:
+    def computation(self, item: Item[Any]) -> Computation:
         """Not begun."""
         ...
 
@@ -78,16 +77,17 @@ class EngineMaker:
     def result_type(self, item: Item[Any]) -> type[Result]:
         return self._result_type
 
-    def attempt(self, item: Item[Any]) -> "EngineAttempt":
-        return EngineAttempt(self._hosted, item, self._origin.key)
+    def computation(self, item: Item[Any]) -> "EngineComputation":
+        return EngineComputation(self._hosted, item, self._origin.key)
 
 
-class EngineAttempt:
-    """`Attempt`, and the `Outlet` of its submission."""
+class EngineComputation:
+    """`Computation`, and the `Outlet` of its submission."""
 
     def __init__(self, hosted: HostedEngine, item: Item[Any], origin: str) -> None:
         self._origin = origin
         self._submission = Submission(hosted, item, self)
+        self._inputs: list[HeldReceipt] = []
         self._reply: asyncio.Future[Reply[Any]] = asyncio.get_running_loop().create_future()
         self.amend, self.too_late = self._submission.amend, self._submission.too_late
 
@@ -98,14 +98,17 @@ class EngineAttempt:
         finally:
             self._submission.end()
 
+    def at_hand(self, receipts: Sequence[HeldReceipt]) -> None:
+        self._inputs.extend(receipts)
+
     def events(self, events: Sequence[object]) -> None:
         """One-shot stages have none."""
 
-    def done(self, value: Result | None, receipt: StageReceipt, inputs: tuple[StageReceipt, ...]) -> None:
+    def done(self, value: Result | None, receipt: StageReceipt) -> None:
         if value is None:
             self.failed(StageFailed(f"stage {receipt.stage} gave no result"))
         elif not self._reply.done():
-            self._reply.set_result(Reply(value, receipt, inputs, self._origin))
+            self._reply.set_result(Reply(value, receipt, handed_on(self._inputs, time.monotonic()), self._origin))
 
     def failed(self, error: TriptychError) -> None:
         if not self._reply.done():
@@ -113,14 +116,15 @@ class EngineAttempt:
 
 
 class ElsewhereMaker:
-    """`Maker` over a stage in another process. Who makes its results there is known from the first answer on."""
+    """`Maker` over a stage in another process. Who makes its results there is known from the first answer on: pools may differ in
+    dtype; of one dtype only whoever answered last counts, the others' weights have been replaced."""
 
     is_here = False
 
     def __init__(self, stage: str, caller: StageCaller) -> None:
         self.stage = stage
         self._caller = caller
-        self._origins: dict[str, Origin] = {}
+        self._origins: dict[str, Origin] = {}  # by dtype
 
     def origins(self) -> Sequence[Origin]:
         """The latest first."""
@@ -130,31 +134,29 @@ class ElsewhereMaker:
         made: type[Result] = item.payload.makes
         return made
 
-    def attempt(self, item: Item[Any]) -> "ElsewhereAttempt":
-        return ElsewhereAttempt(self.stage, item, self._called)
+    def computation(self, item: Item[Any]) -> "CallElsewhere":
+        return CallElsewhere(self.stage, item, self._called)
 
     async def _called(self, item: Item[Any]) -> Reply[Any]:
         reply = await self._caller.call(self.stage, item)
         if reply.origin is not None:
-            self._origins.pop(reply.origin, None)
-            self._origins[reply.origin] = Origin(reply.origin, reply.receipt.device, reply.receipt.dtype)
-            if len(self._origins) > MAX_ORIGINS:
-                del self._origins[next(iter(self._origins))]
+            dtype = reply.receipt.dtype
+            self._origins.pop(dtype, None)  # the latest is the last
+            self._origins[dtype] = Origin(reply.origin, reply.receipt.device, dtype)
         return reply
 
 
-class ElsewhereAttempt:
-    """`Attempt`: one call. Its deadline is that of whoever began it: others have it made again when that has passed."""
+class CallElsewhere:
+    """`Computation`: one call. Its deadline is that of whoever began it: others have it made again when that has passed."""
 
-    def __init__(self, stage: str, item: Item[Any], call: Any) -> None:
+    def __init__(self, stage: str, item: Item[Any], call: Callable[[Item[Any]], Awaitable[Reply[Any]]]) -> None:
         self._stage, self._item, self._call = stage, item, call
 
     async def run(self) -> Reply[Any]:
         try:
-            reply: Reply[Any] = await self._call(self._item)
+            return await self._call(self._item)
         except Unavailable as error:
             raise InputUnavailable(error.message, retry_after_s=error.retry_after_s) from None
-        return reply
 
     def amend(self, item: Item[Any]) -> bool:
         """A more urgent one asks by itself, and joins where it is made."""

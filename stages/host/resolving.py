@@ -7,8 +7,9 @@ Decides in which order that is tried and what a receipt says about it. Knows no 
 - What is made here is remembered in every tier; what is made elsewhere is remembered there, and here in memory.
 - What is remembered and is no such result is forgotten, and made again.
 - An item without a name is computed, and never remembered.
-- Whoever wants a name that someone is already busy with joins, whatever that one is doing (looking it up, waiting for inputs or
-  for the device, computing, remembering), and its more urgent priority and later deadline count for the computation too.
+- Whoever wants a name of a stage that someone is already busy with joins, whatever that one is doing (looking it up, waiting for
+  inputs or for the device, computing, remembering), and its more urgent priority and later deadline count for the computation
+  too. They don't reach inputs that are being asked for already: where those come too late, the result is made again.
 - A failed computation is not remembered; everyone who waits gets its error. Where it failed because whoever began it had less time
   or went away, those who have time left have it made again.
 - Results that have a name are shared by everyone who asked for it, and are therefore read-only.
@@ -25,7 +26,7 @@ from stages.contract.errors import Cancelled, DeadlineExceeded, TriptychError
 from stages.contract.item import Item, Reply, StageReceipt
 from stages.engine.work import as_stage_error
 from stages.host.deadlines import at_deadline
-from stages.host.makers import Attempt, Maker
+from stages.host.makers import Computation, Maker
 from stages.host.origin import Origin, remembered_as
 from stages.host.single_flight import Flight
 
@@ -41,9 +42,9 @@ class CacheCounters:
 
 
 @dataclass(frozen=True, slots=True)
-class _Computation:
+class _Shared:
     flight: Flight[Reply[Any]]
-    attempt: Attempt
+    computation: Computation
 
 
 class Resolver:
@@ -53,7 +54,7 @@ class Resolver:
         self._cache, self._replica = cache, replica
         self._remembers, self._is_far = bool(cache.tier_names), cache.is_far
         self._counters: dict[str, CacheCounters] = {}
-        self._named: dict[str, _Computation] = {}
+        self._named: dict[tuple[str, str], _Shared] = {}  # by stage and name: others may make another thing of the same name
         self._flights: set[Flight[Reply[Any]]] = set()  # named or not
 
     @property
@@ -66,14 +67,14 @@ class Resolver:
 
     async def result(self, item: Item[Any], maker: Maker) -> Reply[Any]:
         """Cancelling the task withdraws the item. Raises any `TriptychError`."""
-        if item.name is not None and not self._is_far and item.name not in self._named:
+        if item.name is not None and not self._is_far and (maker.stage, item.name) not in self._named:
             remembered = await self._remembered(item, maker)
             if remembered is not None:
                 return remembered
         while True:
-            computation, joined = self._find_or_begin(item, maker)
+            shared, joined = self._find_or_begin(item, maker)
             try:
-                reply = await self._wait(computation, item)
+                reply = await self._wait(shared, item)
             except (Cancelled, DeadlineExceeded):
                 if joined and time.time() < item.deadline:
                     continue  # whoever began it is gone
@@ -91,61 +92,68 @@ class Resolver:
             flight.call_off(error.for_request())
         await self.settled()
 
-    async def _wait(self, computation: _Computation, item: Item[Any]) -> Reply[Any]:
+    async def _wait(self, shared: _Shared, item: Item[Any]) -> Reply[Any]:
         waiter: asyncio.Future[Reply[Any]] = asyncio.get_running_loop().create_future()
-        computation.flight.join(waiter)
+        shared.flight.join(waiter)
 
         def expire() -> None:
             if not waiter.done():
-                waiter.set_exception(computation.attempt.too_late())
+                waiter.set_exception(shared.computation.too_late())
 
         call_off = at_deadline(item, expire)
         try:
             return await waiter
         finally:
             call_off()
-            computation.flight.leave(waiter)
+            shared.flight.leave(waiter)
 
-    def _find_or_begin(self, item: Item[Any], maker: Maker) -> tuple[_Computation, bool]:
+    def _find_or_begin(self, item: Item[Any], maker: Maker) -> tuple[_Shared, bool]:
         """The computation for this item, and whether someone else had begun it."""
         if item.name is None:
             return self._begin(item, maker), False
-        computation = self._named.get(item.name)
-        if computation is not None and not computation.flight.has_failed and computation.attempt.amend(item):
-            return computation, True
-        computation = self._named[item.name] = self._begin(item, maker)
-        return computation, False
+        key = (maker.stage, item.name)
+        shared = self._named.get(key)
+        if shared is not None and not shared.flight.has_failed and shared.computation.amend(item):
+            return shared, True
+        shared = self._named[key] = self._begin(item, maker)
+        return shared, False
 
-    def _begin(self, item: Item[Any], maker: Maker) -> _Computation:
-        attempt = maker.attempt(item)
+    def _begin(self, item: Item[Any], maker: Maker) -> _Shared:
+        computation = maker.computation(item)
 
         def compute(flight: Flight[Reply[Any]]) -> Coroutine[Any, Any, None]:
-            return self._compute(flight, attempt, item, maker)
+            return self._compute(flight, computation, item, maker)
 
         flight = Flight(compute)
         self._flights.add(flight)
         flight.add_done_callback(lambda: self._flights.discard(flight))
-        return _Computation(flight, attempt)
+        return _Shared(flight, computation)
 
-    async def _compute(self, flight: Flight[Reply[Any]], attempt: Attempt, item: Item[Any], maker: Maker) -> None:
+    async def _compute(self, flight: Flight[Reply[Any]], computation: Computation, item: Item[Any], maker: Maker) -> None:
         try:
-            await self._look_up_or_make(flight, attempt, item, maker)
+            await self._look_up_or_make(flight, computation, item, maker)
         except Exception as error:
             raise as_stage_error(maker.stage, error, item.id) from None
         finally:
-            if item.name is not None and (latest := self._named.get(item.name)) and latest.flight is flight:
-                del self._named[item.name]
+            self._forget(flight, item, maker)
 
-    async def _look_up_or_make(self, flight: Flight[Reply[Any]], attempt: Attempt, item: Item[Any], maker: Maker) -> None:
+    def _forget(self, flight: Flight[Reply[Any]], item: Item[Any], maker: Maker) -> None:
+        key = (maker.stage, str(item.name))
+        if key in self._named and self._named[key].flight is flight:
+            del self._named[key]
+
+    async def _look_up_or_make(
+        self, flight: Flight[Reply[Any]], computation: Computation, item: Item[Any], maker: Maker
+    ) -> None:
         if item.name is None:
-            flight.set_result(await attempt.run())
+            flight.set_result(await computation.run())
             return
         if self._is_far:
             remembered = await self._remembered(item, maker)
             if remembered is not None:
                 flight.set_result(remembered)
                 return
-        reply = await attempt.run()
+        reply = await computation.run()
         reply.value.freeze()
         flight.set_result(self._as_made(reply, maker))
         if self._remembers and reply.origin is not None:

@@ -1,23 +1,26 @@
 """One item at an engine, seen from the event loop: its inputs are resolved first, and whatever it turns out to lack meanwhile.
 
-Decides that who waits for inputs is known to no engine, and how many may wait. Knows no names and no cache: how an input is
-resolved is handed in.
+Decides that who waits for inputs is known to no engine, how many may wait, and how it is counted what ends meanwhile. Knows no names
+and no cache: how an input is resolved is handed in.
 """
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from stages.contract.engine import Engine, Handle
-from stages.contract.errors import DeadlineExceeded, InvalidRequest, QueueFull, TriptychError
+from stages.contract.errors import DeadlineExceeded, InvalidRequest, Overloaded, QueueFull, TriptychError
 from stages.contract.item import Item, Reply, StageReceipt
 from stages.contract.limits import QueueLimits
 from stages.contract.recipe import NO_INPUTS, Inputs, Recipe
 from stages.contract.result import Result
 from stages.engine.work import as_stage_error
-from stages.host.deadlines import too_late
+from stages.host.deadlines import remaining_s, too_late
+from stages.host.held_receipts import HeldReceipt, held
 
 T = TypeVar("T")
 Resolve = Callable[[Recipe[Any], Item[Any]], Awaitable[Reply[Any]]]
@@ -29,7 +32,37 @@ class AtHand:
     """Inputs, and the receipts of what made them."""
 
     inputs: Inputs = NO_INPUTS
-    receipts: tuple[StageReceipt, ...] = ()
+    receipts: tuple[HeldReceipt, ...] = ()
+
+
+@dataclass(slots=True)
+class EndedWaiting:
+    """What ended before the engine heard of it, by how."""
+
+    rejected_total: int = 0
+    expired_total: int = 0
+    cancelled_total: int = 0
+    failed_total: int = 0
+
+    @contextmanager
+    def counting(self, item: Item[Any]) -> Iterator[None]:
+        try:
+            yield
+        except DeadlineExceeded:
+            self.expired_total += 1
+            raise
+        except Overloaded:
+            self.rejected_total += 1
+            raise
+        except asyncio.CancelledError:
+            if remaining_s(item) == 0:  # whoever waited has heard so already
+                self.expired_total += 1
+            else:
+                self.cancelled_total += 1
+            raise
+        except Exception:
+            self.failed_total += 1
+            raise
 
 
 class HostedEngine:
@@ -39,6 +72,7 @@ class HostedEngine:
         self.engine = engine
         self._resolve = resolve
         self.max_waiting, self.num_waiting = max_waiting, 0
+        self._ended_waiting = EndedWaiting()
 
     @property
     def stage(self) -> str:
@@ -50,20 +84,20 @@ class HostedEngine:
         self.engine.limit_queue(limits)
 
     def metrics(self) -> dict[str, float]:
-        return {**self.engine.metrics(), "waiting_for_inputs": float(self.num_waiting)}
+        counters = {**self.engine.metrics(), "waiting_for_inputs": float(self.num_waiting)}
+        for name, count in asdict(self._ended_waiting).items():
+            counters[name] = counters.get(name, 0.0) + count
+        return counters
 
     async def inputs(self, item: Item[Any]) -> AtHand:
         """Of what the item needs, what must be at hand when it is submitted. Raises `QueueFull` where too many wait."""
         recipes = self.engine.needs(item.payload)
         if not recipes:
             return AtHand()
-        if self.num_waiting >= self.max_waiting:
-            raise QueueFull(
-                f"stage {self.stage}: {self.num_waiting} requests wait for what it needs and queue.max_items is "
-                f"{self.max_waiting}; try again",
-                retry_after_s=max(1.0, self.engine.load().seconds_ahead),
-            )
-        return await self.resolved(recipes, item)
+        with self._ended_waiting.counting(item):
+            if self.num_waiting >= self.max_waiting:
+                raise self._full()
+            return await self.resolved(recipes, item)
 
     async def resolved(self, recipes: Sequence[Recipe[Any]], item: Item[Any]) -> AtHand:
         """All of them at once; where one can't be had, none is waited for any more."""
@@ -72,22 +106,34 @@ class HostedEngine:
             replies = await _together([self._one(recipe, item) for recipe in recipes])
         finally:
             self.num_waiting -= 1
-        inputs = Inputs({recipe.name: reply.value for recipe, reply in zip(recipes, replies, strict=True)})
-        return AtHand(inputs, tuple(receipt for reply in replies for receipt in (*reply.inputs, reply.receipt)))
+        inputs = Inputs({recipe.name: result for recipe, (result, _) in zip(recipes, replies, strict=True)})
+        return AtHand(inputs, tuple(receipt for _, receipts in replies for receipt in receipts))
 
-    async def _one(self, recipe: Recipe[Any], item: Item[Any]) -> Reply[Any]:
+    async def _one(self, recipe: Recipe[Any], item: Item[Any]) -> tuple[Result, Sequence[HeldReceipt]]:
         try:
-            return await self._resolve(recipe, item)
+            reply = await self._resolve(recipe, item)
         except InvalidRequest as error:
             raise error.for_request(recipe.param) from error.__cause__
+        return reply.value, held(reply.receipts, time.monotonic())
+
+    def _full(self) -> QueueFull:
+        return QueueFull(
+            f"stage {self.stage}: {self.num_waiting} requests wait for what it needs and queue.max_items is "
+            f"{self.max_waiting}; try again",
+            retry_after_s=max(1.0, self.engine.load().seconds_ahead),
+        )
 
 
 class Outlet(Protocol):
     """What becomes of a submission. Called on the event loop; may be told of an end again, which is not to be heard."""
 
+    def at_hand(self, receipts: Sequence[HeldReceipt]) -> None:
+        """Of inputs that it has now."""
+        ...
+
     def events(self, events: Sequence[object]) -> None: ...
 
-    def done(self, value: Result | None, receipt: StageReceipt, inputs: tuple[StageReceipt, ...]) -> None: ...
+    def done(self, value: Result | None, receipt: StageReceipt) -> None: ...
 
     def failed(self, error: TriptychError) -> None: ...
 
@@ -100,13 +146,12 @@ class Submission:
         self._hosted, self._item, self._outlet = hosted, item, outlet
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self._handle: Handle | None = None
-        self._receipts: tuple[StageReceipt, ...] = ()
         self._supplying: asyncio.Task[None] | None = None
 
     async def begin(self) -> None:
         """Returns once the engine has it. Raises any `TriptychError`."""
         at_hand = await self._hosted.inputs(self._item)
-        self._receipts = at_hand.receipts
+        self._outlet.at_hand(at_hand.receipts)
         self._handle = self._hosted.engine.submit(self._item, at_hand.inputs, self)
 
     def end(self) -> None:
@@ -141,7 +186,7 @@ class Submission:
         self._on_loop(self._begin_supplying, recipes)
 
     def done(self, value: Result | None, receipt: StageReceipt) -> None:
-        self._on_loop(self._done, value, receipt)
+        self._on_loop(self._outlet.done, value, receipt)
 
     def failed(self, error: TriptychError) -> None:
         self._on_loop(self._outlet.failed, error)
@@ -154,22 +199,22 @@ class Submission:
 
     # ---- the event loop ----
 
-    def _done(self, value: Result | None, receipt: StageReceipt) -> None:
-        self._outlet.done(value, receipt, self._receipts)
-
     def _begin_supplying(self, recipes: Sequence[Recipe[Any]]) -> None:
         self._supplying = self._loop.create_task(self._supply(recipes))
 
     async def _supply(self, recipes: Sequence[Recipe[Any]]) -> None:
+        handle = self._handle
+        if handle is None:
+            return  # it was refused
         try:
             at_hand = await self._hosted.resolved(recipes, self._item)
+        except DeadlineExceeded:
+            handle.expire()
         except Exception as error:
-            self._outlet.failed(as_stage_error(self._hosted.stage, error, self._item.id))
-            self.end()
-            return
-        self._receipts += at_hand.receipts
-        if self._handle is not None:
-            self._handle.supply(at_hand.inputs)
+            handle.fail(as_stage_error(self._hosted.stage, error, self._item.id))
+        else:
+            self._outlet.at_hand(at_hand.receipts)
+            handle.supply(at_hand.inputs)
 
 
 async def _together(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

@@ -46,23 +46,24 @@ class Header:
     height: int
 
 
-def sniff(data: bytes) -> PictureFormat | None:
+def sniff(data: bytes | memoryview) -> PictureFormat | None:
     """The format that the magic bytes tell, or None."""
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+    magic = bytes(data[:12])
+    if magic.startswith(b"\x89PNG\r\n\x1a\n"):
         return PictureFormat.PNG
-    if data.startswith(b"\xff\xd8\xff"):
+    if magic.startswith(b"\xff\xd8\xff"):
         return PictureFormat.JPEG
-    if data.startswith((b"GIF87a", b"GIF89a")):
+    if magic.startswith((b"GIF87a", b"GIF89a")):
         return PictureFormat.GIF
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+    if magic.startswith(b"RIFF") and magic[8:] == b"WEBP":
         return PictureFormat.WEBP
-    if data.startswith(b"BM"):
+    if magic.startswith(b"BM"):
         return PictureFormat.BMP
     return None
 
 
-def read_header(data: bytes) -> Header:
-    """Raises `BadHeader`."""
+def read_header(data: bytes | memoryview) -> Header:
+    """Copies nothing of the picture. Raises `BadHeader`."""
     found = sniff(data)
     if found is None:
         raise BadHeader("its first bytes are not those of a PNG, JPEG, WebP, GIF or BMP")
@@ -80,7 +81,7 @@ _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), 
 _INFLATE_BYTES = 4 << 20
 
 
-def _png(data: bytes) -> tuple[int, int]:
+def _png(data: bytes | memoryview) -> tuple[int, int]:
     length, kind, width, height = struct.unpack_from(">I4sII", data, 8)
     if length != 13 or kind != b"IHDR":
         raise BadHeader("its PNG header does not begin with IHDR")
@@ -88,7 +89,7 @@ def _png(data: bytes) -> tuple[int, int]:
     return width, height
 
 
-def _check_png_chunks(data: bytes) -> None:
+def _check_png_chunks(data: bytes | memoryview) -> None:
     position, num_pixel_chunks, num_others = 8, 0, 0
     while position + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
@@ -133,14 +134,14 @@ def _pass_bytes(width: int, height: int, pixel_bits: int, left: int, top: int, s
     return rows * (1 + (columns * pixel_bits + 7) // 8) if columns > 0 and rows > 0 else 0
 
 
-def _gif(data: bytes) -> tuple[int, int]:
+def _gif(data: bytes | memoryview) -> tuple[int, int]:
     """The logical screen. A first frame that is larger is seen by whoever opens the file."""
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     _check_gif_extensions(data, 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0))
     return width, height
 
 
-def _check_gif_extensions(data: bytes, position: int) -> None:
+def _check_gif_extensions(data: bytes | memoryview, position: int) -> None:
     num_blocks = 0
     while data[position] == 0x21:  # up to the first frame
         position += 2
@@ -154,14 +155,14 @@ def _check_gif_extensions(data: bytes, position: int) -> None:
         raise BadHeader("its GIF has no frame")
 
 
-def _bmp(data: bytes) -> tuple[int, int]:
+def _bmp(data: bytes | memoryview) -> tuple[int, int]:
     (header_bytes,) = struct.unpack_from("<I", data, 14)
     width, height = struct.unpack_from("<HH" if header_bytes == 12 else "<ii", data, 18)
     return width, abs(height)  # negative: rows from the top
 
 
-def _webp(data: bytes) -> tuple[int, int]:
-    kind = data[12:16]
+def _webp(data: bytes | memoryview) -> tuple[int, int]:
+    kind = bytes(data[12:16])
     if kind == b"VP8X":
         low_width, high_width, low_height, high_height = struct.unpack_from("<HBHB", data, 24)
         return (low_width | high_width << 16) + 1, (low_height | high_height << 16) + 1
@@ -185,7 +186,7 @@ _NO_SEGMENT_MARKERS = frozenset({0x00, 0xD8, 0xD9})
 _START_OF_SCAN = 0xDA
 
 
-def _jpeg(data: bytes) -> tuple[int, int]:
+def _jpeg(data: bytes | memoryview) -> tuple[int, int]:
     """Walks all that stands before the pixels; of several frame headers, the largest counts."""
     position, frames = 2, [(0, 0)]
     for _ in range(_MAX_PIECES):
@@ -202,7 +203,7 @@ def _jpeg(data: bytes) -> tuple[int, int]:
     raise BadHeader(f"its JPEG has no pixels after {_MAX_PIECES} segments")
 
 
-def _jpeg_marker(data: bytes, position: int) -> tuple[int, int]:
+def _jpeg_marker(data: bytes | memoryview, position: int) -> tuple[int, int]:
     """The marker that begins at `position`, and where it ends. It may be preceded by fill bytes (0xFF)."""
     end = _NOT_FILL.search(data, position)
     if end is None or not 0 < end.start() - position <= _MAX_PIECES or data[end.start()] in _NO_SEGMENT_MARKERS:

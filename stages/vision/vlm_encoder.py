@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from stages.checkpoints.checkpoint import Checkpoint, LoadOptions
+from stages.contract.blob import Blob
 from stages.contract.errors import ConfigurationError
 from stages.contract.recipe import Inputs
 from stages.device.arrays import as_array
@@ -84,13 +85,14 @@ class VlmEncoder:
     def weigh(self, payload: EncodeImage) -> float:
         """The processor's own count for the picture's size; of models that bring every picture to about one size, that of the
         sample that was encoded at load."""
-        return float(self._expected_patches(bytes(payload.data)))
+        return float(self._expected_patches(payload.data))
 
-    def _expected_patches(self, data: bytes) -> int:
+    def _expected_patches(self, data: bytes | Blob) -> int:
+        """On its caller's thread, so nothing is copied."""
         if not self._keeps_size:
             return self._sample_patches
         try:
-            header = read_header(data)
+            header = read_header(data.view if isinstance(data, Blob) else data)
             return int(self._processor.get_number_of_image_patches(header.height, header.width))
         except ValueError:  # whoever prepares it will say what is wrong with it
             return self._sample_patches

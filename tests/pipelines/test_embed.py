@@ -1,8 +1,11 @@
 """What the embedding pipeline answers, and what it tells each of its requests."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
+from typing import Any
 
+import numpy as np
 import pytest
 
 from cache.memory import MemoryTier
@@ -12,7 +15,9 @@ from pipelines.context import RequestContext
 from pipelines.embed import ClipEmbedPipeline
 from pipelines.jobs import Embedded, EmbedJob, ImagePart, TextPart
 from stages.contract.errors import InvalidRequest
+from stages.contract.item import Reply, StageReceipt
 from stages.host.host import StageHost
+from stages.vision.messages import Embedding
 from tests.pipelines.stages import BAD, embedder
 from tests.stages.host.test_host import once
 
@@ -65,3 +70,18 @@ async def test_two_requests_that_share_a_computation_are_each_told_of_their_own_
     scene.embedder.gate.open()
     await busy
     await once(lambda: scene.host.load()["m.embedder"].queued == 0)
+
+
+async def test_what_was_made_for_an_input_is_on_the_receipt_too() -> None:
+    class Nested:
+        async def call(self, stage: str, item: object) -> Any:
+            value = Embedding(np.ones(2, np.float32), np.asarray(1))
+            return Reply(value, StageReceipt(stage), inputs=(StageReceipt("m.other", ago_s=1.0),))
+
+        def stream(self, stage: str, item: object, *, restartable: bool = False) -> Any: ...
+
+    context = RequestContext(created=time.time() - 5.0)
+    await ClipEmbedPipeline("m", Nested(), fingerprint="f", max_pixels=100).embed(EmbedJob((TextPart("a"),)), context)
+    other, embedder = context.receipts
+    assert (other.stage, embedder.stage) == ("m.other", "m.embedder")
+    assert embedder.ended_s - other.ended_s == pytest.approx(1.0)

@@ -20,6 +20,7 @@ from stages.contract.errors import DeadlineExceeded, InvalidRequest, StageFailed
 from stages.contract.item import StageReceipt, StreamEnd
 from stages.contract.limits import QueueLimits
 from stages.host.host import StageHost
+from stages.host.packed_item import LARGE_BYTES, packed
 from stages.llm.messages import GenerationEnd, Sampling, TokenDelta
 from tests.pipelines.cluster.fake_serve import FakeDeployment
 from tests.pipelines.measured_client import MeasuredClient
@@ -301,3 +302,27 @@ async def test_a_replica_that_dies_in_the_middle_of_an_answer_ends_it(scene: Sce
         with pytest.raises(Unavailable):
             await anext(events)
     await deployment.close()
+
+
+async def test_a_picture_that_occurs_twice_travels_once_and_each_has_its_own_field(scene: Scene) -> None:
+    data = bytes(LARGE_BYTES + 1)
+    await scene.chat(job(picture(data), picture(bytes(bytearray(data)), 1), picture(data[1:], 2)))
+    (item,) = scene.client.items
+    _, beside = packed(item)
+    assert len(beside) == 2
+    params = [span.features.param for span in item.payload.images]
+    assert params == [f"messages[0].content[{place}]" for place in range(3)]
+
+
+async def test_a_picture_was_seen_before_the_answer_was_begun(scene: Scene) -> None:
+    context = RequestContext(pace_s=float("inf"))
+    scene.llm.gate.close()
+    chatting = asyncio.create_task(scene.chat(job(picture(b"abc")), context))
+    await asyncio.to_thread(scene.llm.gate.wait_for, 1)
+    began = time.monotonic()
+    await asyncio.to_thread(scene.vision.gate.wait_for, 1)
+    passed_s = time.monotonic() - began
+    scene.llm.gate.open()
+    await chatting
+    vision, llm = context.receipts
+    assert vision.ended_s + passed_s <= llm.ended_s

@@ -26,7 +26,7 @@ from stages.contract.errors import (
     TriptychError,
     Unavailable,
 )
-from stages.contract.item import Item, StreamEnd
+from stages.contract.item import InputReceipts, Item, StreamEnd
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.recipe import Recipe
 from stages.host.host import StageHost
@@ -108,12 +108,16 @@ async def test_a_call_answers_with_a_typed_result_and_a_receipt(scene: Scene) ->
     assert reply.origin is not None
 
 
-async def test_a_stream_gives_all_events_in_order_and_its_receipts_last(scene: Scene) -> None:
+async def test_a_stream_gives_all_events_in_order_its_inputs_receipts_first_and_its_own_last(scene: Scene) -> None:
     item = Item("r", CountFrom(3, plus=(Recipe("n", ADD, Add(2)),)))
-    *events, end = await collect(scene.client.stream(COUNT, item))
+    async with aclosing(scene.client.stream(COUNT, item)) as batches:
+        first, *others = [batch async for batch in batches]
+    made, *events, end = [*first, *(event for batch in others for event in batch)]
     assert events == [4, 3, 2, 1, 0]
+    assert events[0] in first  # what only the host says is no cause to hand something over
+    assert isinstance(made, InputReceipts)
     assert isinstance(end, StreamEnd)
-    assert (end.receipt.stage, [receipt.stage for receipt in end.inputs]) == (COUNT, [ADD])
+    assert ([receipt.stage for receipt in made.receipts], end.receipt.stage) == ([ADD], COUNT)
 
 
 @pytest.mark.parametrize(
@@ -346,3 +350,20 @@ def is_broken(host: StageHost) -> bool:
 
 def handles(scene: Scene) -> Any:
     return {"d": deployment(scene).handle}
+
+
+async def test_a_stream_that_has_told_of_its_inputs_alone_is_begun_anew_elsewhere(served: Scene) -> None:
+    assert served.deployment is not None
+    served.count_gate.close()
+    item = Item("r", CountFrom(1, plus=(Recipe("n", ADD, Add(2)),)))
+    counting = asyncio.create_task(collect(served.client.stream(COUNT, item)))
+    await asyncio.to_thread(served.count_gate.wait_for, 1)
+    closing = asyncio.create_task(served.host.close())
+    await once(lambda: served.deployment is not None and served.deployment.num_requests >= 2)  # told so, and tried again
+    served.deployment.kill()
+    served.count_gate.open()
+    events = await counting
+    assert [event for event in events if isinstance(event, int)] == [2, 1, 0]
+    made = [receipt for event in events if isinstance(event, InputReceipts) for receipt in event.receipts]
+    assert [receipt.stage for receipt in made] == [ADD, ADD]  # both were
+    await closing

@@ -231,6 +231,37 @@ async def test_closing_while_a_preview_is_decoded_withdraws_that_too(scene: Scen
     scene.decoder.gate.open()
 
 
+async def test_a_painting_that_starts_anew_shows_no_preview_twice(scene: Scene) -> None:
+    denoisers: list[FakeDenoiser] = []
+
+    def make() -> StageHost:
+        denoisers.append(FakeDenoiser())
+        denoisers[-1].gate.close()
+        host = StageHost(elsewhere=LocalStageClient(scene.host))
+        host.add(DENOISER, denoisers[-1])
+        return host
+
+    denoiser, rest = FakeDeployment(make), FakeDeployment(lambda: scene.host)
+    handles: Any = {"denoiser": denoiser.handle, "rest": rest.handle}
+    pipeline = scene.pipeline(ServeStageClient(handles, {DENOISER: "denoiser", DECODER: "rest"}))
+    events: list[PaintEvent] = []
+
+    async def paint() -> None:
+        async for event in pipeline.paint(PaintJob("a boat", steps=8, partial_images=3), RequestContext()):
+            events.append(event)
+
+    painting = asyncio.create_task(paint())
+    denoisers[0].gate.let(5)
+    await once(lambda: PaintProgress(0, 5, 8) in events)  # two previews have come
+    denoiser.kill()
+    denoisers[1].gate.open()
+    await painting
+    assert [picture.partial for picture in pictures(events)] == [0, 1, 2, None]
+    assert len(scene.decoder.made) == 4
+    denoisers[0].gate.open()
+    await denoiser.close()
+
+
 async def test_a_denoiser_that_dies_is_started_anew_elsewhere_and_nothing_else_is_done_again(scene: Scene) -> None:
     denoisers: list[FakeDenoiser] = []
 

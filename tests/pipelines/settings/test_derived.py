@@ -72,6 +72,11 @@ def test_a_deployment_of_several_stages_lets_two_batches_of_each_in_and_aims_at_
     )  # prompts come from elsewhere
 
 
+def test_who_waits_for_results_that_are_made_in_the_same_replica_has_room_too() -> None:
+    painter_at_home = painter(stages=["paint.text_encoder", "paint.denoiser", "paint.vae_decoder"])
+    assert capacity(painter_at_home.placement()["gpu"], painter_at_home).max_ongoing_requests == 32 + (16 + 256) + 32
+
+
 def test_a_target_that_is_given_is_let_in_or_refused_where_that_is_given_too() -> None:
     aimed = {"autoscaling_config": {"max_replicas": 2, "target_ongoing_requests": 40.5}}
     given = config(home=aimed)

@@ -37,6 +37,9 @@ class RequestHandle:
     def supply(self, inputs: Inputs) -> None:
         self._engine.supply(self._request, inputs)
 
+    def fail(self, error: TriptychError) -> None:
+        self._engine.end(self._request, error)
+
     def cancel(self) -> None:
         self._engine.end(self._request, Cancelled("it was cancelled"))
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stages.contract.engine import Engine, Handle
-from stages.contract.errors import Cancelled, DeadlineExceeded, InvalidRequest, QueueFull, Unavailable
+from stages.contract.errors import Cancelled, DeadlineExceeded, InvalidRequest, QueueFull, StageFailed, Unavailable
 from stages.contract.limits import QueueLimits
 from stages.contract.recipe import NO_INPUTS, Inputs, Recipe
 from tests.stages.bench import Bench, at_hand, number, submit, workbench
@@ -210,6 +210,17 @@ def test_what_misses_inputs_counts_for_nothing_until_they_are_supplied(picky: Su
     assert picky.works()
     handle.supply(at_hand(y=1))
     assert picky.answers(inbox, 4)
+
+
+def test_what_misses_inputs_that_can_not_be_had_fails_with_the_reason_once(picky: Subject) -> None:
+    inbox, handle = picky.submit(2, "x")
+    inbox.wait_for_missing()
+    handle.fail(StageFailed("nobody makes x"))
+    handle.supply(at_hand(x=1))
+    handle.cancel()
+    assert str(inbox.wait().error) == "nobody makes x"
+    assert inbox.num_endings == 1
+    assert picky.engine.load().queued == 0
 
 
 @pytest.mark.parametrize("how", ["cancel", "expire", "close", "supplied too late"])

@@ -10,11 +10,11 @@ from stages.host.host import StageHost
 
 
 class Elsewhere:
-    """Notes every item that it is given. `hold` keeps calls from reaching the other host; `broken` is what calls get instead.
-    As a client over a cluster does, it ends a call at the deadline that the item had when it was made."""
+    """Notes every item that it is given. `host` may be replaced. `hold` keeps calls from reaching it; `broken` is what calls get
+    instead. As a client over a cluster does, it ends a call at the deadline that the item had when it was made."""
 
     def __init__(self, host: StageHost) -> None:
-        self._host = host
+        self.host = host
         self._open = asyncio.Event()
         self._open.set()
         self.items: list[Item[Any]] = []
@@ -34,7 +34,7 @@ class Elsewhere:
                 await self._open.wait()
                 if self.broken is not None:
                     raise self.broken
-                return await self._host.call(stage, item)
+                return await self.host.call(stage, item)
         except TimeoutError:
             raise too_late(f"it was with {stage}") from None
         except asyncio.CancelledError:

@@ -16,9 +16,10 @@ from stages.contract.errors import (
     InputUnavailable,
     InvalidRequest,
     QueueFull,
+    StageFailed,
     Unavailable,
 )
-from stages.contract.item import Item, StageReceipt, StreamEnd
+from stages.contract.item import InputReceipts, Item, StageReceipt, StreamEnd
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.recipe import Recipe
 from stages.host.host import StageHost
@@ -77,9 +78,13 @@ async def scene() -> AsyncIterator[Scene]:
 
 
 def inputs(events: Sequence[object]) -> list[StageReceipt]:
-    end = events[-1]
-    assert isinstance(end, StreamEnd)
-    return list(end.inputs)
+    return [receipt for event in events if isinstance(event, InputReceipts) for receipt in event.receipts]
+
+
+def counted(events: Sequence[object]) -> list[object]:
+    """What the stage said."""
+    assert isinstance(events[-1], StreamEnd)
+    return [event for event in events if isinstance(event, int)]
 
 
 def outcomes(events: Sequence[object]) -> list[str]:
@@ -88,12 +93,12 @@ def outcomes(events: Sequence[object]) -> list[str]:
 
 async def test_what_it_needs_is_made_elsewhere_and_remembered_there_and_here(scene: Scene) -> None:
     first = await scene.start(plus(2), start=1)
-    assert first[:-1] == [2, 1, 0]
+    assert counted(first) == [2, 1, 0]
     assert [(receipt.stage, receipt.replica, receipt.cache) for receipt in inputs(first)] == [("m.adder", "there", "miss")]
     await asyncio.gather(scene.here.settled(), scene.there.settled())
     assert (scene.memory.stats().entries, scene.far.stats().puts) == (1, 1)
     second = await scene.start(plus(2), start=1)
-    assert second[:-1] == [2, 1, 0]
+    assert counted(second) == [2, 1, 0]
     assert [(receipt.stage, receipt.replica, receipt.cache) for receipt in inputs(second)] == [("m.adder", "here", "memory")]
     assert len(scene.elsewhere.items) == 1
 
@@ -114,7 +119,7 @@ async def test_all_that_is_needed_is_asked_for_at_once(scene: Scene) -> None:
     await once(lambda: len(scene.elsewhere.items) == 3)
     scene.elsewhere.let_go()
     events = await counting
-    assert events[:-1] == [6, 5, 4, 3, 2, 1, 0]
+    assert counted(events) == [6, 5, 4, 3, 2, 1, 0]
     assert outcomes(events) == ["miss"] * 3
 
 
@@ -124,7 +129,7 @@ async def test_what_lives_in_the_same_host_is_resolved_in_process() -> None:
     host.add("m.count", Countdown())
     for expected in ("miss", "memory"):
         events = await collect(host.stream("m.count", Item("r", CountFrom(1, plus=(plus(2),)))))
-        assert events[:-1] == [2, 1, 0]
+        assert counted(events) == [2, 1, 0]
         assert outcomes(events) == [expected]
         await host.settled()
     await host.close()
@@ -132,7 +137,7 @@ async def test_what_lives_in_the_same_host_is_resolved_in_process() -> None:
 
 async def test_recipes_may_hold_recipes(scene: Scene) -> None:
     events = await scene.start(plus(1, "outer", None, plus(2, "inner")))
-    assert events[:-1] == [3, 2, 1, 0]
+    assert counted(events) == [3, 2, 1, 0]
     assert outcomes(events) == ["miss", "miss"]
 
 
@@ -161,7 +166,7 @@ async def test_a_more_urgent_one_does_not_wait_in_the_others_place(scene: Scene)
     urgent = scene.start(plus(2), priority=-5)
     await once(lambda: len(scene.elsewhere.items) == 2)
     scene.elsewhere.let_go()
-    assert (await patient)[:-1] == (await urgent)[:-1] == [2, 1, 0]
+    assert counted(await patient) == counted(await urgent) == [2, 1, 0]
     assert [item.priority for item in scene.elsewhere.items] == [5, -5]
     assert scene.adder.batches == [[2]]  # they meet where it is made
 
@@ -176,7 +181,7 @@ async def test_a_leader_that_goes_away_fails_no_follower(scene: Scene) -> None:
     with pytest.raises(asyncio.CancelledError):
         await leader
     scene.elsewhere.let_go()
-    assert (await follower)[:-1] == [2, 1, 0]
+    assert counted(await follower) == [2, 1, 0]
     assert (len(scene.elsewhere.items), scene.elsewhere.num_cancelled) == (1, 0)
 
 
@@ -189,7 +194,7 @@ async def test_a_leader_whose_time_is_up_fails_no_follower(scene: Scene) -> None
         await leader
     await once(lambda: len(scene.elsewhere.items) == 2)  # made again, with the follower's time
     scene.elsewhere.let_go()
-    assert (await follower)[:-1] == [2, 1, 0]
+    assert counted(await follower) == [2, 1, 0]
 
 
 async def test_a_call_that_nobody_waits_for_is_cancelled(scene: Scene) -> None:
@@ -237,9 +242,9 @@ async def test_who_waits_for_inputs_counts_for_nothing_and_lets_others_pass(scen
     load = scene.here.load()["m.count"]
     assert (load.queued, load.running) == (0, 0)
     others = await asyncio.gather(*[scene.start(start=2) for _ in range(3)])  # as many as the queue holds
-    assert [events[:-1] for events in others] == [[1, 0]] * 3
+    assert [counted(events) for events in others] == [[1, 0]] * 3
     scene.elsewhere.let_go()
-    assert [events[:-1] for events in await asyncio.gather(*waiting)] == [[2, 1, 0]] * 3
+    assert [counted(events) for events in await asyncio.gather(*waiting)] == [[2, 1, 0]] * 3
 
 
 async def test_how_many_wait_for_inputs_is_bounded(scene: Scene) -> None:
@@ -256,7 +261,7 @@ async def test_how_many_wait_for_inputs_is_bounded(scene: Scene) -> None:
 async def test_what_a_stage_holds_already_is_never_asked_for(scene: Scene) -> None:
     scene.count.knows["n2"] = 2
     events = await scene.start(plus(2))
-    assert events[:-1] == [2, 1, 0]
+    assert counted(events) == [2, 1, 0]
     assert outcomes(events) == []
     assert scene.elsewhere.items == []
 
@@ -264,7 +269,7 @@ async def test_what_a_stage_holds_already_is_never_asked_for(scene: Scene) -> No
 async def test_what_a_stage_lacks_after_all_is_resolved_while_it_waits(scene: Scene) -> None:
     forget_between(scene)
     events = await scene.start(plus(2))
-    assert events[:-1] == [2, 1, 0]
+    assert counted(events) == [2, 1, 0]
     assert outcomes(events) == ["miss"]
     assert scene.here.metrics()[0].counters["missing_inputs_total"] == 1
 
@@ -274,7 +279,7 @@ async def test_what_it_lacks_after_all_and_nobody_can_make_fails_it_alone(scene:
     scene.elsewhere.broken = Unavailable("nobody there")
     with pytest.raises(InputUnavailable, match="nobody there"):
         await scene.start(plus(2))
-    assert (await scene.start(start=1))[:-1] == [0]
+    assert counted(await scene.start(start=1)) == [0]
     load = scene.here.load()["m.count"]
     assert (load.queued, load.running) == (0, 0)
 
@@ -313,12 +318,12 @@ async def test_an_engine_that_schedules_itself_is_hosted_as_ours_are() -> None:
     assert host.load()["count"].running == 1
     gate.open()
     events = await counting
-    assert events[:-1] == [2, 1, 0]
+    assert counted(events) == [2, 1, 0]
     assert outcomes(events) == ["miss"]
     await host.settled()
     engine.knows = Forgetful(n2=2)  # it asks for it after all, on its own thread
     events = await collect(host.stream("count", Item("r", CountFrom(1, plus=(plus(2),)))))
-    assert events[:-1] == [2, 1, 0]
+    assert counted(events) == [2, 1, 0]
     assert outcomes(events) == ["memory"]
     await host.close()
 
@@ -340,6 +345,7 @@ async def test_stages_elsewhere_are_counted_by_what_was_answered_here(scene: Sce
     await scene.start(plus(2))
     (count, adder) = scene.here.metrics()
     assert (count.stage, adder.stage, adder.replica) == ("m.count", "m.adder", "here")
+    assert (count.is_hosted, adder.is_hosted) == (True, False)
     assert adder.counters == {
         "cache_hits_memory_total": 1,
         "cache_hits_redis_total": 0,
@@ -371,7 +377,7 @@ async def test_a_stream_of_infinite_pace_tells_of_what_was_made_for_it(scene: Sc
     item = Item("r", CountFrom(3, plus=(plus(2),)), pace_s=float("inf"))
     async with aclosing(scene.here.stream("m.count", item)) as batches:
         (events,) = [batch async for batch in batches]
-    assert [*events[:-1]] == [4, 3, 2, 1, 0]
+    assert counted(events) == [4, 3, 2, 1, 0]
     assert outcomes(events) == ["miss"]
 
 
@@ -389,3 +395,153 @@ async def test_one_shot_stages_wait_for_inputs_before_the_engine_hears_of_them()
     assert int(reply.value.total) == 7
     assert [receipt.stage for receipt in reply.inputs] == ["m.adder"]
     await asyncio.gather(here.close(), there.close())
+
+
+async def test_a_name_that_two_stages_elsewhere_make_is_asked_of_each(scene: Scene) -> None:
+    scene.there.add("b.adder", Adder(), dtype="bfloat16", weights="w")
+    scene.elsewhere.hold()
+    both = [scene.start(Recipe("n", stage, Add(2))) for stage in ("m.adder", "b.adder")]
+    await once(lambda: len(scene.elsewhere.items) == 2)
+    scene.elsewhere.let_go()
+    answers = [inputs(events) for events in await asyncio.gather(*both)]
+    assert [[(receipt.stage, receipt.dtype, receipt.cache) for receipt in receipts] for receipts in answers] == [
+        [("m.adder", "float32", "miss")],
+        [("b.adder", "bfloat16", "miss")],
+    ]
+
+
+@pytest.mark.parametrize(("dtype", "outcome"), [("float32", "miss"), ("bfloat16", "memory")])
+async def test_what_replaced_weights_made_is_not_found_any_more_and_what_other_pools_made_is(
+    scene: Scene, dtype: str, outcome: str
+) -> None:
+    await scene.start(plus(1))
+    await asyncio.gather(scene.here.settled(), scene.there.settled())
+    newer = scene.elsewhere.host = StageHost(cache=TieredCache([MemoryTier(2**20)]))
+    newer.add("m.adder", Adder(), dtype=dtype, weights="newer")
+    assert outcomes(await scene.start(plus(2))) == ["miss"]
+    assert outcomes(await scene.start(plus(1))) == [outcome]
+    await newer.close()
+
+
+async def test_a_stream_says_how_long_ago_each_input_was_at_hand(scene: Scene) -> None:
+    scene.count.gate.close()
+    counting = asyncio.create_task(
+        collect(scene.here.stream("m.count", Item("r", CountFrom(1, plus=(plus(2),)), pace_s=float("inf"))))
+    )
+    await asyncio.to_thread(scene.count.gate.wait_for, 1)
+    began = time.monotonic()
+    await asyncio.to_thread(scene.adder.run_gate.wait_for, 1)
+    passed_s = time.monotonic() - began
+    scene.count.gate.open()
+    (receipt,) = inputs(await counting)
+    assert receipt.ago_s >= passed_s > 0
+
+
+async def test_a_reply_says_how_long_ago_each_input_was_at_hand(scene: Scene) -> None:
+    adder = Adder(run_gate=Gate(closed=True))
+    scene.here.add("m.sum", adder)
+    call: asyncio.Task[Any] = asyncio.create_task(scene.here.call("m.sum", Item("r", Add(0, 0, (plus(7),)), "sum")))
+    await asyncio.to_thread(adder.run_gate.wait_for, 1)
+    began = time.monotonic()
+    await asyncio.to_thread(scene.adder.run_gate.wait_for, 1)
+    passed_s = time.monotonic() - began
+    adder.run_gate.open()
+    reply = await call
+    assert [receipt.ago_s >= passed_s > 0 for receipt in reply.inputs] == [True]
+    assert [receipt.stage for receipt in reply.receipts] == ["m.adder", "m.sum"]
+
+
+async def test_a_stream_that_fails_has_told_of_its_inputs(scene: Scene) -> None:
+    stream = scene.here.stream("m.count", Item("r", CountFrom(3, fails_at=2, plus=(plus(0),)), pace_s=float("inf")))
+    events = await anext(stream)
+    assert outcomes(events) == ["miss"]
+    with pytest.raises(StageFailed, match="the row broke"):
+        await anext(stream)
+
+
+async def test_a_stream_that_is_left_has_told_of_its_inputs_with_its_first_event(scene: Scene) -> None:
+    async with aclosing(scene.here.stream("m.count", Item("r", CountFrom(50, plus=(plus(2),))))) as batches:
+        assert outcomes(await anext(batches)) == ["miss"]
+
+
+async def test_what_is_refused_once_its_inputs_are_at_hand_has_told_of_them(scene: Scene) -> None:
+    stream = scene.here.stream("m.count", Item("r", CountFrom(101, plus=(plus(2),))))
+    assert outcomes(await anext(stream)) == ["miss"]
+    with pytest.raises(InvalidRequest, match="101 is over 100"):
+        await anext(stream)
+
+
+def ended(scene: Scene) -> dict[str, float]:
+    """How often something ended without an answer, by how."""
+    counters = scene.here.metrics()[0].counters
+    found = {how: counters[f"{how}_total"] for how in ("rejected", "expired", "cancelled", "failed")}
+    return {how: count for how, count in found.items() if count}
+
+
+async def test_what_is_refused_because_too_many_wait_for_inputs_is_counted(scene: Scene) -> None:
+    scene.elsewhere.hold()
+    waiting = [scene.start(plus(n)) for n in range(3)]
+    await once(lambda: scene.here.metrics()[0].counters["waiting_for_inputs"] == 3)
+    with pytest.raises(QueueFull):
+        await scene.start(plus(9))
+    scene.elsewhere.let_go()
+    await asyncio.gather(*waiting)
+    assert ended(scene) == {"rejected": 1}
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_what_ends_while_it_waits_for_inputs_is_counted_once(scene: Scene, late: bool) -> None:
+    if late:
+        forget_between(scene)
+    scene.elsewhere.hold()
+    with pytest.raises(DeadlineExceeded):
+        await scene.start(plus(2), in_s=0.1)
+    assert ended(scene) == {"expired": 1}
+
+
+async def test_who_leaves_while_it_waits_for_inputs_is_counted(scene: Scene) -> None:
+    scene.elsewhere.hold()
+    counting = scene.start(plus(2))
+    await once(lambda: len(scene.elsewhere.items) == 1)
+    counting.cancel()
+    await asyncio.gather(counting, return_exceptions=True)
+    assert ended(scene) == {"cancelled": 1}
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("how", ["failed", "rejected"])
+async def test_an_input_that_can_not_be_had_is_counted_as_what_it_is_and_not_as_cancelled(
+    scene: Scene, how: str, late: bool
+) -> None:
+    if late:
+        scene.count.knows = Forgetful(bad=2)
+    scene.elsewhere.broken = Unavailable("nobody there") if how == "rejected" else None
+    with pytest.raises(InputUnavailable if how == "rejected" else InvalidRequest):
+        await scene.start(Recipe("bad", "m.adder", Add(1, 13), "image"))
+    assert ended(scene) == {how: 1}
+
+
+async def test_who_joins_with_more_time_while_an_input_is_made_has_it_made_again(scene: Scene) -> None:
+    scene.here.add("m.sum", Adder())
+    scene.elsewhere.hold()
+
+    def ask(in_s: float) -> asyncio.Task[Any]:
+        item = Item("r", Add(0, 0, (plus(7),)), "sum", deadline=time.time() + in_s)
+        return asyncio.create_task(scene.here.call("m.sum", item))
+
+    leader = ask(0.3)
+    await once(lambda: len(scene.elsewhere.items) == 1)
+    follower = ask(100.0)
+    with pytest.raises(DeadlineExceeded):
+        await leader
+    await once(lambda: len(scene.elsewhere.items) == 2)
+    scene.elsewhere.let_go()
+    assert int((await follower).value.total) == 7
+    assert scene.elsewhere.items[1].deadline - time.time() > 90
+
+
+async def test_a_host_tells_which_results_its_stages_need_not_be_given(scene: Scene) -> None:
+    scene.here.add("m.sum", Adder())
+    scene.count.knows["n2"] = 2
+    held = {stage: list(names) for stage, names in scene.here.residency().items()}
+    assert held == {"m.count": ["n2"], "m.sum": []}

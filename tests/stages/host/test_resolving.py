@@ -336,3 +336,35 @@ async def test_two_replicas_share_what_they_computed_through_a_real_redis() -> N
     await asyncio.to_thread(server.close)
     assert total(await hosts[1].call("adder", Item("3", Add(4, 4), "m"))) == 8  # Redis is gone: computed as ever
     await hosts[1].close()
+
+
+async def test_a_name_that_two_stages_make_is_made_by_each(scene: Scene) -> None:
+    other = Adder(run_gate=Gate(closed=True))
+    scene.host.add("other", other, dtype="bfloat16")
+    scene.adder.run_gate.close()
+    calls = [asyncio.create_task(scene.host.call(stage, Item(stage, Add(2, 3), "n"))) for stage in ("adder", "other")]
+    await scene.on_device(1)
+    await asyncio.to_thread(other.run_gate.wait_for, 1)
+    scene.open()
+    other.run_gate.open()
+    receipts = [reply.receipt for reply in await asyncio.gather(*calls)]
+    assert [(receipt.stage, receipt.dtype, receipt.cache) for receipt in receipts] == [
+        ("adder", "float32", "miss"),
+        ("other", "bfloat16", "miss"),
+    ]
+
+
+async def test_an_error_of_one_stage_is_not_told_to_who_asked_another_for_the_same_name(scene: Scene) -> None:
+    class Broken(Adder):
+        def run(self, batch: object) -> Any:
+            self.run_gate.pass_through()
+            raise RuntimeError("it broke")
+
+    broken = Broken(run_gate=Gate(closed=True))
+    scene.host.add("broken", broken)
+    failing = asyncio.create_task(scene.host.call("broken", Item("1", Add(2, 3), "n")))
+    await asyncio.to_thread(broken.run_gate.wait_for, 1)
+    assert total(await scene.ask("2")) == 5
+    broken.run_gate.open()
+    with pytest.raises(StageFailed, match="it broke"):
+        await failing

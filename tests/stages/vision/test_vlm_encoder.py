@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
+from stages.contract.blob import Blob
 from stages.contract.errors import ConfigurationError
 from stages.contract.item import Item
 from stages.contract.limits import BatchLimits
@@ -75,6 +76,17 @@ def test_what_can_never_be_prepared_weighs_something(folder: Path, data: bytes) 
     encoder = load(folder)
     assert encoder.weigh(EncodeImage(data, 100_000)) >= 1
     assert encoder.result_type is VisionFeatures
+
+
+class Uncopied(Blob):
+    def __bytes__(self) -> bytes:
+        raise RuntimeError("it was copied")
+
+
+def test_a_picture_is_weighed_without_copying_it(folder: Path) -> None:
+    encoder, data = load(folder), picture(0, *SIZES[0])
+    weighed = encoder.weigh(EncodeImage(Uncopied(data), 100_000))
+    assert weighed == encoder.weigh(EncodeImage(data, 100_000))
 
 
 def test_pictures_of_different_sizes_share_a_batch_and_see_the_same(folder: Path) -> None:
