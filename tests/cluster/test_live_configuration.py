@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -147,6 +148,16 @@ def changed(args: Mapping[str, Any], change: Callable[[dict[str, Any]], object])
     copy = deepcopy(dict(args))
     change(copy)
     return copy
+
+
+def test_a_first_deploy_that_failed_is_repaired_by_the_same_again(port: int, tmp_path: Path) -> None:
+    weights = tmp_path / "weights"
+    args = changed(configuration(), lambda new: new["models"]["one"]["embedder"].update(source={"folder": str(weights)}))
+    with pytest.raises(ConfigurationError, match=f"{APP}: DEPLOY_FAILED|ingress: "):
+        deploy(args)
+    weights.symlink_to(resolve(Source(demo="clip"), WHOLE_MODEL).folder)
+    deploy(args)
+    assert status_of(port, model="one", input="a") == 200
 
 
 def test_a_changed_configuration_restarts_what_it_changes_and_fails_no_request(port: int) -> None:
