@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from stages.contract.blob import Blob
 from stages.contract.recipe import Recipe
 from stages.contract.result import Result
+from stages.pictures.picture_header import BadHeader, read_header
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class VisionFeatures(Result):
 @dataclass(frozen=True, slots=True)
 class EncodeImage:
     """For a vision encoder, which makes `VisionFeatures`: an encoded picture (PNG, JPEG, WebP, GIF, BMP), as
-    `stages/pictures/picture.py` accepts it."""
+    `stages/pictures/picture.py` accepts it. Work: pixels."""
 
     makes: ClassVar[type[Result]] = VisionFeatures
     data: bytes | Blob
@@ -32,6 +33,9 @@ class EncodeImage:
 
     def needs(self) -> Sequence[Recipe[Any]]:
         return ()
+
+    def work(self) -> float:
+        return _pixels(self.data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,7 @@ class Embedding(Result):
 
 @dataclass(frozen=True, slots=True)
 class EmbedInput:
-    """For a CLIP embedder, which makes an `Embedding`: exactly one of text and image (encoded picture)."""
+    """For a CLIP embedder, which makes an `Embedding`: exactly one of text and image (encoded picture). Work: pixels, or letters."""
 
     makes: ClassVar[type[Result]] = Embedding
     text: str | None = None
@@ -53,3 +57,15 @@ class EmbedInput:
 
     def needs(self) -> Sequence[Recipe[Any]]:
         return ()
+
+    def work(self) -> float:
+        return float(len(self.text or "")) if self.image is None else _pixels(self.image)
+
+
+def _pixels(data: bytes | Blob) -> float:
+    """0 of what is no picture: whoever reads it will say so."""
+    try:
+        header = read_header(data.view if isinstance(data, Blob) else data)
+    except BadHeader:
+        return 0.0
+    return float(header.width * header.height)

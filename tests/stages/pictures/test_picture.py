@@ -11,8 +11,8 @@ from PIL import Image
 
 from stages.contract.errors import InvalidRequest, TooLarge
 from stages.pictures.picture import PictureInfo, decode, encode, fit, inspect
-from stages.pictures.picture_header import PictureFormat
-from tests.stages.picture_files import (
+from stages.pictures.picture_header import PictureFormat, read_header
+from tests.stages.pictures import (
     BLUE,
     FORMATS,
     GREEN,
@@ -191,6 +191,12 @@ def test_a_phones_file_of_several_pictures_is_read_as_its_first() -> None:
 
 
 # ---- limits ----
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_header_is_read_through_a_view_as_well(format: str) -> None:
+    data = save(quarters(), format)
+    assert read_header(memoryview(data)) == read_header(data)
 
 
 @pytest.mark.parametrize("format", FORMATS)
