@@ -465,10 +465,21 @@ async def test_a_stream_that_is_left_has_told_of_its_inputs_with_its_first_event
 
 
 async def test_what_is_refused_once_its_inputs_are_at_hand_has_told_of_them(scene: Scene) -> None:
-    stream = scene.here.stream("m.count", Item("r", CountFrom(101, plus=(plus(2),))))
-    assert outcomes(await anext(stream)) == ["miss"]
-    with pytest.raises(InvalidRequest, match="101 is over 100"):
+    scene.elsewhere.hold()
+    scene.count.gate.close()
+    stream = scene.here.stream("m.count", Item("r", CountFrom(1, plus=(plus(2),))))
+    first = asyncio.create_task(anext(stream))
+    await once(lambda: len(scene.elsewhere.items) == 1)
+    others = [scene.start(start=2)]
+    await asyncio.to_thread(scene.count.gate.wait_for, 1)
+    others += [scene.start(start=2) for _ in range(3)]
+    await once(lambda: scene.here.load()["m.count"].queued == 3)  # it was not when this one came
+    scene.elsewhere.let_go()
+    assert outcomes(await first) == ["miss"]
+    with pytest.raises(QueueFull):
         await anext(stream)
+    scene.count.gate.open()
+    await asyncio.gather(*others)
 
 
 def ended(scene: Scene) -> dict[str, float]:
