@@ -165,7 +165,7 @@ def test_several_stages_may_share_a_deployment() -> None:
         del args["deployments"][name]
     parts = ["triptych-paint.text_encoder", "triptych-paint.denoiser", "triptych-paint.vae_decoder"]
     args["deployments"]["paint"] = {"stages": parts}
-    (paint,) = [app for app in applications(parse(args), "test") if app.name == "test-paint"]
+    (paint,) = [app for app in applications(parse(args), "test") if app.name.startswith("test-paint-")]
     spec = StagesArgs.model_validate(paint.args).spec()
     assert [stage.name for stage in spec.stages] == parts
 
