@@ -51,14 +51,15 @@ class ServeDirectory:
         if time.monotonic() - self._asked_at < FRESH_S:
             return
         self._asked_at = time.monotonic()
-        self._running = await asyncio.to_thread(self._ask)
+        with suppress(RayError, RayServeException):  # the controller is being replaced, and replicas serve on meanwhile
+            self._running = await asyncio.to_thread(self._ask)
         with suppress(Unavailable):
             self._computing |= computing(await self.metrics())
 
     def _ask(self) -> dict[str, int]:
         known = serve.status().applications
         found = {name: known[app].deployments.get(name) for name, app in self._applications.items() if app in known}
-        return {name: int(status.replica_states.get("RUNNING", 0)) for name, status in found.items() if status is not None}
+        return {name: serving(status.replica_states) for name, status in found.items() if status is not None}
 
     def _card(self, stage: str, deployment: str, home: Home, *, may_sleep: bool) -> StageCard:
         spec, replicas = self._specs[stage], self._running.get(deployment, 0)
@@ -77,6 +78,11 @@ class ServeDirectory:
             source=str(spec.source),
             scaled_to_zero=replicas == 0 and may_sleep,
         )
+
+
+def serving(states: Mapping[str, int]) -> int:
+    """How many replicas serve, of Serve's count by state. Those that a new controller has yet to hear from serve as before."""
+    return sum(int(states.get(state, 0)) for state in ("RUNNING", "RECOVERING", "PENDING_MIGRATION"))
 
 
 def computing(metrics: Sequence[StageMetrics]) -> Mapping[str, tuple[str, str]]:

@@ -14,7 +14,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     for deployment in deployments.values():
         deployment["autoscaling_config"] |= {"upscale_delay_s": 1, "downscale_delay_s": 4, "look_back_period_s": 2}
     # for the burst: in the replica and before it
-    config["applications"][0]["args"]["models"]["triptych-paint"]["denoiser"]["queue"] = {"max_items": 8}
+    config["applications"][0]["args"]["models"]["triptych-paint"]["denoiser"]["queue"] = {"max_items": 24}
     deployments["denoiser"]["max_queued_requests"] = 24
     with served(config, tmp_path_factory.mktemp("served")) as server:
         yield server
