@@ -126,6 +126,7 @@ class Triptych:
             PromptBuilder.load(
                 resolve(llm.source, part_files(llm).without_weights()),
                 projector=resolve(projector, PROJECTOR_FILES.without_weights()) if projector is not None else None,
+                max_tokens=model.llm.max_context_tokens,
             ),
             vision_fingerprint=self._named(f"{model_id}.vision_encoder") if vision is not None else None,
             max_pixels=self._config.limits.image_pixels,
