@@ -49,8 +49,10 @@ from pipelines.settings.applications import (
 )
 from pipelines.settings.config import INGRESS, AppConfig, AuthConfig, FetchConfig
 from pipelines.settings.config_file import parse
+from pipelines.settings.derived import pixels_in_flight
 from pipelines.settings.pinning import pinned
 from pipelines.settings.specs import embedded_directory
+from stages.pictures.pixel_budget import pixels_of_this_process
 
 TELL_AGAIN_S = 10.0  # well within what the table takes for a sign of life
 ONE_APPLICATION = "triptych"
@@ -135,6 +137,7 @@ class Ingress:
     def _built(self, given: dict[str, Any]) -> Built[dict[str, Any]]:
         settings = SurfaceSettings.model_validate(given)
         limits = settings_of(settings.config)
+        pixels_of_this_process().limit(pixels_in_flight(limits.limits))
         if self._served is None or _what_is_served(self._served[0]) != _what_is_served(settings):
             self._served = settings, self._service(settings)
         self._kept = self._kept if self._kept is not None else Kept.new(limits)

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from pipelines.jobs import ImagePart
-from stages.pictures.picture import decode, encode
+from stages.pictures.picture import decoded, encode
 
 LOW_DETAIL_SIDE = 512
 
@@ -17,6 +17,7 @@ def low_detail(part: ImagePart, *, max_pixels: int) -> ImagePart:
     read."""
     if max(part.width, part.height) <= LOW_DETAIL_SIDE:
         return part
-    image = decode(part.data, max_pixels=max_pixels, param=part.param)
-    image.thumbnail((LOW_DETAIL_SIDE, LOW_DETAIL_SIDE), Image.Resampling.BICUBIC)
-    return replace(part, data=encode(np.asarray(image), "png"), width=image.width, height=image.height)
+    with decoded(part.data, max_pixels=max_pixels, param=part.param) as image:
+        image.thumbnail((LOW_DETAIL_SIDE, LOW_DETAIL_SIDE), Image.Resampling.BICUBIC)
+        pixels = np.asarray(image)
+    return replace(part, data=encode(pixels, "png"), width=image.width, height=image.height)
