@@ -13,6 +13,7 @@ from pipelines.ingress.pictures.image_url import PictureSource
 from pipelines.ingress.pictures.picture_store import PictureStore
 from pipelines.ingress.playground import add_playground
 from pipelines.ingress.request.arrival import Arrival
+from pipelines.ingress.request.body_budget import BodyBudget, BoundedBodies
 from pipelines.ingress.request.errors import json_response, routing_error_handler, triptych_error_handler
 from pipelines.ingress.request.metrics import CONTENT_TYPE, RequestMetrics
 from pipelines.ingress.request.receipts import ReceiptPrinter
@@ -29,6 +30,7 @@ from pipelines.ingress.schemas.embeddings import EmbeddingsAnswer, EmbeddingsBod
 from pipelines.ingress.schemas.images import EditBody, ImagesAnswer, ImagesBody
 from pipelines.ingress.schemas.models import Health, ModelEntry, ModelList, Readiness
 from pipelines.jobs import Service
+from pipelines.settings.derived import body_bytes_in_flight
 from pipelines.threads import Threads
 from stages.contract.errors import TriptychError
 
@@ -38,17 +40,20 @@ DESCRIPTION = "Pictures and language in OpenAI's shapes. Fields of Triptych's ow
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What outlives a change of settings: counters, the pictures whose addresses were given out, and threads."""
+    """What outlives a change of settings: counters, the pictures whose addresses were given out, threads,
+    and what bodies weigh."""
 
     metrics: RequestMetrics
     pictures: PictureStore
     threads: Threads
+    bodies: BodyBudget
 
     @classmethod
     def new(cls, settings: IngressSettings, threads: Threads | None = None) -> "Kept":
         """`threads` None: some of its own."""
         store = PictureStore(capacity_bytes=settings.kept_picture_bytes, keep_s=settings.kept_picture_s)
-        return cls(RequestMetrics(), store, threads if threads is not None else Threads.new())
+        bodies = BodyBudget(body_bytes_in_flight(settings.limits))
+        return cls(RequestMetrics(), store, threads if threads is not None else Threads.new(), bodies)
 
 
 def create_app(service: Service, settings: IngressSettings, kept: Kept | None = None) -> FastAPI:
@@ -67,6 +72,8 @@ def create_app(service: Service, settings: IngressSettings, kept: Kept | None = 
     )
     app.add_exception_handler(TriptychError, triptych_error_handler)
     app.add_exception_handler(HTTPException, routing_error_handler)
+    kept.bodies.limit(body_bytes_in_flight(settings.limits))
+    app.add_middleware(BoundedBodies, budget=kept.bodies)
     app.add_middleware(RequestLog, metrics=kept.metrics, adds_id=settings.adds_request_id)
     arrival, receipts = Arrival(service, settings, threads), ReceiptPrinter(settings.shows_cache)
     keyed = bool(settings.keys)

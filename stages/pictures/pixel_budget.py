@@ -59,7 +59,6 @@ class PixelBudget:
             self._waiting.append(ticket)
             try:
                 while not self._may_begin(ticket, pixels, param):
-                    stop_if_unwanted()
                     if time.monotonic() >= until:
                         raise Overloaded(
                             f"{self._held} pixels of pictures are being decoded here, and at most {self.max_pixels} may be at a time "
@@ -76,6 +75,7 @@ class PixelBudget:
         if pixels > self.max_pixels:
             message = f"{param}: the picture has {pixels} pixels; at most {self.max_pixels} can be decoded here (limits.pixels_in_flight)"
             raise TooLarge(message, param=param)
+        stop_if_unwanted()
         return self._waiting[0] is ticket and self._held + pixels <= self.max_pixels
 
 

@@ -58,7 +58,12 @@ def test_a_large_picture_is_not_passed_by_small_ones() -> None:
     with ThreadPoolExecutor() as pool:
         first = Holding(pool, budget, 60).begun()
         in_line = threading.Event()
-        large = Holding(pool, budget, 100, lambda: in_line.set() or True)  # who waits is asked whether it is still wanted
+
+        def wanted() -> bool:  # who waits is asked
+            in_line.set()
+            return True
+
+        large = Holding(pool, budget, 100, wanted)
         assert in_line.wait(PATIENCE_S)
         small = Holding(pool, budget, 10)
         first.end()
