@@ -288,8 +288,16 @@ class CacheConfig(Strict):
 
 class LimitsConfig(Strict):
     body_bytes: int = Field(32 * 2**20, ge=1024)
+    body_bytes_in_flight: int | None = Field(
+        None,
+        ge=1024,
+        description="bodies that one HTTP process holds at a time, each beyond its first 64 KiB; None: 16 of body_bytes",
+    )
     image_bytes: int = Field(20 * 2**20, ge=64)
     image_pixels: int = Field(25_000_000, ge=1)
+    pixels_in_flight: int | None = Field(
+        None, ge=1, description="pixels of pictures that one process decodes at a time; None: twice image_pixels"
+    )
     images_per_request: int = Field(8, ge=0)
     prompt_chars: int = Field(200_000, ge=1)
     max_tokens: int | None = Field(None, ge=1, description="of a chat's answer; None: what the context holds")
@@ -363,6 +371,11 @@ class IngressConfig(Strict):
     num_replicas: int = Field(1, ge=1)
     ray_actor_options: ActorOptions = ActorOptions()
     max_ongoing_requests: int = Field(1000, ge=1)
+    max_queued_requests: int | None = Field(
+        None,
+        ge=1,
+        description="requests that may wait for a replica before 429, at each of Serve's proxies; None: max_ongoing_requests",
+    )
 
 
 class AppConfig(Strict):

@@ -21,6 +21,7 @@ from stages.contract.limits import QueueLimits
 from stages.contract.recipe import Inputs, Payload, Recipe
 from stages.contract.result import Result
 from stages.contract.stage import Resident, Share
+from stages.contract.wanted import wanted_while
 from stages.device.cores import CoreLease
 from stages.engine.delivery import Deliver, deliver_here
 from stages.engine.device_faults import DeviceFaults
@@ -242,7 +243,7 @@ class BaseEngine(ABC, Generic[P, Q]):
             return
         failure: TriptychError | None = None
         try:
-            with self._faults.preparing(work):
+            with self._faults.preparing(work), wanted_while(lambda: not work.settled):
                 prepared = self._preparer.prepare(work.item.payload, work.inputs)
                 share = self._share_of(prepared)
             with self._in_flight.lock:

@@ -18,7 +18,7 @@ from stages.contract.errors import ConfigurationError, InvalidRequest
 from stages.contract.recipe import Inputs
 from stages.device.arrays import as_array
 from stages.device.torchvision_shim import ensure_torchvision
-from stages.pictures.picture import decode
+from stages.pictures.picture import decoded
 from stages.vision.messages import Embedding, EmbedInput
 from stages.vision.open_clip_tower import LOCAL_PREFIX
 from stages.vision.pictures import compiled
@@ -82,8 +82,8 @@ class ClipEmbedder:
     def prepare(self, payload: EmbedInput, inputs: Inputs) -> PreparedInput:
         """Raises `InvalidRequest` for what can't be read, or is longer than the model reads."""
         if payload.image is not None:
-            picture = decode(bytes(payload.image), max_pixels=payload.max_pixels, param="image")
-            return PreparedInput(self._transform(picture), None, self._num_patches)
+            with decoded(bytes(payload.image), max_pixels=payload.max_pixels, param="image") as picture:
+                return PreparedInput(self._transform(picture), None, self._num_patches)
         return self._tokenized(payload.text or "")
 
     def _tokenized(self, text: str) -> PreparedInput:

@@ -4,7 +4,6 @@ Bounded while reading, before parsing; parsed off the event loop where large. Kn
 meaning; a multipart form's own are in `forms.py`.
 """
 
-import asyncio
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -15,12 +14,12 @@ from pydantic_core import ErrorDetails, from_json
 
 from pipelines.ingress.request.errors import UnsupportedMediaType
 from stages.contract.errors import InvalidRequest, TooLarge
+from stages.host.thread_pool import TwoLanes
 
 B = TypeVar("B", bound=BaseModel)
 
 MAX_VALUES = 200_000  # a body of nothing but tiny values costs a hundred times its size in memory
 MAX_MEMBERS = 4096
-OFF_LOOP_BYTES = 64 * 1024
 
 UNSUPPORTED = {
     "tools": "models here call no tools",
@@ -59,12 +58,12 @@ JSON_NAMES = {
 NOT_SUPPORTED = ("extra_forbidden", "none_required", "too_long")
 
 
-async def read_json(request: Request, model: type[B], *, max_bytes: int) -> B:
+async def read_json(request: Request, model: type[B], parsing: TwoLanes, *, max_bytes: int) -> B:
     """Raises `InvalidRequest`, `UnsupportedMediaType` or `TooLarge`; Starlette's `ClientDisconnect` where the client goes
     away."""
     refuse_other_types(request, "application/json")
     body = b"".join([chunk async for chunk in bounded(request, max_bytes)])
-    return await asyncio.to_thread(parse, body, model) if len(body) > OFF_LOOP_BYTES else parse(body, model)
+    return await parsing.run(len(body), parse, body, model)
 
 
 def refuse_other_types(request: Request, media_type: str) -> str:

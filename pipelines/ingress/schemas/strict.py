@@ -25,6 +25,13 @@ class ResponseBody(BaseModel):
     def to_json(self) -> bytes:
         return self.model_dump_json(exclude_unset=True).encode()
 
+    def around(self, field: str, empty: str = "[]") -> tuple[bytes, bytes]:
+        """Its JSON before and after what is to stand in `field` (its own, or the first of that name within), which is empty here: for
+        what is too much to be written at once."""
+        text, hole = self.to_json(), f'"{field}":{empty}'.encode()
+        at = text.index(hole) + len(hole) - 1
+        return text[:at], text[at:]
+
 
 def _whole(value: object, info: ValidationInfo) -> object:
     """JSON knows one kind of number, so 5.0 is an integer too; a form knows text only."""
