@@ -61,7 +61,9 @@ class Arrival:
 
     async def read_form(self, request: Request, model: type[B], context: RequestContext, *, file: str) -> Form[B]:
         """The checked body of a multipart form, and its file. Raises as `read` does."""
-        form = await self._read(read_form(request, model, file=file, max_bytes=self.settings.limits.body_bytes), context)
+        form = await self._read(
+            read_form(request, model, self.threads.parsing, file=file, max_bytes=self.settings.limits.body_bytes), context
+        )
         self._understood(request, form.body, context)
         return form
 
