@@ -50,7 +50,7 @@ from pipelines.settings.applications import (
 from pipelines.settings.config import INGRESS, AppConfig, AuthConfig, FetchConfig
 from pipelines.settings.config_file import parse
 from pipelines.settings.pinning import pinned
-from pipelines.settings.specs import embedded_directory
+from pipelines.settings.private_redis import embedded_name
 
 TELL_AGAIN_S = 10.0  # well within what the table takes for a sign of life
 ONE_APPLICATION = "triptych"
@@ -68,9 +68,7 @@ def build(args: AppConfig) -> Application:
     ]
     embedded = config.cache.redis if config.cache.redis is not None and config.cache.redis.is_embedded else None
     if embedded is not None:
-        parts.append(
-            redis(RedisArgs(directory=embedded_directory(ONE_APPLICATION), max_memory_bytes=embedded.max_memory_bytes))
-        )
+        parts.append(redis(RedisArgs(name=embedded_name(ONE_APPLICATION), max_memory_bytes=embedded.max_memory_bytes)))
     root = surface_application(config, ONE_APPLICATION, hosts)
     return _surface(SurfaceArgs.model_validate(root.args), root.deployments[INGRESS], parts)
 
