@@ -51,7 +51,7 @@ from pipelines.settings.config import INGRESS, AppConfig, AuthConfig, FetchConfi
 from pipelines.settings.config_file import parse
 from pipelines.settings.derived import pixels_in_flight
 from pipelines.settings.pinning import pinned
-from pipelines.settings.specs import embedded_directory
+from pipelines.settings.private_redis import embedded_name
 from pipelines.threads import Threads
 from stages.pictures.pixel_budget import pixels_of_this_process
 
@@ -71,9 +71,7 @@ def build(args: AppConfig) -> Application:
     ]
     embedded = config.cache.redis if config.cache.redis is not None and config.cache.redis.is_embedded else None
     if embedded is not None:
-        parts.append(
-            redis(RedisArgs(directory=embedded_directory(ONE_APPLICATION), max_memory_bytes=embedded.max_memory_bytes))
-        )
+        parts.append(redis(RedisArgs(name=embedded_name(ONE_APPLICATION), max_memory_bytes=embedded.max_memory_bytes)))
     root = surface_application(config, ONE_APPLICATION, hosts)
     return _surface(SurfaceArgs.model_validate(root.args), root.deployments[INGRESS], parts)
 

@@ -15,6 +15,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from pipelines.cluster.autoscaling import LOAD
+from pipelines.settings.private_redis import embedded_directory
 from pipelines.settings.replica_spec import ReplicaSpec
 from stages.contract.item import Item, Reply
 from stages.device.cores import available_cores, cores_of_this_machine
@@ -108,10 +109,10 @@ class StageReplica:
 class RedisReplica:
     """The embedded Redis server as a deployment, so that Serve heals it like any other part."""
 
-    def __init__(self, directory: str, max_memory_bytes: int) -> None:
+    def __init__(self, name: str, max_memory_bytes: int) -> None:
         from cache.embedded import EmbeddedRedis
 
-        self._server = EmbeddedRedis(max_memory_bytes=max_memory_bytes, directory=directory)
+        self._server = EmbeddedRedis(max_memory_bytes=max_memory_bytes, directory=embedded_directory(name))
         self._pinging = DaemonThreads("asking Redis whether it lives", max_threads=4)
 
     async def check_health(self) -> None:
