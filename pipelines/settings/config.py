@@ -334,11 +334,22 @@ class AuthConfig(Strict):
 
     keys: tuple[KeyConfig, ...] = ()
     secret_env: str | None = None
+    operators: tuple[str, ...] = Field(
+        (),
+        description="tenants who see of all what the others see of their own: counters, replicas, batches; one tenant alone does",
+    )
 
     def secret(self) -> bytes:
         if self.secret_env is None:
             return b"triptych single tenant"
         return from_environment(self.secret_env, "auth.secret_env").encode()
+
+    @model_validator(mode="after")
+    def operators_have_keys(self) -> "AuthConfig":
+        unknown = sorted(set(self.operators) - {key.tenant for key in self.keys})
+        if unknown:
+            raise ValueError(f"operators: no key is of tenant {', '.join(unknown)}")
+        return self
 
     @model_validator(mode="after")
     def several_tenants_need_a_secret(self) -> "AuthConfig":
