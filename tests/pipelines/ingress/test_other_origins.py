@@ -1,6 +1,7 @@
 """A page of another origin in a real browser, against a server without keys: nothing is done, and nothing can be read. The server's own
 page beside it works (`test_playground.py`), and so does a link to it."""
 
+import base64
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from tests.pipelines.ingress.chromium import BROWSER, Page, browser
 from tests.pipelines.ingress.fakes import PAINT, FakeService
-from tests.pipelines.ingress.surface import chat_body, listening, server_for
+from tests.pipelines.ingress.surface import chat_body, listening, png, server_for
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")]
 
@@ -62,6 +63,7 @@ async def ran(page: Page, address: str) -> bool:
 
 async def sent_as_form(page: Page, address: str, **fields: str) -> None:
     """Sends a form into a frame, and waits until the frame has its answer. With a file, as edits take one."""
+    picture = base64.b64encode(png()).decode()
     script = f"""new Promise(done => {{
       const frame = document.createElement("iframe"), form = document.createElement("form"), file = document.createElement("input");
       frame.name = "answer"; frame.onload = () => done(true);
@@ -72,7 +74,8 @@ async def sent_as_form(page: Page, address: str, **fields: str) -> None:
         form.append(field);
       }}
       const chosen = new DataTransfer();
-      chosen.items.add(new File(["a picture"], "a.png", {{ type: "image/png" }}));
+      const picture = Uint8Array.from(atob({picture!r}), (letter) => letter.charCodeAt(0));
+      chosen.items.add(new File([picture], "a.png", {{ type: "image/png" }}));
       Object.assign(file, {{ type: "file", name: "image", files: chosen.files }});
       form.append(file);
       document.body.append(frame, form);
