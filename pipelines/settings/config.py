@@ -367,6 +367,10 @@ class AuthConfig(Strict):
     keys: tuple[KeyConfig, ...] = ()
     secret_env: str | None = Field(None, min_length=1)
     secret_file: str | None = Field(None, min_length=1)
+    operators: tuple[str, ...] = Field(
+        (),
+        description="tenants who see of all what the others see of their own: counters, replicas, batches; one tenant alone does",
+    )
 
     def secret(self) -> bytes:
         """Raises `ConfigurationError` where the environment variable or the file holds no secret."""
@@ -394,6 +398,13 @@ class AuthConfig(Strict):
             owner = owners.setdefault((key.sha256, key.env, key.file), key.tenant)
             if owner != key.tenant:
                 raise ValueError(f"tenants {owner} and {key.tenant} have the same key; give each a key of its own")
+        return self
+
+    @model_validator(mode="after")
+    def operators_have_keys(self) -> "AuthConfig":
+        unknown = sorted(set(self.operators) - {key.tenant for key in self.keys})
+        if unknown:
+            raise ValueError(f"operators: no key is of tenant {', '.join(unknown)}")
         return self
 
     @model_validator(mode="after")

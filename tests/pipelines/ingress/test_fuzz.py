@@ -13,10 +13,11 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from pipelines.ingress.app import create_app
 from pipelines.ingress.request.settings import IngressSettings
 from tests.pipelines.ingress.fakes import FakeService
+from tests.pipelines.ingress.surface import from_this_machine
 
 pytestmark = pytest.mark.slow
 
-schema = schemathesis.openapi.from_asgi("/openapi.json", create_app(FakeService(), IngressSettings()))
+schema = schemathesis.openapi.from_asgi("/openapi.json", from_this_machine(create_app(FakeService(), IngressSettings())))
 
 
 @schema.parametrize()  # type: ignore[untyped-decorator]
