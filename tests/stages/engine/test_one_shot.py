@@ -69,6 +69,7 @@ def test_a_receipt_says_where_the_time_went(bench: Bench) -> None:
     assert (receipt.batch_size, receipt.steps) == (2, 1)
     assert engine.metrics() == {
         "queued": 0,
+        "queued_tenants": 0,
         "preparing": 0,
         "running": 0,
         "items_total": 3,
@@ -81,6 +82,8 @@ def test_a_receipt_says_where_the_time_went(bench: Bench) -> None:
         "expired_total": 0,
         "rejected_total": 0,
         "preempted_total": 0,
+        "preempted_for_others_total": 0,
+        "let_in_beyond_total": 0,
         "out_of_memory_total": 0,
         "missing_inputs_total": 0,
         "batch_bound_items": 16,
