@@ -45,7 +45,8 @@ class ServeDirectory:
             async with asyncio.timeout(ANSWER_WITHIN_S):
                 return await self._table.read.remote()
         except (RayError, RayServeException, TimeoutError) as error:
-            raise Unavailable(f"the stages' counters cannot be read now: {type(error).__name__}") from None
+            why = f"{type(error).__name__}: {error}"
+            raise Unavailable("the stages' counters cannot be read now", detail=why) from None
 
     async def _refresh(self) -> None:
         if time.monotonic() - self._asked_at < FRESH_S:

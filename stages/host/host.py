@@ -30,6 +30,7 @@ from stages.host.makers import ElsewhereMaker, EngineMaker, Maker, StageCaller
 from stages.host.origin import Origin
 from stages.host.resolving import Resolver
 from stages.host.submission import HostedEngine, Submission
+from stages.host.together import ended
 
 BROKEN_CLOSE_S = 2.0
 Stage = OneShotStage[Any, Any, Any] | IterativeStage[Any, Any, Any]
@@ -195,13 +196,14 @@ class StageHost:
         self._closed = True
         self._delivery.bind(asyncio.get_running_loop())
         engines = [hosted.engine for hosted in self._hosted.values()]
-        await asyncio.gather(
-            *(asyncio.to_thread(engine.close, BROKEN_CLOSE_S if engine.is_broken else None) for engine in engines)
-        )
+        how = await ended(asyncio.to_thread(engine.close, BROKEN_CLOSE_S if engine.is_broken else None) for engine in engines)
         await self._resolver.close(Unavailable("the stages here are shutting down; try again", retry_after_s=1.0))
         if self._asking is not None:
             await self._asking
         await asyncio.to_thread(self._cache.close)
+        for failure in how:
+            if isinstance(failure, BaseException):
+                raise failure
 
     async def _resolve(self, recipe: Recipe[Any], wanted_by: Item[Any]) -> Reply[Any]:
         """A result that an item needs, as urgent and as long as the item is."""

@@ -31,6 +31,7 @@ from pipelines.ingress.schemas.chat import (
 )
 from pipelines.jobs import ChatEvent, ChatJob, ChatPipeline, ImagePart, Message, ModelCard, TextPart
 from stages.contract.errors import InvalidRequest, UnknownModel
+from stages.host.together import together
 from stages.llm.messages import Sampling
 
 STREAM_PACE_S = 0.025  # nobody reads faster, and every event costs its way
@@ -100,7 +101,7 @@ class ChatRoute:
             if isinstance(part, ImageContent)
         ]
         self._check_pictures(addresses)
-        pictures = iter(await asyncio.gather(*[self._picture(where, param) for param, where in addresses]))
+        pictures = iter(await together(self._picture(where, param) for param, where in addresses))
         return tuple(Message(_role(message), _parts(message, pictures)) for message in messages)
 
     async def _picture(self, where: ChatImageAddress, param: str) -> ImagePart:

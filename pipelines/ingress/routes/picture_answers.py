@@ -24,6 +24,7 @@ from pipelines.ingress.schemas.images import (
 )
 from pipelines.jobs import PaintEvent, PaintPicture, PaintProgress
 from stages.contract.errors import StageFailed
+from stages.host.together import together
 from stages.pictures.picture import encode
 
 FILES_PATH = "v1/images/files/"
@@ -54,7 +55,7 @@ class PictureAnswer:
 
     async def whole(self, pictures: Sequence[PaintPicture]) -> bytes:
         """The body, as JSON."""
-        encoded = await asyncio.gather(*[asyncio.to_thread(self._encode, picture) for picture in pictures])
+        encoded = await together(asyncio.to_thread(self._encode, picture) for picture in pictures)
         return await asyncio.to_thread(self._body, pictures, encoded)
 
     async def frame(self, picture: PaintPicture, *, last: bool) -> bytes:
