@@ -182,9 +182,16 @@ class StageHost:
         return {name: hosted.engine.residency() for name, hosted in self._hosted.items()}
 
     def check(self) -> None:
-        """Raises `Unavailable` where a stage's device is broken, its batch doesn't end, or its thread is gone. On any thread."""
+        """Raises `Unavailable` where a stage's device is broken, its batch doesn't end, or its thread is gone. On any thread. Every
+        stage is asked: what is in the hands of one that doesn't come back is given up there."""
+        broken: list[Unavailable] = []
         for hosted in self._hosted.values():
-            hosted.engine.check()
+            try:
+                hosted.engine.check()
+            except Unavailable as error:
+                broken.append(error)
+        if broken:
+            raise broken[0]
 
     async def settled(self) -> None:
         """Returns once nothing is being computed or remembered any more."""

@@ -97,7 +97,8 @@ def error_body(error: TriptychError, request: Request) -> ErrorBody:
     asked_as: Mapping[str, str] = getattr(request.state, "asked_as", {})  # what `AskingBody.asked_as` said, once it was read
     told = error.for_request(asked_as.get(error.param or ""))
     if row.sentence or error.detail is not None:
-        logger.error("request %s failed: %s: %s", request_id, type(error).__name__, error)
+        level = logging.ERROR if row.status >= SERVER_ERROR else logging.INFO
+        logger.log(level, "request %s failed: %s: %s", request_id, type(error).__name__, error)
     if row.sentence:
         return _fixed(row, error.code, request_id)
     return ErrorBody(error=ErrorDetail(message=told.message + row.hint, type=row.type, param=told.param, code=error.code))

@@ -59,6 +59,7 @@ async def told(service: FakeService, path: str, body: JsonObject, **fields: Any)
 async def test_no_error_tells_a_client_what_is_for_the_log(
     caplog: pytest.LogCaptureFixture, error: Exception, after: int, path: str, body: JsonObject
 ) -> None:
+    caplog.set_level("INFO")
     service = FakeService(trouble=Trouble(error, after=after))
     answer = await told(service, path, body, stream=after > 0)
     assert "error" in answer
