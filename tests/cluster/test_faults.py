@@ -204,13 +204,13 @@ async def test_a_stage_that_holds_up_the_event_loop_is_replaced_and_what_waits_t
     await asyncio.to_thread(gone, int(mark.read_text()))
 
 
-@pytest.mark.parametrize(("replicas", "num_bad"), [(1, 1), (2, 1)])
+@pytest.mark.parametrize(("replicas", "num_bad"), [(1, 1), (2, 1), (2, 4)])
 async def test_a_request_that_ends_its_process_ends_one_more_and_is_not_tried_again_by_anyone(
     ray: None, tmp_path: Path, replicas: int, num_bad: int
 ) -> None:
     deaths = tmp_path / "deaths"
     stage = f"{EMBED}.embedder"
-    name = f"poisoned-{replicas}"
+    name = f"poisoned-{replicas}-{num_bad}"
     client, _, _ = deployed(name, partial(Poisoned, deaths), stage=stage, replicas=replicas)
     service = OverServe(client)
     texts = [f"text {number}" for number in range(8)] + [f"{POISON} {number}" for number in range(num_bad)]

@@ -1,8 +1,11 @@
 """The HTTP surface's `Service` with the real pipelines, in this process, over small stages whose devices wait for the test."""
 
+from typing import Any
+
 from cache.memory import MemoryTier
 from cache.tiered import TieredCache
-from pipelines.client import LocalStageClient
+from pipelines.client import LocalStageClient, StageClient
+from pipelines.cluster.serve_client import ServeStageClient
 from pipelines.embed import ClipEmbedPipeline
 from pipelines.image_text import ImageTextPipeline
 from pipelines.jobs import ChatPipeline, EmbedPipeline, PaintPipeline
@@ -10,9 +13,10 @@ from pipelines.text_to_image import TextToImagePipeline
 from stages.contract.errors import InvalidRequest
 from stages.contract.recipe import Inputs
 from stages.diffusion.messages import Denoise
-from stages.host.host import StageHost
+from stages.host.host import Stage, StageHost
 from stages.llm.messages import Generate
 from stages.vision.messages import Embedding, EmbedInput
+from tests.pipelines.cluster.fake_serve import FakeDeployment
 from tests.pipelines.ingress.fakes import CHAT, EMBED, PAINT, FakeService
 from tests.pipelines.stages import FakeDenoiser, FakeLlm, Given, OneShot, embedder, text_encoder, vae_decoder
 from tests.pipelines.test_image_text import Letters
@@ -59,19 +63,26 @@ class PickyDenoiser(FakeDenoiser):
 
 
 class Staged(FakeService):
-    """The real pipelines. The last piece of each request is refused, once `refusing` is open."""
+    """The real pipelines. What is bad is refused once `refusing` is open. `is_served`: its stages are reached as Ray Serve's are."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_served: bool = False) -> None:
         super().__init__()
         self.embedder, self.llm, self.denoiser = PickyEmbedder(), PickyLlm(), PickyDenoiser()
         self.text, self.decoder = text_encoder(), vae_decoder()
         self.host = StageHost(cache=TieredCache([MemoryTier(2**27)]))
-        self.host.add(f"{EMBED}.embedder", self.embedder)
-        self.host.add(f"{CHAT}.llm", self.llm)
-        self.host.add(f"{PAINT}.denoiser", self.denoiser)
-        self.host.add(f"{PAINT}.text_encoder", self.text)
-        self.host.add(f"{PAINT}.vae_decoder", self.decoder)
-        self._client = LocalStageClient(self.host)
+        stages: dict[str, Stage] = {
+            f"{EMBED}.embedder": self.embedder,
+            f"{CHAT}.llm": self.llm,
+            f"{PAINT}.denoiser": self.denoiser,
+            f"{PAINT}.text_encoder": self.text,
+            f"{PAINT}.vae_decoder": self.decoder,
+        }
+        for name, stage in stages.items():
+            self.host.add(name, stage)
+        self._client: StageClient = LocalStageClient(self.host)
+        if is_served:
+            handles: Any = {"d": FakeDeployment(lambda: self.host, max_ongoing=512).handle}
+            self._client = ServeStageClient(handles, dict.fromkeys(stages, "d"))
 
     def embed_pipeline(self, model: str) -> EmbedPipeline:
         return ClipEmbedPipeline(model, self._client, fingerprint="f", max_pixels=100)

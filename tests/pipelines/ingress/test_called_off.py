@@ -18,9 +18,9 @@ from tests.stages.host.test_host import once
 BATCH = 16  # what may be on a device at once
 
 
-@pytest.fixture
-async def service() -> AsyncIterator[Staged]:
-    service = Staged()
+@pytest.fixture(params=["here", "served"])
+async def service(request: pytest.FixtureRequest) -> AsyncIterator[Staged]:
+    service = Staged(is_served=request.param == "served")
     yield service
     await service.close()
 
@@ -54,11 +54,11 @@ async def test_what_was_on_a_device_is_all_that_still_computes(service: Staged, 
                 await asking
             await _nothing_but_what_is_on_the_device(service, stage)
         return
-    headers = {"x-request-timeout-seconds": "0.5"} if how == "late" else {}
+    headers = {"x-request-timeout-seconds": "1"} if how == "late" else {}
     async with client_for(service) as client:
         asking = asyncio.create_task(client.post(path, json=body, headers=headers))
-        await asyncio.to_thread(found(service).gate.wait_for, 1)
         if how == "refused":
+            await asyncio.to_thread(found(service).gate.wait_for, 1)
             found(service).refusing.open()
         answer = await asking
     assert answer.status_code == {"refused": 400, "late": 504}[how], answer.text
