@@ -51,6 +51,7 @@ from pipelines.settings.config import INGRESS, AppConfig, AuthConfig, FetchConfi
 from pipelines.settings.config_file import parse
 from pipelines.settings.pinning import pinned
 from pipelines.settings.specs import embedded_directory
+from pipelines.threads import Threads
 
 TELL_AGAIN_S = 10.0  # well within what the table takes for a sign of life
 ONE_APPLICATION = "triptych"
@@ -109,7 +110,7 @@ class Ingress:
     `beside` only keeps deployments in the application."""
 
     def __init__(self, args: SurfaceArgs, beside: list[DeploymentHandle]) -> None:
-        self._app = LiveApp()
+        self._app, self._threads = LiveApp(), Threads.new()
         self._succession = Succession[dict[str, Any]](self._app, self._built, self._changed)
         self._kept: Kept | None = None
         self._replica = str(serve.get_replica_context().replica_tag)
@@ -137,7 +138,7 @@ class Ingress:
         limits = settings_of(settings.config)
         if self._served is None or _what_is_served(self._served[0]) != _what_is_served(settings):
             self._served = settings, self._service(settings)
-        self._kept = self._kept if self._kept is not None else Kept.new(limits)
+        self._kept = self._kept if self._kept is not None else Kept.new(limits, self._threads)
         return Built(given, create_app(self._served[1], limits, self._kept), version_of(given))
 
     def _changed(self, built: Built[dict[str, Any]] | None) -> None:
@@ -151,7 +152,7 @@ class Ingress:
             client = SplitStageClient(settings.config.ingress.stages, LocalStageClient(self._own.host), client)
         found = {address.deployment: handle_of(address).app_name for address in settings.stages.values()}
         applications = {INGRESS: serve.get_replica_context().app_name, **found}
-        return Triptych(settings.config, client, ServeDirectory(settings.config, self._table, applications))
+        return Triptych(settings.config, client, ServeDirectory(settings.config, self._table, applications), self._threads)
 
     def _tell_soon(self) -> None:
         """Nobody waits for the metrics table."""
@@ -177,6 +178,7 @@ class Ingress:
             await self._own.check_health()
 
     async def __del__(self) -> None:
+        self._threads.close()
         if self._own is not None:
             await self._own.close()
 

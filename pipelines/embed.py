@@ -1,11 +1,10 @@
 """Texts and pictures into one space. Straight-line code over one stage's name; knows no HTTP and no tensors."""
 
-import asyncio
-
 from cache.keys import digest, name
 from pipelines.client import StageClient
 from pipelines.context import RequestContext
 from pipelines.jobs import Embedded, EmbedJob, ImagePart, TextPart
+from pipelines.threads import Threads
 from stages.contract.errors import InvalidRequest
 from stages.host.together import together
 from stages.vision.messages import Embedding, EmbedInput
@@ -14,9 +13,10 @@ from stages.vision.messages import Embedding, EmbedInput
 class ClipEmbedPipeline:
     """One served model. `fingerprint` names towers, tokenizer and preprocessing."""
 
-    def __init__(self, model: str, client: StageClient, *, fingerprint: str, max_pixels: int) -> None:
+    def __init__(self, model: str, client: StageClient, *, threads: Threads, fingerprint: str, max_pixels: int) -> None:
         self._embedder = f"{model}.embedder"
-        self._client, self._fingerprint, self._max_pixels = client, fingerprint, max_pixels
+        self._client, self._threads = client, threads
+        self._fingerprint, self._max_pixels = fingerprint, max_pixels
 
     async def embed(self, job: EmbedJob, context: RequestContext) -> Embedded:
         results = await together(self._one(index, part, context) for index, part in enumerate(job.inputs))
@@ -40,5 +40,5 @@ class ClipEmbedPipeline:
     async def _payload(self, part: TextPart | ImagePart) -> tuple[EmbedInput, str, str]:
         if isinstance(part, TextPart):
             return EmbedInput(text=part.text), digest(part.text.encode()), "text"
-        content = await asyncio.to_thread(digest, part.data)
+        content = await self._threads.digests.run(digest, part.data)
         return EmbedInput(image=part.data, max_pixels=self._max_pixels), content, "image"

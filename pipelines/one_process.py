@@ -14,6 +14,7 @@ from pipelines.settings.config import AppConfig
 from pipelines.settings.pinning import pinned
 from pipelines.settings.replica_spec import CacheSpec
 from pipelines.settings.specs import stage_specs
+from pipelines.threads import Threads
 from stages.contract.item import StageMetrics
 from stages.host.host import StageHost
 from stages.host.loading import load_into
@@ -54,10 +55,11 @@ async def one_process(config: AppConfig, *, redis_url: str | None = None) -> Asy
     config = pinned(config)
     cache = CacheSpec(config.cache.memory_bytes, redis_url).open()
     host = StageHost(cache=cache, replica="local")
-    specs = list(stage_specs(config).values())
+    specs, threads = list(stage_specs(config).values()), Threads.new()
     try:
         for spec in specs:
             load_into(host, spec)
-        yield Triptych(config, LocalStageClient(host), LocalDirectory(specs, host))
+        yield Triptych(config, LocalStageClient(host), LocalDirectory(specs, host), threads)
     finally:
+        threads.close()
         await host.close()

@@ -17,6 +17,7 @@ from pipelines.context import RequestContext
 from pipelines.jobs import PaintEvent, PaintJob, PaintPicture, PaintProgress
 from pipelines.rules.paint_rules import PaintRules, Size
 from pipelines.streams import merged
+from pipelines.threads import Threads
 from stages.contract.blob import Blob
 from stages.contract.errors import InvalidRequest, StageFailed
 from stages.contract.item import InputReceipts, StreamEnd
@@ -61,18 +62,20 @@ class TextToImagePipeline:
         rules: PaintRules,
         lengths: PromptLengths,
         *,
+        threads: Threads,
         text_fingerprint: str,
         vae_fingerprint: str | None,
         max_picture_pixels: int,
     ) -> None:
         self._text, self._denoiser = f"{model}.text_encoder", f"{model}.denoiser"
         self._decoder, self._encoder = f"{model}.vae_decoder", f"{model}.vae_encoder"
-        self._client, self._rules, self._lengths = client, rules, lengths
+        self._client, self._rules, self._lengths, self._threads = client, rules, lengths, threads
         self._text_fingerprint, self._vae_fingerprint = text_fingerprint, vae_fingerprint
         self._max_picture_pixels = max_picture_pixels
 
     async def paint(self, job: PaintJob, context: RequestContext) -> AsyncGenerator[PaintEvent, None]:
-        payload = await asyncio.to_thread(self._payload, job, context.salt)
+        num_chars = len(job.prompt) + len(job.negative_prompt or "")
+        payload = await self._threads.prompts.run(num_chars, self._payload, job, context.salt)
         pictures = [self._picture(index, payload, context) for index in range(job.n)]
         async with aclosing(pictures[0] if job.n == 1 else merged(pictures)) as events:
             async for event in events:

@@ -25,6 +25,7 @@ from stages.host.host import StageHost
 from stages.host.loading import load_into
 from stages.host.makers import StageCaller
 from stages.host.packed_item import PackedItem, unpacked
+from stages.host.thread_pool import DaemonThreads
 
 REPORT_PERIOD_S = 1.0
 REPORT_UNCHANGED_S = 10.0  # well within what the table takes for a sign of life
@@ -132,9 +133,10 @@ class RedisReplica:
         from cache.embedded import EmbeddedRedis
 
         self._server = EmbeddedRedis(max_memory_bytes=max_memory_bytes, directory=directory)
+        self._pinging = DaemonThreads("asking Redis whether it lives", max_threads=4)
 
     async def check_health(self) -> None:
-        await asyncio.to_thread(self._server.ping)
+        await self._pinging.run(self._server.ping)
 
     def __del__(self) -> None:
         self._server.close()

@@ -18,6 +18,7 @@ from pipelines.ingress.request.metrics import CONTENT_TYPE, RequestMetrics
 from pipelines.ingress.request.receipts import ReceiptPrinter
 from pipelines.ingress.request.request_log import RequestLog
 from pipelines.ingress.request.settings import IngressSettings
+from pipelines.ingress.request.whole_answer import WholeAnswer
 from pipelines.ingress.routes.api_description import POST_ERRORS, asking, describe, error_answers, operation
 from pipelines.ingress.routes.chat import ChatRoute
 from pipelines.ingress.routes.embeddings import EmbeddingsRoute
@@ -28,6 +29,7 @@ from pipelines.ingress.schemas.embeddings import EmbeddingsAnswer, EmbeddingsBod
 from pipelines.ingress.schemas.images import EditBody, ImagesAnswer, ImagesBody
 from pipelines.ingress.schemas.models import Health, ModelEntry, ModelList, Readiness
 from pipelines.jobs import Service
+from pipelines.threads import Threads
 from stages.contract.errors import TriptychError
 
 EVENTS: dict[str, Any] = {"content": {"text/event-stream": {}}}  # events, not one value: they have no schema of their own here
@@ -36,21 +38,24 @@ DESCRIPTION = "Pictures and language in OpenAI's shapes. Fields of Triptych's ow
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What outlives a change of settings: counters, and the pictures whose addresses were given out."""
+    """What outlives a change of settings: counters, the pictures whose addresses were given out, and threads."""
 
     metrics: RequestMetrics
     pictures: PictureStore
+    threads: Threads
 
     @classmethod
-    def new(cls, settings: IngressSettings) -> "Kept":
+    def new(cls, settings: IngressSettings, threads: Threads | None = None) -> "Kept":
+        """`threads` None: some of its own."""
         store = PictureStore(capacity_bytes=settings.kept_picture_bytes, keep_s=settings.kept_picture_s)
-        return cls(RequestMetrics(), store)
+        return cls(RequestMetrics(), store, threads if threads is not None else Threads.new())
 
 
 def create_app(service: Service, settings: IngressSettings, kept: Kept | None = None) -> FastAPI:
     """The whole surface over a service. Starts nothing and reads no environment. `kept`: of the app before it."""
     kept = kept if kept is not None else Kept.new(settings)
-    pictures = PictureSource(settings.limits, settings.fetch)
+    threads = kept.threads
+    pictures = PictureSource(settings.limits, settings.fetch, threads)
 
     app = FastAPI(
         title="Triptych",
@@ -63,11 +68,11 @@ def create_app(service: Service, settings: IngressSettings, kept: Kept | None = 
     app.add_exception_handler(TriptychError, triptych_error_handler)
     app.add_exception_handler(HTTPException, routing_error_handler)
     app.add_middleware(RequestLog, metrics=kept.metrics, adds_id=settings.adds_request_id)
-    arrival, receipts = Arrival(service, settings), ReceiptPrinter(settings.shows_cache)
+    arrival, receipts = Arrival(service, settings, threads), ReceiptPrinter(settings.shows_cache)
     keyed = bool(settings.keys)
-    _add_chat(app, ChatRoute(arrival, settings, pictures, receipts))
-    _add_images(app, ImagesRoute(arrival, settings, pictures, receipts, kept.pictures))
-    _add_embeddings(app, EmbeddingsRoute(arrival, settings, pictures, receipts))
+    _add_chat(app, ChatRoute(arrival, settings, pictures, receipts, threads))
+    _add_images(app, ImagesRoute(arrival, settings, pictures, receipts, kept.pictures, threads))
+    _add_embeddings(app, EmbeddingsRoute(arrival, settings, pictures, receipts, threads))
     _add_models(app, ModelsRoute(service), arrival, keyed=keyed)
     _add_operations(app, service, kept.metrics, arrival, keyed=keyed)
     add_playground(app)
@@ -133,7 +138,7 @@ def _add_images(app: FastAPI, route: ImagesRoute) -> None:
         if picture is None:
             raise HTTPException(404)
         headers = {"cache-control": "private, max-age=60", "content-security-policy": "default-src 'none'"}
-        return Response(picture.data, media_type=picture.media_type, headers=headers)
+        return WholeAnswer([picture.data], media_type=picture.media_type, headers=headers)
 
 
 def _add_embeddings(app: FastAPI, route: EmbeddingsRoute) -> None:

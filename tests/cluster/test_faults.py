@@ -18,6 +18,7 @@ from pipelines.cluster.serve_client import ServeStageClient
 from pipelines.embed import ClipEmbedPipeline
 from pipelines.jobs import EmbedPipeline
 from pipelines.settings.replica_spec import CacheSpec, ReplicaSpec
+from pipelines.threads import Threads
 from stages.contract.errors import Broken
 from stages.contract.item import Item, StageMetrics, StreamEnd
 from stages.contract.limits import BatchLimits, QueueLimits
@@ -95,12 +96,12 @@ class OverServe(FakeService):
 
     def __init__(self, client: ServeStageClient) -> None:
         super().__init__()
-        self._client = client
+        self._client, self._threads = client, Threads.new()
         self.num_asked = 0
 
     def embed_pipeline(self, model: str) -> EmbedPipeline:
         self.num_asked += 1
-        return ClipEmbedPipeline(model, self._client, fingerprint="f", max_pixels=100)
+        return ClipEmbedPipeline(model, self._client, threads=self._threads, fingerprint="f", max_pixels=100)
 
 
 def lose_device() -> None:

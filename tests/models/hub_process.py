@@ -43,8 +43,9 @@ def answer(config: AppConfig, do: str, stage: str) -> dict[str, object]:
         return {"sources": [str(spec.source) for spec in stage_specs(pinned(config)).values()]}
     if do == "serve":
         from pipelines.service import Triptych
+        from pipelines.threads import Threads
 
-        service = Triptych(config, Nobody(), Nobody())
+        service = Triptych(config, Nobody(), Nobody(), Threads.new())
         return {"models": [card.id for card in service.models()]}
     from stages.checkpoints.checkpoint import resolve
     from stages.host.registry import load, part_files

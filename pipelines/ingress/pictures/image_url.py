@@ -5,14 +5,15 @@ Decides which addresses are pictures at all: data URLs, and http(s) where the co
 Everything that costs CPU time (base64, reading headers) happens off the event loop. Decodes no pixels.
 """
 
-import asyncio
 import base64
 import binascii
 import re
 
 from pipelines.ingress.pictures.fetch import Fetcher, FetchPolicy
+from pipelines.ingress.pictures.names import NameLookUps
 from pipelines.jobs import ImagePart
 from pipelines.settings.config import LimitsConfig
+from pipelines.threads import Threads
 from stages.contract.errors import InvalidRequest, TooLarge
 from stages.pictures.picture import inspect
 
@@ -23,24 +24,24 @@ _DATA_HEADER = re.compile(r"data:image/[a-z0-9.+-]+(;[a-z0-9-]+=[^;,]*)*;base64"
 class PictureSource:
     """Where a request's pictures come from, within `limits.image_bytes` (encoded) and `limits.image_pixels` (width x height)."""
 
-    def __init__(self, limits: LimitsConfig, fetch: FetchPolicy) -> None:
-        self._limits = limits
-        self._fetcher = Fetcher(fetch, limits.image_bytes)
+    def __init__(self, limits: LimitsConfig, fetch: FetchPolicy, threads: Threads) -> None:
+        self._limits, self._threads = limits, threads
+        self._fetcher = Fetcher(fetch, limits.image_bytes, resolver=NameLookUps(threads.names))
 
     async def load(self, url: str, *, param: str) -> ImagePart:
         """Raises `InvalidRequest` or `TooLarge`, naming `param`. What an address says of its media type is only a hint."""
         scheme = url[:_MAX_DATA_HEADER].partition(":")[0].lower()
         if scheme == "data":
-            return await asyncio.to_thread(self._from_data_url, url, param)
+            return await self._threads.pictures.run(self._from_data_url, url, param)
         if scheme in ("http", "https"):
-            return await asyncio.to_thread(self._part, await self._fetcher.fetch(url, param=param), param)
+            return await self._threads.pictures.run(self._part, await self._fetcher.fetch(url, param=param), param)
         raise InvalidRequest(
             f"{param}: {url[:40]!r} is neither a data: URL (data:image/png;base64,...) nor an http(s) address", param=param
         )
 
     async def take(self, data: bytes, *, param: str) -> ImagePart:
         """A picture that came as a file. Raises as `load` does."""
-        return await asyncio.to_thread(self._part, data, param)
+        return await self._threads.pictures.run(self._part, data, param)
 
     def _from_data_url(self, url: str, param: str) -> ImagePart:
         comma = url.find(",", 0, _MAX_DATA_HEADER)

@@ -10,6 +10,7 @@ from pipelines.embed import ClipEmbedPipeline
 from pipelines.image_text import ImageTextPipeline
 from pipelines.jobs import ChatPipeline, EmbedPipeline, PaintPipeline
 from pipelines.text_to_image import TextToImagePipeline
+from pipelines.threads import Threads
 from stages.contract.errors import InvalidRequest
 from stages.contract.recipe import Inputs
 from stages.diffusion.messages import Denoise
@@ -67,6 +68,7 @@ class Staged(FakeService):
 
     def __init__(self, *, is_served: bool = False) -> None:
         super().__init__()
+        self._threads = Threads.new()
         self.embedder, self.llm, self.denoiser = PickyEmbedder(), PickyLlm(), PickyDenoiser()
         self.text, self.decoder = text_encoder(), vae_decoder()
         self.host = StageHost(cache=TieredCache([MemoryTier(2**27)]))
@@ -85,11 +87,17 @@ class Staged(FakeService):
             self._client = ServeStageClient(handles, dict.fromkeys(stages, "d"))
 
     def embed_pipeline(self, model: str) -> EmbedPipeline:
-        return ClipEmbedPipeline(model, self._client, fingerprint="f", max_pixels=100)
+        return ClipEmbedPipeline(model, self._client, threads=self._threads, fingerprint="f", max_pixels=100)
 
     def chat_pipeline(self, model: str) -> ChatPipeline:
         return ImageTextPipeline(
-            model, self._client, Letters(), vision_fingerprint=None, max_pixels=100, max_context_tokens=1000
+            model,
+            self._client,
+            Letters(),
+            threads=self._threads,
+            vision_fingerprint=None,
+            max_pixels=100,
+            max_context_tokens=1000,
         )
 
     def paint_pipeline(self, model: str) -> PaintPipeline:
@@ -98,6 +106,7 @@ class Staged(FakeService):
             self._client,
             RULES,
             Words(),
+            threads=self._threads,
             text_fingerprint="text",
             vae_fingerprint=None,
             max_picture_pixels=100,
@@ -108,6 +117,7 @@ class Staged(FakeService):
             stage.refusing.open()
             stage.gate.open()
         await self.host.close()
+        self._threads.close()
 
     def counted(self, stage: str, name: str) -> float:
         return next(metrics.counters[name] for metrics in self.host.metrics() if metrics.stage == stage)
