@@ -7,9 +7,11 @@ The class is plain Python: `pipelines/cluster/stage_deployment.py` makes a deplo
 
 import asyncio
 import logging
+import os
+import threading
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 from numpy.typing import NDArray
@@ -49,7 +51,8 @@ class StageReplica:
             elsewhere=elsewhere,
         )
         for stage in spec.stages:
-            loaded = load_into(self._host, stage)
+            with time_limit(stage.max_load_s, f"loading {stage.name}", "models.*.*.max_load_s"):
+                loaded = load_into(self._host, stage)
             seconds, device = time.monotonic() - began, loaded.stage.device
             log.info("%s loaded from %s on %s in %s, in %.1f s", stage.name, stage.source, device, loaded.dtype, seconds)
         self._reporting: asyncio.Task[None] | None = None
@@ -104,6 +107,24 @@ class StageReplica:
         if self._reporting is not None:
             self._reporting.cancel()
         await self._host.close()
+
+
+@contextmanager
+def time_limit(seconds: float, what: str, setting: str) -> Iterator[None]:
+    """Ends the process where what is inside takes longer: nothing else can interrupt a load that hangs, and until it is through Serve
+    neither sends requests nor checks health. Serve starts another process in its place."""
+
+    def end() -> None:
+        log.critical("%s has not ended within %g s (%s): this process ends, to be started again", what, seconds, setting)
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class RedisReplica:

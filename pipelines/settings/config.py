@@ -79,6 +79,11 @@ class PartConfig(Strict):
         gt=0,
         description="a batch, a step or preparing an item that takes longer means a broken replica (the first: 5 times)",
     )
+    max_load_s: float = Field(
+        3600,
+        gt=0,
+        description="fetching, loading and warming up that take longer end the replica's process, and Serve starts it again",
+    )
 
 
 class VisionEncoderConfig(PartConfig):
