@@ -41,7 +41,7 @@ class LocalDirectory:
                 replicas=1,
                 ready=True,
                 loader=spec.loader,
-                source=str(spec.source),
+                source=spec.source.public_name(),
             )
             for spec in self._specs
         ]

@@ -34,7 +34,7 @@ def redis(args: RedisArgs) -> Application:
     return (
         serve.deployment(RedisReplica)
         .options(name=REDIS, ray_actor_options=TINY, health_check_period_s=2)
-        .bind(args.directory, args.max_memory_bytes)
+        .bind(args.name, args.max_memory_bytes)
     )
 
 

@@ -36,8 +36,9 @@ from pipelines.settings.config import (
 )
 from pipelines.settings.derived import Home, batch_items, capacity, longest_request_s, max_queued_requests, pixels_in_flight
 from pipelines.settings.placement import needed_elsewhere
+from pipelines.settings.private_redis import embedded_name
 from pipelines.settings.replica_spec import CacheSpec, ReplicaSpec
-from pipelines.settings.specs import cache_spec, embedded_directory, stage_spec, torch_threads
+from pipelines.settings.specs import cache_spec, stage_spec, torch_threads
 from stages.pictures.pixel_budget import MAX_PIXELS
 
 METRICS, REDIS = "metrics", "redis"
@@ -112,7 +113,9 @@ class SurfaceSettings(Strict):
 
 
 class RedisArgs(Strict):
-    directory: str
+    """`name`: of the server's folder (`pipelines/settings/private_redis.py`)."""
+
+    name: str
     max_memory_bytes: int = Field(ge=1)
 
 
@@ -244,7 +247,7 @@ def _plain(value: object) -> object:
 
 
 def _redis(name: str, max_memory_bytes: int) -> ServeApplication:
-    args = RedisArgs(directory=embedded_directory(name), max_memory_bytes=max_memory_bytes)
+    args = RedisArgs(name=embedded_name(name), max_memory_bytes=max_memory_bytes)
     return ServeApplication(f"{name}-{REDIS}", REDIS_BUILDER, _compact(args), {})
 
 

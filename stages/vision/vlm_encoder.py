@@ -58,7 +58,7 @@ class VlmEncoder:
         from transformers import AutoProcessor
 
         try:
-            processor = AutoProcessor.from_pretrained(str(checkpoint.folder))
+            processor = AutoProcessor.from_pretrained(str(checkpoint.folder), trust_remote_code=False)
             encoder = cls(load_seeing_part(checkpoint.folder, options), processor.image_processor, options)
             encoder._check_placeholders(processor)
         except Exception as error:  # a broken checkpoint fails in a dozen ways, and all of them are the configuration's

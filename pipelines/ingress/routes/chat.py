@@ -1,7 +1,6 @@
 """POST /v1/chat/completions: from its body to a `ChatJob`. What the answer looks like is `chat_answers.py`. Knows no
 stages."""
 
-import asyncio
 import math
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
@@ -31,6 +30,7 @@ from pipelines.ingress.schemas.chat import (
 from pipelines.jobs import ChatEvent, ChatJob, ChatPipeline, ImagePart, Message, ModelCard, TextPart
 from pipelines.threads import Threads
 from stages.contract.errors import InvalidRequest, UnknownModel
+from stages.host.together import together
 from stages.llm.messages import Sampling
 
 STREAM_PACE_S = 0.025  # nobody reads faster, and every event costs its way
@@ -98,7 +98,7 @@ class ChatRoute:
         num_chars, addresses = await self.threads.parsing.run(size, _looked_through, messages)
         check_length(num_chars, self.settings.limits, param="messages")
         self._check_pictures(addresses)
-        pictures = await asyncio.gather(*[self._picture(where, param) for param, where in addresses])
+        pictures = await together(self._picture(where, param) for param, where in addresses)
         return await self.threads.parsing.run(size, _with_pictures, messages, pictures)
 
     async def _picture(self, where: ChatImageAddress, param: str) -> ImagePart:

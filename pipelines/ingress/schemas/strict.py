@@ -6,7 +6,7 @@ infinities are refused; null is taken as "not given" wherever OpenAI takes it so
 
 import re
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
@@ -60,8 +60,10 @@ class Extras(RequestBody):
 
 
 class AskingBody(RequestBody):
-    """The whole body of a request to a model."""
+    """The whole body of a request to a model. `long_list`: the field of which there may be so much that it is checked in pieces, each
+    as if it were all."""
 
+    long_list: ClassVar[str] = ""
     model: ModelId
     triptych: Extras | None = None
 
