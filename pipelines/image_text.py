@@ -112,7 +112,8 @@ class ImageTextPipeline:
             seed = (payload.sampling.seed + index) % 2**63
             payload = replace(payload, sampling=replace(payload.sampling, seed=seed))
         ended = False
-        async with aclosing(self._client.stream(self._llm, context.item(f"choice:{index}", payload))) as batches:
+        item = context.item(f"choice:{index}", payload)
+        async with aclosing(self._client.stream(self._llm, item, lost=context.lost_replicas)) as batches:
             async for batch in batches:
                 events: list[TokenDelta | GenerationEnd] = []
                 for event in batch:

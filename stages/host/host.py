@@ -33,6 +33,7 @@ from stages.host.origin import Origin
 from stages.host.resolving import Resolver
 from stages.host.submission import HostedEngine, Submission
 from stages.host.thread_pool import DaemonThreads
+from stages.host.together import ended
 
 BROKEN_CLOSE_S = 2.0
 Stage = OneShotStage[Any, Any, Any] | IterativeStage[Any, Any, Any]
@@ -185,9 +186,16 @@ class StageHost:
         return {name: hosted.engine.residency() for name, hosted in self._hosted.items()}
 
     def check(self) -> None:
-        """Raises `Unavailable` where a stage's device is broken, its batch doesn't end, or its thread is gone. On any thread."""
+        """Raises `Unavailable` where a stage's device is broken, its batch doesn't end, or its thread is gone. On any thread. Every
+        stage is asked: what is in the hands of one that doesn't come back is given up there."""
+        broken: list[Unavailable] = []
         for hosted in self._hosted.values():
-            hosted.engine.check()
+            try:
+                hosted.engine.check()
+            except Unavailable as error:
+                broken.append(error)
+        if broken:
+            raise broken[0]
 
     async def settled(self) -> None:
         """Returns once nothing is being computed or remembered any more."""
@@ -200,11 +208,14 @@ class StageHost:
         self._delivery.bind(asyncio.get_running_loop())
         engines = [hosted.engine for hosted in self._hosted.values()]
         closing = DaemonThreads("closing stages", max_threads=len(engines))
-        await asyncio.gather(*(closing.run(engine.close, BROKEN_CLOSE_S if engine.is_broken else None) for engine in engines))
+        how = await ended(closing.run(engine.close, BROKEN_CLOSE_S if engine.is_broken else None) for engine in engines)
         await self._resolver.close(Unavailable("the stages here are shutting down; try again", retry_after_s=1.0))
         if self._asking is not None:
             await self._asking
         await self._cache_threads.close()
+        for failure in how:
+            if isinstance(failure, BaseException):
+                raise failure
 
     async def _resolve(self, recipe: Recipe[Any], wanted_by: Item[Any]) -> Reply[Any]:
         """A result that an item needs, as urgent and as long as the item is."""
@@ -215,6 +226,7 @@ class StageHost:
             priority=wanted_by.priority,
             deadline=wanted_by.deadline,
             tenant=wanted_by.tenant,
+            request=wanted_by.request,
         )
         return await self._resolver.result(item, self._maker(recipe.stage))
 

@@ -20,11 +20,11 @@ from stages.contract.item import Item, Reply, StageMetrics
 class Nobody:
     """Stages and their directory, for a process that only prepares what it would send them."""
 
-    async def call(self, stage: str, item: Item[Any]) -> Reply[Any]:
+    async def call(self, stage: str, item: Item[Any], *, lost: set[str] | None = None) -> Reply[Any]:
         raise NotImplementedError
 
     async def stream(
-        self, stage: str, item: Item[Any], *, restartable: bool = False
+        self, stage: str, item: Item[Any], *, restartable: bool = False, lost: set[str] | None = None
     ) -> AsyncGenerator[Sequence[object], None]:
         raise NotImplementedError
         yield

@@ -79,11 +79,11 @@ async def test_two_requests_that_share_a_computation_are_each_told_of_their_own_
 
 async def test_what_was_made_for_an_input_is_on_the_receipt_too() -> None:
     class Nested:
-        async def call(self, stage: str, item: object) -> Any:
+        async def call(self, stage: str, item: object, **options: Any) -> Any:
             value = Embedding(np.ones(2, np.float32), np.asarray(1))
             return Reply(value, StageReceipt(stage), inputs=(StageReceipt("m.other", ago_s=1.0),))
 
-        def stream(self, stage: str, item: object, *, restartable: bool = False) -> Any: ...
+        def stream(self, stage: str, item: object, **options: Any) -> Any: ...
 
     context = RequestContext(created=time.time() - 5.0)
     pipeline = ClipEmbedPipeline("m", Nested(), threads=Threads.new(), fingerprint="f", max_pixels=100)

@@ -248,7 +248,7 @@ async def test_closing_a_chat_in_the_middle_frees_its_rows(scene: Scene, n: int)
 
 async def test_a_stream_that_ends_without_an_end_is_a_failure(scene: Scene) -> None:
     class Silent:
-        async def stream(self, stage: str, item: object, *, restartable: bool = False) -> Any:
+        async def stream(self, stage: str, item: object, **options: object) -> Any:
             yield [TokenDelta("so", 1), StreamEnd(StageReceipt(stage))]
 
     with pytest.raises(StageFailed, match="without an end"):

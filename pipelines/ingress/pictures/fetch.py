@@ -100,7 +100,8 @@ class Fetcher:
             except (httpx.ConnectError, httpx.ConnectTimeout):
                 continue
             except (httpx.HTTPError, httpx.InvalidURL) as error:  # the latter for a redirect that httpx can't even read
-                raise InvalidRequest(f"{param}: {_shown(url)} failed: {type(error).__name__}", param=param) from error
+                why = f"{type(error).__name__}: {error}"
+                raise InvalidRequest(f"{param}: {_shown(url)} did not answer as it should", param=param, detail=why) from error
         raise InvalidRequest(f"{param}: {_shown(url)} takes no connection", param=param)
 
     async def _get(self, url: httpx.URL, address: str, param: str) -> bytes | httpx.URL:

@@ -15,10 +15,11 @@ from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
 from pipelines.context import RequestContext
-from pipelines.ingress.request.disconnect import gone, in_time, stopped
-from pipelines.ingress.request.errors import error_body
+from pipelines.ingress.request.disconnect import gone, in_time
+from pipelines.ingress.request.errors import error_body, internal_error_body
 from pipelines.ingress.request.whole_answer import cut
-from stages.contract.errors import StageFailed, TriptychError
+from stages.contract.errors import TriptychError
+from stages.host.together import stopped
 
 E = TypeVar("E")
 E_contra = TypeVar("E_contra", contravariant=True)
@@ -103,7 +104,7 @@ class EventStream(Response, Generic[E]):
             last = self._failed(error)
         except Exception:
             logger.exception("request %s failed after its stream's first event", self._context.id)
-            last = self._failed(StageFailed("the server failed on this request"))
+            last = data_frame(internal_error_body(self._context.id).to_json())
         await line.say(last + self._done)
         await line.close()
 

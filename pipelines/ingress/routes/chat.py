@@ -1,7 +1,6 @@
 """POST /v1/chat/completions: from its body to a `ChatJob`. What the answer looks like is `chat_answers.py`. Knows no
 stages."""
 
-import asyncio
 import math
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
@@ -12,7 +11,6 @@ from fastapi import Request, Response
 
 from pipelines.context import RequestContext
 from pipelines.ingress.pictures.image_url import PictureSource
-from pipelines.ingress.pictures.picture_detail import low_detail
 from pipelines.ingress.request.arrival import Arrival
 from pipelines.ingress.request.disconnect import unless_gone
 from pipelines.ingress.request.limits import check_count, check_length, check_value
@@ -32,6 +30,7 @@ from pipelines.ingress.schemas.chat import (
 from pipelines.jobs import ChatEvent, ChatJob, ChatPipeline, ImagePart, Message, ModelCard, TextPart
 from pipelines.threads import Threads
 from stages.contract.errors import InvalidRequest, UnknownModel
+from stages.host.together import together
 from stages.llm.messages import Sampling
 
 STREAM_PACE_S = 0.025  # nobody reads faster, and every event costs its way
@@ -99,14 +98,11 @@ class ChatRoute:
         num_chars, addresses = await self.threads.parsing.run(size, _looked_through, messages)
         check_length(num_chars, self.settings.limits, param="messages")
         self._check_pictures(addresses)
-        pictures = await asyncio.gather(*[self._picture(where, param) for param, where in addresses])
+        pictures = await together(self._picture(where, param) for param, where in addresses)
         return await self.threads.parsing.run(size, _with_pictures, messages, pictures)
 
     async def _picture(self, where: ChatImageAddress, param: str) -> ImagePart:
-        part = await self.pictures.load(where.url, param=param)
-        if where.detail == "low":
-            part = await self.threads.pictures.run(low_detail, part, max_pixels=self.settings.limits.image_pixels)
-        return part
+        return await self.pictures.load(where.url, param=param, low_detail=where.detail == "low")
 
     def _check_pictures(self, addresses: Sequence[tuple[str, ChatImageAddress]]) -> None:
         limits = self.settings.limits

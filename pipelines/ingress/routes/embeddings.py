@@ -1,6 +1,5 @@
 """POST /v1/embeddings: from its body to an `EmbedJob`, and from vectors to the answer. Knows no stages."""
 
-import asyncio
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from pipelines.ingress.schemas.embeddings import (
 )
 from pipelines.jobs import Embedded, EmbedJob, ImagePart, TextPart
 from pipelines.threads import Threads
+from stages.host.together import together
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class EmbeddingsRoute:
         inputs: Sequence[EmbeddingInput] = body.input if isinstance(body.input, list) else [body.input]
         self._check(inputs)
         params = [f"input[{index}]" if whole else "input" for index in range(len(inputs))]
-        loaded = await asyncio.gather(*[self._part(given, param) for given, param in zip(inputs, params, strict=True)])
+        loaded = await together(self._part(given, param) for given, param in zip(inputs, params, strict=True))
         return EmbedJob(tuple(loaded))
 
     def _check(self, inputs: Sequence[EmbeddingInput]) -> None:

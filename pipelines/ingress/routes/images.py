@@ -57,7 +57,7 @@ class ImagesRoute:
     async def edit(self, request: Request) -> Response:
         context = self.arrival.open(request)
         form = await self.arrival.read_form(request, EditBody, context, file="image")
-        init = await self._given(form)
+        init = await unless_gone(request.receive, context, self._given(form))
         return await self._answer(request, context, form.body, EDIT_EVENTS, init)
 
     async def _given(self, form: Form[EditBody]) -> GivenPicture:

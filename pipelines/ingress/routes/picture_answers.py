@@ -1,7 +1,6 @@
 """What painted pictures look like over HTTP: one whole body, or events. Encoding happens off the event loop. Knows no
 requests."""
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,6 +24,7 @@ from pipelines.ingress.schemas.images import (
 from pipelines.jobs import PaintEvent, PaintPicture, PaintProgress
 from pipelines.threads import Threads
 from stages.contract.errors import StageFailed
+from stages.host.together import together
 from stages.pictures.picture import encode
 
 FILES_PATH = "v1/images/files/"
@@ -63,7 +63,7 @@ class PictureAnswer:
     async def whole(self, pictures: Sequence[PaintPicture]) -> Sequence[bytes]:
         """The body, as JSON in pieces."""
         painting = self._threads.painting
-        entries = await asyncio.gather(*[painting.run(_num_pixels(picture), self._entry, picture) for picture in pictures])
+        entries = await together(painting.run(_num_pixels(picture), self._entry, picture) for picture in pictures)
         before, after = ImagesAnswer(
             created=self._created,
             background="opaque",
