@@ -5,7 +5,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
-import grpc
+import grpc  # type: ignore[import-untyped]
 import httpx
 import psutil
 import pytest
@@ -23,7 +23,7 @@ def listening(server: Server) -> Iterator[tuple[str, psutil.Process, int]]:
     """(address, process, port) of every socket that `triptych serve`, its Ray and its replicas listen on."""
     ours = server.processes()
     for connection in psutil.net_connections("tcp"):
-        if connection.status == psutil.CONN_LISTEN and connection.pid in ours:
+        if connection.laddr and connection.status == psutil.CONN_LISTEN and connection.pid in ours:
             yield connection.laddr.ip, ours[connection.pid], connection.laddr.port
 
 
