@@ -50,9 +50,12 @@ from pipelines.settings.applications import (
 )
 from pipelines.settings.config import INGRESS, AppConfig, AuthConfig, FetchConfig
 from pipelines.settings.config_file import parse
+from pipelines.settings.derived import pixels_in_flight
 from pipelines.settings.loopback import refuse_open_door
 from pipelines.settings.pinning import pinned
-from pipelines.settings.specs import embedded_directory
+from pipelines.settings.private_redis import embedded_name
+from pipelines.threads import Threads
+from stages.pictures.pixel_budget import pixels_of_this_process
 
 TELL_AGAIN_S = 10.0  # well within what the table takes for a sign of life
 ONE_APPLICATION = "triptych"
@@ -72,9 +75,7 @@ def build(args: AppConfig) -> Application:
     ]
     embedded = config.cache.redis if config.cache.redis is not None and config.cache.redis.is_embedded else None
     if embedded is not None:
-        parts.append(
-            redis(RedisArgs(directory=embedded_directory(ONE_APPLICATION), max_memory_bytes=embedded.max_memory_bytes))
-        )
+        parts.append(redis(RedisArgs(name=embedded_name(ONE_APPLICATION), max_memory_bytes=embedded.max_memory_bytes)))
     root = surface_application(config, ONE_APPLICATION, hosts)
     return _surface(SurfaceArgs.model_validate(root.args), root.deployments[INGRESS], parts)
 
@@ -113,7 +114,7 @@ class Ingress:
     `beside` only keeps deployments in the application."""
 
     def __init__(self, args: SurfaceArgs, beside: list[DeploymentHandle]) -> None:
-        self._app = LiveApp()
+        self._app, self._threads = LiveApp(), Threads.new()
         self._succession = Succession[dict[str, Any]](self._app, self._built, self._changed)
         self._kept: Kept | None = None
         self._replica = str(serve.get_replica_context().replica_tag)
@@ -139,9 +140,10 @@ class Ingress:
     def _built(self, given: dict[str, Any]) -> Built[dict[str, Any]]:
         settings = checked_settings(given)
         limits = settings_of(settings.config)
+        pixels_of_this_process().limit(pixels_in_flight(limits.limits))
         if self._served is None or _what_is_served(self._served[0]) != _what_is_served(settings):
             self._served = settings, self._service(settings)
-        self._kept = self._kept if self._kept is not None else Kept.new(limits)
+        self._kept = self._kept if self._kept is not None else Kept.new(limits, self._threads)
         return Built(given, create_app(self._served[1], limits, self._kept), version_of(given))
 
     def _changed(self, built: Built[dict[str, Any]] | None) -> None:
@@ -155,7 +157,7 @@ class Ingress:
             client = SplitStageClient(settings.config.ingress.stages, LocalStageClient(self._own.host), client)
         found = {address.deployment: handle_of(address).app_name for address in settings.stages.values()}
         applications = {INGRESS: serve.get_replica_context().app_name, **found}
-        return Triptych(settings.config, client, ServeDirectory(settings.config, self._table, applications))
+        return Triptych(settings.config, client, ServeDirectory(settings.config, self._table, applications), self._threads)
 
     def _tell_soon(self) -> None:
         """Nobody waits for the metrics table."""
@@ -181,6 +183,7 @@ class Ingress:
             await self._own.check_health()
 
     async def __del__(self) -> None:
+        self._threads.close()
         if self._own is not None:
             await self._own.close()
 

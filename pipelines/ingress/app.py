@@ -15,12 +15,14 @@ from pipelines.ingress.pictures.image_url import PictureSource
 from pipelines.ingress.pictures.picture_store import PictureStore
 from pipelines.ingress.playground import add_playground
 from pipelines.ingress.request.arrival import Arrival
+from pipelines.ingress.request.body_budget import BodyBudget, BoundedBodies
 from pipelines.ingress.request.errors import json_response, routing_error_handler, triptych_error_handler
 from pipelines.ingress.request.local_caller import LocalCallersOnly
 from pipelines.ingress.request.metrics import CONTENT_TYPE, RequestMetrics
 from pipelines.ingress.request.receipts import ReceiptPrinter
 from pipelines.ingress.request.request_log import RequestLog
 from pipelines.ingress.request.settings import IngressSettings
+from pipelines.ingress.request.whole_answer import WholeAnswer
 from pipelines.ingress.routes.api_description import POST_ERRORS, asking, describe, error_answers, operation
 from pipelines.ingress.routes.chat import ChatRoute
 from pipelines.ingress.routes.embeddings import EmbeddingsRoute
@@ -31,6 +33,8 @@ from pipelines.ingress.schemas.embeddings import EmbeddingsAnswer, EmbeddingsBod
 from pipelines.ingress.schemas.images import EditBody, ImagesAnswer, ImagesBody
 from pipelines.ingress.schemas.models import Health, ModelEntry, ModelList, Readiness
 from pipelines.jobs import Service
+from pipelines.settings.derived import body_bytes_in_flight
+from pipelines.threads import Threads
 from stages.contract.errors import TriptychError
 
 EVENTS: dict[str, Any] = {"content": {"text/event-stream": {}}}  # events, not one value: they have no schema of their own here
@@ -39,21 +43,27 @@ DESCRIPTION = "Pictures and language in OpenAI's shapes. Fields of Triptych's ow
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What outlives a change of settings: counters, and the pictures whose addresses were given out."""
+    """What outlives a change of settings: counters, the pictures whose addresses were given out, threads,
+    and what bodies weigh."""
 
     metrics: RequestMetrics
     pictures: PictureStore
+    threads: Threads
+    bodies: BodyBudget
 
     @classmethod
-    def new(cls, settings: IngressSettings) -> "Kept":
+    def new(cls, settings: IngressSettings, threads: Threads | None = None) -> "Kept":
+        """`threads` None: some of its own."""
         store = PictureStore(capacity_bytes=settings.kept_picture_bytes, keep_s=settings.kept_picture_s)
-        return cls(RequestMetrics(), store)
+        bodies = BodyBudget(body_bytes_in_flight(settings.limits))
+        return cls(RequestMetrics(), store, threads if threads is not None else Threads.new(), bodies)
 
 
 def create_app(service: Service, settings: IngressSettings, kept: Kept | None = None) -> FastAPI:
     """The whole surface over a service. Starts nothing and reads no environment. `kept`: of the app before it."""
     kept = kept if kept is not None else Kept.new(settings)
-    pictures = PictureSource(settings.limits, settings.fetch)
+    threads = kept.threads
+    pictures = PictureSource(settings.limits, settings.fetch, threads)
 
     app = FastAPI(
         title="Triptych",
@@ -66,14 +76,16 @@ def create_app(service: Service, settings: IngressSettings, kept: Kept | None = 
     )
     app.add_exception_handler(TriptychError, triptych_error_handler)
     app.add_exception_handler(HTTPException, routing_error_handler)
+    kept.bodies.limit(body_bytes_in_flight(settings.limits))
+    app.add_middleware(BoundedBodies, budget=kept.bodies)
     if not settings.keys:
         app.add_middleware(LocalCallersOnly)
     app.add_middleware(RequestLog, metrics=kept.metrics, adds_id=settings.adds_request_id)
-    arrival, receipts = Arrival(service, settings), ReceiptPrinter(settings.sees_all)
+    arrival, receipts = Arrival(service, settings, threads), ReceiptPrinter(settings.sees_all)
     keyed = bool(settings.keys)
-    _add_chat(app, ChatRoute(arrival, settings, pictures, receipts))
-    _add_images(app, ImagesRoute(arrival, settings, pictures, receipts, kept.pictures))
-    _add_embeddings(app, EmbeddingsRoute(arrival, settings, pictures, receipts))
+    _add_chat(app, ChatRoute(arrival, settings, pictures, receipts, threads))
+    _add_images(app, ImagesRoute(arrival, settings, pictures, receipts, kept.pictures, threads))
+    _add_embeddings(app, EmbeddingsRoute(arrival, settings, pictures, receipts, threads))
     _add_models(app, ModelsRoute(service), arrival, keyed=keyed)
     _add_operations(app, kept.metrics, arrival, keyed=keyed)
     add_playground(app)
@@ -84,9 +96,9 @@ def create_app(service: Service, settings: IngressSettings, kept: Kept | None = 
         EditBody: tuple(card.id for card in painters if card.accepts_images),
         EmbeddingsBody: _ids(service, "embed"),
     }
-    describe(
-        app, ids if not settings.models else dict.fromkeys(ids, ())
-    )  # one description for all, of whom each has its own models
+    if settings.models:  # each tenant has its own; the description is for all
+        ids = dict.fromkeys(ids, ())
+    describe(app, ids)
     return app
 
 
@@ -140,7 +152,7 @@ def _add_images(app: FastAPI, route: ImagesRoute) -> None:
         if picture is None:
             raise HTTPException(404)
         headers = {"cache-control": "private, max-age=60", "content-security-policy": "default-src 'none'"}
-        return Response(picture.data, media_type=picture.media_type, headers=headers)
+        return WholeAnswer([picture.data], media_type=picture.media_type, headers=headers)
 
 
 def _add_embeddings(app: FastAPI, route: EmbeddingsRoute) -> None:

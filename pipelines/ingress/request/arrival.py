@@ -21,6 +21,7 @@ from pipelines.ingress.request.proxy_headers import OWN_HEADER, SHARED_HEADER
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.ingress.schemas.strict import AskingBody
 from pipelines.jobs import ModelCard, Service
+from pipelines.threads import Threads
 from stages.contract.errors import InvalidRequest, NotAuthorized
 
 B = TypeVar("B", bound=AskingBody)
@@ -36,6 +37,7 @@ class Arrival:
 
     service: Service
     settings: IngressSettings
+    threads: Threads
 
     def open(self, request: Request) -> RequestContext:
         """Raises `NotAuthorized`, and `InvalidRequest` for a timeout header that is not a number within the bounds."""
@@ -70,13 +72,17 @@ class Arrival:
 
     async def read(self, request: Request, model: type[B], context: RequestContext) -> B:
         """The checked body. Raises `InvalidRequest`, `TooLarge` and `DeadlineExceeded`."""
-        body = await self._read(read_json(request, model, max_bytes=self.settings.limits.body_bytes), context)
+        body = await self._read(
+            read_json(request, model, self.threads.parsing, max_bytes=self.settings.limits.body_bytes), context
+        )
         self._understood(request, body, context)
         return body
 
     async def read_form(self, request: Request, model: type[B], context: RequestContext, *, file: str) -> Form[B]:
         """The checked body of a multipart form, and its file. Raises as `read` does."""
-        form = await self._read(read_form(request, model, file=file, max_bytes=self.settings.limits.body_bytes), context)
+        form = await self._read(
+            read_form(request, model, self.threads.parsing, file=file, max_bytes=self.settings.limits.body_bytes), context
+        )
         self._understood(request, form.body, context)
         return form
 

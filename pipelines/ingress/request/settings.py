@@ -17,7 +17,7 @@ class IngressSettings:
 
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     keys: Mapping[str, str] = field(default_factory=dict)
-    secret: bytes = b""
+    secret: bytes = field(default=b"", repr=False)
     operators: frozenset[str] = frozenset()
     models: Mapping[str, frozenset[str]] = field(default_factory=dict)
     fetch: FetchPolicy = field(default_factory=FetchPolicy)
@@ -38,10 +38,10 @@ class IngressSettings:
 
 def settings_of(config: AppConfig) -> IngressSettings:
     """The settings that a configuration means, behind Serve's proxy, which adds x-request-id itself. Raises
-    `ConfigurationError` where a key's environment variable is not set."""
+    `ConfigurationError` where a key or the secret cannot be had, or is no good."""
     return IngressSettings(
         limits=config.limits,
-        keys={key.digest(): key.tenant for key in config.auth.keys},
+        keys=config.auth.tenants(),
         secret=config.auth.secret(),
         operators=frozenset(config.auth.operators),
         models={tenant: frozenset(models) for tenant, models in config.auth.models.items()},

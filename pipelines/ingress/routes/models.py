@@ -44,7 +44,9 @@ class ModelsRoute:
         able = {stage.name for stage in stages if stage.ready or stage.scaled_to_zero}
         needed = dict.fromkeys(name for card in self.service.models() for name in card.stages)
         missing = [name for name in needed if name not in able]
-        return Readiness(ready=not missing, missing=missing)
+        age_s = max((stage.age_s for stage in stages), default=0.0)
+        age = {"age_s": round(age_s, 3)} if age_s else {}
+        return Readiness(ready=not missing, missing=missing, **age)
 
 
 async def _stages(seen: Service) -> Sequence[StageCard]:

@@ -79,3 +79,6 @@ class Readiness(ResponseBody):
     ready: bool
     missing: list[str] | None = Field(None, description="MODEL.PART names")
     reason: str | None = None
+    age_s: float | None = Field(
+        None, description="how long ago that was known to be so; more than a second or two: nobody can tell now"
+    )

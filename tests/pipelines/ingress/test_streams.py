@@ -87,7 +87,9 @@ async def test_an_error_before_the_first_event_has_its_own_status(stream: bool) 
 async def test_an_error_after_the_first_event_is_the_streams_last_event() -> None:
     service = FakeService(trouble=Trouble(StageFailed("the llm broke"), after=2))
     text = await streamed(chat_body(), service)
-    assert sse_events(text)[-1]["error"]["message"].startswith("the llm broke (request id ")
+    assert sse_events(text)[-1]["error"]["message"].startswith(
+        "a stage failed on this request; the log says more under request id "
+    )
     assert text.endswith("data: [DONE]\n\n")
 
 
