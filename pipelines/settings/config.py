@@ -372,6 +372,9 @@ class AuthConfig(Strict):
     keys: tuple[KeyConfig, ...] = ()
     secret_env: str | None = Field(None, min_length=1)
     secret_file: str | None = Field(None, min_length=1)
+    models: dict[str, tuple[str, ...]] = Field(
+        {}, description="tenant -> the models that it may ask, and sees; all, for a tenant that is not here"
+    )
     operators: tuple[str, ...] = Field(
         (),
         description="tenants who see of all what the others see of their own: counters, replicas, batches; one tenant alone does",
@@ -406,10 +409,11 @@ class AuthConfig(Strict):
         return self
 
     @model_validator(mode="after")
-    def operators_have_keys(self) -> "AuthConfig":
-        unknown = sorted(set(self.operators) - {key.tenant for key in self.keys})
-        if unknown:
-            raise ValueError(f"operators: no key is of tenant {', '.join(unknown)}")
+    def tenants_have_keys(self) -> "AuthConfig":
+        for setting, tenants in (("operators", self.operators), ("models", self.models)):
+            unknown = sorted(set(tenants) - {key.tenant for key in self.keys})
+            if unknown:
+                raise ValueError(f"{setting}: no key is of tenant {', '.join(unknown)}")
         return self
 
     @model_validator(mode="after")
@@ -483,6 +487,14 @@ class AppConfig(Strict):
         clashes = {INGRESS, "metrics", "redis"} & set(self.deployments)
         if clashes:
             raise ValueError(f"deployments: {', '.join(clashes)} is taken by Triptych itself; choose another name")
+        return self
+
+    @model_validator(mode="after")
+    def tenants_models_are_served(self) -> "AppConfig":
+        for tenant, models in self.auth.models.items():
+            unknown = sorted(set(models) - set(self.models))
+            if unknown:
+                raise ValueError(f"auth.models.{tenant}: {', '.join(unknown)} is not one of {', '.join(self.models)}")
         return self
 
     def _refuse_one_name_for_two(self) -> None:
