@@ -21,6 +21,7 @@ from pipelines.settings.config import AppConfig, EmbedModel, ImageTextModel, Mod
 from pipelines.settings.derived import default_max_tokens
 from pipelines.settings.specs import stage_specs
 from pipelines.text_to_image import TextToImagePipeline
+from pipelines.threads import Threads
 from stages.checkpoints.checkpoint import resolve
 from stages.checkpoints.input_versions import input_versions
 from stages.contract.errors import InvalidRequest, UnknownModel
@@ -45,8 +46,8 @@ class StageDirectory(Protocol):
 class Triptych:
     """Implements `pipelines.jobs.Service` over a configuration."""
 
-    def __init__(self, config: AppConfig, client: StageClient, directory: StageDirectory) -> None:
-        self._config, self._client, self._directory = config, client, directory
+    def __init__(self, config: AppConfig, client: StageClient, directory: StageDirectory, threads: Threads) -> None:
+        self._config, self._client, self._directory, self._threads = config, client, directory, threads
         self._specs = stage_specs(config)
         self._chat: dict[str, ChatPipeline] = {}
         self._paint: dict[str, PaintPipeline] = {}
@@ -102,7 +103,7 @@ class Triptych:
             case EmbedModel():
                 fingerprint, max_pixels = self._named(f"{model_id}.embedder"), self._config.limits.image_pixels
                 self._embed[model_id] = ClipEmbedPipeline(
-                    model_id, self._client, fingerprint=fingerprint, max_pixels=max_pixels
+                    model_id, self._client, threads=self._threads, fingerprint=fingerprint, max_pixels=max_pixels
                 )
                 return ModelCard(model_id, "embed", stages, created)
 
@@ -127,6 +128,7 @@ class Triptych:
                 resolve(llm.source, part_files(llm).without_weights()),
                 projector=resolve(projector, PROJECTOR_FILES.without_weights()) if projector is not None else None,
             ),
+            threads=self._threads,
             vision_fingerprint=self._named(f"{model_id}.vision_encoder") if vision is not None else None,
             max_pixels=self._config.limits.image_pixels,
             max_context_tokens=model.llm.max_context_tokens,
@@ -139,6 +141,7 @@ class Triptych:
             self._client,
             rules,
             PromptLengths.load(resolve(text.source, part_files(text).without_weights())),
+            threads=self._threads,
             text_fingerprint=self._named(f"{model_id}.text_encoder"),
             vae_fingerprint=self._named(f"{model_id}.vae_encoder") if model.vae_encoder is not None else None,
             max_picture_pixels=self._config.limits.image_pixels,

@@ -126,5 +126,6 @@ class Engine(Protocol[P_contra]):
         ...
 
     def close(self, timeout_s: float | None = None) -> None:
-        """Whatever is unfinished fails with `Unavailable`, at once; then waits for what runs. Idempotent."""
+        """Whatever is unfinished fails with `Unavailable`, at once; then waits for what runs (None: as long as that may take, but
+        not for what never ends). Idempotent."""
         ...

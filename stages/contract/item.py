@@ -1,8 +1,9 @@
 """One piece of work for one stage, what it did for it, and its counters. Knows no kind of stage."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Generic, TypeVar
 
 from stages.contract.result import Result
 
@@ -17,7 +18,9 @@ class Item(Generic[P_co]):
     """One piece of work for one stage.
 
     `name` is the digest under which the result is remembered (one-shot stages only; None: never remembered).
-    `deadline` is wall-clock time (`time.time()` seconds), so that it means the same on every machine.
+    `deadline` is wall-clock time (`time.time()` seconds) of the process that holds the item. No two machines' clocks agree, so
+    what crosses to another process is how much time is left; what the way takes is not taken off, since whoever sent it waits no
+    longer by its own clock.
     A lower `priority` runs first (0 is the default; negative is more urgent).
     `pace_s` (iterative stages): after the first events, further ones are handed over no more often than this, several at a
     time; infinite: all of them at the end. Every hand-over costs its way through the cluster.
@@ -33,6 +36,14 @@ class Item(Generic[P_co]):
     pace_s: float = 0.0
     tenant: str = DEFAULT_TENANT
     request: str = ""
+
+    def __reduce__(self) -> tuple[Callable[..., "Item[Any]"], tuple[Mapping[str, Any]]]:
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return _arrived, (given | {"deadline": self.deadline - time.time()},)
+
+
+def _arrived(given: Mapping[str, Any]) -> Item[Any]:
+    return Item(**{**given, "deadline": given["deadline"] + time.time()})
 
 
 @dataclass(frozen=True, slots=True)

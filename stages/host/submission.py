@@ -7,10 +7,10 @@ Knows no names and no cache: how an input is resolved is handed in.
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from stages.contract.engine import Engine, Handle
 from stages.contract.errors import DeadlineExceeded, InvalidRequest, Overloaded, QueueFull, TriptychError
@@ -22,8 +22,8 @@ from stages.engine.scheduling.room import Tally, has_room_for_another
 from stages.engine.work import as_stage_error
 from stages.host.deadlines import remaining_s, too_late
 from stages.host.held_receipts import HeldReceipt, held
+from stages.host.together import together
 
-T = TypeVar("T")
 Resolve = Callable[[Recipe[Any], Item[Any]], Awaitable[Reply[Any]]]
 """The result of a recipe, on behalf of an item."""
 
@@ -105,7 +105,7 @@ class HostedEngine:
         """All of them at once; where one can't be had, none is waited for any more."""
         self._waiting.add(item.tenant)
         try:
-            replies = await _together([self._one(recipe, item) for recipe in recipes])
+            replies = await together(self._one(recipe, item) for recipe in recipes)
         finally:
             self._waiting.remove(item.tenant)
         inputs = Inputs({recipe.name: result for recipe, (result, _) in zip(recipes, replies, strict=True)})
@@ -217,14 +217,3 @@ class Submission:
         else:
             self._outlet.at_hand(at_hand.receipts)
             handle.supply(at_hand.inputs)
-
-
-async def _together(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """All results, in order. The first error ends what is unfinished, and is raised."""
-    tasks = [asyncio.ensure_future(one) for one in work]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -15,7 +15,7 @@ from stages.contract.recipe import NO_INPUTS
 from stages.contract.result import Result
 from stages.engine.delivery import LoopDelivery
 from tests.stages.bench import AddingEngine, Bench, number, prepared, submit, workbench
-from tests.stages.fakes import PATIENCE_S, Add, Adder, Inbox, Sum, Total
+from tests.stages.fakes import PATIENCE_S, Add, Adder, Divider, Inbox, Sum, Total
 
 
 @pytest.fixture
@@ -109,7 +109,8 @@ def test_a_bad_item_fails_alone(bench: Bench) -> None:
     assert inboxes[2].total == 4
     error = inboxes[1].wait().error
     assert isinstance(error, StageFailed)
-    assert error.message == "stage adder failed on this item: RuntimeError: the device has bad luck"
+    assert error.message == "stage adder failed on this item"
+    assert error.detail == "RuntimeError: the device has bad luck"
     assert error.__traceback__ is None  # its frames would keep tensors alive
     assert [sorted(batch) for batch in stage.batches] == [[1], [2, 4, 13], [2], [13], [4]]
     receipt = inboxes[2].receipt
@@ -422,3 +423,18 @@ def test_answers_for_a_loop_that_is_gone_are_dropped(bench: Bench) -> None:
     add(engine, 2)
     stage.run_gate.wait_for(2)
     engine.check()
+
+
+# ---- results that are no numbers ----
+
+
+def test_a_result_that_is_no_number_fails_its_item_alone_and_is_counted(bench: Bench) -> None:
+    stage = Divider(run_gate=bench.gate())
+    engine = bench.one_shot(stage)
+    inboxes = [add(engine, 4), add(engine, 1, -1), add(engine, 2)]
+    prepared(engine, 2)
+    stage.run_gate.open()
+    assert [inbox.wait().error for inbox in inboxes][::2] == [None, None]
+    assert isinstance(inboxes[1].error, StageFailed)
+    assert "NaN" in inboxes[1].error.message
+    assert engine.metrics()["failed_total"] == 1
