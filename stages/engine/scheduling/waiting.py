@@ -247,13 +247,12 @@ class WaitingLine(Generic[W]):
         return dict(sorted(lines.items(), key=lambda pair: pair[1][0].arrival))
 
     def first_of_each(self, entry_ids: Iterable[str], now: float) -> dict[str, Entry[W]]:
-        """Of these, whoever ranks first of each tenant."""
-        rank, first = self._rank(now), dict[str, Entry[W]]()
-        for entry in filter(None, map(self._entries.get, entry_ids)):
-            best = first.get(entry.tenant)
-            if best is None or rank(entry) < rank(best):
-                first[entry.tenant] = entry
-        return first
+        """Of these, whoever ranks first of each tenant; the tenants in the order that they are met in."""
+        entries = [entry for entry in map(self._entries.get, entry_ids) if entry is not None]
+        rank, lines = self._rank(now), dict[str, list[Entry[W]]]()
+        for entry in entries:
+            lines.setdefault(entry.tenant, []).append(entry)
+        return {tenant: min(line, key=rank) for tenant, line in lines.items()}
 
     def _rank(self, now: float) -> Callable[[Entry[W]], tuple[float, float, float]]:
         ageing_s = self._ageing_s
