@@ -238,7 +238,7 @@ class DeploymentConfig(Strict):
     max_ongoing_requests: int | None = Field(
         None,
         ge=1,
-        description="requests one replica holds, the rest wait for the next replica; None: two full batches, at least 16",
+        description="requests one replica holds, the rest wait for the next replica; None: a full batch and all that may wait",
     )
     max_queued_requests: int = Field(256, ge=1, description="requests that may wait for a replica before 429")
     health_check_period_s: float = Field(2, gt=0)

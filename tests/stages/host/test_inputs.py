@@ -56,10 +56,16 @@ class Scene:
         self.here.add("m.count", self.count, batch=BatchLimits(2), queue=QueueLimits(3))
 
     def start(
-        self, *recipes: Recipe[Total], start: int = 1, in_s: float | None = None, priority: int = 0, id: str = "r"
+        self,
+        *recipes: Recipe[Total],
+        start: int = 1,
+        in_s: float | None = None,
+        priority: int = 0,
+        id: str = "r",
+        tenant: str = "t",
     ) -> "asyncio.Task[list[object]]":
         deadline = float("inf") if in_s is None else time.time() + in_s
-        item = Item(id, CountFrom(start, plus=recipes), priority=priority, deadline=deadline, tenant="t")
+        item = Item(id, CountFrom(start, plus=recipes), priority=priority, deadline=deadline, tenant=tenant)
         return asyncio.create_task(collect(self.here.stream("m.count", item)))
 
     async def close(self) -> None:
@@ -256,6 +262,30 @@ async def test_how_many_wait_for_inputs_is_bounded(scene: Scene) -> None:
     assert (refused.value.retry_after_s or 0) >= 1
     scene.elsewhere.let_go()
     await asyncio.gather(*waiting)
+
+
+async def test_who_waits_for_inputs_keeps_no_other_tenant_out(scene: Scene) -> None:
+    scene.elsewhere.hold()
+    waiting = [scene.start(plus(n), tenant="crowd") for n in range(3)]
+    await once(lambda: scene.here.metrics()[0].counters["waiting_for_inputs"] == 3)
+    with pytest.raises(QueueFull):
+        await scene.start(plus(8), tenant="crowd")
+    single = scene.start(plus(9), tenant="single")
+    await once(lambda: scene.here.metrics()[0].counters["waiting_for_inputs"] == 4)
+    with pytest.raises(QueueFull, match="4 requests wait"):
+        await scene.start(plus(9), tenant="single")
+    for one in waiting:
+        one.cancel()
+    await asyncio.wait(waiting)
+    assert scene.here.metrics()[0].counters["waiting_for_inputs"] == 1
+    scene.elsewhere.let_go()
+    assert counted(await single)[-1] == 0
+
+
+async def test_what_is_made_for_an_item_is_its_tenants_and_its_requests_work(scene: Scene) -> None:
+    item = Item("x", CountFrom(1, plus=(plus(2),)), tenant="crowd", request="n8")
+    await collect(scene.here.stream("m.count", item))
+    assert [(made.tenant, made.request) for made in scene.elsewhere.items] == [("crowd", "n8")]
 
 
 async def test_what_a_stage_holds_already_is_never_asked_for(scene: Scene) -> None:
