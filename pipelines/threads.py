@@ -23,12 +23,13 @@ MAX_LOOK_UPS = 64
 
 @dataclass(frozen=True, slots=True)
 class Threads:
-    """`parsing`: large bodies, by their bytes. `pictures`: strangers' pictures, looked at and shrunk. `prompts`: chat templates and
-    tokenizers, by characters. `digests`: names of pictures. `painting`: finished pictures to files, by pixels. `answers`: large answers
-    to bytes. `names`: the system's resolver."""
+    """`parsing`: large bodies, by their bytes. `pictures`: strangers' pictures, looked at. `decoding`: and shrunk. `prompts`: chat
+    templates and tokenizers, by characters. `digests`: names of pictures. `painting`: finished pictures to files, by pixels. `answers`:
+    large answers to bytes. `names`: the system's resolver."""
 
     parsing: TwoLanes
     pictures: ThreadPool
+    decoding: ThreadPool
     prompts: TwoLanes
     digests: ThreadPool
     painting: TwoLanes
@@ -42,6 +43,7 @@ class Threads:
                 "reading bodies", threads=1, max_waiting=MAX_WAITING, small=SMALL_BODY_BYTES, inline=OFF_LOOP_BYTES
             ),
             pictures=ThreadPool("reading pictures", threads=2, max_waiting=MAX_WAITING),
+            decoding=ThreadPool("decoding pictures", threads=2, max_waiting=MAX_WAITING),
             prompts=TwoLanes("reading prompts", threads=2, max_waiting=MAX_WAITING, small=SMALL_PROMPT_CHARS),
             digests=ThreadPool("naming pictures", threads=2, max_waiting=MAX_WAITING),
             painting=TwoLanes("encoding pictures", threads=2, max_waiting=MAX_WAITING, small=SMALL_PICTURE_PIXELS),
@@ -51,5 +53,5 @@ class Threads:
 
     def close(self) -> None:
         """What has not started never does; waits for nobody."""
-        for pool in (self.parsing, self.pictures, self.prompts, self.digests, self.painting, self.answers):
+        for pool in (self.parsing, self.pictures, self.decoding, self.prompts, self.digests, self.painting, self.answers):
             pool.close()

@@ -88,7 +88,7 @@ class ServeDirectory:
             replicas=replicas,
             ready=replicas > 0 or may_sleep,
             loader=spec.loader,
-            source=str(spec.source),
+            source=spec.source.public_name(),
             scaled_to_zero=replicas == 0 and may_sleep,
         )
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from pipelines.cluster.autoscaling import LOAD
 from pipelines.cluster.loop_watch import LoopWatch
+from pipelines.settings.private_redis import embedded_directory
 from pipelines.settings.replica_spec import ReplicaSpec
 from stages.contract.item import Item, Reply
 from stages.device.cores import available_cores, cores_of_this_machine
@@ -143,10 +144,10 @@ def time_limit(seconds: float, what: str, setting: str) -> Iterator[None]:
 class RedisReplica:
     """The embedded Redis server as a deployment, so that Serve heals it like any other part."""
 
-    def __init__(self, directory: str, max_memory_bytes: int) -> None:
+    def __init__(self, name: str, max_memory_bytes: int) -> None:
         from cache.embedded import EmbeddedRedis
 
-        self._server = EmbeddedRedis(max_memory_bytes=max_memory_bytes, directory=directory)
+        self._server = EmbeddedRedis(max_memory_bytes=max_memory_bytes, directory=embedded_directory(name))
         self._pinging = DaemonThreads("asking Redis whether it lives", max_threads=4)
 
     async def check_health(self) -> None:

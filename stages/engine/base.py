@@ -17,11 +17,12 @@ from typing import Any, Generic, Protocol, TypedDict, TypeVar
 from stages.contract.engine import EngineIdentity, Handle, Load, Receiver
 from stages.contract.errors import Cancelled, DeadlineExceeded, OutOfMemory, TriptychError, Unavailable
 from stages.contract.faults import Fault, fault_of
-from stages.contract.item import Item
+from stages.contract.item import DEFAULT_TENANT, Item
 from stages.contract.limits import QueueLimits
 from stages.contract.recipe import Inputs, Payload, Recipe
 from stages.contract.result import Result
 from stages.contract.stage import Resident, Share
+from stages.contract.wanted import wanted_while
 from stages.device.cores import CoreLease
 from stages.engine.delivery import Deliver, deliver_here
 from stages.engine.device_faults import DeviceFaults
@@ -124,7 +125,7 @@ class BaseEngine(ABC, Generic[P, Q]):
     @abstractmethod
     def result_type(self) -> type[Result] | None: ...
 
-    def needs(self, payload: P) -> Sequence[Recipe[Any]]:
+    def needs(self, payload: P, tenant: str = DEFAULT_TENANT) -> Sequence[Recipe[Any]]:
         """A payload that needs nothing is not looked at here: `submit` will."""
         if not payload.needs():
             return ()
@@ -132,7 +133,7 @@ class BaseEngine(ABC, Generic[P, Q]):
             self._refuse_if_ended()
             cost = self._checked_cost(payload)
             with self._in_flight.lock:
-                self._in_flight.refuse_if_full(cost)
+                self._in_flight.refuse_if_full(cost, tenant)
             return self._needs_of(payload)
         except Exception as error:
             raise as_stage_error(self.identity.stage, error) from None
@@ -253,7 +254,7 @@ class BaseEngine(ABC, Generic[P, Q]):
             return
         failure: TriptychError | None = None
         try:
-            with self._faults.preparing(work):
+            with self._faults.preparing(work), wanted_while(lambda: not work.settled):
                 prepared = self._preparer.prepare(work.item.payload, work.inputs)
                 share = self._share_of(prepared)
             with self._in_flight.lock:

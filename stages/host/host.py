@@ -226,6 +226,7 @@ class StageHost:
             priority=wanted_by.priority,
             deadline=wanted_by.deadline,
             tenant=wanted_by.tenant,
+            request=wanted_by.request,
         )
         return await self._resolver.result(item, self._maker(recipe.stage))
 

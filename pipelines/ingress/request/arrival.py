@@ -21,7 +21,7 @@ from pipelines.ingress.request.settings import IngressSettings
 from pipelines.ingress.schemas.strict import AskingBody
 from pipelines.jobs import ModelCard, Service
 from pipelines.threads import Threads
-from stages.contract.errors import InvalidRequest
+from stages.contract.errors import InvalidRequest, NotAuthorized
 
 B = TypeVar("B", bound=AskingBody)
 T = TypeVar("T")
@@ -49,7 +49,17 @@ class Arrival:
 
     def identify(self, request: Request) -> Caller:
         """Raises `NotAuthorized`."""
-        return self.settings.key_ring().identify(request.headers.get("authorization"))
+        caller = self.settings.key_ring().identify(request.headers.get("authorization"))
+        request.state.tenant = caller.tenant  # for `RequestLog`, which counts
+        return caller
+
+    def is_known(self, request: Request) -> bool:
+        """Whether `identify` would let it in."""
+        try:
+            self.identify(request)
+        except NotAuthorized:
+            return False
+        return True
 
     async def read(self, request: Request, model: type[B], context: RequestContext) -> B:
         """The checked body. Raises `InvalidRequest`, `TooLarge` and `DeadlineExceeded`."""

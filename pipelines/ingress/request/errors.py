@@ -83,7 +83,14 @@ class UnsupportedMediaType(InvalidRequest):
     code = "unsupported_media_type"
 
 
+class Forbidden(TriptychError):
+    """Whoever asks is not answered, whatever is asked (`local_caller.py`)."""
+
+    code = "forbidden"
+
+
 TABLE[UnsupportedMediaType] = HttpAnswer(415, "invalid_request_error")
+TABLE[Forbidden] = HttpAnswer(403, "permission_error", retry=False)
 
 
 def answer_to(error: TriptychError) -> HttpAnswer:

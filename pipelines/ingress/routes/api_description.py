@@ -23,6 +23,7 @@ REF = "#/components/schemas/{model}"
 REASONS = {
     400: "the request is at fault; `param` names the field",
     401: "an API key is needed, or is not known",
+    403: "no keys are configured, and this may be another's request than this machine's user's",
     404: "not served",
     413: "over a configured limit",
     415: "another content-type than the operation takes",

@@ -11,7 +11,6 @@ from fastapi import Request, Response
 
 from pipelines.context import RequestContext
 from pipelines.ingress.pictures.image_url import PictureSource
-from pipelines.ingress.pictures.picture_detail import low_detail
 from pipelines.ingress.request.arrival import Arrival
 from pipelines.ingress.request.disconnect import unless_gone
 from pipelines.ingress.request.limits import check_count, check_length, check_value
@@ -103,10 +102,7 @@ class ChatRoute:
         return await self.threads.parsing.run(size, _with_pictures, messages, pictures)
 
     async def _picture(self, where: ChatImageAddress, param: str) -> ImagePart:
-        part = await self.pictures.load(where.url, param=param)
-        if where.detail == "low":
-            part = await self.threads.pictures.run(low_detail, part, max_pixels=self.settings.limits.image_pixels)
-        return part
+        return await self.pictures.load(where.url, param=param, low_detail=where.detail == "low")
 
     def _check_pictures(self, addresses: Sequence[tuple[str, ChatImageAddress]]) -> None:
         limits = self.settings.limits

@@ -26,8 +26,13 @@ class ModelsRoute:
         served = ", ".join(card.id for card in cards) or "none"
         raise UnknownModel(f"model {model[:100]!r} is not served; models: {served}", param="model")
 
-    async def readiness(self) -> Readiness:
-        """Ready when every stage that a model needs has a live replica, or is scaled to zero on purpose."""
+    async def readiness(self, *, whole: bool) -> Readiness:
+        """Ready when every stage that a model needs has a live replica, or is scaled to zero on purpose. `whole`: which has none, and
+        why nobody can tell, too."""
+        readiness = await self._readiness()
+        return readiness if whole else Readiness(ready=readiness.ready)
+
+    async def _readiness(self) -> Readiness:
         try:
             stages = await self.service.stage_cards()
         except TriptychError as error:

@@ -353,6 +353,7 @@ async def test_metrics_have_every_counter_by_its_agreed_name(host: StageHost) ->
     assert (adder.stage, adder.replica, adder.device) == ("adder", "r1", "cpu")
     assert set(adder.counters) == {
         "queued",
+        "queued_tenants",
         "preparing",
         "running",
         "waiting_for_inputs",
@@ -367,6 +368,8 @@ async def test_metrics_have_every_counter_by_its_agreed_name(host: StageHost) ->
         "expired_total",
         "rejected_total",
         "preempted_total",
+        "preempted_for_others_total",
+        "let_in_beyond_total",
         "out_of_memory_total",
         "batch_bound_items",
         "batch_bound_cost",
