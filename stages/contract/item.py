@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Generic, TypeVar
 
 from stages.contract.result import Result
@@ -22,6 +22,8 @@ class Item(Generic[P_co]):
     A lower `priority` runs first (0 is the default; negative is more urgent).
     `pace_s` (iterative stages): after the first events, further ones are handed over no more often than this, several at a
     time; infinite: all of them at the end. Every hand-over costs its way through the cluster.
+    `made_for`: by stage, a digest of the files that its tokens, names and payload suppose there; a stage that was loaded from others
+    refuses it.
     """
 
     id: str
@@ -31,9 +33,10 @@ class Item(Generic[P_co]):
     deadline: float = float("inf")
     pace_s: float = 0.0
     tenant: str = "default"
+    made_for: Mapping[str, str] = field(default_factory=dict)
 
     def __reduce__(self) -> tuple[Callable[..., "Item[Any]"], tuple[Mapping[str, Any]]]:
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        given = {each.name: getattr(self, each.name) for each in fields(self)}
         return _arrived, (given | {"deadline": self.deadline - time.time()},)
 
 
