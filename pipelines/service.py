@@ -22,6 +22,7 @@ from pipelines.settings.config import AppConfig, EmbedModel, ImageTextModel, Mod
 from pipelines.settings.derived import default_max_tokens
 from pipelines.settings.specs import stage_specs
 from pipelines.text_to_image import TextToImagePipeline
+from pipelines.threads import Threads
 from stages.checkpoints.checkpoint import resolve
 from stages.checkpoints.input_versions import input_versions
 from stages.contract.errors import InvalidRequest, UnknownModel
@@ -51,8 +52,8 @@ class StageDirectory(Protocol):
 class Triptych:
     """Implements `pipelines.jobs.Service` over a configuration."""
 
-    def __init__(self, config: AppConfig, client: StageClient, directory: StageDirectory) -> None:
-        self._config, self._directory = config, directory
+    def __init__(self, config: AppConfig, client: StageClient, directory: StageDirectory, threads: Threads) -> None:
+        self._config, self._directory, self._threads = config, directory, threads
         self._specs = stage_specs(config)
         self._made_for = {name: _read_of(spec) for name, spec in self._specs.items() if spec.kind not in UNREAD}
         self._clients = {model_id: self._agreeing(client, model_id) for model_id in config.models}
@@ -110,7 +111,7 @@ class Triptych:
             case EmbedModel():
                 fingerprint, max_pixels = self._named(f"{model_id}.embedder"), self._config.limits.image_pixels
                 self._embed[model_id] = ClipEmbedPipeline(
-                    model_id, self._clients[model_id], fingerprint=fingerprint, max_pixels=max_pixels
+                    model_id, self._clients[model_id], threads=self._threads, fingerprint=fingerprint, max_pixels=max_pixels
                 )
                 return ModelCard(model_id, "embed", stages, created)
 
@@ -139,6 +140,7 @@ class Triptych:
                 resolve(llm.source, part_files(llm).without_weights()),
                 projector=resolve(projector, PROJECTOR_FILES.without_weights()) if projector is not None else None,
             ),
+            threads=self._threads,
             vision_fingerprint=self._named(f"{model_id}.vision_encoder") if vision is not None else None,
             max_pixels=self._config.limits.image_pixels,
             max_context_tokens=model.llm.max_context_tokens,
@@ -151,6 +153,7 @@ class Triptych:
             self._clients[model_id],
             rules,
             PromptLengths.load(resolve(text.source, part_files(text).without_weights())),
+            threads=self._threads,
             text_fingerprint=self._named(f"{model_id}.text_encoder"),
             vae_fingerprint=self._named(f"{model_id}.vae_encoder") if model.vae_encoder is not None else None,
             max_picture_pixels=self._config.limits.image_pixels,

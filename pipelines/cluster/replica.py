@@ -7,9 +7,11 @@ The class is plain Python: `pipelines/cluster/stage_deployment.py` makes a deplo
 
 import asyncio
 import logging
+import os
+import threading
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 from numpy.typing import NDArray
@@ -24,6 +26,7 @@ from stages.host.host import StageHost
 from stages.host.loading import load_into
 from stages.host.makers import StageCaller
 from stages.host.packed_item import PackedItem, unpacked
+from stages.host.thread_pool import DaemonThreads
 
 REPORT_PERIOD_S = 1.0
 REPORT_UNCHANGED_S = 10.0  # well within what the table takes for a sign of life
@@ -48,7 +51,8 @@ class StageReplica:
             elsewhere=elsewhere,
         )
         for stage in spec.stages:
-            loaded = load_into(self._host, stage)
+            with time_limit(stage.max_load_s, f"loading {stage.name}", "models.*.*.max_load_s"):
+                loaded = load_into(self._host, stage)
             seconds, device = time.monotonic() - began, loaded.stage.device
             log.info("%s loaded from %s on %s in %s, in %.1f s", stage.name, stage.source, device, loaded.dtype, seconds)
         self._reporting: asyncio.Task[None] | None = None
@@ -105,6 +109,24 @@ class StageReplica:
         await self._host.close()
 
 
+@contextmanager
+def time_limit(seconds: float, what: str, setting: str) -> Iterator[None]:
+    """Ends the process where what is inside takes longer: nothing else can interrupt a load that hangs, and until it is through Serve
+    neither sends requests nor checks health. Serve starts another process in its place."""
+
+    def end() -> None:
+        log.critical("%s has not ended within %g s (%s): this process ends, to be started again", what, seconds, setting)
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 class RedisReplica:
     """The embedded Redis server as a deployment, so that Serve heals it like any other part."""
 
@@ -112,9 +134,10 @@ class RedisReplica:
         from cache.embedded import EmbeddedRedis
 
         self._server = EmbeddedRedis(max_memory_bytes=max_memory_bytes, directory=embedded_directory(name))
+        self._pinging = DaemonThreads("asking Redis whether it lives", max_threads=4)
 
     async def check_health(self) -> None:
-        await asyncio.to_thread(self._server.ping)
+        await self._pinging.run(self._server.ping)
 
     def __del__(self) -> None:
         self._server.close()

@@ -254,7 +254,8 @@ def _load_config(checkpoint: Checkpoint) -> Any:
 
     gguf = gguf_file(checkpoint.folder)
     try:
-        return AutoConfig.from_pretrained(str(checkpoint.folder), **({"gguf_file": gguf} if gguf else {}))
+        more = {"gguf_file": gguf} if gguf else {}
+        return AutoConfig.from_pretrained(str(checkpoint.folder), trust_remote_code=False, **more)
     except Exception as error:  # a broken checkpoint fails in a dozen ways, and all of them are the configuration's
         raise ConfigurationError(f"{checkpoint.source} has no configuration that transformers can load: {error}") from error
 
@@ -263,7 +264,7 @@ def _load_processor(checkpoint: Checkpoint) -> Any:
     from transformers import AutoProcessor
 
     try:
-        processor = AutoProcessor.from_pretrained(str(checkpoint.folder))
+        processor = AutoProcessor.from_pretrained(str(checkpoint.folder), trust_remote_code=False)
     except Exception as error:  # as above
         raise ConfigurationError(f"{checkpoint.source} has no processor that transformers can load: {error}") from error
     _check_template(checkpoint, processor.chat_template or processor.tokenizer.chat_template)

@@ -88,6 +88,11 @@ class PartConfig(Strict):
         gt=0,
         description="a batch, a step or preparing an item that takes longer means a broken replica (the first: 5 times)",
     )
+    max_load_s: float = Field(
+        3600,
+        gt=0,
+        description="fetching, loading and warming up that take longer end the replica's process, and Serve starts it again",
+    )
 
 
 class VisionEncoderConfig(PartConfig):
@@ -308,8 +313,16 @@ class CacheConfig(Strict):
 
 class LimitsConfig(Strict):
     body_bytes: int = Field(32 * 2**20, ge=1024)
+    body_bytes_in_flight: int | None = Field(
+        None,
+        ge=1024,
+        description="bodies that one HTTP process holds at a time, each beyond its first 64 KiB; None: 16 of body_bytes",
+    )
     image_bytes: int = Field(20 * 2**20, ge=64)
     image_pixels: int = Field(25_000_000, ge=1)
+    pixels_in_flight: int | None = Field(
+        None, ge=1, description="pixels of pictures that one process decodes at a time; None: twice image_pixels"
+    )
     images_per_request: int = Field(8, ge=0)
     prompt_chars: int = Field(200_000, ge=1)
     max_tokens: int | None = Field(None, ge=1, description="of a chat's answer; None: what the context holds")
@@ -368,6 +381,10 @@ class AuthConfig(Strict):
     keys: tuple[KeyConfig, ...] = ()
     secret_env: str | None = Field(None, min_length=1)
     secret_file: str | None = Field(None, min_length=1)
+    operators: tuple[str, ...] = Field(
+        (),
+        description="tenants who see of all what the others see of their own: counters, replicas, batches; one tenant alone does",
+    )
 
     def secret(self) -> bytes:
         """Raises `ConfigurationError` where the environment variable or the file holds no secret."""
@@ -398,6 +415,13 @@ class AuthConfig(Strict):
         return self
 
     @model_validator(mode="after")
+    def operators_have_keys(self) -> "AuthConfig":
+        unknown = sorted(set(self.operators) - {key.tenant for key in self.keys})
+        if unknown:
+            raise ValueError(f"operators: no key is of tenant {', '.join(unknown)}")
+        return self
+
+    @model_validator(mode="after")
     def several_tenants_need_a_secret(self) -> "AuthConfig":
         if self.secret_env is not None and self.secret_file is not None:
             raise ValueError("give secret_env or secret_file, not both")
@@ -424,6 +448,11 @@ class IngressConfig(Strict):
     num_replicas: int = Field(1, ge=1)
     ray_actor_options: ActorOptions = ActorOptions()
     max_ongoing_requests: int = Field(1000, ge=1)
+    max_queued_requests: int | None = Field(
+        None,
+        ge=1,
+        description="requests that may wait for a replica before 429, at each of Serve's proxies; None: max_ongoing_requests",
+    )
 
 
 class AppConfig(Strict):

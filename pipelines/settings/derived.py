@@ -25,6 +25,8 @@ BATCH_ITEMS = 16
 PREFILL_CHUNK_TOKENS = 256
 MAX_TOKENS = 512  # of an answer whose bound nobody gave: done before its deadline on a slow machine, too
 MAX_PIXELS = 1_048_576
+PICTURES_IN_FLIGHT = 2  # of the largest allowed: one for each thread that decodes
+BODIES_IN_FLIGHT = 16  # of the largest allowed
 FEWEST_ONGOING = 16
 FULL_BATCHES = 2  # one runs, one is there when it ends
 ANSWERED_WITHIN_S = 10  # of a request's deadline its answer is on its way to the client
@@ -54,6 +56,18 @@ def prefill_chunk_tokens(llm: LlmConfig) -> int:
 
 def default_max_tokens(limits: LimitsConfig) -> int:
     return limits.default_max_tokens or min(MAX_TOKENS, limits.max_tokens or MAX_TOKENS)
+
+
+def pixels_in_flight(limits: LimitsConfig) -> int:
+    return limits.pixels_in_flight or PICTURES_IN_FLIGHT * limits.image_pixels
+
+
+def body_bytes_in_flight(limits: LimitsConfig) -> int:
+    return limits.body_bytes_in_flight or BODIES_IN_FLIGHT * limits.body_bytes
+
+
+def max_queued_requests(ingress: IngressConfig) -> int:
+    return ingress.max_queued_requests or ingress.max_ongoing_requests
 
 
 def max_pixels(model: TextToImageModel) -> int:
@@ -117,6 +131,12 @@ def _derived(config: AppConfig) -> Iterator[tuple[str, object, str]]:
     limits = config.limits
     if limits.default_max_tokens is None:
         yield "limits.default_max_tokens", default_max_tokens(limits), "of a chat that gives no max_tokens"
+    if limits.pixels_in_flight is None:
+        yield "limits.pixels_in_flight", pixels_in_flight(limits), f"{PICTURES_IN_FLIGHT} x image_pixels"
+    if limits.body_bytes_in_flight is None:
+        yield "limits.body_bytes_in_flight", body_bytes_in_flight(limits), f"{BODIES_IN_FLIGHT} x body_bytes"
+    if config.ingress.max_queued_requests is None:
+        yield "ingress.max_queued_requests", max_queued_requests(config.ingress), "as many as a replica takes"
     for name, model in config.models.items():
         for part_name, part in model.parts().items():
             path, llm = f"models.{name}.{part_name}", isinstance(part, LlmConfig)
@@ -156,6 +176,8 @@ def _derived_for_home(path: str, home: Home, room: Capacity) -> Iterator[tuple[s
 
 
 def _limits_faults(limits: LimitsConfig) -> Iterator[str]:
+    if (room := body_bytes_in_flight(limits)) < limits.body_bytes:
+        yield f"limits.body_bytes_in_flight: {room} has no room for one body of limits.body_bytes {limits.body_bytes}; at least that"
     given, most = limits.default_max_tokens, limits.max_tokens
     if given is not None and most is not None and given > most:
         yield f"limits.default_max_tokens: {given} is over limits.max_tokens {most}; at most {most}"

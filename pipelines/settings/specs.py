@@ -39,6 +39,7 @@ def stage_spec(name: str, part: PartConfig) -> StageSpec:
         batch=BatchLimits(max_items=batch_items(part), max_cost=part.batch.max_cost),
         queue=part.queue.limits(),
         max_step_s=part.max_step_s,
+        max_load_s=part.max_load_s,
         projector=_source(projector) if projector is not None else None,
         settings=LlmSettings(part.num_slots, part.max_context_tokens, prefill_chunk_tokens(part))
         if isinstance(part, LlmConfig)

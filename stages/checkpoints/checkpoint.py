@@ -46,6 +46,10 @@ class Source:
             return f"demo:{self.demo}"
         return self.folder if self.folder is not None else f"{self.hub}@{self.revision or 'main'}"
 
+    def public_name(self) -> str:
+        """For clients: of a folder its own name, not where on this machine it lies."""
+        return str(self) if self.folder is None else f"folder:{Path(self.folder).name}"
+
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:

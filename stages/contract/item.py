@@ -10,6 +10,8 @@ from stages.contract.result import Result
 P_co = TypeVar("P_co", covariant=True)
 V = TypeVar("V", bound=Result)
 
+DEFAULT_TENANT = "default"
+
 
 @dataclass(frozen=True, slots=True)
 class Item(Generic[P_co]):
@@ -22,6 +24,8 @@ class Item(Generic[P_co]):
     A lower `priority` runs first (0 is the default; negative is more urgent).
     `pace_s` (iterative stages): after the first events, further ones are handed over no more often than this, several at a
     time; infinite: all of them at the end. Every hand-over costs its way through the cluster.
+    A device's time is shared between tenants, whatever their priorities. `request`: what it is a piece of, so that others of the
+    tenant need not wait for all of its pieces ("": of nothing that has several).
     `made_for`: by stage, a digest of the files that its tokens, names and payload suppose there; a stage that was loaded from others
     refuses it.
     """
@@ -32,7 +36,8 @@ class Item(Generic[P_co]):
     priority: int = 0
     deadline: float = float("inf")
     pace_s: float = 0.0
-    tenant: str = "default"
+    tenant: str = DEFAULT_TENANT
+    request: str = ""
     made_for: Mapping[str, str] = field(default_factory=dict)
 
     def __reduce__(self) -> tuple[Callable[..., "Item[Any]"], tuple[Mapping[str, Any]]]:
@@ -103,10 +108,12 @@ class StageMetrics:
     device: str
     dtype: str
     counters: Mapping[str, float]
-    """queued (of which preparing), running, waiting_for_inputs (counted in neither), missing_inputs_total (how often an item had to
-    wait for inputs after all), items_total, batches_total, batch_items_total, steps_total, device_seconds_total, cancelled_total,
+    """queued (of which preparing), queued_tenants (whose they are), running, waiting_for_inputs (counted in neither),
+    missing_inputs_total (how often an item had to wait for inputs after all), items_total, batches_total,
+    batch_items_total, steps_total, device_seconds_total, cancelled_total,
     failed_total, expired_total, rejected_total (these four also of what never got its inputs), preempted_total,
-    out_of_memory_total (batches that did not fit),
+    preempted_for_others_total (of those, for another tenant, which had fewer rows), let_in_beyond_total (into a full queue, because
+    their tenant had less than its part of it), out_of_memory_total (batches that did not fit),
     batch_bound_items and batch_bound_cost (what a batch may hold now: less than configured after that),
     cache_hits_memory_total, cache_hits_redis_total, cache_misses_total, cache_joined_total, cache_evictions_total,
     cache_errors_total"""

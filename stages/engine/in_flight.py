@@ -57,7 +57,20 @@ class InFlight:
             self.counters.expired_total += 1
             raise self.too_late(work)
         try:
-            self.scheduler.add(Entry(work.id, work, None, cost, item.priority, work.deadline, arrival=now, ready=False))
+            self.scheduler.add(
+                Entry(
+                    work.id,
+                    work,
+                    None,
+                    cost,
+                    item.priority,
+                    work.deadline,
+                    arrival=now,
+                    ready=False,
+                    tenant=item.tenant,
+                    request=item.request,
+                )
+            )
         except Overloaded:
             self.counters.rejected_total += 1
             raise
@@ -65,10 +78,10 @@ class InFlight:
         self._live[work.id] = work
         return work
 
-    def refuse_if_full(self, cost: float) -> None:
-        """Raises `QueueFull` where one more of this cost would not be accepted."""
+    def refuse_if_full(self, cost: float, tenant: str) -> None:
+        """Raises `QueueFull` where one more of this cost, of this tenant, would not be accepted."""
         try:
-            self.scheduler.waiting.refuse_if_full(cost)
+            self.scheduler.waiting.refuse_if_full(cost, tenant)
         except Overloaded:
             self.counters.rejected_total += 1
             raise
@@ -189,10 +202,13 @@ class InFlight:
         load, bound = self.scheduler.load(), self.scheduler.bound.limits
         return {
             "queued": float(load.queued),
+            "queued_tenants": float(self.scheduler.waiting.num_tenants),
             "preparing": float(self.scheduler.waiting.num_preparing),
             "running": float(load.running),
             "batch_bound_items": float(bound.max_items),
             "batch_bound_cost": bound.max_cost,
+            "let_in_beyond_total": float(self.scheduler.waiting.num_let_in_beyond),
+            "preempted_for_others_total": float(self.scheduler.num_yielded),
             **self.counters.as_metrics(),
         }
 

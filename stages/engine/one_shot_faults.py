@@ -13,7 +13,8 @@ from stages.contract.faults import Fault, fault_of
 from stages.contract.result import Result
 from stages.engine.device_faults import DeviceFaults
 from stages.engine.in_flight import InFlight
-from stages.engine.scheduling.scheduler import Entry, fill
+from stages.engine.scheduling.fairness import fill
+from stages.engine.scheduling.scheduler import Entry
 from stages.engine.work import Work
 
 

@@ -7,6 +7,7 @@ by is in `stages/host/resolving.py`, what runs when in `stages/engine/`. Knows n
 import asyncio
 import math
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any, TypeGuard
 
@@ -14,7 +15,7 @@ from cache.tier import TierStats
 from cache.tiered import TieredCache
 from stages.checkpoints.checkpoint import Contents
 from stages.contract.engine import Engine, Load
-from stages.contract.errors import ConfigurationError, TriptychError, Unavailable
+from stages.contract.errors import ConfigurationError, Overloaded, TriptychError, Unavailable
 from stages.contract.item import Item, Reply, StageMetrics, StreamEnd
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.recipe import Recipe
@@ -25,12 +26,15 @@ from stages.engine.delivery import LoopDelivery
 from stages.engine.health import MAX_STEP_S
 from stages.engine.iterative import IterativeEngine
 from stages.engine.one_shot import OneShotEngine
+from stages.host.cache_threads import CacheThreads
 from stages.host.deadlines import at_deadline
 from stages.host.event_feed import EventFeed
 from stages.host.makers import ElsewhereMaker, EngineMaker, Maker, StageCaller
 from stages.host.origin import Origin
 from stages.host.resolving import Resolver
 from stages.host.submission import HostedEngine, Submission
+from stages.host.thread_pool import DaemonThreads
+from stages.host.together import ended
 
 BROKEN_CLOSE_S = 2.0
 Stage = OneShotStage[Any, Any, Any] | IterativeStage[Any, Any, Any]
@@ -53,6 +57,7 @@ class StageHost:
         elsewhere: StageCaller | None = None,
     ) -> None:
         self._cache = cache if cache is not None else TieredCache()
+        self._cache_threads = CacheThreads(self._cache)
         self._known_stats: Mapping[str, TierStats] = {}
         self._asking: asyncio.Task[None] | None = None
         self._replica, self._cores, self._torch_threads = replica, cores, torch_threads
@@ -61,7 +66,7 @@ class StageHost:
         self._makers: dict[str, Maker] = {}
         self._contents: dict[str, Contents] = {}
         self._elsewhere = elsewhere
-        self._resolver = Resolver(self._cache, replica)
+        self._resolver = Resolver(self._cache, self._cache_threads, replica)
         self._closed = False
 
     def add(
@@ -190,9 +195,16 @@ class StageHost:
         return {name: hosted.engine.residency() for name, hosted in self._hosted.items()}
 
     def check(self) -> None:
-        """Raises `Unavailable` where a stage's device is broken, its batch doesn't end, or its thread is gone. On any thread."""
+        """Raises `Unavailable` where a stage's device is broken, its batch doesn't end, or its thread is gone. On any thread. Every
+        stage is asked: what is in the hands of one that doesn't come back is given up there."""
+        broken: list[Unavailable] = []
         for hosted in self._hosted.values():
-            hosted.engine.check()
+            try:
+                hosted.engine.check()
+            except Unavailable as error:
+                broken.append(error)
+        if broken:
+            raise broken[0]
 
     async def settled(self) -> None:
         """Returns once nothing is being computed or remembered any more."""
@@ -204,13 +216,15 @@ class StageHost:
         self._closed = True
         self._delivery.bind(asyncio.get_running_loop())
         engines = [hosted.engine for hosted in self._hosted.values()]
-        await asyncio.gather(
-            *(asyncio.to_thread(engine.close, BROKEN_CLOSE_S if engine.is_broken else None) for engine in engines)
-        )
+        closing = DaemonThreads("closing stages", max_threads=len(engines))
+        how = await ended(closing.run(engine.close, BROKEN_CLOSE_S if engine.is_broken else None) for engine in engines)
         await self._resolver.close(Unavailable("the stages here are shutting down; try again", retry_after_s=1.0))
         if self._asking is not None:
             await self._asking
-        await asyncio.to_thread(self._cache.close)
+        await self._cache_threads.close()
+        for failure in how:
+            if isinstance(failure, BaseException):
+                raise failure
 
     async def _resolve(self, recipe: Recipe[Any], wanted_by: Item[Any]) -> Reply[Any]:
         """A result that an item needs, as urgent and as long as the item is."""
@@ -222,6 +236,7 @@ class StageHost:
             deadline=wanted_by.deadline,
             tenant=wanted_by.tenant,
             made_for=wanted_by.made_for,
+            request=wanted_by.request,
         )
         self._refuse_if_made_for_others(recipe.stage, item)
         return await self._resolver.result(item, self._maker(recipe.stage))
@@ -269,7 +284,8 @@ class StageHost:
         return self._known_stats
 
     async def _ask_cache(self) -> None:
-        self._known_stats = await asyncio.to_thread(self._cache.stats)
+        with suppress(Overloaded):
+            self._known_stats = await self._cache_threads.stats()
 
     def _shared_cache_counters(self) -> dict[str, float]:
         stats = self._cache_stats()

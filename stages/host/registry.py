@@ -25,6 +25,8 @@ from stages.engine.health import MAX_STEP_S
 from stages.llm.kinds import KINDS as LLM
 from stages.vision.kinds import KINDS as VISION
 
+MAX_LOAD_S = 3600.0
+
 Kinds: TypeAlias = Mapping[tuple[str, str], StageKind]
 """By kind and loader."""
 
@@ -45,8 +47,9 @@ PROJECTOR_FILES = PartFiles(("config.json",), (Weights("", ("model.safetensors",
 
 @dataclass(frozen=True, slots=True)
 class StageSpec:
-    """All that a process must know to load and run one stage. `settings`: of the kind's own. `deployed`: what the source held where it was
-    deployed from (None: it isn't there, or a hub's commit says it); a process that finds something else refuses it."""
+    """All that a process must know to load and run one stage. `max_load_s`: what its process may take to load it. `settings`: of the
+    kind's own. `deployed`: what the source held where it was deployed from (None: it isn't there, or a hub's commit says it); a process
+    that finds something else refuses it."""
 
     name: str
     kind: str
@@ -56,6 +59,7 @@ class StageSpec:
     batch: BatchLimits
     queue: QueueLimits
     max_step_s: float = MAX_STEP_S
+    max_load_s: float = MAX_LOAD_S
     projector: Source | None = None
     settings: object | None = None
     deployed: Contents | None = None

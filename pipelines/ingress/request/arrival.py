@@ -20,7 +20,8 @@ from pipelines.ingress.request.proxy_headers import OWN_HEADER, SHARED_HEADER
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.ingress.schemas.strict import AskingBody
 from pipelines.jobs import ModelCard, Service
-from stages.contract.errors import InvalidRequest
+from pipelines.threads import Threads
+from stages.contract.errors import InvalidRequest, NotAuthorized
 
 B = TypeVar("B", bound=AskingBody)
 T = TypeVar("T")
@@ -35,6 +36,7 @@ class Arrival:
 
     service: Service
     settings: IngressSettings
+    threads: Threads
 
     def open(self, request: Request) -> RequestContext:
         """Raises `NotAuthorized`, and `InvalidRequest` for a timeout header that is not a number within the bounds."""
@@ -47,17 +49,31 @@ class Arrival:
 
     def identify(self, request: Request) -> Caller:
         """Raises `NotAuthorized`."""
-        return self.settings.key_ring().identify(request.headers.get("authorization"))
+        caller = self.settings.key_ring().identify(request.headers.get("authorization"))
+        request.state.tenant = caller.tenant  # for `RequestLog`, which counts
+        return caller
+
+    def is_known(self, request: Request) -> bool:
+        """Whether `identify` would let it in."""
+        try:
+            self.identify(request)
+        except NotAuthorized:
+            return False
+        return True
 
     async def read(self, request: Request, model: type[B], context: RequestContext) -> B:
         """The checked body. Raises `InvalidRequest`, `TooLarge` and `DeadlineExceeded`."""
-        body = await self._read(read_json(request, model, max_bytes=self.settings.limits.body_bytes), context)
+        body = await self._read(
+            read_json(request, model, self.threads.parsing, max_bytes=self.settings.limits.body_bytes), context
+        )
         self._understood(request, body, context)
         return body
 
     async def read_form(self, request: Request, model: type[B], context: RequestContext, *, file: str) -> Form[B]:
         """The checked body of a multipart form, and its file. Raises as `read` does."""
-        form = await self._read(read_form(request, model, file=file, max_bytes=self.settings.limits.body_bytes), context)
+        form = await self._read(
+            read_form(request, model, self.threads.parsing, file=file, max_bytes=self.settings.limits.body_bytes), context
+        )
         self._understood(request, form.body, context)
         return form
 

@@ -12,11 +12,12 @@ from pipelines.settings.config import AppConfig, LimitsConfig
 
 @dataclass(frozen=True, slots=True)
 class IngressSettings:
-    """`keys`: SHA-256 of an API key in hex -> tenant; none: one tenant, no key asked. Seconds and bytes."""
+    """`keys`: SHA-256 of an API key in hex -> tenant; none: one tenant, no key asked. `operators`: tenants. Seconds and bytes."""
 
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     keys: Mapping[str, str] = field(default_factory=dict)
     secret: bytes = field(default=b"", repr=False)
+    operators: frozenset[str] = frozenset()
     fetch: FetchPolicy = field(default_factory=FetchPolicy)
     heartbeat_s: float = 10
     kept_picture_s: float = 600
@@ -27,10 +28,10 @@ class IngressSettings:
     def key_ring(self) -> KeyRing:
         return KeyRing(self.keys, self.secret)
 
-    @property
-    def shows_cache(self) -> bool:
-        """Whether receipts tell cache outcomes: they tell one tenant about another, so only a single tenant sees them."""
-        return len(set(self.keys.values())) <= 1
+    def sees_all(self, tenant: str) -> bool:
+        """Whether a tenant is told how the whole server does. That tells one tenant about another, so it is for a single tenant, and for
+        operators."""
+        return len(set(self.keys.values())) <= 1 or tenant in self.operators
 
 
 def settings_of(config: AppConfig) -> IngressSettings:
@@ -40,6 +41,7 @@ def settings_of(config: AppConfig) -> IngressSettings:
         limits=config.limits,
         keys=config.auth.tenants(),
         secret=config.auth.secret(),
+        operators=frozenset(config.auth.operators),
         fetch=FetchPolicy(
             enabled=config.fetch.enabled, timeout_s=config.fetch.timeout_s, allowed_hosts=config.fetch.allowed_hosts
         ),

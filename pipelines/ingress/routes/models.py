@@ -26,8 +26,13 @@ class ModelsRoute:
         served = ", ".join(card.id for card in cards) or "none"
         raise UnknownModel(f"model {model[:100]!r} is not served; models: {served}", param="model")
 
-    async def readiness(self) -> Readiness:
-        """Ready when every stage that a model needs has a live replica, or is scaled to zero on purpose."""
+    async def readiness(self, *, whole: bool) -> Readiness:
+        """Ready when every stage that a model needs has a live replica, or is scaled to zero on purpose. `whole`: which has none, and
+        why nobody can tell, too."""
+        readiness = await self._readiness()
+        return readiness if whole else Readiness(ready=readiness.ready)
+
+    async def _readiness(self) -> Readiness:
         try:
             stages = await self.service.stage_cards()
         except TriptychError as error:
@@ -35,7 +40,9 @@ class ModelsRoute:
         able = {stage.name for stage in stages if stage.ready or stage.scaled_to_zero}
         needed = dict.fromkeys(name for card in self.service.models() for name in card.stages)
         missing = [name for name in needed if name not in able]
-        return Readiness(ready=not missing, missing=missing)
+        age_s = max((stage.age_s for stage in stages), default=0.0)
+        age = {"age_s": round(age_s, 3)} if age_s else {}
+        return Readiness(ready=not missing, missing=missing, **age)
 
     async def _stages(self) -> Sequence[StageCard]:
         """What is known of the stages; nothing while nobody can tell: the models themselves are known regardless."""

@@ -94,6 +94,8 @@ StopText = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
 class ChatBody(AskingBody):
+    long_list = "messages"
+
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None

@@ -126,6 +126,12 @@ REFUSED = [
         ["deployments.llm.ray_actor_options.num_gpus: 2", "cuda:0, cuda:1"],
     ),
     ("models.triptych-see.llm.device", "cuda:1", ["num_gpus: 2", "compute on 1"]),
+    ("limits.pixels_in_flight", 0, ["limits.pixels_in_flight", "greater than or equal to 1"]),
+    (
+        "limits",
+        {"body_bytes": 4096, "body_bytes_in_flight": 2048},
+        ["limits.body_bytes_in_flight: 2048", "limits.body_bytes 4096", "at least that"],
+    ),
     ("limits", {"max_tokens": 100, "default_max_tokens": 200}, ["limits.default_max_tokens: 200", "limits.max_tokens 100"]),
 ]
 

@@ -189,6 +189,9 @@ def test_what_was_derived_is_told_and_what_was_given_is_not() -> None:
     assert "deployments.llm.max_ongoing_requests: 48 (at least 2 full batches" in told
     assert "deployments.llm.autoscaling_config.target_ongoing_requests: 24 (" in told
     assert "limits.default_max_tokens: 512" in told
+    assert "limits.pixels_in_flight: 50000000 (2 x image_pixels)" in told
+    assert "limits.body_bytes_in_flight: 536870912 (16 x body_bytes)" in told
+    assert "ingress.max_queued_requests: 1000 (" in told
     assert "num_gpus" not in told
     given = config({"batch": {"max_items": 8}}, {"max_ongoing_requests": 20}, limits={"default_max_tokens": 64})
     told = "\n".join(derivations(given))

@@ -117,7 +117,7 @@ def test_a_preparation_that_never_ends_is_noticed_and_its_item_has_ended_before(
     bench.time.now += 6
     with pytest.raises(Unavailable, match="an item has been prepared for 11 s, and max_step_s allows 10"):
         kind.engine.check()
-    assert isinstance(behind.wait().error, Broken)
+    assert isinstance(behind.wait().error, Unavailable)  # it only waited
     assert kind.engine.is_broken
 
 

@@ -468,7 +468,7 @@ async def test_a_stream_that_is_left_has_told_of_its_inputs_with_its_first_event
 async def test_what_is_refused_once_its_inputs_are_at_hand_has_told_of_them(scene: Scene) -> None:
     scene.elsewhere.hold()
     scene.count.gate.close()
-    stream = scene.here.stream("m.count", Item("r", CountFrom(1, plus=(plus(2),))))
+    stream = scene.here.stream("m.count", Item("r", CountFrom(1, plus=(plus(2),)), tenant="t"))
     first = asyncio.create_task(anext(stream))
     await once(lambda: len(scene.elsewhere.items) == 1)
     others = [scene.start(start=2)]
