@@ -106,7 +106,7 @@ async def test_a_device_that_broke_is_told_without_what_broke_it(service: Staged
     def fail(*values: Any) -> Any:
         raise RuntimeError(f"CUDA error: an illegal memory access was encountered at {SECRET}")
 
-    service.llm.step = fail  # type: ignore[method-assign]
+    service.llm.step = fail  # type: ignore[method-assign, assignment]
     first, second = await told(service, *CHATTING), await told(service, *CHATTING)
     assert '"code":"unavailable"' in first + second
     assert "illegal" not in first + second
