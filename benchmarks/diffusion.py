@@ -1,7 +1,6 @@
 """Step-level batching of a diffusion model against one request at a time and against static batches.
 
-`python -m benchmarks.diffusion` (about 12 minutes on 2 cores; `--quick`: about 4, to see that it runs) needs LitServe:
-`pip install -c constraints.txt -e ".[bench]"`.
+`python -m benchmarks.diffusion` (about 12 minutes on 2 cores; `--quick`: about 4, to see that it runs).
 
 The demo's painter in float32 on every side, mixed steps and guidance, over HTTP. Measures saturation throughput, latency under
 Poisson arrivals at 0.8 of what one-at-a-time serving can take, and what batching can gain at all on this machine

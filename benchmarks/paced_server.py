@@ -26,6 +26,7 @@ from pipelines.service import Triptych
 from pipelines.settings.config import INGRESS, AppConfig
 from pipelines.settings.config_file import parse
 from pipelines.settings.specs import stage_specs
+from pipelines.threads import Threads
 from stages.contract.limits import BatchLimits
 from stages.host.host import StageHost
 
@@ -50,7 +51,7 @@ def paced_config(max_rows: int) -> AppConfig:
 async def serve_in_one_process(config: AppConfig, stage: PacedLlm, batch: BatchLimits, port: int) -> None:
     host = StageHost()
     host.add(STAGE, stage, batch=batch)
-    service = Triptych(config, LocalStageClient(host), LocalDirectory(list(stage_specs(config).values()), host))
+    service = Triptych(config, LocalStageClient(host), LocalDirectory(list(stage_specs(config).values()), host), Threads.new())
     app = create_app(service, settings_of(config))
     try:
         await uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning")).serve()

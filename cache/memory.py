@@ -12,6 +12,7 @@ from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from cache.codec import Arrays, is_storable, size_of
+from cache.finite import is_finite
 from cache.tier import TierStats
 
 ENTRY_BYTES = 512
@@ -47,7 +48,7 @@ class MemoryTier:
 
     def put_many(self, values: Mapping[str, Arrays]) -> None:
         for key, value in values.items():
-            if not is_storable(value):
+            if not (is_storable(value) and is_finite(value)):
                 with self._lock:
                     self._errors += 1
             elif self._closed or _charge(value) > self._entries.maxsize:

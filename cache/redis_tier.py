@@ -13,7 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from cache.breaker import Breaker
 from cache.codec import Arrays, CorruptValue, decode, encode, is_storable, size_of
-from cache.redis_link import Clock, Command, Patience, RedisLink
+from cache.finite import is_finite
+from cache.private_socket import Private
+from cache.redis_connection import Command, Patience
+from cache.redis_link import Clock, RedisLink
 from cache.tier import TierStats
 from cache.write_queue import Write, WriteQueue
 
@@ -30,7 +33,8 @@ class RedisTier:
 
     `url`: redis://, rediss:// or unix://. Keys are stored as `namespace:key`. `ttl_s` None: until the server evicts them.
     A read takes at most about `patience.timeout_s`, or the time that the bytes received justify. Writes are lost, and
-    counted as dropped, when more than `queue_bytes` wait. Raises `ValueError` for a wrong URL.
+    counted as dropped, when more than `queue_bytes` wait. `private`: a unix socket on which only a server of this user's own is
+    believed (`cache/private_socket.py`). Raises `ValueError` for a wrong URL.
     """
 
     name = "redis"
@@ -46,11 +50,17 @@ class RedisTier:
         patience: Patience = Patience(),
         breaker: Breaker | None = None,
         clock: Clock = time.monotonic,
+        private: Private | None = None,
     ) -> None:
         self._namespace, self._max_value_bytes, self._patience, self._clock = namespace, max_value_bytes, patience, clock
         self._expiry: Command = () if ttl_s is None else ("PX", max(1, round(ttl_s * 1000)))
         self._link = RedisLink(
-            url, patience=patience, largest_write_bytes=max_value_bytes, breaker=breaker or Breaker(), clock=clock
+            url,
+            patience=patience,
+            largest_write_bytes=max_value_bytes,
+            breaker=breaker or Breaker(),
+            clock=clock,
+            private=private,
         )
         self._writes = WriteQueue(queue_bytes)
         self._lock = threading.Lock()
@@ -85,7 +95,7 @@ class RedisTier:
         for key, reply in zip(keys, replies, strict=True):
             if isinstance(reply, bytes):
                 try:
-                    yield key, decode(key, reply)
+                    yield key, _sound(decode(key, reply))
                 except CorruptValue as error:
                     log.warning("a damaged value in Redis at %s is deleted: %s", self._link.where, error)
                     self._count(corrupt=1)
@@ -97,7 +107,7 @@ class RedisTier:
 
     def put_many(self, values: Mapping[str, Arrays]) -> None:
         for key, value in values.items():
-            if not is_storable(value):
+            if not (is_storable(value) and is_finite(value)):
                 self._count(errors=1)
             elif self._put(key, value):
                 self._count(puts=1)
@@ -187,6 +197,13 @@ class RedisTier:
 
     def _stored(self, key: str) -> str:
         return f"{self._namespace}:{key}"
+
+
+def _sound(value: Arrays) -> Arrays:
+    """Raises `CorruptValue`: nobody should have put such numbers there."""
+    if not is_finite(value):
+        raise CorruptValue("it holds a NaN or an infinity")
+    return value
 
 
 def _info(reply: object) -> Mapping[str, object]:

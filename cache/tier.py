@@ -8,10 +8,10 @@ Knows no particular store. The promises that a signature can't make:
 - *Ownership.* The arrays given to `put_many` stay the caller's: a tier keeps nothing that the caller could still change. The
   arrays from `get_many` are read-only and stay valid for as long as the caller holds them, evicted or not; evicting is
   always safe.
-- *Validity.* A value found under a key is bit for bit the value put under it: a value that doesn't check is deleted and
-  missed.
+- *Validity.* A value found under a key is bit for bit the value put under it, and has neither NaN nor infinity: a value that
+  doesn't check is deleted and missed.
 - *Size.* A value may be refused for its size, or because the tier can't keep up; then it is counted as dropped. A value that
-  can't be stored at all (not numeric) is counted as an error.
+  can't be stored at all (not numeric, not finite) is counted as an error.
 - *Threads.* Every method may be called from any thread, at any time, `close` included (afterwards everything is a miss).
 """
 

@@ -62,7 +62,7 @@ class LibraryModels:
         import open_clip
 
         source = f"{LOCAL_PREFIX}{self._weights / 'clip'}"
-        model, _, transform = open_clip.create_model_and_transforms(source, device=self._device)
+        model, _, transform = open_clip.create_model_and_transforms(source, device=self._device, weights_only=True)
         return model.eval(), transform, open_clip.get_tokenizer(source)
 
     @cached_property

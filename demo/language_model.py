@@ -36,7 +36,7 @@ def load_tokenizer() -> Any:
     ensure_torchvision()
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(smollm2_folder(), gguf_file=GGUF_FILE)
+    return AutoTokenizer.from_pretrained(smollm2_folder(), gguf_file=GGUF_FILE, trust_remote_code=False)
 
 
 def load_model(device: torch.device) -> Any:

@@ -110,7 +110,9 @@ def load_painter(folder: Path, device: torch.device) -> StableDiffusionPipeline:
     ensure_torchvision()
     from diffusers import StableDiffusionPipeline
 
-    pipeline = StableDiffusionPipeline.from_pretrained(str(folder), torch_dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        str(folder), torch_dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+    )
     pipeline.set_progress_bar_config(disable=True)
     return cast("StableDiffusionPipeline", pipeline.to(device))
 

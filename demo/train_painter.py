@@ -130,7 +130,8 @@ def train(folder: Path, clip_folder: Path, budget: Budget, device: torch.device,
 
     torch.manual_seed(4 if further else 3)
     vae_folder = folder / "vae" if further else VAE_FOLDER
-    vae = cast("AutoencoderKL", AutoencoderKL.from_pretrained(vae_folder, torch_dtype=torch.float32)).to(device).eval()
+    read = AutoencoderKL.from_pretrained(vae_folder, torch_dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
+    vae = cast("AutoencoderKL", read).to(device).eval()
     model = TextToLatent()
     if further:
         start_from_painter(model, folder)

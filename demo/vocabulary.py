@@ -53,7 +53,7 @@ def load_tokenizer(folder: Path) -> CLIPTokenizer:
     """The tokenizer that `save_tokenizer` wrote."""
     from transformers import CLIPTokenizer
 
-    tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(str(folder))
+    tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     return tokenizer
 
 

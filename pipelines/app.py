@@ -7,6 +7,7 @@ passes the typed settings only while this module has no postponed annotations.
 """
 
 import asyncio
+import gc
 import logging
 import time
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from pipelines.cluster.directory import ServeDirectory
 from pipelines.cluster.live_app import AsgiApp, Built, LiveApp, Succession
 from pipelines.cluster.metrics_table import MetricsTable, Refused, SettingsInUse
 from pipelines.cluster.replica import StageReplica
+from pipelines.cluster.running_serve import listening_host
 from pipelines.cluster.stage_deployment import (
     TINY,
     PlacedReplica,
@@ -49,8 +51,12 @@ from pipelines.settings.applications import (
 )
 from pipelines.settings.config import INGRESS, AppConfig, AuthConfig, FetchConfig
 from pipelines.settings.config_file import parse
+from pipelines.settings.derived import pixels_in_flight
+from pipelines.settings.loopback import refuse_open_door
 from pipelines.settings.pinning import pinned
-from pipelines.settings.specs import embedded_directory
+from pipelines.settings.private_redis import embedded_name
+from pipelines.threads import Threads
+from stages.pictures.pixel_budget import pixels_of_this_process
 
 TELL_AGAIN_S = 10.0  # well within what the table takes for a sign of life
 ONE_APPLICATION = "triptych"
@@ -58,9 +64,11 @@ log = logging.getLogger("triptych.surface")
 
 
 def build(args: AppConfig) -> Application:
-    """Everything as one application: any change restarts all of it. Raises `ConfigurationError` for settings that cannot work, before
-    anything is deployed."""
-    config = pinned(parse(args))
+    """Everything as one application: any change restarts all of it. Raises `ConfigurationError` for settings that cannot work, and where
+    Serve listens to strangers and there are no keys, before anything is deployed."""
+    config = parse(args)
+    refuse_open_door(config, listening_host())
+    config = pinned(config)
     hosts = dict.fromkeys((*config.placement(), METRICS), OWN)
     hosted = {name: stages_application(name, config, ONE_APPLICATION, hosts) for name in config.placement()}
     parts = [
@@ -68,9 +76,7 @@ def build(args: AppConfig) -> Application:
     ]
     embedded = config.cache.redis if config.cache.redis is not None and config.cache.redis.is_embedded else None
     if embedded is not None:
-        parts.append(
-            redis(RedisArgs(directory=embedded_directory(ONE_APPLICATION), max_memory_bytes=embedded.max_memory_bytes))
-        )
+        parts.append(redis(RedisArgs(name=embedded_name(ONE_APPLICATION), max_memory_bytes=embedded.max_memory_bytes)))
     root = surface_application(config, ONE_APPLICATION, hosts)
     return _surface(SurfaceArgs.model_validate(root.args), root.deployments[INGRESS], parts)
 
@@ -109,7 +115,7 @@ class Ingress:
     `beside` only keeps deployments in the application."""
 
     def __init__(self, args: SurfaceArgs, beside: list[DeploymentHandle]) -> None:
-        self._app = LiveApp()
+        self._app, self._threads = LiveApp(), Threads.new()
         self._succession = Succession[dict[str, Any]](self._app, self._built, self._changed)
         self._kept: Kept | None = None
         self._replica = str(serve.get_replica_context().replica_tag)
@@ -133,11 +139,15 @@ class Ingress:
         await self._succession.take(settings)
 
     def _built(self, given: dict[str, Any]) -> Built[dict[str, Any]]:
-        settings = SurfaceSettings.model_validate(given)
+        settings = checked_settings(given)
         limits = settings_of(settings.config)
+        pixels_of_this_process().limit(pixels_in_flight(limits.limits))
         if self._served is None or _what_is_served(self._served[0]) != _what_is_served(settings):
             self._served = settings, self._service(settings)
-        self._kept = self._kept if self._kept is not None else Kept.new(limits)
+        if self._kept is None:
+            self._kept = Kept.new(limits, self._threads)
+            gc.collect()
+            gc.freeze()  # or the collector looks through all of it again and again, and holds up every request meanwhile
         return Built(given, create_app(self._served[1], limits, self._kept), version_of(given))
 
     def _changed(self, built: Built[dict[str, Any]] | None) -> None:
@@ -151,7 +161,7 @@ class Ingress:
             client = SplitStageClient(settings.config.ingress.stages, LocalStageClient(self._own.host), client)
         found = {address.deployment: handle_of(address).app_name for address in settings.stages.values()}
         applications = {INGRESS: serve.get_replica_context().app_name, **found}
-        return Triptych(settings.config, client, ServeDirectory(settings.config, self._table, applications))
+        return Triptych(settings.config, client, ServeDirectory(settings.config, self._table, applications), self._threads)
 
     def _tell_soon(self) -> None:
         """Nobody waits for the metrics table."""
@@ -177,8 +187,17 @@ class Ingress:
             await self._own.check_health()
 
     async def __del__(self) -> None:
+        self._threads.close()
         if self._own is not None:
             await self._own.close()
+
+
+def checked_settings(given: Mapping[str, Any]) -> SurfaceSettings:
+    """What the HTTP surface is told to serve. Raises `ConfigurationError` where Serve listens to strangers and there are no keys: however
+    it came to be deployed, and where keys are taken away while it runs."""
+    settings = SurfaceSettings.model_validate(given)
+    refuse_open_door(settings.config, listening_host())
+    return settings
 
 
 def _what_is_served(settings: SurfaceSettings) -> SurfaceSettings:

@@ -15,6 +15,7 @@ from rich.console import Console
 from pipelines.settings.config import INGRESS
 from pipelines.settings.config_file import ServeFile, load, serve_document
 from pipelines.settings.derived import derivations
+from pipelines.settings.loopback import refuse_open_door
 from pipelines.settings.pinning import pinned
 from pipelines.settings.rollout import Change, changes
 from stages.contract.errors import TriptychError
@@ -57,7 +58,7 @@ def deploy(
     ] = 600,
 ) -> None:
     """Changes what runs on a Ray cluster into what the configuration says; only what differs is restarted, new replicas first."""
-    from pipelines.cluster.local_cluster import connected, refuse_open_door
+    from pipelines.cluster.local_cluster import connected
 
     console = Console()
     with _errors(console):
@@ -116,6 +117,7 @@ def check(
     console = Console()
     with _errors(console):
         file = load(config)
+        refuse_open_door(file.app, file.http.host)
         if before is not None:
             now, wanted = (serve_document(each)["applications"] for each in (_pinned(load(before)), _pinned(file)))
             _print_changes(changes(now, wanted), console)

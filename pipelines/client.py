@@ -11,15 +11,18 @@ from stages.host.host import StageHost
 
 
 class StageClient(Protocol):
-    async def call(self, stage: str, item: Item[Any]) -> Reply[Any]:
-        """Runs a one-shot stage. Cancelling the task withdraws the request."""
+    async def call(self, stage: str, item: Item[Any], *, lost: set[str] | None = None) -> Reply[Any]:
+        """Runs a one-shot stage. Cancelling the task withdraws the request. `lost`: the replicas that have ended with a piece of
+        the same request in hand, where there are several; added to."""
         ...
 
-    def stream(self, stage: str, item: Item[Any], *, restartable: bool = False) -> AsyncGenerator[Sequence[object], None]:
+    def stream(
+        self, stage: str, item: Item[Any], *, restartable: bool = False, lost: set[str] | None = None
+    ) -> AsyncGenerator[Sequence[object], None]:
         """Runs an iterative stage and yields its events as they come, several at a time; the last is a `StreamEnd`.
 
         Closing the iterator stops the work. `restartable` says that the caller can bear to see the events again from the start,
-        so that a replica's death is survived by running it elsewhere.
+        so that a replica's death is survived by running it elsewhere. `lost` as for `call`.
         """
         ...
 
@@ -30,10 +33,12 @@ class LocalStageClient:
     def __init__(self, host: StageHost) -> None:
         self._host = host
 
-    async def call(self, stage: str, item: Item[Any]) -> Reply[Any]:
+    async def call(self, stage: str, item: Item[Any], *, lost: set[str] | None = None) -> Reply[Any]:
         return await self._host.call(stage, item)
 
-    def stream(self, stage: str, item: Item[Any], *, restartable: bool = False) -> AsyncGenerator[Sequence[object], None]:
+    def stream(
+        self, stage: str, item: Item[Any], *, restartable: bool = False, lost: set[str] | None = None
+    ) -> AsyncGenerator[Sequence[object], None]:
         return self._host.stream(stage, item)
 
 
@@ -43,11 +48,13 @@ class SplitStageClient:
     def __init__(self, near: Collection[str], here: StageClient, there: StageClient) -> None:
         self._near, self._here, self._there = frozenset(near), here, there
 
-    async def call(self, stage: str, item: Item[Any]) -> Reply[Any]:
-        return await self._of(stage).call(stage, item)
+    async def call(self, stage: str, item: Item[Any], *, lost: set[str] | None = None) -> Reply[Any]:
+        return await self._of(stage).call(stage, item, lost=lost)
 
-    def stream(self, stage: str, item: Item[Any], *, restartable: bool = False) -> AsyncGenerator[Sequence[object], None]:
-        return self._of(stage).stream(stage, item, restartable=restartable)
+    def stream(
+        self, stage: str, item: Item[Any], *, restartable: bool = False, lost: set[str] | None = None
+    ) -> AsyncGenerator[Sequence[object], None]:
+        return self._of(stage).stream(stage, item, restartable=restartable, lost=lost)
 
     def _of(self, stage: str) -> StageClient:
         return self._here if stage in self._near else self._there

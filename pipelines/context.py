@@ -18,7 +18,7 @@ P = TypeVar("P")
 class RequestContext:
     """`id` is the client's where it gave one: for logs and receipts, never part of a name. `deadline` and `created` are wall-clock
     seconds. `tenant` is derived on the server; `salt` goes into every name. `pace_s`: how often, at most, the client is shown
-    something new; infinite where it is shown the end only."""
+    something new; infinite where it is shown the end only. `lost_replicas`: those that ended with a piece of it in hand, by their names."""
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     tenant: str = "default"
@@ -28,6 +28,7 @@ class RequestContext:
     deadline: float = float("inf")
     pace_s: float = 0.0
     receipts: list[StageReceipt] = field(default_factory=list)
+    lost_replicas: set[str] = field(default_factory=set)
 
     def add(self, *receipts: StageReceipt) -> None:
         """Notes receipts that came now, and when each of them had ended."""
@@ -36,7 +37,7 @@ class RequestContext:
 
     def item(self, part: str, payload: P, *, name: str | None = None) -> Item[P]:
         """A piece of this request's work for one stage. `part` tells it from others."""
-        return Item(f"{self.id}:{part}", payload, name, self.priority, self.deadline, self.pace_s, self.tenant)
+        return Item(f"{self.id}:{part}", payload, name, self.priority, self.deadline, self.pace_s, self.tenant, self.id)
 
     def remaining_s(self) -> float:
         """Seconds until the deadline. Raises `DeadlineExceeded` where none are left."""

@@ -1,24 +1,25 @@
 """Texts and pictures into one space. Straight-line code over one stage's name; knows no HTTP and no tensors."""
 
-import asyncio
-
 from cache.keys import digest, name
 from pipelines.client import StageClient
 from pipelines.context import RequestContext
 from pipelines.jobs import Embedded, EmbedJob, ImagePart, TextPart
+from pipelines.threads import Threads
 from stages.contract.errors import InvalidRequest
+from stages.host.together import together
 from stages.vision.messages import Embedding, EmbedInput
 
 
 class ClipEmbedPipeline:
     """One served model. `fingerprint` names towers, tokenizer and preprocessing."""
 
-    def __init__(self, model: str, client: StageClient, *, fingerprint: str, max_pixels: int) -> None:
+    def __init__(self, model: str, client: StageClient, *, threads: Threads, fingerprint: str, max_pixels: int) -> None:
         self._embedder = f"{model}.embedder"
-        self._client, self._fingerprint, self._max_pixels = client, fingerprint, max_pixels
+        self._client, self._threads = client, threads
+        self._fingerprint, self._max_pixels = fingerprint, max_pixels
 
     async def embed(self, job: EmbedJob, context: RequestContext) -> Embedded:
-        results = await asyncio.gather(*[self._one(index, part, context) for index, part in enumerate(job.inputs)])
+        results = await together(self._one(index, part, context) for index, part in enumerate(job.inputs))
         return Embedded(
             vectors=tuple(result.embedding for result in results),
             num_tokens=sum(int(result.num_tokens) for result in results),
@@ -28,7 +29,8 @@ class ClipEmbedPipeline:
         payload, content, kind = await self._payload(part)
         key = name("clip_embedding", weights=self._fingerprint, tenant=context.salt, input=kind, content=content)
         try:
-            reply = await self._client.call(self._embedder, context.item(str(index), payload, name=key))
+            item = context.item(str(index), payload, name=key)
+            reply = await self._client.call(self._embedder, item, lost=context.lost_replicas)
         except InvalidRequest as error:
             raise error.for_request(part.param) from error.__cause__
         context.add(*reply.receipts)
@@ -38,5 +40,5 @@ class ClipEmbedPipeline:
     async def _payload(self, part: TextPart | ImagePart) -> tuple[EmbedInput, str, str]:
         if isinstance(part, TextPart):
             return EmbedInput(text=part.text), digest(part.text.encode()), "text"
-        content = await asyncio.to_thread(digest, part.data)
+        content = await self._threads.digests.run(digest, part.data)
         return EmbedInput(image=part.data, max_pixels=self._max_pixels), content, "image"

@@ -5,7 +5,6 @@ digests alone; the LLM is sent recipes of them, and whether they are remembered,
 hosts it.
 """
 
-import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -17,6 +16,7 @@ from pipelines.context import RequestContext
 from pipelines.jobs import ChatEvent, ChatJob, ChatStarted, ChoiceEvents, ImagePart, Message
 from pipelines.prompts.prompt import Prompt
 from pipelines.streams import merged
+from pipelines.threads import Threads
 from stages.contract.blob import Blob
 from stages.contract.errors import InvalidRequest, StageFailed
 from stages.contract.item import InputReceipts, StreamEnd
@@ -42,20 +42,21 @@ class ImageTextPipeline:
         client: StageClient,
         prompts: Prompts,
         *,
+        threads: Threads,
         vision_fingerprint: str | None,
         max_pixels: int,
         max_context_tokens: int,
     ) -> None:
         self._llm, self._vision = f"{model}.llm", f"{model}.vision_encoder"
-        self._client, self._prompts = client, prompts
+        self._client, self._prompts, self._threads = client, prompts, threads
         self._vision_fingerprint, self._max_pixels = vision_fingerprint, max_pixels
         self._max_context_tokens = max_context_tokens
 
     async def chat(self, job: ChatJob, context: RequestContext) -> AsyncGenerator[ChatEvent, None]:
         self._refuse_pictures_if_blind(job)
-        prompt = await asyncio.to_thread(self._prompts.build, job.messages)
+        prompt = await self._threads.prompts.run(job.num_chars, self._prompts.build, job.messages)
         sampling = self._fit(job, len(prompt.token_ids))
-        images = await asyncio.to_thread(self._images, prompt, context.salt)
+        images = await self._threads.digests.run(self._images, prompt, context.salt)
         payload = Generate(tuple(prompt.token_ids), sampling, images, salt=context.salt)
         choices = [self._choice(index, payload, context) for index in range(job.n)]
         started = False
@@ -111,7 +112,8 @@ class ImageTextPipeline:
             seed = (payload.sampling.seed + index) % 2**63
             payload = replace(payload, sampling=replace(payload.sampling, seed=seed))
         ended = False
-        async with aclosing(self._client.stream(self._llm, context.item(f"choice:{index}", payload))) as batches:
+        item = context.item(f"choice:{index}", payload)
+        async with aclosing(self._client.stream(self._llm, item, lost=context.lost_replicas)) as batches:
             async for batch in batches:
                 events: list[TokenDelta | GenerationEnd] = []
                 for event in batch:

@@ -51,6 +51,11 @@ class ChatJob:
     n: int = 1
     may_shorten: bool = False
 
+    @property
+    def num_chars(self) -> int:
+        """Of all texts together."""
+        return sum(len(part.text) for message in self.messages for part in message.parts if isinstance(part, TextPart))
+
 
 @dataclass(frozen=True, slots=True)
 class ChatStarted:
@@ -134,7 +139,8 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class StageCard:
-    """What /v1/models and /ready tell about one stage. `scaled_to_zero`: no replica runs, and none is needed to be ready."""
+    """What /v1/models and /ready tell about one stage. `scaled_to_zero`: no replica runs, and none is needed to be ready.
+    `age_s`: how long ago that was known to be so."""
 
     name: str
     kind: str
@@ -146,6 +152,7 @@ class StageCard:
     source: str = ""
     dtype: str = "float32"
     scaled_to_zero: bool = False
+    age_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

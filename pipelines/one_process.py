@@ -11,13 +11,16 @@ from pipelines.client import LocalStageClient
 from pipelines.jobs import StageCard
 from pipelines.service import Triptych
 from pipelines.settings.config import AppConfig
+from pipelines.settings.derived import pixels_in_flight
 from pipelines.settings.pinning import pinned
 from pipelines.settings.replica_spec import CacheSpec
 from pipelines.settings.specs import stage_specs
+from pipelines.threads import Threads
 from stages.contract.item import StageMetrics
 from stages.host.host import StageHost
 from stages.host.loading import load_into
 from stages.host.registry import StageSpec
+from stages.pictures.pixel_budget import pixels_of_this_process
 
 
 class LocalDirectory:
@@ -38,7 +41,7 @@ class LocalDirectory:
                 replicas=1,
                 ready=True,
                 loader=spec.loader,
-                source=str(spec.source),
+                source=spec.source.public_name(),
             )
             for spec in self._specs
         ]
@@ -52,12 +55,14 @@ async def one_process(config: AppConfig, *, redis_url: str | None = None) -> Asy
     """Loads every stage, yields the service, and ends every stage's thread. Remembers in memory, and in Redis where a URL is
     given (the configuration's own embedded server is the cluster's affair)."""
     config = pinned(config)
+    pixels_of_this_process().limit(pixels_in_flight(config.limits))
     cache = CacheSpec(config.cache.memory_bytes, redis_url).open()
     host = StageHost(cache=cache, replica="local")
-    specs = list(stage_specs(config).values())
+    specs, threads = list(stage_specs(config).values()), Threads.new()
     try:
         for spec in specs:
             load_into(host, spec)
-        yield Triptych(config, LocalStageClient(host), LocalDirectory(specs, host))
+        yield Triptych(config, LocalStageClient(host), LocalDirectory(specs, host), threads)
     finally:
+        threads.close()
         await host.close()

@@ -5,6 +5,8 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import TypeVar
 
+from stages.host.together import stopped
+
 T = TypeVar("T")
 
 
@@ -16,7 +18,7 @@ class _End:
 
 
 async def merged(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
-    """Yields values as they come. The first error ends all; closing closes every stream."""
+    """Yields values as they come. The first error ends all; closing closes every stream. All of them have ended when it has."""
     queue: asyncio.Queue[T | _End] = asyncio.Queue()
     tasks = [asyncio.create_task(_pump(stream, queue)) for stream in streams]
     live = len(tasks)
@@ -30,12 +32,11 @@ async def merged(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[T
                 raise value.error
             live -= 1
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await stopped(*tasks)
 
 
 async def _pump(stream: AsyncGenerator[T, None], queue: "asyncio.Queue[T | _End]") -> None:
+    """Whoever waits for the queue hears of its end, whatever that is: also where the stream was cancelled from elsewhere."""
     error: BaseException | None = None
     try:
         async with aclosing(stream):
@@ -43,4 +44,8 @@ async def _pump(stream: AsyncGenerator[T, None], queue: "asyncio.Queue[T | _End]
                 queue.put_nowait(value)
     except Exception as failure:
         error = failure
-    queue.put_nowait(_End(error))
+    except asyncio.CancelledError as cancelled:
+        error = cancelled
+        raise
+    finally:
+        queue.put_nowait(_End(error))

@@ -8,7 +8,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from cache.keys import digest, name
@@ -17,6 +17,7 @@ from pipelines.context import RequestContext
 from pipelines.jobs import PaintEvent, PaintJob, PaintPicture, PaintProgress
 from pipelines.rules.paint_rules import PaintRules, Size
 from pipelines.streams import merged
+from pipelines.threads import Threads
 from stages.contract.blob import Blob
 from stages.contract.errors import InvalidRequest, StageFailed
 from stages.contract.item import InputReceipts, StreamEnd
@@ -42,6 +43,14 @@ class PromptLengths(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a client is to be shown of a painting. `partial` as in `PaintPicture`."""
+
+    latents: Latents
+    partial: int | None
+
+
 class TextToImagePipeline:
     """One served model. `text_fingerprint` names text encoder and tokenizer; `vae_fingerprint` the vae encoder (None: the model
     edits no pictures). `max_picture_pixels`: of a given picture, before it is scaled."""
@@ -53,18 +62,20 @@ class TextToImagePipeline:
         rules: PaintRules,
         lengths: PromptLengths,
         *,
+        threads: Threads,
         text_fingerprint: str,
         vae_fingerprint: str | None,
         max_picture_pixels: int,
     ) -> None:
         self._text, self._denoiser = f"{model}.text_encoder", f"{model}.denoiser"
         self._decoder, self._encoder = f"{model}.vae_decoder", f"{model}.vae_encoder"
-        self._client, self._rules, self._lengths = client, rules, lengths
+        self._client, self._rules, self._lengths, self._threads = client, rules, lengths, threads
         self._text_fingerprint, self._vae_fingerprint = text_fingerprint, vae_fingerprint
         self._max_picture_pixels = max_picture_pixels
 
     async def paint(self, job: PaintJob, context: RequestContext) -> AsyncGenerator[PaintEvent, None]:
-        payload = await asyncio.to_thread(self._payload, job, context.salt)
+        num_chars = len(job.prompt) + len(job.negative_prompt or "")
+        payload = await self._threads.prompts.run(num_chars, self._payload, job, context.salt)
         pictures = [self._picture(index, payload, context) for index in range(job.n)]
         async with aclosing(pictures[0] if job.n == 1 else merged(pictures)) as events:
             async for event in events:
@@ -131,44 +142,54 @@ class TextToImagePipeline:
         return Recipe(key, self._encoder, payload, part.param)
 
     async def _picture(self, index: int, payload: Denoise, context: RequestContext) -> AsyncGenerator[PaintEvent, None]:
+        """Denoises, and decodes beside that what there is to see, in its order."""
         payload = replace(payload, seed=(payload.seed + index) % 2**63)
+        seen: asyncio.Queue[_Seen] = asyncio.Queue()
+        parts = [self._denoised(index, payload, seen, context), self._decoded(index, payload.seed, seen, context)]
+        async with aclosing(merged(parts)) as events:
+            async for event in events:
+                yield event
+
+    async def _denoised(
+        self, index: int, payload: Denoise, seen: "asyncio.Queue[_Seen]", context: RequestContext
+    ) -> AsyncGenerator[PaintEvent, None]:
         item = context.item(f"picture:{index}", payload)
-        previews: list[asyncio.Task[PaintPicture]] = []
         latents: Latents | None = None
         previewed: set[int] = set()
-        try:
-            async with aclosing(self._client.stream(self._denoiser, item, restartable=True)) as batches:
-                async for batch in batches:
-                    for event in batch:
-                        match event:
-                            case DenoiseProgress():
-                                yield PaintProgress(index, event.step, event.total)
-                            case DenoisePreview() if event.step not in previewed:  # where it started anew, they come again
-                                preview = self._decode(index, event.latents, payload.seed, len(previewed), context)
-                                previews.append(asyncio.create_task(preview))
-                                previewed.add(event.step)
-                            case DenoiseEnd():
-                                latents = event.latents
-                            case InputReceipts():
-                                context.add(*event.receipts)
-                            case StreamEnd():
-                                context.add(event.receipt)
-                    while previews and previews[0].done():
-                        yield await previews.pop(0)
-            if latents is None:
-                raise StageFailed(f"{self._denoiser} ended its stream without latents")
-            while previews:
-                yield await previews.pop(0)
-            yield await self._decode(index, latents, payload.seed, None, context)
-        finally:
-            for task in previews:
-                task.cancel()
+        stream = self._client.stream(self._denoiser, item, restartable=True, lost=context.lost_replicas)
+        async with aclosing(stream) as batches:
+            async for batch in batches:
+                for event in batch:
+                    match event:
+                        case DenoiseProgress():
+                            yield PaintProgress(index, event.step, event.total)
+                        case DenoisePreview() if event.step not in previewed:  # where it started anew, they come again
+                            seen.put_nowait(_Seen(event.latents, len(previewed)))
+                            previewed.add(event.step)
+                        case DenoiseEnd():
+                            latents = event.latents
+                        case InputReceipts():
+                            context.add(*event.receipts)
+                        case StreamEnd():
+                            context.add(event.receipt)
+        if latents is None:
+            raise StageFailed(f"{self._denoiser} ended its stream without latents")
+        seen.put_nowait(_Seen(latents, None))
+
+    async def _decoded(
+        self, index: int, seed: int, seen: "asyncio.Queue[_Seen]", context: RequestContext
+    ) -> AsyncGenerator[PaintEvent, None]:
+        is_last = False
+        while not is_last:
+            one = await seen.get()
+            is_last = one.partial is None
+            yield await self._decode(index, one.latents, seed, one.partial, context)
 
     async def _decode(
         self, index: int, latents: Latents, seed: int, partial: int | None, context: RequestContext
     ) -> PaintPicture:
         item = context.item(f"decode:{index}:{'end' if partial is None else partial}", DecodeLatents(latents))
-        reply = await self._client.call(self._decoder, item)
+        reply = await self._client.call(self._decoder, item, lost=context.lost_replicas)
         context.add(*reply.receipts)
         return PaintPicture(index, reply.value.pixels, seed, partial)
 

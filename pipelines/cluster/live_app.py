@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from stages.host.thread_pool import ThreadPool
+
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -81,6 +83,7 @@ class Succession(Generic[S]):
 
     def __init__(self, live: LiveApp, build: Callable[[S], Built[S]], told: Callable[[Built[S] | None], None]) -> None:
         self._live, self._build, self._told = live, build, told
+        self._thread = ThreadPool("building the HTTP surface", threads=1, max_waiting=4)
         self._next: list[S] = []  # at most one: the newest
         self._building: asyncio.Task[None] | None = None
         self.refused: tuple[S, str] | None = None
@@ -89,7 +92,7 @@ class Succession(Generic[S]):
     async def take(self, settings: S) -> None:
         """Waits, and raises what `build` does, only where nothing is served yet."""
         if not self._live.serves:
-            self._put(await asyncio.to_thread(self._build, settings))
+            self._put(await self._thread.run(self._build, settings))
             return
         self._next = [settings]
         if self._building is None or self._building.done():
@@ -104,7 +107,7 @@ class Succession(Generic[S]):
         while self._next:
             settings = self._next.pop()
             try:
-                built = await asyncio.to_thread(self._build, settings)
+                built = await self._thread.run(self._build, settings)
             except Exception as error:  # whatever it is: the old ones go on
                 log.exception("the changed configuration is refused")
                 self.refused = settings, str(error) or type(error).__name__

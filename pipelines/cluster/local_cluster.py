@@ -21,6 +21,7 @@ from pipelines.cluster.fork_server import command
 from pipelines.ingress.request.proxy_headers import CALLBACK
 from pipelines.settings.config import AppConfig
 from pipelines.settings.config_file import ServeFile, refused, told
+from pipelines.settings.loopback import refuse_open_door
 from stages.contract.errors import ConfigurationError
 from stages.device.cores import available_cores
 
@@ -37,14 +38,6 @@ class HttpAddress:
     def url(self) -> str:
         host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
         return f"http://{host}:{self.port}"
-
-
-def refuse_open_door(config: AppConfig, host: str) -> None:
-    """Raises `ConfigurationError` where strangers could reach a server that asks nobody for a key."""
-    if host not in ("127.0.0.1", "localhost", "::1") and not config.auth.keys:
-        raise ConfigurationError(
-            f"host {host!r} is not loopback, and auth.keys is empty: configure keys, or serve on 127.0.0.1"
-        )
 
 
 @contextmanager
@@ -75,10 +68,13 @@ def running(file: ServeFile, address: HttpAddress, console: Console, timeout_s: 
 def connected(address: str, file: ServeFile) -> Iterator[None]:
     """A running Ray cluster, with Serve; both go on afterwards. Raises `ConfigurationError` where there is none, and where Serve's own
     address, which a later file doesn't change, is open to strangers and the configuration has no keys."""
+    _stay_on_loopback()  # else Ray takes a cluster on 127.0.0.1 for one at this machine's address in the network
     os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")  # read by Ray at import
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     import ray
     from ray import serve
+
+    from pipelines.cluster.running_serve import listening_host
 
     _tell_errors_only()
     environment = {"py_executable": command(stages=False)} if file.app.fork_server else None
@@ -90,16 +86,10 @@ def connected(address: str, file: ServeFile) -> Iterator[None]:
         refuse_unknown_to_serve(file)
         http = {"host": file.http.host, "port": file.http.port} | dict(file.options.get("http_options") or {})
         serve.start(proxy_location=file.options.get("proxy_location"), http_options=http)  # does nothing where Serve runs
-        refuse_open_door(file.app, _host_of_running_serve())
+        refuse_open_door(file.app, listening_host())
         yield
     finally:
         ray.shutdown()
-
-
-def _host_of_running_serve() -> str:
-    from ray.serve.context import _get_global_client
-
-    return str(_get_global_client().http_config.host)
 
 
 def _progress(console: Console) -> Progress:
@@ -123,6 +113,8 @@ def _refuse_taken_port(address: HttpAddress) -> None:
 def _start_ray(num_cpus: int, *, fork_server: bool) -> None:
     """`num_cpus` is a figure of Ray's: on one machine, every replica fits."""
     # read by Ray at import and at start
+    _stay_on_loopback()
+    os.environ.setdefault("RAY_AUTH_MODE", "token")  # replicas listen on all addresses even so, and take pickles
     os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray would let everything else on the machine go first
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # none would be used: ours have a runtime environment
@@ -142,6 +134,12 @@ def _start_ray(num_cpus: int, *, fork_server: bool) -> None:
         _system_config={"metrics_report_interval_ms": 10_000},
     )
     _tell_errors_only()
+
+
+def _stay_on_loopback() -> None:
+    """A node that this process starts is at 127.0.0.1, and all of Ray there listens on loopback only. Ray's own way on macOS and Windows,
+    and no other reaches as far: it resolves a node address of 127.0.0.1 to the machine's in the network. Before Ray is imported."""
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 
 def _tell_errors_only() -> None:

@@ -7,22 +7,28 @@ The class is plain Python: `pipelines/cluster/stage_deployment.py` makes a deplo
 
 import asyncio
 import logging
+import os
+import threading
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 from numpy.typing import NDArray
 
 from pipelines.cluster.autoscaling import LOAD
+from pipelines.cluster.loop_watch import LoopWatch
+from pipelines.settings.private_redis import embedded_directory
 from pipelines.settings.replica_spec import ReplicaSpec
 from stages.contract.item import Item, Reply
 from stages.device.cores import available_cores, cores_of_this_machine
 from stages.device.openmp import limit_threads
+from stages.engine.health import MAX_STEP_S
 from stages.host.host import StageHost
 from stages.host.loading import load_into
 from stages.host.makers import StageCaller
 from stages.host.packed_item import PackedItem, unpacked
+from stages.host.thread_pool import DaemonThreads
 
 REPORT_PERIOD_S = 1.0
 REPORT_UNCHANGED_S = 10.0  # well within what the table takes for a sign of life
@@ -47,21 +53,23 @@ class StageReplica:
             elsewhere=elsewhere,
         )
         for stage in spec.stages:
-            loaded = load_into(self._host, stage)
+            with time_limit(stage.max_load_s, f"loading {stage.name}", "models.*.*.max_load_s"):
+                loaded = load_into(self._host, stage)
             seconds, device = time.monotonic() - began, loaded.stage.device
             log.info("%s loaded from %s on %s in %s, in %.1f s", stage.name, stage.source, device, loaded.dtype, seconds)
         self._reporting: asyncio.Task[None] | None = None
+        self._watch: LoopWatch | None = None
 
     @property
     def host(self) -> StageHost:
         return self._host
 
     async def call(self, stage: str, item: Item[Any]) -> Reply[Any]:
-        self._report_from_now_on()
+        self._begin_on_this_loop()
         return await self._host.call(stage, item)
 
     async def stream(self, stage: str, item: Item[Any] | PackedItem, *beside: NDArray[Any]) -> AsyncIterator[Sequence[object]]:
-        self._report_from_now_on()
+        self._begin_on_this_loop()
         async with aclosing(self._host.stream(stage, unpacked(item, beside))) as batches:
             async for events in batches:
                 yield events
@@ -72,15 +80,18 @@ class StageReplica:
         Serve 2.60 replaces a replica that raises three times in a row, and stops it gracefully: it waits for calls that are under
         way (a broken engine has failed them all), then for `close` (which waits for no device that is broken), then kills it.
         """
-        self._report_from_now_on()
+        self._begin_on_this_loop()
         self._host.check()
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Called by Serve. What the engines have in hand: what waits for another stage's result is no work for this one."""
         return {LOAD: float(sum(load.queued + load.running for load in self._host.load().values()))}
 
-    def _report_from_now_on(self) -> None:
-        """Starts reporting on the loop that calls arrive on, which is not there yet in the constructor."""
+    def _begin_on_this_loop(self) -> None:
+        """Reports on, and watches, the loop that calls arrive on, which is not there yet in the constructor."""
+        if self._watch is None:
+            limit_s = max((stage.max_step_s for stage in self._spec.stages), default=MAX_STEP_S)
+            self._watch = LoopWatch(limit_s, _end_process)
         if self._table is not None and (self._reporting is None or self._reporting.done()):
             self._reporting = asyncio.create_task(self._report())
 
@@ -99,21 +110,48 @@ class StageReplica:
             await asyncio.sleep(REPORT_PERIOD_S)
 
     async def close(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
         if self._reporting is not None:
             self._reporting.cancel()
         await self._host.close()
 
 
+def _end_process(where: str) -> None:
+    """Serve would stop it in order, and wait for the requests that its loop can't end, its device taken meanwhile."""
+    log.critical("the event loop has stopped turning (models.*.*.max_step_s); this process ends. It is here:\n%s", where)
+    os._exit(1)
+
+
+@contextmanager
+def time_limit(seconds: float, what: str, setting: str) -> Iterator[None]:
+    """Ends the process where what is inside takes longer: nothing else can interrupt a load that hangs, and until it is through Serve
+    neither sends requests nor checks health. Serve starts another process in its place."""
+
+    def end() -> None:
+        log.critical("%s has not ended within %g s (%s): this process ends, to be started again", what, seconds, setting)
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 class RedisReplica:
     """The embedded Redis server as a deployment, so that Serve heals it like any other part."""
 
-    def __init__(self, directory: str, max_memory_bytes: int) -> None:
+    def __init__(self, name: str, max_memory_bytes: int) -> None:
         from cache.embedded import EmbeddedRedis
 
-        self._server = EmbeddedRedis(max_memory_bytes=max_memory_bytes, directory=directory)
+        self._server = EmbeddedRedis(max_memory_bytes=max_memory_bytes, directory=embedded_directory(name))
+        self._pinging = DaemonThreads("asking Redis whether it lives", max_threads=4)
 
     async def check_health(self) -> None:
-        await asyncio.to_thread(self._server.ping)
+        await self._pinging.run(self._server.ping)
 
     def __del__(self) -> None:
         self._server.close()

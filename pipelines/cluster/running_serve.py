@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import ray
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.context import _get_global_client
@@ -14,8 +15,16 @@ from pipelines.cluster.metrics_table import SettingsInUse
 from pipelines.settings.applications import METRICS
 from pipelines.settings.rollout import Document
 
+HOST_WITHOUT_SERVE = "127.0.0.1"
 ASK_EVERY_S = 0.25
 ANSWER_WITHIN_S = 10.0
+
+
+def listening_host() -> str:
+    """What the HTTP proxies of the Serve that runs listen on: settled by whoever started it, whatever a later config says. Loopback where
+    none runs."""
+    client = _get_global_client(raise_if_no_controller_running=False) if ray.is_initialized() else None
+    return str(client.http_config.host) if client is not None else HOST_WITHOUT_SERVE
 
 
 class RunningServe:

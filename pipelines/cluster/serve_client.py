@@ -1,9 +1,17 @@
 """Stages behind Ray Serve handles: finds the deployment, waits no longer than the request, and survives the end of a replica.
 
 Work is pure (a name says what a result is made of), so a one-shot call whose replica died, or whose device broke, is simply made
-again elsewhere, and a stream too, where nothing was shown yet or the caller can bear a new start. That is done `MAX_ATTEMPTS`
-times: the request itself may be what ends replicas. A replica that only refuses (it is broken, or closing, and Serve has yet to
-replace it) costs no attempt, but a pause. Where a stage behind that one is unavailable, its replica has tried. Knows no HTTP and no model.
+again elsewhere, and a stream too, where nothing was shown yet or the caller can bear a new start. That is done once: the request itself
+may be what ends replicas, and after `MAX_LOST` of them it fails with `ReplicaLost`. All pieces of a request count together. Knows no HTTP
+and no model.
+
+What ended for another reason costs a pause and no attempt, as far as that can be told:
+- a replica that dies before it has accepted a request: Serve's router sends that to another, and nobody here hears of it;
+- one that only refuses (it is broken, or closing, and Serve has yet to replace it), also where its device broke while the request
+  waited there (`stages/engine/device_faults.py`);
+- one that went with its whole node.
+A replica that is stopped in order ends the requests in its hand first, so who is killed by Serve itself did not end in time: that
+counts. Where a stage behind the one that is called is unavailable, its replica has tried.
 """
 
 import asyncio
@@ -24,6 +32,7 @@ from stages.contract.errors import (
     DeadlineExceeded,
     InputUnavailable,
     QueueFull,
+    ReplicaLost,
     StageFailed,
     TriptychError,
     Unavailable,
@@ -32,10 +41,11 @@ from stages.contract.item import InputReceipts, Item, Reply
 from stages.host.deadlines import remaining_s, too_late
 from stages.host.packed_item import packed
 
-MAX_ATTEMPTS = 3
+MAX_LOST = 2
 MAX_TRIES = 300  # of a request without a deadline
 _CANCELLED = (Cancelled, RequestCancelledError, ray.exceptions.TaskCancelledError)
-_REPLICA_DIED = (ray.exceptions.RayActorError, ray.exceptions.NodeDiedError, ray.exceptions.OwnerDiedError)
+_NODE_DIED = (ray.exceptions.NodeDiedError, ray.exceptions.OwnerDiedError)
+_REPLICA_DIED = (ray.exceptions.RayActorError, *_NODE_DIED)
 
 
 class ServeStageClient:
@@ -49,10 +59,10 @@ class ServeStageClient:
         self._store = store if store is not None else ObjectStore()
         self._pace = {name: _Pace() for name in handles}
 
-    async def call(self, stage: str, item: Item[Any]) -> Reply[Any]:
+    async def call(self, stage: str, item: Item[Any], *, lost: set[str] | None = None) -> Reply[Any]:
         deployment = self._hosting(stage)
         handle = self._handles[deployment].options(method_name="call")
-        attempts = _Attempts()
+        attempts = _Attempts(lost)
         while True:
             response = handle.remote(stage, item)
             try:
@@ -69,17 +79,17 @@ class ServeStageClient:
             except Exception as error:
                 failure = self._translated(error, stage, item)
                 if not attempts.another(error, failure):
-                    raise failure from None
+                    raise attempts.last(stage, failure) from None
             await attempts.pause(stage, item)
 
     async def stream(
-        self, stage: str, item: Item[Any], *, restartable: bool = False
+        self, stage: str, item: Item[Any], *, restartable: bool = False, lost: set[str] | None = None
     ) -> AsyncGenerator[Sequence[object], None]:
         deployment = self._hosting(stage)
         handle = self._handles[deployment].options(method_name="stream", stream=True)
         sent, arrays = packed(item)
         beside = [self._store.reference(array) for array in arrays]
-        attempts = _Attempts()
+        attempts = _Attempts(lost)
         while True:
             response, shown = handle.remote(stage, sent, *beside), False
             try:
@@ -90,8 +100,11 @@ class ServeStageClient:
                 return
             except Exception as error:
                 failure = self._translated(error, stage, item)
-                if (shown and not restartable) or not attempts.another(error, failure):
+                another = attempts.another(error, failure)
+                if shown and not restartable:
                     raise failure from None
+                if not another:
+                    raise attempts.last(stage, failure) from None
             finally:
                 _call_off(response)
             await attempts.pause(stage, item)
@@ -120,24 +133,38 @@ class ServeStageClient:
             return Cancelled(f"{stage}: cancelled")
         if isinstance(error, (*_REPLICA_DIED, DeploymentUnavailableError, RayServeException)):
             return _gone(stage)
-        return StageFailed(f"{stage} failed: {type(cause).__name__}: {cause}")
+        return StageFailed(f"{stage} failed", detail=f"{type(cause).__name__}: {cause}")
 
 
 class _Attempts:
-    """Whether a request is tried once more, and after which pause."""
+    """Whether a request is tried once more, and after which pause. `lost`: shared by all pieces of a request."""
 
-    def __init__(self) -> None:
-        self._num_ended = 0  # replicas that ended with the request in hand
+    def __init__(self, lost: set[str] | None) -> None:
+        self._lost = lost if lost is not None else set()
         self._num_tries = 0
 
     def another(self, error: Exception, failure: TriptychError) -> bool:
+        """Notes which replica was lost, if one was."""
         self._num_tries += 1
-        if isinstance(error, _REPLICA_DIED) or isinstance(failure, Broken):
-            self._num_ended += 1
-            return self._num_ended < MAX_ATTEMPTS
+        if isinstance(failure, Broken):
+            self._lost.add(str(failure))  # it names the replica
+        elif isinstance(error, ray.exceptions.RayActorError) and not _went_with_its_node(error):
+            self._lost.add(error.actor_id or f"one that nobody names, in try {self._num_tries}")
+        elif not self._had_no_part(error, failure):
+            return False
+        return len(self._lost) < MAX_LOST and self._num_tries <= MAX_TRIES
+
+    def _had_no_part(self, error: Exception, failure: TriptychError) -> bool:
+        if isinstance(error, _NODE_DIED) or _went_with_its_node(error):
+            return True
         refused = isinstance(error, ray.exceptions.RayTaskError) and isinstance(failure, Unavailable)
-        hopeless = isinstance(failure, InputUnavailable)
-        return refused and not hopeless and self._num_tries <= MAX_TRIES
+        return refused and not isinstance(failure, InputUnavailable)
+
+    def last(self, stage: str, failure: TriptychError) -> TriptychError:
+        """What is told in the end. Where a replica was lost and nobody could try again, trying later might cost the next one."""
+        if self._lost and isinstance(failure, Unavailable):
+            return ReplicaLost(f"{stage}: {len(self._lost)} replicas ended under the request", detail=str(failure))
+        return failure
 
     async def pause(self, stage: str, item: Item[Any]) -> None:
         """Up to a second: until Serve notices, the same replica may be chosen again. Raises `DeadlineExceeded`."""
@@ -145,6 +172,11 @@ class _Attempts:
         await asyncio.sleep(pause_s if left_s is None else min(pause_s, left_s))
         if remaining_s(item) == 0:
             raise _too_late(stage)
+
+
+def _went_with_its_node(error: Exception) -> bool:
+    """Ray says so only in words, unless the node was preempted."""
+    return isinstance(error, ray.exceptions.RayActorError) and (error.preempted or "node has died" in str(error))
 
 
 class _Pace:

@@ -18,6 +18,7 @@ from pipelines.cluster.replica import RedisReplica, StageReplica
 from pipelines.cluster.serve_client import ServeStageClient
 from pipelines.settings.applications import OWN, REDIS, Address, ProcessArgs, RedisArgs, StagesArgs, StagesSettings
 from pipelines.settings.config import QueueConfig
+from stages.pictures.pixel_budget import pixels_of_this_process
 
 MAX_BACKOFF_S = 0.05  # Serve's own is 0.5 s, which a waiting request feels
 TINY = {"num_cpus": 0.01}
@@ -33,7 +34,7 @@ def redis(args: RedisArgs) -> Application:
     return (
         serve.deployment(RedisReplica)
         .options(name=REDIS, ray_actor_options=TINY, health_check_period_s=2)
-        .bind(args.directory, args.max_memory_bytes)
+        .bind(args.name, args.max_memory_bytes)
     )
 
 
@@ -89,4 +90,6 @@ class PlacedReplica(ServedReplica):
 
     def reconfigure(self, settings: dict[str, Any]) -> None:
         """By Serve, at the start and whenever `user_config` changes."""
-        limit_queues(self, StagesSettings.model_validate(settings).queues)
+        given = StagesSettings.model_validate(settings)
+        limit_queues(self, given.queues)
+        pixels_of_this_process().limit(given.pixels_in_flight)

@@ -7,18 +7,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from pipelines.ingress.pictures.image_url import PictureSource
 from pipelines.ingress.pictures.picture_store import PictureStore
 from pipelines.ingress.playground import add_playground
 from pipelines.ingress.request.arrival import Arrival
+from pipelines.ingress.request.body_budget import BodyBudget, BoundedBodies
 from pipelines.ingress.request.errors import json_response, routing_error_handler, triptych_error_handler
+from pipelines.ingress.request.local_caller import LocalCallersOnly
 from pipelines.ingress.request.metrics import CONTENT_TYPE, RequestMetrics
 from pipelines.ingress.request.receipts import ReceiptPrinter
 from pipelines.ingress.request.request_log import RequestLog
 from pipelines.ingress.request.settings import IngressSettings
-from pipelines.ingress.routes.api_description import POST_ERRORS, asking, describe, error_answers, operation
+from pipelines.ingress.request.whole_answer import WholeAnswer
+from pipelines.ingress.routes.api_description import POST_ERRORS, ApiDescription, asking, describe, error_answers, operation
 from pipelines.ingress.routes.chat import ChatRoute
 from pipelines.ingress.routes.embeddings import EmbeddingsRoute
 from pipelines.ingress.routes.images import ImagesRoute
@@ -28,6 +32,8 @@ from pipelines.ingress.schemas.embeddings import EmbeddingsAnswer, EmbeddingsBod
 from pipelines.ingress.schemas.images import EditBody, ImagesAnswer, ImagesBody
 from pipelines.ingress.schemas.models import Health, ModelEntry, ModelList, Readiness
 from pipelines.jobs import Service
+from pipelines.settings.derived import body_bytes_in_flight
+from pipelines.threads import Threads
 from stages.contract.errors import TriptychError
 
 EVENTS: dict[str, Any] = {"content": {"text/event-stream": {}}}  # events, not one value: they have no schema of their own here
@@ -36,21 +42,27 @@ DESCRIPTION = "Pictures and language in OpenAI's shapes. Fields of Triptych's ow
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What outlives a change of settings: counters, and the pictures whose addresses were given out."""
+    """What outlives a change of settings: counters, the pictures whose addresses were given out, threads,
+    and what bodies weigh."""
 
     metrics: RequestMetrics
     pictures: PictureStore
+    threads: Threads
+    bodies: BodyBudget
 
     @classmethod
-    def new(cls, settings: IngressSettings) -> "Kept":
+    def new(cls, settings: IngressSettings, threads: Threads | None = None) -> "Kept":
+        """`threads` None: some of its own."""
         store = PictureStore(capacity_bytes=settings.kept_picture_bytes, keep_s=settings.kept_picture_s)
-        return cls(RequestMetrics(), store)
+        bodies = BodyBudget(body_bytes_in_flight(settings.limits))
+        return cls(RequestMetrics(), store, threads if threads is not None else Threads.new(), bodies)
 
 
 def create_app(service: Service, settings: IngressSettings, kept: Kept | None = None) -> FastAPI:
     """The whole surface over a service. Starts nothing and reads no environment. `kept`: of the app before it."""
     kept = kept if kept is not None else Kept.new(settings)
-    pictures = PictureSource(settings.limits, settings.fetch)
+    threads = kept.threads
+    pictures = PictureSource(settings.limits, settings.fetch, threads)
 
     app = FastAPI(
         title="Triptych",
@@ -58,28 +70,34 @@ def create_app(service: Service, settings: IngressSettings, kept: Kept | None = 
         description=DESCRIPTION,
         docs_url=None,
         redoc_url=None,
+        openapi_url=None,  # ours asks for a key where there are any
         redirect_slashes=False,
     )
     app.add_exception_handler(TriptychError, triptych_error_handler)
     app.add_exception_handler(HTTPException, routing_error_handler)
+    kept.bodies.limit(body_bytes_in_flight(settings.limits))
+    app.add_middleware(BoundedBodies, budget=kept.bodies)
+    if not settings.keys:
+        app.add_middleware(LocalCallersOnly)
     app.add_middleware(RequestLog, metrics=kept.metrics, adds_id=settings.adds_request_id)
-    arrival, receipts = Arrival(service, settings), ReceiptPrinter(settings.shows_cache)
+    arrival, receipts = Arrival(service, settings, threads), ReceiptPrinter(settings.sees_all)
     keyed = bool(settings.keys)
-    _add_chat(app, ChatRoute(arrival, settings, pictures, receipts))
-    _add_images(app, ImagesRoute(arrival, settings, pictures, receipts, kept.pictures))
-    _add_embeddings(app, EmbeddingsRoute(arrival, settings, pictures, receipts))
+    _add_chat(app, ChatRoute(arrival, settings, pictures, receipts, threads))
+    _add_images(app, ImagesRoute(arrival, settings, pictures, receipts, kept.pictures, threads))
+    _add_embeddings(app, EmbeddingsRoute(arrival, settings, pictures, receipts, threads))
     _add_models(app, ModelsRoute(service), arrival, keyed=keyed)
-    _add_operations(app, service, kept.metrics, arrival, keyed=keyed)
     add_playground(app)
-    describe(
-        app,
-        {
-            ChatBody: _ids(service, "image_text"),
-            ImagesBody: _ids(service, "text_to_image"),
-            EditBody: tuple(card.id for card in service.models() if card.pipeline == "text_to_image" and card.accepts_images),
-            EmbeddingsBody: _ids(service, "embed"),
-        },
-    )
+    painters = [card for card in service.models() if card.pipeline == "text_to_image"]
+    ids: dict[type[BaseModel], tuple[str, ...]] = {
+        ChatBody: _ids(service, "image_text"),
+        ImagesBody: tuple(card.id for card in painters),
+        EditBody: tuple(card.id for card in painters if card.accepts_images),
+        EmbeddingsBody: _ids(service, "embed"),
+    }
+    if settings.models:  # each tenant has its own; the description is for all
+        ids = dict.fromkeys(ids, ())
+    description = describe(app, ids)
+    _add_operations(app, kept.metrics, description, arrival, keyed=keyed)
     return app
 
 
@@ -123,7 +141,7 @@ def _add_images(app: FastAPI, route: ImagesRoute) -> None:
     @app.get(
         "/v1/images/files/{key}",
         response_class=Response,
-        responses={200: {"content": {f"image/{kind}": {} for kind in ("png", "jpeg", "webp")}}, **error_answers(404)},
+        responses={200: {"content": {f"image/{kind}": {} for kind in ("png", "jpeg", "webp")}}, **error_answers(403, 404)},
         openapi_extra=operation(),
     )
     async def images_files(key: str) -> Response:
@@ -133,7 +151,7 @@ def _add_images(app: FastAPI, route: ImagesRoute) -> None:
         if picture is None:
             raise HTTPException(404)
         headers = {"cache-control": "private, max-age=60", "content-security-policy": "default-src 'none'"}
-        return Response(picture.data, media_type=picture.media_type, headers=headers)
+        return WholeAnswer([picture.data], media_type=picture.media_type, headers=headers)
 
 
 def _add_embeddings(app: FastAPI, route: EmbeddingsRoute) -> None:
@@ -152,25 +170,25 @@ def _add_models(app: FastAPI, route: ModelsRoute, arrival: Arrival, *, keyed: bo
     @app.get(
         "/v1/models",
         response_model=None,
-        responses={200: {"model": ModelList}, **error_answers(401)},
+        responses={200: {"model": ModelList}, **error_answers(401, 403)},
         openapi_extra=operation(keyed=keyed),
     )
     async def models(request: Request) -> Response:
         """What can be asked, and the stages behind each model."""
-        arrival.identify(request)
-        return json_response((await route.listed()).to_json())
+        return json_response((await route.listed(arrival.seen(request))).to_json())
 
     @app.get(
         "/v1/models/{model:path}",
         response_model=None,
-        responses={200: {"model": ModelEntry}, **error_answers(401, 404)},
+        responses={200: {"model": ModelEntry}, **error_answers(401, 403, 404)},
         openapi_extra=operation(keyed=keyed),
     )
     async def model(request: Request, model: str) -> Response:
-        arrival.identify(request)
-        return json_response((await route.one(model)).to_json())
+        return json_response((await route.one(model, arrival.seen(request))).to_json())
 
-    @app.get("/health", response_model=None, responses={200: {"model": Health}}, openapi_extra=operation())
+    @app.get(
+        "/health", response_model=None, responses={200: {"model": Health}, **error_answers(403)}, openapi_extra=operation()
+    )
     async def health() -> Response:
         """Whether this process answers."""
         return json_response(Health(status="ok").to_json())
@@ -178,23 +196,39 @@ def _add_models(app: FastAPI, route: ModelsRoute, arrival: Arrival, *, keyed: bo
     @app.get(
         "/ready",
         response_model=None,
-        responses={200: {"model": Readiness}, 503: {"model": Readiness, "description": "a stage has no live replica"}},
+        responses={
+            200: {"model": Readiness},
+            503: {"model": Readiness, "description": "a stage has no live replica"},
+            **error_answers(403),
+        },
         openapi_extra=operation(),
     )
-    async def ready() -> Response:
-        """Whether every stage that a model needs has a live replica."""
-        readiness = await route.readiness()
+    async def ready(request: Request) -> Response:
+        """Whether every stage that a model needs has a live replica. Which have none is told where no key is needed, and with a key."""
+        readiness = await route.readiness(arrival.seen_by_anyone(request))
         return json_response(readiness.to_json(), status=200 if readiness.ready else 503)
 
 
-def _add_operations(app: FastAPI, service: Service, metrics: RequestMetrics, arrival: Arrival, *, keyed: bool) -> None:
+def _add_operations(
+    app: FastAPI, metrics: RequestMetrics, description: ApiDescription, arrival: Arrival, *, keyed: bool
+) -> None:
+    writing = arrival.threads.answers
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi(request: Request) -> Response:
+        arrival.identify(request)
+        return WholeAnswer([await writing.run(description.to_json)])
+
     @app.get(
         "/metrics",
         response_class=Response,
-        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **error_answers(401)},
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **error_answers(401, 403)},
         openapi_extra=operation(keyed=keyed),
     )
     async def prometheus(request: Request) -> Response:
-        """Prometheus text: requests by route, and every stage's counters."""
-        arrival.identify(request)
-        return Response(await metrics.page(service), headers={"content-type": CONTENT_TYPE})
+        """Prometheus text: requests by route, and every stage's counters; where several tenants are served, the tenant's own requests,
+        and all only for operators."""
+        tenant = arrival.identify(request).tenant
+        whole = arrival.settings.sees_all(tenant)
+        page = await metrics.page(arrival.service, writing) if whole else metrics.own_page(tenant)
+        return WholeAnswer([page], media_type=CONTENT_TYPE)

@@ -99,10 +99,9 @@ class PromptBuilder:
             return self._writer.render(messages)
         except TriptychError:
             raise
-        except TemplateError as error:
-            raise InvalidRequest(f"the model's chat template refuses these messages: {error}", param="messages") from error
         except Exception as error:  # a template is a program: what it fails on is in these messages
-            raise InvalidRequest("the model's chat template cannot write these messages", param="messages") from error
+            told = f"refuses these messages: {error}" if type(error) is TemplateError else "cannot take these messages"
+            raise InvalidRequest(f"the model's chat template {told}", param="messages") from error
 
     def encode(self, text: str) -> Sequence[int]:
         """A plain text's tokens: no template, no begin token, and control tokens read as text."""
@@ -275,7 +274,8 @@ def _load_config(checkpoint: Checkpoint) -> Any:
 
     gguf = gguf_file(checkpoint.folder)
     try:
-        return AutoConfig.from_pretrained(str(checkpoint.folder), **({"gguf_file": gguf} if gguf else {}))
+        more = {"gguf_file": gguf} if gguf else {}
+        return AutoConfig.from_pretrained(str(checkpoint.folder), trust_remote_code=False, **more)
     except Exception as error:  # a broken checkpoint fails in a dozen ways, and all of them are the configuration's
         raise ConfigurationError(f"{checkpoint.source} has no configuration that transformers can load: {error}") from error
 
@@ -284,7 +284,7 @@ def _load_processor(checkpoint: Checkpoint) -> Any:
     from transformers import AutoProcessor
 
     try:
-        processor = AutoProcessor.from_pretrained(str(checkpoint.folder))
+        processor = AutoProcessor.from_pretrained(str(checkpoint.folder), trust_remote_code=False)
     except Exception as error:  # as above
         raise ConfigurationError(f"{checkpoint.source} has no processor that transformers can load: {error}") from error
     _check_template(checkpoint, processor.chat_template or processor.tokenizer.chat_template)

@@ -34,18 +34,27 @@ from pipelines.settings.config import (
     QueueConfig,
     Strict,
 )
-from pipelines.settings.derived import Home, batch_items, capacity, longest_request_s
+from pipelines.settings.derived import Home, batch_items, capacity, longest_request_s, max_queued_requests, pixels_in_flight
 from pipelines.settings.placement import needed_elsewhere
+from pipelines.settings.private_redis import embedded_name
 from pipelines.settings.replica_spec import CacheSpec, ReplicaSpec
-from pipelines.settings.specs import cache_spec, embedded_directory, stage_spec, torch_threads
+from pipelines.settings.specs import cache_spec, stage_spec, torch_threads
+from stages.pictures.pixel_budget import MAX_PIXELS
 
 METRICS, REDIS = "metrics", "redis"
 SURFACE_BUILDER = "pipelines.app:surface"
 STAGES_BUILDER = "pipelines.cluster.stage_deployment:stages"
 REDIS_BUILDER = "pipelines.cluster.stage_deployment:redis"
 SCALING_POLICY = "pipelines.cluster.autoscaling:by_engines_load"
+RETRY_AFTER_S = 1.0  # of a request that finds Serve's own queue full
 OWN = ""  # in place of an application's name: the one that it is part of
-COMPUTED_WITH = ("source", "loader", "projector", "max_context_tokens")  # settings of a stage that requests are made for
+COMPUTED_WITH = (
+    "source",
+    "contents",
+    "loader",
+    "projector",
+    "max_context_tokens",
+)  # settings of a stage that requests are made for
 SEEN = (*COMPUTED_WITH, "device", "dtype")  # what the HTTP surface reads of a stage's settings
 
 
@@ -91,6 +100,7 @@ class StagesSettings(Strict):
     """What may change while replicas of stages run. `queues`: by stage."""
 
     queues: dict[str, QueueConfig] = {}
+    pixels_in_flight: int = MAX_PIXELS
 
 
 class SurfaceArgs(Strict):
@@ -109,7 +119,9 @@ class SurfaceSettings(Strict):
 
 
 class RedisArgs(Strict):
-    directory: str
+    """`name`: of the server's folder (`pipelines/settings/private_redis.py`)."""
+
+    name: str
     max_memory_bytes: int = Field(ge=1)
 
 
@@ -174,6 +186,8 @@ def surface_application(config: AppConfig, name: str, hosts: Mapping[str, str]) 
     overrides = {
         "num_replicas": config.ingress.num_replicas,
         "max_ongoing_requests": config.ingress.max_ongoing_requests,
+        "max_queued_requests": max_queued_requests(config.ingress),
+        "backpressure_config": {"status_code": 429, "retry_after_s": RETRY_AFTER_S},
         "graceful_shutdown_timeout_s": longest_request_s(config),
         "max_surge_percent": SURGE_PERCENT,
         "user_config": _compact(settings),
@@ -239,7 +253,7 @@ def _plain(value: object) -> object:
 
 
 def _redis(name: str, max_memory_bytes: int) -> ServeApplication:
-    args = RedisArgs(directory=embedded_directory(name), max_memory_bytes=max_memory_bytes)
+    args = RedisArgs(name=embedded_name(name), max_memory_bytes=max_memory_bytes)
     return ServeApplication(f"{name}-{REDIS}", REDIS_BUILDER, _compact(args), {})
 
 
@@ -271,7 +285,7 @@ def _process(home: Home, config: AppConfig) -> ProcessArgs:
 
 
 def _stages_overrides(placed: DeploymentConfig, config: AppConfig) -> dict[str, Any]:
-    room, settings = capacity(placed, config), StagesSettings(queues=_queues(placed, config))
+    room, settings = capacity(placed, config), _stages_settings(placed, config)
     return {
         **_scaling(placed, room.target_ongoing_requests),
         "max_ongoing_requests": room.max_ongoing_requests,
@@ -282,6 +296,10 @@ def _stages_overrides(placed: DeploymentConfig, config: AppConfig) -> dict[str, 
         "max_surge_percent": placed.max_surge_percent,
         "user_config": _compact(settings),
     }
+
+
+def _stages_settings(placed: DeploymentConfig, config: AppConfig) -> StagesSettings:
+    return StagesSettings(queues=_queues(placed, config), pixels_in_flight=pixels_in_flight(config.limits))
 
 
 def _queues(home: Home, config: AppConfig) -> dict[str, QueueConfig]:

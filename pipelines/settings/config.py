@@ -2,17 +2,18 @@
 value and what is allowed.
 
 Decides what may be said, and where (every role filled, every stage placed once). What is None is derived from the rest in
-`pipelines/settings/derived.py`. Knows no Ray and loads no model; the environment is read here and nowhere else. Where it stands in the YAML
-file: `pipelines/settings/config_file.py`.
+`pipelines/settings/derived.py`. Knows no Ray and loads no model; what it only names is read by `pipelines/settings/environment.py`. Where
+it stands in the YAML file: `pipelines/settings/config_file.py`.
 """
 
 import hashlib
-import os
 from collections.abc import Mapping
 from typing import Annotated, Literal
+from urllib.parse import parse_qs, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
+from pipelines.settings.environment import hard_to_guess, secret_of
 from stages.contract.errors import ConfigurationError
 from stages.contract.limits import QueueLimits
 from stages.diffusion.messages import MAX_GUIDANCE_SCALE
@@ -22,16 +23,10 @@ INGRESS = "ingress"
 SURGE_PERCENT = 25  # rounded up: there is one replica more before the first old one goes
 
 
-def from_environment(variable: str, setting: str) -> str:
-    """What an environment variable holds that a setting names. Raises `ConfigurationError` where it is not set."""
-    value = os.environ.get(variable)
-    if not value:
-        raise ConfigurationError(f"{setting}: the environment variable {variable} is not set")
-    return value
-
-
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    """Its errors don't quote what was given: it may be a key in the wrong place."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class SourceConfig(Strict):
@@ -50,6 +45,13 @@ class SourceConfig(Strict):
         if self.revision is not None and self.hub is None:
             raise ValueError("revision goes with hub only")
         return self
+
+
+class ContentsConfig(Strict):
+    """What a part is loaded from, as digests: of what a process reads that only prepares its input, and with the weights."""
+
+    settings: str
+    whole: str
 
 
 class BatchConfig(Strict):
@@ -71,9 +73,11 @@ class QueueConfig(Strict):
 
 
 class PartConfig(Strict):
-    """One part of a model: one stage."""
+    """One part of a model: one stage. `contents`: what the source must hold, wherever it is loaded; filled in where the configuration is
+    deployed from, if that machine has the source (`pipelines/settings/pinning.py`)."""
 
     source: SourceConfig
+    contents: ContentsConfig | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="auto: see stages/device/dtypes.py")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     compile: bool = False
@@ -83,6 +87,11 @@ class PartConfig(Strict):
         120,
         gt=0,
         description="a batch, a step or preparing an item that takes longer means a broken replica (the first: 5 times)",
+    )
+    max_load_s: float = Field(
+        3600,
+        gt=0,
+        description="fetching, loading and warming up that take longer end the replica's process, and Serve starts it again",
     )
 
 
@@ -238,7 +247,7 @@ class DeploymentConfig(Strict):
     max_ongoing_requests: int | None = Field(
         None,
         ge=1,
-        description="requests one replica holds, the rest wait for the next replica; None: two full batches, at least 16",
+        description="requests one replica holds, the rest wait for the next replica; None: a full batch and all that may wait",
     )
     max_queued_requests: int = Field(256, ge=1, description="requests that may wait for a replica before 429")
     health_check_period_s: float = Field(2, gt=0)
@@ -262,23 +271,39 @@ class DeploymentConfig(Strict):
 
 class RedisConfig(Strict):
     """The shared tier. `url`: "embedded" (one machine: a server of our own on a private socket), redis://, rediss:// or unix://.
-    `url_env`: the environment variable, on every machine, that holds it; for a URL with a password, which Serve would show."""
+    `url_env`, `url_file`: the environment variable or the file, on every machine, that holds it; for a URL with a password, which
+    Serve would show."""
 
     url: str = Field(EMBEDDED, pattern=r"^(embedded$|redis://|rediss://|unix://)")
     url_env: str | None = Field(None, min_length=1)
+    url_file: str | None = Field(None, min_length=1)
     max_memory_bytes: int = Field(256 * 2**20, ge=2**20, description="of the embedded server")
     max_value_bytes: int = Field(8 * 2**20, ge=1024)
     ttl_s: float | None = Field(None, gt=0)
 
+    @field_validator("url")
+    @classmethod
+    def holds_no_password(cls, url: str) -> str:
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            raise ValueError("not a URL") from None
+        if "@" in parts.netloc or {"password", "username"} & set(parse_qs(parts.query)):
+            raise ValueError(
+                "it holds a name or a password, which Serve would show; put the whole URL into an environment variable or a file, "
+                "and name that in url_env or url_file"
+            )
+        return url
+
     @model_validator(mode="after")
     def one_url(self) -> "RedisConfig":
-        if self.url_env is not None and self.url != EMBEDDED:
-            raise ValueError("give url or url_env, not both")
+        if sum((self.url != EMBEDDED, self.url_env is not None, self.url_file is not None)) > 1:
+            raise ValueError("give one of url, url_env, url_file")
         return self
 
     @property
     def is_embedded(self) -> bool:
-        return self.url_env is None and self.url == EMBEDDED
+        return self.url_env is None and self.url_file is None and self.url == EMBEDDED
 
 
 class CacheConfig(Strict):
@@ -288,8 +313,16 @@ class CacheConfig(Strict):
 
 class LimitsConfig(Strict):
     body_bytes: int = Field(32 * 2**20, ge=1024)
+    body_bytes_in_flight: int | None = Field(
+        None,
+        ge=1024,
+        description="bodies that one HTTP process holds at a time, each beyond its first 64 KiB; None: 16 of body_bytes",
+    )
     image_bytes: int = Field(20 * 2**20, ge=64)
     image_pixels: int = Field(25_000_000, ge=1)
+    pixels_in_flight: int | None = Field(
+        None, ge=1, description="pixels of pictures that one process decodes at a time; None: twice image_pixels"
+    )
     images_per_request: int = Field(8, ge=0)
     prompt_chars: int = Field(200_000, ge=1)
     max_tokens: int | None = Field(None, ge=1, description="of a chat's answer; None: what the context holds")
@@ -310,40 +343,96 @@ class LimitsConfig(Strict):
 
 
 class KeyConfig(Strict):
-    """An API key: its sha256 in hex, or the environment variable that holds it."""
+    """An API key: its SHA-256 in hex, or the environment variable or the file that holds it."""
 
     tenant: str = Field(min_length=1)
-    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
-    env: str | None = None
+    sha256: Annotated[str, StringConstraints(strip_whitespace=True, to_lower=True)] | None = None
+    env: str | None = Field(None, min_length=1)
+    file: str | None = Field(None, min_length=1)
+
+    @field_validator("sha256")
+    @classmethod
+    def is_a_digest(cls, given: str | None) -> str | None:
+        if given is not None and not (len(given) == 64 and set(given) <= set("0123456789abcdef")):
+            raise ValueError("not 64 hex digits: it is the key's SHA-256 (`printf %s KEY | sha256sum`), not the key")
+        if given == hashlib.sha256().hexdigest():
+            raise ValueError("it is that of an empty key")
+        return given
 
     @model_validator(mode="after")
     def exactly_one(self) -> "KeyConfig":
-        if (self.sha256 is None) == (self.env is None):
-            raise ValueError("give exactly one of sha256, env")
+        if sum(given is not None for given in (self.sha256, self.env, self.file)) != 1:
+            raise ValueError("give exactly one of sha256, env, file")
         return self
 
     def digest(self) -> str:
-        """Raises `ConfigurationError` where the environment variable is not set."""
+        """Raises `ConfigurationError` where the environment variable or the file holds no key."""
         if self.sha256 is not None:
             return self.sha256
-        return hashlib.sha256(from_environment(str(self.env), "auth.keys").encode()).hexdigest()
+        setting = f"auth.keys: the key of tenant {self.tenant}"
+        key = hard_to_guess(secret_of(env=self.env, file=self.file, setting=setting), setting)
+        return hashlib.sha256(key.text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 class AuthConfig(Strict):
-    """Without keys: one tenant, and loopback only. `secret_env` names the variable with the secret that tenant salts derive from."""
+    """Without keys: one tenant, and loopback only. `secret_env`, `secret_file`: the variable or the file with the secret that tenant salts
+    derive from."""
 
     keys: tuple[KeyConfig, ...] = ()
-    secret_env: str | None = None
+    secret_env: str | None = Field(None, min_length=1)
+    secret_file: str | None = Field(None, min_length=1)
+    models: dict[str, tuple[str, ...]] = Field(
+        {}, description="tenant -> the models that it may ask, and sees; all, for a tenant that is not here"
+    )
+    operators: tuple[str, ...] = Field(
+        (),
+        description="tenants who see of all what the others see of their own: counters, replicas, batches; one tenant alone does",
+    )
 
     def secret(self) -> bytes:
-        if self.secret_env is None:
+        """Raises `ConfigurationError` where the environment variable or the file holds no secret."""
+        if self.secret_env is None and self.secret_file is None:
             return b"triptych single tenant"
-        return from_environment(self.secret_env, "auth.secret_env").encode()
+        setting = "auth.secret_env" if self.secret_env is not None else "auth.secret_file"
+        secret = hard_to_guess(secret_of(env=self.secret_env, file=self.secret_file, setting=setting), setting)
+        return secret.text.encode("utf-8", "surrogateescape")
+
+    def tenants(self) -> dict[str, str]:
+        """SHA-256 of a key in hex -> tenant. Raises `ConfigurationError` where one key is two tenants', and as `KeyConfig.digest` does."""
+        found: dict[str, str] = {}
+        for key in self.keys:
+            owner = found.setdefault(key.digest(), key.tenant)
+            if owner != key.tenant:
+                raise ConfigurationError(
+                    f"auth.keys: tenants {owner} and {key.tenant} have the same key; give each a key of its own"
+                )
+        return found
+
+    @model_validator(mode="after")
+    def a_key_has_one_tenant(self) -> "AuthConfig":
+        owners: dict[tuple[str | None, ...], str] = {}
+        for key in self.keys:
+            owner = owners.setdefault((key.sha256, key.env, key.file), key.tenant)
+            if owner != key.tenant:
+                raise ValueError(f"tenants {owner} and {key.tenant} have the same key; give each a key of its own")
+        return self
+
+    @model_validator(mode="after")
+    def tenants_have_keys(self) -> "AuthConfig":
+        for setting, tenants in (("operators", self.operators), ("models", self.models)):
+            unknown = sorted(set(tenants) - {key.tenant for key in self.keys})
+            if unknown:
+                raise ValueError(f"{setting}: no key is of tenant {', '.join(unknown)}")
+        return self
 
     @model_validator(mode="after")
     def several_tenants_need_a_secret(self) -> "AuthConfig":
-        if len({key.tenant for key in self.keys}) > 1 and self.secret_env is None:
-            raise ValueError("several tenants need secret_env: what is remembered for one must not be guessable by another")
+        if self.secret_env is not None and self.secret_file is not None:
+            raise ValueError("give secret_env or secret_file, not both")
+        if len({key.tenant for key in self.keys}) > 1 and self.secret_env is None and self.secret_file is None:
+            raise ValueError(
+                "several tenants need secret_env or secret_file: what is remembered for one must not be guessable by another"
+            )
         return self
 
 
@@ -363,6 +452,11 @@ class IngressConfig(Strict):
     num_replicas: int = Field(1, ge=1)
     ray_actor_options: ActorOptions = ActorOptions()
     max_ongoing_requests: int = Field(1000, ge=1)
+    max_queued_requests: int | None = Field(
+        None,
+        ge=1,
+        description="requests that may wait for a replica before 429, at each of Serve's proxies; None: max_ongoing_requests",
+    )
 
 
 class AppConfig(Strict):
@@ -402,6 +496,14 @@ class AppConfig(Strict):
         clashes = {INGRESS, "metrics", "redis"} & set(self.deployments)
         if clashes:
             raise ValueError(f"deployments: {', '.join(clashes)} is taken by Triptych itself; choose another name")
+        return self
+
+    @model_validator(mode="after")
+    def tenants_models_are_served(self) -> "AppConfig":
+        for tenant, models in self.auth.models.items():
+            unknown = sorted(set(models) - set(self.models))
+            if unknown:
+                raise ValueError(f"auth.models.{tenant}: {', '.join(unknown)} is not one of {', '.join(self.models)}")
         return self
 
     def _refuse_one_name_for_two(self) -> None:

@@ -88,8 +88,16 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path}: not YAML: {error}") from None
+        raise ConfigurationError(f"{path}: not YAML: {_where(error)}") from None
     return {str(key): value for key, value in document.items()} if isinstance(document, dict) else {}
+
+
+def _where(error: yaml.YAMLError | UnicodeDecodeError) -> str:
+    """Without the line itself, which the library would quote."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None:
+        return "it is not text in UTF-8"
+    return f"line {mark.line + 1}, column {mark.column + 1}: {str(problem).partition(chr(39))[0].strip()}"
 
 
 def _checked(model: type[Model], given: Mapping[str, Any], within: str = "") -> Model:
@@ -132,7 +140,8 @@ def told(error: ValidationError) -> Sequence[str]:
 
 
 def _given(path: str, value: object) -> str:
-    """What was given, to be told, but no secret: a mistyped URL holds its password, a mistyped digest may be the key itself."""
-    if isinstance(value, Mapping) or "@" in repr(value):
+    """What was given, to be told, but no secret: a mistyped URL holds its password, a mistyped digest may be the key itself, and what
+    holds several things may hold either."""
+    if isinstance(value, Mapping | list | tuple) or "@" in repr(value):
         return ""
     return "" if path.startswith(SECRET) and not isinstance(value, int | float) else f" (given: {value!r})"

@@ -19,14 +19,16 @@ from pipelines.settings.config import (
     TextToImageModel,
 )
 from pipelines.settings.placement import placement_faults
-from stages.host.nesting import needed_by
 
 BATCH_ITEMS = 16
 PREFILL_CHUNK_TOKENS = 256
 MAX_TOKENS = 512  # of an answer whose bound nobody gave: done before its deadline on a slow machine, too
 MAX_PIXELS = 1_048_576
+PICTURES_IN_FLIGHT = 2  # of the largest allowed: one for each thread that decodes
+BODIES_IN_FLIGHT = 16  # of the largest allowed
 FEWEST_ONGOING = 16
 FULL_BATCHES = 2  # one runs, one is there when it ends
+LINES = 3  # a full queue's worth, and what ten tenants may have beside it: 1 + 1/2 + ... + 1/10 (`stages/engine/scheduling/room.py`)
 ANSWERED_WITHIN_S = 10  # of a request's deadline its answer is on its way to the client
 
 Home = DeploymentConfig | IngressConfig
@@ -56,6 +58,18 @@ def default_max_tokens(limits: LimitsConfig) -> int:
     return limits.default_max_tokens or min(MAX_TOKENS, limits.max_tokens or MAX_TOKENS)
 
 
+def pixels_in_flight(limits: LimitsConfig) -> int:
+    return limits.pixels_in_flight or PICTURES_IN_FLIGHT * limits.image_pixels
+
+
+def body_bytes_in_flight(limits: LimitsConfig) -> int:
+    return limits.body_bytes_in_flight or BODIES_IN_FLIGHT * limits.body_bytes
+
+
+def max_queued_requests(ingress: IngressConfig) -> int:
+    return ingress.max_queued_requests or ingress.max_ongoing_requests
+
+
 def max_pixels(model: TextToImageModel) -> int:
     return model.max_pixels or max(MAX_PIXELS, *(pixels(size) for size in model.sizes), 0)
 
@@ -67,13 +81,12 @@ def pixels(size: str) -> int:
 
 
 def capacity(home: Home, config: AppConfig) -> Capacity:
-    """Two full batches of everything hosted are let in (and what is aimed at), one full batch of the largest is aimed at. What waits
-    for other stages' results, here or elsewhere, has room, too: of a stage that needs such, as much is let in as it and its queue
-    hold."""
-    hosted = _hosted(home, config)
-    parts = hosted.values()
+    """Of everything hosted a full batch is let in, and all that its queue, or what waits for other stages' results, may hold of
+    several tenants (and what is aimed at): a queue is fair between tenants, and what Serve keeps before a replica is not. One full
+    batch of the largest is aimed at."""
+    parts = _hosted(home, config).values()
     batches = [batch_items(part) for part in parts]
-    let_in = [_let_in(part, waits=bool(needed_by(stage, config.parts()))) for stage, part in hosted.items()]
+    let_in = [batch_items(part) + LINES * part.queue.max_items for part in parts]
     scaling = home.autoscaling_config if isinstance(home, DeploymentConfig) else None
     given = None if scaling is None else scaling.target_ongoing_requests
     ongoing = home.max_ongoing_requests or max(FEWEST_ONGOING, sum(let_in), math.ceil(given or 0))
@@ -82,11 +95,6 @@ def capacity(home: Home, config: AppConfig) -> Capacity:
     if gpus is None:
         gpus = float(max((index + 1 for index in map(_gpu_index, parts) if index is not None), default=0))
     return Capacity(ongoing, target, gpus)
-
-
-def _let_in(part: PartConfig, *, waits: bool) -> int:
-    items = batch_items(part)
-    return max(FULL_BATCHES * items, items + part.queue.max_items if waits else 0)
 
 
 def longest_request_s(config: AppConfig) -> float:
@@ -117,6 +125,12 @@ def _derived(config: AppConfig) -> Iterator[tuple[str, object, str]]:
     limits = config.limits
     if limits.default_max_tokens is None:
         yield "limits.default_max_tokens", default_max_tokens(limits), "of a chat that gives no max_tokens"
+    if limits.pixels_in_flight is None:
+        yield "limits.pixels_in_flight", pixels_in_flight(limits), f"{PICTURES_IN_FLIGHT} x image_pixels"
+    if limits.body_bytes_in_flight is None:
+        yield "limits.body_bytes_in_flight", body_bytes_in_flight(limits), f"{BODIES_IN_FLIGHT} x body_bytes"
+    if config.ingress.max_queued_requests is None:
+        yield "ingress.max_queued_requests", max_queued_requests(config.ingress), "as many as a replica takes"
     for name, model in config.models.items():
         for part_name, part in model.parts().items():
             path, llm = f"models.{name}.{part_name}", isinstance(part, LlmConfig)
@@ -145,7 +159,7 @@ def _derived_for_home(path: str, home: Home, room: Capacity) -> Iterator[tuple[s
         yield (
             f"{path}.max_ongoing_requests",
             room.max_ongoing_requests,
-            f"at least {FULL_BATCHES} full batches, and what waits for other stages",
+            "a full batch of every stage, and its queue with several tenants' parts",
         )
     scaling = home.autoscaling_config if isinstance(home, DeploymentConfig) else None
     if scaling is not None and scaling.target_ongoing_requests is None:
@@ -156,6 +170,8 @@ def _derived_for_home(path: str, home: Home, room: Capacity) -> Iterator[tuple[s
 
 
 def _limits_faults(limits: LimitsConfig) -> Iterator[str]:
+    if (room := body_bytes_in_flight(limits)) < limits.body_bytes:
+        yield f"limits.body_bytes_in_flight: {room} has no room for one body of limits.body_bytes {limits.body_bytes}; at least that"
     given, most = limits.default_max_tokens, limits.max_tokens
     if given is not None and most is not None and given > most:
         yield f"limits.default_max_tokens: {given} is over limits.max_tokens {most}; at most {most}"

@@ -1,9 +1,5 @@
 """From the configuration to what a process needs: stage specs, cache specs. Pure; loads no weights, knows no Ray."""
 
-import hashlib
-import os
-import tempfile
-
 from pipelines.settings.config import (
     AppConfig,
     DeploymentConfig,
@@ -14,8 +10,9 @@ from pipelines.settings.config import (
     VisionEncoderConfig,
 )
 from pipelines.settings.derived import batch_items, prefill_chunk_tokens
+from pipelines.settings.private_redis import embedded_name
 from pipelines.settings.replica_spec import CacheSpec
-from stages.checkpoints.checkpoint import LoadOptions, Source
+from stages.checkpoints.checkpoint import Contents, LoadOptions, Source
 from stages.contract.limits import BatchLimits
 from stages.host.registry import StageSpec
 from stages.llm.settings import LlmSettings
@@ -42,10 +39,12 @@ def stage_spec(name: str, part: PartConfig) -> StageSpec:
         batch=BatchLimits(max_items=batch_items(part), max_cost=part.batch.max_cost),
         queue=part.queue.limits(),
         max_step_s=part.max_step_s,
+        max_load_s=part.max_load_s,
         projector=_source(projector) if projector is not None else None,
         settings=LlmSettings(part.num_slots, part.max_context_tokens, prefill_chunk_tokens(part))
         if isinstance(part, LlmConfig)
         else None,
+        deployed=Contents(part.contents.settings, part.contents.whole) if part.contents is not None else None,
     )
 
 
@@ -62,13 +61,13 @@ def cache_spec(config: AppConfig, app_name: str) -> CacheSpec:
     redis = config.cache.redis
     if redis is None:
         return CacheSpec(config.cache.memory_bytes)
-    if redis.url_env is not None:
-        return CacheSpec(config.cache.memory_bytes, None, redis.max_value_bytes, redis.ttl_s, redis.url_env)
-    url = f"unix://{embedded_directory(app_name)}/redis.sock" if redis.is_embedded else redis.url
-    return CacheSpec(config.cache.memory_bytes, url, redis.max_value_bytes, redis.ttl_s)
-
-
-def embedded_directory(app_name: str) -> str:
-    """The private folder of the embedded Redis server: the same for every process of one application on one machine."""
-    digest = hashlib.sha256(app_name.encode()).hexdigest()[:8]
-    return os.path.join(tempfile.gettempdir(), f"triptych-{os.getuid()}-{digest}")
+    is_elsewhere = redis.url_env is not None or redis.url_file is not None
+    return CacheSpec(
+        config.cache.memory_bytes,
+        None if redis.is_embedded or is_elsewhere else redis.url,
+        redis.max_value_bytes,
+        redis.ttl_s,
+        redis.url_env,
+        redis.url_file,
+        embedded_name(app_name) if redis.is_embedded else None,
+    )

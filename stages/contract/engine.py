@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from stages.contract.errors import DeadlineExceeded, TriptychError
-from stages.contract.item import Item, StageReceipt
+from stages.contract.item import DEFAULT_TENANT, Item, StageReceipt
 from stages.contract.limits import QueueLimits
 from stages.contract.recipe import Inputs, Payload, Recipe
 from stages.contract.result import Result
@@ -95,7 +95,7 @@ class Engine(Protocol[P_contra]):
         """What it makes of an item; None where an item's answer is a stream of events."""
         ...
 
-    def needs(self, payload: P_contra) -> Sequence[Recipe[Any]]:
+    def needs(self, payload: P_contra, tenant: str = DEFAULT_TENANT) -> Sequence[Recipe[Any]]:
         """Of what the payload needs, what must be at hand when it is submitted. Where that is anything, raises what `submit` would
         raise now (but for the deadline), before it is made in vain; `submit` has the last word."""
         ...
@@ -126,5 +126,6 @@ class Engine(Protocol[P_contra]):
         ...
 
     def close(self, timeout_s: float | None = None) -> None:
-        """Whatever is unfinished fails with `Unavailable`, at once; then waits for what runs. Idempotent."""
+        """Whatever is unfinished fails with `Unavailable`, at once; then waits for what runs (None: as long as that may take, but
+        not for what never ends). Idempotent."""
         ...

@@ -14,9 +14,11 @@
     ├── Cancelled                 the client went away, or asked to stop
     ├── ConfigurationError        the configuration is at fault: names the path, the value and what is allowed
     └── StageFailed               a stage failed on this item, which the client could not have prevented
-        └── OutOfMemory           the device had too little memory for this batch: a smaller one may fit
+        ├── OutOfMemory           the device had too little memory for this batch: a smaller one may fit
+        └── ReplicaLost           the process that ran it ended, and so did the one that tried again: it may be what ends them
 
-Every error survives pickling (it crosses processes), and its message tells value, limit and the setting to change.
+Every error survives pickling (it crosses processes), and its message tells value, limit and the setting to change. What only a log
+may tell (a library's text, a path, an address) is its `detail`.
 """
 
 from copy import copy
@@ -24,13 +26,16 @@ from typing import Any, Self
 
 
 class TriptychError(Exception):
-    """Root of the tree. `message` is for people; `code` is stable, for programs; `param` is the request's field, if one is at fault."""
+    """Root of the tree. `message` is for people, also strangers; `detail`, with which `str` goes on, for whoever reads the log; `code` is
+    stable, for programs; `param` is the request's field, if one is at fault."""
 
     code = "error"
 
-    def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after_s: float | None = None, detail: str | None = None
+    ) -> None:
         super().__init__(message)
-        self.message = message
+        self.message, self.detail = message, detail
         self.param = param
         self.retry_after_s = retry_after_s
         self.fault: str | None = (
@@ -50,7 +55,10 @@ class TriptychError(Exception):
         return own
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.message, self.param, self.retry_after_s)
+        return _rebuild, (type(self), self.message, self.param, self.retry_after_s, self.detail)
+
+    def __str__(self) -> str:
+        return self.message if self.detail is None else f"{self.message} [{self.detail}]"
 
 
 def _renamed(message: str, field: str | None, param: str) -> str:
@@ -58,8 +66,10 @@ def _renamed(message: str, field: str | None, param: str) -> str:
     return param + rest if rest != message and not rest[:1].isidentifier() else message
 
 
-def _rebuild(kind: type[TriptychError], message: str, param: str | None, retry_after_s: float | None) -> TriptychError:
-    return kind(message, param=param, retry_after_s=retry_after_s)
+def _rebuild(
+    kind: type[TriptychError], message: str, param: str | None, retry_after_s: float | None, detail: str | None
+) -> TriptychError:
+    return kind(message, param=param, retry_after_s=retry_after_s, detail=detail)
 
 
 class InvalidRequest(TriptychError):
@@ -116,3 +126,9 @@ class StageFailed(TriptychError):
 
 class OutOfMemory(StageFailed):
     """Raised by a stage that nothing else tells of its device's memory; engines make it fit, or a `TooLarge`."""
+
+
+class ReplicaLost(StageFailed):
+    """Never run again for whoever asks the same once more: that might end further processes."""
+
+    code = "replica_lost"

@@ -1,13 +1,16 @@
 """One piece of work for one stage, what it did for it, and its counters. Knows no kind of stage."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Generic, TypeVar
 
 from stages.contract.result import Result
 
 P_co = TypeVar("P_co", covariant=True)
 V = TypeVar("V", bound=Result)
+
+DEFAULT_TENANT = "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,10 +18,16 @@ class Item(Generic[P_co]):
     """One piece of work for one stage.
 
     `name` is the digest under which the result is remembered (one-shot stages only; None: never remembered).
-    `deadline` is wall-clock time (`time.time()` seconds), so that it means the same on every machine.
+    `deadline` is wall-clock time (`time.time()` seconds) of the process that holds the item. No two machines' clocks agree, so
+    what crosses to another process is how much time is left; what the way takes is not taken off, since whoever sent it waits no
+    longer by its own clock.
     A lower `priority` runs first (0 is the default; negative is more urgent).
     `pace_s` (iterative stages): after the first events, further ones are handed over no more often than this, several at a
     time; infinite: all of them at the end. Every hand-over costs its way through the cluster.
+    A device's time is shared between tenants, whatever their priorities. `request`: what it is a piece of, so that others of the
+    tenant need not wait for all of its pieces ("": of nothing that has several).
+    `made_for`: by stage, a digest of the files that its tokens, names and payload suppose there; a stage that was loaded from others
+    refuses it.
     """
 
     id: str
@@ -27,7 +36,17 @@ class Item(Generic[P_co]):
     priority: int = 0
     deadline: float = float("inf")
     pace_s: float = 0.0
-    tenant: str = "default"
+    tenant: str = DEFAULT_TENANT
+    request: str = ""
+    made_for: Mapping[str, str] = field(default_factory=dict)
+
+    def __reduce__(self) -> tuple[Callable[..., "Item[Any]"], tuple[Mapping[str, Any]]]:
+        given = {each.name: getattr(self, each.name) for each in fields(self)}
+        return _arrived, (given | {"deadline": self.deadline - time.time()},)
+
+
+def _arrived(given: Mapping[str, Any]) -> Item[Any]:
+    return Item(**{**given, "deadline": given["deadline"] + time.time()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +108,12 @@ class StageMetrics:
     device: str
     dtype: str
     counters: Mapping[str, float]
-    """queued (of which preparing), running, waiting_for_inputs (counted in neither), missing_inputs_total (how often an item had to
-    wait for inputs after all), items_total, batches_total, batch_items_total, steps_total, device_seconds_total, cancelled_total,
+    """queued (of which preparing), queued_tenants (whose they are), running, waiting_for_inputs (counted in neither),
+    missing_inputs_total (how often an item had to wait for inputs after all), items_total, batches_total,
+    batch_items_total, steps_total, device_seconds_total, cancelled_total,
     failed_total, expired_total, rejected_total (these four also of what never got its inputs), preempted_total,
-    out_of_memory_total (batches that did not fit),
+    preempted_for_others_total (of those, for another tenant, which had fewer rows), let_in_beyond_total (into a full queue, because
+    their tenant had less than its part of it), out_of_memory_total (batches that did not fit),
     batch_bound_items and batch_bound_cost (what a batch may hold now: less than configured after that),
     cache_hits_memory_total, cache_hits_redis_total, cache_misses_total, cache_joined_total, cache_evictions_total,
     cache_errors_total"""

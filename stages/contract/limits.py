@@ -19,7 +19,8 @@ class BatchLimits:
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
-    """Bounds of what waits. `max_cost` is in the stage's own work unit; a single item above it is taken into an empty queue.
+    """Bounds of what waits. `max_cost` is in the stage's own work unit; a single item above it is taken into an empty queue. One
+    tenant may fill the queue; where it is full, others are let in up to an equal part of it (`stages/engine/scheduling/room.py`).
 
     What waits for an iterative stage costs what its first step will, as `IterativeStage.weigh` tells from the payload.
     """

@@ -47,7 +47,8 @@ class OneShotStage(Protocol[P_contra, Q, V_co]):
         ...
 
     def prepare(self, payload: P_contra, inputs: Inputs) -> Q:
-        """What can be done on the host (decode, resize, tokenize); again, after memory ran out. May raise `InvalidRequest`."""
+        """What can be done on the host (decode, resize, tokenize); again, after memory ran out. May raise `InvalidRequest`. What takes
+        long asks `stages/contract/wanted.py` between its pieces."""
         ...
 
     def batch_key(self, item: Q) -> Hashable:

@@ -214,7 +214,8 @@ def _advance(row: DenoiseRow, output: torch.Tensor) -> Stepped:
             events.append(DenoiseEnd(_finite(_result(row.latents))))
         return Stepped(events, done=row.done)
     except Exception as error:
-        return Stepped(error=error if isinstance(error, StageFailed) else StageFailed(f"the sampler failed: {error}"))
+        failed = StageFailed("the sampler failed", detail=f"{type(error).__name__}: {error}")
+        return Stepped(error=error if isinstance(error, StageFailed) else failed)
 
 
 def _result(latents: torch.Tensor) -> Latents:

@@ -20,7 +20,7 @@ from stages.diffusion.checkpoint.components import Loaded, load_model
 from stages.diffusion.families.latent_scaling import LatentScaling, latent_scaling
 from stages.diffusion.messages import DecodeLatents, EncodePicture, Latents, Pixels
 from stages.diffusion.pieces import Pieces
-from stages.pictures.picture import decode, fit
+from stages.pictures.picture import decoded, fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,8 @@ class VaeEncoder:
 
     def prepare(self, payload: EncodePicture, inputs: Inputs) -> NDArray[np.uint8]:
         """[height, width, 3]. Raises `InvalidRequest` for what is no picture, `TooLarge` for one over `max_pixels`."""
-        return fit(decode(bytes(payload.data), max_pixels=payload.max_pixels, param="image"), payload.width, payload.height)
+        with decoded(bytes(payload.data), max_pixels=payload.max_pixels, param="image") as picture:
+            return fit(picture, payload.width, payload.height)
 
     def batch_key(self, item: NDArray[np.uint8]) -> Hashable:
         return item.shape

@@ -11,16 +11,18 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, Generic, Protocol, TypedDict, TypeVar
 
 from stages.contract.engine import EngineIdentity, Handle, Load, Receiver
 from stages.contract.errors import Cancelled, DeadlineExceeded, OutOfMemory, TriptychError, Unavailable
 from stages.contract.faults import Fault, fault_of
-from stages.contract.item import Item
+from stages.contract.item import DEFAULT_TENANT, Item
 from stages.contract.limits import QueueLimits
 from stages.contract.recipe import Inputs, Payload, Recipe
 from stages.contract.result import Result
 from stages.contract.stage import Resident, Share
+from stages.contract.wanted import wanted_while
 from stages.device.cores import CoreLease
 from stages.engine.delivery import Deliver, deliver_here
 from stages.engine.device_faults import DeviceFaults
@@ -34,6 +36,7 @@ P_contra = TypeVar("P_contra", bound=Payload, contravariant=True)
 Q = TypeVar("Q")
 Q_co = TypeVar("Q_co", covariant=True)
 RETRY_AFTER_CLOSE_S = 1.0
+CLOSE_CHECK_S = 0.2
 
 
 class PreparingStage(Protocol[P_contra, Q_co]):
@@ -122,7 +125,7 @@ class BaseEngine(ABC, Generic[P, Q]):
     @abstractmethod
     def result_type(self) -> type[Result] | None: ...
 
-    def needs(self, payload: P) -> Sequence[Recipe[Any]]:
+    def needs(self, payload: P, tenant: str = DEFAULT_TENANT) -> Sequence[Recipe[Any]]:
         """A payload that needs nothing is not looked at here: `submit` will."""
         if not payload.needs():
             return ()
@@ -130,7 +133,7 @@ class BaseEngine(ABC, Generic[P, Q]):
             self._refuse_if_ended()
             cost = self._checked_cost(payload)
             with self._in_flight.lock:
-                self._in_flight.refuse_if_full(cost)
+                self._in_flight.refuse_if_full(cost, tenant)
             return self._needs_of(payload)
         except Exception as error:
             raise as_stage_error(self.identity.stage, error) from None
@@ -149,7 +152,7 @@ class BaseEngine(ABC, Generic[P, Q]):
             with self._in_flight.lock:
                 self._refuse_if_ended()
                 work = self._in_flight.accept(item, inputs, receiver, cost)
-                self._pool.submit(self._prepare, work)
+                self._prepare_soon(work)
         except Exception as error:
             raise as_stage_error(self.identity.stage, error, item.id) from None
         return SubmittedItem(self, work)
@@ -159,7 +162,7 @@ class BaseEngine(ABC, Generic[P, Q]):
             if not work.settled and self._in_flight.now() >= work.deadline:
                 self._in_flight.expire([work])
             if self._in_flight.bring_back(work, inputs):
-                self._pool.submit(self._prepare, work)
+                self._prepare_soon(work)
         self._in_flight.flush()
 
     def fail(self, work: Work, error: TriptychError) -> None:
@@ -223,8 +226,17 @@ class BaseEngine(ABC, Generic[P, Q]):
             self._in_flight.settle_everything(self._closed())
             self._in_flight.lock.notify()
         self._in_flight.flush()
-        self._thread.join(timeout_s)
-        self._pool.shutdown(wait=timeout_s is None, cancel_futures=True)
+        self._thread.join(timeout_s if timeout_s is not None else 0)
+        if timeout_s is None:
+            self._wait_until_idle()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _wait_until_idle(self) -> None:
+        """No longer than a batch or a preparation may take: one that never ends is not waited for."""
+        while (self._thread.is_alive() or self._faults.is_preparing()) and not self.is_broken:
+            self._thread.join(CLOSE_CHECK_S)
+            with suppress(Unavailable):
+                self._faults.check()
 
     def _refuse_if_ended(self) -> None:
         self._faults.refuse()
@@ -234,7 +246,25 @@ class BaseEngine(ABC, Generic[P, Q]):
     def _closed(self) -> Unavailable:
         return Unavailable(f"stage {self.identity.stage} is shutting down; try again", retry_after_s=RETRY_AFTER_CLOSE_S)
 
+    def _prepare_soon(self, work: Work) -> None:
+        """Once a thread is free and it is its turn. Under the lock."""
+        self._in_flight.to_prepare.add(work.id)
+        self._pool.submit(self._prepare_next)
+
     # ---- a pool's thread ----
+
+    def _prepare_next(self) -> None:
+        """Whatever is next by now: what this was called for may have ended, or be prepared by another thread."""
+        with self._in_flight.lock:
+            began = self._in_flight.now()
+            entry = self._in_flight.to_prepare.begin_next(began)
+        if entry is None:
+            return
+        try:
+            self._prepare(entry.work)
+        finally:
+            with self._in_flight.lock:
+                self._in_flight.to_prepare.ended(entry.tenant, self._in_flight.now() - began)
 
     def _prepare(self, work: Work) -> None:
         """From then on it may run. What can't be prepared fails alone."""
@@ -242,7 +272,7 @@ class BaseEngine(ABC, Generic[P, Q]):
             return
         failure: TriptychError | None = None
         try:
-            with self._faults.preparing(work):
+            with self._faults.preparing(work), wanted_while(lambda: not work.settled):
                 prepared = self._preparer.prepare(work.item.payload, work.inputs)
                 share = self._share_of(prepared)
             with self._in_flight.lock:
@@ -274,7 +304,7 @@ class BaseEngine(ABC, Generic[P, Q]):
                 self._in_flight.unprepared.append(work)
             elif self._in_flight.unprepared and not work.was_alone:  # they hold nothing now: it is tried once more
                 work.was_alone = True
-                self._pool.submit(self._prepare, work)
+                self._prepare_soon(work)
             else:
                 return False
         return True
@@ -283,7 +313,7 @@ class BaseEngine(ABC, Generic[P, Q]):
         """What could not be prepared, if anything has ended since. The engine's thread, after a turn."""
         with self._in_flight.lock:
             for work in self._in_flight.take_unprepared():
-                self._pool.submit(self._prepare, work)
+                self._prepare_soon(work)
 
     @abstractmethod
     def _share_of(self, prepared: Q) -> Share:
@@ -315,10 +345,13 @@ class BaseEngine(ABC, Generic[P, Q]):
 
     def _run_turns(self) -> None:
         while self._wait_for_work():
+            self._faults.begin(self._in_flight.now())
             self._guarded(self._turn)
             self._guarded(lambda: self._faults.end_turn(self._still_works))
             self._prepare_again()
+        self._faults.begin(self._in_flight.now())
         self._guarded(self._end)
+        self._faults.end()
         if self._cores is not None:
             self._cores.close()
 

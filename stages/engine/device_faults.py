@@ -1,7 +1,8 @@
 """What the errors of an engine's batches say about its device, and what follows: all is well, less fits, or it is broken.
 
-A device that is broken (`stages/engine/health.py`) fails everything in flight with `Broken`, so that it is run elsewhere. Knows no kind of
-stage: what is tried again, and how, is in `one_shot_faults.py` and `iterative_faults.py`.
+A device that is broken (`stages/engine/health.py`) fails with `Broken` what was on it or being prepared for it, so that it is run
+elsewhere, but not again and again: it may be what broke it. What only waited is turned away. Knows no kind of stage: what is tried
+again, and how, is in `one_shot_faults.py` and `iterative_faults.py`.
 """
 
 import logging
@@ -26,6 +27,7 @@ class DeviceFaults:
     def __init__(self, in_flight: InFlight, stage: object, max_step_s: float) -> None:
         self._in_flight, self._stage = in_flight, stage
         self._health = Health(max_step_s)
+        self._in_hand: Sequence[Work] = ()
 
     @property
     def is_broken(self) -> bool:
@@ -34,27 +36,24 @@ class DeviceFaults:
     def refuse(self) -> None:
         """Raises `Unavailable` where the device is broken. Under the lock or not."""
         if (why := self._health.broken) is not None:
-            engine = self._in_flight.identity
-            raise Unavailable(
-                f"stage {engine.stage}: its device {engine.device} is broken ({why}), and its replica is about to be replaced; "
-                "try again",
-                retry_after_s=RETRY_AFTER_BROKEN_S,
-            )
+            raise self._refusal(why)
 
     def check(self) -> None:
         """Notices a batch, or a preparation, that never ends. Any thread. Raises `Unavailable` as `refuse` does."""
         with self._in_flight.lock:
             self._health.check(self._in_flight.now())
             if self._health.broken is not None:
-                self._break(self._health.broken)
+                self._break(self._health.broken, self._in_hand)
         self._in_flight.flush()
         self.refuse()
 
-    def begin(self, now: float) -> None:
-        """The device is at work from now on, until `end`."""
+    def begin(self, now: float, *works: Work) -> None:
+        """The stage is at work from now on, until `end`, on these beside what runs already."""
+        self._in_hand = works
         self._health.begin(now)
 
     def end(self) -> None:
+        self._in_hand = ()
         self._health.end()
 
     @contextmanager
@@ -68,6 +67,10 @@ class DeviceFaults:
             with self._in_flight.lock:
                 self._health.end_preparing(work.id)
 
+    def is_preparing(self) -> bool:
+        with self._in_flight.lock:
+            return self._health.is_preparing()
+
     def went_well(self, cost: float) -> None:
         self._health.went_well()
         with self._in_flight.lock:
@@ -77,7 +80,7 @@ class DeviceFaults:
         """A batch of these failed as a whole. An error that stays fails everything in flight with `Broken`. Any thread."""
         if fault_of(error) is Fault.DEVICE:
             with self._in_flight.lock:
-                self._break(error.message)
+                self._break(str(error), works)
         elif isinstance(error, StageFailed):
             self._health.failed([work.id for work in works])
 
@@ -90,9 +93,9 @@ class DeviceFaults:
                 self._health.went_well()
                 return
             with self._in_flight.lock:
-                self._break(f"{MAX_FAILURES} batches in a row failed, and what went well before fails, too")
+                self._break(f"{MAX_FAILURES} batches in a row failed, and what went well before fails, too", ())
         finally:
-            self._health.end()
+            self.end()
 
     def ran_out(self) -> None:
         """After an error of memory, once nothing holds on to the error."""
@@ -114,16 +117,32 @@ class DeviceFaults:
             "or with a smaller models.*.*.dtype"
         )
 
-    def _break(self, why: str) -> None:
+    def _refusal(self, why: str) -> Unavailable:
+        engine = self._in_flight.identity
+        return Unavailable(
+            f"stage {engine.stage}: its device {engine.device} is broken, and its replica is about to be replaced; try again",
+            retry_after_s=RETRY_AFTER_BROKEN_S,
+            detail=why,
+        )
+
+    def _break(self, why: str, suspects: Sequence[Work]) -> None:
         """Nothing more will come of what is in flight. Under the lock. Idempotent."""
         engine = self._in_flight.identity
         if len(self._in_flight):
             logging.getLogger("triptych.stages").critical("stage %s: its device is broken: %s", engine.stage, why)
         self._health.lost(why)
+        self._turn_away(why, suspects)
         self._in_flight.settle_everything(
             Broken(
-                f"stage {engine.stage}: its device {engine.device} broke under the request ({why}); try again",
+                f"stage {engine.stage}: its device {engine.device} broke under the request; try again",
                 retry_after_s=RETRY_AFTER_BROKEN_S,
+                detail=f"replica {engine.replica}: {why}",
             )
         )
         self._in_flight.lock.notify()
+
+    def _turn_away(self, why: str, suspects: Sequence[Work]) -> None:
+        """Who only waited had no part in it, and is told what whoever comes now is told. Under the lock."""
+        for entry in list(self._in_flight.scheduler.waiting):
+            if entry.work not in suspects and not self._health.is_preparing(entry.work.id):
+                self._in_flight.settle(entry.work, self._refusal(why))

@@ -5,6 +5,9 @@ not end a replica: whoever asks tries something that worked before, and says `lo
 is a device whose error stays (`faults.Fault.DEVICE`), or whose batch is not back after `max_step_s`; a first batch may take
 `FIRST_STEP_FACTOR` times as long, because it compiles. An item that is prepared for so long counts as much: its thread is lost, and
 once all are, nothing runs any more. Broken is for ever: only a new process helps.
+
+A "batch" is all that the engine's thread has the stage do from one look at the clock to the next: freeing rows, starting one, a step, a
+try whether it still works.
 """
 
 from collections.abc import Collection
@@ -39,6 +42,10 @@ class Health:
 
     def end_preparing(self, item_id: str) -> None:
         del self._preparing[item_id]
+
+    def is_preparing(self, item_id: str | None = None) -> bool:
+        """That item, or any."""
+        return bool(self._preparing) if item_id is None else item_id in self._preparing
 
     def went_well(self) -> None:
         self._has_worked, self._num_failures = True, 0

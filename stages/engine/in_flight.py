@@ -17,6 +17,7 @@ from stages.contract.recipe import Inputs, Recipe
 from stages.contract.result import Result
 from stages.engine.counters import Counters
 from stages.engine.delivery import Call, Deliver
+from stages.engine.scheduling.preparing import PreparingLine
 from stages.engine.scheduling.scheduler import Entry, Scheduler
 from stages.engine.work import Clock, Work
 
@@ -33,6 +34,7 @@ class InFlight:
         self.lock = threading.Condition(threading.Lock())
         self.counters = Counters()
         self.leaving: list[Work] = []  # settled, and their rows still to be freed
+        self.to_prepare: PreparingLine[Work] = PreparingLine(scheduler.waiting)
         self.unprepared: list[Work] = []  # there was too little memory: to be prepared once something has ended
         self._num_ended = self._num_ended_before = 0
         self._deliver, self._clock = deliver, clock
@@ -57,7 +59,20 @@ class InFlight:
             self.counters.expired_total += 1
             raise self.too_late(work)
         try:
-            self.scheduler.add(Entry(work.id, work, None, cost, item.priority, work.deadline, arrival=now, ready=False))
+            self.scheduler.add(
+                Entry(
+                    work.id,
+                    work,
+                    None,
+                    cost,
+                    item.priority,
+                    work.deadline,
+                    arrival=now,
+                    ready=False,
+                    tenant=item.tenant,
+                    request=item.request,
+                )
+            )
         except Overloaded:
             self.counters.rejected_total += 1
             raise
@@ -65,10 +80,10 @@ class InFlight:
         self._live[work.id] = work
         return work
 
-    def refuse_if_full(self, cost: float) -> None:
-        """Raises `QueueFull` where one more of this cost would not be accepted."""
+    def refuse_if_full(self, cost: float, tenant: str) -> None:
+        """Raises `QueueFull` where one more of this cost, of this tenant, would not be accepted."""
         try:
-            self.scheduler.waiting.refuse_if_full(cost)
+            self.scheduler.waiting.refuse_if_full(cost, tenant)
         except Overloaded:
             self.counters.rejected_total += 1
             raise
@@ -126,6 +141,7 @@ class InFlight:
         else:
             self._outbox.append(partial(work.receiver.done, answer, work.receipt(self.identity)))
         self.scheduler.cancel(work.id)
+        self.to_prepare.discard(work.id)
         self.let_go(work)
 
     def num_prepared_or_preparing(self) -> int:
@@ -189,10 +205,13 @@ class InFlight:
         load, bound = self.scheduler.load(), self.scheduler.bound.limits
         return {
             "queued": float(load.queued),
+            "queued_tenants": float(self.scheduler.waiting.num_tenants),
             "preparing": float(self.scheduler.waiting.num_preparing),
             "running": float(load.running),
             "batch_bound_items": float(bound.max_items),
             "batch_bound_cost": bound.max_cost,
+            "let_in_beyond_total": float(self.scheduler.waiting.num_let_in_beyond),
+            "preempted_for_others_total": float(self.scheduler.num_yielded),
             **self.counters.as_metrics(),
         }
 

@@ -87,6 +87,7 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
         if entry is None:
             return self._rows.make_room()
         work, failure = entry.work, None
+        self._faults.begin(self._in_flight.now(), work)
         try:
             if self._stage.can_start(work.item.payload):
                 self._rows.start(work)

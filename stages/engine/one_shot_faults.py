@@ -1,17 +1,20 @@
 """What becomes of a batch that fails: it is run in parts, so that a bad item fails alone and the others get their results.
 
-A batch that did not fit into memory runs as smaller ones; an item that doesn't fit alone is `TooLarge`. Knows no stage.
+A batch that did not fit into memory runs as smaller ones; an item that doesn't fit alone is `TooLarge`. A result that is no number
+is a failure, whatever the stage thinks of it: it would be shared and remembered. Knows no stage.
 """
 
 from collections import deque
 from collections.abc import Sequence
 
-from stages.contract.errors import OutOfMemory, TriptychError
+from cache.finite import is_finite
+from stages.contract.errors import OutOfMemory, StageFailed, TriptychError
 from stages.contract.faults import Fault, fault_of
 from stages.contract.result import Result
 from stages.engine.device_faults import DeviceFaults
 from stages.engine.in_flight import InFlight
-from stages.engine.scheduling.scheduler import Entry, fill
+from stages.engine.scheduling.fairness import fill
+from stages.engine.scheduling.scheduler import Entry
 from stages.engine.work import Work
 
 
@@ -37,10 +40,18 @@ class BatchParts:
             return fill(self._together, self._in_flight.scheduler.bound.limits)
 
     def went_well(self, part: Sequence[Entry[Work]], results: Sequence[Result]) -> None:
+        finite = [is_finite(result.arrays()) for result in results]
         with self._in_flight.lock:
-            for entry, result in zip(part, results, strict=True):
-                self._in_flight.settle(entry.work, result)
+            for entry, result, sound in zip(part, results, finite, strict=True):
+                if sound:
+                    self._in_flight.settle(entry.work, result)
+                else:
+                    self._in_flight.fail(entry.work, self._no_number())
         self._faults.went_well(sum(entry.cost for entry in part))
+
+    def _no_number(self) -> StageFailed:
+        stage = self._in_flight.identity.stage
+        return StageFailed(f"stage {stage} made a result with a NaN or an infinity in it; another dtype may help")
 
     def failed(self, part: Sequence[Entry[Work]], error: TriptychError) -> None:
         if fault_of(error) is Fault.DEVICE:

@@ -37,7 +37,7 @@ class Rows(Generic[P, Q, R]):
     def start(self, work: Work) -> None:
         """Or has it go on, where it had made way. Whatever the stage raises."""
         began = self._in_flight.now()
-        self._faults.begin(began)
+        self._faults.begin(began, work)
         row = self._row_of(work)
         with self._in_flight.lock:
             work.row, work.has_row, work.suspended = row, True, None

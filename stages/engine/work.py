@@ -94,17 +94,22 @@ class Work:
 
 
 def as_stage_error(stage: str, error: BaseException, *item_ids: str) -> TriptychError:
-    """The error as one requester sees it: a copy of one of ours, anything else as `StageFailed`, logged here with traceback and
-    with the items that it fails (an item's id begins with its request's).
+    """The error as one requester sees it: a copy of one of ours, anything else as `StageFailed` with what it said for the log only.
+    A failure is logged here, once, with traceback and with the items that it fails (an item's id begins with its request's).
 
     Tracebacks are dropped: their frames would keep tensors alive, for as long as the error lives.
     """
-    if isinstance(error, TriptychError):
-        return error.with_traceback(None).for_request()
-    if fault_of(error) is Fault.OUT_OF_MEMORY:
-        return OutOfMemory(f"stage {stage} ran out of memory: {type(error).__name__}: {error}")
-    items = ", ".join(item_ids) or "no item"
-    logging.getLogger("triptych.stages").error("stage %s failed on %s", stage, items, exc_info=error)
-    failure = StageFailed(f"stage {stage} failed on this item: {type(error).__name__}: {error}")
-    failure.fault = fault_of(error).value  # its text may quote anything
+    fault = fault_of(error)
+    if fault is Fault.OUT_OF_MEMORY and not isinstance(error, TriptychError):
+        return OutOfMemory(f"stage {stage} ran out of memory", detail=f"{type(error).__name__}: {error}")
+    is_known = isinstance(error, TriptychError) and (not isinstance(error, StageFailed) or error.fault is not None)
+    if not is_known and not isinstance(error, OutOfMemory):
+        items = ", ".join(item_ids) or "no item"
+        logging.getLogger("triptych.stages").error("stage %s failed on %s", stage, items, exc_info=error)
+    if not isinstance(error, TriptychError):
+        failure: TriptychError = StageFailed(f"stage {stage} failed on this item", detail=f"{type(error).__name__}: {error}")
+    else:
+        failure = error.with_traceback(None).for_request()
+    if isinstance(failure, StageFailed):
+        failure.fault = fault.value  # its text may quote anything
     return failure

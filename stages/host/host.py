@@ -7,13 +7,15 @@ by is in `stages/host/resolving.py`, what runs when in `stages/engine/`. Knows n
 import asyncio
 import math
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any, TypeGuard
 
 from cache.tier import TierStats
 from cache.tiered import TieredCache
+from stages.checkpoints.checkpoint import Contents
 from stages.contract.engine import Engine, Load
-from stages.contract.errors import ConfigurationError, TriptychError, Unavailable
+from stages.contract.errors import ConfigurationError, Overloaded, TriptychError, Unavailable
 from stages.contract.item import Item, Reply, StageMetrics, StreamEnd
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.recipe import Recipe
@@ -24,12 +26,15 @@ from stages.engine.delivery import LoopDelivery
 from stages.engine.health import MAX_STEP_S
 from stages.engine.iterative import IterativeEngine
 from stages.engine.one_shot import OneShotEngine
+from stages.host.cache_threads import CacheThreads
 from stages.host.deadlines import at_deadline
 from stages.host.event_feed import EventFeed
 from stages.host.makers import ElsewhereMaker, EngineMaker, Maker, StageCaller
 from stages.host.origin import Origin
 from stages.host.resolving import Resolver
 from stages.host.submission import HostedEngine, Submission
+from stages.host.thread_pool import DaemonThreads
+from stages.host.together import ended
 
 BROKEN_CLOSE_S = 2.0
 Stage = OneShotStage[Any, Any, Any] | IterativeStage[Any, Any, Any]
@@ -52,14 +57,16 @@ class StageHost:
         elsewhere: StageCaller | None = None,
     ) -> None:
         self._cache = cache if cache is not None else TieredCache()
+        self._cache_threads = CacheThreads(self._cache)
         self._known_stats: Mapping[str, TierStats] = {}
         self._asking: asyncio.Task[None] | None = None
         self._replica, self._cores, self._torch_threads = replica, cores, torch_threads
         self._delivery = LoopDelivery()
         self._hosted: dict[str, HostedEngine] = {}
         self._makers: dict[str, Maker] = {}
+        self._contents: dict[str, Contents] = {}
         self._elsewhere = elsewhere
-        self._resolver = Resolver(self._cache, replica)
+        self._resolver = Resolver(self._cache, self._cache_threads, replica)
         self._closed = False
 
     def add(
@@ -71,11 +78,11 @@ class StageHost:
         queue: QueueLimits = QueueLimits(),
         dtype: str = "float32",
         max_step_s: float = MAX_STEP_S,
-        weights: str = "",
+        contents: Contents | None = None,
     ) -> None:
-        """Starts the stage's own thread. `dtype` is what the stage computes in and `weights` what with: its results are remembered
-        under both. Of its items, as many may wait for inputs as may wait in its queue. Raises `ConfigurationError` for a name that
-        is taken."""
+        """Starts the stage's own thread. `dtype` is what the stage computes in and `contents` what with: its results are remembered
+        under both, and items made for other contents are refused (None: nobody knows them). Of its items, as many may wait for inputs
+        as may wait in its queue. Raises `ConfigurationError` for a name that is taken."""
         self._refuse_if_taken(name)
         if not (_is_iterative(stage) or _is_one_shot(stage)):
             raise ConfigurationError(f"stage {name!r}: {type(stage).__name__} has neither run nor step")
@@ -92,16 +99,21 @@ class StageHost:
             engine = IterativeEngine(stage, name=name, batch=batch, queue=queue, **options)
         elif _is_one_shot(stage):
             engine = OneShotEngine(stage, name=name, batch=batch, queue=queue, **options)
-        self.add_engine(engine, max_waiting=queue.max_items, weights=weights)
+        self.add_engine(engine, max_waiting=queue.max_items, contents=contents)
 
-    def add_engine(self, engine: Engine[Any], *, max_waiting: int = QueueLimits().max_items, weights: str = "") -> None:
+    def add_engine(
+        self, engine: Engine[Any], *, max_waiting: int = QueueLimits().max_items, contents: Contents | None = None
+    ) -> None:
         """An engine that is there already, under its identity's name. `max_waiting`: of its items, how many may wait for inputs.
         Its receivers may be called on any thread. Raises `ConfigurationError` for a name that is taken."""
         name = engine.identity.stage
         self._refuse_if_taken(name)
         hosted = self._hosted[name] = HostedEngine(engine, self._resolve, max_waiting)
+        if contents is not None:
+            self._contents[name] = contents
         if engine.result_type is not None:
-            self._makers[name] = EngineMaker(hosted, engine.result_type, Origin.of(engine.identity, weights))
+            origin = Origin.of(engine.identity, contents.whole if contents is not None else "")
+            self._makers[name] = EngineMaker(hosted, engine.result_type, origin)
 
     def limit_queue(self, stage: str, limits: QueueLimits) -> None:
         """Judges what comes to the stage from now on by these bounds, also what would wait for inputs. On any thread. Raises
@@ -114,6 +126,7 @@ class StageHost:
         """Runs a one-shot stage, or finds its result. Cancelling the task withdraws it. Raises any `TriptychError`."""
         one_shot = [name for name in self._hosted if name in self._makers]
         self._refuse_if_not_open(stage, one_shot)
+        self._refuse_if_made_for_others(stage, item)
         return await self._resolver.result(item, self._makers[stage])
 
     async def stream(self, stage: str, item: Item[Any]) -> AsyncGenerator[Sequence[object], None]:
@@ -124,6 +137,7 @@ class StageHost:
         after the events that came before it.
         """
         self._refuse_if_not_open(stage, [name for name in self._hosted if name not in self._makers])
+        self._refuse_if_made_for_others(stage, item)
         feed = EventFeed()
         submission = Submission(self._hosted[stage], item, feed)
         call_off = at_deadline(item, submission.expire)
@@ -181,9 +195,16 @@ class StageHost:
         return {name: hosted.engine.residency() for name, hosted in self._hosted.items()}
 
     def check(self) -> None:
-        """Raises `Unavailable` where a stage's device is broken, its batch doesn't end, or its thread is gone. On any thread."""
+        """Raises `Unavailable` where a stage's device is broken, its batch doesn't end, or its thread is gone. On any thread. Every
+        stage is asked: what is in the hands of one that doesn't come back is given up there."""
+        broken: list[Unavailable] = []
         for hosted in self._hosted.values():
-            hosted.engine.check()
+            try:
+                hosted.engine.check()
+            except Unavailable as error:
+                broken.append(error)
+        if broken:
+            raise broken[0]
 
     async def settled(self) -> None:
         """Returns once nothing is being computed or remembered any more."""
@@ -195,13 +216,15 @@ class StageHost:
         self._closed = True
         self._delivery.bind(asyncio.get_running_loop())
         engines = [hosted.engine for hosted in self._hosted.values()]
-        await asyncio.gather(
-            *(asyncio.to_thread(engine.close, BROKEN_CLOSE_S if engine.is_broken else None) for engine in engines)
-        )
+        closing = DaemonThreads("closing stages", max_threads=len(engines))
+        how = await ended(closing.run(engine.close, BROKEN_CLOSE_S if engine.is_broken else None) for engine in engines)
         await self._resolver.close(Unavailable("the stages here are shutting down; try again", retry_after_s=1.0))
         if self._asking is not None:
             await self._asking
-        await asyncio.to_thread(self._cache.close)
+        await self._cache_threads.close()
+        for failure in how:
+            if isinstance(failure, BaseException):
+                raise failure
 
     async def _resolve(self, recipe: Recipe[Any], wanted_by: Item[Any]) -> Reply[Any]:
         """A result that an item needs, as urgent and as long as the item is."""
@@ -212,7 +235,10 @@ class StageHost:
             priority=wanted_by.priority,
             deadline=wanted_by.deadline,
             tenant=wanted_by.tenant,
+            made_for=wanted_by.made_for,
+            request=wanted_by.request,
         )
+        self._refuse_if_made_for_others(recipe.stage, item)
         return await self._resolver.result(item, self._maker(recipe.stage))
 
     def _maker(self, stage: str) -> Maker:
@@ -237,6 +263,15 @@ class StageHost:
             raise ConfigurationError(f"stage {stage!r} is not hosted here, or is of the other kind (of this kind: {names})")
         self._delivery.bind(asyncio.get_running_loop())
 
+    def _refuse_if_made_for_others(self, stage: str, item: Item[Any]) -> None:
+        """Its tokens or the names of its results are of another model than is loaded here."""
+        contents, wanted = self._contents.get(stage), item.made_for.get(stage)
+        if contents is not None and wanted is not None and wanted not in contents:
+            raise ConfigurationError(
+                f"{stage} was loaded from other files here (replica {self._replica}) than this request was made for: its source differs "
+                "between machines, or has changed; make it the same everywhere, and deploy again"
+            )
+
     def _cache_counters(self, stage: str) -> dict[str, float]:
         return asdict(self._resolver.counters_of(stage)) if stage in self._makers else {}
 
@@ -249,7 +284,8 @@ class StageHost:
         return self._known_stats
 
     async def _ask_cache(self) -> None:
-        self._known_stats = await asyncio.to_thread(self._cache.stats)
+        with suppress(Overloaded):
+            self._known_stats = await self._cache_threads.stats()
 
     def _shared_cache_counters(self) -> dict[str, float]:
         stats = self._cache_stats()

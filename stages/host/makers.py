@@ -156,7 +156,7 @@ class CallElsewhere:
         try:
             return await self._call(self._item)
         except Unavailable as error:
-            raise InputUnavailable(error.message, retry_after_s=error.retry_after_s) from None
+            raise InputUnavailable(error.message, retry_after_s=error.retry_after_s, detail=error.detail) from None
 
     def amend(self, item: Item[Any]) -> bool:
         """A more urgent one asks by itself, and joins where it is made."""

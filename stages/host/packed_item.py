@@ -4,8 +4,9 @@ Decides which arrays go beside. Knows no transport: pickled with buffers out of 
 """
 
 import pickle
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,18 @@ LARGE_BYTES = 100 * 1024
 
 @dataclass(frozen=True, slots=True)
 class PackedItem:
-    """`data` lacks the arrays that go beside it, in their order."""
+    """`data` lacks the arrays that go beside it, in their order. `deadline`: the item's, told as an item's is; what is in `data`
+    was right when it was packed, which may be several tries ago."""
 
     data: bytes
+    deadline: float
+
+    def __reduce__(self) -> "tuple[Callable[..., PackedItem], tuple[bytes, float]]":
+        return _arrived, (self.data, self.deadline - time.time())
+
+
+def _arrived(data: bytes, left_s: float) -> PackedItem:
+    return PackedItem(data, left_s + time.time())
 
 
 def packed(item: Item[Any]) -> tuple[Item[Any] | PackedItem, Sequence[NDArray[Any]]]:
@@ -36,12 +46,12 @@ def packed(item: Item[Any]) -> tuple[Item[Any] | PackedItem, Sequence[NDArray[An
         return False
 
     data = pickle.dumps(item, protocol=5, buffer_callback=stays)
-    return (PackedItem(data), beside) if beside else (item, [])
+    return (PackedItem(data, item.deadline), beside) if beside else (item, [])
 
 
 def unpacked(item: Item[Any] | PackedItem, beside: Sequence[NDArray[Any]]) -> Item[Any]:
     """The item, its large arrays being those beside it, without a copy. From this application's own processes only."""
     if isinstance(item, PackedItem):
         found: Item[Any] = pickle.loads(item.data, buffers=beside)  # noqa: S301 - as Ray itself does with a call's arguments
-        return found
+        return replace(found, deadline=item.deadline)
     return item

@@ -25,6 +25,7 @@ from cache.tiered import MEMORY, Found, TieredCache
 from stages.contract.errors import Cancelled, DeadlineExceeded, TriptychError
 from stages.contract.item import Item, Reply, StageReceipt
 from stages.engine.work import as_stage_error
+from stages.host.cache_threads import CacheThreads
 from stages.host.deadlines import at_deadline
 from stages.host.makers import Computation, Maker
 from stages.host.origin import Origin, remembered_as
@@ -50,8 +51,8 @@ class _Shared:
 class Resolver:
     """To be used on one event loop. `replica`: who this process is, for receipts."""
 
-    def __init__(self, cache: TieredCache, replica: str) -> None:
-        self._cache, self._replica = cache, replica
+    def __init__(self, cache: TieredCache, threads: CacheThreads, replica: str) -> None:
+        self._cache, self._replica = threads, replica
         self._remembers, self._is_far = bool(cache.tier_names), cache.is_far
         self._counters: dict[str, CacheCounters] = {}
         self._named: dict[tuple[str, str], _Shared] = {}  # by stage and name: others may make another thing of the same name
@@ -157,8 +158,8 @@ class Resolver:
         reply.value.freeze()
         flight.set_result(self._as_made(reply, maker))
         if self._remembers and reply.origin is not None:
-            put = self._cache.put if maker.is_here else self._cache.put_in_memory
-            await asyncio.to_thread(put, remembered_as(item.name, reply.origin), reply.value.arrays())
+            key = remembered_as(item.name, reply.origin)
+            await self._cache.put(key, reply.value.arrays(), in_memory_only=not maker.is_here)
 
     def _as_made(self, reply: Reply[Any], maker: Maker) -> Reply[Any]:
         if not (maker.is_here and self._remembers):
@@ -173,12 +174,12 @@ class Resolver:
         if not (origins and self._remembers):
             return None
         keys = list(origins)
-        found = await asyncio.to_thread(self._cache.get_many, keys) if self._is_far else self._cache.get_many(keys)
+        found = await self._cache.get_many(keys)
         for key, value in found.items():
             try:
                 result = maker.result_type(item).of(value.value).freeze()
             except ValueError:
-                await asyncio.to_thread(self._cache.delete, [key])
+                await self._cache.forget(key)
                 continue
             return self._from_cache(result, value, origins[key], maker)
         return None

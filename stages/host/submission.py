@@ -1,16 +1,16 @@
 """One item at an engine, seen from the event loop: its inputs are resolved first, and whatever it turns out to lack meanwhile.
 
-Decides that who waits for inputs is known to no engine, how many may wait, and how it is counted what ends meanwhile. Knows no names
-and no cache: how an input is resolved is handed in.
+Decides that who waits for inputs is known to no engine, how many of each tenant may wait, and how it is counted what ends meanwhile.
+Knows no names and no cache: how an input is resolved is handed in.
 """
 
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from stages.contract.engine import Engine, Handle
 from stages.contract.errors import DeadlineExceeded, InvalidRequest, Overloaded, QueueFull, TriptychError
@@ -18,11 +18,12 @@ from stages.contract.item import Item, Reply, StageReceipt
 from stages.contract.limits import QueueLimits
 from stages.contract.recipe import NO_INPUTS, Inputs, Recipe
 from stages.contract.result import Result
+from stages.engine.scheduling.room import Tally, has_room_for_another
 from stages.engine.work import as_stage_error
 from stages.host.deadlines import remaining_s, too_late
 from stages.host.held_receipts import HeldReceipt, held
+from stages.host.together import together
 
-T = TypeVar("T")
 Resolve = Callable[[Recipe[Any], Item[Any]], Awaitable[Reply[Any]]]
 """The result of a recipe, on behalf of an item."""
 
@@ -71,7 +72,8 @@ class HostedEngine:
     def __init__(self, engine: Engine[Any], resolve: Resolve, max_waiting: int) -> None:
         self.engine = engine
         self._resolve = resolve
-        self.max_waiting, self.num_waiting = max_waiting, 0
+        self._may_wait = QueueLimits(max_waiting)
+        self._waiting: Tally[str] = Tally()
         self._ended_waiting = EndedWaiting()
 
     @property
@@ -80,32 +82,32 @@ class HostedEngine:
 
     def limit_queue(self, limits: QueueLimits) -> None:
         """Judges what comes from now on by these bounds."""
-        self.max_waiting = limits.max_items
+        self._may_wait = QueueLimits(limits.max_items)
         self.engine.limit_queue(limits)
 
     def metrics(self) -> dict[str, float]:
-        counters = {**self.engine.metrics(), "waiting_for_inputs": float(self.num_waiting)}
+        counters = {**self.engine.metrics(), "waiting_for_inputs": float(self._waiting.items)}
         for name, count in asdict(self._ended_waiting).items():
             counters[name] = counters.get(name, 0.0) + count
         return counters
 
     async def inputs(self, item: Item[Any]) -> AtHand:
         """Of what the item needs, what must be at hand when it is submitted. Raises `QueueFull` where too many wait."""
-        recipes = self.engine.needs(item.payload)
+        recipes = self.engine.needs(item.payload, item.tenant)
         if not recipes:
             return AtHand()
         with self._ended_waiting.counting(item):
-            if self.num_waiting >= self.max_waiting:
+            if not has_room_for_another(self._waiting, item.tenant, self._may_wait):
                 raise self._full()
             return await self.resolved(recipes, item)
 
     async def resolved(self, recipes: Sequence[Recipe[Any]], item: Item[Any]) -> AtHand:
         """All of them at once; where one can't be had, none is waited for any more."""
-        self.num_waiting += 1
+        self._waiting.add(item.tenant)
         try:
-            replies = await _together([self._one(recipe, item) for recipe in recipes])
+            replies = await together(self._one(recipe, item) for recipe in recipes)
         finally:
-            self.num_waiting -= 1
+            self._waiting.remove(item.tenant)
         inputs = Inputs({recipe.name: result for recipe, (result, _) in zip(recipes, replies, strict=True)})
         return AtHand(inputs, tuple(receipt for _, receipts in replies for receipt in receipts))
 
@@ -118,8 +120,8 @@ class HostedEngine:
 
     def _full(self) -> QueueFull:
         return QueueFull(
-            f"stage {self.stage}: {self.num_waiting} requests wait for what it needs and queue.max_items is "
-            f"{self.max_waiting}; try again",
+            f"stage {self.stage}: {self._waiting.items} requests wait for what it needs and queue.max_items is "
+            f"{self._may_wait.max_items}; try again",
             retry_after_s=max(1.0, self.engine.load().seconds_ahead),
         )
 
@@ -215,14 +217,3 @@ class Submission:
         else:
             self._outlet.at_hand(at_hand.receipts)
             handle.supply(at_hand.inputs)
-
-
-async def _together(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """All results, in order. The first error ends what is unfinished, and is raised."""
-    tasks = [asyncio.ensure_future(one) for one in work]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

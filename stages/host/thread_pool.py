@@ -1,15 +1,18 @@
 """A few threads for one purpose, so that no kind of work can fill the threads that another needs.
 
-asyncio's default executor is one pool for everything: eight slow name look-ups hold up every prompt. Decides how many may wait,
-and refuses the rest; knows nothing of what runs. Whoever stops waiting gives up what has not started.
+asyncio's default executor is one pool for everything: eight slow name look-ups hold up every prompt. Here work has a pool of its kind
+(`ThreadPool`), where much and little of it must not wait for one another two (`TwoLanes`), and what may hang, and can't be stopped,
+a thread of its own (`DaemonThreads`). Decides how many may wait or run, and refuses the rest; knows nothing of what runs. Whoever
+stops waiting gives up what has not started.
 """
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
-from stages.contract.errors import Overloaded
+from stages.contract.errors import Overloaded, Unavailable
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -24,10 +27,14 @@ class ThreadPool:
         self._purpose, self._threads, self._max_waiting = purpose, threads, max_waiting
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=purpose)
         self._in_hand: set[Future[Any]] = set()
+        self._closed = False
 
     async def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """What the function returns or raises; it runs in no context of its own. Raises `Overloaded` where `max_waiting` wait
-        already. Cancelled: what has not started never does; what has goes on unheeded, and its thread is taken until it ends."""
+        already, `Unavailable` once it is closed. Cancelled: what has not started never does; what has goes on unheeded, and its
+        thread is taken until it ends."""
+        if self._closed:
+            raise Unavailable(f"{self._purpose} has ended here; try again", retry_after_s=RETRY_AFTER_S)
         if len(self._in_hand) >= self._threads + self._max_waiting:
             raise Overloaded(f"{self._max_waiting} requests wait for {self._purpose} already", retry_after_s=RETRY_AFTER_S)
         future: Future[R] = self._executor.submit(function, *args, **kwargs)
@@ -44,4 +51,78 @@ class ThreadPool:
 
     def close(self) -> None:
         """What has not started never does; waits for nobody."""
+        self._closed = True
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+class TwoLanes:
+    """Two pools for one purpose, so that what is soon done never waits behind what takes long: what weighs more than `small` (of
+    whatever unit the caller counts in) has a single thread of its own. What weighs no more than `inline` is done at once: a thread
+    would cost more."""
+
+    def __init__(self, purpose: str, *, threads: int, max_waiting: int, small: int, inline: int = -1) -> None:
+        self._small, self._inline = small, inline
+        self._short = ThreadPool(purpose, threads=threads, max_waiting=max_waiting)
+        self._long = ThreadPool(f"{purpose} (large)", threads=1, max_waiting=max_waiting)
+
+    async def run(self, size: int, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """As `ThreadPool.run`."""
+        if size <= self._inline:
+            return function(*args, **kwargs)
+        lane = self._short if size <= self._small else self._long
+        return await lane.run(function, *args, **kwargs)
+
+    def __len__(self) -> int:
+        """What waits or runs."""
+        return len(self._short) + len(self._long)
+
+    def close(self) -> None:
+        self._short.close()
+        self._long.close()
+
+
+class DaemonThreads:
+    """For calls that may hang, and that nothing can stop: a thread for each, which no process waits for when it exits. `doing` says
+    what they do, in messages and in threads' names. Nothing waits here: who gives a call up leaves it behind, where it takes one of
+    `max_threads` places until it ends. For any event loop."""
+
+    def __init__(self, doing: str, *, max_threads: int) -> None:
+        self._doing, self._max_threads = doing, max_threads
+        self._running, self._lock = 0, threading.Lock()
+
+    async def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """What the function returns or raises; it runs in no context of its own. Raises `Overloaded` where `max_threads` run
+        already. Cancelled: it goes on unheeded."""
+        future: Future[R] = Future()
+
+        def work() -> None:
+            answer, failure = None, None
+            try:
+                answer = function(*args, **kwargs)
+            except BaseException as error:
+                failure = error
+            self._count(-1)
+            if not future.set_running_or_notify_cancel():
+                return
+            if failure is not None:
+                future.set_exception(failure)
+            else:
+                future.set_result(cast("R", answer))
+
+        self._count(+1)
+        try:
+            threading.Thread(target=work, name=self._doing, daemon=True).start()
+        except RuntimeError as error:  # the system has no more
+            self._count(-1)
+            raise Overloaded(f"there is no thread for {self._doing}", retry_after_s=RETRY_AFTER_S) from error
+        return await asyncio.wrap_future(future)
+
+    def __len__(self) -> int:
+        """What runs, waited for or not."""
+        return self._running
+
+    def _count(self, change: int) -> None:
+        with self._lock:
+            if change > 0 and self._running >= self._max_threads:
+                raise Overloaded(f"{self._max_threads} threads are {self._doing} already", retry_after_s=RETRY_AFTER_S)
+            self._running += change

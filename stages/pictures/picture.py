@@ -1,8 +1,10 @@
 """Encoded pictures from strangers: what is accepted, and how it becomes pixels. And the way back, for pictures we made.
 
-Decides which formats are pictures, that nothing is decoded before its size is known to be within the limits, and what RGB
-means for pictures with an orientation, transparency, 16 bits or CMYK. Knows no HTTP and no model. Everything here is CPU
-work (milliseconds to a second): keep it off event loops.
+Decides which formats are pictures, that nothing is decoded before its size is known to be within the limits and there is room for its
+pixels in this process, and what RGB means for pictures with an orientation, transparency, 16 bits or CMYK. Knows no HTTP and no model.
+Everything here is CPU work (milliseconds to a second): keep it off event loops. Work that nobody waits for any more stops between
+blocks of the file and bands of the picture (`stages/contract/wanted.py`); what can't be stopped is one call of a codec, at most one
+pass over the picture.
 """
 
 import io
@@ -16,14 +18,17 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps
 
 from stages.contract.errors import InvalidRequest, TooLarge, TriptychError
-from stages.pictures.picture_header import BadHeader, Header, PictureFormat, check_png_rows, read_header
+from stages.contract.wanted import stop_if_unwanted
+from stages.pictures.formats.essence import BadHeader, Essence, PictureFormat
+from stages.pictures.formats.png import check_rows
+from stages.pictures.picture_header import Header, essence_of, read_header
+from stages.pictures.pixel_budget import PixelBudget, pixels_of_this_process
 
 OutputFormat = Literal["png", "jpeg", "webp"]
 
 MAX_PROPORTION = 200
 """Of the longer side to the shorter one. Models scale a picture by its shorter side: a line of pixels would become gigabytes."""
-_MAX_JPEG_SCANS = 100  # a decoder passes over the whole picture once a scan; files made in earnest have about ten
-_ORIENTATION = 0x0112  # EXIF tag
+_BAND_PIXELS = 1 << 20
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -53,26 +58,42 @@ def inspect(data: bytes, *, max_bytes: int, max_pixels: int, param: str) -> Pict
     """
     if len(data) > max_bytes:
         raise TooLarge(f"{param}: the picture has {len(data)} bytes; at most {max_bytes} (limits.image_bytes)", param=param)
-    with _opened(data, max_pixels, param) as (header, image):
+    with _read(data, max_pixels, param) as (header, essence), _opened(essence, header, max_pixels, param) as image:
         width, height = image.size
-        if _orientation(image) >= 5:
+        if essence.orientation >= 5:
             width, height = height, width
         return PictureInfo(header.format, width, height)
 
 
-def decode(data: bytes, *, max_pixels: int, param: str) -> Image.Image:
-    """The picture in mode RGB: its first frame, turned as EXIF says, over white where it is transparent.
+@contextmanager
+def decoded(data: bytes, *, max_pixels: int, param: str, budget: PixelBudget | None = None) -> Iterator[Image.Image]:
+    """The picture in mode RGB: its first frame, turned as EXIF says, over white where it is transparent. To be used inside: its pixels
+    count among those that this process decodes (`budget`; None: the process's own).
 
-    Raises `TooLarge` over `max_pixels`, before anything is decoded; `InvalidRequest` for a file that is none, is cut off or
-    lies, and for what is longer than `MAX_PROPORTION`.
+    Raises `TooLarge` over `max_pixels`, before anything is decoded, and for what `limits.pixels_in_flight` has never room for;
+    `InvalidRequest` for a file that is none, is cut off or lies, and for what is longer than `MAX_PROPORTION`; `Overloaded` where
+    others need all the room for too long; `Cancelled` once nobody waits for it.
     """
-    with _opened(data, max_pixels, param) as (header, image):
-        if header.format is PictureFormat.PNG:
-            check_png_rows(data)
+    stop_if_unwanted()
+    with _read(data, max_pixels, param) as (header, essence):
+        pixels = header.width * header.height
+    with (budget or pixels_of_this_process()).hold(pixels, param=param):
+        with _faults_named(max_pixels, param):
+            image = _rgb(header, essence, max_pixels, param)
+        yield image
+
+
+def _rgb(header: Header, essence: Essence, max_pixels: int, param: str) -> Image.Image:
+    if header.format is PictureFormat.PNG:
+        check_rows(essence.data, stop_if_unwanted)
+    with _opened(essence, header, max_pixels, param) as image:
         image.load()
-        transpose = _TRANSPOSES.get(_orientation(image))
+        stop_if_unwanted()
         flat = _over_white(_eight_bit(image))
-        return flat if transpose is None else flat.transpose(transpose)
+    del image  # of a WebP it holds the canvas twice
+    transpose = _TRANSPOSES.get(essence.orientation)
+    stop_if_unwanted()
+    return flat if transpose is None else flat.transpose(transpose)
 
 
 def fit(image: Image.Image, width: int, height: int) -> NDArray[np.uint8]:
@@ -96,18 +117,36 @@ def encode(pixels: NDArray[np.uint8], format: OutputFormat, *, quality: int = 90
     return out.getvalue()
 
 
+class _WatchedFile(io.BytesIO):
+    """Ends the decoder that reads it once nobody waits for the picture."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        stop_if_unwanted()
+        return super().read(size)
+
+
 @contextmanager
-def _opened(data: bytes, max_pixels: int, param: str) -> Iterator[tuple[Header, ImageFile.ImageFile]]:
-    """The picture, opened but not decoded, by the plugin of its own format and no other. Whatever the body raises about the
-    file's content is the request's fault."""
-    try:
+def _read(data: bytes, max_pixels: int, param: str) -> Iterator[tuple[Header, Essence]]:
+    """What there is to decode, of a size within the limits."""
+    with _faults_named(max_pixels, param):
         header = read_header(data)
         _check_size(header.width, header.height, max_pixels, param)
-        if header.format is PictureFormat.JPEG and data.count(b"\xff\xda") > _MAX_JPEG_SCANS:
-            raise BadHeader(f"its JPEG has more than {_MAX_JPEG_SCANS} scans")
-        with Image.open(io.BytesIO(data), formats=[header.format.value]) as image:
-            _check_size(*image.size, max_pixels, param)  # a GIF's first frame may be larger than its screen
-            yield header, image
+        yield header, essence_of(data, header)
+
+
+@contextmanager
+def _opened(essence: Essence, header: Header, max_pixels: int, param: str) -> Iterator[ImageFile.ImageFile]:
+    """The picture, opened but not decoded, by the plugin of its own format and no other."""
+    with Image.open(_WatchedFile(essence.data), formats=[header.format.value]) as image:
+        _check_size(*image.size, max_pixels, param)
+        yield image
+
+
+@contextmanager
+def _faults_named(max_pixels: int, param: str) -> Iterator[None]:
+    """Whatever the body raises about the file's content is the request's fault."""
+    try:
+        yield
     except (TriptychError, MemoryError):
         raise
     except Image.DecompressionBombError as error:  # Pillow's own limit, where ours is higher or a frame outgrows its header
@@ -117,13 +156,17 @@ def _opened(data: bytes, max_pixels: int, param: str) -> Iterator[tuple[Header, 
     except BadHeader as error:
         raise InvalidRequest(f"{param}: not a picture that can be read: {error}", param=param) from error
     except Exception as error:  # plugins raise a dozen kinds of errors for hostile files, and none of them is ours
-        raise InvalidRequest(f"{param}: not a picture that can be read: {_reason(error)}", param=param) from error
+        why = f"{type(error).__name__}: {error}"
+        raise InvalidRequest(
+            f"{param}: not a picture that can be read: {_reason(error)}", param=param, detail=why[:200]
+        ) from error
 
 
 def _reason(error: Exception) -> str:
-    """For the client: what a plugin said, unless it speaks of our objects."""
+    """For the client: what a plugin said of the file, which it does in these classes; others speak of the code."""
     text = str(error)
-    return f"{type(error).__name__}" if not text or "object at 0x" in text else text[:200]
+    is_of_the_file = isinstance(error, OSError | SyntaxError | EOFError) and text and "object at 0x" not in text
+    return text[:200] if is_of_the_file else "it is damaged"
 
 
 def _check_size(width: int, height: int, max_pixels: int, param: str) -> None:
@@ -134,17 +177,6 @@ def _check_size(width: int, height: int, max_pixels: int, param: str) -> None:
     if max(width, height) > MAX_PROPORTION * min(width, height):
         message = f"{param}: the picture has {width} x {height} pixels: one side is more than {MAX_PROPORTION} times the other"
         raise InvalidRequest(message, param=param)
-
-
-def _orientation(image: ImageFile.ImageFile) -> int:
-    """EXIF orientation, 1-8, from what stands before the pixels; damaged EXIF means upright, as it does to browsers."""
-    exif = Image.Exif()
-    try:
-        exif.load(image.info.get("exif", b""))
-        orientation = exif.get(_ORIENTATION, 1)
-    except Exception:
-        return 1
-    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
@@ -160,8 +192,15 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 
 def _over_white(image: Image.Image) -> Image.Image:
+    """In bands, since mixing takes several times the memory of the result, and the interpreter's lock."""
     if not image.has_transparency_data:
         return image.convert("RGB")
-    white = Image.new("RGBA", image.size, "white")
-    white.alpha_composite(image.convert("RGBA"))
-    return white.convert("RGB")
+    flat = Image.new("RGB", image.size)
+    rows = max(1, _BAND_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        stop_if_unwanted()
+        band = image.crop((0, top, image.width, min(top + rows, image.height)))
+        white = Image.new("RGBA", band.size, "white")
+        white.alpha_composite(band.convert("RGBA"))
+        flat.paste(white.convert("RGB"), (0, top))
+    return flat

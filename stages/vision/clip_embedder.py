@@ -4,8 +4,10 @@ Decides that texts share batches with texts and pictures with pictures of their 
 context is refused, not cut. Knows no HTTP.
 """
 
+import json
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +19,10 @@ from stages.contract.errors import ConfigurationError, InvalidRequest
 from stages.contract.recipe import Inputs
 from stages.device.arrays import as_array
 from stages.device.torchvision_shim import ensure_torchvision
-from stages.pictures.picture import decode
+from stages.pictures.picture import decoded
 from stages.vision.clip_texts import ClipTexts
 from stages.vision.messages import Embedding, EmbedInput
-from stages.vision.open_clip_tower import LOCAL_PREFIX
+from stages.vision.open_clip_tower import CONFIG_FILE, LOCAL_PREFIX
 from stages.vision.pictures import compiled
 
 _TEXT = "text"
@@ -56,8 +58,8 @@ class ClipEmbedder:
 
         name = f"{LOCAL_PREFIX}{checkpoint.folder}"
         try:
-            model, _, transform = open_clip.create_model_and_transforms(name)
-            return cls(model, transform, open_clip.get_tokenizer(name), options)
+            model, _, transform = open_clip.create_model_and_transforms(name, weights_only=True)
+            return cls(model, transform, _load_tokenizer(checkpoint.folder), options)
         except Exception as error:  # a broken checkpoint fails in a dozen ways, and all of them are the configuration's
             raise ConfigurationError(f"{checkpoint.source} cannot be loaded as an open_clip model: {error}") from error
 
@@ -81,8 +83,8 @@ class ClipEmbedder:
     def prepare(self, payload: EmbedInput, inputs: Inputs) -> PreparedInput:
         """Raises `InvalidRequest` for what can't be read, or is longer than the model reads."""
         if payload.image is not None:
-            picture = decode(bytes(payload.image), max_pixels=payload.max_pixels, param="image")
-            return PreparedInput(self._transform(picture), None, self._num_patches)
+            with decoded(bytes(payload.image), max_pixels=payload.max_pixels, param="image") as picture:
+                return PreparedInput(self._transform(picture), None, self._num_patches)
         token_ids, num_tokens = self._texts.tokenize(payload.text or "")
         return PreparedInput(None, torch.from_numpy(token_ids), num_tokens)
 
@@ -106,6 +108,15 @@ class ClipEmbedder:
         token_ids = torch.stack([item.token_ids for item in batch if item.token_ids is not None])
         encoded: Tensor = self._encode_text(token_ids.to(self._options.device))
         return encoded
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    """The library's. What it hands on to transformers is up to the checkpoint, which could ask there for code of its own."""
+    import open_clip
+
+    text = json.loads((folder / CONFIG_FILE).read_text())["model_cfg"]["text_cfg"]
+    overruled = {"trust_remote_code": False} if text.get("hf_tokenizer_name") else {}  # open_clip's own takes no such argument
+    return open_clip.get_tokenizer(f"{LOCAL_PREFIX}{folder}", **overruled)
 
 
 def _num_patches(visual: Any) -> int:

@@ -94,5 +94,5 @@ def _untrained(name: str) -> tuple[nn.Module, Any]:
 
     if name not in open_clip.list_models():
         raise ValueError(f"{name!r} is neither a folder nor a model that open_clip knows")
-    model, _, transform = open_clip.create_model_and_transforms(name, pretrained=None)
+    model, _, transform = open_clip.create_model_and_transforms(name, pretrained=None, weights_only=True)
     return cast(nn.Module, model.visual), transform

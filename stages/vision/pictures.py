@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from stages.checkpoints.checkpoint import LoadOptions
-from stages.pictures.picture import decode
+from stages.pictures.picture import decoded
 from stages.vision.messages import EncodeImage
 
 
 def preprocessed(payload: EncodeImage, preprocess: Callable[[Any], Tensor]) -> Tensor:
     """The picture as the model wants it. Raises `InvalidRequest` or `TooLarge` for a picture that can't be read."""
-    return preprocess(decode(bytes(payload.data), max_pixels=payload.max_pixels, param="data"))
+    with decoded(bytes(payload.data), max_pixels=payload.max_pixels, param="data") as picture:
+        return preprocess(picture)
 
 
 def compiled(compute: Callable[..., Any], options: LoadOptions) -> Callable[..., Any]:

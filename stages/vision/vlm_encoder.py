@@ -20,7 +20,7 @@ from stages.contract.errors import ConfigurationError
 from stages.contract.recipe import Inputs
 from stages.device.arrays import as_array
 from stages.device.torchvision_shim import ensure_torchvision
-from stages.pictures.picture import decode
+from stages.pictures.picture import decoded
 from stages.pictures.picture_header import read_header
 from stages.vision.messages import EncodeImage, VisionFeatures
 from stages.vision.pictures import compiled
@@ -58,7 +58,7 @@ class VlmEncoder:
         from transformers import AutoProcessor
 
         try:
-            processor = AutoProcessor.from_pretrained(str(checkpoint.folder))
+            processor = AutoProcessor.from_pretrained(str(checkpoint.folder), trust_remote_code=False)
             encoder = cls(load_seeing_part(checkpoint.folder, options), processor.image_processor, options)
             encoder._check_placeholders(processor)
         except Exception as error:  # a broken checkpoint fails in a dozen ways, and all of them are the configuration's
@@ -99,7 +99,8 @@ class VlmEncoder:
 
     def prepare(self, payload: EncodeImage, inputs: Inputs) -> PreparedPicture:
         """Raises `InvalidRequest` or `TooLarge` for a picture that can't be read."""
-        return self._prepared(decode(bytes(payload.data), max_pixels=payload.max_pixels, param="data"))
+        with decoded(bytes(payload.data), max_pixels=payload.max_pixels, param="data") as picture:
+            return self._prepared(picture)
 
     def _prepared(self, picture: Image.Image) -> PreparedPicture:
         found = self._processor(images=[picture], return_tensors="pt")

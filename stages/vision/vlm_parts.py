@@ -41,7 +41,7 @@ def _load(folder: Path, options: LoadOptions, *, seeing: bool) -> Any:
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
-    config = AutoConfig.from_pretrained(str(folder))
+    config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
     parts = VLM_PARTS.get(config.model_type)
     if parts is None:
         raise ConfigurationError(
@@ -50,7 +50,10 @@ def _load(folder: Path, options: LoadOptions, *, seeing: bool) -> Any:
     whole = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
     part = _part_class(whole, parts.speaking if seeing else parts.seeing, without_head=seeing)
     with only_shards(folder, lambda tensor: is_of(tensor, parts.seeing) == seeing) as readable:
-        return part.from_pretrained(str(readable), **pretrained_arguments(options)).eval()
+        model = part.from_pretrained(
+            str(readable), trust_remote_code=False, weights_only=True, **pretrained_arguments(options)
+        )
+        return model.eval()
 
 
 def _part_class(whole: Any, dropped: tuple[str, ...], *, without_head: bool) -> Any:

@@ -59,21 +59,49 @@ def test_it_answers_as_soon_as_it_is_made(server: EmbeddedRedis) -> None:
 
 def test_it_is_bounded_forgets_the_least_used_and_writes_nothing_to_disk(server: EmbeddedRedis) -> None:
     with client_of(server) as client:
-        settings = client.config_get("*")
-        assert isinstance(settings, dict)
-    assert {name: settings[name] for name in ("maxmemory", "maxmemory-policy", "save", "appendonly")} == {
-        "maxmemory": str(8 * MiB),
-        "maxmemory-policy": "allkeys-lfu",
-        "save": "",
-        "appendonly": "no",
-    }
+        for number in range(20):
+            client.set(str(number), bytes(MiB))
+        memory, persistence = client.info("memory"), client.info("persistence")
+    assert isinstance(memory, dict)
+    assert isinstance(persistence, dict)
+    assert (memory["maxmemory"], memory["maxmemory_policy"]) == (8 * MiB, "allkeys-lfu")
+    assert (persistence["aof_enabled"], persistence["rdb_saves"]) == (0, 0)
+    assert {path.name for path in socket_of(server).parent.glob("run-*/*")} == {"redis.log"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("EVAL", "return 1", "0"),
+        ("SCRIPT", "LOAD", "return 1"),
+        ("FUNCTION", "LIST"),
+        ("MODULE", "LIST"),
+        ("CONFIG", "GET", "*"),
+        ("CONFIG", "SET", "dir", "/tmp"),
+        ("ACL", "LIST"),
+        ("CLIENT", "LIST"),
+        ("KEYS", "*"),
+        ("FLUSHALL",),
+        ("SAVE",),
+        ("REPLICAOF", "127.0.0.1", "1"),
+        ("SHUTDOWN",),
+        ("SUBSCRIBE", "x"),
+    ],
+    ids=" ".join,
+)
+def test_it_does_nothing_but_what_a_cache_asks_of_it(server: EmbeddedRedis, command: tuple[str, ...]) -> None:
+    with client_of(server) as client, pytest.raises(redis.exceptions.NoPermissionError):
+        client.execute_command(*command)
+    server.ping()
 
 
 def test_only_this_user_can_reach_it(server: EmbeddedRedis) -> None:
     assert stat.S_IMODE(socket_of(server).parent.stat().st_mode) == 0o700
     assert stat.S_IMODE(socket_of(server).stat().st_mode) == 0o700
     with client_of(server) as client:
-        assert client.config_get("port") == {"port": "0"}
+        found = client.info("server")
+        assert isinstance(found, dict)
+        assert found["tcp_port"] == 0
 
 
 def test_closing_ends_it_and_removes_its_folder() -> None:
@@ -231,10 +259,11 @@ def test_without_the_package_the_machines_own_server_is_run_and_without_that_one
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embedded, "find_spec", dict[str, None]().get)
-    (tmp_path / "redis-server").write_text("#!/bin/sh\n")
-    (tmp_path / "redis-server").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert server_program() == tmp_path / "redis-server"
+    for name in ("redis-server", "valkey-server"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+        assert server_program() == tmp_path / name
     monkeypatch.setenv("PATH", "")
     with pytest.raises(EmbeddedRedisError, match=r"cache\.redis\.url"):
         server_program()

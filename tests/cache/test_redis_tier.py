@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from cache.breaker import Breaker
-from cache.codec import encode
-from cache.redis_link import Patience
+from cache.codec import BFLOAT16, encode
+from cache.redis_connection import Patience
 from cache.redis_tier import RedisTier
 from tests.cache.redis_server import RedisServer
 from tests.cache.values import floats, same
@@ -215,8 +215,10 @@ def _answer_all(listener: socket.socket, answer: bytes) -> None:
         lambda data: b"",
         lambda data: b"\x80\x04K\x01.",
         lambda data: encode("another key", A),
+        lambda data: encode("a", {"x": np.array([np.nan], np.float32)}),
+        lambda data: encode("a", {"x": np.array([0x7F80], np.uint16).view(BFLOAT16)}),
     ],
-    ids=["cut off", "flipped bit", "empty", "pickle", "another key's"],
+    ids=["cut off", "flipped bit", "empty", "pickle", "another key's", "NaN", "infinite"],
 )
 def test_a_damaged_value_is_missed_counted_and_deleted(
     server: RedisServer, open_tier: Open, damage: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture

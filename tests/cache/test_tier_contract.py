@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cache.codec import BFLOAT16
 from cache.embedded import EmbeddedRedis
+from cache.finite import is_finite
 from cache.memory import MemoryTier
 from cache.redis_tier import RedisTier
 from cache.tier import Tier
@@ -72,7 +73,7 @@ def test_what_was_put_is_found_to_the_bit(tier: Tier) -> None:
 
 
 def test_features_of_a_llava_picture_fit_in_their_own_dtype(tier: Tier) -> None:
-    bits = np.random.default_rng(1).integers(0, 2**16, (576, 4096), dtype=np.uint16)
+    bits = np.random.default_rng(1).integers(0, 0x7F80, (576, 4096), dtype=np.uint16)
     features = {"features": bits.view(BFLOAT16)}
     put(tier, features=features)
     assert same(tier.get_many(["features"])["features"], features)
@@ -80,9 +81,18 @@ def test_features_of_a_llava_picture_fit_in_their_own_dtype(tier: Tier) -> None:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=values)
-def test_any_numeric_value_is_kept(tier: Tier, value: dict[str, NDArray[Any]]) -> None:
+def test_any_numeric_value_is_kept_and_none_that_has_no_number_in_it(tier: Tier, value: dict[str, NDArray[Any]]) -> None:
+    tier.delete(["any"])
     put(tier, any=value)
-    assert same(tier.get_many(["any"])["any"], value)
+    found = tier.get_many(["any"])
+    assert same(found["any"], value) if is_finite(value) else found == {}
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_nan_is_never_kept_and_counted_as_an_error(tier: Tier, bad: float) -> None:
+    put(tier, a={"x": np.array([1, bad, 2], np.float16)})
+    assert tier.get_many(["a"]) == {}
+    assert (tier.stats().puts, tier.stats().errors, tier.stats().dropped) == (0, 1, 0)
 
 
 def test_what_was_never_put_is_a_miss(tier: Tier) -> None:

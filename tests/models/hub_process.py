@@ -20,11 +20,11 @@ from stages.contract.item import Item, Reply, StageMetrics
 class Nobody:
     """Stages and their directory, for a process that only prepares what it would send them."""
 
-    async def call(self, stage: str, item: Item[Any]) -> Reply[Any]:
+    async def call(self, stage: str, item: Item[Any], *, lost: set[str] | None = None) -> Reply[Any]:
         raise NotImplementedError
 
     async def stream(
-        self, stage: str, item: Item[Any], *, restartable: bool = False
+        self, stage: str, item: Item[Any], *, restartable: bool = False, lost: set[str] | None = None
     ) -> AsyncGenerator[Sequence[object], None]:
         raise NotImplementedError
         yield
@@ -43,8 +43,9 @@ def answer(config: AppConfig, do: str, stage: str) -> dict[str, object]:
         return {"sources": [str(spec.source) for spec in stage_specs(pinned(config)).values()]}
     if do == "serve":
         from pipelines.service import Triptych
+        from pipelines.threads import Threads
 
-        service = Triptych(config, Nobody(), Nobody())
+        service = Triptych(config, Nobody(), Nobody(), Threads.new())
         return {"models": [card.id for card in service.models()]}
     from stages.checkpoints.checkpoint import resolve
     from stages.host.registry import load, part_files
@@ -53,7 +54,7 @@ def answer(config: AppConfig, do: str, stage: str) -> dict[str, object]:
     checkpoint = resolve(spec.source, part_files(spec))
     if do == "load":
         load(spec)
-    return {"commit": checkpoint.commit, "fingerprint": spec.fingerprint()}
+    return {"commit": checkpoint.commit, "fingerprint": spec.whole()}
 
 
 def main() -> None:

@@ -15,17 +15,17 @@ class MeasuredClient:
         self.bytes_from: dict[str, int] = {}
         self.items: list[Item[Any]] = []
 
-    async def call(self, stage: str, item: Item[Any]) -> Reply[Any]:
+    async def call(self, stage: str, item: Item[Any], *, lost: set[str] | None = None) -> Reply[Any]:
         self.items.append(item)
-        reply = await self._client.call(stage, item)
+        reply = await self._client.call(stage, item, lost=lost)
         self._weigh(stage, reply)
         return reply
 
     async def stream(
-        self, stage: str, item: Item[Any], *, restartable: bool = False
+        self, stage: str, item: Item[Any], *, restartable: bool = False, lost: set[str] | None = None
     ) -> AsyncGenerator[Sequence[object], None]:
         self.items.append(item)
-        async with aclosing(self._client.stream(stage, item, restartable=restartable)) as batches:
+        async with aclosing(self._client.stream(stage, item, restartable=restartable, lost=lost)) as batches:
             async for events in batches:
                 self._weigh(stage, events)
                 yield events

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from ray.serve._private.build_app import build_app
 
-from pipelines.app import build, surface
+from pipelines.app import build, checked_settings, surface
 from pipelines.cluster.stage_deployment import redis, stages
 from pipelines.settings.applications import (
     REDIS_BUILDER,
@@ -19,6 +19,7 @@ from pipelines.settings.applications import (
     applications,
     stages_name,
 )
+from pipelines.settings.config import AuthConfig, KeyConfig
 from pipelines.settings.config_file import load
 from stages.contract.errors import ConfigurationError
 
@@ -72,3 +73,22 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_deployed() -> 
     deployments = dict(CONFIG.deployments) | {"llm": CONFIG.deployments["llm"].model_copy(update={"max_ongoing_requests": 1})}
     with pytest.raises(ConfigurationError, match="max_ongoing_requests: 1"):
         build(CONFIG.model_copy(update={"deployments": deployments}))
+
+
+def test_without_keys_nothing_is_built_where_serve_listens_to_strangers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`serve run` and `serve deploy`, whose config's `http_options` the application is not told, and a Serve that runs already."""
+    monkeypatch.setattr("pipelines.app.listening_host", lambda: "0.0.0.0")
+    with pytest.raises(ConfigurationError, match=r"host '0\.0\.0\.0' is not loopback, and auth\.keys is empty"):
+        build(CONFIG)
+    keys = AuthConfig(keys=(KeyConfig(tenant="ada", sha256="0" * 64),))
+    assert "ingress" in deployed(build(CONFIG.model_copy(update={"auth": keys})))
+
+
+def test_the_http_surface_refuses_settings_without_keys_where_serve_listens_to_strangers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However it was deployed, and where keys are taken away while it runs."""
+    monkeypatch.setattr("pipelines.app.listening_host", lambda: "192.168.1.2")
+    (surface,) = [found for found in applications(CONFIG, "t") if found.route_prefix]
+    with pytest.raises(ConfigurationError, match=r"auth\.keys is empty"):
+        checked_settings(surface.deployments["ingress"]["user_config"])

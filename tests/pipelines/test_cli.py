@@ -90,10 +90,19 @@ def test_deploy_prints_a_config_that_serve_accepts() -> None:
     assert [application.name for application in printed.applications if application.route_prefix] == ["triptych"]
 
 
-@pytest.mark.parametrize("how", [[], ["--print"]])
-def test_deploy_refuses_an_open_door_before_it_looks_for_a_cluster(tmp_path: Path, how: list[str]) -> None:
+@pytest.mark.parametrize(
+    "how", [["deploy"], ["deploy", "--print"], ["check"], ["check", "--from", str(DEFAULT_CONFIG)], ["serve"]]
+)
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "models.example"])
+def test_an_open_door_is_refused_before_anything_is_looked_for_or_started(tmp_path: Path, how: list[str], host: str) -> None:
     path = tmp_path / "serve_config.yaml"
-    path.write_text(DEFAULT_CONFIG.read_text().replace("host: 127.0.0.1", "host: 0.0.0.0"))
-    result = CliRunner().invoke(app, ["deploy", "--config", str(path), *how])
+    path.write_text(DEFAULT_CONFIG.read_text().replace("host: 127.0.0.1", f"host: '{host}'"))
+    result = CliRunner().invoke(app, [how[0], "--config", str(path), *how[1:]])
     assert result.exit_code == 2
     assert "auth.keys is empty" in result.output
+
+
+def test_another_address_of_loopback_needs_no_keys(tmp_path: Path) -> None:
+    path = tmp_path / "serve_config.yaml"
+    path.write_text(DEFAULT_CONFIG.read_text().replace("host: 127.0.0.1", "host: 127.0.0.2"))
+    assert checked(path)[0] == 0

@@ -14,6 +14,7 @@ from pipelines.client import LocalStageClient
 from pipelines.context import RequestContext
 from pipelines.embed import ClipEmbedPipeline
 from pipelines.jobs import Embedded, EmbedJob, ImagePart, TextPart
+from pipelines.threads import Threads
 from stages.contract.errors import InvalidRequest
 from stages.contract.item import Reply, StageReceipt
 from stages.host.host import StageHost
@@ -27,7 +28,10 @@ class Scene:
         self.embedder = embedder()
         self.host = StageHost(cache=TieredCache([MemoryTier(2**20)]))
         self.host.add("m.embedder", self.embedder)
-        self.pipeline = ClipEmbedPipeline("m", LocalStageClient(self.host), fingerprint="f", max_pixels=100)
+        self.threads = Threads.new()
+        self.pipeline = ClipEmbedPipeline(
+            "m", LocalStageClient(self.host), threads=self.threads, fingerprint="f", max_pixels=100
+        )
 
     def ask(self, *parts: TextPart | ImagePart, context: RequestContext | None = None) -> "asyncio.Task[Embedded]":
         return asyncio.create_task(self.pipeline.embed(EmbedJob(parts), context or RequestContext()))
@@ -38,6 +42,7 @@ async def scene() -> AsyncIterator[Scene]:
     scene = Scene()
     yield scene
     scene.embedder.gate.open()
+    scene.threads.close()
     await scene.host.close()
 
 
@@ -74,14 +79,15 @@ async def test_two_requests_that_share_a_computation_are_each_told_of_their_own_
 
 async def test_what_was_made_for_an_input_is_on_the_receipt_too() -> None:
     class Nested:
-        async def call(self, stage: str, item: object) -> Any:
+        async def call(self, stage: str, item: object, **options: Any) -> Any:
             value = Embedding(np.ones(2, np.float32), np.asarray(1))
             return Reply(value, StageReceipt(stage), inputs=(StageReceipt("m.other", ago_s=1.0),))
 
-        def stream(self, stage: str, item: object, *, restartable: bool = False) -> Any: ...
+        def stream(self, stage: str, item: object, **options: Any) -> Any: ...
 
     context = RequestContext(created=time.time() - 5.0)
-    await ClipEmbedPipeline("m", Nested(), fingerprint="f", max_pixels=100).embed(EmbedJob((TextPart("a"),)), context)
+    pipeline = ClipEmbedPipeline("m", Nested(), threads=Threads.new(), fingerprint="f", max_pixels=100)
+    await pipeline.embed(EmbedJob((TextPart("a"),)), context)
     other, embedder = context.receipts
     assert (other.stage, embedder.stage) == ("m.other", "m.embedder")
     assert embedder.ended_s - other.ended_s == pytest.approx(1.0)

@@ -16,6 +16,7 @@ from pipelines.context import RequestContext
 from pipelines.image_text import ImageTextPipeline
 from pipelines.jobs import ChatEvent, ChatJob, ChatStarted, ChoiceEvents, ImagePart, Message, TextPart
 from pipelines.prompts.prompt import Prompt
+from pipelines.threads import Threads
 from stages.contract.errors import DeadlineExceeded, InvalidRequest, StageFailed, Unavailable
 from stages.contract.item import StageReceipt, StreamEnd
 from stages.contract.limits import QueueLimits
@@ -53,13 +54,14 @@ class Scene:
         self.host = StageHost(cache=TieredCache([self.memory]), replica="r1")
         self.host.add(VISION, self.vision)
         self.host.add(LLM, self.llm, queue=QueueLimits(8))
-        self.client = MeasuredClient(LocalStageClient(self.host))
+        self.client, self.threads = MeasuredClient(LocalStageClient(self.host)), Threads.new()
 
     def pipeline(self, client: Any = None, *, sees: bool = True) -> ImageTextPipeline:
         return ImageTextPipeline(
             "m",
             client or self.client,
             Letters(),
+            threads=self.threads,
             vision_fingerprint="weights" if sees else None,
             max_pixels=100,
             max_context_tokens=CONTEXT,
@@ -71,6 +73,7 @@ class Scene:
     async def close(self) -> None:
         self.vision.gate.open()
         self.llm.gate.open()
+        self.threads.close()
         await self.host.close()
 
 
@@ -245,7 +248,7 @@ async def test_closing_a_chat_in_the_middle_frees_its_rows(scene: Scene, n: int)
 
 async def test_a_stream_that_ends_without_an_end_is_a_failure(scene: Scene) -> None:
     class Silent:
-        async def stream(self, stage: str, item: object, *, restartable: bool = False) -> Any:
+        async def stream(self, stage: str, item: object, **options: object) -> Any:
             yield [TokenDelta("so", 1), StreamEnd(StageReceipt(stage))]
 
     with pytest.raises(StageFailed, match="without an end"):

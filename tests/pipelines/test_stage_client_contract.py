@@ -14,7 +14,7 @@ from cache.memory import MemoryTier
 from cache.tiered import TieredCache
 from pipelines.client import LocalStageClient, SplitStageClient, StageClient
 from pipelines.cluster.object_store import ObjectStore
-from pipelines.cluster.serve_client import MAX_ATTEMPTS, ServeStageClient
+from pipelines.cluster.serve_client import MAX_LOST, ServeStageClient
 from stages.contract.blob import Blob
 from stages.contract.errors import (
     Broken,
@@ -22,6 +22,7 @@ from stages.contract.errors import (
     DeadlineExceeded,
     InvalidRequest,
     QueueFull,
+    ReplicaLost,
     StageFailed,
     TriptychError,
     Unavailable,
@@ -253,17 +254,17 @@ async def test_a_stream_that_has_shown_something_starts_anew_only_where_that_is_
 async def test_a_request_whose_replicas_die_one_after_another_is_given_up(served: Scene) -> None:
     served.add_gate.close()
     call = asyncio.create_task(total(served.client, Add(1)))
-    for died in range(MAX_ATTEMPTS):
+    for died in range(MAX_LOST):
         await asyncio.to_thread(served.add_gate.wait_for, died + 1)
         deployment(served).kill()
-    with pytest.raises(Unavailable):
+    with pytest.raises(ReplicaLost):
         await call
 
 
 async def test_a_replica_that_only_refuses_is_asked_again_until_it_is_replaced(served: Scene) -> None:
     await served.host.close()
     call = asyncio.create_task(total(served.client, Add(2)))
-    await once(lambda: deployment(served).num_requests > MAX_ATTEMPTS)
+    await once(lambda: deployment(served).num_requests > MAX_LOST)
     deployment(served).kill()
     assert await call == 2
 

@@ -16,6 +16,7 @@ from pipelines.context import RequestContext
 from pipelines.jobs import GivenPicture, ImagePart, PaintEvent, PaintJob, PaintPicture, PaintProgress
 from pipelines.rules.paint_rules import PaintRules
 from pipelines.text_to_image import TextToImagePipeline
+from pipelines.threads import Threads
 from stages.contract.errors import DeadlineExceeded, InvalidRequest
 from stages.diffusion.messages import Denoise
 from stages.host.host import StageHost
@@ -59,7 +60,7 @@ class Scene:
         for name, stage in ((TEXT, self.text), (ENCODER, self.encoder), (DECODER, self.decoder)):
             self.host.add(name, stage)
         self.host.add(DENOISER, self.denoiser)
-        self.client = MeasuredClient(LocalStageClient(self.host))
+        self.client, self.threads = MeasuredClient(LocalStageClient(self.host)), Threads.new()
 
     def pipeline(self, client: Any = None, *, edits: bool = True) -> TextToImagePipeline:
         return TextToImagePipeline(
@@ -67,6 +68,7 @@ class Scene:
             client or self.client,
             RULES,
             Words(),
+            threads=self.threads,
             text_fingerprint="text",
             vae_fingerprint="vae" if edits else None,
             max_picture_pixels=100,
@@ -81,6 +83,7 @@ class Scene:
     async def close(self) -> None:
         for stage in (self.text, self.encoder, self.decoder, self.denoiser):
             stage.gate.open()
+        self.threads.close()
         await self.host.close()
 
 

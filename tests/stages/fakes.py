@@ -152,6 +152,24 @@ class Adder:
 
 
 @dataclass(frozen=True)
+class Ratio(Result):
+    """What the divider makes. `ratio`: [] float32."""
+
+    ratio: NDArray[np.float32]
+
+
+class Divider(Adder):
+    """Divides 1 by each sum, whatever that may be."""
+
+    result_type: Any = Ratio
+
+    def run(self, batch: Sequence[Sum]) -> Any:
+        super().run(batch)
+        with np.errstate(divide="ignore"):
+            return [Ratio(np.asarray(np.float32(1) / np.float32(item.total))) for item in batch]
+
+
+@dataclass(frozen=True)
 class CountFrom:
     """Counts `start` - 1, ..., 0, from as much higher as the results of `plus` are. Rows of one `key` share a step. Fails after
     the event `fails_at`."""

@@ -6,7 +6,6 @@ checked again. Bounded in time and bytes. Knows nothing of pictures.
 """
 
 import asyncio
-import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pipelines.ingress.pictures.public_address import is_public
 from stages.contract.errors import ConfigurationError, InvalidRequest, TooLarge
 
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
-"""(host, port) -> addresses, best first. Raises `OSError` for an unknown host."""
+"""(host, port) -> addresses, best first. Raises `OSError` for an unknown host, `Overloaded` where too many are being looked up."""
 
 MAX_REDIRECTS = 3
 _MAX_ADDRESSES = 3
@@ -45,19 +44,15 @@ class FetchPolicy:
         return f"{host}:{port}".lower() in {entry.lower() for entry in self.allowed_hosts}
 
 
-async def resolve(host: str, port: int) -> Sequence[str]:
-    """The system's resolver."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
-
-
 class Fetcher:
     """GETs, one connection each: a kept connection would be found again by its address alone, under whatever name."""
 
-    def __init__(
-        self, policy: FetchPolicy, max_bytes: int, *, resolver: Resolver = resolve, tls: ssl.SSLContext | None = None
-    ) -> None:
-        self._policy, self._max_bytes, self._resolver, self._tls = policy, max_bytes, resolver, tls
+    def __init__(self, policy: FetchPolicy, max_bytes: int, *, resolver: Resolver, tls: ssl.SSLContext | None = None) -> None:
+        """Reads the system's certificates, where fetching is enabled and `tls` is not given."""
+        self._policy, self._max_bytes, self._resolver = policy, max_bytes, resolver
+        self._tls: ssl.SSLContext | bool = tls if tls is not None else True
+        if policy.enabled and tls is None:
+            self._tls = httpx.create_ssl_context(trust_env=False)
 
     async def fetch(self, address: str, *, param: str) -> bytes:
         """The body. Raises `InvalidRequest` naming `param` for whatever goes wrong, `TooLarge` over `max_bytes`."""
@@ -105,12 +100,11 @@ class Fetcher:
             except (httpx.ConnectError, httpx.ConnectTimeout):
                 continue
             except (httpx.HTTPError, httpx.InvalidURL) as error:  # the latter for a redirect that httpx can't even read
-                raise InvalidRequest(f"{param}: {_shown(url)} failed: {type(error).__name__}", param=param) from error
+                why = f"{type(error).__name__}: {error}"
+                raise InvalidRequest(f"{param}: {_shown(url)} did not answer as it should", param=param, detail=why) from error
         raise InvalidRequest(f"{param}: {_shown(url)} takes no connection", param=param)
 
     async def _get(self, url: httpx.URL, address: str, param: str) -> bytes | httpx.URL:
-        if self._tls is None:
-            self._tls = await asyncio.to_thread(httpx.create_ssl_context, trust_env=False)
         headers = {
             "Host": url.netloc.decode("ascii"),
             "Accept": "image/*",

@@ -2,45 +2,53 @@
 
 Decides which addresses are pictures at all: data URLs, and http(s) where the configuration enables it
 (`pipelines/ingress/pictures/fetch.py`).
-Everything that costs CPU time (base64, reading headers) happens off the event loop. Decodes no pixels.
+Everything that costs CPU time (base64, reading headers) happens off the event loop. Decodes no pixels; where few of them are wanted,
+has them decoded (`pipelines/ingress/pictures/picture_detail.py`).
 """
 
-import asyncio
-import base64
 import binascii
 import re
 
 from pipelines.ingress.pictures.fetch import Fetcher, FetchPolicy
+from pipelines.ingress.pictures.names import NameLookUps
+from pipelines.ingress.pictures.picture_detail import LowDetail
 from pipelines.jobs import ImagePart
 from pipelines.settings.config import LimitsConfig
+from pipelines.threads import Threads
 from stages.contract.errors import InvalidRequest, TooLarge
 from stages.pictures.picture import inspect
 
 _MAX_DATA_HEADER = 256
+_BASE64_PIECE = 1 << 18  # a call holds the interpreter's lock; a multiple of 4
 _DATA_HEADER = re.compile(r"data:image/[a-z0-9.+-]+(;[a-z0-9-]+=[^;,]*)*;base64", re.IGNORECASE)
 
 
 class PictureSource:
     """Where a request's pictures come from, within `limits.image_bytes` (encoded) and `limits.image_pixels` (width x height)."""
 
-    def __init__(self, limits: LimitsConfig, fetch: FetchPolicy) -> None:
-        self._limits = limits
-        self._fetcher = Fetcher(fetch, limits.image_bytes)
+    def __init__(self, limits: LimitsConfig, fetch: FetchPolicy, threads: Threads) -> None:
+        self._limits, self._threads = limits, threads
+        self._low_detail = LowDetail(threads.decoding, max_pixels=limits.image_pixels)
+        self._fetcher = Fetcher(fetch, limits.image_bytes, resolver=NameLookUps(threads.names))
 
-    async def load(self, url: str, *, param: str) -> ImagePart:
+    async def load(self, url: str, *, param: str, low_detail: bool = False) -> ImagePart:
         """Raises `InvalidRequest` or `TooLarge`, naming `param`. What an address says of its media type is only a hint."""
+        part = await self._loaded(url, param)
+        return await self._low_detail.shrunk(part) if low_detail else part
+
+    async def _loaded(self, url: str, param: str) -> ImagePart:
         scheme = url[:_MAX_DATA_HEADER].partition(":")[0].lower()
         if scheme == "data":
-            return await asyncio.to_thread(self._from_data_url, url, param)
+            return await self._threads.pictures.run(self._from_data_url, url, param)
         if scheme in ("http", "https"):
-            return await asyncio.to_thread(self._part, await self._fetcher.fetch(url, param=param), param)
+            return await self._threads.pictures.run(self._part, await self._fetcher.fetch(url, param=param), param)
         raise InvalidRequest(
             f"{param}: {url[:40]!r} is neither a data: URL (data:image/png;base64,...) nor an http(s) address", param=param
         )
 
     async def take(self, data: bytes, *, param: str) -> ImagePart:
         """A picture that came as a file. Raises as `load` does."""
-        return await asyncio.to_thread(self._part, data, param)
+        return await self._threads.pictures.run(self._part, data, param)
 
     def _from_data_url(self, url: str, param: str) -> ImagePart:
         comma = url.find(",", 0, _MAX_DATA_HEADER)
@@ -54,8 +62,8 @@ class PictureSource:
                 param=param,
             )
         try:
-            data = base64.b64decode(url[comma + 1 :], validate=True)
-        except (binascii.Error, ValueError) as error:
+            data = _from_base64(url, comma + 1)
+        except ValueError as error:
             raise InvalidRequest(f"{param}: the data: URL is not valid base64: {error}", param=param) from error
         return self._part(data, param)
 
@@ -63,3 +71,13 @@ class PictureSource:
         limits = self._limits
         info = inspect(data, max_bytes=limits.image_bytes, max_pixels=limits.image_pixels, param=param)
         return ImagePart(data, info.width, info.height, param)
+
+
+def _from_base64(text: str, start: int) -> bytes:
+    """What follows `start`. Raises `ValueError`."""
+    data = bytearray()
+    for at in range(start, len(text), _BASE64_PIECE):
+        if len(data) * 4 != (at - start) * 3:
+            raise ValueError("there is more behind its end")
+        data += binascii.a2b_base64(text[at : at + _BASE64_PIECE], strict_mode=True)
+    return bytes(data)

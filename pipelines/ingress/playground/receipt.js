@@ -33,7 +33,7 @@ function row(stage, total, showsCache) {
   const kept = ["memory", "redis", "joined"].includes(stage.cache);
   const name = stage.stage.split(".").pop().replaceAll("_", " ");
   const cells = [
-    element("th", { scope: "row", title: `${stage.stage} on ${stage.replica}` }, name),
+    element("th", { scope: "row", title: stage.replica ? `${stage.stage} on ${stage.replica}` : stage.stage }, name),
     element("td", { class: "lane" }, lane(stage, total, kept)),
     element("td", { class: "num" }, time(stage.queue_s + stage.run_s)),
     element("td", { class: "num optional" }, stage.steps ? String(stage.steps) : "–"),

@@ -16,11 +16,13 @@ from pipelines.ingress.request.auth import Caller
 from pipelines.ingress.request.bodies import read_json, shown
 from pipelines.ingress.request.disconnect import in_time
 from pipelines.ingress.request.forms import Form, read_form
+from pipelines.ingress.request.own_models import OwnModels
 from pipelines.ingress.request.proxy_headers import OWN_HEADER, SHARED_HEADER
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.ingress.schemas.strict import AskingBody
 from pipelines.jobs import ModelCard, Service
-from stages.contract.errors import InvalidRequest
+from pipelines.threads import Threads
+from stages.contract.errors import InvalidRequest, NotAuthorized
 
 B = TypeVar("B", bound=AskingBody)
 T = TypeVar("T")
@@ -35,6 +37,7 @@ class Arrival:
 
     service: Service
     settings: IngressSettings
+    threads: Threads
 
     def open(self, request: Request) -> RequestContext:
         """Raises `NotAuthorized`, and `InvalidRequest` for a timeout header that is not a number within the bounds."""
@@ -47,17 +50,39 @@ class Arrival:
 
     def identify(self, request: Request) -> Caller:
         """Raises `NotAuthorized`."""
-        return self.settings.key_ring().identify(request.headers.get("authorization"))
+        caller = self.settings.key_ring().identify(request.headers.get("authorization"))
+        request.state.tenant = caller.tenant  # for `RequestLog`, which counts
+        return caller
+
+    def served(self, tenant: str) -> Service:
+        """What a tenant may ask."""
+        own = self.settings.models.get(tenant)
+        return self.service if own is None else OwnModels(self.service, own)
+
+    def seen(self, request: Request) -> Service:
+        """What whoever asks may ask. Raises `NotAuthorized`."""
+        return self.served(self.identify(request).tenant)
+
+    def seen_by_anyone(self, request: Request) -> Service | None:
+        """What whoever asks may ask; None: who that is, is not known."""
+        try:
+            return self.seen(request)
+        except NotAuthorized:
+            return None
 
     async def read(self, request: Request, model: type[B], context: RequestContext) -> B:
         """The checked body. Raises `InvalidRequest`, `TooLarge` and `DeadlineExceeded`."""
-        body = await self._read(read_json(request, model, max_bytes=self.settings.limits.body_bytes), context)
+        body = await self._read(
+            read_json(request, model, self.threads.parsing, max_bytes=self.settings.limits.body_bytes), context
+        )
         self._understood(request, body, context)
         return body
 
     async def read_form(self, request: Request, model: type[B], context: RequestContext, *, file: str) -> Form[B]:
         """The checked body of a multipart form, and its file. Raises as `read` does."""
-        form = await self._read(read_form(request, model, file=file, max_bytes=self.settings.limits.body_bytes), context)
+        form = await self._read(
+            read_form(request, model, self.threads.parsing, file=file, max_bytes=self.settings.limits.body_bytes), context
+        )
         self._understood(request, form.body, context)
         return form
 
@@ -68,7 +93,9 @@ class Arrival:
         except InvalidRequest as error:
             if error.param != "model":
                 raise
-            raise InvalidRequest(f"{error.message}; models: {_listed(self.service.models())}", param="model") from None
+            raise InvalidRequest(
+                f"{error.message}; models: {_listed(self.served(context.tenant).models())}", param="model"
+            ) from None
 
     def _understood(self, request: Request, body: AskingBody, context: RequestContext) -> None:
         """Notes what the whole request is to know of its body. Raises `InvalidRequest` for a priority that is not the client's to

@@ -27,7 +27,7 @@ class KeyRing:
     """`keys`: SHA-256 of the key in hex -> tenant. Without keys everyone is the one tenant."""
 
     keys: Mapping[str, str] = field(default_factory=dict)
-    secret: bytes = b""
+    secret: bytes = field(default=b"", repr=False)
 
     def identify(self, authorization: str | None) -> Caller:
         """Raises `NotAuthorized` for a missing or unknown key."""

@@ -1,26 +1,34 @@
 """From the bytes of a request to a checked body, or to an error that names the field, the value and what is allowed.
 
-Bounded while reading, before parsing; parsed off the event loop where large. Knows the shapes of bodies (pydantic), not their
-meaning; a multipart form's own are in `forms.py`.
+Bounded while reading, before parsing; parsed off the event loop where large. The libraries that parse and check keep the interpreter's
+lock until they are done, and so the loop waiting: what would take them long is refused, or given to them in pieces. Knows the shapes
+of bodies (pydantic), not their meaning; a multipart form's own are in `forms.py`.
 """
 
-import asyncio
 import json
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails, from_json
 
 from pipelines.ingress.request.errors import UnsupportedMediaType
+from pipelines.ingress.schemas.strict import AskingBody
 from stages.contract.errors import InvalidRequest, TooLarge
+from stages.host.thread_pool import TwoLanes
 
-B = TypeVar("B", bound=BaseModel)
+B = TypeVar("B", bound=AskingBody)
 
 MAX_VALUES = 200_000  # a body of nothing but tiny values costs a hundred times its size in memory
+MAX_OPENINGS = 65_536  # arrays and objects cost most
+MAX_ESCAPES = 1_000_000
+MAX_BLANKS = 4_000_000
+MAX_BYTES_BEYOND_ASCII = 8 * 2**20
+LOOK_BYTES = 256 * 1024
+WEIGHT_A_PIECE = 1024  # members and parts of members that are checked at once
 MAX_MEMBERS = 4096
-OFF_LOOP_BYTES = 64 * 1024
 
 UNSUPPORTED = {
     "tools": "models here call no tools",
@@ -59,12 +67,20 @@ JSON_NAMES = {
 NOT_SUPPORTED = ("extra_forbidden", "none_required", "too_long")
 
 
-async def read_json(request: Request, model: type[B], *, max_bytes: int) -> B:
+async def read_json(request: Request, model: type[B], parsing: TwoLanes, *, max_bytes: int) -> B:
     """Raises `InvalidRequest`, `UnsupportedMediaType` or `TooLarge`; Starlette's `ClientDisconnect` where the client goes
     away."""
     refuse_other_types(request, "application/json")
-    body = b"".join([chunk async for chunk in bounded(request, max_bytes)])
-    return await asyncio.to_thread(parse, body, model) if len(body) > OFF_LOOP_BYTES else parse(body, model)
+    body = await whole_body(request, max_bytes)
+    return await parsing.run(len(body), parse, body, model)
+
+
+async def whole_body(request: Request, max_bytes: int) -> bytearray:
+    """Grows as it comes: to put it together at the end would take a while. Raises as `bounded` does."""
+    body = bytearray()
+    async for chunk in bounded(request, max_bytes):
+        body += chunk
+    return body
 
 
 def refuse_other_types(request: Request, media_type: str) -> str:
@@ -91,10 +107,9 @@ async def bounded(request: Request, max_bytes: int) -> AsyncGenerator[bytes]:
         yield chunk
 
 
-def parse(body: bytes, model: type[B]) -> B:
+def parse(body: bytes | bytearray, model: type[B]) -> B:
     """Raises `InvalidRequest`."""
-    if body.count(b",") > MAX_VALUES:
-        raise InvalidRequest(f"the body has over {MAX_VALUES} commas, and so perhaps JSON values")
+    _refuse_what_takes_long(body)
     try:
         document = from_json(body, allow_inf_nan=False)
     except ValueError as error:
@@ -102,11 +117,78 @@ def parse(body: bytes, model: type[B]) -> B:
     if not isinstance(document, dict):
         raise InvalidRequest(f"the body must be a JSON object (given: {shown(document)})")
     _refuse_crowds(document)
+    return checked(document, model)
+
+
+def _refuse_what_takes_long(body: bytes | bytearray) -> None:
+    """Bounds what costs more than its bytes: the parser doesn't let go of the interpreter's lock before it is done."""
+    found = Counter[str]()
+    for start in range(0, len(body), LOOK_BYTES):
+        costly = body[start : start + LOOK_BYTES].translate(None, _CHEAP)
+        for what, (marks, _) in _COSTLY.items():
+            found[what] += sum(map(costly.count, marks))
+        found[_BEYOND_ASCII] += len(costly.translate(None, _ASCII))
+    limits = {what: limit for what, (_, limit) in _COSTLY.items()} | {_BEYOND_ASCII: MAX_BYTES_BEYOND_ASCII}
+    for what, limit in limits.items():
+        if found[what] > limit:
+            raise InvalidRequest(f"the body has over {limit} {what}")
+
+
+_COSTLY = {
+    "commas, and so perhaps JSON values": ((b",",), MAX_VALUES),
+    "opening brackets, and so perhaps JSON arrays and objects": ((b"[", b"{"), MAX_OPENINGS),
+    "escapes": ((b"\\",), MAX_ESCAPES),
+    "blanks": ((b" ", b"\n", b"\r", b"\t"), MAX_BLANKS),
+}
+_BEYOND_ASCII = "bytes that are not ASCII"
+_ASCII = bytes(range(128))
+_CHEAP = bytes(set(_ASCII) - {mark[0] for marks, _ in _COSTLY.values() for mark in marks})
+
+
+def checked(document: dict[str, Any], model: type[B]) -> B:
+    """The document as a body; what there may be much of in it (`model.long_list`), a piece at a time. Raises `InvalidRequest`."""
+    name = model.long_list
+    members = document.get(name)
+    if not isinstance(members, list) or _weight(members) <= WEIGHT_A_PIECE:
+        return _checked(document, model, document)
+    found: list[Any] = []
+    for piece in _pieces(members):
+        body = _checked({**document, name: piece}, model, document, first=len(found))
+        found += getattr(body, name)
+    return body.model_copy(update={name: found})
+
+
+def _checked(document: dict[str, Any], model: type[B], whole: dict[str, Any], *, first: int = 0) -> B:
+    """`first`: the index in the whole document of the first member of the model's long list."""
     try:
         return model.model_validate(document)
     except ValidationError as error:
         details = error.errors(include_url=False)
-    raise explained(details, document)
+    for detail in details:
+        name, *inner = detail["loc"]
+        if first and name == model.long_list and inner and isinstance(inner[0], int):
+            detail["loc"] = (name, first + inner[0], *inner[1:])
+    raise explained(details, whole)
+
+
+def _weight(member: object) -> int:
+    """How many there are of a message's parts, and of their like."""
+    if isinstance(member, dict):
+        return 1 + sum(len(value) for value in member.values() if isinstance(value, list))
+    return sum(map(_weight, member)) if isinstance(member, list) else 1
+
+
+def _pieces(members: Sequence[object]) -> Iterator[list[object]]:
+    piece: list[object] = []
+    weight = 0
+    for member in members:
+        piece.append(member)
+        weight += _weight(member)
+        if weight >= WEIGHT_A_PIECE:
+            yield piece
+            piece, weight = [], 0
+    if piece:
+        yield piece
 
 
 def _refuse_crowds(document: object) -> None:

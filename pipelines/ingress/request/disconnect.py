@@ -13,6 +13,7 @@ from starlette.types import Receive
 
 from pipelines.context import RequestContext
 from stages.contract.errors import Cancelled
+from stages.host.together import stopped
 
 T = TypeVar("T")
 
@@ -52,10 +53,3 @@ async def gone(receive: Receive) -> None:
     """Returns when the client has gone away."""
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-async def stopped(*tasks: asyncio.Future[Any]) -> None:
-    """Cancels the tasks and waits until they have ended; how they ended is of no interest."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

@@ -2,7 +2,11 @@
 shape, one set of headers.
 
 Decides how the words of what is below become those of the request: the field that its client sent, the header that it can set.
-Knows no routes. An error that is not of Triptych's tree becomes a 500 that tells the client nothing but the request's id.
+Knows no routes. What the server is to blame for (500) tells the client a fixed sentence and the request's id, under which the log has
+the error's own words: they may quote libraries, paths and addresses. So does an error that is not of Triptych's tree.
+
+OpenAI's SDK asks again after 408, 409, 429 and any 5xx, twice by itself, unless `x-should-retry` says otherwise. Here that helps only
+where the server was busy or away (429, 503): the same request would fail, or take its time, again (500, 504).
 """
 
 import logging
@@ -22,6 +26,7 @@ from stages.contract.errors import (
     InvalidRequest,
     NotAuthorized,
     Overloaded,
+    ReplicaLost,
     StageFailed,
     TooLarge,
     TriptychError,
@@ -38,12 +43,17 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:
     """`retry`: None leaves it to the client; False tells OpenAI's SDK not to ask again. `hint`: what the client can do, behind
-    the error's own message."""
+    the error's own message. `sentence`: what a client is told in place of that."""
 
     status: int
     type: str
     retry: bool | None = None
     hint: str = ""
+    sentence: str = ""
+
+
+def _at_fault(sentence: str) -> HttpAnswer:
+    return HttpAnswer(SERVER_ERROR, "server_error", retry=False, sentence=sentence)
 
 
 TABLE: dict[type[TriptychError], HttpAnswer] = {
@@ -60,9 +70,10 @@ TABLE: dict[type[TriptychError], HttpAnswer] = {
         hint=f"; allow more with the header {SHARED_HEADER} (at most limits.max_request_s)",
     ),
     Cancelled: HttpAnswer(CLIENT_CLOSED_REQUEST, "cancelled_error", retry=False),
-    ConfigurationError: HttpAnswer(500, "server_error"),
-    StageFailed: HttpAnswer(500, "server_error", retry=False),
-    TriptychError: HttpAnswer(500, "server_error"),
+    ConfigurationError: _at_fault("the server is not configured for this request"),
+    StageFailed: _at_fault("a stage failed on this request"),
+    ReplicaLost: _at_fault("the processes that ran this request ended under it, and it is not tried again"),
+    TriptychError: _at_fault("the server failed on this request"),
 }
 
 
@@ -72,7 +83,14 @@ class UnsupportedMediaType(InvalidRequest):
     code = "unsupported_media_type"
 
 
+class Forbidden(TriptychError):
+    """Whoever asks is not answered, whatever is asked (`local_caller.py`)."""
+
+    code = "forbidden"
+
+
 TABLE[UnsupportedMediaType] = HttpAnswer(415, "invalid_request_error")
+TABLE[Forbidden] = HttpAnswer(403, "permission_error", retry=False)
 
 
 def answer_to(error: TriptychError) -> HttpAnswer:
@@ -81,15 +99,21 @@ def answer_to(error: TriptychError) -> HttpAnswer:
 
 
 def error_body(error: TriptychError, request: Request) -> ErrorBody:
-    """What the server is to blame for is logged here, under the id that the message gives."""
+    """What the server is to blame for, and what only a log may tell, is logged here, under the request's id."""
     row, request_id = answer_to(error), request.state.request_id
     asked_as: Mapping[str, str] = getattr(request.state, "asked_as", {})  # what `AskingBody.asked_as` said, once it was read
     told = error.for_request(asked_as.get(error.param or ""))
-    message = told.message + row.hint
-    if row.status == SERVER_ERROR:
-        logger.error("request %s failed: %s: %s", request_id, type(error).__name__, message)
-        message = f"{message} (request id {request_id})"
-    return ErrorBody(error=ErrorDetail(message=message, type=row.type, param=told.param, code=error.code))
+    if row.sentence or error.detail is not None:
+        level = logging.ERROR if row.status >= SERVER_ERROR else logging.INFO
+        logger.log(level, "request %s failed: %s: %s", request_id, type(error).__name__, error)
+    if row.sentence:
+        return _fixed(row, error.code, request_id)
+    return ErrorBody(error=ErrorDetail(message=told.message + row.hint, type=row.type, param=told.param, code=error.code))
+
+
+def _fixed(row: HttpAnswer, code: str, request_id: str) -> ErrorBody:
+    message = f"{row.sentence}; the log says more under request id {request_id}"
+    return ErrorBody(error=ErrorDetail(message=message, type=row.type, param=None, code=code))
 
 
 def error_response(error: TriptychError, request: Request) -> Response:
@@ -110,11 +134,14 @@ def json_response(body: bytes, *, status: int = 200, headers: dict[str, str] | N
     return Response(body, status_code=status, headers=headers, media_type="application/json")
 
 
-def internal_error(request_id: str) -> Response:
+def internal_error_body(request_id: str) -> ErrorBody:
     """For what should not have happened: the log has the cause, under this id."""
-    message = f"the server failed on this request; its log says more under request id {request_id}"
-    detail = ErrorDetail(message=message, type="server_error", param=None, code="internal_error")
-    return json_response(ErrorBody(error=detail).to_json(), status=500)
+    return _fixed(TABLE[TriptychError], "internal_error", request_id)
+
+
+def internal_error(request_id: str) -> Response:
+    body = internal_error_body(request_id).to_json()
+    return json_response(body, status=SERVER_ERROR, headers={"x-should-retry": "false"})
 
 
 async def triptych_error_handler(request: Request, error: Exception) -> Response:

@@ -3,7 +3,8 @@
 The proxy understands two headers itself: at `x-request-timeout-seconds` it gives up with a 408 in plain text, a moment before our
 own 504 with an OpenAI body; `x-request-disconnect-disabled` makes it ignore a client that went away. Both are taken off
 before it looks; the timeout goes on to the ingress under a name of our own. It also echoes any `x-request-id`: one that is no
-id is taken off, too, and it makes one that is.
+id is taken off, too, and it makes one that is. And it tells everybody, at /-/routes, which applications there are: a request for
+that goes on to the ingress, which knows no such route and decides who is answered at all.
 
 `triptych serve` puts this in place. For a cluster, start Ray with `CALLBACK` in the environment variable
 RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH, or have clients send `x-triptych-timeout-seconds`.
@@ -14,16 +15,19 @@ import re
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from pipelines.ingress.request.bounded_head import bound_heads
+
 CALLBACK = "pipelines.ingress.request.proxy_headers:middlewares"
 SHARED_HEADER, OWN_HEADER = "x-request-timeout-seconds", "x-triptych-timeout-seconds"
 REQUEST_ID = "x-request-id"
+ROUTES = "/-/routes"
 _ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
 _RENAMED = {SHARED_HEADER.encode(): OWN_HEADER.encode()}
 _DROPPED = {b"x-request-disconnect-disabled"}
 
 
 class OwnHeaders:
-    """ASGI middleware: renames and drops request headers."""
+    """ASGI middleware: renames and drops request headers, and keeps the proxy from answering for /-/routes."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -32,7 +36,8 @@ class OwnHeaders:
         if scope["type"] == "http":
             kept = [(name, value) for name, value in scope["headers"] if not _is_dropped(name, value)]
             headers = [(_RENAMED.get(name, name), value) for name, value in kept]
-            scope = {**scope, "headers": headers}
+            path = f"{scope['path']}/" if scope["path"] == ROUTES else scope["path"]  # which the proxy knows to the letter
+            scope = {**scope, "headers": headers, "path": path}
         await self._app(scope, receive, send)
 
 
@@ -46,5 +51,6 @@ def _is_dropped(name: bytes, value: bytes) -> bool:
 
 
 def middlewares() -> list[Middleware]:
-    """What Serve's proxy calls at its start."""
+    """What Serve's proxy calls at its start, before its server's."""
+    bound_heads()
     return [Middleware(OwnHeaders)]

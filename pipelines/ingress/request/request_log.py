@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipelines.ingress.request.errors import CLIENT_CLOSED_REQUEST, internal_error
-from pipelines.ingress.request.metrics import RequestMetrics
+from pipelines.ingress.request.metrics import Answered, RequestMetrics
 from pipelines.ingress.request.proxy_headers import REQUEST_ID, is_request_id
 
 logger = logging.getLogger(__name__)
@@ -42,13 +42,14 @@ class RequestLog:
             self._end(scope, watch)
 
     def _end(self, scope: Scope, watch: "_Watch") -> None:
-        self._metrics.end(
+        answered = Answered(
             route=getattr(scope.get("route"), "path", "other"),
             method=scope["method"] if scope["method"] in ("GET", "POST") else "other",
             status=watch.status or CLIENT_CLOSED_REQUEST,
             total_s=time.perf_counter() - watch.began,
             first_byte_s=watch.first_byte_s,
         )
+        self._metrics.end(answered, scope["state"].get("tenant"))
 
 
 class _Watch:

@@ -12,11 +12,14 @@ from pipelines.settings.config import AppConfig, LimitsConfig
 
 @dataclass(frozen=True, slots=True)
 class IngressSettings:
-    """`keys`: SHA-256 of an API key in hex -> tenant; none: one tenant, no key asked. Seconds and bytes."""
+    """`keys`: SHA-256 of an API key in hex -> tenant; none: one tenant, no key asked. `operators`: tenants. `models`: tenant -> the models
+    that are its own, where those are not all. Seconds and bytes."""
 
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     keys: Mapping[str, str] = field(default_factory=dict)
-    secret: bytes = b""
+    secret: bytes = field(default=b"", repr=False)
+    operators: frozenset[str] = frozenset()
+    models: Mapping[str, frozenset[str]] = field(default_factory=dict)
     fetch: FetchPolicy = field(default_factory=FetchPolicy)
     heartbeat_s: float = 10
     kept_picture_s: float = 600
@@ -27,19 +30,21 @@ class IngressSettings:
     def key_ring(self) -> KeyRing:
         return KeyRing(self.keys, self.secret)
 
-    @property
-    def shows_cache(self) -> bool:
-        """Whether receipts tell cache outcomes: they tell one tenant about another, so only a single tenant sees them."""
-        return len(set(self.keys.values())) <= 1
+    def sees_all(self, tenant: str) -> bool:
+        """Whether a tenant is told how the whole server does. That tells one tenant about another, so it is for a single tenant, and for
+        operators."""
+        return len(set(self.keys.values())) <= 1 or tenant in self.operators
 
 
 def settings_of(config: AppConfig) -> IngressSettings:
     """The settings that a configuration means, behind Serve's proxy, which adds x-request-id itself. Raises
-    `ConfigurationError` where a key's environment variable is not set."""
+    `ConfigurationError` where a key or the secret cannot be had, or is no good."""
     return IngressSettings(
         limits=config.limits,
-        keys={key.digest(): key.tenant for key in config.auth.keys},
+        keys=config.auth.tenants(),
         secret=config.auth.secret(),
+        operators=frozenset(config.auth.operators),
+        models={tenant: frozenset(models) for tenant, models in config.auth.models.items()},
         fetch=FetchPolicy(
             enabled=config.fetch.enabled, timeout_s=config.fetch.timeout_s, allowed_hosts=config.fetch.allowed_hosts
         ),

@@ -15,9 +15,11 @@ from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
 from pipelines.context import RequestContext
-from pipelines.ingress.request.disconnect import gone, in_time, stopped
-from pipelines.ingress.request.errors import error_body
-from stages.contract.errors import StageFailed, TriptychError
+from pipelines.ingress.request.disconnect import gone, in_time
+from pipelines.ingress.request.errors import error_body, internal_error_body
+from pipelines.ingress.request.whole_answer import cut
+from stages.contract.errors import TriptychError
+from stages.host.together import stopped
 
 E = TypeVar("E")
 E_contra = TypeVar("E_contra", contravariant=True)
@@ -102,7 +104,7 @@ class EventStream(Response, Generic[E]):
             last = self._failed(error)
         except Exception:
             logger.exception("request %s failed after its stream's first event", self._context.id)
-            last = self._failed(StageFailed("the server failed on this request"))
+            last = data_frame(internal_error_body(self._context.id).to_json())
         await line.say(last + self._done)
         await line.close()
 
@@ -130,7 +132,8 @@ class _Line:
         """Raises `_ClientGone`."""
         async with self._free:
             if frame and self._is_open:
-                await self._send({"type": "http.response.body", "body": frame, "more_body": True})
+                for piece in cut([frame]):
+                    await self._send({"type": "http.response.body", "body": piece, "more_body": True})
                 self._last_said = self._now()
 
     async def close(self) -> None:
@@ -156,10 +159,14 @@ class _Line:
 _LINE_ENDS = {end.encode(): b"\\u%04x" % ord(end) for end in "\x85\u2028\u2029"}
 
 
-def data_frame(body: bytes, *, event: str | None = None) -> bytes:
-    """One event. `body` is JSON on a single line. What ends a line of text in Unicode but not in JSON is written as an escape: clients
-    that read lines of text (`iter_lines`) would break there."""
-    for end, escape in _LINE_ENDS.items():
-        body = body.replace(end, escape)
+def data_frame(*body: bytes, event: str | None = None) -> bytes:
+    """One event. `body` is JSON on a single line, in pieces of whole characters. What ends a line of text in Unicode but not in JSON is
+    written as an escape: clients that read lines of text (`iter_lines`) would break there."""
     name = f"event: {event}\n".encode() if event is not None else b""
-    return name + b"data: " + body + b"\n\n"
+    return b"".join((name, b"data: ", *map(_on_one_line, body), b"\n\n"))
+
+
+def _on_one_line(piece: bytes) -> bytes:
+    for end, escape in _LINE_ENDS.items():
+        piece = piece.replace(end, escape)
+    return piece

@@ -1,6 +1,7 @@
 """What /openapi.json says beyond what FastAPI finds out: bodies (which we read ourselves), errors, headers and keys. Knows no
 routes."""
 
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
+from pydantic_core import to_json
 
 from pipelines.ingress.request.arrival import TIMEOUT_HEADER
 from pipelines.ingress.request.forms import MEDIA_TYPE as FORM
@@ -21,6 +23,7 @@ REF = "#/components/schemas/{model}"
 REASONS = {
     400: "the request is at fault; `param` names the field",
     401: "an API key is needed, or is not known",
+    403: "no keys are configured, and this may be another's request than this machine's user's",
     404: "not served",
     413: "over a configured limit",
     415: "another content-type than the operation takes",
@@ -58,16 +61,32 @@ def asking(body: type[BaseModel], settings: IngressSettings, *, as_form: bool = 
     return extra
 
 
-def describe(app: FastAPI, bodies: Mapping[type[BaseModel], Sequence[str]]) -> None:
-    """Makes the app publish the whole description: the bodies' schemas too, with the ids that each one's `model` may be."""
-    published: list[JsonObject] = []
+class ApiDescription:
+    """Of the whole app: the bodies' schemas too, with the ids that each one's `model` may be. On any thread."""
 
-    def openapi() -> JsonObject:
-        if not published:
-            published.append(_description(app, bodies))
-        return published[0]
+    def __init__(self, app: FastAPI, bodies: Mapping[type[BaseModel], Sequence[str]]) -> None:
+        self._app, self._bodies = app, bodies
+        self._lock, self._made = threading.Lock(), dict[str, Any]()
+        self._json = b""
 
-    app.openapi = openapi  # type: ignore[method-assign]
+    def openapi(self) -> JsonObject:
+        """A tenth of a second of CPU, once."""
+        with self._lock:
+            self._made = self._made or _description(self._app, self._bodies)
+            return self._made
+
+    def to_json(self) -> bytes:
+        made = self.openapi()
+        with self._lock:
+            self._json = self._json or to_json(made)
+            return self._json
+
+
+def describe(app: FastAPI, bodies: Mapping[type[BaseModel], Sequence[str]]) -> ApiDescription:
+    """Makes the app publish the whole description."""
+    description = ApiDescription(app, bodies)
+    app.openapi = description.openapi  # type: ignore[method-assign]
+    return description
 
 
 def _description(app: FastAPI, bodies: Mapping[type[BaseModel], Sequence[str]]) -> JsonObject:

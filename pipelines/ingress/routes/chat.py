@@ -1,7 +1,6 @@
 """POST /v1/chat/completions: from its body to a `ChatJob`. What the answer looks like is `chat_answers.py`. Knows no
 stages."""
 
-import asyncio
 import math
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
@@ -12,16 +11,16 @@ from fastapi import Request, Response
 
 from pipelines.context import RequestContext
 from pipelines.ingress.pictures.image_url import PictureSource
-from pipelines.ingress.pictures.picture_detail import low_detail
 from pipelines.ingress.request.arrival import Arrival
 from pipelines.ingress.request.disconnect import unless_gone
-from pipelines.ingress.request.errors import json_response
 from pipelines.ingress.request.limits import check_count, check_length, check_value
 from pipelines.ingress.request.receipts import ReceiptPrinter
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.ingress.request.sse import DONE, EventStream, opened
+from pipelines.ingress.request.whole_answer import WholeAnswer
 from pipelines.ingress.routes.chat_answers import ChatHead, ChatStreamWriter, WholeChat
 from pipelines.ingress.schemas.chat import (
+    MAX_PARTS_IN_ALL,
     ChatBody,
     ChatImageAddress,
     ChatMessage,
@@ -30,10 +29,13 @@ from pipelines.ingress.schemas.chat import (
     TextContent,
 )
 from pipelines.jobs import ChatEvent, ChatJob, ChatPipeline, ImagePart, Message, ModelCard, TextPart
+from pipelines.threads import Threads
 from stages.contract.errors import InvalidRequest, UnknownModel
+from stages.host.together import together
 from stages.llm.messages import Sampling
 
 STREAM_PACE_S = 0.025  # nobody reads faster, and every event costs its way
+PART_BYTES = 64  # of a body that is as much work as a part of a message
 Role = Literal["system", "user", "assistant"]
 
 
@@ -53,20 +55,22 @@ class ChatRoute:
     settings: IngressSettings
     pictures: PictureSource
     receipts: ReceiptPrinter
+    threads: Threads
 
     async def __call__(self, request: Request) -> Response:
         context = self.arrival.open(request)
         body = await self.arrival.read(request, ChatBody, context)
-        pipeline = self.arrival.service.chat_pipeline(body.model)
+        pipeline = self.arrival.served(context.tenant).chat_pipeline(body.model)
         asked = await unless_gone(request.receive, context, self._question(body))
         del body
         head = ChatHead.new(asked.model, self.settings.fingerprint, context)
         if asked.stream:
             return await self._streamed(request, context, pipeline, asked, head)
-        context.pace_s = math.inf
+        # With logprobs there is too much to say for it to come all at once.
+        context.pace_s = math.inf if asked.job.sampling.logprobs is None else STREAM_PACE_S
         answer = WholeChat(head, context, self.receipts, num_choices=asked.job.n)
         await unless_gone(request.receive, context, _collect(pipeline, asked.job, context, answer))
-        return json_response(answer.body().to_json())
+        return WholeAnswer(await self.threads.answers.run(answer.body) if answer.is_large else answer.body())
 
     async def _streamed(
         self, request: Request, context: RequestContext, pipeline: ChatPipeline, asked: ChatQuestion, head: ChatHead
@@ -91,23 +95,15 @@ class ChatRoute:
         )
 
     async def _messages(self, messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
-        check_length(sum(_text_chars(message) for message in messages), self.settings.limits, param="messages")
-        addresses = [
-            (f"messages[{row}].content[{column}].image_url.url", part.image_url)
-            for row, message in enumerate(messages)
-            if not isinstance(message.content, str)
-            for column, part in enumerate(message.content)
-            if isinstance(part, ImageContent)
-        ]
+        size = _num_parts(messages) * PART_BYTES
+        num_chars, addresses = await self.threads.parsing.run(size, _looked_through, messages)
+        check_length(num_chars, self.settings.limits, param="messages")
         self._check_pictures(addresses)
-        pictures = iter(await asyncio.gather(*[self._picture(where, param) for param, where in addresses]))
-        return tuple(Message(_role(message), _parts(message, pictures)) for message in messages)
+        pictures = await together(self._picture(where, param) for param, where in addresses)
+        return await self.threads.parsing.run(size, _with_pictures, messages, pictures)
 
     async def _picture(self, where: ChatImageAddress, param: str) -> ImagePart:
-        part = await self.pictures.load(where.url, param=param)
-        if where.detail == "low":
-            part = await asyncio.to_thread(low_detail, part, max_pixels=self.settings.limits.image_pixels)
-        return part
+        return await self.pictures.load(where.url, param=param, low_detail=where.detail == "low")
 
     def _check_pictures(self, addresses: Sequence[tuple[str, ChatImageAddress]]) -> None:
         limits = self.settings.limits
@@ -129,6 +125,28 @@ async def _collect(pipeline: ChatPipeline, job: ChatJob, context: RequestContext
             answer.take(event)
 
 
+def _num_parts(messages: Sequence[ChatMessage]) -> int:
+    return sum(1 if isinstance(message.content, str) else len(message.content) for message in messages)
+
+
+def _looked_through(messages: Sequence[ChatMessage]) -> tuple[int, Sequence[tuple[str, ChatImageAddress]]]:
+    """How many characters of text there are, and where the pictures are, each with its field."""
+    addresses = [
+        (f"messages[{row}].content[{column}].image_url.url", part.image_url)
+        for row, message in enumerate(messages)
+        if not isinstance(message.content, str)
+        for column, part in enumerate(message.content)
+        if isinstance(part, ImageContent)
+    ]
+    return sum(map(_text_chars, messages)), addresses
+
+
+def _with_pictures(messages: Sequence[ChatMessage], pictures: Sequence[ImagePart]) -> tuple[Message, ...]:
+    """`pictures`: in the order of the messages."""
+    left = iter(pictures)
+    return tuple(Message(_role(message), _parts(message, left)) for message in messages)
+
+
 def _role(message: ChatMessage) -> Role:
     return "system" if isinstance(message, SystemMessage) else message.role
 
@@ -143,6 +161,13 @@ def _text_chars(message: ChatMessage) -> int:
     if isinstance(message.content, str):
         return len(message.content)
     return sum(len(part.text) for part in message.content if isinstance(part, TextContent))
+
+
+def _check_parts(messages: Sequence[ChatMessage]) -> None:
+    """Raises `InvalidRequest`."""
+    num_parts = sum(1 if isinstance(message.content, str) else len(message.content) for message in messages)
+    if num_parts > MAX_PARTS_IN_ALL:
+        raise InvalidRequest(f"messages hold {num_parts} parts; at most {MAX_PARTS_IN_ALL} in all", param="messages")
 
 
 def _check(body: ChatBody, settings: IngressSettings) -> None:

@@ -2,6 +2,7 @@
 stages' workings: a stage's own events are written as they come.
 """
 
+import asyncio
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from pydantic_core import to_json
 from pipelines.context import RequestContext
 from pipelines.ingress.request.receipts import ReceiptPrinter
 from pipelines.ingress.request.sse import data_frame
+from pipelines.ingress.request.whole_answer import listed
 from pipelines.ingress.schemas.chat import (
     AnswerMessage,
     ChatCompletion,
@@ -27,6 +29,7 @@ from stages.contract.errors import StageFailed
 from stages.llm.messages import GenerationEnd, TokenDelta, TokenLogprob
 
 Reason = Literal["stop", "length"]
+MAX_EVENTS_A_CHUNK = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,26 +101,40 @@ class WholeChat:
             choice.text.append(text_of(event.events))
             choice.logprobs.extend(logprobs_of(event.events))
 
-    def body(self) -> ChatCompletion:
-        """Raises `StageFailed` where a choice never ended."""
-        return ChatCompletion(
+    @property
+    def is_large(self) -> bool:
+        """Whether `body` is no work for an event loop."""
+        return any(choice.logprobs for choice in self._choices)
+
+    def body(self) -> Sequence[bytes]:
+        """As JSON, in pieces. Raises `StageFailed` where a choice never ended."""
+        before, after = ChatCompletion(
             id=self._head.id,
             object="chat.completion",
             created=self._head.created,
             model=self._head.model,
             system_fingerprint=self._head.system_fingerprint,
-            choices=[
-                Choice(
-                    index=index,
-                    message=AnswerMessage(role="assistant", content="".join(choice.text), refusal=None),
-                    logprobs=logprobs_body(choice.logprobs),
-                    finish_reason=cast("Reason", end.reason),
-                )
-                for index, (choice, end) in enumerate(zip(self._choices, self._count.ends(), strict=True))
-            ],
+            choices=[],
             usage=self._count.usage(),
             triptych=self._receipts.receipt(self._context),
-        )
+        ).around("choices")
+        ended = zip(self._choices, self._count.ends(), strict=True)
+        choices = [_choice(index, choice, end) for index, (choice, end) in enumerate(ended)]
+        return [before, *listed(choices), after]
+
+
+def _choice(index: int, so_far: _ChoiceSoFar, end: GenerationEnd) -> Sequence[bytes]:
+    """Its JSON, in pieces: one a token that has logprobs."""
+    choice = Choice(
+        index=index,
+        message=AnswerMessage(role="assistant", content="".join(so_far.text), refusal=None),
+        logprobs=Logprobs(content=[], refusal=None) if so_far.logprobs else None,
+        finish_reason=cast("Reason", end.reason),
+    )
+    if not so_far.logprobs:
+        return [choice.to_json()]
+    before, after = choice.around("content")  # the message's own is no list
+    return [before, *listed([_token_entry(entry).to_json()] for entry in so_far.logprobs), after]
 
 
 class ChunkEncoder:
@@ -171,7 +188,7 @@ class ChatStreamWriter:
                 begun = {"role": "assistant", "content": ""}
                 return b"".join(self._encoder.delta(index, begun) for index in range(self._count.num_choices))
             case ChoiceEvents(index, events):
-                return self._said(index, events) + self._ended(index, events[-1])
+                return await self._all_said(index, events) + self._ended(index, events[-1])
 
     async def end(self) -> bytes:
         usage = self._count.usage()
@@ -179,6 +196,15 @@ class ChatStreamWriter:
         if not self._include_usage:
             return self._ending(receipt)
         return self._ending() + self._encoder.usage(usage, receipt)
+
+    async def _all_said(self, index: int, events: Sequence[TokenDelta | GenerationEnd]) -> bytes:
+        """One chunk; several, and others get their turn, where a slow reader has let much come together."""
+        chunks = []
+        for start in range(0, len(events), MAX_EVENTS_A_CHUNK):
+            if start:
+                await asyncio.sleep(0)
+            chunks.append(self._said(index, events[start : start + MAX_EVENTS_A_CHUNK]))
+        return b"".join(chunks)
 
     def _said(self, index: int, events: Sequence[TokenDelta | GenerationEnd]) -> bytes:
         text, logprobs = text_of(events), logprobs_of(events)
@@ -206,18 +232,18 @@ def logprobs_body(entries: Sequence[TokenLogprob]) -> Logprobs | None:
     """None where there are none."""
     if not entries:
         return None
-    content = [
-        TokenEntry(
-            token=entry.text,
-            logprob=_finite(entry.logprob),
-            bytes=list(entry.data),
-            top_logprobs=[
-                TopLogprob(token=other.text, logprob=_finite(other.logprob), bytes=list(other.data)) for other in entry.top
-            ],
-        )
-        for entry in entries
-    ]
-    return Logprobs(content=content, refusal=None)
+    return Logprobs(content=[_token_entry(entry) for entry in entries], refusal=None)
+
+
+def _token_entry(entry: TokenLogprob) -> TokenEntry:
+    return TokenEntry(
+        token=entry.text,
+        logprob=_finite(entry.logprob),
+        bytes=list(entry.data),
+        top_logprobs=[
+            TopLogprob(token=other.text, logprob=_finite(other.logprob), bytes=list(other.data)) for other in entry.top
+        ],
+    )
 
 
 def _finite(logprob: float) -> float:

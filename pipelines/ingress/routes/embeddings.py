@@ -1,6 +1,5 @@
 """POST /v1/embeddings: from its body to an `EmbedJob`, and from vectors to the answer. Knows no stages."""
 
-import asyncio
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,10 +12,10 @@ from pipelines.context import RequestContext
 from pipelines.ingress.pictures.image_url import PictureSource
 from pipelines.ingress.request.arrival import Arrival
 from pipelines.ingress.request.disconnect import unless_gone
-from pipelines.ingress.request.errors import json_response
 from pipelines.ingress.request.limits import check_count, check_length
 from pipelines.ingress.request.receipts import ReceiptPrinter
 from pipelines.ingress.request.settings import IngressSettings
+from pipelines.ingress.request.whole_answer import WholeAnswer, listed
 from pipelines.ingress.schemas.embeddings import (
     EmbeddingEntry,
     EmbeddingInput,
@@ -26,6 +25,8 @@ from pipelines.ingress.schemas.embeddings import (
     ImageInput,
 )
 from pipelines.jobs import Embedded, EmbedJob, ImagePart, TextPart
+from pipelines.threads import Threads
+from stages.host.together import together
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +35,24 @@ class EmbeddingsRoute:
     settings: IngressSettings
     pictures: PictureSource
     receipts: ReceiptPrinter
+    threads: Threads
 
     async def __call__(self, request: Request) -> Response:
         context = self.arrival.open(request)
         body = await self.arrival.read(request, EmbeddingsBody, context)
-        pipeline = self.arrival.service.embed_pipeline(body.model)
+        pipeline = self.arrival.served(context.tenant).embed_pipeline(body.model)
         job = await unless_gone(request.receive, context, self._job(body))
         model, as_base64 = body.model, body.encoding_format == "base64"
         del body
         embedded = await unless_gone(request.receive, context, pipeline.embed(job, context))
-        return json_response(await asyncio.to_thread(self._answer, model, embedded, as_base64, context))
+        return WholeAnswer(await self.threads.answers.run(self._answer, model, embedded, as_base64, context))
 
     async def _job(self, body: EmbeddingsBody) -> EmbedJob:
         whole = isinstance(body.input, list)
         inputs: Sequence[EmbeddingInput] = body.input if isinstance(body.input, list) else [body.input]
         self._check(inputs)
         params = [f"input[{index}]" if whole else "input" for index in range(len(inputs))]
-        loaded = await asyncio.gather(*[self._part(given, param) for given, param in zip(inputs, params, strict=True)])
+        loaded = await together(self._part(given, param) for given, param in zip(inputs, params, strict=True))
         return EmbedJob(tuple(loaded))
 
     def _check(self, inputs: Sequence[EmbeddingInput]) -> None:
@@ -65,17 +67,20 @@ class EmbeddingsRoute:
             return await self.pictures.load(given.image_url.url, param=f"{param}.image_url.url")
         return TextPart(given, param) if isinstance(given, str) else TextPart(given.text, f"{param}.text")
 
-    def _answer(self, model: str, embedded: Embedded, as_base64: bool, context: RequestContext) -> bytes:
-        return EmbeddingsAnswer(
+    def _answer(self, model: str, embedded: Embedded, as_base64: bool, context: RequestContext) -> Sequence[bytes]:
+        """The body, as JSON in pieces: one a vector."""
+        before, after = EmbeddingsAnswer(
             object="list",
             model=model,
-            data=[
-                EmbeddingEntry(object="embedding", index=index, embedding=_written(vector, as_base64))
-                for index, vector in enumerate(embedded.vectors)
-            ],
+            data=[],
             usage=EmbeddingsUsage(prompt_tokens=embedded.num_tokens, total_tokens=embedded.num_tokens),
             triptych=self.receipts.receipt(context),
-        ).to_json()
+        ).around("data")
+        entries = [
+            [EmbeddingEntry(object="embedding", index=index, embedding=_written(vector, as_base64)).to_json()]
+            for index, vector in enumerate(embedded.vectors)
+        ]
+        return [before, *listed(entries), after]
 
 
 def _text(given: EmbeddingInput) -> str:

@@ -2,7 +2,7 @@
 `picture_answers.py`. Knows no stages."""
 
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TypeVar, cast
@@ -14,12 +14,12 @@ from pipelines.ingress.pictures.image_url import PictureSource
 from pipelines.ingress.pictures.picture_store import PictureStore
 from pipelines.ingress.request.arrival import Arrival
 from pipelines.ingress.request.disconnect import unless_gone
-from pipelines.ingress.request.errors import json_response
 from pipelines.ingress.request.forms import Form
 from pipelines.ingress.request.limits import check_count, check_length, check_value
 from pipelines.ingress.request.receipts import ReceiptPrinter
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.ingress.request.sse import EventStream, opened
+from pipelines.ingress.request.whole_answer import WholeAnswer
 from pipelines.ingress.routes.picture_answers import PictureAnswer, PictureOutput, PictureStreamWriter
 from pipelines.ingress.schemas.images import (
     EDIT_EVENTS,
@@ -32,6 +32,7 @@ from pipelines.ingress.schemas.images import (
     PaintExtras,
 )
 from pipelines.jobs import GivenPicture, PaintEvent, PaintJob, PaintPicture, PaintPipeline
+from pipelines.threads import Threads
 from stages.contract.errors import InvalidRequest, StageFailed
 
 V = TypeVar("V")
@@ -46,6 +47,7 @@ class ImagesRoute:
     pictures: PictureSource
     receipts: ReceiptPrinter
     store: PictureStore
+    threads: Threads
 
     async def generate(self, request: Request) -> Response:
         context = self.arrival.open(request)
@@ -55,7 +57,7 @@ class ImagesRoute:
     async def edit(self, request: Request) -> Response:
         context = self.arrival.open(request)
         form = await self.arrival.read_form(request, EditBody, context, file="image")
-        init = await self._given(form)
+        init = await unless_gone(request.receive, context, self._given(form))
         return await self._answer(request, context, form.body, EDIT_EVENTS, init)
 
     async def _given(self, form: Form[EditBody]) -> GivenPicture:
@@ -73,19 +75,19 @@ class ImagesRoute:
         init: GivenPicture | None = None,
     ) -> Response:
         extras = body.triptych or PaintExtras()
-        pipeline = self.arrival.service.paint_pipeline(body.model)
+        pipeline = self.arrival.served(context.tenant).paint_pipeline(body.model)
         job, output = paint_job(body, self.settings, init), picture_output(body, events)
-        answer = PictureAnswer(output, context, self.receipts, self.store, base_url=str(request.base_url))
+        answer = PictureAnswer(output, context, self.receipts, self.store, self.threads, base_url=str(request.base_url))
         if body.stream:
             painting = await unless_gone(request.receive, context, opened(pipeline.paint(job, context)))
             writer = PictureStreamWriter(answer, num_pictures=job.n, progress=extras.progress)
             return EventStream(request, context, painting, writer, heartbeat_s=self.settings.heartbeat_s)
         context.pace_s = math.inf
         content = await unless_gone(request.receive, context, _paint(pipeline, job, context, answer))
-        return json_response(content)
+        return WholeAnswer(content)
 
 
-async def _paint(pipeline: PaintPipeline, job: PaintJob, context: RequestContext, answer: PictureAnswer) -> bytes:
+async def _paint(pipeline: PaintPipeline, job: PaintJob, context: RequestContext, answer: PictureAnswer) -> Sequence[bytes]:
     pictures: dict[int, PaintPicture] = {}
     async with aclosing(cast("AsyncGenerator[PaintEvent]", pipeline.paint(job, context))) as events:
         async for event in events:

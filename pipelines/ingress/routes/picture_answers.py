@@ -1,8 +1,6 @@
 """What painted pictures look like over HTTP: one whole body, or events. Encoding happens off the event loop. Knows no
 requests."""
 
-import asyncio
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +8,7 @@ from pipelines.context import RequestContext
 from pipelines.ingress.pictures.picture_store import PictureStore
 from pipelines.ingress.request.receipts import ReceiptPrinter
 from pipelines.ingress.request.sse import data_frame
+from pipelines.ingress.request.whole_answer import base64_pieces, listed
 from pipelines.ingress.schemas.images import (
     CompletedEvent,
     EventTypes,
@@ -23,7 +22,9 @@ from pipelines.ingress.schemas.images import (
     ProgressEvent,
 )
 from pipelines.jobs import PaintEvent, PaintPicture, PaintProgress
+from pipelines.threads import Threads
 from stages.contract.errors import StageFailed
+from stages.host.together import together
 from stages.pictures.picture import encode
 
 FILES_PATH = "v1/images/files/"
@@ -46,46 +47,56 @@ class PictureAnswer:
     """`base_url` ends with a slash; addresses of kept pictures begin with it."""
 
     def __init__(
-        self, output: PictureOutput, context: RequestContext, receipts: ReceiptPrinter, store: PictureStore, *, base_url: str
+        self,
+        output: PictureOutput,
+        context: RequestContext,
+        receipts: ReceiptPrinter,
+        store: PictureStore,
+        threads: Threads,
+        *,
+        base_url: str,
     ) -> None:
         self._output, self._context, self._receipts = output, context, receipts
-        self._store, self._base_url = store, base_url
+        self._store, self._threads, self._base_url = store, threads, base_url
         self._created = int(context.created)
 
-    async def whole(self, pictures: Sequence[PaintPicture]) -> bytes:
-        """The body, as JSON."""
-        encoded = await asyncio.gather(*[asyncio.to_thread(self._encode, picture) for picture in pictures])
-        return await asyncio.to_thread(self._body, pictures, encoded)
-
-    async def frame(self, picture: PaintPicture, *, last: bool) -> bytes:
-        """The event of one picture, finished or not. The last one carries the receipt."""
-        return await asyncio.to_thread(self._picture_frame, picture, last)
-
-    def _picture_frame(self, picture: PaintPicture, last: bool) -> bytes:
-        event = self._partial(picture) if picture.partial is not None else self._completed(picture, last)
-        return data_frame(event.to_json(), event=event.type)
-
-    def _body(self, pictures: Sequence[PaintPicture], encoded: Sequence[bytes]) -> bytes:
-        return ImagesAnswer(
+    async def whole(self, pictures: Sequence[PaintPicture]) -> Sequence[bytes]:
+        """The body, as JSON in pieces."""
+        painting = self._threads.painting
+        entries = await together(painting.run(_num_pixels(picture), self._entry, picture) for picture in pictures)
+        before, after = ImagesAnswer(
             created=self._created,
             background="opaque",
             output_format=self._output.format,
             size=_size(pictures[0]),
-            data=[self._entry(picture, data) for picture, data in zip(pictures, encoded, strict=True)],
+            data=[],
             triptych=self._receipts.receipt(self._context),
-        ).to_json()
+        ).around("data")
+        return [before, *listed(entries), after]
 
-    def _entry(self, picture: PaintPicture, data: bytes) -> PictureEntry:
-        note = PictureNote(index=picture.index, seed=picture.seed)
+    async def frame(self, picture: PaintPicture, *, last: bool) -> bytes:
+        """The event of one picture, finished or not. The last one carries the receipt."""
+        return await self._threads.painting.run(_num_pixels(picture), self._picture_frame, picture, last)
+
+    def _picture_frame(self, picture: PaintPicture, last: bool) -> bytes:
+        event = self._partial(picture) if picture.partial is not None else self._completed(picture, last)
+        before, after = event.around("b64_json", '""')
+        return data_frame(before, *base64_pieces(self._encode(picture)), after, event=event.type)
+
+    def _entry(self, picture: PaintPicture) -> Sequence[bytes]:
+        """Its JSON, in pieces."""
+        data, note = self._encode(picture), PictureNote(index=picture.index, seed=picture.seed)
         if self._output.as_url:
             key = self._store.put(data, f"image/{self._output.format}")
-            return PictureEntry(url=f"{self._base_url}{FILES_PATH}{key}", triptych=note)
-        return PictureEntry(b64_json=base64.b64encode(data).decode(), triptych=note)
+            return [PictureEntry(url=f"{self._base_url}{FILES_PATH}{key}", triptych=note).to_json()]
+        before, after = PictureEntry(b64_json="", triptych=note).around("b64_json", '""')
+        return [before, *base64_pieces(data), after]
 
     def _partial(self, picture: PaintPicture) -> PartialImageEvent:
+        """Without the picture itself; so is `_completed`."""
         return PartialImageEvent(
             type=self._output.events.partial,
-            b64_json=base64.b64encode(self._encode(picture)).decode(),
+            b64_json="",
             background="opaque",
             created_at=self._created,
             output_format=self._output.format,
@@ -99,7 +110,7 @@ class PictureAnswer:
         note = {"receipt": self._receipts.receipt(self._context)} if last else {}
         return CompletedEvent(
             type=self._output.events.completed,
-            b64_json=base64.b64encode(self._encode(picture)).decode(),
+            b64_json="",
             background="opaque",
             created_at=self._created,
             output_format=self._output.format,
@@ -139,6 +150,11 @@ class PictureStreamWriter:
     def _progress_frame(self, event: PaintProgress) -> bytes:
         body = ProgressEvent(type="triptych.progress", index=event.index, step=event.step, total=event.total)
         return data_frame(body.to_json(), event=body.type)
+
+
+def _num_pixels(picture: PaintPicture) -> int:
+    height, width = picture.pixels.shape[:2]
+    return height * width
 
 
 def _size(picture: PaintPicture) -> str:

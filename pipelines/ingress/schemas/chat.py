@@ -34,7 +34,8 @@ from stages.llm.messages import (
 )
 
 MAX_MESSAGES = 4096
-MAX_PARTS = 1024
+MAX_PARTS = 1024  # of one message
+MAX_PARTS_IN_ALL = 8192  # a template may copy what it has written so far for every part
 
 
 class TextContent(RequestBody):
@@ -94,6 +95,8 @@ StopText = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
 class ChatBody(AskingBody):
+    long_list = "messages"
+
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None

@@ -73,8 +73,12 @@ class Health(ResponseBody):
 
 
 class Readiness(ResponseBody):
-    """`missing`: the stages that a model needs and that have no live replica, while not scaled to zero on purpose."""
+    """`missing`: the stages that a model needs and that have no live replica, while not scaled to zero on purpose. Absent, as `reason` is,
+    for whoever has no key where one is needed."""
 
     ready: bool
-    missing: list[str] = Field(description="MODEL.PART names")
+    missing: list[str] | None = Field(None, description="MODEL.PART names")
     reason: str | None = None
+    age_s: float | None = Field(
+        None, description="how long ago that was known to be so; more than a second or two: nobody can tell now"
+    )

@@ -9,16 +9,17 @@ from pipelines.ingress.schemas.strict import ResponseBody
 
 
 class StageEntry(ResponseBody):
-    """One visit to one stage. Seconds. `cache` and `bytes_moved` are absent where several tenants are served."""
+    """One visit to one stage. Seconds. What tells of other requests (`replica`, `batch_size`, `cache`, `bytes_moved`) is absent where
+    several tenants are served, but for operators."""
 
     stage: str
-    replica: str
+    replica: str | None = None
     device: str
     dtype: str = Field(description="what it computes in")
     queue_s: float = Field(description="waited for the device")
     run_s: float = Field(description="ran, in batches shared with other requests")
     device_s: float = Field(description="this request's share of the device's time")
-    batch_size: float = Field(description="mean over the steps")
+    batch_size: float | None = Field(None, description="mean over the steps")
     steps: int
     ended_s: float = Field(description="seconds after the request's arrival; its last step ended about then")
     cache: Literal["off", "miss", "memory", "redis", "joined"] | None = None

@@ -6,7 +6,7 @@ infinities are refused; null is taken as "not given" wherever OpenAI takes it so
 
 import re
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
@@ -24,6 +24,13 @@ class ResponseBody(BaseModel):
 
     def to_json(self) -> bytes:
         return self.model_dump_json(exclude_unset=True).encode()
+
+    def around(self, field: str, empty: str = "[]") -> tuple[bytes, bytes]:
+        """Its JSON before and after what is to stand in `field` (its own, or the first of that name within), which is empty here: for
+        what is too much to be written at once."""
+        text, hole = self.to_json(), f'"{field}":{empty}'.encode()
+        at = text.index(hole) + len(hole) - 1
+        return text[:at], text[at:]
 
 
 def _whole(value: object, info: ValidationInfo) -> object:
@@ -53,8 +60,10 @@ class Extras(RequestBody):
 
 
 class AskingBody(RequestBody):
-    """The whole body of a request to a model."""
+    """The whole body of a request to a model. `long_list`: the field of which there may be so much that it is checked in pieces, each
+    as if it were all."""
 
+    long_list: ClassVar[str] = ""
     model: ModelId
     triptych: Extras | None = None
 

@@ -40,7 +40,12 @@ def load_model(folder: DiffusersFolder, component: str, options: LoadOptions) ->
     dtype = torch_dtype(options)
     try:
         model = kind.from_pretrained(
-            folder.path, subfolder=component, use_safetensors=True, local_files_only=True, dtype=dtype
+            folder.path,
+            subfolder=component,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            dtype=dtype,
         )
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"{folder.path / component}: cannot be loaded as {class_name}: {error}") from error

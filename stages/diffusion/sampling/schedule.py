@@ -127,7 +127,9 @@ def build_schedule(menu: SamplerMenu, sampler: Sampler, steps: int, timing: Timi
     try:
         _set_timesteps(scheduler, steps, timing)
     except (ValueError, IndexError) as error:
-        raise InvalidRequest(f"steps {steps}: {sampler.name} cannot take it: {error}", param="steps") from None
+        raise InvalidRequest(
+            f"steps {steps}: {sampler.name} cannot be spaced over so many", param="steps", detail=str(error)
+        ) from None
     return Schedule(scheduler, sampler.scale, timing.skipped_steps(steps, strength) * scheduler.order)
 
 

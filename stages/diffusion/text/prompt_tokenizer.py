@@ -130,7 +130,7 @@ def _load(folder: DiffusersFolder, component: str) -> Any:
     if kind is None:
         raise ConfigurationError(f"{folder.index.path}: {library}.{class_name} is not a class of transformers")
     try:
-        return kind.from_pretrained(folder.path, subfolder=component, local_files_only=True)
+        return kind.from_pretrained(folder.path, subfolder=component, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"{folder.path / component}: cannot be loaded as {class_name}: {error}") from error
 

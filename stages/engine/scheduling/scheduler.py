@@ -5,14 +5,18 @@ may share a batch with it come along, in rank order, as far as the batch's bound
 cost bound. A batch is formed only when it is asked for, that is when the device is free: it stays open for as long as the
 device is busy, and no timer is needed.
 
+Of several tenants, whoever has had least of the device goes first (`stages/engine/scheduling/fairness.py`), at every choice there is:
+who is in a batch, who starts, whose row leads a step, who makes way. Rank, priority, deadline and weight count among one tenant's own.
+
 - `OneShotScheduler`: a batch is taken from what waits, runs, and is gone.
 - `IterativeScheduler`: what waits is started when there is room: fewer rows than one step may hold, work that still fits the
   steps of its key (more of either would make everyone later, and nobody sooner), and room in the stage. What is too much for
   any step starts once nothing of its key runs. Where it does not fit, others of its key are not let past; of other keys they
-  are. Its rows then take part in steps until they are done. Where there is no room, a row that `makes_way` lets go; it waits
-  again, and later goes on where it stopped. A row makes way at most `MAX_PREEMPTIONS` times. One step has one batch key, that
-  of the row that has been due longest. A row is due again 1 / weight after its last step, in a time of its own that only steps
-  move (stride scheduling: Waldspurger and Weihl, 1995). So keys alternate by weight, and a row sits out at most
+  are. Its rows then take part in steps until they are done. Where there is no room, a row that `makes_way` lets go, or one of a
+  tenant with at least two rows more than the newcomer's; it waits again, and later goes on where it stopped. A row makes way at
+  most `MAX_PREEMPTIONS` times. One step has one batch key, that of the row that has been due longest of the tenant whose turn it
+  is. A row is due again 1 / weight after its last step, in a time of its tenant's own that only steps move (stride scheduling:
+  Waldspurger and Weihl, 1995). So a tenant's keys alternate by weight, and while there is one tenant a row sits out at most
   `(2 * MAX_WEIGHT / MIN_WEIGHT + 1) * rows` steps, whatever arrives.
 
 Where the device runs out of memory, `bound` is lowered (`stages/engine/scheduling/memory_bound.py`), and rows beyond it wait again.
@@ -24,15 +28,18 @@ Doesn't know what the work is, nor how to run it.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from stages.contract.engine import Load
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.stage import Share
+from stages.engine.scheduling.fairness import Sized, VirtualCounters, fill_fairly
 from stages.engine.scheduling.memory_bound import MemoryBound
-from stages.engine.scheduling.waiting import Entry, ServiceRate, WaitingLine
+from stages.engine.scheduling.service_rate import ServiceRate
+from stages.engine.scheduling.waiting import Entry, WaitingLine
 
 __all__ = ["Batch", "BatchLimits", "Entry", "IterativeScheduler", "OneShotScheduler", "QueueLimits"]
 
@@ -53,31 +60,14 @@ class Batch(Generic[W]):
     cost: float = 0.0
 
 
-class _Sized(Protocol):
+class _Chosen(Protocol):
+    """What takes part in a batch or a step."""
+
     @property
-    def batch_key(self) -> Hashable: ...
+    def tenant(self) -> str: ...
 
     @property
     def cost(self) -> float: ...
-
-
-S = TypeVar("S", bound=_Sized)
-
-
-def fill(ranked: Iterable[S], limits: BatchLimits) -> list[S]:
-    """The first, and whatever may share a batch with it and still fits, in order.
-
-    Something too big is passed over, not waited for: it will lead a batch of its own once it ranks first.
-    """
-    chosen: list[S] = []
-    cost = 0.0
-    for candidate in ranked:
-        if not chosen or (candidate.batch_key == chosen[0].batch_key and cost + candidate.cost <= limits.max_cost):
-            chosen.append(candidate)
-            cost += candidate.cost
-            if len(chosen) == limits.max_items:
-                break
-    return chosen
 
 
 class Scheduler(ABC, Generic[W]):
@@ -88,6 +78,10 @@ class Scheduler(ABC, Generic[W]):
         self.bound = MemoryBound(batch)
         self._rate = ServiceRate()
         self.waiting: WaitingLine[W] = WaitingLine(name, queue, self._rate, ageing_s)
+        self.num_yielded = 0
+        """How many rows made way for another tenant's."""
+        self._counters = VirtualCounters()
+        self._used: dict[str, float] = {}  # by what is on the device: whose work, and its cost
 
     @abstractmethod
     def running(self) -> Sequence[Entry[W]]: ...
@@ -117,6 +111,17 @@ class Scheduler(ABC, Generic[W]):
     def amend(self, entry_id: str, priority: int, deadline: float) -> None:
         """Someone else wants the same result: the more urgent priority and the later deadline count, waiting or running."""
         self.waiting.amend(entry_id, priority, deadline)
+
+    def _use(self, chosen: Sequence[_Chosen]) -> None:
+        self._used = {}
+        for one in chosen:
+            self._used[one.tenant] = self._used.get(one.tenant, 0.0) + one.cost
+
+    def _charge(self, seconds: float) -> None:
+        """What was on the device kept it busy for so long, also for whoever has left meanwhile."""
+        if self._used:
+            self._counters.charge(self._used, seconds)
+        self._used = {}
 
     def load(self) -> Load:
         running = self.running()
@@ -149,16 +154,22 @@ class OneShotScheduler(Scheduler[W]):
 
     def next_batch(self, now: float) -> Batch[W]:
         expired = self.waiting.take_expired(now)
-        chosen = fill(self.waiting.ranked(now), self.bound.limits)
+        lines = self.waiting.by_tenant(now)
+        self._counters.begin(lines)
+        chosen = fill_fairly(lines, self.bound.limits, self._counters) if lines else []
         for entry in chosen:
             self.waiting.take(entry.id)
             self._running[entry.id] = entry
+        self._use(chosen)
         return Batch(chosen, expired, sum(entry.cost for entry in chosen))
 
     def complete(self, ids: Collection[str], seconds: float) -> None:
         """These have run, well or not, and kept the device busy for `seconds`. Ids that don't run are passed over."""
         ended = [self._running.pop(entry_id) for entry_id in ids if entry_id in self._running]
         self._rate.observe(sum(entry.cost for entry in ended), seconds)
+        self._charge(seconds)
+        if not self.waiting and not self._running:
+            self._counters.rest()
 
     def clear(self) -> list[Entry[W]]:
         everything = [*self.waiting.take_all(), *self._running.values()]
@@ -177,7 +188,9 @@ class _Row(Generic[W]):
     entry: Entry[W]
     batch_key: Hashable
     cost: float
+    tenant: str
     due: float
+    is_charged: bool = False  # for a step, at least
 
 
 class IterativeScheduler(Scheduler[W]):
@@ -186,7 +199,7 @@ class IterativeScheduler(Scheduler[W]):
     def __init__(self, batch: BatchLimits, queue: QueueLimits, *, name: str = "stage", ageing_s: float = 2.0) -> None:
         super().__init__(batch, queue, name=name, ageing_s=ageing_s)
         self._rows: dict[str, _Row[W]] = {}
-        self._time = 0.0  # when the last step's leader was due
+        self._times: dict[str, float] = {}  # of each tenant with rows: when its first one was due at the last step
         self._max_rows = math.inf  # beside so many, the last one that tried could not start
         self._alone: str | None = None  # while it runs, nothing else does
         self._in_step: frozenset[str] = frozenset()
@@ -216,21 +229,38 @@ class IterativeScheduler(Scheduler[W]):
     def next_to_start(self, now: float) -> Entry[W] | None:
         """Who starts next, if the stage has room for it. Whoever does not fit lets nobody of its own key past, so that it fits
         in the end."""
+        rows = list(self._rows.values())
+        if not self._has_place(rows):
+            return None
         passed: set[Hashable] = set()
-        for entry in self.waiting.ranked(now):
-            if entry.batch_key not in passed and self._fits(entry, list(self._rows.values())):
-                return entry
-            passed.add(entry.batch_key)
+        for line in self._in_turn(now):
+            for entry in line:
+                if entry.batch_key not in passed and self._fits_cost(entry, rows):
+                    return entry
+                passed.add(entry.batch_key)
         return None
+
+    def _in_turn(self, now: float) -> Sequence[Sequence[Entry[W]]]:
+        """What may start, by tenant: whoever has had least first. A row that has yet to be in a step counts by its cost: what has
+        started last has had nothing else so far."""
+        lines = self.waiting.by_tenant(now)
+        if len(lines) < 2:
+            return list(lines.values())
+        self._counters.begin({*lines, *(row.tenant for row in self._rows.values())})
+        had = {tenant: self._counters.of(tenant) for tenant in lines}
+        for row in self._rows.values():
+            if not row.is_charged and row.tenant in had:
+                had[row.tenant] += self._counters.expected(row.tenant, row.cost)
+        return [lines[tenant] for tenant in sorted(lines, key=lambda tenant: had[tenant])]
 
     def preempt(self, now: float) -> Entry[W] | None:
         """Takes out the row that can best wait, for the sake of the first in line, and lets it wait again. None: nobody need, or
         it would not help."""
-        newcomer = self.waiting.first(now)
-        if newcomer is None:
+        newcomer = self._first_in_turn(now)
+        if newcomer is None or not self._rows:
             return None
         rows = list(self._rows.values())
-        may_go = [row for row in rows if row.entry.num_preempted < MAX_PREEMPTIONS and makes_way(row.entry, newcomer, now)]
+        may_go = [row for row in self._that_make_way(newcomer, rows, now) if row.entry.num_preempted < MAX_PREEMPTIONS]
         if not self._fits_cost(newcomer, rows):
             may_go = [row for row in may_go if row.entry.batch_key == newcomer.batch_key]
         if not may_go or not self._fits(newcomer, [row for row in rows if row not in may_go]):
@@ -238,7 +268,24 @@ class IterativeScheduler(Scheduler[W]):
         patient = max(may_go, key=_patience).entry
         del self._rows[patient.id]
         self.waiting.put_back(patient, now)
+        self.num_yielded += patient.tenant != newcomer.tenant
         return patient
+
+    def _first_in_turn(self, now: float) -> Entry[W] | None:
+        if len(self.waiting.ready_tenants()) < 2:
+            return self.waiting.first(now)
+        return next((line[0] for line in self._in_turn(now)), None)
+
+    def _that_make_way(self, newcomer: Entry[W], rows: Sequence["_Row[W]"], now: float) -> Sequence["_Row[W]"]:
+        """Of others' rows those of whoever has most, and at least two more than the newcomer's tenant, so that it has no fewer
+        afterwards and the two never take turns at it. Where nobody has, of its tenant's own those that `makes_way`."""
+        num_rows = Counter(row.tenant for row in rows)
+        most = max(num_rows, key=lambda tenant: num_rows[tenant])
+        if num_rows[most] >= num_rows[newcomer.tenant] + 2:
+            others = [row for row in rows if row.tenant == most and row.is_charged]
+            if others:
+                return others
+        return [row for row in rows if row.tenant == newcomer.tenant and makes_way(row.entry, newcomer, now)]
 
     def hold(self) -> None:
         """Whoever was to start ran out of memory: nobody starts until one of the rows has left."""
@@ -261,16 +308,20 @@ class IterativeScheduler(Scheduler[W]):
             if not over:
                 return None
             rows = over[0]
-        patient = max(rows, key=_patience).entry
+        num_rows = Counter(row.tenant for row in rows)
+        patient = max(rows, key=lambda row: (num_rows[row.tenant], *_patience(row))).entry
         del self._rows[patient.id]
         self.waiting.give_back(patient)
         return patient
 
     def _fits(self, entry: Entry[W], beside: Sequence["_Row[W]"]) -> bool:
         """Whether it could take part in the steps of those rows."""
+        return self._has_place(beside) and self._fits_cost(entry, beside)
+
+    def _has_place(self, beside: Sequence["_Row[W]"]) -> bool:
         if any(row.entry.id == self._alone for row in beside):
             return False
-        return len(beside) < min(self.bound.limits.max_items, self._max_rows) and self._fits_cost(entry, beside)
+        return len(beside) < min(self.bound.limits.max_items, self._max_rows)
 
     def _fits_cost(self, entry: Entry[W], beside: Sequence["_Row[W]"]) -> bool:
         costs = [row.cost for row in beside if row.entry.batch_key == entry.batch_key]
@@ -282,22 +333,33 @@ class IterativeScheduler(Scheduler[W]):
         if entry is None:
             return False
         self._max_rows = math.inf
-        self._rows[entry_id] = _Row(entry, share.batch_key, share.cost, self._time + 1 / MAX_WEIGHT)
+        due = self._times.setdefault(entry.tenant, 0.0) + 1 / MAX_WEIGHT
+        self._rows[entry_id] = _Row(entry, share.batch_key, share.cost, entry.tenant, due)
         return True
 
     def next_batch(self, now: float) -> Batch[W]:
         """The rows of the next step, and what expired (waiting or running) and takes part in nothing any more."""
         expired = self.expire(now)
-        # Sorting is stable and `_rows` is in order of starting: of rows that are due at once, the older goes first.
-        chosen = fill(sorted(self._rows.values(), key=lambda row: row.due), self.bound.limits)
-        if chosen:
-            self._time = chosen[0].due
+        lines = self._rows_by_tenant()
+        self._counters.begin({*lines, *self.waiting.ready_tenants()})
+        chosen = fill_fairly(lines, self.bound.limits, self._counters) if lines else []
+        self._times = {tenant: rows[0].due for tenant, rows in lines.items()}
         for row in chosen:
             turn = 1 / weight(row.entry, now)
             # Who comes along before it is due pays for that later, but for no more than one turn.
-            row.due = min(row.due, self._time + turn) + turn
+            row.due = min(row.due, self._times[row.tenant] + turn) + turn
+            row.is_charged = True
         self._in_step = frozenset(row.entry.id for row in chosen)
+        self._use(chosen)
         return Batch([row.entry for row in chosen], expired, sum(row.cost for row in chosen))
+
+    def _rows_by_tenant(self) -> dict[str, list[_Row[W]]]:
+        """Whoever is due first comes first. Sorting is stable and `_rows` is in order of starting: of rows that are due at once, the
+        older goes first."""
+        lines: dict[str, list[_Row[W]]] = {}
+        for row in sorted(self._rows.values(), key=lambda row: row.due):
+            lines.setdefault(row.tenant, []).append(row)
+        return lines
 
     def complete(self, ids: Collection[str], seconds: float, *, done: Collection[str], shares: Mapping[str, Share]) -> None:
         """A step of these rows took `seconds`. Those in `done` (well or not) leave; `shares`: what others need of their next
@@ -312,6 +374,9 @@ class IterativeScheduler(Scheduler[W]):
                 row.batch_key, row.cost = share.batch_key, share.cost
         self._in_step = frozenset()
         self._rate.observe(finished, seconds)
+        self._charge(seconds)
+        if not self.waiting and not self._rows:
+            self._counters.rest()
 
     def clear(self) -> list[Entry[W]]:
         everything = [*self.waiting.take_all(), *self.running()]
@@ -320,8 +385,9 @@ class IterativeScheduler(Scheduler[W]):
 
     def check_integrity(self) -> None:
         super().check_integrity()
-        if any(not self._time <= row.due <= self._time + 2 / MIN_WEIGHT for row in self._rows.values()):
-            raise RuntimeError("a row is due in the past, or too far ahead")
+        for row in self._rows.values():
+            if not self._times[row.tenant] <= row.due <= self._times[row.tenant] + 2 / MIN_WEIGHT:
+                raise RuntimeError("a row is due in the past, or too far ahead")
         _check_batch([self._rows[entry_id] for entry_id in self._in_step if entry_id in self._rows], self._limits)
 
 
@@ -357,7 +423,7 @@ def _used(entry: Entry[Any], now: float) -> float:
     return max(0.0, min(1.0, used))
 
 
-def _check_batch(batch: Sequence[_Sized], limits: BatchLimits) -> None:
+def _check_batch(batch: Sequence[Sized], limits: BatchLimits) -> None:
     if len(batch) > limits.max_items:
         raise RuntimeError(f"{len(batch)} items run together, more than {limits.max_items}")
     if len({item.batch_key for item in batch}) > 1:

@@ -1,19 +1,27 @@
 """What waits for a device, in which order, and when there is no more room. Pure: `now` comes in, in seconds of any one clock.
 
-Decides the rank of what waits (earliest deadline first within a priority, with ageing), what has expired, and when to refuse.
+Decides the rank of what waits of one tenant (earliest deadline first within a priority, with ageing), what has expired, and when to
+refuse (`stages/engine/scheduling/room.py`). Whose turn it is of several tenants is for `stages/engine/scheduling/fairness.py`.
 Doesn't know what the work is, what may share a batch or how long a device takes, except through `ServiceRate`.
 
 Ageing: an entry moves up one priority level for every `ageing_s` it has waited. So whatever arrives more than
 `(p - q + 1) * ageing_s` after an entry of priority p, with priority q <= p, never ranks before it: nothing waits for ever.
+
+A request of many pieces doesn't make others of its tenant wait for all of them: each piece ranks as if it had come when those
+before it were done, had they the device to themselves (as a packet in VirtualClock: Zhang, SIGCOMM 1990). So what comes meanwhile
+goes between them.
 """
 
 import math
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from stages.contract.errors import QueueFull
+from stages.contract.item import DEFAULT_TENANT
 from stages.contract.limits import QueueLimits
+from stages.engine.scheduling.room import Tally, has_room_for_another, has_room_for_cost
+from stages.engine.scheduling.service_rate import ServiceRate
 
 W = TypeVar("W")
 
@@ -26,6 +34,8 @@ class Entry(Generic[W]):
     cancelled, but can't run yet.
     `num_preempted`: how often it ran and had to make way. `was_let_in`: it has its right to wait from before (it ran, it was
     set aside, the bounds were others), so no bound of the queue applies.
+    `request`: what it is a piece of ("": of nothing that has other pieces). `behind`: what its request had in line when it came, by
+    cost.
     """
 
     id: str
@@ -38,34 +48,17 @@ class Entry(Generic[W]):
     ready: bool = True
     num_preempted: int = 0
     was_let_in: bool = False
+    tenant: str = DEFAULT_TENANT
+    request: str = ""
+    behind: float = 0.0
 
     def amended(self, priority: int, deadline: float) -> "Entry[W]":
-        """With the more urgent priority and the later deadline: someone else wants the same result."""
-        return replace(self, priority=min(priority, self.priority), deadline=max(deadline, self.deadline))
+        """With the more urgent priority and the later deadline, and behind nothing: someone else wants the same result."""
+        return replace(self, priority=min(priority, self.priority), deadline=max(deadline, self.deadline), behind=0.0)
 
     def __post_init__(self) -> None:
         if not 0 <= self.cost < math.inf:
             raise ValueError(f"the cost of {self.id} is {self.cost}; a cost is finite and not negative")
-
-
-class ServiceRate:
-    """How much work a device finishes in a second of being busy: an average that half forgets in `half_life_s` of it."""
-
-    def __init__(self, half_life_s: float = 30.0) -> None:
-        self._half_life_s = half_life_s
-        self._work = 0.0
-        self._seconds = 0.0
-
-    def observe(self, work: float, seconds: float) -> None:
-        decay = 0.5 ** (seconds / self._half_life_s)
-        self._work = self._work * decay + work
-        self._seconds = self._seconds * decay + seconds
-
-    def seconds_for(self, work: float) -> float | None:
-        """Busy seconds that `work` will take; None while nothing has been finished yet."""
-        if self._work <= 0:
-            return None
-        return work * self._seconds / self._work
 
 
 class WaitingLine(Generic[W]):
@@ -76,12 +69,17 @@ class WaitingLine(Generic[W]):
     """
 
     def __init__(self, name: str, limits: QueueLimits, rate: ServiceRate, ageing_s: float) -> None:
+        self.num_let_in_beyond = 0
+        """How many were let in though the line was full: their tenant had less than its part of it."""
         self._name = name
         self._limits = limits
         self._rate = rate
         self._ageing_s = ageing_s
         self._entries: dict[str, Entry[W]] = {}
         self._aside: dict[str, Entry[W]] = {}
+        self._tenants: Tally[str] = Tally()
+        self._ready: Tally[str] = Tally()
+        self._requests: Tally[tuple[str, str]] = Tally()
         self._none_expires_before = math.inf
 
     def __len__(self) -> int:
@@ -96,25 +94,32 @@ class WaitingLine(Generic[W]):
 
     @property
     def cost(self) -> float:
-        return math.fsum(entry.cost for entry in self)
+        return self._tenants.cost
 
     @property
     def num_preparing(self) -> int:
-        return sum(not entry.ready for entry in self)
+        return len(self) - self._ready.items
+
+    @property
+    def num_tenants(self) -> int:
+        return len(self._tenants)
 
     def add(self, entry: Entry[W]) -> None:
         """Raises `QueueFull` with the seconds after which there will be room, `ValueError` for an id that already waits."""
         if entry.id in self:
             raise ValueError(f"{entry.id} already waits for {self._name}")
-        self.refuse_if_full(entry.cost)
-        self._entries[entry.id] = entry
-        self._none_expires_before = min(self._none_expires_before, entry.deadline)
+        self.refuse_if_full(entry.cost, entry.tenant)
+        if len(self) >= self._limits.max_items or 0 < self.cost > self._limits.max_cost - entry.cost:
+            self.num_let_in_beyond += 1
+        if (behind := self._requests.of((entry.tenant, entry.request)).cost) > 0:
+            entry = replace(entry, behind=behind)
+        self._put(entry)
 
-    def refuse_if_full(self, cost: float) -> None:
+    def refuse_if_full(self, cost: float, tenant: str = DEFAULT_TENANT) -> None:
         """Raises `QueueFull` where one more of this cost would not be let in."""
-        if len(self) >= self._limits.max_items:
+        if not has_room_for_another(self._tenants, tenant, self._limits):
             raise self._full(f"{len(self)} items wait, and queue.max_items is {self._limits.max_items}")
-        self._make_sure_of_room(cost, beside=self.cost)
+        self._refuse_cost(cost, tenant)
 
     def limit(self, limits: QueueLimits) -> None:
         """New bounds, for what comes from now on."""
@@ -123,26 +128,22 @@ class WaitingLine(Generic[W]):
 
     def put_back(self, entry: Entry[W], now: float) -> None:
         """It ran and had to make way: it waits again, from now on."""
-        self._return(replace(entry, arrival=now, num_preempted=entry.num_preempted + 1, was_let_in=True))
+        self._put(replace(entry, arrival=now, num_preempted=entry.num_preempted + 1, was_let_in=True, behind=0.0))
 
     def give_back(self, entry: Entry[W]) -> None:
         """It ran and could not go on: it waits again, in its old place."""
-        self._return(replace(entry, was_let_in=True))
-
-    def _return(self, entry: Entry[W]) -> None:
-        self._entries[entry.id] = entry
-        self._none_expires_before = min(self._none_expires_before, entry.deadline)
+        self._put(replace(entry, was_let_in=True))
 
     def set_aside(self, entry_id: str) -> None:
         """It counts for nothing until `bring_back`."""
-        self._aside[entry_id] = self._entries.pop(entry_id)
+        self._aside[entry_id] = self._remove(self._entries[entry_id])
 
     def bring_back(self, entry_id: str) -> bool:
         """It is prepared again, in its old place. False: it is not aside (any more)."""
         entry = self._aside.pop(entry_id, None)
         if entry is None:
             return False
-        self._return(replace(entry, ready=False, was_let_in=True))
+        self._put(replace(entry, ready=False, was_let_in=True))
         return True
 
     def ready(self, entry_id: str, batch_key: Hashable, cost: float) -> bool:
@@ -153,12 +154,18 @@ class WaitingLine(Generic[W]):
             return False
         try:
             prepared = replace(entry, batch_key=batch_key, cost=cost, ready=True)
+        except ValueError:
+            self._remove(entry)
+            raise
+        self._uncount(entry)
+        try:
             if cost > entry.cost and not entry.was_let_in:
-                self._make_sure_of_room(cost, beside=math.fsum(other.cost for other in self if other is not entry))
-        except Exception:
+                self._refuse_cost(cost, entry.tenant)
+        except QueueFull:
             del self._entries[entry_id]
             raise
         self._entries[entry_id] = prepared  # in its old place: who is prepared first doesn't matter
+        self._count(prepared)
         return True
 
     def amend(self, entry_id: str, priority: int, deadline: float) -> None:
@@ -168,12 +175,13 @@ class WaitingLine(Generic[W]):
                 line[entry_id] = entry.amended(priority, deadline)
 
     def take(self, entry_id: str) -> Entry[W] | None:
-        return self._entries.pop(entry_id, None) or self._aside.pop(entry_id, None)
+        entry = self._entries.get(entry_id)
+        return self._aside.pop(entry_id, None) if entry is None else self._remove(entry)
 
     def take_all(self) -> list[Entry[W]]:
         everything = [entry for line in self._lines() for entry in line.values()]
-        for line in self._lines():
-            line.clear()
+        for entry in everything:
+            self.take(entry.id)
         return everything
 
     def take_expired(self, now: float) -> list[Entry[W]]:
@@ -186,28 +194,82 @@ class WaitingLine(Generic[W]):
         self._none_expires_before = min(left, default=math.inf)
         return expired
 
+    def _put(self, entry: Entry[W]) -> None:
+        self._entries[entry.id] = entry
+        self._count(entry)
+        self._none_expires_before = min(self._none_expires_before, entry.deadline)
+
+    def _remove(self, entry: Entry[W]) -> Entry[W]:
+        del self._entries[entry.id]
+        self._uncount(entry)
+        return entry
+
+    def _count(self, entry: Entry[W]) -> None:
+        self._tenants.add(entry.tenant, entry.cost)
+        if entry.ready:
+            self._ready.add(entry.tenant)
+        if entry.request:
+            self._requests.add((entry.tenant, entry.request), entry.cost)
+
+    def _uncount(self, entry: Entry[W]) -> None:
+        self._tenants.remove(entry.tenant, entry.cost)
+        if entry.ready:
+            self._ready.remove(entry.tenant)
+        if entry.request:
+            self._requests.remove((entry.tenant, entry.request), entry.cost)
+
     def _lines(self) -> tuple[dict[str, Entry[W]], dict[str, Entry[W]]]:
         return self._entries, self._aside
 
     def has_ready(self) -> bool:
-        return any(entry.ready for entry in self)
+        return len(self._ready) > 0
+
+    def ready_tenants(self) -> Collection[str]:
+        """Who has something that may run."""
+        return self._ready.keys()
 
     def first(self, now: float) -> Entry[W] | None:
-        """Whoever may run and ranks first."""
-        return min((entry for entry in self if entry.ready), key=lambda entry: self._rank(entry, now), default=None)
+        """Whoever may run and ranks first, as if all were of one tenant."""
+        return min((entry for entry in self if entry.ready), key=self._rank(now), default=None)
 
     def ranked(self, now: float) -> list[Entry[W]]:
-        """Those that may run, the next one first."""
-        return sorted((entry for entry in self if entry.ready), key=lambda entry: self._rank(entry, now))
+        """Those that may run, as if they were of one tenant: the next one first."""
+        return sorted((entry for entry in self if entry.ready), key=self._rank(now))
 
-    def _rank(self, entry: Entry[W], now: float) -> tuple[float, float, float]:
-        level = entry.priority - math.floor((now - entry.arrival) / self._ageing_s)
-        return level, entry.deadline, entry.arrival
+    def by_tenant(self, now: float) -> dict[str, list[Entry[W]]]:
+        """Those that may run, the next one of each tenant first; the tenants by whose first one came first."""
+        ranked = self.ranked(now)
+        if len(self._ready) == 1:
+            return {ranked[0].tenant: ranked}
+        lines: dict[str, list[Entry[W]]] = {}
+        for entry in ranked:
+            lines.setdefault(entry.tenant, []).append(entry)
+        return dict(sorted(lines.items(), key=lambda pair: pair[1][0].arrival))
 
-    def _make_sure_of_room(self, cost: float, *, beside: float) -> None:
-        limit = self._limits.max_cost
-        if beside > 0 and beside + cost > limit:
-            raise self._full(f"work of {beside:g} waits, this would add {cost:g}, and queue.max_cost is {limit:g}")
+    def first_of_each(self, entry_ids: Iterable[str], now: float) -> dict[str, Entry[W]]:
+        """Of these, whoever ranks first of each tenant; the tenants in the order that they are met in."""
+        entries = [entry for entry in map(self._entries.get, entry_ids) if entry is not None]
+        rank, lines = self._rank(now), dict[str, list[Entry[W]]]()
+        for entry in entries:
+            lines.setdefault(entry.tenant, []).append(entry)
+        return {tenant: min(line, key=rank) for tenant, line in lines.items()}
+
+    def _rank(self, now: float) -> Callable[[Entry[W]], tuple[float, float, float]]:
+        ageing_s = self._ageing_s
+
+        def rank(entry: Entry[W]) -> tuple[float, float, float]:
+            waited, later = now - entry.arrival, 0.0
+            if entry.behind and (later := self._rate.seconds_for(entry.behind) or 0.0):
+                waited = max(waited - later, 0.0)
+            return entry.priority - math.floor(waited / ageing_s), entry.deadline + later, entry.arrival + later
+
+        return rank
+
+    def _refuse_cost(self, cost: float, tenant: str) -> None:
+        if not has_room_for_cost(self._tenants, tenant, cost, self._limits):
+            raise self._full(
+                f"work of {self.cost:g} waits, this would add {cost:g}, and queue.max_cost is {self._limits.max_cost:g}"
+            )
 
     def _full(self, why: str) -> QueueFull:
         return QueueFull(f"the queue of stage {self._name} is full: {why}", retry_after_s=self.retry_after_s())
@@ -218,12 +280,7 @@ class WaitingLine(Generic[W]):
 
     def check_integrity(self) -> None:
         """Raises `RuntimeError` for a broken invariant."""
-        fresh = [entry for entry in self if not entry.was_let_in]
-        if len(fresh) > self._limits.max_items:
-            raise RuntimeError(f"{len(fresh)} entries wait, more than {self._limits.max_items}")
-        costs = [entry.cost for entry in fresh if entry.cost > 0]
-        if len(costs) > 1 and math.fsum(costs) > self._limits.max_cost:
-            raise RuntimeError(f"work of {math.fsum(costs)} waits, more than {self._limits.max_cost}")
+        self._check_room([entry for entry in self if not entry.was_let_in])
         everything = [pair for line in self._lines() for pair in line.items()]
         if any(entry.deadline < self._none_expires_before for _, entry in everything):
             raise RuntimeError("an entry could expire unnoticed")
@@ -231,3 +288,21 @@ class WaitingLine(Generic[W]):
             raise RuntimeError("an entry is filed under an id that is not its own")
         if self._entries.keys() & self._aside.keys():
             raise RuntimeError("an entry waits and is set aside at the same time")
+
+    def _check_room(self, fresh: Sequence[Entry[W]]) -> None:
+        limits, num_others = self._limits, max(0, self.num_tenants - 1)
+        most = limits.max_items + num_others * max(1, limits.max_items // 2)
+        if len(fresh) > most:
+            raise RuntimeError(f"{len(fresh)} entries of {self.num_tenants} tenants wait, more than {most}")
+        for tenant in self._tenants:
+            own, held = [entry.cost for entry in self if entry.tenant == tenant], self._tenants.of(tenant)
+            if len(own) != held.items or not math.isclose(math.fsum(own), held.cost, rel_tol=1e-9, abs_tol=1e-9):
+                raise RuntimeError(f"{tenant} has {len(own)} entries of cost {math.fsum(own)} in line, and {held} was counted")
+            costs = [entry.cost for entry in fresh if entry.tenant == tenant]
+            if len(costs) > limits.max_items:
+                raise RuntimeError(f"{len(costs)} entries of {tenant} wait, more than {limits.max_items}")
+            if sum(cost > 0 for cost in costs) > 1 and math.fsum(costs) > limits.max_cost * (1 + 1e-9):
+                raise RuntimeError(f"work of {math.fsum(costs)} of {tenant} waits, more than {limits.max_cost}")
+        ready = sum(entry.ready for entry in self)
+        if (self._tenants.items, self._ready.items) != (len(self), ready):
+            raise RuntimeError(f"{len(self)} entries wait, {ready} of them ready, and others were counted")

@@ -45,28 +45,32 @@ def load_language_model(checkpoint: Checkpoint, options: LoadOptions, *, pack: b
 
 
 def _load_model(folder: Path, options: LoadOptions) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     gguf = gguf_file(folder)
     if gguf is not None:
         return _from_gguf(folder, gguf, options)
-    if AutoConfig.from_pretrained(str(folder)).model_type in VLM_PARTS:
+    if AutoConfig.from_pretrained(str(folder), trust_remote_code=False).model_type in VLM_PARTS:
         return load_speaking_part(folder, options)
-    return AutoModelForCausalLM.from_pretrained(str(folder), **pretrained_arguments(options)).eval()
+    return _causal(folder, options)
+
+
+def _causal(folder: Path, options: LoadOptions, **more: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    arguments = pretrained_arguments(options) | more
+    return AutoModelForCausalLM.from_pretrained(str(folder), trust_remote_code=False, weights_only=True, **arguments).eval()
 
 
 def _from_gguf(folder: Path, gguf: str, options: LoadOptions) -> Any:
-    from transformers import AutoModelForCausalLM, GgufConfig
+    from transformers import GgufConfig
 
     def read(onto: LoadOptions) -> Any:
         # Left packed, a matrix product on a CPU takes several times as long.
-        arguments = pretrained_arguments(onto) | {"gguf_file": gguf, "quantization_config": GgufConfig(dequantize=True)}
-        return AutoModelForCausalLM.from_pretrained(str(folder), **arguments).eval()
+        return _causal(folder, onto, gguf_file=gguf, quantization_config=GgufConfig(dequantize=True))
 
     kept = unpacked(folder, options.dtype, lambda target: read(LoadOptions(dtype=options.dtype)).save_pretrained(target))
-    if kept is None:
-        return read(options)
-    return AutoModelForCausalLM.from_pretrained(str(kept), **pretrained_arguments(options)).eval()
+    return read(options) if kept is None else _causal(kept, options)
 
 
 def _check_layers(checkpoint: Checkpoint, config: Any) -> None:

@@ -23,11 +23,9 @@ def gguf_file(folder: Path) -> str | None:
 def load_tokenizer(folder: Path) -> Any:
     """A fast `transformers` tokenizer. Raises `ConfigurationError` where the folder holds none."""
     ensure_torchvision()
-    from transformers import AutoTokenizer
-
     gguf = gguf_file(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder)) if gguf is None else _from_gguf(folder, gguf)
+        tokenizer = _from_folder(folder) if gguf is None else _from_gguf(folder, gguf)
     except Exception as error:
         raise ConfigurationError(f"{folder} holds no tokenizer that transformers can load: {error}") from error
     if getattr(tokenizer, "backend_tokenizer", None) is None:
@@ -37,11 +35,17 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
+def _from_folder(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+
+
 def _from_gguf(folder: Path, gguf: str) -> Any:
     from transformers import AutoTokenizer
 
     def read() -> Any:
-        return AutoTokenizer.from_pretrained(str(folder), gguf_file=gguf)
+        return AutoTokenizer.from_pretrained(str(folder), gguf_file=gguf, trust_remote_code=False)
 
     kept = unpacked(folder, "tokenizer", lambda target: read().save_pretrained(target))
-    return read() if kept is None else AutoTokenizer.from_pretrained(str(kept))
+    return read() if kept is None else _from_folder(kept)

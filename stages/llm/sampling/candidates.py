@@ -7,6 +7,7 @@ in this machine's memory only what the next decision needs is looked at. Knows n
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,6 +23,9 @@ BLOCK = 256
 _FEW = 2048
 """About so many values are sorted; of more, those that can't matter are left out first."""
 
+_FIRST_BOUND, _BOUND_RATIO = 2.0**-8, 2.0**-3
+"""Most distributions reach their share with few tokens, which a high bound finds soonest."""
+
 Masses = NDArray[np.float32]
 
 
@@ -30,9 +34,7 @@ def keep(masses: Tensor, settings: Sequence[Sampling], numbers: RowNumbers | Non
     is exactly as likely as the last one, too; top_p keeps the fewest tokens that reach it, the lower ones of equally likely
     tokens."""
     if masses.device.type == "cpu":
-        for row, one in enumerate(settings):
-            if one.min_p or one.top_k or one.top_p < 1:
-                keep_in_memory(masses[row], one)
+        keep_in_memory(masses, settings)
     else:
         keep_on_device(masses, settings, RowNumbers.of(settings, masses.device) if numbers is None else numbers)
 
@@ -58,21 +60,57 @@ def _likeliest_share(masses: Tensor, top_p: Tensor) -> Tensor:
     return torch.zeros_like(masses).scatter_(1, order, kept)
 
 
-def keep_in_memory(masses: Tensor, asked: Sampling) -> None:
-    """One row [tokens]."""
+def keep_in_memory(masses: Tensor, settings: Sequence[Sampling]) -> None:
+    totals = masses.sum(dim=-1).tolist() if any(_only_top_p(one) for one in settings) else [0.0] * len(settings)
+    for row, one, total in zip(masses, settings, totals, strict=True):
+        if _only_top_p(one):
+            _keep_share_of_all(row, one.top_p, total)
+        elif one.min_p or one.top_k:
+            _keep_of_some(row, one)
+
+
+def _only_top_p(one: Sampling) -> bool:
+    return one.top_p < 1 and not one.min_p and not one.top_k
+
+
+def _keep_of_some(masses: Tensor, asked: Sampling) -> None:
+    """One row [tokens], of which min_p or top_k leaves some."""
     row: Masses = masses.numpy()
     least = asked.min_p
     if 0 < asked.top_k < len(row):
         least = max(least, _greatest(row, asked.top_k))
-    if asked.top_p < 1 and least > 0:
-        values = row[np.flatnonzero(row >= np.float32(least))]
-        _keep_share(masses, row, values, 0.0, asked.top_p * float(values.sum(dtype=np.float64)))
-    elif asked.top_p < 1:
-        total = float(masses.sum())
-        above, values = _around(row, asked.top_p * total, surplus=(1 - asked.top_p) * total)
-        _keep_share(masses, row, values, above, asked.top_p * total)
+    if asked.top_p < 1:
+        found = _found(row, least) if least > 0 else _Found(np.arange(len(row)), row)
+        _keep_share(row, found, 0.0, asked.top_p * found.mass)
     elif least > 0:
         _keep_at_least(masses, least)
+
+
+def _keep_share_of_all(masses: Tensor, top_p: float, total: float) -> None:
+    """One row [tokens] that holds `total`."""
+    row: Masses = masses.numpy()
+    above, found = _around(row, top_p * total, surplus=(1 - top_p) * total)
+    _keep_share(row, found, above, top_p * total)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Some of a row's masses, and where they stand, in the order of the tokens."""
+
+    places: NDArray[np.intp]
+    values: Masses
+
+    @property
+    def mass(self) -> float:
+        return float(self.values.sum(dtype=np.float64))
+
+    def of(self, is_kept: NDArray[np.bool_]) -> "_Found":
+        return _Found(self.places[is_kept], self.values[is_kept])
+
+
+def _found(row: Masses, least: float) -> _Found:
+    places = np.flatnonzero(row >= np.float32(least))
+    return _Found(places, row[places])
 
 
 def _greatest(row: Masses, count: int) -> float:
@@ -89,37 +127,48 @@ def _keep_at_least(masses: Tensor, least: float) -> None:
     torch.threshold_(masses, float(np.nextafter(np.float32(least), np.float32(0))), 0.0)
 
 
-def _keep_share(masses: Tensor, row: Masses, values: Masses, above: float, wanted: float) -> None:
-    """Of `values` only the greatest are kept, as many as reach the `wanted` mass; those that are greater than all of them hold
-    `above`, and stay."""
-    if not len(values):
+def _keep_share(row: Masses, found: _Found, above: float, wanted: float) -> None:
+    """Of what was found only the greatest are kept, as many as reach the `wanted` mass, and what is greater than all of them,
+    which holds `above`."""
+    if not len(found.values):
         return  # no numbers
-    values = np.sort(values)[::-1]
+    values = np.sort(found.values)[::-1]
     reached = above + np.cumsum(values, dtype=np.float64)
     place = min(int(np.searchsorted(reached, wanted)), len(values) - 1)
     least = values[place]
-    _keep_at_least(masses, float(least))
-    first, after = np.searchsorted(-values, [-least, np.nextafter(-least, np.float32(1))])
-    if place + 1 < after:
-        row[np.flatnonzero(row == least)[place + 1 - first :]] = 0.0
+    first = int(np.searchsorted(-values, -least))
+    alike = np.flatnonzero(found.values == least)
+    is_kept = found.values >= least
+    is_kept[alike[place + 1 - first :]] = False
+    kept = found.of(is_kept)
+    greater = _found(row, np.nextafter(found.values.max(), np.float32(2))) if above else None
+    row.fill(0.0)
+    row[kept.places] = kept.values
+    if greater is not None:
+        row[greater.places] = greater.values
 
 
-def _around(row: Masses, wanted: float, surplus: float) -> tuple[float, Masses]:
-    """The greatest masses together hold the `wanted` one. The last of them is among few values, which are returned behind the mass
-    of all that are greater."""
+def _around(row: Masses, wanted: float, surplus: float) -> tuple[float, _Found]:
+    """The greatest masses together hold the `wanted` one. The last of them is among few, which are returned behind the mass of
+    all that are greater."""
     # Of n tokens, those up to a bound together hold at most n bounds: where that much may be lost, none of them is needed.
-    low, high, above = surplus / len(row), 1.0, 0.0
-    values = row[np.flatnonzero(row > np.float32(low))]
-    for _ in range(math.ceil(math.log2(len(values) / _FEW)) if len(values) > _FEW else 0):
-        middle = np.float32(math.sqrt(low * high))
-        is_greater = values > middle
-        greater = values[is_greater]
-        mass = above + float(greater.sum(dtype=np.float64))
+    low, bound = surplus / len(row), _FIRST_BOUND
+    while True:
+        found = _found(row, max(bound, low))
+        if not bound > low or found.mass >= wanted:  # also of no numbers
+            break
+        bound *= _BOUND_RATIO
+    low, high, above = max(bound, low), 1.0, 0.0
+    for _ in range(math.ceil(math.log2(len(found.values) / _FEW)) if len(found.values) > _FEW else 0):
+        middle = math.sqrt(low * high)
+        is_greater = found.values > np.float32(middle)
+        greater = found.of(is_greater)
+        mass = above + greater.mass
         if mass >= wanted:
-            low, values = float(middle), greater
+            low, found = middle, greater
         else:
-            high, above, values = float(middle), mass, values[~is_greater]
-    return above, values
+            high, above, found = middle, mass, found.of(~is_greater)
+    return above, found
 
 
 def likeliest(values: Tensor) -> Tensor:

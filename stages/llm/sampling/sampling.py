@@ -7,6 +7,7 @@ What a row draws is a function of its seed, its position in the answer and its o
 computed where the logits are, and read back once a step.
 """
 
+import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from stages.llm.sampling.candidates import BLOCK, keep, likeliest, top
 from stages.llm.sampling.noise import draw, row_keys
 from stages.llm.sampling.penalties import Penalties, apply_penalties
 from stages.llm.sampling.row_numbers import RowNumbers
+
+_LOG2_E = math.log2(math.e)
 
 
 class RowSampler:
@@ -113,12 +116,16 @@ def _masses(adjusted: Tensor, highest: Tensor, temperatures: Tensor | None) -> T
     rows, size = adjusted.shape
     masses = adjusted.new_empty(rows, -(-size // BLOCK) * BLOCK)
     inside, masses[:, size:] = masses[:, :size], 0.0
-    # A difference of logits, scaled: a temperature close to 0 must become greedy, not infinite.
-    torch.sub(adjusted, highest[:, None], out=inside)
-    if temperatures is not None:
-        inside /= temperatures[:, None]
-    inside.exp_()
+    _exp_of_difference(adjusted, highest[:, None], temperatures, out=inside)
     return masses
+
+
+def _exp_of_difference(logits: Tensor, highest: Tensor, temperatures: Tensor | None, *, out: Tensor) -> Tensor:
+    """`out`: exp((logits - highest) / temperature), by powers of 2, which take half the time."""
+    # A difference of logits, scaled: a temperature close to 0 must become greedy, not infinite.
+    torch.sub(logits, highest, out=out)
+    out *= _LOG2_E if temperatures is None else _LOG2_E / temperatures[:, None]
+    return out.exp2_()
 
 
 def _logprobs(logits: Tensor, tokens: Tensor, samplers: Sequence[RowSampler]) -> Tensor:
@@ -136,9 +143,8 @@ def _logprobs(logits: Tensor, tokens: Tensor, samplers: Sequence[RowSampler]) ->
 
 def _logprobs_of_all(logits: Tensor, tokens: Tensor, most: int) -> Tensor:
     highest = logits.amax(dim=-1, keepdim=True)
-    total = (
-        highest + (logits - highest).exp_().sum(dim=-1, keepdim=True).log_()
-    )  # as `logsumexp`, which takes half as long again
+    exponentials = _exp_of_difference(logits, highest, None, out=torch.empty_like(logits))
+    total = highest + exponentials.sum(dim=-1, keepdim=True).log_()  # as `logsumexp`, which takes twice as long
     values, places = top(logits, most)
     own = logits.gather(1, tokens[:, None])
     return torch.cat([(own - total).double(), places.double(), (values - total).double()], dim=1)

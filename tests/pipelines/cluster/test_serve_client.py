@@ -7,17 +7,24 @@ from typing import Any
 import numpy as np
 import pytest
 import ray.exceptions
+import ray.serve.exceptions
 
-from pipelines.cluster.serve_client import MAX_ATTEMPTS, ServeStageClient
-from stages.contract.errors import Broken, DeadlineExceeded, StageFailed, Unavailable
+from pipelines.cluster.serve_client import MAX_LOST, ServeStageClient
+from stages.contract.errors import Broken, DeadlineExceeded, QueueFull, ReplicaLost, StageFailed, Unavailable
 from stages.contract.item import Item, Reply, StageReceipt
 from stages.diffusion.messages import Pixels
 
 REPLY = Reply(Pixels(np.zeros((1, 1, 3), np.uint8)), StageReceipt("stage"))
 BROKEN = ray.exceptions.RayTaskError("call", "traceback", Broken("its device broke"))
+BROKEN_TOO = ray.exceptions.RayTaskError("call", "traceback", Broken("its device broke", detail="replica b"))
 REFUSED = ray.exceptions.RayTaskError("call", "traceback", Unavailable("about to be replaced"))
 FAILED = ray.exceptions.RayTaskError("call", "traceback", StageFailed("bad luck"))
-DIED = ray.exceptions.RayActorError()
+DIED, DIED_TOO = ray.exceptions.RayActorError("a"), ray.exceptions.RayActorError("b")
+NODE = ray.exceptions.RayActorError("c", "The actor died because its node has died. Node Id: 1234")
+PREEMPTED = ray.exceptions.RayActorError("d", preempted=True)
+NODE_TOO = ray.exceptions.NodeDiedError("unreachable")
+FULL = ray.exceptions.RayTaskError("call", "traceback", QueueFull("no room", retry_after_s=2))
+AWAY = ray.serve.exceptions.DeploymentUnavailableError("d")
 
 
 class Response:
@@ -76,16 +83,43 @@ async def test_a_stream_that_has_shown_something_ends_unless_it_can_start_anew(e
     assert await streamed(Handle((1, ended), (1, 2)), restartable=True) == [1, 1, 2]
 
 
-@pytest.mark.parametrize("ended", [BROKEN, DIED])
-async def test_a_request_that_ends_replica_after_replica_is_given_up(ended: Exception) -> None:
-    handle = Handle(ended)
-    with pytest.raises(Unavailable):
+@pytest.mark.parametrize("ended", [(BROKEN, BROKEN_TOO), (DIED, DIED_TOO), (DIED, BROKEN), (BROKEN, REFUSED, DIED)])
+async def test_a_request_that_ends_a_second_replica_is_given_up(ended: Sequence[Exception]) -> None:
+    handle = Handle(*ended, REPLY)
+    with pytest.raises(ReplicaLost):
         await client(handle).call("stage", Item("id", None))
-    assert handle.num_calls == MAX_ATTEMPTS
+    assert handle.num_calls == len(ended)
+    handle = Handle(*ended, (1, 2))
+    with pytest.raises(ReplicaLost):
+        await streamed(handle, restartable=True)
+    assert handle.num_calls == len(ended)
+
+
+async def test_pieces_of_one_request_count_together_and_one_replica_counts_once() -> None:
+    lost: set[str] = set()
+    assert await client(Handle(DIED, REPLY)).call("stage", Item("id", None), lost=lost) == REPLY
+    assert await client(Handle(DIED, REPLY)).call("stage", Item("id", None), lost=lost) == REPLY  # the same one
+    with pytest.raises(ReplicaLost):
+        await client(Handle(DIED_TOO, REPLY)).call("stage", Item("id", None), lost=lost)
+
+
+@pytest.mark.parametrize("ended", [NODE, NODE_TOO, PREEMPTED])
+async def test_what_went_with_its_node_is_not_held_against_the_request(ended: Exception) -> None:
+    handle = Handle(ended, DIED, ended, REPLY)
+    assert await client(handle).call("stage", Item("id", None)) == REPLY
+
+
+async def test_where_a_replica_was_lost_and_no_other_is_there_the_client_is_not_to_try_again() -> None:
+    with pytest.raises(ReplicaLost):
+        await client(Handle(DIED, AWAY)).call("stage", Item("id", None))
+    with pytest.raises(Unavailable):
+        await client(Handle(AWAY)).call("stage", Item("id", None))
+    with pytest.raises(QueueFull):  # those in the queue are not the request's fault
+        await client(Handle(DIED, FULL)).call("stage", Item("id", None))
 
 
 async def test_a_refusal_costs_no_attempt() -> None:
-    handle = Handle(*[REFUSED] * MAX_ATTEMPTS, REPLY)
+    handle = Handle(*[REFUSED] * (MAX_LOST + 1), REPLY)
     assert await client(handle).call("stage", Item("id", None)) == REPLY
 
 

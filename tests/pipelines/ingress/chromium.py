@@ -124,14 +124,14 @@ class Page:
 
 
 @contextlib.asynccontextmanager
-async def browser(profile: Path) -> AsyncIterator[Page]:
+async def browser(profile: Path, *flags: str) -> AsyncIterator[Page]:
     """A page in a browser of its own, whose profile lives in the folder `profile`."""
     theirs_in, ours_out = os.pipe()
     ours_in, theirs_out = os.pipe()
     command = f'exec "$0" "$@" 3<&{theirs_in} 4>&{theirs_out}'
     process = await asyncio.create_subprocess_exec(
         "/bin/bash",
-        *("-c", command, str(BROWSER), *FLAGS, f"--user-data-dir={profile}", "about:blank"),
+        *("-c", command, str(BROWSER), *FLAGS, *flags, f"--user-data-dir={profile}", "about:blank"),
         pass_fds=(theirs_in, theirs_out),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,

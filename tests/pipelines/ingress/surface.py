@@ -13,6 +13,7 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 from PIL import Image
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pipelines.ingress.app import create_app
 from pipelines.ingress.request.settings import IngressSettings
@@ -31,15 +32,34 @@ async def client_for(service: Service, settings: IngressSettings | None = None) 
 @asynccontextmanager
 async def client_of(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     """A client of an app in this process; an error that escapes the app escapes the call."""
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://triptych") as client:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
         yield client
+
+
+def from_this_machine(app: ASGIApp) -> ASGIApp:
+    """The app, for a test client that says it is called otherwise: without keys only loopback is answered."""
+
+    async def local(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = [(name, value) for name, value in scope["headers"] if name != b"host"]
+            scope = {**scope, "client": ("127.0.0.1", 50000), "headers": [*headers, (b"host", b"127.0.0.1")]}
+        await app(scope, receive, send)
+
+    return local
 
 
 @asynccontextmanager
 async def server_for(service: Service, settings: IngressSettings | None = None) -> AsyncIterator[str]:
     """The app on a loopback port; yields its address."""
     app = create_app(service, settings or IngressSettings())
-    server = _Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+    async with listening(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1)) as address:
+        yield address
+
+
+@asynccontextmanager
+async def listening(config: uvicorn.Config) -> AsyncIterator[str]:
+    """A server on a loopback port; yields its address."""
+    server = _Server(config)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         task = asyncio.create_task(server.serve(sockets=[listener]))

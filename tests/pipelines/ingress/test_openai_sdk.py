@@ -14,7 +14,16 @@ from PIL import Image
 
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.jobs import GivenPicture, ImagePart, PaintJob
-from stages.contract.errors import DeadlineExceeded, QueueFull, StageFailed, Unavailable
+from stages.contract.errors import (
+    ConfigurationError,
+    DeadlineExceeded,
+    InvalidRequest,
+    QueueFull,
+    ReplicaLost,
+    StageFailed,
+    TriptychError,
+    Unavailable,
+)
 from tests.pipelines.ingress.fakes import CHAT, EMBED, PAINT, WIDTH, FakeService, Trouble
 from tests.pipelines.ingress.surface import data_url, png, server_for
 
@@ -195,20 +204,12 @@ async def test_errors_are_the_sdks_own_classes(client: openai.AsyncOpenAI, servi
     assert away.value.status_code == 503
 
 
-async def test_the_sdk_does_not_ask_again_after_a_deadline(address: str, service: FakeService) -> None:
-    service.trouble = Trouble(DeadlineExceeded("time is up"))
-    async with openai.AsyncOpenAI(base_url=address, api_key=KEY, max_retries=2) as client:
-        with pytest.raises(openai.InternalServerError):
-            await client.chat.completions.create(model=CHAT, messages=[{"role": "user", "content": "a"}])
-    assert len(service.jobs) == 1
-
-
 async def test_an_error_in_a_stream_is_raised_where_the_stream_is_read(
     client: openai.AsyncOpenAI, service: FakeService
 ) -> None:
     service.trouble = Trouble(StageFailed("the llm broke"), after=2)
     stream = await client.chat.completions.create(model=CHAT, messages=[{"role": "user", "content": "a"}], stream=True)
-    with pytest.raises(openai.APIError, match="the llm broke"):
+    with pytest.raises(openai.APIError, match="a stage failed on this request"):
         async for _ in stream:
             pass
 
@@ -230,3 +231,26 @@ async def test_the_sdk_without_asyncio(address: str) -> None:
     assert kinds == ["image_generation.partial_image", "image_generation.completed"]
     assert edited == ["image_edit.partial_image", "image_edit.completed"]
     assert num_embeddings == 1
+
+
+RETRIED = [QueueFull("full", retry_after_s=0.001), Unavailable("away", retry_after_s=0.001)]
+NOT_RETRIED = [
+    StageFailed("the llm broke"),
+    ReplicaLost("two replicas ended"),
+    ConfigurationError("no such stage"),
+    DeadlineExceeded("its time is up"),
+    TriptychError("something"),
+    RuntimeError("something else"),
+    InvalidRequest("steps 9 are too many", param="steps"),
+]
+
+
+@pytest.mark.parametrize("error", [*RETRIED, *NOT_RETRIED], ids=lambda error: type(error).__name__)
+async def test_by_itself_the_sdk_asks_again_only_where_that_may_help(
+    address: str, service: FakeService, error: Exception
+) -> None:
+    service.trouble = Trouble(error)
+    async with openai.AsyncOpenAI(base_url=address, api_key=KEY) as client:  # as it comes: two more tries
+        with pytest.raises(openai.APIStatusError):
+            await client.embeddings.create(model=EMBED, input="a")
+    assert len(service.jobs) == (1 + openai.DEFAULT_MAX_RETRIES if error in RETRIED else 1)

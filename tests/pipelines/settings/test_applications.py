@@ -107,11 +107,27 @@ def test_stages_that_live_with_the_surface_come_with_it() -> None:
 def test_serves_own_settings_are_what_was_derived() -> None:
     (given,) = document(name_of("denoiser"))["deployments"]
     room = capacity(FILE.app.placement()["denoiser"], FILE.app)
-    assert given["max_ongoing_requests"] == room.max_ongoing_requests == 8 + 128  # what waits for prompts has room, too
+    assert given["max_ongoing_requests"] == room.max_ongoing_requests == 8 + 3 * 128  # all that may wait has room
     assert given["num_replicas"] == "auto"
     assert given["autoscaling_config"]["target_ongoing_requests"] == 6
     assert given["autoscaling_config"]["policy"] == {"policy_function": "pipelines.cluster.autoscaling:by_engines_load"}
     assert given["max_surge_percent"] > 0
+
+
+def test_serves_own_queue_before_the_surface_is_bounded_and_refuses_with_429() -> None:
+    given = applications(FILE.app, "t")[-1].deployments["ingress"]
+    assert given["max_queued_requests"] == given["max_ongoing_requests"] == 1000
+    assert given["backpressure_config"] == {"status_code": 429, "retry_after_s": 1.0}
+    ingress = FILE.app.ingress.model_copy(update={"max_queued_requests": 7})
+    few = applications(FILE.app.model_copy(update={"ingress": ingress}), "t")[-1]
+    assert few.deployments["ingress"]["max_queued_requests"] == 7
+
+
+def test_how_many_pixels_stages_decode_at_a_time_may_change_while_they_run() -> None:
+    limits = FILE.app.limits.model_copy(update={"image_pixels": 1000})
+    apps = applications(FILE.app.model_copy(update={"limits": limits}), "t")
+    (encoder,) = [app.deployments["vision-encoder"] for app in apps if "vision-encoder" in app.deployments]
+    assert StagesSettings.model_validate(encoder["user_config"]).pixels_in_flight == 2000
 
 
 def test_replicas_that_leave_may_finish_the_longest_request() -> None:

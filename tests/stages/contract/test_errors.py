@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from stages.contract.errors import InvalidRequest, QueueFull, TooLarge, TriptychError
+from stages.contract.errors import InvalidRequest, QueueFull, StageFailed, TooLarge, TriptychError
 
 
 @pytest.mark.parametrize("error", [TooLarge("too big", param="image"), QueueFull("full", retry_after_s=3.0)])
@@ -44,3 +44,9 @@ def test_a_message_that_begins_with_the_field_begins_with_the_requests_own(messa
 def test_an_error_that_crossed_processes_can_be_copied_for_a_request() -> None:
     crossed = pickle.loads(pickle.dumps(InvalidRequest("bad", param="input")))  # noqa: S301
     assert crossed.for_request("prompt").param == "prompt"
+
+
+def test_what_only_a_log_may_tell_crosses_processes_too_and_is_in_no_message() -> None:
+    failed = StageFailed("it failed", detail="/a/path")
+    for error in (failed, failed.for_request(), pickle.loads(pickle.dumps(failed))):  # noqa: S301
+        assert (error.message, error.detail, str(error)) == ("it failed", "/a/path", "it failed [/a/path]")

@@ -11,7 +11,7 @@ from typing import Any
 
 from stages.contract.engine import EngineIdentity, Load, Receiver
 from stages.contract.errors import Cancelled, DeadlineExceeded, InvalidRequest, QueueFull, TriptychError, Unavailable
-from stages.contract.item import Item, StageReceipt
+from stages.contract.item import DEFAULT_TENANT, Item, StageReceipt
 from stages.contract.limits import QueueLimits
 from stages.contract.recipe import Inputs, Recipe
 from tests.stages.fakes import CountFrom, Gate, HandClock
@@ -80,7 +80,7 @@ class SelfSchedulingEngine:
     def is_broken(self) -> bool:
         return False
 
-    def needs(self, payload: CountFrom) -> Sequence[Recipe[Any]]:
+    def needs(self, payload: CountFrom, tenant: str = DEFAULT_TENANT) -> Sequence[Recipe[Any]]:
         if payload.plus:
             self._refuse(payload)
         return self._lacks(payload)

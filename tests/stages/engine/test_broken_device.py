@@ -1,5 +1,6 @@
-"""Devices that break: everything in flight is told so at once, and nothing more is taken in."""
+"""Devices that break: everything in flight is told so at once, and nothing more is taken in. And stages that never come back."""
 
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,9 +10,9 @@ from stages.contract.errors import Broken, InvalidRequest, StageFailed, Unavaila
 from stages.contract.limits import BatchLimits
 from stages.contract.stage import Stepped
 from stages.engine.base import BaseEngine
-from stages.engine.health import MAX_FAILURES
+from stages.engine.health import FIRST_STEP_FACTOR, MAX_FAILURES
 from tests.stages.bench import Bench, prepared, submit, workbench
-from tests.stages.fakes import Add, Adder, Count, Countdown, CountFrom, PreparedCount, Sum, Total
+from tests.stages.fakes import PATIENCE_S, Add, Adder, Count, Countdown, CountFrom, Gate, PreparedCount, Sum, Total
 
 ASSERT = "CUDA error: device-side assert triggered"
 
@@ -60,13 +61,14 @@ def test_an_error_that_stays_breaks_the_engine_at_once_and_everything_in_flight_
     stage = FailingCountdown(RuntimeError(ASSERT), slots=2, gate=bench.gate())
     engine = bench.iterative(stage)
     inboxes = [submit(engine, CountFrom(5, "bad"))[0] for _ in range(6)]
+    stage.gate.wait_for(1)
+    prepared(engine, 6 - engine.load().running)
     engine.check()
     stage.gate.open()
-    for inbox in inboxes:
-        error = inbox.wait().error
-        assert isinstance(error, Broken)
-        assert ASSERT in error.message
-        assert inbox.seen == []
+    errors = [inbox.wait().error for inbox in inboxes]
+    assert all(isinstance(error, Unavailable) and ASSERT in str(error) for error in errors)
+    assert 1 <= sum(isinstance(error, Broken) for error in errors) <= 2  # who was on the device: others only waited
+    assert all(inbox.seen == [] for inbox in inboxes)
     is_broken(engine, ASSERT)
     engine._thread.join(30)
     assert stage.running == []  # what its rows held is freed
@@ -81,7 +83,9 @@ def test_an_error_that_stays_is_noticed_in_one_rows_answer(bench: Bench) -> None
     engine = bench.iterative(stage)
     inboxes = [submit(engine, CountFrom(5))[0] for _ in range(3)]
     stage.gate.open()
-    assert all(isinstance(inbox.wait().error, Broken) for inbox in inboxes)
+    errors = [inbox.wait().error for inbox in inboxes]
+    assert isinstance(errors[0], Broken)
+    assert all(isinstance(error, Unavailable) for error in errors)
     is_broken(engine, ASSERT)
 
 
@@ -141,7 +145,9 @@ def test_a_batch_with_an_error_that_stays_is_not_tried_item_by_item(bench: Bench
     prepared(engine, 6)
     stage.run_gate.open()
     assert first.total == 1
-    assert all(isinstance(inbox.wait().error, Broken) for inbox in inboxes)
+    errors = [inbox.wait().error for inbox in inboxes]
+    assert all(isinstance(error, Unavailable) for error in errors)
+    assert [isinstance(error, Broken) for error in errors] == [True] * 4 + [False] * 2  # who was in the batch
     assert len(stage.batches) == 2
     is_broken(engine, ASSERT)
 
@@ -174,4 +180,63 @@ def test_a_batch_that_never_ends_breaks_the_engine_in_bounded_time(bench: Bench,
     engine.check()
     bench.time.now += 2
     is_broken(engine, "a batch has been running for 11 s, and max_step_s allows 10")
-    assert all(isinstance(inbox.wait().error, Broken) for inbox in inboxes)
+    errors = [inbox.wait().error for inbox in inboxes]
+    assert all(isinstance(error, Unavailable) for error in errors)
+    assert [isinstance(error, Broken) for error in errors] == [True, False, False]
+
+
+def hanging(bench: Bench, stage: Any, where: str) -> Gate:
+    """Where the stage stops, in that method of its."""
+    gate, method = bench.gate(), getattr(stage, where)
+
+    def hang(*values: Any) -> Any:
+        gate.pass_through()
+        return method(*values)
+
+    setattr(stage, where, hang)
+    return gate
+
+
+STEPPING = ("prepare", "share", "can_start", "start", "batch_key", "cost", "step", "finish")
+BATCHING = ("prepare", "batch_key", "cost", "run")
+AFTER_ALL_BOUNDS_S = 10 * FIRST_STEP_FACTOR + 1
+
+
+@pytest.mark.parametrize(("kind", "where"), [*(("steps", at) for at in STEPPING), *(("batches", at) for at in BATCHING)])
+def test_wherever_a_stage_never_comes_back_its_engine_is_unhealthy_in_bounded_time(
+    bench: Bench, kind: str, where: str
+) -> None:
+    engine: BaseEngine[Any, Any]
+    payload: object
+    if kind == "steps":
+        countdown = Countdown()
+        gate, payload = hanging(bench, countdown, where), CountFrom(1)
+        engine = bench.iterative(countdown, max_step_s=10)
+    else:
+        adder = Adder()
+        gate, payload = hanging(bench, adder, where), Add(1)
+        engine = bench.one_shot(adder, max_step_s=10)
+    inbox, _ = submit(engine, payload)
+    gate.wait_for(1)
+    bench.time.now += 9
+    engine.check()
+    bench.time.now += AFTER_ALL_BOUNDS_S
+    is_broken(engine, "and max_step_s allows")
+    error = inbox.wait().error
+    assert error is None if where == "finish" else isinstance(error, Broken)  # it is done when it is freed
+
+
+@pytest.mark.parametrize("where", ["prepare", "step", "finish"])
+def test_closing_waits_for_what_runs_but_not_for_what_never_ends(bench: Bench, where: str) -> None:
+    stage = Countdown()
+    gate = hanging(bench, stage, where)
+    engine = bench.iterative(stage, max_step_s=10)
+    submit(engine, CountFrom(3 if where == "step" else 1))
+    gate.wait_for(1)
+    closing = threading.Thread(target=engine.close)
+    closing.start()
+    closing.join(0.5)
+    assert closing.is_alive()
+    bench.time.now += AFTER_ALL_BOUNDS_S
+    closing.join(PATIENCE_S)
+    assert not closing.is_alive()

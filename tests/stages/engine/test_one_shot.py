@@ -15,7 +15,7 @@ from stages.contract.recipe import NO_INPUTS
 from stages.contract.result import Result
 from stages.engine.delivery import LoopDelivery
 from tests.stages.bench import AddingEngine, Bench, number, prepared, submit, workbench
-from tests.stages.fakes import PATIENCE_S, Add, Adder, Inbox, Sum, Total
+from tests.stages.fakes import PATIENCE_S, Add, Adder, Divider, Inbox, Sum, Total
 
 
 @pytest.fixture
@@ -69,6 +69,7 @@ def test_a_receipt_says_where_the_time_went(bench: Bench) -> None:
     assert (receipt.batch_size, receipt.steps) == (2, 1)
     assert engine.metrics() == {
         "queued": 0,
+        "queued_tenants": 0,
         "preparing": 0,
         "running": 0,
         "items_total": 3,
@@ -81,6 +82,8 @@ def test_a_receipt_says_where_the_time_went(bench: Bench) -> None:
         "expired_total": 0,
         "rejected_total": 0,
         "preempted_total": 0,
+        "preempted_for_others_total": 0,
+        "let_in_beyond_total": 0,
         "out_of_memory_total": 0,
         "missing_inputs_total": 0,
         "batch_bound_items": 16,
@@ -106,7 +109,8 @@ def test_a_bad_item_fails_alone(bench: Bench) -> None:
     assert inboxes[2].total == 4
     error = inboxes[1].wait().error
     assert isinstance(error, StageFailed)
-    assert error.message == "stage adder failed on this item: RuntimeError: the device has bad luck"
+    assert error.message == "stage adder failed on this item"
+    assert error.detail == "RuntimeError: the device has bad luck"
     assert error.__traceback__ is None  # its frames would keep tensors alive
     assert [sorted(batch) for batch in stage.batches] == [[1], [2, 4, 13], [2], [13], [4]]
     receipt = inboxes[2].receipt
@@ -419,3 +423,20 @@ def test_answers_for_a_loop_that_is_gone_are_dropped(bench: Bench) -> None:
     add(engine, 2)
     stage.run_gate.wait_for(2)
     engine.check()
+
+
+# ---- results that are no numbers ----
+
+
+def test_a_result_that_is_no_number_fails_its_item_alone_and_is_counted(bench: Bench) -> None:
+    stage = Divider(run_gate=bench.gate())
+    engine = bench.one_shot(stage)
+    inboxes = [add(engine, 4)]
+    stage.run_gate.wait_for(1)
+    inboxes += [add(engine, 1, -1), add(engine, 2)]
+    prepared(engine, 2)
+    stage.run_gate.open()
+    assert [inbox.wait().error for inbox in inboxes][::2] == [None, None]
+    assert isinstance(inboxes[1].error, StageFailed)
+    assert "NaN" in inboxes[1].error.message
+    assert engine.metrics()["failed_total"] == 1

@@ -13,10 +13,11 @@ from stages.contract.item import Item
 from stages.contract.limits import QueueLimits
 from stages.contract.recipe import NO_INPUTS, Inputs
 from stages.contract.stage import Share, Stepped
+from stages.contract.wanted import stop_if_unwanted
 from stages.engine.base import BaseEngine
 from stages.engine.in_flight import MAX_MISSES
 from tests.stages.bench import Bench, CountingEngine, at_hand, number, prepared, submit, workbench
-from tests.stages.fakes import PATIENCE_S, Add, Adder, Count, Countdown, CountFrom, Inbox, PreparedCount, Sum, Total
+from tests.stages.fakes import PATIENCE_S, Add, Adder, Count, Countdown, CountFrom, Gate, Inbox, PreparedCount, Sum, Total
 
 
 @pytest.fixture
@@ -90,6 +91,38 @@ def test_what_ends_while_it_is_prepared_never_starts(bench: Bench, kind: Kind, h
     assert inbox.num_endings == 1
 
 
+class LongPreparation(Adder):
+    """Asks between its two pieces whether anybody still waits, and counts who got to the second."""
+
+    def __init__(self, gate: Gate) -> None:
+        super().__init__(prepare_gate=gate)
+        self.stopped = 0
+
+    def prepare(self, payload: Add, inputs: Inputs) -> Sum:
+        prepared = super().prepare(payload, inputs)
+        try:
+            stop_if_unwanted()
+        except Cancelled:
+            self.stopped += 1
+            raise
+        return prepared
+
+
+@pytest.mark.parametrize("how", ["cancel", "expire"])
+def test_a_preparation_that_nobody_waits_for_any_more_can_tell(bench: Bench, how: str) -> None:
+    gate = bench.gate()
+    stage = LongPreparation(gate)
+    engine = bench.one_shot(stage)
+    inbox, handle = submit(engine, Add(3))
+    gate.wait_for(1)
+    getattr(handle, how)()
+    gate.open()
+    assert submit(engine, Add(4))[0].wait().error is None
+    engine.close()
+    assert stage.stopped == 1
+    assert inbox.num_endings == 1
+
+
 def test_a_deadline_that_passes_while_it_is_prepared_is_noticed_once_it_would_run(bench: Bench, kind: Kind) -> None:
     inbox, _ = kind.submit(3, deadline=bench.time.deadline(5))
     kind.gate.wait_for(1)
@@ -117,7 +150,7 @@ def test_a_preparation_that_never_ends_is_noticed_and_its_item_has_ended_before(
     bench.time.now += 6
     with pytest.raises(Unavailable, match="an item has been prepared for 11 s, and max_step_s allows 10"):
         kind.engine.check()
-    assert isinstance(behind.wait().error, Broken)
+    assert isinstance(behind.wait().error, Unavailable)  # it only waited
     assert kind.engine.is_broken
 
 

@@ -16,6 +16,7 @@ from cache.tier import TierStats
 from cache.tiered import TieredCache
 from stages.contract.engine import EngineIdentity
 from stages.contract.errors import (
+    Broken,
     ConfigurationError,
     DeadlineExceeded,
     InvalidRequest,
@@ -352,6 +353,7 @@ async def test_metrics_have_every_counter_by_its_agreed_name(host: StageHost) ->
     assert (adder.stage, adder.replica, adder.device) == ("adder", "r1", "cpu")
     assert set(adder.counters) == {
         "queued",
+        "queued_tenants",
         "preparing",
         "running",
         "waiting_for_inputs",
@@ -366,6 +368,8 @@ async def test_metrics_have_every_counter_by_its_agreed_name(host: StageHost) ->
         "expired_total",
         "rejected_total",
         "preempted_total",
+        "preempted_for_others_total",
+        "let_in_beyond_total",
         "out_of_memory_total",
         "batch_bound_items",
         "batch_bound_cost",
@@ -429,6 +433,29 @@ async def test_a_healthy_host_passes_its_check_and_a_closed_one_does_not() -> No
     await host.close()
     with pytest.raises(Unavailable):
         host.check()
+
+
+async def test_a_check_finds_every_stage_that_does_not_come_back() -> None:
+    host, gates = StageHost(), [Gate(closed=True), Gate(closed=True)]
+    for name, gate in zip(("one", "two"), gates, strict=True):
+        host.add(name, Adder(run_gate=gate), max_step_s=0.001)
+    calls = [asyncio.create_task(host.call(name, Item("1", Add(1)))) for name in ("one", "two")]
+    for gate in gates:
+        await asyncio.to_thread(gate.wait_for, 1)
+    await once(lambda: not is_healthy(host) and all(call.done() for call in calls))
+    errors = await asyncio.gather(*calls, return_exceptions=True)
+    assert all(isinstance(error, Broken) for error in errors)
+    for gate in gates:
+        gate.open()
+    await host.close()
+
+
+def is_healthy(host: StageHost) -> bool:
+    try:
+        host.check()
+    except Unavailable:
+        return False
+    return True
 
 
 async def test_closing_ends_everything_with_unavailable() -> None:

@@ -1,5 +1,12 @@
 """Items that share large bytes and arrays on their way to another process."""
 
+import math
+import pickle
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -64,3 +71,52 @@ def test_bytes_are_equal_to_equal_bytes_of_their_kind_only(other: object) -> Non
     assert hash(Blob(PICTURE)) == hash(Blob(bytes(PICTURE)))
     assert (Blob(PICTURE) == other) is False
     assert len(Blob(PICTURE)) == len(PICTURE)
+
+
+# ---- clocks that differ ----
+
+ANOTHER_MACHINE = """
+import pickle, sys, time
+
+own, skew_s = time.time, float(sys.argv[1])
+time.time = lambda: own() + skew_s
+
+from stages.host.packed_item import unpacked
+
+item = unpacked(*pickle.load(sys.stdin.buffer))
+pickle.dump((item.deadline - time.time(), item), sys.stdout.buffer)
+"""
+
+
+def there_and_back(skew_s: float, item: Item[Any], beside: Sequence[NDArray[Any]] = ()) -> tuple[float, Item[Any]]:
+    """Sends an item to a process whose clock differs: how long it thinks there is, and the item as it comes back."""
+    program = [sys.executable, "-c", ANOTHER_MACHINE, str(skew_s)]
+    sent = pickle.dumps((item, beside))
+    answer = subprocess.run(program, input=sent, capture_output=True, check=True).stdout
+    found: tuple[float, Item[Any]] = pickle.loads(answer)  # noqa: S301 - a process of ours
+    return found
+
+
+@pytest.mark.parametrize("skew_s", [-3600.0, 3600.0])
+@pytest.mark.parametrize("size", [10, len(PICTURE)], ids=["small", "large"])
+def test_how_long_there_is_means_the_same_where_the_clock_differs_by_an_hour(skew_s: float, size: int) -> None:
+    deadline = time.time() + 100
+    sent, beside = packed(replace(question(0, Blob(PICTURE[:size])), deadline=deadline))
+    left_s, back = there_and_back(skew_s, sent, beside)  # type: ignore[arg-type]
+    assert 40 < left_s <= 100
+    assert abs(back.deadline - deadline) < 60
+
+
+def test_what_has_no_deadline_has_none_anywhere() -> None:
+    assert there_and_back(3600.0, Item("r", None)) == (math.inf, Item("r", None))
+
+
+def test_what_is_packed_once_and_sent_twice_has_lost_the_time_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "time", lambda: now)
+    sent, beside = packed(replace(question(0, Blob(PICTURE)), deadline=1100.0))
+    now = 1060.0
+    again = pickle.dumps(sent)
+    now = -5000.0
+    arrived = pickle.loads(again)  # noqa: S301 - our own
+    assert unpacked(arrived, beside).deadline == -5000.0 + 40.0

@@ -12,13 +12,14 @@ from cache.embedded import EmbeddedRedis
 from cache.memory import MemoryTier
 from cache.redis_tier import RedisTier
 from cache.tiered import TieredCache
+from stages.checkpoints.checkpoint import Contents
 from stages.contract.engine import EngineIdentity
 from stages.contract.errors import DeadlineExceeded, InvalidRequest, QueueFull, StageFailed
 from stages.contract.item import Item, Reply
 from stages.contract.limits import QueueLimits
 from stages.host.host import StageHost
 from stages.host.origin import Origin, remembered_as
-from tests.stages.fakes import Add, Adder, FarTier, Gate, Total
+from tests.stages.fakes import Add, Adder, Divider, FarTier, Gate, Total
 from tests.stages.host.test_host import once, total
 
 HERE = remembered_as("n", Origin.of(EngineIdentity("adder", "cpu"), "").key)
@@ -302,11 +303,33 @@ async def test_what_is_remembered_and_is_no_such_result_is_forgotten_and_made_ag
 
 async def test_a_model_of_other_weights_never_answers_with_what_these_have_made(scene: Scene) -> None:
     other = Adder()
-    scene.host.add("other", other, weights="newer")
+    scene.host.add("other", other, contents=Contents("", "newer"))
     await scene.ask()
     await scene.host.settled()
     assert (await scene.host.call("other", Item("2", Add(2, 3), "n"))).receipt.cache == "miss"
     assert other.batches == [[5]]
+
+
+async def test_a_result_that_is_no_number_is_an_error_for_everyone_who_waits_and_remembered_nowhere(scene: Scene) -> None:
+    divider = Divider(run_gate=Gate(closed=True))
+    scene.host.add("divider", divider)
+
+    def ask(item_id: str) -> "asyncio.Task[Reply[Any]]":
+        return asyncio.create_task(scene.host.call("divider", Item(item_id, Add(1, -1), "infinite")))
+
+    first = ask("1")
+    await asyncio.to_thread(divider.run_gate.wait_for, 1)
+    followers = [ask("2"), ask("3")]
+    await asyncio.sleep(0)
+    divider.run_gate.open()
+    outcomes = await asyncio.gather(first, *followers, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [StageFailed] * 3
+    assert divider.batches == [[0]]
+    await scene.host.settled()
+    assert [tier.stats().entries for tier in (scene.memory, scene.far)] == [0, 0]
+    with pytest.raises(StageFailed, match="NaN"):
+        await ask("4")
+    assert divider.batches == [[0], [0]]
 
 
 async def test_different_names_are_computed_each(scene: Scene) -> None:

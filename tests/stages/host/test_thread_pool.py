@@ -1,10 +1,15 @@
 import asyncio
+import re
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
-from stages.contract.errors import Overloaded
-from stages.host.thread_pool import ThreadPool
+from stages.contract.errors import Overloaded, Unavailable
+from stages.host.thread_pool import DaemonThreads, ThreadPool, TwoLanes
+
+ROOT = Path(__file__).parents[3]
 
 
 async def test_what_a_function_returns_or_raises_comes_back() -> None:
@@ -69,3 +74,84 @@ async def test_a_caller_who_leaves_keeps_the_thread_taken_until_its_work_ends() 
         await asyncio.sleep(0)
     assert await pool.run(sum, [1]) == 1
     pool.close()
+
+
+async def test_a_closed_pool_takes_nothing_more() -> None:
+    pool = ThreadPool("sums", threads=1, max_waiting=1)
+    pool.close()
+    with pytest.raises(Unavailable, match="sums has ended"):
+        await pool.run(sum, [1])
+
+
+async def test_what_is_small_does_not_wait_for_what_is_large() -> None:
+    lanes, go_on = TwoLanes("sums", threads=1, max_waiting=1, small=10), threading.Event()
+    large = asyncio.ensure_future(lanes.run(11, go_on.wait))
+
+    assert await lanes.run(10, sum, [1, 2]) == 3
+    assert not large.done()
+
+    go_on.set()
+    assert await large
+    lanes.close()
+
+
+async def test_what_is_not_worth_a_thread_is_done_where_it_is_asked_for() -> None:
+    lanes = TwoLanes("sums", threads=1, max_waiting=0, small=10, inline=5)
+    assert await lanes.run(5, threading.current_thread) is threading.main_thread()
+    assert await lanes.run(6, threading.current_thread) is not threading.main_thread()
+    lanes.close()
+
+
+async def test_calls_that_hang_hold_up_no_others_and_have_a_bound() -> None:
+    threads, go_on = DaemonThreads("summing", max_threads=3), threading.Event()
+    hanging = [asyncio.ensure_future(threads.run(go_on.wait)) for _ in range(2)]
+    await asyncio.sleep(0)
+
+    assert await threads.run(sum, [1, 2]) == 3
+    with pytest.raises(ZeroDivisionError):
+        await threads.run(divmod, 1, 0)
+
+    hanging.append(asyncio.ensure_future(threads.run(go_on.wait)))
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded, match="3 threads are summing already"):
+        await threads.run(sum, [1])
+    go_on.set()
+    assert await asyncio.gather(*hanging) == [True] * 3
+    assert len(threads) == 0
+
+
+async def test_a_call_that_is_given_up_takes_its_place_until_it_ends() -> None:
+    threads, go_on = DaemonThreads("summing", max_threads=1), threading.Event()
+    hanging = asyncio.ensure_future(threads.run(go_on.wait))
+    await asyncio.sleep(0)
+
+    hanging.cancel()
+    await asyncio.gather(hanging, return_exceptions=True)
+    with pytest.raises(Overloaded):
+        await threads.run(sum, [1])
+
+    go_on.set()
+    while len(threads):  # noqa: ASYNC110 - they tell nobody that they have ended
+        await asyncio.sleep(0)
+    assert await threads.run(sum, [1]) == 1
+
+
+async def test_no_process_waits_for_a_call_that_hangs() -> None:
+    hangs = "import asyncio, threading; from stages.host.thread_pool import DaemonThreads as Threads; " + (
+        "run = Threads('hanging', max_threads=1).run; asyncio.run(asyncio.wait_for(run(threading.Event().wait), 0.01))"
+    )
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", hangs, stderr=asyncio.subprocess.PIPE)
+    _, told = await asyncio.wait_for(process.communicate(), 60)
+    assert b"TimeoutError" in told
+
+
+def test_no_code_of_ours_uses_the_pool_that_is_everybodys() -> None:
+    """Not by asyncio's own helpers either: `loop.getaddrinfo` runs there, too."""
+    everybodys = re.compile(r"\bto_thread\b|\brun_in_executor\b|\.getaddrinfo\b(?<!socket\.getaddrinfo)|\brun_in_threadpool\b")
+    found = {
+        f"{path.relative_to(ROOT)}: {match}"
+        for folder in ("cache", "pipelines", "stages", "demo")
+        for path in (ROOT / folder).rglob("*.py")
+        for match in everybodys.findall(path.read_text())
+    }
+    assert not found

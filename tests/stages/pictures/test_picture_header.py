@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from stages.contract.blob import Blob
-from stages.pictures.picture_header import Header, PictureFormat, read_header
+from stages.pictures.formats.essence import PictureFormat
+from stages.pictures.picture_header import Header, read_header
 
 
 @pytest.mark.parametrize("format", PictureFormat)

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from pipelines.ingress.pictures.fetch import MAX_REDIRECTS, Fetcher, FetchPolicy
+from pipelines.ingress.pictures.names import NameLookUps
 from stages.contract.errors import ConfigurationError, InvalidRequest, TooLarge
+from stages.host.thread_pool import DaemonThreads
 from tests.pipelines.ingress.picture_server import PictureServer, body, endless, redirect, running, stalled
 
 PARAM = "messages[0].content[1].image_url.url"
@@ -27,7 +29,11 @@ def fetcher(
     server: PictureServer, max_bytes: int = 1000, timeout_s: float = 30, hosts: Sequence[str] = ("127.0.0.1",)
 ) -> Fetcher:
     policy = FetchPolicy(enabled=True, timeout_s=timeout_s, allowed_hosts=tuple(f"{host}:{server.port}" for host in hosts))
-    return Fetcher(policy, max_bytes)
+    return Fetcher(policy, max_bytes, resolver=system())
+
+
+def system() -> NameLookUps:
+    return NameLookUps(DaemonThreads("looking up names", max_threads=8))
 
 
 class Names:
@@ -58,7 +64,7 @@ async def test_the_body_of_an_allowed_address_arrives(server: PictureServer) -> 
 
 
 async def test_fetching_is_off_unless_enabled(server: PictureServer) -> None:
-    off = Fetcher(FetchPolicy(allowed_hosts=(f"127.0.0.1:{server.port}",)), 1000)
+    off = Fetcher(FetchPolicy(allowed_hosts=(f"127.0.0.1:{server.port}",)), 1000, resolver=system())
     assert "fetch.enabled" in (await refusal(off, server.url("/cat"))).message
     assert server.asked == []
 
@@ -67,7 +73,7 @@ async def test_fetching_is_off_unless_enabled(server: PictureServer) -> None:
     "host", ["127.0.0.1", "localhost", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "[::1]", "[::ffff:127.0.0.1]"]
 )
 async def test_loopback_is_refused_however_it_is_written(server: PictureServer, host: str) -> None:
-    error = await refusal(Fetcher(FetchPolicy(enabled=True), 1000), server.url("/cat", host))
+    error = await refusal(Fetcher(FetchPolicy(enabled=True), 1000, resolver=system()), server.url("/cat", host))
     assert "fetch.allowed_hosts" in error.message or "not known" in error.message or "not a valid" in error.message
     assert server.asked == []
 
@@ -89,7 +95,7 @@ async def test_a_name_that_mixes_public_and_private_addresses_is_refused() -> No
 
 
 async def test_an_allowed_host_is_allowed_on_its_port_only(server: PictureServer) -> None:
-    elsewhere = Fetcher(FetchPolicy(enabled=True, allowed_hosts=(f"127.0.0.1:{server.port + 1}",)), 1000)
+    elsewhere = Fetcher(FetchPolicy(enabled=True, allowed_hosts=(f"127.0.0.1:{server.port + 1}",)), 1000, resolver=system())
     assert "no public address" in (await refusal(elsewhere, server.url("/cat"))).message
 
 
@@ -197,7 +203,7 @@ async def test_a_resolver_that_stalls_is_left_in_time() -> None:
 
 async def test_a_server_that_hangs_up_early_is_a_refusal(server: PictureServer) -> None:
     server.answers["/short"] = body(b"x", Content_Length="10")
-    assert "failed" in (await refusal(fetcher(server), server.url("/short"))).message
+    assert "did not answer as it should" in (await refusal(fetcher(server), server.url("/short"))).message
 
 
 async def test_compressed_bytes_are_not_expanded(server: PictureServer) -> None:
@@ -219,7 +225,7 @@ async def test_any_answer_but_200_is_told(server: PictureServer, status: int) ->
     "url", ["http://", "http:///cat", "http://[::1", "http://a:99999/", "http://\x00/", "http://ex ample/", "https:cat"]
 )
 async def test_an_address_that_is_none_is_refused(url: str) -> None:
-    await refusal(Fetcher(FetchPolicy(enabled=True), 1000), url)
+    await refusal(Fetcher(FetchPolicy(enabled=True), 1000, resolver=system()), url)
 
 
 async def test_an_address_with_a_password_is_refused(server: PictureServer) -> None:

@@ -10,6 +10,7 @@ from pipelines.ingress.pictures.fetch import FetchPolicy
 from pipelines.ingress.pictures.image_url import PictureSource
 from pipelines.jobs import ImagePart
 from pipelines.settings.config import LimitsConfig
+from pipelines.threads import Threads
 from stages.contract.errors import InvalidRequest, TooLarge
 from tests.pipelines.ingress.picture_server import PictureServer, body, redirect, running
 from tests.stages.picture_files import FORMATS, png, quarters, save
@@ -20,7 +21,7 @@ CAT = save(quarters(), "PNG")
 
 
 def source(limits: LimitsConfig = LIMITS, fetch: FetchPolicy = FetchPolicy()) -> PictureSource:
-    return PictureSource(limits, fetch)
+    return PictureSource(limits, fetch, Threads.new())
 
 
 def data_url(data: bytes, kind: str = "image/png") -> str:

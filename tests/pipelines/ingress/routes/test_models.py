@@ -1,5 +1,7 @@
 """What is told about the service itself: models, health, readiness, metrics, the description, the page."""
 
+import hashlib
+
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipelines.ingress.request.settings import IngressSettings
@@ -118,8 +120,8 @@ async def test_the_page_allows_nothing_that_is_not_its_own() -> None:
 async def test_the_description_names_every_public_route_and_asks_for_keys_only_where_there_are_any() -> None:
     async with client_for(FakeService()) as client:
         opened = (await client.get("/openapi.json")).json()
-    async with client_for(FakeService(), IngressSettings(keys={"0" * 64: "a"})) as client:
-        keyed = (await client.get("/openapi.json")).json()
+    async with client_for(FakeService(), IngressSettings(keys={hashlib.sha256(b"secret").hexdigest(): "a"})) as client:
+        keyed = (await client.get("/openapi.json", headers={"authorization": "Bearer secret"})).json()
     assert set(opened["paths"]) == {
         "/v1/chat/completions",
         "/v1/images/generations",

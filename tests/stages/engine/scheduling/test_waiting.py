@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from stages.contract.errors import ConfigurationError, QueueFull
 from stages.contract.limits import BatchLimits, QueueLimits
-from stages.engine.scheduling.waiting import Entry, ServiceRate, WaitingLine
+from stages.engine.scheduling.service_rate import ServiceRate
+from stages.engine.scheduling.waiting import Entry, WaitingLine
 
 Make = Callable[..., WaitingLine[str]]
 AGEING_S = 2.0

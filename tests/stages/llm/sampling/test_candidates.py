@@ -25,8 +25,7 @@ def masses_of(size: int, seed: int, spread: float, rows: int = 1) -> torch.Tenso
 
 def in_memory(masses: torch.Tensor, settings: Sampling) -> torch.Tensor:
     kept = masses.clone()
-    for row in kept:
-        keep_in_memory(row, settings)
+    keep_in_memory(kept, [settings] * len(kept))
     return kept
 
 

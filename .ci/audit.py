@@ -1,0 +1,71 @@
+"""Known faults of what is locked, and of what is installed its licences and its bill of materials (CycloneDX).
+
+Runs pip-audit, pip-licenses and cyclonedx-py, of the environment that runs this file. Ends with 1 where a locked version has a
+known fault, with 0 where none is known or no database of faults can be reached; it says which. Decides nothing about licences.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+TOOLS = Path(sys.executable).parent
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--environment", type=Path, required=True, help="the interpreter whose packages are listed")
+    parser.add_argument("--lock", type=Path, required=True, help="the lock whose versions are looked up")
+    parser.add_argument("--into", type=Path, required=True, help="the folder for sbom.json and licenses.json")
+    given = parser.parse_args()
+    given.into.mkdir(parents=True, exist_ok=True)
+    _list_contents(given.environment, given.into / "sbom.json")
+    _list_licenses(given.environment, given.into / "licenses.json")
+    return _look_up(given.lock)
+
+
+def _list_contents(environment: Path, path: Path) -> None:
+    _run("cyclonedx-py", "environment", str(environment), "--output-reproducible", "-o", str(path))
+    print(f"{path}: {len(json.loads(path.read_text())['components'])} packages")
+
+
+def _list_licenses(environment: Path, path: Path) -> None:
+    _run("pip-licenses", f"--python={environment}", "--format=json", "--with-urls", f"--output-file={path}")
+    counted = Counter(entry["License"] for entry in json.loads(path.read_text()))
+    print(f"{path}: " + ", ".join(f"{license} {count}" for license, count in counted.most_common(8)) + ", ...")
+
+
+def _look_up(lock: Path) -> int:
+    told = _run("pip-audit", "-r", str(lock), "--require-hashes", "--disable-pip", "-f", "json", "--progress-spinner", "off")
+    if not told.stdout.startswith("{"):
+        print(f"{lock}: not audited: {_last_line(told.stderr)}")
+        return 0
+    packages: list[dict[str, Any]] = json.loads(told.stdout)["dependencies"]
+    known = [package for package in packages if "skip_reason" not in package]
+    if not known:
+        print(f"{lock}: not audited: no database of known faults can be reached from here")
+        return 0
+    faulty = [(package, fault) for package in known for fault in package["vulns"]]
+    for package, fault in faulty:
+        print(f"{package['name']} {package['version']}: {fault['id']}, fixed in {', '.join(fault['fix_versions']) or 'none'}")
+    print(f"{lock}: {len(known)} of {len(packages)} packages looked up, {len(faulty)} known faults")
+    return 1 if faulty else 0
+
+
+def _run(tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A tool that fails says so on its standard error; only pip-audit's failure is expected."""
+    done = subprocess.run([TOOLS / tool, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode != 0 and tool != "pip-audit":
+        raise SystemExit(f"{tool} failed: {_last_line(done.stderr)}")
+    return done
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["it said nothing"])[-1][:300]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

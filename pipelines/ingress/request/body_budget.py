@@ -1,0 +1,187 @@
+"""How many bytes of bodies one HTTP process holds at a time: of all requests together, as they arrive.
+
+What a request has sent counts until its answer is out, since its pictures are needed so long; its first 64 KiB are free, so that
+text is never refused because of other people's pictures. Who finds no room waits for a moment, and is refused then. While somebody
+waits, whoever has been sending for long makes room: a slow client holds nothing for ever. Knows ASGI messages and nothing of what is
+in them; what stands before the app (Serve's proxy) may read ahead.
+"""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from stages.contract.errors import Overloaded
+
+FREE_BYTES = 64 * 1024
+MAX_WAIT_S = 5.0
+PATIENCE_S = 10.0
+"""How long a body may take to arrive before others that find no room go first."""
+RETRY_AFTER_S = 1.0
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    size: int
+    may_go_on: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class BodyBudget:
+    """On one event loop. Bytes."""
+
+    def __init__(self, max_bytes: int, *, max_wait_s: float = MAX_WAIT_S, patience_s: float = PATIENCE_S) -> None:
+        self._max_bytes, self._max_wait_s, self._patience_s = max_bytes, max_wait_s, patience_s
+        self._held = 0
+        self._waiting: deque[_Waiting] = deque()
+        self._arriving: dict[Body, None] = {}  # in order of arrival
+
+    @property
+    def held_bytes(self) -> int:
+        return self._held
+
+    def limit(self, max_bytes: int) -> None:
+        """Judges what comes from now on by this."""
+        self._max_bytes = max_bytes
+        self._go_on()
+
+    def body(self) -> "Body":
+        """Of a new request. It must be closed."""
+        body = Body(self)
+        self._arriving[body] = None
+        return body
+
+    async def take(self, size: int) -> None:
+        """Raises `Overloaded` where there is no room in time. For `Body`."""
+        if not self._waiting and self._held + size <= self._max_bytes:
+            self._held += size
+            return
+        waiting = _Waiting(size)
+        self._waiting.append(waiting)
+        self._give_up_slow_bodies()
+        try:
+            async with asyncio.timeout(self._max_wait_s):
+                await waiting.may_go_on.wait()
+        except TimeoutError:
+            if not waiting.may_go_on.is_set():
+                raise self._full() from None
+        except asyncio.CancelledError:
+            if waiting.may_go_on.is_set():  # at the same moment
+                self.give_back(size)
+            raise
+        finally:
+            if not waiting.may_go_on.is_set():
+                self._waiting.remove(waiting)
+                self._go_on()
+
+    def give_back(self, size: int) -> None:
+        """For `Body`."""
+        self._held -= size
+        self._go_on()
+
+    def arrived(self, body: "Body") -> None:
+        """For `Body`."""
+        self._arriving.pop(body, None)
+
+    def _go_on(self) -> None:
+        """In order of arrival."""
+        while self._waiting and self._held + self._waiting[0].size <= self._max_bytes:
+            waiting = self._waiting.popleft()
+            self._held += waiting.size
+            waiting.may_go_on.set()
+
+    def _give_up_slow_bodies(self) -> None:
+        """The oldest first, no more of them than it takes to let everybody in who waits."""
+        missing = self._held + sum(waiting.size for waiting in self._waiting) - self._max_bytes
+        now = asyncio.get_running_loop().time()
+        for body in list(self._arriving):
+            if missing <= 0 or now - body.began < self._patience_s:
+                return
+            missing -= body.give_up()
+
+    def _full(self) -> Overloaded:
+        return Overloaded(
+            f"{self._held} bytes of requests are held here, and at most {self._max_bytes} may be at a time "
+            f"(limits.body_bytes_in_flight); no room came within {self._max_wait_s:g} s",
+            retry_after_s=RETRY_AFTER_S,
+        )
+
+
+class Body:
+    """What one request has sent."""
+
+    def __init__(self, budget: BodyBudget) -> None:
+        self._budget = budget
+        self._size, self._held = 0, 0
+        self._given_up = False
+        self._reading: asyncio.Timeout | None = None
+        self.began = asyncio.get_running_loop().time()
+
+    async def receive(self, receive: Receive) -> Message:
+        """The next message, with room for what it holds. Raises `Overloaded`."""
+        if self._given_up:
+            raise _too_slow()
+        try:
+            async with asyncio.timeout(None) as self._reading:
+                message = await receive()
+        except TimeoutError:
+            if self._given_up:
+                raise _too_slow() from None
+            raise
+        finally:
+            self._reading = None
+        if message["type"] == "http.request":
+            await self._take(len(message.get("body", b"")))
+            if not message.get("more_body", False):
+                self._budget.arrived(self)
+        return message
+
+    def give_up(self) -> int:
+        """It has been arriving for too long: who reads it hears so. How many bytes that will free."""
+        if self._given_up or not self._held:
+            return 0
+        self._given_up = True
+        if self._reading is not None:
+            self._reading.reschedule(asyncio.get_running_loop().time())
+        return self._held
+
+    def close(self) -> None:
+        """Its request is over."""
+        self._budget.arrived(self)
+        held, self._held = self._held, 0
+        self._budget.give_back(held)
+
+    async def _take(self, size: int) -> None:
+        self._size += size
+        more = max(0, self._size - FREE_BYTES) - self._held
+        if more > 0:
+            await self._budget.take(more)
+            self._held += more
+
+
+def _too_slow() -> Overloaded:
+    return Overloaded(
+        f"the body took longer than {PATIENCE_S:g} s to arrive while others waited for its room (limits.body_bytes_in_flight)",
+        retry_after_s=RETRY_AFTER_S,
+    )
+
+
+class BoundedBodies:
+    """ASGI middleware: counts every body."""
+
+    def __init__(self, app: ASGIApp, budget: BodyBudget) -> None:
+        self._app, self._budget = app, budget
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        body = self._budget.body()
+
+        async def counted() -> Message:
+            return await body.receive(receive)
+
+        try:
+            await self._app(scope, counted, send)
+        finally:
+            body.close()

@@ -1,0 +1,84 @@
+"""Who may speak to a server that asks for no key: its user, from this machine, and no page of anybody else's.
+
+Without keys whoever reaches the server counts as its one user. That it listens on loopback keeps other machines out, but not the pages
+in this user's browser. Any page can send requests to loopback, and one whose own name comes to resolve to loopback (DNS rebinding) can
+read the answers. So a request must be addressed to a loopback host, and a browser must say that it comes from a page of this very
+server (Fetch Metadata, Origin) or from nobody's: an address that was typed, or a link that opens the page at /, which does nothing by
+itself. Who is no browser says nothing of the kind, and need not. Knows no bodies, and of routes the page's only.
+"""
+
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from pipelines.ingress.request.bodies import shown
+from pipelines.ingress.request.errors import Forbidden, error_response
+from pipelines.settings.loopback import is_loopback
+
+PAGE = "/"
+OWN_SITES = frozenset({"same-origin", "none"})  # of Sec-Fetch-Site
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class LocalCallersOnly:
+    """ASGI middleware: answers 403 in the app's place. Stands behind `RequestLog`, which gives the request its id."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            try:
+                check_local(scope)
+            except Forbidden as error:
+                await error_response(error, Request(scope))(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def check_local(scope: Scope) -> None:
+    """Raises `Forbidden` for a request that may be another's than this machine's user's."""
+    headers = Headers(scope=scope)
+    hosts, peer = headers.getlist("host"), scope.get("client")
+    if peer is not None and not is_loopback(peer[0]):
+        raise Forbidden(f"without auth.keys only this machine is answered; the request is from {shown(peer[0])}")
+    if len(hosts) != 1 or not _is_loopback_host(hosts[0]):
+        raise Forbidden(
+            f"without auth.keys only requests to localhost, 127.0.0.1 or [::1] are answered; the Host header is {shown(hosts)}"
+        )
+    sites = headers.getlist("sec-fetch-site")
+    if not OWN_SITES.issuperset(sites) and not _opens_the_page(scope, headers):
+        raise Forbidden(f"without auth.keys only pages of this server are answered; Sec-Fetch-Site is {shown(sites)}")
+    origins = headers.getlist("origin")
+    if any(_origin(given) != _own_origin(scope, hosts[0]) for given in origins):
+        raise Forbidden(f"without auth.keys only pages of this server are answered; Origin is {shown(origins)}")
+
+
+def _is_loopback_host(value: str) -> bool:
+    """Of a Host header: a host, and a port where there is one."""
+    parsed = _origin(f"http://{value}")
+    return parsed is not None and is_loopback(parsed[1])
+
+
+def _opens_the_page(scope: Scope, headers: Headers) -> bool:
+    """Whether a person follows a link to the page, which is the same for everybody: no script of the link's page can see into it."""
+    said = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest"))
+    return scope["path"] == PAGE and scope["method"] in ("GET", "HEAD") and said == ("navigate", "document")
+
+
+def _own_origin(scope: Scope, host: str) -> tuple[str, str, int] | None:
+    return _origin(f"{scope.get('scheme', 'http')}://{host}")
+
+
+def _origin(address: str) -> tuple[str, str, int] | None:
+    """Scheme, host, port. None: it is no origin of a page (`null`, a path behind it, a user before it)."""
+    try:
+        parts = urlsplit(address)
+        port = parts.port
+    except ValueError:
+        return None
+    if parts.scheme not in DEFAULT_PORTS or not parts.hostname or parts.netloc != address.partition("://")[2]:
+        return None
+    return None if "@" in parts.netloc else (parts.scheme, parts.hostname, port or DEFAULT_PORTS[parts.scheme])

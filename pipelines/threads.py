@@ -1,0 +1,57 @@
+"""The threads of a process that answers HTTP requests: a few for each kind of work, made once, and handed to whoever does it.
+
+Decides how many of each, and how many may wait; there is no pool for everything. Most of this work holds the interpreter's lock, so
+more threads would do it no faster, only keep the event loop waiting for the lock: small numbers are meant. Threads start when they are
+first needed.
+"""
+
+from dataclasses import dataclass
+
+from stages.host.thread_pool import DaemonThreads, ThreadPool, TwoLanes
+
+MAX_WAITING = 4096
+"""Of one kind: of as many requests as a process takes (`ingress.max_ongoing_requests`), several pictures each. What waits is held in
+memory already; what it weighs is bounded elsewhere."""
+
+OFF_LOOP_BYTES = 64 * 1024
+SMALL_BODY_BYTES = 1024 * 1024
+SMALL_PROMPT_CHARS = 16 * 1024
+SMALL_PICTURE_PIXELS = 1024 * 1024
+MAX_LOOK_UPS = 64
+"""Names that are looked up at once. The system's resolver gives up by itself, after ten to thirty seconds as a rule."""
+
+
+@dataclass(frozen=True, slots=True)
+class Threads:
+    """`parsing`: large bodies, by their bytes. `pictures`: strangers' pictures, looked at. `decoding`: and shrunk. `prompts`: chat
+    templates and tokenizers, by characters. `digests`: names of pictures. `painting`: finished pictures to files, by pixels. `answers`:
+    large answers to bytes. `names`: the system's resolver."""
+
+    parsing: TwoLanes
+    pictures: ThreadPool
+    decoding: ThreadPool
+    prompts: TwoLanes
+    digests: ThreadPool
+    painting: TwoLanes
+    answers: ThreadPool
+    names: DaemonThreads
+
+    @classmethod
+    def new(cls) -> "Threads":
+        return cls(
+            parsing=TwoLanes(
+                "reading bodies", threads=1, max_waiting=MAX_WAITING, small=SMALL_BODY_BYTES, inline=OFF_LOOP_BYTES
+            ),
+            pictures=ThreadPool("reading pictures", threads=2, max_waiting=MAX_WAITING),
+            decoding=ThreadPool("decoding pictures", threads=2, max_waiting=MAX_WAITING),
+            prompts=TwoLanes("reading prompts", threads=2, max_waiting=MAX_WAITING, small=SMALL_PROMPT_CHARS),
+            digests=ThreadPool("naming pictures", threads=2, max_waiting=MAX_WAITING),
+            painting=TwoLanes("encoding pictures", threads=2, max_waiting=MAX_WAITING, small=SMALL_PICTURE_PIXELS),
+            answers=ThreadPool("writing answers", threads=2, max_waiting=MAX_WAITING),
+            names=DaemonThreads("looking up names", max_threads=MAX_LOOK_UPS),
+        )
+
+    def close(self) -> None:
+        """What has not started never does; waits for nobody."""
+        for pool in (self.parsing, self.pictures, self.decoding, self.prompts, self.digests, self.painting, self.answers):
+            pool.close()

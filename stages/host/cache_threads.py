@@ -1,0 +1,51 @@
+"""The cache as an event loop may ask it: what may take a while happens in threads of its own.
+
+Decides what must not happen on the loop. As advisory as the cache itself: where all its threads are taken and too many wait, nothing
+is found and nothing is remembered.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+from cache.codec import Arrays
+from cache.tier import TierStats
+from cache.tiered import Found, TieredCache
+from stages.contract.errors import Overloaded
+from stages.host.thread_pool import DaemonThreads, ThreadPool
+
+READERS = 8  # they wait for the network, not for the CPU
+MAX_WAITING = 4096
+
+
+class CacheThreads:
+    """For one event loop. Writes have a thread of their own: no reader waits for one."""
+
+    def __init__(self, cache: TieredCache) -> None:
+        self._cache = cache
+        self._reading = ThreadPool("reading the cache", threads=READERS, max_waiting=MAX_WAITING)
+        self._writing = ThreadPool("writing the cache", threads=1, max_waiting=MAX_WAITING)
+
+    async def get_many(self, keys: Sequence[str]) -> Mapping[str, Found]:
+        if not self._cache.is_far:
+            return self._cache.get_many(keys)
+        with suppress(Overloaded):
+            return await self._reading.run(self._cache.get_many, keys)
+        return {}
+
+    async def put(self, key: str, value: Arrays, *, in_memory_only: bool) -> None:
+        with suppress(Overloaded):
+            await self._writing.run(self._cache.put_in_memory if in_memory_only else self._cache.put, key, value)
+
+    async def forget(self, key: str) -> None:
+        with suppress(Overloaded):
+            await self._writing.run(self._cache.delete, [key])
+
+    async def stats(self) -> Mapping[str, TierStats]:
+        """Raises `Overloaded`, and `Unavailable` once it is closed."""
+        return await self._reading.run(self._cache.stats)
+
+    async def close(self) -> None:
+        """Closes the cache."""
+        await DaemonThreads("closing the cache", max_threads=1).run(self._cache.close)
+        self._reading.close()
+        self._writing.close()
