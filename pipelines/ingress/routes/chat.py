@@ -95,7 +95,10 @@ class ChatRoute:
         )
 
     async def _messages(self, messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
-        size = _num_parts(messages) * PART_BYTES
+        num_parts = _num_parts(messages)
+        if num_parts > MAX_PARTS_IN_ALL:
+            raise InvalidRequest(f"messages hold {num_parts} parts; at most {MAX_PARTS_IN_ALL} in all", param="messages")
+        size = num_parts * PART_BYTES
         num_chars, addresses = await self.threads.parsing.run(size, _looked_through, messages)
         check_length(num_chars, self.settings.limits, param="messages")
         self._check_pictures(addresses)
@@ -161,13 +164,6 @@ def _text_chars(message: ChatMessage) -> int:
     if isinstance(message.content, str):
         return len(message.content)
     return sum(len(part.text) for part in message.content if isinstance(part, TextContent))
-
-
-def _check_parts(messages: Sequence[ChatMessage]) -> None:
-    """Raises `InvalidRequest`."""
-    num_parts = sum(1 if isinstance(message.content, str) else len(message.content) for message in messages)
-    if num_parts > MAX_PARTS_IN_ALL:
-        raise InvalidRequest(f"messages hold {num_parts} parts; at most {MAX_PARTS_IN_ALL} in all", param="messages")
 
 
 def _check(body: ChatBody, settings: IngressSettings) -> None:

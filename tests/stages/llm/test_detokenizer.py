@@ -244,7 +244,7 @@ def test_a_long_stop_string_costs_a_character_no_more_than_a_short_one(stop: str
 
 def test_tokens_without_text_cost_the_same_however_many_they_are(tokenizer: Tokenizer) -> None:
     """Their log probabilities wait for text."""
-    texts, token = TokenTexts(tokenizer), tokenizer.token_to_id("<|endoftext|>")
+    texts, token = TokenTexts(tokenizer), token_of(tokenizer, "<|endoftext|>")
     logprob = texts.logprob(token, -1.0)
 
     def pushed(text: str) -> None:
