@@ -22,6 +22,7 @@ from tests.stages.diffusion.tiny import (
     save_stable_diffusion_3,
     save_stable_diffusion_xl,
 )
+from tests.stages.text.hostile import UNITS, repeated
 
 pytestmark = pytest.mark.models
 
@@ -98,3 +99,15 @@ def test_a_checkpoint_without_tokenizers_is_refused(tmp_path: Path) -> None:
     shutil.rmtree(folder / "tokenizer")
     with pytest.raises(ConfigurationError, match="tokenizer"):
         PromptLengths.load(checkpoint_of(folder))
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_a_prompt_that_is_far_too_long_is_refused_whatever_its_characters(flux: PromptLengths, name: str) -> None:
+    with pytest.raises(InvalidRequest, match="the prompt has more than") as caught:
+        flux.positions(repeated(UNITS[name], 150_000) + " a" * 25_000)
+    assert caught.value.param == "prompt"
+
+
+@pytest.fixture(scope="module")
+def flux(tmp_path_factory: pytest.TempPathFactory) -> PromptLengths:
+    return PromptLengths.load(checkpoint_of(save_flux(tmp_path_factory.mktemp("flux"))))
