@@ -3,6 +3,7 @@
 Effort is the process's CPU time, so neighbours on the machine don't count; the plain text is read in the same process.
 """
 
+import random
 import time
 from collections.abc import Callable
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 UNITS = {
     "a word": "a",
     "another word": "qxjz",
+    "a word of many merges": "".join(random.Random(0).choices("etaoinshrdlu", k=3_000)),
     "spaces": " ",
     "spaces and tabs": " \t",
     "lines": "\n",
