@@ -335,6 +335,13 @@ async def test_more_pictures_or_text_than_configured_are_refused_with_the_settin
     assert "limits.prompt_chars" in text["message"]
 
 
+async def test_more_parts_in_all_than_a_template_may_have_to_write_are_refused() -> None:
+    message = {"role": "user", "content": [{"type": "text", "text": ""}] * 1024}
+    error = await refused(chat_body("x") | {"messages": [message] * 9})
+    assert error["param"] == "messages"
+    assert "9216 parts; at most 8192" in error["message"]
+
+
 async def test_a_picture_over_the_bounds_is_413_before_it_is_decoded() -> None:
     async with client_for(FakeService(), IngressSettings(LimitsConfig(image_pixels=100))) as client:
         response = await client.post(PATH, json=chat_body([image_part(png(20, 20))]))
