@@ -23,8 +23,8 @@ READY_S = 300
 
 
 class Server:
-    def __init__(self, url: str, app_name: str) -> None:
-        self.url, self._app_name = url, app_name
+    def __init__(self, url: str, app_name: str, pid: int) -> None:
+        self.url, self._app_name, self._pid = url, app_name, pid
         self.http = httpx.Client(base_url=url, timeout=120, trust_env=False)
         self.openai = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120)
 
@@ -57,6 +57,17 @@ class Server:
             if title.search(" ".join(process.info["cmdline"] or []))
         ]
 
+    @contextmanager
+    def controller_away(self) -> Iterator[None]:
+        """Serve's controller is there, and does nothing."""
+        ours = psutil.Process(self._pid).children(recursive=True)
+        (controller,) = [process for process in ours if "ServeController" in " ".join(process.cmdline())]
+        controller.suspend()
+        try:
+            yield
+        finally:
+            controller.resume()
+
 
 def eventually(check: Callable[[], bool], what: str, timeout_s: float = 120) -> None:
     """Waits for a condition of the real world; fails with its name."""
@@ -83,7 +94,7 @@ def served(config: dict[str, Any], folder: Path) -> Iterator[Server]:
         process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
         try:
             _wait_until_ready(process, log)
-            with closing(Server(f"http://127.0.0.1:{port}", config["applications"][0]["name"])) as server:
+            with closing(Server(f"http://127.0.0.1:{port}", config["applications"][0]["name"], process.pid)) as server:
                 yield server
             process.send_signal(signal.SIGINT)
             assert process.wait(timeout=60) == 0, log.read_text()

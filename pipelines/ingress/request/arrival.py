@@ -22,6 +22,7 @@ from pipelines.ingress.schemas.strict import AskingBody
 from pipelines.jobs import ModelCard, Service
 from pipelines.threads import Threads
 from stages.contract.errors import InvalidRequest, NotAuthorized
+from stages.host.thread_pool import TENANT
 
 B = TypeVar("B", bound=AskingBody)
 T = TypeVar("T")
@@ -51,6 +52,7 @@ class Arrival:
         """Raises `NotAuthorized`."""
         caller = self.settings.key_ring().identify(request.headers.get("authorization"))
         request.state.tenant = caller.tenant  # for `RequestLog`, which counts
+        TENANT.set(caller.tenant)
         return caller
 
     def is_known(self, request: Request) -> bool:

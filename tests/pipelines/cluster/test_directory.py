@@ -68,7 +68,7 @@ class Table:
 @pytest.fixture
 def controller(monkeypatch: pytest.MonkeyPatch) -> Iterator[Controller]:
     controller = Controller()
-    monkeypatch.setattr(directory.serve, "status", controller.status)
+    monkeypatch.setattr("ray.serve.status", controller.status)
     monkeypatch.setattr(directory, "ANSWER_WITHIN_S", 0.05)
     yield controller
     controller.here.set()
