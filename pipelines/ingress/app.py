@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from pipelines.ingress.pictures.image_url import PictureSource
@@ -86,15 +87,16 @@ def create_app(service: Service, settings: IngressSettings, kept: Kept | None = 
     _add_embeddings(app, EmbeddingsRoute(arrival, settings, pictures, receipts, threads))
     _add_models(app, ModelsRoute(service), arrival, keyed=keyed)
     add_playground(app)
-    description = describe(
-        app,
-        {
-            ChatBody: _ids(service, "image_text"),
-            ImagesBody: _ids(service, "text_to_image"),
-            EditBody: tuple(card.id for card in service.models() if card.pipeline == "text_to_image" and card.accepts_images),
-            EmbeddingsBody: _ids(service, "embed"),
-        },
-    )
+    painters = [card for card in service.models() if card.pipeline == "text_to_image"]
+    ids: dict[type[BaseModel], tuple[str, ...]] = {
+        ChatBody: _ids(service, "image_text"),
+        ImagesBody: tuple(card.id for card in painters),
+        EditBody: tuple(card.id for card in painters if card.accepts_images),
+        EmbeddingsBody: _ids(service, "embed"),
+    }
+    if settings.models:  # each tenant has its own; the description is for all
+        ids = dict.fromkeys(ids, ())
+    description = describe(app, ids)
     _add_operations(app, kept.metrics, description, arrival, keyed=keyed)
     return app
 
@@ -173,8 +175,7 @@ def _add_models(app: FastAPI, route: ModelsRoute, arrival: Arrival, *, keyed: bo
     )
     async def models(request: Request) -> Response:
         """What can be asked, and the stages behind each model."""
-        arrival.identify(request)
-        return json_response((await route.listed()).to_json())
+        return json_response((await route.listed(arrival.seen(request))).to_json())
 
     @app.get(
         "/v1/models/{model:path}",
@@ -183,8 +184,7 @@ def _add_models(app: FastAPI, route: ModelsRoute, arrival: Arrival, *, keyed: bo
         openapi_extra=operation(keyed=keyed),
     )
     async def model(request: Request, model: str) -> Response:
-        arrival.identify(request)
-        return json_response((await route.one(model)).to_json())
+        return json_response((await route.one(model, arrival.seen(request))).to_json())
 
     @app.get(
         "/health", response_model=None, responses={200: {"model": Health}, **error_answers(403)}, openapi_extra=operation()
@@ -205,7 +205,7 @@ def _add_models(app: FastAPI, route: ModelsRoute, arrival: Arrival, *, keyed: bo
     )
     async def ready(request: Request) -> Response:
         """Whether every stage that a model needs has a live replica. Which have none is told where no key is needed, and with a key."""
-        readiness = await route.readiness(whole=arrival.is_known(request))
+        readiness = await route.readiness(arrival.seen_by_anyone(request))
         return json_response(readiness.to_json(), status=200 if readiness.ready else 503)
 
 
