@@ -24,8 +24,8 @@ SERVED_AT = "TRIPTYCH_TESTS_SERVED_AT"  # in the environment of all that a serve
 
 
 class Server:
-    def __init__(self, url: str, app_name: str, pid: int) -> None:
-        self.url, self._app_name, self._pid = url, app_name, pid
+    def __init__(self, url: str, app_name: str) -> None:
+        self.url, self._app_name = url, app_name
         self.http = httpx.Client(base_url=url, timeout=120, trust_env=False)
         self.openai = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120)
 
@@ -70,7 +70,7 @@ class Server:
     @contextmanager
     def controller_away(self) -> Iterator[None]:
         """Serve's controller is there, and does nothing."""
-        ours = psutil.Process(self._pid).children(recursive=True)
+        ours = self.processes().values()
         (controller,) = [process for process in ours if "ServeController" in " ".join(process.cmdline())]
         controller.suspend()
         try:
@@ -108,7 +108,7 @@ def served(config: dict[str, Any], folder: Path) -> Iterator[Server]:
         )
         try:
             _wait_until_ready(process, log)
-            with closing(Server(url, config["applications"][0]["name"], process.pid)) as server:
+            with closing(Server(url, config["applications"][0]["name"])) as server:
                 yield server
             process.send_signal(signal.SIGINT)
             assert process.wait(timeout=60) == 0, log.read_text()
