@@ -9,7 +9,6 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
 
 from pipelines.ingress.pictures.image_url import PictureSource
 from pipelines.ingress.pictures.picture_store import PictureStore
@@ -23,7 +22,7 @@ from pipelines.ingress.request.receipts import ReceiptPrinter
 from pipelines.ingress.request.request_log import RequestLog
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.ingress.request.whole_answer import WholeAnswer
-from pipelines.ingress.routes.api_description import POST_ERRORS, asking, describe, error_answers, operation
+from pipelines.ingress.routes.api_description import POST_ERRORS, ApiDescription, asking, describe, error_answers, operation
 from pipelines.ingress.routes.chat import ChatRoute
 from pipelines.ingress.routes.embeddings import EmbeddingsRoute
 from pipelines.ingress.routes.images import ImagesRoute
@@ -87,7 +86,6 @@ def create_app(service: Service, settings: IngressSettings, kept: Kept | None = 
     _add_images(app, ImagesRoute(arrival, settings, pictures, receipts, kept.pictures, threads))
     _add_embeddings(app, EmbeddingsRoute(arrival, settings, pictures, receipts, threads))
     _add_models(app, ModelsRoute(service), arrival, keyed=keyed)
-    _add_operations(app, kept.metrics, arrival, keyed=keyed)
     add_playground(app)
     painters = [card for card in service.models() if card.pipeline == "text_to_image"]
     ids: dict[type[BaseModel], tuple[str, ...]] = {
@@ -98,7 +96,8 @@ def create_app(service: Service, settings: IngressSettings, kept: Kept | None = 
     }
     if settings.models:  # each tenant has its own; the description is for all
         ids = dict.fromkeys(ids, ())
-    describe(app, ids)
+    description = describe(app, ids)
+    _add_operations(app, kept.metrics, description, arrival, keyed=keyed)
     return app
 
 
@@ -210,11 +209,15 @@ def _add_models(app: FastAPI, route: ModelsRoute, arrival: Arrival, *, keyed: bo
         return json_response(readiness.to_json(), status=200 if readiness.ready else 503)
 
 
-def _add_operations(app: FastAPI, metrics: RequestMetrics, arrival: Arrival, *, keyed: bool) -> None:
+def _add_operations(
+    app: FastAPI, metrics: RequestMetrics, description: ApiDescription, arrival: Arrival, *, keyed: bool
+) -> None:
+    writing = arrival.threads.answers
+
     @app.get("/openapi.json", include_in_schema=False)
-    async def description(request: Request) -> Response:
+    async def openapi(request: Request) -> Response:
         arrival.identify(request)
-        return JSONResponse(app.openapi())
+        return WholeAnswer([await writing.run(description.to_json)])
 
     @app.get(
         "/metrics",
@@ -227,5 +230,5 @@ def _add_operations(app: FastAPI, metrics: RequestMetrics, arrival: Arrival, *, 
         and all only for operators."""
         tenant = arrival.identify(request).tenant
         whole = arrival.settings.sees_all(tenant)
-        page = await metrics.page(arrival.service) if whole else metrics.own_page(tenant)
-        return Response(page, headers={"content-type": CONTENT_TYPE})
+        page = await metrics.page(arrival.service, writing) if whole else metrics.own_page(tenant)
+        return WholeAnswer([page], media_type=CONTENT_TYPE)
