@@ -31,6 +31,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeVar
 
 from stages.contract.engine import Load
@@ -48,6 +49,7 @@ W = TypeVar("W")
 MIN_WEIGHT = 0.5  # a row of low priority, with all its time left
 MAX_WEIGHT = 4.0  # a row of high priority, close to its deadline
 MAX_PREEMPTIONS = 3
+NOTHING: Mapping[str, float] = MappingProxyType({})
 CLOSE = 0.75  # of the time that an entry was allowed: once so much is used up, its deadline is close
 
 
@@ -361,12 +363,23 @@ class IterativeScheduler(Scheduler[W]):
             lines.setdefault(row.tenant, []).append(row)
         return lines
 
-    def complete(self, ids: Collection[str], seconds: float, *, done: Collection[str], shares: Mapping[str, Share]) -> None:
+    def complete(
+        self,
+        ids: Collection[str],
+        seconds: float,
+        *,
+        done: Collection[str],
+        shares: Mapping[str, Share],
+        worked: Mapping[str, float] = NOTHING,
+    ) -> None:
         """A step of these rows took `seconds`. Those in `done` (well or not) leave; `shares`: what others need of their next
-        step, where it changed. Ids that left during the step are passed over.
+        step, where it changed; `worked`: what was done of their cost, where that was not all. Ids that left during the step are
+        passed over.
         """
         finished = 0.0
         for row in [self._rows[entry_id] for entry_id in ids if entry_id in self._rows]:
+            if (work := worked.get(row.entry.id)) is not None and row.tenant in self._used:
+                self._used[row.tenant] += work - row.cost
             if row.entry.id in done:
                 finished += self._rows.pop(row.entry.id).entry.cost
             elif row.entry.id in shares:

@@ -302,6 +302,18 @@ def test_memory_that_runs_out_takes_a_row_of_whoever_has_most() -> None:
     assert [each.tenant for each in iter(scheduler.take_excess, None)] == ["a", "a"]
 
 
+def test_of_what_a_step_did_only_in_part_that_part_is_charged() -> None:
+    """Prompts that share a step's tokens: one had them all."""
+    scheduler: IterativeScheduler[str] = IterativeScheduler(BatchLimits(2), ROOM)
+    for number in range(3):
+        for tenant in "ab":
+            scheduler.add(entry(f"{tenant}{number}", tenant, cost=8.0))
+    assert start_all(scheduler) == ["a0", "b0"]
+    chosen = scheduler.next_batch(0.0)
+    scheduler.complete(ids(chosen.entries), 8.0, done=["a0", "b0"], shares={}, worked={"b0": 0.0})
+    assert start_all(scheduler) == ["b1", "a1"], "it has had less"
+
+
 def test_what_left_in_the_middle_of_a_step_has_had_it_all_the_same() -> None:
     scheduler: IterativeScheduler[str] = IterativeScheduler(BatchLimits(1), ROOM)
     flood(scheduler, "a", 9)
