@@ -17,11 +17,13 @@ from typing import Any
 from numpy.typing import NDArray
 
 from pipelines.cluster.autoscaling import LOAD
+from pipelines.cluster.loop_watch import LoopWatch
 from pipelines.settings.private_redis import embedded_directory
 from pipelines.settings.replica_spec import ReplicaSpec
 from stages.contract.item import Item, Reply
 from stages.device.cores import available_cores, cores_of_this_machine
 from stages.device.openmp import limit_threads
+from stages.engine.health import MAX_STEP_S
 from stages.host.host import StageHost
 from stages.host.loading import load_into
 from stages.host.makers import StageCaller
@@ -56,17 +58,18 @@ class StageReplica:
             seconds, device = time.monotonic() - began, loaded.stage.device
             log.info("%s loaded from %s on %s in %s, in %.1f s", stage.name, stage.source, device, loaded.dtype, seconds)
         self._reporting: asyncio.Task[None] | None = None
+        self._watch: LoopWatch | None = None
 
     @property
     def host(self) -> StageHost:
         return self._host
 
     async def call(self, stage: str, item: Item[Any]) -> Reply[Any]:
-        self._report_from_now_on()
+        self._begin_on_this_loop()
         return await self._host.call(stage, item)
 
     async def stream(self, stage: str, item: Item[Any] | PackedItem, *beside: NDArray[Any]) -> AsyncIterator[Sequence[object]]:
-        self._report_from_now_on()
+        self._begin_on_this_loop()
         async with aclosing(self._host.stream(stage, unpacked(item, beside))) as batches:
             async for events in batches:
                 yield events
@@ -77,15 +80,18 @@ class StageReplica:
         Serve 2.60 replaces a replica that raises three times in a row, and stops it gracefully: it waits for calls that are under
         way (a broken engine has failed them all), then for `close` (which waits for no device that is broken), then kills it.
         """
-        self._report_from_now_on()
+        self._begin_on_this_loop()
         self._host.check()
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Called by Serve. What the engines have in hand: what waits for another stage's result is no work for this one."""
         return {LOAD: float(sum(load.queued + load.running for load in self._host.load().values()))}
 
-    def _report_from_now_on(self) -> None:
-        """Starts reporting on the loop that calls arrive on, which is not there yet in the constructor."""
+    def _begin_on_this_loop(self) -> None:
+        """Reports on, and watches, the loop that calls arrive on, which is not there yet in the constructor."""
+        if self._watch is None:
+            limit_s = max((stage.max_step_s for stage in self._spec.stages), default=MAX_STEP_S)
+            self._watch = LoopWatch(limit_s, _end_process)
         if self._table is not None and (self._reporting is None or self._reporting.done()):
             self._reporting = asyncio.create_task(self._report())
 
@@ -104,9 +110,17 @@ class StageReplica:
             await asyncio.sleep(REPORT_PERIOD_S)
 
     async def close(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
         if self._reporting is not None:
             self._reporting.cancel()
         await self._host.close()
+
+
+def _end_process(where: str) -> None:
+    """Serve would stop it in order, and wait for the requests that its loop can't end, its device taken meanwhile."""
+    log.critical("the event loop has stopped turning (models.*.*.max_step_s); this process ends. It is here:\n%s", where)
+    os._exit(1)
 
 
 @contextmanager

@@ -156,13 +156,17 @@ def _faults_named(max_pixels: int, param: str) -> Iterator[None]:
     except BadHeader as error:
         raise InvalidRequest(f"{param}: not a picture that can be read: {error}", param=param) from error
     except Exception as error:  # plugins raise a dozen kinds of errors for hostile files, and none of them is ours
-        raise InvalidRequest(f"{param}: not a picture that can be read: {_reason(error)}", param=param) from error
+        why = f"{type(error).__name__}: {error}"
+        raise InvalidRequest(
+            f"{param}: not a picture that can be read: {_reason(error)}", param=param, detail=why[:200]
+        ) from error
 
 
 def _reason(error: Exception) -> str:
-    """For the client: what a plugin said, unless it speaks of our objects."""
+    """For the client: what a plugin said of the file, which it does in these classes; others speak of the code."""
     text = str(error)
-    return f"{type(error).__name__}" if not text or "object at 0x" in text else text[:200]
+    is_of_the_file = isinstance(error, OSError | SyntaxError | EOFError) and text and "object at 0x" not in text
+    return text[:200] if is_of_the_file else "it is damaged"
 
 
 def _check_size(width: int, height: int, max_pixels: int, param: str) -> None:

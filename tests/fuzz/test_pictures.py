@@ -7,8 +7,9 @@ from hypothesis import given
 from PIL import Image
 
 from stages.contract.errors import InvalidRequest
-from stages.pictures.picture import PictureInfo, decode, inspect
-from stages.pictures.picture_header import BadHeader, Header, read_header
+from stages.pictures.formats.essence import BadHeader
+from stages.pictures.picture import PictureInfo, decoded, inspect
+from stages.pictures.picture_header import Header, read_header
 from tests.fuzz.effort import effort
 from tests.fuzz.mutations import mutated
 from tests.stages.picture_files import FORMATS, quarters, save
@@ -65,7 +66,8 @@ def looked_at(data: bytes) -> PictureInfo | InvalidRequest:
 
 def read(data: bytes) -> Image.Image | InvalidRequest:
     try:
-        return decode(data, max_pixels=MAX_PIXELS, param=PARAM)
+        with decoded(data, max_pixels=MAX_PIXELS, param=PARAM) as image:
+            return image.copy()
     except InvalidRequest as error:
         return error
 

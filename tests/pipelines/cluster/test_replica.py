@@ -1,4 +1,4 @@
-"""What a replica does about a load that never ends, in a process of its own."""
+"""What a replica does about a load, or a call on its event loop, that never ends: in a process of its own."""
 
 import subprocess
 import sys
@@ -13,6 +13,22 @@ with time_limit(0.05, "loading m.llm", "models.*.*.max_load_s"):
 print("it ended")
 """
 
+HOLDS_UP = """
+import asyncio, threading
+from pipelines.cluster.loop_watch import LoopWatch
+from pipelines.cluster.replica import _end_process
+
+def check_that_never_ends():
+    threading.Event().wait(60)
+
+async def run():
+    watch = LoopWatch(0.05, _end_process, period_s=0.01, grace_s=0.05)
+    check_that_never_ends()
+
+asyncio.run(run())
+print("it ended")
+"""
+
 
 def test_a_load_that_hangs_ends_its_process_and_says_why() -> None:
     process = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=60, check=False)
@@ -24,3 +40,11 @@ def test_a_load_that_hangs_ends_its_process_and_says_why() -> None:
 def test_one_that_ends_in_time_ends_nothing() -> None:
     with time_limit(3600, "loading", "models.*.*.max_load_s"):
         pass
+
+
+def test_a_call_that_holds_up_the_event_loop_ends_the_process_and_is_named() -> None:
+    process = subprocess.run([sys.executable, "-c", HOLDS_UP], capture_output=True, text=True, timeout=60, check=False)
+    assert process.returncode == 1
+    assert process.stdout == ""
+    assert "the event loop has stopped turning" in process.stderr
+    assert "check_that_never_ends" in process.stderr

@@ -15,9 +15,10 @@ from stages.contract.errors import (
     TriptychError,
     Unavailable,
 )
+from stages.pictures.picture import inspect
 from tests.pipelines.ingress.fakes import CHAT, EMBED, PAINT, FakeService, Trouble
 from tests.pipelines.ingress.staged import Staged
-from tests.pipelines.ingress.surface import JsonObject, chat_body, client_for
+from tests.pipelines.ingress.surface import JsonObject, chat_body, client_for, png
 
 SECRET = "/home/ada/models: mat1 and mat2 shapes cannot be multiplied (77x32 and 64x64)"
 ID = "request-7"
@@ -106,7 +107,7 @@ async def test_a_device_that_broke_is_told_without_what_broke_it(service: Staged
     def fail(*values: Any) -> Any:
         raise RuntimeError(f"CUDA error: an illegal memory access was encountered at {SECRET}")
 
-    service.llm.step = fail  # type: ignore[method-assign]
+    service.llm.step = fail  # type: ignore[method-assign, assignment]
     first, second = await told(service, *CHATTING), await told(service, *CHATTING)
     assert '"code":"unavailable"' in first + second
     assert "illegal" not in first + second
@@ -118,3 +119,26 @@ async def test_a_stage_that_is_not_there_is_no_affair_of_a_clients(service: Stag
     answer = await told(service, *CHATTING)
     assert '"code":"configuration_error"' in answer
     assert "hosted" not in answer
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError("image file is truncated (3 bytes not processed)"), "image file is truncated (3 bytes not processed)"),
+        (SyntaxError("broken PNG file"), "broken PNG file"),
+        (OSError("cannot identify image file <_io.BytesIO object at 0x7f>"), "it is damaged"),
+        (TypeError("unsupported operand type(s) for >>: 'NoneType' and 'int'"), "it is damaged"),
+        (ValueError("buffer is smaller than requested size"), "it is damaged"),
+    ],
+)
+def test_of_a_picture_that_cannot_be_read_a_client_is_told_what_is_wrong_with_the_file(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+) -> None:
+    def fail(*values: Any, **named: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr("PIL.Image.open", fail)
+    with pytest.raises(InvalidRequest) as refused:
+        inspect(png(), max_bytes=1000, max_pixels=1000, param="image")
+    assert refused.value.message == f"image: not a picture that can be read: {told}"
+    assert str(error) in str(refused.value)

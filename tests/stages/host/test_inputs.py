@@ -10,6 +10,7 @@ import pytest
 
 from cache.memory import MemoryTier
 from cache.tiered import TieredCache
+from stages.checkpoints.checkpoint import Contents
 from stages.contract.errors import (
     ConfigurationError,
     DeadlineExceeded,
@@ -50,7 +51,7 @@ class Scene:
         self.far, self.memory = FarTier(), MemoryTier(2**20)
         self.adder, self.count = Adder(), Countdown(slots=2)
         self.there = StageHost(cache=TieredCache([self.far]), replica="there")
-        self.there.add("m.adder", self.adder, weights="w")
+        self.there.add("m.adder", self.adder, contents=Contents("", "w"))
         self.elsewhere = Elsewhere(self.there)
         self.here = StageHost(cache=TieredCache([self.memory, self.far]), replica="here", elsewhere=self.elsewhere)
         self.here.add("m.count", self.count, batch=BatchLimits(2), queue=QueueLimits(3))
@@ -428,7 +429,7 @@ async def test_one_shot_stages_wait_for_inputs_before_the_engine_hears_of_them()
 
 
 async def test_a_name_that_two_stages_elsewhere_make_is_asked_of_each(scene: Scene) -> None:
-    scene.there.add("b.adder", Adder(), dtype="bfloat16", weights="w")
+    scene.there.add("b.adder", Adder(), dtype="bfloat16", contents=Contents("", "w"))
     scene.elsewhere.hold()
     both = [scene.start(Recipe("n", stage, Add(2))) for stage in ("m.adder", "b.adder")]
     await once(lambda: len(scene.elsewhere.items) == 2)
@@ -447,7 +448,7 @@ async def test_what_replaced_weights_made_is_not_found_any_more_and_what_other_p
     await scene.start(plus(1))
     await asyncio.gather(scene.here.settled(), scene.there.settled())
     newer = scene.elsewhere.host = StageHost(cache=TieredCache([MemoryTier(2**20)]))
-    newer.add("m.adder", Adder(), dtype=dtype, weights="newer")
+    newer.add("m.adder", Adder(), dtype=dtype, contents=Contents("", "newer"))
     assert outcomes(await scene.start(plus(2))) == ["miss"]
     assert outcomes(await scene.start(plus(1))) == [outcome]
     await newer.close()
