@@ -212,7 +212,7 @@ def _url(socket: Path) -> str:
 
 
 def _ping(socket: Path) -> None:
-    client = LimitedClient(_url(socket), Patience(_ANSWER_WITHIN_S), private=True)
+    client = LimitedClient(_url(socket), Patience(_ANSWER_WITHIN_S), private=lambda: socket)
     try:
         client.ask([("PING",)])
     finally:

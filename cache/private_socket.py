@@ -8,7 +8,12 @@ import socket
 import stat
 import struct
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+Private = Callable[[], Path]
+"""Where the socket of a server of this user's own is now: in a folder of this user alone, which is looked at before every connection (a
+user's runtime folder may go and come)."""
 
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 

@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 from redis.connection import Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection, parse_url
 from redis.retry import Retry
 
-from cache.private_socket import refuse_strangers, refuse_unless_private
+from cache.private_socket import Private, refuse_strangers, refuse_unless_private
 
 Command = tuple[str | bytes | int, ...]
 """("GET", "key"): a command and its arguments."""
@@ -60,12 +60,12 @@ class Exchange:
 
 class LimitedClient:
     """Round trips from any thread, each within its exchange. Raises `ValueError` for a URL that is none (redis://, rediss://,
-    unix://). `private`: the URL is of a socket in a folder of this user alone, and so must be whoever answers there."""
+    unix://). `private`: the URL is of a unix socket of a server of this user's own."""
 
-    def __init__(self, url: str, patience: Patience, *, private: bool = False) -> None:
+    def __init__(self, url: str, patience: Patience, *, private: Private | None = None) -> None:
         given = parse_url(url)  # type: ignore[no-untyped-call]
         kind = _LIMITED.get(given.pop("connection_class", Connection))
-        if kind is None or (private and kind is not _LimitedUnix):
+        if kind is None or (private is not None and kind is not _LimitedUnix):
             raise ValueError(
                 "connection_class is not for a URL to say" if kind is None else "only a unix socket can be private"
             )
@@ -117,7 +117,7 @@ class _Limits:
 
     exchange: Callable[[], Exchange]
     connecting: threading.BoundedSemaphore
-    private: bool
+    private: Private | None
 
 
 class _LimitedSocket:
@@ -168,8 +168,9 @@ class _LimitedTls(_Limited, SSLConnection):
 
 class _LimitedUnix(_Limited, UnixDomainSocketConnection):
     def _connect(self) -> Any:
-        if not self._limits.private:
+        if self._limits.private is None:
             return _LimitedSocket(super()._connect(), self._limits.exchange)  # type: ignore[no-untyped-call]
+        self.path = str(self._limits.private())
         refuse_unless_private(Path(self.path).parent)
         connected = super()._connect()  # type: ignore[no-untyped-call]
         try:

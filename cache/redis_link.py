@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from cache.breaker import Breaker
+from cache.private_socket import Private
 from cache.redis_connection import Command, LimitedClient, Patience
 
 Clock = Callable[[], float]
@@ -19,7 +20,7 @@ log = logging.getLogger("triptych.cache")
 
 class RedisLink:
     """Round trips to one server, from any thread. Connects when it is first asked, and again whenever it must. `private`: only to a
-    server of this user's own, in a folder of this user alone.
+    server of this user's own.
 
     Raises `ValueError` for a URL that is none (redis://, rediss://, unix://); nothing else, ever.
     """
@@ -32,7 +33,7 @@ class RedisLink:
         largest_write_bytes: int,
         breaker: Breaker,
         clock: Clock = time.monotonic,
-        private: bool = False,
+        private: Private | None = None,
     ) -> None:
         self._client = LimitedClient(url, patience, private=private)
         self._largest_write_bytes = largest_write_bytes

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from cache.breaker import Breaker
 from cache.codec import Arrays, CorruptValue, decode, encode, is_storable, size_of
 from cache.finite import is_finite
+from cache.private_socket import Private
 from cache.redis_connection import Command, Patience
 from cache.redis_link import Clock, RedisLink
 from cache.tier import TierStats
@@ -49,7 +50,7 @@ class RedisTier:
         patience: Patience = Patience(),
         breaker: Breaker | None = None,
         clock: Clock = time.monotonic,
-        private: bool = False,
+        private: Private | None = None,
     ) -> None:
         self._namespace, self._max_value_bytes, self._patience, self._clock = namespace, max_value_bytes, patience, clock
         self._expiry: Command = () if ttl_s is None else ("PX", max(1, round(ttl_s * 1000)))

@@ -7,6 +7,7 @@ passes the typed settings only while this module has no postponed annotations.
 """
 
 import asyncio
+import gc
 import logging
 import time
 from collections.abc import Mapping
@@ -143,7 +144,10 @@ class Ingress:
         pixels_of_this_process().limit(pixels_in_flight(limits.limits))
         if self._served is None or _what_is_served(self._served[0]) != _what_is_served(settings):
             self._served = settings, self._service(settings)
-        self._kept = self._kept if self._kept is not None else Kept.new(limits, self._threads)
+        if self._kept is None:
+            self._kept = Kept.new(limits, self._threads)
+            gc.collect()
+            gc.freeze()  # or the collector looks through all of it again and again, and holds up every request meanwhile
         return Built(given, create_app(self._served[1], limits, self._kept), version_of(given))
 
     def _changed(self, built: Built[dict[str, Any]] | None) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 from cache.keys import name
+from pipelines.agreement import AgreeingClient
 from pipelines.client import StageClient
 from pipelines.embed import ClipEmbedPipeline
 from pipelines.image_text import ImageTextPipeline
@@ -32,6 +33,11 @@ from stages.diffusion.prompt_lengths import PromptLengths
 from stages.host.registry import PROJECTOR_FILES, StageSpec, part_files
 from stages.llm.messages import Sampling
 
+NAMED = ("vision_encoder", "embedder", "text_encoder", "vae_encoder")
+"""Kinds of stage whose results pipelines name."""
+UNREAD = ("vae_decoder",)
+"""Kinds of whose files nothing is read here."""
+
 T = TypeVar("T")
 
 
@@ -47,8 +53,10 @@ class Triptych:
     """Implements `pipelines.jobs.Service` over a configuration."""
 
     def __init__(self, config: AppConfig, client: StageClient, directory: StageDirectory, threads: Threads) -> None:
-        self._config, self._client, self._directory, self._threads = config, client, directory, threads
+        self._config, self._directory, self._threads = config, directory, threads
         self._specs = stage_specs(config)
+        self._made_for = {name: _read_of(spec) for name, spec in self._specs.items() if spec.kind not in UNREAD}
+        self._clients = {model_id: self._agreeing(client, model_id) for model_id in config.models}
         self._chat: dict[str, ChatPipeline] = {}
         self._paint: dict[str, PaintPipeline] = {}
         self._embed: dict[str, EmbedPipeline] = {}
@@ -103,7 +111,7 @@ class Triptych:
             case EmbedModel():
                 fingerprint, max_pixels = self._named(f"{model_id}.embedder"), self._config.limits.image_pixels
                 self._embed[model_id] = ClipEmbedPipeline(
-                    model_id, self._client, threads=self._threads, fingerprint=fingerprint, max_pixels=max_pixels
+                    model_id, self._clients[model_id], threads=self._threads, fingerprint=fingerprint, max_pixels=max_pixels
                 )
                 return ModelCard(model_id, "embed", stages, created)
 
@@ -111,7 +119,11 @@ class Triptych:
         """The name of what a stage computes with: weights and settings files; and of what this process does to its input. The same
         on every machine with the same versions. The dtype that a replica computes in is added there."""
         spec: StageSpec = self._specs[stage]
-        return name("stage", weights=spec.fingerprint(), part=spec.kind, loader=spec.loader, versions=input_versions())
+        return name("stage", weights=self._made_for[stage], part=spec.kind, loader=spec.loader, versions=input_versions())
+
+    def _agreeing(self, client: StageClient, model_id: str) -> StageClient:
+        stages = (f"{model_id}.{part}" for part in self._config.models[model_id].parts())
+        return AgreeingClient(client, {stage: self._made_for[stage] for stage in stages if stage in self._made_for})
 
     def _sampling_defaults(self, llm: StageSpec) -> Sampling:
         checkpoint = resolve(llm.source, part_files(llm).without_weights())
@@ -123,7 +135,7 @@ class Triptych:
         projector = vision.projector if vision is not None else None
         return ImageTextPipeline(
             model_id,
-            self._client,
+            self._clients[model_id],
             PromptBuilder.load(
                 resolve(llm.source, part_files(llm).without_weights()),
                 projector=resolve(projector, PROJECTOR_FILES.without_weights()) if projector is not None else None,
@@ -138,7 +150,7 @@ class Triptych:
         text = self._specs[f"{model_id}.text_encoder"]
         return TextToImagePipeline(
             model_id,
-            self._client,
+            self._clients[model_id],
             rules,
             PromptLengths.load(resolve(text.source, part_files(text).without_weights())),
             threads=self._threads,
@@ -146,6 +158,15 @@ class Triptych:
             vae_fingerprint=self._named(f"{model_id}.vae_encoder") if model.vae_encoder is not None else None,
             max_picture_pixels=self._config.limits.image_pixels,
         )
+
+
+def _read_of(spec: StageSpec) -> str:
+    """A digest of the files that this process depends on: where it names results, of all; else of those that it reads. Raises
+    `ConfigurationError` where they are not what was deployed."""
+    if spec.kind in NAMED and spec.deployed is None:
+        return spec.whole()
+    read = spec.settings_read()
+    return spec.deployed.whole if spec.kind in NAMED and spec.deployed is not None else read
 
 
 def _paint_card(model_id: str, stages: tuple[str, ...], created: int, rules: PaintRules, *, edits: bool) -> ModelCard:

@@ -1,4 +1,5 @@
-"""README's commands exist and its configuration is sound. (`tests/cluster/test_readme.py` runs its client example.)"""
+"""README's commands exist and its configuration is sound; what SECURITY.md names as proof is there.
+(`tests/cluster/test_readme.py` runs README's client example.)"""
 
 import re
 import subprocess
@@ -11,10 +12,14 @@ from pipelines.settings.config_file import parse
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-LINKS = re.findall(r"\]\(([^)#:]+)\)", README)
+SECURITY = (ROOT / "SECURITY.md").read_text()
+LINK = re.compile(r"\]\(([^)#:]+)\)")
+LINKS = sorted({*LINK.findall(README), *LINK.findall(SECURITY)})
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"\bmake ([a-z]+)", README))))
+@pytest.mark.parametrize(
+    "target", sorted(set(re.findall(r"\bmake ([a-z]+)", README)) | set(re.findall(r"`make ([a-z]+)`", SECURITY)))
+)
 def test_every_make_command_is_a_target(target: str) -> None:
     shown = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=False)
     assert shown.returncode == 0, shown.stderr

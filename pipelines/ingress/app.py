@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
 
 from pipelines.ingress.pictures.image_url import PictureSource
 from pipelines.ingress.pictures.picture_store import PictureStore
@@ -22,7 +22,7 @@ from pipelines.ingress.request.receipts import ReceiptPrinter
 from pipelines.ingress.request.request_log import RequestLog
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.ingress.request.whole_answer import WholeAnswer
-from pipelines.ingress.routes.api_description import POST_ERRORS, asking, describe, error_answers, operation
+from pipelines.ingress.routes.api_description import POST_ERRORS, ApiDescription, asking, describe, error_answers, operation
 from pipelines.ingress.routes.chat import ChatRoute
 from pipelines.ingress.routes.embeddings import EmbeddingsRoute
 from pipelines.ingress.routes.images import ImagesRoute
@@ -86,17 +86,18 @@ def create_app(service: Service, settings: IngressSettings, kept: Kept | None = 
     _add_images(app, ImagesRoute(arrival, settings, pictures, receipts, kept.pictures, threads))
     _add_embeddings(app, EmbeddingsRoute(arrival, settings, pictures, receipts, threads))
     _add_models(app, ModelsRoute(service), arrival, keyed=keyed)
-    _add_operations(app, kept.metrics, arrival, keyed=keyed)
     add_playground(app)
-    describe(
-        app,
-        {
-            ChatBody: _ids(service, "image_text"),
-            ImagesBody: _ids(service, "text_to_image"),
-            EditBody: tuple(card.id for card in service.models() if card.pipeline == "text_to_image" and card.accepts_images),
-            EmbeddingsBody: _ids(service, "embed"),
-        },
-    )
+    painters = [card for card in service.models() if card.pipeline == "text_to_image"]
+    ids: dict[type[BaseModel], tuple[str, ...]] = {
+        ChatBody: _ids(service, "image_text"),
+        ImagesBody: tuple(card.id for card in painters),
+        EditBody: tuple(card.id for card in painters if card.accepts_images),
+        EmbeddingsBody: _ids(service, "embed"),
+    }
+    if settings.models:  # each tenant has its own; the description is for all
+        ids = dict.fromkeys(ids, ())
+    description = describe(app, ids)
+    _add_operations(app, kept.metrics, description, arrival, keyed=keyed)
     return app
 
 
@@ -174,8 +175,7 @@ def _add_models(app: FastAPI, route: ModelsRoute, arrival: Arrival, *, keyed: bo
     )
     async def models(request: Request) -> Response:
         """What can be asked, and the stages behind each model."""
-        arrival.identify(request)
-        return json_response((await route.listed()).to_json())
+        return json_response((await route.listed(arrival.seen(request))).to_json())
 
     @app.get(
         "/v1/models/{model:path}",
@@ -184,8 +184,7 @@ def _add_models(app: FastAPI, route: ModelsRoute, arrival: Arrival, *, keyed: bo
         openapi_extra=operation(keyed=keyed),
     )
     async def model(request: Request, model: str) -> Response:
-        arrival.identify(request)
-        return json_response((await route.one(model)).to_json())
+        return json_response((await route.one(model, arrival.seen(request))).to_json())
 
     @app.get(
         "/health", response_model=None, responses={200: {"model": Health}, **error_answers(403)}, openapi_extra=operation()
@@ -206,15 +205,19 @@ def _add_models(app: FastAPI, route: ModelsRoute, arrival: Arrival, *, keyed: bo
     )
     async def ready(request: Request) -> Response:
         """Whether every stage that a model needs has a live replica. Which have none is told where no key is needed, and with a key."""
-        readiness = await route.readiness(whole=arrival.is_known(request))
+        readiness = await route.readiness(arrival.seen_by_anyone(request))
         return json_response(readiness.to_json(), status=200 if readiness.ready else 503)
 
 
-def _add_operations(app: FastAPI, metrics: RequestMetrics, arrival: Arrival, *, keyed: bool) -> None:
+def _add_operations(
+    app: FastAPI, metrics: RequestMetrics, description: ApiDescription, arrival: Arrival, *, keyed: bool
+) -> None:
+    writing = arrival.threads.answers
+
     @app.get("/openapi.json", include_in_schema=False)
-    async def description(request: Request) -> Response:
+    async def openapi(request: Request) -> Response:
         arrival.identify(request)
-        return JSONResponse(app.openapi())
+        return WholeAnswer([await writing.run(description.to_json)])
 
     @app.get(
         "/metrics",
@@ -227,5 +230,5 @@ def _add_operations(app: FastAPI, metrics: RequestMetrics, arrival: Arrival, *, 
         and all only for operators."""
         tenant = arrival.identify(request).tenant
         whole = arrival.settings.sees_all(tenant)
-        page = await metrics.page(arrival.service) if whole else metrics.own_page(tenant)
-        return Response(page, headers={"content-type": CONTENT_TYPE})
+        page = await metrics.page(arrival.service, writing) if whole else metrics.own_page(tenant)
+        return WholeAnswer([page], media_type=CONTENT_TYPE)

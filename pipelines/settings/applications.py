@@ -48,7 +48,13 @@ REDIS_BUILDER = "pipelines.cluster.stage_deployment:redis"
 SCALING_POLICY = "pipelines.cluster.autoscaling:by_engines_load"
 RETRY_AFTER_S = 1.0  # of a request that finds Serve's own queue full
 OWN = ""  # in place of an application's name: the one that it is part of
-COMPUTED_WITH = ("source", "loader", "projector", "max_context_tokens")  # settings of a stage that requests are made for
+COMPUTED_WITH = (
+    "source",
+    "contents",
+    "loader",
+    "projector",
+    "max_context_tokens",
+)  # settings of a stage that requests are made for
 SEEN = (*COMPUTED_WITH, "device", "dtype")  # what the HTTP surface reads of a stage's settings
 
 

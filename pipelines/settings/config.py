@@ -47,6 +47,13 @@ class SourceConfig(Strict):
         return self
 
 
+class ContentsConfig(Strict):
+    """What a part is loaded from, as digests: of what a process reads that only prepares its input, and with the weights."""
+
+    settings: str
+    whole: str
+
+
 class BatchConfig(Strict):
     """What may share one pass over the device. `max_items` of an LLM are its slots; left out: those, and 16 elsewhere. `max_cost`
     is in the stage's work unit (see the stage's docstring)."""
@@ -66,9 +73,11 @@ class QueueConfig(Strict):
 
 
 class PartConfig(Strict):
-    """One part of a model: one stage."""
+    """One part of a model: one stage. `contents`: what the source must hold, wherever it is loaded; filled in where the configuration is
+    deployed from, if that machine has the source (`pipelines/settings/pinning.py`)."""
 
     source: SourceConfig
+    contents: ContentsConfig | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="auto: see stages/device/dtypes.py")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     compile: bool = False
@@ -238,7 +247,7 @@ class DeploymentConfig(Strict):
     max_ongoing_requests: int | None = Field(
         None,
         ge=1,
-        description="requests one replica holds, the rest wait for the next replica; None: two full batches, at least 16",
+        description="requests one replica holds, the rest wait for the next replica; None: a full batch and all that may wait",
     )
     max_queued_requests: int = Field(256, ge=1, description="requests that may wait for a replica before 429")
     health_check_period_s: float = Field(2, gt=0)
@@ -372,6 +381,9 @@ class AuthConfig(Strict):
     keys: tuple[KeyConfig, ...] = ()
     secret_env: str | None = Field(None, min_length=1)
     secret_file: str | None = Field(None, min_length=1)
+    models: dict[str, tuple[str, ...]] = Field(
+        {}, description="tenant -> the models that it may ask, and sees; all, for a tenant that is not here"
+    )
     operators: tuple[str, ...] = Field(
         (),
         description="tenants who see of all what the others see of their own: counters, replicas, batches; one tenant alone does",
@@ -406,10 +418,11 @@ class AuthConfig(Strict):
         return self
 
     @model_validator(mode="after")
-    def operators_have_keys(self) -> "AuthConfig":
-        unknown = sorted(set(self.operators) - {key.tenant for key in self.keys})
-        if unknown:
-            raise ValueError(f"operators: no key is of tenant {', '.join(unknown)}")
+    def tenants_have_keys(self) -> "AuthConfig":
+        for setting, tenants in (("operators", self.operators), ("models", self.models)):
+            unknown = sorted(set(tenants) - {key.tenant for key in self.keys})
+            if unknown:
+                raise ValueError(f"{setting}: no key is of tenant {', '.join(unknown)}")
         return self
 
     @model_validator(mode="after")
@@ -483,6 +496,14 @@ class AppConfig(Strict):
         clashes = {INGRESS, "metrics", "redis"} & set(self.deployments)
         if clashes:
             raise ValueError(f"deployments: {', '.join(clashes)} is taken by Triptych itself; choose another name")
+        return self
+
+    @model_validator(mode="after")
+    def tenants_models_are_served(self) -> "AppConfig":
+        for tenant, models in self.auth.models.items():
+            unknown = sorted(set(models) - set(self.models))
+            if unknown:
+                raise ValueError(f"auth.models.{tenant}: {', '.join(unknown)} is not one of {', '.join(self.models)}")
         return self
 
     def _refuse_one_name_for_two(self) -> None:

@@ -19,7 +19,6 @@ from pipelines.settings.config import (
     TextToImageModel,
 )
 from pipelines.settings.placement import placement_faults
-from stages.host.nesting import needed_by
 
 BATCH_ITEMS = 16
 PREFILL_CHUNK_TOKENS = 256
@@ -29,6 +28,7 @@ PICTURES_IN_FLIGHT = 2  # of the largest allowed: one for each thread that decod
 BODIES_IN_FLIGHT = 16  # of the largest allowed
 FEWEST_ONGOING = 16
 FULL_BATCHES = 2  # one runs, one is there when it ends
+LINES = 3  # a full queue's worth, and what ten tenants may have beside it: 1 + 1/2 + ... + 1/10 (`stages/engine/scheduling/room.py`)
 ANSWERED_WITHIN_S = 10  # of a request's deadline its answer is on its way to the client
 
 Home = DeploymentConfig | IngressConfig
@@ -81,13 +81,12 @@ def pixels(size: str) -> int:
 
 
 def capacity(home: Home, config: AppConfig) -> Capacity:
-    """Two full batches of everything hosted are let in (and what is aimed at), one full batch of the largest is aimed at. What waits
-    for other stages' results, here or elsewhere, has room, too: of a stage that needs such, as much is let in as it and its queue
-    hold."""
-    hosted = _hosted(home, config)
-    parts = hosted.values()
+    """Of everything hosted a full batch is let in, and all that its queue, or what waits for other stages' results, may hold of
+    several tenants (and what is aimed at): a queue is fair between tenants, and what Serve keeps before a replica is not. One full
+    batch of the largest is aimed at."""
+    parts = _hosted(home, config).values()
     batches = [batch_items(part) for part in parts]
-    let_in = [_let_in(part, waits=bool(needed_by(stage, config.parts()))) for stage, part in hosted.items()]
+    let_in = [batch_items(part) + LINES * part.queue.max_items for part in parts]
     scaling = home.autoscaling_config if isinstance(home, DeploymentConfig) else None
     given = None if scaling is None else scaling.target_ongoing_requests
     ongoing = home.max_ongoing_requests or max(FEWEST_ONGOING, sum(let_in), math.ceil(given or 0))
@@ -96,11 +95,6 @@ def capacity(home: Home, config: AppConfig) -> Capacity:
     if gpus is None:
         gpus = float(max((index + 1 for index in map(_gpu_index, parts) if index is not None), default=0))
     return Capacity(ongoing, target, gpus)
-
-
-def _let_in(part: PartConfig, *, waits: bool) -> int:
-    items = batch_items(part)
-    return max(FULL_BATCHES * items, items + part.queue.max_items if waits else 0)
 
 
 def longest_request_s(config: AppConfig) -> float:
@@ -165,7 +159,7 @@ def _derived_for_home(path: str, home: Home, room: Capacity) -> Iterator[tuple[s
         yield (
             f"{path}.max_ongoing_requests",
             room.max_ongoing_requests,
-            f"at least {FULL_BATCHES} full batches, and what waits for other stages",
+            "a full batch of every stage, and its queue with several tenants' parts",
         )
     scaling = home.autoscaling_config if isinstance(home, DeploymentConfig) else None
     if scaling is not None and scaling.target_ongoing_requests is None:

@@ -21,6 +21,11 @@ def embedded_directory(name: str) -> Path:
     return above.with_name(f"{above.name}-{name}")
 
 
+def socket_path(name: str) -> Path:
+    """On this machine, now."""
+    return embedded_directory(name) / "redis.sock"
+
+
 def socket_url(name: str) -> str:
-    """On this machine."""
-    return f"unix://{quote(str(embedded_directory(name) / 'redis.sock'))}"
+    """On this machine, now."""
+    return f"unix://{quote(str(socket_path(name)))}"

@@ -1,12 +1,14 @@
 """What a replica's process must know to start. Decides which tiers a cache has; knows no Ray and loads no model."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from cache.memory import MemoryTier
+from cache.private_socket import Private
 from cache.tier import Tier
 from cache.tiered import TieredCache
 from pipelines.settings.environment import secret_of
-from pipelines.settings.private_redis import socket_url
+from pipelines.settings.private_redis import socket_path, socket_url
 from stages.contract.errors import ConfigurationError
 from stages.host.registry import StageSpec
 
@@ -28,7 +30,9 @@ class CacheSpec:
         """Raises `ConfigurationError` where the URL can't be used."""
         tiers: list[Tier] = [MemoryTier(self.memory_bytes)] if self.memory_bytes else []
         if self.embedded is not None:
-            tiers.append(self._redis(socket_url(self.embedded), "cache.redis.url", private=True))
+            tiers.append(
+                self._redis(socket_url(self.embedded), "cache.redis.url", private=partial(socket_path, self.embedded))
+            )
         elif self.redis_url_env is not None or self.redis_url_file is not None:
             setting = "cache.redis.url_env" if self.redis_url_env is not None else "cache.redis.url_file"
             url = secret_of(env=self.redis_url_env, file=self.redis_url_file, setting=setting)
@@ -37,7 +41,7 @@ class CacheSpec:
             tiers.append(self._redis(self.redis_url, "cache.redis.url"))
         return TieredCache(tiers)
 
-    def _redis(self, url: str, setting: str, *, private: bool = False) -> Tier:
+    def _redis(self, url: str, setting: str, *, private: Private | None = None) -> Tier:
         from cache.redis_tier import RedisTier
 
         try:

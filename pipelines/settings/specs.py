@@ -12,7 +12,7 @@ from pipelines.settings.config import (
 from pipelines.settings.derived import batch_items, prefill_chunk_tokens
 from pipelines.settings.private_redis import embedded_name
 from pipelines.settings.replica_spec import CacheSpec
-from stages.checkpoints.checkpoint import LoadOptions, Source
+from stages.checkpoints.checkpoint import Contents, LoadOptions, Source
 from stages.contract.limits import BatchLimits
 from stages.host.registry import StageSpec
 from stages.llm.settings import LlmSettings
@@ -44,6 +44,7 @@ def stage_spec(name: str, part: PartConfig) -> StageSpec:
         settings=LlmSettings(part.num_slots, part.max_context_tokens, prefill_chunk_tokens(part))
         if isinstance(part, LlmConfig)
         else None,
+        deployed=Contents(part.contents.settings, part.contents.whole) if part.contents is not None else None,
     )
 
 

@@ -1,13 +1,17 @@
 """Where a part's weights come from: a folder, a hub repository at a revision, or the demo weights that ship with Triptych.
 
 Decides which folder holds a source and what a part's fingerprint is. Knows no model: reading the files is the stage's work.
-A fingerprint names the *content* (sha256 over the part's file names and bytes), or the hub's own commit, which names its content
-too: the same on every machine, whichever of the files it holds.
+A fingerprint names the *content* (sha256 over the part's file names and bytes: weights, configuration, tokenizer, preprocessor), or the
+hub's own commit, which names its content too: the same on every machine, whichever of the files it holds. Sizes, times and headers would
+be quicker to read and say nothing: a copy has other times, and a fine-tuned model the same headers. All bytes are read once a process,
+several files at a time, a gigabyte or two a second and core; they are about to be loaded anyway.
 """
 
 import hashlib
 import json
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -24,6 +28,8 @@ _DEMO_FOLDERS = {
     "painter": _PICTURES / "painter",
 }
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_READERS = 8
+_JUST_NOW_NS = 2 * 10**9  # longer than the tick of any file system's clock: two changes within one leave the same times
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,18 @@ class Checkpoint:
         return [self.folder / name for name in sorted({*part.settings_in(names), *weights})]
 
 
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a part is loaded from, as digests: `settings` of what a process reads that only prepares its input (tokenizer, configuration),
+    `whole` with the weights."""
+
+    settings: str
+    whole: str
+
+    def __contains__(self, digest: str) -> bool:
+        return digest in (self.settings, self.whole)
+
+
 def fingerprint(source: Source, part: PartFiles) -> str:
     """Hex digest of what the part is loaded from. Of a hub source it takes no file. Raises `ConfigurationError`."""
     if source.hub is not None:
@@ -84,16 +102,27 @@ def fingerprint(source: Source, part: PartFiles) -> str:
 def content_digest(folder: Path, files: Sequence[Path]) -> str:
     """Hex digest of files under `folder`: their names there, and their bytes."""
     whole = hashlib.sha256()
-    for path in files:
-        stat = path.stat()
-        whole.update(str(path.relative_to(folder)).encode() + b"\0")
-        whole.update(_file_digest(str(path), stat.st_size, stat.st_mtime_ns))
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="fingerprint") as readers:
+        for path, digest in zip(files, readers.map(_file_digest, files), strict=True):
+            whole.update(str(path.relative_to(folder)).encode() + b"\0" + digest)
     return whole.hexdigest()
 
 
+def _file_digest(path: Path) -> bytes:
+    """Read again only where the file may have changed: whatever sets a file's time back leaves a trace in the time of that."""
+    stat = path.stat()
+    if time.time_ns() - stat.st_ctime_ns < _JUST_NOW_NS:
+        return _read_digest(path)
+    return _known_digest(path, (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+
+
 @lru_cache(maxsize=4096)
-def _file_digest(path: str, size: int, mtime_ns: int) -> bytes:
-    with open(path, "rb") as file:
+def _known_digest(path: Path, identity: tuple[int, ...]) -> bytes:
+    return _read_digest(path)
+
+
+def _read_digest(path: Path) -> bytes:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Generic, TypeVar
 
 from stages.contract.result import Result
@@ -26,6 +26,8 @@ class Item(Generic[P_co]):
     time; infinite: all of them at the end. Every hand-over costs its way through the cluster.
     A device's time is shared between tenants, whatever their priorities. `request`: what it is a piece of, so that others of the
     tenant need not wait for all of its pieces ("": of nothing that has several).
+    `made_for`: by stage, a digest of the files that its tokens, names and payload suppose there; a stage that was loaded from others
+    refuses it.
     """
 
     id: str
@@ -36,9 +38,10 @@ class Item(Generic[P_co]):
     pace_s: float = 0.0
     tenant: str = DEFAULT_TENANT
     request: str = ""
+    made_for: Mapping[str, str] = field(default_factory=dict)
 
     def __reduce__(self) -> tuple[Callable[..., "Item[Any]"], tuple[Mapping[str, Any]]]:
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        given = {each.name: getattr(self, each.name) for each in fields(self)}
         return _arrived, (given | {"deadline": self.deadline - time.time()},)
 
 

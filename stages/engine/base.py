@@ -152,7 +152,7 @@ class BaseEngine(ABC, Generic[P, Q]):
             with self._in_flight.lock:
                 self._refuse_if_ended()
                 work = self._in_flight.accept(item, inputs, receiver, cost)
-                self._pool.submit(self._prepare, work)
+                self._prepare_soon(work)
         except Exception as error:
             raise as_stage_error(self.identity.stage, error, item.id) from None
         return SubmittedItem(self, work)
@@ -162,7 +162,7 @@ class BaseEngine(ABC, Generic[P, Q]):
             if not work.settled and self._in_flight.now() >= work.deadline:
                 self._in_flight.expire([work])
             if self._in_flight.bring_back(work, inputs):
-                self._pool.submit(self._prepare, work)
+                self._prepare_soon(work)
         self._in_flight.flush()
 
     def fail(self, work: Work, error: TriptychError) -> None:
@@ -246,7 +246,25 @@ class BaseEngine(ABC, Generic[P, Q]):
     def _closed(self) -> Unavailable:
         return Unavailable(f"stage {self.identity.stage} is shutting down; try again", retry_after_s=RETRY_AFTER_CLOSE_S)
 
+    def _prepare_soon(self, work: Work) -> None:
+        """Once a thread is free and it is its turn. Under the lock."""
+        self._in_flight.to_prepare.add(work.id)
+        self._pool.submit(self._prepare_next)
+
     # ---- a pool's thread ----
+
+    def _prepare_next(self) -> None:
+        """Whatever is next by now: what this was called for may have ended, or be prepared by another thread."""
+        with self._in_flight.lock:
+            began = self._in_flight.now()
+            entry = self._in_flight.to_prepare.begin_next(began)
+        if entry is None:
+            return
+        try:
+            self._prepare(entry.work)
+        finally:
+            with self._in_flight.lock:
+                self._in_flight.to_prepare.ended(entry.tenant, self._in_flight.now() - began)
 
     def _prepare(self, work: Work) -> None:
         """From then on it may run. What can't be prepared fails alone."""
@@ -286,7 +304,7 @@ class BaseEngine(ABC, Generic[P, Q]):
                 self._in_flight.unprepared.append(work)
             elif self._in_flight.unprepared and not work.was_alone:  # they hold nothing now: it is tried once more
                 work.was_alone = True
-                self._pool.submit(self._prepare, work)
+                self._prepare_soon(work)
             else:
                 return False
         return True
@@ -295,7 +313,7 @@ class BaseEngine(ABC, Generic[P, Q]):
         """What could not be prepared, if anything has ended since. The engine's thread, after a turn."""
         with self._in_flight.lock:
             for work in self._in_flight.take_unprepared():
-                self._pool.submit(self._prepare, work)
+                self._prepare_soon(work)
 
     @abstractmethod
     def _share_of(self, prepared: Q) -> Share:

@@ -17,6 +17,7 @@ from stages.contract.recipe import Inputs, Recipe
 from stages.contract.result import Result
 from stages.engine.counters import Counters
 from stages.engine.delivery import Call, Deliver
+from stages.engine.scheduling.preparing import PreparingLine
 from stages.engine.scheduling.scheduler import Entry, Scheduler
 from stages.engine.work import Clock, Work
 
@@ -33,6 +34,7 @@ class InFlight:
         self.lock = threading.Condition(threading.Lock())
         self.counters = Counters()
         self.leaving: list[Work] = []  # settled, and their rows still to be freed
+        self.to_prepare: PreparingLine[Work] = PreparingLine(scheduler.waiting)
         self.unprepared: list[Work] = []  # there was too little memory: to be prepared once something has ended
         self._num_ended = self._num_ended_before = 0
         self._deliver, self._clock = deliver, clock
@@ -139,6 +141,7 @@ class InFlight:
         else:
             self._outbox.append(partial(work.receiver.done, answer, work.receipt(self.identity)))
         self.scheduler.cancel(work.id)
+        self.to_prepare.discard(work.id)
         self.let_go(work)
 
     def num_prepared_or_preparing(self) -> int:

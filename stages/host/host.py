@@ -13,6 +13,7 @@ from typing import Any, TypeGuard
 
 from cache.tier import TierStats
 from cache.tiered import TieredCache
+from stages.checkpoints.checkpoint import Contents
 from stages.contract.engine import Engine, Load
 from stages.contract.errors import ConfigurationError, Overloaded, TriptychError, Unavailable
 from stages.contract.item import Item, Reply, StageMetrics, StreamEnd
@@ -63,6 +64,7 @@ class StageHost:
         self._delivery = LoopDelivery()
         self._hosted: dict[str, HostedEngine] = {}
         self._makers: dict[str, Maker] = {}
+        self._contents: dict[str, Contents] = {}
         self._elsewhere = elsewhere
         self._resolver = Resolver(self._cache, self._cache_threads, replica)
         self._closed = False
@@ -76,11 +78,11 @@ class StageHost:
         queue: QueueLimits = QueueLimits(),
         dtype: str = "float32",
         max_step_s: float = MAX_STEP_S,
-        weights: str = "",
+        contents: Contents | None = None,
     ) -> None:
-        """Starts the stage's own thread. `dtype` is what the stage computes in and `weights` what with: its results are remembered
-        under both. Of its items, as many may wait for inputs as may wait in its queue. Raises `ConfigurationError` for a name that
-        is taken."""
+        """Starts the stage's own thread. `dtype` is what the stage computes in and `contents` what with: its results are remembered
+        under both, and items made for other contents are refused (None: nobody knows them). Of its items, as many may wait for inputs
+        as may wait in its queue. Raises `ConfigurationError` for a name that is taken."""
         self._refuse_if_taken(name)
         if not (_is_iterative(stage) or _is_one_shot(stage)):
             raise ConfigurationError(f"stage {name!r}: {type(stage).__name__} has neither run nor step")
@@ -97,16 +99,21 @@ class StageHost:
             engine = IterativeEngine(stage, name=name, batch=batch, queue=queue, **options)
         elif _is_one_shot(stage):
             engine = OneShotEngine(stage, name=name, batch=batch, queue=queue, **options)
-        self.add_engine(engine, max_waiting=queue.max_items, weights=weights)
+        self.add_engine(engine, max_waiting=queue.max_items, contents=contents)
 
-    def add_engine(self, engine: Engine[Any], *, max_waiting: int = QueueLimits().max_items, weights: str = "") -> None:
+    def add_engine(
+        self, engine: Engine[Any], *, max_waiting: int = QueueLimits().max_items, contents: Contents | None = None
+    ) -> None:
         """An engine that is there already, under its identity's name. `max_waiting`: of its items, how many may wait for inputs.
         Its receivers may be called on any thread. Raises `ConfigurationError` for a name that is taken."""
         name = engine.identity.stage
         self._refuse_if_taken(name)
         hosted = self._hosted[name] = HostedEngine(engine, self._resolve, max_waiting)
+        if contents is not None:
+            self._contents[name] = contents
         if engine.result_type is not None:
-            self._makers[name] = EngineMaker(hosted, engine.result_type, Origin.of(engine.identity, weights))
+            origin = Origin.of(engine.identity, contents.whole if contents is not None else "")
+            self._makers[name] = EngineMaker(hosted, engine.result_type, origin)
 
     def limit_queue(self, stage: str, limits: QueueLimits) -> None:
         """Judges what comes to the stage from now on by these bounds, also what would wait for inputs. On any thread. Raises
@@ -119,6 +126,7 @@ class StageHost:
         """Runs a one-shot stage, or finds its result. Cancelling the task withdraws it. Raises any `TriptychError`."""
         one_shot = [name for name in self._hosted if name in self._makers]
         self._refuse_if_not_open(stage, one_shot)
+        self._refuse_if_made_for_others(stage, item)
         return await self._resolver.result(item, self._makers[stage])
 
     async def stream(self, stage: str, item: Item[Any]) -> AsyncGenerator[Sequence[object], None]:
@@ -129,6 +137,7 @@ class StageHost:
         after the events that came before it.
         """
         self._refuse_if_not_open(stage, [name for name in self._hosted if name not in self._makers])
+        self._refuse_if_made_for_others(stage, item)
         feed = EventFeed()
         submission = Submission(self._hosted[stage], item, feed)
         call_off = at_deadline(item, submission.expire)
@@ -226,8 +235,10 @@ class StageHost:
             priority=wanted_by.priority,
             deadline=wanted_by.deadline,
             tenant=wanted_by.tenant,
+            made_for=wanted_by.made_for,
             request=wanted_by.request,
         )
+        self._refuse_if_made_for_others(recipe.stage, item)
         return await self._resolver.result(item, self._maker(recipe.stage))
 
     def _maker(self, stage: str) -> Maker:
@@ -251,6 +262,15 @@ class StageHost:
             names = ", ".join(fitting) or "none"
             raise ConfigurationError(f"stage {stage!r} is not hosted here, or is of the other kind (of this kind: {names})")
         self._delivery.bind(asyncio.get_running_loop())
+
+    def _refuse_if_made_for_others(self, stage: str, item: Item[Any]) -> None:
+        """Its tokens or the names of its results are of another model than is loaded here."""
+        contents, wanted = self._contents.get(stage), item.made_for.get(stage)
+        if contents is not None and wanted is not None and wanted not in contents:
+            raise ConfigurationError(
+                f"{stage} was loaded from other files here (replica {self._replica}) than this request was made for: its source differs "
+                "between machines, or has changed; make it the same everywhere, and deploy again"
+            )
 
     def _cache_counters(self, stage: str) -> dict[str, float]:
         return asdict(self._resolver.counters_of(stage)) if stage in self._makers else {}

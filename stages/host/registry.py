@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TypeAlias
 
-from stages.checkpoints.checkpoint import LoadOptions, Source, fingerprint, resolve
+from stages.checkpoints.checkpoint import Contents, LoadOptions, Source, fingerprint, resolve
 from stages.checkpoints.memory_estimate import refuse_if_too_large, weights_need
 from stages.checkpoints.part_files import PartFiles, Weights
 from stages.checkpoints.safetensors_headers import stored_dtype
@@ -48,7 +48,8 @@ PROJECTOR_FILES = PartFiles(("config.json",), (Weights("", ("model.safetensors",
 @dataclass(frozen=True, slots=True)
 class StageSpec:
     """All that a process must know to load and run one stage. `max_load_s`: what its process may take to load it. `settings`: of the
-    kind's own."""
+    kind's own. `deployed`: what the source held where it was deployed from (None: it isn't there, or a hub's commit says it); a process
+    that finds something else refuses it."""
 
     name: str
     kind: str
@@ -61,13 +62,37 @@ class StageSpec:
     max_load_s: float = MAX_LOAD_S
     projector: Source | None = None
     settings: object | None = None
+    deployed: Contents | None = None
 
-    def fingerprint(self, kinds: Kinds = KINDS) -> str:
-        """Hex digest of the weights and settings files that this part is loaded from. Raises `ConfigurationError`."""
-        whole = fingerprint(self.source, part_files(self, kinds))
-        if self.projector is None:
-            return whole
-        return whole + fingerprint(self.projector, PROJECTOR_FILES)
+    def whole(self, kinds: Kinds = KINDS) -> str:
+        """Hex digest of the weights and settings files that this part is loaded from, on this machine. Raises `ConfigurationError` where
+        they are not what was deployed."""
+        found = self._digest(part_files(self, kinds), PROJECTOR_FILES)
+        return self._as_deployed(found, self.deployed.whole if self.deployed is not None else None)
+
+    def settings_read(self, kinds: Kinds = KINDS) -> str:
+        """The same of the files without the weights."""
+        found = self._digest(part_files(self, kinds).without_weights(), PROJECTOR_FILES.without_weights())
+        return self._as_deployed(found, self.deployed.settings if self.deployed is not None else None)
+
+    def contents(self, kinds: Kinds = KINDS) -> Contents:
+        """Both. Raises `ConfigurationError` where they are not what was deployed."""
+        return Contents(self.settings_read(kinds), self.whole(kinds))
+
+    def _digest(self, part: PartFiles, projector: PartFiles) -> str:
+        own = fingerprint(self.source, part)
+        return own if self.projector is None else own + fingerprint(self.projector, projector)
+
+    def _as_deployed(self, found: str, deployed: str | None) -> str:
+        if deployed is not None and found != deployed:
+            raise ConfigurationError(
+                f"{self.name}: {self._sources()} holds other files on this machine than where it was deployed from; put those here, "
+                "or deploy again to serve these"
+            )
+        return found
+
+    def _sources(self) -> str:
+        return " or ".join(str(source) for source in (self.source, self.projector) if source is not None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,21 +181,23 @@ def test_an_error_that_quotes_the_password_is_not_logged(caplog: pytest.LogCaptu
 
 def test_only_a_unix_socket_can_be_private() -> None:
     with pytest.raises(ValueError, match="unix"):
-        LimitedClient("redis://127.0.0.1", Patience(), private=True)
+        LimitedClient("redis://127.0.0.1", Patience(), private=Path)
 
 
 def test_a_server_in_a_folder_that_others_may_enter_is_not_talked_to(tmp_path: Path) -> None:
     folder = tmp_path / "x"
     own = EmbeddedRedis(8 * 2**20, directory=folder)
-    client = LimitedClient(own.url, Patience(), private=True)
+    where = [folder / "redis.sock"]
+    client = LimitedClient(own.url, Patience(), private=lambda: where[0])
     assert client.ask([("PING",)]) == [True]
     client.close()
     folder.chmod(0o755)
     failing(client, "PING")
     folder.chmod(0o700)
     (tmp_path / "link").symlink_to(folder)
-    through_link = LimitedClient(f"unix://{tmp_path}/link/redis.sock", Patience(), private=True)
-    failing(through_link, "PING")
+    where[0] = tmp_path / "link" / "redis.sock"
+    failing(client, "PING")
+    where[0] = folder / "redis.sock"
     assert client.ask([("PING",)]) == [True]
     client.close()
     own.close()
@@ -209,25 +211,25 @@ def test_somebody_elses_folder_and_somebody_elses_server_are_refused(tmp_path: P
     os.chown(folder, 12345, 12345)
     assert not is_private(folder)
     os.chown(folder, 0, 0)
-    read, write = os.pipe()
+    (listens, tell), (over, end) = os.pipe(), os.pipe()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(folder / "s"))
         child = os.fork()
         if child == 0:
             os.setresuid(12345, 12345, 12345)
             listener.listen()  # from now on it is theirs
-            os.write(write, b"x")
-            os.read(read, 2)
+            os.write(tell, b"x")
+            os.read(over, 1)
             os._exit(0)
-        os.read(read, 1)
-        client = LimitedClient(f"unix://{folder}/s", Patience(5), private=True)
+        os.read(listens, 1)
+        client = LimitedClient(f"unix://{folder}/s", Patience(5), private=lambda: folder / "s")
         with pytest.raises(redis.RedisError, match="user 12345"):
             client.ask([("PING",)])
         client.close()
-        os.write(write, b"xx")
+        os.write(end, b"x")
         os.waitpid(child, 0)
-    os.close(read)
-    os.close(write)
+    for pipe in (listens, tell, over, end):
+        os.close(pipe)
 
 
 def test_a_folder_in_one_where_others_may_rename_it_is_not_private(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from pipelines.tour import free_port
 
 ROOT = Path(__file__).parents[2]
 READY_S = 300
+SERVED_AT = "TRIPTYCH_TESTS_SERVED_AT"  # in the environment of all that a server starts
 
 
 class Server:
@@ -47,6 +48,15 @@ class Server:
             if line.startswith(f"{name}{{") and f'stage="{stage}"' in line:
                 total += float(line.rsplit(" ", 1)[1])
         return total
+
+    def processes(self) -> dict[int, psutil.Process]:
+        """Its own, its Ray's and its replicas', wherever they hang in the tree of processes."""
+        found = {}
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.environ().get(SERVED_AT) == self.url:
+                    found[process.pid] = process
+        return found
 
     def pids(self, deployment: str) -> list[int]:
         """The processes of a deployment's replicas."""
@@ -79,11 +89,15 @@ def served(config: dict[str, Any], folder: Path) -> Iterator[Server]:
     path.write_text(yaml.safe_dump(config))
     port = free_port()
     command = [sys.executable, "-m", "pipelines.cli", "serve", "--config", str(path), "--port", str(port)]
+    url = f"http://127.0.0.1:{port}"
+    environment = {**os.environ, SERVED_AT: url}
     with log.open("w") as output:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
         try:
             _wait_until_ready(process, log)
-            with closing(Server(f"http://127.0.0.1:{port}", config["applications"][0]["name"])) as server:
+            with closing(Server(url, config["applications"][0]["name"])) as server:
                 yield server
             process.send_signal(signal.SIGINT)
             assert process.wait(timeout=60) == 0, log.read_text()

@@ -1,5 +1,6 @@
 """A configuration that changes while requests come, on a Ray cluster of two nodes: whose processes stay, and that no request fails."""
 
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import pytest
 from pipelines.cluster.fork_server import command
 from pipelines.settings.applications import STAGES_BUILDER
 from pipelines.settings.config_file import HttpConfig, ServeFile, parse
+from pipelines.settings.pinning import pinned
 from pipelines.settings.rollout import Document
 from pipelines.tour import free_port
 from stages.checkpoints.checkpoint import Source, resolve
@@ -69,7 +71,7 @@ def deploy(args: Mapping[str, Any]) -> None:
         def wanted(self) -> Sequence[Document]:
             return [_with_fakes(document) for document in super().wanted()]
 
-    WithFakeStages(ServeFile(http=HttpConfig(), app_name=APP, app=parse(args)), timeout_s=120).apply()
+    WithFakeStages(ServeFile(http=HttpConfig(), app_name=APP, app=pinned(parse(args))), timeout_s=120).apply()
 
 
 def _with_fakes(document: Document) -> Document:
@@ -160,7 +162,7 @@ def test_a_first_deploy_that_failed_is_repaired_by_the_same_again(port: int, tmp
     assert status_of(port, model="one", input="a") == 200
 
 
-def test_a_changed_configuration_restarts_what_it_changes_and_fails_no_request(port: int) -> None:
+def test_a_changed_configuration_restarts_what_it_changes_and_fails_no_request(port: int, tmp_path: Path) -> None:
     args = configuration()
     deploy(args)
     before = processes()
@@ -200,13 +202,24 @@ def test_a_changed_configuration_restarts_what_it_changes_and_fails_no_request(p
     assert restarted | {"two": scaled["two"]} == scaled
 
     # one model's weights: its replicas only, and requests go from the old ones to the new
-    weights = {"folder": str(resolve(Source(demo="clip"), WHOLE_MODEL).folder)}
+    folder = shutil.copytree(resolve(Source(demo="clip"), WHOLE_MODEL).folder, tmp_path / "clip")
+    weights = {"folder": str(folder)}
     args = changed(args, lambda new: new["models"]["two"]["embedder"].update(source=weights))
     with requests(port, "one", "two"):
         deploy(args)
     replaced = processes()
     assert replaced["two"].isdisjoint(restarted["two"])
     assert replaced | {"two": restarted["two"]} == restarted
+
+    # the same folder with something else in it: as other weights are
+    settings = folder / "open_clip_config.json"
+    settings.write_text(settings.read_text() + "\n")
+    earlier = replaced
+    with requests(port, "one", "two"):
+        deploy(args)
+    replaced = processes()
+    assert replaced["two"].isdisjoint(earlier["two"])
+    assert replaced | {"two": earlier["two"]} == earlier
 
     # two models change places: each is in both until the surface knows
     def swap(new: dict[str, Any]) -> None:

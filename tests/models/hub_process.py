@@ -54,7 +54,7 @@ def answer(config: AppConfig, do: str, stage: str) -> dict[str, object]:
     checkpoint = resolve(spec.source, part_files(spec))
     if do == "load":
         load(spec)
-    return {"commit": checkpoint.commit, "fingerprint": spec.fingerprint()}
+    return {"commit": checkpoint.commit, "fingerprint": spec.whole()}
 
 
 def main() -> None:

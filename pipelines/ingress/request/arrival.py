@@ -16,6 +16,7 @@ from pipelines.ingress.request.auth import Caller
 from pipelines.ingress.request.bodies import read_json, shown
 from pipelines.ingress.request.disconnect import in_time
 from pipelines.ingress.request.forms import Form, read_form
+from pipelines.ingress.request.own_models import OwnModels
 from pipelines.ingress.request.proxy_headers import OWN_HEADER, SHARED_HEADER
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.ingress.schemas.strict import AskingBody
@@ -53,13 +54,21 @@ class Arrival:
         request.state.tenant = caller.tenant  # for `RequestLog`, which counts
         return caller
 
-    def is_known(self, request: Request) -> bool:
-        """Whether `identify` would let it in."""
+    def served(self, tenant: str) -> Service:
+        """What a tenant may ask."""
+        own = self.settings.models.get(tenant)
+        return self.service if own is None else OwnModels(self.service, own)
+
+    def seen(self, request: Request) -> Service:
+        """What whoever asks may ask. Raises `NotAuthorized`."""
+        return self.served(self.identify(request).tenant)
+
+    def seen_by_anyone(self, request: Request) -> Service | None:
+        """What whoever asks may ask; None: who that is, is not known."""
         try:
-            self.identify(request)
+            return self.seen(request)
         except NotAuthorized:
-            return False
-        return True
+            return None
 
     async def read(self, request: Request, model: type[B], context: RequestContext) -> B:
         """The checked body. Raises `InvalidRequest`, `TooLarge` and `DeadlineExceeded`."""
@@ -84,7 +93,9 @@ class Arrival:
         except InvalidRequest as error:
             if error.param != "model":
                 raise
-            raise InvalidRequest(f"{error.message}; models: {_listed(self.service.models())}", param="model") from None
+            raise InvalidRequest(
+                f"{error.message}; models: {_listed(self.served(context.tenant).models())}", param="model"
+            ) from None
 
     def _understood(self, request: Request, body: AskingBody, context: RequestContext) -> None:
         """Notes what the whole request is to know of its body. Raises `InvalidRequest` for a priority that is not the client's to

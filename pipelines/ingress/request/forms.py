@@ -64,7 +64,7 @@ async def read_form(request: Request, model: type[B], parsing: TwoLanes, *, file
     return await parsing.run(len(body), parse_form, content_type, body, model, file=file)
 
 
-def parse_form(content_type: str, body: bytes, model: type[B], *, file: str) -> Form[B]:
+def parse_form(content_type: str, body: bytes | bytearray, model: type[B], *, file: str) -> Form[B]:
     """Raises `InvalidRequest`."""
     parts = _finished(_parts(content_type, body))
     names = (file, f"{file}[]")
@@ -102,12 +102,12 @@ def _finished(work: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("it waits for something")
 
 
-async def _slices(body: bytes) -> AsyncGenerator[bytes]:
+async def _slices(body: bytes | bytearray) -> AsyncGenerator[bytes]:
     for start in range(0, len(body), SLICE_BYTES):
-        yield body[start : start + SLICE_BYTES]
+        yield bytes(body[start : start + SLICE_BYTES])
 
 
-async def _parts(content_type: str, body: bytes) -> Sequence[Part]:
+async def _parts(content_type: str, body: bytes | bytearray) -> Sequence[Part]:
     """The parts of a multipart body, in order. Raises `InvalidRequest`."""
     # Starlette reads as Latin-1 what is not UTF-8. As Latin-1 every byte is kept, so that it can be refused here.
     headers = Headers({"content-type": f"{content_type}; charset=latin-1"})
@@ -125,7 +125,7 @@ async def _parts(content_type: str, body: bytes) -> Sequence[Part]:
         await form.close()
 
 
-def _refuse_near_boundaries(headers: Headers, body: bytes) -> None:
+def _refuse_near_boundaries(headers: Headers, body: bytes | bytearray) -> None:
     """What looks like a boundary and is none costs the parser a hundred times its size in time; a client takes one that its data doesn't
     hold. Raises `InvalidRequest`."""
     _, options = parse_options_header(headers["content-type"])

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 from pipelines.jobs import Service
 from stages.contract.errors import TriptychError
 from stages.contract.item import StageMetrics
+from stages.host.thread_pool import ThreadPool
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -84,12 +85,16 @@ class RequestMetrics:
         """What a tenant has asked, as text, and nothing of what others have."""
         return self._by_tenant[tenant].page()
 
-    async def page(self, service: Service) -> bytes:
-        """Everything as text. Where nobody can tell of the stages, `triptych_stage_metrics_up` is 0 and the rest is there."""
+    async def page(self, service: Service, writing: ThreadPool) -> bytes:
+        """Everything as text, which is made on a thread of `writing`. Where nobody can tell of the stages, `triptych_stage_metrics_up` is
+        0 and the rest is there."""
         try:
             stages, up = await service.stage_metrics(), 1
         except TriptychError:
             stages, up = [], 0
+        return await writing.run(self._page, stages, up)
+
+    def _page(self, stages: Sequence[StageMetrics], up: int) -> bytes:
         registry = CollectorRegistry()
         registry.register(_StageCollector(stages, up))
         return self._all.page() + generate_latest(self._registry) + generate_latest(registry)

@@ -12,12 +12,14 @@ from pipelines.settings.config import AppConfig, LimitsConfig
 
 @dataclass(frozen=True, slots=True)
 class IngressSettings:
-    """`keys`: SHA-256 of an API key in hex -> tenant; none: one tenant, no key asked. `operators`: tenants. Seconds and bytes."""
+    """`keys`: SHA-256 of an API key in hex -> tenant; none: one tenant, no key asked. `operators`: tenants. `models`: tenant -> the models
+    that are its own, where those are not all. Seconds and bytes."""
 
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     keys: Mapping[str, str] = field(default_factory=dict)
     secret: bytes = field(default=b"", repr=False)
     operators: frozenset[str] = frozenset()
+    models: Mapping[str, frozenset[str]] = field(default_factory=dict)
     fetch: FetchPolicy = field(default_factory=FetchPolicy)
     heartbeat_s: float = 10
     kept_picture_s: float = 600
@@ -42,6 +44,7 @@ def settings_of(config: AppConfig) -> IngressSettings:
         keys=config.auth.tenants(),
         secret=config.auth.secret(),
         operators=frozenset(config.auth.operators),
+        models={tenant: frozenset(models) for tenant, models in config.auth.models.items()},
         fetch=FetchPolicy(
             enabled=config.fetch.enabled, timeout_s=config.fetch.timeout_s, allowed_hosts=config.fetch.allowed_hosts
         ),

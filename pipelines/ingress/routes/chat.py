@@ -59,7 +59,7 @@ class ChatRoute:
     async def __call__(self, request: Request) -> Response:
         context = self.arrival.open(request)
         body = await self.arrival.read(request, ChatBody, context)
-        pipeline = self.arrival.service.chat_pipeline(body.model)
+        pipeline = self.arrival.served(context.tenant).chat_pipeline(body.model)
         asked = await unless_gone(request.receive, context, self._question(body))
         del body
         head = ChatHead.new(asked.model, self.settings.fingerprint, context)

@@ -40,7 +40,7 @@ class EmbeddingsRoute:
     async def __call__(self, request: Request) -> Response:
         context = self.arrival.open(request)
         body = await self.arrival.read(request, EmbeddingsBody, context)
-        pipeline = self.arrival.service.embed_pipeline(body.model)
+        pipeline = self.arrival.served(context.tenant).embed_pipeline(body.model)
         job = await unless_gone(request.receive, context, self._job(body))
         model, as_base64 = body.model, body.encoding_format == "base64"
         del body

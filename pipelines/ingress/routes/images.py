@@ -75,7 +75,7 @@ class ImagesRoute:
         init: GivenPicture | None = None,
     ) -> Response:
         extras = body.triptych or PaintExtras()
-        pipeline = self.arrival.service.paint_pipeline(body.model)
+        pipeline = self.arrival.served(context.tenant).paint_pipeline(body.model)
         job, output = paint_job(body, self.settings, init), picture_output(body, events)
         answer = PictureAnswer(output, context, self.receipts, self.store, self.threads, base_url=str(request.base_url))
         if body.stream:

@@ -13,24 +13,28 @@ from stages.llm.messages import Sampling
 class ModelsRoute:
     service: Service
 
-    async def listed(self) -> ModelList:
-        stages = await self._stages()
-        return ModelList(object="list", data=[_entry(card, stages) for card in self.service.models()])
+    async def listed(self, seen: Service) -> ModelList:
+        """`seen`: what of the service whoever asks may see."""
+        stages = await _stages(seen)
+        return ModelList(object="list", data=[_entry(card, stages) for card in seen.models()])
 
-    async def one(self, model: str) -> ModelEntry:
+    async def one(self, model: str, seen: Service) -> ModelEntry:
         """Raises `UnknownModel`."""
-        cards = self.service.models()
+        cards = seen.models()
         for card in cards:
             if card.id == model:
-                return _entry(card, await self._stages())
+                return _entry(card, await _stages(seen))
         served = ", ".join(card.id for card in cards) or "none"
         raise UnknownModel(f"model {model[:100]!r} is not served; models: {served}", param="model")
 
-    async def readiness(self, *, whole: bool) -> Readiness:
-        """Ready when every stage that a model needs has a live replica, or is scaled to zero on purpose. `whole`: which has none, and
-        why nobody can tell, too."""
+    async def readiness(self, seen: Service | None) -> Readiness:
+        """Ready when every stage that a model needs has a live replica, or is scaled to zero on purpose. Which of those that are seen has
+        none, and why nobody can tell, is not told where it is not known who asks (None)."""
         readiness = await self._readiness()
-        return readiness if whole else Readiness(ready=readiness.ready)
+        if seen is None:
+            return Readiness(ready=readiness.ready)
+        own = {name for card in seen.models() for name in card.stages}
+        return readiness.model_copy(update={"missing": [name for name in readiness.missing or () if name in own]})
 
     async def _readiness(self) -> Readiness:
         try:
@@ -44,12 +48,13 @@ class ModelsRoute:
         age = {"age_s": round(age_s, 3)} if age_s else {}
         return Readiness(ready=not missing, missing=missing, **age)
 
-    async def _stages(self) -> Sequence[StageCard]:
-        """What is known of the stages; nothing while nobody can tell: the models themselves are known regardless."""
-        try:
-            return await self.service.stage_cards()
-        except TriptychError:
-            return ()
+
+async def _stages(seen: Service) -> Sequence[StageCard]:
+    """What is known of the stages; nothing while nobody can tell: the models themselves are known regardless."""
+    try:
+        return await seen.stage_cards()
+    except TriptychError:
+        return ()
 
 
 def _entry(card: ModelCard, stages: Sequence[StageCard]) -> ModelEntry:

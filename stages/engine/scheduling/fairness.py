@@ -53,7 +53,7 @@ class VirtualCounters:
         return max(self._time, self._served.get(tenant, self._time))
 
     def begin(self, tenants: Collection[str]) -> None:
-        """A choice among these: virtual time goes on to the lowest of their counters."""
+        """Before a choice, with all that want service now: virtual time goes on to the lowest of their counters."""
         self._time = min(map(self.of, tenants), default=self._time)
         if len(self._served) > len(tenants):  # who is gone, and has nothing ahead, is as good as new
             self._served = {tenant: served for tenant, served in self._served.items() if served > self._time}
@@ -124,7 +124,6 @@ class _Filling(Generic[S]):
 def fill_fairly(lines: Mapping[str, Sequence[S]], limits: BatchLimits, counters: VirtualCounters) -> list[S]:
     """As `fill`, over the lines of several tenants, each in an order of its own. Of equal counters the line that is given first
     goes first."""
-    counters.begin(lines)
     if len(lines) == 1:
         return fill(next(iter(lines.values())), limits)
     batch: _Filling[S] = _Filling(limits)

@@ -8,7 +8,7 @@ one item each. The other way, to throw out the latest item of whoever has most (
 Knows no order, and not what the items are.
 """
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Collection, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -40,6 +40,9 @@ class Tally(Generic[K]):
 
     def __iter__(self) -> Iterator[K]:
         return iter(self._held)
+
+    def keys(self) -> Collection[K]:
+        return self._held.keys()
 
     def of(self, key: K) -> Held:
         return self._held.get(key) or Held()

@@ -155,6 +155,7 @@ class OneShotScheduler(Scheduler[W]):
     def next_batch(self, now: float) -> Batch[W]:
         expired = self.waiting.take_expired(now)
         lines = self.waiting.by_tenant(now)
+        self._counters.begin(lines)
         chosen = fill_fairly(lines, self.bound.limits, self._counters) if lines else []
         for entry in chosen:
             self.waiting.take(entry.id)
@@ -245,7 +246,7 @@ class IterativeScheduler(Scheduler[W]):
         lines = self.waiting.by_tenant(now)
         if len(lines) < 2:
             return list(lines.values())
-        self._counters.begin(lines)
+        self._counters.begin({*lines, *(row.tenant for row in self._rows.values())})
         had = {tenant: self._counters.of(tenant) for tenant in lines}
         for row in self._rows.values():
             if not row.is_charged and row.tenant in had:
@@ -271,7 +272,7 @@ class IterativeScheduler(Scheduler[W]):
         return patient
 
     def _first_in_turn(self, now: float) -> Entry[W] | None:
-        if self.waiting.num_tenants < 2:
+        if len(self.waiting.ready_tenants()) < 2:
             return self.waiting.first(now)
         return next((line[0] for line in self._in_turn(now)), None)
 
@@ -340,6 +341,7 @@ class IterativeScheduler(Scheduler[W]):
         """The rows of the next step, and what expired (waiting or running) and takes part in nothing any more."""
         expired = self.expire(now)
         lines = self._rows_by_tenant()
+        self._counters.begin({*lines, *self.waiting.ready_tenants()})
         chosen = fill_fairly(lines, self.bound.limits, self._counters) if lines else []
         self._times = {tenant: rows[0].due for tenant, rows in lines.items()}
         for row in chosen:

@@ -13,7 +13,7 @@ goes between them.
 """
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
@@ -78,6 +78,7 @@ class WaitingLine(Generic[W]):
         self._entries: dict[str, Entry[W]] = {}
         self._aside: dict[str, Entry[W]] = {}
         self._tenants: Tally[str] = Tally()
+        self._ready: Tally[str] = Tally()
         self._requests: Tally[tuple[str, str]] = Tally()
         self._none_expires_before = math.inf
 
@@ -97,7 +98,7 @@ class WaitingLine(Generic[W]):
 
     @property
     def num_preparing(self) -> int:
-        return sum(not entry.ready for entry in self)
+        return len(self) - self._ready.items
 
     @property
     def num_tenants(self) -> int:
@@ -205,11 +206,15 @@ class WaitingLine(Generic[W]):
 
     def _count(self, entry: Entry[W]) -> None:
         self._tenants.add(entry.tenant, entry.cost)
+        if entry.ready:
+            self._ready.add(entry.tenant)
         if entry.request:
             self._requests.add((entry.tenant, entry.request), entry.cost)
 
     def _uncount(self, entry: Entry[W]) -> None:
         self._tenants.remove(entry.tenant, entry.cost)
+        if entry.ready:
+            self._ready.remove(entry.tenant)
         if entry.request:
             self._requests.remove((entry.tenant, entry.request), entry.cost)
 
@@ -217,7 +222,11 @@ class WaitingLine(Generic[W]):
         return self._entries, self._aside
 
     def has_ready(self) -> bool:
-        return any(entry.ready for entry in self)
+        return len(self._ready) > 0
+
+    def ready_tenants(self) -> Collection[str]:
+        """Who has something that may run."""
+        return self._ready.keys()
 
     def first(self, now: float) -> Entry[W] | None:
         """Whoever may run and ranks first, as if all were of one tenant."""
@@ -230,21 +239,20 @@ class WaitingLine(Generic[W]):
     def by_tenant(self, now: float) -> dict[str, list[Entry[W]]]:
         """Those that may run, the next one of each tenant first; the tenants by whose first one came first."""
         ranked = self.ranked(now)
-        if not ranked or self.num_tenants == 1:
-            return {ranked[0].tenant: ranked} if ranked else {}
+        if len(self._ready) == 1:
+            return {ranked[0].tenant: ranked}
         lines: dict[str, list[Entry[W]]] = {}
         for entry in ranked:
             lines.setdefault(entry.tenant, []).append(entry)
         return dict(sorted(lines.items(), key=lambda pair: pair[1][0].arrival))
 
     def first_of_each(self, entry_ids: Iterable[str], now: float) -> dict[str, Entry[W]]:
-        """Of these, whoever ranks first of each tenant."""
-        rank, first = self._rank(now), dict[str, Entry[W]]()
-        for entry in filter(None, map(self._entries.get, entry_ids)):
-            best = first.get(entry.tenant)
-            if best is None or rank(entry) < rank(best):
-                first[entry.tenant] = entry
-        return first
+        """Of these, whoever ranks first of each tenant; the tenants in the order that they are met in."""
+        entries = [entry for entry in map(self._entries.get, entry_ids) if entry is not None]
+        rank, lines = self._rank(now), dict[str, list[Entry[W]]]()
+        for entry in entries:
+            lines.setdefault(entry.tenant, []).append(entry)
+        return {tenant: min(line, key=rank) for tenant, line in lines.items()}
 
     def _rank(self, now: float) -> Callable[[Entry[W]], tuple[float, float, float]]:
         ageing_s = self._ageing_s
@@ -295,5 +303,6 @@ class WaitingLine(Generic[W]):
                 raise RuntimeError(f"{len(costs)} entries of {tenant} wait, more than {limits.max_items}")
             if sum(cost > 0 for cost in costs) > 1 and math.fsum(costs) > limits.max_cost * (1 + 1e-9):
                 raise RuntimeError(f"work of {math.fsum(costs)} of {tenant} waits, more than {limits.max_cost}")
-        if self._tenants.items != len(self):
-            raise RuntimeError(f"{len(self)} entries wait, and {self._tenants.items} were counted")
+        ready = sum(entry.ready for entry in self)
+        if (self._tenants.items, self._ready.items) != (len(self), ready):
+            raise RuntimeError(f"{len(self)} entries wait, {ready} of them ready, and others were counted")

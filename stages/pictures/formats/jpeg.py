@@ -105,7 +105,7 @@ def _segments(data: bytes | memoryview) -> Iterator[tuple[int, int, int]]:
 
 def _marker(data: bytes | memoryview, position: int) -> tuple[int, int]:
     """The marker that begins at `position`, and where it ends. It may be preceded by fill bytes (0xFF)."""
-    end = _NOT_FILL.search(data, position)
-    if end is None or not 0 < end.start() - position <= MAX_PIECES or data[end.start()] in _NO_SEGMENT_MARKERS:
+    end = _NOT_FILL.search(data, position, position + MAX_PIECES + 1)
+    if end is None or end.start() == position or data[end.start()] in _NO_SEGMENT_MARKERS:
         raise BadHeader(f"its JPEG has no marker at byte {position}")
     return data[end.start()], end.end()

@@ -1,13 +1,16 @@
 """What each of several tenants is shown: its own, and nothing of what the others do. And what is shown without a key."""
 
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 
-from pipelines.ingress.request.settings import IngressSettings
-from tests.pipelines.ingress.fakes import PAINT, FakeService
+from pipelines.ingress.request.settings import IngressSettings, settings_of
+from pipelines.settings.config_file import parse
+from stages.contract.errors import ConfigurationError
+from tests.pipelines.ingress.fakes import CHAT, EMBED, PAINT, FakeService
 from tests.pipelines.ingress.surface import JsonObject, chat_body, client_for, error_of, sse_events
 
 TENANTS = ("ada", "bob", "root")
@@ -132,3 +135,60 @@ async def test_nothing_that_needs_no_key_names_a_model_or_a_stage() -> None:
         ]
         answers.append(await client.post("/v1/chat/completions", json={"model": "nope", "messages": []}))
     assert not [name for name in names for answer in answers if name in answer.text]
+
+
+PARTED = replace(SEVERAL, models={"ada": frozenset({PAINT}), "bob": frozenset({CHAT, EMBED})})
+BODIES: dict[str, tuple[str, JsonObject]] = {
+    CHAT: ("/v1/chat/completions", chat_body()),
+    PAINT: ("/v1/images/generations", {"model": PAINT, "prompt": "a boat"}),
+    EMBED: ("/v1/embeddings", {"model": EMBED, "input": "a"}),
+}
+
+
+async def test_a_tenant_sees_and_asks_its_own_models_only() -> None:
+    allowed = {"ada": {PAINT}, "bob": {CHAT, EMBED}, "root": {CHAT, PAINT, EMBED}}
+    async with client_for(FakeService(), PARTED) as client:
+        for tenant, own in allowed.items():
+            listed = (await client.get("/v1/models", headers=key(tenant))).json()["data"]
+            assert {entry["id"] for entry in listed} == own
+            assert all(entry["triptych"]["stages"] for entry in listed)
+            for model, (path, body) in BODIES.items():
+                answers = [
+                    await client.post(path, json=body, headers=key(tenant)),
+                    await client.get(f"/v1/models/{model}", headers=key(tenant)),
+                ]
+                assert [answer.status_code for answer in answers] == [200 if model in own else 404] * 2
+
+
+async def test_nothing_that_a_tenant_is_told_names_a_model_that_is_not_its_own() -> None:
+    """Lists, the description, what is missing, and the errors that list what there is."""
+    others = {"ada": (CHAT, EMBED), "bob": (PAINT,)}
+    wrong = [(path, {**body, "model": "nope"}) for path, body in BODIES.values()]
+    wrong += [(path, {**body, "model": model}) for path, body in BODIES.values() for model in BODIES if body["model"] != model]
+    wrong += [(path, {name: value for name, value in body.items() if name != "model"}) for path, body in BODIES.values()]
+    async with client_for(FakeService(stages_ready=False), PARTED) as client:
+        for tenant, hidden in others.items():
+            answers = [
+                await client.get(path, headers=key(tenant))
+                for path in ("/v1/models", "/v1/models/nope", "/ready", "/metrics", "/openapi.json")
+            ]
+            answers += [
+                await client.post(path, json=body, headers=key(tenant))
+                for path, body in wrong
+                if body.get("model") not in hidden
+            ]
+            assert len([answer for answer in answers if answer.status_code in (400, 404)]) > 7
+            assert not [(name, answer.text) for name in hidden for answer in answers if name in answer.text]
+
+
+def test_models_are_given_to_tenants_with_keys_and_must_be_served() -> None:
+    clip = {"clip": {"pipeline": "embed", "embedder": {"source": {"demo": "clip"}}}}
+    keys = [{"tenant": "ada", "sha256": "0" * 64}]
+    config = parse({"models": clip, "auth": {"keys": keys, "models": {"ada": ["clip"]}}})
+    assert settings_of(config).models == {"ada": frozenset({"clip"})}
+    for models, told in (
+        ({"eve": ["clip"]}, "models: no key is of tenant eve"),
+        ({"ada": ["x"]}, "auth.models.ada: x is not one of clip"),
+    ):
+        with pytest.raises(ConfigurationError, match=told):
+            parse({"models": clip, "auth": {"keys": keys, "models": models}})

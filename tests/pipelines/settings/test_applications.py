@@ -107,7 +107,7 @@ def test_stages_that_live_with_the_surface_come_with_it() -> None:
 def test_serves_own_settings_are_what_was_derived() -> None:
     (given,) = document(name_of("denoiser"))["deployments"]
     room = capacity(FILE.app.placement()["denoiser"], FILE.app)
-    assert given["max_ongoing_requests"] == room.max_ongoing_requests == 8 + 128  # what waits for prompts has room, too
+    assert given["max_ongoing_requests"] == room.max_ongoing_requests == 8 + 3 * 128  # all that may wait has room
     assert given["num_replicas"] == "auto"
     assert given["autoscaling_config"]["target_ongoing_requests"] == 6
     assert given["autoscaling_config"]["policy"] == {"policy_function": "pipelines.cluster.autoscaling:by_engines_load"}

@@ -3,10 +3,13 @@
 from typing import Any
 
 import pytest
+from hypothesis import given as for_all
+from hypothesis import strategies as st
 
 from pipelines.settings.config import AppConfig
 from pipelines.settings.config_file import parse
 from pipelines.settings.derived import (
+    LINES,
     batch_items,
     capacity,
     default_max_tokens,
@@ -16,6 +19,8 @@ from pipelines.settings.derived import (
 )
 from pipelines.settings.specs import stage_specs
 from stages.contract.errors import ConfigurationError
+from stages.contract.limits import QueueLimits
+from stages.engine.scheduling.room import Tally, has_room_for_another
 from stages.llm.settings import LlmSettings
 
 CLIP = {"demo": "clip"}
@@ -49,14 +54,14 @@ def num_gpus(given: AppConfig, name: str = "gpu") -> float:
 
 
 @pytest.mark.parametrize("num_slots", [1, 8, 64])
-def test_an_llms_batch_is_its_slots_and_its_deployment_lets_two_batches_in(num_slots: int) -> None:
+def test_an_llms_batch_is_its_slots_and_its_deployment_lets_that_in_and_what_its_queue_may_hold(num_slots: int) -> None:
     given = config({"num_slots": num_slots})
     assert stage_specs(given)["chat.llm"].batch.max_items == num_slots
-    assert capacity(given.placement()["llm"], given).max_ongoing_requests == max(16, 2 * num_slots)
+    assert capacity(given.placement()["llm"], given).max_ongoing_requests == num_slots + 3 * 256
     assert faults(given) == []
 
 
-def test_a_deployment_of_several_stages_lets_two_batches_of_each_in_and_aims_at_the_largest() -> None:
+def test_a_deployment_of_several_stages_has_room_for_all_that_may_wait_and_aims_at_the_largest_batch() -> None:
     given = parse(
         {
             "models": {"a": {"pipeline": "embed", "embedder": {"source": CLIP, "batch": {"max_items": 32}}}},
@@ -64,22 +69,24 @@ def test_a_deployment_of_several_stages_lets_two_batches_of_each_in_and_aims_at_
         }
     )
     room = capacity(given.placement()["one"], given)
-    assert (room.max_ongoing_requests, room.target_ongoing_requests) == (64, 32.0)
+    assert (room.max_ongoing_requests, room.target_ongoing_requests) == (32 + 3 * 256, 32.0)
     shared = capacity(painter().placement()["gpu"], painter())
-    assert (shared.max_ongoing_requests, shared.target_ongoing_requests) == (
-        16 + 256 + 32,
-        16.0,
-    )  # prompts come from elsewhere
+    assert (shared.max_ongoing_requests, shared.target_ongoing_requests) == (2 * (16 + 3 * 256), 16.0)
 
 
-def test_who_waits_for_results_that_are_made_in_the_same_replica_has_room_too() -> None:
-    painter_at_home = painter(stages=["paint.text_encoder", "paint.denoiser", "paint.vae_decoder"])
-    assert capacity(painter_at_home.placement()["gpu"], painter_at_home).max_ongoing_requests == 32 + (16 + 256) + 32
+@for_all(st.integers(1, 300), st.integers(1, 10))
+def test_what_a_full_queue_lets_in_of_ten_tenants_all_reaches_the_stage(max_items: int, num_tenants: int) -> None:
+    """Serve's own line before a replica is in order of arrival, whoever waits in it."""
+    line, limits = Tally[str](), QueueLimits(max_items)
+    for tenant in map(str, range(num_tenants)):  # the worst order: each takes all that it is given before the next one comes
+        while has_room_for_another(line, tenant, limits):
+            line.add(tenant)
+    assert line.items <= LINES * max_items + num_tenants
 
 
 def test_a_target_that_is_given_is_let_in_or_refused_where_that_is_given_too() -> None:
     aimed = {"autoscaling_config": {"max_replicas": 2, "target_ongoing_requests": 40.5}}
-    given = config(home=aimed)
+    given = config({"queue": {"max_items": 4}, "num_slots": 4}, home=aimed)
     assert capacity(given.placement()["llm"], given).max_ongoing_requests == 41
     path = "deployments.llm.autoscaling_config.target_ongoing_requests: 40.5"
     assert [fault.startswith(path) for fault in faults(config(home=aimed | {"max_ongoing_requests": 16}))] == [True]
@@ -186,7 +193,7 @@ def test_every_fault_is_told_at_once() -> None:
 def test_what_was_derived_is_told_and_what_was_given_is_not() -> None:
     told = "\n".join(derivations(config({"num_slots": 24}, {"autoscaling_config": {"max_replicas": 2}})))
     assert "models.chat.llm.batch.max_items: 24 (num_slots)" in told
-    assert "deployments.llm.max_ongoing_requests: 48 (at least 2 full batches" in told
+    assert "deployments.llm.max_ongoing_requests: 792 (a full batch of every stage, and its queue" in told
     assert "deployments.llm.autoscaling_config.target_ongoing_requests: 24 (" in told
     assert "limits.default_max_tokens: 512" in told
     assert "limits.pixels_in_flight: 50000000 (2 x image_pixels)" in told

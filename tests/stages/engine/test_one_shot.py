@@ -431,7 +431,9 @@ def test_answers_for_a_loop_that_is_gone_are_dropped(bench: Bench) -> None:
 def test_a_result_that_is_no_number_fails_its_item_alone_and_is_counted(bench: Bench) -> None:
     stage = Divider(run_gate=bench.gate())
     engine = bench.one_shot(stage)
-    inboxes = [add(engine, 4), add(engine, 1, -1), add(engine, 2)]
+    inboxes = [add(engine, 4)]
+    stage.run_gate.wait_for(1)
+    inboxes += [add(engine, 1, -1), add(engine, 2)]
     prepared(engine, 2)
     stage.run_gate.open()
     assert [inbox.wait().error for inbox in inboxes][::2] == [None, None]

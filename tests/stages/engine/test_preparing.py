@@ -13,10 +13,11 @@ from stages.contract.item import Item
 from stages.contract.limits import QueueLimits
 from stages.contract.recipe import NO_INPUTS, Inputs
 from stages.contract.stage import Share, Stepped
+from stages.contract.wanted import stop_if_unwanted
 from stages.engine.base import BaseEngine
 from stages.engine.in_flight import MAX_MISSES
 from tests.stages.bench import Bench, CountingEngine, at_hand, number, prepared, submit, workbench
-from tests.stages.fakes import PATIENCE_S, Add, Adder, Count, Countdown, CountFrom, Inbox, PreparedCount, Sum, Total
+from tests.stages.fakes import PATIENCE_S, Add, Adder, Count, Countdown, CountFrom, Gate, Inbox, PreparedCount, Sum, Total
 
 
 @pytest.fixture
@@ -87,6 +88,38 @@ def test_what_ends_while_it_is_prepared_never_starts(bench: Bench, kind: Kind, h
     else:
         assert kind.submit(4)[0].wait().error is None
     assert 3 not in kind.sizes_run
+    assert inbox.num_endings == 1
+
+
+class LongPreparation(Adder):
+    """Asks between its two pieces whether anybody still waits, and counts who got to the second."""
+
+    def __init__(self, gate: Gate) -> None:
+        super().__init__(prepare_gate=gate)
+        self.stopped = 0
+
+    def prepare(self, payload: Add, inputs: Inputs) -> Sum:
+        prepared = super().prepare(payload, inputs)
+        try:
+            stop_if_unwanted()
+        except Cancelled:
+            self.stopped += 1
+            raise
+        return prepared
+
+
+@pytest.mark.parametrize("how", ["cancel", "expire"])
+def test_a_preparation_that_nobody_waits_for_any_more_can_tell(bench: Bench, how: str) -> None:
+    gate = bench.gate()
+    stage = LongPreparation(gate)
+    engine = bench.one_shot(stage)
+    inbox, handle = submit(engine, Add(3))
+    gate.wait_for(1)
+    getattr(handle, how)()
+    gate.open()
+    assert submit(engine, Add(4))[0].wait().error is None
+    engine.close()
+    assert stage.stopped == 1
     assert inbox.num_endings == 1
 
 

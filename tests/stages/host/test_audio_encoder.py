@@ -127,7 +127,7 @@ def encoder(spec: StageSpec) -> AudioEncoder:
 @pytest.fixture
 async def host(encoder: AudioEncoder, spec: StageSpec) -> AsyncIterator[StageHost]:
     host = StageHost(cache=TieredCache([MemoryTier(2**20)]))
-    host.add(spec.name, encoder, batch=spec.batch, weights=spec.fingerprint(WITH_AUDIO))
+    host.add(spec.name, encoder, batch=spec.batch, contents=spec.contents(WITH_AUDIO))
     yield host
     await host.close()
 
@@ -144,12 +144,12 @@ def sound(seed: int, frames: int = 5) -> bytes:
 
 def test_its_files_and_fingerprint_are_its_own(spec: StageSpec) -> None:
     assert part_files(spec, WITH_AUDIO) == AUDIO_ENCODER.files
-    before = spec.fingerprint(WITH_AUDIO)
+    before = spec.whole(WITH_AUDIO)
     assert spec.source.folder is not None
     (Path(spec.source.folder) / "notes.txt").write_text("nothing of the part's")
-    assert spec.fingerprint(WITH_AUDIO) == before
+    assert spec.whole(WITH_AUDIO) == before
     (Path(spec.source.folder) / "filters.json").write_text("{}")
-    assert spec.fingerprint(WITH_AUDIO) != before
+    assert spec.whole(WITH_AUDIO) != before
     with pytest.raises(ConfigurationError, match="loader 'npy' cannot load a audio_encoder"):
         part_files(spec)
 
@@ -218,7 +218,7 @@ async def test_another_process_finds_it_in_the_far_tier(spec: StageSpec, encoder
     far, item, values = EncodedTier(), Item("1", EncodeAudio(sound(1)), name="sound one"), []
     for _ in range(2):
         host = StageHost(cache=TieredCache([far]))
-        host.add(spec.name, encoder, weights=spec.fingerprint(WITH_AUDIO))
+        host.add(spec.name, encoder, contents=spec.contents(WITH_AUDIO))
         values.append((await host.call(spec.name, item)).value)
         await host.close()
     assert encoder.batches == [1]

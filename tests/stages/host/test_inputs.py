@@ -10,6 +10,7 @@ import pytest
 
 from cache.memory import MemoryTier
 from cache.tiered import TieredCache
+from stages.checkpoints.checkpoint import Contents
 from stages.contract.errors import (
     ConfigurationError,
     DeadlineExceeded,
@@ -50,16 +51,22 @@ class Scene:
         self.far, self.memory = FarTier(), MemoryTier(2**20)
         self.adder, self.count = Adder(), Countdown(slots=2)
         self.there = StageHost(cache=TieredCache([self.far]), replica="there")
-        self.there.add("m.adder", self.adder, weights="w")
+        self.there.add("m.adder", self.adder, contents=Contents("", "w"))
         self.elsewhere = Elsewhere(self.there)
         self.here = StageHost(cache=TieredCache([self.memory, self.far]), replica="here", elsewhere=self.elsewhere)
         self.here.add("m.count", self.count, batch=BatchLimits(2), queue=QueueLimits(3))
 
     def start(
-        self, *recipes: Recipe[Total], start: int = 1, in_s: float | None = None, priority: int = 0, id: str = "r"
+        self,
+        *recipes: Recipe[Total],
+        start: int = 1,
+        in_s: float | None = None,
+        priority: int = 0,
+        id: str = "r",
+        tenant: str = "t",
     ) -> "asyncio.Task[list[object]]":
         deadline = float("inf") if in_s is None else time.time() + in_s
-        item = Item(id, CountFrom(start, plus=recipes), priority=priority, deadline=deadline, tenant="t")
+        item = Item(id, CountFrom(start, plus=recipes), priority=priority, deadline=deadline, tenant=tenant)
         return asyncio.create_task(collect(self.here.stream("m.count", item)))
 
     async def close(self) -> None:
@@ -258,6 +265,30 @@ async def test_how_many_wait_for_inputs_is_bounded(scene: Scene) -> None:
     await asyncio.gather(*waiting)
 
 
+async def test_who_waits_for_inputs_keeps_no_other_tenant_out(scene: Scene) -> None:
+    scene.elsewhere.hold()
+    waiting = [scene.start(plus(n), tenant="crowd") for n in range(3)]
+    await once(lambda: scene.here.metrics()[0].counters["waiting_for_inputs"] == 3)
+    with pytest.raises(QueueFull):
+        await scene.start(plus(8), tenant="crowd")
+    single = scene.start(plus(9), tenant="single")
+    await once(lambda: scene.here.metrics()[0].counters["waiting_for_inputs"] == 4)
+    with pytest.raises(QueueFull, match="4 requests wait"):
+        await scene.start(plus(9), tenant="single")
+    for one in waiting:
+        one.cancel()
+    await asyncio.wait(waiting)
+    assert scene.here.metrics()[0].counters["waiting_for_inputs"] == 1
+    scene.elsewhere.let_go()
+    assert counted(await single)[-1] == 0
+
+
+async def test_what_is_made_for_an_item_is_its_tenants_and_its_requests_work(scene: Scene) -> None:
+    item = Item("x", CountFrom(1, plus=(plus(2),)), tenant="crowd", request="n8")
+    await collect(scene.here.stream("m.count", item))
+    assert [(made.tenant, made.request) for made in scene.elsewhere.items] == [("crowd", "n8")]
+
+
 async def test_what_a_stage_holds_already_is_never_asked_for(scene: Scene) -> None:
     scene.count.knows["n2"] = 2
     events = await scene.start(plus(2))
@@ -398,7 +429,7 @@ async def test_one_shot_stages_wait_for_inputs_before_the_engine_hears_of_them()
 
 
 async def test_a_name_that_two_stages_elsewhere_make_is_asked_of_each(scene: Scene) -> None:
-    scene.there.add("b.adder", Adder(), dtype="bfloat16", weights="w")
+    scene.there.add("b.adder", Adder(), dtype="bfloat16", contents=Contents("", "w"))
     scene.elsewhere.hold()
     both = [scene.start(Recipe("n", stage, Add(2))) for stage in ("m.adder", "b.adder")]
     await once(lambda: len(scene.elsewhere.items) == 2)
@@ -417,7 +448,7 @@ async def test_what_replaced_weights_made_is_not_found_any_more_and_what_other_p
     await scene.start(plus(1))
     await asyncio.gather(scene.here.settled(), scene.there.settled())
     newer = scene.elsewhere.host = StageHost(cache=TieredCache([MemoryTier(2**20)]))
-    newer.add("m.adder", Adder(), dtype=dtype, weights="newer")
+    newer.add("m.adder", Adder(), dtype=dtype, contents=Contents("", "newer"))
     assert outcomes(await scene.start(plus(2))) == ["miss"]
     assert outcomes(await scene.start(plus(1))) == [outcome]
     await newer.close()

@@ -36,7 +36,7 @@ def test_every_kind_that_the_configuration_knows_is_there() -> None:
 )
 def test_a_loader_that_cannot_load_a_kind_is_refused_with_those_that_can(kind: str, loader: str, message: str) -> None:
     spec = replace(SPEC, kind=kind, loader=loader)
-    for ask in (load, part_files, StageSpec.fingerprint):
+    for ask in (load, part_files, StageSpec.whole):
         with pytest.raises(ConfigurationError, match=message):
             ask(spec)
 

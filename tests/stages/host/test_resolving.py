@@ -12,6 +12,7 @@ from cache.embedded import EmbeddedRedis
 from cache.memory import MemoryTier
 from cache.redis_tier import RedisTier
 from cache.tiered import TieredCache
+from stages.checkpoints.checkpoint import Contents
 from stages.contract.engine import EngineIdentity
 from stages.contract.errors import DeadlineExceeded, InvalidRequest, QueueFull, StageFailed
 from stages.contract.item import Item, Reply
@@ -302,7 +303,7 @@ async def test_what_is_remembered_and_is_no_such_result_is_forgotten_and_made_ag
 
 async def test_a_model_of_other_weights_never_answers_with_what_these_have_made(scene: Scene) -> None:
     other = Adder()
-    scene.host.add("other", other, weights="newer")
+    scene.host.add("other", other, contents=Contents("", "newer"))
     await scene.ask()
     await scene.host.settled()
     assert (await scene.host.call("other", Item("2", Add(2, 3), "n"))).receipt.cache == "miss"

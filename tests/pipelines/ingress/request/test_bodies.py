@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.ingress.request.bodies import (
@@ -32,7 +32,8 @@ def message(num_parts: int, text: str = "a") -> dict[str, Any]:
     return {"role": "user", "content": [{"type": "text", "text": text}] * num_parts}
 
 
-@given(st.lists(st.integers(1, 700), min_size=1, max_size=12))
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(1, 700), min_size=1, max_size=6))
 def test_a_body_in_pieces_is_the_body(sizes: list[int]) -> None:
     body = chat([message(size, str(row)) for row, size in enumerate(sizes)], temperature=0.5)
     assert parse(body, ChatBody) == ChatBody.model_validate_json(body)

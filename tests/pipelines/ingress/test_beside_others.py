@@ -1,0 +1,66 @@
+"""The worst request that each route allows doesn't keep others waiting: beside it, one that needs nothing is answered at once.
+
+What such a request waits is counted in CPU time of this process, which no other process on the machine adds to, and held against
+plain work in the same process.
+"""
+
+import asyncio
+import gc
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+from fastapi import FastAPI
+
+from pipelines.ingress.app import Kept, create_app
+from pipelines.ingress.request.settings import IngressSettings
+from tests.pipelines.ingress.worst_requests import WORST, Answer, Asked, LargeService, ask
+
+NO_OP = Asked("/health")
+BOUND = 12
+"""Of `plain_work_s`, about a hundredth of a second of CPU where it is measured."""
+
+
+@pytest.fixture(scope="module")
+def app() -> Iterator[FastAPI]:
+    settings = IngressSettings()
+    kept = Kept.new(settings)
+    gc.collect()
+    gc.freeze()  # as `pipelines/app.py` does
+    yield create_app(LargeService(), settings, kept)
+    gc.unfreeze()
+    kept.threads.close()
+
+
+def plain_work_s() -> float:
+    """CPU seconds of something that any request might do: 50,000 numbers to JSON and back."""
+    took = []
+    for _ in range(5):
+        began = time.process_time()
+        json.loads(json.dumps(list(range(50_000))))
+        took.append(time.process_time() - began)
+    return min(took)
+
+
+async def beside(app: FastAPI, asked: Asked) -> tuple[Answer, float]:
+    """The answer, and the longest that a request for nothing waited meanwhile."""
+    answering, worst = asyncio.ensure_future(ask(app, asked)), 0.0
+    while not answering.done():
+        began = time.process_time()
+        await asyncio.sleep(0)  # it comes when the loop has a turn for it
+        assert (await ask(app, NO_OP)).status == 200
+        worst = max(worst, time.process_time() - began)
+    return await answering, worst
+
+
+@pytest.mark.parametrize("name", WORST)
+async def test_others_are_answered_meanwhile(app: FastAPI, name: str) -> None:
+    await ask(app, NO_OP)
+    asked, unit = WORST[name](), plain_work_s()
+    answer, worst = await beside(app, asked)
+    print(
+        f"{name}: {answer.status}, {len(asked.body)} bytes in, {answer.num_bytes} out, {worst * 1000:.1f} ms; unit {unit * 1000:.1f} ms"
+    )
+    assert answer.status in (200, 400)
+    assert worst < BOUND * unit
