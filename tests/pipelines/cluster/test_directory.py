@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray import serve
 
 from pipelines.cluster import directory
 from pipelines.cluster.directory import ServeDirectory, computing, serving
@@ -68,7 +69,7 @@ class Table:
 @pytest.fixture
 def controller(monkeypatch: pytest.MonkeyPatch) -> Iterator[Controller]:
     controller = Controller()
-    monkeypatch.setattr(directory.serve, "status", controller.status)
+    monkeypatch.setattr(serve, "status", controller.status)
     monkeypatch.setattr(directory, "ANSWER_WITHIN_S", 0.05)
     yield controller
     controller.here.set()
