@@ -75,11 +75,13 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    """What a step did for one row: events for the client, in order, and whether the row is done or failed."""
+    """What a step did for one row: events for the client, in order, and whether the row is done or failed. `work`: what was done of
+    its cost, where that was not all (None: it was)."""
 
     events: Sequence[object] = ()
     done: bool = False
     error: Exception | None = None
+    work: float | None = None
 
 
 class IterativeStage(Protocol[P_contra, Q, R]):

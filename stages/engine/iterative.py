@@ -130,8 +130,9 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
             self._in_flight.counters.steps_total += 1
             self._in_flight.count_run(works, began, seconds)
             shares = {work.id: one for work, one in zip(works, shared, strict=True) if isinstance(one, Share)}
+            worked = {work.id: one.work for work, one in zip(works, stepped, strict=True) if one.work is not None}
             self._scheduler.complete(
-                [work.id for work in works], seconds, done={w.id for w in works} - shares.keys(), shares=shares
+                [work.id for work in works], seconds, done={w.id for w in works} - shares.keys(), shares=shares, worked=worked
             )
             for work, one, share in zip(works, stepped, shared, strict=True):
                 self._in_flight.tell(work, one.events)

@@ -233,7 +233,12 @@ class Llm:
             for row, (num_computed, images) in zip(rows, before, strict=True):
                 row.contents.num_computed, row.images = num_computed, images
             raise
-        return [self._advanced(row, sampled[index]) if index in sampled else Stepped() for index, row in enumerate(rows)]
+        return [
+            self._advanced(row, sampled[index])
+            if index in sampled
+            else Stepped(work=row.contents.num_computed - before[index][0])
+            for index, row in enumerate(rows)
+        ]
 
     def _compute(self, rows: Sequence[LlmRow]) -> dict[int, SampledToken]:
         """The next token of every row (by its index) whose prompt is computed by the end of the step."""

@@ -1,14 +1,14 @@
 """Which waiting prompts advance in a step, and by how many tokens. Pure; knows no tensors.
 
-The longest-waiting prompt is sure of half the budget, the rest goes to whoever is nearest to its first token: short prompts
-overtake a long one, and no prompt starves.
+The first prompt is sure of half the budget: the longest-waiting one of the tenant whose turn it is, since that is the order of a
+step's rows. The rest goes to whoever is nearest to its first token: short prompts overtake a long one, and no prompt starves.
 """
 
 from collections.abc import Sequence
 
 
 def share_budget(remaining: Sequence[int], budget: int) -> list[int]:
-    """Tokens for each prompt (in order of arrival) this step: at most `budget` in all, and all of it where there is that
+    """Tokens for each prompt (in their order) this step: at most `budget` in all, and all of it where there is that
     much."""
     shares = [0] * len(remaining)
     if not remaining:

@@ -19,7 +19,7 @@ from pipelines.settings.applications import (
     applications,
     stages_name,
 )
-from pipelines.settings.config import AuthConfig, KeyConfig
+from pipelines.settings.auth import AuthConfig, KeyConfig
 from pipelines.settings.config_file import load
 from stages.contract.errors import ConfigurationError
 
@@ -57,7 +57,7 @@ def test_as_one_application_everything_has_the_same_settings() -> None:
     scaling = denoiser._deployment_config.autoscaling_config
     assert (scaling.min_replicas, scaling.max_replicas, scaling.target_ongoing_requests) == (1, 2, 6)
     assert scaling.policy.policy_function == "pipelines.cluster.autoscaling:by_engines_load"
-    assert (denoiser.max_ongoing_requests, denoiser.max_queued_requests) == (136, 256)
+    assert (denoiser.max_ongoing_requests, denoiser.max_queued_requests) == (392, 256)
     assert denoiser.user_config == {"queues": {"triptych-paint.denoiser": {"max_items": 128}}}
     assert denoiser._deployment_config.max_surge_percent > 0
     assert "config" in whole["ingress"].user_config

@@ -19,7 +19,7 @@ def test_a_sound_configuration_is_shown_with_what_was_derived() -> None:
     assert code == 0
     assert "vae: triptych-paint.vae_decoder, triptych-paint.vae_encoder" in output
     assert "  models.triptych-see.llm.batch.max_items: 8 (num_slots)\n" in output
-    assert "  deployments.llm.max_ongoing_requests: 136 (" in output
+    assert "  deployments.llm.max_ongoing_requests: 392 (" in output
 
 
 def test_settings_that_do_not_fit_are_told_and_the_exit_code_is_2(tmp_path: Path) -> None:

@@ -91,3 +91,20 @@ async def test_what_was_made_for_an_input_is_on_the_receipt_too() -> None:
     other, embedder = context.receipts
     assert (other.stage, embedder.stage) == ("m.other", "m.embedder")
     assert embedder.ended_s - other.ended_s == pytest.approx(1.0)
+
+
+async def test_one_large_request_keeps_nobody_waiting_for_all_of_its_inputs(scene: Scene) -> None:
+    """Another tenant's single text, and one of its own tenant: both are in the next batches, of sixteen."""
+    gate = scene.embedder.gate
+    gate.close()
+    large = scene.ask(*[TextPart(f"text {number}") for number in range(256)], context=RequestContext(tenant="a"))
+    await asyncio.to_thread(gate.wait_for, 1)
+    await once(lambda: scene.host.metrics()[0].counters["items_total"] == 256)
+    others = [scene.ask(TextPart(f"single {tenant}"), context=RequestContext(tenant=tenant)) for tenant in "ab"]
+    await once(lambda: scene.host.metrics()[0].counters["items_total"] == 258)
+    await once(lambda: scene.host.metrics()[0].counters["preparing"] == 0)
+    gate.let(2)
+    await asyncio.gather(*others)
+    assert not large.done()
+    gate.open()
+    assert len((await large).vectors) == 256

@@ -31,6 +31,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeVar
 
 from stages.contract.engine import Load
@@ -48,6 +49,7 @@ W = TypeVar("W")
 MIN_WEIGHT = 0.5  # a row of low priority, with all its time left
 MAX_WEIGHT = 4.0  # a row of high priority, close to its deadline
 MAX_PREEMPTIONS = 3
+NOTHING: Mapping[str, float] = MappingProxyType({})
 CLOSE = 0.75  # of the time that an entry was allowed: once so much is used up, its deadline is close
 
 
@@ -142,6 +144,7 @@ class OneShotScheduler(Scheduler[W]):
     def __init__(self, batch: BatchLimits, queue: QueueLimits, *, name: str = "stage", ageing_s: float = 2.0) -> None:
         super().__init__(batch, queue, name=name, ageing_s=ageing_s)
         self._running: dict[str, Entry[W]] = {}
+        self._latest: Sequence[Entry[W]] = ()  # batch
 
     def running(self) -> Sequence[Entry[W]]:
         return list(self._running.values())
@@ -154,12 +157,14 @@ class OneShotScheduler(Scheduler[W]):
 
     def next_batch(self, now: float) -> Batch[W]:
         expired = self.waiting.take_expired(now)
+        self.waiting.have_turn(self._latest, now)
         lines = self.waiting.by_tenant(now)
         self._counters.begin(lines)
         chosen = fill_fairly(lines, self.bound.limits, self._counters) if lines else []
         for entry in chosen:
-            self.waiting.take(entry.id)
+            self.waiting.begin(entry.id, now)
             self._running[entry.id] = entry
+        self._latest = chosen
         self._use(chosen)
         return Batch(chosen, expired, sum(entry.cost for entry in chosen))
 
@@ -200,6 +205,7 @@ class IterativeScheduler(Scheduler[W]):
         super().__init__(batch, queue, name=name, ageing_s=ageing_s)
         self._rows: dict[str, _Row[W]] = {}
         self._times: dict[str, float] = {}  # of each tenant with rows: when its first one was due at the last step
+        self._asked_at = 0.0  # who starts
         self._max_rows = math.inf  # beside so many, the last one that tried could not start
         self._alone: str | None = None  # while it runs, nothing else does
         self._in_step: frozenset[str] = frozenset()
@@ -229,9 +235,11 @@ class IterativeScheduler(Scheduler[W]):
     def next_to_start(self, now: float) -> Entry[W] | None:
         """Who starts next, if the stage has room for it. Whoever does not fit lets nobody of its own key past, so that it fits
         in the end."""
+        self._asked_at = now
         rows = list(self._rows.values())
         if not self._has_place(rows):
             return None
+        self.waiting.have_turn((row.entry for row in rows), now)
         passed: set[Hashable] = set()
         for line in self._in_turn(now):
             for entry in line:
@@ -329,7 +337,7 @@ class IterativeScheduler(Scheduler[W]):
 
     def start(self, entry_id: str, share: Share) -> bool:
         """It has been started, and takes part in steps from now on. False: it has left meanwhile; the caller frees its row."""
-        entry = self.waiting.take(entry_id)
+        entry = self.waiting.begin(entry_id, self._asked_at)
         if entry is None:
             return False
         self._max_rows = math.inf
@@ -361,12 +369,23 @@ class IterativeScheduler(Scheduler[W]):
             lines.setdefault(row.tenant, []).append(row)
         return lines
 
-    def complete(self, ids: Collection[str], seconds: float, *, done: Collection[str], shares: Mapping[str, Share]) -> None:
+    def complete(
+        self,
+        ids: Collection[str],
+        seconds: float,
+        *,
+        done: Collection[str],
+        shares: Mapping[str, Share],
+        worked: Mapping[str, float] = NOTHING,
+    ) -> None:
         """A step of these rows took `seconds`. Those in `done` (well or not) leave; `shares`: what others need of their next
-        step, where it changed. Ids that left during the step are passed over.
+        step, where it changed; `worked`: what was done of their cost, where that was not all. Ids that left during the step are
+        passed over.
         """
         finished = 0.0
         for row in [self._rows[entry_id] for entry_id in ids if entry_id in self._rows]:
+            if (work := worked.get(row.entry.id)) is not None and row.tenant in self._used:
+                self._used[row.tenant] += work - row.cost
             if row.entry.id in done:
                 finished += self._rows.pop(row.entry.id).entry.cost
             elif row.entry.id in shares:

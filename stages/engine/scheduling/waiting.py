@@ -7,9 +7,10 @@ Doesn't know what the work is, what may share a batch or how long a device takes
 Ageing: an entry moves up one priority level for every `ageing_s` it has waited. So whatever arrives more than
 `(p - q + 1) * ageing_s` after an entry of priority p, with priority q <= p, never ranks before it: nothing waits for ever.
 
-A request of many pieces doesn't make others of its tenant wait for all of them: each piece ranks as if it had come when those
-before it were done, had they the device to themselves (as a packet in VirtualClock: Zhang, SIGCOMM 1990). So what comes meanwhile
-goes between them.
+A request of many pieces doesn't make others of its tenant wait for all of them. Among equal priorities the lowest start tag goes first
+(start-time fair queueing: Goyal, Vin and Cheng, SIGCOMM 1996): a piece's is the sum of its request's pieces before it, by cost, from
+the tenant's virtual time on, which is the highest tag that has begun. So whatever comes goes before what is left of a request that
+came before. What is left ages from when the request last had its turn. While every request has one piece all tags are the same.
 """
 
 import math
@@ -24,6 +25,7 @@ from stages.engine.scheduling.room import Tally, has_room_for_another, has_room_
 from stages.engine.scheduling.service_rate import ServiceRate
 
 W = TypeVar("W")
+_Request = tuple[str, str]  # tenant, and request
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +36,7 @@ class Entry(Generic[W]):
     cancelled, but can't run yet.
     `num_preempted`: how often it ran and had to make way. `was_let_in`: it has its right to wait from before (it ran, it was
     set aside, the bounds were others), so no bound of the queue applies.
-    `request`: what it is a piece of ("": of nothing that has other pieces). `behind`: what its request had in line when it came, by
-    cost.
+    `request`: what it is a piece of ("": of nothing that has other pieces). `start_tag`: given to it by the line.
     """
 
     id: str
@@ -50,11 +51,11 @@ class Entry(Generic[W]):
     was_let_in: bool = False
     tenant: str = DEFAULT_TENANT
     request: str = ""
-    behind: float = 0.0
+    start_tag: float = 0.0
 
     def amended(self, priority: int, deadline: float) -> "Entry[W]":
-        """With the more urgent priority and the later deadline, and behind nothing: someone else wants the same result."""
-        return replace(self, priority=min(priority, self.priority), deadline=max(deadline, self.deadline), behind=0.0)
+        """With the more urgent priority and the later deadline: someone else wants the same result."""
+        return replace(self, priority=min(priority, self.priority), deadline=max(deadline, self.deadline))
 
     def __post_init__(self) -> None:
         if not 0 <= self.cost < math.inf:
@@ -79,7 +80,10 @@ class WaitingLine(Generic[W]):
         self._aside: dict[str, Entry[W]] = {}
         self._tenants: Tally[str] = Tally()
         self._ready: Tally[str] = Tally()
-        self._requests: Tally[tuple[str, str]] = Tally()
+        self._requests: Tally[_Request] = Tally()
+        self._virtual_time: dict[str, float] = {}  # of each tenant that has something in line
+        self._finish_tags: dict[_Request, float] = {}  # of the last piece of each request that has some in line
+        self._had_turn: dict[_Request, float] = {}  # when such a request had its last turn
         self._none_expires_before = math.inf
 
     def __len__(self) -> int:
@@ -111,9 +115,25 @@ class WaitingLine(Generic[W]):
         self.refuse_if_full(entry.cost, entry.tenant)
         if len(self) >= self._limits.max_items or 0 < self.cost > self._limits.max_cost - entry.cost:
             self.num_let_in_beyond += 1
-        if (behind := self._requests.of((entry.tenant, entry.request)).cost) > 0:
-            entry = replace(entry, behind=behind)
-        self._put(entry)
+        request = entry.tenant, entry.request
+        start_tag = max(self._virtual_time.get(entry.tenant, 0.0), self._finish_tags.get(request, 0.0))
+        if entry.request:
+            self._finish_tags[request] = start_tag + entry.cost
+        self._put(replace(entry, start_tag=start_tag) if start_tag else entry)
+
+    def begin(self, entry_id: str, now: float) -> Entry[W] | None:
+        """Takes it, since its turn has come. None: it is not here."""
+        entry = self.take(entry_id)
+        if entry is not None and entry.tenant in self._tenants:
+            self._virtual_time[entry.tenant] = max(self._virtual_time.get(entry.tenant, 0.0), entry.start_tag)
+            self.have_turn([entry], now)
+        return entry
+
+    def have_turn(self, entries: Iterable[Entry[W]], now: float) -> None:
+        """These run, or ran until now: what is left of their requests has not waited in vain."""
+        for entry in entries:
+            if entry.request and (request := (entry.tenant, entry.request)) in self._requests:
+                self._had_turn[request] = now
 
     def refuse_if_full(self, cost: float, tenant: str = DEFAULT_TENANT) -> None:
         """Raises `QueueFull` where one more of this cost would not be let in."""
@@ -128,7 +148,7 @@ class WaitingLine(Generic[W]):
 
     def put_back(self, entry: Entry[W], now: float) -> None:
         """It ran and had to make way: it waits again, from now on."""
-        self._put(replace(entry, arrival=now, num_preempted=entry.num_preempted + 1, was_let_in=True, behind=0.0))
+        self._put(replace(entry, arrival=now, num_preempted=entry.num_preempted + 1, was_let_in=True))
 
     def give_back(self, entry: Entry[W]) -> None:
         """It ran and could not go on: it waits again, in its old place."""
@@ -172,7 +192,10 @@ class WaitingLine(Generic[W]):
         """As `Entry.amended`, where it is here."""
         for line in self._lines():
             if (entry := line.get(entry_id)) is not None:
-                line[entry_id] = entry.amended(priority, deadline)
+                earliest = min(
+                    entry.start_tag, self._virtual_time.get(entry.tenant, 0.0)
+                )  # another request has no other pieces
+                line[entry_id] = replace(entry.amended(priority, deadline), start_tag=earliest)
 
     def take(self, entry_id: str) -> Entry[W] | None:
         entry = self._entries.get(entry_id)
@@ -195,6 +218,7 @@ class WaitingLine(Generic[W]):
         return expired
 
     def _put(self, entry: Entry[W]) -> None:
+        """What comes back has its start tag from before, which may be of another time: at worst it goes by its ageing."""
         self._entries[entry.id] = entry
         self._count(entry)
         self._none_expires_before = min(self._none_expires_before, entry.deadline)
@@ -209,14 +233,20 @@ class WaitingLine(Generic[W]):
         if entry.ready:
             self._ready.add(entry.tenant)
         if entry.request:
-            self._requests.add((entry.tenant, entry.request), entry.cost)
+            self._requests.add((entry.tenant, entry.request))
 
     def _uncount(self, entry: Entry[W]) -> None:
         self._tenants.remove(entry.tenant, entry.cost)
+        if entry.tenant not in self._tenants:
+            self._virtual_time.pop(entry.tenant, None)
         if entry.ready:
             self._ready.remove(entry.tenant)
         if entry.request:
-            self._requests.remove((entry.tenant, entry.request), entry.cost)
+            request = entry.tenant, entry.request
+            self._requests.remove(request)
+            if request not in self._requests:
+                self._finish_tags.pop(request, None)
+                self._had_turn.pop(request, None)
 
     def _lines(self) -> tuple[dict[str, Entry[W]], dict[str, Entry[W]]]:
         return self._entries, self._aside
@@ -254,14 +284,14 @@ class WaitingLine(Generic[W]):
             lines.setdefault(entry.tenant, []).append(entry)
         return {tenant: min(line, key=rank) for tenant, line in lines.items()}
 
-    def _rank(self, now: float) -> Callable[[Entry[W]], tuple[float, float, float]]:
-        ageing_s = self._ageing_s
+    def _rank(self, now: float) -> Callable[[Entry[W]], tuple[float, float, float, float]]:
+        ageing_s, had_turn = self._ageing_s, self._had_turn
 
-        def rank(entry: Entry[W]) -> tuple[float, float, float]:
-            waited, later = now - entry.arrival, 0.0
-            if entry.behind and (later := self._rate.seconds_for(entry.behind) or 0.0):
-                waited = max(waited - later, 0.0)
-            return entry.priority - math.floor(waited / ageing_s), entry.deadline + later, entry.arrival + later
+        def rank(entry: Entry[W]) -> tuple[float, float, float, float]:
+            since = entry.arrival
+            if entry.request and had_turn:
+                since = max(since, had_turn.get((entry.tenant, entry.request), since))
+            return entry.priority - math.floor((now - since) / ageing_s), entry.start_tag, entry.deadline, entry.arrival
 
         return rank
 

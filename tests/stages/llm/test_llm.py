@@ -458,6 +458,16 @@ def test_what_a_request_will_weigh_is_what_its_row_weighs(folder: Path) -> None:
         llm = load(folder, chunk=64)
 
 
+def test_of_prompts_that_share_a_step_each_is_said_to_have_had_what_was_computed_of_it(folder: Path) -> None:
+    llm = load(folder, chunk=8)
+    rows = [started(llm, generate(tuple(range(10, 30)))), started(llm, generate(tuple(range(20, 50))))]
+    assert [llm.cost(row) for row in rows] == [8, 8]
+    assert [one.work for one in llm.step(rows)] == [8, 0]
+    assert [one.work for one in llm.step([rows[1], rows[0]])] == [4, 4]
+    for row in rows:
+        llm.finish(row)
+
+
 def test_once_prepared_a_request_weighs_what_is_still_to_be_computed(folder: Path) -> None:
     llm = load(folder, chunk=64)
     drive(llm, [(0, generate())])
