@@ -4,7 +4,7 @@ PORT ?= 8000
 FUZZ_SECONDS ?= 3600
 BIN := .venv/bin
 STAMP := .venv/.installed
-TOOLS := .venv/tools
+TOOLS := $(CURDIR)/.venv/tools
 PIP_INSTALL := install --quiet --disable-pip-version-check --no-deps --progress-bar on
 LOCKED := --require-hashes --only-binary :all:
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" $(UPGRADE)
@@ -78,7 +78,7 @@ audit: $(TOOLS)/.installed
 	@$(TOOLS)/bin/python .ci/audit.py --environment $(BIN)/python --lock locks/cuda.txt --into .triptych/audit
 
 lock: $(TOOLS)/.installed
-	@cd locks && ../$(TOOLS)/bin/$(COMPILE) tools.in -o tools.txt
+	@cd locks && $(TOOLS)/bin/$(COMPILE) tools.in -o tools.txt
 	@$(TOOLS)/bin/$(LOCK_OF_ALL) -o locks/cuda.txt
 	@UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" $(TOOLS)/bin/$(LOCK_OF_ALL) --override locks/cpu.in -o locks/cpu.txt
 

@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +44,23 @@ def _look_up(lock: Path) -> int:
     if not told.stdout.startswith("{"):
         print(f"{lock}: not audited: {_last_line(told.stderr)}")
         return 0
-    packages: list[dict[str, Any]] = json.loads(told.stdout)["dependencies"]
+    lines, status = verdict(json.loads(told.stdout)["dependencies"])
+    print("\n".join(f"{lock}: {line}" for line in lines))
+    return status
+
+
+def verdict(packages: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str], int]:
+    """(what to say, exit status), of what pip-audit found. An index without a database of faults answers that it knows no package:
+    that is no good news."""
     known = [package for package in packages if "skip_reason" not in package]
     if not known:
-        print(f"{lock}: not audited: no database of known faults can be reached from here")
-        return 0
-    faulty = [(package, fault) for package in known for fault in package["vulns"]]
-    for package, fault in faulty:
-        print(f"{package['name']} {package['version']}: {fault['id']}, fixed in {', '.join(fault['fix_versions']) or 'none'}")
-    print(f"{lock}: {len(known)} of {len(packages)} packages looked up, {len(faulty)} known faults")
-    return 1 if faulty else 0
+        return ["not audited: no database of known faults can be reached from here"], 0
+    faults = [
+        f"{package['name']} {package['version']}: {fault['id']}, fixed in {', '.join(fault['fix_versions']) or 'no version'}"
+        for package in known
+        for fault in package["vulns"]
+    ]
+    return [*faults, f"{len(known)} of {len(packages)} packages looked up, {len(faults)} known faults"], 1 if faults else 0
 
 
 def _run(tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -49,7 +49,8 @@ from pipelines.settings.applications import (
     surface_application,
     version_of,
 )
-from pipelines.settings.config import INGRESS, AppConfig, AuthConfig, FetchConfig
+from pipelines.settings.auth import AuthConfig
+from pipelines.settings.config import INGRESS, AppConfig, FetchConfig
 from pipelines.settings.config_file import parse
 from pipelines.settings.derived import pixels_in_flight
 from pipelines.settings.loopback import refuse_open_door

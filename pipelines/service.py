@@ -139,6 +139,7 @@ class Triptych:
             PromptBuilder.load(
                 resolve(llm.source, part_files(llm).without_weights()),
                 projector=resolve(projector, PROJECTOR_FILES.without_weights()) if projector is not None else None,
+                max_tokens=model.llm.max_context_tokens,
             ),
             threads=self._threads,
             vision_fingerprint=self._named(f"{model_id}.vision_encoder") if vision is not None else None,

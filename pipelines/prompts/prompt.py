@@ -15,9 +15,10 @@ from jinja2 import TemplateError
 from pipelines.jobs import ImagePart, Message, TextPart
 from pipelines.prompts.control_tokens import ControlTokens, unused_mark
 from stages.checkpoints.checkpoint import Checkpoint
-from stages.contract.errors import ConfigurationError, InvalidRequest
+from stages.contract.errors import ConfigurationError, InvalidRequest, TriptychError
 from stages.device.torchvision_shim import ensure_torchvision
 from stages.llm.model.tokenizer import gguf_file, load_tokenizer
+from stages.text.text_tokenizer import TextTokenizer
 from stages.vision.placeholders import num_image_tokens
 
 
@@ -50,21 +51,21 @@ class PromptWriter(Protocol):
 
 
 class PromptBuilder:
-    """For one model; thread-safe."""
+    """For one model; thread-safe. `max_tokens`: a prompt of far more is refused before it is read to its end."""
 
-    def __init__(self, tokenizer: Any, writer: PromptWriter, checkpoint: Checkpoint) -> None:
-        self._writer, self._checkpoint = writer, checkpoint
-        # Calls of the tokenizer itself change its settings, which other threads may be using; calls of its backend don't.
+    def __init__(self, tokenizer: Any, writer: PromptWriter, checkpoint: Checkpoint, max_tokens: int | None = None) -> None:
+        self._writer, self._checkpoint, self._max_tokens = writer, checkpoint, max_tokens
         self._backend = tokenizer.backend_tokenizer
-        self._backend.no_truncation()
-        self._backend.no_padding()
+        self._texts = TextTokenizer.of(tokenizer, param="messages", max_tokens=max_tokens)
         self._image_token_id = self._backend.token_to_id(writer.image_token) if writer.image_token else None
         added = tokenizer.added_tokens_decoder.values()
-        written = {token.content for token in added if token.special or token.content in writer.template}
+        written = {token.content for token in added if token.special or _is_written(token.content, writer.template)}
         self._control = ControlTokens(written | ({writer.image_token} if writer.image_token else set()))
 
     @classmethod
-    def load(cls, checkpoint: Checkpoint, projector: Checkpoint | None = None) -> "PromptBuilder":
+    def load(
+        cls, checkpoint: Checkpoint, projector: Checkpoint | None = None, max_tokens: int | None = None
+    ) -> "PromptBuilder":
         """`projector`: of a model made of an open_clip tower, a projector and a text-only language model. Raises
         `ConfigurationError` for a checkpoint without tokenizer or chat template."""
         from stages.vision.vlm_files import VLM_PARTS
@@ -72,11 +73,11 @@ class PromptBuilder:
         ensure_torchvision()
         if gguf_file(checkpoint.folder) is None and _load_config(checkpoint).model_type in VLM_PARTS:
             processor = _load_processor(checkpoint)
-            return cls(processor.tokenizer, ProcessorPromptWriter(processor), checkpoint)
+            return cls(processor.tokenizer, ProcessorPromptWriter(processor), checkpoint, max_tokens)
         tokenizer = load_tokenizer(checkpoint.folder)
         _check_template(checkpoint, tokenizer.chat_template)
         placeholder = Placeholder.load(projector) if projector is not None else None
-        return cls(tokenizer, TextPromptWriter(tokenizer, placeholder), checkpoint)
+        return cls(tokenizer, TextPromptWriter(tokenizer, placeholder), checkpoint, max_tokens)
 
     @property
     def max_context_tokens(self) -> int | None:
@@ -85,18 +86,24 @@ class PromptBuilder:
         return int(limit) if limit is not None else None
 
     def build(self, messages: Sequence[Message]) -> Prompt:
-        """Raises `InvalidRequest` for a conversation that the model's template refuses (such as two user messages in a
-        row)."""
+        """Raises `InvalidRequest` for a conversation that the model's template refuses (such as two user messages in a row), that
+        its tokenizer can't read, or that is far too long."""
         pictures = [part for message in messages for part in message.parts if isinstance(part, ImagePart)]
         mark = unused_mark(part.text for message in messages for part in message.parts if isinstance(part, TextPart))
-        try:
-            text = self._writer.render([self._harmless(message, mark) for message in messages])
-        except TemplateError as error:
-            raise InvalidRequest(f"the model's chat template refuses these messages: {error}", param="messages") from error
+        text = self._rendered([self._harmless(message, mark) for message in messages])
         token_ids = self._tokenized(self._with_placeholders(text, pictures), mark)
         return Prompt(tuple(token_ids), tuple(self._spans(token_ids, pictures)))
 
-    def encode(self, text: str) -> list[int]:
+    def _rendered(self, messages: Sequence[Message]) -> str:
+        try:
+            return self._writer.render(messages)
+        except TriptychError:
+            raise
+        except Exception as error:  # a template is a program: what it fails on is in these messages
+            told = f"refuses these messages: {error}" if type(error) is TemplateError else "cannot take these messages"
+            raise InvalidRequest(f"the model's chat template {told}", param="messages") from error
+
+    def encode(self, text: str) -> Sequence[int]:
         """A plain text's tokens: no template, no begin token, and control tokens read as text."""
         mark = unused_mark([text])
         return self._encoded(self._control.broken(text, mark), mark)
@@ -134,14 +141,22 @@ class PromptBuilder:
             whole += token * self._writer.num_image_tokens(picture) + piece
         return whole
 
-    def _tokenized(self, text: str, mark: str) -> list[int]:
+    def _tokenized(self, text: str, mark: str) -> Sequence[int]:
         if not self._writer.adds_special_tokens(text):
             return self._encoded(text, mark)
         first, *rest = text.split(mark)
-        return self._backend.encode(first, add_special_tokens=True).ids + self._encoded(mark.join(rest), mark)
+        marked = [*self._texts.begin, *self._encoded(first, mark), *self._texts.end]
+        return [*marked, *self._encoded(mark.join(rest), mark)]
 
-    def _encoded(self, text: str, mark: str) -> list[int]:
-        return [token for piece in text.split(mark) for token in self._backend.encode(piece, add_special_tokens=False).ids]
+    def _encoded(self, text: str, mark: str) -> Sequence[int]:
+        reading = self._texts.read(*text.split(mark))
+        if not reading.is_whole:
+            raise InvalidRequest(
+                f"messages have {reading.told} tokens and the context is {self._max_tokens} (models.*.llm.max_context_tokens); "
+                "shorten them",
+                param="messages",
+            )
+        return reading.ids
 
     def _spans(self, token_ids: Sequence[int], pictures: Sequence[ImagePart]) -> list[tuple[int, int, ImagePart]]:
         found = [offset for offset, token in enumerate(token_ids) if token == self._image_token_id] if pictures else []
@@ -243,6 +258,11 @@ class ProcessorPromptWriter:
     def adds_special_tokens(self, text: str) -> bool:
         begin = self._processor.tokenizer.bos_token
         return begin is None or not text.startswith(begin)
+
+
+def _is_written(token: str, template: str) -> bool:
+    """Whether a template writes it; white space is not the template's alone, though tokenizers have tokens for runs of it."""
+    return not token.isspace() and token in template
 
 
 def _as_part(part: TextPart | ImagePart) -> dict[str, str]:

@@ -32,13 +32,13 @@ from pipelines.settings.config import (
     ModelConfig,
     PartConfig,
     QueueConfig,
-    Strict,
 )
 from pipelines.settings.derived import Home, batch_items, capacity, longest_request_s, max_queued_requests, pixels_in_flight
 from pipelines.settings.placement import needed_elsewhere
 from pipelines.settings.private_redis import embedded_name
 from pipelines.settings.replica_spec import CacheSpec, ReplicaSpec
 from pipelines.settings.specs import cache_spec, stage_spec, torch_threads
+from pipelines.settings.strict import Strict
 from stages.pictures.pixel_budget import MAX_PIXELS
 
 METRICS, REDIS = "metrics", "redis"

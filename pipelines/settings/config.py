@@ -6,27 +6,20 @@ Decides what may be said, and where (every role filled, every stage placed once)
 it stands in the YAML file: `pipelines/settings/config_file.py`.
 """
 
-import hashlib
 from collections.abc import Mapping
 from typing import Annotated, Literal
 from urllib.parse import parse_qs, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from pipelines.settings.environment import hard_to_guess, secret_of
-from stages.contract.errors import ConfigurationError
+from pipelines.settings.auth import AuthConfig
+from pipelines.settings.strict import Strict
 from stages.contract.limits import QueueLimits
 from stages.diffusion.messages import MAX_GUIDANCE_SCALE
 
 EMBEDDED = "embedded"
 INGRESS = "ingress"
 SURGE_PERCENT = 25  # rounded up: there is one replica more before the first old one goes
-
-
-class Strict(BaseModel):
-    """Its errors don't quote what was given: it may be a key in the wrong place."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class SourceConfig(Strict):
@@ -339,100 +332,6 @@ class LimitsConfig(Strict):
     def default_within_bounds(self) -> "LimitsConfig":
         if self.default_request_s > self.max_request_s:
             raise ValueError(f"default_request_s {self.default_request_s} is over max_request_s {self.max_request_s}")
-        return self
-
-
-class KeyConfig(Strict):
-    """An API key: its SHA-256 in hex, or the environment variable or the file that holds it."""
-
-    tenant: str = Field(min_length=1)
-    sha256: Annotated[str, StringConstraints(strip_whitespace=True, to_lower=True)] | None = None
-    env: str | None = Field(None, min_length=1)
-    file: str | None = Field(None, min_length=1)
-
-    @field_validator("sha256")
-    @classmethod
-    def is_a_digest(cls, given: str | None) -> str | None:
-        if given is not None and not (len(given) == 64 and set(given) <= set("0123456789abcdef")):
-            raise ValueError("not 64 hex digits: it is the key's SHA-256 (`printf %s KEY | sha256sum`), not the key")
-        if given == hashlib.sha256().hexdigest():
-            raise ValueError("it is that of an empty key")
-        return given
-
-    @model_validator(mode="after")
-    def exactly_one(self) -> "KeyConfig":
-        if sum(given is not None for given in (self.sha256, self.env, self.file)) != 1:
-            raise ValueError("give exactly one of sha256, env, file")
-        return self
-
-    def digest(self) -> str:
-        """Raises `ConfigurationError` where the environment variable or the file holds no key."""
-        if self.sha256 is not None:
-            return self.sha256
-        setting = f"auth.keys: the key of tenant {self.tenant}"
-        key = hard_to_guess(secret_of(env=self.env, file=self.file, setting=setting), setting)
-        return hashlib.sha256(key.text.encode("utf-8", "surrogateescape")).hexdigest()
-
-
-class AuthConfig(Strict):
-    """Without keys: one tenant, and loopback only. `secret_env`, `secret_file`: the variable or the file with the secret that tenant salts
-    derive from."""
-
-    keys: tuple[KeyConfig, ...] = ()
-    secret_env: str | None = Field(None, min_length=1)
-    secret_file: str | None = Field(None, min_length=1)
-    models: dict[str, tuple[str, ...]] = Field(
-        {}, description="tenant -> the models that it may ask, and sees; all, for a tenant that is not here"
-    )
-    operators: tuple[str, ...] = Field(
-        (),
-        description="tenants who see of all what the others see of their own: counters, replicas, batches; one tenant alone does",
-    )
-
-    def secret(self) -> bytes:
-        """Raises `ConfigurationError` where the environment variable or the file holds no secret."""
-        if self.secret_env is None and self.secret_file is None:
-            return b"triptych single tenant"
-        setting = "auth.secret_env" if self.secret_env is not None else "auth.secret_file"
-        secret = hard_to_guess(secret_of(env=self.secret_env, file=self.secret_file, setting=setting), setting)
-        return secret.text.encode("utf-8", "surrogateescape")
-
-    def tenants(self) -> dict[str, str]:
-        """SHA-256 of a key in hex -> tenant. Raises `ConfigurationError` where one key is two tenants', and as `KeyConfig.digest` does."""
-        found: dict[str, str] = {}
-        for key in self.keys:
-            owner = found.setdefault(key.digest(), key.tenant)
-            if owner != key.tenant:
-                raise ConfigurationError(
-                    f"auth.keys: tenants {owner} and {key.tenant} have the same key; give each a key of its own"
-                )
-        return found
-
-    @model_validator(mode="after")
-    def a_key_has_one_tenant(self) -> "AuthConfig":
-        owners: dict[tuple[str | None, ...], str] = {}
-        for key in self.keys:
-            owner = owners.setdefault((key.sha256, key.env, key.file), key.tenant)
-            if owner != key.tenant:
-                raise ValueError(f"tenants {owner} and {key.tenant} have the same key; give each a key of its own")
-        return self
-
-    @model_validator(mode="after")
-    def tenants_have_keys(self) -> "AuthConfig":
-        for setting, tenants in (("operators", self.operators), ("models", self.models)):
-            unknown = sorted(set(tenants) - {key.tenant for key in self.keys})
-            if unknown:
-                raise ValueError(f"{setting}: no key is of tenant {', '.join(unknown)}")
-        return self
-
-    @model_validator(mode="after")
-    def several_tenants_need_a_secret(self) -> "AuthConfig":
-        if self.secret_env is not None and self.secret_file is not None:
-            raise ValueError("give secret_env or secret_file, not both")
-        if len({key.tenant for key in self.keys}) > 1 and self.secret_env is None and self.secret_file is None:
-            raise ValueError(
-                "several tenants need secret_env or secret_file: what is remembered for one must not be guessable by another"
-            )
         return self
 
 

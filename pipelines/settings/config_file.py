@@ -10,8 +10,9 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from pipelines.settings.applications import applications
-from pipelines.settings.config import AppConfig, Strict
+from pipelines.settings.config import AppConfig
 from pipelines.settings.derived import faults
+from pipelines.settings.strict import Strict
 from stages.contract.errors import ConfigurationError
 
 IMPORT_PATH = "pipelines.app:build"

@@ -2,15 +2,17 @@
 
 asyncio's default executor is one pool for everything: eight slow name look-ups hold up every prompt. Here work has a pool of its kind
 (`ThreadPool`), where much and little of it must not wait for one another two (`TwoLanes`), and what may hang, and can't be stopped,
-a thread of its own (`DaemonThreads`). Decides how many may wait or run, and refuses the rest; knows nothing of what runs. Whoever
-stops waiting gives up what has not started.
+a thread of its own (`DaemonThreads`). Decides how many may wait or run, and whose turn it is, and refuses the rest; knows nothing of what
+runs. Whoever stops waiting gives up what has not started.
 """
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, ParamSpec, TypeVar, cast
+from contextvars import ContextVar
+from typing import ParamSpec, TypeVar, cast
 
 from stages.contract.errors import Overloaded, Unavailable
 
@@ -20,13 +22,20 @@ R = TypeVar("R")
 RETRY_AFTER_S = 1.0
 
 
+TENANT: ContextVar[str] = ContextVar("tenant", default="")
+"""For whom a pool is asked for work."""
+
+
 class ThreadPool:
-    """`purpose` names it in messages and in threads' names. Threads start when they are first needed. For one event loop."""
+    """`purpose` names it in messages and in threads' names. Threads start when they are first needed. Tenants take turns, so that nobody
+    waits behind all that another wants; where the line is full, whoever holds less than an equal part of it is let in all the same. For
+    one event loop."""
 
     def __init__(self, purpose: str, *, threads: int, max_waiting: int) -> None:
         self._purpose, self._threads, self._max_waiting = purpose, threads, max_waiting
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=purpose)
-        self._in_hand: set[Future[Any]] = set()
+        self._num_running, self._num_waiting = 0, 0
+        self._lines: dict[str, deque[asyncio.Future[None]]] = {}  # the tenant whose turn it is comes first
         self._closed = False
 
     async def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -34,25 +43,70 @@ class ThreadPool:
         already, `Unavailable` once it is closed. Cancelled: what has not started never does; what has goes on unheeded, and its
         thread is taken until it ends."""
         if self._closed:
-            raise Unavailable(f"{self._purpose} has ended here; try again", retry_after_s=RETRY_AFTER_S)
-        if len(self._in_hand) >= self._threads + self._max_waiting:
-            raise Overloaded(f"{self._max_waiting} requests wait for {self._purpose} already", retry_after_s=RETRY_AFTER_S)
+            raise self._ended()
+        if self._num_running < self._threads:
+            self._num_running += 1
+        else:
+            await self._turn(TENANT.get())
+            if self._closed:
+                raise self._ended()
         future: Future[R] = self._executor.submit(function, *args, **kwargs)
         loop = asyncio.get_running_loop()
-        self._in_hand.add(future)
-        future.add_done_callback(
-            lambda done: loop.call_soon_threadsafe(self._in_hand.discard, done) if not loop.is_closed() else None
-        )
+        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._next) if not loop.is_closed() else None)
         return await asyncio.wrap_future(future)
 
     def __len__(self) -> int:
         """What waits or runs."""
-        return len(self._in_hand)
+        return self._num_running + self._num_waiting
 
     def close(self) -> None:
         """What has not started never does; waits for nobody."""
         self._closed = True
+        for line in self._lines.values():
+            for waiter in line:
+                if not waiter.done():
+                    waiter.set_exception(self._ended())
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _ended(self) -> Unavailable:
+        return Unavailable(f"{self._purpose} has ended here; try again", retry_after_s=RETRY_AFTER_S)
+
+    async def _turn(self, tenant: str) -> None:
+        """Returns when a thread is the tenant's."""
+        line = self._lines.get(tenant, deque())
+        part = self._max_waiting // (len(self._lines) + (tenant not in self._lines))
+        if self._num_waiting >= self._max_waiting and len(line) >= part:
+            raise Overloaded(f"{self._max_waiting} requests wait for {self._purpose} already", retry_after_s=RETRY_AFTER_S)
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._lines.setdefault(tenant, line).append(waiter)
+        self._num_waiting += 1
+        try:
+            await waiter
+        except BaseException:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self._next()  # its turn had come
+            else:
+                self._leave(tenant, waiter)
+            raise
+
+    def _leave(self, tenant: str, waiter: "asyncio.Future[None]") -> None:
+        line = self._lines[tenant]
+        line.remove(waiter)
+        self._num_waiting -= 1
+        if not line:
+            del self._lines[tenant]
+
+    def _next(self) -> None:
+        """A thread is free: it is the next one's whose turn it is."""
+        for tenant, line in list(self._lines.items()):
+            waiter = next((waiter for waiter in line if not waiter.done()), None)
+            if waiter is not None:
+                self._leave(tenant, waiter)
+                if line:
+                    self._lines[tenant] = self._lines.pop(tenant)
+                waiter.set_result(None)
+                return
+        self._num_running -= 1
 
 
 class TwoLanes:

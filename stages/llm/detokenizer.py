@@ -5,6 +5,7 @@ Decides when text is ready and where it ends. Knows no model and no sampling.
 
 import codecs
 import re
+from collections import deque
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -30,34 +31,57 @@ class Shown:
 
 
 class StopStrings:
-    """Holds text back while a stop string may be beginning at its end."""
+    """Holds text back while a stop string may be beginning at its end. A character costs the same, however much is held."""
 
     def __init__(self, stops: tuple[str, ...]) -> None:
-        self._stops = tuple(stop for stop in stops if stop)
+        self._stops = [_StopString(stop) for stop in stops if stop]
         self._held = ""
 
     def push(self, text: str) -> tuple[str, bool]:
         """(text that can be shown, whether a stop string came right after it)."""
+        searched = len(self._held)
         self._held += text
         if not self._stops:
             return self.flush(), False
-        found = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        found = [at for stop in self._stops if (at := stop.found(self._held, searched)) >= 0]
         if found:
             shown, self._held = self._held[: min(found)], ""
             return shown, True
-        keep = max(self._overlap(stop) for stop in self._stops)
-        cut = len(self._held) - keep
+        cut = len(self._held) - max(stop.read(text) for stop in self._stops)
         shown, self._held = self._held[:cut], self._held[cut:]
         return shown, False
-
-    def _overlap(self, stop: str) -> int:
-        """How many characters at the end of the held text may be the beginning of `stop`."""
-        longest = min(len(stop) - 1, len(self._held))
-        return next((size for size in range(longest, 0, -1) if self._held.endswith(stop[:size])), 0)
 
     def flush(self) -> str:
         shown, self._held = self._held, ""
         return shown
+
+
+class _StopString:
+    """How much of it stands at the end of what was read (Knuth, Morris and Pratt 1977, "Fast pattern matching in strings")."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._num_read = 0  # characters of it that stand at the end
+        self._shorter = [0]  # for as many of it as 1, 2, ...: the next smaller beginning of it that stands at their end
+        at = 0
+        for character in text[1:]:
+            at = self._longer(at, character)
+            self._shorter.append(at)
+
+    def found(self, held: str, searched: int) -> int:
+        """Where it stands in `held`, of which `searched` characters are known not to hold it; -1 nowhere."""
+        return held.find(self._text, max(0, searched - len(self._text) + 1))
+
+    def read(self, text: str) -> int:
+        """How much of it stands at the end of all text so far, which doesn't hold it."""
+        for character in text:
+            self._num_read = self._longer(self._num_read, character)
+        return self._num_read
+
+    def _longer(self, num_read: int, character: str) -> int:
+        while num_read and self._text[num_read] != character:
+            num_read = self._shorter[num_read - 1]
+        return num_read + (self._text[num_read] == character)
 
 
 @lru_cache(maxsize=64)
@@ -118,7 +142,7 @@ class TextStream:
         self._stops = StopStrings(stops)
         self._decoded = 0  # characters that the decoder has given
         self._shown = 0  # characters that were shown
-        self._waiting: list[tuple[int, TokenLogprob]] = []  # where each token's text begins, and its log probability
+        self._waiting: deque[tuple[int, TokenLogprob]] = deque()  # where each token's text begins, and its log probability
 
     def push(self, token: int, logprob: TokenLogprob | None = None) -> Shown:
         if logprob is not None:
@@ -131,14 +155,15 @@ class TextStream:
     def end(self) -> Shown:
         """What was held back, when no more tokens come. Bytes that never became a character are dropped."""
         ready = tuple(logprob for _, logprob in self._waiting)
-        self._waiting = []
+        self._waiting.clear()
         return Shown(self._stops.flush(), ready)
 
     def _release(self, text: str, stopped: bool) -> Shown:
         self._shown += len(text)
-        ready = tuple(logprob for begin, logprob in self._waiting if begin < self._shown)
-        self._waiting = [waiting for waiting in self._waiting if waiting[0] >= self._shown]
-        return Shown(text, ready, stopped)
+        ready: list[TokenLogprob] = []
+        while self._waiting and self._waiting[0][0] < self._shown:
+            ready.append(self._waiting.popleft()[1])
+        return Shown(text, tuple(ready), stopped)
 
 
 class TokenTexts:

@@ -8,7 +8,6 @@ import json
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from stages.contract.recipe import Inputs
 from stages.device.arrays import as_array
 from stages.device.torchvision_shim import ensure_torchvision
 from stages.pictures.picture import decoded
+from stages.vision.clip_texts import ClipTexts
 from stages.vision.messages import Embedding, EmbedInput
 from stages.vision.open_clip_tower import CONFIG_FILE, LOCAL_PREFIX
 from stages.vision.pictures import compiled
@@ -46,9 +46,8 @@ class ClipEmbedder:
         self._model = model.to(options.device, self._dtype).eval().requires_grad_(False)
         self._encode_image = compiled(self._model.encode_image, options)
         self._encode_text = compiled(self._model.encode_text, options)
-        self._transform, self._tokenizer = transform, tokenizer
-        self._tokenizing = Lock()  # the library's object keeps padding state
         self._context: int = model.context_length
+        self._transform, self._texts = transform, ClipTexts.of(tokenizer, self._context)
         self._num_patches = _num_patches(model.visual)
 
     @classmethod
@@ -86,24 +85,8 @@ class ClipEmbedder:
         if payload.image is not None:
             with decoded(bytes(payload.image), max_pixels=payload.max_pixels, param="image") as picture:
                 return PreparedInput(self._transform(picture), None, self._num_patches)
-        return self._tokenized(payload.text or "")
-
-    def _tokenized(self, text: str) -> PreparedInput:
-        with self._tokenizing:
-            num_tokens = self._count(text)
-            if num_tokens > self._context:
-                raise InvalidRequest(
-                    f"the text has {num_tokens} tokens; this model reads at most {self._context}, begin and end included",
-                    param="text",
-                )
-            return PreparedInput(None, self._tokenizer([text])[0], num_tokens)
-
-    def _count(self, text: str) -> int:
-        """Tokens with the begin and end marks, before anything is cut off."""
-        inner = getattr(self._tokenizer, "tokenizer", None)  # open_clip's wrapper around a tokenizer of transformers
-        if inner is not None:
-            return len(inner(text).input_ids)
-        return len(self._tokenizer.encode(text)) + 2
+        token_ids, num_tokens = self._texts.tokenize(payload.text or "")
+        return PreparedInput(None, torch.from_numpy(token_ids), num_tokens)
 
     def batch_key(self, item: PreparedInput) -> Hashable:
         return _TEXT if item.pixels is None else tuple(item.pixels.shape)

@@ -67,6 +67,17 @@ class Server:
             if title.search(" ".join(process.info["cmdline"] or []))
         ]
 
+    @contextmanager
+    def controller_away(self) -> Iterator[None]:
+        """Serve's controller is there, and does nothing."""
+        ours = self.processes().values()
+        (controller,) = [process for process in ours if "ServeController" in " ".join(process.cmdline())]
+        controller.suspend()
+        try:
+            yield
+        finally:
+            controller.resume()
+
 
 def eventually(check: Callable[[], bool], what: str, timeout_s: float = 120) -> None:
     """Waits for a condition of the real world; fails with its name."""

@@ -3,9 +3,11 @@
 import asyncio
 import base64
 import io
+import math
 import os
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -195,6 +197,26 @@ async def paint_some(server: Server, count: int, steps: int) -> list[Any]:
             for index in range(count)
         ]
         return await asyncio.gather(*calls)
+
+
+def test_while_serves_controller_is_away_readiness_is_told_at_once_and_chats_go_on(server: Server) -> None:
+    def readiness(_: object = None) -> tuple[int, float]:
+        ready = server.http.get("/ready")
+        return ready.status_code, ready.json().get("age_s", math.inf)
+
+    def chat() -> str | None:
+        asked: list[Any] = [{"role": "user", "content": "Say hello."}]
+        return server.openai.chat.completions.create(model=SEE, messages=asked, max_tokens=4).choices[0].message.content
+
+    assert chat()
+    eventually(lambda: readiness()[1] < math.inf, "the controller has been heard")
+    with server.controller_away(), ThreadPoolExecutor(8) as callers:
+        told = list(callers.map(readiness, range(8)))  # the first find out that it is away
+        later = list(callers.map(readiness, range(8)))
+        assert chat()
+    assert {status for status, _ in (*told, *later)} == {200}
+    assert min(age_s for _, age_s in later) > 0
+    eventually(lambda: readiness()[1] < 1, "the controller is heard again")
 
 
 def test_the_denoiser_scales_alone_under_image_load_and_scales_back(server: Server) -> None:

@@ -6,6 +6,6 @@ PLENTY = 100  # hypothesis' own number, for which the numbers in the tests are m
 
 
 def effort(examples: int = PLENTY) -> settings:
-    """`examples` in `make test`, a quarter in `make check`, many times as many in `make fuzz`."""
+    """`examples` in `make test`, a quarter in `make check`, twice as many in each round of `make fuzz`."""
     asked = settings.default.max_examples if settings.default is not None else PLENTY
     return settings(max_examples=max(examples * asked // PLENTY, 1), deadline=None, suppress_health_check=list(HealthCheck))

@@ -1,6 +1,6 @@
 """Fuzzes for as long as it is told: `python -m tests.fuzz.rounds --seconds 3600`.
 
-Runs the tests of this folder again and again, ten times as many examples as in `make test` and others each round, until the time
+Runs the tests of this folder again and again, twice as many examples as in `make test` and others each round, until the time
 is up or a test fails. Hypothesis keeps what failed, made small, in .hypothesis/examples, where every later run tries it first;
 what is worth keeping for good becomes an `@example` of its test. A round that has begun is finished.
 """

@@ -19,7 +19,7 @@ from pipelines.settings.applications import (
     applications,
     stages_name,
 )
-from pipelines.settings.config import AuthConfig, KeyConfig
+from pipelines.settings.auth import AuthConfig, KeyConfig
 from pipelines.settings.config_file import load
 from stages.contract.errors import ConfigurationError
 

@@ -1,7 +1,7 @@
 """Finished pictures, kept for a while under addresses that cannot be guessed (`response_format: "url"`).
 
-Bounded in bytes and in time; what was asked for longest ago goes first. Lives in one process: with several ingress replicas, ask
-for `b64_json`. Knows no HTTP.
+Bounded in bytes and in time; what was asked for longest ago goes first, of the tenant who keeps the most. Lives in one process: with
+several ingress replicas, ask for `b64_json`. Knows no HTTP.
 """
 
 import secrets
@@ -23,20 +23,27 @@ class PictureStore:
     """Any thread. `now` is a monotonic clock in seconds."""
 
     def __init__(self, *, capacity_bytes: int, keep_s: float, now: Callable[[], float] = time.monotonic) -> None:
-        self._capacity_bytes, self._lock = capacity_bytes, threading.Lock()
-        self._pictures = TTLCache[str, KeptPicture](capacity_bytes, keep_s, timer=now, getsizeof=self._size)
+        self._capacity_bytes, self._keep_s, self._now, self._lock = capacity_bytes, keep_s, now, threading.Lock()
+        self._by_tenant: dict[str, TTLCache[str, KeptPicture]] = {}
 
-    def put(self, data: bytes, media_type: str) -> str:
-        """The picture's key: 256 random bits. The newest picture is always kept, whatever its size."""
+    def put(self, data: bytes, media_type: str, *, tenant: str) -> str:
+        """The picture's key: 256 random bits. The newest picture is always kept, whatever its size; who keeps the most makes room."""
         key = secrets.token_urlsafe(32)
         with self._lock:
-            self._pictures[key] = KeptPicture(data, media_type)
+            own = self._by_tenant.setdefault(tenant, self._empty())
+            own[key] = KeptPicture(data, media_type)
+            while sum(kept.currsize for kept in self._by_tenant.values()) > self._capacity_bytes:
+                others = [kept for kept in self._by_tenant.values() if len(kept) > (kept is own)]
+                max(others, key=lambda kept: kept.currsize).popitem()
         return key
 
     def get(self, key: str) -> KeptPicture | None:
         """None where it is unknown or its time is over."""
         with self._lock:
-            return self._pictures.get(key)
+            return next((kept[key] for kept in self._by_tenant.values() if key in kept), None)
+
+    def _empty(self) -> "TTLCache[str, KeptPicture]":
+        return TTLCache(self._capacity_bytes, self._keep_s, timer=self._now, getsizeof=self._size)
 
     def _size(self, picture: KeptPicture) -> int:
         """One over the capacity takes all of it: the cache would refuse it."""

@@ -23,6 +23,7 @@ from pipelines.ingress.schemas.strict import AskingBody
 from pipelines.jobs import ModelCard, Service
 from pipelines.threads import Threads
 from stages.contract.errors import InvalidRequest, NotAuthorized
+from stages.host.thread_pool import TENANT
 
 B = TypeVar("B", bound=AskingBody)
 T = TypeVar("T")
@@ -52,6 +53,7 @@ class Arrival:
         """Raises `NotAuthorized`."""
         caller = self.settings.key_ring().identify(request.headers.get("authorization"))
         request.state.tenant = caller.tenant  # for `RequestLog`, which counts
+        TENANT.set(caller.tenant)
         return caller
 
     def served(self, tenant: str) -> Service:

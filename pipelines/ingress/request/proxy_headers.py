@@ -16,6 +16,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pipelines.ingress.request.bounded_head import bound_heads
+from pipelines.ingress.request.proxy_errors import OwnErrors
 
 CALLBACK = "pipelines.ingress.request.proxy_headers:middlewares"
 SHARED_HEADER, OWN_HEADER = "x-request-timeout-seconds", "x-triptych-timeout-seconds"
@@ -53,4 +54,4 @@ def _is_dropped(name: bytes, value: bytes) -> bool:
 def middlewares() -> list[Middleware]:
     """What Serve's proxy calls at its start, before its server's."""
     bound_heads()
-    return [Middleware(OwnHeaders)]
+    return [Middleware(OwnHeaders), Middleware(OwnErrors)]

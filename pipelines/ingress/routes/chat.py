@@ -20,6 +20,7 @@ from pipelines.ingress.request.sse import DONE, EventStream, opened
 from pipelines.ingress.request.whole_answer import WholeAnswer
 from pipelines.ingress.routes.chat_answers import ChatHead, ChatStreamWriter, WholeChat
 from pipelines.ingress.schemas.chat import (
+    MAX_PARTS_IN_ALL,
     ChatBody,
     ChatImageAddress,
     ChatMessage,
@@ -94,7 +95,10 @@ class ChatRoute:
         )
 
     async def _messages(self, messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
-        size = _num_parts(messages) * PART_BYTES
+        num_parts = _num_parts(messages)
+        if num_parts > MAX_PARTS_IN_ALL:
+            raise InvalidRequest(f"messages hold {num_parts} parts; at most {MAX_PARTS_IN_ALL} in all", param="messages")
+        size = num_parts * PART_BYTES
         num_chars, addresses = await self.threads.parsing.run(size, _looked_through, messages)
         check_length(num_chars, self.settings.limits, param="messages")
         self._check_pictures(addresses)

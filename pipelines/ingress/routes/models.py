@@ -32,7 +32,7 @@ class ModelsRoute:
         none, and why nobody can tell, is not told where it is not known who asks (None)."""
         readiness = await self._readiness()
         if seen is None:
-            return Readiness(ready=readiness.ready)
+            return Readiness(ready=readiness.ready, **_age(readiness.age_s))
         own = {name for card in seen.models() for name in card.stages}
         return readiness.model_copy(update={"missing": [name for name in readiness.missing or () if name in own]})
 
@@ -44,9 +44,12 @@ class ModelsRoute:
         able = {stage.name for stage in stages if stage.ready or stage.scaled_to_zero}
         needed = dict.fromkeys(name for card in self.service.models() for name in card.stages)
         missing = [name for name in needed if name not in able]
-        age_s = max((stage.age_s for stage in stages), default=0.0)
-        age = {"age_s": round(age_s, 3)} if age_s else {}
-        return Readiness(ready=not missing, missing=missing, **age)
+        return Readiness(ready=not missing, missing=missing, **_age(max((stage.age_s for stage in stages), default=0.0)))
+
+
+def _age(age_s: float | None) -> dict[str, float]:
+    """Told where there is one."""
+    return {"age_s": round(age_s, 3)} if age_s else {}
 
 
 async def _stages(seen: Service) -> Sequence[StageCard]:

@@ -87,7 +87,7 @@ class PictureAnswer:
         """Its JSON, in pieces."""
         data, note = self._encode(picture), PictureNote(index=picture.index, seed=picture.seed)
         if self._output.as_url:
-            key = self._store.put(data, f"image/{self._output.format}")
+            key = self._store.put(data, f"image/{self._output.format}", tenant=self._context.tenant)
             return [PictureEntry(url=f"{self._base_url}{FILES_PATH}{key}", triptych=note).to_json()]
         before, after = PictureEntry(b64_json="", triptych=note).around("b64_json", '""')
         return [before, *base64_pieces(data), after]

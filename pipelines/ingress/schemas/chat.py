@@ -34,7 +34,8 @@ from stages.llm.messages import (
 )
 
 MAX_MESSAGES = 4096
-MAX_PARTS = 1024
+MAX_PARTS = 1024  # of one message
+MAX_PARTS_IN_ALL = 8192  # a template may copy what it has written so far for every part
 
 
 class TextContent(RequestBody):

@@ -5,7 +5,6 @@ Decides how many tokens a prompt may have. Knows no encoder: the ids it gives ar
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from threading import Lock
 from typing import Any, Self, TypeAlias
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from stages.contract.errors import ConfigurationError, InvalidRequest
 from stages.diffusion.checkpoint.checkpoint_parts import DiffusersFolder
+from stages.text.text_tokenizer import Reading, TextTokenizer
 
 TokenIds: TypeAlias = Mapping[str, NDArray[np.int64]]
 """A prompt's token ids under the name of what reads them, padded to that encoder's length; [chunks, tokens] where it reads a
@@ -46,13 +46,13 @@ def clip_length(folder: DiffusersFolder, tokenizer: str = "tokenizer", encoder: 
 
 
 class PromptTokenizer:
-    """One tokenizer. The library's object keeps padding state, so only one thread may use it at a time."""
+    """One tokenizer, of an encoder that reads all of a prompt at once. Any thread."""
 
     def __init__(self, tokenizer: Any, length: PromptLength, *, may_cut: bool = False) -> None:
-        self._tokenizer = tokenizer
+        self._texts = TextTokenizer.of(tokenizer, max_tokens=length.text_tokens, param="prompt")
+        self._padding: int = tokenizer.pad_token_id
         self._length = length
         self._may_cut = may_cut
-        self._lock = Lock()
 
     @classmethod
     def load(cls, folder: DiffusersFolder, tokenizer: str, length: PromptLength, *, may_cut: bool = False) -> Self:
@@ -66,33 +66,32 @@ class PromptTokenizer:
 
     def __call__(self, text: str) -> NDArray[np.int64]:
         """[tokens] ids, padded. Raises `InvalidRequest` for a prompt that is too long."""
-        with self._lock:
-            self._check(text)
-            padded = self._tokenizer(text, padding="max_length", max_length=self._length.tokens, truncation=True)
-        return np.asarray(padded.input_ids, np.int64)
+        kept = self._read(text).ids[: self._length.text_tokens]
+        marked = [*self._texts.begin, *kept, *self._texts.end]
+        ids = np.full(self._length.tokens, self._padding, np.int64)
+        ids[: len(marked)] = marked
+        return ids
 
     def check(self, text: str) -> None:
         """Raises `InvalidRequest` for a prompt that is too long."""
-        with self._lock:
-            self._check(text)
+        self._read(text)
 
-    def _check(self, text: str) -> None:
-        num_tokens = len(self._tokenizer(text).input_ids)
-        if num_tokens > self._length.tokens and not self._may_cut:
-            raise _too_long(num_tokens - self._length.marks, self._length.text_tokens)
+    def _read(self, text: str) -> Reading:
+        reading = self._texts.read(text)
+        if len(reading.ids) > self._length.text_tokens and not self._may_cut:
+            raise _too_long(reading, self._length.text_tokens)
+        return reading
 
 
 class ChunkTokenizer:
     """One tokenizer whose encoder reads a long prompt in chunks: each as long as the encoder reads at once, with marks of its own,
-    the last one padded as the library pads. A prompt that fits is one chunk, as the library's pipelines have it."""
+    the last one padded as the library pads. A prompt that fits is one chunk, as the library's pipelines have it. Any thread."""
 
     def __init__(self, tokenizer: Any, length: PromptLength, *, may_cut: bool = False) -> None:
-        self._tokenizer = tokenizer
+        self._texts = TextTokenizer.of(tokenizer, max_tokens=length.chunked_text_tokens, param="prompt")
+        self._padding: int = tokenizer.pad_token_id
         self._length = length
         self._may_cut = may_cut
-        self._lock = Lock()
-        self._begin, self._end = tokenizer("").input_ids
-        self._padding: int = tokenizer.pad_token_id
 
     @classmethod
     def load(cls, folder: DiffusersFolder, tokenizer: str, length: PromptLength, *, may_cut: bool = False) -> Self:
@@ -105,11 +104,11 @@ class ChunkTokenizer:
 
     def split(self, text: str) -> Sequence[Sequence[int]]:
         """The text's ids, without marks, a list for each chunk; at least one. Raises `InvalidRequest` for a text of too many."""
-        with self._lock:
-            ids = self._tokenizer(text, verbose=False).input_ids[1:-1]
+        reading = self._texts.read(text)
         size, most = self._length.text_tokens, self._length.chunked_text_tokens
-        if len(ids) > most and not self._may_cut:
-            raise _too_long(len(ids), most)
+        if len(reading.ids) > most and not self._may_cut:
+            raise _too_long(reading, most)
+        ids = reading.ids
         return [ids[first : first + size] for first in range(0, min(max(len(ids), 1), most), size)]
 
     def chunks(self, pieces: Sequence[Sequence[int]], num_chunks: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -117,7 +116,7 @@ class ChunkTokenizer:
         ids = np.full((num_chunks, self._length.tokens), self._padding, np.int64)
         mask = np.zeros_like(ids)
         for row in range(num_chunks):
-            marked = [self._begin, *(pieces[row] if row < len(pieces) else ()), self._end]
+            marked = [*self._texts.begin, *(pieces[row] if row < len(pieces) else ()), *self._texts.end]
             ids[row, : len(marked)], mask[row, : len(marked)] = marked, 1
         return ids, mask
 
@@ -136,5 +135,5 @@ def _load(folder: DiffusersFolder, component: str) -> Any:
         raise ConfigurationError(f"{folder.path / component}: cannot be loaded as {class_name}: {error}") from error
 
 
-def _too_long(num_tokens: int, most: int) -> InvalidRequest:
-    return InvalidRequest(f"the prompt has {num_tokens} tokens; this model reads at most {most}", param="prompt")
+def _too_long(reading: Reading, most: int) -> InvalidRequest:
+    return InvalidRequest(f"the prompt has {reading.told} tokens; this model reads at most {most}", param="prompt")

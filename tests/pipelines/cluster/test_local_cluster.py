@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.cluster.local_cluster import refuse_unknown_to_serve
+from pipelines.cluster.local_cluster import HttpAddress, refuse_unknown_to_serve
 from pipelines.settings.config_file import HttpConfig, ServeFile, parse
 from stages.contract.errors import ConfigurationError
 
@@ -35,3 +35,16 @@ def test_another_application_that_serve_would_refuse_is_told_too() -> None:
 
 def test_what_serve_knows_passes() -> None:
     refuse_unknown_to_serve(file({"proxy_location": "HeadOnly", "http_options": {"host": "127.0.0.1", "port": 8001}}))
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8000"),
+        ("0.0.0.0", "http://127.0.0.1:8000"),
+        ("localhost", "http://localhost:8000"),
+        ("::1", "http://[::1]:8000"),
+    ],
+)
+def test_the_address_that_is_told_can_be_opened(host: str, url: str) -> None:
+    assert HttpAddress(host, 8000).url == url

@@ -18,7 +18,7 @@ from pipelines.ingress.request.settings import IngressSettings
 from tests.pipelines.ingress.worst_requests import WORST, Answer, Asked, LargeService, ask
 
 NO_OP = Asked("/health")
-BOUND = 12
+BOUND = 10
 """Of `plain_work_s`, about a hundredth of a second of CPU where it is measured."""
 
 

@@ -1,9 +1,11 @@
 """No text of a user forms a control token, and harmless text passes unchanged."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.prompts.control_tokens import ControlTokens, unused_mark
+from tests.stages.text.hostile import effort_s, repeated, times_plain
 
 TOKENS = ["<s>", "</s>", "<|im_end|>", "<|im|>", "<<s>>", "[INST]"]
 TEXT = st.lists(st.sampled_from([*TOKENS, "<", "|", ">", "<|im", "_end|>", "s", "/", "a b", "\n"]), max_size=12).map("".join)
@@ -22,6 +24,28 @@ def test_no_control_token_forms_across_texts(texts: list[str]) -> None:
     broken = ControlTokens(TOKENS).broken_apart(texts, MARK)
     assert [text.replace(MARK, "") for text in broken] == texts
     assert not any(token in piece for piece in "".join(broken).split(MARK) for token in TOKENS)
+
+
+THOUSANDS = [f"<unused{number}>" for number in range(6_000)] + ["\n" * count for count in range(2, 32)] + ["aa", "aaaaaaaa"]
+
+
+@pytest.mark.parametrize(
+    "unit", ["<", "<unused", "<unused59", "<unused5999>", "<unused5999><", "\n", "a", "aab", "<<unused1>>"]
+)
+def test_no_text_takes_much_longer_than_a_plain_one_with_thousands_of_control_tokens(unit: str) -> None:
+    control = ControlTokens(THOUSANDS)
+    assert times_plain(lambda text: control.broken(text, MARK), unit, 50_000) < 150
+
+
+@pytest.mark.parametrize("size", [1, 5])
+def test_parts_cost_what_their_text_does_however_many_they_are(size: int) -> None:
+    control = ControlTokens(THOUSANDS)
+
+    def broken_apart(text: str) -> list[str]:
+        return control.broken_apart([text[at : at + size] for at in range(0, len(text), size)], MARK)
+
+    once, twice = (min(effort_s(broken_apart, repeated("<unused5", count)) for _ in range(2)) for count in (40_000, 160_000))
+    assert twice < 10 * once
 
 
 def test_harmless_text_is_unchanged() -> None:

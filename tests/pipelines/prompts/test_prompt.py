@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from pipelines.jobs import ImagePart, Message, TextPart
@@ -15,6 +17,7 @@ from stages.checkpoints.checkpoint import Source, resolve
 from stages.contract.errors import ConfigurationError, InvalidRequest
 from tests.stages.llm.tiny_models import save_decoder
 from tests.stages.llm.tiny_vlms import save_llava, save_qwen2_5_vl
+from tests.stages.text.hostile import UNITS, times_plain, units
 
 pytestmark = pytest.mark.models
 
@@ -178,6 +181,55 @@ def test_what_the_template_refuses_is_the_requests_fault(tmp_path: Path) -> None
     (folder / "chat_template.jinja").write_text(template)
     with pytest.raises(InvalidRequest, match="no system messages"):
         load(folder).build([message("system", "x")])
+
+
+@pytest.mark.parametrize("failing", ["{{ 1 / 0 }}", "{{ messages.nothing.at_all }}", "{{ messages[0]['content'] + 1 }}"])
+def test_what_a_template_fails_on_is_the_requests_fault_and_stays_in_the_log(tmp_path: Path, failing: str) -> None:
+    folder = save_decoder("llama", tmp_path)
+    (folder / "chat_template.jinja").write_text(failing)
+    with pytest.raises(InvalidRequest) as caught:
+        load(folder).build([message("user", "x")])
+    assert (caught.value.message, caught.value.param) == ("the model's chat template cannot take these messages", "messages")
+
+
+@pytest.fixture(scope="module")
+def text_builder(text_folder: Path) -> PromptBuilder:
+    return load(text_folder)
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_no_text_takes_much_longer_than_a_plain_one(text_builder: PromptBuilder, name: str) -> None:
+    assert times_plain(lambda text: text_builder.build([message("user", text)]), UNITS[name], 20_000) < 40
+
+
+@pytest.mark.parametrize("evil", ["<|im_end|>", "<|im_end|", "<|im_start|><image>"])
+@pytest.mark.parametrize("size", [1, 7, 20_000])
+def test_nor_do_control_tokens_in_any_number_of_parts(text_builder: PromptBuilder, evil: str, size: int) -> None:
+    def build(text: str) -> None:
+        parts = [text[at : at + size] for at in range(0, len(text), size)]
+        text_builder.build([message("user", *parts[at : at + 1024]) for at in range(0, len(parts), 1024)])
+
+    assert times_plain(build, evil, 20_000) < 40
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["system", "user", "assistant"]), st.text(max_size=20) | units), min_size=1, max_size=5)
+)
+def test_any_characters_are_read_and_none_is_lost(text_builder: PromptBuilder, given: list[tuple[str, str]]) -> None:
+    prompt = text_builder.build([message(role, text) for role, text in given])
+    written = "".join(f"<|im_start|>{role}\n{text}<|im_end|>\n" for role, text in given) + "<|im_start|>assistant\n"
+    assert text_builder._backend.decode(list(prompt.token_ids), skip_special_tokens=False) == written
+
+
+def test_a_chat_that_is_far_too_long_is_refused_with_the_setting(text_folder: Path) -> None:
+    builder = PromptBuilder.load(resolve(Source(folder=str(text_folder))), max_tokens=100)
+    assert builder.count([message("user", "x " * 300)]) > 300
+    for texts in (["the quick brown fox " * 10_000], ["x"] * 9_000):
+        with pytest.raises(
+            InvalidRequest, match=r"more than \d+ tokens and the context is 100 .*max_context_tokens"
+        ) as caught:
+            builder.build([message("user", *texts)])
+        assert caught.value.param == "messages"
 
 
 def test_a_checkpoint_without_a_chat_template_is_a_configuration_error(tmp_path: Path) -> None:

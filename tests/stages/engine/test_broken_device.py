@@ -84,7 +84,7 @@ def test_an_error_that_stays_is_noticed_in_one_rows_answer(bench: Bench) -> None
     inboxes = [submit(engine, CountFrom(5))[0] for _ in range(3)]
     stage.gate.open()
     errors = [inbox.wait().error for inbox in inboxes]
-    assert isinstance(errors[0], Broken)
+    assert any(isinstance(error, Broken) for error in errors)
     assert all(isinstance(error, Unavailable) for error in errors)
     is_broken(engine, ASSERT)
 
@@ -176,13 +176,14 @@ def test_a_batch_that_never_ends_breaks_the_engine_in_bounded_time(bench: Bench,
     assert submit(engine, payload)[0].wait().error is None  # the first may take longer
     inboxes = [submit(engine, payload)[0] for _ in range(3)]
     gate.wait_for(num_passes + 1)
+    prepared(engine, 2)
     bench.time.now += 9
     engine.check()
     bench.time.now += 2
     is_broken(engine, "a batch has been running for 11 s, and max_step_s allows 10")
     errors = [inbox.wait().error for inbox in inboxes]
     assert all(isinstance(error, Unavailable) for error in errors)
-    assert [isinstance(error, Broken) for error in errors] == [True, False, False]
+    assert sum(isinstance(error, Broken) for error in errors) == 1  # who was on the device: others only waited
 
 
 def hanging(bench: Bench, stage: Any, where: str) -> Gate:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stages.contract.errors import Overloaded, Unavailable
-from stages.host.thread_pool import DaemonThreads, ThreadPool, TwoLanes
+from stages.host.thread_pool import TENANT, DaemonThreads, ThreadPool, TwoLanes
 
 ROOT = Path(__file__).parents[3]
 
@@ -74,6 +74,74 @@ async def test_a_caller_who_leaves_keeps_the_thread_taken_until_its_work_ends() 
         await asyncio.sleep(0)
     assert await pool.run(sum, [1]) == 1
     pool.close()
+
+
+async def asked_for(tenant: str, pool: ThreadPool, value: int) -> int:
+    TENANT.set(tenant)
+    return await pool.run(sum, [value])
+
+
+async def test_tenants_take_turns() -> None:
+    pool, go_on, ran = ThreadPool("sums", threads=1, max_waiting=100), threading.Event(), list[str]()
+
+    async def asked(tenant: str) -> None:
+        TENANT.set(tenant)
+        await pool.run(ran.append, tenant)
+
+    running = asyncio.ensure_future(pool.run(go_on.wait))
+    await asyncio.sleep(0)
+    many = [asyncio.ensure_future(asked("many")) for _ in range(6)]
+    await asyncio.sleep(0)
+    few = [asyncio.ensure_future(asked(tenant)) for tenant in ("few", "few", "one")]
+    await asyncio.sleep(0)
+    go_on.set()
+    await asyncio.gather(running, *many, *few)
+    assert ran == ["many", "few", "one", "many", "few", *["many"] * 4]
+    assert len(pool) == 0
+    pool.close()
+
+
+async def test_a_full_line_lets_in_whoever_holds_less_than_an_equal_part() -> None:
+    pool, go_on = ThreadPool("sums", threads=1, max_waiting=4), threading.Event()
+    running = asyncio.ensure_future(pool.run(go_on.wait))
+    waiting = [asyncio.ensure_future(asked_for("many", pool, 1)) for _ in range(4)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await asked_for("many", pool, 1)
+    others = [asyncio.ensure_future(asked_for("few", pool, 2)) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await asked_for("few", pool, 2)
+    go_on.set()
+    assert await asyncio.gather(running, *waiting, *others) == [True, 1, 1, 1, 1, 2, 2]
+    pool.close()
+
+
+async def test_whoever_leaves_when_its_turn_has_come_passes_it_on() -> None:
+    pool, go_on = ThreadPool("sums", threads=1, max_waiting=9), threading.Event()
+    running = asyncio.ensure_future(pool.run(go_on.wait))
+    leaving = [asyncio.ensure_future(pool.run(sum, [1])) for _ in range(3)]
+    staying = asyncio.ensure_future(pool.run(sum, [2]))
+    await asyncio.sleep(0)
+    go_on.set()
+    await running
+    for task in leaving:
+        task.cancel()
+    assert await staying == 2
+    assert await asyncio.gather(*leaving, return_exceptions=True)
+    assert await pool.run(sum, [3]) == 3
+    pool.close()
+
+
+async def test_a_closed_pool_tells_who_waits() -> None:
+    pool, go_on = ThreadPool("sums", threads=1, max_waiting=1), threading.Event()
+    running, waiting = asyncio.ensure_future(pool.run(go_on.wait)), asyncio.ensure_future(pool.run(sum, [1]))
+    await asyncio.sleep(0)
+    pool.close()
+    with pytest.raises(Unavailable):
+        await waiting
+    go_on.set()
+    assert await running
 
 
 async def test_a_closed_pool_takes_nothing_more() -> None:

@@ -1,6 +1,7 @@
 """Text as it can be shown: whole characters, no stop strings, every token's log probability once."""
 
 import codecs
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -11,6 +12,7 @@ from tokenizers import Tokenizer, decoders, models
 from stages.llm.detokenizer import StopStrings, TextStream, TokenTexts, _byte_level_alphabet
 from stages.llm.messages import TokenLogprob
 from tests.stages.llm.tiny_models import tiny_tokenizer
+from tests.stages.text.hostile import effort_s
 
 pytestmark = pytest.mark.models
 
@@ -226,6 +228,33 @@ def test_text_ends_before_the_first_stop_string_and_is_complete(text: str, stops
         complete = text[: min(ends)]
         begins = min(complete.find(stop) for stop in stops if stop in complete)
         assert (shown, stopped) == (text[:begins], True)
+
+
+@pytest.mark.parametrize(
+    "stop", ["b" + "a" * 1023, "a" * 1023 + "b", "ab" * 512, "a" * 512 + "b" + "a" * 511], ids=lambda stop: stop[:3]
+)
+def test_a_long_stop_string_costs_a_character_no_more_than_a_short_one(stop: str) -> None:
+    def shown(stops: tuple[str, ...]) -> Callable[[str], str]:
+        return lambda text: "".join(machine.push(character)[0] for machine in [StopStrings(stops)] for character in text)
+
+    text = "a" * 40_000
+    long, short = (effort_s(shown(stops), text) for stops in (("a" * 1024 + "c", stop, stop[::-1] + "c"), ("xy", "zx", "zz")))
+    assert long < 15 * short
+
+
+def test_tokens_without_text_cost_the_same_however_many_they_are(tokenizer: Tokenizer) -> None:
+    """Their log probabilities wait for text."""
+    texts, token = TokenTexts(tokenizer), token_of(tokenizer, "<|endoftext|>")
+    logprob = texts.logprob(token, -1.0)
+
+    def pushed(text: str) -> None:
+        stream = TextStream(tokenizer, ())
+        for _ in text:
+            stream.push(token, logprob)
+        assert len(stream.end().logprobs) == len(text)
+
+    few, many = (effort_s(pushed, "x" * count) for count in (2_000, 16_000))
+    assert many < 24 * few
 
 
 def test_a_stop_string_across_tokens_is_never_shown(tokenizer: Tokenizer) -> None:

@@ -1,5 +1,6 @@
 """POST /v1/chat/completions, whole answers: what reaches the pipeline, and what comes back."""
 
+import struct
 from dataclasses import fields
 from typing import Any
 
@@ -10,6 +11,7 @@ from pipelines.ingress.schemas.chat import ChatBody
 from pipelines.jobs import ChatJob, ImagePart, TextPart
 from pipelines.settings.config import LimitsConfig
 from stages.llm.messages import Sampling
+from stages.pictures.pixel_budget import pixels_of_this_process
 from tests.pipelines.ingress.fakes import CHAT, DEFAULTS, PAINT, FakeService
 from tests.pipelines.ingress.surface import JsonObject, chat_body, client_for, data_url, error_of, image_part, png
 
@@ -303,12 +305,41 @@ async def test_low_detail_is_a_smaller_picture_and_high_detail_the_picture_itsel
     assert high.data == large
 
 
+@pytest.mark.parametrize("detail", ["low", "high"])
+async def test_a_kilobyte_that_stands_for_any_number_of_pixels_is_refused_by_name(detail: str) -> None:
+    head = struct.pack("<IiiHHIIiiII", 40, 70_000, 350, 1, 8, 1, 0, 0, 0, 256, 0)
+    bitmap = b"BM" + struct.pack("<IHHI", 1098, 0, 0, 1078) + head + bytes(range(256)) * 4 + b"\xff\1" * 10
+    refusal = await refused(chat_body([image_part(png(9, 9)), image_part(bitmap, detail=detail)]))
+    assert refusal["param"] == "messages[0].content[1].image_url.url"
+    assert "RLE8" in refusal["message"]
+
+
+async def test_a_picture_that_never_fits_what_is_decoded_at_a_time_is_refused_with_the_setting() -> None:
+    budget = pixels_of_this_process()
+    before = budget.max_pixels
+    budget.limit(1024 * 256 - 1)
+    try:
+        refusal = await refused(chat_body([image_part(png(1024, 256), detail="low")]))
+    finally:
+        budget.limit(before)
+    assert refusal["param"] == "messages[0].content[0].image_url.url"
+    assert refusal["code"] == "too_large"
+    assert "limits.pixels_in_flight" in refusal["message"]
+
+
 async def test_more_pictures_or_text_than_configured_are_refused_with_the_setting() -> None:
     settings = IngressSettings(LimitsConfig(images_per_request=1, prompt_chars=10))
     pictures = await refused(chat_body([image_part(), image_part()]), settings)
     assert "limits.images_per_request" in pictures["message"]
     text = await refused(chat_body("x" * 11), settings)
     assert "limits.prompt_chars" in text["message"]
+
+
+async def test_more_parts_in_all_than_a_template_may_have_to_write_are_refused() -> None:
+    message = {"role": "user", "content": [{"type": "text", "text": ""}] * 1024}
+    error = await refused(chat_body("x") | {"messages": [message] * 9})
+    assert error["param"] == "messages"
+    assert "9216 parts; at most 8192" in error["message"]
 
 
 async def test_a_picture_over_the_bounds_is_413_before_it_is_decoded() -> None:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.ingress.pictures.picture_store import PictureStore
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.jobs import PaintJob
 from pipelines.settings.config import LimitsConfig
@@ -205,37 +204,3 @@ async def test_a_prompt_over_the_configured_length_is_refused() -> None:
     async with client_for(FakeService(), IngressSettings(LimitsConfig(prompt_chars=3))) as client:
         response = await client.post(PATH, json=paint_body())
     assert "limits.prompt_chars" in error_of(response)["message"]
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def test_the_store_forgets_pictures_whose_time_is_over() -> None:
-    clock = Clock()
-    store = PictureStore(capacity_bytes=100, keep_s=10, now=clock)
-    key = store.put(b"x", "image/png")
-    clock.now = 9.9
-    assert store.get(key) is not None
-    clock.now = 10.0
-    assert store.get(key) is None
-
-
-def test_the_store_makes_room_by_forgetting_the_oldest_and_always_keeps_the_newest() -> None:
-    store = PictureStore(capacity_bytes=10, keep_s=10, now=Clock())
-    first, second = store.put(b"x" * 6, "image/png"), store.put(b"y" * 6, "image/png")
-    assert store.get(first) is None
-    assert store.get(second) is not None
-    large = store.put(b"z" * 50, "image/png")
-    assert store.get(second) is None
-    assert store.get(large) is not None
-
-
-def test_addresses_on_the_store_have_256_bits() -> None:
-    store = PictureStore(capacity_bytes=1000, keep_s=10, now=Clock())
-    keys = {store.put(b"x", "image/png") for _ in range(50)}
-    assert len(keys) == 50
-    assert {len(key) for key in keys} == {43}

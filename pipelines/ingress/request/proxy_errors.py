@@ -1,0 +1,59 @@
+"""Gives the shape of our errors to what Serve's proxy refuses by itself: it answers in plain text where its queue is full or no replica
+is there.
+
+Knows ASGI messages only, since it runs in the proxy: no settings, no error classes. The app's own errors are JSON and pass as they are.
+"""
+
+import json
+from collections.abc import Mapping
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+OWN_OF_SERVE = "/-/"
+_TEXT = b"text/plain"
+_ERRORS: Mapping[int, tuple[str, str, str]] = {
+    429: ("rate_limit_error", "queue_full", "too many requests wait already (ingress.max_queued_requests); try again"),
+    503: ("service_unavailable_error", "unavailable", "nothing is there to answer this request now; try again"),
+}
+"""By status: type, code and message."""
+
+
+class OwnErrors:
+    """ASGI middleware."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"].startswith(OWN_OF_SERVE):
+            await self._app(scope, receive, send)
+        else:
+            await self._app(scope, receive, _Sender(send))
+
+
+class _Sender:
+    """Stands before `send`."""
+
+    def __init__(self, send: Send) -> None:
+        self._send, self._is_replaced = send, False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start" and _is_serves_own(message):
+            self._is_replaced = True
+            body = _body(message["status"])
+            headers = [pair for pair in message["headers"] if pair[0].lower() not in (b"content-type", b"content-length")]
+            more = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+            await self._send({**message, "headers": [*headers, *more]})
+            await self._send({"type": "http.response.body", "body": body})
+        elif not self._is_replaced:
+            await self._send(message)
+
+
+def _is_serves_own(start: Message) -> bool:
+    kinds = [value for name, value in start.get("headers", []) if name.lower() == b"content-type"]
+    return start["status"] in _ERRORS and any(value.startswith(_TEXT) for value in kinds)
+
+
+def _body(status: int) -> bytes:
+    kind, code, message = _ERRORS[status]
+    return json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}}).encode()
