@@ -40,17 +40,15 @@ from stages.contract.stage import Share
 from stages.engine.scheduling.fairness import Sized, VirtualCounters, fill_fairly
 from stages.engine.scheduling.memory_bound import MemoryBound
 from stages.engine.scheduling.service_rate import ServiceRate
+from stages.engine.scheduling.urgency import MAX_WEIGHT, MIN_WEIGHT, makes_way, weight
 from stages.engine.scheduling.waiting import Entry, WaitingLine
 
 __all__ = ["Batch", "BatchLimits", "Entry", "IterativeScheduler", "OneShotScheduler", "QueueLimits"]
 
 W = TypeVar("W")
 
-MIN_WEIGHT = 0.5  # a row of low priority, with all its time left
-MAX_WEIGHT = 4.0  # a row of high priority, close to its deadline
 MAX_PREEMPTIONS = 3
 NOTHING: Mapping[str, float] = MappingProxyType({})
-CLOSE = 0.75  # of the time that an entry was allowed: once so much is used up, its deadline is close
 
 
 @dataclass(frozen=True, slots=True)
@@ -410,36 +408,9 @@ class IterativeScheduler(Scheduler[W]):
         _check_batch([self._rows[entry_id] for entry_id in self._in_step if entry_id in self._rows], self._limits)
 
 
-def makes_way(row: Entry[W], newcomer: Entry[W], now: float) -> bool:
-    """Whether a running entry is to wait for one that waits: it is of lower priority, or the newcomer's deadline is close and
-    it is the newcomer's turn. A deadline alone gives no right over others' work, or else a client would only have to choose a
-    short one: the newcomer must have come before the row (which was let past it), and the row have more than twice as much
-    time left (so that the two never take turns at it).
-    """
-    if row.priority != newcomer.priority:
-        return row.priority > newcomer.priority
-    is_turn = newcomer.arrival < row.arrival and row.deadline - now > 2 * (newcomer.deadline - now)
-    return is_turn and _used(newcomer, now) >= CLOSE
-
-
 def _patience(row: "_Row[Any]") -> tuple[float, float, float]:
     """Of several, the one with the highest can best wait."""
     return row.entry.priority, row.entry.deadline, row.entry.arrival
-
-
-def weight(entry: Entry[W], now: float) -> float:
-    """How often a row takes part in steps, compared to others: by its priority 0.5, 1 or 2, up to twice that as its deadline
-    comes near.
-    """
-    by_priority: float = 2.0 ** -max(-1, min(1, entry.priority))
-    return by_priority * (1.0 + _used(entry, now))
-
-
-def _used(entry: Entry[Any], now: float) -> float:
-    """How much of the time that it was allowed is over: 0 to 1."""
-    allowed = entry.deadline - entry.arrival
-    used = (now - entry.arrival) / allowed if allowed > 0 else 1.0
-    return max(0.0, min(1.0, used))
 
 
 def _check_batch(batch: Sequence[Sized], limits: BatchLimits) -> None:

@@ -12,18 +12,14 @@ from stages.contract.errors import QueueFull
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.stage import Share
 from stages.engine.scheduling.scheduler import (
-    CLOSE,
     MAX_PREEMPTIONS,
-    MAX_WEIGHT,
-    MIN_WEIGHT,
     Batch,
     Entry,
     IterativeScheduler,
     OneShotScheduler,
     Scheduler,
-    makes_way,
-    weight,
 )
+from stages.engine.scheduling.urgency import CLOSE, MAX_WEIGHT, MIN_WEIGHT, makes_way, weight
 
 OneShot = Callable[..., OneShotScheduler[str]]
 Iterative = Callable[..., IterativeScheduler[str]]

@@ -16,14 +16,12 @@ from stages.contract.stage import Share
 from stages.engine.scheduling.memory_bound import MemoryBound
 from stages.engine.scheduling.scheduler import (
     MAX_PREEMPTIONS,
-    MAX_WEIGHT,
-    MIN_WEIGHT,
     Entry,
     IterativeScheduler,
     OneShotScheduler,
     Scheduler,
-    makes_way,
 )
+from stages.engine.scheduling.urgency import MAX_WEIGHT, MIN_WEIGHT, makes_way
 
 AGEING_S = 2.0
 LONGEST_ABSENCE = 2 * MAX_WEIGHT / MIN_WEIGHT + 1  # steps per row that runs beside it
