@@ -14,7 +14,7 @@ LOCK_OF_ALL := $(COMPILE) pyproject.toml locks/also.in --extra dev --extra bench
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo   set up, ask about a picture, paint a picture"
+	@echo "make demo   set up, ask about an image, paint an image"
 	@echo "make serve  set up and serve on PORT (8000) until Ctrl-C"
 	@echo "make test   set up and run every test"
 	@echo "make check  format, lint, types, import contracts, fast tests"

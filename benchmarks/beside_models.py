@@ -17,7 +17,7 @@ import httpx
 
 from benchmarks.http_client import post
 from benchmarks.load import closed_loop
-from benchmarks.vit_checkpoint import picture
+from benchmarks.vit_checkpoint import image
 from benchmarks.wishes import GUIDANCE, wishes
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 SEE, PAINT = "triptych-see", "triptych-paint"
 NUM_TOKENS, NUM_STEPS = 8, 10
-PICTURE_SIDE = 64
+IMAGE_SIDE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ def kinds(count: int) -> list[Kind]:
         return _chat([{"type": "text", "text": f"Which number follows {index + 7}?"}])
 
     def seen(index: int) -> dict[str, object]:
-        url = "data:image/png;base64," + base64.b64encode(picture(index, PICTURE_SIDE)).decode()
+        url = "data:image/png;base64," + base64.b64encode(image(index, IMAGE_SIDE)).decode()
         return _chat([{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "What is this?"}])
 
     def painted(index: int) -> dict[str, object]:
@@ -144,7 +144,7 @@ def kinds(count: int) -> list[Kind]:
     chat, images = "/v1/chat/completions", "/v1/images/generations"
     return [
         Kind("chat", chat, text, num_calls=0, num_streams=1),
-        Kind("chat with a picture", chat, seen, num_calls=1, num_streams=1),
+        Kind("chat with an image", chat, seen, num_calls=1, num_streams=1),
         Kind("image", images, painted, num_calls=2, num_streams=1),
     ]
 

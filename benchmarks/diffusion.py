@@ -41,7 +41,7 @@ from stages.checkpoints.checkpoint import Source, resolve
 
 SHARE_OF_CAPACITY = 0.8
 THROUGHPUT_GOAL, SHARE_OF_ALLOWED, LATENCY_GOAL = 2.0, 0.9, 0.5
-SAME_WITHIN = 2  # of 255: as tests/stages/diffusion compare pictures of different batches
+SAME_WITHIN = 2  # of 255: as tests/stages/diffusion compare images of different batches
 SATURATION_SEED, ARRIVAL_SEED, OWN_SEED, WARM_UP_SEED = 1, 2, 3, 4
 
 
@@ -70,7 +70,7 @@ class Painted:
     counts: StageCounts | None = None
 
     @property
-    def pictures_per_s(self) -> float:
+    def images_per_s(self) -> float:
         return len(self.wishes) / self.found.wall_s
 
     @property
@@ -91,7 +91,7 @@ class Painted:
         return {
             "side": self.side.name,
             "load": self.load,
-            "pictures_per_s": self.pictures_per_s,
+            "images_per_s": self.images_per_s,
             "steps_per_s": self.steps_per_s,
             "mean_s": seconds.mean,
             "p50_s": seconds.p50,
@@ -114,7 +114,7 @@ class Session:
 
     async def saturated(self) -> Painted:
         asked = wishes(self._plan.num_saturating, seed=SATURATION_SEED)
-        tell(f"{self._side.name}: {len(asked)} pictures, {self._plan.concurrency} at once")
+        tell(f"{self._side.name}: {len(asked)} images, {self._plan.concurrency} at once")
         before = await self._counts()
         found = await closed_loop(
             lambda index: self._side.paint(self._client, asked[index]), len(asked), concurrency=self._plan.concurrency
@@ -123,7 +123,7 @@ class Session:
 
     async def arriving(self, rate: float, load: str, *, seed: int = ARRIVAL_SEED) -> Painted:
         asked = wishes(self._plan.num_arriving, seed=seed)
-        tell(f"{self._side.name}: {len(asked)} pictures, {load}")
+        tell(f"{self._side.name}: {len(asked)} images, {load}")
         before = await self._counts()
         arrivals = poisson(rate, len(asked), seed=ARRIVAL_SEED)
         found = await open_loop(lambda index: self._side.paint(self._client, asked[index]), arrivals)
@@ -147,7 +147,7 @@ async def one_at_a_time(url: str, side: Side, plan: Plan) -> list[Painted]:
         session = Session(side, client, plan)
         await session.warm_up()
         saturated = await session.saturated()
-        rate = SHARE_OF_CAPACITY * saturated.pictures_per_s
+        rate = SHARE_OF_CAPACITY * saturated.images_per_s
         return [saturated, await session.arriving(rate, of_one_at_a_time(rate))]
 
 
@@ -171,7 +171,7 @@ async def triptych(url: str, side: Side, plan: Plan, rate: float) -> list[Painte
         await session.warm_up()
         saturated = await session.saturated()
         arriving = await session.arriving(rate, of_one_at_a_time(rate))
-        own = SHARE_OF_CAPACITY * saturated.pictures_per_s
+        own = SHARE_OF_CAPACITY * saturated.images_per_s
         return [saturated, arriving, await session.arriving(own, f"Poisson {own:.2f}/s (0.8 of its own)", seed=OWN_SEED)]
 
 
@@ -187,7 +187,7 @@ def static_batches(sides: Sequence[Side], plan: Plan, rate: float) -> list[Paint
 
 
 def same_share(found: Painted, reference: Painted) -> float:
-    """The share of pictures that are the reference's within `SAME_WITHIN` levels."""
+    """The share of images that are the reference's within `SAME_WITHIN` levels."""
     pairs = zip(found.found.outcomes, reference.found.outcomes, strict=True)
     return float(np.mean([_difference(one.value, other.value) <= SAME_WITHIN for one, other in pairs]))
 
@@ -236,7 +236,7 @@ def main() -> None:
     peer, ours = one_at_a_time_side(painter, plan.torch_threads), triptych_side(plan.torch_threads)
     with peer.serve() as url:
         alone = asyncio.run(one_at_a_time(url, peer, plan))
-    rate = SHARE_OF_CAPACITY * alone[0].pictures_per_s
+    rate = SHARE_OF_CAPACITY * alone[0].images_per_s
     with ours.serve() as url:
         batched = asyncio.run(triptych(url, ours, plan, rate))
     static = static_batches(static_batch_sides(painter, plan.torch_threads), plan, rate)
@@ -251,12 +251,12 @@ def report_on(
         report.add(side="bare U-Net", load=f"{rows} model rows", ms_per_step=1000 * seconds, model_rows_per_s=rows / seconds)
     for painted in [*alone, *static, *ours]:
         same = same_share(painted, alone[0]) if painted.load == alone[0].load else None
-        report.add(**painted.row(), same_pictures=same)
+        report.add(**painted.row(), same_images=same)
     report.goals += [throughput_goal(ours[0], alone[0], curve), latency_goal(ours[1], alone[1], curve)]
     best = max(static[:-1], key=lambda painted: painted.steps_per_s)
     report.notes += [
-        f"same_pictures: share of the pictures that are one-at-a-time's to {SAME_WITHIN} of 255 levels, batched or not",
-        "steps_per_s counts the steps that were asked for; litserve, longest runs more, and paints other pictures",
+        f"same_images: share of the images that are one-at-a-time's to {SAME_WITHIN} of 255 levels, batched or not",
+        "steps_per_s counts the steps that were asked for; litserve, longest runs more, and paints other images",
         f"against the best static batches ({best.side.name}): throughput x {ours[0].steps_per_s / best.steps_per_s:.2f}, "
         f"mean latency x {ours[1].mean_s / static[-1].mean_s:.2f} (under the same arrivals)",
     ]

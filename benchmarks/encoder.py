@@ -26,7 +26,7 @@ from benchmarks.paced import Measure, PacedEncoder
 from benchmarks.peers.serve_batch import MAX_ITEMS, BatchedStage
 from benchmarks.report import Goal, Report, Value
 from benchmarks.spread import percentile, spread
-from benchmarks.vit_checkpoint import picture, save_vit
+from benchmarks.vit_checkpoint import image, save_vit
 from pipelines.cluster.serve_client import ServeStageClient
 from stages.checkpoints.checkpoint import Checkpoint, LoadOptions, Source
 from stages.contract.item import Item
@@ -251,7 +251,7 @@ def _why(subject: Subject, ours: Measured, best: Measured) -> str:
             f"{ours.p50_s / least_s:.2f} times that bound"
         )
     return (
-        f"the device is the limit: {NUM_REQUESTS} pictures come within {1000 * NUM_REQUESTS * PERIOD_S:.0f} ms, and computing them all "
+        f"the device is the limit: {NUM_REQUESTS} images come within {1000 * NUM_REQUESTS * PERIOD_S:.0f} ms, and computing them all "
         f"took {1000 * ours.round_s:.0f} ms here in {ours.batches_a_round:.1f} batches, {1000 * best.round_s:.0f} ms there in "
         f"{best.batches_a_round:.1f}; the order of work is all that is left to choose"
     )
@@ -273,10 +273,10 @@ def main() -> None:
     report = Report("encoder", _settings(plan))
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         save_vit(Path(folder))
-        pictures = [EmbedInput(image=picture(seed), max_pixels=MAX_PIXELS) for seed in range(NUM_REQUESTS)]
+        images = [EmbedInput(image=image(seed), max_pixels=MAX_PIXELS) for seed in range(NUM_REQUESTS)]
         with cluster():
             run_subject(Subject(PACED, partial(PacedEncoder, RUN_S), [Measure(b"item")] * NUM_REQUESTS), plan, report)
-            run_subject(Subject(VIT, partial(_load_vit, folder), pictures), plan, report)
+            run_subject(Subject(VIT, partial(_load_vit, folder), images), plan, report)
     report.publish(results_folder(quick=quick))
 
 

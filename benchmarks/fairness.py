@@ -1,7 +1,7 @@
 """`python -m benchmarks.fairness`: how smooth running chats stay beside other work (about 3 minutes on 2 cores).
 
 Chats stream under `triptych serve` with the shipped configuration, one replica of each stage. The time between two tokens as the
-client sees it is measured with nothing else running, while pictures are painted without a pause (another stage, the same
+client sees it is measured with nothing else running, while images are painted without a pause (another stage, the same
 cores), and while long prompts are read without a pause (the same stage: chunked prefill), in chunks as shipped and in small ones.
 Decides loads; states no goal: what the cores allow is in the table's first row.
 """
@@ -78,7 +78,7 @@ def main() -> None:
     llm = triptych.model_of(config, SEE)["llm"]
     with triptych.served(config) as url:
         measure(url, "nothing", None, 0)
-        measure(url, "pictures being painted", _paint, NUM_PAINTERS)
+        measure(url, "images being painted", _paint, NUM_PAINTERS)
         measure(url, f"long prompts, {llm['prefill_chunk_tokens']} tokens a step", _read, NUM_READERS)
     llm["prefill_chunk_tokens"] = FEW_TOKENS
     with triptych.served(config) as url:

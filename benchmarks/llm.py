@@ -3,7 +3,7 @@
 Every side loads the same checkpoint in the dtype that this CPU computes best, on the same number of threads, is asked the same
 prompts, greedily and (at fewer loads) at temperature 1 with top_p 0.9, and computes the same number of tokens for each (the
 checkpoint's end token never comes).
-Text: SmolLM2. Image-text: the demo's vision-language model as a LLaVA checkpoint, every request with a picture of its own.
+Text: SmolLM2. Image-text: the demo's vision-language model as a LLaVA checkpoint, every request with an image of its own.
 Decides sides, loads and goals; how a side is run is in `benchmarks/llm_sides.py`.
 """
 
@@ -127,7 +127,7 @@ def _why_slower(report: Report, choosing: Choosing, at: int) -> str:
 def _image_text(folder: Path, loads: tuple[int, ...]) -> Report:
     report = _report("image_text")
     on_passing_thread(lambda: save_llava(folder))
-    speeds = _measure(report, IMAGE_SIDES, folder, loads, picture_questions)
+    speeds = _measure(report, IMAGE_SIDES, folder, loads, image_questions)
     at = loads[-1]
     for choosing in (GREEDY, SAMPLED):
         ours, theirs = speeds.get((HTTP, choosing, at)), speeds.get(("transformers serve", choosing, at))
@@ -204,8 +204,8 @@ def text_questions(count: int) -> list[Question]:
     return [Question(source.choice(ASKS).format(" and ".join(source.sample(TOPICS, 1 + index % 4)))) for index in range(count)]
 
 
-def picture_questions(count: int) -> list[Question]:
-    """A question about a picture each; no two pictures are the same."""
+def image_questions(count: int) -> list[Question]:
+    """A question about an image each; no two images are the same."""
     return [Question("Describe the picture.", address) for address in _addresses(count)]
 
 

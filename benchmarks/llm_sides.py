@@ -58,15 +58,15 @@ GREEDY, SAMPLED = Choosing("greedy", 0.0), Choosing("temperature 1, top_p 0.9", 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """`address`: a picture as a data URL, or "" for none."""
+    """`address`: an image as a data URL, or "" for none."""
 
     text: str
     address: str = ""
 
     def body(self, model: str, num_tokens: int, choosing: Choosing) -> dict[str, object]:
         """An OpenAI chat request."""
-        picture: list[object] = [{"type": "image_url", "image_url": {"url": self.address}}] if self.address else []
-        content: object = [*picture, {"type": "text", "text": self.text}] if picture else self.text
+        image: list[object] = [{"type": "image_url", "image_url": {"url": self.address}}] if self.address else []
+        content: object = [*image, {"type": "text", "text": self.text}] if image else self.text
         messages = [{"role": "user", "content": content}]
         body: dict[str, object] = {"model": model, "messages": messages, "max_tokens": num_tokens}
         return body | {"temperature": choosing.temperature, "top_p": choosing.top_p}

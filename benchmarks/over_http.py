@@ -1,7 +1,7 @@
 """`python -m benchmarks.over_http`: what serving costs the LLM: tokens a second over HTTP, beside the same pipeline and engines in one
 process, without HTTP and without Ray (about 12 minutes on 2 cores; on a quiet machine).
 
-Both sides have the same model, slots, threads and questions, about nothing and about a picture each, and take turns: the process
+Both sides have the same model, slots, threads and questions, about nothing and about an image each, and take turns: the process
 runs while the cluster stands idle beside it. Decides loads and goals.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks.command import results_folder, start, tell
-from benchmarks.llm import NUM_TOKENS, picture_questions, text_questions
+from benchmarks.llm import NUM_TOKENS, image_questions, text_questions
 from benchmarks.llm_checkpoint import save_llava
 from benchmarks.llm_sides import (
     GREEDY,
@@ -48,7 +48,7 @@ from stages.llm.messages import GenerationEnd, Sampling
 SLOTS = 16
 LOADS = (8, 16)
 TURNS = 2
-ASKED = {"chat": text_questions, "chat about pictures": picture_questions}
+ASKED = {"chat": text_questions, "chat about images": image_questions}
 
 
 def main() -> None:

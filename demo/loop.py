@@ -1,6 +1,6 @@
 """The training loop every demo model shares: budget, learning rate, averaging of weights, checkpoints, progress.
 
-Decides when a training is over (a budget of minutes or of pictures, whichever is used up first), how the learning rate rises
+Decides when a training is over (a budget of minutes or of images, whichever is used up first), how the learning rate rises
 and falls over it, and what a checkpoint holds, so that a killed training resumes. Knows no model and no data.
 """
 
@@ -24,10 +24,10 @@ Step = Callable[[int], dict[str, Tensor]]
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How long a training lasts: until it has computed for `minutes` or seen `pictures`. The rate falls to 0 by then."""
+    """How long a training lasts: until it has computed for `minutes` or seen `images`. The rate falls to 0 by then."""
 
     minutes: float
-    pictures: int
+    images: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +64,8 @@ class Loop:
     @property
     def progress(self) -> float:
         """How much of the budget is used, 0 to 1."""
-        pictures = self.num_steps * self.recipe.batch_size
-        return min(1.0, max(self.elapsed_s / 60 / self.budget.minutes, pictures / self.budget.pictures))
+        images = self.num_steps * self.recipe.batch_size
+        return min(1.0, max(self.elapsed_s / 60 / self.budget.minutes, images / self.budget.images))
 
     def run(self, step: Step) -> None:
         """Steps until the budget is used; `step` gets the step's number and returns named losses, the first is minimised."""

@@ -32,16 +32,16 @@ class Models(Protocol):
         """CLIP embeddings [texts, width] of unit length."""
         ...
 
-    def embed_pictures(self, pictures: Sequence[Image.Image]) -> NDArray[np.float32]:
-        """CLIP embeddings [pictures, width] of unit length."""
+    def embed_images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+        """CLIP embeddings [images, width] of unit length."""
         ...
 
-    def answer(self, pictures: Sequence[Image.Image], questions: Sequence[str]) -> list[str]:
-        """The greedy answer to one question about each picture."""
+    def answer(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[str]:
+        """The greedy answer to one question about each image."""
         ...
 
     def paint(self, sentences: Sequence[str], first_seed: int) -> list[Image.Image]:
-        """A picture of each sentence, with the seeds `first_seed`, `first_seed + 1` ..."""
+        """An image of each sentence, with the seeds `first_seed`, `first_seed + 1` ..."""
         ...
 
 
@@ -65,12 +65,12 @@ class Painting:
 
     sentence: str
     facts: Facts
-    picture: Image.Image
+    image: Image.Image
 
     @property
     def right(self) -> bool:
         """Whether the detector sees what the sentence says; a background that it leaves out may be any."""
-        seen = describe(self.picture)
+        seen = describe(self.image)
         if seen is None:
             return False
         ground = self.facts.background if states_background(self.sentence) else seen.background
@@ -89,11 +89,11 @@ def held_out_scenes(count: int, seed: int, num_things: int | None = None, *, dis
 
 
 def retrieval(models: Models, count: int) -> Score:
-    """Text to picture, top 1 among `count` distinct held-out scenes; every other text is a held-out wording."""
+    """Text to image, top 1 among `count` distinct held-out scenes; every other text is a held-out wording."""
     scenes, rng = held_out_scenes(count, 11, distinct=True), random.Random(12)
     texts = [_text(scene.facts, rng, other=index % 2 == 1, ground=True) for index, scene in enumerate(scenes)]
-    pictures = models.embed_pictures([draw(scene) for scene in scenes])
-    nearest = (models.embed_texts(texts) @ pictures.T).argmax(axis=1)
+    images = models.embed_images([draw(scene) for scene in scenes])
+    nearest = (models.embed_texts(texts) @ images.T).argmax(axis=1)
     return Score("retrieval, top 1", int((nearest == np.arange(count)).sum()), count)
 
 
@@ -122,10 +122,10 @@ def paint(models: Models, count: int, num_things: int) -> list[Painting]:
     rng = random.Random(41)
     facts = [scene.facts for scene in held_out_scenes(count, 40 + num_things, num_things)]
     sentences = [_text(fact, rng, other=index % 2 == 1, ground=None) for index, fact in enumerate(facts)]
-    pictures: list[Image.Image] = []
+    images: list[Image.Image] = []
     for batch in _batches(sentences):
-        pictures += models.paint(batch, first_seed=1_000 + len(pictures))
-    return [Painting(*row) for row in zip(sentences, facts, pictures, strict=True)]
+        images += models.paint(batch, first_seed=1_000 + len(images))
+    return [Painting(*row) for row in zip(sentences, facts, images, strict=True)]
 
 
 def paintings(painted: list[Painting], num_things: int) -> Score:
@@ -140,7 +140,7 @@ def round_trip(models: Models, painted: list[Painting]) -> Score:
     said = [
         answer
         for batch in _batches(kept)
-        for answer in models.answer([painting.picture for painting in batch], [DESCRIBE] * len(batch))
+        for answer in models.answer([painting.image for painting in batch], [DESCRIBE] * len(batch))
     ]
     return Score("round trip", sum(a == p.sentence for a, p in zip(said, kept, strict=True)), len(kept))
 

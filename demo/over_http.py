@@ -21,7 +21,7 @@ from demo.world import SIZE
 
 _TIMEOUT_S = 600.0
 _MAX_TOKENS = 40
-_EMBEDDED = 8  # inputs of one embeddings request: as many pictures as the shipped limits allow
+_EMBEDDED = 8  # inputs of one embeddings request: as many images as the shipped limits allow
 R = TypeVar("R")
 
 
@@ -42,11 +42,11 @@ class ServedModels:
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         return self._embedded(list(texts))
 
-    def embed_pictures(self, pictures: Sequence[Image.Image]) -> NDArray[np.float32]:
-        return self._embedded([_picture_part(picture) for picture in pictures])
+    def embed_images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+        return self._embedded([_image_part(image) for image in images])
 
-    def answer(self, pictures: Sequence[Image.Image], questions: Sequence[str]) -> list[str]:
-        return self._at_once(self._answer, list(zip(pictures, questions, strict=True)))
+    def answer(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[str]:
+        return self._at_once(self._answer, list(zip(images, questions, strict=True)))
 
     def paint(self, sentences: Sequence[str], first_seed: int) -> list[Image.Image]:
         return self._at_once(self._paint, list(zip(sentences, range(first_seed, first_seed + len(sentences)), strict=True)))
@@ -55,8 +55,8 @@ class ServedModels:
         with ThreadPoolExecutor(self._concurrency) as pool:
             return list(pool.map(lambda given: work(*given), arguments))
 
-    def _answer(self, picture: Image.Image, question: str) -> str:
-        content: list[Any] = [_picture_part(picture), {"type": "text", "text": question}]
+    def _answer(self, image: Image.Image, question: str) -> str:
+        content: list[Any] = [_image_part(image), {"type": "text", "text": question}]
         found = self._client.chat.completions.create(
             model=self._names["image_text"],
             messages=[{"role": "user", "content": content}],
@@ -84,8 +84,8 @@ class ServedModels:
         return np.asarray(rows, np.float32)
 
 
-def _picture_part(picture: Image.Image) -> dict[str, Any]:
+def _image_part(image: Image.Image) -> dict[str, Any]:
     file = io.BytesIO()
-    picture.save(file, format="PNG")
+    image.save(file, format="PNG")
     address = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
     return {"type": "image_url", "image_url": {"url": address}}

@@ -63,8 +63,8 @@ def _further_trainings(weights: Path, device: torch.device, scale: float) -> dic
     }
 
 
-def _budget(scale: float, minutes: float, pictures: int) -> Budget:
-    return Budget(minutes * scale, int(pictures * scale))
+def _budget(scale: float, minutes: float, images: int) -> Budget:
+    return Budget(minutes * scale, int(images * scale))
 
 
 if __name__ == "__main__":

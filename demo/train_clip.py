@@ -78,10 +78,10 @@ class ClipWithHeads(nn.Module):
         self.place_norm = nn.LayerNorm(_WIDTH)
         self.place_head = nn.Linear(_WIDTH, PLACE_WIDTH)
 
-    def image(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def image(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[batch, 3, 64, 64] -> embeddings [batch, 128], word logits [batch, 16, words], places [batch, 16, PLACE_WIDTH]."""
         visual = cast(Any, self.clip.visual)
-        found = visual.forward_intermediates(pictures, indices=[_PLACE_BLOCK, _LAYERS - 1], output_fmt="NLC")
+        found = visual.forward_intermediates(images, indices=[_PLACE_BLOCK, _LAYERS - 1], output_fmt="NLC")
         middle, last = found["image_intermediates"]
         return found["image_features"], self.word_head(self.word_norm(last)), self.place_head(self.place_norm(middle))
 
@@ -96,10 +96,10 @@ class ClipWithHeads(nn.Module):
 
 @dataclass(slots=True)
 class _Pool:
-    """Pairs of scenes that differ in little, and their pictures [pairs, 2, 64, 64, 3]."""
+    """Pairs of scenes that differ in little, and their images [pairs, 2, 64, 64, 3]."""
 
     scenes: list[tuple[Scene, Scene]]
-    pictures: NDArray[np.uint8]
+    images: NDArray[np.uint8]
     composed: float
 
 
@@ -138,22 +138,22 @@ def _pair(rng: random.Random, composed: float) -> tuple[Scene, Scene]:
 
 def _draw_pool(rng: random.Random, composed: float) -> _Pool:
     scenes = [_pair(rng, composed) for _ in range(_POOL_PAIRS)]
-    pictures = np.empty((_POOL_PAIRS, 2, 64, 64, 3), dtype=np.uint8)
+    images = np.empty((_POOL_PAIRS, 2, 64, 64, 3), dtype=np.uint8)
     for index, pair in enumerate(scenes):
-        pictures[index] = [pixels(scene) for scene in pair]
-    return _Pool(scenes, pictures, composed)
+        images[index] = [pixels(scene) for scene in pair]
+    return _Pool(scenes, images, composed)
 
 
 def _refresh(pool: _Pool, rng: random.Random) -> None:
     for _ in range(_FRESH_PAIRS):
         index = rng.randrange(_POOL_PAIRS)
         pool.scenes[index] = _pair(rng, pool.composed)
-        pool.pictures[index] = [pixels(scene) for scene in pool.scenes[index]]
+        pool.images[index] = [pixels(scene) for scene in pool.scenes[index]]
 
 
-def normalised(pictures: NDArray[np.uint8] | Tensor, device: torch.device) -> Tensor:
+def normalised(images: NDArray[np.uint8] | Tensor, device: torch.device) -> Tensor:
     """[batch, 64, 64, 3] bytes -> [batch, 3, 64, 64] as the CLIP's own preprocessing makes them."""
-    tensor = torch.as_tensor(pictures).to(device).permute(0, 3, 1, 2).float() / 255
+    tensor = torch.as_tensor(images).to(device).permute(0, 3, 1, 2).float() / 255
     return (tensor - _MEAN) / _STD
 
 
@@ -163,7 +163,7 @@ def _fact_loss(logits: Tensor, classes: Tensor) -> Tensor:
 
 
 def _contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, confusable: Tensor) -> Tensor:
-    """CLIP's symmetric loss; `confusable[i, j]` says that text i also fits picture j, which is then no negative."""
+    """CLIP's symmetric loss; `confusable[i, j]` says that text i also fits image j, which is then no negative."""
     logits = scale.exp().clamp(max=100) * F.normalize(text.float(), dim=1) @ F.normalize(image.float(), dim=1).T
     logits = logits.masked_fill(confusable, -1e4)
     labels = torch.arange(len(logits), device=logits.device)
@@ -223,8 +223,8 @@ def _run(name: str, model: ClipWithHeads, recipe: Recipe, budget: Budget, tokeni
         _refresh(pool, rng)
         chosen = rng.sample(range(_POOL_PAIRS), recipe.batch_size // 2)
         scenes = [scene for index in chosen for scene in pool.scenes[index]]
-        pictures = normalised(pool.pictures[chosen].reshape(-1, 64, 64, 3), device)
-        return _losses(model, tokenizer, scenes, pictures, rng, alone)
+        images = normalised(pool.images[chosen].reshape(-1, 64, 64, 3), device)
+        return _losses(model, tokenizer, scenes, images, rng, alone)
 
     loop.run(step)
     loop.trained().train()
@@ -232,16 +232,16 @@ def _run(name: str, model: ClipWithHeads, recipe: Recipe, budget: Budget, tokeni
 
 
 def _losses(
-    model: ClipWithHeads, tokenizer: Any, scenes: list[Scene], pictures: Tensor, rng: random.Random, alone: bool
+    model: ClipWithHeads, tokenizer: Any, scenes: list[Scene], images: Tensor, rng: random.Random, alone: bool
 ) -> dict[str, Tensor]:
-    device = pictures.device
+    device = images.device
     texts = [wording(scene.facts, rng) if rng.random() < 0.8 else scene.facts.canonical() for scene in scenes]
     tokens = tokenizer(texts, padding="longest", max_length=MAX_LENGTH, truncation=True, return_tensors="pt").input_ids
     classes = torch.tensor([fact_classes(scene.facts) for scene in scenes], device=device)
     said = classes.clone()
     said[[index for index, text in enumerate(texts) if not states_background(text)], -1] = NO_BACKGROUND
     slots = torch.tensor([slot_classes(scene.facts) for scene in scenes], device=device)
-    image, words, places = model.image(pictures)
+    image, words, places = model.image(images)
     with torch.set_grad_enabled(not alone):
         text = model.text(tokens.to(device))
         text_facts = model.fact_head(text)

@@ -171,6 +171,6 @@ def _losses(model: TextToLatent, tokens: Tensor, latents: Tensor, scenes: list[S
 
 
 @torch.no_grad()
-def _encoded(vae: AutoencoderKL, pictures: NDArray[np.uint8]) -> Tensor:
-    latents: Tensor = vae.encode(signed(pictures, vae.device)).latent_dist.mean * vae.config.scaling_factor
+def _encoded(vae: AutoencoderKL, images: NDArray[np.uint8]) -> Tensor:
+    latents: Tensor = vae.encode(signed(images, vae.device)).latent_dist.mean * vae.config.scaling_factor
     return latents.half().cpu()

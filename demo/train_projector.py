@@ -1,8 +1,8 @@
 """Trains the projector alone: CLIP's patch tokens become soft tokens that the frozen SmolLM2 reads like words.
 
 Decides the two phases. First the soft tokens are drawn to the embeddings of the words that the tower was taught to hold (no
-language model runs). Then SmolLM2's own loss on answers trains them: one description and some questions for each picture share
-the picture's tokens in one sequence, each seeing only the prompt's beginning, the picture and itself.
+language model runs). Then SmolLM2's own loss on answers trains them: one description and some questions for each image share
+the image's tokens in one sequence, each seeing only the prompt's beginning, the image and itself.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from stages.vision.projector import Projector, ProjectorConfig
 RECIPE = Recipe(learning_rate=1e-3, batch_size=8, weight_decay=0.0, averaging=0.99)
 FURTHER_RECIPE = Recipe(learning_rate=7e-4, batch_size=8, weight_decay=0.0, averaging=0.99)
 WARM_RECIPE = Recipe(learning_rate=2e-3, batch_size=256, weight_decay=0.0)
-WARM_BUDGET = Budget(minutes=0.5, pictures=256 * 600)
+WARM_BUDGET = Budget(minutes=0.5, images=256 * 600)
 _POOL = 8_000
 _FRESH = 8
 _QUESTIONS = 2  # beside the description
@@ -40,7 +40,7 @@ _QUESTIONS = 2  # beside the description
 
 @dataclass(slots=True)
 class TokenPool:
-    """Scenes' facts and the tower's tokens of their pictures [pool, 16, width]."""
+    """Scenes' facts and the tower's tokens of their images [pool, 16, width]."""
 
     tower: OpenClipTower
     facts: list[Facts]
@@ -50,8 +50,8 @@ class TokenPool:
     def refresh(self, rng: random.Random, indices: list[int]) -> None:
         """Puts fresh scenes at these places."""
         scenes = [place(training_facts(rng), rng) for _ in indices]
-        pictures = np.stack([pixels(scene) for scene in scenes])
-        self.tokens[indices] = self.tower.tokens(normalised(pictures, self.tokens.device))
+        images = np.stack([pixels(scene) for scene in scenes])
+        self.tokens[indices] = self.tower.tokens(normalised(images, self.tokens.device))
         for index, scene in zip(indices, scenes, strict=True):
             self.facts[index] = scene.facts
 
@@ -74,7 +74,7 @@ def new_config(clip_folder: Path, tower: OpenClipTower) -> ProjectorConfig:
 
 
 class Reader:
-    """The frozen language model's loss on answers about pictures."""
+    """The frozen language model's loss on answers about images."""
 
     def __init__(self, config: ProjectorConfig, device: torch.device) -> None:
         self._config, self._device = config, device
@@ -89,7 +89,7 @@ class Reader:
         return _WordTargets(self.model, self._tokenizer)
 
     def losses(self, soft: Tensor, asked: list[list[Question]]) -> dict[str, Tensor]:
-        """Soft tokens [pictures, 16, width] and each picture's questions -> mean loss, and the share of answers all right."""
+        """Soft tokens [images, 16, width] and each image's questions -> mean loss, and the share of answers all right."""
         rows = [self._row(soft[index], questions) for index, questions in enumerate(asked)]
         length = max(len(row.blocks) for row in rows)
         states = self._states(torch.stack([row.padded(length) for row in rows]), *self._geometry(rows, length))
@@ -143,7 +143,7 @@ class Reader:
 
 @dataclass(slots=True)
 class _Row:
-    """One picture's sequence: the picture (block 0), then a block for each question."""
+    """One image's sequence: the image (block 0), then a block for each question."""
 
     inputs: Tensor
     blocks: list[int]

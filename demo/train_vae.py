@@ -1,8 +1,8 @@
 """Trains the painter's autoencoder on drawn scenes.
 
-Decides what it sees (first windows of 32 x 32 around shapes, which are cheap, then whole pictures) and its losses: absolute
-and squared error of the picture, and a light pull of the latents towards a unit normal, so that the decoder forgives small
-errors of the denoiser. Afterwards the decoder alone is trained on: on whole pictures, white shapes weighed more, with a little
+Decides what it sees (first windows of 32 x 32 around shapes, which are cheap, then whole images) and its losses: absolute
+and squared error of the image, and a light pull of the latents towards a unit normal, so that the decoder forgives small
+errors of the denoiser. Afterwards the decoder alone is trained on: on whole images, white shapes weighed more, with a little
 noise on the latents. What a denoiser was trained on stays as it is. Knows no sentences and no denoiser.
 """
 
@@ -35,20 +35,20 @@ _NOISE = 0.1  # on latents of unit spread, when the decoder is trained alone
 
 
 def drawn(rng: random.Random, count: int, device: torch.device, *, window: int = SIZE) -> Tensor:
-    """`count` fresh pictures from the training side of the split, [count, 3, window, window] in -1..1."""
+    """`count` fresh images from the training side of the split, [count, 3, window, window] in -1..1."""
     scenes = [random_scene(rng, held_out=False) for _ in range(count)]
     return signed(np.stack([_window(pixels(scene), rng.choice(scene.places), window, rng) for scene in scenes]), device)
 
 
-def _window(picture: NDArray[np.uint8], around: Place, window: int, rng: random.Random) -> NDArray[np.uint8]:
+def _window(image: NDArray[np.uint8], around: Place, window: int, rng: random.Random) -> NDArray[np.uint8]:
     corners = (round(middle + rng.uniform(-9, 9)) - window // 2 for middle in (around.y, around.x))
     top, left = (min(max(corner, 0), SIZE - window) for corner in corners)
-    return picture[top : top + window, left : left + window]
+    return image[top : top + window, left : left + window]
 
 
-def signed(pictures: NDArray[np.uint8], device: torch.device) -> Tensor:
+def signed(images: NDArray[np.uint8], device: torch.device) -> Tensor:
     """[batch, 64, 64, 3] bytes -> [batch, 3, 64, 64] in -1..1."""
-    return torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def train(budget: Budget, device: torch.device, folder: Path = VAE_FOLDER) -> None:
@@ -60,9 +60,9 @@ def train(budget: Budget, device: torch.device, folder: Path = VAE_FOLDER) -> No
 
     def step(_: int) -> dict[str, Tensor]:
         window = SIZE // 2 if loop.progress < _WINDOWS_UNTIL else SIZE
-        pictures = drawn(rng, RECIPE.batch_size, device, window=window).contiguous(memory_format=torch.channels_last)
-        posterior = vae.encode(pictures).latent_dist
-        error = vae.decode(posterior.sample()).sample - pictures
+        images = drawn(rng, RECIPE.batch_size, device, window=window).contiguous(memory_format=torch.channels_last)
+        posterior = vae.encode(images).latent_dist
+        error = vae.decode(posterior.sample()).sample - images
         wrong, squared = error.abs().mean(), error.square().mean()
         pull = posterior.kl().mean() / posterior.mean[0].numel()
         return {"loss": wrong + 2 * squared + _PULL * pull, "absolute": wrong, "squared": squared, "pull": pull}
@@ -86,11 +86,11 @@ def train_decoder(painter: Path, budget: Budget, device: torch.device) -> None:
     def step(_: int) -> dict[str, Tensor]:
         put = (compose, place)
         scenes = [put[index % 2](training_facts(rng), rng) for index in range(DECODER_RECIPE.batch_size)]
-        pictures = signed(np.stack([pixels(scene) for scene in scenes]), device).contiguous(memory_format=torch.channels_last)
+        images = signed(np.stack([pixels(scene) for scene in scenes]), device).contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
-            latents = vae.encode(pictures).latent_dist.mean
+            latents = vae.encode(images).latent_dist.mean
             latents = latents + torch.randn_like(latents) * (_NOISE / vae.config.scaling_factor)
-        error = (vae.decode(latents).sample - pictures) * weights(scenes, SIZE).to(device)
+        error = (vae.decode(latents).sample - images) * weights(scenes, SIZE).to(device)
         wrong, squared = error.abs().mean(), error.square().mean()
         return {"loss": wrong + 2 * squared, "absolute": wrong, "squared": squared}
 

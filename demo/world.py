@@ -63,7 +63,7 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All that is said about a picture: its background, its one or two things, and how they lie.
+    """All that is said about an image: its background, its one or two things, and how they lie.
 
     With two things the first is the left or the upper one, so that one arrangement has one canonical sentence.
     """

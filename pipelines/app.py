@@ -57,7 +57,7 @@ from pipelines.settings.loopback import refuse_open_door
 from pipelines.settings.pinning import pinned
 from pipelines.settings.private_redis import embedded_name
 from pipelines.threads import Threads
-from stages.pictures.pixel_budget import pixels_of_this_process
+from stages.images.pixel_budget import pixels_of_this_process
 
 TELL_AGAIN_S = 10.0  # well within what the table takes for a sign of life
 ONE_APPLICATION = "triptych"

@@ -80,7 +80,7 @@ def deploy(
 def demo(
     config: ConfigPath = DEFAULT_CONFIG, out: Annotated[Path, typer.Option(help="where the PNGs go")] = Path(".triptych")
 ) -> None:
-    """Starts Triptych, asks about a picture, paints a picture, shows both receipts, and stops."""
+    """Starts Triptych, asks about an image, paints an image, shows both receipts, and stops."""
     from pipelines.cluster.local_cluster import HttpAddress, running
     from pipelines.tour import free_port, tour
 

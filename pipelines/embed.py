@@ -1,4 +1,4 @@
-"""Texts and pictures into one space. Straight-line code over one stage's name; knows no HTTP and no tensors."""
+"""Texts and images into one space. Straight-line code over one stage's name; knows no HTTP and no tensors."""
 
 from cache.keys import digest, name
 from pipelines.client import StageClient

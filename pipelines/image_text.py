@@ -1,6 +1,6 @@
 """A chat request, from messages to tokens: build the prompt, have the LLM answer it.
 
-Straight-line code over stage names. Knows no HTTP, no tensors, no replicas. What a picture's features are called follows from
+Straight-line code over stage names. Knows no HTTP, no tensors, no replicas. What an image's features are called follows from
 digests alone; the LLM is sent recipes of them, and whether they are remembered, made or not even needed is the affair of whoever
 hosts it.
 """
@@ -34,7 +34,7 @@ class Prompts(Protocol):
 
 
 class ImageTextPipeline:
-    """One served model. `vision_fingerprint` names tower, projector and preprocessing; None: the model sees no pictures."""
+    """One served model. `vision_fingerprint` names tower, projector and preprocessing; None: the model sees no images."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class ImageTextPipeline:
         self._max_context_tokens = max_context_tokens
 
     async def chat(self, job: ChatJob, context: RequestContext) -> AsyncGenerator[ChatEvent, None]:
-        self._refuse_pictures_if_blind(job)
+        self._refuse_images_if_blind(job)
         prompt = await self._threads.prompts.run(job.num_chars, self._prompts.build, job.messages)
         sampling = self._fit(job, len(prompt.token_ids))
         images = await self._threads.digests.run(self._images, prompt, context.salt)
@@ -67,11 +67,11 @@ class ImageTextPipeline:
                     yield ChatStarted(prompt_tokens=len(prompt.token_ids))
                 yield event
 
-    def _refuse_pictures_if_blind(self, job: ChatJob) -> None:
+    def _refuse_images_if_blind(self, job: ChatJob) -> None:
         for message in job.messages:
             for part in message.parts:
                 if isinstance(part, ImagePart) and self._vision_fingerprint is None:
-                    raise InvalidRequest("this model sees no pictures: it has no vision_encoder", param=part.param)
+                    raise InvalidRequest("this model sees no images: it has no vision_encoder", param=part.param)
 
     def _fit(self, job: ChatJob, num_prompt_tokens: int) -> Sampling:
         """What is asked, with a bound that was the model's own no longer than the context. Raises `InvalidRequest` where prompt and
@@ -95,7 +95,7 @@ class ImageTextPipeline:
         )
 
     def _images(self, prompt: Prompt, salt: str) -> tuple[ImageSpan, ...]:
-        """Where the prompt's pictures stand. One that occurs twice has one name, travels once, and is made once. Hashes: off the
+        """Where the prompt's images stand. One that occurs twice has one name, travels once, and is made once. Hashes: off the
         event loop."""
         payloads: dict[str, EncodeImage] = {}
         spans = []

@@ -27,7 +27,7 @@ class TextPart:
 
 @dataclass(frozen=True, slots=True)
 class ImagePart:
-    """An encoded picture, already fetched, sniffed and within the limits (`pipelines/ingress/pictures/image_url.py`), with its
+    """An encoded image, already fetched, sniffed and within the limits (`pipelines/ingress/images/image_url.py`), with its
     size in pixels after EXIF orientation."""
 
     data: bytes
@@ -77,16 +77,16 @@ ChatEvent = ChatStarted | ChoiceEvents
 
 
 @dataclass(frozen=True, slots=True)
-class GivenPicture:
+class GivenImage:
     """What an edit starts from. `strength` over 0 to 1: how much of it is painted over (1: all); None: the model's own default."""
 
-    picture: ImagePart
+    image: ImagePart
     strength: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class PaintJob:
-    """None: the model's own default. `partial_images`: how many previews of each picture are wanted while it is painted (0-3).
+    """None: the model's own default. `partial_images`: how many previews of each image are wanted while it is painted (0-3).
     `init` None: from noise alone."""
 
     prompt: str
@@ -99,7 +99,7 @@ class PaintJob:
     seed: int | None = None
     sampler: str | None = None
     partial_images: int = 0
-    init: GivenPicture | None = None
+    init: GivenImage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +110,8 @@ class PaintProgress:
 
 
 @dataclass(frozen=True, slots=True)
-class PaintPicture:
-    """A picture, [height, width, 3] uint8. `partial` counts previews from 0; None: the finished picture. `seed` reproduces it."""
+class PaintImage:
+    """An image, [height, width, 3] uint8. `partial` counts previews from 0; None: the finished image. `seed` reproduces it."""
 
     index: int
     pixels: NDArray[np.uint8]
@@ -119,12 +119,12 @@ class PaintPicture:
     partial: int | None = None
 
 
-PaintEvent = PaintProgress | PaintPicture
+PaintEvent = PaintProgress | PaintImage
 
 
 @dataclass(frozen=True, slots=True)
 class EmbedJob:
-    """Each input is a text or a picture."""
+    """Each input is a text or an image."""
 
     inputs: tuple[TextPart | ImagePart, ...]
 
@@ -158,7 +158,7 @@ class StageCard:
 @dataclass(frozen=True, slots=True)
 class ModelCard:
     """What can be asked of a model. `sizes`: the (width, height) it paints at; empty: any multiple of `size_multiple`.
-    `accepts_images`: chat looks at pictures, a painter edits them. `sampling`: how a chat is answered where its request says
+    `accepts_images`: chat looks at images, a painter edits them. `sampling`: how a chat is answered where its request says
     nothing, of every model that chats. None: not known, or without meaning for the pipeline."""
 
     id: str

@@ -20,7 +20,7 @@ from stages.contract.item import StageMetrics
 from stages.host.host import StageHost
 from stages.host.loading import load_into
 from stages.host.registry import StageSpec
-from stages.pictures.pixel_budget import pixels_of_this_process
+from stages.images.pixel_budget import pixels_of_this_process
 
 
 class LocalDirectory:

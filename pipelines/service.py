@@ -70,7 +70,7 @@ class Triptych:
         return self._find(model, self._chat, "answer chat requests")
 
     def paint_pipeline(self, model: str) -> PaintPipeline:
-        return self._find(model, self._paint, "paint pictures")
+        return self._find(model, self._paint, "paint images")
 
     def embed_pipeline(self, model: str) -> EmbedPipeline:
         return self._find(model, self._embed, "embed")
@@ -157,7 +157,7 @@ class Triptych:
             threads=self._threads,
             text_fingerprint=self._named(f"{model_id}.text_encoder"),
             vae_fingerprint=self._named(f"{model_id}.vae_encoder") if model.vae_encoder is not None else None,
-            max_picture_pixels=self._config.limits.image_pixels,
+            max_image_pixels=self._config.limits.image_pixels,
         )
 
 

@@ -1,7 +1,7 @@
-"""A picture from a sentence, or from a picture and a sentence: denoise with progress and previews, decode.
+"""An image from a sentence, or from an image and a sentence: denoise with progress and previews, decode.
 
 Straight-line code over stage names. Knows no HTTP, no tensors, no replicas; what may be asked is `paint_rules.py`. The denoiser is
-sent recipes of the prompts' embeddings and of the given picture's latents, which follow from the request alone.
+sent recipes of the prompts' embeddings and of the given image's latents, which follow from the request alone.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from typing import Protocol
 from cache.keys import digest, name
 from pipelines.client import StageClient
 from pipelines.context import RequestContext
-from pipelines.jobs import PaintEvent, PaintJob, PaintPicture, PaintProgress
+from pipelines.jobs import PaintEvent, PaintImage, PaintJob, PaintProgress
 from pipelines.rules.paint_rules import PaintRules, Size
 from pipelines.streams import merged
 from pipelines.threads import Threads
@@ -28,8 +28,8 @@ from stages.diffusion.messages import (
     DenoiseEnd,
     DenoisePreview,
     DenoiseProgress,
-    EncodePicture,
     EncodePrompt,
+    EncodeToLatents,
     Latents,
     PromptEmbedding,
 )
@@ -45,7 +45,7 @@ class PromptLengths(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What a client is to be shown of a painting. `partial` as in `PaintPicture`."""
+    """What a client is to be shown of a painting. `partial` as in `PaintImage`."""
 
     latents: Latents
     partial: int | None
@@ -53,7 +53,7 @@ class _Seen:
 
 class TextToImagePipeline:
     """One served model. `text_fingerprint` names text encoder and tokenizer; `vae_fingerprint` the vae encoder (None: the model
-    edits no pictures). `max_picture_pixels`: of a given picture, before it is scaled."""
+    edits no images). `max_image_pixels`: of a given image, before it is scaled."""
 
     def __init__(
         self,
@@ -65,19 +65,19 @@ class TextToImagePipeline:
         threads: Threads,
         text_fingerprint: str,
         vae_fingerprint: str | None,
-        max_picture_pixels: int,
+        max_image_pixels: int,
     ) -> None:
         self._text, self._denoiser = f"{model}.text_encoder", f"{model}.denoiser"
         self._decoder, self._encoder = f"{model}.vae_decoder", f"{model}.vae_encoder"
         self._client, self._rules, self._lengths, self._threads = client, rules, lengths, threads
         self._text_fingerprint, self._vae_fingerprint = text_fingerprint, vae_fingerprint
-        self._max_picture_pixels = max_picture_pixels
+        self._max_image_pixels = max_image_pixels
 
     async def paint(self, job: PaintJob, context: RequestContext) -> AsyncGenerator[PaintEvent, None]:
         num_chars = len(job.prompt) + len(job.negative_prompt or "")
         payload = await self._threads.prompts.run(num_chars, self._payload, job, context.salt)
-        pictures = [self._picture(index, payload, context) for index in range(job.n)]
-        async with aclosing(pictures[0] if job.n == 1 else merged(pictures)) as events:
+        images = [self._image(index, payload, context) for index in range(job.n)]
+        async with aclosing(images[0] if job.n == 1 else merged(images)) as events:
             async for event in events:
                 yield event
 
@@ -130,18 +130,18 @@ class TextToImagePipeline:
         return Recipe(key, self._text, EncodePrompt(text, min_positions), param)
 
     def _init(self, job: PaintJob, size: Size, salt: str) -> Recipe[Latents] | None:
-        """The given picture's latents: the same picture at the same size is encoded once. Raises `InvalidRequest`."""
+        """The given image's latents: the same image at the same size is encoded once. Raises `InvalidRequest`."""
         if job.init is None:
             return None
-        part, (width, height) = job.init.picture, size
+        part, (width, height) = job.init.image, size
         if self._vae_fingerprint is None:
-            raise InvalidRequest("this model edits no pictures: it has no vae_encoder", param=part.param)
+            raise InvalidRequest("this model edits no images: it has no vae_encoder", param=part.param)
         image, weights = digest(part.data), self._vae_fingerprint
-        key = name("picture_latents", weights=weights, tenant=salt, image=image, width=width, height=height)
-        payload = EncodePicture(Blob(part.data), width, height, self._max_picture_pixels)
+        key = name("image_latents", weights=weights, tenant=salt, image=image, width=width, height=height)
+        payload = EncodeToLatents(Blob(part.data), width, height, self._max_image_pixels)
         return Recipe(key, self._encoder, payload, part.param)
 
-    async def _picture(self, index: int, payload: Denoise, context: RequestContext) -> AsyncGenerator[PaintEvent, None]:
+    async def _image(self, index: int, payload: Denoise, context: RequestContext) -> AsyncGenerator[PaintEvent, None]:
         """Denoises, and decodes beside that what there is to see, in its order."""
         payload = replace(payload, seed=(payload.seed + index) % 2**63)
         seen: asyncio.Queue[_Seen] = asyncio.Queue()
@@ -153,7 +153,7 @@ class TextToImagePipeline:
     async def _denoised(
         self, index: int, payload: Denoise, seen: "asyncio.Queue[_Seen]", context: RequestContext
     ) -> AsyncGenerator[PaintEvent, None]:
-        item = context.item(f"picture:{index}", payload)
+        item = context.item(f"image:{index}", payload)
         latents: Latents | None = None
         previewed: set[int] = set()
         stream = self._client.stream(self._denoiser, item, restartable=True, lost=context.lost_replicas)
@@ -187,14 +187,14 @@ class TextToImagePipeline:
 
     async def _decode(
         self, index: int, latents: Latents, seed: int, partial: int | None, context: RequestContext
-    ) -> PaintPicture:
+    ) -> PaintImage:
         item = context.item(f"decode:{index}:{'end' if partial is None else partial}", DecodeLatents(latents))
         reply = await self._client.call(self._decoder, item, lost=context.lost_replicas)
         context.add(*reply.receipts)
-        return PaintPicture(index, reply.value.pixels, seed, partial)
+        return PaintImage(index, reply.value.pixels, seed, partial)
 
 
 def _preview_steps(steps: int, partial_images: int) -> tuple[int, ...]:
-    """After which steps a preview is shown: spread evenly, never the last (that is the picture itself)."""
+    """After which steps a preview is shown: spread evenly, never the last (that is the image itself)."""
     wanted = {round(steps * (count + 1) / (partial_images + 1)) for count in range(partial_images)}
     return tuple(sorted(step for step in wanted if 1 <= step < steps))

@@ -10,25 +10,25 @@ from dataclasses import dataclass
 from stages.host.thread_pool import DaemonThreads, ThreadPool, TwoLanes
 
 MAX_WAITING = 4096
-"""Of one kind: of as many requests as a process takes (`ingress.max_ongoing_requests`), several pictures each. What waits is held in
+"""Of one kind: of as many requests as a process takes (`ingress.max_ongoing_requests`), several images each. What waits is held in
 memory already; what it weighs is bounded elsewhere."""
 
 OFF_LOOP_BYTES = 64 * 1024
 SMALL_BODY_BYTES = 1024 * 1024
 SMALL_PROMPT_CHARS = 16 * 1024
-SMALL_PICTURE_PIXELS = 1024 * 1024
+SMALL_IMAGE_PIXELS = 1024 * 1024
 MAX_LOOK_UPS = 64
 """Names that are looked up at once. The system's resolver gives up by itself, after ten to thirty seconds as a rule."""
 
 
 @dataclass(frozen=True, slots=True)
 class Threads:
-    """`parsing`: large bodies, by their bytes. `pictures`: strangers' pictures, looked at. `decoding`: and shrunk. `prompts`: chat
-    templates and tokenizers, by characters. `digests`: names of pictures. `painting`: finished pictures to files, by pixels. `answers`:
+    """`parsing`: large bodies, by their bytes. `images`: strangers' images, looked at. `decoding`: and shrunk. `prompts`: chat
+    templates and tokenizers, by characters. `digests`: names of images. `painting`: finished images to files, by pixels. `answers`:
     large answers to bytes. `names`: the system's resolver."""
 
     parsing: TwoLanes
-    pictures: ThreadPool
+    images: ThreadPool
     decoding: ThreadPool
     prompts: TwoLanes
     digests: ThreadPool
@@ -42,16 +42,16 @@ class Threads:
             parsing=TwoLanes(
                 "reading bodies", threads=1, max_waiting=MAX_WAITING, small=SMALL_BODY_BYTES, inline=OFF_LOOP_BYTES
             ),
-            pictures=ThreadPool("reading pictures", threads=2, max_waiting=MAX_WAITING),
-            decoding=ThreadPool("decoding pictures", threads=2, max_waiting=MAX_WAITING),
+            images=ThreadPool("reading images", threads=2, max_waiting=MAX_WAITING),
+            decoding=ThreadPool("decoding images", threads=2, max_waiting=MAX_WAITING),
             prompts=TwoLanes("reading prompts", threads=2, max_waiting=MAX_WAITING, small=SMALL_PROMPT_CHARS),
-            digests=ThreadPool("naming pictures", threads=2, max_waiting=MAX_WAITING),
-            painting=TwoLanes("encoding pictures", threads=2, max_waiting=MAX_WAITING, small=SMALL_PICTURE_PIXELS),
+            digests=ThreadPool("naming images", threads=2, max_waiting=MAX_WAITING),
+            painting=TwoLanes("encoding images", threads=2, max_waiting=MAX_WAITING, small=SMALL_IMAGE_PIXELS),
             answers=ThreadPool("writing answers", threads=2, max_waiting=MAX_WAITING),
             names=DaemonThreads("looking up names", max_threads=MAX_LOOK_UPS),
         )
 
     def close(self) -> None:
         """What has not started never does; waits for nobody."""
-        for pool in (self.parsing, self.pictures, self.decoding, self.prompts, self.digests, self.painting, self.answers):
+        for pool in (self.parsing, self.images, self.decoding, self.prompts, self.digests, self.painting, self.answers):
             pool.close()

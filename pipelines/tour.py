@@ -1,4 +1,4 @@
-"""What `make demo` shows: a question about a picture, answered token by token, and a picture painted from a sentence.
+"""What `make demo` shows: a question about an image, answered token by token, and an image painted from a sentence.
 
 A client like any other: it speaks to the server over HTTP with the `openai` SDK, and shows each request's receipt.
 """
@@ -25,7 +25,7 @@ def free_port() -> int:
 
 
 def tour(url: str, config: AppConfig, folder: Path, console: Console) -> None:
-    """Asks about a held-out picture, paints a held-out sentence; writes both PNGs into `folder`."""
+    """Asks about a held-out image, paints a held-out sentence; writes both PNGs into `folder`."""
     client = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=300)
     folder.mkdir(parents=True, exist_ok=True)
     models = {model.pipeline: name for name, model in reversed(config.models.items())}
@@ -35,10 +35,10 @@ def tour(url: str, config: AppConfig, folder: Path, console: Console) -> None:
 
 def ask(client: OpenAI, model: str, folder: Path, console: Console) -> None:
     shown = example()
-    picture = folder / "question.png"
-    picture.write_bytes(shown.picture_png)
-    console.print(f"\n[bold]{shown.question}[/bold]  [dim](about {picture})[/dim]")
-    address = "data:image/png;base64," + base64.b64encode(shown.picture_png).decode()
+    image = folder / "question.png"
+    image.write_bytes(shown.image_png)
+    console.print(f"\n[bold]{shown.question}[/bold]  [dim](about {image})[/dim]")
+    address = "data:image/png;base64," + base64.b64encode(shown.image_png).decode()
     content: list[Any] = [
         {"type": "image_url", "image_url": {"url": address}},
         {"type": "text", "text": shown.question},

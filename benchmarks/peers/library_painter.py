@@ -32,13 +32,13 @@ class LibraryPainter:
     def paint(self, wishes: Sequence[Wish], *, steps: int | None = None) -> list[bytes]:
         """One call of the pipeline, which has one number of steps and one guidance scale: those of the first wish, unless told.
         A PNG each."""
-        pictures = self._pipeline(
+        images = self._pipeline(
             prompt=[wish.prompt for wish in wishes],
             num_inference_steps=steps or wishes[0].steps,
             guidance_scale=wishes[0].guidance,
             generator=[self._torch.Generator("cpu").manual_seed(wish.seed) for wish in wishes],
         ).images
-        return [_png(picture) for picture in pictures]
+        return [_png(image) for image in images]
 
 
 def wish_of(body: dict[str, Any]) -> Wish:
@@ -51,7 +51,7 @@ def answer_of(png: bytes) -> dict[str, str]:
     return {"b64_json": base64.b64encode(png).decode()}
 
 
-def _png(picture: Any) -> bytes:
+def _png(image: Any) -> bytes:
     out = io.BytesIO()
-    picture.save(out, "PNG")
+    image.save(out, "PNG")
     return out.getvalue()

@@ -3,7 +3,7 @@
 A pipeline call has one number of steps and one guidance scale, so a batch of mixed requests is split. `--policy`:
 - `exact`: into groups of equal steps and guidance, so that every request gets what it asked for;
 - `longest`: into guided and unguided, each painted with the most steps that any of its requests asked for (more than asked,
-  and another picture than the same request paints alone).
+  and another image than the same request paints alone).
 
 `python -m benchmarks.peers.litserve_server --folder demo/weights/painter --port 8002 --torch-threads 2 --workers 1 --max-batch-size 16
 --batch-timeout-s 0.01 --policy exact`

@@ -17,7 +17,7 @@ def main() -> None:
 
 
 def _decode_with_pillow() -> None:
-    """Pictures are decoded by torchvision's C++ library, or, where that does not load, by Pillow."""
+    """Images are decoded by torchvision's C++ library, or, where that does not load, by Pillow."""
     from torchvision.io.image import _has_image_ops
     from transformers import image_processing_backends as backends
     from transformers.image_utils import load_image, load_image_as_tensor

@@ -50,7 +50,7 @@ _REPLICA_DIED = (ray.exceptions.RayActorError, *_NODE_DIED)
 
 class ServeStageClient:
     """`handles`: deployment name -> handle; `deployments`: stage name -> deployment name. Items of streams share their large
-    arrays: several choices about a picture take one copy of its bytes along."""
+    arrays: several choices about an image take one copy of its bytes along."""
 
     def __init__(
         self, handles: Mapping[str, DeploymentHandle], deployments: Mapping[str, str], store: ObjectStore | None = None

@@ -18,7 +18,7 @@ from pipelines.cluster.replica import RedisReplica, StageReplica
 from pipelines.cluster.serve_client import ServeStageClient
 from pipelines.settings.applications import OWN, REDIS, Address, ProcessArgs, RedisArgs, StagesArgs, StagesSettings
 from pipelines.settings.config import QueueConfig
-from stages.pictures.pixel_budget import pixels_of_this_process
+from stages.images.pixel_budget import pixels_of_this_process
 
 MAX_BACKOFF_S = 0.05  # Serve's own is 0.5 s, which a waiting request feels
 TINY = {"num_cpus": 0.01}

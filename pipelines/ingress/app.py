@@ -10,8 +10,8 @@ from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from pipelines.ingress.pictures.image_url import PictureSource
-from pipelines.ingress.pictures.picture_store import PictureStore
+from pipelines.ingress.images.image_store import ImageStore
+from pipelines.ingress.images.image_url import ImageSource
 from pipelines.ingress.playground import add_playground
 from pipelines.ingress.request.arrival import Arrival
 from pipelines.ingress.request.body_budget import BodyBudget, BoundedBodies
@@ -37,23 +37,23 @@ from pipelines.threads import Threads
 from stages.contract.errors import TriptychError
 
 EVENTS: dict[str, Any] = {"content": {"text/event-stream": {}}}  # events, not one value: they have no schema of their own here
-DESCRIPTION = "Pictures and language in OpenAI's shapes. Fields of Triptych's own live under `triptych` and are optional."
+DESCRIPTION = "Images and language in OpenAI's shapes. Fields of Triptych's own live under `triptych` and are optional."
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What outlives a change of settings: counters, the pictures whose addresses were given out, threads,
+    """What outlives a change of settings: counters, the images whose addresses were given out, threads,
     and what bodies weigh."""
 
     metrics: RequestMetrics
-    pictures: PictureStore
+    images: ImageStore
     threads: Threads
     bodies: BodyBudget
 
     @classmethod
     def new(cls, settings: IngressSettings, threads: Threads | None = None) -> "Kept":
         """`threads` None: some of its own."""
-        store = PictureStore(capacity_bytes=settings.kept_picture_bytes, keep_s=settings.kept_picture_s)
+        store = ImageStore(capacity_bytes=settings.kept_image_bytes, keep_s=settings.kept_image_s)
         bodies = BodyBudget(body_bytes_in_flight(settings.limits))
         return cls(RequestMetrics(), store, threads if threads is not None else Threads.new(), bodies)
 
@@ -62,7 +62,7 @@ def create_app(service: Service, settings: IngressSettings, kept: Kept | None = 
     """The whole surface over a service. Starts nothing and reads no environment. `kept`: of the app before it."""
     kept = kept if kept is not None else Kept.new(settings)
     threads = kept.threads
-    pictures = PictureSource(settings.limits, settings.fetch, threads)
+    images = ImageSource(settings.limits, settings.fetch, threads)
 
     app = FastAPI(
         title="Triptych",
@@ -82,9 +82,9 @@ def create_app(service: Service, settings: IngressSettings, kept: Kept | None = 
     app.add_middleware(RequestLog, metrics=kept.metrics, adds_id=settings.adds_request_id)
     arrival, receipts = Arrival(service, settings, threads), ReceiptPrinter(settings.sees_all)
     keyed = bool(settings.keys)
-    _add_chat(app, ChatRoute(arrival, settings, pictures, receipts, threads))
-    _add_images(app, ImagesRoute(arrival, settings, pictures, receipts, kept.pictures, threads))
-    _add_embeddings(app, EmbeddingsRoute(arrival, settings, pictures, receipts, threads))
+    _add_chat(app, ChatRoute(arrival, settings, images, receipts, threads))
+    _add_images(app, ImagesRoute(arrival, settings, images, receipts, kept.images, threads))
+    _add_embeddings(app, EmbeddingsRoute(arrival, settings, images, receipts, threads))
     _add_models(app, ModelsRoute(service), arrival, keyed=keyed)
     add_playground(app)
     painters = [card for card in service.models() if card.pipeline == "text_to_image"]
@@ -113,7 +113,7 @@ def _add_chat(app: FastAPI, route: ChatRoute) -> None:
         openapi_extra=asking(ChatBody, route.settings),
     )
     async def chat_completions(request: Request) -> Response:
-        """Answers a chat, with pictures where the model sees them; whole, or as server-sent events."""
+        """Answers a chat, with images where the model sees them; whole, or as server-sent events."""
         return await route(request)
 
 
@@ -125,7 +125,7 @@ def _add_images(app: FastAPI, route: ImagesRoute) -> None:
         openapi_extra=asking(ImagesBody, route.settings),
     )
     async def images_generations(request: Request) -> Response:
-        """Paints pictures from a sentence; whole, or as server-sent events with previews."""
+        """Paints images from a sentence; whole, or as server-sent events with previews."""
         return await route.generate(request)
 
     @app.post(
@@ -135,7 +135,7 @@ def _add_images(app: FastAPI, route: ImagesRoute) -> None:
         openapi_extra=asking(EditBody, route.settings, as_form=True),
     )
     async def images_edits(request: Request) -> Response:
-        """Paints over a picture as a sentence says; whole, or as server-sent events with previews."""
+        """Paints over an image as a sentence says; whole, or as server-sent events with previews."""
         return await route.edit(request)
 
     @app.get(
@@ -145,13 +145,13 @@ def _add_images(app: FastAPI, route: ImagesRoute) -> None:
         openapi_extra=operation(),
     )
     async def images_files(key: str) -> Response:
-        """A picture made with `response_format: "url"`. Its address is its key: it cannot be guessed, and is good for a
+        """An image made with `response_format: "url"`. Its address is its key: it cannot be guessed, and is good for a
         while."""
-        picture = route.store.get(key)
-        if picture is None:
+        image = route.store.get(key)
+        if image is None:
             raise HTTPException(404)
         headers = {"cache-control": "private, max-age=60", "content-security-policy": "default-src 'none'"}
-        return WholeAnswer([picture.data], media_type=picture.media_type, headers=headers)
+        return WholeAnswer([image.data], media_type=image.media_type, headers=headers)
 
 
 def _add_embeddings(app: FastAPI, route: EmbeddingsRoute) -> None:
@@ -162,7 +162,7 @@ def _add_embeddings(app: FastAPI, route: EmbeddingsRoute) -> None:
         openapi_extra=asking(EmbeddingsBody, route.settings),
     )
     async def embeddings(request: Request) -> Response:
-        """Puts texts and pictures into one space."""
+        """Puts texts and images into one space."""
         return await route(request)
 
 

@@ -1,6 +1,6 @@
-"""From a conversation to the model's own prompt: token ids, and where each picture's features go.
+"""From a conversation to the model's own prompt: token ids, and where each image's features go.
 
-Applies the checkpoint's chat template, puts as many placeholder tokens as the picture will have features, and reads control
+Applies the checkpoint's chat template, puts as many placeholder tokens as the image will have features, and reads control
 tokens in a user's text as text. Loads tokenizer, processor and configuration files; knows no weights, no stages and no
 HTTP. Everything here is CPU work (milliseconds): call `build` off the event loop, from any thread.
 """
@@ -24,7 +24,7 @@ from stages.vision.placeholders import num_image_tokens
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """`images`: (offset, length, picture) of the placeholder tokens, in order."""
+    """`images`: (offset, length, image) of the placeholder tokens, in order."""
 
     token_ids: tuple[int, ...]
     images: tuple[tuple[int, int, ImagePart], ...] = ()
@@ -42,7 +42,7 @@ class PromptWriter(Protocol):
     def num_image_tokens(self, image: ImagePart) -> int: ...
 
     def render(self, messages: Sequence[Message]) -> str:
-        """The template's text, with one image token (or all of them) for each picture."""
+        """The template's text, with one image token (or all of them) for each image."""
         ...
 
     def adds_special_tokens(self, text: str) -> bool:
@@ -88,11 +88,11 @@ class PromptBuilder:
     def build(self, messages: Sequence[Message]) -> Prompt:
         """Raises `InvalidRequest` for a conversation that the model's template refuses (such as two user messages in a row), that
         its tokenizer can't read, or that is far too long."""
-        pictures = [part for message in messages for part in message.parts if isinstance(part, ImagePart)]
+        images = [part for message in messages for part in message.parts if isinstance(part, ImagePart)]
         mark = unused_mark(part.text for message in messages for part in message.parts if isinstance(part, TextPart))
         text = self._rendered([self._harmless(message, mark) for message in messages])
-        token_ids = self._tokenized(self._with_placeholders(text, pictures), mark)
-        return Prompt(tuple(token_ids), tuple(self._spans(token_ids, pictures)))
+        token_ids = self._tokenized(self._with_placeholders(text, images), mark)
+        return Prompt(tuple(token_ids), tuple(self._spans(token_ids, images)))
 
     def _rendered(self, messages: Sequence[Message]) -> str:
         try:
@@ -113,7 +113,7 @@ class PromptBuilder:
         return len(self.build(messages).token_ids)
 
     def _harmless(self, message: Message, mark: str) -> Message:
-        """The message with broken control tokens. Only a picture's placeholders keep two texts of it apart."""
+        """The message with broken control tokens. Only an image's placeholders keep two texts of it apart."""
         parts: list[TextPart | ImagePart] = []
         run: list[str] = []
         for part in message.parts:
@@ -125,20 +125,20 @@ class PromptBuilder:
         parts += map(TextPart, self._control.broken_apart(run, mark))
         return Message(message.role, tuple(parts))
 
-    def _with_placeholders(self, text: str, pictures: Sequence[ImagePart]) -> str:
+    def _with_placeholders(self, text: str, images: Sequence[ImagePart]) -> str:
         token = self._writer.image_token
-        if token is None or not pictures:
+        if token is None or not images:
             return text
         pieces = text.split(token)
-        if len(pieces) - 1 != len(pictures):
+        if len(pieces) - 1 != len(images):
             raise InvalidRequest(
-                f"the model's chat template shows {len(pieces) - 1} of the request's {len(pictures)} pictures; "
-                "put pictures into user messages only",
+                f"the model's chat template shows {len(pieces) - 1} of the request's {len(images)} images; "
+                "put images into user messages only",
                 param="messages",
             )
         whole = pieces[0]
-        for picture, piece in zip(pictures, pieces[1:], strict=True):
-            whole += token * self._writer.num_image_tokens(picture) + piece
+        for image, piece in zip(images, pieces[1:], strict=True):
+            whole += token * self._writer.num_image_tokens(image) + piece
         return whole
 
     def _tokenized(self, text: str, mark: str) -> Sequence[int]:
@@ -158,21 +158,21 @@ class PromptBuilder:
             )
         return reading.ids
 
-    def _spans(self, token_ids: Sequence[int], pictures: Sequence[ImagePart]) -> list[tuple[int, int, ImagePart]]:
-        found = [offset for offset, token in enumerate(token_ids) if token == self._image_token_id] if pictures else []
-        images: list[tuple[int, int, ImagePart]] = []
-        for picture in pictures:
-            length = self._writer.num_image_tokens(picture)
+    def _spans(self, token_ids: Sequence[int], images: Sequence[ImagePart]) -> list[tuple[int, int, ImagePart]]:
+        found = [offset for offset, token in enumerate(token_ids) if token == self._image_token_id] if images else []
+        spans: list[tuple[int, int, ImagePart]] = []
+        for image in images:
+            length = self._writer.num_image_tokens(image)
             offsets, found = found[:length], found[length:]
             if len(offsets) < length or offsets[-1] - offsets[0] != length - 1:
                 raise ConfigurationError(f"the model's tokenizer does not keep {self._writer.image_token!r} in one piece")
-            images.append((offsets[0], length, picture))
-        return images
+            spans.append((offsets[0], length, image))
+        return spans
 
 
 @dataclass(frozen=True, slots=True)
 class Placeholder:
-    """Which token, and how many of it, stand for a picture in a text-only model with a projector."""
+    """Which token, and how many of it, stand for an image in a text-only model with a projector."""
 
     token: str
     num_tokens: int
@@ -190,7 +190,7 @@ class Placeholder:
 class TextPromptWriter:
     """A text-only model; with an `Placeholder`, one that was taught to see through a projector.
 
-    Messages are strings, the texts of one joined by line ends. A message's only picture comes first, right before its text,
+    Messages are strings, the texts of one joined by line ends. A message's only image comes first, right before its text,
     wherever it stands, because that is how a projector is trained (`ProjectorConfig.place_image`); several stay at their
     places.
     """
@@ -208,7 +208,7 @@ class TextPromptWriter:
 
     def num_image_tokens(self, image: ImagePart) -> int:
         if self._placeholder is None:
-            raise InvalidRequest("this model sees no pictures", param=image.param)
+            raise InvalidRequest("this model sees no images", param=image.param)
         return self._placeholder.num_tokens
 
     def render(self, messages: Sequence[Message]) -> str:
@@ -216,10 +216,10 @@ class TextPromptWriter:
         return str(self._tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
 
     def _content(self, message: Message) -> str:
-        pictures = [part for part in message.parts if isinstance(part, ImagePart)]
-        if pictures and self._placeholder is None:
-            raise InvalidRequest("this model sees no pictures", param=pictures[0].param)
-        parts = sorted(message.parts, key=lambda part: isinstance(part, TextPart)) if len(pictures) == 1 else message.parts
+        images = [part for part in message.parts if isinstance(part, ImagePart)]
+        if images and self._placeholder is None:
+            raise InvalidRequest("this model sees no images", param=images[0].param)
+        parts = sorted(message.parts, key=lambda part: isinstance(part, TextPart)) if len(images) == 1 else message.parts
         content = ""
         after_text = False
         for part in parts:

@@ -61,7 +61,7 @@ class PaintRules:
         return rules
 
     def size(self, job: PaintJob) -> Size:
-        """Not asked for: the given picture's own where the model paints it, or else the model's. Raises `InvalidRequest`."""
+        """Not asked for: the given image's own where the model paints it, or else the model's. Raises `InvalidRequest`."""
         if job.width is None or job.height is None:
             return self._unasked_size(job)
         size = (job.width, job.height)
@@ -115,7 +115,7 @@ class PaintRules:
     def _unasked_size(self, job: PaintJob) -> Size:
         if job.init is None:
             return self.default_size
-        own = (job.init.picture.width, job.init.picture.height)
+        own = (job.init.image.width, job.init.image.height)
         return own if self._fault(own) is None else self.default_size
 
     def _fault(self, size: Size) -> str | None:

@@ -39,7 +39,7 @@ from pipelines.settings.private_redis import embedded_name
 from pipelines.settings.replica_spec import CacheSpec, ReplicaSpec
 from pipelines.settings.specs import cache_spec, stage_spec, torch_threads
 from pipelines.settings.strict import Strict
-from stages.pictures.pixel_budget import MAX_PIXELS
+from stages.images.pixel_budget import MAX_PIXELS
 
 METRICS, REDIS = "metrics", "redis"
 SURFACE_BUILDER = "pipelines.app:surface"

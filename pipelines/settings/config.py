@@ -124,7 +124,7 @@ PARTS: Mapping[str, type[PartConfig]] = {
 
 
 class ImageTextModel(Strict):
-    """Chat, with pictures where there is a vision encoder."""
+    """Chat, with images where there is a vision encoder."""
 
     pipeline: Literal["image_text"]
     llm: LlmConfig
@@ -135,7 +135,7 @@ class ImageTextModel(Strict):
 
 
 class TextToImageModel(Strict):
-    """Pictures from sentences, and from pictures where there is a vae encoder. `sizes`: the only sizes allowed ("WIDTHxHEIGHT");
+    """Images from sentences, and from images where there is a vae encoder. `sizes`: the only sizes allowed ("WIDTHxHEIGHT");
     empty: any multiple that the checkpoint takes. Steps and guidance scale that are not given are the checkpoint's own."""
 
     pipeline: Literal["text_to_image"]
@@ -148,7 +148,7 @@ class TextToImageModel(Strict):
     default_steps: int | None = Field(None, ge=1)
     max_steps: int = Field(150, ge=1)
     default_guidance_scale: float | None = Field(None, ge=0, le=MAX_GUIDANCE_SCALE)
-    default_strength: float = Field(0.8, gt=0, le=1, description="of edits: how much of the given picture is painted over")
+    default_strength: float = Field(0.8, gt=0, le=1, description="of edits: how much of the given image is painted over")
 
     @field_validator("sizes")
     @classmethod
@@ -175,7 +175,7 @@ class TextToImageModel(Strict):
 
 
 class EmbedModel(Strict):
-    """Text and pictures in one space."""
+    """Text and images in one space."""
 
     pipeline: Literal["embed"]
     embedder: EmbedderConfig
@@ -314,7 +314,7 @@ class LimitsConfig(Strict):
     image_bytes: int = Field(20 * 2**20, ge=64)
     image_pixels: int = Field(25_000_000, ge=1)
     pixels_in_flight: int | None = Field(
-        None, ge=1, description="pixels of pictures that one process decodes at a time; None: twice image_pixels"
+        None, ge=1, description="pixels of images that one process decodes at a time; None: twice image_pixels"
     )
     images_per_request: int = Field(8, ge=0)
     prompt_chars: int = Field(200_000, ge=1)
@@ -323,7 +323,7 @@ class LimitsConfig(Strict):
         None, ge=1, description="of an answer that asks for no bound, as far as the context holds it; None: 512"
     )
     max_choices: int = Field(8, ge=1)
-    max_pictures: int = Field(10, ge=1)
+    max_images: int = Field(10, ge=1)
     embedding_inputs: int = Field(256, ge=1)
     default_request_s: float = Field(120, gt=0)
     max_request_s: float = Field(600, gt=0)
@@ -336,7 +336,7 @@ class LimitsConfig(Strict):
 
 
 class FetchConfig(Strict):
-    """Whether http(s) picture addresses are fetched."""
+    """Whether http(s) image addresses are fetched."""
 
     enabled: bool = False
     timeout_s: float = Field(10, gt=0)

@@ -24,7 +24,7 @@ BATCH_ITEMS = 16
 PREFILL_CHUNK_TOKENS = 256
 MAX_TOKENS = 512  # of an answer whose bound nobody gave: done before its deadline on a slow machine, too
 MAX_PIXELS = 1_048_576
-PICTURES_IN_FLIGHT = 2  # of the largest allowed: one for each thread that decodes
+IMAGES_IN_FLIGHT = 2  # of the largest allowed: one for each thread that decodes
 BODIES_IN_FLIGHT = 16  # of the largest allowed
 FEWEST_ONGOING = 16
 FULL_BATCHES = 2  # one runs, one is there when it ends
@@ -59,7 +59,7 @@ def default_max_tokens(limits: LimitsConfig) -> int:
 
 
 def pixels_in_flight(limits: LimitsConfig) -> int:
-    return limits.pixels_in_flight or PICTURES_IN_FLIGHT * limits.image_pixels
+    return limits.pixels_in_flight or IMAGES_IN_FLIGHT * limits.image_pixels
 
 
 def body_bytes_in_flight(limits: LimitsConfig) -> int:
@@ -126,7 +126,7 @@ def _derived(config: AppConfig) -> Iterator[tuple[str, object, str]]:
     if limits.default_max_tokens is None:
         yield "limits.default_max_tokens", default_max_tokens(limits), "of a chat that gives no max_tokens"
     if limits.pixels_in_flight is None:
-        yield "limits.pixels_in_flight", pixels_in_flight(limits), f"{PICTURES_IN_FLIGHT} x image_pixels"
+        yield "limits.pixels_in_flight", pixels_in_flight(limits), f"{IMAGES_IN_FLIGHT} x image_pixels"
     if limits.body_bytes_in_flight is None:
         yield "limits.body_bytes_in_flight", body_bytes_in_flight(limits), f"{BODIES_IN_FLIGHT} x body_bytes"
     if config.ingress.max_queued_requests is None:

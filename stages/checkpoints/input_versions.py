@@ -1,4 +1,4 @@
-"""The versions of what turns pictures and text into tensors, for names: another decoder, resizing or tokenizer makes other results.
+"""The versions of what turns images and text into tensors, for names: another decoder, resizing or tokenizer makes other results.
 
 Decides which libraries count. Reads installed packages' metadata; imports none of them.
 """
@@ -7,7 +7,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 PREPROCESSING_VERSION = 1
-"""Of our own part in it (`stages/pictures/picture.py`, what the stages' `prepare` does). Raise it when that changes a tensor."""
+"""Of our own part in it (`stages/images/image.py`, what the stages' `prepare` does). Raise it when that changes a tensor."""
 
 LIBRARIES = ("pillow", "torchvision", "transformers", "tokenizers", "sentencepiece", "open_clip_torch", "ftfy", "diffusers")
 

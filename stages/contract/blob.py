@@ -1,4 +1,4 @@
-"""Bytes that a payload carries, such as an encoded picture. Decides how they travel: as one read-only array, which several items can
+"""Bytes that a payload carries, such as an encoded image. Decides how they travel: as one read-only array, which several items can
 share on their way to another process (`stages/host/packed_item.py`), where plain bytes would be copied into each."""
 
 from typing import Any

@@ -69,8 +69,8 @@ def _plain_share(dtype: str) -> float:
 
     half = getattr(torch, dtype)
     linear, conv = torch.nn.Linear(512, 1024), torch.nn.Conv2d(64, 64, 3, padding=1)
-    states, picture = torch.randn(256, 512), torch.randn(2, 64, 32, 32)
+    states, image = torch.randn(256, 512), torch.randn(2, 64, 32, 32)
     linear_half = torch.nn.Linear(512, 1024, dtype=half)
     conv_half = torch.nn.Conv2d(64, 64, 3, padding=1, dtype=half)
-    states_half, picture_half = states.to(half), picture.to(half)
-    return time_share(lambda: (linear_half(states_half), conv_half(picture_half)), lambda: (linear(states), conv(picture)))
+    states_half, image_half = states.to(half), image.to(half)
+    return time_share(lambda: (linear_half(states_half), conv_half(image_half)), lambda: (linear(states), conv(image)))

@@ -3,7 +3,7 @@
 A torchvision built for CUDA beside a CPU build of torch fails at import (`operator torchvision::nms does not exist`), and
 takes open_clip and every transformers image processor with it. Declaring the two operators first is enough: nothing here calls
 them. Knows nothing of models; call `ensure_torchvision` before importing `open_clip`, or anything of `transformers` that
-handles pictures.
+handles images.
 """
 
 import importlib.util

@@ -148,8 +148,8 @@ class Denoiser:
         shape = (1, self._info.latent_channels, payload.height // factor, payload.width // factor)
         if init is None:
             return torch.randn(shape, generator=generator) * schedule.initial_scale
-        picture = _draw(init, shape, generator)
-        return schedule.add_noise(picture, torch.randn(shape, generator=generator))
+        image = _draw(init, shape, generator)
+        return schedule.add_noise(image, torch.randn(shape, generator=generator))
 
     def _conditions(self, payload: Denoise, inputs: Inputs) -> tuple[Condition, Condition | None]:
         condition = self._condition(inputs[payload.prompt], payload)
@@ -179,10 +179,10 @@ def _shapes(condition: Condition) -> tuple[tuple[str, tuple[int, ...]], ...]:
 
 
 def _draw(init: Latents, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
-    """Latents of a given picture: as they are, or drawn around them where a vae encoder gave their standard deviation."""
+    """Latents of a given image: as they are, or drawn around them where a vae encoder gave their standard deviation."""
     for name, array in init.arrays().items():
         if (1, *array.shape) != shape:
-            raise StageFailed(f"init {name} has shape {array.shape}; this size of picture wants {shape[1:]}")
+            raise StageFailed(f"init {name} has shape {array.shape}; this size of image wants {shape[1:]}")
     latents = torch.tensor(init.latents).float()[None]
     if init.std is None:
         return latents

@@ -53,8 +53,8 @@ class EncodePrompt:
 
 
 @dataclass(frozen=True, slots=True)
-class EncodePicture:
-    """For a VAE encoder, which makes `Latents`: an encoded picture (as `stages/pictures/picture.py` accepts it), scaled to cover
+class EncodeToLatents:
+    """For a VAE encoder, which makes `Latents`: an encoded image (as `stages/images/image.py` accepts it), scaled to cover
     `width` x `height` and cut about its middle."""
 
     makes: ClassVar[type[Result]] = Latents

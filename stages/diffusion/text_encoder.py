@@ -1,4 +1,4 @@
-"""The stage that turns prompts into what a denoiser is conditioned on. Knows no pictures and no requests."""
+"""The stage that turns prompts into what a denoiser is conditioned on. Knows no images and no requests."""
 
 from collections.abc import Hashable, Sequence
 from typing import Self

@@ -18,9 +18,9 @@ from stages.contract.recipe import Inputs
 from stages.diffusion.checkpoint.checkpoint_parts import open_folder
 from stages.diffusion.checkpoint.components import Loaded, load_model
 from stages.diffusion.families.latent_scaling import LatentScaling, latent_scaling
-from stages.diffusion.messages import DecodeLatents, EncodePicture, Latents, Pixels
+from stages.diffusion.messages import DecodeLatents, EncodeToLatents, Latents, Pixels
 from stages.diffusion.pieces import Pieces
-from stages.pictures.picture import decoded, fit
+from stages.images.image import decoded, fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +88,13 @@ class VaeDecoder:
 
     def _decode(self, latents: torch.Tensor) -> torch.Tensor:
         vae = self._vae.model
-        pictures = vae.call.decode(self._vae.scaling.to_vae(latents).to(vae.dtype), return_dict=False)[0]
-        unit = (pictures * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).float()
+        images = vae.call.decode(self._vae.scaling.to_vae(latents).to(vae.dtype), return_dict=False)[0]
+        unit = (images * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).float()
         return (unit * 255).round().to(torch.uint8).contiguous()
 
 
 class VaeEncoder:
-    """A `OneShotStage[EncodePicture, NDArray, Latents]` for image-to-image. Its work unit is one pixel of the result.
+    """A `OneShotStage[EncodeToLatents, NDArray, Latents]` for image-to-image. Its work unit is one pixel of the result.
 
     A vae's answer is a distribution. The result holds its mean and its standard deviation, so that it depends on the pixels
     alone and can be remembered; the denoiser draws from it with the request's own generator, as the library's pipelines do.
@@ -120,20 +120,20 @@ class VaeEncoder:
     def result_type(self) -> type[Latents]:
         return Latents
 
-    def check(self, payload: EncodePicture) -> None:
+    def check(self, payload: EncodeToLatents) -> None:
         """Raises `InvalidRequest` for a size whose sides are not multiples of the model's."""
         width, height, multiple = payload.width, payload.height, self._vae.factor
         if min(height, width) < multiple or height % multiple or width % multiple:
             raise InvalidRequest(f"image {width}x{height}: both sides must be multiples of {multiple}", param="image")
 
-    def weigh(self, payload: EncodePicture) -> float:
+    def weigh(self, payload: EncodeToLatents) -> float:
         """Exact."""
         return float(payload.height * payload.width)
 
-    def prepare(self, payload: EncodePicture, inputs: Inputs) -> NDArray[np.uint8]:
-        """[height, width, 3]. Raises `InvalidRequest` for what is no picture, `TooLarge` for one over `max_pixels`."""
-        with decoded(bytes(payload.data), max_pixels=payload.max_pixels, param="image") as picture:
-            return fit(picture, payload.width, payload.height)
+    def prepare(self, payload: EncodeToLatents, inputs: Inputs) -> NDArray[np.uint8]:
+        """[height, width, 3]. Raises `InvalidRequest` for what is no image, `TooLarge` for one over `max_pixels`."""
+        with decoded(bytes(payload.data), max_pixels=payload.max_pixels, param="image") as image:
+            return fit(image, payload.width, payload.height)
 
     def batch_key(self, item: NDArray[np.uint8]) -> Hashable:
         return item.shape

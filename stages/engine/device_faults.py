@@ -113,7 +113,7 @@ class DeviceFaults:
         has = "has" if free is None else f"has free ({free / 2**20:,.0f} MiB)"
         return TooLarge(
             f"stage {engine.stage}: this request alone (work of {cost:g}) needs more memory than its device "
-            f"{engine.device} {has}; ask for less (a smaller picture, fewer tokens), or serve the stage on a larger device "
+            f"{engine.device} {has}; ask for less (a smaller image, fewer tokens), or serve the stage on a larger device "
             "or with a smaller models.*.*.dtype"
         )
 

@@ -1,9 +1,9 @@
 """The LLM stage: continuous batching for any `transformers` decoder, and for the language part of a vision-language model.
 
 Decides what a step computes: a share of the waiting prompts, within a token budget, and one token of every other row. Knows
-no HTTP, no vision encoder (pictures come as features) and no queue: the engine decides which rows run.
+no HTTP, no vision encoder (images come as features) and no queue: the engine decides which rows run.
 
-The life of a row: `needs` tells which pictures lie beyond what a slot holds of its prompt; `prepare` brings their features into the
+The life of a row: `needs` tells which images lie beyond what a slot holds of its prompt; `prepare` brings their features into the
 model's dtype; `start` gives it a slot, with whatever beginning of its prompt is already known, and brings the other features onto the
 device, where they stay until the prompt is computed; steps compute the rest of the prompt in chunks; the step that computes the prompt's
 last token samples the first token of the answer; every further step adds one, until a stop token, a stop string or the bound; `finish`
@@ -129,7 +129,7 @@ class Llm:
         return self._forward.slots.num_bytes
 
     def check(self, payload: Generate) -> None:
-        """Raises `InvalidRequest` for what could never run: longer than a slot, tokens outside the vocabulary, pictures outside
+        """Raises `InvalidRequest` for what could never run: longer than a slot, tokens outside the vocabulary, images outside
         the prompt."""
         self._rules.check(payload)
 
@@ -137,11 +137,11 @@ class Llm:
         return float(min(len(payload.token_ids), self._chunk_tokens))
 
     def needs(self, payload: Generate) -> Sequence[Recipe[Any]]:
-        """Features of the pictures that lie beyond the longest beginning of the prompt that a slot holds under its salt."""
+        """Features of the images that lie beyond the longest beginning of the prompt that a slot holds under its salt."""
         return self._preparer.needs(payload)
 
     def resident_names(self) -> Collection[str]:
-        """Of the features whose pictures a slot holds keys and values of. Any thread."""
+        """Of the features whose images a slot holds keys and values of. Any thread."""
         return self._table.resident_names()
 
     def prepare(self, payload: Generate, inputs: Inputs) -> PreparedPrompt:
@@ -191,7 +191,7 @@ class Llm:
         )
 
     def _on_device(self, prepared: PreparedPrompt, num_reused: int) -> tuple[tuple[PlacedImage, ...], Tensor | None]:
-        """The pictures of which something lies beyond what is reused, and the positions."""
+        """The images of which something lies beyond what is reused, and the positions."""
         device, positions = self._forward.device, prepared.positions
         with torch.inference_mode():
             images = tuple(

@@ -12,7 +12,7 @@ from stages.vision.messages import VisionFeatures
 
 @dataclass(frozen=True, slots=True)
 class ImageSpan:
-    """Where a picture stands in a prompt: `length` placeholder tokens from `offset`."""
+    """Where an image stands in a prompt: `length` placeholder tokens from `offset`."""
 
     offset: int
     length: int

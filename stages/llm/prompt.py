@@ -1,7 +1,7 @@
-"""A prompt made ready for a slot, away from the engine's thread: its pictures' features in the model's dtype, its positions.
+"""A prompt made ready for a slot, away from the engine's thread: its images' features in the model's dtype, its positions.
 
 All of it lies on the host: what waits, or rests, takes no memory of the device; `llm.py` brings it there once it has a slot.
-Decides what of it must be at hand: features of pictures that a slot holds need not be, and such a picture's grid is known from
+Decides what of it must be at hand: features of images that a slot holds need not be, and such an image's grid is known from
 there. Knows no schedule, and no slot but by what the table tells any thread.
 """
 
@@ -32,8 +32,8 @@ class PreparedImage:
 
 @dataclass(frozen=True, slots=True)
 class PreparedPrompt:
-    """`tokens`: a picture's placeholder that the vocabulary doesn't have is 0, as it is never looked at. `positions` [3, tokens]
-    and `position_delta`: as `LlmRow` has them, on the host; None, too, while a picture's grid is `unknown`."""
+    """`tokens`: an image's placeholder that the vocabulary doesn't have is 0, as it is never looked at. `positions` [3, tokens]
+    and `position_delta`: as `LlmRow` has them, on the host; None, too, while an image's grid is `unknown`."""
 
     salt: str
     tokens: tuple[int, ...]
@@ -63,7 +63,7 @@ class PromptPreparer:
     dtype: torch.dtype
 
     def needs(self, payload: Generate) -> tuple[Recipe[VisionFeatures], ...]:
-        """The pictures that lie beyond what any slot holds of the prompt; those, too, whose grid is needed and not known."""
+        """The images that lie beyond what any slot holds of the prompt; those, too, whose grid is needed and not known."""
         if not payload.images:
             return ()
         images = tuple(self._slot_image(span, None) for span in payload.images)
@@ -109,7 +109,7 @@ class PromptPreparer:
         shape, needed = given.features.shape, (image.length, self.width)
         if shape != needed:
             raise StageFailed(
-                f"a picture's features are {shape}; its place and this language model need {needed}: the vision encoder belongs "
+                f"an image's features are {shape}; its place and this language model need {needed}: the vision encoder belongs "
                 "to another model"
             )
         if self.image_positions is None:
@@ -117,7 +117,7 @@ class PromptPreparer:
         made = None if image.grid is None else self.image_positions.num_tokens(image.grid)
         if made != image.length:
             raise StageFailed(
-                f"a picture's grid {image.grid} makes {made} tokens and its place has {image.length}: the vision encoder belongs "
+                f"an image's grid {image.grid} makes {made} tokens and its place has {image.length}: the vision encoder belongs "
                 "to another model"
             )
 

@@ -1,4 +1,4 @@
-"""What a prompt must be to be run at all. Pure arithmetic on the payload; knows no tensors, and no features of pictures."""
+"""What a prompt must be to be run at all. Pure arithmetic on the payload; knows no tensors, and no features of images."""
 
 from dataclasses import dataclass
 
@@ -54,7 +54,7 @@ class PromptRules:
     def _check_image(self, image: ImageSpan, after: int, num_prompt: int) -> None:
         if image.offset < after or image.length < 1 or image.offset + image.length > num_prompt:
             raise InvalidRequest(
-                f"a picture stands at tokens {image.offset} to {image.offset + image.length} of a prompt of {num_prompt}, "
+                f"an image stands at tokens {image.offset} to {image.offset + image.length} of a prompt of {num_prompt}, "
                 f"where only {after} to {num_prompt} are free",
                 param="images",
             )

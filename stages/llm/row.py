@@ -16,7 +16,7 @@ from stages.llm.sampling.sampling import RowSampler
 class LlmRow:
     """`contents` are the tokens so far (prompt and answer) and how many of them the slot has. `num_given` of them were
     there when the row got its slot: the prompt, and what was generated before it had to make way. `images`: those of which
-    something is still to be computed. `positions` [3, prompt tokens] and `position_delta` are for models whose pictures take
+    something is still to be computed. `positions` [3, prompt tokens] and `position_delta` are for models whose images take
     positions of their own (M-RoPE); a token after the prompt stands at its index plus the delta."""
 
     slot: int

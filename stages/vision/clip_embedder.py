@@ -1,6 +1,6 @@
-"""The CLIP embedder stage: texts and pictures into one space, as vectors of unit length.
+"""The CLIP embedder stage: texts and images into one space, as vectors of unit length.
 
-Decides that texts share batches with texts and pictures with pictures of their size, and that a text over the model's
+Decides that texts share batches with texts and images with images of their size, and that a text over the model's
 context is refused, not cut. Knows no HTTP.
 """
 
@@ -19,11 +19,11 @@ from stages.contract.errors import ConfigurationError, InvalidRequest
 from stages.contract.recipe import Inputs
 from stages.device.arrays import as_array
 from stages.device.torchvision_shim import ensure_torchvision
-from stages.pictures.picture import decoded
+from stages.images.image import decoded
 from stages.vision.clip_texts import ClipTexts
+from stages.vision.images import compiled
 from stages.vision.messages import Embedding, EmbedInput
 from stages.vision.open_clip_tower import CONFIG_FILE, LOCAL_PREFIX
-from stages.vision.pictures import compiled
 
 _TEXT = "text"
 
@@ -72,9 +72,9 @@ class ClipEmbedder:
         return Embedding
 
     def check(self, payload: EmbedInput) -> None:
-        """Raises `InvalidRequest` for an input that is neither a text nor a picture, or both."""
+        """Raises `InvalidRequest` for an input that is neither a text nor an image, or both."""
         if (payload.text is None) == (payload.image is None):
-            raise InvalidRequest("an input is a text or a picture, and this one is neither or both", param="text")
+            raise InvalidRequest("an input is a text or an image, and this one is neither or both", param="text")
 
     def weigh(self, payload: EmbedInput) -> float:
         """Exact."""
@@ -83,8 +83,8 @@ class ClipEmbedder:
     def prepare(self, payload: EmbedInput, inputs: Inputs) -> PreparedInput:
         """Raises `InvalidRequest` for what can't be read, or is longer than the model reads."""
         if payload.image is not None:
-            with decoded(bytes(payload.image), max_pixels=payload.max_pixels, param="image") as picture:
-                return PreparedInput(self._transform(picture), None, self._num_patches)
+            with decoded(bytes(payload.image), max_pixels=payload.max_pixels, param="image") as image:
+                return PreparedInput(self._transform(image), None, self._num_patches)
         token_ids, num_tokens = self._texts.tokenize(payload.text or "")
         return PreparedInput(None, torch.from_numpy(token_ids), num_tokens)
 
@@ -120,6 +120,6 @@ def _load_tokenizer(folder: Path) -> Any:
 
 
 def _num_patches(visual: Any) -> int:
-    """Patches of one picture; 1 for a tower that has none (a convolutional one)."""
+    """Patches of one image; 1 for a tower that has none (a convolutional one)."""
     grid = getattr(visual, "grid_size", None)
     return int(np.prod(grid)) if grid is not None else 1

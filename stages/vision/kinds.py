@@ -38,7 +38,7 @@ KINDS = (
     StageKind(
         "vision_encoder",
         "transformers",
-        # The tokenizer too: the processor counts a picture's placeholders, and the encoder is held against that.
+        # The tokenizer too: the processor counts an image's placeholders, and the encoder is held against that.
         PartFiles(TEXT_SETTINGS, (Weights("", TRANSFORMERS_WEIGHTS),), holds_seeing),
         _vlm_tower,
     ),

@@ -14,7 +14,7 @@ from stages.contract.result import Result
 
 @dataclass(frozen=True, slots=True)
 class VisionFeatures(Result):
-    """A picture as an LLM sees it. `features`: [tokens, width] in the model's dtype, ready to stand in its input embeddings.
+    """An image as an LLM sees it. `features`: [tokens, width] in the model's dtype, ready to stand in its input embeddings.
     `grid_thw`: [3] int64, patches in time, height and width before merging, of models whose positions depend on it."""
 
     features: NDArray[Any]
@@ -23,8 +23,8 @@ class VisionFeatures(Result):
 
 @dataclass(frozen=True, slots=True)
 class EncodeImage:
-    """For a vision encoder, which makes `VisionFeatures`: an encoded picture (PNG, JPEG, WebP, GIF, BMP), as
-    `stages/pictures/picture.py` accepts it."""
+    """For a vision encoder, which makes `VisionFeatures`: an encoded image (PNG, JPEG, WebP, GIF, BMP), as
+    `stages/images/image.py` accepts it."""
 
     makes: ClassVar[type[Result]] = VisionFeatures
     data: bytes | Blob
@@ -36,7 +36,7 @@ class EncodeImage:
 
 @dataclass(frozen=True, slots=True)
 class Embedding(Result):
-    """`embedding`: [width] float32, of unit length. `num_tokens`: [] int64, of a text; 0 of a picture."""
+    """`embedding`: [width] float32, of unit length. `num_tokens`: [] int64, of a text; 0 of an image."""
 
     embedding: NDArray[np.float32]
     num_tokens: NDArray[np.int64]
@@ -44,7 +44,7 @@ class Embedding(Result):
 
 @dataclass(frozen=True, slots=True)
 class EmbedInput:
-    """For a CLIP embedder, which makes an `Embedding`: exactly one of text and image (encoded picture)."""
+    """For a CLIP embedder, which makes an `Embedding`: exactly one of text and image (encoded image)."""
 
     makes: ClassVar[type[Result]] = Embedding
     text: str | None = None

@@ -1,6 +1,6 @@
-"""The vision encoder stage of a model made of an open_clip tower and a projector: pictures to soft tokens.
+"""The vision encoder stage of a model made of an open_clip tower and a projector: images to soft tokens.
 
-Decides that pictures of equal size share a batch. Knows no language model; that the projector was trained on this tower is
+Decides that images of equal size share a batch. Knows no language model; that the projector was trained on this tower is
 checked.
 """
 
@@ -14,9 +14,9 @@ from stages.checkpoints.checkpoint import Checkpoint, LoadOptions
 from stages.contract.errors import ConfigurationError
 from stages.contract.recipe import Inputs
 from stages.device.arrays import as_array
+from stages.vision.images import compiled, preprocessed
 from stages.vision.messages import EncodeImage, VisionFeatures
 from stages.vision.open_clip_tower import WEIGHTS_FILE, OpenClipTower
-from stages.vision.pictures import compiled, preprocessed
 from stages.vision.projector import Projector
 
 
@@ -63,10 +63,10 @@ class OpenClipEncoder:
         return VisionFeatures
 
     def check(self, payload: EncodeImage) -> None:
-        """What is wrong with a picture shows when it is read."""
+        """What is wrong with an image shows when it is read."""
 
     def weigh(self, payload: EncodeImage) -> float:
-        """Exact: every picture is brought to the tower's size."""
+        """Exact: every image is brought to the tower's size."""
         return float(self._projector.config.num_image_tokens)
 
     def prepare(self, payload: EncodeImage, inputs: Inputs) -> Tensor:

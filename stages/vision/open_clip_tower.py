@@ -1,4 +1,4 @@
-"""The vision part of an open_clip model: pictures to patch tokens.
+"""The vision part of an open_clip model: images to patch tokens.
 
 Decides how the part is cut out of the whole (the text tower is never built for a local folder) and which tokens are handed on.
 Knows no projector, no language model and no device policy: it computes where its weights are.
@@ -43,7 +43,7 @@ class OpenClipTower(nn.Module):
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """Of one picture, as `preprocess` gives it: channels, height, width."""
+        """Of one image, as `preprocess` gives it: channels, height, width."""
         height, width = cast(Any, self.visual).image_size
         return 3, int(height), int(width)
 
@@ -61,9 +61,9 @@ class OpenClipTower(nn.Module):
         """The same as `tokens`."""
         return self.tokens(pixels)
 
-    def preprocess(self, picture: Image.Image) -> Tensor:
-        """One picture, of any size and mode, -> [3, height, width] float32, ready for `tokens`."""
-        return cast(Tensor, self._transform(picture.convert("RGB")))
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """One image, of any size and mode, -> [3, height, width] float32, ready for `tokens`."""
+        return cast(Tensor, self._transform(image.convert("RGB")))
 
     def _indices(self) -> list[int]:
         num_blocks = len(cast(Any, self.visual).transformer.resblocks)

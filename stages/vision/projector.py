@@ -38,7 +38,7 @@ class ProjectorConfig:
     clip_fingerprint: str = ""
 
     def place_image(self, question: str) -> str:
-        """The user's content for a question about one picture: its placeholders, immediately followed by the question."""
+        """The user's content for a question about one image: its placeholders, immediately followed by the question."""
         return self.image_token * self.num_image_tokens + question
 
 

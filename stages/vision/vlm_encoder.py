@@ -1,7 +1,7 @@
 """The vision encoder stage of a `transformers` vision-language checkpoint: its tower and projector, without its language
 model.
 
-Decides which pictures share a batch: of equal size where the model wants one tensor, any where it takes a list of patches.
+Decides which images share a batch: of equal size where the model wants one tensor, any where it takes a list of patches.
 What comes out is what the model's own `get_image_features` gives.
 """
 
@@ -20,19 +20,19 @@ from stages.contract.errors import ConfigurationError
 from stages.contract.recipe import Inputs
 from stages.device.arrays import as_array
 from stages.device.torchvision_shim import ensure_torchvision
-from stages.pictures.picture import decoded
-from stages.pictures.picture_header import read_header
+from stages.images.image import decoded
+from stages.images.image_header import read_header
+from stages.vision.images import compiled
 from stages.vision.messages import EncodeImage, VisionFeatures
-from stages.vision.pictures import compiled
 from stages.vision.placeholders import check_num_features
 from stages.vision.vlm_parts import load_seeing_part
 
 _SAMPLES = ((60, 40), (40, 60))
-"""Sizes of the pictures that are encoded at load, width and height."""
+"""Sizes of the images that are encoded at load, width and height."""
 
 
 @dataclass(frozen=True, slots=True)
-class PreparedPicture:
+class PreparedImage:
     """`pixels` [1, 3, height, width] or, with a `grid` [1, 3] (time, height, width), patches [num_patches, values]."""
 
     pixels: Tensor
@@ -41,7 +41,7 @@ class PreparedPicture:
 
 
 class VlmEncoder:
-    """A `OneShotStage[EncodeImage, PreparedPicture, VisionFeatures]`. Its work unit is an image patch."""
+    """A `OneShotStage[EncodeImage, PreparedImage, VisionFeatures]`. Its work unit is an image patch."""
 
     def __init__(self, part: Any, processor: Any, options: LoadOptions) -> None:
         self._part, self._processor, self._options = part.requires_grad_(False), processor, options
@@ -80,10 +80,10 @@ class VlmEncoder:
         return VisionFeatures
 
     def check(self, payload: EncodeImage) -> None:
-        """What is wrong with a picture shows when it is read."""
+        """What is wrong with an image shows when it is read."""
 
     def weigh(self, payload: EncodeImage) -> float:
-        """The processor's own count for the picture's size; of models that bring every picture to about one size, that of the
+        """The processor's own count for the image's size; of models that bring every image to about one size, that of the
         sample that was encoded at load."""
         return float(self._expected_patches(payload.data))
 
@@ -97,29 +97,29 @@ class VlmEncoder:
         except ValueError:  # whoever prepares it will say what is wrong with it
             return self._sample_patches
 
-    def prepare(self, payload: EncodeImage, inputs: Inputs) -> PreparedPicture:
-        """Raises `InvalidRequest` or `TooLarge` for a picture that can't be read."""
-        with decoded(bytes(payload.data), max_pixels=payload.max_pixels, param="data") as picture:
-            return self._prepared(picture)
+    def prepare(self, payload: EncodeImage, inputs: Inputs) -> PreparedImage:
+        """Raises `InvalidRequest` or `TooLarge` for an image that can't be read."""
+        with decoded(bytes(payload.data), max_pixels=payload.max_pixels, param="data") as image:
+            return self._prepared(image)
 
-    def _prepared(self, picture: Image.Image) -> PreparedPicture:
-        found = self._processor(images=[picture], return_tensors="pt")
+    def _prepared(self, image: Image.Image) -> PreparedImage:
+        found = self._processor(images=[image], return_tensors="pt")
         pixels, grid = found["pixel_values"], found.get("image_grid_thw")
         if grid is not None:
-            return PreparedPicture(pixels, grid, len(pixels))
-        return PreparedPicture(pixels, None, (pixels.shape[-1] // self._patch) * (pixels.shape[-2] // self._patch))
+            return PreparedImage(pixels, grid, len(pixels))
+        return PreparedImage(pixels, None, (pixels.shape[-1] // self._patch) * (pixels.shape[-2] // self._patch))
 
-    def batch_key(self, item: PreparedPicture) -> Hashable:
+    def batch_key(self, item: PreparedImage) -> Hashable:
         return "patches" if item.grid is not None else tuple(item.pixels.shape)
 
-    def cost(self, item: PreparedPicture) -> float:
+    def cost(self, item: PreparedImage) -> float:
         """Image patches."""
         return float(item.num_patches)
 
-    def run(self, batch: Sequence[PreparedPicture]) -> Sequence[VisionFeatures]:
+    def run(self, batch: Sequence[PreparedImage]) -> Sequence[VisionFeatures]:
         return self._encoded(batch, self._features)
 
-    def _encoded(self, batch: Sequence[PreparedPicture], encode: Callable[..., Any]) -> Sequence[VisionFeatures]:
+    def _encoded(self, batch: Sequence[PreparedImage], encode: Callable[..., Any]) -> Sequence[VisionFeatures]:
         pixels = torch.cat([item.pixels for item in batch]).to(self._options.device, self._dtype)
         grids = [item.grid for item in batch if item.grid is not None]
         arguments = {"image_grid_thw": torch.cat(grids).to(self._options.device)} if grids else {}
@@ -128,5 +128,5 @@ class VlmEncoder:
         return [_result(one, item) for one, item in zip(features, batch, strict=True)]
 
 
-def _result(features: Tensor, item: PreparedPicture) -> VisionFeatures:
+def _result(features: Tensor, item: PreparedImage) -> VisionFeatures:
     return VisionFeatures(as_array(features), None if item.grid is None else np.ascontiguousarray(item.grid[0].numpy()))

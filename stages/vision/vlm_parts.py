@@ -19,7 +19,7 @@ from stages.vision.vlm_files import VLM_PARTS
 
 
 def load_speaking_part(folder: Path, options: LoadOptions) -> Any:
-    """The model without its eyes: embeddings, decoder, head. Takes `inputs_embeds` with the pictures' features in their
+    """The model without its eyes: embeddings, decoder, head. Takes `inputs_embeds` with the images' features in their
     places."""
     return _load(folder, options, seeing=False)
 

@@ -145,7 +145,7 @@ def test_two_prompts_share_pages_exactly_as_far_as_they_agree(ids: list[int], pa
 
 
 @given(token_ids, st.integers(1, 9), st.data())
-def test_a_picture_changes_every_page_from_the_one_it_begins_in(ids: list[int], page_tokens: int, data: st.DataObject) -> None:
+def test_an_image_changes_every_page_from_the_one_it_begins_in(ids: list[int], page_tokens: int, data: st.DataObject) -> None:
     assume(ids)
     offset = data.draw(st.integers(0, len(ids) - 1))
     cat, dog = (page_names("root", ids, page_tokens, [(digest(what), offset)]) for what in (b"cat", b"dog"))
@@ -165,11 +165,11 @@ def test_naming_in_two_pieces_gives_the_same_names_as_naming_whole(
     assert head + page_names(head[-1] if head else "root", ids[cut:], page_tokens, rest) == whole
 
 
-def test_the_place_of_a_picture_within_a_page_matters() -> None:
+def test_the_place_of_an_image_within_a_page_matters() -> None:
     assert page_names("r", [7] * 4, 4, [("cat", 0)]) != page_names("r", [7] * 4, 4, [("cat", 1)])
 
 
-def test_which_of_two_pictures_comes_first_matters_but_not_how_they_are_listed() -> None:
+def test_which_of_two_images_comes_first_matters_but_not_how_they_are_listed() -> None:
     assert page_names("r", [7] * 4, 4, [("a", 0), ("b", 2)]) == page_names("r", [7] * 4, 4, [("b", 2), ("a", 0)])
     assert page_names("r", [7] * 4, 4, [("a", 0), ("b", 2)]) != page_names("r", [7] * 4, 4, [("b", 0), ("a", 2)])
 
@@ -186,7 +186,7 @@ def test_pages_of_equal_tokens_differ_by_what_is_before_them() -> None:
 
 
 @pytest.mark.parametrize("offset", [-1, 8])
-def test_a_picture_outside_the_prompt_is_a_mistake_that_is_told(offset: int) -> None:
+def test_an_image_outside_the_prompt_is_a_mistake_that_is_told(offset: int) -> None:
     with pytest.raises(ValueError, match=f"offset {offset} is outside"):
         page_names("root", list(range(8)), 4, [("cat", offset)])
 

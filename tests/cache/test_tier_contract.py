@@ -72,7 +72,7 @@ def test_what_was_put_is_found_to_the_bit(tier: Tier) -> None:
     assert same(found["b"], B)
 
 
-def test_features_of_a_llava_picture_fit_in_their_own_dtype(tier: Tier) -> None:
+def test_features_of_a_llava_image_fit_in_their_own_dtype(tier: Tier) -> None:
     bits = np.random.default_rng(1).integers(0, 0x7F80, (576, 4096), dtype=np.uint16)
     features = {"features": bits.view(BFLOAT16)}
     put(tier, features=features)

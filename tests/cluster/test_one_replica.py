@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.server import Server, eventually, served, shipped_config
-from tests.cluster.test_served import PAINT, SEE, fresh_picture, painted_in, question, receipt_of
+from tests.cluster.test_served import PAINT, SEE, fresh_image, painted_in, question, receipt_of
 
 pytestmark = pytest.mark.cluster
 
@@ -26,13 +26,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def test_chat_and_painting_run_there_and_are_counted(server: Server) -> None:
-    messages: list[Any] = question("What is this?", fresh_picture(7))
+    messages: list[Any] = question("What is this?", fresh_image(7))
     answer = server.openai.chat.completions.create(model=SEE, messages=messages, temperature=0, max_tokens=4)
     assert len({stage["replica"] for stage in receipt_of(answer).values()}) == 1
     painted = server.openai.images.generate(model=PAINT, prompt="a red circle on a pink background", extra_body={"seed": 3})
     assert painted_in(painted).shape == (64, 64, 3)
     assert set(server.replicas()) == {"ingress"}
-    eventually(lambda: server.counter("triptych_stage_items_total", f"{PAINT}.denoiser") > 0, "the picture in /metrics")
+    eventually(lambda: server.counter("triptych_stage_items_total", f"{PAINT}.denoiser") > 0, "the image in /metrics")
 
 
 def test_killed_it_comes_back(server: Server) -> None:

@@ -25,14 +25,14 @@ pytestmark = pytest.mark.cluster
 SEE, PAINT, CLIP = "triptych-see", "triptych-paint", "triptych-clip"
 
 
-def question(text: str, picture: bytes) -> list[Any]:
-    address = "data:image/png;base64," + base64.b64encode(picture).decode()
+def question(text: str, image: bytes) -> list[Any]:
+    address = "data:image/png;base64," + base64.b64encode(image).decode()
     content = [{"type": "image_url", "image_url": {"url": address}}, {"type": "text", "text": text}]
     return [{"role": "user", "content": content}]
 
 
-def fresh_picture(seed: int) -> bytes:
-    """A picture that nobody has asked about before."""
+def fresh_image(seed: int) -> bytes:
+    """An image that nobody has asked about before."""
     noise = np.random.default_rng(seed).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, "PNG")
@@ -82,23 +82,23 @@ def test_a_streamed_answer_is_the_same_answer_and_carries_usage(server: Server) 
     assert [usage.completion_tokens for usage in usages] == [whole.usage.completion_tokens]
 
 
-def test_the_second_question_about_a_picture_does_not_run_the_encoder(server: Server) -> None:
-    picture = fresh_picture(1)
+def test_the_second_question_about_an_image_does_not_run_the_encoder(server: Server) -> None:
+    image = fresh_image(1)
     first = server.openai.chat.completions.create(
-        model=SEE, messages=question("What is this?", picture), temperature=0, max_tokens=4
+        model=SEE, messages=question("What is this?", image), temperature=0, max_tokens=4
     )
     again = server.openai.chat.completions.create(
-        model=SEE, messages=question("Is it red?", picture), temperature=0, max_tokens=4
+        model=SEE, messages=question("Is it red?", image), temperature=0, max_tokens=4
     )
     assert receipt_of(first)[f"{SEE}.vision_encoder"]["cache"] == "miss"
     second = receipt_of(again).get(f"{SEE}.vision_encoder")
-    if second is not None:  # else a slot of the LLM holds the picture, and nobody needs its features
+    if second is not None:  # else a slot of the LLM holds the image, and nobody needs its features
         assert second["cache"] in ("memory", "redis")
         assert second["run_s"] == 0
 
 
-def test_a_picture_is_painted_and_the_same_seed_paints_it_again(server: Server) -> None:
-    pictures = []
+def test_an_image_is_painted_and_the_same_seed_paints_it_again(server: Server) -> None:
+    images = []
     for _ in range(2):
         answer = server.openai.images.generate(
             model=PAINT,
@@ -107,15 +107,15 @@ def test_a_picture_is_painted_and_the_same_seed_paints_it_again(server: Server) 
             response_format="b64_json",
             extra_body={"seed": 11},
         )
-        pictures.append(painted_in(answer))
-    assert pictures[0].shape == (64, 64, 3)
-    assert np.abs(pictures[0] - pictures[1]).max() <= 2
+        images.append(painted_in(answer))
+    assert images[0].shape == (64, 64, 3)
+    assert np.abs(images[0] - images[1]).max() <= 2
 
 
-def test_a_picture_is_edited_and_the_second_edit_of_it_does_not_run_the_encoder(server: Server) -> None:
-    picture = Image.open(io.BytesIO(example().picture_png)).convert("RGB")
+def test_an_image_is_edited_and_the_second_edit_of_it_does_not_run_the_encoder(server: Server) -> None:
+    image = Image.open(io.BytesIO(example().image_png)).convert("RGB")
     buffer = io.BytesIO()
-    picture.save(buffer, "BMP")  # bytes that no other test sends
+    image.save(buffer, "BMP")  # bytes that no other test sends
     little, much = [
         server.openai.images.edit(
             model=PAINT, image=buffer.getvalue(), prompt=example().sentence, extra_body={"strength": strength, "seed": 11}
@@ -127,7 +127,7 @@ def test_a_picture_is_edited_and_the_second_edit_of_it_does_not_run_the_encoder(
     assert again["cache"] in ("memory", "redis")
     assert again["run_s"] == 0
     assert [receipt_of(answer)[f"{PAINT}.denoiser"]["steps"] for answer in (little, much)] == [2, 20]
-    changes = [np.abs(painted_in(answer) - np.asarray(picture).astype(int)).mean() for answer in (little, much)]
+    changes = [np.abs(painted_in(answer) - np.asarray(image).astype(int)).mean() for answer in (little, much)]
     assert changes[0] < changes[1]
 
 
@@ -185,7 +185,7 @@ def test_errors_are_the_sdks_own(server: Server) -> None:
     with pytest.raises(openai.BadRequestError, match="64x64"):
         server.openai.images.generate(model=PAINT, prompt="x", size="1024x1024")
     with pytest.raises(openai.BadRequestError, match=r"messages\[0\]"):
-        server.openai.chat.completions.create(model=SEE, messages=question("what?", b"\x89PNG\r\n\x1a\nnot a picture"))
+        server.openai.chat.completions.create(model=SEE, messages=question("what?", b"\x89PNG\r\n\x1a\nnot an image"))
 
 
 async def paint_some(server: Server, count: int, steps: int) -> list[Any]:

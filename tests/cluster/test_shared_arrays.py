@@ -20,11 +20,11 @@ from stages.vision.messages import EncodeImage, VisionFeatures
 
 pytestmark = pytest.mark.cluster
 
-PICTURE = bytes(range(256)) * 20_000
+IMAGE = bytes(range(256)) * 20_000
 
 
 class Reader:
-    """Answers each item with a digest of its picture's bytes."""
+    """Answers each item with a digest of its image's bytes."""
 
     async def stream(self, stage: str, item: Item[Any] | PackedItem, *beside: NDArray[Any]) -> AsyncIterator[Sequence[object]]:
         encode = unpacked(item, beside).payload.images[0].features.payload
@@ -43,7 +43,7 @@ def handle() -> Iterator[Any]:
         ray.shutdown()
 
 
-async def test_eight_choices_about_a_picture_take_one_copy_of_its_bytes_along(handle: Any) -> None:
+async def test_eight_choices_about_an_image_take_one_copy_of_its_bytes_along(handle: Any) -> None:
     put: list[int] = []
 
     def counted(array: NDArray[Any]) -> Any:
@@ -51,10 +51,10 @@ async def test_eight_choices_about_a_picture_take_one_copy_of_its_bytes_along(ha
         return ray.put(array)
 
     client = ServeStageClient({"reader": handle}, {"m.llm": "reader"}, ObjectStore(counted))
-    features: Recipe[VisionFeatures] = Recipe("x", "m.vision_encoder", EncodeImage(Blob(PICTURE), 100))
+    features: Recipe[VisionFeatures] = Recipe("x", "m.vision_encoder", EncodeImage(Blob(IMAGE), 100))
     answers = []
     for index in range(8):
         payload = Generate((1,), Sampling(1), (ImageSpan(0, 576, features),))
         answers += [event async for events in client.stream("m.llm", Item(str(index), payload)) for event in events]
-    assert answers == [(digest(PICTURE), 1)] * 8
-    assert put == [len(PICTURE)]
+    assert answers == [(digest(IMAGE), 1)] * 8
+    assert put == [len(IMAGE)]

@@ -1,4 +1,4 @@
-"""The detector sees what was drawn, and says no to what is no proper picture."""
+"""The detector sees what was drawn, and says no to what is no proper image."""
 
 import random
 
@@ -53,58 +53,58 @@ def test_the_wrong_colour_shape_or_relation_is_seen() -> None:
     assert seen != Facts("pink", (Thing("red", "ring"), things[1]), Relation.LEFT)
 
 
-def test_an_empty_frame_is_no_proper_picture() -> None:
+def test_an_empty_frame_is_no_proper_image() -> None:
     assert describe(Image.new("RGB", (64, 64), BACKGROUNDS["gray"])) is None
 
 
-def test_a_background_of_another_colour_is_no_proper_picture() -> None:
-    picture = Image.new("RGB", (64, 64), (90, 20, 90))
-    assert background_of(picture) is None
-    assert describe(picture) is None
+def test_a_background_of_another_colour_is_no_proper_image() -> None:
+    image = Image.new("RGB", (64, 64), (90, 20, 90))
+    assert background_of(image) is None
+    assert describe(image) is None
 
 
 def test_three_shapes_are_too_many() -> None:
-    picture = draw(Scene(Facts("gray", (Thing("red", "circle"),)), (Place(16, 16, 10),)))
-    pencil = ImageDraw.Draw(picture)
+    image = draw(Scene(Facts("gray", (Thing("red", "circle"),)), (Place(16, 16, 10),)))
+    pencil = ImageDraw.Draw(image)
     pencil.rectangle((40, 8, 56, 24), fill=COLOURS["blue"])
     pencil.rectangle((40, 40, 56, 56), fill=COLOURS["green"])
-    assert describe(picture) is None
+    assert describe(image) is None
 
 
 def test_a_shape_of_two_colours_is_no_proper_shape() -> None:
-    picture = draw(RED_CIRCLE)
-    ImageDraw.Draw(picture).rectangle((32, 0, 45, 63), fill=COLOURS["blue"])
-    assert describe(picture) is None
+    image = draw(RED_CIRCLE)
+    ImageDraw.Draw(image).rectangle((32, 0, 45, 63), fill=COLOURS["blue"])
+    assert describe(image) is None
 
 
 @pytest.mark.parametrize("box", [(10, 28, 54, 36), (8, 8, 56, 20)])
 def test_a_bar_is_no_shape_of_this_world(box: tuple[int, int, int, int]) -> None:
-    picture = Image.new("RGB", (64, 64), BACKGROUNDS["beige"])
-    ImageDraw.Draw(picture).rectangle(box, fill=COLOURS["black"])
-    assert describe(picture) is None
+    image = Image.new("RGB", (64, 64), BACKGROUNDS["beige"])
+    ImageDraw.Draw(image).rectangle(box, fill=COLOURS["black"])
+    assert describe(image) is None
 
 
 def test_half_a_star_is_no_star() -> None:
-    picture = draw(Scene(Facts("gray", (Thing("red", "star"),)), (Place(32, 32, 16),)))
-    ImageDraw.Draw(picture).rectangle((32, 0, 63, 63), fill=BACKGROUNDS["gray"])
-    seen = describe(picture)
+    image = draw(Scene(Facts("gray", (Thing("red", "star"),)), (Place(32, 32, 16),)))
+    ImageDraw.Draw(image).rectangle((32, 0, 63, 63), fill=BACKGROUNDS["gray"])
+    seen = describe(image)
     assert seen is None or seen.things[0].kind != "star"
 
 
-def test_confetti_is_no_proper_picture() -> None:
-    picture = draw(RED_CIRCLE)
-    pencil = ImageDraw.Draw(picture)
+def test_confetti_is_no_proper_image() -> None:
+    image = draw(RED_CIRCLE)
+    pencil = ImageDraw.Draw(image)
     for index in range(8):
         pencil.rectangle((2 + 7 * index, 2, 4 + 7 * index, 5), fill=COLOURS["black"])
-    assert blobs(picture) is None
-    assert describe(picture) is None
+    assert blobs(image) is None
+    assert describe(image) is None
 
 
-def test_pure_noise_is_no_proper_picture() -> None:
+def test_pure_noise_is_no_proper_image() -> None:
     noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     assert describe(Image.fromarray(noise)) is None
 
 
-def test_a_picture_of_another_size_is_refused() -> None:
+def test_an_image_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match="64 x 64"):
         describe(Image.new("RGB", (32, 32)))

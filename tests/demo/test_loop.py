@@ -17,8 +17,8 @@ def _work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "WORK", tmp_path)
 
 
-def fit(model: nn.Linear, pictures: int) -> Loop:
-    training = Loop("line", model, RECIPE, Budget(minutes=10, pictures=pictures))
+def fit(model: nn.Linear, images: int) -> Loop:
+    training = Loop("line", model, RECIPE, Budget(minutes=10, images=images))
     inputs = torch.arange(4.0)[:, None]
 
     def step(_: int) -> dict[str, Tensor]:
@@ -28,14 +28,14 @@ def fit(model: nn.Linear, pictures: int) -> Loop:
     return training
 
 
-def test_it_stops_when_the_pictures_are_seen() -> None:
-    assert fit(nn.Linear(1, 1), pictures=40).num_steps == 10
+def test_it_stops_when_the_images_are_seen() -> None:
+    assert fit(nn.Linear(1, 1), images=40).num_steps == 10
 
 
 def test_it_learns_and_hands_back_averaged_weights() -> None:
     torch.manual_seed(0)
     model = nn.Linear(1, 1)
-    trained = fit(model, pictures=2000).trained()
+    trained = fit(model, images=2000).trained()
     assert isinstance(trained, nn.Linear)
     assert trained.weight.item() == pytest.approx(3, abs=0.3)
     assert not trained.training
@@ -43,15 +43,15 @@ def test_it_learns_and_hands_back_averaged_weights() -> None:
 
 def test_a_finished_training_resumes_as_finished() -> None:
     model = nn.Linear(1, 1)
-    fit(model, pictures=40)
+    fit(model, images=40)
     again = nn.Linear(1, 1)
-    resumed = fit(again, pictures=40)
+    resumed = fit(again, images=40)
     assert resumed.num_steps == 10
     assert torch.equal(model.weight, again.weight)
 
 
 def test_a_larger_budget_goes_on_from_the_checkpoint() -> None:
-    fit(nn.Linear(1, 1), pictures=40)
-    resumed = Loop("line", nn.Linear(1, 1), RECIPE, Budget(minutes=10, pictures=80))
+    fit(nn.Linear(1, 1), images=40)
+    resumed = Loop("line", nn.Linear(1, 1), RECIPE, Budget(minutes=10, images=80))
     assert resumed.num_steps == 10
     assert resumed.progress == pytest.approx(0.5)

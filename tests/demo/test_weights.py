@@ -45,9 +45,9 @@ def test_the_tower_alone_sees_what_the_whole_clip_sees(tower: OpenClipTower) -> 
     import open_clip
 
     model, _, transform = open_clip.create_model_and_transforms(f"{LOCAL_PREFIX}{WEIGHTS / 'clip'}")
-    picture = Image.open(io.BytesIO(example().picture_png))
-    pixels = tower.preprocess(picture)
-    assert torch.equal(pixels, transform(picture))
+    image = Image.open(io.BytesIO(example().image_png))
+    pixels = tower.preprocess(image)
+    assert torch.equal(pixels, transform(image))
     with torch.no_grad():
         found = model.eval().visual.forward_intermediates(pixels[None], indices=1, output_fmt="NLC")
         assert torch.allclose(tower.tokens(pixels[None]), found["image_intermediates"][0], atol=1e-4)
@@ -80,7 +80,7 @@ def test_a_projector_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert torch.equal(again(tokens), projector(tokens))
 
 
-def test_the_picture_stands_right_before_the_question() -> None:
+def test_the_image_stands_right_before_the_question() -> None:
     assert ProjectorConfig("<image>", 3, 8, 12, 10).place_image("What?") == "<image><image><image>What?"
 
 
@@ -101,7 +101,7 @@ def test_the_painter_is_an_ordinary_stable_diffusion_folder() -> None:
 
 def test_the_example_is_held_out_and_true() -> None:
     shown = example()
-    seen = describe(Image.open(io.BytesIO(shown.picture_png)))
+    seen = describe(Image.open(io.BytesIO(shown.image_png)))
     assert shown.question == DESCRIBE
     assert seen is not None
     assert seen.canonical() == shown.answer

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipelines.ingress.pictures.fetch import Fetcher, FetchPolicy
-from pipelines.ingress.pictures.public_address import is_public
+from pipelines.ingress.images.fetch import Fetcher, FetchPolicy
+from pipelines.ingress.images.public_address import is_public
 from stages.contract.errors import InvalidRequest
 from tests.fuzz.effort import effort
 from tests.fuzz.mutations import mutated

@@ -1,6 +1,6 @@
 """What /openapi.json promises, put to the test by generated requests: statuses, content types, bodies, and no 5xx.
 
-One check is left out: that whatever the description allows is accepted. A generated address leads to no picture, and fields
+One check is left out: that whatever the description allows is accepted. A generated address leads to no image, and fields
 that go together only in certain ways ask for more than a description can say.
 """
 

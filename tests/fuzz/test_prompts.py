@@ -1,4 +1,4 @@
-"""Hostile texts in a conversation: every prompt keeps its turns and its pictures, whatever stands in it."""
+"""Hostile texts in a conversation: every prompt keeps its turns and its images, whatever stands in it."""
 
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,8 @@ ODD = [
 TEXT = st.text(max_size=30) | st.lists(
     st.sampled_from([*CONTROL, *TEMPLATES, *ODD, "<|", "im_start", "|>", "x"]), max_size=12
 ).map("".join)
-PICTURE = ImagePart(b"", 40, 30, "messages[0].content[0]")
-PARTS = st.lists(st.just(PICTURE) | TEXT.map(TextPart), min_size=1, max_size=5)
+IMAGE = ImagePart(b"", 40, 30, "messages[0].content[0]")
+PARTS = st.lists(st.just(IMAGE) | TEXT.map(TextPart), min_size=1, max_size=5)
 CONVERSATIONS = st.lists(st.tuples(st.sampled_from(["system", "user", "assistant"]), PARTS), min_size=1, max_size=5)
 
 Conversation = list[tuple[Any, list[TextPart | ImagePart]]]
@@ -68,8 +68,8 @@ def control_tokens(builder: PromptBuilder, conversation: list[Message]) -> list[
         prompt = builder.build(conversation)
     except InvalidRequest:
         return None
-    pictures = [part for message in conversation for part in message.parts if isinstance(part, ImagePart)]
-    assert [picture for _, _, picture in prompt.images] == pictures
+    images = [part for message in conversation for part in message.parts if isinstance(part, ImagePart)]
+    assert [image for _, _, image in prompt.images] == images
     known = {builder._backend.token_to_id(token) for token in CONTROL} - {None}
     return [token for token in prompt.token_ids if token in known]
 
@@ -77,7 +77,7 @@ def control_tokens(builder: PromptBuilder, conversation: list[Message]) -> list[
 @effort(150)
 @given(CONVERSATIONS)
 @example([("user", [TextPart("<|im_"), TextPart("end|>")])])
-def test_no_text_adds_a_turn_or_a_picture(builder: PromptBuilder, conversation: Conversation) -> None:
+def test_no_text_adds_a_turn_or_an_image(builder: PromptBuilder, conversation: Conversation) -> None:
     hostile = control_tokens(builder, messages(conversation))
     plain = control_tokens(builder, messages(conversation, text="x"))
     assert hostile == plain

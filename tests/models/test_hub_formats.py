@@ -22,8 +22,8 @@ from pipelines.settings.config_file import parse
 from tests.pipelines.ingress.surface import JsonObject, client_for
 from tests.stages.diffusion.painter import Wish, oracle_of
 from tests.stages.diffusion.tiny import save_stable_diffusion
+from tests.stages.image_files import quarters, save
 from tests.stages.llm.tiny_vlms import save_llava
-from tests.stages.picture_files import quarters, save
 
 pytestmark = pytest.mark.models
 
@@ -97,9 +97,9 @@ async def test_a_prompt_longer_than_clip_reads_at_once_is_painted_from_its_chunk
     assert "the prompt has 113 tokens; this model reads at most 112" in too_long.json()["error"]["message"]
 
 
-async def edited(client: httpx.AsyncClient, picture: bytes, prompt: str = "a red circle", **fields: str) -> JsonObject:
+async def edited(client: httpx.AsyncClient, image: bytes, prompt: str = "a red circle", **fields: str) -> JsonObject:
     form = {"model": "sd", "prompt": prompt, "negative_prompt": "blue", "guidance_scale": "4", "seed": "9", **fields}
-    answer = await client.post("/v1/images/edits", data=form, files={"image": ("picture", picture)})
+    answer = await client.post("/v1/images/edits", data=form, files={"image": ("image", image)})
     assert answer.status_code == 200, answer.text
     return dict(answer.json())
 
@@ -111,7 +111,7 @@ def painter_that_edits(folder: Path) -> JsonObject:
 
 
 @pytest.mark.parametrize(
-    ("picture", "asked", "strength"),
+    ("image", "asked", "strength"),
     [
         (quarters(32, 40), {"strength": "0.5"}, 0.5),  # at its own size
         (quarters(100, 60), {"size": "32x40", "strength": "1"}, 1.0),
@@ -119,20 +119,20 @@ def painter_that_edits(folder: Path) -> JsonObject:
     ],
 )
 async def test_a_stable_diffusion_checkpoint_edits_as_the_librarys_pipeline_does(
-    tmp_path: Path, picture: Image.Image, asked: dict[str, str], strength: float
+    tmp_path: Path, image: Image.Image, asked: dict[str, str], strength: float
 ) -> None:
     from diffusers import EulerDiscreteScheduler, StableDiffusionImg2ImgPipeline
 
     folder = save_stable_diffusion(tmp_path / "sd")
     async with served({"sd": painter_that_edits(folder)}) as client:
-        body = await edited(client, save(picture, "PNG"), num_inference_steps="5", **asked)
+        body = await edited(client, save(image, "PNG"), num_inference_steps="5", **asked)
     painted = np.asarray(Image.open(io.BytesIO(base64.b64decode(body["data"][0]["b64_json"]))))
     pipeline: Any = StableDiffusionImg2ImgPipeline.from_pipe(oracle_of(folder).pipeline)
     if "triptych[scheduler]" in asked:
         pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config)
     wanted = pipeline(
         "a red circle",
-        image=ImageOps.fit(picture, (32, 40), Image.Resampling.LANCZOS),
+        image=ImageOps.fit(image, (32, 40), Image.Resampling.LANCZOS),
         strength=strength,
         num_inference_steps=5,
         guidance_scale=4.0,
@@ -144,19 +144,19 @@ async def test_a_stable_diffusion_checkpoint_edits_as_the_librarys_pipeline_does
     assert np.abs(painted.astype(int) - np.round(wanted * 255).astype(int)).max() <= 1
 
 
-async def test_the_second_edit_of_a_picture_does_not_run_the_encoder(tmp_path: Path) -> None:
-    picture = save(quarters(32, 40), "PNG")
+async def test_the_second_edit_of_an_image_does_not_run_the_encoder(tmp_path: Path) -> None:
+    image = save(quarters(32, 40), "PNG")
 
     def encoder(body: JsonObject) -> list[JsonObject]:
         return [dict(stage) for stage in body["triptych"]["stages"] if stage["stage"] == "sd.vae_encoder"]
 
     async with served({"sd": painter_that_edits(save_stable_diffusion(tmp_path / "sd"))}) as client:
-        first = await edited(client, picture, n="2")
-        again = await edited(client, picture, "a blue square", strength="0.9")
-        smaller = await edited(client, picture, size="32x32")
+        first = await edited(client, image, n="2")
+        again = await edited(client, image, "a blue square", strength="0.9")
+        smaller = await edited(client, image, size="32x32")
     made, shared = sorted(encoder(first), key=lambda stage: stage["cache"] != "miss")
     assert made["cache"] == "miss"
-    assert shared["cache"] in ("joined", "memory")  # each of the two pictures needs it, and one has it made
+    assert shared["cache"] in ("joined", "memory")  # each of the two images needs it, and one has it made
     assert [(stage["cache"], stage["run_s"]) for stage in encoder(again)] == [("memory", 0)]
     assert [stage["cache"] for stage in encoder(smaller)] == ["miss"]
 
@@ -166,17 +166,17 @@ async def test_a_painter_without_a_vae_encoder_says_so_in_its_entry_and_in_its_r
     del model["vae_encoder"]
     async with served({"sd": model}) as client:
         entry = (await client.get("/v1/models/sd")).json()["triptych"]
-        files = {"image": ("picture", save(quarters(32, 32), "PNG"))}
+        files = {"image": ("image", save(quarters(32, 32), "PNG"))}
         answer = await client.post("/v1/images/edits", data={"model": "sd", "prompt": "a boat"}, files=files)
     assert (entry["accepts_images"], entry["paint"]["default_strength"]) == (False, None)
     assert answer.status_code == 400
-    assert answer.json()["error"]["message"] == "this model edits no pictures: it has no vae_encoder"
+    assert answer.json()["error"]["message"] == "this model edits no images: it has no vae_encoder"
 
 
 async def test_a_strength_that_leaves_no_step_is_refused(tmp_path: Path) -> None:
     async with served({"sd": painter_that_edits(save_stable_diffusion(tmp_path / "sd"))}) as client:
         form = {"model": "sd", "prompt": "a boat", "num_inference_steps": "4", "strength": "0.1"}
-        files = {"image": ("picture", save(quarters(32, 32), "PNG"))}
+        files = {"image": ("image", save(quarters(32, 32), "PNG"))}
         answer = await client.post("/v1/images/edits", data=form, files=files)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "strength")
 
@@ -185,9 +185,9 @@ async def test_a_llava_checkpoint_answers_what_the_librarys_generate_answers(tmp
     folder = save_llava(tmp_path / "llava")
     part = {"loader": "transformers", "source": {"folder": str(folder)}, "dtype": "float32"}
     model = {"pipeline": "image_text", "vision_encoder": part, "llm": part | {"max_context_tokens": 256, "num_slots": 2}}
-    picture = Image.fromarray(np.random.default_rng(5).integers(0, 255, (40, 50, 3), dtype=np.uint8))
+    image = Image.fromarray(np.random.default_rng(5).integers(0, 255, (40, 50, 3), dtype=np.uint8))
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     address = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
     content = [{"type": "image_url", "image_url": {"url": address}}, {"type": "text", "text": "what is this?"}]
     body = {
@@ -200,19 +200,19 @@ async def test_a_llava_checkpoint_answers_what_the_librarys_generate_answers(tmp
     async with served({"vlm": model}) as client:
         answer = await client.post("/v1/chat/completions", json=body)
     assert answer.status_code == 200, answer.text
-    text, num_prompt_tokens = by_the_library(folder, picture, "what is this?", 12)
+    text, num_prompt_tokens = by_the_library(folder, image, "what is this?", 12)
     assert answer.json()["choices"][0]["message"]["content"] == text
     assert answer.json()["usage"]["prompt_tokens"] == num_prompt_tokens
 
 
-def by_the_library(folder: Path, picture: Image.Image, question: str, max_tokens: int) -> tuple[str, int]:
+def by_the_library(folder: Path, image: Image.Image, question: str, max_tokens: int) -> tuple[str, int]:
     from transformers import AutoProcessor, LlavaForConditionalGeneration
 
     processor = AutoProcessor.from_pretrained(folder)
     model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
     prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
-    inputs = processor(text=prompt, images=[picture], return_tensors="pt", add_special_tokens=False)
+    inputs = processor(text=prompt, images=[image], return_tensors="pt", add_special_tokens=False)
     with torch.inference_mode():
         tokens = model.generate(**inputs, max_new_tokens=max_tokens, do_sample=False)
     num_prompt_tokens = inputs["input_ids"].shape[1]

@@ -1,4 +1,4 @@
-"""Chat without a picture is SmolLM2's own, to the token, whether or not a projector is loaded beside it."""
+"""Chat without an image is SmolLM2's own, to the token, whether or not a projector is loaded beside it."""
 
 from typing import Any
 

@@ -31,9 +31,9 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
 
 async def test_the_demos_models_answer_and_paint_in_a_dtype_that_this_cpu_computes_well(client: httpx.AsyncClient) -> None:
     shown = example()
-    address = "data:image/png;base64," + base64.b64encode(shown.picture_png).decode()
-    picture = {"type": "image_url", "image_url": {"url": address}}
-    seen = await asked(client, [picture, {"type": "text", "text": shown.question}])
+    address = "data:image/png;base64," + base64.b64encode(shown.image_png).decode()
+    image = {"type": "image_url", "image_url": {"url": address}}
+    seen = await asked(client, [image, {"type": "text", "text": shown.question}])
     known = await asked(client, "What is the capital of France?")
     painted = await posted(client, "/v1/images/generations", model="triptych-paint", prompt=shown.sentence, seed=7)
     entry = (await client.get("/v1/models/triptych-see")).json()["triptych"]

@@ -16,8 +16,8 @@ from stages.diffusion.messages import (
     DenoiseEnd,
     DenoisePreview,
     DenoiseProgress,
-    EncodePicture,
     EncodePrompt,
+    EncodeToLatents,
     Latents,
     Pixels,
     PromptEmbedding,
@@ -28,7 +28,7 @@ from tests.stages.fakes import Gate
 
 P = TypeVar("P", bound=Payload)
 LARGE = (512, 1024)  # 2 MiB in float32
-BAD = b"no picture"
+BAD = b"no image"
 
 
 class OneShot(Generic[P]):
@@ -49,7 +49,7 @@ class OneShot(Generic[P]):
     def prepare(self, payload: P, inputs: Inputs) -> P:
         data = getattr(payload, "data", None) or getattr(payload, "image", None)
         if data is not None and bytes(data) == BAD:
-            raise InvalidRequest("it is no picture")
+            raise InvalidRequest("it is no image")
         return payload
 
     def batch_key(self, item: P) -> Hashable:
@@ -76,7 +76,7 @@ def text_encoder() -> OneShot[EncodePrompt]:
     return OneShot(PromptEmbedding, make)
 
 
-def vae_encoder() -> OneShot[EncodePicture]:
+def vae_encoder() -> OneShot[EncodeToLatents]:
     return OneShot(Latents, lambda payload: Latents(np.full((4, 512, 256), len(payload.data), np.float32)))
 
 
@@ -175,7 +175,7 @@ class Rows(Generic[P]):
 
 
 class FakeLlm(Rows[Generate]):
-    """Says what its pictures' features add up to, then its max_tokens and seed, a word a step."""
+    """Says what its images' features add up to, then its max_tokens and seed, a word a step."""
 
     def stepped(self, row: Row[Generate]) -> Stepped:
         sampling = row.payload.sampling

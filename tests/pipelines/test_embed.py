@@ -46,7 +46,7 @@ async def scene() -> AsyncIterator[Scene]:
     await scene.host.close()
 
 
-async def test_texts_and_pictures_get_a_vector_each_in_their_order(scene: Scene) -> None:
+async def test_texts_and_images_get_a_vector_each_in_their_order(scene: Scene) -> None:
     context = RequestContext()
     embedded = await scene.ask(TextPart("four"), ImagePart(b"abc", 1, 1, "input[1]"), TextPart("fives"), context=context)
     assert [vector.shape for vector in embedded.vectors] == [(2,)] * 3

@@ -33,7 +33,7 @@ LLM, VISION = "m.llm", "m.vision_encoder"
 
 
 class Letters:
-    """One token a letter, and four a picture."""
+    """One token a letter, and four an image."""
 
     def build(self, messages: Sequence[Message]) -> Prompt:
         token_ids: list[int] = []
@@ -84,7 +84,7 @@ async def scene() -> AsyncIterator[Scene]:
     await scene.close()
 
 
-def picture(data: bytes, place: int = 0) -> ImagePart:
+def image(data: bytes, place: int = 0) -> ImagePart:
     return ImagePart(data, 1, 1, f"messages[0].content[{place}]")
 
 
@@ -117,9 +117,9 @@ async def test_choices_differ_by_their_seed(scene: Scene) -> None:
     assert texts(await scene.chat(job(seed=None))) == {0: "0 50 None"}
 
 
-async def test_pictures_are_sent_as_recipes_and_their_features_never_come_here(scene: Scene) -> None:
+async def test_images_are_sent_as_recipes_and_their_features_never_come_here(scene: Scene) -> None:
     context = RequestContext(id="mine", tenant="t", salt="s", priority=3)
-    events = await scene.chat(job(picture(b"abc"), TextPart("?"), picture(b"de", 2)), context)
+    events = await scene.chat(job(image(b"abc"), TextPart("?"), image(b"de", 2)), context)
     assert texts(events) == {0: "5 50 7"}  # the features' 3 and 2
     assert set(scene.client.bytes_from) == {LLM}
     assert scene.client.bytes_from[LLM] < 4096
@@ -128,20 +128,20 @@ async def test_pictures_are_sent_as_recipes_and_their_features_never_come_here(s
     assert [(span.offset, span.length) for span in item.payload.images] == [(0, 4), (5, 4)]
 
 
-async def test_the_receipt_tells_of_the_pictures_and_the_answer(scene: Scene) -> None:
+async def test_the_receipt_tells_of_the_images_and_the_answer(scene: Scene) -> None:
     context, again = RequestContext(), RequestContext()
-    await scene.chat(job(picture(b"abc")), context)
+    await scene.chat(job(image(b"abc")), context)
     await scene.host.settled()
-    await scene.chat(job(picture(b"abc")), again)
+    await scene.chat(job(image(b"abc")), again)
     assert [(receipt.stage, receipt.cache) for receipt in context.receipts] == [(VISION, "miss"), (LLM, "off")]
     assert [(receipt.stage, receipt.cache) for receipt in again.receipts] == [(VISION, "memory"), (LLM, "off")]
     assert context.device_seconds() > 0
 
 
-async def test_choices_about_a_picture_see_it_once(scene: Scene) -> None:
+async def test_choices_about_an_image_see_it_once(scene: Scene) -> None:
     context = RequestContext()
     scene.vision.gate.close()
-    chatting = asyncio.create_task(scene.chat(job(picture(b"abc"), n=3), context))
+    chatting = asyncio.create_task(scene.chat(job(image(b"abc"), n=3), context))
     await once(lambda: scene.host.metrics()[1].counters["waiting_for_inputs"] == 3)
     scene.vision.gate.open()
     assert texts(await chatting) == {index: f"3 50 {7 + index}" for index in range(3)}
@@ -152,32 +152,32 @@ async def test_choices_about_a_picture_see_it_once(scene: Scene) -> None:
 
 async def test_what_belongs_to_one_tenant_is_never_found_by_another(scene: Scene) -> None:
     for salt in ("one", "two"):
-        await scene.chat(job(picture(b"abc")), RequestContext(salt=salt))
+        await scene.chat(job(image(b"abc")), RequestContext(salt=salt))
         await scene.host.settled()
     assert len(scene.vision.made) == 2
 
 
-async def test_a_picture_that_the_llms_slots_cover_asks_for_no_features(scene: Scene) -> None:
-    await scene.chat(job(picture(b"abc")))
+async def test_an_image_that_the_llms_slots_cover_asks_for_no_features(scene: Scene) -> None:
+    await scene.chat(job(image(b"abc")))
     (span,) = scene.client.items[0].payload.images
     scene.llm.holds.add(span.features.name)
     await scene.host.settled()
     context = RequestContext()
     lookups = scene.memory.stats().hits + scene.memory.stats().misses
-    await scene.chat(job(picture(b"abc")), context)
+    await scene.chat(job(image(b"abc")), context)
     assert [receipt.stage for receipt in context.receipts] == [LLM]
     assert scene.memory.stats().hits + scene.memory.stats().misses == lookups
 
 
-async def test_what_is_no_picture_is_named_by_its_own_field(scene: Scene) -> None:
+async def test_what_is_no_image_is_named_by_its_own_field(scene: Scene) -> None:
     with pytest.raises(InvalidRequest) as raised:
-        await scene.chat(job(picture(b"abc"), picture(BAD, 1)))
+        await scene.chat(job(image(b"abc"), image(BAD, 1)))
     assert raised.value.param == "messages[0].content[1]"
 
 
-async def test_a_model_without_eyes_refuses_pictures_before_anything_runs(scene: Scene) -> None:
-    with pytest.raises(InvalidRequest, match="sees no pictures") as raised:
-        await anext(scene.pipeline(sees=False).chat(job(picture(b"abc", 5)), RequestContext()))
+async def test_a_model_without_eyes_refuses_images_before_anything_runs(scene: Scene) -> None:
+    with pytest.raises(InvalidRequest, match="sees no images") as raised:
+        await anext(scene.pipeline(sees=False).chat(job(image(b"abc", 5)), RequestContext()))
     assert raised.value.param == "messages[0].content[5]"
     assert scene.client.items == []
 
@@ -204,10 +204,10 @@ async def test_what_is_longer_than_the_context_is_refused_with_the_setting(
     assert raised.value.param == param
 
 
-async def test_time_that_is_up_while_the_picture_is_seen_ends_the_chat(scene: Scene) -> None:
+async def test_time_that_is_up_while_the_image_is_seen_ends_the_chat(scene: Scene) -> None:
     scene.vision.gate.close()
     with pytest.raises(DeadlineExceeded):
-        await scene.chat(job(picture(b"abc")), RequestContext(deadline=time.time() + 0.05))
+        await scene.chat(job(image(b"abc")), RequestContext(deadline=time.time() + 0.05))
     assert scene.llm.started == []
 
 
@@ -222,7 +222,7 @@ async def test_time_that_is_up_while_the_answer_is_written_ends_the_chat(scene: 
 async def test_a_client_that_goes_away_stops_everything_wherever_it_is(scene: Scene, stuck_at: str, n: int) -> None:
     gate = scene.vision.gate if stuck_at == "seeing" else scene.llm.gate
     gate.close()
-    chatting = asyncio.create_task(scene.chat(job(picture(b"abc"), n=n)))
+    chatting = asyncio.create_task(scene.chat(job(image(b"abc"), n=n)))
     await asyncio.to_thread(gate.wait_for, 1)
     chatting.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -270,7 +270,7 @@ async def test_a_replica_that_dies_before_the_first_word_is_not_noticed(scene: S
     pipeline = scene.pipeline(ServeStageClient(handles, {LLM: "d"}))
 
     async def chat() -> list[ChatEvent]:
-        return [event async for event in pipeline.chat(job(picture(b"abc")), RequestContext())]
+        return [event async for event in pipeline.chat(job(image(b"abc")), RequestContext())]
 
     chatting = asyncio.create_task(chat())
     await asyncio.to_thread(llms[0].gate.wait_for, 1)
@@ -307,9 +307,9 @@ async def test_a_replica_that_dies_in_the_middle_of_an_answer_ends_it(scene: Sce
     await deployment.close()
 
 
-async def test_a_picture_that_occurs_twice_travels_once_and_each_has_its_own_field(scene: Scene) -> None:
+async def test_an_image_that_occurs_twice_travels_once_and_each_has_its_own_field(scene: Scene) -> None:
     data = bytes(LARGE_BYTES + 1)
-    await scene.chat(job(picture(data), picture(bytes(bytearray(data)), 1), picture(data[1:], 2)))
+    await scene.chat(job(image(data), image(bytes(bytearray(data)), 1), image(data[1:], 2)))
     (item,) = scene.client.items
     _, beside = packed(item)
     assert len(beside) == 2
@@ -317,10 +317,10 @@ async def test_a_picture_that_occurs_twice_travels_once_and_each_has_its_own_fie
     assert params == [f"messages[0].content[{place}]" for place in range(3)]
 
 
-async def test_a_picture_was_seen_before_the_answer_was_begun(scene: Scene) -> None:
+async def test_an_image_was_seen_before_the_answer_was_begun(scene: Scene) -> None:
     context = RequestContext(pace_s=float("inf"))
     scene.llm.gate.close()
-    chatting = asyncio.create_task(scene.chat(job(picture(b"abc")), context))
+    chatting = asyncio.create_task(scene.chat(job(image(b"abc")), context))
     await asyncio.to_thread(scene.llm.gate.wait_for, 1)
     began = time.monotonic()
     await asyncio.to_thread(scene.vision.gate.wait_for, 1)

@@ -40,7 +40,7 @@ ADD, COUNT = "m.adder", "m.count"
 
 @dataclass(frozen=True)
 class CountAbout(CountFrom):
-    picture: Blob | None = None
+    image: Blob | None = None
 
 
 class Scene:
@@ -305,9 +305,9 @@ async def test_every_replica_busy_and_the_queue_before_them_full_says_so() -> No
 
 
 async def test_large_bytes_are_given_to_the_cluster_once_for_all_choices_about_them(served: Scene) -> None:
-    picture = Blob(bytes(300_000))
+    image = Blob(bytes(300_000))
     for index in range(3):
-        item = Item(f"r:{index}", CountAbout(1, picture=picture))
+        item = Item(f"r:{index}", CountAbout(1, image=image))
         assert len(await collect(served.client.stream(COUNT, item))) == 2
     assert served.put == [300_000]
 

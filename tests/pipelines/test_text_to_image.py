@@ -1,4 +1,4 @@
-"""A picture from a job to its pixels, over a host with small stages in place of the models."""
+"""An image from a job to its pixels, over a host with small stages in place of the models."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ from cache.tiered import TieredCache
 from pipelines.client import LocalStageClient
 from pipelines.cluster.serve_client import ServeStageClient
 from pipelines.context import RequestContext
-from pipelines.jobs import GivenPicture, ImagePart, PaintEvent, PaintJob, PaintPicture, PaintProgress
+from pipelines.jobs import GivenImage, ImagePart, PaintEvent, PaintImage, PaintJob, PaintProgress
 from pipelines.rules.paint_rules import PaintRules
 from pipelines.text_to_image import TextToImagePipeline
 from pipelines.threads import Threads
@@ -71,7 +71,7 @@ class Scene:
             threads=self.threads,
             text_fingerprint="text",
             vae_fingerprint="vae" if edits else None,
-            max_picture_pixels=100,
+            max_image_pixels=100,
         )
 
     async def paint(self, job: PaintJob, context: RequestContext | None = None) -> list[PaintEvent]:
@@ -95,30 +95,30 @@ async def scene() -> AsyncIterator[Scene]:
 
 
 def edit(data: bytes = b"xy", **fields: Any) -> PaintJob:
-    return PaintJob("a boat", init=GivenPicture(ImagePart(data, 64, 64, "image"), 0.5), **fields)
+    return PaintJob("a boat", init=GivenImage(ImagePart(data, 64, 64, "image"), 0.5), **fields)
 
 
-def pictures(events: Sequence[PaintEvent]) -> list[PaintPicture]:
-    return [event for event in events if isinstance(event, PaintPicture)]
+def images(events: Sequence[PaintEvent]) -> list[PaintImage]:
+    return [event for event in events if isinstance(event, PaintImage)]
 
 
-async def test_progress_then_the_picture(scene: Scene) -> None:
+async def test_progress_then_the_image(scene: Scene) -> None:
     events = await scene.paint(PaintJob("a boat", steps=3, seed=5))
     assert events[:3] == [PaintProgress(0, step, 3) for step in (1, 2, 3)]
-    (picture,) = pictures(events)
-    assert (picture.index, picture.seed, picture.partial) == (0, 5, None)
-    assert picture.pixels.shape == (2, 2, 3)
+    (image,) = images(events)
+    assert (image.index, image.seed, image.partial) == (0, 5, None)
+    assert image.pixels.shape == (2, 2, 3)
 
 
-async def test_several_pictures_have_a_seed_each(scene: Scene) -> None:
+async def test_several_images_have_a_seed_each(scene: Scene) -> None:
     events = await scene.paint(PaintJob("a boat", n=3, seed=5))
-    assert sorted((picture.index, picture.seed) for picture in pictures(events)) == [(0, 5), (1, 6), (2, 7)]
+    assert sorted((image.index, image.seed) for image in images(events)) == [(0, 5), (1, 6), (2, 7)]
     assert len(scene.text.made) == 2  # the prompt and the empty negative prompt, once
 
 
 async def test_previews_come_while_it_is_painted_and_count_from_0(scene: Scene) -> None:
     events = await scene.paint(PaintJob("a boat", steps=8, partial_images=3))
-    assert [picture.partial for picture in pictures(events)] == [0, 1, 2, None]
+    assert [image.partial for image in images(events)] == [0, 1, 2, None]
     assert scene.denoised()[0].preview_steps == (2, 4, 6)
 
 
@@ -157,7 +157,7 @@ async def test_a_prompt_that_is_too_long_is_named_before_anything_runs(scene: Sc
     assert scene.client.items == []
 
 
-async def test_an_edit_sends_a_recipe_of_its_picture_and_no_array_comes_back_but_what_is_shown(scene: Scene) -> None:
+async def test_an_edit_sends_a_recipe_of_its_image_and_no_array_comes_back_but_what_is_shown(scene: Scene) -> None:
     context = RequestContext(id="mine", tenant="t", priority=2)
     await scene.paint(edit(), context)
     (payload,) = scene.denoised()
@@ -169,7 +169,7 @@ async def test_an_edit_sends_a_recipe_of_its_picture_and_no_array_comes_back_but
     assert all((item.tenant, item.priority) == ("t", 2) for item in scene.client.items)
 
 
-async def test_the_same_picture_at_the_same_size_is_encoded_once(scene: Scene) -> None:
+async def test_the_same_image_at_the_same_size_is_encoded_once(scene: Scene) -> None:
     for size in (64, 64, 32):
         await scene.paint(edit(width=size, height=size))
         await scene.host.settled()
@@ -187,14 +187,14 @@ async def test_the_receipt_tells_what_was_remembered(scene: Scene) -> None:
     assert [receipt.cache for receipt in second.receipts if receipt.stage not in made] == ["off"] * 2
 
 
-async def test_what_is_no_picture_is_named_by_its_own_field(scene: Scene) -> None:
+async def test_what_is_no_image_is_named_by_its_own_field(scene: Scene) -> None:
     with pytest.raises(InvalidRequest) as raised:
         await scene.paint(edit(BAD))
     assert raised.value.param == "image"
 
 
-async def test_a_model_that_edits_nothing_refuses_a_picture_before_anything_runs(scene: Scene) -> None:
-    with pytest.raises(InvalidRequest, match="edits no pictures") as raised:
+async def test_a_model_that_edits_nothing_refuses_an_image_before_anything_runs(scene: Scene) -> None:
+    with pytest.raises(InvalidRequest, match="edits no images") as raised:
         await anext(scene.pipeline(edits=False).paint(edit(), RequestContext()))
     assert raised.value.param == "image"
     assert scene.client.items == []
@@ -259,7 +259,7 @@ async def test_a_painting_that_starts_anew_shows_no_preview_twice(scene: Scene) 
     denoiser.kill()
     denoisers[1].gate.open()
     await painting
-    assert [picture.partial for picture in pictures(events)] == [0, 1, 2, None]
+    assert [image.partial for image in images(events)] == [0, 1, 2, None]
     assert len(scene.decoder.made) == 4
     denoisers[0].gate.open()
     await denoiser.close()
@@ -289,7 +289,7 @@ async def test_a_denoiser_that_dies_is_started_anew_elsewhere_and_nothing_else_i
     denoiser.kill()
     denoisers[1].gate.open()
     events = await painting
-    assert len(pictures(events)) == 1
+    assert len(images(events)) == 1
     steps = [event.step for event in events if isinstance(event, PaintProgress)]
     assert steps[-4:] == [1, 2, 3, 4]
     assert (len(scene.text.made), len(scene.encoder.made)) == (2, 1)

@@ -9,7 +9,7 @@ import stages
 
 ROOT = Path(stages.__file__).parent
 HTTP = re.compile(r"https?://|x-request|x-triptych|\bheaders?\b|status code|openai|multipart", re.IGNORECASE)
-ABOUT_FILES = {"checkpoints", "picture_header", "formats"}  # hubs are reached over HTTP, and files have headers
+ABOUT_FILES = {"checkpoints", "image_header", "formats"}  # hubs are reached over HTTP, and files have headers
 
 TOGETHER = {"size", "negative_prompt"}  # width and height; what `negative` was made of
 

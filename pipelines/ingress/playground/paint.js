@@ -1,8 +1,8 @@
-// The right panel: a sentence (and a picture, where one is given) becomes a picture, step by step.
+// The right panel: a sentence (and an image, where one is given) becomes an image, step by step.
 
 import { stream } from "./api.js";
 import { drawReceipt, time } from "./receipt.js";
-import { takePicture } from "./see.js";
+import { takeImage } from "./see.js";
 
 const $ = (id) => document.getElementById(id);
 let running = null; // AbortController
@@ -20,7 +20,7 @@ export function startPaint() {
   });
   $("paint-stop").addEventListener("click", () => running?.abort());
   $("show").addEventListener("click", () => {
-    takePicture($("painting").src);
+    takeImage($("painting").src);
     $("question").focus();
   });
 }

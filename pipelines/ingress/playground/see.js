@@ -1,11 +1,11 @@
-// The left panel: a conversation with pictures. Keeps the whole conversation here; the server keeps none.
+// The left panel: a conversation with images. Keeps the whole conversation here; the server keeps none.
 
 import { stream } from "./api.js";
 import { drawReceipt, time } from "./receipt.js";
 
 const $ = (id) => document.getElementById(id);
 const conversation = []; // OpenAI's messages
-let picture = null; // data URL
+let image = null; // data URL
 let running = null; // AbortController
 
 export function startSee() {
@@ -21,8 +21,8 @@ export function startSee() {
   });
   $("ask-stop").addEventListener("click", () => running?.abort());
   $("forget").addEventListener("click", forget);
-  $("remove").addEventListener("click", () => takePicture(null));
-  $("picture").addEventListener("change", () => takeFile($("picture").files[0]));
+  $("remove").addEventListener("click", () => takeImage(null));
+  $("image").addEventListener("change", () => takeFile($("image").files[0]));
   for (const kind of ["dragenter", "dragover"]) $("drop").addEventListener(kind, (event) => hover(event, true));
   $("drop").addEventListener("dragleave", (event) => hover(event, false));
   $("drop").addEventListener("drop", (event) => {
@@ -35,18 +35,18 @@ export function startSee() {
   });
 }
 
-export function takePicture(dataUrl) {
-  picture = dataUrl;
+export function takeImage(dataUrl) {
+  image = dataUrl;
   $("thumb").hidden = $("remove").hidden = !dataUrl;
   document.querySelector(".drop-text").hidden = Boolean(dataUrl);
   if (dataUrl) $("thumb").src = dataUrl;
-  else $("picture").value = "";
+  else $("image").value = "";
 }
 
 function takeFile(file) {
   if (!file) return;
   const reader = new FileReader();
-  reader.addEventListener("load", () => takePicture(reader.result));
+  reader.addEventListener("load", () => takeImage(reader.result));
   reader.addEventListener("error", () => showError("This file could not be read."));
   reader.readAsDataURL(file);
 }
@@ -57,15 +57,15 @@ function hover(event, over) {
 }
 
 async function ask() {
-  const question = $("question").value.trim() || (picture ? $("question").placeholder : "");
+  const question = $("question").value.trim() || (image ? $("question").placeholder : "");
   if (!question) return;
-  const shown = picture;
+  const shown = image;
   const content = shown ? [{ type: "image_url", image_url: { url: shown } }, { type: "text", text: question }] : question;
   conversation.push({ role: "user", content });
   addTurn("user", question, shown);
   const turn = addTurn("assistant", "");
   $("question").value = "";
-  takePicture(null);
+  takeImage(null);
   busy(new AbortController());
   const began = performance.now();
   const answer = { text: "", firstMs: null };
@@ -120,7 +120,7 @@ function undo(error, question, shown, answer, turn) {
     turn.previousElementSibling?.remove();
     turn.remove();
     $("question").value = question;
-    if (shown) takePicture(shown);
+    if (shown) takeImage(shown);
   }
   if (error.name === "AbortError") $("see-note").textContent = "Stopped.";
   else showError(error.message);
@@ -133,7 +133,7 @@ function addTurn(role, text, image) {
   if (image) {
     const shown = new Image();
     shown.src = image;
-    shown.alt = "Picture shown to the model";
+    shown.alt = "Image shown to the model";
     turn.append(shown);
   }
   turn.append(text);

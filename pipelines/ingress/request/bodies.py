@@ -46,8 +46,8 @@ UNSUPPORTED = {
     "store": "answers are not stored",
     "quality": "set num_inference_steps instead",
     "style": "describe the style in the prompt",
-    "background": "pictures are opaque",
-    "mask": "the whole picture is painted over, as far as strength says",
+    "background": "images are opaque",
+    "mask": "the whole image is painted over, as far as strength says",
     "markup": "say in the prompt what is to change",
     "input_fidelity": "set strength instead",
 }

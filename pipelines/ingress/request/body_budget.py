@@ -1,7 +1,7 @@
 """How many bytes of bodies one HTTP process holds at a time: of all requests together, as they arrive.
 
-What a request has sent counts until its answer is out, since its pictures are needed so long; its first 64 KiB are free, so that
-text is never refused because of other people's pictures. Who finds no room waits for a moment, and is refused then. While somebody
+What a request has sent counts until its answer is out, since its images are needed so long; its first 64 KiB are free, so that
+text is never refused because of other people's images. Who finds no room waits for a moment, and is refused then. While somebody
 waits, whoever has been sending for long makes room: a slow client holds nothing for ever. Knows ASGI messages and nothing of what is
 in them; what stands before the app (Serve's proxy) may read ahead.
 """

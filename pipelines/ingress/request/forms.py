@@ -90,6 +90,11 @@ class _Parser(MultiPartParser):
     def on_end(self) -> None:
         self.ended = True
 
+    def close(self) -> None:
+        """Of a form that breaks off, the last file is in none of its parts."""
+        for file in self._files_to_close_on_error:
+            file.close()
+
 
 def _finished(work: Coroutine[Any, Any, T]) -> T:
     """What a coroutine that waits for nothing comes to: the library's parser is one where everything is in memory."""
@@ -115,14 +120,13 @@ async def _parts(content_type: str, body: bytes | bytearray) -> Sequence[Part]:
     parser = _Parser(headers, _slices(body), max_files=MAX_PARTS, max_fields=MAX_PARTS, max_part_size=len(body))
     try:
         form = await parser.parse()
-    except MultiPartException as error:
-        raise InvalidRequest(f"the body is not valid {MEDIA_TYPE}: {error.message}") from None
-    try:
         if not parser.ended:
             raise InvalidRequest(f"the body is not valid {MEDIA_TYPE}: it ends before its last boundary")
         return [await _part(name, value) for name, value in form.multi_items()]
+    except MultiPartException as error:
+        raise InvalidRequest(f"the body is not valid {MEDIA_TYPE}: {error.message}") from None
     finally:
-        await form.close()
+        parser.close()
 
 
 def _refuse_near_boundaries(headers: Headers, body: bytes | bytearray) -> None:

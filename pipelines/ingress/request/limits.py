@@ -14,7 +14,7 @@ def check_value(value: int | None, limits: LimitsConfig, name: str, *, param: st
 
 
 def check_count(count: int, limits: LimitsConfig, name: str, *, param: str, holds: str, where: str = "") -> None:
-    """Raises `InvalidRequest` where a field holds more of something ("pictures") than the limit `name`. `where`: the field's
+    """Raises `InvalidRequest` where a field holds more of something ("images") than the limit `name`. `where`: the field's
     name in the message, where it is not `param`."""
     limit = getattr(limits, name)
     if count > limit:

@@ -27,7 +27,7 @@ class OwnModels:
         return self.service.chat_pipeline(model)
 
     def paint_pipeline(self, model: str) -> PaintPipeline:
-        self._check(model, "text_to_image", "paint pictures")
+        self._check(model, "text_to_image", "paint images")
         return self.service.paint_pipeline(model)
 
     def embed_pipeline(self, model: str) -> EmbedPipeline:

@@ -1,11 +1,11 @@
-"""What the HTTP surface may be told: limits, keys, how pictures are fetched. Values only; `config.py` says where they come
+"""What the HTTP surface may be told: limits, keys, how images are fetched. Values only; `config.py` says where they come
 from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 
-from pipelines.ingress.pictures.fetch import FetchPolicy
+from pipelines.ingress.images.fetch import FetchPolicy
 from pipelines.ingress.request.auth import KeyRing
 from pipelines.settings.config import AppConfig, LimitsConfig
 
@@ -22,8 +22,8 @@ class IngressSettings:
     models: Mapping[str, frozenset[str]] = field(default_factory=dict)
     fetch: FetchPolicy = field(default_factory=FetchPolicy)
     heartbeat_s: float = 10
-    kept_picture_s: float = 600
-    kept_picture_bytes: int = 64 * 2**20
+    kept_image_s: float = 600
+    kept_image_bytes: int = 64 * 2**20
     fingerprint: str = "triptych"
     adds_request_id: bool = True
 

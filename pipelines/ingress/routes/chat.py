@@ -10,7 +10,7 @@ from typing import Literal, cast
 from fastapi import Request, Response
 
 from pipelines.context import RequestContext
-from pipelines.ingress.pictures.image_url import PictureSource
+from pipelines.ingress.images.image_url import ImageSource
 from pipelines.ingress.request.arrival import Arrival
 from pipelines.ingress.request.disconnect import unless_gone
 from pipelines.ingress.request.limits import check_count, check_length, check_value
@@ -41,7 +41,7 @@ Role = Literal["system", "user", "assistant"]
 
 @dataclass(frozen=True, slots=True)
 class ChatQuestion:
-    """What is needed of a body once its job is made; the pictures' base64 is not kept."""
+    """What is needed of a body once its job is made; the images' base64 is not kept."""
 
     job: ChatJob
     model: str
@@ -53,7 +53,7 @@ class ChatQuestion:
 class ChatRoute:
     arrival: Arrival
     settings: IngressSettings
-    pictures: PictureSource
+    images: ImageSource
     receipts: ReceiptPrinter
     threads: Threads
 
@@ -101,17 +101,17 @@ class ChatRoute:
         size = num_parts * PART_BYTES
         num_chars, addresses = await self.threads.parsing.run(size, _looked_through, messages)
         check_length(num_chars, self.settings.limits, param="messages")
-        self._check_pictures(addresses)
-        pictures = await together(self._picture(where, param) for param, where in addresses)
-        return await self.threads.parsing.run(size, _with_pictures, messages, pictures)
+        self._check_images(addresses)
+        images = await together(self._image(where, param) for param, where in addresses)
+        return await self.threads.parsing.run(size, _with_images, messages, images)
 
-    async def _picture(self, where: ChatImageAddress, param: str) -> ImagePart:
-        return await self.pictures.load(where.url, param=param, low_detail=where.detail == "low")
+    async def _image(self, where: ChatImageAddress, param: str) -> ImagePart:
+        return await self.images.load(where.url, param=param, low_detail=where.detail == "low")
 
-    def _check_pictures(self, addresses: Sequence[tuple[str, ChatImageAddress]]) -> None:
+    def _check_images(self, addresses: Sequence[tuple[str, ChatImageAddress]]) -> None:
         limits = self.settings.limits
         at_fault = addresses[limits.images_per_request][0] if len(addresses) > limits.images_per_request else ""
-        check_count(len(addresses), limits, "images_per_request", param=at_fault, holds="pictures", where="messages")
+        check_count(len(addresses), limits, "images_per_request", param=at_fault, holds="images", where="messages")
 
 
 def _defaults(cards: Sequence[ModelCard], model: str) -> Sampling:
@@ -133,7 +133,7 @@ def _num_parts(messages: Sequence[ChatMessage]) -> int:
 
 
 def _looked_through(messages: Sequence[ChatMessage]) -> tuple[int, Sequence[tuple[str, ChatImageAddress]]]:
-    """How many characters of text there are, and where the pictures are, each with its field."""
+    """How many characters of text there are, and where the images are, each with its field."""
     addresses = [
         (f"messages[{row}].content[{column}].image_url.url", part.image_url)
         for row, message in enumerate(messages)
@@ -144,9 +144,9 @@ def _looked_through(messages: Sequence[ChatMessage]) -> tuple[int, Sequence[tupl
     return sum(map(_text_chars, messages)), addresses
 
 
-def _with_pictures(messages: Sequence[ChatMessage], pictures: Sequence[ImagePart]) -> tuple[Message, ...]:
-    """`pictures`: in the order of the messages."""
-    left = iter(pictures)
+def _with_images(messages: Sequence[ChatMessage], images: Sequence[ImagePart]) -> tuple[Message, ...]:
+    """`images`: in the order of the messages."""
+    left = iter(images)
     return tuple(Message(_role(message), _parts(message, left)) for message in messages)
 
 
@@ -154,10 +154,10 @@ def _role(message: ChatMessage) -> Role:
     return "system" if isinstance(message, SystemMessage) else message.role
 
 
-def _parts(message: ChatMessage, pictures: Iterator[ImagePart]) -> tuple[TextPart | ImagePart, ...]:
+def _parts(message: ChatMessage, images: Iterator[ImagePart]) -> tuple[TextPart | ImagePart, ...]:
     if isinstance(message.content, str):
         return (TextPart(message.content),)
-    return tuple(TextPart(part.text) if isinstance(part, TextContent) else next(pictures) for part in message.content)
+    return tuple(TextPart(part.text) if isinstance(part, TextContent) else next(images) for part in message.content)
 
 
 def _text_chars(message: ChatMessage) -> int:

@@ -9,7 +9,7 @@ from fastapi import Request, Response
 from numpy.typing import NDArray
 
 from pipelines.context import RequestContext
-from pipelines.ingress.pictures.image_url import PictureSource
+from pipelines.ingress.images.image_url import ImageSource
 from pipelines.ingress.request.arrival import Arrival
 from pipelines.ingress.request.disconnect import unless_gone
 from pipelines.ingress.request.limits import check_count, check_length
@@ -33,7 +33,7 @@ from stages.host.together import together
 class EmbeddingsRoute:
     arrival: Arrival
     settings: IngressSettings
-    pictures: PictureSource
+    images: ImageSource
     receipts: ReceiptPrinter
     threads: Threads
 
@@ -57,14 +57,14 @@ class EmbeddingsRoute:
 
     def _check(self, inputs: Sequence[EmbeddingInput]) -> None:
         limits = self.settings.limits
-        num_pictures = sum(isinstance(given, ImageInput) for given in inputs)
+        num_images = sum(isinstance(given, ImageInput) for given in inputs)
         check_count(len(inputs), limits, "embedding_inputs", param="input", holds="inputs")
-        check_count(num_pictures, limits, "images_per_request", param="input", holds="pictures")
+        check_count(num_images, limits, "images_per_request", param="input", holds="images")
         check_length(sum(len(_text(given)) for given in inputs), limits, param="input")
 
     async def _part(self, given: EmbeddingInput, param: str) -> TextPart | ImagePart:
         if isinstance(given, ImageInput):
-            return await self.pictures.load(given.image_url.url, param=f"{param}.image_url.url")
+            return await self.images.load(given.image_url.url, param=f"{param}.image_url.url")
         return TextPart(given, param) if isinstance(given, str) else TextPart(given.text, f"{param}.text")
 
     def _answer(self, model: str, embedded: Embedded, as_base64: bool, context: RequestContext) -> Sequence[bytes]:

@@ -1,5 +1,5 @@
 """POST /v1/images/generations and /v1/images/edits: from their bodies to a `PaintJob`. What the answer looks like is
-`picture_answers.py`. Knows no stages."""
+`image_answers.py`. Knows no stages."""
 
 import math
 from collections.abc import AsyncGenerator, Sequence
@@ -10,8 +10,8 @@ from typing import TypeVar, cast
 from fastapi import Request, Response
 
 from pipelines.context import RequestContext
-from pipelines.ingress.pictures.image_url import PictureSource
-from pipelines.ingress.pictures.picture_store import PictureStore
+from pipelines.ingress.images.image_store import ImageStore
+from pipelines.ingress.images.image_url import ImageSource
 from pipelines.ingress.request.arrival import Arrival
 from pipelines.ingress.request.disconnect import unless_gone
 from pipelines.ingress.request.forms import Form
@@ -20,7 +20,7 @@ from pipelines.ingress.request.receipts import ReceiptPrinter
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.ingress.request.sse import EventStream, opened
 from pipelines.ingress.request.whole_answer import WholeAnswer
-from pipelines.ingress.routes.picture_answers import PictureAnswer, PictureOutput, PictureStreamWriter
+from pipelines.ingress.routes.image_answers import ImageAnswer, ImageOutput, ImageStreamWriter
 from pipelines.ingress.schemas.images import (
     EDIT_EVENTS,
     GENERATION_EVENTS,
@@ -31,7 +31,7 @@ from pipelines.ingress.schemas.images import (
     PaintBody,
     PaintExtras,
 )
-from pipelines.jobs import GivenPicture, PaintEvent, PaintJob, PaintPicture, PaintPipeline
+from pipelines.jobs import GivenImage, PaintEvent, PaintImage, PaintJob, PaintPipeline
 from pipelines.threads import Threads
 from stages.contract.errors import InvalidRequest, StageFailed
 
@@ -44,9 +44,9 @@ class ImagesRoute:
 
     arrival: Arrival
     settings: IngressSettings
-    pictures: PictureSource
+    images: ImageSource
     receipts: ReceiptPrinter
-    store: PictureStore
+    store: ImageStore
     threads: Threads
 
     async def generate(self, request: Request) -> Response:
@@ -60,11 +60,11 @@ class ImagesRoute:
         init = await unless_gone(request.receive, context, self._given(form))
         return await self._answer(request, context, form.body, EDIT_EVENTS, init)
 
-    async def _given(self, form: Form[EditBody]) -> GivenPicture:
-        check_count(1, self.settings.limits, "images_per_request", param="image", holds="pictures")
+    async def _given(self, form: Form[EditBody]) -> GivenImage:
+        check_count(1, self.settings.limits, "images_per_request", param="image", holds="images")
         extras = form.body.triptych or EditExtras()
         strength = _one_of(form.body.strength, extras.strength, "strength")
-        return GivenPicture(await self.pictures.take(form.file, param="image"), strength)
+        return GivenImage(await self.images.take(form.file, param="image"), strength)
 
     async def _answer(
         self,
@@ -72,36 +72,36 @@ class ImagesRoute:
         context: RequestContext,
         body: PaintBody,
         events: EventTypes,
-        init: GivenPicture | None = None,
+        init: GivenImage | None = None,
     ) -> Response:
         extras = body.triptych or PaintExtras()
         pipeline = self.arrival.served(context.tenant).paint_pipeline(body.model)
-        job, output = paint_job(body, self.settings, init), picture_output(body, events)
-        answer = PictureAnswer(output, context, self.receipts, self.store, self.threads, base_url=str(request.base_url))
+        job, output = paint_job(body, self.settings, init), image_output(body, events)
+        answer = ImageAnswer(output, context, self.receipts, self.store, self.threads, base_url=str(request.base_url))
         if body.stream:
             painting = await unless_gone(request.receive, context, opened(pipeline.paint(job, context)))
-            writer = PictureStreamWriter(answer, num_pictures=job.n, progress=extras.progress)
+            writer = ImageStreamWriter(answer, num_images=job.n, progress=extras.progress)
             return EventStream(request, context, painting, writer, heartbeat_s=self.settings.heartbeat_s)
         context.pace_s = math.inf
         content = await unless_gone(request.receive, context, _paint(pipeline, job, context, answer))
         return WholeAnswer(content)
 
 
-async def _paint(pipeline: PaintPipeline, job: PaintJob, context: RequestContext, answer: PictureAnswer) -> Sequence[bytes]:
-    pictures: dict[int, PaintPicture] = {}
+async def _paint(pipeline: PaintPipeline, job: PaintJob, context: RequestContext, answer: ImageAnswer) -> Sequence[bytes]:
+    images: dict[int, PaintImage] = {}
     async with aclosing(cast("AsyncGenerator[PaintEvent]", pipeline.paint(job, context))) as events:
         async for event in events:
-            if isinstance(event, PaintPicture) and event.partial is None:
-                pictures[event.index] = event
-    if len(pictures) < job.n:
-        raise StageFailed(f"{len(pictures)} of {job.n} pictures were painted")
-    return await answer.whole([pictures[index] for index in sorted(pictures)])
+            if isinstance(event, PaintImage) and event.partial is None:
+                images[event.index] = event
+    if len(images) < job.n:
+        raise StageFailed(f"{len(images)} of {job.n} images were painted")
+    return await answer.whole([images[index] for index in sorted(images)])
 
 
-def paint_job(body: PaintBody, settings: IngressSettings, init: GivenPicture | None) -> PaintJob:
+def paint_job(body: PaintBody, settings: IngressSettings, init: GivenImage | None) -> PaintJob:
     """Raises `InvalidRequest`."""
     n = body.n or 1
-    check_value(n, settings.limits, "max_pictures", param="n")
+    check_value(n, settings.limits, "max_images", param="n")
     extras = body.triptych or PaintExtras()
     if not body.prompt.strip():
         raise InvalidRequest("prompt is blank; say what is to be painted", param="prompt")
@@ -124,8 +124,8 @@ def paint_job(body: PaintBody, settings: IngressSettings, init: GivenPicture | N
     )
 
 
-def picture_output(body: PaintBody, events: EventTypes) -> PictureOutput:
-    """How the pictures are to be handed over. Raises `InvalidRequest` for settings that would have no effect."""
+def image_output(body: PaintBody, events: EventTypes) -> ImageOutput:
+    """How the images are to be handed over. Raises `InvalidRequest` for settings that would have no effect."""
     format = body.output_format or "png"
     if body.output_compression is not None and format == "png" and body.output_compression != 100:
         raise InvalidRequest(
@@ -143,7 +143,7 @@ def picture_output(body: PaintBody, events: EventTypes) -> PictureOutput:
         raise InvalidRequest(
             'response_format "url" is not allowed with stream: true; events carry b64_json', param="response_format"
         )
-    return PictureOutput(
+    return ImageOutput(
         format,
         quality=max(1, body.output_compression or 0) if body.output_compression is not None else 90,
         as_url=body.response_format == "url",

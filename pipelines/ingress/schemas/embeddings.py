@@ -1,6 +1,6 @@
-"""POST /v1/embeddings: the body and the answer. Texts and pictures, alone or mixed, in one space.
+"""POST /v1/embeddings: the body and the answer. Texts and images, alone or mixed, in one space.
 
-A string is always a text, a data URL too; a picture is an object, as in chat: `{"type": "image_url", "image_url": {"url":
+A string is always a text, a data URL too; an image is an object, as in chat: `{"type": "image_url", "image_url": {"url":
 ...}}`.
 """
 

@@ -14,9 +14,9 @@ from stages.diffusion.messages import MAX_GUIDANCE_SCALE
 Steps = Annotated[int, Field(ge=1, le=10_000), WHOLE]
 Guidance = Annotated[float, Field(ge=0, le=MAX_GUIDANCE_SCALE)]
 Sampler = Annotated[str, Field(min_length=1, max_length=64)]
-PictureFormat = Literal["png", "jpeg", "webp"]
+ImageFormat = Literal["png", "jpeg", "webp"]
 Strength = Annotated[
-    float, Field(gt=0, le=1, description="how much of the picture is painted over; of the steps, that share is run")
+    float, Field(gt=0, le=1, description="how much of the image is painted over; of the steps, that share is run")
 ]
 
 
@@ -42,7 +42,7 @@ class PaintBody(AskingBody):
     n: Annotated[int, Field(ge=1), WHOLE] | None = None
     size: Annotated[str, Field(pattern=r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$")] | None = None
     response_format: Literal["b64_json", "url"] | None = None
-    output_format: PictureFormat | None = None
+    output_format: ImageFormat | None = None
     output_compression: Annotated[int, Field(ge=0, le=100), WHOLE] | None = None
     stream: bool | None = None
     partial_images: Annotated[int, Field(ge=0, le=3), WHOLE] | None = None
@@ -89,17 +89,17 @@ def _as_form(schema: dict[str, Any]) -> None:
     schema["properties"]["image"] = {
         "type": "string",
         "contentMediaType": "application/octet-stream",
-        "description": "the picture to start from, one file: PNG, JPEG, WebP, GIF (first frame) or BMP. It is scaled to cover "
+        "description": "the image to start from, one file: PNG, JPEG, WebP, GIF (first frame) or BMP. It is scaled to cover "
         "the size, and cut about its middle where the proportions differ",
     }
     schema["properties"]["size"]["description"] = (
-        "not given, or auto: the picture's own size where the model paints it, or else the model's default"
+        "not given, or auto: the image's own size where the model paints it, or else the model's default"
     )
     schema["required"].append("image")
 
 
 class EditBody(PaintBody):
-    """A multipart form. The picture is beside these fields, and starts what is painted."""
+    """A multipart form. The image is beside these fields, and starts what is painted."""
 
     model_config = ConfigDict(json_schema_extra=_as_form)
 
@@ -107,27 +107,27 @@ class EditBody(PaintBody):
     triptych: EditExtras | None = None
 
 
-class PictureNote(ResponseBody):
-    """What a picture is and how to paint it again. `receipt` comes with the last event of a stream."""
+class ImageNote(ResponseBody):
+    """What an image is and how to paint it again. `receipt` comes with the last event of a stream."""
 
     index: int
     seed: int
     receipt: Receipt | None = None
 
 
-class PictureEntry(ResponseBody):
+class ImageEntry(ResponseBody):
     b64_json: str | None = None
     url: str | None = None
     revised_prompt: None = None
-    triptych: PictureNote
+    triptych: ImageNote
 
 
 class ImagesAnswer(ResponseBody):
     created: int
     background: Literal["opaque"]
-    output_format: PictureFormat
+    output_format: ImageFormat
     size: str
-    data: list[PictureEntry]
+    data: list[ImageEntry]
     triptych: Receipt
 
 
@@ -137,7 +137,7 @@ class NoTokens(ResponseBody):
 
 
 class ImageUsage(ResponseBody):
-    """OpenAI's event has it; pictures are not metered in tokens here, so it counts none. The receipt counts device seconds."""
+    """OpenAI's event has it; images are not metered in tokens here, so it counts none. The receipt counts device seconds."""
 
     input_tokens: Literal[0]
     input_tokens_details: NoTokens
@@ -164,11 +164,11 @@ class PartialImageEvent(ResponseBody):
     b64_json: str
     background: Literal["opaque"]
     created_at: int
-    output_format: PictureFormat
+    output_format: ImageFormat
     partial_image_index: int
     quality: Literal["auto"]
     size: str
-    triptych: PictureNote
+    triptych: ImageNote
 
 
 class CompletedEvent(ResponseBody):
@@ -176,11 +176,11 @@ class CompletedEvent(ResponseBody):
     b64_json: str
     background: Literal["opaque"]
     created_at: int
-    output_format: PictureFormat
+    output_format: ImageFormat
     quality: Literal["auto"]
     size: str
     usage: ImageUsage
-    triptych: PictureNote
+    triptych: ImageNote
 
 
 class ProgressEvent(ResponseBody):

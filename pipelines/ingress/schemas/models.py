@@ -22,7 +22,7 @@ class StageNote(ResponseBody):
 
 class PaintBounds(ResponseBody):
     """What a model that paints accepts. `sizes` empty: any multiple of `size_multiple`. None: not known here, or (the strength)
-    that it edits no pictures."""
+    that it edits no images."""
 
     sizes: list[str]
     size_multiple: int
@@ -50,7 +50,7 @@ class ModelNote(ResponseBody):
     pipeline: Literal["image_text", "text_to_image", "embed"]
     stages: list[StageNote]
     max_context_tokens: int | None = None
-    accepts_images: bool | None = Field(None, description="chat looks at pictures; a painter edits them")
+    accepts_images: bool | None = Field(None, description="chat looks at images; a painter edits them")
     sampling: SamplingNote | None = None
     paint: PaintBounds | None = None
 

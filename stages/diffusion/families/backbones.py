@@ -57,7 +57,7 @@ class UNetBackbone:
 
 
 class SizedUNetBackbone(UNetBackbone):
-    """Stable Diffusion XL: also told the picture's size. Reads `embeds` and `pooled`."""
+    """Stable Diffusion XL: also told the image's size. Reads `embeds` and `pooled`."""
 
     def condition(self, prompt: PromptEmbedding, width: int, height: int) -> Condition:
         original, crop, target = (height, width), (0, 0), (height, width)

@@ -130,7 +130,7 @@ class Flux:
 
 @dataclass(frozen=True, slots=True)
 class _FlowSpacing:
-    """A schedule that leans towards noise for larger pictures (Stable Diffusion 3, arXiv 2403.03206, section 5.3.2). `unit`:
+    """A schedule that leans towards noise for larger images (Stable Diffusion 3, arXiv 2403.03206, section 5.3.2). `unit`:
     pixels along a side for one of the transformer's tokens. `own_levels`: evenly from 1 to 1/steps, before the shift."""
 
     unit: int

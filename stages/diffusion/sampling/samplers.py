@@ -19,7 +19,7 @@ _ANY = _NOISE_VELOCITY_SAMPLE | {FLOW}
 
 
 class LatentScale(StrEnum):
-    """How a scheduler's latents mix picture and noise: x + sigma * noise, or alpha * x + sigma * noise, unit squares."""
+    """How a scheduler's latents mix image and noise: x + sigma * noise, or alpha * x + sigma * noise, unit squares."""
 
     EXPLODING = "exploding"
     PRESERVING = "preserving"
@@ -66,7 +66,7 @@ SAMPLERS = (
 @dataclass(frozen=True, slots=True)
 class Timing:
     """What a family passes to `set_timesteps` beside the number of steps, where the scheduler takes it: its own noise levels,
-    and the shift for this picture size. `rounds_strength_up`: image-to-image counts a step begun as a step."""
+    and the shift for this image size. `rounds_strength_up`: image-to-image counts a step begun as a step."""
 
     sigmas: tuple[float, ...] | None = None
     mu: float | None = None
@@ -80,7 +80,7 @@ class Timing:
 
 
 Spacing: TypeAlias = Callable[[int, int, int], Timing]
-"""From a picture's width and height in pixels and the number of steps."""
+"""From an image's width and height in pixels and the number of steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ def _suits(sampler: Sampler, prediction: str, config: Mapping[str, object]) -> b
         return False
     if not config.get("use_dynamic_shifting") or sampler.name == "flow_euler":
         return True
-    # Of the others, the solvers know the exponential shift for a picture's size; Heun's knows none.
+    # Of the others, the solvers know the exponential shift for an image's size; Heun's knows none.
     return sampler.name != "flow_heun" and config.get("time_shift_type", "exponential") == "exponential"
 
 

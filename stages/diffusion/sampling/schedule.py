@@ -1,4 +1,4 @@
-"""One request's walk from noise to picture: a diffusers scheduler of its own, and what its `step` needs around it.
+"""One request's walk from noise to image: a diffusers scheduler of its own, and what its `step` needs around it.
 
 Decides how a scheduler is built and called, so that the result is that of the library's own pipeline. diffusers schedulers
 hold a scalar step index and past outputs: one object per request, never shared. Knows no model. The noise levels stay on
@@ -21,7 +21,7 @@ _SETTINGS = "_internal_dict"  # diffusers' `config`; copying it takes longer tha
 
 
 class Schedule:
-    """`num_calls`: model calls from here to the picture (for second-order samplers nearly two a step)."""
+    """`num_calls`: model calls from here to the image (for second-order samplers nearly two a step)."""
 
     def __init__(self, scheduler: Any, scale: LatentScale, first_call: int = 0, *, fresh: Any = None) -> None:
         """`fresh`: a scheduler just like it that nobody steps."""
@@ -79,7 +79,7 @@ class Schedule:
         return result
 
     def add_noise(self, latents: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """Latents of a picture, noised as much as the first call expects. Both on the CPU."""
+        """Latents of an image, noised as much as the first call expects. Both on the CPU."""
         first = self.scheduler.timesteps[self._first : self._first + 1]
         if hasattr(self.scheduler, "add_noise"):
             added: torch.Tensor = self.scheduler.add_noise(latents, noise, first)
@@ -108,7 +108,7 @@ class Schedule:
         return str(getattr(self.scheduler.config, "prediction_type", "flow_prediction"))
 
     def noise_level(self, call: int) -> tuple[float, float]:
-        """(alpha, sigma) of latents = alpha * picture + sigma * noise before this call."""
+        """(alpha, sigma) of latents = alpha * image + sigma * noise before this call."""
         if not hasattr(self.scheduler, "sigmas"):
             signal = float(self.scheduler.alphas_cumprod[int(self._values[call])])
             return signal**0.5, (1 - signal) ** 0.5

@@ -1,6 +1,6 @@
 """One forward pass of the model over chunks of several requests, each at its own place of its own slot.
 
-Decides the model's inputs: tokens or embeddings with the pictures' features in place, positions, and who may attend to
+Decides the model's inputs: tokens or embeddings with the images' features in place, positions, and who may attend to
 what. Knows no sampling and no schedule. Rows are padded on the left, so that every row's last token is in the last column.
 """
 
@@ -21,7 +21,7 @@ from stages.llm.model.windows import Windows
 
 @dataclass(frozen=True, slots=True)
 class PlacedImage:
-    """A picture's features [length, width], on the device, standing at `offset` of the prompt."""
+    """An image's features [length, width], on the device, standing at `offset` of the prompt."""
 
     offset: int
     features: Tensor

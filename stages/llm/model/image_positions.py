@@ -1,4 +1,4 @@
-"""Positions of a prompt's tokens in models whose pictures take positions of their own (M-RoPE: time, height, width).
+"""Positions of a prompt's tokens in models whose images take positions of their own (M-RoPE: time, height, width).
 
 The model's own `get_rope_index` decides them; it reads the configuration, no weights, and changes nothing, so it may be called on
 any thread.
@@ -28,7 +28,7 @@ class ImagePositions:
         return cls(body) if hasattr(body, "get_rope_index") else None
 
     def num_tokens(self, grid: Grid) -> int:
-        """How many tokens a picture of this grid makes."""
+        """How many tokens an image of this grid makes."""
         return math.prod(grid) // int(self._merged)
 
     def of_prompt(self, num_tokens: int, images: Sequence[SlotImage]) -> tuple[Tensor, int]:

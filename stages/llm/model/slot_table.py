@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 Grid = tuple[int, int, int]
-"""A picture's patches in time, height and width, before merging."""
+"""An image's patches in time, height and width, before merging."""
 
 _COMPARED = 128
 """Tokens that are compared at once."""
@@ -17,7 +17,7 @@ _COMPARED = 128
 
 @dataclass(frozen=True, slots=True)
 class SlotImage:
-    """A picture in a prompt: `length` tokens from `offset`. `name`: of its features. `grid`: where the model's positions depend
+    """An image in a prompt: `length` tokens from `offset`. `name`: of its features. `grid`: where the model's positions depend
     on it, and it is known."""
 
     offset: int
@@ -94,11 +94,11 @@ class SlotTable:
         return self._longest_match(newcomer)[1]
 
     def grid_of(self, name: str) -> Grid | None:
-        """Of a picture that a slot holds, by its features' name. Any thread."""
+        """Of an image that a slot holds, by its features' name. Any thread."""
         return next((image.grid for image in self._images() if image.name == name), None)
 
     def resident_names(self) -> frozenset[str]:
-        """Of the pictures' features that are not needed by who goes on where a slot ends. Any thread."""
+        """Of the images' features that are not needed by who goes on where a slot ends. Any thread."""
         return frozenset(image.name for image in self._images())
 
     def check_integrity(self) -> None:

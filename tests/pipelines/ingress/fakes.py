@@ -26,8 +26,8 @@ from pipelines.jobs import (
     ImagePart,
     ModelCard,
     PaintEvent,
+    PaintImage,
     PaintJob,
-    PaintPicture,
     PaintPipeline,
     PaintProgress,
     StageCard,
@@ -41,7 +41,7 @@ CHAT, PAINT, EMBED = "fake/chat", "fake-painter", "fake-clip"
 PAINT_PARTS = ("text_encoder", "denoiser", "vae_decoder", "vae_encoder")
 DEFAULTS = Sampling(512, temperature=0.6, top_k=20)  # of the chat model
 WIDTH = 8  # of the embeddings
-SIDE = 32  # of pictures, in pixels, where no size is asked for
+SIDE = 32  # of images, in pixels, where no size is asked for
 
 
 @dataclass(slots=True)
@@ -117,7 +117,7 @@ class FakeService:
         return FakeChat(self)
 
     def paint_pipeline(self, model: str) -> PaintPipeline:
-        self._require(model, PAINT, "paint pictures")
+        self._require(model, PAINT, "paint images")
         return FakePainter(self)
 
     def embed_pipeline(self, model: str) -> EmbedPipeline:
@@ -220,9 +220,9 @@ class FakePainter:
     service: FakeService
 
     async def paint(self, job: PaintJob, context: RequestContext) -> AsyncIterator[PaintEvent]:
-        """A gradient in a colour that follows from the prompt and the seed; of a given picture it keeps the size."""
+        """A gradient in a colour that follows from the prompt and the seed; of a given image it keeps the size."""
         if job.init is not None and not self.service.edits:
-            raise InvalidRequest("this model edits no pictures: it has no vae_encoder", param=job.init.picture.param)
+            raise InvalidRequest("this model edits no images: it has no vae_encoder", param=job.init.image.param)
         async with self.service.work(job, context) as events:
             steps = job.steps or 8
             seed = 7 if job.seed is None else job.seed
@@ -233,12 +233,12 @@ class FakePainter:
                     yield PaintProgress(index, step, steps)
                     if step in previews:
                         await events.tick()
-                        yield PaintPicture(index, gradient(job, seed + index, step / steps), seed + index, previews[step])
+                        yield PaintImage(index, gradient(job, seed + index, step / steps), seed + index, previews[step])
             for stage in PAINT_PARTS[: 3 if job.init is None else 4]:
                 context.add(_receipt(f"{PAINT}.{stage}"))
             for index in range(job.n):
                 await events.tick()
-                yield PaintPicture(index, gradient(job, seed + index, 1.0), seed + index)
+                yield PaintImage(index, gradient(job, seed + index, 1.0), seed + index)
             await events.tick()
 
 
@@ -257,7 +257,7 @@ class FakeEmbedder:
 
 
 def spoken(job: ChatJob) -> str:
-    """The conversation as one text; a picture is its size."""
+    """The conversation as one text; an image is its size."""
     return " ".join(
         part.text if isinstance(part, TextPart) else f"[{part.width}x{part.height}]"
         for message in job.messages
@@ -275,7 +275,7 @@ def answer_words(job: ChatJob) -> list[str]:
 
 def gradient(job: PaintJob, seed: int, progress: float) -> NDArray[np.uint8]:
     """[height, width, 3]; paler while `progress` is under 1."""
-    own = (SIDE, SIDE) if job.init is None else (job.init.picture.width, job.init.picture.height)
+    own = (SIDE, SIDE) if job.init is None else (job.init.image.width, job.init.image.height)
     width, height = job.width or own[0], job.height or own[1]
     colour = np.frombuffer(hashlib.sha256(f"{job.prompt}{seed}".encode()).digest()[:3], dtype=np.uint8)
     across = np.linspace(0.3, 1.0, width, dtype=np.float32)[None, :, None]

@@ -109,7 +109,7 @@ class Staged(FakeService):
             threads=self._threads,
             text_fingerprint="text",
             vae_fingerprint=None,
-            max_picture_pixels=100,
+            max_image_pixels=100,
         )
 
     async def close(self) -> None:

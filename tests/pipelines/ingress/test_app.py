@@ -7,7 +7,7 @@ from tests.pipelines.ingress.fakes import PAINT, FakeService
 from tests.pipelines.ingress.surface import chat_body, client_of, error_of
 
 
-async def test_pictures_and_counters_outlive_the_app_that_made_them_and_limits_dont() -> None:
+async def test_images_and_counters_outlive_the_app_that_made_them_and_limits_dont() -> None:
     kept = Kept.new(IngressSettings())
     painting = {"model": PAINT, "prompt": "a boat", "response_format": "url"}
     async with client_of(create_app(FakeService(), IngressSettings(), kept)) as before:

@@ -1,4 +1,4 @@
-"""POST /v1/images/edits: what reaches the painter, forms that are none, and files that are no pictures."""
+"""POST /v1/images/edits: what reaches the painter, forms that are none, and files that are no images."""
 
 import base64
 import io
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pipelines.ingress.request.settings import IngressSettings
-from pipelines.jobs import GivenPicture, ImagePart, PaintJob
+from pipelines.jobs import GivenImage, ImagePart, PaintJob
 from pipelines.settings.config import LimitsConfig
 from stages.contract.errors import StageFailed
 from tests.pipelines.ingress.fakes import CHAT, PAINT, PAINT_PARTS, FakeService, Trouble, gradient
@@ -50,12 +50,12 @@ async def posted(body: bytes, content_type: str = "multipart/form-data; boundary
     return error_of(response)
 
 
-async def test_an_edited_picture_comes_back_at_its_own_size_with_its_seed_and_a_receipt() -> None:
+async def test_an_edited_image_comes_back_at_its_own_size_with_its_seed_and_a_receipt() -> None:
     service = FakeService()
     body = await edited(service, strength="0.5")
     (entry,) = body["data"]
     (job,) = service.jobs
-    assert job == PaintJob("a boat", seed=5, init=GivenPicture(ImagePart(png(24, 16), 24, 16, "image"), 0.5))
+    assert job == PaintJob("a boat", seed=5, init=GivenImage(ImagePart(png(24, 16), 24, 16, "image"), 0.5))
     pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(entry["b64_json"]))))
     np.testing.assert_array_equal(pixels, gradient(job, 5, 1.0))
     assert (body["size"], body["output_format"], entry["triptych"]) == ("24x16", "png", {"index": 0, "seed": 5})
@@ -78,7 +78,7 @@ async def test_every_own_field_is_read_out_of_the_forms_text_at_the_top_level_an
         form = data | {place.format(name): value for name, value in own.items()}
         response = await client.post(PATH, data=form, files=one_file())
     assert response.status_code == 200, response.text
-    init = GivenPicture(ImagePart(png(24, 16), 24, 16, "image"), 1.0)
+    init = GivenImage(ImagePart(png(24, 16), 24, 16, "image"), 1.0)
     assert service.jobs == [
         PaintJob(
             "true",
@@ -123,7 +123,7 @@ async def test_a_late_error_is_the_streams_last_event() -> None:
     [
         ("prompt", "", "prompt"),
         ("prompt", " \n", "prompt"),
-        ("n", "11", "limits.max_pictures"),
+        ("n", "11", "limits.max_images"),
         ("n", "two", 'must be an integer (given: "two")'),
         ("n", "1.5", "must be an integer"),
         ("strength", "0", "must be greater than 0"),
@@ -137,7 +137,7 @@ async def test_a_late_error_is_the_streams_last_event() -> None:
         ("partial_images", "2", "stream: true"),
         ("output_format", "gif", "must be 'png', 'jpeg' or 'webp'"),
         ("output_compression", "50", "jpeg or webp"),
-        ("background", "transparent", "pictures are opaque"),
+        ("background", "transparent", "images are opaque"),
         ("quality", "high", "num_inference_steps"),
         ("input_fidelity", "high", "input_fidelity is not supported: set strength instead"),
         ("mask", "x", "mask is not supported"),
@@ -165,10 +165,10 @@ async def test_what_is_needed_is_said_to_be(field: str) -> None:
 
 async def test_a_model_without_a_vae_encoder_says_so() -> None:
     error = await refused(FIELDS, edits=False)
-    assert error["message"] == "this model edits no pictures: it has no vae_encoder"
+    assert error["message"] == "this model edits no images: it has no vae_encoder"
 
 
-@pytest.mark.parametrize("name", ["mask", "markup", "picture", "image[x]"])
+@pytest.mark.parametrize("name", ["mask", "markup", "photo", "image[x]"])
 async def test_a_file_that_has_no_place_is_refused_by_name(name: str) -> None:
     error = await refused(FIELDS, [*one_file(), (name, ("m.png", png(), "image/png"))])
     assert (error["param"], error["message"].partition(":")[0]) == (name, f"{name} is not supported")
@@ -180,7 +180,7 @@ async def test_a_file_where_text_is_meant_is_refused() -> None:
 
 
 @pytest.mark.parametrize("names", [("image", "image"), ("image[]", "image[]"), ("image", "image[]")])
-async def test_several_pictures_are_refused(names: tuple[str, str]) -> None:
+async def test_several_images_are_refused(names: tuple[str, str]) -> None:
     error = await refused(FIELDS, [(name, ("a.png", png(), "image/png")) for name in names])
     assert (error["param"], error["message"]) == ("image", "image: 2 files are given; at most 1")
 
@@ -193,14 +193,14 @@ async def test_a_field_given_twice_is_refused() -> None:
 @pytest.mark.parametrize(
     ("data", "status", "told"),
     [
-        (b"", 400, "not a picture that can be read"),
-        (b"hello", 400, "not a picture that can be read"),
-        (png()[:20], 400, "not a picture that can be read"),
+        (b"", 400, "not an image that can be read"),
+        (b"hello", 400, "not an image that can be read"),
+        (png()[:20], 400, "not an image that can be read"),
         (b"\0" * 3000, 413, "at most 2000 (limits.image_bytes)"),
         (png(101, 100), 413, "at most 10000 (limits.image_pixels)"),
     ],
 )
-async def test_a_file_that_is_no_picture_within_the_limits_is_refused(data: bytes, status: int, told: str) -> None:
+async def test_a_file_that_is_no_image_within_the_limits_is_refused(data: bytes, status: int, told: str) -> None:
     error = await refused(FIELDS, one_file(data), status=status, image_bytes=2000, image_pixels=10_000)
     assert error["param"] == "image"
     assert told in error["message"]
@@ -212,7 +212,7 @@ async def test_the_forms_own_limits_are_told_with_their_settings() -> None:
     assert "limits.images_per_request" in (await refused(FIELDS, images_per_request=0))["message"]
 
 
-async def test_a_large_picture_is_read_whatever_its_bytes_are() -> None:
+async def test_a_large_image_is_read_whatever_its_bytes_are() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, "PNG")
@@ -221,7 +221,7 @@ async def test_a_large_picture_is_read_whatever_its_bytes_are() -> None:
     (job,) = service.jobs
     assert isinstance(job, PaintJob)
     assert job.init is not None
-    assert job.init.picture.data == buffer.getvalue()
+    assert job.init.image.data == buffer.getvalue()
 
 
 PROMPT = b'--x\r\ncontent-disposition: form-data; name="prompt"\r\n\r\n'

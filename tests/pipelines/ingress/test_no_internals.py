@@ -15,7 +15,7 @@ from stages.contract.errors import (
     TriptychError,
     Unavailable,
 )
-from stages.pictures.picture import inspect
+from stages.images.image import inspect
 from tests.pipelines.ingress.fakes import CHAT, EMBED, PAINT, FakeService, Trouble
 from tests.pipelines.ingress.staged import Staged
 from tests.pipelines.ingress.surface import JsonObject, chat_body, client_for, png
@@ -131,7 +131,7 @@ async def test_a_stage_that_is_not_there_is_no_affair_of_a_clients(service: Stag
         (ValueError("buffer is smaller than requested size"), "it is damaged"),
     ],
 )
-def test_of_a_picture_that_cannot_be_read_a_client_is_told_what_is_wrong_with_the_file(
+def test_of_an_image_that_cannot_be_read_a_client_is_told_what_is_wrong_with_the_file(
     monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
 ) -> None:
     def fail(*values: Any, **named: Any) -> Any:
@@ -140,5 +140,5 @@ def test_of_a_picture_that_cannot_be_read_a_client_is_told_what_is_wrong_with_th
     monkeypatch.setattr("PIL.Image.open", fail)
     with pytest.raises(InvalidRequest) as refused:
         inspect(png(), max_bytes=1000, max_pixels=1000, param="image")
-    assert refused.value.message == f"image: not a picture that can be read: {told}"
+    assert refused.value.message == f"image: not an image that can be read: {told}"
     assert str(error) in str(refused.value)

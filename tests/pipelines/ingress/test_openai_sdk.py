@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from pipelines.ingress.request.settings import IngressSettings
-from pipelines.jobs import GivenPicture, ImagePart, PaintJob
+from pipelines.jobs import GivenImage, ImagePart, PaintJob
 from stages.contract.errors import (
     ConfigurationError,
     DeadlineExceeded,
@@ -48,7 +48,7 @@ async def client(address: str) -> AsyncIterator[openai.AsyncOpenAI]:
         yield client
 
 
-async def test_a_chat_with_a_picture(client: openai.AsyncOpenAI) -> None:
+async def test_a_chat_with_an_image(client: openai.AsyncOpenAI) -> None:
     answer = await client.chat.completions.create(
         model=CHAT,
         messages=[
@@ -106,7 +106,7 @@ async def test_the_sdks_own_collector_of_streams(client: openai.AsyncOpenAI) -> 
     assert len(answer.choices[0].logprobs.content[0].top_logprobs) == 2
 
 
-async def test_pictures_as_base64_and_by_address(client: openai.AsyncOpenAI) -> None:
+async def test_images_as_base64_and_by_address(client: openai.AsyncOpenAI) -> None:
     answer = await client.images.generate(
         model=PAINT, prompt="a boat", n=2, size="48x32", output_format="webp", extra_body={"num_inference_steps": 3, "seed": 4}
     )
@@ -119,7 +119,7 @@ async def test_pictures_as_base64_and_by_address(client: openai.AsyncOpenAI) -> 
     assert linked.data[0].url.startswith(str(client.base_url))
 
 
-async def test_streamed_pictures_with_previews(client: openai.AsyncOpenAI) -> None:
+async def test_streamed_images_with_previews(client: openai.AsyncOpenAI) -> None:
     stream = await client.images.generate(model=PAINT, prompt="a boat", stream=True, partial_images=2)
     events = [event async for event in stream]
     assert [event.type for event in events] == ["image_generation.partial_image"] * 2 + ["image_generation.completed"]
@@ -140,7 +140,7 @@ FILE_FORMS: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.mark.parametrize("form", FILE_FORMS)
-async def test_an_edit_of_a_picture_in_every_form_of_a_file(
+async def test_an_edit_of_an_image_in_every_form_of_a_file(
     client: openai.AsyncOpenAI, service: FakeService, tmp_path: Path, form: str
 ) -> None:
     path = tmp_path / "boat.png"
@@ -154,8 +154,8 @@ async def test_an_edit_of_a_picture_in_every_form_of_a_file(
     )
     assert answer.data is not None
     assert [Image.open(io.BytesIO(base64.b64decode(item.b64_json or ""))).size for item in answer.data] == [(6, 5)] * 2
-    picture = ImagePart(path.read_bytes(), 6, 5, "image")
-    assert service.jobs == [PaintJob("a boat", n=2, steps=3, seed=4, init=GivenPicture(picture, 0.5))]
+    image = ImagePart(path.read_bytes(), 6, 5, "image")
+    assert service.jobs == [PaintJob("a boat", n=2, steps=3, seed=4, init=GivenImage(image, 0.5))]
     assert service.contexts[0].priority == 3
 
 

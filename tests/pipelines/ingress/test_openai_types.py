@@ -54,7 +54,7 @@ async def test_every_chunk_of_a_streamed_chat_is_valid(fields: JsonObject) -> No
         ChatCompletionChunk.model_validate(event)
 
 
-async def test_every_event_of_streamed_pictures_is_valid() -> None:
+async def test_every_event_of_streamed_images_is_valid() -> None:
     painted = sse_events(await posted("/v1/images/generations", json=PAINTING | STREAMED))
     form = PAINTING | {"stream": "true", "partial_images": "1"}
     edited = sse_events(await posted("/v1/images/edits", data=form, files={"image": ("a.png", png(), "image/png")}))

@@ -63,7 +63,7 @@ async def ran(page: Page, address: str) -> bool:
 
 async def sent_as_form(page: Page, address: str, **fields: str) -> None:
     """Sends a form into a frame, and waits until the frame has its answer. With a file, as edits take one."""
-    picture = base64.b64encode(png()).decode()
+    image = base64.b64encode(png()).decode()
     script = f"""new Promise(done => {{
       const frame = document.createElement("iframe"), form = document.createElement("form"), file = document.createElement("input");
       frame.name = "answer"; frame.onload = () => done(true);
@@ -74,8 +74,8 @@ async def sent_as_form(page: Page, address: str, **fields: str) -> None:
         form.append(field);
       }}
       const chosen = new DataTransfer();
-      const picture = Uint8Array.from(atob({picture!r}), (letter) => letter.charCodeAt(0));
-      chosen.items.add(new File([picture], "a.png", {{ type: "image/png" }}));
+      const image = Uint8Array.from(atob({image!r}), (letter) => letter.charCodeAt(0));
+      chosen.items.add(new File([image], "a.png", {{ type: "image/png" }}));
       Object.assign(file, {{ type: "file", name: "image", files: chosen.files }});
       form.append(file);
       document.body.append(frame, form);

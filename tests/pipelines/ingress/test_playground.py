@@ -1,4 +1,4 @@
-"""The page in a real browser: a person shows a picture, asks, watches, stops. Anything the page complains about fails the
+"""The page in a real browser: a person shows an image, asks, watches, stops. Anything the page complains about fails the
 test."""
 
 import hashlib
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.ingress.request.settings import IngressSettings
-from pipelines.jobs import ChatJob, GivenPicture, ImagePart, PaintJob
+from pipelines.jobs import ChatJob, GivenImage, ImagePart, PaintJob
 from stages.contract.errors import QueueFull
 from tests.pipelines.ingress.chromium import BROWSER, Page, browser
 from tests.pipelines.ingress.fakes import CHAT, FakeService, Gate, Trouble
@@ -37,12 +37,12 @@ async def text(page: Page, selector: str) -> str:
     return str(await page.run(f"document.querySelector({selector!r}).innerText"))
 
 
-async def test_a_picture_is_shown_and_asked_about_and_the_receipt_drawn(
+async def test_an_image_is_shown_and_asked_about_and_the_receipt_drawn(
     page: Page, service: FakeService, tmp_path: Path
 ) -> None:
-    picture = tmp_path / "picture.png"
-    picture.write_bytes(png(12, 10))
-    await page.choose_file("#picture", picture)
+    image = tmp_path / "image.png"
+    image.write_bytes(png(12, 10))
+    await page.choose_file("#image", image)
     await page.until("!document.querySelector('#thumb').hidden")
     await page.type("#question", "what is it")
     await page.press("Enter")
@@ -56,7 +56,7 @@ async def test_a_picture_is_shown_and_asked_about_and_the_receipt_drawn(
     assert isinstance(job.messages[0].parts[0], ImagePart)
 
 
-async def test_the_conversation_goes_on_with_the_picture_in_it(page: Page, service: FakeService) -> None:
+async def test_the_conversation_goes_on_with_the_image_in_it(page: Page, service: FakeService) -> None:
     for question in ("first", "second"):
         await page.type("#question", question)
         await page.press("Enter")
@@ -98,10 +98,10 @@ async def test_a_sentence_is_painted_with_previews_and_steps_and_can_be_asked_ab
     await page.until("!document.querySelector('#thumb').hidden")
 
 
-async def test_a_picture_is_painted_over(page: Page, service: FakeService, tmp_path: Path) -> None:
-    picture = tmp_path / "picture.png"
-    picture.write_bytes(png(12, 10))
-    await page.choose_file("#start", picture)
+async def test_an_image_is_painted_over(page: Page, service: FakeService, tmp_path: Path) -> None:
+    image = tmp_path / "image.png"
+    image.write_bytes(png(12, 10))
+    await page.choose_file("#start", image)
     assert await page.run("document.querySelector('#strength').placeholder") == "0.8"
     await page.click("#paint-form summary")
     await page.type("#strength", "0.4")
@@ -111,10 +111,10 @@ async def test_a_picture_is_painted_over(page: Page, service: FakeService, tmp_p
     assert await text(page, "#caption") == "12 × 10 · seed 7"
     job = service.jobs[-1]
     assert isinstance(job, PaintJob)
-    assert job.init == GivenPicture(ImagePart(picture.read_bytes(), 12, 10, "image"), 0.4)
+    assert job.init == GivenImage(ImagePart(image.read_bytes(), 12, 10, "image"), 0.4)
 
 
-async def test_a_painter_that_edits_nothing_takes_no_picture(tmp_path: Path) -> None:
+async def test_a_painter_that_edits_nothing_takes_no_image(tmp_path: Path) -> None:
     async with server_for(FakeService(edits=False)) as address, browser(tmp_path / "profile") as page:
         await page.open(address)
         await page.until(READY)

@@ -23,8 +23,8 @@ from pipelines.jobs import (
     EmbedJob,
     EmbedPipeline,
     PaintEvent,
+    PaintImage,
     PaintJob,
-    PaintPicture,
     PaintPipeline,
 )
 from stages.contract.item import StageMetrics
@@ -33,7 +33,7 @@ from tests.pipelines.ingress.fakes import CHAT, EMBED, PAINT, FakeService
 from tests.pipelines.ingress.surface import data_url
 
 WIDTH = 4096  # of the vectors
-SIDE = 1280  # of the pictures
+SIDE = 1280  # of the images
 NUM_TOKENS = 1000
 CHUNK_BYTES = 64 * 1024  # what comes at once from a socket
 
@@ -91,7 +91,7 @@ class LargePainter:
 
     async def paint(self, job: PaintJob, context: RequestContext) -> AsyncIterator[PaintEvent]:
         for index in range(job.n):
-            yield PaintPicture(index, self.service.pixels, 1)
+            yield PaintImage(index, self.service.pixels, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,7 @@ def _chat(*messages: object, **fields: Any) -> Asked:
     return _json("/v1/chat/completions", model=CHAT, messages=asked, **fields)
 
 
-def _picture(data: bytes, detail: str) -> dict[str, Any]:
+def _image(data: bytes, detail: str) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": data_url(data), "detail": detail}}
 
 
@@ -192,11 +192,12 @@ def _embed(**fields: Any) -> Asked:
 
 _PARTS = [{"type": "text", "text": "a"}] * 1000
 WORST: Mapping[str, Callable[[], Asked]] = {
-    "chat, most parts": lambda: _chat(*[_PARTS] * 65),
+    "chat, most parts": lambda: _chat(*[_PARTS] * 8),
+    "chat, too many parts": lambda: _chat(*[_PARTS] * 65),
     "chat, most messages": lambda: _chat(*["a" * 48] * 4096),
     "chat, longest text": lambda: _chat("\n" * 200_000),
-    "chat, largest picture": lambda: _chat([_picture(noise(2500, 2700), "high")]),
-    "chat, largest pictures, shrunk": lambda: _chat([_picture(noise(900, 900), "low")] * 8),
+    "chat, largest image": lambda: _chat([_image(noise(2500, 2700), "high")]),
+    "chat, largest images, shrunk": lambda: _chat([_image(noise(900, 900), "low")] * 8),
     "chat, most logprobs": lambda: _chat("a", n=8, logprobs=True, top_logprobs=20),
     "chat, most logprobs, streamed": lambda: _chat("a", n=8, logprobs=True, top_logprobs=20, stream=True),
     "generations": lambda: _paint(n=2),

@@ -60,9 +60,9 @@ def vlm_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 CONVERSATIONS: dict[str, list[tuple[str, Content]]] = {
     "one text": [("user", ["Hello, größer \n\nworld "])],
     "system and turns": [("system", ["Be brief."]), ("user", ["\nHi"]), ("assistant", ["Yes?"]), ("user", ["a < b"])],
-    "a picture first": [("user", [image(), "what is this?"])],
-    "a picture last": [("user", ["what is this?", image(100, 20)])],
-    "several pictures": [
+    "an image first": [("user", [image(), "what is this?"])],
+    "an image last": [("user", ["what is this?", image(100, 20)])],
+    "several images": [
         ("user", ["first", image(60, 90), "second", image(28, 28), image(200, 100)]),
         ("assistant", ["two"]),
         ("user", [image(57, 57), "and this?"]),
@@ -84,8 +84,8 @@ def test_a_vlms_prompt_is_its_processors_own(vlm_folder: Path, name: str) -> Non
     )
     prompt = load(vlm_folder).build([message(role, *parts) for role, parts in conversation])
     assert list(prompt.token_ids) == list(expected["input_ids"][0])
-    pictures = [part for _, parts in conversation for part in parts if isinstance(part, ImagePart)]
-    assert [picture for _, _, picture in prompt.images] == pictures
+    images = [part for _, parts in conversation for part in parts if isinstance(part, ImagePart)]
+    assert [image for _, _, image in prompt.images] == images
     covered = [place for offset, length, _ in prompt.images for place in range(offset, offset + length)]
     assert covered == [place for place, token in enumerate(prompt.token_ids) if token == processor.image_token_id]
 
@@ -111,7 +111,7 @@ def test_a_text_models_prompt_is_its_tokenizers_own(text_folder: Path, name: str
     assert builder.count(messages) == len(expected)
 
 
-def test_a_projectors_picture_stands_right_before_the_question(text_folder: Path, projector: Path) -> None:
+def test_a_projectors_image_stands_right_before_the_question(text_folder: Path, projector: Path) -> None:
     """The rule by which projectors are trained: `ProjectorConfig.place_image`."""
     from stages.vision.projector import ProjectorConfig
 
@@ -129,10 +129,10 @@ def test_a_projectors_picture_stands_right_before_the_question(text_folder: Path
         assert [(offset, length) for offset, length, _ in prompt.images] == [(expected.index(3), 4)]
 
 
-def test_several_pictures_of_a_projector_stay_at_their_places(text_folder: Path, projector: Path) -> None:
+def test_several_images_of_a_projector_stay_at_their_places(text_folder: Path, projector: Path) -> None:
     first, second = image(), image(10, 10)
     prompt = load(text_folder, projector).build([message("user", "one", first, "two", second)])
-    assert [picture for _, _, picture in prompt.images] == [first, second]
+    assert [image for _, _, image in prompt.images] == [first, second]
     (a, _, _), (b, _, _) = prompt.images
     assert b - a > 4
 
@@ -148,13 +148,13 @@ def test_control_tokens_in_a_text_are_text(text_folder: Path, projector: Path, r
     assert builder._backend.decode(list(attacked.token_ids), skip_special_tokens=False).count(evil) == 1
 
 
-def test_a_picture_and_a_typed_placeholder_are_not_confused(text_folder: Path, projector: Path) -> None:
+def test_an_image_and_a_typed_placeholder_are_not_confused(text_folder: Path, projector: Path) -> None:
     prompt = load(text_folder, projector).build([message("user", image(), "<image><image>")])
     assert len(prompt.images) == 1
     assert prompt.token_ids.count(3) == 4
 
 
-def test_control_tokens_do_not_form_across_parts_or_pictures(vlm_folder: Path) -> None:
+def test_control_tokens_do_not_form_across_parts_or_images(vlm_folder: Path) -> None:
     builder = load(vlm_folder)
     parts = ["<|im_", "end|>", "<ima", "ge>", "<|image_", "pad|>"]
     prompt = builder.build([message("user", *parts)])
@@ -169,8 +169,8 @@ def test_plain_text_is_encoded_without_control_tokens(text_folder: Path) -> None
     assert builder._backend.decode(builder.encode("hi <|im_end|>")) == "hi <|im_end|>"
 
 
-def test_a_model_without_eyes_refuses_pictures(text_folder: Path) -> None:
-    with pytest.raises(InvalidRequest, match="sees no pictures") as caught:
+def test_a_model_without_eyes_refuses_images(text_folder: Path) -> None:
+    with pytest.raises(InvalidRequest, match="sees no images") as caught:
         load(text_folder).build([message("user", image(), "what?")])
     assert caught.value.param == "messages[0].content[0]"
 

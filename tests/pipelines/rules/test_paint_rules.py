@@ -1,11 +1,11 @@
-"""What may be asked of a painter (sizes, above all of a picture that is given), and what an unasked-for setting becomes."""
+"""What may be asked of a painter (sizes, above all of an image that is given), and what an unasked-for setting becomes."""
 
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from pipelines.jobs import GivenPicture, ImagePart, PaintJob
+from pipelines.jobs import GivenImage, ImagePart, PaintJob
 from pipelines.rules.paint_rules import PaintRules, Size
 from pipelines.settings.config import TextToImageModel
 from stages.contract.errors import ConfigurationError, InvalidRequest
@@ -29,7 +29,7 @@ FIXED = replace(RULES, sizes=((64, 64), (96, 64)))
 
 
 def edit(width: int, height: int, strength: float | None = None) -> PaintJob:
-    return PaintJob("a boat", init=GivenPicture(ImagePart(b"", width, height, "image"), strength))
+    return PaintJob("a boat", init=GivenImage(ImagePart(b"", width, height, "image"), strength))
 
 
 @pytest.mark.parametrize(
@@ -44,13 +44,13 @@ def edit(width: int, height: int, strength: float | None = None) -> PaintJob:
         (FIXED, (64, 96), (64, 64)),
     ],
 )
-def test_an_edit_without_a_size_keeps_the_pictures_own_where_the_model_paints_it(
+def test_an_edit_without_a_size_keeps_the_images_own_where_the_model_paints_it(
     rules: PaintRules, given: Size, painted: Size
 ) -> None:
     assert rules.size(edit(*given)) == painted
 
 
-def test_a_size_that_is_asked_for_goes_before_the_pictures_own() -> None:
+def test_a_size_that_is_asked_for_goes_before_the_images_own() -> None:
     assert RULES.size(replace(edit(96, 80), width=32, height=16)) == (32, 16)
     assert RULES.size(PaintJob("a boat")) == (64, 64)
 

@@ -62,7 +62,7 @@ class Task:
         return cls(Denoise(**({"negative": None} | usual | recipes | settings)), Inputs(at_hand))
 
     def but(self, init: Latents | None = None, **changes: Any) -> "Task":
-        """The same with other settings; `init`: another picture to begin with."""
+        """The same with other settings; `init`: another image to begin with."""
         if init is None:
             return replace(self, payload=replace(self.payload, **changes))
         recipe: Recipe[Latents] = Recipe("init", "painter.vae_encoder", EncodePrompt(""))
@@ -172,7 +172,7 @@ class Oracle:
         """Guided, but with no negative prompt given at all."""
         return self.run(wish, "latent", negative_prompt=None)
 
-    def pictures(self, wish: Wish) -> NDArray[np.float32]:
+    def images(self, wish: Wish) -> NDArray[np.float32]:
         """[height, width, 3], 0 to 1, before rounding."""
         return self.run(wish, "np")
 

@@ -40,12 +40,12 @@ def test_it_paints_64_by_64_by_flow() -> None:
     assert set(info.samplers) >= {"unipc", "flow_euler"}
 
 
-def test_its_pictures_are_the_librarys(painter: Painter, oracle: Oracle) -> None:
+def test_its_images_are_the_librarys(painter: Painter, oracle: Oracle) -> None:
     latents = painter.latents(WISHES[0])
     np.testing.assert_allclose(latents, oracle.latents(WISHES[0]), atol=1e-3)
-    picture = painter.pixels([latents])[0].astype(int)
-    assert picture.shape == (64, 64, 3)
-    assert np.abs(picture - oracle.pixels(WISHES[0])).max() <= 1
+    image = painter.pixels([latents])[0].astype(int)
+    assert image.shape == (64, 64, 3)
+    assert np.abs(image - oracle.pixels(WISHES[0])).max() <= 1
 
 
 def test_a_mixed_batch_paints_what_each_paints_alone(painter: Painter) -> None:

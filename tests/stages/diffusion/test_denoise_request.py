@@ -9,13 +9,13 @@ import pytest
 from stages.contract.errors import InvalidRequest
 from stages.contract.recipe import Recipe
 from stages.diffusion.denoise_request import preview_calls
-from stages.diffusion.messages import Denoise, EncodePicture, Latents
+from stages.diffusion.messages import Denoise, EncodeToLatents, Latents
 from tests.stages.diffusion.painter import Painter, Wish
 from tests.stages.diffusion.tiny import save_stable_diffusion
 
 pytestmark = pytest.mark.models
 
-PICTURE: Recipe[Latents] = Recipe("latents", "painter.vae_encoder", EncodePicture(b"", 32, 32, 1024))
+IMAGE: Recipe[Latents] = Recipe("latents", "painter.vae_encoder", EncodeToLatents(b"", 32, 32, 1024))
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +40,9 @@ def test_a_good_request_passes(sd_painter: Painter, good: Denoise) -> None:
         ({"guidance_scale": -1.0}, "guidance_scale", "guidance_scale -1.0"),
         ({"seed": 2**64}, "seed", "seed 18446744073709551616 is outside"),
         ({"sampler": "magic"}, "sampler", "sampler 'magic' is not a sampler"),
-        ({"strength": 0.0, "init": PICTURE}, "strength", "strength 0.0 is outside 0..1"),
-        ({"strength": float("nan"), "init": PICTURE}, "strength", "strength nan is outside 0..1"),
-        ({"strength": 0.1, "init": PICTURE}, "strength", "strength 0.1 of 4 steps leaves no step"),
+        ({"strength": 0.0, "init": IMAGE}, "strength", "strength 0.0 is outside 0..1"),
+        ({"strength": float("nan"), "init": IMAGE}, "strength", "strength nan is outside 0..1"),
+        ({"strength": 0.1, "init": IMAGE}, "strength", "strength 0.1 of 4 steps leaves no step"),
     ],
 )
 def test_a_bad_field_is_named_with_value_and_limit(

@@ -55,18 +55,18 @@ def test_previews_change_nothing_and_come_closer_to_the_end(sd_painter: Painter,
     assert distances[-1] < 0.2 * float(np.abs(end).mean())
 
 
-def test_a_preview_is_the_picture_where_the_model_is_right(sd_painter: Painter) -> None:
-    """A model that knows the picture: every preview of every sampler is that picture."""
-    picture = torch.linspace(-1, 1, 4 * 8 * 8).view(1, 4, 8, 8)
+def test_a_preview_is_the_image_where_the_model_is_right(sd_painter: Painter) -> None:
+    """A model that knows the image: every preview of every sampler is that image."""
+    image = torch.linspace(-1, 1, 4 * 8 * 8).view(1, 4, 8, 8)
     for sampler in NOISE_SAMPLERS:
         row = sd_painter.start(Wish(sampler=sampler, steps=5, negative=None))
         schedule = row.schedule
         for call in range(schedule.num_calls):
             alpha, sigma = schedule.noise_level(call)
-            noise = (row.latents - alpha * picture) / sigma
-            torch.testing.assert_close(schedule.estimate(noise, call, row.latents), picture, atol=1e-3, rtol=1e-3)
+            noise = (row.latents - alpha * image) / sigma
+            torch.testing.assert_close(schedule.estimate(noise, call, row.latents), image, atol=1e-3, rtol=1e-3)
             row.advance(noise)
-        np.testing.assert_allclose(row.latents.numpy(), picture.numpy(), atol=0.1)
+        np.testing.assert_allclose(row.latents.numpy(), image.numpy(), atol=0.1)
 
 
 def test_rows_share_a_step_when_their_latents_have_the_same_shape(sd_painter: Painter) -> None:
@@ -121,7 +121,7 @@ def test_a_row_whose_sampler_fails_fails_alone(sd_painter: Painter) -> None:
     np.testing.assert_allclose(paint_rows(sd_painter.denoiser, {0: good})[0], alone, atol=1e-4)
 
 
-def test_a_result_that_is_not_a_number_is_a_failure_not_a_black_picture(sd_painter: Painter) -> None:
+def test_a_result_that_is_not_a_number_is_a_failure_not_a_black_image(sd_painter: Painter) -> None:
     row = sd_painter.start(Wish(steps=1))
     row.latents = row.latents * float("nan")
     error = sd_painter.denoiser.step([row])[0].error

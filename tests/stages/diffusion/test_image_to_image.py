@@ -15,11 +15,11 @@ from stages.checkpoints.checkpoint import LoadOptions, Source
 from stages.contract.errors import ConfigurationError, InvalidRequest, StageFailed, TooLarge
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.recipe import NO_INPUTS
-from stages.diffusion.messages import DecodeLatents, EncodePicture, Latents, Pixels
+from stages.diffusion.messages import DecodeLatents, EncodeToLatents, Latents, Pixels
 from stages.diffusion.vae import VaeDecoder, VaeEncoder
 from stages.host import registry
 from stages.host.registry import StageSpec
-from stages.pictures.picture import encode
+from stages.images.image import encode
 from tests.stages.diffusion.painter import Painter, Wish, checkpoint_of, oracle_of, paint_rows
 from tests.stages.diffusion.tiny import save_flux, save_stable_diffusion, save_stable_diffusion_3, save_stable_diffusion_xl
 
@@ -34,16 +34,16 @@ BUILDERS: dict[str, Callable[[Path], Path]] = {
 }
 
 
-def a_picture(seed: int = 0, height: int = 32, width: int = 32) -> NDArray[np.uint8]:
+def an_image(seed: int = 0, height: int = 32, width: int = 32) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def as_sent(picture: NDArray[np.uint8], width: int = 32, height: int = 32) -> EncodePicture:
-    return EncodePicture(encode(picture, "png"), width, height, max_pixels=10_000)
+def as_sent(image: NDArray[np.uint8], width: int = 32, height: int = 32) -> EncodeToLatents:
+    return EncodeToLatents(encode(image, "png"), width, height, max_pixels=10_000)
 
 
-def encoded(stage: VaeEncoder, *pictures: NDArray[np.uint8]) -> list[Latents]:
-    return list(stage.run([stage.prepare(as_sent(picture), NO_INPUTS) for picture in pictures]))
+def encoded(stage: VaeEncoder, *images: NDArray[np.uint8]) -> list[Latents]:
+    return list(stage.run([stage.prepare(as_sent(image), NO_INPUTS) for image in images]))
 
 
 def expected_latents(folder: Path, family: str, wish: Wish, strength: float) -> NDArray[np.float32]:
@@ -55,7 +55,7 @@ def expected_latents(folder: Path, family: str, wish: Wish, strength: float) -> 
         settings |= {"negative_prompt": wish.negative}
     latents: torch.Tensor = pipeline(
         wish.prompt,
-        image=Image.fromarray(a_picture()),
+        image=Image.fromarray(an_image()),
         strength=strength,
         num_inference_steps=wish.steps,
         guidance_scale=wish.guidance,
@@ -70,10 +70,10 @@ def expected_latents(folder: Path, family: str, wish: Wish, strength: float) -> 
 
 @pytest.mark.parametrize("family", list(BUILDERS))
 @pytest.mark.parametrize(("strength", "steps"), [(0.5, 5), (0.8, 4), (1.0, 3)])
-def test_a_picture_painted_over_is_the_librarys(tmp_path: Path, family: str, strength: float, steps: int) -> None:
+def test_an_image_painted_over_is_the_librarys(tmp_path: Path, family: str, strength: float, steps: int) -> None:
     folder = BUILDERS[family](tmp_path)
     painter = Painter.load(folder)
-    init = encoded(VaeEncoder.load(checkpoint_of(folder), LoadOptions()), a_picture())[0]
+    init = encoded(VaeEncoder.load(checkpoint_of(folder), LoadOptions()), an_image())[0]
     wish = Wish(steps=steps, negative=None if family == "Flux" else "blue")
     row = painter.start(painter.task(wish).but(init, strength=strength))
     latents = paint_rows(painter.denoiser, {0: row})[0]
@@ -95,7 +95,7 @@ def test_samplers_begin_in_the_middle_as_the_librarys_do(tmp_path: Path, sampler
     own = getattr(diffusers, class_name)(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, **settings)
     folder = save_stable_diffusion(tmp_path, own)
     painter = Painter.load(folder)
-    init = encoded(VaeEncoder.load(checkpoint_of(folder), LoadOptions()), a_picture())[0]
+    init = encoded(VaeEncoder.load(checkpoint_of(folder), LoadOptions()), an_image())[0]
     wish = Wish(steps=6, negative="blue", sampler=sampler)
     row = painter.start(painter.task(wish).but(init, strength=0.5))
     latents = paint_rows(painter.denoiser, {0: row})[0]
@@ -103,7 +103,7 @@ def test_samplers_begin_in_the_middle_as_the_librarys_do(tmp_path: Path, sampler
 
 
 def test_painting_over_and_painting_share_steps(sd_folder: Path, sd_painter: Painter) -> None:
-    init = encoded(VaeEncoder.load(checkpoint_of(sd_folder), LoadOptions()), a_picture())[0]
+    init = encoded(VaeEncoder.load(checkpoint_of(sd_folder), LoadOptions()), an_image())[0]
     over = sd_painter.task(Wish(steps=6)).but(init, strength=0.5)
     alone = paint_rows(sd_painter.denoiser, {0: sd_painter.start(over)})[0]
     rows = {0: sd_painter.start(over), 1: sd_painter.start(Wish(seed=4))}
@@ -122,16 +122,16 @@ def test_latents_without_a_spread_are_taken_as_they_are(sd_painter: Painter) -> 
 
 def test_latents_of_another_size_are_refused(sd_painter: Painter) -> None:
     init = Latents(np.zeros((4, 8, 4), np.float32))
-    with pytest.raises(StageFailed, match=r"init latents has shape \(4, 8, 4\); this size of picture wants \(4, 8, 8\)"):
+    with pytest.raises(StageFailed, match=r"init latents has shape \(4, 8, 4\); this size of image wants \(4, 8, 8\)"):
         sd_painter.prepare(sd_painter.task(Wish()).but(init))
 
 
-def test_a_batch_of_pictures_is_encoded_as_one_by_one(sd_folder: Path) -> None:
+def test_a_batch_of_images_is_encoded_as_one_by_one(sd_folder: Path) -> None:
     stage = VaeEncoder.load(checkpoint_of(sd_folder), LoadOptions())
-    pictures = [a_picture(seed) for seed in range(3)]
-    together = encoded(stage, *pictures)
-    for picture, result in zip(pictures, together, strict=True):
-        alone = encoded(stage, picture)[0]
+    images = [an_image(seed) for seed in range(3)]
+    together = encoded(stage, *images)
+    for image, result in zip(images, together, strict=True):
+        alone = encoded(stage, image)[0]
         assert result.std is not None
         assert alone.std is not None
         assert result.latents.shape == result.std.shape == (4, 8, 8)
@@ -143,38 +143,38 @@ def test_a_batch_of_pictures_is_encoded_as_one_by_one(sd_folder: Path) -> None:
 def test_a_size_beside_the_multiple_is_refused(sd_folder: Path, size: tuple[int, int]) -> None:
     stage = VaeEncoder.load(checkpoint_of(sd_folder), LoadOptions())
     with pytest.raises(InvalidRequest, match="both sides must be multiples of 4") as caught:
-        stage.check(as_sent(a_picture(), *size))
+        stage.check(as_sent(an_image(), *size))
     assert caught.value.param == "image"
 
 
-def test_a_picture_is_decoded_scaled_and_cut_as_it_is_prepared(sd_folder: Path) -> None:
+def test_an_image_is_decoded_scaled_and_cut_as_it_is_prepared(sd_folder: Path) -> None:
     stage = VaeEncoder.load(checkpoint_of(sd_folder), LoadOptions())
-    given = a_picture(1, height=50, width=70)
+    given = an_image(1, height=50, width=70)
     item = stage.prepare(as_sent(given, width=32, height=24), NO_INPUTS)
     expected = ImageOps.fit(Image.fromarray(given), (32, 24), Image.Resampling.LANCZOS)
     np.testing.assert_array_equal(item, np.asarray(expected))
     np.testing.assert_array_equal(stage.prepare(as_sent(given[:32, :32]), NO_INPUTS), given[:32, :32])
 
 
-@pytest.mark.parametrize("data", [b"no picture", encode(a_picture(), "png")[:80]])
-def test_what_is_no_picture_is_the_requests_fault(sd_folder: Path, data: bytes) -> None:
+@pytest.mark.parametrize("data", [b"no image", encode(an_image(), "png")[:80]])
+def test_what_is_no_image_is_the_requests_fault(sd_folder: Path, data: bytes) -> None:
     stage = VaeEncoder.load(checkpoint_of(sd_folder), LoadOptions())
-    with pytest.raises(InvalidRequest, match="image: not a picture that can be read") as caught:
-        stage.prepare(EncodePicture(data, 32, 32, 10_000), NO_INPUTS)
+    with pytest.raises(InvalidRequest, match="image: not an image that can be read") as caught:
+        stage.prepare(EncodeToLatents(data, 32, 32, 10_000), NO_INPUTS)
     assert caught.value.param == "image"
 
 
-def test_a_picture_over_the_limit_is_refused_before_it_is_decoded(sd_folder: Path) -> None:
+def test_an_image_over_the_limit_is_refused_before_it_is_decoded(sd_folder: Path) -> None:
     stage = VaeEncoder.load(checkpoint_of(sd_folder), LoadOptions())
     with pytest.raises(TooLarge, match=r"1024 pixels; at most 1000 \(limits\.image_pixels\)"):
-        stage.prepare(EncodePicture(encode(a_picture(), "png"), 32, 32, 1000), NO_INPUTS)
+        stage.prepare(EncodeToLatents(encode(an_image(), "png"), 32, 32, 1000), NO_INPUTS)
 
 
 def test_both_halves_weigh_before_they_prepare_what_they_cost_after(sd_folder: Path, sd_painter: Painter) -> None:
     encoder = VaeEncoder.load(checkpoint_of(sd_folder), LoadOptions())
-    picture, latents = as_sent(a_picture(), 64, 32), DecodeLatents(Latents(np.zeros((4, 8, 16), np.float32)))
-    item = encoder.prepare(picture, NO_INPUTS)
-    assert encoder.weigh(picture) == encoder.cost(item) == 2048.0
+    image, latents = as_sent(an_image(), 64, 32), DecodeLatents(Latents(np.zeros((4, 8, 16), np.float32)))
+    item = encoder.prepare(image, NO_INPUTS)
+    assert encoder.weigh(image) == encoder.cost(item) == 2048.0
     found = sd_painter.decoder.prepare(latents, NO_INPUTS)
     assert sd_painter.decoder.weigh(latents) == sd_painter.decoder.cost(found)
     assert (encoder.result_type, sd_painter.decoder.result_type) == (Latents, Pixels)

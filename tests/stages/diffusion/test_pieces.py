@@ -11,10 +11,10 @@ import torch
 from stages.checkpoints.checkpoint import LoadOptions
 from stages.contract.errors import OutOfMemory
 from stages.contract.recipe import NO_INPUTS
-from stages.diffusion.messages import DecodeLatents, EncodePicture, Latents
+from stages.diffusion.messages import DecodeLatents, EncodeToLatents, Latents
 from stages.diffusion.pieces import RETRY_AFTER
 from stages.diffusion.vae import VaeDecoder, VaeEncoder
-from stages.pictures.picture import encode
+from stages.images.image import encode
 from tests.stages.diffusion.painter import checkpoint_of
 
 pytestmark = pytest.mark.models
@@ -57,15 +57,15 @@ def some_latents(count: int, side: int = 16) -> list[Any]:
     return [DecodeLatents(Latents(one + 0.1 * source.standard_normal(one.shape).astype(np.float32))) for one in smooth]
 
 
-def a_picture(pixels: Any) -> EncodePicture:
-    return EncodePicture(encode(pixels, "png"), 64, 64, max_pixels=10_000)
+def an_image(pixels: Any) -> EncodeToLatents:
+    return EncodeToLatents(encode(pixels, "png"), 64, 64, max_pixels=10_000)
 
 
 def decoded(stage: VaeDecoder, wanted: list[Any]) -> Any:
     return np.stack([one.pixels for one in stage.run([stage.prepare(each, NO_INPUTS) for each in wanted])]).astype(int)
 
 
-def test_a_batch_that_does_not_fit_is_decoded_picture_by_picture_to_the_same_pixels(sd_folder: Path) -> None:
+def test_a_batch_that_does_not_fit_is_decoded_image_by_image_to_the_same_pixels(sd_folder: Path) -> None:
     whole = decoded(decoder(sd_folder, np.inf)[0], some_latents(3))
     stage, cramped = decoder(sd_folder, 16 * 16)
     np.testing.assert_allclose(decoded(stage, some_latents(3)), whole, atol=1)  # a value may round the other way
@@ -74,7 +74,7 @@ def test_a_batch_that_does_not_fit_is_decoded_picture_by_picture_to_the_same_pix
     assert cramped.num_out_of_memory == 1  # it knows now
 
 
-def test_a_picture_that_does_not_fit_alone_is_decoded_in_tiles(sd_folder: Path) -> None:
+def test_an_image_that_does_not_fit_alone_is_decoded_in_tiles(sd_folder: Path) -> None:
     whole = decoded(decoder(sd_folder, np.inf)[0], some_latents(1, 32))
     stage, cramped = decoder(sd_folder, 16 * 16)
     tiled = decoded(stage, some_latents(1, 32))
@@ -96,9 +96,9 @@ def test_the_whole_is_tried_again_after_a_while(sd_folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "item"), [(decoder, some_latents(1)[0]), (encoder, a_picture(np.zeros((64, 64, 3), np.uint8)))]
+    ("make", "item"), [(decoder, some_latents(1)[0]), (encoder, an_image(np.zeros((64, 64, 3), np.uint8)))]
 )
-def test_a_picture_that_fits_in_no_tile_is_out_of_memory(
+def test_an_image_that_fits_in_no_tile_is_out_of_memory(
     sd_folder: Path, make: Callable[[Path, float], tuple[Any, Cramped]], item: Any
 ) -> None:
     stage, _ = make(sd_folder, 3)
@@ -106,9 +106,9 @@ def test_a_picture_that_fits_in_no_tile_is_out_of_memory(
         stage.run([stage.prepare(item, NO_INPUTS)])
 
 
-def test_pictures_are_encoded_in_slices_and_tiles_too(sd_folder: Path) -> None:
+def test_images_are_encoded_in_slices_and_tiles_too(sd_folder: Path) -> None:
     source = np.random.default_rng(3)
-    items = [a_picture(source.integers(0, 256, (64, 64, 3)).astype(np.uint8)) for _ in range(2)]
+    items = [an_image(source.integers(0, 256, (64, 64, 3)).astype(np.uint8)) for _ in range(2)]
 
     def run(fits: float) -> tuple[Any, Cramped]:
         stage, cramped = encoder(sd_folder, fits)

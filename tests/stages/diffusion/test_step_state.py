@@ -120,7 +120,7 @@ def resumed(painter: Painter, wish: Wish, state: StepState) -> DenoiseRow:
 
 
 @pytest.mark.parametrize("sampler", NOISE_SAMPLERS)
-def test_a_request_resumed_after_any_step_paints_the_same_picture(sd_painter: Painter, sampler: str) -> None:
+def test_a_request_resumed_after_any_step_paints_the_same_image(sd_painter: Painter, sampler: str) -> None:
     wish = Wish(sampler=sampler, steps=STEPS)
     expected = sd_painter.latents(wish)
     for calls in range(sd_painter.start(wish).schedule.num_calls):

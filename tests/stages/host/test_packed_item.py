@@ -22,25 +22,25 @@ from stages.host.packed_item import LARGE_BYTES, PackedItem, packed, unpacked
 from stages.llm.messages import Generate, ImageSpan, Sampling
 from stages.vision.messages import EncodeImage
 
-PICTURE = bytes(range(256)) * 4000
+IMAGE = bytes(range(256)) * 4000
 
 
-def question(index: int, picture: Blob) -> Item[Generate]:
-    span = ImageSpan(1, 576, Recipe("x", "m.vision_encoder", EncodeImage(picture, 100), "messages"))
+def question(index: int, image: Blob) -> Item[Generate]:
+    span = ImageSpan(1, 576, Recipe("x", "m.vision_encoder", EncodeImage(image, 100), "messages"))
     return Item(f"r:choice:{index}", Generate((1, 2), Sampling(4, seed=index), (span,)), deadline=9.0)
 
 
-def test_choices_about_a_picture_share_its_bytes_and_nothing_else() -> None:
-    picture, shared = Blob(PICTURE), set[int]()
+def test_choices_about_an_image_share_its_bytes_and_nothing_else() -> None:
+    image, shared = Blob(IMAGE), set[int]()
     for index in range(8):
-        sent, beside = packed(question(index, picture))
+        sent, beside = packed(question(index, image))
         (array,) = beside
         shared.add(id(array))
         assert isinstance(sent, PackedItem)
         assert len(sent.data) < 2000
         back = unpacked(sent, beside)
-        assert back == question(index, picture)
-        assert bytes(back.payload.images[0].features.payload.data) == PICTURE
+        assert back == question(index, image)
+        assert bytes(back.payload.images[0].features.payload.data) == IMAGE
     assert len(shared) == 1
 
 
@@ -65,12 +65,12 @@ def test_an_array_that_may_still_change_is_never_shared() -> None:
     assert packed(item)[1] == []
 
 
-@pytest.mark.parametrize("other", [PICTURE, Blob(PICTURE[1:]), None])
+@pytest.mark.parametrize("other", [IMAGE, Blob(IMAGE[1:]), None])
 def test_bytes_are_equal_to_equal_bytes_of_their_kind_only(other: object) -> None:
-    assert Blob(PICTURE) == Blob(bytes(PICTURE))
-    assert hash(Blob(PICTURE)) == hash(Blob(bytes(PICTURE)))
-    assert (Blob(PICTURE) == other) is False
-    assert len(Blob(PICTURE)) == len(PICTURE)
+    assert Blob(IMAGE) == Blob(bytes(IMAGE))
+    assert hash(Blob(IMAGE)) == hash(Blob(bytes(IMAGE)))
+    assert (Blob(IMAGE) == other) is False
+    assert len(Blob(IMAGE)) == len(IMAGE)
 
 
 # ---- clocks that differ ----
@@ -98,10 +98,10 @@ def there_and_back(skew_s: float, item: Item[Any], beside: Sequence[NDArray[Any]
 
 
 @pytest.mark.parametrize("skew_s", [-3600.0, 3600.0])
-@pytest.mark.parametrize("size", [10, len(PICTURE)], ids=["small", "large"])
+@pytest.mark.parametrize("size", [10, len(IMAGE)], ids=["small", "large"])
 def test_how_long_there_is_means_the_same_where_the_clock_differs_by_an_hour(skew_s: float, size: int) -> None:
     deadline = time.time() + 100
-    sent, beside = packed(replace(question(0, Blob(PICTURE[:size])), deadline=deadline))
+    sent, beside = packed(replace(question(0, Blob(IMAGE[:size])), deadline=deadline))
     left_s, back = there_and_back(skew_s, sent, beside)  # type: ignore[arg-type]
     assert 40 < left_s <= 100
     assert abs(back.deadline - deadline) < 60
@@ -114,7 +114,7 @@ def test_what_has_no_deadline_has_none_anywhere() -> None:
 def test_what_is_packed_once_and_sent_twice_has_lost_the_time_between(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(time, "time", lambda: now)
-    sent, beside = packed(replace(question(0, Blob(PICTURE)), deadline=1100.0))
+    sent, beside = packed(replace(question(0, Blob(IMAGE)), deadline=1100.0))
     now = 1060.0
     again = pickle.dumps(sent)
     now = -5000.0

@@ -110,7 +110,7 @@ OWN_TASKS = {
     "pipelines/cluster/last_answer.py": "a question for everybody who wants to know; one at a time, held by the last answer",
     "pipelines/cluster/live_app.py": "builds the next app; one at a time, held by the succession",
     "pipelines/cluster/replica.py": "reports counters; cancelled by close",
-    "pipelines/ingress/pictures/names.py": "a look-up for everybody who asks for the name; its thread is given up at its limit",
+    "pipelines/ingress/images/names.py": "a look-up for everybody who asks for the name; its thread is given up at its limit",
     "pipelines/ingress/request/disconnect.py": "work and who watches the client; stopped together",
     "pipelines/ingress/request/sse.py": "a stream, who watches the client, heartbeats; stopped together",
     "pipelines/streams.py": "a stream each; stopped together",

@@ -29,19 +29,19 @@ def test_the_stages_answer_what_the_reference_answers() -> None:
     encoder = OpenClipEncoder.load(clip, projector, LoadOptions())
     prompts = PromptBuilder.load(smollm2, projector)
     llm = Llm.load(smollm2, LoadOptions(), LlmSettings(num_slots=2, max_context_tokens=128, prefill_chunk_tokens=40))
-    pictures = [draw(random_scene(random.Random(seed), held_out=True)) for seed in range(3)]
+    images = [draw(random_scene(random.Random(seed), held_out=True)) for seed in range(3)]
     questions = [DESCRIBE, "How many shapes are there?", DESCRIBE]
     work: list[tuple[int, Generate]] = []
     results: dict[str, VisionFeatures] = {}
-    for picture, question in zip(pictures, questions, strict=True):
+    for image, question in zip(images, questions, strict=True):
         out = io.BytesIO()
-        picture.save(out, "PNG")
-        part = ImagePart(out.getvalue(), *picture.size, "x")
+        image.save(out, "PNG")
+        part = ImagePart(out.getvalue(), *image.size, "x")
         prompt = prompts.build([Message("user", (part, TextPart(question)))])
         ((offset, length, _),) = prompt.images
         recipe: Recipe[VisionFeatures] = Recipe(str(len(work)), "demo.vision_encoder", EncodeImage(part.data, 1_000_000))
         results[recipe.name] = encoder.run([encoder.prepare(EncodeImage(part.data, 1_000_000), NO_INPUTS)])[0]
         spans = (ImageSpan(offset, length, recipe),)
         work.append((0, Generate(prompt.token_ids, Sampling(max_tokens=28, temperature=0.0), spans)))
-    reference = Answerer(Path(str(projector.folder)).parent, torch.device("cpu")).answer(pictures, questions)
+    reference = Answerer(Path(str(projector.folder)).parent, torch.device("cpu")).answer(images, questions)
     assert [answer.text.strip() for answer in drive(llm, work, results=results)] == reference

@@ -46,7 +46,7 @@ def started(llm: Llm, work: Generate, inputs: Inputs = NO_INPUTS) -> LlmRow:
     return llm.start(work, llm.prepare(work, inputs))
 
 
-def with_picture(offset: int, length: int, prompt: tuple[int, ...] = PROMPT, max_tokens: int = 4, **settings: Any) -> Generate:
+def with_image(offset: int, length: int, prompt: tuple[int, ...] = PROMPT, max_tokens: int = 4, **settings: Any) -> Generate:
     """Features named "x" stand at `offset`."""
     sampling = Sampling(max_tokens=max_tokens, temperature=0.0, **settings)
     return Generate(prompt, sampling, (ImageSpan(offset, length, recipe("x")),))
@@ -156,7 +156,7 @@ def test_no_tenant_profits_from_what_another_asked(folder: Path) -> None:
 def test_values_that_are_no_numbers_fail_their_own_request(folder: Path) -> None:
     llm = load(folder)
     features = VisionFeatures(np.full((4, 48), np.nan, dtype=np.float32))
-    failed, fine = drive(llm, [(0, with_picture(3, 4)), (0, generate(PROMPT[1:]))], results={"x": features})
+    failed, fine = drive(llm, [(0, with_image(3, 4)), (0, generate(PROMPT[1:]))], results={"x": features})
     assert isinstance(failed.error, StageFailed)
     assert fine.error is None
     assert fine.tokens == drive(load(folder), [(0, generate(PROMPT[1:]))])[0].tokens
@@ -166,20 +166,20 @@ def test_a_slot_is_clean_after_values_that_were_no_numbers(folder: Path) -> None
     """Attention reads over a row's end; a weight of zero times no number is no number."""
     llm = load(folder, num_slots=1)
     features = VisionFeatures(np.full((20, 48), np.nan, dtype=np.float32))
-    assert isinstance(drive(llm, [(0, with_picture(9, 20))], results={"x": features})[0].error, StageFailed)
+    assert isinstance(drive(llm, [(0, with_image(9, 20))], results={"x": features})[0].error, StageFailed)
     assert drive(llm, [(0, generate(PROMPT[:5]))])[0].error is None
 
 
 def test_features_from_shared_memory_may_be_read_only(folder: Path) -> None:
     features = VisionFeatures(np.ones((4, 48), dtype=np.float16)).freeze()
-    assert drive(load(folder), [(0, with_picture(3, 4))], results={"x": features})[0].error is None
+    assert drive(load(folder), [(0, with_image(3, 4))], results={"x": features})[0].error is None
 
 
 def test_features_in_bfloat16_answer_as_the_same_numbers_in_float32(folder: Path) -> None:
     features = torch.randn(4, 48, generator=torch.Generator().manual_seed(3)).bfloat16()
 
     def answer(value: torch.Tensor) -> Answer:
-        work = with_picture(3, 4, max_tokens=6, logprobs=2)
+        work = with_image(3, 4, max_tokens=6, logprobs=2)
         return drive(load(folder), [(0, work)], results={"x": VisionFeatures(as_array(value))})[0]
 
     travelled, widened = answer(features), answer(features.float())
@@ -237,18 +237,18 @@ def test_what_could_never_run_is_refused_with_the_field_value_and_limit(folder: 
     [[(28, 4)], [(3, 4), (6, 2)], [(3, 0)], [(-1, 4)]],
     ids=["behind the prompt", "overlapping", "empty", "before it"],
 )
-def test_pictures_outside_the_prompt_are_refused(folder: Path, places: list[tuple[int, int]]) -> None:
+def test_images_outside_the_prompt_are_refused(folder: Path, places: list[tuple[int, int]]) -> None:
     images = tuple(ImageSpan(offset, length, recipe("x")) for offset, length in places)
-    with pytest.raises(InvalidRequest, match="picture"):
+    with pytest.raises(InvalidRequest, match="image"):
         load(folder).check(Generate(PROMPT, Sampling(max_tokens=4), images))
 
 
 @pytest.mark.parametrize("shape", [(5, 48), (4, 40), (4,)], ids=["another length", "another width", "no rows"])
 def test_features_of_another_model_fail_before_anything_starts(folder: Path, shape: tuple[int, ...]) -> None:
     llm, features = load(folder), VisionFeatures(np.zeros(shape, dtype=np.float32))
-    llm.check(with_picture(3, 4))
+    llm.check(with_image(3, 4))
     with pytest.raises(StageFailed, match=r"need \(4, 48\): the vision encoder belongs to another model"):
-        llm.prepare(with_picture(3, 4), Inputs({"x": features}))
+        llm.prepare(with_image(3, 4), Inputs({"x": features}))
 
 
 def test_it_is_an_iterative_stage_that_names_what_it_holds(folder: Path) -> None:
@@ -256,16 +256,16 @@ def test_it_is_an_iterative_stage_that_names_what_it_holds(folder: Path) -> None
     assert isinstance(stage, Resident)
 
 
-def picture_of(seed: int, rows: int = 4) -> VisionFeatures:
+def image_of(seed: int, rows: int = 4) -> VisionFeatures:
     return VisionFeatures(np.random.default_rng(seed).standard_normal((rows, 48)).astype(np.float32))
 
 
-def test_a_picture_that_a_slot_holds_is_not_needed_again(folder: Path) -> None:
-    llm, results = load(folder), {"x": picture_of(1)}
-    assert [one.name for one in llm.needs(with_picture(3, 4))] == ["x"]
-    first = drive(llm, [(0, with_picture(3, 4))], results=results)[0]
+def test_an_image_that_a_slot_holds_is_not_needed_again(folder: Path) -> None:
+    llm, results = load(folder), {"x": image_of(1)}
+    assert [one.name for one in llm.needs(with_image(3, 4))] == ["x"]
+    first = drive(llm, [(0, with_image(3, 4))], results=results)[0]
     assert (first.needed, list(llm.resident_names())) == (["x"], ["x"])
-    question = with_picture(3, 4, (*PROMPT[:20], 9, 8), max_tokens=9)
+    question = with_image(3, 4, (*PROMPT[:20], 9, 8), max_tokens=9)
     fresh = drive(load(folder), [(0, question)], results=results)[0]
     again = drive(llm, [(0, question)], results={})[0]
     assert again.needed == again.missed == []
@@ -277,30 +277,30 @@ def test_a_picture_that_a_slot_holds_is_not_needed_again(folder: Path) -> None:
 @pytest.mark.parametrize(
     "work",
     [
-        with_picture(3, 4, (9, *PROMPT[1:])),
-        with_picture(4, 4),
+        with_image(3, 4, (9, *PROMPT[1:])),
+        with_image(4, 4),
         Generate(PROMPT, Sampling(max_tokens=4), (ImageSpan(3, 4, recipe("x")),), salt="another"),
-        with_picture(3, 4, PROMPT[:7]),
+        with_image(3, 4, PROMPT[:7]),
     ],
     ids=["another beginning", "another place", "another salt", "its last token must be computed"],
 )
-def test_a_picture_that_no_slot_holds_there_is_needed(folder: Path, work: Generate) -> None:
+def test_an_image_that_no_slot_holds_there_is_needed(folder: Path, work: Generate) -> None:
     llm = load(folder)
-    drive(llm, [(0, with_picture(3, 4))], results={"x": picture_of(1)})
+    drive(llm, [(0, with_image(3, 4))], results={"x": image_of(1)})
     assert [one.name for one in llm.needs(work)] == ["x"]
 
 
-def test_of_two_pictures_only_the_one_beyond_what_is_held_is_needed_and_each_once(folder: Path) -> None:
+def test_of_two_images_only_the_one_beyond_what_is_held_is_needed_and_each_once(folder: Path) -> None:
     llm = load(folder)
-    drive(llm, [(0, with_picture(3, 4))], results={"x": picture_of(1)})
+    drive(llm, [(0, with_image(3, 4))], results={"x": image_of(1)})
     spans = (ImageSpan(3, 4, recipe("x")), ImageSpan(8, 4, recipe("y")), ImageSpan(13, 4, recipe("y")))
     work = Generate(PROMPT, Sampling(max_tokens=2), spans)
     assert [one.name for one in llm.needs(work)] == ["y"]
 
 
-def test_of_a_picture_that_is_half_computed_the_rest_is_needed(folder: Path) -> None:
-    llm, results = load(folder, chunk=5), {"x": picture_of(1)}
-    first, second = drive(llm, [(0, with_picture(3, 4, max_tokens=9)), (1, with_picture(3, 4))], results=results)
+def test_of_an_image_that_is_half_computed_the_rest_is_needed(folder: Path) -> None:
+    llm, results = load(folder, chunk=5), {"x": image_of(1)}
+    first, second = drive(llm, [(0, with_image(3, 4, max_tokens=9)), (1, with_image(3, 4))], results=results)
     assert second.needed == ["x"]
     assert second.end is not None
     assert second.end.cached_tokens == 5
@@ -308,9 +308,9 @@ def test_of_a_picture_that_is_half_computed_the_rest_is_needed(folder: Path) -> 
 
 
 def test_a_slot_that_was_taken_meanwhile_is_told_and_the_row_starts_with_what_was_missing(folder: Path) -> None:
-    llm, results = load(folder, num_slots=1), {"x": picture_of(1)}
-    expected = drive(llm, [(0, with_picture(3, 4))], results=results)[0]
-    work = with_picture(3, 4)
+    llm, results = load(folder, num_slots=1), {"x": image_of(1)}
+    expected = drive(llm, [(0, with_image(3, 4))], results=results)[0]
+    work = with_image(3, 4)
     prepared = llm.prepare(work, NO_INPUTS)
     assert not llm.needs(work)
     drive(llm, [(0, generate(PROMPT[5:]))])
@@ -323,23 +323,23 @@ def test_a_slot_that_was_taken_meanwhile_is_told_and_the_row_starts_with_what_wa
     assert told.tokens == expected.tokens
 
 
-def test_who_arrived_while_the_slot_held_its_picture_gets_it_anew_when_its_turn_comes_too_late(folder: Path) -> None:
-    llm, results = load(folder, num_slots=1), {"x": picture_of(1)}
-    expected = drive(llm, [(0, with_picture(3, 4))], results=results)[0]
-    other, late = drive(llm, [(0, generate(PROMPT[5:])), (0, with_picture(3, 4))], results=results)
+def test_who_arrived_while_the_slot_held_its_image_gets_it_anew_when_its_turn_comes_too_late(folder: Path) -> None:
+    llm, results = load(folder, num_slots=1), {"x": image_of(1)}
+    expected = drive(llm, [(0, with_image(3, 4))], results=results)[0]
+    other, late = drive(llm, [(0, generate(PROMPT[5:])), (0, with_image(3, 4))], results=results)
     assert other.error is None
     assert (late.needed, late.missed) == ([], ["x"])
     assert late.tokens == expected.tokens
 
 
 @pytest.mark.parametrize("slots", [1, 2])
-def test_a_row_over_a_covered_picture_makes_way_and_goes_on_the_same(folder: Path, slots: int) -> None:
-    """With two slots its own still holds the picture when it comes back; with one it does not."""
-    llm, results = load(folder, num_slots=slots), {"x": picture_of(1)}
-    expected = drive(llm, [(0, with_picture(3, 4, max_tokens=15))], results=results)[0]
+def test_a_row_over_a_covered_image_makes_way_and_goes_on_the_same(folder: Path, slots: int) -> None:
+    """With two slots its own still holds the image when it comes back; with one it does not."""
+    llm, results = load(folder, num_slots=slots), {"x": image_of(1)}
+    expected = drive(llm, [(0, with_image(3, 4, max_tokens=15))], results=results)[0]
     again, other = drive(
         llm,
-        [(0, with_picture(3, 4, max_tokens=15)), (1, generate(PROMPT[5:], 6))],
+        [(0, with_image(3, 4, max_tokens=15)), (1, generate(PROMPT[5:], 6))],
         preempt=lambda step, index: index == 0 and step == 5,
         results=results,
     )
@@ -352,9 +352,9 @@ def test_a_row_over_a_covered_picture_makes_way_and_goes_on_the_same(folder: Pat
 
 def test_what_is_prepared_lies_on_the_host(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A device that computes nothing: only `start` and `resume` reach for it."""
-    llm, work = load(folder), with_picture(3, 4)
+    llm, work = load(folder), with_image(3, 4)
     monkeypatch.setattr(llm._forward, "_device", torch.device("meta"))
-    prepared = llm.prepare(work, Inputs({"x": picture_of(1)}))
+    prepared = llm.prepare(work, Inputs({"x": image_of(1)}))
     row = llm.start(work, prepared)
     suspended = llm.suspend(row)
     rows = [row, llm.resume(work, prepared, suspended)]
@@ -365,8 +365,8 @@ def test_what_is_prepared_lies_on_the_host(folder: Path, monkeypatch: pytest.Mon
 
 
 def test_a_row_that_runs_out_of_memory_as_it_starts_has_taken_no_slot(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    llm, work = load(folder, num_slots=1), with_picture(3, 4)
-    prepared = llm.prepare(work, Inputs({"x": picture_of(1)}))
+    llm, work = load(folder, num_slots=1), with_image(3, 4)
+    prepared = llm.prepare(work, Inputs({"x": image_of(1)}))
 
     def ran_out(*args: object) -> object:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -380,7 +380,7 @@ def test_a_row_that_runs_out_of_memory_as_it_starts_has_taken_no_slot(folder: Pa
 
 
 def test_what_slots_hold_can_be_asked_for_while_they_change(folder: Path) -> None:
-    llm, results = load(folder, num_slots=2), {"x": picture_of(1)}
+    llm, results = load(folder, num_slots=2), {"x": image_of(1)}
     ended = threading.Event()
     errors: list[Exception] = []
 
@@ -388,8 +388,8 @@ def test_what_slots_hold_can_be_asked_for_while_they_change(folder: Path) -> Non
         try:
             while not ended.is_set():
                 llm.resident_names()
-                llm.share(llm.prepare(with_picture(3, 4), Inputs(results)))
-                assert {one.name for one in llm.needs(with_picture(3, 4))} <= {"x"}
+                llm.share(llm.prepare(with_image(3, 4), Inputs(results)))
+                assert {one.name for one in llm.needs(with_image(3, 4))} <= {"x"}
         except Exception as error:
             errors.append(error)
 
@@ -397,7 +397,7 @@ def test_what_slots_hold_can_be_asked_for_while_they_change(folder: Path) -> Non
     asking.start()
     try:
         for turn in range(10):
-            drive(llm, [(0, with_picture(3, 4)), (1, generate(PROMPT[turn:]))], results=results)
+            drive(llm, [(0, with_image(3, 4)), (1, generate(PROMPT[turn:]))], results=results)
     finally:
         ended.set()
         asking.join()

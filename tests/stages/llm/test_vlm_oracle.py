@@ -22,7 +22,7 @@ from stages.vision.messages import EncodeImage, VisionFeatures
 from stages.vision.vlm_encoder import VlmEncoder
 from tests.stages.llm.driving import Answer, drive
 from tests.stages.llm.tiny_vlms import save_llava, save_llava_siglip, save_qwen2_5_vl
-from tests.stages.vision.tiny_clip import picture
+from tests.stages.vision.tiny_clip import image
 
 pytestmark = pytest.mark.models
 
@@ -37,7 +37,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """A checkpoint and what Triptych loads of it. `seen`: the features of every picture that was asked about, by name."""
+    """A checkpoint and what Triptych loads of it. `seen`: the features of every image that was asked about, by name."""
 
     checkpoint: Checkpoint
     prompts: PromptBuilder
@@ -75,7 +75,7 @@ def asked(source: random.Random) -> Asked:
     for _ in range(source.randrange(1, 5)):
         if source.random() < 0.5:
             width, height = source.randrange(20, 130), source.randrange(20, 130)
-            contents.append(ImagePart(picture(source.randrange(1000), width, height), width, height, "x"))
+            contents.append(ImagePart(image(source.randrange(1000), width, height), width, height, "x"))
         contents.append(TextPart(source.choice(WORDS)))
     return Asked(Message("user", tuple(contents)), source.randrange(1, 16))
 
@@ -136,31 +136,30 @@ def test_conversations_that_make_way_again_and_again_get_the_same_answers(parts:
         assert answer.tokens == whole_answer(parts.checkpoint, one)[0]
 
 
-def test_pictures_matter(parts: Parts) -> None:
+def test_images_matter(parts: Parts) -> None:
     """The answers above are not equal because nobody looks."""
     llm = parts.llm(LlmSettings(2, max_context_tokens=256, prefill_chunk_tokens=64))
     one, other = (
-        Asked(Message("user", (ImagePart(picture(seed, 60, 60), 60, 60, "x"), TextPart("what is this?"))), 8)
-        for seed in (1, 2)
+        Asked(Message("user", (ImagePart(image(seed, 60, 60), 60, 60, "x"), TextPart("what is this?"))), 8) for seed in (1, 2)
     )
     first, second = drive(llm, [(0, parts.generate(one)), (0, parts.generate(other))], results=parts.seen)
     assert [found.logprob for found in first.logprobs] != [found.logprob for found in second.logprobs]
 
 
-def about_pictures(*words: str, max_tokens: int = 9) -> Asked:
-    """The same two pictures, with the same text between them, and other words behind."""
-    pictures = [ImagePart(picture(seed, width, 60), width, 60, "x") for seed, width in ((1, 90), (2, 60))]
-    return Asked(Message("user", (pictures[0], TextPart("two"), pictures[1], *map(TextPart, words))), max_tokens)
+def about_images(*words: str, max_tokens: int = 9) -> Asked:
+    """The same two images, with the same text between them, and other words behind."""
+    images = [ImagePart(image(seed, width, 60), width, 60, "x") for seed, width in ((1, 90), (2, 60))]
+    return Asked(Message("user", (images[0], TextPart("two"), images[1], *map(TextPart, words))), max_tokens)
 
 
-FIRST, SECOND = about_pictures("left of"), about_pictures("what is this?", "größer")
+FIRST, SECOND = about_images("left of"), about_images("what is this?", "größer")
 
 
 def answer_is_the_whole_models(parts: Parts, one: Asked, answer: Answer) -> None:
     assert answer.tokens == whole_answer(parts.checkpoint, one)[0]
 
 
-def test_a_second_question_about_the_same_pictures_is_answered_with_no_features_at_hand(parts: Parts) -> None:
+def test_a_second_question_about_the_same_images_is_answered_with_no_features_at_hand(parts: Parts) -> None:
     llm = parts.llm(LlmSettings(2, max_context_tokens=256, prefill_chunk_tokens=64))
     work = parts.generate(SECOND)
     assert {one.name for one in llm.needs(work)} == {span.features.name for span in work.images}
@@ -177,7 +176,7 @@ def test_where_the_slot_was_taken_meanwhile_the_second_question_starts_with_what
     work = parts.generate(SECOND)
     early = llm.prepare(work, NO_INPUTS)
     drive(llm, [(0, Generate(tuple(range(10, 50)), Sampling(max_tokens=2)))])
-    late = llm.prepare(work, NO_INPUTS)  # by now nobody knows the pictures' grids
+    late = llm.prepare(work, NO_INPUTS)  # by now nobody knows the images' grids
     for prepared in (early, late):
         with pytest.raises(InputsMissing) as missing:
             llm.start(work, prepared)
@@ -195,7 +194,7 @@ def test_where_the_slot_was_taken_meanwhile_the_second_question_starts_with_what
 def test_a_second_question_that_makes_way_goes_on_the_same(parts: Parts, num_slots: int) -> None:
     llm = parts.llm(LlmSettings(num_slots, max_context_tokens=256, prefill_chunk_tokens=64))
     drive(llm, [(0, parts.generate(FIRST))], results=parts.seen)
-    second = about_pictures("what is this?", max_tokens=14)
+    second = about_images("what is this?", max_tokens=14)
     other = Generate(tuple(range(10, 50)), Sampling(max_tokens=5, temperature=0.0))
     answer, _ = drive(
         llm,

@@ -21,7 +21,7 @@ QWEN_TEMPLATE = CHAT_TEMPLATE.replace("<image>", "<|vision_start|><|image_pad|><
 
 
 def save_llava(folder: Path) -> Path:
-    """16 patches a picture of 28 x 28."""
+    """16 patches an image of 28 x 28."""
     ensure_torchvision()
     from transformers import CLIPImageProcessor, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
     from transformers.models.llava import LlavaProcessor
@@ -47,7 +47,7 @@ def save_llava(folder: Path) -> Path:
 
 
 def save_llava_siglip(folder: Path) -> Path:
-    """16 patches a picture of 28 x 28; the tower has no class token, and its pictures are not cropped."""
+    """16 patches an image of 28 x 28; the tower has no class token, and its images are not cropped."""
     ensure_torchvision()
     from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, SiglipImageProcessor, SiglipVisionConfig
     from transformers.models.llava import LlavaProcessor
@@ -73,7 +73,7 @@ def save_llava_siglip(folder: Path) -> Path:
 
 
 def _larger_tower(model: Any) -> Any:
-    """Towers that scale their random weights themselves: large enough for pictures to matter."""
+    """Towers that scale their random weights themselves: large enough for images to matter."""
     with torch.no_grad():
         for parameter in model.model.vision_tower.parameters():
             if parameter.dim() > 1:
@@ -82,7 +82,7 @@ def _larger_tower(model: Any) -> Any:
 
 
 def save_pixtral(folder: Path) -> Path:
-    """A picture's features stand in rows, with a token between one and the next."""
+    """An image's features stand in rows, with a token between one and the next."""
     ensure_torchvision()
     from transformers import (
         LlamaConfig,

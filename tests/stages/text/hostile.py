@@ -31,7 +31,7 @@ UNITS = {
     "references by number": "&#9",
     "escapes": "\x1b[0;",
     "joiners": "\u200d",
-    "joined pictures": "👩\u200d",
+    "joined images": "👩\u200d",
     "flags": "🇩🇪",
     "marks": "\u0301",
     "marks out of order": "\u0301\u0323",

@@ -1,4 +1,4 @@
-"""Texts and pictures in one space."""
+"""Texts and images in one space."""
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +13,8 @@ from stages.contract.errors import ConfigurationError, InvalidRequest
 from stages.contract.recipe import NO_INPUTS
 from stages.vision.clip_embedder import ClipEmbedder
 from stages.vision.messages import Embedding, EmbedInput
-from tests.stages.vision.tiny_clip import picture, save_clip
+from tests.stages.vision.tiny_clip import image as drawn
+from tests.stages.vision.tiny_clip import save_clip
 
 pytestmark = pytest.mark.models
 
@@ -41,28 +42,28 @@ def test_vectors_are_open_clips_own_normalized(embedder: ClipEmbedder, folder: P
 
 def test_vectors_have_unit_length_and_one_width(embedder: ClipEmbedder) -> None:
     text = embedder.run([embedder.prepare(EmbedInput(text="a star"), NO_INPUTS)])[0].embedding
-    image = embedder.run([embedder.prepare(EmbedInput(image=picture(1), max_pixels=10_000), NO_INPUTS)])[0].embedding
+    image = embedder.run([embedder.prepare(EmbedInput(image=drawn(1), max_pixels=10_000), NO_INPUTS)])[0].embedding
     assert text.shape == image.shape == (24,)
     assert text.dtype == image.dtype == np.float32
     assert [np.linalg.norm(text), np.linalg.norm(image)] == pytest.approx([1.0, 1.0], abs=1e-5)
 
 
-def test_texts_and_pictures_never_share_a_batch(embedder: ClipEmbedder) -> None:
+def test_texts_and_images_never_share_a_batch(embedder: ClipEmbedder) -> None:
     text = embedder.prepare(EmbedInput(text="a star"), NO_INPUTS)
-    image = embedder.prepare(EmbedInput(image=picture(1), max_pixels=10_000), NO_INPUTS)
+    image = embedder.prepare(EmbedInput(image=drawn(1), max_pixels=10_000), NO_INPUTS)
     assert embedder.batch_key(text) != embedder.batch_key(image)
     assert (embedder.cost(text), embedder.cost(image)) == (12, 16)
 
 
-def test_a_picture_embeds_the_same_alone_and_in_a_batch(embedder: ClipEmbedder) -> None:
-    items = [embedder.prepare(EmbedInput(image=picture(seed), max_pixels=10_000), NO_INPUTS) for seed in range(4)]
+def test_an_image_embeds_the_same_alone_and_in_a_batch(embedder: ClipEmbedder) -> None:
+    items = [embedder.prepare(EmbedInput(image=drawn(seed), max_pixels=10_000), NO_INPUTS) for seed in range(4)]
     for item, result in zip(items, embedder.run(items), strict=True):
         np.testing.assert_allclose(result.embedding, embedder.run([item])[0].embedding, atol=1e-5)
 
 
 def test_tokens_and_patches_are_counted(embedder: ClipEmbedder) -> None:
     text = embedder.run([embedder.prepare(EmbedInput(text="a star"), NO_INPUTS)])[0]
-    image = embedder.run([embedder.prepare(EmbedInput(image=picture(1), max_pixels=10_000), NO_INPUTS)])[0]
+    image = embedder.run([embedder.prepare(EmbedInput(image=drawn(1), max_pixels=10_000), NO_INPUTS)])[0]
     assert (int(text.num_tokens), int(image.num_tokens)) == (4, 16)
 
 
@@ -86,15 +87,15 @@ def test_texts_prepared_on_several_threads_keep_the_models_length() -> None:
     assert {item.token_ids.shape for item in prepared if item.token_ids is not None} == {(32,)}
 
 
-def test_an_input_is_a_text_or_a_picture(embedder: ClipEmbedder) -> None:
-    for payload in (EmbedInput(), EmbedInput(text="a star", image=picture(1), max_pixels=10_000)):
+def test_an_input_is_a_text_or_an_image(embedder: ClipEmbedder) -> None:
+    for payload in (EmbedInput(), EmbedInput(text="a star", image=drawn(1), max_pixels=10_000)):
         with pytest.raises(InvalidRequest, match="neither or both") as caught:
             embedder.check(payload)
         assert caught.value.param == "text"
 
 
 def test_an_input_weighs_what_it_costs(embedder: ClipEmbedder) -> None:
-    text, image = EmbedInput(text="a star"), EmbedInput(image=picture(1), max_pixels=10_000)
+    text, image = EmbedInput(text="a star"), EmbedInput(image=drawn(1), max_pixels=10_000)
     item = embedder.prepare(text, NO_INPUTS)
     assert embedder.weigh(text) == embedder.cost(item)
     assert embedder.weigh(image) == embedder.cost(embedder.prepare(image, NO_INPUTS))

@@ -16,7 +16,7 @@ from stages.vision.messages import EncodeImage, VisionFeatures
 from stages.vision.open_clip_encoder import OpenClipEncoder
 from stages.vision.open_clip_tower import WEIGHTS_FILE
 from stages.vision.projector import Projector
-from tests.stages.vision.tiny_clip import picture, save_clip, save_projector
+from tests.stages.vision.tiny_clip import image, save_clip, save_projector
 
 pytestmark = pytest.mark.models
 
@@ -39,26 +39,26 @@ def test_features_are_the_projected_patch_tokens_of_open_clips_own_model(folders
 
     clip, projector = folders
     model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{clip}")
-    pixels = transform(Image.open(io.BytesIO(picture(1))))[None]
+    pixels = transform(Image.open(io.BytesIO(image(1))))[None]
     with torch.no_grad():
         tokens = model.eval().visual.forward_intermediates(pixels, indices=[1], intermediates_only=True, output_fmt="NLC")[
             "image_intermediates"
         ][0]
         expected = Projector.load(projector)(tokens)[0]
     encoder = load(clip, projector)
-    result = encoder.run([encoder.prepare(EncodeImage(picture(1), 10_000), NO_INPUTS)])[0]
+    result = encoder.run([encoder.prepare(EncodeImage(image(1), 10_000), NO_INPUTS)])[0]
     assert result.features.shape == (16, 40)
     np.testing.assert_allclose(result.features, expected.numpy(), atol=1e-5)
 
 
-def test_a_picture_sees_the_same_alone_and_in_a_batch(folders: tuple[Path, Path]) -> None:
+def test_an_image_sees_the_same_alone_and_in_a_batch(folders: tuple[Path, Path]) -> None:
     encoder = load(*folders)
-    items = [encoder.prepare(EncodeImage(picture(seed, 30 + seed, 50), 10_000), NO_INPUTS) for seed in range(5)]
+    items = [encoder.prepare(EncodeImage(image(seed, 30 + seed, 50), 10_000), NO_INPUTS) for seed in range(5)]
     assert len({encoder.batch_key(item) for item in items}) == 1
     for item, result in zip(items, encoder.run(items), strict=True):
         np.testing.assert_allclose(result.features, encoder.run([item])[0].features, atol=1e-5)
     assert encoder.cost(items[0]) == 16
-    assert encoder.weigh(EncodeImage(picture(0, 30, 50), 10_000)) == encoder.cost(items[0])
+    assert encoder.weigh(EncodeImage(image(0, 30, 50), 10_000)) == encoder.cost(items[0])
     assert encoder.result_type is VisionFeatures
 
 
@@ -68,9 +68,9 @@ def test_features_travel_in_the_dtype_they_were_computed_in(
     folders: tuple[Path, Path], dtype: str, torch_dtype: torch.dtype
 ) -> None:
     encoder = load(*folders, dtype=dtype)
-    features = encoder.run([encoder.prepare(EncodeImage(picture(1), 10_000), NO_INPUTS)])[0].features
+    features = encoder.run([encoder.prepare(EncodeImage(image(1), 10_000), NO_INPUTS)])[0].features
     assert features.nbytes == features.size * torch_dtype.itemsize
-    exact = load(*folders).run([load(*folders).prepare(EncodeImage(picture(1), 10_000), NO_INPUTS)])[0].features
+    exact = load(*folders).run([load(*folders).prepare(EncodeImage(image(1), 10_000), NO_INPUTS)])[0].features
     np.testing.assert_allclose(as_tensor(features, dtype=torch.float32, device="cpu"), exact, atol=0.1)
 
 
@@ -79,17 +79,17 @@ def test_a_compiled_encoder_sees_the_same(folders: tuple[Path, Path]) -> None:
     plain, options = load(*folders), LoadOptions(compile=True)
     checkpoints = [resolve(Source(folder=str(folder))) for folder in folders]
     encoder = OpenClipEncoder.load(checkpoints[0], checkpoints[1], options)
-    items = [encoder.prepare(EncodeImage(picture(seed), 10_000), NO_INPUTS) for seed in range(3)]
+    items = [encoder.prepare(EncodeImage(image(seed), 10_000), NO_INPUTS) for seed in range(3)]
     for result, expected in zip(encoder.run(items), plain.run(items), strict=True):
         np.testing.assert_allclose(result.features, expected.features, atol=1e-4)
 
 
-def test_what_is_no_picture_is_the_requests_fault(folders: tuple[Path, Path]) -> None:
+def test_what_is_no_image_is_the_requests_fault(folders: tuple[Path, Path]) -> None:
     encoder = load(*folders)
     with pytest.raises(InvalidRequest):
-        encoder.prepare(EncodeImage(b"no picture", 10_000), NO_INPUTS)
+        encoder.prepare(EncodeImage(b"no image", 10_000), NO_INPUTS)
     with pytest.raises(TooLarge):
-        encoder.prepare(EncodeImage(picture(1), 100), NO_INPUTS)
+        encoder.prepare(EncodeImage(image(1), 100), NO_INPUTS)
 
 
 def test_a_projector_of_another_tower_is_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:

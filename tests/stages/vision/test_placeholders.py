@@ -1,4 +1,4 @@
-"""How many tokens a picture will have, told without making a picture as large as the client's."""
+"""How many tokens an image will have, told without making an image as large as the client's."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ SIZES = [(1, 1), (28, 28), (30, 40), (57, 120), (400, 300), (3, 500)]
 
 
 class Watched:
-    """A processor that notes how large the pictures are that it is given."""
+    """A processor that notes how large the images are that it is given."""
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
@@ -39,7 +39,7 @@ def processor_of(save: Callable[[Path], Path], folder: Path) -> Watched:
 
 
 @pytest.mark.parametrize("save", [save_llava, save_llava_siglip, save_qwen2_5_vl])
-def test_as_many_as_the_processor_writes_for_a_picture_of_that_size(save: Callable[[Path], Path], tmp_path: Path) -> None:
+def test_as_many_as_the_processor_writes_for_an_image_of_that_size(save: Callable[[Path], Path], tmp_path: Path) -> None:
     processor = processor_of(save, tmp_path)
     for height, width in SIZES:
         if max(height, width) > 199 * min(height, width):
@@ -49,7 +49,7 @@ def test_as_many_as_the_processor_writes_for_a_picture_of_that_size(save: Callab
 
 
 @pytest.mark.parametrize("save", [save_llava, save_llava_siglip, save_qwen2_5_vl])
-def test_no_picture_larger_than_the_models_own_is_made(save: Callable[[Path], Path], tmp_path: Path) -> None:
+def test_no_image_larger_than_the_models_own_is_made(save: Callable[[Path], Path], tmp_path: Path) -> None:
     processor = processor_of(save, tmp_path)
     for side in (9_000, 10_000, 11_000):
         assert num_image_tokens(processor, side, side - 1) > 0

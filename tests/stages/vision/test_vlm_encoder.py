@@ -19,13 +19,13 @@ from stages.contract.limits import BatchLimits
 from stages.contract.recipe import NO_INPUTS
 from stages.engine.one_shot import OneShotEngine
 from stages.vision.messages import EncodeImage, VisionFeatures
-from stages.vision.vlm_encoder import PreparedPicture, VlmEncoder
+from stages.vision.vlm_encoder import PreparedImage, VlmEncoder
 from stages.vision.vlm_parts import load_seeing_part, load_speaking_part
 from tests.stages.fakes import PATIENCE_S, Gate, Inbox
 from tests.stages.llm.tiny_models import save_decoder
 from tests.stages.llm.tiny_vlms import save_llava, save_llava_siglip, save_pixtral, save_qwen2_5_vl
 from tests.stages.vision.reading import tensors_read
-from tests.stages.vision.tiny_clip import picture
+from tests.stages.vision.tiny_clip import image
 
 pytestmark = pytest.mark.models
 
@@ -55,7 +55,7 @@ def test_features_are_the_models_own(folder: Path) -> None:
 
     model, processor, encoder = whole_model(folder), AutoImageProcessor.from_pretrained(folder), load(folder)
     for seed, (width, height) in enumerate(SIZES):
-        data = picture(seed, width, height)
+        data = image(seed, width, height)
         inputs = processor(images=[Image.open(io.BytesIO(data))], return_tensors="pt")
         with torch.no_grad():
             expected = model.get_image_features(**inputs).pooler_output[0]
@@ -71,7 +71,7 @@ def test_features_are_the_models_own(folder: Path) -> None:
             assert encoder.cost(item) == 16
 
 
-@pytest.mark.parametrize("data", [b"no picture", picture(0, 1, 300)], ids=["text", "a line"])
+@pytest.mark.parametrize("data", [b"no image", image(0, 1, 300)], ids=["text", "a line"])
 def test_what_can_never_be_prepared_weighs_something(folder: Path, data: bytes) -> None:
     encoder = load(folder)
     assert encoder.weigh(EncodeImage(data, 100_000)) >= 1
@@ -83,15 +83,15 @@ class Uncopied(Blob):
         raise RuntimeError("it was copied")
 
 
-def test_a_picture_is_weighed_without_copying_it(folder: Path) -> None:
-    encoder, data = load(folder), picture(0, *SIZES[0])
+def test_an_image_is_weighed_without_copying_it(folder: Path) -> None:
+    encoder, data = load(folder), image(0, *SIZES[0])
     weighed = encoder.weigh(EncodeImage(Uncopied(data), 100_000))
     assert weighed == encoder.weigh(EncodeImage(data, 100_000))
 
 
-def test_pictures_of_different_sizes_share_a_batch_and_see_the_same(folder: Path) -> None:
+def test_images_of_different_sizes_share_a_batch_and_see_the_same(folder: Path) -> None:
     encoder = load(folder)
-    items = [encoder.prepare(EncodeImage(picture(seed, *size), 100_000), NO_INPUTS) for seed, size in enumerate(SIZES)]
+    items = [encoder.prepare(EncodeImage(image(seed, *size), 100_000), NO_INPUTS) for seed, size in enumerate(SIZES)]
     assert len({encoder.batch_key(item) for item in items}) == 1
     for item, result in zip(items, encoder.run(items), strict=True):
         alone = encoder.run([item])[0]
@@ -126,24 +126,24 @@ class Weighed(VlmEncoder):
     def hold(self, gate: Gate) -> None:
         self.gate, self.batches = gate, list[list[float]]()
 
-    def run(self, batch: Sequence[PreparedPicture]) -> Sequence[VisionFeatures]:
+    def run(self, batch: Sequence[PreparedImage]) -> Sequence[VisionFeatures]:
         self.gate.pass_through()
         self.batches.append([self.cost(item) for item in batch])
         return super().run(batch)
 
 
-def test_a_burst_of_pictures_is_split_into_batches_within_the_cost_bound(folder: Path) -> None:
+def test_a_burst_of_images_is_split_into_batches_within_the_cost_bound(folder: Path) -> None:
     encoder, gate = Weighed.load(resolve(Source(folder=str(folder))), LoadOptions()), Gate(closed=True)
     assert isinstance(encoder, Weighed)
     encoder.hold(gate)
     sizes = [SIZES[index % len(SIZES)] for index in range(12)]
-    bound = 2.5 * max(encoder.cost(encoder.prepare(EncodeImage(picture(0, *size), 100_000), NO_INPUTS)) for size in SIZES)
-    engine: OneShotEngine[EncodeImage, PreparedPicture, VisionFeatures] = OneShotEngine(
+    bound = 2.5 * max(encoder.cost(encoder.prepare(EncodeImage(image(0, *size), 100_000), NO_INPUTS)) for size in SIZES)
+    engine: OneShotEngine[EncodeImage, PreparedImage, VisionFeatures] = OneShotEngine(
         encoder, name="eyes", batch=BatchLimits(max_items=64, max_cost=bound)
     )
     inboxes = [Inbox() for _ in sizes]
     for seed, (size, inbox) in enumerate(zip(sizes, inboxes, strict=True)):
-        engine.submit(Item(f"{seed}", EncodeImage(picture(seed, *size), 100_000)), NO_INPUTS, inbox)
+        engine.submit(Item(f"{seed}", EncodeImage(image(seed, *size), 100_000)), NO_INPUTS, inbox)
     gate.open()
     assert all(inbox.wait().error is None for inbox in inboxes)
     engine.close(PATIENCE_S)
@@ -152,7 +152,7 @@ def test_a_burst_of_pictures_is_split_into_batches_within_the_cost_bound(folder:
     assert len(encoder.batches) < len(sizes)
 
 
-def test_tokens_between_the_features_of_a_picture_are_refused_at_load(tmp_path: Path) -> None:
+def test_tokens_between_the_features_of_an_image_are_refused_at_load(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"placeholder tokens and .* features"):
         load(save_pixtral(tmp_path))
 

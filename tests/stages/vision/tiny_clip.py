@@ -49,7 +49,7 @@ def save_projector(folder: Path, clip: Path, *, text_width: int = 40, vision_wid
     return folder
 
 
-def picture(seed: int, width: int = 40, height: int = 30) -> bytes:
+def image(seed: int, width: int = 40, height: int = 30) -> bytes:
     """A PNG of smooth noise."""
     pixels = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     out = io.BytesIO()

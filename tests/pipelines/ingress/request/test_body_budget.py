@@ -168,7 +168,7 @@ LIMITS = LimitsConfig(body_bytes=250_000, body_bytes_in_flight=250_000)
 
 def kept_with(max_wait_s: float) -> Kept:
     kept = Kept.new(IngressSettings(limits=LIMITS))
-    return Kept(kept.metrics, kept.pictures, kept.threads, BodyBudget(1, max_wait_s=max_wait_s))
+    return Kept(kept.metrics, kept.images, kept.threads, BodyBudget(1, max_wait_s=max_wait_s))
 
 
 async def in_chunks(body: bytes) -> AsyncIterator[bytes]:
@@ -197,5 +197,5 @@ async def test_while_one_large_body_is_held_another_gets_a_429_and_text_is_answe
         assert (await client.post("/v1/chat/completions", json=chat_body())).status_code == 200
         assert (await first).status_code == 200
         assert kept.bodies.held_bytes == 0
-        assert (await client.post("/v1/chat/completions", content=content, headers=headers)).status_code == 400  # no picture
+        assert (await client.post("/v1/chat/completions", content=content, headers=headers)).status_code == 400  # no image
     assert kept.bodies.held_bytes == 0

@@ -10,8 +10,8 @@ from pipelines.ingress.request.settings import IngressSettings
 from pipelines.ingress.schemas.chat import ChatBody
 from pipelines.jobs import ChatJob, ImagePart, TextPart
 from pipelines.settings.config import LimitsConfig
+from stages.images.pixel_budget import pixels_of_this_process
 from stages.llm.messages import Sampling
-from stages.pictures.pixel_budget import pixels_of_this_process
 from tests.pipelines.ingress.fakes import CHAT, DEFAULTS, PAINT, FakeService
 from tests.pipelines.ingress.surface import JsonObject, chat_body, client_for, data_url, error_of, image_part, png
 
@@ -246,7 +246,7 @@ async def test_a_wrong_value_is_told_with_its_field_and_what_is_allowed(fields: 
         ({"type": "image_url", "image_url": "data:,x"}, "messages[0].content[1].image_url"),
         ({"type": "text", "text": None}, "messages[0].content[1].text"),
         ({"type": "text"}, "messages[0].content[1].text"),
-        (image_part(b"no picture"), "messages[0].content[1].image_url.url"),
+        (image_part(b"no image"), "messages[0].content[1].image_url.url"),
         (image_part(png()[:40]), "messages[0].content[1].image_url.url"),
         ({"type": "image_url", "image_url": {"url": "data:image/png;base64,@@@"}}, "messages[0].content[1].image_url.url"),
         ({"type": "image_url", "image_url": {"url": "https://example.org/x.png"}}, "messages[0].content[1].image_url.url"),
@@ -272,7 +272,7 @@ async def test_an_unknown_model_is_404_and_a_model_that_does_something_else_400(
     assert (other.status_code, error_of(other)["param"]) == (400, "model")
 
 
-async def test_turns_and_pictures_keep_their_order() -> None:
+async def test_turns_and_images_keep_their_order() -> None:
     job = await asked(
         {
             "model": CHAT,
@@ -295,7 +295,7 @@ async def test_turns_and_pictures_keep_their_order() -> None:
     assert last.data == png(9, 9)
 
 
-async def test_low_detail_is_a_smaller_picture_and_high_detail_the_picture_itself() -> None:
+async def test_low_detail_is_a_smaller_image_and_high_detail_the_image_itself() -> None:
     large = png(1024, 256)
     job = await asked(chat_body([image_part(large, detail="low"), image_part(large, detail="high")]))
     low, high = job.messages[0].parts
@@ -314,7 +314,7 @@ async def test_a_kilobyte_that_stands_for_any_number_of_pixels_is_refused_by_nam
     assert "RLE8" in refusal["message"]
 
 
-async def test_a_picture_that_never_fits_what_is_decoded_at_a_time_is_refused_with_the_setting() -> None:
+async def test_an_image_that_never_fits_what_is_decoded_at_a_time_is_refused_with_the_setting() -> None:
     budget = pixels_of_this_process()
     before = budget.max_pixels
     budget.limit(1024 * 256 - 1)
@@ -327,10 +327,10 @@ async def test_a_picture_that_never_fits_what_is_decoded_at_a_time_is_refused_wi
     assert "limits.pixels_in_flight" in refusal["message"]
 
 
-async def test_more_pictures_or_text_than_configured_are_refused_with_the_setting() -> None:
+async def test_more_images_or_text_than_configured_are_refused_with_the_setting() -> None:
     settings = IngressSettings(LimitsConfig(images_per_request=1, prompt_chars=10))
-    pictures = await refused(chat_body([image_part(), image_part()]), settings)
-    assert "limits.images_per_request" in pictures["message"]
+    images = await refused(chat_body([image_part(), image_part()]), settings)
+    assert "limits.images_per_request" in images["message"]
     text = await refused(chat_body("x" * 11), settings)
     assert "limits.prompt_chars" in text["message"]
 
@@ -342,7 +342,7 @@ async def test_more_parts_in_all_than_a_template_may_have_to_write_are_refused()
     assert "9216 parts; at most 8192" in error["message"]
 
 
-async def test_a_picture_over_the_bounds_is_413_before_it_is_decoded() -> None:
+async def test_an_image_over_the_bounds_is_413_before_it_is_decoded() -> None:
     async with client_for(FakeService(), IngressSettings(LimitsConfig(image_pixels=100))) as client:
         response = await client.post(PATH, json=chat_body([image_part(png(20, 20))]))
     assert response.status_code == 413
@@ -366,7 +366,7 @@ async def test_several_choices_count_the_prompt_once() -> None:
     assert (body["usage"]["prompt_tokens"], body["usage"]["completion_tokens"]) == (2, 6)
 
 
-async def test_a_data_url_may_say_any_picture_type() -> None:
+async def test_a_data_url_may_say_any_image_type() -> None:
     job = await asked(chat_body([{"type": "image_url", "image_url": {"url": data_url(png(), "jpeg")}}]))
     assert isinstance(job.messages[0].parts[0], ImagePart)
 

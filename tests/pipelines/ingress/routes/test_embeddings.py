@@ -1,4 +1,4 @@
-"""POST /v1/embeddings: texts, pictures and both, as numbers and as base64."""
+"""POST /v1/embeddings: texts, images and both, as numbers and as base64."""
 
 import base64
 from typing import Any
@@ -44,16 +44,16 @@ async def test_base64_holds_the_same_numbers() -> None:
     assert np.frombuffer(base64.b64decode(packed), dtype="<f4").tolist() == numbers
 
 
-async def test_texts_and_pictures_mix_and_keep_their_order() -> None:
+async def test_texts_and_images_mix_and_keep_their_order() -> None:
     service = FakeService()
     body = await embedded(["boat", image_part(png(5, 6)), {"type": "text", "text": "hut"}], service)
     assert [entry["index"] for entry in body["data"]] == [0, 1, 2]
     (job,) = service.jobs
     assert isinstance(job, EmbedJob)
-    text, picture, other = job.inputs
+    text, image, other = job.inputs
     assert (text, other) == (TextPart("boat"), TextPart("hut"))
-    assert isinstance(picture, ImagePart)
-    assert (picture.width, picture.height) == (5, 6)
+    assert isinstance(image, ImagePart)
+    assert (image.width, image.height) == (5, 6)
 
 
 @pytest.mark.parametrize(
@@ -73,11 +73,11 @@ async def test_every_input_knows_its_field_in_the_request(given: Any, params: li
     assert [part.param for part in job.inputs] == params
 
 
-async def test_a_single_picture_needs_no_list() -> None:
+async def test_a_single_image_needs_no_list() -> None:
     assert len((await embedded(image_part()))["data"]) == 1
 
 
-async def test_a_string_is_text_even_where_it_looks_like_a_picture() -> None:
+async def test_a_string_is_text_even_where_it_looks_like_an_image() -> None:
     service = FakeService()
     await embedded(data_url(png()), service)
     (job,) = service.jobs
@@ -106,7 +106,7 @@ async def test_a_wrong_value_is_told_with_its_field(fields: JsonObject, param: s
     assert (await refused({"model": EMBED, **fields}))["param"] == param
 
 
-async def test_more_inputs_pictures_or_text_than_configured_are_refused_with_the_setting() -> None:
+async def test_more_inputs_images_or_text_than_configured_are_refused_with_the_setting() -> None:
     settings = IngressSettings(LimitsConfig(embedding_inputs=2, images_per_request=1, prompt_chars=3))
     for given, setting in (
         (["a", "b", "c"], "limits.embedding_inputs"),

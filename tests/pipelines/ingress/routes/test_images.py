@@ -1,4 +1,4 @@
-"""POST /v1/images/generations: what reaches the painter, pictures in every form, and the events of a stream."""
+"""POST /v1/images/generations: what reaches the painter, images in every form, and the events of a stream."""
 
 import base64
 import io
@@ -50,7 +50,7 @@ def opened(b64_json: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(b64_json)))
 
 
-async def test_a_picture_comes_back_to_the_pixel_with_its_seed_and_a_receipt() -> None:
+async def test_an_image_comes_back_to_the_pixel_with_its_seed_and_a_receipt() -> None:
     body = await painted(paint_body(size="24x16"))
     assert (body["size"], body["output_format"], body["background"]) == ("24x16", "png", "opaque")
     (entry,) = body["data"]
@@ -137,20 +137,20 @@ async def test_harmless_fields_are_accepted() -> None:
     await painted(paint_body(user="u", quality="auto", moderation="low", background="auto", style=None, size=None))
 
 
-async def test_an_address_leads_to_the_picture_without_being_asked_for_a_key() -> None:
+async def test_an_address_leads_to_the_image_without_being_asked_for_a_key() -> None:
     async with client_for(FakeService()) as client:
         body = (await client.post(PATH, json=paint_body(response_format="url", output_format="webp"))).json()
         (entry,) = body["data"]
         assert "b64_json" not in entry
-        picture = await client.get(entry["url"])
+        image = await client.get(entry["url"])
         missing = await client.get("/v1/images/files/guess")
-    assert picture.headers["content-type"] == "image/webp"
-    assert Image.open(io.BytesIO(picture.content)).size == (32, 32)
+    assert image.headers["content-type"] == "image/webp"
+    assert Image.open(io.BytesIO(image.content)).size == (32, 32)
     assert missing.status_code == 404
     assert error_of(missing)["code"] == "unknown_url"
 
 
-async def test_a_stream_shows_previews_then_the_picture_with_the_receipt() -> None:
+async def test_a_stream_shows_previews_then_the_image_with_the_receipt() -> None:
     events = await events_of(paint_body(partial_images=2))
     assert [event["type"] for event in events] == ["image_generation.partial_image"] * 2 + ["image_generation.completed"]
     assert [event["partial_image_index"] for event in events[:2]] == [0, 1]
@@ -171,7 +171,7 @@ async def test_a_stream_shows_previews_then_the_picture_with_the_receipt() -> No
     }
 
 
-async def test_a_stream_of_several_pictures_tells_them_apart_and_has_one_receipt() -> None:
+async def test_a_stream_of_several_images_tells_them_apart_and_has_one_receipt() -> None:
     events = await events_of(paint_body(n=3))
     assert sorted(event["triptych"]["index"] for event in events) == [0, 1, 2]
     assert [("receipt" in event["triptych"]) for event in events] == [False, False, True]
@@ -195,7 +195,7 @@ async def test_a_late_error_is_the_streams_last_event() -> None:
     assert sse_events(response.text)[-1]["error"]["code"] == "stage_failed"
 
 
-async def test_several_pictures_are_in_order_with_their_own_seeds() -> None:
+async def test_several_images_are_in_order_with_their_own_seeds() -> None:
     body = await painted(paint_body(n=2))
     assert [entry["triptych"] for entry in body["data"]] == [{"index": 0, "seed": 5}, {"index": 1, "seed": 6}]
 

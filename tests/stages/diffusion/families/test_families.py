@@ -78,9 +78,9 @@ def test_latents_painted_alone_are_the_librarys(bench: Bench, changes: dict[str,
 
 def test_pixels_are_the_librarys(bench: Bench) -> None:
     wish = bench.wish(negative="red")
-    picture = bench.painter.pixels([bench.painter.latents(wish)])[0]
-    expected = bench.oracle.pictures(wish) * 255
-    assert np.abs(picture - expected).max() <= 0.5 + 255 * TOLERANCE
+    image = bench.painter.pixels([bench.painter.latents(wish)])[0]
+    expected = bench.oracle.images(wish) * 255
+    assert np.abs(image - expected).max() <= 0.5 + 255 * TOLERANCE
     assert expected.std() > 1
 
 

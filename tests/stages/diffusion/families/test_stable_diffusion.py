@@ -23,20 +23,20 @@ TOLERANCE = 1e-3
         Wish(steps=1),
     ],
 )
-def test_a_picture_painted_alone_is_the_librarys(sd_painter: Painter, sd_oracle: Oracle, wish: Wish) -> None:
+def test_an_image_painted_alone_is_the_librarys(sd_painter: Painter, sd_oracle: Oracle, wish: Wish) -> None:
     np.testing.assert_allclose(sd_painter.latents(wish), sd_oracle.latents(wish), atol=TOLERANCE)
 
 
 def test_the_pixels_are_the_librarys(sd_painter: Painter, sd_oracle: Oracle) -> None:
     wishes = [Wish(), Wish(prompt="blue", seed=5)]
-    pictures = sd_painter.pixels([sd_painter.latents(wish) for wish in wishes])
-    for picture, wish in zip(pictures, wishes, strict=True):
+    images = sd_painter.pixels([sd_painter.latents(wish) for wish in wishes])
+    for image, wish in zip(images, wishes, strict=True):
         expected = sd_oracle.pixels(wish)
-        assert picture.dtype == np.uint8
-        assert picture.shape == (32, 32, 3)
-        assert np.abs(picture.astype(int) - expected.astype(int)).max() <= 1
-        assert (picture == expected).mean() > 0.999
-    assert not np.array_equal(pictures[0], pictures[1])
+        assert image.dtype == np.uint8
+        assert image.shape == (32, 32, 3)
+        assert np.abs(image.astype(int) - expected.astype(int)).max() <= 1
+        assert (image == expected).mean() > 0.999
+    assert not np.array_equal(images[0], images[1])
 
 
 def test_requests_that_agree_in_nothing_share_every_step_and_nothing_else(sd_painter: Painter, sd_oracle: Oracle) -> None:
@@ -66,5 +66,5 @@ def test_a_request_that_leaves_disturbs_no_other(sd_painter: Painter, sd_oracle:
     np.testing.assert_allclose(paint_rows(sd_painter.denoiser, rows)[0], sd_oracle.latents(stays), atol=TOLERANCE)
 
 
-def test_another_seed_paints_another_picture(sd_painter: Painter) -> None:
+def test_another_seed_paints_another_image(sd_painter: Painter) -> None:
     assert np.abs(sd_painter.latents(Wish(seed=1)) - sd_painter.latents(replace(Wish(), seed=2))).max() > 0.1

@@ -102,9 +102,9 @@ def test_all_samplers_share_every_step(sd_folder: Path, sd_painter: Painter, sd_
 
 def test_samplers_differ(sd_painter: Painter) -> None:
     few = ["ddim", "euler_a", "heun", "unipc"]
-    pictures = [sd_painter.latents(Wish(sampler=name, steps=3)) for name in few]
-    for index, picture in enumerate(pictures):
-        assert all(np.abs(picture - other).max() > 1e-3 for other in pictures[index + 1 :])
+    images = [sd_painter.latents(Wish(sampler=name, steps=3)) for name in few]
+    for index, image in enumerate(images):
+        assert all(np.abs(image - other).max() > 1e-3 for other in images[index + 1 :])
 
 
 @pytest.mark.parametrize("folder", ["sd_folder", "flow_folder"])

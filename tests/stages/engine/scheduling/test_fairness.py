@@ -161,7 +161,7 @@ def test_cost_and_not_count_is_shared() -> None:
 
 
 def test_who_comes_along_in_anothers_batches_does_not_get_far_ahead() -> None:
-    """Every one of b's pictures has a size of its own but shares it with many of a's: alone, each of b's would be a batch."""
+    """Every one of b's images has a size of its own but shares it with many of a's: alone, each of b's would be a batch."""
     scheduler: OneShotScheduler[str] = OneShotScheduler(BatchLimits(8), ROOM)
     for number in range(40):
         scheduler.add(entry(f"b{number}", "b", f"size {number}"))

@@ -86,7 +86,7 @@ def test_the_slot_freed_longest_ago_is_given_away_first() -> None:
     assert [place(table, contents([token])).slot for token in (4, 5, 6)] == [slots[1], slots[0], slots[2]]
 
 
-def test_the_same_placeholders_of_another_picture_are_not_the_same() -> None:
+def test_the_same_placeholders_of_another_image_are_not_the_same() -> None:
     tokens = [1, 7, 7, 7, 2, 3]
     ours = contents(tokens, images=(SlotImage(1, 3, "cat"),), computed=6)
     assert common_prefix(contents(tokens, images=(SlotImage(1, 3, "cat"),)), ours) == 5
@@ -94,7 +94,7 @@ def test_the_same_placeholders_of_another_picture_are_not_the_same() -> None:
     assert common_prefix(contents(tokens), ours) == 1
 
 
-def test_a_picture_is_the_same_whether_or_not_its_grid_is_known() -> None:
+def test_an_image_is_the_same_whether_or_not_its_grid_is_known() -> None:
     tokens = [1, 7, 7, 7, 2, 3]
     held = contents(tokens, images=(SlotImage(1, 3, "cat", (1, 6, 2)),), computed=6)
     assert common_prefix(contents(tokens, images=(SlotImage(1, 3, "cat"),)), held) == 5
@@ -108,7 +108,7 @@ def test_the_common_beginning_is_found_to_the_token(tokens: list[int], others: l
     assert common_prefix(contents(ours), contents(theirs, computed=len(theirs))) == expected
 
 
-def test_what_a_slot_holds_of_pictures_is_told_by_name_with_their_grids() -> None:
+def test_what_a_slot_holds_of_images_is_told_by_name_with_their_grids() -> None:
     table = SlotTable(2)
     assert not table.resident_names()
     cat, dog = SlotImage(1, 2, "cat", (1, 4, 2)), SlotImage(4, 2, "dog", (1, 2, 4))

@@ -1,0 +1,83 @@
+"""From the `image_url` of a request, or a file in it, to an encoded image within the limits.
+
+Decides which addresses are images at all: data URLs, and http(s) where the configuration enables it
+(`pipelines/ingress/images/fetch.py`).
+Everything that costs CPU time (base64, reading headers) happens off the event loop. Decodes no pixels; where few of them are wanted,
+has them decoded (`pipelines/ingress/images/image_detail.py`).
+"""
+
+import binascii
+import re
+
+from pipelines.ingress.images.fetch import Fetcher, FetchPolicy
+from pipelines.ingress.images.image_detail import LowDetail
+from pipelines.ingress.images.names import NameLookUps
+from pipelines.jobs import ImagePart
+from pipelines.settings.config import LimitsConfig
+from pipelines.threads import Threads
+from stages.contract.errors import InvalidRequest, TooLarge
+from stages.images.image import inspect
+
+_MAX_DATA_HEADER = 256
+_BASE64_PIECE = 1 << 18  # a call holds the interpreter's lock; a multiple of 4
+_DATA_HEADER = re.compile(r"data:image/[a-z0-9.+-]+(;[a-z0-9-]+=[^;,]*)*;base64", re.IGNORECASE)
+
+
+class ImageSource:
+    """Where a request's images come from, within `limits.image_bytes` (encoded) and `limits.image_pixels` (width x height)."""
+
+    def __init__(self, limits: LimitsConfig, fetch: FetchPolicy, threads: Threads) -> None:
+        self._limits, self._threads = limits, threads
+        self._low_detail = LowDetail(threads.decoding, max_pixels=limits.image_pixels)
+        self._fetcher = Fetcher(fetch, limits.image_bytes, resolver=NameLookUps(threads.names))
+
+    async def load(self, url: str, *, param: str, low_detail: bool = False) -> ImagePart:
+        """Raises `InvalidRequest` or `TooLarge`, naming `param`. What an address says of its media type is only a hint."""
+        part = await self._loaded(url, param)
+        return await self._low_detail.shrunk(part) if low_detail else part
+
+    async def _loaded(self, url: str, param: str) -> ImagePart:
+        scheme = url[:_MAX_DATA_HEADER].partition(":")[0].lower()
+        if scheme == "data":
+            return await self._threads.images.run(self._from_data_url, url, param)
+        if scheme in ("http", "https"):
+            return await self._threads.images.run(self._part, await self._fetcher.fetch(url, param=param), param)
+        raise InvalidRequest(
+            f"{param}: {url[:40]!r} is neither a data: URL (data:image/png;base64,...) nor an http(s) address", param=param
+        )
+
+    async def take(self, data: bytes, *, param: str) -> ImagePart:
+        """An image that came as a file. Raises as `load` does."""
+        return await self._threads.images.run(self._part, data, param)
+
+    def _from_data_url(self, url: str, param: str) -> ImagePart:
+        comma = url.find(",", 0, _MAX_DATA_HEADER)
+        if comma < 0 or not _DATA_HEADER.fullmatch(url, 0, comma):
+            raise InvalidRequest(f"{param}: {url[:40]!r} is not of the form data:image/<type>;base64,<bytes>", param=param)
+        encoded = len(url) - comma - 1
+        at_least = encoded // 4 * 3 - 2
+        if at_least > self._limits.image_bytes:
+            raise TooLarge(
+                f"{param}: the image has about {at_least} bytes; at most {self._limits.image_bytes} (limits.image_bytes)",
+                param=param,
+            )
+        try:
+            data = _from_base64(url, comma + 1)
+        except ValueError as error:
+            raise InvalidRequest(f"{param}: the data: URL is not valid base64: {error}", param=param) from error
+        return self._part(data, param)
+
+    def _part(self, data: bytes, param: str) -> ImagePart:
+        limits = self._limits
+        info = inspect(data, max_bytes=limits.image_bytes, max_pixels=limits.image_pixels, param=param)
+        return ImagePart(data, info.width, info.height, param)
+
+
+def _from_base64(text: str, start: int) -> bytes:
+    """What follows `start`. Raises `ValueError`."""
+    data = bytearray()
+    for at in range(start, len(text), _BASE64_PIECE):
+        if len(data) * 4 != (at - start) * 3:
+            raise ValueError("there is more behind its end")
+        data += binascii.a2b_base64(text[at : at + _BASE64_PIECE], strict_mode=True)
+    return bytes(data)

@@ -1,0 +1,206 @@
+"""From a request's `image_url` to an image within the limits."""
+
+import base64
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from pipelines.ingress.images.fetch import FetchPolicy
+from pipelines.ingress.images.image_url import ImageSource
+from pipelines.jobs import ImagePart
+from pipelines.settings.config import LimitsConfig
+from pipelines.threads import Threads
+from stages.contract.errors import InvalidRequest, TooLarge
+from tests.pipelines.ingress.image_server import ImageServer, body, redirect, running
+from tests.stages.image_files import FORMATS, png, quarters, save
+
+PARAM = "messages[0].content[1].image_url.url"
+LIMITS = LimitsConfig(image_bytes=100_000, image_pixels=10_000)
+CAT = save(quarters(), "PNG")
+
+
+def source(limits: LimitsConfig = LIMITS, fetch: FetchPolicy = FetchPolicy()) -> ImageSource:
+    return ImageSource(limits, fetch, Threads.new())
+
+
+def data_url(data: bytes, kind: str = "image/png") -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+async def refusal(url: str, limits: LimitsConfig = LIMITS, fetch: FetchPolicy = FetchPolicy()) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as caught:
+        await source(limits, fetch).load(url, param=PARAM)
+    assert caught.value.param == PARAM
+    assert PARAM in caught.value.message
+    assert len(caught.value.message) < 500
+    return caught.value
+
+
+# ---- data URLs ----
+
+
+@pytest.mark.parametrize("format", FORMATS)
+async def test_a_data_url_becomes_an_image_with_its_size(format: str) -> None:
+    data = save(quarters(), format)
+    assert await source().load(data_url(data), param=PARAM) == ImagePart(data, 40, 24, PARAM)
+
+
+@pytest.mark.parametrize("kind", ["image/jpeg", "image/x-anything", "IMAGE/PNG", "image/svg+xml", "image/png;name=cat.png"])
+async def test_the_media_type_is_only_a_hint(kind: str) -> None:
+    assert (await source().load(data_url(CAT, kind), param=PARAM)).data == CAT
+
+
+async def test_the_scheme_may_be_written_in_capitals() -> None:
+    assert (await source().load("DATA" + data_url(CAT)[4:], param=PARAM)).data == CAT
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        data_url(CAT, "text/html"),
+        data_url(CAT, "application/octet-stream"),
+        data_url(CAT, ""),
+        "data:image/png," + base64.b64encode(CAT).decode(),
+        "data:image/png;base64",
+        "data:image/png;base64;base64," + base64.b64encode(CAT).decode(),
+        "data:image/png;x=" + "y" * 300 + ";base64," + base64.b64encode(CAT).decode(),
+        "data:",
+        "data:,",
+    ],
+)
+async def test_a_data_url_that_is_no_base64_image_is_refused(url: str) -> None:
+    assert "data:image/<type>;base64,<bytes>" in (await refusal(url)).message
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[:-1],
+        lambda text: text + "=",
+        lambda text: text[:8] + "\n" + text[8:],
+        lambda text: text[:8] + " " + text[8:],
+        lambda text: text[:8] + "%2B" + text[8:],
+        lambda text: text[:8] + "-_" + text[8:],
+        lambda text: text[:8] + "é" + text[8:],
+        lambda text: text + text,
+    ],
+    ids=["no padding", "more padding", "newline", "space", "percent", "url alphabet", "not ascii", "twice"],
+)
+async def test_base64_that_is_not_strict_is_refused(damage) -> None:  # type: ignore[no-untyped-def]
+    head, text = data_url(CAT + b"\0" * (2 - len(CAT) % 3 if len(CAT) % 3 != 2 else 0)).split(",")
+    assert text.endswith("=")
+    assert "base64" in (await refusal(f"{head},{damage(text)}")).message
+
+
+async def test_an_empty_image_is_refused() -> None:
+    assert not isinstance(await refusal("data:image/png;base64,"), TooLarge)
+
+
+async def test_bytes_that_are_no_image_are_refused() -> None:
+    assert "PNG, JPEG, WebP, GIF or BMP" in (await refusal(data_url(b"<svg/>", "image/svg+xml"))).message
+
+
+@pytest.mark.parametrize("max_bytes", [len(CAT) - 1, 64])
+async def test_an_image_with_more_bytes_than_allowed_is_refused(max_bytes: int) -> None:
+    error = await refusal(data_url(CAT), LimitsConfig(image_bytes=max_bytes, image_pixels=10_000))
+    assert isinstance(error, TooLarge)
+    assert all(word in error.message for word in (str(max_bytes), "limits.image_bytes"))
+
+
+async def test_an_image_at_the_limits_is_accepted() -> None:
+    limits = LimitsConfig(image_bytes=len(CAT), image_pixels=40 * 24)
+    assert (await source(limits).load(data_url(CAT), param=PARAM)).width == 40
+
+
+async def test_a_data_url_far_over_the_limit_is_refused_before_it_is_decoded() -> None:
+    assert isinstance(await refusal("data:image/png;base64," + "!" * 1_000_000), TooLarge)
+
+
+async def test_an_image_with_more_pixels_than_allowed_is_refused() -> None:
+    error = await refusal(data_url(png(50_000, 50_000, b"")))
+    assert isinstance(error, TooLarge)
+    assert "limits.image_pixels" in error.message
+
+
+# ---- other addresses ----
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "file:///etc/passwd",
+        "ftp://example.org/cat.png",
+        "blob:https://example.org/1",
+        "gs://bucket/cat.png",
+        "cat.png",
+        "/cat.png",
+        "//example.org/cat.png",
+        " data:image/png;base64,AAAA",
+        " http://example.org/",
+        base64.b64encode(CAT).decode(),
+        "x" * 1_000_000,
+    ],
+)
+async def test_anything_but_data_and_http_is_refused(url: str) -> None:
+    assert "data:" in (await refusal(url, fetch=FetchPolicy(enabled=True))).message
+
+
+async def test_http_addresses_are_refused_unless_enabled() -> None:
+    for url in ("http://example.org/cat.png", "https://example.org/cat.png", "HTTPS://example.org/cat.png"):
+        assert "fetch.enabled" in (await refusal(url)).message
+
+
+# ---- http addresses ----
+
+
+@pytest.fixture
+def server() -> Iterator[ImageServer]:
+    with running() as started:
+        started.answers["/cat"] = body(CAT)
+        yield started
+
+
+def policy(server: ImageServer) -> FetchPolicy:
+    return FetchPolicy(enabled=True, timeout_s=30, allowed_hosts=(f"127.0.0.1:{server.port}",))
+
+
+async def test_a_fetched_image_is_like_any_other(server: ImageServer) -> None:
+    server.answers["/here"] = redirect("/cat")
+    part = await source(fetch=policy(server)).load(server.url("/here"), param=PARAM)
+    assert part == ImagePart(CAT, 40, 24, PARAM)
+
+
+async def test_the_servers_word_on_the_type_is_only_a_hint(server: ImageServer) -> None:
+    server.answers["/octets"] = body(CAT, kind="application/octet-stream")
+    assert (await source(fetch=policy(server)).load(server.url("/octets"), param=PARAM)).width == 40
+    server.answers["/page"] = body(b"<html>", kind="image/png")
+    assert "PNG, JPEG" in (await refusal(server.url("/page"), fetch=policy(server))).message
+
+
+async def test_a_fetched_image_must_be_within_the_same_limits(server: ImageServer) -> None:
+    many_bytes = await refusal(server.url("/cat"), LimitsConfig(image_bytes=len(CAT) - 1, image_pixels=10_000), policy(server))
+    many_pixels = await refusal(
+        server.url("/cat"), LimitsConfig(image_bytes=len(CAT), image_pixels=40 * 24 - 1), policy(server)
+    )
+    assert "limits.image_bytes" in many_bytes.message
+    assert "limits.image_pixels" in many_pixels.message
+
+
+async def test_a_private_address_is_refused(server: ImageServer) -> None:
+    assert "no public address" in (await refusal(server.url("/cat"), fetch=FetchPolicy(enabled=True))).message
+    assert server.asked == []
+
+
+async def test_cpu_work_happens_off_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[threading.Thread] = []
+    inspect = ImageSource._part
+
+    def watched(self: ImageSource, data: bytes, param: str) -> ImagePart:
+        threads.append(threading.current_thread())
+        return inspect(self, data, param)
+
+    monkeypatch.setattr(ImageSource, "_part", watched)
+    await source().load(data_url(CAT), param=PARAM)
+    assert threads[0] is not threading.main_thread()
