@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.prompts.control_tokens import ControlTokens, unused_mark
-from stages.contract.errors import InvalidRequest
 from tests.stages.text.hostile import effort_s, repeated, times_plain
 
 TOKENS = ["<s>", "</s>", "<|im_end|>", "<|im|>", "<<s>>", "[INST]"]
@@ -56,8 +55,3 @@ def test_harmless_text_is_unchanged() -> None:
 def test_the_mark_occurs_in_no_text() -> None:
     assert unused_mark(["a", MARK + "b"]) == "\U000f0001"
     assert unused_mark([]) == MARK
-
-
-def test_a_text_that_leaves_no_mark_is_refused() -> None:
-    with pytest.raises(InvalidRequest, match="messages hold every character"):
-        unused_mark(["".join(map(chr, range(0xF0000, 0xFFFFE)))])

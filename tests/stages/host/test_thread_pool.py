@@ -21,19 +21,6 @@ async def test_what_a_function_returns_or_raises_comes_back() -> None:
     pool.close()
 
 
-async def test_nobody_waits_for_ever_for_a_function_that_raises_what_a_future_cannot_hold() -> None:
-    def stop() -> None:
-        raise StopIteration
-
-    pool, threads = ThreadPool("sums", threads=1, max_waiting=1), DaemonThreads("summing", max_threads=1)
-    for run in (pool.run, threads.run):
-        with pytest.raises(RuntimeError, match="StopIteration"):
-            async with asyncio.timeout(5):
-                await run(stop)
-    assert (len(pool), len(threads)) == (0, 0)
-    pool.close()
-
-
 async def test_threads_are_named_after_their_purpose() -> None:
     pool = ThreadPool("sums", threads=1, max_waiting=1)
 
