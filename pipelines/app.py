@@ -142,7 +142,6 @@ class Ingress:
     def _built(self, given: dict[str, Any]) -> Built[dict[str, Any]]:
         settings = checked_settings(given)
         limits = settings_of(settings.config)
-        pixels_of_this_process().limit(pixels_in_flight(limits.limits))
         if self._served is None or _what_is_served(self._served[0]) != _what_is_served(settings):
             self._served = settings, self._service(settings)
         if self._kept is None:
@@ -152,9 +151,17 @@ class Ingress:
         return Built(given, create_app(self._served[1], limits, self._kept), version_of(given))
 
     def _changed(self, built: Built[dict[str, Any]] | None) -> None:
-        if built is not None and self._own is not None:
-            limit_queues(self._own, SurfaceSettings.model_validate(built.settings).queues)
+        if built is not None:
+            self._limit(SurfaceSettings.model_validate(built.settings))
         self._tell_soon()
+
+    def _limit(self, settings: SurfaceSettings) -> None:
+        """What requests share, whichever app they came to. Refused settings change nothing of it."""
+        pixels_of_this_process().limit(pixels_in_flight(settings.config.limits))
+        if self._kept is not None:
+            self._kept.limit(settings.config.limits)
+        if self._own is not None:
+            limit_queues(self._own, settings.queues)
 
     def _service(self, settings: SurfaceSettings) -> Triptych:
         client: StageClient = client_of(settings.stages)

@@ -32,6 +32,7 @@ from pipelines.ingress.schemas.embeddings import EmbeddingsAnswer, EmbeddingsBod
 from pipelines.ingress.schemas.images import EditBody, ImagesAnswer, ImagesBody
 from pipelines.ingress.schemas.models import Health, ModelEntry, ModelList, Readiness
 from pipelines.jobs import Service
+from pipelines.settings.config import LimitsConfig
 from pipelines.settings.derived import body_bytes_in_flight
 from pipelines.threads import Threads
 from stages.contract.errors import TriptychError
@@ -57,9 +58,14 @@ class Kept:
         bodies = BodyBudget(body_bytes_in_flight(settings.limits))
         return cls(RequestMetrics(), store, threads if threads is not None else Threads.new(), bodies)
 
+    def limit(self, limits: LimitsConfig) -> None:
+        """Judges what comes from now on by these. On the event loop, once they are in use."""
+        self.bodies.limit(body_bytes_in_flight(limits))
+
 
 def create_app(service: Service, settings: IngressSettings, kept: Kept | None = None) -> FastAPI:
-    """The whole surface over a service. Starts nothing and reads no environment. `kept`: of the app before it."""
+    """The whole surface over a service. Starts nothing, reads no environment, and may run on any thread. `kept`: of the app before
+    it, which goes on as it is."""
     kept = kept if kept is not None else Kept.new(settings)
     threads = kept.threads
     images = ImageSource(settings.limits, settings.fetch, threads)
@@ -75,7 +81,6 @@ def create_app(service: Service, settings: IngressSettings, kept: Kept | None = 
     )
     app.add_exception_handler(TriptychError, triptych_error_handler)
     app.add_exception_handler(HTTPException, routing_error_handler)
-    kept.bodies.limit(body_bytes_in_flight(settings.limits))
     app.add_middleware(BoundedBodies, budget=kept.bodies)
     if not settings.keys:
         app.add_middleware(LocalCallersOnly)

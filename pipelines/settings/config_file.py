@@ -18,6 +18,8 @@ from stages.contract.errors import ConfigurationError
 IMPORT_PATH = "pipelines.app:build"
 COMMON = ("runtime_env", "logging_config")  # of Triptych's application: each of those that it becomes gets them
 SECRET = ("auth", "cache")  # whose values are not told
+MISPLACED = frozenset({"extra_forbidden", "model_type", "dict_type", "list_type", "tuple_type"})
+"""Errors about values that no setting has a place for: what they hold may be a secret that stands a line too high."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -136,7 +138,8 @@ def told(error: ValidationError) -> Sequence[str]:
     lines = []
     for detail in error.errors():
         path = ".".join(str(part) for part in detail["loc"]) or "args"
-        lines.append(f"{path}: {detail['msg'].removeprefix('Value error, ')}{_given(path, detail['input'])}")
+        given = "" if detail["type"] in MISPLACED else _given(path, detail["input"])
+        lines.append(f"{path}: {detail['msg'].removeprefix('Value error, ')}{given}")
     return lines
 
 

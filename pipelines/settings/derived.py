@@ -172,6 +172,8 @@ def _derived_for_home(path: str, home: Home, room: Capacity) -> Iterator[tuple[s
 def _limits_faults(limits: LimitsConfig) -> Iterator[str]:
     if (room := body_bytes_in_flight(limits)) < limits.body_bytes:
         yield f"limits.body_bytes_in_flight: {room} has no room for one body of limits.body_bytes {limits.body_bytes}; at least that"
+    if (room := pixels_in_flight(limits)) < limits.image_pixels:
+        yield f"limits.pixels_in_flight: {room} has no room for one image of limits.image_pixels {limits.image_pixels}; at least that"
     given, most = limits.default_max_tokens, limits.max_tokens
     if given is not None and most is not None and given > most:
         yield f"limits.default_max_tokens: {given} is over limits.max_tokens {most}; at most {most}"

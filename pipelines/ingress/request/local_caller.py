@@ -7,6 +7,7 @@ server (Fetch Metadata, Origin) or from nobody's: an address that was typed, or 
 itself. Who is no browser says nothing of the kind, and need not. Knows no bodies, and of routes the page's only.
 """
 
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -41,9 +42,10 @@ class LocalCallersOnly:
 def check_local(scope: Scope) -> None:
     """Raises `Forbidden` for a request that may be another's than this machine's user's."""
     headers = Headers(scope=scope)
-    hosts, peer = headers.getlist("host"), scope.get("client")
-    if peer is not None and not is_loopback(peer[0]):
-        raise Forbidden(f"without auth.keys only this machine is answered; the request is from {shown(peer[0])}")
+    hosts = headers.getlist("host")
+    stranger = next((address for address in _come_from(scope, headers) if not is_loopback(address)), None)
+    if stranger is not None:
+        raise Forbidden(f"without auth.keys only this machine is answered; the request is from {shown(stranger)}")
     if len(hosts) != 1 or not _is_loopback_host(hosts[0]):
         raise Forbidden(
             f"without auth.keys only requests to localhost, 127.0.0.1 or [::1] are answered; the Host header is {shown(hosts)}"
@@ -54,6 +56,16 @@ def check_local(scope: Scope) -> None:
     origins = headers.getlist("origin")
     if any(_origin(given) != _own_origin(scope, hosts[0]) for given in origins):
         raise Forbidden(f"without auth.keys only pages of this server are answered; Origin is {shown(origins)}")
+
+
+def _come_from(scope: Scope, headers: Headers) -> Iterator[str]:
+    """Every address that it came by, as far as that is told. uvicorn puts what a proxy says in the peer's place, where the proxy is at
+    127.0.0.1; at ::1 it doesn't."""
+    peer = scope.get("client")
+    if peer is not None:
+        yield peer[0]
+    for told in headers.getlist("x-forwarded-for"):
+        yield from map(str.strip, told.split(","))
 
 
 def _is_loopback_host(value: str) -> bool:

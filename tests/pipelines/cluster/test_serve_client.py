@@ -128,6 +128,26 @@ async def test_a_request_that_is_only_refused_ends_with_its_time() -> None:
         await client(Handle(REFUSED)).call("stage", Item("id", None, deadline=time.time() + 0.2))
 
 
+async def test_a_time_limit_of_the_calls_own_is_no_deadline_of_the_request() -> None:
+    there = ray.exceptions.RayTaskError("call", "traceback", TimeoutError("of a lock"))
+    for error in (TimeoutError("of a lock"), there.as_instanceof_cause()):
+        with pytest.raises(StageFailed):
+            await client(Handle(error)).call("stage", Item("id", None))
+        with pytest.raises(StageFailed):
+            await streamed(Handle(error))
+
+
+async def test_a_stages_own_deadline_is_told_as_the_stage_told_it() -> None:
+    late = DeadlineExceeded("it was in the line")
+    error = ray.exceptions.RayTaskError("call", "traceback", late).as_instanceof_cause()
+    with pytest.raises(DeadlineExceeded) as caught:
+        await client(Handle(error)).call("stage", Item("id", None))
+    assert type(caught.value) is DeadlineExceeded
+    with pytest.raises(DeadlineExceeded) as caught:
+        await streamed(Handle(error))
+    assert type(caught.value) is DeadlineExceeded
+
+
 async def test_a_stages_failure_is_not_tried_again() -> None:
     handle = Handle(FAILED)
     with pytest.raises(StageFailed, match="bad luck"):

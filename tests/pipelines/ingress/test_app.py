@@ -1,6 +1,9 @@
 """An app that takes another's place, because settings changed."""
 
+import asyncio
+
 from pipelines.ingress.app import Kept, create_app
+from pipelines.ingress.request.body_budget import FREE_BYTES
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.settings.config import LimitsConfig
 from tests.pipelines.ingress.fakes import PAINT, FakeService
@@ -27,3 +30,17 @@ async def test_an_app_of_its_own_keeps_its_own() -> None:
         (entry,) = (await one.post("/v1/images/generations", json=painting)).json()["data"]
     async with client_of(create_app(FakeService(), IngressSettings())) as other:
         assert (await other.get(entry["url"])).status_code == 404
+
+
+async def test_an_app_that_is_being_built_changes_nothing_of_what_the_one_before_it_goes_by() -> None:
+    """It is built on a thread, and may be refused; who waits for room does so on the event loop."""
+    kept = Kept.new(IngressSettings(LimitsConfig(body_bytes=1024, body_bytes_in_flight=FREE_BYTES)))
+    await kept.bodies.take(FREE_BYTES)
+    waiting = asyncio.ensure_future(kept.bodies.take(1))
+    await asyncio.sleep(0)
+    larger = LimitsConfig(body_bytes_in_flight=32 * 2**20)
+    await asyncio.to_thread(create_app, FakeService(), IngressSettings(larger), kept)
+    assert kept.bodies.held_bytes == FREE_BYTES
+    kept.limit(larger)
+    await waiting
+    assert kept.bodies.held_bytes == FREE_BYTES + 1

@@ -121,6 +121,11 @@ def test_a_key_in_the_wrong_place_is_not_quoted_by_whoever_else_checks_the_setti
         "applications: {args: {auth: {keys: [{sha256: hunter2-hunter2-hunter2}]}}}",
         "applications: [[{args: {auth: {keys: [{sha256: hunter2-hunter2-hunter2}]}}}]]",
         "applications: [{name: a, import_path: pipelines.app:build, args: [hunter2-hunter2-hunter2]}]",
+        "applications: [{name: a, import_path: pipelines.app:build, args: hunter2-hunter2-hunter2}]",
+        "applications: [{name: a, import_path: pipelines.app:build, secret: hunter2-hunter2-hunter2}]",
+        "applications: [{name: a, import_path: pipelines.app:build, runtime_env: KEY=hunter2-hunter2-hunter2}]",
+        "applications: [{name: a, import_path: pipelines.app:build, args: {api_key: hunter2-hunter2-hunter2}}]",
+        "applications: [{name: a, import_path: pipelines.app:build, args: {limits: {key: hunter2-hunter2-hunter2}}}]",
     ],
 )
 def test_a_file_at_fault_is_not_quoted(tmp_path: Path, text: str) -> None:

@@ -13,6 +13,7 @@ from pipelines.ingress.app import Kept, create_app
 from pipelines.ingress.request.body_budget import FREE_BYTES, Body, BodyBudget
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.settings.config import LimitsConfig
+from pipelines.settings.derived import body_bytes_in_flight
 from stages.contract.errors import Overloaded
 from tests.pipelines.ingress.fakes import FakeService, Gate
 from tests.pipelines.ingress.surface import chat_body, client_of, error_of, image_part
@@ -168,7 +169,7 @@ LIMITS = LimitsConfig(body_bytes=250_000, body_bytes_in_flight=250_000)
 
 def kept_with(max_wait_s: float) -> Kept:
     kept = Kept.new(IngressSettings(limits=LIMITS))
-    return Kept(kept.metrics, kept.images, kept.threads, BodyBudget(1, max_wait_s=max_wait_s))
+    return Kept(kept.metrics, kept.images, kept.threads, BodyBudget(body_bytes_in_flight(LIMITS), max_wait_s=max_wait_s))
 
 
 async def in_chunks(body: bytes) -> AsyncIterator[bytes]:

@@ -86,6 +86,14 @@ async def test_another_machine_is_not_answered_however_it_came_to_reach_this_one
     assert (await asked(FakeService(), "GET", "/health", {}, peer)).status_code == 403
 
 
+@pytest.mark.parametrize("told", ["203.0.113.7", "127.0.0.1, 203.0.113.7", "203.0.113.7, 127.0.0.1", "unknown"])
+@pytest.mark.parametrize("peer", ["127.0.0.1", "::1"])
+async def test_what_a_proxy_on_this_machine_says_of_the_other_one_counts(peer: str, told: str) -> None:
+    """uvicorn heeds proxies at 127.0.0.1 only."""
+    assert (await asked(FakeService(), "GET", "/health", {"x-forwarded-for": told}, peer)).status_code == 403
+    assert (await asked(FakeService(), "GET", "/health", {"x-forwarded-for": "127.0.0.1, ::1"}, peer)).status_code == 200
+
+
 @pytest.mark.parametrize("peer", ["127.0.0.1", "::1", "::ffff:127.0.0.1"])
 async def test_this_machine_is(peer: str) -> None:
     assert (await asked(FakeService(), "GET", "/health", {}, peer)).status_code == 200

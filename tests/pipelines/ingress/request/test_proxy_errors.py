@@ -4,14 +4,14 @@ import json
 
 import pytest
 from starlette.responses import PlainTextResponse, Response
-from starlette.types import Message, Scope
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipelines.ingress.request.errors import TABLE
 from pipelines.ingress.request.proxy_errors import OwnErrors
-from stages.contract.errors import Overloaded, QueueFull, Unavailable
+from stages.contract.errors import Overloaded, QueueFull, ReplicaLost, Unavailable
 
 
-async def answered(response: Response, path: str = "/v1/chat/completions") -> tuple[int, dict[str, str], bytes]:
+async def answered(response: ASGIApp, path: str = "/v1/chat/completions") -> tuple[int, dict[str, str], bytes]:
     """Status, headers and body that reach the client."""
     sent: list[Message] = []
 
@@ -60,3 +60,25 @@ async def test_what_the_app_says_passes_as_it_is(given: Response) -> None:
 
 async def test_what_is_asked_of_serve_itself_is_serves_to_answer() -> None:
     assert (await answered(PlainTextResponse("draining", 503), "/-/healthz"))[2] == b"draining"
+
+
+@pytest.mark.parametrize("raised", [None, RuntimeError("actor 1234 on 10.0.0.7 died")])
+async def test_where_the_replica_ends_under_a_request_its_client_is_told_not_to_ask_again(raised: Exception | None) -> None:
+    """Serve's proxy says nothing then, uvicorn a bare 500, which OpenAI's SDK asks again after."""
+
+    async def ends(scope: Scope, receive: Receive, send: Send) -> None:
+        if raised is not None:
+            raise raised
+
+    status, headers, body = await answered(ends)
+    assert (status, headers["x-should-retry"], headers["content-type"]) == (500, "false", "application/json")
+    detail = json.loads(body)["error"]
+    assert (detail["type"], detail["code"]) == (TABLE[ReplicaLost].type, ReplicaLost.code)
+    assert "10.0.0.7" not in detail["message"]
+
+
+async def test_an_answer_that_breaks_off_has_no_other_one_behind_it() -> None:
+    async def ends(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    assert await answered(ends) == (200, {}, b"")
