@@ -14,7 +14,7 @@ from pipelines.ingress.images.image_store import ImageStore
 from pipelines.ingress.images.image_url import ImageSource
 from pipelines.ingress.playground import add_playground
 from pipelines.ingress.request.arrival import Arrival
-from pipelines.ingress.request.body_budget import BodyBudget, BoundedBodies
+from pipelines.ingress.request.body_budget import BodyBudget, BoundedBodies, count_fetched
 from pipelines.ingress.request.errors import json_response, routing_error_handler, triptych_error_handler
 from pipelines.ingress.request.local_caller import LocalCallersOnly
 from pipelines.ingress.request.metrics import CONTENT_TYPE, RequestMetrics
@@ -68,7 +68,7 @@ def create_app(service: Service, settings: IngressSettings, kept: Kept | None = 
     it, which goes on as it is."""
     kept = kept if kept is not None else Kept.new(settings)
     threads = kept.threads
-    images = ImageSource(settings.limits, settings.fetch, threads)
+    images = ImageSource(settings.limits, settings.fetch, threads, held=count_fetched)
 
     app = FastAPI(
         title="Triptych",

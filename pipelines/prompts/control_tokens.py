@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
+from stages.contract.errors import InvalidRequest
+
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)
 _Tree: TypeAlias = dict[str, Any]
 """From a letter to the tree of what may follow it; "" where a token ends."""
@@ -68,6 +70,9 @@ def _alternatives(tree: _Tree) -> str:
 
 
 def unused_mark(texts: Iterable[str]) -> str:
-    """A private-use character that occurs in none of `texts`."""
+    """A private-use character that occurs in none of `texts`. Raises `InvalidRequest` where they hold every one."""
     used = set().union(*texts)
-    return next(chr(code) for code in _PRIVATE_USE if chr(code) not in used)
+    mark = next((chr(code) for code in _PRIVATE_USE if chr(code) not in used), None)
+    if mark is None:
+        raise InvalidRequest("messages hold every private-use character of plane 15; leave one out", param="messages")
+    return mark

@@ -50,7 +50,7 @@ class ThreadPool:
             await self._turn(TENANT.get())
             if self._closed:
                 raise self._ended()
-        future: Future[R] = self._executor.submit(function, *args, **kwargs)
+        future: Future[R] = self._executor.submit(_called, function, *args, **kwargs)
         loop = asyncio.get_running_loop()
         future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._next) if not loop.is_closed() else None)
         return await asyncio.wrap_future(future)
@@ -152,7 +152,7 @@ class DaemonThreads:
         def work() -> None:
             answer, failure = None, None
             try:
-                answer = function(*args, **kwargs)
+                answer = _called(function, *args, **kwargs)
             except BaseException as error:
                 failure = error
             self._count(-1)
@@ -180,3 +180,11 @@ class DaemonThreads:
             if change > 0 and self._running >= self._max_threads:
                 raise Overloaded(f"{self._max_threads} threads are {self._doing} already", retry_after_s=RETRY_AFTER_S)
             self._running += change
+
+
+def _called(function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    """A future of asyncio's takes no `StopIteration`: whoever waits would wait for ever."""
+    try:
+        return function(*args, **kwargs)
+    except StopIteration as error:
+        raise RuntimeError(f"{function} raised StopIteration") from error

@@ -77,7 +77,8 @@ def decoded(data: bytes, *, max_pixels: int, param: str, budget: PixelBudget | N
     stop_if_unwanted()
     with _read(data, max_pixels, param) as (header, essence):
         pixels = header.width * header.height
-    with (budget or pixels_of_this_process()).hold(pixels, param=param):
+    budget = budget or pixels_of_this_process()
+    with budget.hold(max(pixels, min(pixels + essence.tables, budget.max_pixels)), param=param):
         with _faults_named(max_pixels, param):
             image = _rgb(header, essence, max_pixels, param)
         yield image

@@ -57,6 +57,8 @@ TYPES = [
     "multipart/form-data",
     'multipart/form-data; boundary=""',
     "multipart/form-data; boundary=\xff",
+    'multipart/form-data; boundary=x; charset=utf-16; y="',
+    'multipart/form-data; boundary=x; charset=a\0b; y="',
 ]
 
 

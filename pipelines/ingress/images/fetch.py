@@ -2,7 +2,7 @@
 
 Decides which servers may be asked: public ones, and those that the configuration names. A host is resolved once and the
 connection goes to the very address that was checked, so that a name cannot change its meaning in between; every redirect is
-checked again. Bounded in time and bytes. Knows nothing of images.
+checked again. Bounded in time, bytes and pieces, each of which is work for the event loop. Knows nothing of images.
 """
 
 import asyncio
@@ -18,7 +18,11 @@ from stages.contract.errors import ConfigurationError, InvalidRequest, TooLarge
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
 """(host, port) -> addresses, best first. Raises `OSError` for an unknown host, `Overloaded` where too many are being looked up."""
 
+Held = Callable[[int], Awaitable[None]]
+"""So many bytes more are held. Raises `Overloaded` where that is too many."""
+
 MAX_REDIRECTS = 3
+MAX_PIECES = 1000  # and one for each kilobyte
 _MAX_ADDRESSES = 3
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PORTS = {"http": 80, "https": 443}
@@ -47,9 +51,17 @@ class FetchPolicy:
 class Fetcher:
     """GETs, one connection each: a kept connection would be found again by its address alone, under whatever name."""
 
-    def __init__(self, policy: FetchPolicy, max_bytes: int, *, resolver: Resolver, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        policy: FetchPolicy,
+        max_bytes: int,
+        *,
+        resolver: Resolver,
+        tls: ssl.SSLContext | None = None,
+        held: Held | None = None,
+    ) -> None:
         """Reads the system's certificates, where fetching is enabled and `tls` is not given."""
-        self._policy, self._max_bytes, self._resolver = policy, max_bytes, resolver
+        self._policy, self._max_bytes, self._resolver, self._held = policy, max_bytes, resolver, held
         self._tls: ssl.SSLContext | bool = tls if tls is not None else True
         if policy.enabled and tls is None:
             self._tls = httpx.create_ssl_context(trust_env=False)
@@ -130,11 +142,16 @@ class Fetcher:
         length = response.headers.get("content-length", "")
         if length.isdecimal() and int(length) > self._max_bytes:
             raise self._too_large(url, length, param)
-        body = bytearray()
+        body, num_pieces = bytearray(), 0
         async for piece in response.aiter_raw():
             body += piece
+            num_pieces += 1
             if len(body) > self._max_bytes:
                 raise self._too_large(url, f"more than {self._max_bytes}", param)
+            if num_pieces > MAX_PIECES + len(body) // 1024:
+                raise InvalidRequest(f"{param}: {_shown(url)} sends its bytes in too many pieces", param=param)
+            if self._held is not None:
+                await self._held(len(piece))
         return bytes(body)
 
     def _too_large(self, url: httpx.URL, size: str, param: str) -> TooLarge:

@@ -9,7 +9,7 @@ has them decoded (`pipelines/ingress/images/image_detail.py`).
 import binascii
 import re
 
-from pipelines.ingress.images.fetch import Fetcher, FetchPolicy
+from pipelines.ingress.images.fetch import Fetcher, FetchPolicy, Held
 from pipelines.ingress.images.image_detail import LowDetail
 from pipelines.ingress.images.names import NameLookUps
 from pipelines.jobs import ImagePart
@@ -26,10 +26,11 @@ _DATA_HEADER = re.compile(r"data:image/[a-z0-9.+-]+(;[a-z0-9-]+=[^;,]*)*;base64"
 class ImageSource:
     """Where a request's images come from, within `limits.image_bytes` (encoded) and `limits.image_pixels` (width x height)."""
 
-    def __init__(self, limits: LimitsConfig, fetch: FetchPolicy, threads: Threads) -> None:
+    def __init__(self, limits: LimitsConfig, fetch: FetchPolicy, threads: Threads, *, held: Held | None = None) -> None:
+        """`held`: is told what arrives of fetched images."""
         self._limits, self._threads = limits, threads
         self._low_detail = LowDetail(threads.decoding, max_pixels=limits.image_pixels)
-        self._fetcher = Fetcher(fetch, limits.image_bytes, resolver=NameLookUps(threads.names))
+        self._fetcher = Fetcher(fetch, limits.image_bytes, resolver=NameLookUps(threads.names), held=held)
 
     async def load(self, url: str, *, param: str, low_detail: bool = False) -> ImagePart:
         """Raises `InvalidRequest` or `TooLarge`, naming `param`. What an address says of its media type is only a hint."""

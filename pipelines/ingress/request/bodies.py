@@ -29,6 +29,7 @@ MAX_BYTES_BEYOND_ASCII = 8 * 2**20
 LOOK_BYTES = 256 * 1024
 WEIGHT_A_PIECE = 1024  # members and parts of members that are checked at once
 MAX_MEMBERS = 4096
+MAX_NAME_CHARS = 200  # of a member, in what is said of it
 
 UNSUPPORTED = {
     "tools": "models here call no tools",
@@ -222,7 +223,8 @@ def _path(detail: ErrorDetails, document: object) -> str:
             continue
         elif not (position == len(location) - 1 and detail["type"] == "missing"):
             continue
-        path += f".{step}" if path else str(step)
+        name = str(step)[:MAX_NAME_CHARS]  # the client's own word, where it names a member that is not known
+        path += f".{name}" if path else name
     if detail["type"].startswith("union_tag"):
         path += f".{detail.get('ctx', {}).get('discriminator', '').strip(chr(39))}"
     return path

@@ -1,6 +1,7 @@
 """How many bytes of bodies one HTTP process holds at a time: of all requests together, as they arrive.
 
-What a request has sent counts until its answer is out, since its images are needed so long; its first 64 KiB are free, so that
+What a request has sent, or has had fetched (`count_fetched`), counts until its answer is out, since its images are needed so long; its
+first 64 KiB are free, so that
 text is never refused because of other people's images. Who finds no room waits for a moment, and is refused then. While somebody
 waits, whoever has been sending for long makes room: a slow client holds nothing for ever. Knows ASGI messages and nothing of what is
 in them; what stands before the app (Serve's proxy) may read ahead.
@@ -8,6 +9,7 @@ in them; what stands before the app (Serve's proxy) may read ahead.
 
 import asyncio
 from collections import deque
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -112,7 +114,7 @@ class Body:
 
     def __init__(self, budget: BodyBudget) -> None:
         self._budget = budget
-        self._size, self._held = 0, 0
+        self._size, self._held, self._asked_for = 0, 0, 0
         self._given_up = False
         self._reading: asyncio.Timeout | None = None
         self.began = asyncio.get_running_loop().time()
@@ -131,7 +133,7 @@ class Body:
         finally:
             self._reading = None
         if message["type"] == "http.request":
-            await self._take(len(message.get("body", b"")))
+            await self.take(len(message.get("body", b"")))
             if not message.get("more_body", False):
                 self._budget.arrived(self)
         return message
@@ -151,12 +153,28 @@ class Body:
         held, self._held = self._held, 0
         self._budget.give_back(held)
 
-    async def _take(self, size: int) -> None:
+    async def take(self, size: int) -> None:
+        """So many more bytes are held for its request, which may ask for several at once. Raises `Overloaded`."""
         self._size += size
-        more = max(0, self._size - FREE_BYTES) - self._held
-        if more > 0:
+        more = max(0, self._size - FREE_BYTES) - self._held - self._asked_for
+        if more <= 0:
+            return
+        self._asked_for += more
+        try:
             await self._budget.take(more)
             self._held += more
+        finally:
+            self._asked_for -= more
+
+
+_BODY: ContextVar[Body | None] = ContextVar("body", default=None)
+
+
+async def count_fetched(size: int) -> None:
+    """Bytes that were fetched for the request at hand count as if it had sent them. Raises `Overloaded`."""
+    body = _BODY.get()
+    if body is not None:
+        await body.take(size)
 
 
 def _too_slow() -> Overloaded:
@@ -177,6 +195,7 @@ class BoundedBodies:
             await self._app(scope, receive, send)
             return
         body = self._budget.body()
+        mark = _BODY.set(body)
 
         async def counted() -> Message:
             return await body.receive(receive)
@@ -184,4 +203,5 @@ class BoundedBodies:
         try:
             await self._app(scope, counted, send)
         finally:
+            _BODY.reset(mark)
             body.close()

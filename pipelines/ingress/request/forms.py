@@ -17,7 +17,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from pipelines.ingress.request.bodies import LOOK_BYTES, explained, refuse_other_types, whole_body
+from pipelines.ingress.request.bodies import LOOK_BYTES, explained, refuse_other_types, shown, whole_body
 from pipelines.ingress.schemas.strict import AskingBody
 from stages.contract.errors import InvalidRequest
 from stages.host.thread_pool import TwoLanes
@@ -29,6 +29,7 @@ MEDIA_TYPE = "multipart/form-data"
 MAX_PARTS = 64
 MAX_NAME_CHARS = 128
 SLICE_BYTES = 64 * 1024
+_BOUNDARY = re.compile(r"[A-Za-z0-9'()+_,./:=? -]{1,200}")  # as RFC 2046, 5.1.1 has it, but for its length
 _INNER = re.compile(r"([^\[\]]+)\[([^\[\]]+)\]")
 
 Document = dict[str, str | dict[str, str]]
@@ -114,9 +115,11 @@ async def _slices(body: bytes | bytearray) -> AsyncGenerator[bytes]:
 
 async def _parts(content_type: str, body: bytes | bytearray) -> Sequence[Part]:
     """The parts of a multipart body, in order. Raises `InvalidRequest`."""
-    # Starlette reads as Latin-1 what is not UTF-8. As Latin-1 every byte is kept, so that it can be refused here.
-    headers = Headers({"content-type": f"{content_type}; charset=latin-1"})
-    _refuse_near_boundaries(headers, body)
+    boundary = _boundary(content_type)
+    _refuse_near_boundaries(boundary, body)
+    # Starlette reads as Latin-1 what is not UTF-8. As Latin-1 every byte is kept, so that it can be refused here. Nothing else of what
+    # the client declares is handed on: a quote that it leaves open would swallow what stands behind.
+    headers = Headers({"content-type": f'{MEDIA_TYPE}; charset=latin-1; boundary="{boundary}"'})
     parser = _Parser(headers, _slices(body), max_files=MAX_PARTS, max_fields=MAX_PARTS, max_part_size=len(body))
     try:
         form = await parser.parse()
@@ -129,13 +132,21 @@ async def _parts(content_type: str, body: bytes | bytearray) -> Sequence[Part]:
         parser.close()
 
 
-def _refuse_near_boundaries(headers: Headers, body: bytes | bytearray) -> None:
+def _boundary(content_type: str) -> str:
+    """What stands between the parts. Raises `InvalidRequest`."""
+    _, options = parse_options_header(content_type)
+    boundary = options.get(b"boundary", b"").decode("latin-1")
+    if not _BOUNDARY.fullmatch(boundary):
+        raise InvalidRequest(f"content-type {MEDIA_TYPE} needs a boundary (given: {shown(boundary)})", param="content-type")
+    return boundary
+
+
+def _refuse_near_boundaries(boundary: str, body: bytes | bytearray) -> None:
     """What looks like a boundary and is none costs the parser a hundred times its size in time; a client takes one that its data doesn't
     hold. Raises `InvalidRequest`."""
-    _, options = parse_options_header(headers["content-type"])
-    boundary = options.get(b"boundary", b"")
-    mark, pieces = b"\r\n--" + boundary, (body[start : start + LOOK_BYTES] for start in range(0, len(body), LOOK_BYTES))
-    if boundary and sum(piece.count(mark) for piece in pieces) > MAX_PARTS + 1:
+    mark = b"\r\n--" + boundary.encode("latin-1")
+    pieces = (body[start : start + LOOK_BYTES] for start in range(0, len(body), LOOK_BYTES))
+    if sum(piece.count(mark) for piece in pieces) > MAX_PARTS + 1:
         raise InvalidRequest(f"the body has over {MAX_PARTS} parts, or holds its own boundary within them")
 
 

@@ -30,7 +30,9 @@ hundred.
 
 @dataclass(frozen=True, slots=True)
 class Essence:
-    """A file of the same format with nothing in it but its first image. `orientation`: EXIF's, 1-8."""
+    """A file of the same format with nothing in it but its first image. `orientation`: EXIF's, 1-8. `tables`: what decoding may
+    take beside the pixels, as so many pixels."""
 
     data: bytes
     orientation: int = 1
+    tables: int = 0

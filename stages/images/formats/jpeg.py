@@ -19,6 +19,7 @@ MAX_SCAN_PIXELS = 800_000_000
 """Scans x pixels. A decoder passes over the whole image once a scan, however few bytes it has; files made in earnest have about ten."""
 
 _MAX_TABLE_BYTES = 2048  # of quantization tables before the pixels: there are four, of 130 bytes at most
+_FILL = b"\xff" * 1024  # more in a row than anybody writes
 _NOT_FILL = re.compile(rb"[^\xff]")
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _READ_FRAMES = frozenset({0xC0, 0xC1, 0xC2})
@@ -65,7 +66,12 @@ def essence(data: bytes) -> Essence:
             f"its JPEG has {table_bytes} bytes of quantization tables before its pixels; at most {_MAX_TABLE_BYTES}"
         )
     _check_scans(data, scans)
-    return Essence(b"".join([*kept, view[scans:]]), orientation)
+    return Essence(b"".join([*kept, _without_fill(data, scans)]), orientation)
+
+
+def _without_fill(data: bytes, start: int) -> bytes | memoryview:
+    """What begins there. A decoder that is given it in blocks reads a run of fill bytes from its beginning again with every block."""
+    return memoryview(data)[start:] if data.find(_FILL, start) < 0 else data[start:].replace(_FILL, _FILL[:1])
 
 
 def _check_frame(marker: int, segment: memoryview) -> None:

@@ -16,6 +16,7 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _INFLATE_BYTES = 4 << 20
+_PACKED_BYTES = 64 << 10  # looked at between two looks at what came of it
 _KEPT = {b"IHDR": 13, b"PLTE": 768, b"tRNS": 256}  # with the most bytes that they may hold
 _BYTES_A_PIXEL_CHUNK = 512  # far less than any encoder writes; each is a step in Python
 
@@ -56,16 +57,35 @@ def check_rows(data: bytes, pause: Callable[[], None]) -> None:
         width, height, depth, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
         passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
         missing = sum(_pass_bytes(width, height, depth * _SAMPLES[colour], *each) for each in passes)
-        inflate = zlib.decompressobj()
-        piece: bytes | memoryview = next(_content(chunk) for kind, chunk in _chunks(data) if kind == b"IDAT")
-        while missing > 0 and (rows := inflate.decompress(piece, _INFLATE_BYTES)):
-            missing -= len(rows)
-            piece = inflate.unconsumed_tail
+        packed = next(_content(chunk) for kind, chunk in _chunks(data) if kind == b"IDAT")
+        for num in _inflated(packed):
+            missing -= num
             pause()
+            if missing <= 0:
+                break
     except (struct.error, KeyError, zlib.error) as error:
         raise BadHeader(f"its PNG pixels are damaged: {error}") from error
     if missing > 0:
         raise BadHeader(f"its PNG is truncated: {missing} bytes of its {width} x {height} pixels are missing")
+
+
+def _inflated(packed: memoryview) -> Iterator[int]:
+    """How many bytes there are, some megabytes at a time. Raises `BadHeader` where there are fewer than half as many as hold them: of
+    pieces that stand for nothing a file may have millions."""
+    inflate, num_out = zlib.decompressobj(), 0
+    for start in range(0, len(packed), _PACKED_BYTES):
+        piece: bytes | memoryview = packed[start : start + _PACKED_BYTES]
+        while piece:
+            num = len(inflate.decompress(piece, _INFLATE_BYTES))
+            num_out += num
+            yield num
+            piece = inflate.unconsumed_tail
+        if inflate.eof:
+            return
+        if start > 2 * num_out + _PACKED_BYTES:
+            raise BadHeader(f"its PNG has {start} bytes of pixels or more that hold only {num_out}")
+    while num := len(inflate.decompress(b"", _INFLATE_BYTES)):
+        yield num
 
 
 def _chunk(kind: bytes, content: bytes = b"") -> bytes:

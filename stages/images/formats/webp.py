@@ -11,6 +11,8 @@ from stages.images.formats.essence import MAX_PIECES, BadHeader, Essence
 
 _HAS_METADATA = 0x20 | 0x08 | 0x04  # in VP8X: a profile, EXIF, XMP
 _IMAGES = (b"VP8 ", b"VP8L", b"ANMF")
+_MAX_TABLES = 1 << 16
+_TABLES_PIXELS = 384  # 6 KiB
 _KEPT = (b"VP8X", b"ANIM", b"ALPH")
 
 
@@ -45,7 +47,17 @@ def essence(data: bytes) -> Essence:
             has_image = kind in _IMAGES
     if not has_image:
         raise BadHeader("its WebP has no frame")
-    return Essence(b"".join([b"RIFF", struct.pack("<I", 4 + sum(map(len, kept))), b"WEBP", *kept]), orientation)
+    whole = b"".join([b"RIFF", struct.pack("<I", 4 + sum(map(len, kept))), b"WEBP", *kept])
+    return Essence(whole, orientation, _tables(whole, lossy_only=kept[0][:4] == b"VP8 "))
+
+
+def _tables(data: bytes, *, lossy_only: bool) -> int:
+    """Lossless pixels (and transparency) may have tables of codes of their own for every 4 x 4 of them, of 20 bits in the file and some
+    kilobytes in memory."""
+    if lossy_only:
+        return 0
+    width, height = size(data)
+    return _TABLES_PIXELS * min(_MAX_TABLES, -(-width // 4) * -(-height // 4), len(data) * 8 // 20)
 
 
 def _without_metadata(chunk: memoryview) -> bytes:

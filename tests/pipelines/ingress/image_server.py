@@ -72,6 +72,19 @@ def endless(piece: bytes) -> Answer:
     return answer
 
 
+def in_pieces(piece: bytes, count: int) -> Answer:
+    """A body in chunks."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.protocol_version = "HTTP/1.1"
+        handler.send_response(200)
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        handler.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) * count + b"0\r\n\r\n")
+
+    return answer
+
+
 def stalled(server: ImageServer, begin: bytes = b"") -> Answer:
     """Headers (and perhaps some bytes), then nothing more until the server closes."""
 

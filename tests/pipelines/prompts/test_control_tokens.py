@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.prompts.control_tokens import ControlTokens, unused_mark
+from stages.contract.errors import InvalidRequest
 from tests.stages.text.hostile import effort_s, repeated, times_plain
 
 TOKENS = ["<s>", "</s>", "<|im_end|>", "<|im|>", "<<s>>", "[INST]"]
@@ -55,3 +56,10 @@ def test_harmless_text_is_unchanged() -> None:
 def test_the_mark_occurs_in_no_text() -> None:
     assert unused_mark(["a", MARK + "b"]) == "\U000f0001"
     assert unused_mark([]) == MARK
+
+
+def test_texts_that_hold_every_mark_are_refused() -> None:
+    every = "".join(map(chr, range(0xF0000, 0xFFFFE)))
+    assert unused_mark([every[1:]]) == every[0]
+    with pytest.raises(InvalidRequest, match="private-use"):
+        unused_mark([every[:100], every[100:]])

@@ -21,6 +21,15 @@ async def test_what_a_function_returns_or_raises_comes_back() -> None:
     pool.close()
 
 
+async def test_a_function_that_finds_nothing_more_does_not_leave_its_caller_waiting() -> None:
+    pool, daemons = ThreadPool("sums", threads=1, max_waiting=1), DaemonThreads("counting", max_threads=1)
+
+    for run in (pool.run, daemons.run):
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await asyncio.wait_for(run(next, iter([])), 10)
+    pool.close()
+
+
 async def test_threads_are_named_after_their_purpose() -> None:
     pool = ThreadPool("sums", threads=1, max_waiting=1)
 

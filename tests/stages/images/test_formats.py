@@ -18,6 +18,7 @@ from stages.images.formats.essence import BadHeader, ImageFormat
 from stages.images.formats.jpeg import MAX_SCAN_PIXELS, MAX_SCANS
 from stages.images.image import decoded, inspect
 from stages.images.image_header import Header, essence_of, read_header
+from stages.images.pixel_budget import PixelBudget
 from tests.stages.image_files import FORMATS, chunk, jpeg_with_size, pixels_of, png, quarters, save
 
 MAGICS = [
@@ -169,6 +170,45 @@ def test_whatever_is_beside_the_pixels_costs_no_decoder_anything(name: str) -> N
     assert len(essence(data)) < 2000 < len(data)
     with decoded(data, max_pixels=MEGA, param="image") as image:
         assert image.size == (40, 24)
+
+
+def test_a_png_of_pieces_that_stand_for_nothing_is_given_up_soon() -> None:
+    empty, rows = b"\0\0\0\xff\xff", zlib.compress((b"\0" + bytes(120)) * 24)  # the former a block of deflate's
+    data = png(40, 24, b"")
+    at = data.index(b"IDAT") - 4
+    for count in (0, 1000, 2 * MEGA):
+        filled = data[:at] + chunk(b"IDAT", rows[:2] + empty * count + rows[2:]) + chunk(b"IEND", b"")
+        if count < MEGA:
+            with decoded(filled, max_pixels=MEGA, param="image") as image:
+                assert image.size == (40, 24)
+        else:
+            with pytest.raises(InvalidRequest, match="hold only 0"), decoded(filled, max_pixels=MEGA, param="image"):
+                pass
+
+
+@pytest.mark.parametrize("progressive", [True, False])
+def test_a_jpeg_of_endless_fill_bytes_is_read_in_time_that_grows_with_its_length(progressive: bool) -> None:
+    data = save(quarters(), "JPEG", progressive=progressive)
+    at = data.index(b"\xff\xc4", data.index(b"\xff\xda")) if progressive else data.rindex(b"\xff\xd9")
+    filled = data[:at] + b"\xff" * 19 * MEGA + data[at:]
+    assert len(essence(filled)) < 50_000
+    with decoded(filled, max_pixels=MEGA, param="image") as found, decoded(data, max_pixels=MEGA, param="image") as plain:
+        assert np.array_equal(pixels_of(found), pixels_of(plain))
+
+
+def test_the_tables_of_a_lossless_webp_count_as_what_they_may_take() -> None:
+    image = noise("RGB", 256, 256, 0)
+    lossless, lossy = save(image, "WEBP", lossless=True), save(image, "WEBP", lossless=False, quality=50)
+    small = save(quarters(), "WEBP", lossless=True)
+    budget = PixelBudget(25 * MEGA)
+    for data, held in ((lossless, (256 // 4) ** 2 * 384 + 256**2), (lossy, 256**2)):
+        with decoded(data, max_pixels=MEGA, param="image", budget=budget):
+            assert budget.held_pixels == held
+    assert essence_of(small, read_header(small)).tables < 384 * len(small)
+    with decoded(
+        lossless, max_pixels=MEGA, param="image", budget=PixelBudget(256**2)
+    ) as found:  # never more than there is room for
+        assert found.size == (256, 256)
 
 
 @pytest.mark.parametrize(("compression", "name"), [(1, "RLE8"), (2, "RLE4"), (4, "JPEG"), (5, "PNG")])

@@ -4,6 +4,7 @@ import asyncio
 import datetime
 import ipaddress
 import ssl
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,9 +12,9 @@ import pytest
 
 from pipelines.ingress.images.fetch import MAX_REDIRECTS, Fetcher, FetchPolicy
 from pipelines.ingress.images.names import NameLookUps
-from stages.contract.errors import ConfigurationError, InvalidRequest, TooLarge
+from stages.contract.errors import ConfigurationError, InvalidRequest, Overloaded, TooLarge
 from stages.host.thread_pool import DaemonThreads
-from tests.pipelines.ingress.image_server import ImageServer, body, endless, redirect, running, stalled
+from tests.pipelines.ingress.image_server import ImageServer, body, endless, in_pieces, redirect, running, stalled
 
 PARAM = "messages[0].content[1].image_url.url"
 
@@ -61,6 +62,32 @@ async def refusal(fetcher: Fetcher, url: str) -> InvalidRequest:
 
 async def test_the_body_of_an_allowed_address_arrives(server: ImageServer) -> None:
     assert await fetcher(server).fetch(server.url("/cat"), param=PARAM) == b"meow"
+
+
+async def test_a_body_in_millions_of_pieces_is_given_up_soon(server: ImageServer) -> None:
+    server.answers["/crumbs"], server.answers["/pieces"] = in_pieces(b"x", 2_000_000), in_pieces(bytes(2048), 2000)
+    large = fetcher(server, max_bytes=5_000_000)
+    assert len(await large.fetch(server.url("/pieces"), param=PARAM)) == 2000 * 2048
+    begin = time.process_time()
+    assert "pieces" in (await refusal(large, server.url("/crumbs"))).message
+    assert time.process_time() - begin < 5  # all of them take a minute
+
+
+async def test_what_arrives_is_counted_as_it_comes(server: ImageServer) -> None:
+    counted: list[int] = []
+
+    async def held(size: int) -> None:
+        counted.append(size)
+        if sum(counted) > 3_000:
+            raise Overloaded("there is no room", retry_after_s=1)
+
+    policy = FetchPolicy(enabled=True, allowed_hosts=(f"127.0.0.1:{server.port}",))
+    counting = Fetcher(policy, 10_000_000, resolver=system(), held=held)
+    server.answers["/small"], server.answers["/large"] = body(bytes(2_000)), body(bytes(1_000_000))
+    await counting.fetch(server.url("/small"), param=PARAM)
+    assert sum(counted) == 2_000
+    with pytest.raises(Overloaded):
+        await counting.fetch(server.url("/large"), param=PARAM)
 
 
 async def test_fetching_is_off_unless_enabled(server: ImageServer) -> None:

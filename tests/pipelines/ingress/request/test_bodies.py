@@ -94,3 +94,12 @@ def test_a_file_is_its_bytes(file: bytes) -> None:
 def test_a_file_full_of_the_forms_boundary_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="boundary"):
         parse_form(FORM, form(b"\r\n--bX" * 100_000), EditBody, file="image")
+
+
+@pytest.mark.parametrize("inside", ["", "logit_bias", "metadata", "stream_options"])
+def test_a_member_that_is_not_known_is_told_by_the_beginning_of_its_name(inside: str) -> None:
+    unknown = {"x" * 1_000_000: 1}
+    with pytest.raises(InvalidRequest, match=r"x{100}") as refused:
+        parse(chat([{"role": "user", "content": "a"}], **({inside: unknown} if inside else unknown)), ChatBody)
+    assert len(str(refused.value)) < 1000
+    assert len(refused.value.param or "") < 1000

@@ -4,20 +4,26 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import httpx
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from starlette.types import Message, Receive
 
 from pipelines.ingress.app import Kept, create_app
+from pipelines.ingress.images.fetch import FetchPolicy
 from pipelines.ingress.request.body_budget import FREE_BYTES, Body, BodyBudget
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.settings.config import LimitsConfig
 from pipelines.settings.derived import body_bytes_in_flight
 from stages.contract.errors import Overloaded
 from tests.pipelines.ingress.fakes import FakeService, Gate
+from tests.pipelines.ingress.image_server import body as body_of
+from tests.pipelines.ingress.image_server import running
 from tests.pipelines.ingress.surface import chat_body, client_of, error_of, image_part
 from tests.stages.fakes import PATIENCE_S
+from tests.stages.image_files import save
 
 LARGE = 1_000_000
 
@@ -162,6 +168,18 @@ async def test_never_more_is_held_than_the_limit_and_all_is_given_back(steps: li
     assert budget.held_bytes == 0
 
 
+async def test_what_a_request_holds_is_counted_once_though_several_ask_for_it_at_once() -> None:
+    budget = BodyBudget(LARGE)
+    first, body = await sent(budget, FREE_BYTES + LARGE), await sent(budget, FREE_BYTES)
+    asking = [asyncio.create_task(body.take(size)) for size in (1000, 200)]
+    await asyncio.sleep(0)
+    first.close()
+    await asyncio.wait_for(asyncio.gather(*asking), PATIENCE_S)
+    assert budget.held_bytes == 1200
+    body.close()
+    assert budget.held_bytes == 0
+
+
 # ---- over HTTP ----
 
 LIMITS = LimitsConfig(body_bytes=250_000, body_bytes_in_flight=250_000)
@@ -200,3 +218,24 @@ async def test_while_one_large_body_is_held_another_gets_a_429_and_text_is_answe
         assert kept.bodies.held_bytes == 0
         assert (await client.post("/v1/chat/completions", content=content, headers=headers)).status_code == 400  # no image
     assert kept.bodies.held_bytes == 0
+
+
+async def test_what_is_fetched_for_a_request_counts_as_if_it_had_been_sent() -> None:
+    gate = Gate()
+    with running() as server:
+        server.answers["/image"] = body_of(noisy := noise_png())
+        settings = IngressSettings(limits=LIMITS, fetch=FetchPolicy(True, 30, (f"127.0.0.1:{server.port}",)))
+        kept = Kept.new(settings)
+        app = create_app(FakeService(gate=gate), settings, kept)
+        async with client_of(app) as client:
+            asked = chat_body([{"type": "image_url", "image_url": {"url": server.url("/image")}}])
+            first = asyncio.create_task(client.post("/v1/chat/completions", json=asked))
+            await asyncio.wait_for(gate.reached.wait(), PATIENCE_S)
+            assert kept.bodies.held_bytes > len(noisy) - FREE_BYTES
+            gate.open.set()
+            assert (await first).status_code == 200
+        assert kept.bodies.held_bytes == 0
+
+
+def noise_png() -> bytes:
+    return save(Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)), "PNG")
