@@ -14,7 +14,7 @@ import redis
 
 from cache.embedded import EmbeddedRedis
 from cache.private_socket import is_private
-from cache.redis_connection import LimitedClient, Patience
+from cache.redis_connection import MAX_CONNECTING, LimitedClient, Patience
 from cache.redis_tier import RedisTier
 
 LIMIT_S = 0.3
@@ -142,6 +142,24 @@ def test_a_name_that_is_not_resolved_ends_too_and_not_many_threads_wait_for_it(
     assert threading.active_count() - before == 4
     resolver.set()
     client.close()
+
+
+def test_a_system_without_threads_for_a_while_is_connected_from_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_more(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        client = LimitedClient(f"redis://127.0.0.1:{listening.getsockname()[1]}", Patience(LIMIT_S))
+        with monkeypatch.context() as without_threads:
+            without_threads.setattr(threading.Thread, "start", no_more)
+            for _ in range(MAX_CONNECTING + 1):
+                with pytest.raises(RuntimeError, match="thread"):
+                    client.ask([("PING",)])
+        with pytest.raises(redis.TimeoutError):  # it is connected, and waits for an answer
+            client.ask([("PING",)])
+        listening.settimeout(LIMIT_S)
+        listening.accept()[0].close()
+        client.close()
 
 
 def test_bytes_that_come_fast_enough_are_waited_for() -> None:
