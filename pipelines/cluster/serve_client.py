@@ -16,9 +16,9 @@ counts. Where a stage behind the one that is called is unavailable, its replica 
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import ray.exceptions
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException, RequestCancelledError
@@ -40,6 +40,8 @@ from stages.contract.errors import (
 from stages.contract.item import InputReceipts, Item, Reply
 from stages.host.deadlines import remaining_s, too_late
 from stages.host.packed_item import packed
+
+T = TypeVar("T")
 
 MAX_LOST = 2
 MAX_TRIES = 300  # of a request without a deadline
@@ -66,17 +68,14 @@ class ServeStageClient:
         while True:
             response = handle.remote(stage, item)
             try:
-                async with asyncio.timeout(remaining_s(item)):
-                    reply: Reply[Any] = await response
+                reply: Reply[Any] = await _in_time(response, item, stage)
                 self._pace[deployment].tick()
                 return reply
-            except TimeoutError:
-                _call_off(response)
-                raise _too_late(stage) from None
             except asyncio.CancelledError:
                 _call_off(response)
                 raise
             except Exception as error:
+                _call_off(response)  # where its time is up, it goes on
                 failure = self._translated(error, stage, item)
                 if not attempts.another(error, failure):
                     raise attempts.last(stage, failure) from None
@@ -206,13 +205,22 @@ async def _within(response: Any, item: Item[Any], stage: str) -> AsyncGenerator[
     iterator = aiter(response)
     while True:
         try:
-            async with asyncio.timeout(remaining_s(item)):
-                events = await anext(iterator)
+            events = await _in_time(anext(iterator), item, stage)
         except StopAsyncIteration:
             return
-        except TimeoutError:
-            raise _too_late(stage) from None
         yield events
+
+
+async def _in_time(awaited: Awaitable[T], item: Item[Any], stage: str) -> T:
+    """Raises `DeadlineExceeded` at the item's deadline. A `TimeoutError` of the call's own is no such thing."""
+    timer = asyncio.timeout(remaining_s(item))
+    try:
+        async with timer:
+            return await awaited
+    except TimeoutError:
+        if not timer.expired():
+            raise
+        raise _too_late(stage) from None
 
 
 def _too_late(stage: str) -> DeadlineExceeded:
