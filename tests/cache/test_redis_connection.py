@@ -259,3 +259,25 @@ def test_a_folder_in_one_where_others_may_rename_it_is_not_private(tmp_path: Pat
     above.chmod(0o1777)
     assert is_private(above / "x")
     assert not is_private(above / "missing")
+
+
+def test_a_folder_behind_a_link_is_as_private_as_all_that_leads_there(tmp_path: Path) -> None:
+    above = tmp_path / "open"
+    (above / "mine" / "x").mkdir(mode=0o700, parents=True)
+    (tmp_path / "link").symlink_to(above / "mine")
+    (tmp_path / "far").symlink_to("link")
+    for path in (tmp_path / "link" / "x", tmp_path / "far" / "x"):
+        assert is_private(path)
+        above.chmod(0o777)
+        assert not is_private(path)
+        above.chmod(0o700)
+    (tmp_path / "loop").symlink_to("loop")
+    assert not is_private(tmp_path / "loop" / "x")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may give files away")
+def test_a_folder_behind_somebody_elses_link_is_not_private(tmp_path: Path) -> None:
+    (tmp_path / "mine" / "x").mkdir(mode=0o700, parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "mine")
+    os.chown(tmp_path / "link", 12345, 12345, follow_symlinks=False)
+    assert not is_private(tmp_path / "link" / "x")
