@@ -8,7 +8,7 @@ import socket
 import stat
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 Private = Callable[[], Path]
@@ -23,15 +23,25 @@ def is_private(directory: Path) -> bool:
     try:
         status = directory.lstat()
         own = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077
-        return own and all(_keeps_names(above.stat()) for above in directory.absolute().parents)
+        return own and all(map(_keeps_names, _way(directory.absolute().parent)))
     except OSError:
         return False
 
 
-def _keeps_names(above: os.stat_result) -> bool:
-    """Nobody but root and this user may rename what is in it; where others may write, it is sticky."""
-    trusted = above.st_uid in (0, os.getuid())
-    return trusted and (not above.st_mode & 0o022 or bool(above.st_mode & stat.S_ISVTX))
+def _way(path: Path) -> Iterator[Path]:
+    """It, and all that leads there: where that is a link, also what it says, and all that leads there."""
+    for each in (path, *path.parents):
+        yield each
+        if each.is_symlink():
+            yield from _way(each.parent / each.readlink())
+
+
+def _keeps_names(folder: Path) -> bool:
+    """Nobody but root and this user may rename what is in it, or say what it is a link to; where others may write, it is sticky."""
+    trusted, status = (0, os.getuid()), folder.stat()
+    if status.st_uid not in trusted or folder.lstat().st_uid not in trusted:
+        return False
+    return not status.st_mode & 0o022 or bool(status.st_mode & stat.S_ISVTX)
 
 
 def refuse_unless_private(directory: Path) -> None:

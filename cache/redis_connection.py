@@ -190,7 +190,11 @@ def _in_time(connect: Callable[[], socket.socket], limits: _Limits) -> socket.so
     if not limits.connecting.acquire(timeout=limits.exchange().remaining_s()):
         raise TimeoutError(f"{MAX_CONNECTING} others are still connecting")
     connecting = _Connecting(connect, limits.connecting)
-    threading.Thread(target=connecting.run, name="redis-connecting", daemon=True).start()
+    try:
+        threading.Thread(target=connecting.run, name="redis-connecting", daemon=True).start()
+    except RuntimeError:  # the system has no more
+        limits.connecting.release()
+        raise
     return connecting.result(limits.exchange().remaining_s())
 
 

@@ -1,13 +1,13 @@
 """The cache as an event loop may ask it: what may take a while happens in threads of its own.
 
-Decides what must not happen on the loop. As advisory as the cache itself: where all its threads are taken and too many wait, nothing
+Decides what must not happen on the loop. As advisory as the cache itself: where all its threads are taken and too much waits, nothing
 is found and nothing is remembered.
 """
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-from cache.codec import Arrays
+from cache.codec import Arrays, size_of
 from cache.tier import TierStats
 from cache.tiered import Found, TieredCache
 from stages.contract.errors import Overloaded
@@ -15,6 +15,8 @@ from stages.host.thread_pool import DaemonThreads, ThreadPool
 
 READERS = 8  # they wait for the network, not for the CPU
 MAX_WAITING = 4096
+MAX_WRITING_BYTES = 256 * 2**20
+"""Of the values that wait to be remembered, beside one: what comes faster than it can be is not."""
 
 
 class CacheThreads:
@@ -24,6 +26,7 @@ class CacheThreads:
         self._cache = cache
         self._reading = ThreadPool("reading the cache", threads=READERS, max_waiting=MAX_WAITING)
         self._writing = ThreadPool("writing the cache", threads=1, max_waiting=MAX_WAITING)
+        self._writing_bytes = 0
 
     async def get_many(self, keys: Sequence[str]) -> Mapping[str, Found]:
         if not self._cache.is_far:
@@ -33,8 +36,15 @@ class CacheThreads:
         return {}
 
     async def put(self, key: str, value: Arrays, *, in_memory_only: bool) -> None:
-        with suppress(Overloaded):
-            await self._writing.run(self._cache.put_in_memory if in_memory_only else self._cache.put, key, value)
+        size = size_of(value)
+        if 0 < self._writing_bytes > MAX_WRITING_BYTES - size:
+            return
+        self._writing_bytes += size
+        try:
+            with suppress(Overloaded):
+                await self._writing.run(self._cache.put_in_memory if in_memory_only else self._cache.put, key, value)
+        finally:
+            self._writing_bytes -= size
 
     async def forget(self, key: str) -> None:
         with suppress(Overloaded):

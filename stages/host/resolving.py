@@ -30,6 +30,7 @@ from stages.host.deadlines import at_deadline
 from stages.host.makers import Computation, Maker
 from stages.host.origin import Origin, remembered_as
 from stages.host.single_flight import Flight
+from stages.host.thread_pool import TENANT
 
 
 @dataclass(slots=True)
@@ -131,6 +132,7 @@ class Resolver:
         return _Shared(flight, computation)
 
     async def _compute(self, flight: Flight[Reply[Any]], computation: Computation, item: Item[Any], maker: Maker) -> None:
+        TENANT.set(item.tenant)  # the context is the flight's own
         try:
             await self._look_up_or_make(flight, computation, item, maker)
         except Exception as error:

@@ -149,6 +149,7 @@ class Submission:
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self._handle: Handle | None = None
         self._supplying: asyncio.Task[None] | None = None
+        self._ended = False
 
     async def begin(self) -> None:
         """Returns once the engine has it. Raises any `TriptychError`."""
@@ -157,6 +158,7 @@ class Submission:
         self._handle = self._hosted.engine.submit(self._item, at_hand.inputs, self)
 
     def end(self) -> None:
+        self._ended = True
         if self._supplying is not None:
             self._supplying.cancel()
         if self._handle is not None:
@@ -202,7 +204,8 @@ class Submission:
     # ---- the event loop ----
 
     def _begin_supplying(self, recipes: Sequence[Recipe[Any]]) -> None:
-        self._supplying = self._loop.create_task(self._supply(recipes))
+        if not self._ended:  # or nobody would call it off
+            self._supplying = self._loop.create_task(self._supply(recipes))
 
     async def _supply(self, recipes: Sequence[Recipe[Any]]) -> None:
         handle = self._handle

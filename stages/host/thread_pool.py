@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
+from functools import partial
 from typing import ParamSpec, TypeVar, cast
 
 from stages.contract.errors import Overloaded, Unavailable
@@ -40,8 +41,8 @@ class ThreadPool:
 
     async def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """What the function returns or raises; it runs in no context of its own. Raises `Overloaded` where `max_waiting` wait
-        already, `Unavailable` once it is closed. Cancelled: what has not started never does; what has goes on unheeded, and its
-        thread is taken until it ends."""
+        already, or the system has no thread for it; `Unavailable` once it is closed. Cancelled: what has not started never does; what
+        has goes on unheeded, and its thread is taken until it ends."""
         if self._closed:
             raise self._ended()
         if self._num_running < self._threads:
@@ -50,7 +51,7 @@ class ThreadPool:
             await self._turn(TENANT.get())
             if self._closed:
                 raise self._ended()
-        future: Future[R] = self._executor.submit(_called, function, *args, **kwargs)
+        future = self._begun(_called, function, *args, **kwargs)
         loop = asyncio.get_running_loop()
         future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._next) if not loop.is_closed() else None)
         return await asyncio.wrap_future(future)
@@ -67,6 +68,16 @@ class ThreadPool:
                 if not waiter.done():
                     waiter.set_exception(self._ended())
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _begun(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """The executor has taken the work by the time that it finds that the system has no thread for it: then nothing is left of it."""
+        call = [partial(function, *args, **kwargs)]
+        try:
+            return self._executor.submit(lambda: call.pop()())
+        except RuntimeError as error:
+            call.clear()
+            self._next()
+            raise Overloaded(f"there is no thread for {self._purpose}", retry_after_s=RETRY_AFTER_S) from error
 
     def _ended(self) -> Unavailable:
         return Unavailable(f"{self._purpose} has ended here; try again", retry_after_s=RETRY_AFTER_S)

@@ -14,7 +14,7 @@ import redis
 
 from cache.embedded import EmbeddedRedis
 from cache.private_socket import is_private
-from cache.redis_connection import LimitedClient, Patience
+from cache.redis_connection import MAX_CONNECTING, LimitedClient, Patience
 from cache.redis_tier import RedisTier
 
 LIMIT_S = 0.3
@@ -144,6 +144,24 @@ def test_a_name_that_is_not_resolved_ends_too_and_not_many_threads_wait_for_it(
     client.close()
 
 
+def test_a_system_without_threads_for_a_while_is_connected_from_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_more(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        client = LimitedClient(f"redis://127.0.0.1:{listening.getsockname()[1]}", Patience(LIMIT_S))
+        with monkeypatch.context() as without_threads:
+            without_threads.setattr(threading.Thread, "start", no_more)
+            for _ in range(MAX_CONNECTING + 1):
+                with pytest.raises(RuntimeError, match="thread"):
+                    client.ask([("PING",)])
+        with pytest.raises(redis.TimeoutError):  # it is connected, and waits for an answer
+            client.ask([("PING",)])
+        listening.settimeout(LIMIT_S)
+        listening.accept()[0].close()
+        client.close()
+
+
 def test_bytes_that_come_fast_enough_are_waited_for() -> None:
     """Eight pieces with pauses that together are longer than the limit for none."""
 
@@ -241,3 +259,25 @@ def test_a_folder_in_one_where_others_may_rename_it_is_not_private(tmp_path: Pat
     above.chmod(0o1777)
     assert is_private(above / "x")
     assert not is_private(above / "missing")
+
+
+def test_a_folder_behind_a_link_is_as_private_as_all_that_leads_there(tmp_path: Path) -> None:
+    above = tmp_path / "open"
+    (above / "mine" / "x").mkdir(mode=0o700, parents=True)
+    (tmp_path / "link").symlink_to(above / "mine")
+    (tmp_path / "far").symlink_to("link")
+    for path in (tmp_path / "link" / "x", tmp_path / "far" / "x"):
+        assert is_private(path)
+        above.chmod(0o777)
+        assert not is_private(path)
+        above.chmod(0o700)
+    (tmp_path / "loop").symlink_to("loop")
+    assert not is_private(tmp_path / "loop" / "x")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may give files away")
+def test_a_folder_behind_somebody_elses_link_is_not_private(tmp_path: Path) -> None:
+    (tmp_path / "mine" / "x").mkdir(mode=0o700, parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "mine")
+    os.chown(tmp_path / "link", 12345, 12345, follow_symlinks=False)
+    assert not is_private(tmp_path / "link" / "x")

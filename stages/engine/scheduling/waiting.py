@@ -183,6 +183,7 @@ class WaitingLine(Generic[W]):
                 self._refuse_cost(cost, entry.tenant)
         except QueueFull:
             del self._entries[entry_id]
+            self._forget(entry)
             raise
         self._entries[entry_id] = prepared  # in its old place: who is prepared first doesn't matter
         self._count(prepared)
@@ -226,6 +227,7 @@ class WaitingLine(Generic[W]):
     def _remove(self, entry: Entry[W]) -> Entry[W]:
         del self._entries[entry.id]
         self._uncount(entry)
+        self._forget(entry)
         return entry
 
     def _count(self, entry: Entry[W]) -> None:
@@ -237,16 +239,18 @@ class WaitingLine(Generic[W]):
 
     def _uncount(self, entry: Entry[W]) -> None:
         self._tenants.remove(entry.tenant, entry.cost)
-        if entry.tenant not in self._tenants:
-            self._virtual_time.pop(entry.tenant, None)
         if entry.ready:
             self._ready.remove(entry.tenant)
         if entry.request:
-            request = entry.tenant, entry.request
-            self._requests.remove(request)
-            if request not in self._requests:
-                self._finish_tags.pop(request, None)
-                self._had_turn.pop(request, None)
+            self._requests.remove((entry.tenant, entry.request))
+
+    def _forget(self, entry: Entry[W]) -> None:
+        """What was known of its tenant and its request, where it was the last of them in line."""
+        if entry.tenant not in self._tenants:
+            self._virtual_time.pop(entry.tenant, None)
+        if (request := (entry.tenant, entry.request)) not in self._requests:
+            self._finish_tags.pop(request, None)
+            self._had_turn.pop(request, None)
 
     def _lines(self) -> tuple[dict[str, Entry[W]], dict[str, Entry[W]]]:
         return self._entries, self._aside

@@ -1,7 +1,7 @@
 """JPEG: its size, and its essence (tables, frame and scans, and what tells the colours apart). Pure.
 
-Only what every browser shows is read: Huffman-coded, baseline or progressive. Profiles, thumbnails, comments and further images are
-left out; of EXIF the orientation is read.
+Only what every browser shows is read: Huffman-coded, baseline or progressive. Profiles, thumbnails, comments, and whatever a camera
+writes behind the image (further images, a film) are left out; of EXIF the orientation is read.
 
 Sources: ITU T.81, B.1.1 and B.2; JFIF 1.02 and Adobe's APP14, which say what the components are.
 """
@@ -21,11 +21,12 @@ MAX_SCAN_PIXELS = 800_000_000
 _MAX_TABLE_BYTES = 2048  # of quantization tables before the pixels: there are four, of 130 bytes at most
 _FILL = b"\xff" * 1024  # more in a row than anybody writes
 _NOT_FILL = re.compile(rb"[^\xff]")
+_AMONG_PIXELS = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # a marker that is neither a byte 0xFF of the pixels nor a restart
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _READ_FRAMES = frozenset({0xC0, 0xC1, 0xC2})
 _BARE_MARKERS = frozenset(range(0xD0, 0xD8)) | {0x01}
 _NO_SEGMENT_MARKERS = frozenset({0x00, 0xD8, 0xD9})
-_START_OF_SCAN, _HUFFMAN, _QUANTIZATION, _RESTARTS = 0xDA, 0xC4, 0xDB, 0xDD
+_START_OF_SCAN, _HUFFMAN, _QUANTIZATION, _RESTARTS, _END_OF_IMAGE = 0xDA, 0xC4, 0xDB, 0xDD, 0xD9
 _JFIF, _EXIF, _ADOBE = (0xE0, b"JFIF\0"), (0xE1, b"Exif\0\0"), (0xEE, b"Adobe")
 
 
@@ -65,13 +66,16 @@ def essence(data: bytes) -> Essence:
         raise BadHeader(
             f"its JPEG has {table_bytes} bytes of quantization tables before its pixels; at most {_MAX_TABLE_BYTES}"
         )
-    _check_scans(data, scans)
-    return Essence(b"".join([*kept, _without_fill(data, scans)]), orientation)
+    end = _image_ends(data, scans)
+    _check_scans(data, scans, end)
+    return Essence(b"".join([*kept, _without_fill(data, scans, end)]), orientation)
 
 
-def _without_fill(data: bytes, start: int) -> bytes | memoryview:
-    """What begins there. A decoder that is given it in blocks reads a run of fill bytes from its beginning again with every block."""
-    return memoryview(data)[start:] if data.find(_FILL, start) < 0 else data[start:].replace(_FILL, _FILL[:1])
+def _without_fill(data: bytes, start: int, end: int) -> bytes | memoryview:
+    """What lies there. A decoder that is given it in blocks reads a run of fill bytes from its beginning again with every block."""
+    if data.find(_FILL, start, end) < 0:
+        return memoryview(data)[start:end]
+    return data[start:end].replace(_FILL, _FILL[:1])
 
 
 def _check_frame(marker: int, segment: memoryview) -> None:
@@ -81,8 +85,24 @@ def _check_frame(marker: int, segment: memoryview) -> None:
         raise BadHeader("its JPEG frame header contradicts itself")
 
 
-def _check_scans(data: bytes, start: int) -> None:
-    num_scans, pixels = data.count(b"\xff\xda", start), prod(size(data))
+def _image_ends(data: bytes, start: int) -> int:
+    """Where the marker of its end does, of what is from its first scan on. The end of the data, where it has none, or too many others
+    before it."""
+    position = start
+    for _ in range(MAX_PIECES):
+        found = _AMONG_PIXELS.search(data, position)
+        if found is None:
+            break
+        marker, position = data[found.end() - 1], found.end()
+        if marker == _END_OF_IMAGE:
+            return position
+        if marker not in _BARE_MARKERS and marker not in _NO_SEGMENT_MARKERS:
+            position += max(2, int.from_bytes(data[position : position + 2]))
+    return len(data)
+
+
+def _check_scans(data: bytes, start: int, end: int) -> None:
+    num_scans, pixels = data.count(b"\xff\xda", start, end), prod(size(data))
     most = min(MAX_SCANS, MAX_SCAN_PIXELS // max(1, pixels))
     if num_scans > most:
         raise BadHeader(f"its JPEG has {num_scans} scans of {pixels} pixels; at most {most}")

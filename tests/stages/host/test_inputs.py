@@ -20,10 +20,12 @@ from stages.contract.errors import (
     StageFailed,
     Unavailable,
 )
-from stages.contract.item import InputReceipts, Item, StageReceipt, StreamEnd
+from stages.contract.item import InputReceipts, Item, Reply, StageReceipt, StreamEnd
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.recipe import Recipe
+from stages.host.event_feed import EventFeed
 from stages.host.host import StageHost
+from stages.host.submission import HostedEngine, Submission
 from tests.stages.engine.self_scheduling import SelfSchedulingEngine
 from tests.stages.fakes import Add, Adder, Countdown, CountFrom, FarTier, Gate, HandClock, Total
 from tests.stages.host.elsewhere import Elsewhere
@@ -357,6 +359,24 @@ async def test_an_engine_that_schedules_itself_is_hosted_as_ours_are() -> None:
     assert counted(events) == [2, 1, 0]
     assert outcomes(events) == ["memory"]
     await host.close()
+
+
+async def test_what_it_lacks_after_all_is_not_made_for_one_who_has_left() -> None:
+    gate, asked = Gate(closed=True), list[str]()
+
+    async def resolve(recipe: Recipe[Any], item: Item[Any]) -> Reply[Any]:
+        asked.append(recipe.name)
+        raise StageFailed("it is bad luck")
+
+    engine = SelfSchedulingEngine(gate=gate, time=HandClock())
+    submission = Submission(HostedEngine(engine, resolve, 1), Item("r", CountFrom(1)), EventFeed())
+    await submission.begin()
+    submission.end()
+    submission.missing([plus(2)])  # it was said before, and is heard now
+    await asyncio.sleep(0.01)
+    assert asked == []
+    gate.open()
+    await asyncio.to_thread(engine.close)
 
 
 async def test_how_many_wait_for_inputs_changes_while_it_serves(scene: Scene) -> None:

@@ -142,6 +142,23 @@ async def test_whoever_leaves_when_its_turn_has_come_passes_it_on() -> None:
     pool.close()
 
 
+async def test_a_system_without_threads_refuses_and_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool, ran = ThreadPool("sums", threads=1, max_waiting=9), threading.Event()
+
+    def no_more(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as without_threads:
+        without_threads.setattr(threading.Thread, "start", no_more)
+        refused = await asyncio.gather(*(pool.run(ran.set) for _ in range(3)), return_exceptions=True)
+
+    assert [type(error) for error in refused] == [Overloaded] * 3
+    assert len(pool) == 0
+    assert await asyncio.wait_for(pool.run(sum, [1]), 5) == 1
+    assert not ran.is_set()
+    pool.close()
+
+
 async def test_a_closed_pool_tells_who_waits() -> None:
     pool, go_on = ThreadPool("sums", threads=1, max_waiting=1), threading.Event()
     running, waiting = asyncio.ensure_future(pool.run(go_on.wait)), asyncio.ensure_future(pool.run(sum, [1]))

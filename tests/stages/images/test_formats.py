@@ -257,6 +257,25 @@ def test_the_larger_a_jpeg_the_fewer_passes_over_it_are_taken() -> None:
     assert essence(scans(5000, 5000, 32))
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_film_behind_a_photo_is_no_part_of_it(progressive: bool) -> None:
+    photo = save(quarters(), "JPEG", progressive=progressive)
+    film = np.random.default_rng(2).bytes(20 * MEGA)  # which holds, by chance, what begins a scan
+    assert film.count(b"\xff\xda") > MAX_SCANS
+    assert essence(photo + film) == essence(photo)
+    with decoded(photo + film, max_pixels=MEGA, param="image") as image, Image.open(io.BytesIO(photo)) as expected:
+        assert np.array_equal(pixels_of(image), pixels_of(expected))
+
+
+def test_where_a_jpeg_ends_is_not_looked_for_inside_its_segments() -> None:
+    photo = save(quarters(), "JPEG", progressive=True)
+    second = photo.index(b"\xff\xda", photo.index(b"\xff\xda") + 2)
+    with_comment = photo[:second] + b"\xff\xfe\x00\x06\xff\xd9\xff\xda" + photo[second:]
+    assert essence(with_comment).endswith(photo[second:])
+    for rest in (b"", b"\xff", b"\xff\xfe", b"\xff\xfe\x00", b"\xff\xfe\xff\xff"):
+        assert essence(photo[:second] + rest).endswith(photo[second - 8 : second] + rest)
+
+
 @pytest.mark.parametrize(("kind", "most"), [(b"PLTE", 768), (b"tRNS", 256)])
 def test_a_png_with_more_colours_than_there_are_is_refused(kind: bytes, most: int) -> None:
     assert f"{kind.decode()}; at most {most}" in refusal(png_with(kind, b"\xff" * (most + 1)))

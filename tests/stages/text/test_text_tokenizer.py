@@ -131,7 +131,8 @@ def test_what_fits_is_read_whole_and_of_what_does_not_enough(bounded: TextTokeni
     whole = library.encode(text, add_special_tokens=False).ids
     reading = bounded.read(text)
     assert (len(reading.ids) > MOST) == (len(whole) > MOST)
-    assert reading.ids == whole if reading.is_whole else reading.ids == whole[: len(reading.ids)]
+    # Where it was cut, the last word is another one, and marks that normal forms sort may be.
+    assert reading.ids == whole if reading.is_whole else reading.ids[:MOST] == whole[:MOST]
 
 
 class Counted:

@@ -219,6 +219,19 @@ def test_a_flood_of_its_tenants_other_requests_starves_no_large_one() -> None:
     assert [one for one in ran if one.startswith("large")] == [f"large{number}" for number in range(10)]
 
 
+def test_nothing_that_comes_later_overtakes_the_only_one_left_while_that_is_prepared() -> None:
+    scheduler: OneShotScheduler[str] = OneShotScheduler(BatchLimits(1), ROOM)
+    for number in range(3):
+        scheduler.add(entry(f"large{number}", "t", request="large"))
+    batch(scheduler)
+    batch(scheduler)
+    scheduler.add(Entry("single", "single", arrival=2.0, ready=False, tenant="t", request="single"))
+    batch(scheduler, 2.0)
+    assert scheduler.waiting.ready("single", None, 1.5)
+    scheduler.add(entry("later", "t", key="k", request="later", arrival=2.1))
+    assert batch(scheduler, 2.2) == ["single"]
+
+
 def test_two_large_requests_of_a_tenant_share_what_it_gets() -> None:
     scheduler: OneShotScheduler[str] = OneShotScheduler(BatchLimits(16), ROOM)
     for request in ("x", "y"):
