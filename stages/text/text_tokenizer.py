@@ -19,7 +19,7 @@ _BATCH_TEXTS, _BATCH_CHARS = 1024, 65_536
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A text's token ids. `is_whole` False: it has more of them, and these are too many already."""
+    """A text's token ids. `is_whole` False: it has more of them, and these, from its beginning, are too many already."""
 
     ids: Sequence[int]
     is_whole: bool = True
@@ -91,15 +91,17 @@ class TextTokenizer:
 
 
 def read_in_bounds(text: str, max_tokens: int | None, read: Callable[[str], Reading]) -> Reading:
-    """What `read` makes of a text; of one with a block that alone has far too many tokens, of that block only.
+    """What `read` makes of a text; of one with a block that alone has far too many tokens, of what ends with that block.
 
-    An ordinary text that is too long shows it in its first block. What shows it nowhere (it is mostly spaces) is read twice."""
+    An ordinary text that is too long shows it in its first block. What is before such a block, or shows it nowhere (it is mostly
+    spaces), is read twice."""
     size = len(text) if max_tokens is None else BLOCK_CHARS * max_tokens
     if max_tokens is not None and len(text) > size:
         for first in range(0, len(text), size):
             block = read(text[first : first + size])
             if not block.is_whole or len(block.ids) > _far_too_many(max_tokens):
-                return Reading(block.ids, is_whole=False)
+                beginning = block if not first else read(text[: first + size])
+                return Reading(beginning.ids, is_whole=False)
     return read(text)
 
 

@@ -157,7 +157,17 @@ def test_a_text_that_is_far_too_long_shows_it_in_its_first_block() -> None:
 def test_spaces_before_a_long_text_do_not_have_it_read_whole() -> None:
     read = Counted()
     assert not read_in_bounds(" " * 50_000 + repeated(PLAIN, 150_000), 500, read).is_whole
-    assert read.num_chars < 70_000
+    assert read.num_chars < 130_000
+
+
+def test_what_is_read_of_a_text_that_is_far_too_long_is_its_beginning(kind: str, library: Tokenizer) -> None:
+    """Also where another block than the first shows it: some encoders read a prompt cut."""
+    texts = TextTokenizer(KINDS[kind](), param="prompt", max_tokens=75)
+    for beginning in (repeated("aaaaaaaaaaaaaaaa ", 1_200), repeated("the" + " " * 9, 1_200), "the" + " " * 1_197):
+        text = beginning + "z.y,x." * 900
+        reading = texts.read(text)
+        assert not reading.is_whole
+        assert reading.ids[:75] == library.encode(text, add_special_tokens=False).ids[:75]
 
 
 def test_a_short_text_among_many_spaces_fits() -> None:
