@@ -6,13 +6,16 @@ checked again. Bounded in time, bytes and pieces, each of which is work for the 
 """
 
 import asyncio
+import re
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+import httpcore
 import httpx
 
 from pipelines.ingress.images.public_address import is_public
+from pipelines.ingress.images.watched_network import WatchedNetwork
 from stages.contract.errors import ConfigurationError, InvalidRequest, TooLarge
 
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -25,6 +28,7 @@ MAX_REDIRECTS = 3
 MAX_PIECES = 1000  # and one for each kilobyte
 _MAX_ADDRESSES = 3
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_HOST = re.compile(rb"[A-Za-z0-9._:-]+")
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -62,7 +66,7 @@ class Fetcher:
     ) -> None:
         """Reads the system's certificates, where fetching is enabled and `tls` is not given."""
         self._policy, self._max_bytes, self._resolver, self._held = policy, max_bytes, resolver, held
-        self._tls: ssl.SSLContext | bool = tls if tls is not None else True
+        self._tls = tls
         if policy.enabled and tls is None:
             self._tls = httpx.create_ssl_context(trust_env=False)
 
@@ -109,41 +113,48 @@ class Fetcher:
         for address in addresses:
             try:
                 return await self._get(url, address, param)
-            except (httpx.ConnectError, httpx.ConnectTimeout):
+            except (httpcore.ConnectError, httpcore.ConnectTimeout):
                 continue
-            except (httpx.HTTPError, httpx.InvalidURL) as error:  # the latter for a redirect that httpx can't even read
+            except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as error:
                 why = f"{type(error).__name__}: {error}"
                 raise InvalidRequest(f"{param}: {_shown(url)} did not answer as it should", param=param, detail=why) from error
         raise InvalidRequest(f"{param}: {_shown(url)} takes no connection", param=param)
 
     async def _get(self, url: httpx.URL, address: str, param: str) -> bytes | httpx.URL:
-        headers = {
-            "Host": url.netloc.decode("ascii"),
-            "Accept": "image/*",
-            "Accept-Encoding": "identity",
-            "User-Agent": "triptych",
-        }
-        extensions = {"sni_hostname": url.raw_host.decode("ascii")}
+        headers = [
+            (b"Host", url.netloc),
+            (b"Accept", b"image/*"),
+            (b"Accept-Encoding", b"identity"),
+            (b"User-Agent", b"triptych"),
+        ]
         pinned, patience = url.copy_with(host=address), self._policy.timeout_s
         timeout = httpx.Timeout(patience, connect=patience / (_MAX_ADDRESSES + 1))
+        network = WatchedNetwork()
         async with (
-            httpx.AsyncClient(verify=self._tls, trust_env=False, timeout=timeout) as client,
-            client.stream("GET", pinned, headers=headers, extensions=extensions, follow_redirects=False) as response,
+            httpcore.AsyncConnectionPool(self._tls, network_backend=network) as pool,
+            pool.stream(
+                "GET",
+                httpcore.URL(scheme=pinned.raw_scheme, host=pinned.raw_host, port=pinned.port, target=pinned.raw_path),
+                headers=headers,
+                extensions={"sni_hostname": url.raw_host.decode("ascii"), "timeout": timeout.as_dict()},
+            ) as response,
         ):
-            if response.status_code in _REDIRECTS:
-                return _redirected(url, response.headers.get("location", ""), param)
-            return await self._body(url, response, param)
+            network.head_has_come()
+            head = httpx.Headers(response.headers)
+            if response.status in _REDIRECTS:
+                return _redirected(url, head.get("location", ""), param)
+            return await self._body(url, response, head, param)
 
-    async def _body(self, url: httpx.URL, response: httpx.Response, param: str) -> bytes:
-        if response.status_code != 200:
-            raise InvalidRequest(f"{param}: {_shown(url)} answered {response.status_code}", param=param)
-        if response.headers.get("content-encoding", "identity").lower() != "identity":  # it would expand past the bound
+    async def _body(self, url: httpx.URL, response: httpcore.Response, head: httpx.Headers, param: str) -> bytes:
+        if response.status != 200:
+            raise InvalidRequest(f"{param}: {_shown(url)} answered {response.status}", param=param)
+        if head.get("content-encoding", "identity").lower() != "identity":  # it would expand past the bound
             raise InvalidRequest(f"{param}: {_shown(url)} sent compressed bytes, which were not asked for", param=param)
-        length = response.headers.get("content-length", "")
+        length = head.get("content-length", "")
         if length.isdecimal() and int(length) > self._max_bytes:
             raise self._too_large(url, length, param)
         body, num_pieces = bytearray(), 0
-        async for piece in response.aiter_raw():
+        async for piece in response.aiter_stream():
             body += piece
             num_pieces += 1
             if len(body) > self._max_bytes:
@@ -182,6 +193,8 @@ def _checked(url: httpx.URL, param: str) -> httpx.URL:
         raise InvalidRequest(f"{param}: not a valid address: its host is no internationalized name", param=param) from error
     if url.scheme not in _PORTS or not url.host:
         raise InvalidRequest(f"{param}: {_shown(url)} is no http(s) address", param=param)
+    if not _HOST.fullmatch(url.raw_host):
+        raise InvalidRequest(f"{param}: not a valid address: its host is no name", param=param)
     if url.userinfo:
         raise InvalidRequest(f"{param}: an address with a user name or password is not fetched", param=param)
     return url

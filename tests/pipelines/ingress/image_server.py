@@ -85,6 +85,16 @@ def in_pieces(piece: bytes, count: int) -> Answer:
     return answer
 
 
+def announced(count: int, data: bytes) -> Answer:
+    """A body behind so many answers that only say that it will come."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(b"HTTP/1.1 102 Processing\r\n\r\n" * count)
+        body(data)(handler)
+
+    return answer
+
+
 def stalled(server: ImageServer, begin: bytes = b"") -> Answer:
     """Headers (and perhaps some bytes), then nothing more until the server closes."""
 

@@ -14,7 +14,7 @@ from pipelines.ingress.images.fetch import MAX_REDIRECTS, Fetcher, FetchPolicy
 from pipelines.ingress.images.names import NameLookUps
 from stages.contract.errors import ConfigurationError, InvalidRequest, Overloaded, TooLarge
 from stages.host.thread_pool import DaemonThreads
-from tests.pipelines.ingress.image_server import ImageServer, body, endless, in_pieces, redirect, running, stalled
+from tests.pipelines.ingress.image_server import ImageServer, announced, body, endless, in_pieces, redirect, running, stalled
 
 PARAM = "messages[0].content[1].image_url.url"
 
@@ -71,6 +71,16 @@ async def test_a_body_in_millions_of_pieces_is_given_up_soon(server: ImageServer
     begin = time.process_time()
     assert "pieces" in (await refusal(large, server.url("/crumbs"))).message
     assert time.process_time() - begin < 5  # all of them take a minute
+
+
+async def test_a_server_that_only_says_that_it_will_answer_is_given_up_soon(server: ImageServer) -> None:
+    server.answers["/soon"], server.answers["/never"] = announced(10, b"meow"), announced(1_000_000, b"meow")
+    assert await fetcher(server).fetch(server.url("/soon"), param=PARAM) == b"meow"
+    begin = time.process_time()
+    error = await refusal(fetcher(server), server.url("/never"))
+    assert "did not answer as it should" in error.message
+    assert "no answer within" in (error.detail or "")
+    assert time.process_time() - begin < 5  # all of them take minutes
 
 
 async def test_what_arrives_is_counted_as_it_comes(server: ImageServer) -> None:
