@@ -21,11 +21,11 @@ from stages.checkpoints.hub import commit_of, fetched
 from stages.checkpoints.part_files import WHOLE_MODEL, PartFiles
 from stages.contract.errors import ConfigurationError
 
-_IMAGES = Path(__file__).parents[2] / "demo" / "weights"
+_WEIGHTS = Path(__file__).parents[2] / "demo" / "weights"
 _DEMO_FOLDERS = {
-    "clip": _IMAGES / "clip",
-    "projector": _IMAGES / "projector",
-    "painter": _IMAGES / "painter",
+    "clip": _WEIGHTS / "clip",
+    "projector": _WEIGHTS / "projector",
+    "painter": _WEIGHTS / "painter",
 }
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _READERS = 8

@@ -153,6 +153,8 @@ class BaseEngine(ABC, Generic[P, Q]):
                 self._refuse_if_ended()
                 work = self._in_flight.accept(item, inputs, receiver, cost)
                 self._prepare_soon(work)
+            if work.settled:
+                self._in_flight.flush()
         except Exception as error:
             raise as_stage_error(self.identity.stage, error, item.id) from None
         return SubmittedItem(self, work)
@@ -249,7 +251,11 @@ class BaseEngine(ABC, Generic[P, Q]):
     def _prepare_soon(self, work: Work) -> None:
         """Once a thread is free and it is its turn. Under the lock."""
         self._in_flight.to_prepare.add(work.id)
-        self._pool.submit(self._prepare_next)
+        try:
+            self._pool.submit(self._prepare_next)
+        except RuntimeError as error:  # the system has no thread for it, and there is none yet
+            why = f"there is no thread to prepare anything for stage {self.identity.stage}; try again"
+            self._in_flight.fail(work, Unavailable(why, retry_after_s=RETRY_AFTER_CLOSE_S, detail=str(error)))
 
     # ---- a pool's thread ----
 

@@ -6,6 +6,7 @@ Decides neither batches nor order (`scheduler.py`), nor what becomes of a batch 
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar, Unpack
 
+from cache.finite import is_finite
 from stages.contract.errors import StageFailed, TriptychError
 from stages.contract.faults import Fault, fault_of
 from stages.contract.limits import BatchLimits, QueueLimits
@@ -62,9 +63,8 @@ class OneShotEngine(BaseEngine[P, Q], Generic[P, Q, V]):
             results = self._run(works)
             if isinstance(results, TriptychError):
                 parts.failed(part, results)
-            else:
-                parts.went_well(part, results)
-                self._good = works[-1].prepared
+            elif (good := parts.went_well(part, results)) is not None:
+                self._good = good.prepared
             self._in_flight.flush()
         if batch.entries:
             self._complete(batch, self._in_flight.now() - began)
@@ -94,6 +94,7 @@ class OneShotEngine(BaseEngine[P, Q], Generic[P, Q, V]):
             return False
         self._faults.begin(self._in_flight.now())
         try:
-            return len(self._stage.run([self._good])) == 1
+            (result,) = self._stage.run([self._good])
+            return is_finite(result.arrays())
         except Exception as error:
             return fault_of(error) is Fault.OUT_OF_MEMORY

@@ -39,7 +39,8 @@ class BatchParts:
                     return [entry]
             return fill(self._together, self._in_flight.scheduler.bound.limits)
 
-    def went_well(self, part: Sequence[Entry[Work]], results: Sequence[Result]) -> None:
+    def went_well(self, part: Sequence[Entry[Work]], results: Sequence[Result]) -> Work | None:
+        """The last whose result is one. None: there is no number in any, which may be the device's fault."""
         finite = [is_finite(result.arrays()) for result in results]
         with self._in_flight.lock:
             for entry, result, sound in zip(part, results, finite, strict=True):
@@ -47,7 +48,11 @@ class BatchParts:
                     self._in_flight.settle(entry.work, result)
                 else:
                     self._in_flight.fail(entry.work, self._no_number())
+        if not any(finite):
+            self._faults.judge([entry.work for entry in part], self._no_number())
+            return None
         self._faults.went_well(sum(entry.cost for entry in part))
+        return [entry.work for entry, sound in zip(part, finite, strict=True) if sound][-1]
 
     def _no_number(self) -> StageFailed:
         stage = self._in_flight.identity.stage

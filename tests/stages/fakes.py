@@ -159,14 +159,15 @@ class Ratio(Result):
 
 
 class Divider(Adder):
-    """Divides 1 by each sum, whatever that may be."""
+    """Divides 1 by each sum, whatever that may be; `is_mad`: by 0."""
 
     result_type: Any = Ratio
+    is_mad = False
 
     def run(self, batch: Sequence[Sum]) -> Any:
         super().run(batch)
         with np.errstate(divide="ignore"):
-            return [Ratio(np.asarray(np.float32(1) / np.float32(item.total))) for item in batch]
+            return [Ratio(np.asarray(np.float32(1) / np.float32(0 if self.is_mad else item.total))) for item in batch]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from stages.contract.stage import Stepped
 from stages.engine.base import BaseEngine
 from stages.engine.health import FIRST_STEP_FACTOR, MAX_FAILURES
 from tests.stages.bench import Bench, prepared, submit, workbench
-from tests.stages.fakes import PATIENCE_S, Add, Adder, Count, Countdown, CountFrom, Gate, PreparedCount, Sum, Total
+from tests.stages.fakes import PATIENCE_S, Add, Adder, Count, Countdown, CountFrom, Divider, Gate, PreparedCount, Sum, Total
 
 ASSERT = "CUDA error: device-side assert triggered"
 
@@ -160,6 +160,20 @@ def test_bad_items_of_a_batch_do_not_break_an_engine_that_has_worked(bench: Benc
         assert isinstance(submit(engine, Add(99))[0].wait().error, StageFailed)
     assert submit(engine, Add(1))[0].total == 1
     engine.check()
+
+
+def test_a_device_that_makes_no_numbers_any_more_is_found_out(bench: Bench) -> None:
+    stage = Divider()
+    engine = bench.one_shot(stage)
+    assert submit(engine, Add(1))[0].wait().error is None
+    for _ in range(3 * MAX_FAILURES):  # these are at fault themselves: what went well still does
+        assert isinstance(submit(engine, Add(1, -1))[0].wait().error, StageFailed)
+    assert submit(engine, Add(1))[0].wait().error is None
+    stage.is_mad = True
+    for _ in range(MAX_FAILURES):
+        assert isinstance(submit(engine, Add(1))[0].wait().error, StageFailed)
+    engine._thread.join(30)
+    is_broken(engine, "what went well before fails, too")
 
 
 @pytest.mark.parametrize("kind", ["steps", "batches"])

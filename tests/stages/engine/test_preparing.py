@@ -56,6 +56,23 @@ def kind(bench: Bench, request: pytest.FixtureRequest) -> Kind:
     return Kind(bench, request.param)
 
 
+def test_where_the_system_has_no_thread_an_item_is_refused_and_keeps_no_place(
+    kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(*args: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind.engine._pool, "submit", no_thread)
+        inbox, _ = kind.submit(3)
+        error = inbox.wait().error
+    assert isinstance(error, Unavailable)
+    assert kind.engine.load().queued == 0
+    kind.gate.open()
+    inbox, _ = kind.submit(3)
+    assert inbox.wait().error is None
+
+
 def test_what_is_being_prepared_waits_and_does_not_run(kind: Kind) -> None:
     inbox, _ = kind.submit(3)
     kind.gate.wait_for(1)
