@@ -159,7 +159,7 @@ class Ingress:
         """What requests share, whichever app they came to. Refused settings change nothing of it."""
         pixels_of_this_process().limit(pixels_in_flight(settings.config.limits))
         if self._kept is not None:
-            self._kept.limit(settings.config.limits)
+            self._kept.limit(settings.config.limits, is_shared=len({key.tenant for key in settings.config.auth.keys}) > 1)
         if self._own is not None:
             limit_queues(self._own, settings.queues)
 

@@ -55,12 +55,14 @@ class Kept:
     def new(cls, settings: IngressSettings, threads: Threads | None = None) -> "Kept":
         """`threads` None: some of its own."""
         store = ImageStore(capacity_bytes=settings.kept_image_bytes, keep_s=settings.kept_image_s)
-        bodies = BodyBudget(body_bytes_in_flight(settings.limits))
-        return cls(RequestMetrics(), store, threads if threads is not None else Threads.new(), bodies)
+        bodies = BodyBudget(0)
+        kept = cls(RequestMetrics(), store, threads if threads is not None else Threads.new(), bodies)
+        kept.limit(settings.limits, is_shared=len(set(settings.keys.values())) > 1)
+        return kept
 
-    def limit(self, limits: LimitsConfig) -> None:
-        """Judges what comes from now on by these. On the event loop, once they are in use."""
-        self.bodies.limit(body_bytes_in_flight(limits))
+    def limit(self, limits: LimitsConfig, *, is_shared: bool = False) -> None:
+        """Judges what comes from now on by these; `is_shared`: by several tenants. On the event loop, once they are in use."""
+        self.bodies.limit(body_bytes_in_flight(limits), largest=limits.body_bytes, is_shared=is_shared)
 
 
 def create_app(service: Service, settings: IngressSettings, kept: Kept | None = None) -> FastAPI:

@@ -1,20 +1,24 @@
 """How many bytes of bodies one HTTP process holds at a time: of all requests together, as they arrive.
 
 What a request has sent, or has had fetched (`count_fetched`), counts until its answer is out, since its images are needed so long; its
-first 64 KiB are free, so that
-text is never refused because of other people's images. Who finds no room waits for a moment, and is refused then. While somebody
-waits, whoever has been sending for long makes room: a slow client holds nothing for ever. Knows ASGI messages and nothing of what is
-in them; what stands before the app (Serve's proxy) may read ahead.
+first 64 KiB are free, so that text is never refused because of other people's images. Who finds no room waits for a moment, and is
+refused then. While somebody waits, whoever has been sending for long makes room: a slow client holds nothing for ever.
+
+Of several tenants none takes more than what it leaves to the others (dynamic thresholds: Choudhury and Hahne, "Dynamic queue length
+thresholds for shared-memory packet switches", 1998), but one whole body always; of those who wait, whoever holds least goes first.
+
+Knows ASGI messages and nothing of what is in them; what stands before the app (Serve's proxy) may read ahead.
 """
 
 import asyncio
-from collections import deque
+import math
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stages.contract.errors import Overloaded
+from stages.host.thread_pool import TENANT
 
 FREE_BYTES = 64 * 1024
 MAX_WAIT_S = 5.0
@@ -25,26 +29,36 @@ RETRY_AFTER_S = 1.0
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
+    tenant: str
     size: int
     may_go_on: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class BodyBudget:
-    """On one event loop. Bytes."""
+    """On one event loop. Bytes. `largest`: of one body. Not shared: there is one tenant, who may have all of it."""
 
-    def __init__(self, max_bytes: int, *, max_wait_s: float = MAX_WAIT_S, patience_s: float = PATIENCE_S) -> None:
+    def __init__(
+        self,
+        max_bytes: int,
+        *,
+        largest: int = 0,
+        is_shared: bool = False,
+        max_wait_s: float = MAX_WAIT_S,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
         self._max_bytes, self._max_wait_s, self._patience_s = max_bytes, max_wait_s, patience_s
-        self._held = 0
-        self._waiting: deque[_Waiting] = deque()
+        self._largest, self._is_shared = largest, is_shared
+        self._held: dict[str, int] = {}  # by tenant
+        self._waiting: list[_Waiting] = []  # in order of arrival
         self._arriving: dict[Body, None] = {}  # in order of arrival
 
     @property
     def held_bytes(self) -> int:
-        return self._held
+        return sum(self._held.values())
 
-    def limit(self, max_bytes: int) -> None:
+    def limit(self, max_bytes: int, *, largest: int = 0, is_shared: bool = False) -> None:
         """Judges what comes from now on by this."""
-        self._max_bytes = max_bytes
+        self._max_bytes, self._largest, self._is_shared = max_bytes, largest, is_shared
         self._go_on()
 
     def body(self) -> "Body":
@@ -53,13 +67,13 @@ class BodyBudget:
         self._arriving[body] = None
         return body
 
-    async def take(self, size: int) -> None:
+    async def take(self, tenant: str, size: int) -> None:
         """Raises `Overloaded` where there is no room in time. For `Body`."""
-        if not self._waiting and self._held + size <= self._max_bytes:
-            self._held += size
-            return
-        waiting = _Waiting(size)
+        waiting = _Waiting(tenant, size)
         self._waiting.append(waiting)
+        self._go_on()
+        if waiting.may_go_on.is_set():
+            return
         self._give_up_slow_bodies()
         try:
             async with asyncio.timeout(self._max_wait_s):
@@ -69,16 +83,18 @@ class BodyBudget:
                 raise self._full() from None
         except asyncio.CancelledError:
             if waiting.may_go_on.is_set():  # at the same moment
-                self.give_back(size)
+                self.give_back(tenant, size)
             raise
         finally:
             if not waiting.may_go_on.is_set():
                 self._waiting.remove(waiting)
                 self._go_on()
 
-    def give_back(self, size: int) -> None:
+    def give_back(self, tenant: str, size: int) -> None:
         """For `Body`."""
-        self._held -= size
+        self._held[tenant] = self._held.get(tenant, 0) - size
+        if not self._held[tenant]:
+            del self._held[tenant]
         self._go_on()
 
     def arrived(self, body: "Body") -> None:
@@ -86,15 +102,29 @@ class BodyBudget:
         self._arriving.pop(body, None)
 
     def _go_on(self) -> None:
-        """In order of arrival."""
-        while self._waiting and self._held + self._waiting[0].size <= self._max_bytes:
-            waiting = self._waiting.popleft()
-            self._held += waiting.size
+        """Whoever is next waits for enough room, and nobody goes before."""
+        while (waiting := self._next()) is not None and self.held_bytes + waiting.size <= self._max_bytes:
+            self._waiting.remove(waiting)
+            self._held[waiting.tenant] = self._held.get(waiting.tenant, 0) + waiting.size
             waiting.may_go_on.set()
+
+    def _next(self) -> _Waiting | None:
+        """Of the tenants who may hold more, that with the least; of one tenant, who came first."""
+        firsts = {waiting.tenant: waiting for waiting in reversed(self._waiting)}.values()
+        entitled = [waiting for waiting in firsts if waiting.size <= self._may_hold(waiting.tenant)]
+        return min(entitled, key=lambda waiting: self._held.get(waiting.tenant, 0), default=None)
+
+    def _may_hold(self, tenant: str) -> float:
+        """How much more, by what it leaves to others."""
+        if not self._is_shared:
+            return math.inf
+        own = self._held.get(tenant, 0)
+        left_by_others = self._max_bytes - (self.held_bytes - own)
+        return max(left_by_others // 2, self._largest) - own
 
     def _give_up_slow_bodies(self) -> None:
         """The oldest first, no more of them than it takes to let everybody in who waits."""
-        missing = self._held + sum(waiting.size for waiting in self._waiting) - self._max_bytes
+        missing = self.held_bytes + sum(waiting.size for waiting in self._waiting) - self._max_bytes
         now = asyncio.get_running_loop().time()
         for body in list(self._arriving):
             if missing <= 0 or now - body.began < self._patience_s:
@@ -103,7 +133,7 @@ class BodyBudget:
 
     def _full(self) -> Overloaded:
         return Overloaded(
-            f"{self._held} bytes of requests are held here, and at most {self._max_bytes} may be at a time "
+            f"{self.held_bytes} bytes of requests are held here, and at most {self._max_bytes} may be at a time "
             f"(limits.body_bytes_in_flight); no room came within {self._max_wait_s:g} s",
             retry_after_s=RETRY_AFTER_S,
         )
@@ -115,7 +145,7 @@ class Body:
     def __init__(self, budget: BodyBudget) -> None:
         self._budget = budget
         self._size, self._held, self._asked_for = 0, 0, 0
-        self._given_up = False
+        self._given_up, self._tenant = False, ""
         self._reading: asyncio.Timeout | None = None
         self.began = asyncio.get_running_loop().time()
 
@@ -151,7 +181,8 @@ class Body:
         """Its request is over."""
         self._budget.arrived(self)
         held, self._held = self._held, 0
-        self._budget.give_back(held)
+        if held:
+            self._budget.give_back(self._tenant, held)
 
     async def take(self, size: int) -> None:
         """So many more bytes are held for its request, which may ask for several at once. Raises `Overloaded`."""
@@ -160,8 +191,10 @@ class Body:
         if more <= 0:
             return
         self._asked_for += more
+        if not self._held:
+            self._tenant = TENANT.get()  # known by then: who has no key is turned away before its body is read
         try:
-            await self._budget.take(more)
+            await self._budget.take(self._tenant, more)
             self._held += more
         finally:
             self._asked_for -= more

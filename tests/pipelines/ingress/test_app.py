@@ -35,8 +35,8 @@ async def test_an_app_of_its_own_keeps_its_own() -> None:
 async def test_an_app_that_is_being_built_changes_nothing_of_what_the_one_before_it_goes_by() -> None:
     """It is built on a thread, and may be refused; who waits for room does so on the event loop."""
     kept = Kept.new(IngressSettings(LimitsConfig(body_bytes=1024, body_bytes_in_flight=FREE_BYTES)))
-    await kept.bodies.take(FREE_BYTES)
-    waiting = asyncio.ensure_future(kept.bodies.take(1))
+    await kept.bodies.take("", FREE_BYTES)
+    waiting = asyncio.ensure_future(kept.bodies.take("", 1))
     await asyncio.sleep(0)
     larger = LimitsConfig(body_bytes_in_flight=32 * 2**20)
     await asyncio.to_thread(create_app, FakeService(), IngressSettings(larger), kept)

@@ -18,6 +18,7 @@ from pipelines.ingress.request.settings import IngressSettings
 from pipelines.settings.config import LimitsConfig
 from pipelines.settings.derived import body_bytes_in_flight
 from stages.contract.errors import Overloaded
+from stages.host.thread_pool import TENANT
 from tests.pipelines.ingress.fakes import FakeService, Gate
 from tests.pipelines.ingress.image_server import body as body_of
 from tests.pipelines.ingress.image_server import running
@@ -177,6 +178,64 @@ async def test_what_a_request_holds_is_counted_once_though_several_ask_for_it_at
     await asyncio.wait_for(asyncio.gather(*asking), PATIENCE_S)
     assert budget.held_bytes == 1200
     body.close()
+    assert budget.held_bytes == 0
+
+
+# ---- several tenants ----
+
+
+async def of(tenant: str, budget: BodyBudget, size: int) -> Body:
+    TENANT.set(tenant)
+    return await sent(budget, FREE_BYTES + size)
+
+
+async def by(tenant: str, budget: BodyBudget, size: int) -> Body:
+    """In a context of its own, as every request is."""
+    return await asyncio.create_task(of(tenant, budget, size))
+
+
+async def test_a_tenant_leaves_as_much_to_others_as_it_takes() -> None:
+    budget = BodyBudget(LARGE, is_shared=True, max_wait_s=0)
+    mine = [await by("a", budget, LARGE // 4) for _ in range(2)]
+    with pytest.raises(Overloaded):
+        await by("a", budget, 1)
+    theirs = await by("b", budget, LARGE // 4)
+    with pytest.raises(Overloaded):
+        await by("b", budget, 1)
+    last = await by("c", budget, LARGE // 8)
+    for body in (*mine, theirs, last):
+        body.close()
+    assert budget.held_bytes == 0
+
+
+async def test_a_tenant_may_always_send_one_whole_body() -> None:
+    budget = BodyBudget(LARGE, largest=LARGE, is_shared=True, max_wait_s=0)
+    (await by("a", budget, LARGE)).close()
+    assert budget.held_bytes == 0
+
+
+async def test_one_tenant_alone_may_have_all_the_room() -> None:
+    budget = BodyBudget(LARGE, max_wait_s=0)
+    (await by("a", budget, LARGE)).close()
+
+
+async def test_of_those_who_wait_whoever_holds_least_goes_first() -> None:
+    budget, order = BodyBudget(LARGE, largest=LARGE, is_shared=True, max_wait_s=PATIENCE_S), list[str]()
+
+    async def send(tenant: str, size: int) -> None:
+        body = await of(tenant, budget, size)
+        order.append(tenant)
+        body.close()
+
+    held = [await by("a", budget, LARGE // 2), await by("c", budget, LARGE // 2)]
+    async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as tasks:
+        for tenant in ("a", "a", "b"):
+            tasks.create_task(send(tenant, LARGE // 2))
+        await asyncio.sleep(0)
+        held[1].close()
+        await asyncio.sleep(0)
+        held[0].close()
+    assert order == ["b", "a", "a"]
     assert budget.held_bytes == 0
 
 
