@@ -8,7 +8,7 @@ runs. Whoever stops waiting gives up what has not started.
 
 import asyncio
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
@@ -149,16 +149,16 @@ class TwoLanes:
 class DaemonThreads:
     """For calls that may hang, and that nothing can stop: a thread for each, which no process waits for when it exits. `doing` says
     what they do, in messages and in threads' names. Nothing waits here: who gives a call up leaves it behind, where it takes one of
-    `max_threads` places until it ends. For any event loop."""
+    `max_threads` places until it ends, and no tenant takes more than it leaves to the others. For any event loop."""
 
     def __init__(self, doing: str, *, max_threads: int) -> None:
         self._doing, self._max_threads = doing, max_threads
-        self._running, self._lock = 0, threading.Lock()
+        self._running, self._lock = Counter[str](), threading.Lock()
 
     async def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """What the function returns or raises; it runs in no context of its own. Raises `Overloaded` where `max_threads` run
-        already. Cancelled: it goes on unheeded."""
-        future: Future[R] = Future()
+        already, or as many of them for this tenant as are free. Cancelled: it goes on unheeded."""
+        future, tenant = Future[R](), TENANT.get()
 
         def work() -> None:
             answer, failure = None, None
@@ -166,7 +166,7 @@ class DaemonThreads:
                 answer = _called(function, *args, **kwargs)
             except BaseException as error:
                 failure = error
-            self._count(-1)
+            self._ended(tenant)
             if not future.set_running_or_notify_cancel():
                 return
             if failure is not None:
@@ -174,23 +174,30 @@ class DaemonThreads:
             else:
                 future.set_result(cast("R", answer))
 
-        self._count(+1)
+        self._begin(tenant)
         try:
             threading.Thread(target=work, name=self._doing, daemon=True).start()
         except RuntimeError as error:  # the system has no more
-            self._count(-1)
+            self._ended(tenant)
             raise Overloaded(f"there is no thread for {self._doing}", retry_after_s=RETRY_AFTER_S) from error
         return await asyncio.wrap_future(future)
 
     def __len__(self) -> int:
         """What runs, waited for or not."""
-        return self._running
+        return self._running.total()
 
-    def _count(self, change: int) -> None:
+    def _begin(self, tenant: str) -> None:
         with self._lock:
-            if change > 0 and self._running >= self._max_threads:
-                raise Overloaded(f"{self._max_threads} threads are {self._doing} already", retry_after_s=RETRY_AFTER_S)
-            self._running += change
+            free = self._max_threads - self._running.total()
+            if free <= 0 or (tenant and 0 < free <= self._running[tenant]):
+                raise Overloaded(f"{len(self)} threads are {self._doing} already", retry_after_s=RETRY_AFTER_S)
+            self._running[tenant] += 1
+
+    def _ended(self, tenant: str) -> None:
+        with self._lock:
+            self._running[tenant] -= 1
+            if not self._running[tenant]:
+                del self._running[tenant]
 
 
 def _called(function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:

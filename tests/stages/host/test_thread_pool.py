@@ -196,6 +196,20 @@ async def test_what_is_not_worth_a_thread_is_done_where_it_is_asked_for() -> Non
     lanes.close()
 
 
+async def test_of_threads_for_calls_that_hang_no_tenant_takes_more_than_it_leaves() -> None:
+    threads, go_on = DaemonThreads("summing", max_threads=8), threading.Event()
+    hanging = []
+    for tenant, count in (("a", 4), ("b", 2), ("c", 1)):
+        mark = TENANT.set(tenant)
+        hanging += [asyncio.ensure_future(threads.run(go_on.wait)) for _ in range(count)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await threads.run(sum, [1])
+        TENANT.reset(mark)
+    go_on.set()
+    assert await asyncio.gather(*hanging) == [True] * 7
+
+
 async def test_calls_that_hang_hold_up_no_others_and_have_a_bound() -> None:
     threads, go_on = DaemonThreads("summing", max_threads=3), threading.Event()
     hanging = [asyncio.ensure_future(threads.run(go_on.wait)) for _ in range(2)]
