@@ -15,6 +15,10 @@ from stages.contract.errors import ConfigurationError
 
 MIN_CHARS = 16
 MAX_BYTES = 64 * 1024
+MAX_BYTES_VARIABLE = "TRIPTYCH_PROXY_BODY_BYTES"
+"""How many bytes of bodies one of Serve's proxies may hold at a time. Proxies are told nothing of a configuration."""
+
+PROXY_BODY_BYTES = 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,16 @@ def hard_to_guess(secret: Secret, setting: str) -> Secret:
             "(`openssl rand -hex 32` makes one)"
         )
     return secret
+
+
+def proxy_body_bytes() -> int:
+    """Raises `ConfigurationError`."""
+    given = os.environ.get(MAX_BYTES_VARIABLE, "").strip() or str(PROXY_BODY_BYTES)
+    if not (given.isascii() and given.isdecimal() and 0 < int(given) < 2**50):
+        raise ConfigurationError(
+            f"the environment variable {MAX_BYTES_VARIABLE} must be a number of bytes, such as {PROXY_BODY_BYTES}"
+        )
+    return int(given)
 
 
 def runtime_directory() -> Path:

@@ -7,7 +7,8 @@ refused then. While somebody waits, whoever has been sending for long makes room
 Of several tenants none takes more than what it leaves to the others (dynamic thresholds: Choudhury and Hahne, "Dynamic queue length
 thresholds for shared-memory packet switches", 1998), but one whole body always; of those who wait, whoever holds least goes first.
 
-Knows ASGI messages and nothing of what is in them; what stands before the app (Serve's proxy) may read ahead.
+Knows ASGI messages and nothing of what is in them. Serve's proxy, which reads ahead of the app, has a budget of its own
+(`proxy_bodies.py`).
 """
 
 import asyncio

@@ -69,10 +69,7 @@ class _Sender:
     async def tell(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
         """The error of that status, as a whole answer."""
         self.has_begun = True
-        body = _body(status)
-        more = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        await self._send({"type": "http.response.start", "status": status, "headers": [*headers, *more]})
-        await self._send({"type": "http.response.body", "body": body})
+        await send_whole(self._send, status, headers, error_body(*_ERRORS[status]))
 
 
 def _is_serves_own(start: Message) -> bool:
@@ -80,6 +77,11 @@ def _is_serves_own(start: Message) -> bool:
     return start["status"] in _REFUSALS and any(value.startswith(_TEXT) for value in kinds)
 
 
-def _body(status: int) -> bytes:
-    kind, code, message = _ERRORS[status]
+def error_body(kind: str, code: str, message: str) -> bytes:
     return json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}}).encode()
+
+
+async def send_whole(send: Send, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
+    more = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, *more]})
+    await send({"type": "http.response.body", "body": body})

@@ -15,8 +15,11 @@ import re
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from pipelines.ingress.request.body_budget import BodyBudget
 from pipelines.ingress.request.bounded_head import bound_heads
+from pipelines.ingress.request.proxy_bodies import BoundedProxy
 from pipelines.ingress.request.proxy_errors import OwnErrors
+from pipelines.settings.environment import proxy_body_bytes
 
 CALLBACK = "pipelines.ingress.request.proxy_headers:middlewares"
 SHARED_HEADER, OWN_HEADER = "x-request-timeout-seconds", "x-triptych-timeout-seconds"
@@ -54,4 +57,5 @@ def _is_dropped(name: bytes, value: bytes) -> bool:
 def middlewares() -> list[Middleware]:
     """What Serve's proxy calls at its start, before its server's."""
     bound_heads()
-    return [Middleware(OwnHeaders), Middleware(OwnErrors)]
+    bodies = BodyBudget(proxy_body_bytes())
+    return [Middleware(OwnHeaders), Middleware(OwnErrors), Middleware(BoundedProxy, budget=bodies)]

@@ -1,0 +1,67 @@
+"""How many bytes of bodies Serve's proxy holds at a time. The proxy reads a body as fast as it comes, whatever the app has taken of it, so
+what the app holds (`body_budget.py`) bounds nothing here.
+
+Who finds no room waits for a moment and gets a 429 in the shape of every other error. The proxy knows no keys, so tenants share
+alike. Runs in the proxy, for all HTTP replicas behind it: the bound is the environment variable `MAX_BYTES_VARIABLE`
+(`pipelines/settings/environment.py`).
+"""
+
+import asyncio
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pipelines.ingress.request.body_budget import BodyBudget
+from pipelines.ingress.request.proxy_errors import error_body, send_whole
+from pipelines.settings.environment import MAX_BYTES_VARIABLE
+from stages.contract.errors import Overloaded
+
+
+class BoundedProxy:
+    """ASGI middleware, next to the proxy."""
+
+    def __init__(self, app: ASGIApp, budget: BodyBudget) -> None:
+        self._app, self._budget = app, budget
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = _Request(self._budget, receive, send)
+        try:
+            await self._app(scope, request.receive, request.send)
+        finally:
+            request.close()
+
+
+class _Request:
+    """Between the client and the proxy, which is told that the client has left once there is no room for its body."""
+
+    def __init__(self, budget: BodyBudget, receive: Receive, send: Send) -> None:
+        self._body, self._receive, self._send = budget.body(), receive, send
+        self._is_refused, self._has_begun = False, False
+
+    async def receive(self) -> Message:
+        if not self._is_refused:
+            try:
+                return await self._body.receive(self._receive)
+            except Overloaded as error:
+                await self._refuse(error)
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        if not self._is_refused:
+            self._has_begun = True
+            await self._send(message)
+
+    def close(self) -> None:
+        self._body.close()
+
+    async def _refuse(self, error: Overloaded) -> None:
+        self._is_refused = True
+        if self._has_begun:
+            return
+        self._has_begun = True
+        message = f"there is no room in the proxy for this body ({MAX_BYTES_VARIABLE}); try again"
+        retry_after = str(max(1, round(error.retry_after_s or 1))).encode()
+        body = error_body("rate_limit_error", error.code, message)
+        await asyncio.shield(send_whole(self._send, 429, [(b"retry-after", retry_after)], body))
