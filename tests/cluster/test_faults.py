@@ -5,6 +5,7 @@ import asyncio
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -87,6 +88,9 @@ class Poisoned(UnitEmbedder):
         if any((item.text or "").startswith(POISON) for item in batch):
             with self._deaths.open("a") as deaths:
                 deaths.write(f"{os.getpid()}\n")
+            time.sleep(
+                0.5
+            )  # as work takes: of a process that ends at once Serve may not hear that it took the request in, and sends it on
             os.kill(os.getpid(), signal.SIGKILL)
         return super().run(batch)
 
