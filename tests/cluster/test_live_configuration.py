@@ -20,6 +20,7 @@ from pipelines.tour import free_port
 from stages.checkpoints.checkpoint import Source, resolve
 from stages.checkpoints.part_files import WHOLE_MODEL
 from stages.contract.errors import ConfigurationError
+from tests.cluster.server import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
@@ -81,25 +82,32 @@ def _with_fakes(document: Document) -> Document:
 
 
 def processes() -> dict[str, set[int]]:
-    """Deployment -> its replicas' processes."""
+    """Deployment -> its replicas' processes. A controller that has just been replaced hears from them first."""
+    eventually(
+        lambda: not any(replica["state"] == "RECOVERING" for _, replica in replicas()), "the controller knows its replicas"
+    )
+    pids: dict[str, set[int]] = {}
+    for name, replica in replicas():
+        pids.setdefault(name, set()).update([replica["pid"]] if replica["state"] == "RUNNING" else [])
+    return pids
+
+
+def replicas() -> Sequence[tuple[str, Mapping[str, Any]]]:
+    """With the names of their deployments."""
     from ray.serve.context import _get_global_client
 
-    pids: dict[str, set[int]] = {}
-    for app in _get_global_client().get_serve_details()["applications"].values():
-        for name, deployment in app["deployments"].items():
-            running = {replica["pid"] for replica in deployment["replicas"] if replica["state"] == "RUNNING"}
-            pids[name] = pids.get(name, set()) | running
-    return pids
+    applications = _get_global_client().get_serve_details()["applications"].values()
+    return [
+        (name, replica)
+        for app in applications
+        for name, deployment in app["deployments"].items()
+        for replica in deployment["replicas"]
+    ]
 
 
 def nodes() -> set[str]:
     """That replicas run on."""
-    from ray.serve.context import _get_global_client
-
-    found = _get_global_client().get_serve_details()["applications"].values()
-    return {
-        replica["node_id"] for app in found for deployment in app["deployments"].values() for replica in deployment["replicas"]
-    }
+    return {replica["node_id"] for _, replica in replicas()}
 
 
 class Clients:
