@@ -48,7 +48,7 @@ class Threads:
             digests=ThreadPool("naming images", threads=2, max_waiting=MAX_WAITING),
             painting=TwoLanes("encoding images", threads=2, max_waiting=MAX_WAITING, small=SMALL_IMAGE_PIXELS),
             answers=ThreadPool("writing answers", threads=2, max_waiting=MAX_WAITING),
-            names=DaemonThreads("looking up names", max_threads=MAX_LOOK_UPS),
+            names=DaemonThreads("looking up names", max_threads=MAX_LOOK_UPS, is_shared=True),
         )
 
     def close(self) -> None:

@@ -149,16 +149,16 @@ class TwoLanes:
 class DaemonThreads:
     """For calls that may hang, and that nothing can stop: a thread for each, which no process waits for when it exits. `doing` says
     what they do, in messages and in threads' names. Nothing waits here: who gives a call up leaves it behind, where it takes one of
-    `max_threads` places until it ends, and no tenant takes more than it leaves to the others. For any event loop."""
+    `max_threads` places until it ends; where they are shared, no tenant takes more than it leaves to the others. For any event loop."""
 
-    def __init__(self, doing: str, *, max_threads: int) -> None:
-        self._doing, self._max_threads = doing, max_threads
+    def __init__(self, doing: str, *, max_threads: int, is_shared: bool = False) -> None:
+        self._doing, self._max_threads, self._is_shared = doing, max_threads, is_shared
         self._running, self._lock = Counter[str](), threading.Lock()
 
     async def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """What the function returns or raises; it runs in no context of its own. Raises `Overloaded` where `max_threads` run
         already, or as many of them for this tenant as are free. Cancelled: it goes on unheeded."""
-        future, tenant = Future[R](), TENANT.get()
+        future, tenant = Future[R](), TENANT.get() if self._is_shared else ""
 
         def work() -> None:
             answer, failure = None, None

@@ -196,8 +196,17 @@ async def test_what_is_not_worth_a_thread_is_done_where_it_is_asked_for() -> Non
     lanes.close()
 
 
+async def test_all_threads_of_a_purpose_that_is_nobodys_may_be_taken_for_one_tenant() -> None:
+    threads, go_on, mark = DaemonThreads("closing", max_threads=2), threading.Event(), TENANT.set("a")
+    hanging = [asyncio.ensure_future(threads.run(go_on.wait)) for _ in range(2)]
+    await asyncio.sleep(0)
+    go_on.set()
+    assert await asyncio.gather(*hanging) == [True, True]
+    TENANT.reset(mark)
+
+
 async def test_of_threads_for_calls_that_hang_no_tenant_takes_more_than_it_leaves() -> None:
-    threads, go_on = DaemonThreads("summing", max_threads=8), threading.Event()
+    threads, go_on = DaemonThreads("summing", max_threads=8, is_shared=True), threading.Event()
     hanging = []
     for tenant, count in (("a", 4), ("b", 2), ("c", 1)):
         mark = TENANT.set(tenant)
