@@ -6,8 +6,6 @@ alike. Runs in the proxy, for all HTTP replicas behind it: the bound is the envi
 (`pipelines/settings/environment.py`).
 """
 
-import asyncio
-
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipelines.ingress.request.body_budget import BodyBudget
@@ -64,4 +62,4 @@ class _Request:
         message = f"there is no room in the proxy for this body ({MAX_BYTES_VARIABLE}); try again"
         retry_after = str(max(1, round(error.retry_after_s or 1))).encode()
         body = error_body("rate_limit_error", error.code, message)
-        await asyncio.shield(send_whole(self._send, 429, [(b"retry-after", retry_after)], body))
+        await send_whole(self._send, 429, [(b"retry-after", retry_after)], body)
