@@ -5,8 +5,8 @@ from pipelines.client import StageClient
 from pipelines.context import RequestContext
 from pipelines.jobs import Embedded, EmbedJob, ImagePart, TextPart
 from pipelines.threads import Threads
+from stages.concurrency.together import together
 from stages.contract.errors import InvalidRequest
-from stages.host.together import together
 from stages.vision.messages import Embedding, EmbedInput
 
 

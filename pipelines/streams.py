@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import TypeVar
 
-from stages.host.together import stopped
+from stages.concurrency.together import stopped
 
 T = TypeVar("T")
 

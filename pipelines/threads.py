@@ -7,7 +7,7 @@ first needed.
 
 from dataclasses import dataclass
 
-from stages.host.thread_pool import DaemonThreads, ThreadPool, TwoLanes
+from stages.concurrency.thread_pool import DaemonThreads, ThreadPool, TwoLanes
 
 MAX_WAITING = 4096
 """Of one kind: of as many requests as a process takes (`ingress.max_ongoing_requests`), several images each. What waits is held in

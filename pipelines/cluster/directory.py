@@ -17,9 +17,9 @@ from pipelines.jobs import StageCard
 from pipelines.settings.config import INGRESS, AppConfig
 from pipelines.settings.derived import Home, capacity
 from pipelines.settings.specs import stage_specs
+from stages.concurrency.thread_pool import DaemonThreads
 from stages.contract.errors import Unavailable
 from stages.contract.item import StageMetrics
-from stages.host.thread_pool import DaemonThreads
 
 FRESH_S = 0.5  # neither is asked more often
 ANSWER_WITHIN_S = 2.0

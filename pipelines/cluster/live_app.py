@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from stages.host.thread_pool import ThreadPool
+from stages.concurrency.thread_pool import ThreadPool
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from pipelines.cluster.fork_server import command
-from pipelines.ingress.request.proxy_headers import CALLBACK
+from pipelines.ingress.proxy.proxy_headers import CALLBACK
 from pipelines.settings.config import AppConfig
 from pipelines.settings.config_file import ServeFile, refused, told
 from pipelines.settings.loopback import refuse_open_door

@@ -20,6 +20,7 @@ from pipelines.cluster.autoscaling import LOAD
 from pipelines.cluster.loop_watch import LoopWatch
 from pipelines.settings.private_redis import embedded_directory
 from pipelines.settings.replica_spec import ReplicaSpec
+from stages.concurrency.thread_pool import DaemonThreads
 from stages.contract.item import Item, Reply
 from stages.device.cores import available_cores, cores_of_this_machine
 from stages.device.openmp import limit_threads
@@ -28,7 +29,6 @@ from stages.host.host import StageHost
 from stages.host.loading import load_into
 from stages.host.makers import StageCaller
 from stages.host.packed_item import PackedItem, unpacked
-from stages.host.thread_pool import DaemonThreads
 
 REPORT_PERIOD_S = 1.0
 REPORT_UNCHANGED_S = 10.0  # well within what the table takes for a sign of life

@@ -10,11 +10,11 @@ from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from pipelines.ingress.body.body_budget import BodyBudget, BoundedBodies, count_fetched
 from pipelines.ingress.images.image_store import ImageStore
 from pipelines.ingress.images.image_url import ImageSource
 from pipelines.ingress.playground import add_playground
 from pipelines.ingress.request.arrival import Arrival
-from pipelines.ingress.request.body_budget import BodyBudget, BoundedBodies, count_fetched
 from pipelines.ingress.request.errors import json_response, routing_error_handler, triptych_error_handler
 from pipelines.ingress.request.local_caller import LocalCallersOnly
 from pipelines.ingress.request.metrics import CONTENT_TYPE, RequestMetrics

@@ -10,8 +10,8 @@ from contextlib import suppress
 from cache.codec import Arrays, size_of
 from cache.tier import TierStats
 from cache.tiered import Found, TieredCache
+from stages.concurrency.thread_pool import DaemonThreads, ThreadPool
 from stages.contract.errors import Overloaded
-from stages.host.thread_pool import DaemonThreads, ThreadPool
 
 READERS = 8  # they wait for the network, not for the CPU
 MAX_WAITING = 4096

@@ -14,6 +14,8 @@ from typing import Any, TypeGuard
 from cache.tier import TierStats
 from cache.tiered import TieredCache
 from stages.checkpoints.checkpoint import Contents
+from stages.concurrency.thread_pool import DaemonThreads
+from stages.concurrency.together import ended
 from stages.contract.engine import Engine, Load
 from stages.contract.errors import ConfigurationError, Overloaded, TriptychError, Unavailable
 from stages.contract.item import Item, Reply, StageMetrics, StreamEnd
@@ -33,8 +35,6 @@ from stages.host.makers import ElsewhereMaker, EngineMaker, Maker, StageCaller
 from stages.host.origin import Origin
 from stages.host.resolving import Resolver
 from stages.host.submission import HostedEngine, Submission
-from stages.host.thread_pool import DaemonThreads
-from stages.host.together import ended
 
 BROKEN_CLOSE_S = 2.0
 Stage = OneShotStage[Any, Any, Any] | IterativeStage[Any, Any, Any]

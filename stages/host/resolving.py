@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cache.tiered import MEMORY, Found, TieredCache
+from stages.concurrency.thread_pool import TENANT
 from stages.contract.errors import Cancelled, DeadlineExceeded, TriptychError
 from stages.contract.item import Item, Reply, StageReceipt
 from stages.engine.work import as_stage_error
@@ -30,7 +31,6 @@ from stages.host.deadlines import at_deadline
 from stages.host.makers import Computation, Maker
 from stages.host.origin import Origin, remembered_as
 from stages.host.single_flight import Flight
-from stages.host.thread_pool import TENANT
 
 
 @dataclass(slots=True)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
+from stages.concurrency.together import together
 from stages.contract.engine import Engine, Handle
 from stages.contract.errors import DeadlineExceeded, InvalidRequest, Overloaded, QueueFull, TriptychError
 from stages.contract.item import Item, Reply, StageReceipt
@@ -22,7 +23,6 @@ from stages.engine.scheduling.room import Tally, has_room_for_another
 from stages.engine.work import as_stage_error
 from stages.host.deadlines import remaining_s, too_late
 from stages.host.held_receipts import HeldReceipt, held
-from stages.host.together import together
 
 Resolve = Callable[[Recipe[Any], Item[Any]], Awaitable[Reply[Any]]]
 """The result of a recipe, on behalf of an item."""

@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from pipelines.jobs import ImagePart
+from stages.concurrency.thread_pool import ThreadPool
 from stages.contract.errors import Overloaded
 from stages.contract.wanted import wanted_while
-from stages.host.thread_pool import ThreadPool
 from stages.images.image import decoded, encode
 from stages.images.pixel_budget import PixelBudget, pixels_of_this_process
 

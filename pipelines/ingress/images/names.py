@@ -8,7 +8,7 @@ import asyncio
 import socket
 from collections.abc import Sequence
 
-from stages.host.thread_pool import DaemonThreads
+from stages.concurrency.thread_pool import DaemonThreads
 
 
 class NameLookUps:

@@ -12,18 +12,18 @@ from typing import TypeVar
 from fastapi import Request
 
 from pipelines.context import RequestContext
+from pipelines.ingress.body.bodies import read_json, shown
+from pipelines.ingress.body.forms import Form, read_form
+from pipelines.ingress.proxy.proxy_headers import OWN_HEADER, SHARED_HEADER
 from pipelines.ingress.request.auth import Caller
-from pipelines.ingress.request.bodies import read_json, shown
 from pipelines.ingress.request.disconnect import in_time
-from pipelines.ingress.request.forms import Form, read_form
 from pipelines.ingress.request.own_models import OwnModels
-from pipelines.ingress.request.proxy_headers import OWN_HEADER, SHARED_HEADER
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.ingress.schemas.strict import AskingBody
 from pipelines.jobs import ModelCard, Service
 from pipelines.threads import Threads
+from stages.concurrency.thread_pool import TENANT
 from stages.contract.errors import InvalidRequest, NotAuthorized
-from stages.host.thread_pool import TENANT
 
 B = TypeVar("B", bound=AskingBody)
 T = TypeVar("T")

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from starlette.types import Receive
 
 from pipelines.context import RequestContext
+from stages.concurrency.together import stopped
 from stages.contract.errors import Cancelled
-from stages.host.together import stopped
 
 T = TypeVar("T")
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from fastapi import Request, Response
 from starlette.exceptions import HTTPException
 
-from pipelines.ingress.request.proxy_headers import SHARED_HEADER
+from pipelines.ingress.body.bodies import UnsupportedMediaType
+from pipelines.ingress.proxy.proxy_headers import SHARED_HEADER
 from pipelines.ingress.schemas.errors import ErrorBody, ErrorDetail
 from stages.contract.errors import (
     Cancelled,
@@ -75,12 +76,6 @@ TABLE: dict[type[TriptychError], HttpAnswer] = {
     ReplicaLost: _at_fault("the processes that ran this request ended under it, and it is not tried again"),
     TriptychError: _at_fault("the server failed on this request"),
 }
-
-
-class UnsupportedMediaType(InvalidRequest):
-    """The body is declared as something else than the route takes."""
-
-    code = "unsupported_media_type"
 
 
 class Forbidden(TriptychError):

@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pipelines.ingress.request.bodies import shown
+from pipelines.ingress.body.bodies import shown
 from pipelines.ingress.request.errors import Forbidden, error_response
 from pipelines.settings.loopback import is_loopback
 

@@ -10,9 +10,9 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from pipelines.jobs import Service
+from stages.concurrency.thread_pool import ThreadPool
 from stages.contract.errors import TriptychError
 from stages.contract.item import StageMetrics
-from stages.host.thread_pool import ThreadPool
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)

@@ -10,9 +10,9 @@ import uuid
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pipelines.ingress.proxy.proxy_headers import REQUEST_ID, is_request_id
 from pipelines.ingress.request.errors import CLIENT_CLOSED_REQUEST, internal_error
 from pipelines.ingress.request.metrics import Answered, RequestMetrics
-from pipelines.ingress.request.proxy_headers import REQUEST_ID, is_request_id
 
 logger = logging.getLogger(__name__)
 

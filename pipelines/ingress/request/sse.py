@@ -18,8 +18,8 @@ from pipelines.context import RequestContext
 from pipelines.ingress.request.disconnect import gone, in_time
 from pipelines.ingress.request.errors import error_body, internal_error_body
 from pipelines.ingress.request.whole_answer import cut
+from stages.concurrency.together import stopped
 from stages.contract.errors import TriptychError
-from stages.host.together import stopped
 
 E = TypeVar("E")
 E_contra = TypeVar("E_contra", contravariant=True)

@@ -11,9 +11,9 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from pydantic_core import to_json
 
+from pipelines.ingress.body.forms import MEDIA_TYPE as FORM
+from pipelines.ingress.proxy.proxy_headers import REQUEST_ID
 from pipelines.ingress.request.arrival import TIMEOUT_HEADER
-from pipelines.ingress.request.forms import MEDIA_TYPE as FORM
-from pipelines.ingress.request.proxy_headers import REQUEST_ID
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.ingress.schemas.errors import ErrorBody
 

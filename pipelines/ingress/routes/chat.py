@@ -30,8 +30,8 @@ from pipelines.ingress.schemas.chat import (
 )
 from pipelines.jobs import ChatEvent, ChatJob, ChatPipeline, ImagePart, Message, ModelCard, TextPart
 from pipelines.threads import Threads
+from stages.concurrency.together import together
 from stages.contract.errors import InvalidRequest, UnknownModel
-from stages.host.together import together
 from stages.llm.messages import Sampling
 
 STREAM_PACE_S = 0.025  # nobody reads faster, and every event costs its way

@@ -26,7 +26,7 @@ from pipelines.ingress.schemas.embeddings import (
 )
 from pipelines.jobs import Embedded, EmbedJob, ImagePart, TextPart
 from pipelines.threads import Threads
-from stages.host.together import together
+from stages.concurrency.together import together
 
 
 @dataclass(frozen=True, slots=True)

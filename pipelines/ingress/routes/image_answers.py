@@ -23,8 +23,8 @@ from pipelines.ingress.schemas.images import (
 )
 from pipelines.jobs import PaintEvent, PaintImage, PaintProgress
 from pipelines.threads import Threads
+from stages.concurrency.together import together
 from stages.contract.errors import StageFailed
-from stages.host.together import together
 from stages.images.image import encode
 
 FILES_PATH = "v1/images/files/"

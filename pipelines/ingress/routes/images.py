@@ -10,11 +10,11 @@ from typing import TypeVar, cast
 from fastapi import Request, Response
 
 from pipelines.context import RequestContext
+from pipelines.ingress.body.forms import Form
 from pipelines.ingress.images.image_store import ImageStore
 from pipelines.ingress.images.image_url import ImageSource
 from pipelines.ingress.request.arrival import Arrival
 from pipelines.ingress.request.disconnect import unless_gone
-from pipelines.ingress.request.forms import Form
 from pipelines.ingress.request.limits import check_count, check_length, check_value
 from pipelines.ingress.request.receipts import ReceiptPrinter
 from pipelines.ingress.request.settings import IngressSettings

@@ -3,7 +3,7 @@
 import asyncio
 
 from pipelines.ingress.app import Kept, create_app
-from pipelines.ingress.request.body_budget import FREE_BYTES
+from pipelines.ingress.body.body_budget import FREE_BYTES
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.settings.config import LimitsConfig
 from tests.pipelines.ingress.fakes import PAINT, FakeService

@@ -12,8 +12,8 @@ import pytest
 
 from pipelines.ingress.images.fetch import MAX_REDIRECTS, Fetcher, FetchPolicy
 from pipelines.ingress.images.names import NameLookUps
+from stages.concurrency.thread_pool import DaemonThreads
 from stages.contract.errors import ConfigurationError, InvalidRequest, Overloaded, TooLarge
-from stages.host.thread_pool import DaemonThreads
 from tests.pipelines.ingress.image_server import ImageServer, announced, body, endless, in_pieces, redirect, running, stalled
 
 PARAM = "messages[0].content[1].image_url.url"

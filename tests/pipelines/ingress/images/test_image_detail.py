@@ -9,8 +9,8 @@ import pytest
 
 from pipelines.ingress.images.image_detail import WAITING_BUDGETS, LowDetail
 from pipelines.jobs import ImagePart
+from stages.concurrency.thread_pool import ThreadPool
 from stages.contract.errors import InvalidRequest, Overloaded, TooLarge
-from stages.host.thread_pool import ThreadPool
 from stages.images.pixel_budget import PixelBudget
 from tests.stages.fakes import PATIENCE_S
 from tests.stages.image_files import quarters, save

@@ -9,8 +9,8 @@ import pytest
 
 from pipelines.ingress.images import names
 from pipelines.ingress.images.names import NameLookUps
+from stages.concurrency.thread_pool import DaemonThreads
 from stages.contract.errors import Overloaded
-from stages.host.thread_pool import DaemonThreads
 
 
 class SlowNames:

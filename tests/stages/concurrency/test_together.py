@@ -10,8 +10,8 @@ import pytest
 import cache
 import pipelines
 import stages
+from stages.concurrency.together import ended, stopped, together
 from stages.contract.errors import InvalidRequest, StageFailed
-from stages.host.together import ended, stopped, together
 
 
 class Piece:
@@ -117,7 +117,7 @@ OWN_TASKS = {
     "stages/host/host.py": "asks the cache for its counters; one at a time, awaited by close",
     "stages/host/single_flight.py": "a computation that belongs to nobody's request; called off by the last who leaves",
     "stages/host/submission.py": "late inputs of one item; cancelled by its end",
-    "stages/host/together.py": "all of them end with it",
+    "stages/concurrency/together.py": "all of them end with it",
 }
 """Who begins tasks of their own, and what ends those."""
 
@@ -133,7 +133,7 @@ def calls() -> Iterator[tuple[str, str, int]]:
 
 
 def test_nothing_leaves_the_others_running_when_one_fails() -> None:
-    own = "stages/host/together.py"
+    own = "stages/concurrency/together.py"
     asyncio_only = {"as_completed", "run_coroutine_threadsafe"}
     strays = [(path, name, line) for path, name, line in calls() if name in asyncio_only and path != own]
     for path in {path for path, _, _ in calls()} - {own}:

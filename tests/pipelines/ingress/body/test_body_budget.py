@@ -12,13 +12,13 @@ from PIL import Image
 from starlette.types import Message, Receive
 
 from pipelines.ingress.app import Kept, create_app
+from pipelines.ingress.body.body_budget import FREE_BYTES, Body, BodyBudget
 from pipelines.ingress.images.fetch import FetchPolicy
-from pipelines.ingress.request.body_budget import FREE_BYTES, Body, BodyBudget
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.settings.config import LimitsConfig
 from pipelines.settings.derived import body_bytes_in_flight
+from stages.concurrency.thread_pool import TENANT
 from stages.contract.errors import Overloaded
-from stages.host.thread_pool import TENANT
 from tests.pipelines.ingress.fakes import FakeService, Gate
 from tests.pipelines.ingress.image_server import body as body_of
 from tests.pipelines.ingress.image_server import running

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.ingress.request.bodies import (
+from pipelines.ingress.body.bodies import (
     MAX_BLANKS,
     MAX_BYTES_BEYOND_ASCII,
     MAX_ESCAPES,
@@ -16,7 +16,7 @@ from pipelines.ingress.request.bodies import (
     WEIGHT_A_PIECE,
     parse,
 )
-from pipelines.ingress.request.forms import MAX_PARTS, parse_form
+from pipelines.ingress.body.forms import MAX_PARTS, parse_form
 from pipelines.ingress.schemas.chat import ChatBody
 from pipelines.ingress.schemas.images import EditBody
 from stages.contract.errors import InvalidRequest

@@ -14,10 +14,9 @@ from fastapi import Request
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, from_json
 
-from pipelines.ingress.request.errors import UnsupportedMediaType
 from pipelines.ingress.schemas.strict import AskingBody
+from stages.concurrency.thread_pool import TwoLanes
 from stages.contract.errors import InvalidRequest, TooLarge
-from stages.host.thread_pool import TwoLanes
 
 B = TypeVar("B", bound=AskingBody)
 
@@ -66,6 +65,12 @@ JSON_NAMES = {
     "float_parsing": "a number",
 }
 NOT_SUPPORTED = ("extra_forbidden", "none_required", "too_long")
+
+
+class UnsupportedMediaType(InvalidRequest):
+    """The body is declared as something else than the route takes."""
+
+    code = "unsupported_media_type"
 
 
 async def read_json(request: Request, model: type[B], parsing: TwoLanes, *, max_bytes: int) -> B:

@@ -11,8 +11,8 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 from uvicorn.config import HTTP_PROTOCOLS
 
-from pipelines.ingress.request.bounded_head import BoundedHead
-from pipelines.ingress.request.proxy_headers import middlewares
+from pipelines.ingress.proxy.bounded_head import BoundedHead
+from pipelines.ingress.proxy.proxy_headers import middlewares
 from tests.pipelines.ingress.surface import listening
 
 LONG = BoundedHead.max_head_bytes + 1

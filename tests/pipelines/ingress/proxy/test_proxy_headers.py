@@ -3,7 +3,7 @@
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from pipelines.ingress.request.proxy_headers import OwnHeaders
+from pipelines.ingress.proxy.proxy_headers import OwnHeaders
 
 Headers = list[tuple[bytes, bytes]]
 

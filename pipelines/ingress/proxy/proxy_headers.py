@@ -15,13 +15,13 @@ import re
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pipelines.ingress.request.body_budget import BodyBudget
-from pipelines.ingress.request.bounded_head import bound_heads
-from pipelines.ingress.request.proxy_bodies import BoundedProxy
-from pipelines.ingress.request.proxy_errors import OwnErrors
+from pipelines.ingress.body.body_budget import BodyBudget
+from pipelines.ingress.proxy.bounded_head import bound_heads
+from pipelines.ingress.proxy.proxy_bodies import BoundedProxy
+from pipelines.ingress.proxy.proxy_errors import OwnErrors
 from pipelines.settings.environment import proxy_body_bytes
 
-CALLBACK = "pipelines.ingress.request.proxy_headers:middlewares"
+CALLBACK = "pipelines.ingress.proxy.proxy_headers:middlewares"
 SHARED_HEADER, OWN_HEADER = "x-request-timeout-seconds", "x-triptych-timeout-seconds"
 REQUEST_ID = "x-request-id"
 ROUTES = "/-/routes"

@@ -6,8 +6,8 @@ import json
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from pipelines.ingress.request.body_budget import FREE_BYTES, BodyBudget
-from pipelines.ingress.request.proxy_bodies import BoundedProxy
+from pipelines.ingress.body.body_budget import FREE_BYTES, BodyBudget
+from pipelines.ingress.proxy.proxy_bodies import BoundedProxy
 from pipelines.settings.environment import MAX_BYTES_VARIABLE, PROXY_BODY_BYTES, proxy_body_bytes
 from stages.contract.errors import ConfigurationError
 from tests.stages.fakes import PATIENCE_S

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from stages.concurrency.thread_pool import TENANT, DaemonThreads, ThreadPool, TwoLanes
 from stages.contract.errors import Overloaded, Unavailable
-from stages.host.thread_pool import TENANT, DaemonThreads, ThreadPool, TwoLanes
 
 ROOT = Path(__file__).parents[3]
 
@@ -254,7 +254,7 @@ async def test_a_call_that_is_given_up_takes_its_place_until_it_ends() -> None:
 
 
 async def test_no_process_waits_for_a_call_that_hangs() -> None:
-    hangs = "import asyncio, threading; from stages.host.thread_pool import DaemonThreads as Threads; " + (
+    hangs = "import asyncio, threading; from stages.concurrency.thread_pool import DaemonThreads as Threads; " + (
         "run = Threads('hanging', max_threads=1).run; asyncio.run(asyncio.wait_for(run(threading.Event().wait), 0.01))"
     )
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", hangs, stderr=asyncio.subprocess.PIPE)

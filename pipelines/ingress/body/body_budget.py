@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from stages.concurrency.thread_pool import TENANT
 from stages.contract.errors import Overloaded
-from stages.host.thread_pool import TENANT
 
 FREE_BYTES = 64 * 1024
 MAX_WAIT_S = 5.0

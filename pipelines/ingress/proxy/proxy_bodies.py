@@ -8,8 +8,8 @@ alike. Runs in the proxy, for all HTTP replicas behind it: the bound is the envi
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pipelines.ingress.request.body_budget import BodyBudget
-from pipelines.ingress.request.proxy_errors import error_body, send_whole
+from pipelines.ingress.body.body_budget import BodyBudget
+from pipelines.ingress.proxy.proxy_errors import error_body, send_whole
 from pipelines.settings.environment import MAX_BYTES_VARIABLE
 from stages.contract.errors import Overloaded
 

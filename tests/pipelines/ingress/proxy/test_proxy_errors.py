@@ -6,8 +6,8 @@ import pytest
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pipelines.ingress.proxy.proxy_errors import OwnErrors
 from pipelines.ingress.request.errors import TABLE
-from pipelines.ingress.request.proxy_errors import OwnErrors
 from stages.contract.errors import Overloaded, QueueFull, ReplicaLost, Unavailable
 
 

@@ -17,10 +17,10 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from pipelines.ingress.request.bodies import LOOK_BYTES, explained, refuse_other_types, shown, whole_body
+from pipelines.ingress.body.bodies import LOOK_BYTES, explained, refuse_other_types, shown, whole_body
 from pipelines.ingress.schemas.strict import AskingBody
+from stages.concurrency.thread_pool import TwoLanes
 from stages.contract.errors import InvalidRequest
-from stages.host.thread_pool import TwoLanes
 
 B = TypeVar("B", bound=AskingBody)
 T = TypeVar("T")
