@@ -28,7 +28,7 @@ _MAX_SOCKET_PATH = 100  # the kernel's bound is about 107 bytes
 _POLL_S = 0.01
 _STARTING_S = 60
 _ANSWER_WITHIN_S = 2.0
-_COMMANDS = ("get", "set", "unlink", "ping", "info", "dbsize")
+_COMMANDS = ("get", "set", "unlink", "exists", "ping", "info", "dbsize")
 """All that a client may say: no scripts, no modules, no configuration, nothing that looks at other clients or at the disk."""
 
 # Asks the kernel to kill the server when the thread that started it ends (PR_SET_PDEATHSIG is 1, SIGKILL is 9), then becomes

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cache.codec import Arrays, is_storable, size_of
 from cache.finite import is_finite
-from cache.tier import TierStats
+from cache.tier import UNLABELLED, Label, TierStats
 
 ENTRY_BYTES = 512
 """Charged for every entry beside its arrays (key, dict, array headers), so that empty values can't fill memory for free."""
@@ -34,7 +34,7 @@ class MemoryTier:
         self._hits = self._misses = self._puts = self._dropped = self._errors = 0
         self._closed = False
 
-    def get_many(self, keys: Sequence[str]) -> dict[str, Arrays]:
+    def get_many(self, keys: Sequence[str], label: Label = UNLABELLED) -> dict[str, Arrays]:
         found: dict[str, Arrays] = {}
         with self._lock:
             for key in dict.fromkeys(keys):
@@ -46,7 +46,11 @@ class MemoryTier:
                     found[key] = dict(value)  # the caller may edit its dict, not ours
         return found
 
-    def put_many(self, values: Mapping[str, Arrays]) -> None:
+    def holds(self, keys: Sequence[str]) -> set[str]:
+        with self._lock:
+            return {key for key in keys if key in self._entries}
+
+    def put_many(self, values: Mapping[str, Arrays], label: Label = UNLABELLED) -> None:
         for key, value in values.items():
             if not (is_storable(value) and is_finite(value)):
                 with self._lock:

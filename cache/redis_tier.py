@@ -17,7 +17,7 @@ from cache.finite import is_finite
 from cache.private_socket import Private
 from cache.redis_connection import Command, Patience
 from cache.redis_link import Clock, RedisLink
-from cache.tier import TierStats
+from cache.tier import UNLABELLED, Label, TierStats
 from cache.write_queue import Write, WriteQueue
 
 MAX_VALUE_BYTES = 8 * 2**20
@@ -71,7 +71,7 @@ class RedisTier:
 
     # ---- reading ----
 
-    def get_many(self, keys: Sequence[str]) -> dict[str, Arrays]:
+    def get_many(self, keys: Sequence[str], label: Label = UNLABELLED) -> dict[str, Arrays]:
         wanted = list(dict.fromkeys(keys))
         found = {} if self._closed else self._get_all(wanted)
         self._count(hits=len(found), misses=len(wanted) - len(found))
@@ -103,9 +103,13 @@ class RedisTier:
             elif reply is not None:  # refused: another type under this key, no permission
                 self._count(errors=1)
 
+    def holds(self, keys: Sequence[str]) -> set[str]:
+        replies = None if self._closed or not keys else self._link.ask([("EXISTS", self._stored(key)) for key in keys])
+        return {key for key, reply in zip(keys, replies or (), strict=False) if reply == 1}
+
     # ---- writing ----
 
-    def put_many(self, values: Mapping[str, Arrays]) -> None:
+    def put_many(self, values: Mapping[str, Arrays], label: Label = UNLABELLED) -> None:
         for key, value in values.items():
             if not (is_storable(value) and is_finite(value)):
                 self._count(errors=1)

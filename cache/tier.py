@@ -42,6 +42,18 @@ class TierStats:
     entries: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What is said of values beside their keys. `kind`: what they are ("vision_features"): how long they live, and where they are
+    counted. `seal`: a secret of whoever they are for; what was not written under it is not believed ("": it is for anyone)."""
+
+    kind: str = ""
+    seal: str = ""
+
+
+UNLABELLED = Label()
+
+
 class Tier(Protocol):
     """A place where values are remembered. Synchronous."""
 
@@ -50,11 +62,15 @@ class Tier(Protocol):
         """How receipts and metrics call it: "memory", "redis"."""
         ...
 
-    def get_many(self, keys: Sequence[str]) -> dict[str, Arrays]:
+    def get_many(self, keys: Sequence[str], label: Label = UNLABELLED) -> dict[str, Arrays]:
         """What is found; keys that are missing are missing. One round trip."""
         ...
 
-    def put_many(self, values: Mapping[str, Arrays]) -> None: ...
+    def holds(self, keys: Sequence[str]) -> set[str]:
+        """Of these keys, those that would be found now: a hint, without fetching, counted nowhere. One round trip."""
+        ...
+
+    def put_many(self, values: Mapping[str, Arrays], label: Label = UNLABELLED) -> None: ...
 
     def delete(self, keys: Sequence[str]) -> None:
         """Forgets; unknown keys are fine."""

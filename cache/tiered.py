@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cache.codec import Arrays, size_of
-from cache.tier import Tier, TierStats
+from cache.tier import UNLABELLED, Label, Tier, TierStats
 
 MEMORY = "memory"
 """The name of the tier that costs no way to ask."""
@@ -36,37 +36,44 @@ class TieredCache:
         """From the first looked in to the last. Asks no tier anything."""
         return tuple(tier.name for tier in self._tiers)
 
-    def get(self, key: str) -> Found | None:
-        return self.get_many([key]).get(key)
+    def get(self, key: str, label: Label = UNLABELLED) -> Found | None:
+        return self.get_many([key], label).get(key)
 
-    def get_many(self, keys: Sequence[str]) -> dict[str, Found]:
+    def get_many(self, keys: Sequence[str], label: Label = UNLABELLED) -> dict[str, Found]:
         """What is found, in the order of `keys`. A tier is asked only for what no tier above it has, in one call."""
         found: dict[str, Found] = {}
         missing = list(dict.fromkeys(keys))
         for depth, tier in enumerate(self._tiers):
             if not missing:
                 break
-            values = tier.get_many(missing)
+            values = tier.get_many(missing, label)
             if values:
                 for above in self._tiers[:depth]:
-                    above.put_many(values)
+                    above.put_many(values, label)
             found.update((key, Found(value, tier.name, size_of(value))) for key, value in values.items())
             missing = [key for key in missing if key not in found]
         return {key: found[key] for key in dict.fromkeys(keys) if key in found}
 
-    def put(self, key: str, value: Arrays) -> None:
-        self.put_many({key: value})
+    def where(self, keys: Sequence[str]) -> dict[str, str]:
+        """key -> the first tier that holds it, without fetching it: a hint."""
+        found: dict[str, str] = {}
+        for tier in self._tiers:
+            found.update(dict.fromkeys(tier.holds([key for key in keys if key not in found]), tier.name))
+        return found
 
-    def put_many(self, values: Mapping[str, Arrays]) -> None:
+    def put(self, key: str, value: Arrays, label: Label = UNLABELLED) -> None:
+        self.put_many({key: value}, label)
+
+    def put_many(self, values: Mapping[str, Arrays], label: Label = UNLABELLED) -> None:
         """Remembers in every tier."""
         for tier in self._tiers:
-            tier.put_many(values)
+            tier.put_many(values, label)
 
-    def put_in_memory(self, key: str, value: Arrays) -> None:
+    def put_in_memory(self, key: str, value: Arrays, label: Label = UNLABELLED) -> None:
         """Remembers in this process alone: what is shared already, or is for others to share."""
         for tier in self._tiers:
             if tier.name == MEMORY:
-                tier.put_many({key: value})
+                tier.put_many({key: value}, label)
 
     @property
     def is_far(self) -> bool:

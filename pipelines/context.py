@@ -37,7 +37,17 @@ class RequestContext:
 
     def item(self, part: str, payload: P, *, name: str | None = None) -> Item[P]:
         """A piece of this request's work for one stage. `part` tells it from others."""
-        return Item(f"{self.id}:{part}", payload, name, self.priority, self.deadline, self.pace_s, self.tenant, self.id)
+        return Item(
+            f"{self.id}:{part}",
+            payload,
+            name,
+            self.priority,
+            self.deadline,
+            self.pace_s,
+            self.tenant,
+            self.id,
+            salt=self.salt,
+        )
 
     def remaining_s(self) -> float:
         """Seconds until the deadline. Raises `DeadlineExceeded` where none are left."""

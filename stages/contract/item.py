@@ -28,6 +28,7 @@ class Item(Generic[P_co]):
     tenant need not wait for all of its pieces ("": of nothing that has several).
     `made_for`: by stage, a digest of the files that its tokens, names and payload suppose there; a stage that was loaded from others
     refuses it.
+    `salt`: the tenant's secret: results are remembered under it, and believed under no other.
     """
 
     id: str
@@ -39,6 +40,7 @@ class Item(Generic[P_co]):
     tenant: str = DEFAULT_TENANT
     request: str = ""
     made_for: Mapping[str, str] = field(default_factory=dict)
+    salt: str = field(default="", repr=False)
 
     def __reduce__(self) -> tuple[Callable[..., "Item[Any]"], tuple[Mapping[str, Any]]]:
         given = {each.name: getattr(self, each.name) for each in fields(self)}

@@ -50,6 +50,10 @@ class Inputs:
         """Raises `KeyError` where it is not at hand."""
         return cast(V, self._results[recipe.name])
 
+    def get(self, name: str) -> Result | None:
+        """By its name alone: of what no recipe asks for (`stages/contract/pages.py`)."""
+        return self._results.get(name)
+
     def __contains__(self, recipe: Recipe[Any]) -> bool:
         return recipe.name in self._results
 

@@ -3,6 +3,7 @@
 Decides how a result becomes named arrays and is one again. Knows no kind of stage, no tier and no torch.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, Self
@@ -17,6 +18,11 @@ class Result:
     """Base of every result: a frozen dataclass whose fields are arrays, or None where the model has no such thing."""
 
     __slots__ = ()
+
+    @classmethod
+    def kind(cls) -> str:
+        """What caches call such results: "vision_features"."""
+        return re.sub(r"(?<=.)(?=[A-Z])", "_", cls.__name__).lower()
 
     def arrays(self) -> Arrays:
         """Its arrays by field name; what is None is left out."""

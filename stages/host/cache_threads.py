@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from cache.codec import Arrays, size_of
-from cache.tier import TierStats
+from cache.tier import UNLABELLED, Label, TierStats
 from cache.tiered import Found, TieredCache
 from stages.concurrency.thread_pool import DaemonThreads, ThreadPool
 from stages.contract.errors import Overloaded
@@ -28,21 +28,29 @@ class CacheThreads:
         self._writing = ThreadPool("writing the cache", threads=1, max_waiting=MAX_WAITING)
         self._writing_bytes = 0
 
-    async def get_many(self, keys: Sequence[str]) -> Mapping[str, Found]:
+    async def get_many(self, keys: Sequence[str], label: Label = UNLABELLED) -> Mapping[str, Found]:
         if not self._cache.is_far:
-            return self._cache.get_many(keys)
+            return self._cache.get_many(keys, label)
         with suppress(Overloaded):
-            return await self._reading.run(self._cache.get_many, keys)
+            return await self._reading.run(self._cache.get_many, keys, label)
         return {}
 
-    async def put(self, key: str, value: Arrays, *, in_memory_only: bool) -> None:
+    async def where(self, keys: Sequence[str]) -> Mapping[str, str]:
+        """key -> the first tier that holds it: a hint."""
+        if not self._cache.is_far:
+            return self._cache.where(keys)
+        with suppress(Overloaded):
+            return await self._reading.run(self._cache.where, keys)
+        return {}
+
+    async def put(self, key: str, value: Arrays, label: Label = UNLABELLED, *, in_memory_only: bool = False) -> None:
         size = size_of(value)
         if 0 < self._writing_bytes > MAX_WRITING_BYTES - size:
             return
         self._writing_bytes += size
         try:
             with suppress(Overloaded):
-                await self._writing.run(self._cache.put_in_memory if in_memory_only else self._cache.put, key, value)
+                await self._writing.run(self._cache.put_in_memory if in_memory_only else self._cache.put, key, value, label)
         finally:
             self._writing_bytes -= size
 

@@ -237,6 +237,7 @@ class StageHost:
             tenant=wanted_by.tenant,
             made_for=wanted_by.made_for,
             request=wanted_by.request,
+            salt=wanted_by.salt,
         )
         self._refuse_if_made_for_others(recipe.stage, item)
         return await self._resolver.result(item, self._maker(recipe.stage))

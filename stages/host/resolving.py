@@ -21,6 +21,7 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cache.tier import Label
 from cache.tiered import MEMORY, Found, TieredCache
 from stages.concurrency.thread_pool import TENANT
 from stages.contract.errors import Cancelled, DeadlineExceeded, TriptychError
@@ -161,7 +162,8 @@ class Resolver:
         flight.set_result(self._as_made(reply, maker))
         if self._remembers and reply.origin is not None:
             key = remembered_as(item.name, reply.origin)
-            await self._cache.put(key, reply.value.arrays(), in_memory_only=not maker.is_here)
+            label = _label(item, maker)
+            await self._cache.put(key, reply.value.arrays(), label, in_memory_only=not maker.is_here)
 
     def _as_made(self, reply: Reply[Any], maker: Maker) -> Reply[Any]:
         if not (maker.is_here and self._remembers):
@@ -176,7 +178,7 @@ class Resolver:
         if not (origins and self._remembers):
             return None
         keys = list(origins)
-        found = await self._cache.get_many(keys)
+        found = await self._cache.get_many(keys, _label(item, maker))
         for key, value in found.items():
             try:
                 result = maker.result_type(item).of(value.value).freeze()
@@ -207,6 +209,10 @@ class Resolver:
         """The device's time and the bytes are on the receipt of whoever began it; here they would be counted twice."""
         self.counters_of(maker.stage).cache_joined_total += 1
         return replace(reply, receipt=_joined(reply.receipt), inputs=tuple(map(_joined, reply.inputs)))
+
+
+def _label(item: Item[Any], maker: Maker) -> Label:
+    return Label(maker.result_type(item).kind(), item.salt)
 
 
 def _joined(receipt: StageReceipt) -> StageReceipt:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from cache.codec import Arrays
 from cache.memory import MemoryTier
-from cache.tier import Tier
+from cache.tier import UNLABELLED, Label, Tier
 from cache.tiered import TieredCache
 from tests.cache.values import floats, same
 
@@ -18,9 +18,9 @@ class SlowerMemory(MemoryTier):
         super().__init__(capacity_bytes)
         self.asked: list[list[str]] = []
 
-    def get_many(self, keys: Sequence[str]) -> dict[str, Arrays]:
+    def get_many(self, keys: Sequence[str], label: Label = UNLABELLED) -> dict[str, Arrays]:
         self.asked.append(list(keys))
-        return super().get_many(keys)
+        return super().get_many(keys, label)
 
 
 def both(upper_bytes: int = 1_000_000) -> tuple[MemoryTier, SlowerMemory, TieredCache]:

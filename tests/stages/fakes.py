@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.memory import MemoryTier
+from cache.tier import UNLABELLED, Label
 from stages.contract.errors import InvalidRequest, TriptychError
 from stages.contract.item import StageReceipt
 from stages.contract.recipe import Inputs, InputsMissing, Recipe
@@ -304,13 +305,13 @@ class FarTier(MemoryTier):
         self.get_gate = Gate()
         self.put_gate = Gate()
 
-    def get_many(self, keys: Sequence[str]) -> dict[str, Arrays]:
+    def get_many(self, keys: Sequence[str], label: Label = UNLABELLED) -> dict[str, Arrays]:
         self.get_gate.pass_through()
-        return super().get_many(keys)
+        return super().get_many(keys, label)
 
-    def put_many(self, values: Mapping[str, Arrays]) -> None:
+    def put_many(self, values: Mapping[str, Arrays], label: Label = UNLABELLED) -> None:
         self.put_gate.pass_through()
-        super().put_many(values)
+        super().put_many(values, label)
 
 
 class Inbox:

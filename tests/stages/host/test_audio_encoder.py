@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cache.codec import Arrays, decode, encode
 from cache.memory import MemoryTier
+from cache.tier import UNLABELLED, Label
 from cache.tiered import TieredCache
 from stages.checkpoints.checkpoint import LoadOptions, Source
 from stages.checkpoints.memory_estimate import Need
@@ -207,10 +208,10 @@ class EncodedTier(FarTier):
         super().__init__()
         self.stored: dict[str, bytes] = {}
 
-    def get_many(self, keys: Sequence[str]) -> dict[str, Arrays]:
+    def get_many(self, keys: Sequence[str], label: Label = UNLABELLED) -> dict[str, Arrays]:
         return {key: decode(key, self.stored[key]) for key in keys if key in self.stored}
 
-    def put_many(self, values: Mapping[str, Arrays]) -> None:
+    def put_many(self, values: Mapping[str, Arrays], label: Label = UNLABELLED) -> None:
         self.stored |= {key: encode(key, value) for key, value in values.items()}
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from cache.codec import Arrays
+from cache.tier import UNLABELLED, Label
 from cache.tiered import TieredCache
 from stages.contract.engine import EngineIdentity
 from stages.contract.item import Item
@@ -23,13 +24,13 @@ class _Noting(FarTier):
         self.asked: list[str] = []
         self.given: list[str] = []
 
-    def get_many(self, keys: Sequence[str]) -> dict[str, Arrays]:
+    def get_many(self, keys: Sequence[str], label: Label = UNLABELLED) -> dict[str, Arrays]:
         self.asked += keys
-        return super().get_many(keys)
+        return super().get_many(keys, label)
 
-    def put_many(self, values: Mapping[str, Arrays]) -> None:
+    def put_many(self, values: Mapping[str, Arrays], label: Label = UNLABELLED) -> None:
         self.given += values
-        super().put_many(values)
+        super().put_many(values, label)
 
 
 async def test_a_tenants_look_ups_do_not_wait_behind_all_of_anothers() -> None:
