@@ -52,13 +52,16 @@ class LocalDirectory:
 
 
 @asynccontextmanager
-async def one_process(config: AppConfig, *, redis_url: str | None = None) -> AsyncIterator[Triptych]:
+async def one_process(
+    config: AppConfig, *, redis_url: str | None = None, kv_redis_url: str | None = None
+) -> AsyncIterator[Triptych]:
     """Loads every stage, yields the service, and ends every stage's thread. Remembers in memory, and in Redis where a URL is
     given (the configuration's own embedded servers are the cluster's affair): results, and pages."""
     config = pinned(config)
     pixels_of_this_process().limit(pixels_in_flight(config.limits))
     cache = _cache(config.cache.memory_bytes, redis_url)
-    host = StageHost(cache=cache, replica="local")
+    pages = _cache(config.cache.kv.memory_bytes, kv_redis_url, in_runs=True) if config.cache.kv is not None else None
+    host = StageHost(cache=cache, pages=pages, replica="local")
     specs, threads = list(stage_specs(config).values()), Threads.new()
     try:
         for spec in specs:
@@ -69,5 +72,5 @@ async def one_process(config: AppConfig, *, redis_url: str | None = None) -> Asy
         await host.close()
 
 
-def _cache(memory_bytes: int, redis_url: str | None) -> TieredCache:
-    return CacheSpec(memory_bytes, RedisSpec(url=redis_url) if redis_url is not None else None).open()
+def _cache(memory_bytes: int, redis_url: str | None, *, in_runs: bool = False) -> TieredCache:
+    return CacheSpec(memory_bytes, RedisSpec(url=redis_url, in_runs=in_runs) if redis_url is not None else None).open()

@@ -48,6 +48,7 @@ class StageReplica:
         began = time.monotonic()
         self._host = StageHost(
             cache=spec.cache.open(),
+            pages=spec.pages.open() if spec.pages is not None else None,
             replica=self._identity,
             cores=cores_of_this_machine(),
             torch_threads=threads,
