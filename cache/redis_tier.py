@@ -8,10 +8,12 @@ queue and a thread of their own, every value is checked. How to live with a serv
 import logging
 import threading
 import time
+import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from cache.breaker import Breaker
+from cache.claims import BeingMade, Claim, HeldClaims, is_claim
 from cache.codec import Arrays, CorruptValue, decode, encode, is_storable, size_of
 from cache.finite import is_finite
 from cache.private_socket import Private
@@ -63,6 +65,7 @@ class RedisTier:
             private=private,
         )
         self._writes = WriteQueue(queue_bytes)
+        self._claims = HeldClaims(self._writes, owner=uuid.uuid4().hex)
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._closed = False
@@ -93,6 +96,8 @@ class RedisTier:
 
     def _checked(self, keys: Sequence[str], replies: Sequence[object]) -> Iterator[tuple[str, Arrays]]:
         for key, reply in zip(keys, replies, strict=True):
+            if is_claim(reply):
+                continue
             if isinstance(reply, bytes):
                 try:
                     yield key, _sound(decode(key, reply))
@@ -106,6 +111,25 @@ class RedisTier:
     def holds(self, keys: Sequence[str]) -> set[str]:
         replies = None if self._closed or not keys else self._link.ask([("EXISTS", self._stored(key)) for key in keys])
         return {key for key, reply in zip(keys, replies or (), strict=False) if reply == 1}
+
+    # ---- claims ----
+
+    def get_or_claim(self, key: str, label: Label = UNLABELLED) -> Arrays | Claim | BeingMade | None:
+        replies = None if self._closed else self._link.ask([self._claims.bid(self._stored(key)), ("GET", self._stored(key))])
+        found = {} if replies is None else dict(self._checked([key], replies[1:]))
+        outcome = None if replies is None or found else self._claims.outcome(key, *replies)
+        if not isinstance(outcome, BeingMade):  # that is asked for again
+            self._count(hits=len(found), misses=1 - len(found))
+        return found.get(key, outcome)
+
+    def renew(self) -> None:
+        self._claims.renew()
+
+    def let_go(self, claim: Claim) -> None:
+        self._claims.let_go(claim)
+
+    def not_kept(self, claim: Claim) -> None:
+        self._claims.not_kept(claim)
 
     # ---- writing ----
 
@@ -123,7 +147,7 @@ class RedisTier:
         if size > self._max_value_bytes or self._link.is_down() or not self._writes.has_room(size):
             return False
         # Encoded here and not in the writer's thread: the arrays are the caller's, who may change them when this returns.
-        return self._writes.offer(Write(key, encode(key, value)))
+        return self._claims.put(Write(key, encode(key, value)))
 
     def delete(self, keys: Sequence[str]) -> None:
         for key in keys:
@@ -146,15 +170,16 @@ class RedisTier:
     def _command(self, write: Write) -> Command:
         if write.data is None:
             return ("UNLINK", self._stored(write.key))
-        return ("SET", self._stored(write.key), write.data, *self._expiry)
+        expiry = self._expiry if write.ttl_ms is None else ("PX", write.ttl_ms)
+        return ("SET", self._stored(write.key), write.data, *expiry)
 
     def _account(self, batch: Sequence[Write], replies: Sequence[object] | None) -> None:
         if replies is None:
-            self._count(dropped=sum(write.data is not None for write in batch))
+            self._count(dropped=sum(_is_value(write) for write in batch))
             return
         for write, reply in zip(batch, replies, strict=True):
             if isinstance(reply, Exception):  # refused: no memory left, read-only, no permission
-                self._count(errors=1, dropped=int(write.data is not None))
+                self._count(errors=1, dropped=int(_is_value(write)))
 
     def _check_policy(self) -> bool:
         """Warns where the server would not make room by itself. Whether it could be asked."""
@@ -201,6 +226,10 @@ class RedisTier:
 
     def _stored(self, key: str) -> str:
         return f"{self._namespace}:{key}"
+
+
+def _is_value(write: Write) -> bool:
+    return write.data is not None and not is_claim(write.data)
 
 
 def _sound(value: Arrays) -> Arrays:

@@ -12,10 +12,11 @@ _WRITE_BYTES = 256  # charged beside the data, so that deletes are bounded too
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Store `data` under `key`; None: delete it."""
+    """Store `data` under `key`; None: delete it. `ttl_ms`: how long it stands, where that is not the store's to say."""
 
     key: str
     data: bytes | None
+    ttl_ms: int | None = None
 
     @property
     def num_bytes(self) -> int:

@@ -117,8 +117,8 @@ class StageMetrics:
     preempted_for_others_total (of those, for another tenant, which had fewer rows), let_in_beyond_total (into a full queue, because
     their tenant had less than its part of it), out_of_memory_total (batches that did not fit),
     batch_bound_items and batch_bound_cost (what a batch may hold now: less than configured after that),
-    cache_hits_memory_total, cache_hits_redis_total, cache_misses_total, cache_joined_total, cache_evictions_total,
-    cache_errors_total"""
+    cache_hits_memory_total, cache_hits_redis_total, cache_misses_total, cache_joined_total, cache_waits_total and
+    cache_wait_seconds_total (for another process that was making the same), cache_evictions_total, cache_errors_total"""
 
     is_hosted: bool = True
     """False: the stage is elsewhere, and these are of its results that this replica remembered or joined."""
