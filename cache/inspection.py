@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from cache.claims import is_claim
 from cache.codec import OVERHEAD_BYTES, CorruptValue, Description, decode, describe
 from cache.parts import table_of
 from cache.redis_checks import QUESTIONS, told, warnings
@@ -71,7 +72,7 @@ class Inspection:
             stored, ttl_ms = self._client.ask([self._read(key), ("PTTL", f"{NAMESPACE}:{key}")])
             if isinstance(stored, Exception):
                 raise stored
-            if not isinstance(stored, bytes) or not stored:
+            if not isinstance(stored, bytes) or not stored or is_claim(stored):
                 return None
             table = table_of(key, stored, MAX_VALUE_BYTES + OVERHEAD_BYTES)
             if table is not None:
@@ -88,16 +89,17 @@ class Inspection:
         info, entries, *settings = node.ask([("INFO",), ("DBSIZE",), *QUESTIONS])
         known = told(info)
         version = next((f"{name} {known[key]}" for name, key in _VERSIONS.items() if key in known), None)
-        numbers = [_number(known.get(key)) for key in ("used_memory", "maxmemory")]
-        counts = [_number(known.get(key)) for key in ("keyspace_hits", "keyspace_misses", "evicted_keys")]
         policy = known.get("maxmemory_policy")
         return NodeFacts(
-            node.where,
-            version,
-            *numbers,
-            str(policy) if policy is not None else None,
-            _number(entries),
-            *counts,
+            where=node.where,
+            version=version,
+            used_bytes=_number(known.get("used_memory")),
+            max_bytes=_number(known.get("maxmemory")),
+            policy=str(policy) if policy is not None else None,
+            entries=_number(entries),
+            hits=_number(known.get("keyspace_hits")),
+            misses=_number(known.get("keyspace_misses")),
+            evictions=_number(known.get("evicted_keys")),
             warnings=tuple(warnings(settings, node.shell)),
         )
 
@@ -105,9 +107,9 @@ class Inspection:
         removed, cursor = 0, 0
         while True:
             (reply,) = node.ask([("SCAN", cursor, "MATCH", f"{NAMESPACE}:*", "COUNT", _SCANNED_AT_A_TIME)])
-            if isinstance(reply, Exception):
-                raise reply
-            cursor, keys = reply  # type: ignore[misc]
+            if not isinstance(reply, tuple):
+                raise reply if isinstance(reply, Exception) else TypeError("not what SCAN tells")
+            cursor, keys = reply
             replies = node.ask([("UNLINK", key) for key in keys]) if keys else []
             removed += sum(reply for reply in replies if isinstance(reply, int))
             if cursor == 0:

@@ -119,8 +119,8 @@ class StageMetrics:
     preempted_for_others_total (of those, for another tenant, which had fewer rows), let_in_beyond_total (into a full queue, because
     their tenant had less than its part of it), out_of_memory_total (batches that did not fit),
     batch_bound_items and batch_bound_cost (what a batch may hold now: less than configured after that),
-    cache_hits_memory_total, cache_hits_redis_total, cache_misses_total, cache_joined_total, cache_evictions_total,
-    cache_errors_total
+    cache_hits_memory_total, cache_hits_redis_total, cache_misses_total, cache_joined_total, cache_waits_total and
+    cache_wait_seconds_total (for another process that was making the same), cache_evictions_total, cache_errors_total
 
     Of a stage whose rows begin where others left off, with pages remembered:
     page_hits_slots_total, page_hits_memory_total, page_hits_redis_total, page_misses_total (of the pages that newcomers' beginnings

@@ -377,6 +377,8 @@ async def test_metrics_have_every_counter_by_its_agreed_name(host: StageHost) ->
         "cache_hits_redis_total",
         "cache_misses_total",
         "cache_joined_total",
+        "cache_waits_total",
+        "cache_wait_seconds_total",
         "cache_evictions_total",
         "cache_errors_total",
     }
