@@ -74,8 +74,8 @@ class TextToImagePipeline:
         self._max_image_pixels = max_image_pixels
 
     async def paint(self, job: PaintJob, context: RequestContext) -> AsyncGenerator[PaintEvent, None]:
-        num_chars = len(job.prompt) + len(job.negative_prompt or "")
-        payload = await self._threads.prompts.run(num_chars, self._payload, job, context.salt)
+        size = len(job.prompt) + len(job.negative_prompt or "") + (len(job.init.image.data) if job.init is not None else 0)
+        payload = await self._threads.prompts.run(size, self._payload, job, context.salt)
         images = [self._image(index, payload, context) for index in range(job.n)]
         async with aclosing(images[0] if job.n == 1 else merged(images)) as events:
             async for event in events:
