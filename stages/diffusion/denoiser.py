@@ -15,7 +15,7 @@ import torch
 
 from stages.checkpoints.checkpoint import Checkpoint, LoadOptions
 from stages.contract.errors import StageFailed
-from stages.contract.recipe import Inputs, Recipe
+from stages.contract.recipe import NO_INPUTS, Inputs, Recipe
 from stages.contract.stage import Share, Stepped
 from stages.diffusion.checkpoint.checkpoint_parts import DiffusersFolder, open_folder
 from stages.diffusion.denoise_request import check_request, is_guided, preview_calls
@@ -62,7 +62,7 @@ class Denoiser:
         height, width = payload.height // self._info.latent_factor, payload.width // self._info.latent_factor
         return float(height * width * (2 if is_guided(payload) else 1))
 
-    def needs(self, payload: Denoise) -> Sequence[Recipe[Any]]:
+    def needs(self, payload: Denoise, inputs: Inputs = NO_INPUTS) -> Sequence[Recipe[Any]]:
         return payload.needs()
 
     def prepare(self, payload: Denoise, inputs: Inputs) -> PreparedDenoise:
