@@ -200,9 +200,10 @@ class Llm:
     def start(self, payload: Generate, prepared: PreparedPrompt) -> LlmRow:
         sampler = RowSampler(payload.sampling, [token for token in payload.token_ids if token < self._rules.num_tokens])
         text = TextStream(self._tokenizer, payload.sampling.stop)
-        row = self._row(payload, prepared, SuspendedAnswer((), 0, sampler, text))
         names = prepared.read.page_names
-        self._paging.came(names, [names[number] for number in prepared.at_hand.pages])
+        brought = [names[number] for number in prepared.at_hand.pages]
+        row = self._row(payload, prepared, SuspendedAnswer((), 0, sampler, text))
+        self._paging.came(names, brought)
         return row
 
     def suspend(self, row: LlmRow) -> SuspendedAnswer:
@@ -258,6 +259,7 @@ class Llm:
                 self._table.forget(slot)
                 self._pages.write(slot, held // at_hand.page_tokens, brought)
         self._table.take(contents, placement, at_hand.reach(held, len(contents.tokens)))
+        at_hand.let_go()
 
     def batch_key(self, row: LlmRow) -> Hashable:
         return "llm"

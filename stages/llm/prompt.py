@@ -40,7 +40,7 @@ class PreparedImage:
 @dataclass(frozen=True, slots=True)
 class PreparedPrompt:
     """`positions` [3, tokens] and `position_delta`: as `LlmRow` has them, on the host; None, too, while an image's grid is `unknown`.
-    `at_hand`: the pages that were brought."""
+    `at_hand`: the pages that were brought, until a slot has them."""
 
     read: ReadPrompt
     at_hand: PagesAtHand

@@ -70,6 +70,7 @@ class SlotPages:
         self.page_tokens, self._int8 = page_tokens, int8
         self._dtype: torch.dtype = memories[0][0].dtype
         self._device: torch.device = memories[0][0].device
+        self._array_dtype = np.dtype(np.int8) if int8 else as_array(torch.empty(0, dtype=self._dtype)).dtype
         self._keys = _Side.of([keys for keys, _ in memories], page_tokens)
         self._values = _Side.of([values for _, values in memories], page_tokens)
 
@@ -101,11 +102,9 @@ class SlotPages:
             )
 
     def _fits(self, side: _Side, numbers: NDArray[Any], scales: NDArray[Any] | None) -> bool:
-        if numbers.shape != (side.num_numbers,) or (scales is not None) != self._int8:
+        if numbers.shape != (side.num_numbers,) or numbers.dtype != self._array_dtype or (scales is not None) != self._int8:
             return False
-        if scales is not None:
-            return numbers.dtype == np.int8 and scales.shape == (side.num_scales,) and scales.dtype == np.float32
-        return numbers.dtype == as_array(torch.empty(0, dtype=self._dtype)).dtype
+        return scales is None or (scales.shape == (side.num_scales,) and scales.dtype == np.float32)
 
     def _read(self, side: _Side, slot: int, number: int) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
         tokens = slice(number * self.page_tokens, (number + 1) * self.page_tokens)

@@ -167,18 +167,31 @@ def test_what_a_slot_lost_meanwhile_is_computed(folder: Path) -> None:
     llm.finish(row)
 
 
-def test_a_row_that_made_way_goes_on_from_pages(folder: Path) -> None:
+def test_a_row_that_made_way_goes_on_though_its_pages_were_let_go_of(folder: Path) -> None:
     cold = load(folder)
-    expected = answered(cold, ask(max_tokens=12))
+    work = ask(max_tokens=12, images=((3, 4, "x"),))
+    expected = answered(cold, work, results={"x": features(1)})
     llm = load(folder, num_slots=1)
     found, other = drive(
         llm,
-        [(0, ask(max_tokens=12)), (1, ask(OTHER))],
+        [(0, work), (1, ask(OTHER))],
         preempt=lambda step, index: index == 0 and step == 5,
         pages=exported(cold),
+        results={"x": features(1)},
     )
     assert other.error is None
+    assert (found.needed, found.missed) == ([], ["x"])
     assert (found.tokens, cached(found)) == (expected.tokens, 24)
+
+
+def test_once_a_slot_has_them_pages_are_let_go_of(folder: Path) -> None:
+    cold = load(folder)
+    answered(cold, ask())
+    llm = load(folder)
+    prepared = llm.prepare(ask(), Inputs(exported(cold)))
+    assert len(prepared.at_hand.pages) == 3
+    llm.finish(llm.start(ask(), prepared))
+    assert not prepared.at_hand.pages
 
 
 def test_pages_that_do_not_fit_are_left_out(folder: Path) -> None:
