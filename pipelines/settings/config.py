@@ -103,6 +103,10 @@ class LlmConfig(PartConfig):
     num_slots: int = Field(8, ge=1, le=1024, description="requests that decode together")
     max_context_tokens: int = Field(2048, ge=16, le=10_000_000, description="prompt and answer together")
     prefill_chunk_tokens: int | None = Field(None, ge=1, description="prompt tokens computed in one step; None: 256")
+    page_tokens: int = Field(64, ge=8, le=4096, description="tokens whose keys and values are remembered together")
+    page_dtype: Literal["auto", "int8"] = Field(
+        "auto", description="of remembered keys and values; auto: as they were computed"
+    )
 
 
 class DiffusersPartConfig(PartConfig):
