@@ -20,7 +20,7 @@ from torch import Tensor
 from stages.checkpoints.checkpoint import Checkpoint, LoadOptions
 from stages.contract.errors import ConfigurationError, StageFailed
 from stages.contract.faults import Fault, fault_of
-from stages.contract.recipe import Inputs, InputsMissing, Recipe
+from stages.contract.recipe import NO_INPUTS, Inputs, InputsMissing, Recipe
 from stages.contract.stage import Share, Stepped
 from stages.device.packed_linear import is_packed
 from stages.llm.detokenizer import Shown, TextStream, TokenTexts
@@ -136,7 +136,7 @@ class Llm:
     def weigh(self, payload: Generate) -> float:
         return float(min(len(payload.token_ids), self._chunk_tokens))
 
-    def needs(self, payload: Generate) -> Sequence[Recipe[Any]]:
+    def needs(self, payload: Generate, inputs: Inputs = NO_INPUTS) -> Sequence[Recipe[Any]]:
         """Features of the images that lie beyond the longest beginning of the prompt that a slot holds under its salt."""
         return self._preparer.needs(payload)
 
