@@ -161,8 +161,9 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
             self._remember_good(works, stepped)
         shared = [self._shared(work, one) for work, one in zip(works, stepped, strict=True)]
         with self._in_flight.lock:
-            self._in_flight.counters.steps_total += 1
-            self._in_flight.count_run(works, began, seconds)
+            if took_part := [work for work, one in zip(works, stepped, strict=True) if one.work != 0]:
+                self._in_flight.counters.steps_total += 1
+                self._in_flight.count_run(took_part, began, seconds)
             shares = {work.id: one for work, one in zip(works, shared, strict=True) if isinstance(one, Share)}
             worked = {work.id: one.work for work, one in zip(works, stepped, strict=True) if one.work is not None}
             done = {work.id for work in works} - shares.keys()

@@ -60,6 +60,34 @@ def test_a_row_joins_between_two_steps_of_another(bench: Bench) -> None:
     assert metrics["device_seconds_total"] == 7
 
 
+class Idle(Countdown):
+    """Who begins at 1 has nothing to do: its row is done when it starts."""
+
+    def _stepped(self, row: Count) -> Stepped:
+        return Stepped((row.left,), done=row.left == 0, work=0.0 if row.payload.start == 1 else None)
+
+
+def test_a_row_that_takes_no_part_in_a_step_is_not_counted_in_it(bench: Bench) -> None:
+    stage = Idle(gate=bench.gate())
+    engine = bench.iterative(stage)
+    first, _ = count(engine, 2)
+    stage.gate.wait_for(1)
+    idle, _ = count(engine, 1)
+    prepared(engine, 1)
+    bench.time.now += 7
+    stage.gate.open()
+    assert idle.wait().seen == [0]
+    assert first.wait().seen == [1, 0]
+    assert [len(rows) for rows in stage.steps] == [1, 2]
+    assert idle.receipt is not None
+    assert (idle.receipt.steps, idle.receipt.batch_size, idle.receipt.run_s, idle.receipt.device_s) == (0, 0, 0, 0)
+    assert first.receipt is not None
+    assert (first.receipt.steps, first.receipt.batch_size) == (2, 1)
+    count(engine, 1)[0].wait()
+    metrics = engine.metrics()
+    assert (metrics["steps_total"], metrics["batch_items_total"]) == (2, 2)
+
+
 def test_what_finds_no_slot_waits_for_one(bench: Bench) -> None:
     stage = Countdown(slots=1, gate=bench.gate())
     engine = bench.iterative(stage)
