@@ -8,16 +8,15 @@ it stands in the YAML file: `pipelines/settings/config_file.py`.
 
 from collections.abc import Mapping
 from typing import Annotated, Literal
-from urllib.parse import parse_qs, urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
 from pipelines.settings.auth import AuthConfig
+from pipelines.settings.remembering import CacheConfig
 from pipelines.settings.strict import Strict
 from stages.contract.limits import QueueLimits
 from stages.diffusion.messages import MAX_GUIDANCE_SCALE
 
-EMBEDDED = "embedded"
 INGRESS = "ingress"
 SURGE_PERCENT = 25  # rounded up: there is one replica more before the first old one goes
 
@@ -277,48 +276,6 @@ class DeploymentConfig(Strict):
         return self
 
 
-class RedisConfig(Strict):
-    """The shared tier. `url`: "embedded" (one machine: a server of our own on a private socket), redis://, rediss:// or unix://.
-    `url_env`, `url_file`: the environment variable or the file, on every machine, that holds it; for a URL with a password, which
-    Serve would show."""
-
-    url: str = Field(EMBEDDED, pattern=r"^(embedded$|redis://|rediss://|unix://)")
-    url_env: str | None = Field(None, min_length=1)
-    url_file: str | None = Field(None, min_length=1)
-    max_memory_bytes: int = Field(256 * 2**20, ge=2**20, description="of the embedded server")
-    max_value_bytes: int = Field(8 * 2**20, ge=1024)
-    ttl_s: float | None = Field(None, gt=0)
-
-    @field_validator("url")
-    @classmethod
-    def holds_no_password(cls, url: str) -> str:
-        try:
-            parts = urlsplit(url)
-        except ValueError:
-            raise ValueError("not a URL") from None
-        if "@" in parts.netloc or {"password", "username"} & set(parse_qs(parts.query)):
-            raise ValueError(
-                "it holds a name or a password, which Serve would show; put the whole URL into an environment variable or a file, "
-                "and name that in url_env or url_file"
-            )
-        return url
-
-    @model_validator(mode="after")
-    def one_url(self) -> "RedisConfig":
-        if sum((self.url != EMBEDDED, self.url_env is not None, self.url_file is not None)) > 1:
-            raise ValueError("give one of url, url_env, url_file")
-        return self
-
-    @property
-    def is_embedded(self) -> bool:
-        return self.url_env is None and self.url_file is None and self.url == EMBEDDED
-
-
-class CacheConfig(Strict):
-    memory_bytes: int = Field(128 * 2**20, ge=0, description="in each replica")
-    redis: RedisConfig | None = RedisConfig()
-
-
 class LimitsConfig(Strict):
     body_bytes: int = Field(32 * 2**20, ge=1024)
     body_bytes_in_flight: int | None = Field(
@@ -407,7 +364,7 @@ class AppConfig(Strict):
                     raise ValueError(f"{home}.stages: {stage!r} is in another deployment already")
                 placed.add(stage)
         self._refuse_one_name_for_two()
-        clashes = {INGRESS, "metrics", "redis"} & set(self.deployments)
+        clashes = {INGRESS, "metrics", "redis", "redis-kv"} & set(self.deployments)
         if clashes:
             raise ValueError(f"deployments: {', '.join(clashes)} is taken by Triptych itself; choose another name")
         return self

@@ -76,7 +76,7 @@ class Share:
 @dataclass(frozen=True, slots=True)
 class Stepped:
     """What a step did for one row: events for the client, in order, and whether the row is done or failed. `work`: what was done of
-    its cost, where that was not all (None: it was; 0: the row took no part, and no receipt counts it)."""
+    its cost, where that was not all (None: it was). For whom nothing was done (0) it was no step."""
 
     events: Sequence[object] = ()
     done: bool = False

@@ -161,9 +161,9 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
             self._remember_good(works, stepped)
         shared = [self._shared(work, one) for work, one in zip(works, stepped, strict=True)]
         with self._in_flight.lock:
-            if took_part := [work for work, one in zip(works, stepped, strict=True) if one.work != 0]:
+            if worked_on := [work for work, one in zip(works, stepped, strict=True) if one.work != 0]:
                 self._in_flight.counters.steps_total += 1
-                self._in_flight.count_run(took_part, began, seconds)
+                self._in_flight.count_run(worked_on, began, seconds)
             shares = {work.id: one for work, one in zip(works, shared, strict=True) if isinstance(one, Share)}
             worked = {work.id: one.work for work, one in zip(works, stepped, strict=True) if one.work is not None}
             done = {work.id for work in works} - shares.keys()
@@ -174,7 +174,7 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
                     self._in_flight.fail(work, share)
                 elif share is None:
                     self._in_flight.settle(work, None)
-        if went_well and self._paging is not None:
+        if did and went_well and self._paging is not None:
             self._paging.stepped(did, seconds)
 
     def _shared(self, work: Work, one: Stepped) -> Share | TriptychError | None:

@@ -115,7 +115,12 @@ CHANGES: list[tuple[str, dict[str, Any], dict[str, str]]] = [
     (
         "another Redis",
         {"cache": {"redis": {"url": "redis://cache:6379/0"}}},
-        {"triptych-redis": "ENDS", **dict.fromkeys(ALL_STAGES, "RESTARTS")},
+        {"triptych-redis": "ENDS", "triptych-redis-kv": "ENDS", **dict.fromkeys(ALL_STAGES, "RESTARTS")},
+    ),
+    (
+        "no pages",
+        {"cache__kv": None},
+        {"triptych-redis-kv": "ENDS", "llm": "RESTARTS", "denoiser": "RESTARTS"},
     ),
 ]
 

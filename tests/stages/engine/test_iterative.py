@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -60,32 +61,21 @@ def test_a_row_joins_between_two_steps_of_another(bench: Bench) -> None:
     assert metrics["device_seconds_total"] == 7
 
 
-class Idle(Countdown):
-    """Who begins at 1 has nothing to do: its row is done when it starts."""
+def test_a_step_in_which_nothing_is_done_for_a_row_is_none_of_its_steps(bench: Bench) -> None:
+    class Idle(Countdown):
+        """Does nothing for rows of the key "idle"."""
 
-    def _stepped(self, row: Count) -> Stepped:
-        return Stepped((row.left,), done=row.left == 0, work=0.0 if row.payload.start == 1 else None)
+        def _stepped(self, row: Count) -> Stepped:
+            return replace(super()._stepped(row), work=0.0 if row.payload.key == "idle" else None)
 
-
-def test_a_row_that_takes_no_part_in_a_step_is_not_counted_in_it(bench: Bench) -> None:
-    stage = Idle(gate=bench.gate())
-    engine = bench.iterative(stage)
-    first, _ = count(engine, 2)
-    stage.gate.wait_for(1)
-    idle, _ = count(engine, 1)
-    prepared(engine, 1)
-    bench.time.now += 7
-    stage.gate.open()
-    assert idle.wait().seen == [0]
-    assert first.wait().seen == [1, 0]
-    assert [len(rows) for rows in stage.steps] == [1, 2]
-    assert idle.receipt is not None
-    assert (idle.receipt.steps, idle.receipt.batch_size, idle.receipt.run_s, idle.receipt.device_s) == (0, 0, 0, 0)
-    assert first.receipt is not None
-    assert (first.receipt.steps, first.receipt.batch_size) == (2, 1)
-    count(engine, 1)[0].wait()
-    metrics = engine.metrics()
-    assert (metrics["steps_total"], metrics["batch_items_total"]) == (2, 2)
+    engine = bench.iterative(Idle())
+    idle, _ = count(engine, 1, "idle")
+    receipt = idle.wait().receipt
+    assert receipt is not None
+    assert (receipt.steps, receipt.batch_size, receipt.device_s) == (0, 0.0, 0.0)
+    assert engine.metrics()["steps_total"] == 0
+    count(engine, 3)[0].wait()
+    assert engine.metrics()["steps_total"] == 3
 
 
 def test_what_finds_no_slot_waits_for_one(bench: Bench) -> None:
