@@ -210,7 +210,7 @@ class TextToImagePipeline:
         """Of a finished image that is to be found again; by the latents themselves, whatever they were made of."""
         if seen.partial is not None or self._decoder_fingerprint is None or payload.steps not in payload.keep_steps:
             return None
-        latents = await self._threads.digests.run(_digest_of, seen.latents)
+        latents = await self._threads.digests.run(seen.latents.num_bytes, _digest_of, seen.latents)
         return name("pixels", weights=self._decoder_fingerprint, tenant=payload.salt, latents=latents)
 
 
