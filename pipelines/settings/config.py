@@ -103,6 +103,10 @@ class LlmConfig(PartConfig):
     num_slots: int = Field(8, ge=1, le=1024, description="requests that decode together")
     max_context_tokens: int = Field(2048, ge=16, le=10_000_000, description="prompt and answer together")
     prefill_chunk_tokens: int | None = Field(None, ge=1, description="prompt tokens computed in one step; None: 256")
+    page_tokens: int = Field(64, ge=8, le=4096, description="tokens whose keys and values are remembered together")
+    page_dtype: Literal["auto", "int8"] = Field(
+        "auto", description="of remembered keys and values; auto: as they were computed"
+    )
 
 
 class DiffusersPartConfig(PartConfig):
@@ -135,7 +139,9 @@ class ImageTextModel(Strict):
 
 class TextToImageModel(Strict):
     """Images from sentences, and from images where there is a vae encoder. `sizes`: the only sizes allowed ("WIDTHxHEIGHT");
-    empty: any multiple that the checkpoint takes. Steps and guidance scale that are not given are the checkpoint's own."""
+    empty: any multiple that the checkpoint takes. Steps and guidance scale that are not given are the checkpoint's own.
+    `keep_steps`: after which steps what is painted is remembered, so that it goes on from there where it was interrupted: 5 is after
+    five steps, 0.5 half-way. `remember_images`: finished ones, for whoever asks for the same again, seed included."""
 
     pipeline: Literal["text_to_image"]
     text_encoder: DiffusersPartConfig
@@ -148,6 +154,8 @@ class TextToImageModel(Strict):
     max_steps: int = Field(150, ge=1)
     default_guidance_scale: float | None = Field(None, ge=0, le=MAX_GUIDANCE_SCALE)
     default_strength: float = Field(0.8, gt=0, le=1, description="of edits: how much of the given image is painted over")
+    keep_steps: tuple[int | float, ...] = ()
+    remember_images: bool = False
 
     @field_validator("sizes")
     @classmethod
@@ -157,6 +165,17 @@ class TextToImageModel(Strict):
             if not (cross and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
                 raise ValueError(f"{size!r} is not a size; write WIDTHxHEIGHT, such as 512x512")
         return sizes
+
+    @field_validator("keep_steps")
+    @classmethod
+    def steps_or_parts(cls, keep_steps: tuple[int | float, ...]) -> tuple[int | float, ...]:
+        for step in keep_steps:
+            if not (step >= 1 if isinstance(step, int) else 0 < step < 1):
+                raise ValueError(
+                    f"{step} is neither a step (5) nor a part of a request's steps (0.5); what comes after the last is "
+                    "remembered by remember_images"
+                )
+        return keep_steps
 
     @model_validator(mode="after")
     def default_within_bounds(self) -> "TextToImageModel":
