@@ -11,7 +11,9 @@ from typing import Annotated
 import typer
 import yaml
 from rich.console import Console
+from rich.markup import escape
 
+from pipelines.settings.cautions import cautions, unreachable
 from pipelines.settings.config import INGRESS
 from pipelines.settings.config_file import ServeFile, load, serve_document
 from pipelines.settings.derived import derivations
@@ -38,6 +40,7 @@ def serve(config: ConfigPath = DEFAULT_CONFIG, host: Host = None, port: Port = N
     with _errors(console):
         file = _pinned(load(config))
         address = HttpAddress(host or file.http.host, port or file.http.port)
+        _print_cautions(cautions(file.app), console)
         with running(file, address, console):
             stop = _stop_on_signals()  # after Ray, which installs handlers of its own
             console.print(
@@ -67,9 +70,10 @@ def deploy(
         if print_only:
             typer.echo(yaml.safe_dump(serve_document(file), sort_keys=False, allow_unicode=True, width=140), nl=False)
             return
-        with connected(address, file):
+        with connected(address, file) as num_nodes:
             from pipelines.cluster.deploy import Rollout
 
+            _print_cautions([*cautions(file.app), *unreachable(file.app, num_nodes)], console)
             change = Rollout(file, timeout)
             _print_changes(change.changes(), console)
             with console.status("changing"):
@@ -128,6 +132,7 @@ def check(
         console.print("derived:")
         for line in derivations(file.app):
             console.print(f"  {line}", soft_wrap=True, highlight=False)
+        _print_cautions(cautions(file.app), console)
 
 
 class _errors:
@@ -146,6 +151,11 @@ class _errors:
 
 def _pinned(file: ServeFile) -> ServeFile:
     return file.model_copy(update={"app": pinned(file.app)})
+
+
+def _print_cautions(lines: Sequence[str], console: Console) -> None:
+    for line in lines:
+        console.print(f"[yellow]mind[/yellow]: {escape(line)}", soft_wrap=True, highlight=False)
 
 
 def _print_changes(found: Sequence[Change], console: Console) -> None:

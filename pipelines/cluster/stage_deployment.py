@@ -1,4 +1,4 @@
-"""Deployments of stages, and of the embedded Redis: what `pipelines/settings/applications.py` says, in Ray Serve's terms.
+"""Deployments of stages, and of embedded Redis servers: what `pipelines/settings/applications.py` says, in Ray Serve's terms.
 
 Decides what of a deployment is the same for all; what happens in a replica is `pipelines/cluster/replica.py`. Apart from the HTTP surface
 (`pipelines/app.py`), so that a process which hosts stages imports none of it. Ray passes the typed settings only while this module has no
@@ -17,7 +17,7 @@ from pipelines.cluster.fork_server import command
 from pipelines.cluster.replica import RedisReplica, StageReplica
 from pipelines.cluster.serve_client import ServeStageClient
 from pipelines.routing.name_router import NameRouter
-from pipelines.settings.applications import OWN, REDIS, Address, ProcessArgs, RedisArgs, StagesArgs, StagesSettings
+from pipelines.settings.applications import OWN, Address, ProcessArgs, RedisArgs, StagesArgs, StagesSettings
 from pipelines.settings.config import QueueConfig
 from stages.host.nesting import NEEDS
 from stages.images.pixel_budget import pixels_of_this_process
@@ -32,10 +32,10 @@ def stages(args: StagesArgs) -> Application:
 
 
 def redis(args: RedisArgs) -> Application:
-    """The embedded Redis server."""
+    """An embedded Redis server."""
     return (
         serve.deployment(RedisReplica)
-        .options(name=REDIS, ray_actor_options=TINY, health_check_period_s=2)
+        .options(name=args.deployment, ray_actor_options=TINY, health_check_period_s=2)
         .bind(args.name, args.max_memory_bytes)
     )
 

@@ -6,8 +6,9 @@ is found and nothing is remembered.
 
 import asyncio
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import ParamSpec
 
 from cache.claims import BeingMade, Claim
 from cache.codec import Arrays, size_of
@@ -16,6 +17,7 @@ from cache.tiered import Found, TieredCache
 from stages.concurrency.thread_pool import DaemonThreads, ThreadPool
 from stages.contract.errors import Overloaded
 
+W = ParamSpec("W")
 READERS = 8  # they wait for the network, not for the CPU
 MAX_WAITING = 4096
 MAX_WRITING_BYTES = 256 * 2**20
@@ -23,12 +25,12 @@ MAX_WRITING_BYTES = 256 * 2**20
 
 
 class CacheThreads:
-    """For one event loop. Writes have a thread of their own: no reader waits for one."""
+    """For one event loop. Writes have a thread of their own: no reader waits for one. `what` is in it, in messages and threads' names."""
 
-    def __init__(self, cache: TieredCache) -> None:
-        self._cache = cache
-        self._reading = ThreadPool("reading the cache", threads=READERS, max_waiting=MAX_WAITING)
-        self._writing = ThreadPool("writing the cache", threads=1, max_waiting=MAX_WAITING)
+    def __init__(self, cache: TieredCache, what: str = "the cache") -> None:
+        self._cache, self._what = cache, what
+        self._reading = ThreadPool(f"reading {what}", threads=READERS, max_waiting=MAX_WAITING)
+        self._writing = ThreadPool(f"writing {what}", threads=1, max_waiting=MAX_WAITING)
         self._writing_bytes = 0
 
     async def get_many(self, keys: Sequence[str], label: Label = UNLABELLED) -> Mapping[str, Found]:
@@ -60,15 +62,26 @@ class CacheThreads:
         return {}
 
     async def put(self, key: str, value: Arrays, label: Label = UNLABELLED, *, in_memory_only: bool = False) -> None:
-        size = size_of(value)
+        if in_memory_only:
+            await self._write(size_of(value), self._cache.put_in_memory, key, value, label)
+        else:
+            await self._write(size_of(value), self._cache.put, key, value, label)
+
+    async def put_many(self, values: Mapping[str, Arrays], label: Label = UNLABELLED) -> bool:
+        """False: there was too much to be written already."""
+        return await self._write(sum(map(size_of, values.values())), self._cache.put_many, values, label)
+
+    async def _write(self, size: int, put: Callable[W, None], *args: W.args, **kwargs: W.kwargs) -> bool:
         if 0 < self._writing_bytes > MAX_WRITING_BYTES - size:
-            return
+            return False
         self._writing_bytes += size
         try:
-            with suppress(Overloaded):
-                await self._writing.run(self._cache.put_in_memory if in_memory_only else self._cache.put, key, value, label)
+            await self._writing.run(put, *args, **kwargs)
+        except Overloaded:
+            return False
         finally:
             self._writing_bytes -= size
+        return True
 
     async def forget(self, key: str) -> None:
         with suppress(Overloaded):
@@ -80,7 +93,7 @@ class CacheThreads:
 
     async def close(self) -> None:
         """Closes the cache."""
-        await DaemonThreads("closing the cache", max_threads=1).run(self._cache.close)
+        await DaemonThreads(f"closing {self._what}", max_threads=1).run(self._cache.close)
         self._reading.close()
         self._writing.close()
 

@@ -33,6 +33,7 @@ from stages.host.deadlines import at_deadline
 from stages.host.event_feed import EventFeed
 from stages.host.makers import ElsewhereMaker, EngineMaker, Maker, StageCaller
 from stages.host.origin import Origin
+from stages.host.pages.finding import StagePages
 from stages.host.resolving import Resolver
 from stages.host.submission import HostedEngine, Submission
 
@@ -41,7 +42,8 @@ Stage = OneShotStage[Any, Any, Any] | IterativeStage[Any, Any, Any]
 
 
 class StageHost:
-    """`add` the stages, then `call` and `stream` on one event loop, then `close`. The host closes its cache.
+    """`add` the stages, then `call` and `stream` on one event loop, then `close`. The host closes its caches: `cache` remembers results,
+    `pages` where rows may begin (None: nowhere).
 
     What its stages need of others is resolved here, too: by its own stages where it has them, or else through `elsewhere`.
     With shared cores, its stages on the CPU compute with `torch_threads` each, with fewer while others compute.
@@ -51,6 +53,7 @@ class StageHost:
         self,
         *,
         cache: TieredCache | None = None,
+        pages: TieredCache | None = None,
         replica: str = "local",
         cores: SharedCores | None = None,
         torch_threads: int = 1,
@@ -58,6 +61,7 @@ class StageHost:
     ) -> None:
         self._cache = cache if cache is not None else TieredCache()
         self._cache_threads = CacheThreads(self._cache)
+        self._page_threads = CacheThreads(pages, "pages") if pages is not None else None
         self._known_stats: Mapping[str, TierStats] = {}
         self._asking: asyncio.Task[None] | None = None
         self._replica, self._cores, self._torch_threads = replica, cores, torch_threads
@@ -108,12 +112,18 @@ class StageHost:
         Its receivers may be called on any thread. Raises `ConfigurationError` for a name that is taken."""
         name = engine.identity.stage
         self._refuse_if_taken(name)
-        hosted = self._hosted[name] = HostedEngine(engine, self._resolve, max_waiting)
+        origin = Origin.of(engine.identity, contents.whole if contents is not None else "")
+        hosted = HostedEngine(engine, self._resolve, max_waiting, self._pages_of(engine, origin))
+        self._hosted[name] = hosted
         if contents is not None:
             self._contents[name] = contents
         if engine.result_type is not None:
-            origin = Origin.of(engine.identity, contents.whole if contents is not None else "")
             self._makers[name] = EngineMaker(hosted, engine.result_type, origin)
+
+    def _pages_of(self, engine: Engine[Any], origin: Origin) -> StagePages | None:
+        if engine.paging is None or self._page_threads is None:
+            return None
+        return StagePages(engine.identity.stage, engine.paging, self._page_threads, origin.key, self._delivery)
 
     def limit_queue(self, stage: str, limits: QueueLimits) -> None:
         """Judges what comes to the stage from now on by these bounds, also what would wait for inputs. On any thread. Raises
@@ -207,8 +217,11 @@ class StageHost:
             raise broken[0]
 
     async def settled(self) -> None:
-        """Returns once nothing is being computed or remembered any more."""
+        """Returns once nothing is being computed or remembered any more. What an engine exports while it is idle is not waited for."""
         await self._resolver.settled()
+        for hosted in self._hosted.values():
+            if hosted.pages is not None:
+                await hosted.pages.settled()
 
     async def close(self) -> None:
         """Everything unfinished ends with `Unavailable`; returns when every thread has ended, but waits no longer than
@@ -221,7 +234,12 @@ class StageHost:
         await self._resolver.close(Unavailable("the stages here are shutting down; try again", retry_after_s=1.0))
         if self._asking is not None:
             await self._asking
+        for hosted in self._hosted.values():
+            if hosted.pages is not None:
+                await hosted.pages.close()
         await self._cache_threads.close()
+        if self._page_threads is not None:
+            await self._page_threads.close()
         for failure in how:
             if isinstance(failure, BaseException):
                 raise failure
