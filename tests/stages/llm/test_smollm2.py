@@ -1,6 +1,5 @@
 """The real model: SmolLM2-135M-Instruct from its GGUF file."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ from stages.llm.row import LlmRow
 from stages.llm.sampling.sampling import RowSampler
 from stages.llm.settings import LlmSettings
 from tests.stages.llm.driving import drive, exported
+from tests.stages.llm.tiny_models import TEXT
 
 pytestmark = [pytest.mark.models, pytest.mark.timeout(900)]
 QUESTIONS = ["What is the capital of France?", "Name two colours.", "Say hello."]
@@ -42,7 +42,7 @@ def test_keys_and_values_in_eight_bits_move_its_answers_less_than_computing_in_b
     loaded = load_language_model(resolve(Source(demo="smollm2")), LoadOptions())
     settings = LlmSettings(num_slots=2, max_context_tokens=256, prefill_chunk_tokens=128, page_dtype="int8")
     first, second = (Llm(loaded, settings, "cpu") for _ in range(2))
-    text = loaded.tokenizer(Path("LICENSE").read_text())["input_ids"][:200]
+    text = loaded.tokenizer(" ".join(QUESTIONS + TEXT) * 3)["input_ids"][:200]
     work = Generate(tuple(text), Sampling(max_tokens=1, temperature=0.0))
     drive(first, [(0, work)])
     with torch.inference_mode():
