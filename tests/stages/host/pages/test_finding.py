@@ -20,6 +20,7 @@ from stages.contract.item import InputReceipts, Item, StageMetrics, StageReceipt
 from stages.contract.limits import QueueLimits
 from stages.host.host import StageHost
 from stages.host.origin import Origin, remembered_as
+from stages.host.pages.held import MAX_HELD_BYTES
 from tests.stages.fakes import Add, Adder, FarTier, Gate
 from tests.stages.host.test_host import collect, once
 from tests.stages.host.test_inputs import plus
@@ -331,7 +332,7 @@ async def test_a_fetch_that_everybody_left_is_begun_again(scene: Scene) -> None:
 
 
 async def test_above_the_bound_of_bytes_nothing_more_is_fetched(scene: Scene) -> None:
-    scene.speller.page_bytes = 2**29
+    scene.speller.page_bytes = MAX_HELD_BYTES
     scene.put("ab", "abcd", "xy")
     scene.speller.gate.close()
     running = [scene.spell(), scene.spell("xyz")]
