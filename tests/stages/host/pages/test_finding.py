@@ -18,6 +18,7 @@ from stages.contract.engine import EngineIdentity
 from stages.contract.errors import DeadlineExceeded, InvalidRequest, QueueFull
 from stages.contract.item import InputReceipts, Item, StageMetrics, StageReceipt, StreamEnd
 from stages.contract.limits import QueueLimits
+from stages.host.cache_threads import READERS
 from stages.host.host import StageHost
 from stages.host.origin import Origin, remembered_as
 from stages.host.pages.held import MAX_HELD_BYTES
@@ -395,6 +396,31 @@ async def test_features_are_looked_up_while_pages_are_slow() -> None:
     scene.far.get_gate.open()
     await asyncio.gather(*waiting)
     await scene.close()
+
+
+async def test_what_is_in_memory_or_nowhere_waits_for_nobodys_fetches(scene: Scene) -> None:
+    scene.put("xy", tier=scene.memory)
+    scene.put(*(f"{letter}a" for letter in "abcdefghij"))
+    scene.far.get_gate.close()
+    waiting = [scene.spell(f"{letter}ab") for letter in "abcdefghij"]
+    await asyncio.to_thread(scene.far.get_gate.wait_for, READERS)
+    assert (await scene.spell("xyz")).outcome == (2, "memory", 0)
+    assert (await scene.spell("uvw")).outcome == (0, "miss", 0)
+    scene.far.get_gate.open()
+    assert {answer.receipt.cache for answer in await asyncio.gather(*waiting)} == {"redis"}
+
+
+async def test_what_memory_loses_meanwhile_comes_from_far(scene: Scene) -> None:
+    class Losing(MemoryTier):
+        def holds(self, keys: Sequence[str]) -> set[str]:
+            return set(keys)
+
+    scene.put("ab", "abcd")
+    host = StageHost(pages=TieredCache([Losing(2**20), scene.far]))
+    host.add("m.spell", Speller(), contents=Contents("", "w"))
+    answer = Spelled(await collect(host.stream("m.spell", Item("r", Spell("abcde")))))
+    assert (answer.outcome, answer.text) == ((4, "redis", 4), "abcde")
+    await host.close()
 
 
 async def test_closing_ends_what_waits_for_pages() -> None:
