@@ -13,7 +13,8 @@ from cache.codec import encode
 from cache.embedded import EmbeddedRedis
 from cache.redis_tier import RedisTier
 from cache.tier import Label
-from pipelines.cli import DEFAULT_CONFIG, app
+from pipelines.cli import app
+from pipelines.commands.console import DEFAULT_CONFIG
 from pipelines.settings.config_file import load
 from pipelines.settings.private_redis import embedded_directory
 from pipelines.settings.specs import embedded_servers
