@@ -120,7 +120,7 @@ def _inspection(setting: str, spec: RedisSpec, file: ServeFile) -> Iterator[Insp
 
 def _print_facts(setting: str, facts: Sequence[NodeFacts], console: Console) -> None:
     table = Table("", *(node.where for node in facts), title=setting, title_justify="left", box=None)
-    rows: dict[str, list[object]] = {
+    rows: dict[str, Sequence[object]] = {
         "server": [node.version for node in facts],
         "memory": [_bytes(node.used_bytes) for node in facts],
         "maxmemory": [_bytes(node.max_bytes) if node.max_bytes else "none" for node in facts],
@@ -142,7 +142,7 @@ def _print_entry(setting: str, entry: Entry, console: Console) -> None:
     arrays = ", ".join(f"{name} {dtype} {list(shape)}" for name, dtype, shape in told.arrays) or "none"
     parts = f" in {entry.num_parts} parts" if entry.num_parts else ""
     lasting = "until it is evicted" if entry.ttl_ms is None else f"for {entry.ttl_ms / 1000:.0f} s"
-    rows = {
+    rows: dict[str, Sequence[object]] = {
         "in": setting,
         "kind": told.kind or "not told",
         "arrays": arrays,

@@ -93,14 +93,20 @@ class Claiming:
         else:
             self._cache.not_kept(claim)  # unless it was put
         finally:
-            self._held.discard(claim)
+            self._release(claim)
 
     def _hold(self, claim: Claim) -> None:
         self._held.add(claim)
-        if self._renewing is None or self._renewing.done():
+        if self._renewing is None:
             self._renewing = asyncio.get_running_loop().create_task(self._renew(), context=Context())
 
+    def _release(self, claim: Claim) -> None:
+        self._held.discard(claim)
+        if self._renewing is not None and not self._held:
+            self._renewing.cancel()
+            self._renewing = None
+
     async def _renew(self) -> None:
-        while self._held:
+        while True:
             await self._pause(RENEW_S)
             self._cache.renew_claims()
