@@ -142,7 +142,7 @@ def _print_entry(setting: str, entry: Entry, console: Console) -> None:
     arrays = ", ".join(f"{name} {dtype} {list(shape)}" for name, dtype, shape in told.arrays) or "none"
     parts = f" in {entry.num_parts} parts" if entry.num_parts else ""
     lasting = "until it is evicted" if entry.ttl_ms is None else f"for {entry.ttl_ms / 1000:.0f} s"
-    rows: dict[str, Sequence[object]] = {
+    rows = {
         "in": setting,
         "kind": told.kind or "not told",
         "arrays": arrays,
