@@ -35,6 +35,10 @@ class ImagePart:
     height: int
     param: str  # the request's field, for messages: "messages[0].content[1]"
 
+    @property
+    def pixels(self) -> int:
+        return self.width * self.height
+
 
 @dataclass(frozen=True, slots=True)
 class Message:

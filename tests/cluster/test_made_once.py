@@ -44,8 +44,9 @@ class Slow(Adder):
 
 class Replica(StageReplica):
     def __init__(self, folder: Path, redis_url: str) -> None:
-        cache = CacheSpec(memory_bytes=2**20, redis=RedisSpec(url=redis_url))
-        super().__init__(ReplicaSpec("encoder", (), cache, torch_threads=1))
+        super().__init__(
+            ReplicaSpec("encoder", (), CacheSpec(memory_bytes=2**20, redis=RedisSpec(url=redis_url)), torch_threads=1)
+        )
         self.host.add(STAGE, Slow(folder), batch=BatchLimits(4), queue=QueueLimits(128))
 
     async def __del__(self) -> None:

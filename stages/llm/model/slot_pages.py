@@ -22,7 +22,7 @@ WRITTEN_AT_ONCE = 16
 """Pages that are brought onto a device together, on their way into a slot."""
 
 _TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-_BITS = {2: (torch.int16, np.int16), 4: (torch.int32, np.int32), 8: (torch.int64, np.int64)}
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class CannotPage(Exception):
@@ -31,9 +31,11 @@ class CannotPage(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """Keys, or values, of one layer: its memory [slots, heads, tokens, dim], and where a page has it: numbers, and scales."""
+    """Keys, or values, of one layer: its memory [slots, heads, tokens, dim], the same as bits where it lies on the host, and where a page
+    has it: numbers, and scales."""
 
     memory: Tensor
+    bits: NDArray[Any] | None
     numbers: slice
     scales: slice
 
@@ -53,7 +55,8 @@ class _Side:
         for memory in memories:
             _, heads, _, dim = memory.shape
             more_numbers, more_scales = heads * page_tokens * dim, heads * page_tokens
-            layers.append(_Layer(memory, slice(numbers, numbers + more_numbers), slice(scales, scales + more_scales)))
+            of_numbers, of_scales = slice(numbers, numbers + more_numbers), slice(scales, scales + more_scales)
+            layers.append(_Layer(memory, _bits_of(memory), of_numbers, of_scales))
             numbers, scales = numbers + more_numbers, scales + more_scales
         return cls(tuple(layers), numbers, scales)
 
@@ -108,6 +111,8 @@ class SlotPages:
 
     def _read(self, side: _Side, slot: int, number: int) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
         tokens = slice(number * self.page_tokens, (number + 1) * self.page_tokens)
+        if not self._int8 and self._device.type == "cpu":
+            return _read_on_host(side, slot, tokens).view(self._array_dtype), None
         found = torch.empty(side.num_numbers, dtype=torch.int8 if self._int8 else self._dtype, device=self._device)
         scales = torch.empty(side.num_scales if self._int8 else 0, dtype=torch.float32, device=self._device)
         for layer in side.layers:
@@ -123,8 +128,7 @@ class SlotPages:
     ) -> None:
         begin, end = number * self.page_tokens, (number + len(pages)) * self.page_tokens
         if self._device.type == "cpu" and not self._int8:
-            for layer in side.layers:
-                _copy_on_host(layer.memory[slot, :, begin:end], [page[layer.numbers] for page in pages])
+            _write_on_host(side, slot, slice(begin, end), pages)
             return
         numbers = self._stacked(pages, torch.int8 if self._int8 else self._dtype)
         factors = self._stacked([one for one in scales if one is not None], torch.float32) if self._int8 else None
@@ -141,14 +145,35 @@ class SlotPages:
         return torch.stack([as_tensor(array, dtype=dtype, device=self._device) for array in arrays])
 
 
-def _copy_on_host(target: Tensor, pages: Sequence[NDArray[Any]]) -> None:
-    """[heads, tokens of all pages, dim] from flat pages, bit for bit, without another copy on the way."""
-    heads, num_tokens, dim = target.shape
-    each = num_tokens // len(pages)
-    of_tensor, of_array = _BITS[target.element_size()]
-    bits = target.view(of_tensor).numpy()
-    for index, page in enumerate(pages):
-        bits[:, index * each : (index + 1) * each] = page.view(of_array).reshape(heads, each, dim)
+# numpy, since a call of torch takes as long as the copying: a page has dozens of layers.
+
+
+def _read_on_host(side: _Side, slot: int, tokens: slice) -> NDArray[Any]:
+    """One page, as bits."""
+    held = [layer.bits[slot, :, tokens] for layer in side.layers if layer.bits is not None]
+    found = np.empty(side.num_numbers, held[0].dtype)
+    for layer, states in zip(side.layers, held, strict=True):
+        found[layer.numbers].reshape(states.shape)[:] = states
+    return found
+
+
+def _write_on_host(side: _Side, slot: int, tokens: slice, pages: Sequence[NDArray[Any]]) -> None:
+    """Bit for bit, without another copy on the way."""
+    for layer in side.layers:
+        if layer.bits is not None:
+            target = layer.bits[slot, :, tokens]
+            heads, num_tokens, dim = target.shape
+            each = num_tokens // len(pages)
+            for index, page in enumerate(pages):
+                of_layer = page[layer.numbers].view(target.dtype).reshape(heads, each, dim)
+                target[:, index * each : (index + 1) * each] = of_layer
+
+
+def _bits_of(memory: Tensor) -> NDArray[Any] | None:
+    if memory.device.type != "cpu" or memory.element_size() not in _BITS:
+        return None
+    bits: NDArray[Any] = memory.view(_BITS[memory.element_size()]).numpy()
+    return bits
 
 
 def _check(memories: Sequence[tuple[Tensor, Tensor]]) -> None:
