@@ -35,6 +35,10 @@ class ImagePart:
     height: int
     param: str  # the request's field, for messages: "messages[0].content[1]"
 
+    @property
+    def pixels(self) -> int:
+        return self.width * self.height
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -50,11 +54,6 @@ class ChatJob:
     sampling: Sampling
     n: int = 1
     may_shorten: bool = False
-
-    @property
-    def num_chars(self) -> int:
-        """Of all texts together."""
-        return sum(len(part.text) for message in self.messages for part in message.parts if isinstance(part, TextPart))
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,8 +81,7 @@ class TextToImagePipeline:
         self._keep_steps, self._decoder_fingerprint = keep_steps, decoder_fingerprint
 
     async def paint(self, job: PaintJob, context: RequestContext) -> AsyncGenerator[PaintEvent, None]:
-        num_chars = len(job.prompt) + len(job.negative_prompt or "") + (len(job.trunk.prompt) if job.trunk is not None else 0)
-        payload = await self._threads.prompts.run(num_chars, self._payload, job, context.salt)
+        payload = await self._threads.prompts.run(_size_of(job), self._payload, job, context.salt)
         images = [self._image(index, payload, context) for index in range(job.n)]
         async with aclosing(images[0] if job.n == 1 else merged(images)) as events:
             async for event in events:
@@ -213,8 +212,14 @@ class TextToImagePipeline:
         """Of a finished image that is to be found again; by the latents themselves, whatever they were made of."""
         if seen.partial is not None or self._decoder_fingerprint is None or payload.steps not in payload.keep_steps:
             return None
-        latents = await self._threads.digests.run(_digest_of, seen.latents)
+        latents = await self._threads.digests.run(seen.latents.num_bytes, _digest_of, seen.latents)
         return name("pixels", weights=self._decoder_fingerprint, tenant=payload.salt, latents=latents)
+
+
+def _size_of(job: PaintJob) -> int:
+    """Of what is to be read: characters and bytes."""
+    texts = (job.prompt, job.negative_prompt, job.trunk.prompt if job.trunk is not None else None)
+    return sum(len(text or "") for text in texts) + (len(job.init.image.data) if job.init is not None else 0)
 
 
 def _trunk_steps(job: PaintJob, steps: int) -> int:

@@ -103,6 +103,10 @@ class LlmConfig(PartConfig):
     num_slots: int = Field(8, ge=1, le=1024, description="requests that decode together")
     max_context_tokens: int = Field(2048, ge=16, le=10_000_000, description="prompt and answer together")
     prefill_chunk_tokens: int | None = Field(None, ge=1, description="prompt tokens computed in one step; None: 256")
+    page_tokens: int = Field(64, ge=8, le=4096, description="tokens whose keys and values are remembered together")
+    page_dtype: Literal["auto", "int8"] = Field(
+        "auto", description="of remembered keys and values; auto: as they were computed"
+    )
 
 
 class DiffusersPartConfig(PartConfig):
@@ -289,6 +293,11 @@ class LimitsConfig(Strict):
         None, ge=1, description="pixels of images that one process decodes at a time; None: twice image_pixels"
     )
     images_per_request: int = Field(8, ge=0)
+    request_pixels: int | None = Field(
+        None,
+        ge=1,
+        description="pixels of all images of one request; None: four times image_pixels, which eight photos of 12 megapixels have",
+    )
     prompt_chars: int = Field(200_000, ge=1)
     max_tokens: int | None = Field(None, ge=1, description="of a chat's answer; None: what the context holds")
     default_max_tokens: int | None = Field(

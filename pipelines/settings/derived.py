@@ -25,6 +25,7 @@ PREFILL_CHUNK_TOKENS = 256
 MAX_TOKENS = 512  # of an answer whose bound nobody gave: done before its deadline on a slow machine, too
 MAX_PIXELS = 1_048_576
 IMAGES_IN_FLIGHT = 2  # of the largest allowed: one for each thread that decodes
+IMAGES_A_REQUEST = 4  # of the largest allowed; of ordinary ones as many as images_per_request says
 BODIES_IN_FLIGHT = 16  # of the largest allowed
 FEWEST_ONGOING = 16
 FULL_BATCHES = 2  # one runs, one is there when it ends
@@ -60,6 +61,10 @@ def default_max_tokens(limits: LimitsConfig) -> int:
 
 def pixels_in_flight(limits: LimitsConfig) -> int:
     return limits.pixels_in_flight or IMAGES_IN_FLIGHT * limits.image_pixels
+
+
+def request_pixels(limits: LimitsConfig) -> int:
+    return limits.request_pixels or IMAGES_A_REQUEST * limits.image_pixels
 
 
 def body_bytes_in_flight(limits: LimitsConfig) -> int:
@@ -128,6 +133,8 @@ def _derived(config: AppConfig) -> Iterator[tuple[str, object, str]]:
         yield "limits.default_max_tokens", default_max_tokens(limits), "of a chat that gives no max_tokens"
     if limits.pixels_in_flight is None:
         yield "limits.pixels_in_flight", pixels_in_flight(limits), f"{IMAGES_IN_FLIGHT} x image_pixels"
+    if limits.request_pixels is None:
+        yield "limits.request_pixels", request_pixels(limits), f"{IMAGES_A_REQUEST} x image_pixels"
     if limits.body_bytes_in_flight is None:
         yield "limits.body_bytes_in_flight", body_bytes_in_flight(limits), f"{BODIES_IN_FLIGHT} x body_bytes"
     if config.ingress.max_queued_requests is None:
@@ -175,6 +182,8 @@ def _limits_faults(limits: LimitsConfig) -> Iterator[str]:
         yield f"limits.body_bytes_in_flight: {room} has no room for one body of limits.body_bytes {limits.body_bytes}; at least that"
     if (room := pixels_in_flight(limits)) < limits.image_pixels:
         yield f"limits.pixels_in_flight: {room} has no room for one image of limits.image_pixels {limits.image_pixels}; at least that"
+    if (room := request_pixels(limits)) < limits.image_pixels:
+        yield f"limits.request_pixels: {room} has no room for one image of limits.image_pixels {limits.image_pixels}; at least that"
     given, most = limits.default_max_tokens, limits.max_tokens
     if given is not None and most is not None and given > most:
         yield f"limits.default_max_tokens: {given} is over limits.max_tokens {most}; at most {most}"

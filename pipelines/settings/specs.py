@@ -57,7 +57,9 @@ def stage_spec(name: str, part: PartConfig) -> StageSpec:
         max_step_s=part.max_step_s,
         max_load_s=part.max_load_s,
         projector=_source(projector) if projector is not None else None,
-        settings=LlmSettings(part.num_slots, part.max_context_tokens, prefill_chunk_tokens(part))
+        settings=LlmSettings(
+            part.num_slots, part.max_context_tokens, prefill_chunk_tokens(part), part.page_tokens, part.page_dtype
+        )
         if isinstance(part, LlmConfig)
         else None,
         deployed=Contents(part.contents.settings, part.contents.whole) if part.contents is not None else None,

@@ -4,10 +4,13 @@ Decides what must not happen on the loop. As advisory as the cache itself: where
 is found and nothing is remembered.
 """
 
+import asyncio
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import ParamSpec
 
+from cache.claims import BeingMade, Claim
 from cache.codec import Arrays, size_of
 from cache.tier import UNLABELLED, Label, TierStats
 from cache.tiered import Found, TieredCache
@@ -36,6 +39,19 @@ class CacheThreads:
         with suppress(Overloaded):
             return await self._reading.run(self._cache.get_many, keys, label)
         return {}
+
+    async def get_or_claim(self, key: str, label: Label = UNLABELLED) -> Found | Claim | BeingMade | None:
+        """As `TieredCache.get_or_claim`. Cancelled: what is claimed all the same is let go of."""
+        if not self._cache.is_far:
+            return self._cache.get_or_claim(key, label)
+        bid = _Bid(self._cache, key, label)
+        with suppress(Overloaded):
+            try:
+                return await self._reading.run(bid.make)
+            except asyncio.CancelledError:
+                bid.withdraw()
+                raise
+        return None
 
     async def where(self, keys: Sequence[str]) -> Mapping[str, str]:
         """key -> the first tier that holds it: a hint."""
@@ -80,3 +96,29 @@ class CacheThreads:
         await DaemonThreads(f"closing {self._what}", max_threads=1).run(self._cache.close)
         self._reading.close()
         self._writing.close()
+
+
+class _Bid:
+    """Looks a value up on a thread, or claims it, for somebody who may be gone by then."""
+
+    def __init__(self, cache: TieredCache, key: str, label: Label) -> None:
+        self._cache, self._key, self._label = cache, key, label
+        self._lock = threading.Lock()
+        self._claim: Claim | None = None
+        self._is_withdrawn = False
+
+    def make(self) -> Found | Claim | BeingMade | None:
+        answer = self._cache.get_or_claim(self._key, self._label)
+        with self._lock:
+            self._claim = answer if isinstance(answer, Claim) else None
+            self._let_go_if_unwanted()
+        return answer
+
+    def withdraw(self) -> None:
+        with self._lock:
+            self._is_withdrawn = True
+            self._let_go_if_unwanted()
+
+    def _let_go_if_unwanted(self) -> None:
+        if self._is_withdrawn and self._claim is not None:
+            self._cache.let_go(self._claim)

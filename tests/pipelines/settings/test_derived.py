@@ -207,6 +207,7 @@ def test_what_was_derived_is_told_and_what_was_given_is_not() -> None:
     assert "deployments.llm.autoscaling_config.target_ongoing_requests: 24 (" in told
     assert "limits.default_max_tokens: 512" in told
     assert "limits.pixels_in_flight: 50000000 (2 x image_pixels)" in told
+    assert "limits.request_pixels: 100000000 (4 x image_pixels)" in told
     assert "limits.body_bytes_in_flight: 536870912 (16 x body_bytes)" in told
     assert "ingress.max_queued_requests: 1000 (" in told
     assert "num_gpus" not in told

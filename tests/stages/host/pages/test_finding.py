@@ -1,6 +1,8 @@
 """Where rows begin: what their stage holds, pages in memory, pages far away, and what becomes of an item when any of it goes wrong."""
 
 import asyncio
+import inspect
+import re
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
@@ -14,7 +16,7 @@ from cache.tiered import TieredCache
 from stages.checkpoints.checkpoint import Contents
 from stages.contract.engine import EngineIdentity
 from stages.contract.errors import DeadlineExceeded, InvalidRequest, QueueFull
-from stages.contract.item import InputReceipts, Item, StageReceipt, StreamEnd
+from stages.contract.item import InputReceipts, Item, StageMetrics, StageReceipt, StreamEnd
 from stages.contract.limits import QueueLimits
 from stages.host.host import StageHost
 from stages.host.origin import Origin, remembered_as
@@ -185,6 +187,18 @@ async def test_short_items_and_hosts_without_pages_look_for_nothing(scene: Scene
     assert (answer.receipt.cache, speller.exported) == ("off", [])
     assert "page_misses_total" not in host.metrics()[0].counters
     await host.close()
+
+
+async def test_every_counter_of_pages_has_its_agreed_name(scene: Scene) -> None:
+    documented = set(re.findall(r"\bpages?_\w+", inspect.getsource(StageMetrics)))
+    await scene.spell()
+    await once(lambda: scene.host.metrics()[0].counters.get("pages_redis_letters_puts_total") == 4)
+    spell = next(stage for stage in scene.host.metrics() if stage.stage == "m.spell")
+    own = {name for name in spell.counters if name.startswith("page")}
+    assert own == documented
+    shared = scene.host.metrics()[0].counters
+    assert (shared["pages_memory_letters_puts_total"], shared["pages_redis_down"]) == (4, 0)
+    assert shared["pages_memory_bytes"] > 0
 
 
 # ---- what goes wrong ----
