@@ -78,8 +78,8 @@ async def test_own_fields_are_taken_at_the_top_level_and_under_triptych(place: s
 
 async def test_what_variations_share_is_a_prompt_and_a_part_of_the_steps() -> None:
     service = FakeService()
-    await painted(paint_body(triptych={"trunk": {"prompt": "a lake", "part": 0.5}}), service)
-    assert service.jobs[0].trunk == Trunk("a lake", 0.5)
+    await painted({"model": PAINT, "prompt": "a boat", "triptych": {"trunk": {"prompt": "a lake", "part": 0.5}}}, service)
+    assert service.jobs == [PaintJob("a boat", trunk=Trunk("a lake", 0.5))]
 
 
 async def test_a_field_in_both_places_is_refused() -> None:
