@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.contract.recipe import Inputs, Recipe
+from stages.contract.recipe import NO_INPUTS, Inputs, Recipe
 from stages.contract.result import Result
 from stages.contract.stage import Share, Stepped
 from stages.llm.messages import Generate, GenerationEnd, TokenDelta
@@ -67,7 +67,7 @@ class PacedLlm:
     def weigh(self, payload: Generate) -> float:
         return 1.0
 
-    def needs(self, payload: Generate) -> Sequence[Recipe[Any]]:
+    def needs(self, payload: Generate, inputs: Inputs = NO_INPUTS) -> Sequence[Recipe[Any]]:
         return ()
 
     def prepare(self, payload: Generate, inputs: Inputs) -> None: ...

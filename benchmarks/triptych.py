@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -57,12 +57,12 @@ def in_one_replica(config: Config, *, torch_threads: int) -> Config:
 
 
 @contextmanager
-def served(config: Config) -> Iterator[str]:
-    """Yields the address, once every stage is ready."""
+def served(config: Config, env: Mapping[str, str] | None = None) -> Iterator[str]:
+    """Yields the address, once every stage is ready. `env`: of the server and all that it starts."""
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         path = Path(folder) / "serve_config.yaml"
         path.write_text(yaml.safe_dump(config, sort_keys=False))
         at = port()
         command = [*module("pipelines.cli"), "serve", "--config", str(path), "--port", str(at)]
-        with serving(command, port=at, ready="/ready") as url:
+        with serving(command, port=at, ready="/ready", env=env) as url:
             yield url

@@ -23,6 +23,18 @@ class Breaker:
         with self._lock:
             return self._next_try_at is not None and now < self._next_try_at
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether everybody may try."""
+        with self._lock:
+            return self._next_try_at is None
+
+    @property
+    def num_failures(self) -> int:
+        """In a row, up to now."""
+        with self._lock:
+            return self._failures
+
     def allows(self, now: float) -> bool:
         """Whether the caller may try now. True obliges it to tell `succeeded` or `failed`."""
         with self._lock:

@@ -28,8 +28,9 @@ _MAX_SOCKET_PATH = 100  # the kernel's bound is about 107 bytes
 _POLL_S = 0.01
 _STARTING_S = 60
 _ANSWER_WITHIN_S = 2.0
-_COMMANDS = ("get", "set", "unlink", "exists", "ping", "info", "dbsize")
-"""All that a client may say: no scripts, no modules, no configuration, nothing that looks at other clients or at the disk."""
+_COMMANDS = ("get", "getrange", "set", "unlink", "exists", "ping", "info", "dbsize", "scan", "pttl")
+"""All that a client may say: no scripts, no modules, no configuration, nothing that looks at other clients or at the disk. The last two
+are for whoever looks at what is there (`triptych cache`)."""
 
 # Asks the kernel to kill the server when the thread that started it ends (PR_SET_PDEATHSIG is 1, SIGKILL is 9), then becomes
 # the server. A program of its own instead of a `preexec_fn`, which may deadlock in a process with threads.

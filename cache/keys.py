@@ -18,6 +18,8 @@ SCHEMA_VERSION = 1
 
 _LENGTH = struct.Struct("<cQ")
 _DOUBLE = struct.Struct("<d")
+_NAMED = b"name\0"
+_NAME_CHARACTERS = 64
 
 
 def name(kind: str, /, **fields: Field) -> str:
@@ -47,12 +49,27 @@ def page_names(parent: str, token_ids: Sequence[int], page_tokens: int, images: 
     if page_tokens < 1:
         raise ValueError(f"page_tokens: {page_tokens} is less than 1")
     starting = _by_page(images, page_tokens, len(token_ids))
+    num_pages = len(token_ids) // page_tokens
+    ids, each = struct.pack(f"<{num_pages * page_tokens}q", *token_ids[: num_pages * page_tokens]), 8 * page_tokens
     names: list[str] = []
-    for start in range(0, len(token_ids) - page_tokens + 1, page_tokens):
-        ids = struct.pack(f"<{page_tokens}q", *token_ids[start : start + page_tokens])
-        parent = name("kv-page", parent=parent, token_ids=ids, images=starting.get(start // page_tokens, []))
+    before, between = _around_parent(each)
+    for number in range(num_pages):
+        of_page = ids[number * each : (number + 1) * each]
+        if (begun := starting.get(number)) or len(parent) != _NAME_CHARACTERS or not parent.isascii():
+            parent = name("kv-page", parent=parent, token_ids=of_page, images=begun or [])
+        else:  # the same, without encoding again what is the same in every page
+            parent = hashlib.sha256(before + parent.encode() + between + of_page).hexdigest()
         names.append(parent)
     return names
+
+
+def _around_parent(num_id_bytes: int) -> tuple[bytes, bytes]:
+    """What is hashed of a page in which no image begins, before its parent's name and between that and its tokens."""
+    parent, ids = "." * _NAME_CHARACTERS, b"-" * num_id_bytes
+    encoded = bytearray(_NAMED)
+    _encode([SCHEMA_VERSION, "kv-page", {"parent": parent, "token_ids": ids, "images": []}], encoded)
+    before, _, rest = bytes(encoded).partition(parent.encode())
+    return before, rest.removesuffix(ids)
 
 
 def _by_page(images: Sequence[tuple[str, int]], page_tokens: int, num_tokens: int) -> dict[int, list[tuple[int, str]]]:
@@ -69,7 +86,7 @@ def _by_page(images: Sequence[tuple[str, int]], page_tokens: int, num_tokens: in
 def _hex(value: Field) -> str:
     encoded = bytearray()
     _encode(value, encoded)
-    return hashlib.sha256(b"name\0" + encoded).hexdigest()
+    return hashlib.sha256(_NAMED + encoded).hexdigest()
 
 
 def _encode(value: Field, out: bytearray) -> None:

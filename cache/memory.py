@@ -1,16 +1,19 @@
 """The upper tier: values in this process's memory, the least recently used forgotten first, bounded by bytes.
 
-Decides what is kept and what must be copied to keep it. Knows no Redis and no codec format.
+Decides what is kept, what must be copied to keep it, and whom it is shown: what was put under another seal is not there. Knows no Redis
+and no codec format.
 """
 
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from cachetools import LRUCache
 from numpy.typing import NDArray
 
+from cache.accounts import Accounts
 from cache.codec import Arrays, is_storable, size_of
 from cache.finite import is_finite
 from cache.tier import UNLABELLED, Label, TierStats
@@ -19,6 +22,12 @@ ENTRY_BYTES = 512
 """Charged for every entry beside its arrays (key, dict, array headers), so that empty values can't fill memory for free."""
 
 _Value = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    value: _Value
+    seal: str
 
 
 class MemoryTier:
@@ -31,19 +40,17 @@ class MemoryTier:
             raise ValueError(f"capacity_bytes: {capacity_bytes} is negative")
         self._lock = threading.Lock()
         self._entries = _CountingLru(capacity_bytes)
-        self._hits = self._misses = self._puts = self._dropped = self._errors = 0
+        self._accounts = Accounts()
         self._closed = False
 
     def get_many(self, keys: Sequence[str], label: Label = UNLABELLED) -> dict[str, Arrays]:
-        found: dict[str, Arrays] = {}
+        wanted, found = dict.fromkeys(keys), dict[str, Arrays]()
         with self._lock:
-            for key in dict.fromkeys(keys):
-                value = self._entries.get(key)
-                if value is None:
-                    self._misses += 1
-                else:
-                    self._hits += 1
-                    found[key] = dict(value)  # the caller may edit its dict, not ours
+            for key in wanted:
+                entry = self._entries.get(key)
+                if entry is not None and entry.seal == label.seal:
+                    found[key] = dict(entry.value)  # the caller may edit its dict, not ours
+        self._accounts.count(label.kind, hits=len(found), misses=len(wanted) - len(found))
         return found
 
     def holds(self, keys: Sequence[str]) -> set[str]:
@@ -53,16 +60,14 @@ class MemoryTier:
     def put_many(self, values: Mapping[str, Arrays], label: Label = UNLABELLED) -> None:
         for key, value in values.items():
             if not (is_storable(value) and is_finite(value)):
-                with self._lock:
-                    self._errors += 1
+                self._accounts.count(label.kind, errors=1)
             elif self._closed or _charge(value) > self._entries.maxsize:
-                with self._lock:
-                    self._dropped += 1
+                self._accounts.count(label.kind, dropped=1)
             else:
-                kept = _kept(value)  # copies outside the lock
+                kept = _Entry(_kept(value), label.seal)  # copies outside the lock
                 with self._lock:
                     self._entries[key] = kept
-                    self._puts += 1
+                self._accounts.count(label.kind, puts=1, put_bytes=size_of(value))
 
     def delete(self, keys: Sequence[str]) -> None:
         with self._lock:
@@ -71,16 +76,14 @@ class MemoryTier:
 
     def stats(self) -> TierStats:
         with self._lock:
-            return TierStats(
-                hits=self._hits,
-                misses=self._misses,
-                puts=self._puts,
-                dropped=self._dropped,
-                evictions=self._entries.evictions,
-                errors=self._errors,
-                bytes=int(self._entries.currsize),
-                entries=len(self._entries),
-            )
+            evictions, num_bytes, num_entries = self._entries.evictions, int(self._entries.currsize), len(self._entries)
+        return TierStats(
+            **self._accounts.totals(),
+            evictions=evictions,
+            bytes=num_bytes,
+            entries=num_entries,
+            kinds=self._accounts.kinds(),
+        )
 
     def close(self) -> None:
         with self._lock:
@@ -88,14 +91,14 @@ class MemoryTier:
             self._entries = _CountingLru(0)
 
 
-class _CountingLru(LRUCache[str, _Value]):
+class _CountingLru(LRUCache[str, _Entry]):
     """cachetools' LRU; `popitem` is what it calls to make room."""
 
     def __init__(self, capacity_bytes: int) -> None:
-        super().__init__(capacity_bytes, getsizeof=_charge)
+        super().__init__(capacity_bytes, getsizeof=lambda entry: _charge(entry.value))
         self.evictions = 0
 
-    def popitem(self) -> tuple[str, _Value]:
+    def popitem(self) -> tuple[str, _Entry]:
         self.evictions += 1
         return super().popitem()
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import redis
 from redis.backoff import NoBackoff
@@ -49,13 +49,37 @@ class Exchange:
 
     def remaining_s(self) -> float:
         """More than 0. Raises `TimeoutError`."""
-        left_s = self._patience.for_bytes(self._num_bytes) - (time.monotonic() - self._began)
+        left_s = self._left_s()
         if left_s <= 0:
             raise TimeoutError("the exchange takes too long")
         return left_s
 
+    @property
+    def is_over(self) -> bool:
+        return self._left_s() <= 0
+
     def received(self, num_bytes: int) -> None:
         self._num_bytes += num_bytes
+
+    def _left_s(self) -> float:
+        return self._patience.for_bytes(self._num_bytes) - (time.monotonic() - self._began)
+
+
+class Client(Protocol):
+    """See `LimitedClient`."""
+
+    where: str
+    shell: str
+
+    def ask(self, commands: Sequence[Command], written: int = 0) -> list[object]: ...
+
+    def ask_nodes(self, commands: Sequence[Command]) -> list[list[object]]: ...
+
+    def nodes(self) -> "list[LimitedClient]": ...
+
+    def told(self, error: Exception) -> str: ...
+
+    def close(self) -> None: ...
 
 
 class LimitedClient:
@@ -83,11 +107,13 @@ class LimitedClient:
         self._pool = ConnectionPool(connection_class=kind, **options)
         self._redis = redis.Redis(connection_pool=self._pool)
         self.where = str(given.get("path") or f"{given.get('host', 'localhost')}:{given.get('port', 6379)}")
+        self.shell = f"redis-cli {_shell_options(kind, given)}"
         self._password = str(given.get("password") or "")
 
-    def ask(self, commands: Sequence[Command], written: int = 0) -> list[object]:
-        """The replies in order, an exception object for a command that the server refused. Raises what redis-py does."""
-        self._of_thread.exchange = Exchange(self._patience, written)
+    def ask(self, commands: Sequence[Command], written: int = 0, within: Exchange | None = None) -> list[object]:
+        """The replies in order, an exception object for a command that the server refused. `within`: what has begun already. Raises what
+        redis-py does."""
+        self._of_thread.exchange = within or Exchange(self._patience, written)
         try:
             # Without a transaction, so that the server may serve others between two large values.
             with self._redis.pipeline(transaction=False) as pipeline:
@@ -97,6 +123,14 @@ class LimitedClient:
                 return replies
         finally:
             del self._of_thread.exchange
+
+    def ask_nodes(self, commands: Sequence[Command]) -> list[list[object]]:
+        """The replies of each node that holds values: here of the one."""
+        return [self.ask(commands)]
+
+    def nodes(self) -> list["LimitedClient"]:
+        """One client for each node that holds values."""
+        return [self]
 
     def told(self, error: Exception) -> str:
         """What may be said of an error: servers quote what they don't understand, the password that they were sent included."""
@@ -179,6 +213,13 @@ class _LimitedUnix(_Limited, UnixDomainSocketConnection):
             connected.close()
             raise
         return _LimitedSocket(connected, self._limits.exchange)
+
+
+def _shell_options(kind: Any, given: dict[str, Any]) -> str:
+    if kind is _LimitedUnix:
+        return f"-s {given.get('path')}"
+    tls = " --tls" if kind is _LimitedTls else ""
+    return f"-h {given.get('host', 'localhost')} -p {given.get('port', 6379)}{tls}"
 
 
 _LIMITED: dict[Any, Any] = {Connection: _LimitedTcp, SSLConnection: _LimitedTls, UnixDomainSocketConnection: _LimitedUnix}

@@ -8,18 +8,30 @@ Knows no particular store. The promises that a signature can't make:
 - *Ownership.* The arrays given to `put_many` stay the caller's: a tier keeps nothing that the caller could still change. The
   arrays from `get_many` are read-only and stay valid for as long as the caller holds them, evicted or not; evicting is
   always safe.
-- *Validity.* A value found under a key is bit for bit the value put under it, and has neither NaN nor infinity: a value that
-  doesn't check is deleted and missed.
+- *Validity.* A value found under a key is bit for bit the value put under it and under the same seal, and has neither NaN nor
+  infinity: a value that doesn't check is missed, and deleted (whoever could forge it could delete it, too).
 - *Size.* A value may be refused for its size, or because the tier can't keep up; then it is counted as dropped. A value that
   can't be stored at all (not numeric, not finite) is counted as an error.
 - *Threads.* Every method may be called from any thread, at any time, `close` included (afterwards everything is a miss).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from cache.codec import Arrays
+
+
+@dataclass(frozen=True, slots=True)
+class KindStats:
+    """Of one kind of value (`Label.kind`), as in `TierStats`. `put_bytes`: of the accepted values' arrays."""
+
+    hits: int = 0
+    misses: int = 0
+    puts: int = 0
+    put_bytes: int = 0
+    dropped: int = 0
+    corrupt: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +40,8 @@ class TierStats:
 
     `puts` counts accepted values, `dropped` refused or lost ones (too big, no room in the write queue, store unreachable),
     `errors` failed operations, `corrupt` values that didn't check. `bytes`, `entries`, `evictions` are the store's own: a
-    store shared by several tier objects tells each of them the same.
+    store shared by several tier objects tells each of them the same. `is_down`: nobody is asking the store now, for it didn't
+    answer; `opened`: how often that has begun. `kinds`: what was counted under a label, by its kind.
     """
 
     hits: int = 0
@@ -40,6 +53,9 @@ class TierStats:
     corrupt: int = 0
     bytes: int = 0
     entries: int = 0
+    is_down: bool = False
+    opened: int = 0
+    kinds: Mapping[str, KindStats] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,14 +12,18 @@ _WRITE_BYTES = 256  # charged beside the data, so that deletes are bounded too
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Store `data` under `key`; None: delete it."""
+    """Store `data` under `key`, for `ttl_ms` (None: for good); None: delete it. `parts`: what is to be stored before, under keys of their
+    own. `kind`: of value, where it is one."""
 
     key: str
     data: bytes | None
+    ttl_ms: int | None = None
+    parts: tuple[tuple[str, bytes | memoryview], ...] = ()
+    kind: str = ""
 
     @property
     def num_bytes(self) -> int:
-        return _WRITE_BYTES + len(self.data or b"")
+        return _WRITE_BYTES + len(self.data or b"") + sum(len(part) for _, part in self.parts)
 
 
 class WriteQueue:
@@ -32,10 +36,10 @@ class WriteQueue:
         self._closed = False
         self._changed = threading.Condition()
 
-    def has_room(self, num_bytes: int) -> bool:
-        """A hint that saves encoding what `offer` would refuse."""
+    def wait_room(self, num_bytes: int, timeout_s: float) -> bool:
+        """Whether there is room within `timeout_s`: a hint that saves encoding what `offer` would refuse."""
         with self._changed:
-            return not self._closed and self._num_bytes + num_bytes + _WRITE_BYTES <= self._capacity_bytes
+            return self._changed.wait_for(lambda: self._closed or self._has_room(num_bytes), timeout_s) and not self._closed
 
     def offer(self, write: Write) -> bool:
         """False: no room, or closed."""
@@ -74,3 +78,6 @@ class WriteQueue:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    def _has_room(self, num_bytes: int) -> bool:
+        return self._num_bytes + num_bytes + _WRITE_BYTES <= self._capacity_bytes

@@ -41,21 +41,22 @@ from pipelines.settings.applications import (
     METRICS,
     OWN,
     Address,
-    RedisArgs,
     StagesArgs,
     SurfaceArgs,
     SurfaceSettings,
+    redis_args,
     stages_application,
     surface_application,
     version_of,
 )
 from pipelines.settings.auth import AuthConfig
+from pipelines.settings.cautions import cautions
 from pipelines.settings.config import INGRESS, AppConfig, FetchConfig
 from pipelines.settings.config_file import parse
 from pipelines.settings.derived import pixels_in_flight
 from pipelines.settings.loopback import refuse_open_door
 from pipelines.settings.pinning import pinned
-from pipelines.settings.private_redis import embedded_name
+from pipelines.settings.specs import embedded_servers
 from pipelines.threads import Threads
 from stages.images.pixel_budget import pixels_of_this_process
 
@@ -69,15 +70,15 @@ def build(args: AppConfig) -> Application:
     Serve listens to strangers and there are no keys, before anything is deployed."""
     config = parse(args)
     refuse_open_door(config, listening_host())
+    for caution in cautions(config):
+        log.warning(caution)
     config = pinned(config)
     hosts = dict.fromkeys((*config.placement(), METRICS), OWN)
     hosted = {name: stages_application(name, config, ONE_APPLICATION, hosts) for name in config.placement()}
     parts = [
         hosted_in(PlacedReplica, StagesArgs.model_validate(part.args), part.deployments[name]) for name, part in hosted.items()
     ]
-    embedded = config.cache.redis if config.cache.redis is not None and config.cache.redis.is_embedded else None
-    if embedded is not None:
-        parts.append(redis(RedisArgs(name=embedded_name(ONE_APPLICATION), max_memory_bytes=embedded.max_memory_bytes)))
+    parts += [redis(redis_args(server)) for server in embedded_servers(config, ONE_APPLICATION)]
     root = surface_application(config, ONE_APPLICATION, hosts)
     return _surface(SurfaceArgs.model_validate(root.args), root.deployments[INGRESS], parts)
 

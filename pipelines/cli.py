@@ -1,7 +1,7 @@
-"""The command line: `triptych serve`, `deploy`, `check`, `prepare`, `demo`. Decides nothing about serving; reads the configuration."""
+"""The command line: `triptych serve`, `deploy`, `check`, `prepare`, `demo`, `cache`. Decides nothing about serving; reads the
+configuration."""
 
 import signal
-import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,20 +11,22 @@ from typing import Annotated
 import typer
 import yaml
 from rich.console import Console
+from rich.markup import escape
 
+from pipelines.commands import remembered
+from pipelines.commands.console import DEFAULT_CONFIG, ConfigPath, errors
+from pipelines.settings.cautions import cautions, unreachable
 from pipelines.settings.config import INGRESS
 from pipelines.settings.config_file import ServeFile, load, serve_document
 from pipelines.settings.derived import derivations
 from pipelines.settings.loopback import refuse_open_door
 from pipelines.settings.pinning import pinned
 from pipelines.settings.rollout import Change, changes
-from stages.contract.errors import TriptychError
 
-ROOT = Path(__file__).parent.parent
-DEFAULT_CONFIG = ROOT / "serve_config.yaml"
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__.splitlines()[0])
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__.replace("\n", " "))
 
-ConfigPath = Annotated[Path, typer.Option("--config", help="a Ray Serve config file with Triptych's application")]
+app.add_typer(remembered.app, name="cache")
+
 Host = Annotated[str | None, typer.Option(help="overrides http_options.host")]
 Port = Annotated[int | None, typer.Option(min=1, max=65535, help="overrides http_options.port")]
 
@@ -35,9 +37,10 @@ def serve(config: ConfigPath = DEFAULT_CONFIG, host: Host = None, port: Port = N
     from pipelines.cluster.local_cluster import HttpAddress, running
 
     console = Console()
-    with _errors(console):
+    with errors(console):
         file = _pinned(load(config))
         address = HttpAddress(host or file.http.host, port or file.http.port)
+        _print_cautions(cautions(file.app), console)
         with running(file, address, console):
             stop = _stop_on_signals()  # after Ray, which installs handlers of its own
             console.print(
@@ -61,15 +64,16 @@ def deploy(
     from pipelines.cluster.local_cluster import connected
 
     console = Console()
-    with _errors(console):
+    with errors(console):
         file = _pinned(load(config))
         refuse_open_door(file.app, file.http.host)
         if print_only:
             typer.echo(yaml.safe_dump(serve_document(file), sort_keys=False, allow_unicode=True, width=140), nl=False)
             return
-        with connected(address, file):
+        with connected(address, file) as num_nodes:
             from pipelines.cluster.deploy import Rollout
 
+            _print_cautions([*cautions(file.app), *unreachable(file.app, num_nodes)], console)
             change = Rollout(file, timeout)
             _print_changes(change.changes(), console)
             with console.status("changing"):
@@ -85,7 +89,7 @@ def demo(
     from pipelines.tour import free_port, tour
 
     console = Console()
-    with _errors(console):
+    with errors(console):
         file = _pinned(load(config))
         address = HttpAddress("127.0.0.1", free_port())
         with running(file, address, console):
@@ -99,7 +103,7 @@ def prepare(config: ConfigPath = DEFAULT_CONFIG) -> None:
     from stages.host.registry import prepare as prepare_stage
 
     console = Console()
-    with _errors(console):
+    with errors(console):
         for spec in stage_specs(load(config).app).values():
             with console.status(f"{spec.name}: {spec.source}"):
                 prepare_stage(spec)
@@ -115,7 +119,7 @@ def check(
 ) -> None:
     """Says whether a configuration is sound, what would be deployed, and what was derived for what it leaves out."""
     console = Console()
-    with _errors(console):
+    with errors(console):
         file = load(config)
         refuse_open_door(file.app, file.http.host)
         if before is not None:
@@ -128,24 +132,16 @@ def check(
         console.print("derived:")
         for line in derivations(file.app):
             console.print(f"  {line}", soft_wrap=True, highlight=False)
-
-
-class _errors:
-    """Turns the errors a person can act on into one red message and exit code 2."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, TriptychError):
-            self._console.print(f"[bold red]error[/bold red]: {error.message}", soft_wrap=True, highlight=False)
-            sys.exit(2)
+        _print_cautions(cautions(file.app), console)
 
 
 def _pinned(file: ServeFile) -> ServeFile:
     return file.model_copy(update={"app": pinned(file.app)})
+
+
+def _print_cautions(lines: Sequence[str], console: Console) -> None:
+    for line in lines:
+        console.print(f"[yellow]mind[/yellow]: {escape(line)}", soft_wrap=True, highlight=False)
 
 
 def _print_changes(found: Sequence[Change], console: Console) -> None:

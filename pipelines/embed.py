@@ -40,5 +40,5 @@ class ClipEmbedPipeline:
     async def _payload(self, part: TextPart | ImagePart) -> tuple[EmbedInput, str, str]:
         if isinstance(part, TextPart):
             return EmbedInput(text=part.text), digest(part.text.encode()), "text"
-        content = await self._threads.digests.run(digest, part.data)
+        content = await self._threads.digests.run(len(part.data), digest, part.data)
         return EmbedInput(image=part.data, max_pixels=self._max_pixels), content, "image"

@@ -28,6 +28,10 @@ from stages.vision.messages import EncodeImage, VisionFeatures
 class Prompts(Protocol):
     """Implemented by `pipelines/prompts/prompt.py`."""
 
+    def num_chars(self, messages: Sequence[Message]) -> int:
+        """About how much there is to read: of all texts, and of what stands for the images."""
+        ...
+
     def build(self, messages: Sequence[Message]) -> Prompt:
         """Milliseconds of CPU, on any thread. Raises `InvalidRequest`."""
         ...
@@ -54,9 +58,11 @@ class ImageTextPipeline:
 
     async def chat(self, job: ChatJob, context: RequestContext) -> AsyncGenerator[ChatEvent, None]:
         self._refuse_images_if_blind(job)
-        prompt = await self._threads.prompts.run(job.num_chars, self._prompts.build, job.messages)
+        num_chars = self._prompts.num_chars(job.messages)
+        prompt = await self._threads.prompts.run(num_chars, self._prompts.build, job.messages)
         sampling = self._fit(job, len(prompt.token_ids))
-        images = await self._threads.digests.run(self._images, prompt, context.salt)
+        num_bytes = sum(len(part.data) for _, _, part in prompt.images)
+        images = await self._threads.digests.run(num_bytes, self._images, prompt, context.salt)
         payload = Generate(tuple(prompt.token_ids), sampling, images, salt=context.salt)
         choices = [self._choice(index, payload, context) for index in range(job.n)]
         started = False

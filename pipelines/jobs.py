@@ -55,11 +55,6 @@ class ChatJob:
     n: int = 1
     may_shorten: bool = False
 
-    @property
-    def num_chars(self) -> int:
-        """Of all texts together."""
-        return sum(len(part.text) for message in self.messages for part in message.parts if isinstance(part, TextPart))
-
 
 @dataclass(frozen=True, slots=True)
 class ChatStarted:

@@ -7,13 +7,14 @@ decides otherwise: placement is all that differs.
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+from cache.tiered import TieredCache
 from pipelines.client import LocalStageClient
 from pipelines.jobs import StageCard
 from pipelines.service import Triptych
 from pipelines.settings.config import AppConfig
 from pipelines.settings.derived import pixels_in_flight
 from pipelines.settings.pinning import pinned
-from pipelines.settings.replica_spec import CacheSpec
+from pipelines.settings.replica_spec import CacheSpec, RedisSpec
 from pipelines.settings.specs import stage_specs
 from pipelines.threads import Threads
 from stages.contract.item import StageMetrics
@@ -51,13 +52,16 @@ class LocalDirectory:
 
 
 @asynccontextmanager
-async def one_process(config: AppConfig, *, redis_url: str | None = None) -> AsyncIterator[Triptych]:
+async def one_process(
+    config: AppConfig, *, redis_url: str | None = None, kv_redis_url: str | None = None
+) -> AsyncIterator[Triptych]:
     """Loads every stage, yields the service, and ends every stage's thread. Remembers in memory, and in Redis where a URL is
-    given (the configuration's own embedded server is the cluster's affair)."""
+    given (the configuration's own embedded servers are the cluster's affair): results, and pages."""
     config = pinned(config)
     pixels_of_this_process().limit(pixels_in_flight(config.limits))
-    cache = CacheSpec(config.cache.memory_bytes, redis_url).open()
-    host = StageHost(cache=cache, replica="local")
+    cache = _cache(config.cache.memory_bytes, redis_url)
+    pages = _cache(config.cache.kv.memory_bytes, kv_redis_url, in_runs=True) if config.cache.kv is not None else None
+    host = StageHost(cache=cache, pages=pages, replica="local")
     specs, threads = list(stage_specs(config).values()), Threads.new()
     try:
         for spec in specs:
@@ -66,3 +70,7 @@ async def one_process(config: AppConfig, *, redis_url: str | None = None) -> Asy
     finally:
         threads.close()
         await host.close()
+
+
+def _cache(memory_bytes: int, redis_url: str | None, *, in_runs: bool = False) -> TieredCache:
+    return CacheSpec(memory_bytes, RedisSpec(url=redis_url, in_runs=in_runs) if redis_url is not None else None).open()

@@ -33,10 +33,10 @@ from stages.diffusion.prompt_lengths import PromptLengths
 from stages.host.registry import PROJECTOR_FILES, StageSpec, part_files
 from stages.llm.messages import Sampling
 
-NAMED = ("vision_encoder", "embedder", "text_encoder", "vae_encoder")
+NAMED = ("vision_encoder", "embedder", "text_encoder", "vae_encoder", "vae_decoder")
 """Kinds of stage whose results pipelines name."""
 UNREAD = ("vae_decoder",)
-"""Kinds of whose files nothing is read here."""
+"""Kinds of whose files nothing is read here, unless finished images are remembered."""
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ class Triptych:
     def __init__(self, config: AppConfig, client: StageClient, directory: StageDirectory, threads: Threads) -> None:
         self._config, self._directory, self._threads = config, directory, threads
         self._specs = stage_specs(config)
-        self._made_for = {name: _read_of(spec) for name, spec in self._specs.items() if spec.kind not in UNREAD}
+        self._made_for = {name: _read_of(spec) for name, spec in self._specs.items() if self._is_read(spec)}
         self._clients = {model_id: self._agreeing(client, model_id) for model_id in config.models}
         self._chat: dict[str, ChatPipeline] = {}
         self._paint: dict[str, PaintPipeline] = {}
@@ -80,6 +80,10 @@ class Triptych:
 
     async def stage_metrics(self) -> Sequence[StageMetrics]:
         return await self._directory.metrics()
+
+    def _is_read(self, spec: StageSpec) -> bool:
+        model = self._config.models[spec.name.rpartition(".")[0]]
+        return spec.kind not in UNREAD or (isinstance(model, TextToImageModel) and model.remember_images)
 
     def _find(self, model: str, pipelines: dict[str, T], what: str) -> T:
         if model in pipelines:
@@ -158,6 +162,8 @@ class Triptych:
             text_fingerprint=self._named(f"{model_id}.text_encoder"),
             vae_fingerprint=self._named(f"{model_id}.vae_encoder") if model.vae_encoder is not None else None,
             max_image_pixels=self._config.limits.image_pixels,
+            keep_steps=model.keep_steps,
+            decoder_fingerprint=self._named(f"{model_id}.vae_decoder") if model.remember_images else None,
         )
 
 

@@ -1,12 +1,14 @@
 """An image from a sentence, or from an image and a sentence: denoise with progress and previews, decode.
 
 Straight-line code over stage names. Knows no HTTP, no tensors, no replicas; what may be asked is `paint_rules.py`. The denoiser is
-sent recipes of the prompts' embeddings and of the given image's latents, which follow from the request alone.
+sent recipes of the prompts' embeddings and of the given image's latents, which follow from the request alone, and is told after which
+steps the painting's state is to be kept: a painting that was interrupted goes on from there when it is asked for again, and one whose
+seed was given and whose last state was kept is there at once.
 """
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -53,7 +55,9 @@ class _Seen:
 
 class TextToImagePipeline:
     """One served model. `text_fingerprint` names text encoder and tokenizer; `vae_fingerprint` the vae encoder (None: the model
-    edits no images). `max_image_pixels`: of a given image, before it is scaled."""
+    edits no images); `decoder_fingerprint` the vae decoder, where finished images are remembered (None: they are not).
+    `max_image_pixels`: of a given image, before it is scaled. `keep_steps`: after which steps states are kept; a fraction is of the
+    request's steps."""
 
     def __init__(
         self,
@@ -66,16 +70,19 @@ class TextToImagePipeline:
         text_fingerprint: str,
         vae_fingerprint: str | None,
         max_image_pixels: int,
+        keep_steps: Sequence[int | float] = (),
+        decoder_fingerprint: str | None = None,
     ) -> None:
         self._text, self._denoiser = f"{model}.text_encoder", f"{model}.denoiser"
         self._decoder, self._encoder = f"{model}.vae_decoder", f"{model}.vae_encoder"
         self._client, self._rules, self._lengths, self._threads = client, rules, lengths, threads
         self._text_fingerprint, self._vae_fingerprint = text_fingerprint, vae_fingerprint
         self._max_image_pixels = max_image_pixels
+        self._keep_steps, self._decoder_fingerprint = keep_steps, decoder_fingerprint
 
     async def paint(self, job: PaintJob, context: RequestContext) -> AsyncGenerator[PaintEvent, None]:
-        num_chars = len(job.prompt) + len(job.negative_prompt or "")
-        payload = await self._threads.prompts.run(num_chars, self._payload, job, context.salt)
+        size = len(job.prompt) + len(job.negative_prompt or "") + (len(job.init.image.data) if job.init is not None else 0)
+        payload = await self._threads.prompts.run(size, self._payload, job, context.salt)
         images = [self._image(index, payload, context) for index in range(job.n)]
         async with aclosing(images[0] if job.n == 1 else merged(images)) as events:
             async for event in events:
@@ -98,7 +105,16 @@ class TextToImagePipeline:
             preview_steps=_preview_steps(steps, job.partial_images),
             init=self._init(job, size, salt),
             strength=rules.strength(job),
+            keep_steps=self._kept(job, steps),
+            salt=salt,
         )
+
+    def _kept(self, job: PaintJob, steps: int) -> tuple[int, ...]:
+        """After which steps; after the last where the finished image is to be found again. Nobody can ask again for a seed that
+        nobody chose, but whoever takes over from a replica that died can."""
+        on_the_way = {round(steps * one) if isinstance(one, float) else one for one in self._keep_steps}
+        finished = {steps} if self._decoder_fingerprint is not None and job.seed is not None else set()
+        return tuple(sorted({step for step in on_the_way if 1 <= step < steps} | finished))
 
     def _prompts(
         self, job: PaintJob, guidance: float, salt: str
@@ -145,7 +161,7 @@ class TextToImagePipeline:
         """Denoises, and decodes beside that what there is to see, in its order."""
         payload = replace(payload, seed=(payload.seed + index) % 2**63)
         seen: asyncio.Queue[_Seen] = asyncio.Queue()
-        parts = [self._denoised(index, payload, seen, context), self._decoded(index, payload.seed, seen, context)]
+        parts = [self._denoised(index, payload, seen, context), self._decoded(index, payload, seen, context)]
         async with aclosing(merged(parts)) as events:
             async for event in events:
                 yield event
@@ -177,21 +193,30 @@ class TextToImagePipeline:
         seen.put_nowait(_Seen(latents, None))
 
     async def _decoded(
-        self, index: int, seed: int, seen: "asyncio.Queue[_Seen]", context: RequestContext
+        self, index: int, payload: Denoise, seen: "asyncio.Queue[_Seen]", context: RequestContext
     ) -> AsyncGenerator[PaintEvent, None]:
         is_last = False
         while not is_last:
             one = await seen.get()
             is_last = one.partial is None
-            yield await self._decode(index, one.latents, seed, one.partial, context)
+            key = await self._pixels_name(one, payload)
+            part = f"decode:{index}:{'end' if one.partial is None else one.partial}"
+            item = context.item(part, DecodeLatents(one.latents), name=key)
+            reply = await self._client.call(self._decoder, item, lost=context.lost_replicas)
+            context.add(*reply.receipts)
+            yield PaintImage(index, reply.value.pixels, payload.seed, one.partial)
 
-    async def _decode(
-        self, index: int, latents: Latents, seed: int, partial: int | None, context: RequestContext
-    ) -> PaintImage:
-        item = context.item(f"decode:{index}:{'end' if partial is None else partial}", DecodeLatents(latents))
-        reply = await self._client.call(self._decoder, item, lost=context.lost_replicas)
-        context.add(*reply.receipts)
-        return PaintImage(index, reply.value.pixels, seed, partial)
+    async def _pixels_name(self, seen: _Seen, payload: Denoise) -> str | None:
+        """Of a finished image that is to be found again; by the latents themselves, whatever they were made of."""
+        if seen.partial is not None or self._decoder_fingerprint is None or payload.steps not in payload.keep_steps:
+            return None
+        latents = await self._threads.digests.run(seen.latents.num_bytes, _digest_of, seen.latents)
+        return name("pixels", weights=self._decoder_fingerprint, tenant=payload.salt, latents=latents)
+
+
+def _digest_of(latents: Latents) -> str:
+    array = latents.latents
+    return name("latents", dtype=array.dtype.str, shape=array.shape, content=digest(array.tobytes()))
 
 
 def _preview_steps(steps: int, partial_images: int) -> tuple[int, ...]:

@@ -14,6 +14,11 @@ MAX_WAITING = 4096
 memory already; what it weighs is bounded elsewhere."""
 
 OFF_LOOP_BYTES = 64 * 1024
+OFF_LOOP_IMAGE_BYTES = 16 * 1024
+OFF_LOOP_PROMPT_CHARS = 512
+"""What is smaller takes a fraction of a millisecond, and is done at once: where every core computes, a thread of its own waits longer
+than that to be woken."""
+
 SMALL_BODY_BYTES = 1024 * 1024
 SMALL_PROMPT_CHARS = 16 * 1024
 SMALL_IMAGE_PIXELS = 1024 * 1024
@@ -23,15 +28,17 @@ MAX_LOOK_UPS = 64
 
 @dataclass(frozen=True, slots=True)
 class Threads:
-    """`parsing`: large bodies, by their bytes. `images`: strangers' images, looked at. `decoding`: and shrunk. `prompts`: chat
-    templates and tokenizers, by characters. `digests`: names of images. `painting`: finished images to files, by pixels. `answers`:
+    """`parsing`: large bodies, by their bytes. `images`: strangers' images, looked at, by their bytes.
+    `decoding`: and shrunk. `prompts`: chat
+    templates and tokenizers, by characters. `digests`: names of images, by
+    their bytes. `painting`: finished images to files, by pixels. `answers`:
     large answers to bytes. `names`: the system's resolver."""
 
     parsing: TwoLanes
-    images: ThreadPool
+    images: TwoLanes
     decoding: ThreadPool
     prompts: TwoLanes
-    digests: ThreadPool
+    digests: TwoLanes
     painting: TwoLanes
     answers: ThreadPool
     names: DaemonThreads
@@ -42,10 +49,20 @@ class Threads:
             parsing=TwoLanes(
                 "reading bodies", threads=1, max_waiting=MAX_WAITING, small=SMALL_BODY_BYTES, inline=OFF_LOOP_BYTES
             ),
-            images=ThreadPool("reading images", threads=2, max_waiting=MAX_WAITING),
+            images=TwoLanes(
+                "reading images", threads=2, max_waiting=MAX_WAITING, small=SMALL_BODY_BYTES, inline=OFF_LOOP_IMAGE_BYTES
+            ),
             decoding=ThreadPool("decoding images", threads=2, max_waiting=MAX_WAITING),
-            prompts=TwoLanes("reading prompts", threads=2, max_waiting=MAX_WAITING, small=SMALL_PROMPT_CHARS),
-            digests=ThreadPool("naming images", threads=2, max_waiting=MAX_WAITING),
+            prompts=TwoLanes(
+                "reading prompts",
+                threads=2,
+                max_waiting=MAX_WAITING,
+                small=SMALL_PROMPT_CHARS,
+                inline=OFF_LOOP_PROMPT_CHARS,
+            ),
+            digests=TwoLanes(
+                "naming images", threads=2, max_waiting=MAX_WAITING, small=SMALL_BODY_BYTES, inline=OFF_LOOP_BYTES
+            ),
             painting=TwoLanes("encoding images", threads=2, max_waiting=MAX_WAITING, small=SMALL_IMAGE_PIXELS),
             answers=ThreadPool("writing answers", threads=2, max_waiting=MAX_WAITING),
             names=DaemonThreads("looking up names", max_threads=MAX_LOOK_UPS, is_shared=True),

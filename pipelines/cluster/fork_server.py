@@ -9,7 +9,7 @@ Decides what is imported beforehand, and that a fork server ends with its node. 
 worker is run. It is run by its path, with the standard library only, and imports nothing of Triptych, whose code may change.
 
 - Workers share a fork server where node, user, interpreter and every setting that a library reads at import are the same.
-- It is one thread, computes nothing and touches no GPU, so that its forks are sound.
+- It is one thread, computes nothing, touches no GPU and draws none of Ray's random numbers, so that its forks are sound.
 """
 
 import contextlib
@@ -273,12 +273,28 @@ def _has_gone(client: socket.socket) -> bool:
 
 def _import(module: str) -> None:
     with contextlib.suppress(Exception):
-        if module == "torch":
+        if module == "ray.serve":
+            _have_the_system_number_actor_classes()
+        elif module == "torch":
             _of_triptych("openmp").wait_briefly()
             os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # a look for GPUs would spoil them for the forks
         elif module == "torchvision":
             _of_triptych("torchvision_shim").ensure_torchvision()
         importlib.import_module(module)
+
+
+def _have_the_system_number_actor_classes() -> None:
+    """Once Ray has drawn a random number, all that it draws in forks is the same in each of them: their tasks are called alike, and a
+    Serve controller that two of them call at once ends (`core_worker.cc`: "Check failed: erased == 1"). What draws one while it is
+    imported is a class of actors, for its id."""
+    import ray.actor
+
+    class _OfTheSystem(ray.ActorClassID):
+        @classmethod
+        def from_random(cls) -> Any:
+            return ray.ActorClassID(os.urandom(ray.ActorClassID.size()))
+
+    ray.actor.ActorClassID = _OfTheSystem
 
 
 def _of_triptych(name: str) -> Any:

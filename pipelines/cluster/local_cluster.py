@@ -66,16 +66,16 @@ def running(file: ServeFile, address: HttpAddress, console: Console, timeout_s: 
 
 
 @contextmanager
-def connected(address: str, file: ServeFile) -> Iterator[None]:
-    """A running Ray cluster, with Serve; both go on afterwards. Raises `ConfigurationError` where there is none, and where Serve's own
-    address, which a later file doesn't change, is open to strangers and the configuration has no keys."""
+def connected(address: str, file: ServeFile) -> Iterator[int]:
+    """A running Ray cluster, with Serve, of so many nodes; both go on afterwards. Raises `ConfigurationError` where there is none, and
+    where Serve's own address, which a later file doesn't change, is open to strangers and the configuration has no keys."""
     _stay_on_loopback()  # else Ray takes a cluster on 127.0.0.1 for one at this machine's address in the network
     os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")  # read by Ray at import
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     import ray
     from ray import serve
 
-    from pipelines.cluster.running_serve import listening_host
+    from pipelines.cluster.running_serve import listening_host, num_nodes
 
     _tell_errors_only()
     environment = {"py_executable": command(stages=False)} if file.app.fork_server else None
@@ -88,7 +88,7 @@ def connected(address: str, file: ServeFile) -> Iterator[None]:
         http = {"host": file.http.host, "port": file.http.port} | dict(file.options.get("http_options") or {})
         serve.start(proxy_location=file.options.get("proxy_location"), http_options=http)  # does nothing where Serve runs
         refuse_open_door(file.app, listening_host())
-        yield
+        yield num_nodes()
     finally:
         ray.shutdown()
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from pipelines.cluster.autoscaling import LOAD
 from pipelines.cluster.loop_watch import LoopWatch
+from pipelines.settings.cautions import only_its_node
 from pipelines.settings.private_redis import embedded_directory
 from pipelines.settings.replica_spec import ReplicaSpec
 from stages.concurrency.thread_pool import DaemonThreads
@@ -47,6 +48,7 @@ class StageReplica:
         began = time.monotonic()
         self._host = StageHost(
             cache=spec.cache.open(),
+            pages=spec.pages.open() if spec.pages is not None else None,
             replica=self._identity,
             cores=cores_of_this_machine(),
             torch_threads=threads,
@@ -142,11 +144,14 @@ def time_limit(seconds: float, what: str, setting: str) -> Iterator[None]:
 
 
 class RedisReplica:
-    """The embedded Redis server as a deployment, so that Serve heals it like any other part."""
+    """An embedded Redis server as a deployment, so that Serve heals it like any other part."""
 
     def __init__(self, name: str, max_memory_bytes: int) -> None:
         from cache.embedded import EmbeddedRedis
+        from pipelines.cluster.running_serve import num_nodes
 
+        if (nodes := num_nodes()) > 1:
+            log.warning(only_its_node("cache.redis.url, cache.kv.redis.url", nodes))
         self._server = EmbeddedRedis(max_memory_bytes=max_memory_bytes, directory=embedded_directory(name))
         self._pinging = DaemonThreads("asking Redis whether it lives", max_threads=4)
 

@@ -27,6 +27,11 @@ def listening_host() -> str:
     return str(client.http_config.host) if client is not None else HOST_WITHOUT_SERVE
 
 
+def num_nodes() -> int:
+    """Of the Ray cluster that this process is connected to."""
+    return sum(bool(node["Alive"]) for node in ray.nodes())
+
+
 class RunningServe:
     """Of the Ray cluster that this process is connected to."""
 

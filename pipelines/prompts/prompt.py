@@ -85,6 +85,15 @@ class PromptBuilder:
         limit = getattr(_load_config(self._checkpoint).get_text_config(), "max_position_embeddings", None)
         return int(limit) if limit is not None else None
 
+    def num_chars(self, messages: Sequence[Message]) -> int:
+        """Of all texts together, and of what stands for the images. Raises `InvalidRequest` for images that the model can't see."""
+        token = self._writer.image_token or ""
+        return sum(
+            len(part.text) if isinstance(part, TextPart) else len(token) * self._writer.num_image_tokens(part)
+            for message in messages
+            for part in message.parts
+        )
+
     def build(self, messages: Sequence[Message]) -> Prompt:
         """Raises `InvalidRequest` for a conversation that the model's template refuses (such as two user messages in a row), that
         its tokenizer can't read, or that is far too long."""

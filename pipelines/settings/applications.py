@@ -1,4 +1,5 @@
-"""The configuration as Ray Serve applications: one for the HTTP surface, one for each deployment of stages, one for the embedded Redis.
+"""The configuration as Ray Serve applications: one for the HTTP surface, one for each deployment of stages, one for each embedded
+Redis.
 
 Pure; knows no Ray. Decides what of the configuration restarts what. Serve keys all deployments of an application on its `args`, so each
 deployment is an application of its own, whose `args` hold what its replicas can't change while they run. What can change stands in
@@ -26,7 +27,6 @@ from pipelines.settings.config import (
     AppConfig,
     AutoscalingConfig,
     BatchConfig,
-    CacheConfig,
     DeploymentConfig,
     IngressConfig,
     ModelConfig,
@@ -35,13 +35,22 @@ from pipelines.settings.config import (
 )
 from pipelines.settings.derived import Home, batch_items, capacity, longest_request_s, max_queued_requests, pixels_in_flight
 from pipelines.settings.placement import needed_elsewhere
-from pipelines.settings.private_redis import embedded_name
+from pipelines.settings.remembering import CacheConfig
 from pipelines.settings.replica_spec import CacheSpec, ReplicaSpec
-from pipelines.settings.specs import cache_spec, stage_spec, torch_threads
+from pipelines.settings.specs import (
+    REDIS,
+    EmbeddedServer,
+    cache_spec,
+    computes_in_pages,
+    embedded_servers,
+    pages_spec,
+    stage_spec,
+    torch_threads,
+)
 from pipelines.settings.strict import Strict
 from stages.images.pixel_budget import MAX_PIXELS
 
-METRICS, REDIS = "metrics", "redis"
+METRICS = "metrics"
 SURFACE_BUILDER = "pipelines.app:surface"
 STAGES_BUILDER = "pipelines.cluster.stage_deployment:stages"
 REDIS_BUILDER = "pipelines.cluster.stage_deployment:redis"
@@ -80,6 +89,7 @@ class StagesArgs(Strict):
     deployment: str
     stages: dict[str, SerializeAsAny[PartConfig]]
     cache: CacheSpec
+    pages: CacheSpec | None = None
     torch_threads: int | None = None
     process: ProcessArgs
     metrics: Address
@@ -93,7 +103,7 @@ class StagesArgs(Strict):
 
     def spec(self) -> ReplicaSpec:
         stages = tuple(stage_spec(name, part) for name, part in self.stages.items())
-        return ReplicaSpec(self.deployment, stages, self.cache, self.torch_threads)
+        return ReplicaSpec(self.deployment, stages, self.cache, self.torch_threads, self.pages)
 
 
 class StagesSettings(Strict):
@@ -123,6 +133,7 @@ class RedisArgs(Strict):
 
     name: str
     max_memory_bytes: int = Field(ge=1)
+    deployment: str = REDIS
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +155,7 @@ class ServeApplication:
 
 def applications(config: AppConfig, name: str) -> tuple[ServeApplication, ...]:
     """Every application that the configuration means, what others need first."""
-    redis = config.cache.redis
-    needed = [_redis(name, redis.max_memory_bytes)] if redis is not None and redis.is_embedded else []
+    needed = [_redis(name, server) for server in embedded_servers(config, name)]
     hosts = {deployment: stages_name(name, deployment, config) for deployment in config.placement()}
     stages = [stages_application(deployment, config, name, {**hosts, METRICS: name}) for deployment in hosts]
     return (*needed, *stages, surface_application(config, name, {**hosts, METRICS: name}))
@@ -252,9 +262,12 @@ def _plain(value: object) -> object:
     return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
 
 
-def _redis(name: str, max_memory_bytes: int) -> ServeApplication:
-    args = RedisArgs(name=embedded_name(name), max_memory_bytes=max_memory_bytes)
-    return ServeApplication(f"{name}-{REDIS}", REDIS_BUILDER, _compact(args), {})
+def redis_args(server: EmbeddedServer) -> RedisArgs:
+    return RedisArgs(name=server.name, max_memory_bytes=server.max_memory_bytes, deployment=server.deployment)
+
+
+def _redis(name: str, server: EmbeddedServer) -> ServeApplication:
+    return ServeApplication(f"{name}-{server.deployment}", REDIS_BUILDER, _compact(redis_args(server)), {})
 
 
 def _stages_args(deployment: str, home: Home, config: AppConfig, name: str, hosts: Mapping[str, str]) -> StagesArgs:
@@ -263,6 +276,7 @@ def _stages_args(deployment: str, home: Home, config: AppConfig, name: str, host
         deployment=deployment,
         stages={stage: _without_queue(parts[stage]) for stage in home.stages},
         cache=cache_spec(config, name),
+        pages=pages_spec(config, name) if computes_in_pages(home.stages) else None,
         torch_threads=torch_threads(home),
         process=_process(home, config),
         metrics=Address(deployment=METRICS, application=hosts[METRICS]),

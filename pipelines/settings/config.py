@@ -8,16 +8,15 @@ it stands in the YAML file: `pipelines/settings/config_file.py`.
 
 from collections.abc import Mapping
 from typing import Annotated, Literal
-from urllib.parse import parse_qs, urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
 from pipelines.settings.auth import AuthConfig
+from pipelines.settings.remembering import CacheConfig
 from pipelines.settings.strict import Strict
 from stages.contract.limits import QueueLimits
 from stages.diffusion.messages import MAX_GUIDANCE_SCALE
 
-EMBEDDED = "embedded"
 INGRESS = "ingress"
 SURGE_PERCENT = 25  # rounded up: there is one replica more before the first old one goes
 
@@ -104,6 +103,10 @@ class LlmConfig(PartConfig):
     num_slots: int = Field(8, ge=1, le=1024, description="requests that decode together")
     max_context_tokens: int = Field(2048, ge=16, le=10_000_000, description="prompt and answer together")
     prefill_chunk_tokens: int | None = Field(None, ge=1, description="prompt tokens computed in one step; None: 256")
+    page_tokens: int = Field(64, ge=8, le=4096, description="tokens whose keys and values are remembered together")
+    page_dtype: Literal["auto", "int8"] = Field(
+        "auto", description="of remembered keys and values; auto: as they were computed"
+    )
 
 
 class DiffusersPartConfig(PartConfig):
@@ -136,7 +139,9 @@ class ImageTextModel(Strict):
 
 class TextToImageModel(Strict):
     """Images from sentences, and from images where there is a vae encoder. `sizes`: the only sizes allowed ("WIDTHxHEIGHT");
-    empty: any multiple that the checkpoint takes. Steps and guidance scale that are not given are the checkpoint's own."""
+    empty: any multiple that the checkpoint takes. Steps and guidance scale that are not given are the checkpoint's own.
+    `keep_steps`: after which steps what is painted is remembered, so that it goes on from there where it was interrupted: 5 is after
+    five steps, 0.5 half-way. `remember_images`: finished ones, for whoever asks for the same again, seed included."""
 
     pipeline: Literal["text_to_image"]
     text_encoder: DiffusersPartConfig
@@ -149,6 +154,8 @@ class TextToImageModel(Strict):
     max_steps: int = Field(150, ge=1)
     default_guidance_scale: float | None = Field(None, ge=0, le=MAX_GUIDANCE_SCALE)
     default_strength: float = Field(0.8, gt=0, le=1, description="of edits: how much of the given image is painted over")
+    keep_steps: tuple[int | float, ...] = ()
+    remember_images: bool = False
 
     @field_validator("sizes")
     @classmethod
@@ -158,6 +165,17 @@ class TextToImageModel(Strict):
             if not (cross and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
                 raise ValueError(f"{size!r} is not a size; write WIDTHxHEIGHT, such as 512x512")
         return sizes
+
+    @field_validator("keep_steps")
+    @classmethod
+    def steps_or_parts(cls, keep_steps: tuple[int | float, ...]) -> tuple[int | float, ...]:
+        for step in keep_steps:
+            if not (step >= 1 if isinstance(step, int) else 0 < step < 1):
+                raise ValueError(
+                    f"{step} is neither a step (5) nor a part of a request's steps (0.5); what comes after the last is "
+                    "remembered by remember_images"
+                )
+        return keep_steps
 
     @model_validator(mode="after")
     def default_within_bounds(self) -> "TextToImageModel":
@@ -262,48 +280,6 @@ class DeploymentConfig(Strict):
         return self
 
 
-class RedisConfig(Strict):
-    """The shared tier. `url`: "embedded" (one machine: a server of our own on a private socket), redis://, rediss:// or unix://.
-    `url_env`, `url_file`: the environment variable or the file, on every machine, that holds it; for a URL with a password, which
-    Serve would show."""
-
-    url: str = Field(EMBEDDED, pattern=r"^(embedded$|redis://|rediss://|unix://)")
-    url_env: str | None = Field(None, min_length=1)
-    url_file: str | None = Field(None, min_length=1)
-    max_memory_bytes: int = Field(256 * 2**20, ge=2**20, description="of the embedded server")
-    max_value_bytes: int = Field(8 * 2**20, ge=1024)
-    ttl_s: float | None = Field(None, gt=0)
-
-    @field_validator("url")
-    @classmethod
-    def holds_no_password(cls, url: str) -> str:
-        try:
-            parts = urlsplit(url)
-        except ValueError:
-            raise ValueError("not a URL") from None
-        if "@" in parts.netloc or {"password", "username"} & set(parse_qs(parts.query)):
-            raise ValueError(
-                "it holds a name or a password, which Serve would show; put the whole URL into an environment variable or a file, "
-                "and name that in url_env or url_file"
-            )
-        return url
-
-    @model_validator(mode="after")
-    def one_url(self) -> "RedisConfig":
-        if sum((self.url != EMBEDDED, self.url_env is not None, self.url_file is not None)) > 1:
-            raise ValueError("give one of url, url_env, url_file")
-        return self
-
-    @property
-    def is_embedded(self) -> bool:
-        return self.url_env is None and self.url_file is None and self.url == EMBEDDED
-
-
-class CacheConfig(Strict):
-    memory_bytes: int = Field(128 * 2**20, ge=0, description="in each replica")
-    redis: RedisConfig | None = RedisConfig()
-
-
 class LimitsConfig(Strict):
     body_bytes: int = Field(32 * 2**20, ge=1024)
     body_bytes_in_flight: int | None = Field(
@@ -397,7 +373,7 @@ class AppConfig(Strict):
                     raise ValueError(f"{home}.stages: {stage!r} is in another deployment already")
                 placed.add(stage)
         self._refuse_one_name_for_two()
-        clashes = {INGRESS, "metrics", "redis"} & set(self.deployments)
+        clashes = {INGRESS, "metrics", "redis", "redis-kv"} & set(self.deployments)
         if clashes:
             raise ValueError(f"deployments: {', '.join(clashes)} is taken by Triptych itself; choose another name")
         return self

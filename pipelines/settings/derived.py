@@ -120,6 +120,7 @@ def faults(config: AppConfig) -> Sequence[str]:
             found += _part_faults(f"models.{name}.{part_name}", part)
         if isinstance(model, TextToImageModel):
             found += _size_faults(f"models.{name}", model)
+            found += _keeping_faults(f"models.{name}", model, config)
     for path, home in _homes(config).items():
         found += _ongoing_faults(path, home, config)
         found += _gpu_faults(path, home, config)
@@ -211,6 +212,12 @@ def _size_faults(path: str, model: TextToImageModel) -> Iterator[str]:
     for size in model.sizes:
         if pixels(size) > max_pixels(model):
             yield f"{path}.sizes: {size} has {pixels(size)} pixels, over max_pixels {model.max_pixels}; raise it or leave it out"
+
+
+def _keeping_faults(path: str, model: TextToImageModel, config: AppConfig) -> Iterator[str]:
+    for field in ("keep_steps", "remember_images"):
+        if getattr(model, field) and config.cache.kv is None:
+            yield f"{path}.{field}: nothing that is painted is kept where cache.kv is null; give that, or leave {field} out"
 
 
 def _ongoing_faults(path: str, home: Home, config: AppConfig) -> Iterator[str]:

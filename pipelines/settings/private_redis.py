@@ -1,4 +1,4 @@
-"""Where the embedded Redis server of one application is, on the machine that asks: the same for every process of this user there.
+"""Where an embedded Redis server of one application is, on the machine that asks: the same for every process of this user there.
 
 Decides the folder's name. That it is this user's alone, whoever uses it checks (`cache/private_socket.py`).
 """
@@ -10,9 +10,10 @@ from urllib.parse import quote
 from pipelines.settings.environment import runtime_directory
 
 
-def embedded_name(app_name: str) -> str:
-    """Of the server, which every machine puts into a folder of its own."""
-    return hashlib.sha256(app_name.encode()).hexdigest()[:8]
+def embedded_name(app_name: str, instance: str = "") -> str:
+    """Of the server, which every machine puts into a folder of its own. `instance`: which of an application's several."""
+    named = f"{app_name}\0{instance}" if instance else app_name
+    return hashlib.sha256(named.encode()).hexdigest()[:8]
 
 
 def embedded_directory(name: str) -> Path:

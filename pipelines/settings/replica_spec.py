@@ -1,7 +1,9 @@
 """What a replica's process must know to start. Decides which tiers a cache has; knows no Ray and loads no model."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from cache.memory import MemoryTier
 from cache.private_socket import Private
@@ -12,49 +14,89 @@ from pipelines.settings.private_redis import socket_path, socket_url
 from stages.contract.errors import ConfigurationError
 from stages.host.registry import StageSpec
 
+_RUNS: dict[str, Any] = {"put_within_s": 1.0, "keys_per_round_trip": 16, "queue_bytes": 128 * 2**20}
+
+
+@dataclass(frozen=True, slots=True)
+class RedisSpec:
+    """The shared tier: where it is (a URL, or an environment variable or a file that holds one, or the name of an embedded server:
+    `pipelines/settings/private_redis.py`), and what is kept there. `setting`: what its errors call it. `in_runs`: large values come and go
+    many at a time, on threads that may wait for them."""
+
+    setting: str = "cache.redis"
+    url: str | None = None
+    url_env: str | None = None
+    url_file: str | None = None
+    embedded: str | None = None
+    cluster: bool = False
+    part_bytes: int = 8 * 2**20
+    max_value_bytes: int = 64 * 2**20
+    ttl_s: float | None = None
+    ttl_s_of: Mapping[str, float] = field(default_factory=dict)
+    in_runs: bool = False
+
+    def open(self) -> Tier:
+        """Raises `ConfigurationError` where the URL can't be used."""
+        from cache.redis_tier import RedisTier
+
+        where = self.place()
+        try:
+            return RedisTier(
+                where.url,
+                cluster=self.cluster,
+                private=where.private,
+                part_bytes=self.part_bytes,
+                max_value_bytes=self.max_value_bytes,
+                ttl_s=self.ttl_s,
+                ttl_s_of=self.ttl_s_of,
+                **(_RUNS if self.in_runs else {}),
+            )
+        except ValueError:
+            raise where.refused() from None
+
+    def place(self) -> "RedisPlace":
+        """Raises `ConfigurationError` where a variable or a file holds no URL."""
+        if self.embedded is not None:
+            return RedisPlace(f"{self.setting}.url", socket_url(self.embedded), partial(socket_path, self.embedded))
+        if self.url_env is not None or self.url_file is not None:
+            setting = f"{self.setting}.{'url_env' if self.url_env is not None else 'url_file'}"
+            return RedisPlace(setting, secret_of(env=self.url_env, file=self.url_file, setting=setting).text)
+        return RedisPlace(f"{self.setting}.url", str(self.url))
+
+
+@dataclass(frozen=True, slots=True)
+class RedisPlace:
+    """A URL as it is now, which may hold a password, and the setting that it is of."""
+
+    setting: str
+    url: str = field(repr=False)
+    private: Private | None = None
+
+    def refused(self) -> ConfigurationError:
+        """In place of the error that says why, which may hold a part of the password."""
+        return ConfigurationError(f"{self.setting}: not the URL of a Redis server (redis://, rediss:// or unix://)")
+
 
 @dataclass(frozen=True, slots=True)
 class CacheSpec:
-    """Where a replica remembers: memory, and Redis where there is a URL, an environment variable or a file that holds one, or the
-    name of an embedded server (`pipelines/settings/private_redis.py`)."""
+    """Where a replica remembers: in memory (0 bytes: not there), and in Redis."""
 
     memory_bytes: int
-    redis_url: str | None = None
-    max_value_bytes: int = 8 * 2**20
-    ttl_s: float | None = None
-    redis_url_env: str | None = None
-    redis_url_file: str | None = None
-    embedded: str | None = None
+    redis: RedisSpec | None = None
 
     def open(self) -> TieredCache:
         """Raises `ConfigurationError` where the URL can't be used."""
-        tiers: list[Tier] = [MemoryTier(self.memory_bytes)] if self.memory_bytes else []
-        if self.embedded is not None:
-            tiers.append(
-                self._redis(socket_url(self.embedded), "cache.redis.url", private=partial(socket_path, self.embedded))
-            )
-        elif self.redis_url_env is not None or self.redis_url_file is not None:
-            setting = "cache.redis.url_env" if self.redis_url_env is not None else "cache.redis.url_file"
-            url = secret_of(env=self.redis_url_env, file=self.redis_url_file, setting=setting)
-            tiers.append(self._redis(url.text, setting))
-        elif self.redis_url is not None:
-            tiers.append(self._redis(self.redis_url, "cache.redis.url"))
-        return TieredCache(tiers)
-
-    def _redis(self, url: str, setting: str, *, private: Private | None = None) -> Tier:
-        from cache.redis_tier import RedisTier
-
-        try:
-            return RedisTier(url, max_value_bytes=self.max_value_bytes, ttl_s=self.ttl_s, private=private)
-        except ValueError:  # whose message may hold a part of the password
-            raise ConfigurationError(f"{setting}: not the URL of a Redis server (redis://, rediss:// or unix://)") from None
+        near: list[Tier] = [MemoryTier(self.memory_bytes)] if self.memory_bytes else []
+        return TieredCache([*near, *([self.redis.open()] if self.redis is not None else [])])
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaSpec:
-    """Everything a replica must know to start."""
+    """Everything a replica must know to start. `torch_threads` None: as many as there are cores; `pages` None: it computes in none, or
+    they are not remembered."""
 
     deployment: str
     stages: tuple[StageSpec, ...]
     cache: CacheSpec
-    torch_threads: int | None  # None: as many as there are cores
+    torch_threads: int | None
+    pages: CacheSpec | None = None

@@ -1,5 +1,8 @@
 """From the configuration to what a process needs: stage specs, cache specs. Pure; loads no weights, knows no Ray."""
 
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
 from pipelines.settings.config import (
     AppConfig,
     DeploymentConfig,
@@ -11,11 +14,24 @@ from pipelines.settings.config import (
 )
 from pipelines.settings.derived import batch_items, prefill_chunk_tokens
 from pipelines.settings.private_redis import embedded_name
-from pipelines.settings.replica_spec import CacheSpec
+from pipelines.settings.remembering import RedisConfig
+from pipelines.settings.replica_spec import CacheSpec, RedisSpec
 from stages.checkpoints.checkpoint import Contents, LoadOptions, Source
 from stages.contract.limits import BatchLimits
 from stages.host.registry import StageSpec
 from stages.llm.settings import LlmSettings
+
+REDIS, KV = "redis", "kv"
+PAGED = ("llm", "denoiser")
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedServer:
+    """`name`: of its folder (`pipelines/settings/private_redis.py`)."""
+
+    deployment: str
+    name: str
+    max_memory_bytes: int
 
 
 def stage_specs(config: AppConfig) -> dict[str, StageSpec]:
@@ -41,7 +57,9 @@ def stage_spec(name: str, part: PartConfig) -> StageSpec:
         max_step_s=part.max_step_s,
         max_load_s=part.max_load_s,
         projector=_source(projector) if projector is not None else None,
-        settings=LlmSettings(part.num_slots, part.max_context_tokens, prefill_chunk_tokens(part))
+        settings=LlmSettings(
+            part.num_slots, part.max_context_tokens, prefill_chunk_tokens(part), part.page_tokens, part.page_dtype
+        )
         if isinstance(part, LlmConfig)
         else None,
         deployed=Contents(part.contents.settings, part.contents.whole) if part.contents is not None else None,
@@ -58,16 +76,48 @@ def torch_threads(home: DeploymentConfig | IngressConfig) -> int | None:
 
 
 def cache_spec(config: AppConfig, app_name: str) -> CacheSpec:
-    redis = config.cache.redis
+    """Where results are remembered."""
+    return CacheSpec(config.cache.memory_bytes, _redis_spec(config.cache.redis, "cache.redis", embedded_name(app_name)))
+
+
+def pages_spec(config: AppConfig, app_name: str) -> CacheSpec | None:
+    """Where pages are remembered; None: nowhere."""
+    kv = config.cache.kv
+    if kv is None:
+        return None
+    redis = _redis_spec(kv.redis, "cache.kv.redis", embedded_name(app_name, KV))
+    return CacheSpec(kv.memory_bytes, replace(redis, in_runs=True) if redis is not None else None)
+
+
+def computes_in_pages(stages: Collection[str]) -> bool:
+    """Whether any of these stages, MODEL.PART, may."""
+    return any(stage.rpartition(".")[2] in PAGED for stage in stages)
+
+
+def embedded_servers(config: AppConfig, app_name: str) -> Sequence[EmbeddedServer]:
+    """Those that the configuration has run."""
+    redis, kv = config.cache.redis, config.cache.kv
+    found = []
+    if redis is not None and redis.is_embedded:
+        found.append(EmbeddedServer(REDIS, embedded_name(app_name), redis.max_memory_bytes))
+    if kv is not None and kv.redis is not None and kv.redis.is_embedded and computes_in_pages(config.stage_names()):
+        found.append(EmbeddedServer(f"{REDIS}-{KV}", embedded_name(app_name, KV), kv.redis.max_memory_bytes))
+    return found
+
+
+def _redis_spec(redis: RedisConfig | None, setting: str, embedded: str) -> RedisSpec | None:
     if redis is None:
-        return CacheSpec(config.cache.memory_bytes)
+        return None
     is_elsewhere = redis.url_env is not None or redis.url_file is not None
-    return CacheSpec(
-        config.cache.memory_bytes,
-        None if redis.is_embedded or is_elsewhere else redis.url,
-        redis.max_value_bytes,
-        redis.ttl_s,
-        redis.url_env,
-        redis.url_file,
-        embedded_name(app_name) if redis.is_embedded else None,
+    return RedisSpec(
+        setting,
+        url=None if redis.is_embedded or is_elsewhere else redis.url,
+        url_env=redis.url_env,
+        url_file=redis.url_file,
+        embedded=embedded if redis.is_embedded else None,
+        cluster=redis.cluster,
+        part_bytes=redis.part_bytes,
+        max_value_bytes=redis.max_value_bytes,
+        ttl_s=redis.ttl_s,
+        ttl_s_of=redis.ttl_s_of,
     )

@@ -10,7 +10,8 @@ from typing import Any, Protocol, TypeVar
 from stages.contract.errors import DeadlineExceeded, TriptychError
 from stages.contract.item import DEFAULT_TENANT, Item, StageReceipt
 from stages.contract.limits import QueueLimits
-from stages.contract.recipe import Inputs, Payload, Recipe
+from stages.contract.pages import Paging
+from stages.contract.recipe import NO_INPUTS, Inputs, Payload, Recipe
 from stages.contract.result import Result
 
 P_contra = TypeVar("P_contra", bound=Payload, contravariant=True)
@@ -95,9 +96,14 @@ class Engine(Protocol[P_contra]):
         """What it makes of an item; None where an item's answer is a stream of events."""
         ...
 
-    def needs(self, payload: P_contra, tenant: str = DEFAULT_TENANT) -> Sequence[Recipe[Any]]:
-        """Of what the payload needs, what must be at hand when it is submitted. Where that is anything, raises what `submit` would
-        raise now (but for the deadline), before it is made in vain; `submit` has the last word."""
+    @property
+    def paging(self) -> Paging[P_contra] | None:
+        """How its items begin where others left off; None where none does."""
+        ...
+
+    def needs(self, payload: P_contra, tenant: str = DEFAULT_TENANT, inputs: Inputs = NO_INPUTS) -> Sequence[Recipe[Any]]:
+        """Of what the payload needs, what must be at hand when it is submitted with these `inputs`. Where that is anything, raises
+        what `submit` would raise now (but for the deadline), before it is made in vain; `submit` has the last word."""
         ...
 
     def submit(self, item: Item[P_contra], inputs: Inputs, receiver: Receiver) -> Handle:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar, runtime_checkable
 
+from stages.contract.item import DEFAULT_TENANT
 from stages.contract.recipe import Payload
 from stages.contract.result import Result
 
@@ -42,7 +43,8 @@ class MadePage:
 
 @runtime_checkable
 class Paged(Protocol[P_contra]):
-    """What an `IterativeStage` may be, too. Its `needs` and `prepare` find pages among the inputs, by their names (`Inputs.get`)."""
+    """What an `IterativeStage` may be, too. Its `needs` and `prepare` find pages among the inputs, by their names (`Inputs.get`). Once a
+    row has started, nothing of the stage holds the pages that it was given: their memory is counted up to then."""
 
     @property
     def page_type(self) -> type[Result]: ...
@@ -59,4 +61,37 @@ class Paged(Protocol[P_contra]):
         """Pages that are worth remembering, and not known to be remembered: no more than take a few milliseconds to hand over.
         `idle`: nothing else is to be done, so also those that nobody has asked for a second time. The engine's thread, between
         steps."""
+        ...
+
+
+class PageTaker(Protocol):
+    """Whoever remembers pages. Any thread; neither blocks nor raises."""
+
+    def has_room(self) -> bool:
+        """Whether it keeps up. What it is given where it doesn't is lost."""
+        ...
+
+    def take(self, pages: Sequence[MadePage]) -> None: ...
+
+
+class Paging(Protocol[P_contra]):
+    """What an engine offers of a stage that is `Paged`. Any thread."""
+
+    @property
+    def page_type(self) -> type[Result]: ...
+
+    def run_of(self, payload: P_contra, tenant: str = DEFAULT_TENANT) -> PageRun:
+        """Raises what `Engine.submit` would raise now (but for the deadline). A stage that can't tell has no pages."""
+        ...
+
+    def seconds_for(self, work: float) -> float | None:
+        """About how much longer computing takes for so much more work; None while nobody knows."""
+        ...
+
+    def remember_with(self, taker: PageTaker) -> None:
+        """From now on the pages that are made are given to it, between steps. Before that, none are asked for."""
+        ...
+
+    def room_again(self) -> None:
+        """The taker has room, and had none."""
         ...

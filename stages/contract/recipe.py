@@ -61,6 +61,10 @@ class Inputs:
         """Those that are not at hand, each once."""
         return tuple({recipe.name: recipe for recipe in recipes if recipe not in self}.values())
 
+    def only(self, recipes: Iterable[Recipe[Any]]) -> "Inputs":
+        """Those of these recipes that are at hand."""
+        return Inputs({recipe.name: self._results[recipe.name] for recipe in recipes if recipe in self})
+
     def with_more(self, more: "Inputs") -> "Inputs":
         return Inputs(self._results | more._results)
 

@@ -18,7 +18,7 @@ from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from stages.contract.recipe import Inputs, Payload, Recipe
+from stages.contract.recipe import NO_INPUTS, Inputs, Payload, Recipe
 from stages.contract.result import Result
 
 P_contra = TypeVar("P_contra", bound=Payload, contravariant=True)  # what a pipeline sends
@@ -76,7 +76,7 @@ class Share:
 @dataclass(frozen=True, slots=True)
 class Stepped:
     """What a step did for one row: events for the client, in order, and whether the row is done or failed. `work`: what was done of
-    its cost, where that was not all (None: it was)."""
+    its cost, where that was not all (None: it was). For whom nothing was done (0) it was no step."""
 
     events: Sequence[object] = ()
     done: bool = False
@@ -107,9 +107,10 @@ class IterativeStage(Protocol[P_contra, Q, R]):
         """About what it will cost its first step, before it is prepared."""
         ...
 
-    def needs(self, payload: P_contra) -> Sequence[Recipe[Any]]:
-        """Of what the payload needs, what this stage can't do without now; what its rows hold already it need not be given. A
-        hint: `start` and `resume` raise `InputsMissing` where that has changed since."""
+    def needs(self, payload: P_contra, inputs: Inputs = NO_INPUTS) -> Sequence[Recipe[Any]]:
+        """Of what the payload needs, what this stage can't do without now, given these `inputs` (pages of its beginning, where it
+        is `Paged`); what its rows hold already it need not be given. A hint: `start` and `resume` raise `InputsMissing` where that
+        has changed since."""
         ...
 
     def prepare(self, payload: P_contra, inputs: Inputs) -> Q:

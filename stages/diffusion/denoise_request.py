@@ -1,6 +1,7 @@
-"""Whether a request to paint can run at all. Pure: knows no torch."""
+"""Whether a request to paint can run at all, and what its steps are in model calls. Pure: knows no torch."""
 
 import math
+from collections.abc import Iterable, Mapping
 
 from stages.contract.errors import InvalidRequest
 from stages.diffusion.families.describe import Guidance, PainterInfo
@@ -33,12 +34,11 @@ def is_guided(payload: Denoise) -> bool:
     return payload.negative is not None and payload.guidance_scale > 1
 
 
-def preview_calls(payload: Denoise, num_calls: int) -> frozenset[int]:
-    """After which model calls an estimate is wanted. Preview steps count in the request's steps, whatever its sampler makes of
-    them (a second-order one calls the model nearly twice a step, image-to-image skips the first steps)."""
-    return frozenset(
-        math.ceil(step * num_calls / payload.steps) for step in payload.preview_steps if 1 <= step <= payload.steps
-    )
+def calls_of(steps: Iterable[int], payload: Denoise, num_calls: int) -> Mapping[int, int]:
+    """After which model call each step is done; steps that the request doesn't have are left out. They count in the request's steps,
+    whatever its sampler makes of them (a second-order one calls the model nearly twice a step, image-to-image skips the first
+    steps)."""
+    return {step: math.ceil(step * num_calls / payload.steps) for step in steps if 1 <= step <= payload.steps}
 
 
 def _check_size(payload: Denoise, info: PainterInfo) -> None:

@@ -4,20 +4,34 @@ Decides what is a row's own: everything that a step changes. What was prepared s
 made again of it.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Self
 
 import torch
 
 from stages.diffusion.families.family import Condition
 from stages.diffusion.sampling.schedule import Schedule
+from stages.diffusion.step_state import StepState
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """What of a request is remembered. `names`: of its states, by the model call after which each is taken; `salt`: whose it is."""
+
+    names: Mapping[int, str] = field(default_factory=dict)
+    salt: str = ""
+
+
+NOTHING_KEPT = Keeping()
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedDenoise:
     """A request before its first step, all of it on the host: what waits holds no memory of the device. `latents`: [1, channels,
     height, width] float32, noised as the first call expects; `generator_state`: after the draws for them. `preview_calls`: after
-    which model calls an estimate is wanted. `unconditional`: None without classifier-free guidance."""
+    which model calls an estimate is wanted. `unconditional`: None without classifier-free guidance. `begins_at`: the state that it
+    goes on from (None: from the beginning); after the last call, nothing of the rest is needed."""
 
     latents: torch.Tensor
     schedule: Schedule
@@ -26,10 +40,16 @@ class PreparedDenoise:
     unconditional: Condition | None
     guidance_scale: float
     preview_calls: frozenset[int]
+    keeping: Keeping = NOTHING_KEPT
+    begins_at: StepState | None = None
 
     @property
     def num_model_rows(self) -> int:
         return 1 if self.unconditional is None else 2
+
+    @property
+    def done(self) -> bool:
+        return self.begins_at is not None and self.begins_at.call >= self.schedule.num_calls
 
 
 @dataclass(slots=True)
@@ -43,6 +63,7 @@ class DenoiseRow:
     unconditional: Condition | None
     guidance_scale: float
     preview_calls: frozenset[int]
+    keeping: Keeping
     call: int = 0
 
     @classmethod
@@ -58,6 +79,7 @@ class DenoiseRow:
             unconditional=None if unconditional is None else _on(device, unconditional),
             guidance_scale=prepared.guidance_scale,
             preview_calls=prepared.preview_calls,
+            keeping=prepared.keeping,
         )
 
     @property

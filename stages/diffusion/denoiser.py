@@ -3,11 +3,13 @@
 Decides what a step's forward pass holds (one row a request, or two with classifier-free guidance) and which events follow it.
 Knows no HTTP, no prompts' texts, no pixels. No state is kept between steps but in the rows. Latents and sampler arithmetic are
 float32 whatever the model's dtype: in float32 the result is the library pipeline's; in bfloat16 and float16 only the model's
-input and output are rounded.
+input and output are rounded. A request may begin where an equal one was left, at a state that was kept of it (`stages/contract/pages.py`).
 """
 
+import logging
 import math
-from collections.abc import Hashable, Sequence
+from collections import deque
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -15,21 +17,31 @@ import torch
 
 from stages.checkpoints.checkpoint import Checkpoint, LoadOptions
 from stages.contract.errors import StageFailed
-from stages.contract.recipe import Inputs, Recipe
+from stages.contract.pages import MadePage, PageRun
+from stages.contract.recipe import NO_INPUTS, Inputs, Recipe
+from stages.contract.result import Result
 from stages.contract.stage import Share, Stepped
 from stages.diffusion.checkpoint.checkpoint_parts import DiffusersFolder, open_folder
-from stages.diffusion.denoise_request import check_request, is_guided, preview_calls
-from stages.diffusion.denoise_row import DenoiseRow, PreparedDenoise
+from stages.diffusion.denoise_request import calls_of, check_request, is_guided
+from stages.diffusion.denoise_row import DenoiseRow, Keeping, PreparedDenoise
 from stages.diffusion.families.describe import PainterInfo
 from stages.diffusion.families.families import family_of
 from stages.diffusion.families.family import Backbone, Condition, Family
 from stages.diffusion.messages import Denoise, DenoiseEnd, DenoisePreview, DenoiseProgress, Latents, PromptEmbedding
+from stages.diffusion.row_state import export_state, restore_state
 from stages.diffusion.sampling.schedule import Schedule, build_schedule
-from stages.diffusion.step_state import StepState, export_state, restore_state
+from stages.diffusion.step_state import GENERATOR, LATENTS, StepState, state_names
+
+MAX_KEPT = 64
+"""States that wait to be handed over; of more the oldest is lost."""
+_BYTES_BESIDE = 8192  # of a state's tensors: the generator's, mostly
+_FINISHED = ("finished",)
+"""The batch key of rows that were done when they started: they wait for nobody's forward pass."""
 
 
 class Denoiser:
-    """An `IterativeStage[Denoise, PreparedDenoise, DenoiseRow]`. Its work unit is one latent position of one model row."""
+    """An `IterativeStage[Denoise, PreparedDenoise, DenoiseRow]` and `Paged[Denoise]`: its pages are the states that a request wants
+    kept, each as good as all before it. Its work unit is one latent position of one model row."""
 
     def __init__(self, family: Family, folder: DiffusersFolder, backbone: Backbone, device: str) -> None:
         self._backbone = backbone
@@ -37,6 +49,7 @@ class Denoiser:
         self._menu = family.samplers(folder)
         self._spacing = family.spacing(folder)
         self._info = family.describe(folder)
+        self._kept: deque[MadePage] = deque(maxlen=MAX_KEPT)
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, options: LoadOptions) -> Self:
@@ -62,47 +75,83 @@ class Denoiser:
         height, width = payload.height // self._info.latent_factor, payload.width // self._info.latent_factor
         return float(height * width * (2 if is_guided(payload) else 1))
 
-    def needs(self, payload: Denoise) -> Sequence[Recipe[Any]]:
-        return payload.needs()
+    @property
+    def page_type(self) -> type[StepState]:
+        return StepState
+
+    def page_run(self, payload: Denoise) -> PageRun:
+        names = self._state_names(payload)
+        if not names:
+            return PageRun()
+        work = self.weigh(payload) * max(names) / len(names)
+        latents_bytes = 4 * math.prod(self._shape(payload))
+        return PageRun(tuple(names.values()), work=work, num_bytes=2 * latents_bytes + _BYTES_BESIDE, each_holds_all=True)
+
+    def needs(self, payload: Denoise, inputs: Inputs = NO_INPUTS) -> Sequence[Recipe[Any]]:
+        """Who goes on from a state needs no image to begin with, and after the last step no prompt either."""
+        step = self._step_at_hand(payload, inputs)
+        if step == payload.steps:
+            return ()
+        return tuple(recipe for recipe in payload.needs() if not (step and recipe is payload.init))
 
     def prepare(self, payload: Denoise, inputs: Inputs) -> PreparedDenoise:
         """All that can be done on the host. Raises `StageFailed` for results of another model's stages."""
         with torch.inference_mode():
             schedule = self._schedule(payload)
-            generator = torch.Generator("cpu").manual_seed(payload.seed)
-            init = None if payload.init is None else inputs[payload.init]
-            latents = self._first_latents(payload, init, schedule, generator)
-            condition, unconditional = self._conditions(payload, inputs)
+            names = self._state_names(payload)
+            calls = calls_of(names, payload, schedule.num_calls)
+            step = self._step_at_hand(payload, inputs)
+            state = _checked(inputs.get(names[step]), calls[step], self._shape(payload)) if step else None
+            latents, generator_state = self._beginning(payload, inputs, schedule) if state is None else _left(state)
+            condition, unconditional = ({}, None) if step == payload.steps else self._conditions(payload, inputs)
             return PreparedDenoise(
                 latents=latents,
                 schedule=schedule,
-                generator_state=generator.get_state(),
+                generator_state=generator_state,
                 condition=condition,
                 unconditional=unconditional,
                 guidance_scale=payload.guidance_scale,
-                preview_calls=preview_calls(payload, schedule.num_calls),
+                preview_calls=frozenset(calls_of(payload.preview_steps, payload, schedule.num_calls).values()),
+                keeping=Keeping({calls[step]: name for step, name in names.items()}, payload.salt),
+                begins_at=state,
             )
 
     def share(self, prepared: PreparedDenoise) -> Share:
+        if prepared.done:
+            return Share(_FINISHED, 0.0)
         return Share(_batch_key(prepared.latents, prepared.condition), _cost(prepared.latents, prepared.num_model_rows))
 
     def can_start(self, payload: Denoise) -> bool:
         return True  # a row is a few latents; what shares a forward pass is bounded by the scheduler's cost limit
 
     def start(self, payload: Denoise, prepared: PreparedDenoise) -> DenoiseRow:
-        with torch.inference_mode():
-            return DenoiseRow.of(prepared, self._backbone.device)
+        return self._row(prepared, prepared.begins_at)
 
     def batch_key(self, row: DenoiseRow) -> Hashable:
-        return _batch_key(row.latents, row.condition)
+        return _FINISHED if row.done else _batch_key(row.latents, row.condition)
 
     def cost(self, row: DenoiseRow) -> float:
-        return _cost(row.latents, row.num_model_rows)
+        return 0.0 if row.done else _cost(row.latents, row.num_model_rows)
 
     def step(self, rows: Sequence[DenoiseRow]) -> Sequence[Stepped]:
+        if rows[0].done:  # and so are all of its batch key
+            return [_ended(row) for row in rows]
         with torch.inference_mode():
             outputs = self._predict(rows)  # all that takes much memory; no row has changed until it is done
-            return [_advance(row, output) for row, output in zip(rows, outputs, strict=True)]
+            stepped = [_advance(row, output) for row, output in zip(rows, outputs, strict=True)]
+            for row, one in zip(rows, stepped, strict=True):
+                if one.error is None:
+                    self._keep(row)
+            return stepped
+
+    def has_exports(self, *, idle: bool) -> bool:
+        return bool(self._kept)
+
+    def export(self, *, idle: bool) -> Sequence[MadePage]:
+        """All that there are, idle or not: they are wanted, few and small."""
+        pages = tuple(self._kept)
+        self._kept.clear()
+        return pages
 
     def finish(self, row: DenoiseRow) -> None:
         row.release()
@@ -113,10 +162,31 @@ class Denoiser:
 
     def resume(self, payload: Denoise, prepared: PreparedDenoise, suspended: StepState) -> DenoiseRow:
         """Raises `StageFailed` for another payload's state."""
-        row = self.start(payload, prepared)
+        return self._row(prepared, suspended)
+
+    def _row(self, prepared: PreparedDenoise, state: StepState | None) -> DenoiseRow:
         with torch.inference_mode():
-            restore_state(row, suspended)
-        return row
+            row = DenoiseRow.of(prepared, self._backbone.device)
+            if state is not None:
+                restore_state(row, state)
+            return row
+
+    def _keep(self, row: DenoiseRow) -> None:
+        """What a sampler remembers may be nothing that can be taken along: then nobody goes on from there."""
+        name = row.keeping.names.get(row.call)
+        if name is None:
+            return
+        try:
+            self._kept.append(MadePage(name, row.keeping.salt, export_state(row).freeze()))
+        except StageFailed as error:
+            logging.getLogger("triptych.stages").warning("the state after call %d is not kept: %s", row.call, error)
+
+    def _state_names(self, payload: Denoise) -> Mapping[int, str]:
+        return state_names(payload, self._menu.choose(payload.sampler).name)
+
+    def _step_at_hand(self, payload: Denoise, inputs: Inputs) -> int:
+        """After which the furthest of the payload's states among the inputs was taken; 0: there is none."""
+        return max((step for step, name in self._state_names(payload).items() if inputs.get(name) is not None), default=0)
 
     def _predict(self, rows: Sequence[DenoiseRow]) -> Sequence[torch.Tensor]:
         """The model's guided output for every row, in order, from one forward pass: guided rows first, then the others, then
@@ -140,16 +210,22 @@ class Denoiser:
         strength = payload.strength if payload.init is not None else 1.0
         return build_schedule(self._menu, self._menu.choose(payload.sampler), payload.steps, timing, strength)
 
-    def _first_latents(
-        self, payload: Denoise, init: Latents | None, schedule: Schedule, generator: torch.Generator
-    ) -> torch.Tensor:
-        """[1, channels, height, width], with the draws that the library's pipelines make for this seed."""
+    def _shape(self, payload: Denoise) -> tuple[int, int, int, int]:
+        """Of its latents: (1, channels, height, width)."""
         factor = self._info.latent_factor
-        shape = (1, self._info.latent_channels, payload.height // factor, payload.width // factor)
-        if init is None:
-            return torch.randn(shape, generator=generator) * schedule.initial_scale
-        image = _draw(init, shape, generator)
-        return schedule.add_noise(image, torch.randn(shape, generator=generator))
+        return 1, self._info.latent_channels, payload.height // factor, payload.width // factor
+
+    def _beginning(self, payload: Denoise, inputs: Inputs, schedule: Schedule) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents before the first call, [1, channels, height, width], and the generator's state after the draws for them: those
+        that the library's pipelines make for this seed."""
+        generator = torch.Generator("cpu").manual_seed(payload.seed)
+        shape = self._shape(payload)
+        if payload.init is None:
+            latents = torch.randn(shape, generator=generator) * schedule.initial_scale
+        else:
+            image = _draw(inputs[payload.init], shape, generator)
+            latents = schedule.add_noise(image, torch.randn(shape, generator=generator))
+        return latents, generator.get_state()
 
     def _conditions(self, payload: Denoise, inputs: Inputs) -> tuple[Condition, Condition | None]:
         condition = self._condition(inputs[payload.prompt], payload)
@@ -176,6 +252,19 @@ def _cost(latents: torch.Tensor, num_model_rows: int) -> float:
 
 def _shapes(condition: Condition) -> tuple[tuple[str, tuple[int, ...]], ...]:
     return tuple((name, tuple(value.shape)) for name, value in condition.items())
+
+
+def _checked(state: Result | None, call: int, shape: tuple[int, ...]) -> StepState:
+    """Raises `StageFailed` for another payload's."""
+    if isinstance(state, StepState) and (state.call, state.shape) == (call, shape):
+        return state
+    found = f"latents {state.shape} after call {state.call}" if isinstance(state, StepState) else type(state).__name__
+    raise StageFailed(f"this state is another request's: {found}, where latents {shape} after call {call} are right")
+
+
+def _left(state: StepState) -> tuple[torch.Tensor, torch.Tensor]:
+    """Latents and generator's state where a painting was left."""
+    return torch.tensor(state.tensors[LATENTS]), torch.tensor(state.tensors[GENERATOR])
 
 
 def _draw(init: Latents, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
@@ -211,11 +300,20 @@ def _advance(row: DenoiseRow, output: torch.Tensor) -> Stepped:
         if estimate is not None:
             events.append(DenoisePreview(row.call, _result(estimate)))
         if row.done:
-            events.append(DenoiseEnd(_finite(_result(row.latents))))
+            events.append(_end(row))
         return Stepped(events, done=row.done)
     except Exception as error:
         failed = StageFailed("the sampler failed", detail=f"{type(error).__name__}: {error}")
         return Stepped(error=error if isinstance(error, StageFailed) else failed)
+
+
+def _ended(row: DenoiseRow) -> Stepped:
+    """Of a row that was done when it started: the last of its progress, and the end; no work."""
+    return Stepped((DenoiseProgress(row.call, row.schedule.num_calls), _end(row)), done=True, work=0.0)
+
+
+def _end(row: DenoiseRow) -> DenoiseEnd:
+    return DenoiseEnd(_finite(_result(row.latents)))
 
 
 def _result(latents: torch.Tensor) -> Latents:

@@ -82,7 +82,9 @@ class DecodeLatents:
 class Denoise:
     """For a denoiser. `negative` None: no classifier-free guidance (one row instead of two). `sampler` None: the checkpoint's own.
     `preview_steps`: after which steps (1-based) an estimate of the finished latents is wanted. `init` with `strength` (0-1]:
-    start from these latents (image-to-image)."""
+    start from these latents (image-to-image). `keep_steps`: after which steps the painting's state is to be remembered, so that who
+    asks for the same again goes on from there; after the last one, it is done at once. What is remembered for one `salt` serves no
+    other."""
 
     prompt: Recipe[PromptEmbedding]
     negative: Recipe[PromptEmbedding] | None
@@ -95,6 +97,8 @@ class Denoise:
     preview_steps: tuple[int, ...] = ()
     init: Recipe[Latents] | None = None
     strength: float = 1.0
+    keep_steps: tuple[int, ...] = ()
+    salt: str = ""
 
     def needs(self) -> Sequence[Recipe[Any]]:
         return tuple(recipe for recipe in (self.prompt, self.negative, self.init) if recipe is not None)

@@ -1,76 +1,97 @@
-"""A row between two steps, as bytes: what a preempted request needs to go on later, here or on another replica.
+"""A painting between two steps: what a row of any replica needs to go on from there, and the name under which it is remembered.
 
-Decides what belongs to a row's state: its latents, its generator, the model calls made, and whatever its scheduler holds that a
-fresh one of the same request does not. No sampler lists its own memory: what can't be taken along is refused, never lost. Knows no
-model.
+Decides how such a state becomes named arrays (never pickle: what is no array is JSON), and what decides its name: everything that changes
+what is painted. Pure: knows no torch, no sampler and no cache.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Self, TypeAlias
 
-import torch
-from numpy.typing import NDArray
+import numpy as np
 
-from stages.contract.errors import StageFailed
-from stages.contract.result import Arrays
-from stages.diffusion.denoise_row import DenoiseRow
+from cache.keys import name
+from stages.contract.result import Arrays, Result
+from stages.diffusion.messages import Denoise
 
 Plain: TypeAlias = "int | float | bool | str | list[Plain] | dict[str, str] | None"
-"""JSON-able; {"tensor": name} stands for the array of that name."""
+"""JSON-able; {"tensor": name} stands for the tensor of that name."""
 
-_LATENTS, _GENERATOR = "latents", "generator"
-_TENSOR = "tensor"
+LATENTS, GENERATOR, TENSOR = "latents", "generator", "tensor"
+_REST = "rest"
+
+UNNAMED = frozenset({"preview_steps", "keep_steps"})
+"""Fields of `Denoise` that change nothing of what is painted."""
 
 
 @dataclass(frozen=True, slots=True)
-class StepState:
-    """`arrays` holds latents, generator and the scheduler's tensors; `memory` the rest of what it remembers."""
+class StepState(Result):
+    """`call`: model calls made. `tensors`: "latents" [1, channels, height, width] float32, "generator" [bytes] uint8, and the
+    sampler's, by name; `memory`: the rest of what the sampler remembers."""
 
     call: int
-    arrays: Arrays
+    tensors: Arrays
     memory: Mapping[str, Plain]
 
+    def arrays(self) -> Arrays:
+        """The tensors, and all else as UTF-8 bytes of JSON."""
+        rest = json.dumps({"call": self.call, "memory": self.memory}).encode()
+        return {**self.tensors, _REST: np.frombuffer(rest, np.uint8)}
 
-def export_state(row: DenoiseRow) -> StepState:
-    """The row stays as it is. Raises `StageFailed` where its scheduler remembers what is neither a number nor a tensor."""
-    arrays: dict[str, NDArray[Any]] = {
-        _LATENTS: row.latents.cpu().numpy().copy(),
-        _GENERATOR: row.generator.get_state().numpy().copy(),
-    }
-    memory = {name: _pack(value, f"scheduler.{name}", arrays) for name, value in row.schedule.memory().items()}
-    return StepState(row.call, arrays, memory)
+    @classmethod
+    def of(cls, arrays: Arrays) -> Self:
+        try:
+            tensors = dict(arrays)
+            rest = json.loads(tensors.pop(_REST).tobytes())
+            state = cls(rest["call"], tensors, rest["memory"])
+            state._check()
+        except (KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"these are no state's arrays: {type(error).__name__}: {error}") from None
+        return state
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of its latents."""
+        return self.tensors[LATENTS].shape
+
+    def _check(self) -> None:
+        """Raises `KeyError` and what else goes wrong, `ValueError` for what is of another type."""
+        latents, generator = self.tensors[LATENTS], self.tensors[GENERATOR]
+        missing = {tensor for value in self.memory.values() for tensor in _tensors_of(value)} - self.tensors.keys()
+        if missing:
+            raise ValueError(f"a state lacks the tensors {', '.join(sorted(missing))}")
+        if type(self.call) is not int or latents.dtype != np.float32 or generator.dtype != np.uint8 or generator.ndim != 1:
+            raise ValueError(f"no state has call {self.call!r}, latents in {latents.dtype}, a generator in {generator.dtype}")
 
 
-def restore_state(row: DenoiseRow, state: StepState) -> None:
-    """Puts a freshly started row of the same request where the exported one was. Raises `StageFailed` for another's state."""
-    latents = state.arrays[_LATENTS]
-    if latents.shape != tuple(row.latents.shape) or not 0 <= state.call < row.schedule.num_calls:
-        raise StageFailed(
-            f"this state is another request's: latents {latents.shape} after call {state.call}, where "
-            f"{tuple(row.latents.shape)} and a call under {row.schedule.num_calls} are right"
-        )
-    row.schedule.remember({name: _unpack(value, state.arrays, row.latents.device) for name, value in state.memory.items()})
-    row.latents = torch.tensor(latents).to(row.latents.device)
-    row.generator.set_state(torch.tensor(state.arrays[_GENERATOR]))
-    row.call = state.call
+def state_names(payload: Denoise, sampler: str) -> Mapping[int, str]:
+    """What the states that the payload wants kept are called, by the step (1-based) after which they are taken; in order. `sampler`:
+    the one that it is painted with. Who asks for the same with the same salt finds them; whatever else would be painted has others."""
+    wanted = sorted({step for step in payload.keep_steps if 1 <= step <= payload.steps})
+    if not wanted:
+        return {}
+    painting = name(
+        "painting",
+        tenant=payload.salt,
+        prompt=payload.prompt.name,
+        negative=payload.negative.name if payload.negative is not None else None,
+        width=payload.width,
+        height=payload.height,
+        steps=payload.steps,
+        guidance_scale=float(payload.guidance_scale),
+        seed=payload.seed,
+        sampler=sampler,
+        init=payload.init.name if payload.init is not None else None,
+        strength=float(payload.strength),
+    )
+    return {step: name("step_state", painting=painting, step=step) for step in wanted}
 
 
-def _pack(value: object, name: str, arrays: dict[str, NDArray[Any]]) -> Plain:
-    if isinstance(value, torch.Tensor):
-        arrays[name] = value.cpu().numpy().copy()
-        return {_TENSOR: name}
+def _tensors_of(value: Plain) -> Sequence[str]:
+    """The names of those that a remembered value stands for."""
+    if isinstance(value, dict):
+        return [value[TENSOR]]
     if isinstance(value, list):
-        return [_pack(part, f"{name}.{index}", arrays) for index, part in enumerate(value)]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise StageFailed(f"{name} is a {type(value).__name__}, which cannot be taken along")
-
-
-def _unpack(value: Plain, arrays: Arrays, device: torch.device) -> object:
-    if isinstance(value, list):
-        return [_unpack(part, arrays, device) for part in value]
-    if not isinstance(value, dict):
-        return value
-    tensor = torch.tensor(arrays[value[_TENSOR]])
-    return tensor.to(device) if tensor.ndim else tensor  # scalars (timesteps, step sizes) live on the CPU
+        return [tensor for part in value for tensor in _tensors_of(part)]
+    return []

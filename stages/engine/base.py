@@ -20,7 +20,8 @@ from stages.contract.errors import Cancelled, DeadlineExceeded, OutOfMemory, Tri
 from stages.contract.faults import Fault, fault_of
 from stages.contract.item import DEFAULT_TENANT, Item
 from stages.contract.limits import QueueLimits
-from stages.contract.recipe import Inputs, Payload, Recipe
+from stages.contract.pages import Paging
+from stages.contract.recipe import NO_INPUTS, Inputs, Payload, Recipe
 from stages.contract.result import Result
 from stages.contract.stage import Resident, Share
 from stages.contract.wanted import wanted_while
@@ -112,7 +113,7 @@ class BaseEngine(ABC, Generic[P, Q]):
         self._preparer, self._cores = stage, cores
         self._in_flight = InFlight(EngineIdentity(name, stage.device, replica, dtype), scheduler, deliver, clock)
         self._faults = DeviceFaults(self._in_flight, stage, max_step_s)
-        self._closing = False
+        self._closing = self._woken = False
         self._pool = ThreadPoolExecutor(prepare_threads, thread_name_prefix=f"prepare {name}")
         self._thread = threading.Thread(target=self._run_turns, name=f"stage {name}", daemon=True)
 
@@ -126,22 +127,30 @@ class BaseEngine(ABC, Generic[P, Q]):
     @abstractmethod
     def result_type(self) -> type[Result] | None: ...
 
-    def needs(self, payload: P, tenant: str = DEFAULT_TENANT) -> Sequence[Recipe[Any]]:
+    @property
+    def paging(self) -> Paging[P] | None:
+        return None
+
+    def needs(self, payload: P, tenant: str = DEFAULT_TENANT, inputs: Inputs = NO_INPUTS) -> Sequence[Recipe[Any]]:
         """A payload that needs nothing is not looked at here: `submit` will."""
         if not payload.needs():
             return ()
         try:
-            self._refuse_if_ended()
-            cost = self._checked_cost(payload)
-            with self._in_flight.lock:
-                self._in_flight.refuse_if_full(cost, tenant)
-            return self._needs_of(payload)
+            self._refuse_now(payload, tenant)
+            return self._needs_of(payload, inputs)
         except Exception as error:
             raise as_stage_error(self.identity.stage, error) from None
 
     @abstractmethod
-    def _needs_of(self, payload: P) -> Sequence[Recipe[Any]]:
-        """Of what a checked payload needs, what must be at hand."""
+    def _needs_of(self, payload: P, inputs: Inputs) -> Sequence[Recipe[Any]]:
+        """Of what a checked payload needs, what must be at hand beside these."""
+
+    def _refuse_now(self, payload: P, tenant: str) -> None:
+        """Raises what `submit` would raise now."""
+        self._refuse_if_ended()
+        cost = self._checked_cost(payload)
+        with self._in_flight.lock:
+            self._in_flight.refuse_if_full(cost, tenant)
 
     def _checked_cost(self, payload: P) -> float:
         self._preparer.check(payload)
@@ -348,7 +357,18 @@ class BaseEngine(ABC, Generic[P, Q]):
         """Frees what is left, after the last turn."""
 
     def _has_work(self) -> bool:
+        """Under the lock."""
         return self._in_flight.has_left() or self._in_flight.scheduler.has_work()
+
+    def _has_spare_work(self) -> bool:
+        """Whether a turn would do anything that can wait until nothing else is to be done. The engine's thread, not under the lock."""
+        return False
+
+    def _wake(self) -> None:
+        """Has the engine's thread look again whether there is such work. Any thread."""
+        with self._in_flight.lock:
+            self._woken = True
+            self._in_flight.lock.notify()
 
     def _run_turns(self) -> None:
         while self._wait_for_work():
@@ -363,13 +383,21 @@ class BaseEngine(ABC, Generic[P, Q]):
             self._cores.close()
 
     def _wait_for_work(self) -> bool:
-        with self._in_flight.lock:
-            if self._cores is not None and not self._has_work():
-                self._cores.leave()
-            while not (self._closing or self.is_broken or self._has_work()):
-                self._in_flight.lock.wait()
-            if self._closing or self.is_broken:
-                return False
+        """What can wait is done without a claim to cores: others compute with all of them meanwhile."""
+        while True:
+            has_spare_work = self._has_spare_work()
+            with self._in_flight.lock:
+                if self._closing or self.is_broken:
+                    return False
+                if self._has_work():
+                    break
+                if self._cores is not None:
+                    self._cores.leave()
+                if has_spare_work:
+                    return True
+                if not self._woken:
+                    self._in_flight.lock.wait()
+                self._woken = False
         if self._cores is not None:
             self._cores.take()
         return True

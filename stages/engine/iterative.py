@@ -12,10 +12,12 @@ from typing import Any, Generic, TypeVar, Unpack
 from stages.contract.errors import OutOfMemory, StageFailed, TriptychError
 from stages.contract.faults import Fault, fault_of
 from stages.contract.limits import BatchLimits, QueueLimits
-from stages.contract.recipe import InputsMissing, Payload, Recipe
+from stages.contract.pages import Paged, Paging
+from stages.contract.recipe import Inputs, InputsMissing, Payload, Recipe
 from stages.contract.stage import IterativeStage, Share, Stepped
 from stages.engine.base import BaseEngine, EngineOptions
 from stages.engine.iterative_faults import RowFaults
+from stages.engine.paging import EnginePaging
 from stages.engine.rows import Rows
 from stages.engine.scheduling.scheduler import Batch, IterativeScheduler
 from stages.engine.work import Work, as_stage_error
@@ -43,14 +45,24 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
         super().__init__(stage, self._scheduler, name=name, **options)
         self._rows = Rows(stage, self._in_flight, self._scheduler, self._faults)
         self._row_faults = RowFaults(self._rows, self._in_flight, self._scheduler, self._faults)
+        self._paging = EnginePaging(stage, name, self._refuse_now, self._wake) if isinstance(stage, Paged) else None
         self._thread.start()
 
     @property
     def result_type(self) -> None:
         return None
 
-    def _needs_of(self, payload: P) -> Sequence[Recipe[Any]]:
-        return self._stage.needs(payload)
+    @property
+    def paging(self) -> Paging[P] | None:
+        return self._paging
+
+    def metrics(self) -> dict[str, float]:
+        if self._paging is None:
+            return super().metrics()
+        return {**super().metrics(), "page_failures_total": float(self._paging.num_failures)}
+
+    def _needs_of(self, payload: P, inputs: Inputs) -> Sequence[Recipe[Any]]:
+        return self._stage.needs(payload, inputs)
 
     def _share_of(self, prepared: Q) -> Share:
         return self._stage.share(prepared)
@@ -72,6 +84,27 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
                 self._tell(batch, stepped, began)
         self._in_flight.flush()  # before rows are freed: what was said shouldn't wait for that
         self._rows.let_go()
+        if self._paging is not None:
+            self._export(self._paging)
+
+    def _has_spare_work(self) -> bool:
+        return self._paging is not None and self._paging.has_idle_exports()
+
+    def _export(self, paging: EnginePaging[P]) -> None:
+        """Pages that are worth it now. Whoever waits for the device waits for no more than one piece of them."""
+        with self._in_flight.lock:
+            idle = not self._has_work()
+        self._faults.begin(self._in_flight.now())
+        try:
+            paging.export(idle=idle)
+        except Exception as error:
+            failure = paging.failed(error)
+        else:
+            return
+        if isinstance(failure, OutOfMemory):  # what the error held is free by now
+            self._faults.ran_out()
+        elif fault_of(failure) is Fault.DEVICE:
+            self._faults.judge((), failure)
 
     def _end(self) -> None:
         self._rows.let_go()
@@ -123,23 +156,26 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
         """Events and endings, to whoever is still there; and what the others need of their next step, to the scheduler."""
         seconds = self._in_flight.now() - began
         works = [entry.work for entry in batch.entries]
-        if self._row_faults.went_well(batch, stepped):
+        went_well = self._row_faults.went_well(batch, stepped)
+        if went_well:
             self._remember_good(works, stepped)
         shared = [self._shared(work, one) for work, one in zip(works, stepped, strict=True)]
         with self._in_flight.lock:
-            self._in_flight.counters.steps_total += 1
-            self._in_flight.count_run(works, began, seconds)
+            if worked_on := [work for work, one in zip(works, stepped, strict=True) if one.work != 0]:
+                self._in_flight.counters.steps_total += 1
+                self._in_flight.count_run(worked_on, began, seconds)
             shares = {work.id: one for work, one in zip(works, shared, strict=True) if isinstance(one, Share)}
             worked = {work.id: one.work for work, one in zip(works, stepped, strict=True) if one.work is not None}
-            self._scheduler.complete(
-                [work.id for work in works], seconds, done={w.id for w in works} - shares.keys(), shares=shares, worked=worked
-            )
+            done = {work.id for work in works} - shares.keys()
+            did = self._scheduler.complete([work.id for work in works], seconds, done=done, shares=shares, worked=worked)
             for work, one, share in zip(works, stepped, shared, strict=True):
                 self._in_flight.tell(work, one.events)
                 if isinstance(share, TriptychError):
                     self._in_flight.fail(work, share)
                 elif share is None:
                     self._in_flight.settle(work, None)
+        if did and went_well and self._paging is not None:
+            self._paging.stepped(did, seconds)
 
     def _shared(self, work: Work, one: Stepped) -> Share | TriptychError | None:
         """What it needs of its next step; None: it is done."""

@@ -10,7 +10,7 @@ from cache.finite import is_finite
 from stages.contract.errors import StageFailed, TriptychError
 from stages.contract.faults import Fault, fault_of
 from stages.contract.limits import BatchLimits, QueueLimits
-from stages.contract.recipe import Payload, Recipe
+from stages.contract.recipe import Inputs, Payload, Recipe
 from stages.contract.result import Result
 from stages.contract.stage import OneShotStage, Share
 from stages.engine.base import BaseEngine, EngineOptions
@@ -45,7 +45,7 @@ class OneShotEngine(BaseEngine[P, Q], Generic[P, Q, V]):
     def result_type(self) -> type[Result]:
         return self._stage.result_type
 
-    def _needs_of(self, payload: P) -> Sequence[Recipe[Any]]:
+    def _needs_of(self, payload: P, inputs: Inputs) -> Sequence[Recipe[Any]]:
         return payload.needs()
 
     def _share_of(self, prepared: Q) -> Share:

@@ -41,6 +41,7 @@ class Rows(Generic[P, Q, R]):
         row = self._row_of(work)
         with self._in_flight.lock:
             work.row, work.has_row, work.suspended = row, True, None
+            work.inputs = work.inputs.only(work.item.payload.needs())  # pages have served their turn
             work.started_at = began if work.started_at is None else work.started_at
             if work.settled:  # it was withdrawn meanwhile
                 self._in_flight.let_go(work)

@@ -4,15 +4,20 @@ Decides what must not happen on the loop. As advisory as the cache itself: where
 is found and nothing is remembered.
 """
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import ParamSpec
 
+from cache.claims import BeingMade, Claim
 from cache.codec import Arrays, size_of
 from cache.tier import UNLABELLED, Label, TierStats
 from cache.tiered import Found, TieredCache
 from stages.concurrency.thread_pool import DaemonThreads, ThreadPool
 from stages.contract.errors import Overloaded
 
+W = ParamSpec("W")
 READERS = 8  # they wait for the network, not for the CPU
 MAX_WAITING = 4096
 MAX_WRITING_BYTES = 256 * 2**20
@@ -20,12 +25,12 @@ MAX_WRITING_BYTES = 256 * 2**20
 
 
 class CacheThreads:
-    """For one event loop. Writes have a thread of their own: no reader waits for one."""
+    """For one event loop. Writes have a thread of their own: no reader waits for one. `what` is in it, in messages and threads' names."""
 
-    def __init__(self, cache: TieredCache) -> None:
-        self._cache = cache
-        self._reading = ThreadPool("reading the cache", threads=READERS, max_waiting=MAX_WAITING)
-        self._writing = ThreadPool("writing the cache", threads=1, max_waiting=MAX_WAITING)
+    def __init__(self, cache: TieredCache, what: str = "the cache") -> None:
+        self._cache, self._what = cache, what
+        self._reading = ThreadPool(f"reading {what}", threads=READERS, max_waiting=MAX_WAITING)
+        self._writing = ThreadPool(f"writing {what}", threads=1, max_waiting=MAX_WAITING)
         self._writing_bytes = 0
 
     async def get_many(self, keys: Sequence[str], label: Label = UNLABELLED) -> Mapping[str, Found]:
@@ -34,6 +39,19 @@ class CacheThreads:
         with suppress(Overloaded):
             return await self._reading.run(self._cache.get_many, keys, label)
         return {}
+
+    async def get_or_claim(self, key: str, label: Label = UNLABELLED) -> Found | Claim | BeingMade | None:
+        """As `TieredCache.get_or_claim`. Cancelled: what is claimed all the same is let go of."""
+        if not self._cache.is_far:
+            return self._cache.get_or_claim(key, label)
+        bid = _Bid(self._cache, key, label)
+        with suppress(Overloaded):
+            try:
+                return await self._reading.run(bid.make)
+            except asyncio.CancelledError:
+                bid.withdraw()
+                raise
+        return None
 
     async def where(self, keys: Sequence[str]) -> Mapping[str, str]:
         """key -> the first tier that holds it: a hint."""
@@ -44,15 +62,26 @@ class CacheThreads:
         return {}
 
     async def put(self, key: str, value: Arrays, label: Label = UNLABELLED, *, in_memory_only: bool = False) -> None:
-        size = size_of(value)
+        if in_memory_only:
+            await self._write(size_of(value), self._cache.put_in_memory, key, value, label)
+        else:
+            await self._write(size_of(value), self._cache.put, key, value, label)
+
+    async def put_many(self, values: Mapping[str, Arrays], label: Label = UNLABELLED) -> bool:
+        """False: there was too much to be written already."""
+        return await self._write(sum(map(size_of, values.values())), self._cache.put_many, values, label)
+
+    async def _write(self, size: int, put: Callable[W, None], *args: W.args, **kwargs: W.kwargs) -> bool:
         if 0 < self._writing_bytes > MAX_WRITING_BYTES - size:
-            return
+            return False
         self._writing_bytes += size
         try:
-            with suppress(Overloaded):
-                await self._writing.run(self._cache.put_in_memory if in_memory_only else self._cache.put, key, value, label)
+            await self._writing.run(put, *args, **kwargs)
+        except Overloaded:
+            return False
         finally:
             self._writing_bytes -= size
+        return True
 
     async def forget(self, key: str) -> None:
         with suppress(Overloaded):
@@ -64,6 +93,32 @@ class CacheThreads:
 
     async def close(self) -> None:
         """Closes the cache."""
-        await DaemonThreads("closing the cache", max_threads=1).run(self._cache.close)
+        await DaemonThreads(f"closing {self._what}", max_threads=1).run(self._cache.close)
         self._reading.close()
         self._writing.close()
+
+
+class _Bid:
+    """Looks a value up on a thread, or claims it, for somebody who may be gone by then."""
+
+    def __init__(self, cache: TieredCache, key: str, label: Label) -> None:
+        self._cache, self._key, self._label = cache, key, label
+        self._lock = threading.Lock()
+        self._claim: Claim | None = None
+        self._is_withdrawn = False
+
+    def make(self) -> Found | Claim | BeingMade | None:
+        answer = self._cache.get_or_claim(self._key, self._label)
+        with self._lock:
+            self._claim = answer if isinstance(answer, Claim) else None
+            self._let_go_if_unwanted()
+        return answer
+
+    def withdraw(self) -> None:
+        with self._lock:
+            self._is_withdrawn = True
+            self._let_go_if_unwanted()
+
+    def _let_go_if_unwanted(self) -> None:
+        if self._is_withdrawn and self._claim is not None:
+            self._cache.let_go(self._claim)

@@ -7,17 +7,15 @@ by is in `stages/host/resolving.py`, what runs when in `stages/engine/`. Knows n
 import asyncio
 import math
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any, TypeGuard
 
-from cache.tier import TierStats
 from cache.tiered import TieredCache
 from stages.checkpoints.checkpoint import Contents
 from stages.concurrency.thread_pool import DaemonThreads
 from stages.concurrency.together import ended
 from stages.contract.engine import Engine, Load
-from stages.contract.errors import ConfigurationError, Overloaded, TriptychError, Unavailable
+from stages.contract.errors import ConfigurationError, TriptychError, Unavailable
 from stages.contract.item import Item, Reply, StageMetrics, StreamEnd
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.recipe import Recipe
@@ -28,11 +26,13 @@ from stages.engine.delivery import LoopDelivery
 from stages.engine.health import MAX_STEP_S
 from stages.engine.iterative import IterativeEngine
 from stages.engine.one_shot import OneShotEngine
+from stages.host.cache_stats import CacheStats, counters_of
 from stages.host.cache_threads import CacheThreads
 from stages.host.deadlines import at_deadline
 from stages.host.event_feed import EventFeed
 from stages.host.makers import ElsewhereMaker, EngineMaker, Maker, StageCaller
 from stages.host.origin import Origin
+from stages.host.pages.finding import StagePages
 from stages.host.resolving import Resolver
 from stages.host.submission import HostedEngine, Submission
 
@@ -41,7 +41,8 @@ Stage = OneShotStage[Any, Any, Any] | IterativeStage[Any, Any, Any]
 
 
 class StageHost:
-    """`add` the stages, then `call` and `stream` on one event loop, then `close`. The host closes its cache.
+    """`add` the stages, then `call` and `stream` on one event loop, then `close`. The host closes its caches: `cache` remembers results,
+    `pages` where rows may begin (None: nowhere).
 
     What its stages need of others is resolved here, too: by its own stages where it has them, or else through `elsewhere`.
     With shared cores, its stages on the CPU compute with `torch_threads` each, with fewer while others compute.
@@ -51,6 +52,7 @@ class StageHost:
         self,
         *,
         cache: TieredCache | None = None,
+        pages: TieredCache | None = None,
         replica: str = "local",
         cores: SharedCores | None = None,
         torch_threads: int = 1,
@@ -58,8 +60,10 @@ class StageHost:
     ) -> None:
         self._cache = cache if cache is not None else TieredCache()
         self._cache_threads = CacheThreads(self._cache)
-        self._known_stats: Mapping[str, TierStats] = {}
-        self._asking: asyncio.Task[None] | None = None
+        self._page_threads = CacheThreads(pages, "pages") if pages is not None else None
+        self._stats = {"cache": CacheStats(self._cache, self._cache_threads)}
+        if pages is not None and self._page_threads is not None:
+            self._stats["pages"] = CacheStats(pages, self._page_threads)
         self._replica, self._cores, self._torch_threads = replica, cores, torch_threads
         self._delivery = LoopDelivery()
         self._hosted: dict[str, HostedEngine] = {}
@@ -108,12 +112,18 @@ class StageHost:
         Its receivers may be called on any thread. Raises `ConfigurationError` for a name that is taken."""
         name = engine.identity.stage
         self._refuse_if_taken(name)
-        hosted = self._hosted[name] = HostedEngine(engine, self._resolve, max_waiting)
+        origin = Origin.of(engine.identity, contents.whole if contents is not None else "")
+        hosted = HostedEngine(engine, self._resolve, max_waiting, self._pages_of(engine, origin))
+        self._hosted[name] = hosted
         if contents is not None:
             self._contents[name] = contents
         if engine.result_type is not None:
-            origin = Origin.of(engine.identity, contents.whole if contents is not None else "")
             self._makers[name] = EngineMaker(hosted, engine.result_type, origin)
+
+    def _pages_of(self, engine: Engine[Any], origin: Origin) -> StagePages | None:
+        if engine.paging is None or self._page_threads is None:
+            return None
+        return StagePages(engine.identity.stage, engine.paging, self._page_threads, origin.key, self._delivery)
 
     def limit_queue(self, stage: str, limits: QueueLimits) -> None:
         """Judges what comes to the stage from now on by these bounds, also what would wait for inputs. On any thread. Raises
@@ -171,7 +181,7 @@ class StageHost:
         metrics = []
         for name, hosted in self._hosted.items():
             counters = {**hosted.metrics(), **self._cache_counters(name), **shared}
-            shared = dict.fromkeys(shared, 0.0)
+            shared = {}
             identity = hosted.engine.identity
             metrics.append(StageMetrics(name, self._replica, identity.device, identity.dtype, counters))
         for name, maker in self._makers.items():
@@ -207,8 +217,11 @@ class StageHost:
             raise broken[0]
 
     async def settled(self) -> None:
-        """Returns once nothing is being computed or remembered any more."""
+        """Returns once nothing is being computed or remembered any more. What an engine exports while it is idle is not waited for."""
         await self._resolver.settled()
+        for hosted in self._hosted.values():
+            if hosted.pages is not None:
+                await hosted.pages.settled()
 
     async def close(self) -> None:
         """Everything unfinished ends with `Unavailable`; returns when every thread has ended, but waits no longer than
@@ -219,9 +232,14 @@ class StageHost:
         closing = DaemonThreads("closing stages", max_threads=len(engines))
         how = await ended(closing.run(engine.close, BROKEN_CLOSE_S if engine.is_broken else None) for engine in engines)
         await self._resolver.close(Unavailable("the stages here are shutting down; try again", retry_after_s=1.0))
-        if self._asking is not None:
-            await self._asking
+        for stats in self._stats.values():
+            await stats.settled()
+        for hosted in self._hosted.values():
+            if hosted.pages is not None:
+                await hosted.pages.close()
         await self._cache_threads.close()
+        if self._page_threads is not None:
+            await self._page_threads.close()
         for failure in how:
             if isinstance(failure, BaseException):
                 raise failure
@@ -276,25 +294,11 @@ class StageHost:
     def _cache_counters(self, stage: str) -> dict[str, float]:
         return asdict(self._resolver.counters_of(stage)) if stage in self._makers else {}
 
-    def _cache_stats(self) -> Mapping[str, TierStats]:
-        """Asking a far tier is no work for the event loop: it is asked aside, and its last answer is told."""
-        if not self._cache.is_far:
-            return self._cache.stats()
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(self._ask_cache())
-        return self._known_stats
-
-    async def _ask_cache(self) -> None:
-        with suppress(Overloaded):
-            self._known_stats = await self._cache_threads.stats()
-
     def _shared_cache_counters(self) -> dict[str, float]:
-        stats = self._cache_stats()
-        memory = stats.get("memory")
-        return {
-            "cache_evictions_total": float(memory.evictions if memory else 0),
-            "cache_errors_total": float(sum(tier.errors + tier.corrupt for tier in stats.values())),
-        }
+        told: dict[str, float] = {}
+        for name, stats in self._stats.items():
+            told |= counters_of(name, stats.latest())
+        return told
 
 
 def _is_iterative(stage: object) -> TypeGuard[IterativeStage[Any, Any, Any]]:

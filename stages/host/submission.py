@@ -1,7 +1,7 @@
 """One item at an engine, seen from the event loop: its inputs are resolved first, and whatever it turns out to lack meanwhile.
 
-Decides that who waits for inputs is known to no engine, how many of each tenant may wait, and how it is counted what ends meanwhile.
-Knows no names and no cache: how an input is resolved is handed in.
+Decides that who waits for inputs, or for pages of its beginning, is known to no engine, how many of each tenant may wait, and how it is
+counted what ends meanwhile. Knows no names and no cache: how an input is resolved, and where pages are, is handed in.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from stages.concurrency.together import together
@@ -23,6 +23,7 @@ from stages.engine.scheduling.room import Tally, has_room_for_another
 from stages.engine.work import as_stage_error
 from stages.host.deadlines import remaining_s, too_late
 from stages.host.held_receipts import HeldReceipt, held
+from stages.host.pages.finding import Beginning, StagePages
 
 Resolve = Callable[[Recipe[Any], Item[Any]], Awaitable[Reply[Any]]]
 """The result of a recipe, on behalf of an item."""
@@ -30,10 +31,11 @@ Resolve = Callable[[Recipe[Any], Item[Any]], Awaitable[Reply[Any]]]
 
 @dataclass(frozen=True, slots=True)
 class AtHand:
-    """Inputs, and the receipts of what made them."""
+    """Inputs, and the receipts of what made them. `beginning`: with its pages."""
 
     inputs: Inputs = NO_INPUTS
     receipts: tuple[HeldReceipt, ...] = ()
+    beginning: Beginning = field(default_factory=Beginning)
 
 
 @dataclass(slots=True)
@@ -67,10 +69,10 @@ class EndedWaiting:
 
 
 class HostedEngine:
-    """An engine, and how many of its items may wait for their inputs."""
+    """An engine, and how many of its items may wait for their inputs. `pages`: where they begin (None: each at its own beginning)."""
 
-    def __init__(self, engine: Engine[Any], resolve: Resolve, max_waiting: int) -> None:
-        self.engine = engine
+    def __init__(self, engine: Engine[Any], resolve: Resolve, max_waiting: int, pages: StagePages | None = None) -> None:
+        self.engine, self.pages = engine, pages
         self._resolve = resolve
         self._may_wait = QueueLimits(max_waiting)
         self._waiting: Tally[str] = Tally()
@@ -86,14 +88,36 @@ class HostedEngine:
         self.engine.limit_queue(limits)
 
     def metrics(self) -> dict[str, float]:
-        counters = {**self.engine.metrics(), "waiting_for_inputs": float(self._waiting.items)}
+        pages = self.pages.metrics() if self.pages is not None else {}
+        counters = {**self.engine.metrics(), **pages, "waiting_for_inputs": float(self._waiting.items)}
         for name, count in asdict(self._ended_waiting).items():
             counters[name] = counters.get(name, 0.0) + count
         return counters
 
     async def inputs(self, item: Item[Any]) -> AtHand:
-        """Of what the item needs, what must be at hand when it is submitted. Raises `QueueFull` where too many wait."""
-        recipes = self.engine.needs(item.payload, item.tenant)
+        """Of what the item needs, what must be at hand when it is submitted, and pages of its beginning. Raises `QueueFull` where too many
+        wait for what they can't do without."""
+        beginning = await self._beginning(item)
+        try:
+            at_hand = await self._needed(item, beginning.pages)
+        except BaseException:
+            beginning.let_go()
+            raise
+        return AtHand(beginning.pages.with_more(at_hand.inputs), at_hand.receipts, beginning)
+
+    async def _beginning(self, item: Item[Any]) -> Beginning:
+        if self.pages is None:
+            return Beginning()
+        run = self.pages.run_of(item)
+        if len(run.names) <= run.num_resident:
+            return self.pages.as_held(run)
+        if not has_room_for_another(self._waiting, item.tenant, self._may_wait):
+            return self.pages.refused(run)
+        with self._ended_waiting.counting(item), self._waits(item):
+            return await self.pages.find(item, run)
+
+    async def _needed(self, item: Item[Any], pages: Inputs) -> AtHand:
+        recipes = self.engine.needs(item.payload, item.tenant, pages)
         if not recipes:
             return AtHand()
         with self._ended_waiting.counting(item):
@@ -103,13 +127,18 @@ class HostedEngine:
 
     async def resolved(self, recipes: Sequence[Recipe[Any]], item: Item[Any]) -> AtHand:
         """All of them at once; where one can't be had, none is waited for any more."""
-        self._waiting.add(item.tenant)
-        try:
+        with self._waits(item):
             replies = await together(self._one(recipe, item) for recipe in recipes)
-        finally:
-            self._waiting.remove(item.tenant)
         inputs = Inputs({recipe.name: result for recipe, (result, _) in zip(recipes, replies, strict=True)})
         return AtHand(inputs, tuple(receipt for _, receipts in replies for receipt in receipts))
+
+    @contextmanager
+    def _waits(self, item: Item[Any]) -> Iterator[None]:
+        self._waiting.add(item.tenant)
+        try:
+            yield
+        finally:
+            self._waiting.remove(item.tenant)
 
     async def _one(self, recipe: Recipe[Any], item: Item[Any]) -> tuple[Result, Sequence[HeldReceipt]]:
         try:
@@ -149,16 +178,19 @@ class Submission:
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self._handle: Handle | None = None
         self._supplying: asyncio.Task[None] | None = None
+        self._beginning = Beginning()
         self._ended = False
 
     async def begin(self) -> None:
         """Returns once the engine has it. Raises any `TriptychError`."""
         at_hand = await self._hosted.inputs(self._item)
+        self._beginning = at_hand.beginning
         self._outlet.at_hand(at_hand.receipts)
         self._handle = self._hosted.engine.submit(self._item, at_hand.inputs, self)
 
     def end(self) -> None:
         self._ended = True
+        self._beginning.let_go()
         if self._supplying is not None:
             self._supplying.cancel()
         if self._handle is not None:
@@ -184,13 +216,13 @@ class Submission:
     # ---- as a receiver ----
 
     def events(self, events: Sequence[object]) -> None:
-        self._on_loop(self._outlet.events, events)
+        self._on_loop(self._pass_on, events)
 
     def missing(self, recipes: Sequence[Recipe[Any]]) -> None:
         self._on_loop(self._begin_supplying, recipes)
 
     def done(self, value: Result | None, receipt: StageReceipt) -> None:
-        self._on_loop(self._outlet.done, value, receipt)
+        self._on_loop(self._outlet.done, value, self._beginning.told(receipt))
 
     def failed(self, error: TriptychError) -> None:
         self._on_loop(self._outlet.failed, error)
@@ -202,6 +234,10 @@ class Submission:
             self._loop.call_soon_threadsafe(act, *values)
 
     # ---- the event loop ----
+
+    def _pass_on(self, events: Sequence[object]) -> None:
+        self._beginning.let_go()  # it has started
+        self._outlet.events(events)
 
     def _begin_supplying(self, recipes: Sequence[Recipe[Any]]) -> None:
         if not self._ended:  # or nobody would call it off

@@ -3,14 +3,16 @@
 Decides what a step computes: a share of the waiting prompts, within a token budget, and one token of every other row. Knows
 no HTTP, no vision encoder (images come as features) and no queue: the engine decides which rows run.
 
-The life of a row: `needs` tells which images lie beyond what a slot holds of its prompt; `prepare` brings their features into the
-model's dtype; `start` gives it a slot, with whatever beginning of its prompt is already known, and brings the other features onto the
-device, where they stay until the prompt is computed; steps compute the rest of the prompt in chunks; the step that computes the prompt's
-last token samples the first token of the answer; every further step adds one, until a stop token, a stop string or the bound; `finish`
-frees the slot, whose content may serve a later prompt. A row that must make way keeps its tokens only: `resume` treats prompt and
-answer so far as a prompt.
+The life of a row: `page_run` tells the pages of its prompt, and how many of them a slot holds; `needs`, which images lie beyond those and
+the pages that were brought; `prepare` brings their features into the model's dtype; `start` gives it a slot, with whatever beginning of
+its prompt is already known, copied from another slot or written from pages, and brings the other features onto the device, where they
+stay until the prompt is computed; steps compute the rest of the prompt in chunks; the step that computes the prompt's last token samples
+the first token of the answer; every further step adds one, until a stop token, a stop string or the bound; `finish` frees the slot, whose
+content may serve a later prompt, and leaves in pages (`export`) when that is in nobody's way. A row that must make way keeps its tokens
+only: `resume` treats prompt and answer so far as a prompt.
 """
 
+import logging
 from collections.abc import Collection, Hashable, Sequence
 from typing import Any
 
@@ -20,7 +22,9 @@ from torch import Tensor
 from stages.checkpoints.checkpoint import Checkpoint, LoadOptions
 from stages.contract.errors import ConfigurationError, StageFailed
 from stages.contract.faults import Fault, fault_of
-from stages.contract.recipe import Inputs, InputsMissing, Recipe
+from stages.contract.pages import MadePage, PageRun
+from stages.contract.recipe import NO_INPUTS, Inputs, InputsMissing, Recipe
+from stages.contract.result import Result
 from stages.contract.stage import Share, Stepped
 from stages.device.packed_linear import is_packed
 from stages.llm.detokenizer import Shown, TextStream, TokenTexts
@@ -29,9 +33,15 @@ from stages.llm.model.forward import Forward, PlacedImage
 from stages.llm.model.image_positions import ImagePositions
 from stages.llm.model.loading import LoadedLanguageModel, load_language_model
 from stages.llm.model.self_check import check_answers
+from stages.llm.model.slot_pages import CannotPage, SlotPages
 from stages.llm.model.slot_table import Placement, SlotContents, SlotTable
+from stages.llm.pages.at_hand import PagesAtHand
+from stages.llm.pages.kv_page import KvPage
+from stages.llm.pages.naming import PageNaming
+from stages.llm.paging import Paging
 from stages.llm.prefill import group_by_length, share_budget
 from stages.llm.prompt import PreparedPrompt, PromptPreparer
+from stages.llm.prompt_reading import PromptReader
 from stages.llm.prompt_rules import PromptRules
 from stages.llm.row import LlmRow, SuspendedAnswer
 from stages.llm.sampling.sampling import RowSampler, SampledToken, sample
@@ -39,13 +49,16 @@ from stages.llm.settings import LlmSettings
 
 MIN_CHUNK_TOKENS = 16  # fewer make no pass noticeably smaller
 
+log = logging.getLogger("triptych.stages")
+
 
 class _OnlyUnpacked(Exception):
     """A model may look at its layers' weights, which packed layers don't show: it gets another chance without."""
 
 
 class Llm:
-    """An `IterativeStage[Generate, PreparedPrompt, LlmRow]`. Events of a row: `TokenDelta` for every token, then `GenerationEnd`.
+    """An `IterativeStage[Generate, PreparedPrompt, LlmRow]`, and `Paged[Generate]`. Events of a row: `TokenDelta` for every token, then
+    `GenerationEnd`.
 
     Tokens are counted as computed: the stop token that ends an answer counts, though it is not shown.
     """
@@ -66,9 +79,13 @@ class Llm:
         )
         num_tokens, width = loaded.model.get_input_embeddings().weight.shape
         self._rules = PromptRules(num_tokens, settings.max_context_tokens)
-        self._table = SlotTable(settings.num_slots)
-        self._preparer = PromptPreparer(num_tokens, width, image_positions, self._table, self._forward.dtype)
+        naming = PageNaming(settings.page_tokens, settings.page_dtype, image_positions is not None)
+        self._table = SlotTable(settings.num_slots, naming)
         self._allocate()
+        self._pages = self._slot_pages(type(loaded.model).__name__)
+        self._paging = Paging(self._table, self._pages)
+        reader = PromptReader(num_tokens, naming)
+        self._preparer = PromptPreparer(reader, width, image_positions, self._table, self._forward.dtype, self._pages)
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, options: LoadOptions, settings: LlmSettings) -> "Llm":
@@ -119,6 +136,13 @@ class Llm:
         with torch.inference_mode():
             self._forward.run([row], [row.next_chunk()])
 
+    def _slot_pages(self, model: str) -> SlotPages | None:
+        try:
+            return SlotPages(self._forward.slots, self._settings.page_tokens, int8=self._settings.page_dtype == "int8")
+        except CannotPage as why:
+            log.warning("%s: its keys and values are remembered in its slots only: %s", model, why)
+            return None
+
     @property
     def device(self) -> str:
         return self._device_name
@@ -136,9 +160,25 @@ class Llm:
     def weigh(self, payload: Generate) -> float:
         return float(min(len(payload.token_ids), self._chunk_tokens))
 
-    def needs(self, payload: Generate) -> Sequence[Recipe[Any]]:
-        """Features of the images that lie beyond the longest beginning of the prompt that a slot holds under its salt."""
-        return self._preparer.needs(payload)
+    @property
+    def page_type(self) -> type[Result]:
+        return KvPage
+
+    def page_run(self, payload: Generate) -> PageRun:
+        """Of the prompt: the answer's pages come to be as it goes on. None where the model's keys and values can't be paged."""
+        return self._preparer.page_run(payload)
+
+    def has_exports(self, *, idle: bool) -> bool:
+        return self._paging.has_exports(idle=idle)
+
+    def export(self, *, idle: bool) -> Sequence[MadePage]:
+        with torch.inference_mode():
+            return self._paging.export(idle=idle)
+
+    def needs(self, payload: Generate, inputs: Inputs = NO_INPUTS) -> Sequence[Recipe[Any]]:
+        """Features of the images that lie beyond the longest beginning of the prompt that a slot holds under its salt, and the pages at
+        hand that go on from there."""
+        return self._preparer.needs(payload, inputs)
 
     def resident_names(self) -> Collection[str]:
         """Of the features whose images a slot holds keys and values of. Any thread."""
@@ -150,7 +190,8 @@ class Llm:
 
     def share(self, prepared: PreparedPrompt) -> Share:
         """Of what is still to be computed of the prompt, as things stand. Any thread."""
-        num_waiting = len(prepared.tokens) - self._table.num_reusable(prepared.contents())
+        held = self._table.num_reusable(prepared.contents())
+        num_waiting = prepared.num_tokens - prepared.at_hand.reach(held, prepared.num_tokens)
         return Share("llm", float(min(num_waiting, self._chunk_tokens)))
 
     def can_start(self, payload: Generate) -> bool:
@@ -159,7 +200,11 @@ class Llm:
     def start(self, payload: Generate, prepared: PreparedPrompt) -> LlmRow:
         sampler = RowSampler(payload.sampling, [token for token in payload.token_ids if token < self._rules.num_tokens])
         text = TextStream(self._tokenizer, payload.sampling.stop)
-        return self._row(payload, prepared, SuspendedAnswer((), 0, sampler, text))
+        names = prepared.read.page_names
+        brought = [names[number] for number in prepared.at_hand.pages]
+        row = self._row(payload, prepared, SuspendedAnswer((), 0, sampler, text))
+        self._paging.came(names, brought)
+        return row
 
     def suspend(self, row: LlmRow) -> SuspendedAnswer:
         return row.suspended()
@@ -170,18 +215,19 @@ class Llm:
     def _row(self, payload: Generate, prepared: PreparedPrompt, so_far: SuspendedAnswer) -> LlmRow:
         contents = prepared.contents(so_far.tokens)
         placement = self._table.find(contents)
-        if missing := prepared.lacks(placement.num_reused):
+        num_reused = prepared.at_hand.reach(placement.num_reused, len(contents.tokens))
+        if missing := prepared.lacks(num_reused):
             raise InputsMissing(missing)
-        images, positions = self._on_device(prepared, placement.num_reused)  # this may fail, too, and then no slot is taken
-        self._take(contents, placement)
-        num_prompt = len(prepared.tokens)
+        images, positions = self._on_device(prepared, num_reused)  # this may fail, too, and then no slot is taken
+        self._take(contents, placement, prepared.at_hand)
+        num_prompt = prepared.num_tokens
         room = self._settings.max_context_tokens - num_prompt
         return LlmRow(
             slot=placement.slot,
             contents=contents,
             num_prompt=num_prompt,
             num_given=len(contents.tokens),
-            num_cached=so_far.num_cached if so_far.tokens else placement.num_reused,
+            num_cached=so_far.num_cached if so_far.tokens else num_reused,
             max_tokens=min(payload.sampling.max_tokens or room, room),
             sampler=so_far.sampler,
             text=so_far.text,
@@ -201,12 +247,19 @@ class Llm:
             )
             return images, None if positions is None else positions.to(device)
 
-    def _take(self, contents: SlotContents, placement: Placement) -> None:
-        if placement.copy_from is not None:  # it may fail, and then no slot is taken
-            self._table.forget(placement.slot)
-            with torch.inference_mode():
-                self._forward.slots.copy_prefix(placement.copy_from, placement.slot, placement.num_reused)
-        self._table.take(contents, placement)
+    def _take(self, contents: SlotContents, placement: Placement, at_hand: PagesAtHand) -> None:
+        """Whatever fails, no slot is taken."""
+        slot, held = placement.slot, placement.num_reused
+        with torch.inference_mode():
+            self._paging.leave(slot, held if placement.copy_from is None else 0)
+            if placement.copy_from is not None:
+                self._table.forget(slot)
+                self._forward.slots.copy_prefix(placement.copy_from, slot, held)
+            if (brought := at_hand.beyond(held)) and self._pages is not None:
+                self._table.forget(slot)
+                self._pages.write(slot, held // at_hand.page_tokens, brought)
+        self._table.take(contents, placement, at_hand.reach(held, len(contents.tokens)))
+        at_hand.let_go()
 
     def batch_key(self, row: LlmRow) -> Hashable:
         return "llm"
@@ -233,12 +286,17 @@ class Llm:
             for row, (num_computed, images) in zip(rows, before, strict=True):
                 row.contents.num_computed, row.images = num_computed, images
             raise
-        return [
+        stepped = [
             self._advanced(row, sampled[index])
             if index in sampled
             else Stepped(work=row.contents.num_computed - before[index][0])
             for index, row in enumerate(rows)
         ]
+        for row in rows:
+            self._table.advance(row.slot)
+            if row.is_sound:
+                self._paging.computed(row.slot)
+        return stepped
 
     def _compute(self, rows: Sequence[LlmRow]) -> dict[int, SampledToken]:
         """The next token of every row (by its index) whose prompt is computed by the end of the step."""
@@ -300,6 +358,7 @@ class Llm:
         if not row.is_sound:
             # Attention reads over a row's end, and zero times no number is no number: the slot's next row would fail, too.
             self._table.forget(row.slot)
+            self._paging.forget(row.slot)
             with torch.inference_mode():
                 self._forward.slots.wipe(row.slot)
         self._table.release(row.slot)

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import redis
@@ -14,26 +15,47 @@ from cache.embedded import server_program
 
 
 class RedisServer:
-    """On a unix socket in `folder`, or on a free loopback port. `settings`: further lines of its configuration."""
+    """On a unix socket in `folder`, or on a free loopback port. `program`: the machine's redis-server, or else ours. `tls`: a folder with
+    ca.crt, server.crt and server.key. `settings`, `more`: further lines of its configuration."""
 
-    def __init__(self, folder: Path, *, tcp: bool = False, **settings: str) -> None:
-        self._folder, self._port = folder, _free_port() if tcp else 0
-        self._settings = {"maxmemory": "64mb", "maxmemory_policy": "allkeys-lfu"} | settings
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        tcp: bool = False,
+        program: Path | None = None,
+        tls: Path | None = None,
+        more: Mapping[str, str] | None = None,
+        **settings: str,
+    ) -> None:
+        self._folder, self.port, self._tls = folder, free_port() if tcp or tls else 0, tls
+        self._program = program or (Path(shutil.which("redis-server") or server_program()) if self.port else server_program())
+        self.settings = {"maxmemory": "64mb", "maxmemory_policy": "allkeys-lfu"} | settings | dict(more or {})
         self._socket = folder / "s.sock"
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self._port}" if self._port else f"unix://{self._socket}"
+        if self._tls:
+            return f"rediss://localhost:{self.port}?ssl_ca_certs={self._tls}/ca.crt"
+        return f"redis://127.0.0.1:{self.port}" if self.port else f"unix://{self._socket}"
 
     def start(self) -> "RedisServer":
         """Returns when it answers."""
-        program = (shutil.which("redis-server") if self._port else None) or str(server_program())
-        settings = {"port": str(self._port), "save": "", "dir": str(self._folder), "logfile": "log"} | self._settings
-        if not self._port:
-            settings["unixsocket"] = str(self._socket)
+        settings = {
+            "port": str(self.port),
+            "save": "",
+            "dir": str(self._folder),
+            "logfile": "log",
+            "unixsocket": str(self._socket),
+        }
+        if self._tls:
+            files = {"cert": "server.crt", "key": "server.key", "ca-cert": "ca.crt"}
+            settings |= {"port": "0", "tls-port": str(self.port), "tls-auth-clients": "no"}
+            settings |= {f"tls-{name}-file": str(self._tls / file) for name, file in files.items()}
+        settings |= self.settings
         words = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)]
-        self._process = subprocess.Popen([program, *words])
+        self._process = subprocess.Popen([str(self._program), *words])
         deadline = time.monotonic() + 30
         while not self._answers():
             if time.monotonic() > deadline or self._process.poll() is not None:
@@ -41,7 +63,8 @@ class RedisServer:
         return self
 
     def client(self) -> redis.Redis:
-        return redis.Redis.from_url(self.url, protocol=2)
+        """On its socket, whatever else it listens on."""
+        return redis.Redis.from_url(f"unix://{self._socket}", protocol=2, password=self.settings.get("requirepass"))
 
     def kill(self) -> None:
         self._signal(signal.SIGKILL)
@@ -68,7 +91,7 @@ class RedisServer:
             return False
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

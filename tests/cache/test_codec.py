@@ -13,15 +13,46 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cache.codec import BFLOAT16, FORMAT_VERSION, CorruptValue, decode, encode, is_storable, size_of
+from cache.codec import BFLOAT16, FORMAT_VERSION, CorruptValue, decode, describe, encode, is_storable, size_of
 from tests.cache.values import DTYPES, same, values
 
 VALUE = {"features": np.arange(12, dtype=np.float16).reshape(3, 4), "grid": np.array([1, 2, 3])}
 
 
-@given(st.text(), values)
-def test_a_value_comes_back_to_the_bit(key: str, value: dict[str, NDArray[Any]]) -> None:
-    assert same(decode(key, encode(key, value)), value)
+SEALS = st.sampled_from(["", "a", "0123456789abcdef" * 4])
+
+
+@given(st.text(), values, SEALS)
+def test_a_value_comes_back_to_the_bit(key: str, value: dict[str, NDArray[Any]], seal: str) -> None:
+    assert same(decode(key, encode(key, value, seal), seal), value)
+
+
+@pytest.mark.parametrize(("written", "read"), [("ours", "theirs"), ("ours", ""), ("", "ours")])
+def test_a_value_under_another_seal_is_not_believed(written: str, read: str) -> None:
+    with pytest.raises(CorruptValue, match="seal"):
+        decode("key", encode("key", VALUE, written), read)
+
+
+def test_who_has_no_seal_cannot_forge_by_saying_that_there_is_one() -> None:
+    """The head's own word for "sealed" is not what the reader goes by."""
+    forgery = bytearray(encode("key", VALUE))
+    forgery[6] = 1
+    for seal in ("ours", ""):
+        with pytest.raises(CorruptValue):
+            decode("key", bytes(forgery), seal)
+
+
+def test_bytes_say_what_they_are_to_whoever_asks() -> None:
+    told = describe(encode("key", VALUE | {"bits": np.zeros(2, np.uint16).view(BFLOAT16)}, "ours", "vision_features"))
+    assert (told.key, told.kind, told.is_sealed) == ("key", "vision_features", True)
+    assert told.arrays == (("features", "<f2", (3, 4)), ("grid", "<i8", (3,)), ("bits", "bfloat16", (2,)))
+    with pytest.raises(CorruptValue):
+        describe(b"TPTC")
+
+
+def test_a_value_of_endlessly_many_arrays_is_refused() -> None:
+    with pytest.raises(ValueError, match="too long"):
+        encode("key", {f"array {number}": np.zeros(1) for number in range(4000)})
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -90,13 +121,13 @@ def test_a_value_of_another_key_is_corrupt() -> None:
         decode("ours", encode("theirs", VALUE))
 
 
-@given(st.data())
-def test_one_flipped_bit_anywhere_is_noticed(data: st.DataObject) -> None:
-    encoded = bytearray(encode("key", VALUE))
+@given(st.data(), SEALS)
+def test_one_flipped_bit_anywhere_is_noticed(data: st.DataObject, seal: str) -> None:
+    encoded = bytearray(encode("key", VALUE, seal))
     bit = data.draw(st.integers(0, len(encoded) * 8 - 1))
     encoded[bit // 8] ^= 1 << bit % 8
     with pytest.raises(CorruptValue):
-        decode("key", bytes(encoded))
+        decode("key", bytes(encoded), seal)
 
 
 @given(st.data())
@@ -119,7 +150,7 @@ def test_any_bytes_are_either_a_value_or_corrupt(noise: bytes) -> None:
 
 def forged(index: bytes, payload: bytes = b"", version: int = FORMAT_VERSION) -> bytes:
     """Well-formed as far as the checksum goes: what a careless or malicious writer could store."""
-    head = struct.pack("<4sHHI", b"TPTC", version, 3, len(index))
+    head = struct.pack("<4sHHHI", b"TPTC", version, 0, 3, len(index))
     return head + xxhash.xxh3_128_digest(head + b"key" + index + payload) + b"key" + index + payload
 
 
@@ -129,23 +160,29 @@ def forged(index: bytes, payload: bytes = b"", version: int = FORMAT_VERSION) ->
         b"",
         b"null",
         b"7",
-        b"[[1]]",
-        b'{"a": 1}',
-        b'[["x", "<f4", [1000000]]]',
-        b'[["x", "<f4", [-4]]]',
-        b'[["x", "<f4", [-1, -1]]]',
-        b'[["x", "<f4", [1.5]]]',
-        b'[["x", "<f4", [true]]]',
-        b'[["x", "<f4", [99999999999999999999, 0]]]',
-        b'[["x", "|O", [1]]]',
-        b'[["x", "<U4", [1]]]',
-        b'[["x", "i4,f4", [1]]]',
-        b'[["x", "nonsense", [1]]]',
-        b'[["x", null, [1]]]',
-        b'[["x", {"names": ["a"], "formats": ["O"]}, [1]]]',
-        b'[[["x"], "<f4", [1]]]',
+        b'["", [[1]]]',
+        b'["", {"a": 1}]',
+        b'["", [["x", "<f4", [1000000]]]]',
+        b'["", [["x", "<f4", [-4]]]]',
+        b'["", [["x", "<f4", [-1, -1]]]]',
+        b'["", [["x", "<f4", [1.5]]]]',
+        b'["", [["x", "<f4", [true]]]]',
+        b'["", [["x", "<f4", [99999999999999999999, 0]]]]',
+        b'["", [["x", "|O", [1]]]]',
+        b'["", [["x", "<U4", [1]]]]',
+        b'["", [["x", "i4,f4", [1]]]]',
+        b'["", [["x", "nonsense", [1]]]]',
+        b'["", [["x", null, [1]]]]',
+        b'["", [["x", {"names": ["a"], "formats": ["O"]}, [1]]]]',
+        b'["", [[["x"], "<f4", [1]]]]',
         b"[" * 100_000,
         b"\xff\xfe",
+        b"[]",
+        b'[""]',
+        b"[7, []]",
+        b'["", null]',
+        b'["", [], []]',
+        b'["", [' + b'["x","<f4",[0]],' * 8000 + b'["x","<f4",[0]]]]',
     ],
 )
 def test_a_forged_index_is_corrupt_and_nothing_worse(index: bytes) -> None:
@@ -154,9 +191,10 @@ def test_a_forged_index_is_corrupt_and_nothing_worse(index: bytes) -> None:
 
 
 def test_another_format_version_is_corrupt() -> None:
-    assert decode("key", forged(b"[]")) == {}
-    with pytest.raises(CorruptValue, match="format 2"):
-        decode("key", forged(b"[]", version=2))
+    assert decode("key", forged(b'["", []]')) == {}
+    for other in (FORMAT_VERSION - 1, FORMAT_VERSION + 1):
+        with pytest.raises(CorruptValue, match=f"format {other}"):
+            decode("key", forged(b'["", []]', version=other))
 
 
 def test_a_pickle_is_never_opened() -> None:

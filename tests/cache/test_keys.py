@@ -1,6 +1,7 @@
 """Names: equal when everything that made the result is equal, and only then."""
 
 import math
+import struct
 from itertools import pairwise
 
 import numpy as np
@@ -163,6 +164,17 @@ def test_naming_in_two_pieces_gives_the_same_names_as_naming_whole(
     head = page_names("root", ids[:cut], page_tokens, [image for image in images if image[1] < cut])
     rest = [(image, offset - cut) for image, offset in images if offset >= cut]
     assert head + page_names(head[-1] if head else "root", ids[cut:], page_tokens, rest) == whole
+
+
+@pytest.mark.parametrize("parent", [name("root"), "root", "é" * 64], ids=["a name", "short", "not ASCII"])
+@pytest.mark.parametrize("images", [[], [("cat", 5)]], ids=["no image", "an image"])
+def test_a_page_is_named_as_any_result_is(parent: str, images: list[tuple[str, int]]) -> None:
+    names = page_names(parent, [*range(-4, 8)], 4, images)
+    for number, found in enumerate(names):
+        ids = struct.pack("<4q", *range(4 * number - 4, 4 * number))
+        begun = [(at - 4 * number, image) for image, at in images if at // 4 == number]
+        assert found == name("kv-page", parent=parent, token_ids=ids, images=begun)
+        parent = found
 
 
 def test_the_place_of_an_image_within_a_page_matters() -> None:

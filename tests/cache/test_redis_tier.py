@@ -1,19 +1,24 @@
 """The Redis tier when things go wrong: misses and counters, never errors, never for long; and right again when Redis is."""
 
 import logging
+import re
 import socket
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from cache.breaker import Breaker
 from cache.codec import BFLOAT16, encode
 from cache.redis_connection import Patience
 from cache.redis_tier import RedisTier
+from cache.tier import Label
 from tests.cache.redis_server import RedisServer
 from tests.cache.values import floats, same
 
@@ -100,6 +105,7 @@ def test_a_server_killed_in_use_gives_misses_and_is_picked_up_when_it_is_back(
     assert [tier.get_many(["a"]) for _ in range(5)] == [{}] * 5
     put(tier)
     assert tier.stats().errors == 3  # then the breaker was open, and nobody asked any more
+    assert (tier.stats().opened, tier.stats().is_down) == (1, True)
     server.start()
     clock.now += 5
     assert tier.get_many(["a"]) == {}
@@ -212,13 +218,14 @@ def _answer_all(listener: socket.socket, answer: bytes) -> None:
     [
         lambda data: data[:-1],
         lambda data: data[:40] + bytes([data[40] ^ 1]) + data[41:],
-        lambda data: b"",
         lambda data: b"\x80\x04K\x01.",
         lambda data: encode("another key", A),
         lambda data: encode("a", {"x": np.array([np.nan], np.float32)}),
         lambda data: encode("a", {"x": np.array([0x7F80], np.uint16).view(BFLOAT16)}),
+        lambda data: encode("a", A, "a seal"),
+        lambda data: data + bytes(2**24),
     ],
-    ids=["cut off", "flipped bit", "empty", "pickle", "another key's", "NaN", "infinite"],
+    ids=["cut off", "flipped bit", "pickle", "another key's", "NaN", "infinite", "another seal's", "endless"],
 )
 def test_a_damaged_value_is_missed_counted_and_deleted(
     server: RedisServer, open_tier: Open, damage: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
@@ -249,6 +256,115 @@ def test_a_key_of_another_redis_type_is_a_miss_and_an_error(server: RedisServer,
     assert (tier.stats().errors, tier.stats().misses) == (1, 1)
 
 
+@pytest.mark.parametrize(
+    "forged", [b"", encode("a", A), encode("a", A, "theirs")], ids=["empty", "unsealed", "another seal's"]
+)
+def test_who_can_write_to_redis_but_has_no_seal_is_not_believed(server: RedisServer, open_tier: Open, forged: bytes) -> None:
+    server.start()
+    tier, label = open_tier(), Label("words", "ours")
+    with server.client() as client:
+        client.set("triptych:a", forged)
+        assert tier.get_many(["a"], label) == {}
+    tier.put_many({"a": A}, label)
+    assert tier.flush(30)
+    assert same(tier.get_many(["a"], label)["a"], A)
+
+
+def test_damage_without_end_is_told_now_and_then(
+    server: RedisServer, open_tier: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.start()
+    tier = open_tier()
+    with server.client() as client:
+        for number in range(100):
+            client.set(f"triptych:{number}", b"no value")
+    for number in range(100):
+        tier.get_many([str(number)])
+    assert tier.stats().corrupt == 100
+    assert len([record for record in caplog.records if "damaged" in record.message]) == 7  # 1, 2, 4, ... 64
+
+
+def test_no_more_of_a_value_is_read_than_it_may_have(server: RedisServer, open_tier: Open) -> None:
+    """Whoever can write to Redis can't have us take the memory for what they wrote."""
+    server.start()
+    tier = open_tier(part_bytes=100_000)
+    with server.client() as client:
+        client.set("triptych:a", bytes(2**24))
+        tracemalloc.start()
+        try:
+            assert tier.get_many(["a"]) == {}
+            assert tracemalloc.get_traced_memory()[1] < 2**22
+        finally:
+            tracemalloc.stop()
+
+
+# ---- values in parts ----
+
+
+LARGE: dict[str, NDArray[Any]] = {"x": floats(100_000), "y": np.arange(7)}
+
+
+def stored(server: RedisServer) -> set[str]:
+    with server.client() as client:
+        return {key.decode() for key in client.keys("*")}
+
+
+@pytest.mark.parametrize("seal", ["", "ours"])
+def test_a_large_value_goes_in_parts_and_comes_back_whole(server: RedisServer, open_tier: Open, seal: str) -> None:
+    server.start()
+    tier, label = open_tier(part_bytes=30_000, ttl_s=1000), Label("pages", seal)
+    tier.put_many({"large": LARGE, "small": A}, label)
+    assert tier.flush(30)
+    found = tier.get_many(["small", "large"], label)
+    assert same(found["large"], LARGE)
+    assert same(found["small"], A)
+    keys = stored(server)
+    assert {"triptych:large", "triptych:small"} < keys
+    assert len(keys) == 2 + 4
+    with server.client() as client:
+        assert all(client.strlen(key) <= 30_000 for key in keys)
+        assert all(0 < client.pttl(key) <= 1_000_000 for key in keys)
+    assert (tier.stats().puts, tier.stats().corrupt, tier.stats().dropped) == (2, 0, 0)
+
+
+def test_what_lacks_a_part_is_missed_and_leaves_nothing_behind(server: RedisServer, open_tier: Open) -> None:
+    server.start()
+    tier = open_tier(part_bytes=30_000)
+    tier.put_many({"large": LARGE})
+    assert tier.flush(30)
+    part = sorted(stored(server))[-1]
+    with server.client() as client:
+        client.delete(part)
+        assert tier.holds(["large"]) == {"large"}  # a hint
+        assert tier.get_many(["large"]) == {}
+        assert tier.flush(30)
+        assert stored(server) == set()
+    assert (tier.stats().misses, tier.stats().corrupt, tier.stats().errors) == (1, 0, 0)
+
+
+def test_a_part_that_was_exchanged_for_another_values_is_noticed(server: RedisServer, open_tier: Open) -> None:
+    server.start()
+    tier = open_tier(part_bytes=30_000)
+    tier.put_many({"large": LARGE, "other": {"x": floats(100_000, 3), "y": np.arange(7)}})
+    assert tier.flush(30)
+    ours, theirs = (sorted(key for key in stored(server) if f":{name}." in key) for name in ("large", "other"))
+    with server.client() as client:
+        client.copy(theirs[1], ours[1], replace=True)
+    assert set(tier.get_many(["large", "other"])) == {"other"}
+    assert tier.stats().corrupt == 1
+
+
+def test_a_large_value_on_a_full_server_is_one_value_lost(tmp_path: Path) -> None:
+    full = RedisServer(tmp_path, maxmemory="2mb", maxmemory_policy="noeviction").start()
+    tier = RedisTier(full.url, part_bytes=300_000)
+    tier.put_many({"large": {"x": floats(8_000_000)}}, Label("pages"))
+    assert tier.flush(30)
+    assert tier.get_many(["large"]) == {}
+    assert (tier.stats().dropped, tier.stats().kinds["pages"].dropped) == (1, 1)
+    tier.close()
+    full.kill()
+
+
 # ---- bounds ----
 
 
@@ -270,6 +386,17 @@ def test_values_expire_where_a_time_to_live_is_set(server: RedisServer, open_tie
         assert isinstance(left, int)
         assert 0 < left <= 100_500
         assert client.pttl("triptych:stays") == -1
+
+
+def test_each_kind_of_value_may_live_as_long_as_it_is_told(server: RedisServer, open_tier: Open) -> None:
+    server.start()
+    tier = open_tier(ttl_s=100, ttl_s_of={"pages": 10, "pixels": 1000})
+    for kind in ("pages", "pixels", "features"):
+        tier.put_many({kind: A}, Label(kind))
+    assert tier.flush(30)
+    with server.client() as client:
+        left = [client.pttl(f"triptych:{kind}") for kind in ("pages", "features", "pixels")]
+    assert 0 < left[0] <= 10_000 < left[1] <= 100_000 < left[2] <= 1_000_000
 
 
 def test_namespaces_do_not_see_each_other(server: RedisServer, open_tier: Open) -> None:
@@ -317,19 +444,52 @@ def test_a_full_server_that_evicts_says_how_often(server: RedisServer, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("maxmemory", "policy", "warned"),
-    [("64mb", "noeviction", True), ("0", "allkeys-lfu", True), ("64mb", "allkeys-lfu", False)],
+    ("settings", "told"),
+    [
+        ({"maxmemory": "64mb", "maxmemory_policy": "noeviction"}, ["CONFIG SET maxmemory-policy allkeys-lfu"]),
+        ({"maxmemory": "64mb", "maxmemory_policy": "volatile-lru"}, ["CONFIG SET maxmemory-policy allkeys-lfu"]),
+        ({"maxmemory": "0"}, ["CONFIG SET maxmemory 4gb"]),
+        ({"save": "3600 1"}, ["CONFIG SET save ''"]),
+        ({"appendonly": "yes"}, ["CONFIG SET appendonly no"]),
+        ({"save": "60 1", "appendonly": "yes"}, ["CONFIG SET appendonly no", "CONFIG SET save ''"]),
+        ({}, []),
+    ],
 )
-def test_a_server_that_makes_no_room_by_itself_is_warned_of_once(
-    tmp_path: Path, maxmemory: str, policy: str, warned: bool, caplog: pytest.LogCaptureFixture
+def test_what_of_a_server_does_not_suit_a_cache_is_told_at_start_with_what_mends_it(
+    tmp_path: Path, settings: dict[str, str], told: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    server = RedisServer(tmp_path, maxmemory=maxmemory, maxmemory_policy=policy).start()
+    server = RedisServer(tmp_path, more=settings).start()
     tier = RedisTier(server.url)
     for key in "abc":
         put(tier, key)
     tier.close()  # joins the thread that warns
+    warned = [record.message for record in caplog.records]
+    assert len(warned) == len(told)
+    assert all(f"redis-cli -s {tmp_path}/s.sock {command}" in message for command, message in zip(told, warned, strict=True))
+    for message in warned:
+        for command in re.findall(r"`redis-cli -s \S+ ([^`]*)`", message):
+            with server.client() as client:
+                client.execute_command(*command.split(" ")[:-1], command.split(" ")[-1].strip("'"))
+    caplog.clear()
+    tier = RedisTier(server.url)
+    put(tier)
+    tier.close()
+    assert not caplog.records
     server.kill()
-    assert len([record for record in caplog.records if "allkeys-lfu" in record.message]) == int(warned)
+
+
+def test_a_server_that_comes_later_is_looked_at_then(
+    server: RedisServer, open_tier: Open, clock: Clock, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    late = RedisServer(tmp_path, maxmemory_policy="noeviction")
+    tier = RedisTier(late.url, breaker=Breaker(3, 5), clock=clock)
+    put(tier)
+    late.start()
+    clock.now += 5
+    put(tier)
+    tier.close()
+    late.kill()
+    assert len([record for record in caplog.records if "noeviction" in record.message]) == 1
 
 
 def test_a_lost_server_is_told_once_and_so_is_its_return(
@@ -346,6 +506,7 @@ def test_a_lost_server_is_told_once_and_so_is_its_return(
     told = [record.message for record in caplog.records]
     assert [message for message in told if "does not answer" in message] == told[:1]
     assert ["answers again" in message for message in told[1:]] == [True]
+    assert (tier.stats().opened, tier.stats().is_down) == (1, False)
 
 
 def test_a_password_is_never_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from numpy.typing import NDArray
 
-from cache.codec import BFLOAT16
+from cache.codec import BFLOAT16, size_of
 from cache.embedded import EmbeddedRedis
 from cache.finite import is_finite
 from cache.memory import MemoryTier
 from cache.redis_tier import RedisTier
-from cache.tier import Tier
+from cache.tier import UNLABELLED, Label, Tier
 from tests.cache.redis_server import RedisServer
 from tests.cache.values import floats, same, values
 
@@ -107,6 +107,35 @@ def test_hits_and_misses_are_counted_once_a_key(tier: Tier) -> None:
     stats = tier.stats()
     assert (stats.hits, stats.misses, stats.puts) == (1, 2, 1)
     assert (stats.errors, stats.corrupt, stats.dropped) == (0, 0, 0)
+
+
+def test_what_was_put_under_another_seal_is_not_there(tier: Tier) -> None:
+    ours, theirs = Label("features", "ours"), Label("features", "theirs")
+    for label in (ours, UNLABELLED):
+        tier.put_many({"a": A}, ours)
+        settle(tier)
+        assert tier.get_many(["a"], theirs if label is ours else UNLABELLED) == {}
+        tier.put_many({"b": A})
+        settle(tier)
+        assert tier.get_many(["b"], ours) == {}
+    tier.put_many({"a": A}, ours)
+    settle(tier)
+    assert same(tier.get_many(["a"], ours)["a"], A)
+
+
+def test_each_kind_is_counted_apart(tier: Tier) -> None:
+    tier.put_many({"a": A, "b": B}, Label("features"))
+    tier.put_many({"c": A}, Label("pages", "seal"))
+    settle(tier)
+    tier.get_many(["a", "nothing"], Label("features"))
+    tier.get_many(["c", "d"], Label("pages", "seal"))
+    tier.get_many(["a"])
+    kinds = tier.stats().kinds
+    assert set(kinds) == {"features", "pages"}
+    assert (kinds["features"].hits, kinds["features"].misses) == (1, 1)
+    assert (kinds["features"].puts, kinds["features"].put_bytes) == (2, size_of(A) + size_of(B))
+    assert (kinds["pages"].hits, kinds["pages"].misses, kinds["pages"].puts) == (1, 1, 1)
+    assert (tier.stats().hits, tier.stats().misses, tier.stats().puts) == (3, 2, 3)
 
 
 def test_putting_again_replaces(tier: Tier) -> None:

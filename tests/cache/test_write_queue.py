@@ -27,11 +27,11 @@ def test_a_batch_is_bounded_by_bytes_but_never_empty() -> None:
 def test_what_does_not_fit_is_refused_until_something_is_done() -> None:
     queue = WriteQueue(700)
     assert [queue.offer(SMALL), queue.offer(SMALL), queue.offer(SMALL)] == [True, True, False]
-    assert not queue.has_room(44)
+    assert not queue.wait_room(44, 0)
     batch = queue.take(300)
     assert not queue.offer(SMALL)  # taken, but not done: it still takes memory
     queue.done(batch)
-    assert queue.has_room(44)
+    assert queue.wait_room(44, 0)
     assert queue.offer(SMALL)
 
 
@@ -40,7 +40,7 @@ def test_a_closed_queue_refuses_new_writes_and_gives_out_what_waits() -> None:
     queue.offer(SMALL)
     queue.close()
     assert not queue.offer(SMALL)
-    assert not queue.has_room(0)
+    assert not queue.wait_room(0, 0)
     assert queue.take(10_000) == [SMALL]
     assert queue.take(10_000) == []
 

@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from stages.contract.errors import InvalidRequest
-from stages.contract.recipe import Inputs, InputsMissing, Payload, Recipe
+from stages.contract.recipe import NO_INPUTS, Inputs, InputsMissing, Payload, Recipe
 from stages.contract.result import Result
 from stages.contract.stage import Share, Stepped
 from stages.diffusion.messages import (
@@ -125,7 +125,7 @@ class Rows(Generic[P]):
     def weigh(self, payload: P) -> float:
         return 1.0
 
-    def needs(self, payload: P) -> Sequence[Recipe[Any]]:
+    def needs(self, payload: P, inputs: Inputs = NO_INPUTS) -> Sequence[Recipe[Any]]:
         return [recipe for recipe in payload.needs() if recipe.name not in self.holds]
 
     def prepare(self, payload: P, inputs: Inputs) -> Given:

@@ -45,6 +45,7 @@ def test_an_application_has_the_deployments_that_its_settings_are_for() -> None:
     assert made == {
         "triptych": {"ingress", "metrics"},
         "triptych-redis": {"redis"},
+        "triptych-redis-kv": {"redis-kv"},
         **{stages_name("triptych", name, CONFIG): {name} for name in CONFIG.placement()},
     }
 
@@ -52,7 +53,7 @@ def test_an_application_has_the_deployments_that_its_settings_are_for() -> None:
 def test_as_one_application_everything_has_the_same_settings() -> None:
     """`serve run serve_config.yaml`."""
     whole = deployed(build(CONFIG))
-    assert set(whole) == {"ingress", "metrics", "redis", *CONFIG.placement()}
+    assert set(whole) == {"ingress", "metrics", "redis", "redis-kv", *CONFIG.placement()}
     denoiser = whole["denoiser"]
     scaling = denoiser._deployment_config.autoscaling_config
     assert (scaling.min_replicas, scaling.max_replicas, scaling.target_ongoing_requests) == (1, 2, 6)

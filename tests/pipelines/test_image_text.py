@@ -35,6 +35,9 @@ LLM, VISION = "m.llm", "m.vision_encoder"
 class Letters:
     """One token a letter, and four an image."""
 
+    def num_chars(self, messages: Sequence[Message]) -> int:
+        return len(self.build(messages).token_ids)
+
     def build(self, messages: Sequence[Message]) -> Prompt:
         token_ids: list[int] = []
         images: list[tuple[int, int, ImagePart]] = []

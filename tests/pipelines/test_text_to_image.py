@@ -62,7 +62,7 @@ class Scene:
         self.host.add(DENOISER, self.denoiser)
         self.client, self.threads = MeasuredClient(LocalStageClient(self.host)), Threads.new()
 
-    def pipeline(self, client: Any = None, *, edits: bool = True) -> TextToImagePipeline:
+    def pipeline(self, client: Any = None, *, edits: bool = True, **kept: Any) -> TextToImagePipeline:
         return TextToImagePipeline(
             "m",
             client or self.client,
@@ -72,6 +72,7 @@ class Scene:
             text_fingerprint="text",
             vae_fingerprint="vae" if edits else None,
             max_image_pixels=100,
+            **kept,
         )
 
     async def paint(self, job: PaintJob, context: RequestContext | None = None) -> list[PaintEvent]:
@@ -295,3 +296,19 @@ async def test_a_denoiser_that_dies_is_started_anew_elsewhere_and_nothing_else_i
     assert (len(scene.text.made), len(scene.encoder.made)) == (2, 1)
     denoisers[0].gate.open()
     await denoiser.close()
+
+
+KEPT = [([5, 0.5], 20, 5, (5, 10)), ([5, 0.5], 4, 5, (2,)), ([0.1], 4, 5, ()), ([4, 5], 4, None, ()), ([], 4, 5, ())]
+
+
+@pytest.mark.parametrize(("keep", "steps", "seed", "kept"), KEPT)
+@pytest.mark.parametrize("images", [False, True])
+async def test_what_is_kept_are_steps_or_parts_of_them_and_the_end_where_its_seed_was_chosen(
+    scene: Scene, keep: list[int | float], steps: int, seed: int | None, kept: tuple[int, ...], images: bool
+) -> None:
+    pipeline = scene.pipeline(keep_steps=keep, decoder_fingerprint="decoder" if images else None)
+    async for _ in pipeline.paint(PaintJob("a boat", steps=steps, seed=seed), RequestContext(salt="mine")):
+        pass
+    (payload,) = scene.denoised()
+    assert payload.keep_steps == ((*kept, steps) if images and seed is not None else kept)
+    assert payload.salt == "mine"

@@ -15,7 +15,7 @@ from cache.memory import MemoryTier
 from cache.tier import UNLABELLED, Label
 from stages.contract.errors import InvalidRequest, TriptychError
 from stages.contract.item import StageReceipt
-from stages.contract.recipe import Inputs, InputsMissing, Recipe
+from stages.contract.recipe import NO_INPUTS, Inputs, InputsMissing, Recipe
 from stages.contract.result import Arrays, Result
 from stages.contract.stage import Share, Stepped
 from stages.engine.work import Clock
@@ -228,7 +228,7 @@ class Countdown:
     def weigh(self, payload: CountFrom) -> float:
         return 1.0
 
-    def needs(self, payload: CountFrom) -> Sequence[Recipe[Any]]:
+    def needs(self, payload: CountFrom, inputs: Inputs = NO_INPUTS) -> Sequence[Recipe[Any]]:
         return [recipe for recipe in payload.plus if recipe.name not in self.knows]
 
     def resident_names(self) -> Collection[str]:

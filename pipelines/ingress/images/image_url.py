@@ -2,7 +2,7 @@
 
 Decides which addresses are images at all: data URLs, and http(s) where the configuration enables it
 (`pipelines/ingress/images/fetch.py`).
-Everything that costs CPU time (base64, reading headers) happens off the event loop. Decodes no pixels; where few of them are wanted,
+What costs CPU time worth mentioning (base64, reading headers) happens off the event loop. Decodes no pixels; where few of them are wanted,
 has them decoded (`pipelines/ingress/images/image_detail.py`).
 """
 
@@ -69,16 +69,16 @@ class ImageSource:
     async def _loaded(self, url: str, param: str) -> ImagePart:
         scheme = url[:_MAX_DATA_HEADER].partition(":")[0].lower()
         if scheme == "data":
-            return await self._threads.images.run(self._from_data_url, url, param)
+            return await self._threads.images.run(len(url), self._from_data_url, url, param)
         if scheme in ("http", "https"):
-            return await self._threads.images.run(self._part, await self._fetcher.fetch(url, param=param), param)
+            return await self.take(await self._fetcher.fetch(url, param=param), param=param)
         raise InvalidRequest(
             f"{param}: {url[:40]!r} is neither a data: URL (data:image/png;base64,...) nor an http(s) address", param=param
         )
 
     async def take(self, data: bytes, *, param: str) -> ImagePart:
-        """An image that came as a file. Raises as `load` does."""
-        return await self._threads.images.run(self._part, data, param)
+        """An image that came as a file, or was fetched. Raises as `load` does."""
+        return await self._threads.images.run(len(data), self._part, data, param)
 
     def _from_data_url(self, url: str, param: str) -> ImagePart:
         comma = url.find(",", 0, _MAX_DATA_HEADER)

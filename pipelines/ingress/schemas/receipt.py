@@ -22,7 +22,7 @@ class StageEntry(ResponseBody):
     batch_size: float | None = Field(None, description="mean over the steps")
     steps: int
     ended_s: float = Field(description="seconds after the request's arrival; its last step ended about then")
-    cache: Literal["off", "miss", "memory", "redis", "joined"] | None = None
+    cache: Literal["off", "miss", "slots", "memory", "redis", "joined"] | None = None
     bytes_moved: int | None = None
 
 

@@ -375,15 +375,16 @@ class IterativeScheduler(Scheduler[W]):
         done: Collection[str],
         shares: Mapping[str, Share],
         worked: Mapping[str, float] = NOTHING,
-    ) -> None:
+    ) -> float:
         """A step of these rows took `seconds`. Those in `done` (well or not) leave; `shares`: what others need of their next
         step, where it changed; `worked`: what was done of their cost, where that was not all. Ids that left during the step are
-        passed over.
+        passed over. Returns how much was done in all.
         """
-        finished = 0.0
+        finished = did = 0.0
         for row in [self._rows[entry_id] for entry_id in ids if entry_id in self._rows]:
             if (work := worked.get(row.entry.id)) is not None and row.tenant in self._used:
                 self._used[row.tenant] += work - row.cost
+            did += row.cost if work is None else work
             if row.entry.id in done:
                 finished += self._rows.pop(row.entry.id).entry.cost
             elif row.entry.id in shares:
@@ -394,6 +395,7 @@ class IterativeScheduler(Scheduler[W]):
         self._charge(seconds)
         if not self.waiting and not self._rows:
             self._counters.rest()
+        return did
 
     def clear(self) -> list[Entry[W]]:
         everything = [*self.waiting.take_all(), *self.running()]

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stages.llm.model.slot_table import Grid, SlotImage
+from stages.llm.model.slot_table import SlotImage
+from stages.llm.pages.kv_page import Grid
 
 
 class ImagePositions:

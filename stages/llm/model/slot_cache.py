@@ -7,6 +7,7 @@ allocated at the first forward pass (that is when a layer tells its shape) and n
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -167,22 +168,22 @@ class SlotCache(Cache):
         keys = [layer.keys[lines, :, :length] for layer in self._slot_layers]
         return keys, [layer.values[lines, :, :length] for layer in self._slot_layers]
 
+    def memories(self) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of every layer that has its own, in place: [num_slots, heads, max_tokens + 1, dim]. After the first forward
+        pass only."""
+        return [(layer.keys, layer.values) for layer in self._slot_layers if layer.is_initialized]
+
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """Copies the first `length` tokens of one slot into another."""
-        for layer in self._slot_layers:
-            if layer.is_initialized:
-                layer.keys[target, :, :length] = layer.keys[source, :, :length]
-                layer.values[target, :, :length] = layer.values[source, :, :length]
+        for memory in chain.from_iterable(self.memories()):
+            memory[target, :, :length] = memory[source, :, :length]
 
     def wipe(self, slot: int) -> None:
         """Zeroes a slot."""
-        for layer in self._slot_layers:
-            if layer.is_initialized:
-                layer.keys[slot].zero_()
-                layer.values[slot].zero_()
+        for memory in chain.from_iterable(self.memories()):
+            memory[slot].zero_()
 
     @property
     def num_bytes(self) -> int:
         """Bytes of memory held for keys and values."""
-        tensors = [tensor for layer in self._slot_layers if layer.is_initialized for tensor in (layer.keys, layer.values)]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return sum(memory.numel() * memory.element_size() for memory in chain.from_iterable(self.memories()))

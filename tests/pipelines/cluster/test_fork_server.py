@@ -15,10 +15,15 @@ from pipelines.cluster import fork_server
 
 SCRIPT = """
 import json, os, signal, sys
+
+def drawn():
+    if "ray" in sys.modules:
+        return sys.modules["ray"].UniqueID.from_random().hex()
+
 print(json.dumps({
     "name": __name__, "arguments": sys.argv[1:], "folder": os.getcwd(), "asked": os.environ.get("ASKED"),
     "inherited": os.environ.get("NOT_ASKED"), "imported": "ray.serve" in sys.modules, "parent": os.getppid(),
-    "path": sys.path[0], "child_signals": signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL, "given": sys.stdin.read(),
+    "path": sys.path[0], "drawn": drawn(), "child_signals": signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL, "given": sys.stdin.read(),
 }))
 print("to stderr", file=sys.stderr)
 sys.exit(3)
@@ -72,6 +77,7 @@ def test_a_worker_is_a_fork_that_is_as_the_asking_process_was_and_the_server_end
     assert (first["asked"], second["asked"], second["inherited"]) == ("yes", "again", None)
     assert first["imported"]
     assert first["child_signals"]
+    assert first["drawn"] != second["drawn"]  # Ray calls its tasks by such numbers
     assert first["parent"] == second["parent"] != os.getpid()
     server = psutil.Process(first["parent"])
     node.kill()

@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 from pipelines.settings.applications import (
+    REDIS_BUILDER,
+    STAGES_BUILDER,
     RedisArgs,
     StagesArgs,
     StagesSettings,
@@ -38,9 +40,24 @@ def name_of(deployment: str, app_name: str = "triptych") -> str:
     return stages_name(app_name, deployment, FILE.app)
 
 
-def test_each_deployment_is_an_application_and_so_are_the_surface_and_redis() -> None:
+def test_each_deployment_is_an_application_and_so_are_the_surface_and_both_redis() -> None:
     names = {app.name for app in applications(FILE.app, "triptych")}
-    assert names == {"triptych", "triptych-redis", *map(name_of, FILE.app.placement())}
+    assert names == {"triptych", "triptych-redis", "triptych-redis-kv", *map(name_of, FILE.app.placement())}
+
+
+def test_only_who_computes_in_pages_remembers_any() -> None:
+    found = {
+        app.import_path and next(iter(app.deployments)): StagesArgs.model_validate(app.args).spec()
+        for app in applications(FILE.app, "triptych")
+        if app.import_path == STAGES_BUILDER
+    }
+    assert {name for name, spec in found.items() if spec.pages is not None} == {"llm", "denoiser"}
+    llm = found["llm"]
+    assert llm.pages is not None
+    assert llm.pages.redis is not None
+    assert llm.cache.redis is not None
+    assert llm.pages.redis.embedded != llm.cache.redis.embedded
+    assert (llm.pages.memory_bytes, llm.cache.memory_bytes) == (268435456, 134217728)
 
 
 def test_only_the_surface_has_a_route() -> None:
@@ -64,7 +81,10 @@ def test_what_is_written_is_json_and_is_read_back_as_it_was() -> None:
         name: home.stages for name, home in FILE.app.placement().items()
     }
     assert SurfaceArgs.model_validate(document("triptych")["args"]).own is None
-    assert RedisArgs.model_validate(document("triptych-redis")["args"]).max_memory_bytes == 268435456
+    servers = [RedisArgs.model_validate(document(name)["args"]) for name in ("triptych-redis", "triptych-redis-kv")]
+    assert [server.max_memory_bytes for server in servers] == [268435456, 536870912]
+    assert [server.deployment for server in servers] == ["redis", "redis-kv"]
+    assert len({server.name for server in servers}) == 2
 
 
 def test_a_deployment_is_told_where_the_stages_are_that_its_own_ones_need() -> None:
@@ -157,7 +177,14 @@ def test_the_address_of_redis_is_no_affair_of_the_surface_and_its_secret_of_nobo
 
 def test_a_redis_of_ones_own_is_no_application() -> None:
     config = parse(FILE.app.model_dump(mode="json") | {"cache": {"redis": {"url": "redis://cache:6379/0"}}})
-    assert "triptych-redis" not in {app.name for app in applications(config, "triptych")}
+    assert not {app.name for app in applications(config, "triptych")} & {"triptych-redis", "triptych-redis-kv"}
+
+
+def test_no_server_is_run_for_pages_that_nobody_computes_in() -> None:
+    args = FILE.app.model_dump(mode="json")
+    models = {"triptych-clip": args["models"]["triptych-clip"]}
+    config = parse({"models": models})
+    assert [app.name for app in applications(config, "t") if app.import_path == REDIS_BUILDER] == ["t-redis"]
 
 
 def test_settings_have_a_version() -> None:

@@ -1,5 +1,6 @@
 """The configuration is strict: what it refuses, it refuses with path, value and what is allowed."""
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import yaml
 from pipelines.settings.applications import StagesArgs, SurfaceArgs, applications
 from pipelines.settings.config import AppConfig
 from pipelines.settings.config_file import load, parse
-from pipelines.settings.specs import cache_spec, stage_specs
+from pipelines.settings.remembering import KINDS
+from pipelines.settings.specs import cache_spec, pages_spec, stage_specs
 from stages.contract.errors import ConfigurationError
+from stages.contract.result import Result
 
 SHIPPED = Path(__file__).parents[3] / "serve_config.yaml"
 KEY_A = {"tenant": "a", "sha256": "0" * 64}
@@ -69,12 +72,22 @@ REFUSED = [
     ("models.triptych-paint.sizes", ["64"], ["'64' is not a size", "512x512"]),
     ("models.triptych-paint.default_steps", 200, ["default_steps 200", "max_steps 150"]),
     ("models.triptych-paint.default_strength", 0, ["default_strength", "greater than 0"]),
+    ("models.triptych-paint.keep_steps", [5, 0], ["keep_steps", "0 is neither a step (5) nor a part", "remember_images"]),
+    ("models.triptych-paint.keep_steps", [1.0], ["keep_steps", "1.0 is neither a step (5) nor a part", "remember_images"]),
+    ("models.triptych-paint.keep_steps", [-0.5], ["keep_steps", "-0.5 is neither"]),
     ("models.triptych-paint.vae_encoder", {}, ["vae_encoder", "source", "required"]),
     ("models.triptych-paint.denoiser.batch", {"max_items": 0}, ["max_items", "greater than or equal to 1"]),
     ("models.triptych-see.llm.max_step_s", 0, ["max_step_s", "greater than 0"]),
     ("cache.redis", {"url": "memcached://x"}, ["cache.redis.url", "redis://", "rediss://"]),
     ("cache.redis", {"url": "redis://x", "url_env": "X"}, ["cache.redis", "one of url, url_env, url_file"]),
     ("cache.redis", {"url_env": "X", "url_file": "/x"}, ["cache.redis", "one of url, url_env, url_file"]),
+    ("cache.redis", {"cluster": True}, ["cache.redis", "cluster is for a server elsewhere"]),
+    ("cache.redis", {"url": "unix:///x", "cluster": True}, ["cache.redis", "redis:// or rediss://"]),
+    ("cache.redis", {"ttl_s_of": {"picture": 1}}, ["cache.redis.ttl_s_of", "picture", "vision_features", "kv_page"]),
+    ("cache.redis", {"ttl_s_of": {"latents": 0}}, ["cache.redis.ttl_s_of.latents", "greater than 0"]),
+    ("cache.kv", {"redis": {"url": "redis://:pw@cache"}}, ["cache.kv.redis.url", "which Serve would show"]),
+    ("cache.kv", {"memory": 1}, ["cache.kv.memory", "Extra inputs"]),
+    ("deployments.redis-kv", {"stages": ["triptych-see.llm"]}, ["another deployment"]),
     ("cache.redis", {"url": "redis://:pw@cache"}, ["cache.redis.url", "which Serve would show", "url_env or url_file"]),
     ("cache.redis", {"url": "rediss://cache/0?password=pw"}, ["cache.redis.url", "url_env or url_file"]),
     ("cache.memory_bytes", -5, ["cache.memory_bytes", "-5"]),
@@ -221,11 +234,77 @@ def test_a_setting_reaches_the_stage_it_is_for() -> None:
 
 
 def test_redis_may_be_embedded_elsewhere_or_off() -> None:
-    assert cache_spec(parse(shipped_args()), "a").embedded
-    assert cache_spec(parse(shipped_args()), "a").redis_url is None
-    assert cache_spec(parse(shipped_args()), "a").embedded != cache_spec(parse(shipped_args()), "b").embedded
-    assert cache_spec(parse(changed("cache.redis", {"url": "redis://cache:6379/0"})), "a").redis_url == "redis://cache:6379/0"
-    assert cache_spec(parse(changed("cache.redis", None)), "a").redis_url is None
+    shipped, other = (cache_spec(parse(shipped_args()), name).redis for name in "ab")
+    assert shipped is not None
+    assert other is not None
+    assert (shipped.url, bool(shipped.embedded), shipped.embedded != other.embedded) == (None, True, True)
+    elsewhere = cache_spec(parse(changed("cache.redis", {"url": "redis://cache:6379/0"})), "a").redis
+    assert elsewhere is not None
+    assert (elsewhere.url, elsewhere.embedded) == ("redis://cache:6379/0", None)
+    assert cache_spec(parse(changed("cache.redis", None)), "a").redis is None
+
+
+ELSEWHERE = {"url": "redis://cache:6379/0"}
+
+
+@pytest.mark.parametrize(
+    ("cache", "wanted"),
+    [
+        ({}, "embedded"),
+        ({"redis": {"max_memory_bytes": 2**30}}, "embedded"),
+        ({"kv": {"memory_bytes": 0}}, "embedded"),
+        ({"redis": ELSEWHERE}, None),
+        ({"redis": ELSEWHERE, "kv": {"memory_bytes": 1}}, None),
+        ({"redis": {"url_env": "X"}}, None),
+        ({"redis": None}, None),
+        ({"redis": None, "kv": {"redis": {}}}, "embedded"),
+        ({"redis": ELSEWHERE, "kv": {"redis": {"url": "embedded"}}}, "embedded"),
+        ({"kv": {"redis": None}}, None),
+        ({"kv": {"redis": {"url": "redis://pages:6379/0"}}}, "redis://pages:6379/0"),
+    ],
+)
+def test_pages_have_a_redis_of_their_own_where_it_is_embedded_or_given(cache: dict[str, Any], wanted: str | None) -> None:
+    config = parse(changed("cache", cache))
+    assert AppConfig.model_validate(config.model_dump()) == config
+    pages = pages_spec(config, "a")
+    assert pages is not None
+    found = pages.redis and (pages.redis.url or ("embedded" if pages.redis.embedded else None))
+    assert found == wanted
+    assert pages.redis is None or pages.redis.setting == "cache.kv.redis"
+
+
+def test_pages_may_be_off() -> None:
+    assert pages_spec(parse(changed("cache", {"kv": None})), "a") is None
+
+
+def test_default_budgets_hold_several_long_prefixes_of_the_demo() -> None:
+    """1,500 tokens of SmolLM2-135M in float32: 30 layers of keys and values, 3 heads of 64 numbers."""
+    prefix = 1500 * 30 * 2 * 3 * 64 * 4
+    shipped: dict[str, Any] = shipped_args()["cache"]
+    for cache in ({}, shipped):
+        kv = parse(changed("cache", cache)).cache.kv
+        assert kv is not None
+        assert kv.redis is not None
+        assert kv.memory_bytes > 3 * prefix
+        assert kv.redis.max_memory_bytes > 6 * prefix
+
+
+def test_settings_of_what_is_kept_reach_the_tier() -> None:
+    given = {"ttl_s": 10, "ttl_s_of": {"pixels": 5}, "part_bytes": 2048, "max_value_bytes": 4096}
+    config = parse(changed("cache", {"redis": given, "kv": {"redis": {"ttl_s": 20}}}))
+    spec, pages = cache_spec(config, "a").redis, pages_spec(config, "a")
+    assert spec is not None
+    assert (spec.ttl_s, spec.ttl_s_of, spec.part_bytes, spec.max_value_bytes) == (10, {"pixels": 5}, 2048, 4096)
+    assert pages is not None
+    assert pages.redis is not None
+    assert (pages.redis.ttl_s, pages.redis.ttl_s_of) == (20, {})
+
+
+def test_every_kind_of_result_is_a_kind_of_value() -> None:
+    for module in ("stages.vision.messages", "stages.diffusion.messages", "stages.llm.messages"):
+        importlib.import_module(module)
+    results = [kind for kind in Result.__subclasses__() if kind.__module__.startswith("stages.")]
+    assert {result.kind() for result in results} <= set(KINDS)
 
 
 @pytest.mark.parametrize(

@@ -178,6 +178,16 @@ def test_an_ingress_that_lets_less_than_a_batch_of_its_own_stages_in_is_refused(
         parse(given | {"ingress": {"stages": ["a.embedder"], "max_ongoing_requests": 8}})
 
 
+@pytest.mark.parametrize("kept", [{"keep_steps": [0.5]}, {"remember_images": True}], ids=lambda kept: next(iter(kept)))
+def test_what_is_painted_is_kept_only_where_there_is_a_cache_for_it(kept: dict[str, Any]) -> None:
+    source: dict[str, Any] = {"source": {"demo": "painter"}}
+    parts = dict.fromkeys(("text_encoder", "denoiser", "vae_decoder"), source)
+    given: dict[str, Any] = {"models": {"paint": {"pipeline": "text_to_image", **parts, **kept}}}
+    assert faults(AppConfig.model_validate(given)) == []
+    (fault,) = faults(AppConfig.model_validate(given | {"cache": {"kv": None}}))
+    assert fault.startswith(f"models.paint.{next(iter(kept))}: nothing that is painted is kept where cache.kv is null")
+
+
 def test_every_fault_is_told_at_once() -> None:
     given = config({"num_slots": 8, "batch": {"max_items": 4}, "prefill_chunk_tokens": 9999}, {"max_ongoing_requests": 2})
     with pytest.raises(ConfigurationError) as refusal:

@@ -57,6 +57,11 @@ CHANGES: list[tuple[str, dict[str, Any], dict[str, str]]] = [
         {"deployments__clip__max_ongoing_requests": 50},
         {"clip": "RECONFIGURED"},
     ),
+    (
+        "what is kept of paintings, which is sent with each request",
+        {"models__triptych_paint__keep_steps": [5, 0.5], "models__triptych_paint__remember_images": True},
+        {"ingress": "RECONFIGURED"},
+    ),
     ("the surface's replicas", {"ingress": {"num_replicas": 3}}, {"ingress": "RECONFIGURED"}),
     ("slots", {"models__triptych_see__llm__num_slots": 4}, {"llm": "RESTARTS"}),
     ("the prompt's chunk", {"models__triptych_see__llm__prefill_chunk_tokens": 64}, {"llm": "RESTARTS"}),
@@ -110,7 +115,12 @@ CHANGES: list[tuple[str, dict[str, Any], dict[str, str]]] = [
     (
         "another Redis",
         {"cache": {"redis": {"url": "redis://cache:6379/0"}}},
-        {"triptych-redis": "ENDS", **dict.fromkeys(ALL_STAGES, "RESTARTS")},
+        {"triptych-redis": "ENDS", "triptych-redis-kv": "ENDS", **dict.fromkeys(ALL_STAGES, "RESTARTS")},
+    ),
+    (
+        "no pages",
+        {"cache__kv": None},
+        {"triptych-redis-kv": "ENDS", "llm": "RESTARTS", "denoiser": "RESTARTS"},
     ),
 ]
 

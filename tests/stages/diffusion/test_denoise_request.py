@@ -8,7 +8,7 @@ import pytest
 
 from stages.contract.errors import InvalidRequest
 from stages.contract.recipe import Recipe
-from stages.diffusion.denoise_request import preview_calls
+from stages.diffusion.denoise_request import calls_of
 from stages.diffusion.messages import Denoise, EncodeToLatents, Latents
 from tests.stages.diffusion.painter import Painter, Wish
 from tests.stages.diffusion.tiny import save_stable_diffusion
@@ -71,13 +71,13 @@ def test_a_sampler_with_a_long_beginning_needs_more_steps(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("steps", "num_calls", "wanted", "calls"),
     [
-        (20, 20, (5, 10), {5, 10}),
-        (20, 39, (10, 20), {20, 39}),  # Heun
-        (20, 10, (5, 10, 15), {3, 5, 8}),  # image-to-image at half strength
-        (4, 4, (0, 5, 2), {2}),
+        (20, 20, (5, 10), {5: 5, 10: 10}),
+        (20, 39, (10, 20), {10: 20, 20: 39}),  # Heun
+        (20, 10, (5, 10, 15), {5: 3, 10: 5, 15: 8}),  # image-to-image at half strength
+        (4, 4, (0, 5, 2), {2: 2}),
     ],
 )
-def test_preview_steps_are_steps_of_the_request(
-    good: Denoise, steps: int, num_calls: int, wanted: tuple[int, ...], calls: set[int]
+def test_previews_and_kept_states_are_asked_for_by_steps_of_the_request(
+    good: Denoise, steps: int, num_calls: int, wanted: tuple[int, ...], calls: dict[int, int]
 ) -> None:
-    assert preview_calls(replace(good, steps=steps, preview_steps=wanted), num_calls) == calls
+    assert calls_of(wanted, replace(good, steps=steps), num_calls) == calls

@@ -1,6 +1,5 @@
 """A row that is suspended after any call and resumed elsewhere paints what one that goes on paints, whatever its sampler remembers."""
 
-import json
 from collections import deque
 from dataclasses import replace
 
@@ -8,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from cache.codec import decode, encode
 from stages.contract.errors import StageFailed
 from stages.diffusion.denoise_row import DenoiseRow, PreparedDenoise
+from stages.diffusion.row_state import export_state, restore_state
 from stages.diffusion.sampling.samplers import SAMPLERS, Sampler, SamplerMenu, Timing
 from stages.diffusion.sampling.schedule import build_schedule
-from stages.diffusion.step_state import StepState, export_state, restore_state
+from stages.diffusion.step_state import StepState
 from tests.stages.diffusion.painter import Painter, Wish, paint_rows, step_once
 from tests.stages.diffusion.sampling.test_samplers import NOISE_SAMPLERS
 
@@ -28,9 +29,8 @@ EVERY_SAMPLER = [
 
 
 def over_the_wire(state: StepState) -> StepState:
-    """As another process would get it: arrays as read-only bytes, the rest as JSON."""
-    arrays = {name: np.frombuffer(a.tobytes(), a.dtype).reshape(a.shape) for name, a in state.arrays.items()}
-    return StepState(state.call, arrays, json.loads(json.dumps(dict(state.memory))))
+    """As another process would get it: as bytes."""
+    return StepState.of(decode("key", encode("key", state.arrays())))
 
 
 def a_request(sampler: Sampler, prediction: str, steps: int = 6, strength: float = 1.0) -> PreparedDenoise:
@@ -78,8 +78,8 @@ def test_a_state_that_was_resumed_from_can_be_exported_again(sampler: Sampler, p
     restore_state(again, over_the_wire(first))
     second = export_state(again)
     assert (second.call, second.memory) == (first.call, first.memory)
-    assert second.arrays.keys() == first.arrays.keys()
-    assert all(np.array_equal(second.arrays[name], first.arrays[name]) for name in first.arrays)
+    assert second.tensors.keys() == first.tensors.keys()
+    assert all(np.array_equal(second.tensors[name], first.tensors[name]) for name in first.tensors)
 
 
 def test_a_row_that_has_not_stepped_remembers_nothing() -> None:
@@ -148,9 +148,9 @@ def test_exporting_disturbs_nothing(sd_painter: Painter) -> None:
     wish = Wish(sampler="euler_a", steps=STEPS)
     row = stepped(sd_painter, wish, 2)
     state = sd_painter.denoiser.suspend(row)
-    before = {name: array.copy() for name, array in state.arrays.items()}
+    before = {name: array.copy() for name, array in state.tensors.items()}
     np.testing.assert_array_equal(paint_rows(sd_painter.denoiser, {0: row})[0], sd_painter.latents(wish))
-    for name, array in state.arrays.items():  # and what follows doesn't disturb the export
+    for name, array in state.tensors.items():  # and what follows doesn't disturb the export
         np.testing.assert_array_equal(array, before[name])
 
 
@@ -162,7 +162,7 @@ def test_a_state_of_another_size_is_refused(sd_painter: Painter) -> None:
 
 def test_a_state_beyond_the_last_step_is_refused(sd_painter: Painter) -> None:
     state = sd_painter.denoiser.suspend(stepped(sd_painter, Wish(), 3))
-    with pytest.raises(StageFailed, match="a call under 2"):
+    with pytest.raises(StageFailed, match="a call up to 2"):
         resumed(sd_painter, Wish(steps=2), state)
 
 

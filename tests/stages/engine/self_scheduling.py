@@ -13,7 +13,7 @@ from stages.contract.engine import EngineIdentity, Load, Receiver
 from stages.contract.errors import Cancelled, DeadlineExceeded, InvalidRequest, QueueFull, TriptychError, Unavailable
 from stages.contract.item import DEFAULT_TENANT, Item, StageReceipt
 from stages.contract.limits import QueueLimits
-from stages.contract.recipe import Inputs, Recipe
+from stages.contract.recipe import NO_INPUTS, Inputs, Recipe
 from tests.stages.fakes import CountFrom, Gate, HandClock
 
 
@@ -80,7 +80,11 @@ class SelfSchedulingEngine:
     def is_broken(self) -> bool:
         return False
 
-    def needs(self, payload: CountFrom, tenant: str = DEFAULT_TENANT) -> Sequence[Recipe[Any]]:
+    @property
+    def paging(self) -> None:
+        return None
+
+    def needs(self, payload: CountFrom, tenant: str = DEFAULT_TENANT, inputs: Inputs = NO_INPUTS) -> Sequence[Recipe[Any]]:
         if payload.plus:
             self._refuse(payload)
         return self._lacks(payload)

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -58,6 +59,23 @@ def test_a_row_joins_between_two_steps_of_another(bench: Bench) -> None:
     metrics = engine.metrics()
     assert (metrics["steps_total"], metrics["batches_total"], metrics["batch_items_total"]) == (3, 3, 5)
     assert metrics["device_seconds_total"] == 7
+
+
+def test_a_step_in_which_nothing_is_done_for_a_row_is_none_of_its_steps(bench: Bench) -> None:
+    class Idle(Countdown):
+        """Does nothing for rows of the key "idle"."""
+
+        def _stepped(self, row: Count) -> Stepped:
+            return replace(super()._stepped(row), work=0.0 if row.payload.key == "idle" else None)
+
+    engine = bench.iterative(Idle())
+    idle, _ = count(engine, 1, "idle")
+    receipt = idle.wait().receipt
+    assert receipt is not None
+    assert (receipt.steps, receipt.batch_size, receipt.device_s) == (0, 0.0, 0.0)
+    assert engine.metrics()["steps_total"] == 0
+    count(engine, 3)[0].wait()
+    assert engine.metrics()["steps_total"] == 3
 
 
 def test_what_finds_no_slot_waits_for_one(bench: Bench) -> None:

@@ -1,10 +1,11 @@
 """Drives an LLM stage as an engine would, one step at a time, with requests that arrive at given steps.
 
-A request is prepared when it arrives, with the features that the stage says it needs then, and gets others only when the stage finds
-them missing."""
+A request is prepared when it arrives, with the pages that go on where the stage's own end, as far as there are any, and the features
+that the stage says it needs then, and gets others only when the stage finds them missing."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from stages.contract.recipe import NO_INPUTS, Inputs, InputsMissing, Recipe
@@ -32,6 +33,7 @@ class Answer:
     steps: list[int] = field(default_factory=list)  # at which step each token came
     needed: list[str] = field(default_factory=list)  # the features it was given at first
     missed: list[str] = field(default_factory=list)  # those that it turned out to lack
+    brought: list[str] = field(default_factory=list)  # the pages it was given
 
 
 @dataclass(slots=True)
@@ -39,6 +41,7 @@ class _Request:
     work: Generate
     answer: Answer
     results: Mapping[str, Result]
+    pages: Mapping[str, Result]
     inputs: Inputs = NO_INPUTS
     prepared: PreparedPrompt | None = None
     suspended: SuspendedAnswer | None = None
@@ -46,7 +49,10 @@ class _Request:
     def prepare(self, llm: Llm) -> None:
         if self.prepared is None:
             llm.check(self.work)
-            needed = llm.needs(self.work)
+            run = llm.page_run(self.work)
+            self.answer.brought = list(takewhile(self.pages.__contains__, run.names[run.num_resident :]))
+            self.inputs = Inputs({name: self.pages[name] for name in self.answer.brought})
+            needed = llm.needs(self.work, self.inputs)
             self.answer.needed = [one.name for one in needed]
             self._supply(llm, needed)
 
@@ -69,17 +75,26 @@ class _Request:
         return llm.start(self.work, prepared) if self.suspended is None else llm.resume(self.work, prepared, self.suspended)
 
 
+def exported(llm: Llm) -> dict[str, Result]:
+    """All pages that the stage hands over when nothing else is to be done, by name."""
+    found: dict[str, Result] = {}
+    while llm.has_exports(idle=True):
+        found |= {made.name: made.value for made in llm.export(idle=True)}
+    return found
+
+
 def drive(
     llm: Llm,
     arrivals: Sequence[tuple[int, Generate]],
     cancel: Callable[[int, int], bool] = lambda step, index: False,
     preempt: Callable[[int, int], bool] = lambda step, index: False,
     results: Mapping[str, Result] = NOTHING,
+    pages: Mapping[str, Result] = NOTHING,
 ) -> list[Answer]:
     """Runs (arrival step, request) to their ends. `cancel(step, index)`: whether the client leaves before that step;
     `preempt(step, index)`: whether the row makes way before that step, and goes on after everyone who waits. `results`: features
-    by name."""
-    requests = [_Request(work, Answer(), results) for _, work in arrivals]
+    by name; `pages`: by name."""
+    requests = [_Request(work, Answer(), results, pages) for _, work in arrivals]
     waiting = sorted(range(len(arrivals)), key=lambda index: (arrivals[index][0], index))
     running: dict[int, LlmRow] = {}
     for step in range(10_000):

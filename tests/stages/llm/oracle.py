@@ -1,11 +1,11 @@
 """What the library's own `generate` answers to each request alone, and whether Triptych answers the same.
 
-Decides what is asked (prompts of random lengths, some that begin alike, at random steps) and what counts as the same: every
-token. Knows no architecture.
+Decides what is asked (prompts of random lengths, some that begin alike, at random steps; then the same of a stage that begins with pages
+that another computed) and what counts as the same: every token. Knows no architecture.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -18,11 +18,13 @@ from stages.contract.errors import ConfigurationError
 from stages.llm.llm import Llm
 from stages.llm.messages import Generate, Sampling
 from stages.llm.settings import LlmSettings
-from tests.stages.llm.driving import drive
+from tests.stages.llm.driving import Answer, drive, exported
 from tests.stages.llm.tiny_architectures import save_architecture
 
 SETTINGS = (LlmSettings(1, 128, 7), LlmSettings(4, 128, 16))
 """Alone and beside others, in small chunks and in large ones."""
+
+PAGED = LlmSettings(3, 128, 16, page_tokens=8)
 
 
 class Verdict(StrEnum):
@@ -96,19 +98,36 @@ def outcome(folder: Path, settings: Sequence[LlmSettings] = SETTINGS, longest: i
         expected = [greedy(model, work.token_ids, work.sampling.max_tokens or 1)[0] for _, work in arrivals]
     except Exception as error:
         return Outcome(Verdict.NOT_MADE, f"its own generate fails: {_first_line(error)}")
-    for setting in settings:
+    runs: list[tuple[LlmSettings, Callable[[Llm], list[Answer]]]] = [
+        (setting, lambda llm: drive(llm, arrivals)) for setting in settings
+    ]
+    for setting, run in [*runs, (PAGED, lambda llm: elsewhere(llm, load(folder, PAGED), arrivals))]:
         try:
             llm = load(folder, setting)
         except ConfigurationError as error:
             return Outcome(Verdict.REFUSED, _first_line(error).replace(str(folder), "the checkpoint"))
         try:
-            answers = drive(llm, arrivals)
+            answers = run(llm)
         except Exception as error:
             return Outcome(Verdict.WRONG, f"fails while it is served: {_first_line(error)}")
         for tokens, answer in zip(expected, answers, strict=True):
             if answer.tokens != tokens:
                 return Outcome(Verdict.WRONG, f"{tokens} became {answer.tokens} with {setting}")
     return Outcome(Verdict.EQUAL)
+
+
+def elsewhere(llm: Llm, other: Llm, arrivals: Sequence[tuple[int, Generate]], **more: Any) -> list[Answer]:
+    """What a fresh stage answers that is given the pages that another computed for the same. Raises ValueError where it had no use for
+    them."""
+    drive(llm, arrivals, **more)
+    answers = drive(other, arrivals, pages=exported(llm), **more)
+    for (_, work), answer in zip(arrivals, answers, strict=True):
+        given = min(len(work.token_ids) - 1, len(answer.brought) * PAGED.page_tokens)
+        if answer.end is not None and answer.end.cached_tokens < given:
+            raise ValueError(f"{answer.end.cached_tokens} tokens were not computed, though {given} were given")
+    if not any(answer.brought for answer in answers):
+        raise ValueError("no pages were given")
+    return answers
 
 
 def _check_context_matters(model: Any) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from stages.llm.settings import LlmSettings
 from tests.stages.llm.driving import drive
-from tests.stages.llm.oracle import greedy, load, load_whole, requests
+from tests.stages.llm.oracle import PAGED, elsewhere, greedy, load, load_whole, requests
 from tests.stages.llm.tiny_models import save_decoder
 
 pytestmark = pytest.mark.models
@@ -47,6 +47,14 @@ def test_each_request_gets_what_generate_gives_it_alone(folder: Path, model: Any
             best = logprobs[place].topk(3)
             assert [top.token_id for top in found.top] == best.indices.tolist()
             assert [top.logprob for top in found.top] == pytest.approx(best.values.tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_who_begins_with_pages_that_another_stage_computed_gets_the_same_answer(folder: Path, model: Any, seed: int) -> None:
+    arrivals = requests(seed=seed, count=9, longest=80)
+    answers = elsewhere(load(folder, PAGED), load(folder, PAGED), arrivals)
+    for (_, work), answer in zip(arrivals, answers, strict=True):
+        assert answer.tokens == greedy(model, work.token_ids, work.sampling.max_tokens)[0]
 
 
 def test_the_text_is_the_tokenizers_own(folder: Path) -> None:

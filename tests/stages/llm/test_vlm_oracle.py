@@ -3,7 +3,7 @@
 import io
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from stages.llm.messages import Generate, ImageSpan, Sampling
 from stages.llm.settings import LlmSettings
 from stages.vision.messages import EncodeImage, VisionFeatures
 from stages.vision.vlm_encoder import VlmEncoder
-from tests.stages.llm.driving import Answer, drive
+from tests.stages.llm.driving import Answer, drive, exported
+from tests.stages.llm.oracle import PAGED, elsewhere
 from tests.stages.llm.tiny_vlms import save_llava, save_llava_siglip, save_qwen2_5_vl
 from tests.stages.vision.tiny_clip import image
 
@@ -136,6 +137,15 @@ def test_conversations_that_make_way_again_and_again_get_the_same_answers(parts:
         assert answer.tokens == whole_answer(parts.checkpoint, one)[0]
 
 
+def test_who_begins_with_pages_that_another_stage_computed_gets_the_same_answers(parts: Parts) -> None:
+    source = random.Random(4)
+    arrivals = [(source.randrange(12), parts.generate(asked(source))) for _ in range(7)]
+    settings = replace(PAGED, max_context_tokens=256)
+    cold = drive(parts.llm(settings), arrivals, results=parts.seen)
+    warm = elsewhere(parts.llm(settings), parts.llm(settings), arrivals, results=parts.seen)
+    assert [answer.tokens for answer in warm] == [answer.tokens for answer in cold]
+
+
 def test_images_matter(parts: Parts) -> None:
     """The answers above are not equal because nobody looks."""
     llm = parts.llm(LlmSettings(2, max_context_tokens=256, prefill_chunk_tokens=64))
@@ -167,6 +177,22 @@ def test_a_second_question_about_the_same_images_is_answered_with_no_features_at
     assert set(llm.resident_names()) == {span.features.name for span in work.images}
     (answer,) = drive(llm, [(0, work)], results={})
     assert answer.needed == answer.missed == []
+    answer_is_the_whole_models(parts, SECOND, answer)
+
+
+def test_with_pages_of_another_stage_only_images_beyond_them_are_needed(parts: Parts) -> None:
+    """Also where positions depend on the images' grids: the pages tell them."""
+    settings = replace(PAGED, max_context_tokens=256)
+    first, fresh = parts.llm(settings), parts.llm(settings)
+    drive(first, [(0, parts.generate(FIRST))], results=parts.seen)
+    pages, work = exported(first), parts.generate(SECOND)
+    (answer,) = drive(fresh, [(0, work)], results=parts.seen, pages=pages)
+    end = len(answer.brought) * settings.page_tokens
+    assert answer.needed == [span.features.name for span in work.images if span.offset + span.length > end]
+    assert len(answer.needed) < len(work.images)
+    assert answer.missed == []
+    assert answer.end is not None
+    assert answer.end.cached_tokens == end
     answer_is_the_whole_models(parts, SECOND, answer)
 
 

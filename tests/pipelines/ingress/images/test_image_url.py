@@ -1,17 +1,19 @@
 """From a request's `image_url` to an image within the limits."""
 
 import base64
+import random
 import struct
 import threading
 from collections.abc import Iterator
 
 import pytest
+from PIL import Image
 
 from pipelines.ingress.images.fetch import FetchPolicy
 from pipelines.ingress.images.image_url import ImageSource, WantedImage
 from pipelines.jobs import ImagePart
 from pipelines.settings.config import LimitsConfig
-from pipelines.threads import Threads
+from pipelines.threads import OFF_LOOP_IMAGE_BYTES, Threads
 from stages.contract.errors import InvalidRequest, TooLarge
 from tests.pipelines.ingress.image_server import ImageServer, body, redirect, running
 from tests.stages.image_files import FORMATS, png, quarters, save
@@ -233,7 +235,7 @@ async def test_a_private_address_is_refused(server: ImageServer) -> None:
     assert server.asked == []
 
 
-async def test_cpu_work_happens_off_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_work_on_more_than_a_small_image_happens_off_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[threading.Thread] = []
     inspect = ImageSource._part
 
@@ -242,5 +244,8 @@ async def test_cpu_work_happens_off_the_event_loop(monkeypatch: pytest.MonkeyPat
         return inspect(self, data, param)
 
     monkeypatch.setattr(ImageSource, "_part", watched)
-    await loaded(source(), data_url(CAT))
-    assert threads[0] is not threading.main_thread()
+    large = save(Image.frombytes("RGB", (100, 100), random.Random(1).randbytes(30_000)), "PNG")
+    for image in (CAT, large):
+        await loaded(source(), data_url(image))
+    assert len(CAT) < OFF_LOOP_IMAGE_BYTES < len(large)
+    assert [thread is threading.main_thread() for thread in threads] == [True, False]

@@ -1,9 +1,13 @@
 """Which slot a request gets, and what of it is already known."""
 
+import random
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.llm.model.slot_table import Placement, SlotContents, SlotImage, SlotTable, common_prefix
+from stages.llm.pages.naming import PageNaming
 
 
 def contents(tokens: list[int], salt: str = "a", images: tuple[SlotImage, ...] = (), computed: int = 0) -> SlotContents:
@@ -21,6 +25,7 @@ def leave(table: SlotTable, one: SlotContents, computed: int | None = None) -> i
     """`one` comes, has its tokens computed, and goes. Its slot."""
     slot = place(table, one).slot
     one.num_computed = len(one.tokens) if computed is None else computed
+    table.advance(slot)
     table.release(slot)
     return slot
 
@@ -136,11 +141,11 @@ REQUESTS = st.lists(
 )
 
 
-@given(REQUESTS, st.integers(1, 4))
+@given(REQUESTS, st.integers(1, 4), st.integers(1, 3))
 def test_whatever_comes_slots_are_never_shared_and_reuse_is_always_true(
-    requests: list[tuple[list[int], str, bool]], num_slots: int
+    requests: list[tuple[list[int], str, bool]], num_slots: int, page_tokens: int
 ) -> None:
-    table = SlotTable(num_slots)
+    table = SlotTable(num_slots, PageNaming(page_tokens))
     held: dict[int, tuple[str, list[int]]] = {}  # what each slot really holds
     running: list[int] = []
     for tokens, salt, stays in requests:
@@ -154,9 +159,73 @@ def test_whatever_comes_slots_are_never_shared_and_reuse_is_always_true(
             assert held[source][0] == salt
             assert held[source][1][: placement.num_reused] == tokens[: placement.num_reused]
         newcomer.num_computed = len(tokens)
+        table.advance(placement.slot)
         held[placement.slot] = (salt, tokens)
         running.append(placement.slot)
         if not stays:
             table.release(running.pop())
         table.check_integrity()
         assert table.num_free == num_slots - len(running)
+
+
+class CountedTokens(list[int]):
+    """Counts how many of them are looked at."""
+
+    num_read = 0
+
+    def __getitem__(self, index: Any) -> Any:
+        found = super().__getitem__(index)
+        CountedTokens.num_read += len(found) if isinstance(index, slice) else 1
+        return found
+
+
+def test_what_is_compared_does_not_grow_with_what_slots_share() -> None:
+    """256 slots that share 8,000 tokens: less than a page of tokens each, instead of two million."""
+    table, source = SlotTable(256), random.Random(0)
+    shared = [source.randrange(50_000) for _ in range(8_000)]
+    for slot in range(256):
+        held = contents([*shared, *([7] * (slot % 60)), 9])
+        table.take(held, Placement(slot), num_given=len(held.tokens))
+    one = contents([*shared, *([7] * 63), 9])
+    one.tokens = CountedTokens(one.tokens)
+    table.num_reusable(one)  # names its pages, which is done once
+    CountedTokens.num_read = 0
+    assert table.num_reusable(one) == 8_000 + 59
+    assert CountedTokens.num_read < 256 * 64
+
+
+IMAGES = st.lists(st.tuples(st.integers(0, 9), st.sampled_from(["cat", "dog"])), max_size=2)
+
+
+@given(
+    st.lists(
+        st.tuples(st.lists(st.integers(0, 1), min_size=1, max_size=12), st.integers(0, 12), IMAGES), min_size=1, max_size=6
+    ),
+    st.integers(1, 5),
+)
+def test_the_longest_beginning_that_any_slot_holds_is_found(
+    texts: list[tuple[list[int], int, list[tuple[int, str]]]], page_tokens: int
+) -> None:
+    table = SlotTable(len(texts), PageNaming(page_tokens))
+    made = [
+        contents(tokens, images=tuple(sorted({SlotImage(at, 1, name) for at, name in images if at < len(tokens)}, key=str)))
+        for tokens, _, images in texts
+    ]
+    for slot, (one, (tokens, computed, _)) in enumerate(zip(made, texts, strict=True)):
+        table.take(one, Placement(slot))
+        one.num_computed = min(computed, len(tokens))
+        table.advance(slot)
+        table.check_integrity()
+    for one in made:
+        newcomer = contents(one.tokens, images=one.images)
+        assert table.num_reusable(newcomer) == max(common_prefix(newcomer, held) for held in made)
+
+
+def test_a_name_is_forgotten_with_the_last_slot_that_holds_it() -> None:
+    table = SlotTable(2, PageNaming(2))
+    for _ in range(2):
+        place(table, contents([1, 2, 3, 4], computed=4))
+    for slot in range(2):
+        table.forget(slot)
+        table.check_integrity()
+    assert table._holders == {}

@@ -1,0 +1,48 @@
+"""How long something takes that takes some time at all, and more for more of it, as far as it has been seen. Pure.
+
+Least squares over what was seen, the older counting for less: of two heaps of sightings (steps that answer and steps that read a
+prompt) the slope is that between their means, however many lie in each. Knows no unit but the ones that it is told.
+"""
+
+MIN_SPREAD = 0.1
+"""Sightings whose amounts differ by less than this part of their mean say nothing of the slope."""
+
+
+class AffineTime:
+    """`half_life`: in whatever `age` counts, what was seen so long ago counts half."""
+
+    def __init__(self, half_life: float) -> None:
+        self._half_life = half_life
+        self._count = self._amount = self._seconds = self._squares = self._products = 0.0
+
+    def observe(self, amount: float, seconds: float, age: float = 1.0) -> None:
+        """So much took so long. `age`: by how much all that was seen before gets older."""
+        keep = 0.5 ** (age / self._half_life)
+        self._count = self._count * keep + 1
+        self._amount = self._amount * keep + amount
+        self._seconds = self._seconds * keep + seconds
+        self._squares = self._squares * keep + amount * amount
+        self._products = self._products * keep + amount * seconds
+
+    def more(self, amount: float) -> float | None:
+        """Seconds that so much more would take. None while nothing has been seen."""
+        line = self._line()
+        return None if line is None else line[1] * amount
+
+    def seconds_for(self, amount: float) -> float | None:
+        """Seconds that so much takes. None while nothing has been seen."""
+        line = self._line()
+        return None if line is None else line[0] + line[1] * amount
+
+    def _line(self) -> tuple[float, float] | None:
+        """Seconds for nothing, and for each unit. Where one of them would be below 0, or nothing tells them apart, the line through the
+        origin."""
+        if self._squares <= 0:
+            return None
+        mean, seconds = self._amount / self._count, self._seconds / self._count
+        variance = self._squares / self._count - mean * mean
+        if variance > (MIN_SPREAD * mean) ** 2:
+            slope = (self._products / self._count - mean * seconds) / variance
+            if 0 < slope * mean <= seconds:
+                return seconds - slope * mean, slope
+        return 0.0, self._products / self._squares

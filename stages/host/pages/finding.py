@@ -1,0 +1,240 @@
+"""Where an item's beginning comes from: what its stage holds itself, then pages from the cache, and computing for the rest.
+
+Decides what is looked for, and that whatever goes wrong with it is a miss: nobody waits for pages longer than computing them would
+take, and nobody is refused for them. What is worth fetching is `rule.py`'s affair. Knows no kind of stage.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from contextvars import Context
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from cache.tier import Label
+from cache.tiered import MEMORY, Found
+from stages.concurrency.thread_pool import TENANT
+from stages.contract.item import Item, StageReceipt
+from stages.contract.pages import PageRun, Paging
+from stages.contract.recipe import NO_INPUTS, Inputs
+from stages.contract.result import Result
+from stages.engine.delivery import Deliver
+from stages.host.cache_threads import CacheThreads
+from stages.host.deadlines import remaining_s, too_late
+from stages.host.origin import remembered_as
+from stages.host.pages.counters import PageCounters
+from stages.host.pages.fetching import Fetched, PageFetching, Wanted
+from stages.host.pages.held import HeldPages
+from stages.host.pages.rule import FetchRule, Plan, within_reach
+from stages.host.pages.writing import PageWriter
+
+ASKING_PATIENCE_S = 0.5
+FETCHING_PATIENCE_S = 2.0
+"""Where nobody knows how long computing takes."""
+MIN_PATIENCE_S = 0.05
+
+
+@dataclass(slots=True)
+class Beginning:
+    """What an item begins with. `cache`: as in its receipt; None: nothing is known of pages here. `let_go` once they are where they are
+    needed, or nobody needs them any more."""
+
+    pages: Inputs = NO_INPUTS
+    cache: str | None = None
+    bytes_moved: int = 0
+    held: HeldPages | None = None
+    keys: list[str] = field(default_factory=list)
+
+    def told(self, receipt: StageReceipt) -> StageReceipt:
+        """The stage's receipt, with that."""
+        return receipt if self.cache is None else replace(receipt, cache=self.cache, bytes_moved=self.bytes_moved)
+
+    def keep(self, keys: Sequence[str]) -> None:
+        """Of the others the memory is no longer counted."""
+        if self.held is not None:
+            self.held.let_go(key for key in self.keys if key not in keys)
+        self.keys = [key for key in self.keys if key in keys]
+
+    def let_go(self) -> None:
+        """Idempotent."""
+        self.keep(())
+
+
+class StagePages:
+    """The pages of one stage. `origin`: the key of who makes them. On one event loop; what it is to remember comes on any thread."""
+
+    def __init__(
+        self,
+        stage: str,
+        paging: Paging[Any],
+        cache: CacheThreads,
+        origin: str,
+        deliver: Deliver,
+        held: HeldPages | None = None,
+    ) -> None:
+        self._stage, self._paging, self._cache, self._origin = stage, paging, cache, origin
+        self._kind = paging.page_type.kind()
+        self._counters, self._rule = PageCounters(), FetchRule()
+        self._held = held or HeldPages()
+        self._fetching = PageFetching(cache)
+        self._writer = PageWriter(cache, self._kind, origin, deliver, paging.room_again)
+        self._latest = PageRun()
+        paging.remember_with(self._writer)
+
+    def metrics(self) -> dict[str, float]:
+        work, num_bytes = self._latest.work, self._latest.num_bytes
+        return {
+            **self._counters.as_metrics(),
+            **self._writer.metrics(),
+            "page_bytes_in_flight": float(self._held.num_bytes),
+            "page_compute_seconds": self._paging.seconds_for(work) or 0.0,
+            "page_fetch_memory_seconds": self._rule.seconds_for(MEMORY, num_bytes) or 0.0,
+            "page_fetch_redis_seconds": self._rule.seconds_for("redis", num_bytes) or 0.0,
+        }
+
+    def run_of(self, item: Item[Any]) -> PageRun:
+        """Raises what submitting the item would raise now."""
+        run = self._paging.run_of(item.payload, item.tenant)
+        if run.names:
+            self._latest = run
+        return run
+
+    def as_held(self, run: PageRun) -> Beginning:
+        """What the stage holds itself, and nothing else."""
+        if not run.names:
+            return Beginning(cache="off")
+        num_resident = min(run.num_resident, len(run.names))
+        self._counters.page_hits_slots_total += num_resident
+        self._counters.page_misses_total += len(run.names) - num_resident
+        return Beginning(cache="slots" if num_resident else "miss")
+
+    def refused(self, run: PageRun) -> Beginning:
+        """So many wait already that nothing is looked for."""
+        self._counters.page_fetches_refused_total += 1
+        return self.as_held(run)
+
+    async def find(self, item: Item[Any], run: PageRun) -> Beginning:
+        """With pages beyond what the stage holds. Raises `DeadlineExceeded`."""
+        began = time.monotonic()
+        try:
+            beginning = await self._find(item, run)
+        finally:
+            self._counters.page_wait_seconds_total += time.monotonic() - began
+        if remaining_s(item) == 0:
+            beginning.let_go()
+            raise too_late(f"pages of its beginning were still being looked up for stage {self._stage}")
+        return beginning
+
+    async def settled(self) -> None:
+        """Returns once nothing is being fetched, and all is written that the event loop has heard of."""
+        await self._fetching.settled()
+        await self._writer.settled()
+
+    async def close(self) -> None:
+        """Nothing more is fetched; what waits to be written is."""
+        self._fetching.call_off()
+        await self.settled()
+
+    async def _find(self, item: Item[Any], run: PageRun) -> Beginning:
+        keys = {name: remembered_as(name, self._origin) for name in run.names[run.num_resident :]}
+        tiers = await self._where(item, list(keys.values()))
+        at = {name: tiers[key] for name, key in keys.items() if key in tiers}
+        if not within_reach(run, at):
+            return self.as_held(run)
+        plan = self._rule.plan(run, at, self._paging.seconds_for(run.work), time.monotonic())
+        if not plan.names:
+            self._counters.page_fetches_declined_total += 1
+            return self.as_held(run)
+        held = self._held.hold([keys[name] for name in plan.names], run.num_bytes, item.tenant)
+        if len(held) < len(plan.names):
+            plan = replace(plan, names=plan.names[: len(held)], fetch_s=None)
+        if not held:
+            return self.refused(run)
+        beginning = Beginning(held=self._held, keys=held)
+        try:
+            await self._fetch(item, run, plan, keys, at, beginning)
+        except BaseException:
+            beginning.let_go()
+            raise
+        return beginning
+
+    async def _where(self, item: Item[Any], keys: Sequence[str]) -> Mapping[str, str]:
+        """The tiers that have them, as far as they say so soon."""
+        context = Context()
+        context.run(TENANT.set, item.tenant)
+        asking = asyncio.get_running_loop().create_task(self._cache.where(keys), context=context)
+        try:
+            async with asyncio.timeout(_within(item, ASKING_PATIENCE_S)):
+                return await asking
+        except Exception as error:
+            self._counters.page_fetches_failed_total += 1
+            logging.getLogger("triptych.stages").debug("pages of %s: %s", self._stage, error)
+            return {}
+
+    async def _fetch(
+        self, item: Item[Any], run: PageRun, plan: Plan, keys: Mapping[str, str], at: Mapping[str, str], beginning: Beginning
+    ) -> None:
+        """What comes of the plan, and what is learned of it."""
+        self._counters.page_fetches_chosen_total += 1
+        by_tier: dict[str, list[str]] = {}
+        for name in plan.names:
+            by_tier.setdefault(at[name], []).append(keys[name])
+        began = time.monotonic()
+        patience_s = FETCHING_PATIENCE_S if plan.compute_s is None else max(plan.compute_s, MIN_PATIENCE_S)
+        wanted = Wanted(by_tier, Label(self._kind, item.salt), item.tenant, self._observe)
+        fetched = await self._fetching.fetch(wanted, _within(item, patience_s))
+        seconds = time.monotonic() - began
+        self._counters.page_fetch_seconds_total += seconds
+        if plan.fetch_s is not None:
+            self._counters.page_fetch_error_seconds_total += abs(seconds - plan.fetch_s)
+        if fetched.is_late:
+            for tier, asked in by_tier.items():
+                if fetched.begun.intersection(asked).difference(fetched.found):  # it takes at least so long
+                    self._rule.observe(tier, run.num_bytes * len(asked), seconds, time.monotonic())
+        await self._use(run, plan, keys, fetched, beginning)
+
+    def _observe(self, tier: str, num_bytes: int, seconds: float) -> None:
+        if tier != MEMORY:
+            self._counters.page_bytes_fetched_total += num_bytes
+        self._rule.observe(tier, num_bytes, seconds, time.monotonic())
+
+    async def _use(self, run: PageRun, plan: Plan, keys: Mapping[str, str], fetched: Fetched, beginning: Beginning) -> None:
+        """All up to the first that did not come."""
+        pages: dict[str, Result] = {}
+        used: list[Found] = []
+        for name in plan.names:
+            found = fetched.found.get(keys[name])
+            if found is None:
+                break
+            try:
+                pages[name] = self._paging.page_type.of(found.value).freeze()
+            except ValueError:
+                await self._cache.forget(keys[name])
+                break
+            used.append(found)
+            if found.tier != MEMORY and keys[name] in fetched.begun:  # or the bytes are on another's receipt
+                beginning.bytes_moved += found.bytes
+        beginning.pages = Inputs(pages)
+        beginning.keep([keys[name] for name in pages])
+        self._tell(run, list(pages), used, beginning)
+
+    def _tell(self, run: PageRun, names: Sequence[str], used: Sequence[Found], beginning: Beginning) -> None:
+        """On the receipt the farthest tier; of the counters each the pages that it spares."""
+        if not used:
+            self._counters.page_fetches_failed_total += 1
+            beginning.cache = self.as_held(run).cache
+            return
+        far = [found.tier for found in used if found.tier != MEMORY]
+        beginning.cache = far[0] if far else MEMORY
+        num_spared = run.names.index(names[-1]) + 1 - run.num_resident
+        num_far = num_spared * len(far) // len(used)
+        self._counters.page_hits_slots_total += run.num_resident
+        self._counters.page_hits_redis_total += num_far
+        self._counters.page_hits_memory_total += num_spared - num_far
+        self._counters.page_misses_total += len(run.names) - run.num_resident - num_spared
+
+
+def _within(item: Item[Any], seconds: float) -> float:
+    left_s = remaining_s(item)
+    return seconds if left_s is None else min(seconds, left_s)

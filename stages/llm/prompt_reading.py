@@ -1,0 +1,68 @@
+"""What a payload's prompt is, whatever is at hand for it: its tokens as a slot holds them, its images' places, its pages' names.
+
+Decides that the same payload is read once: a host asks for its pages, then for its needs, and prepares it. Pure.
+"""
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from stages.llm.messages import Generate
+from stages.llm.model.slot_table import SlotContents, SlotImage
+from stages.llm.pages.naming import PageNaming
+
+MAX_RECENT = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPrompt:
+    """`tokens`: an image's placeholder that the vocabulary doesn't have is 0, as it is never looked at. `images`: their grids are not
+    known. `chain`: the names of its beginnings, page by page."""
+
+    salt: str
+    tokens: tuple[int, ...]
+    images: tuple[SlotImage, ...]
+    chain: tuple[str, ...]
+
+    @property
+    def page_names(self) -> tuple[str, ...]:
+        return self.chain[1:]
+
+    def contents(self) -> SlotContents:
+        return SlotContents(self.salt, list(self.tokens), self.images, chain=list(self.chain))
+
+
+@dataclass(frozen=True, slots=True)
+class PromptReader:
+    """Of one model, with `num_tokens` in its vocabulary. Any thread."""
+
+    num_tokens: int
+    naming: PageNaming
+    _recent: OrderedDict[tuple[int, int, str], tuple[Generate, ReadPrompt]] = field(default_factory=OrderedDict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def read(self, payload: Generate) -> ReadPrompt:
+        key = (
+            id(payload.token_ids),
+            id(payload.images),
+            payload.salt,
+        )  # what is remembered is kept, so these are nobody else's
+        with self._lock:
+            if (known := self._recent.get(key)) is not None:
+                return known[1]
+        read = self._read(payload)
+        with self._lock:
+            self._recent[key] = (payload, read)
+            if len(self._recent) > MAX_RECENT:
+                self._recent.popitem(last=False)
+        return read
+
+    def _read(self, payload: Generate) -> ReadPrompt:
+        tokens = list(payload.token_ids)
+        for image in payload.images:
+            span = slice(image.offset, image.offset + image.length)
+            tokens[span] = [token if token < self.num_tokens else 0 for token in tokens[span]]
+        images = tuple(SlotImage(span.offset, span.length, span.features.name) for span in payload.images)
+        chain: list[str] = []
+        self.naming.extend(chain, payload.salt, tokens, images)
+        return ReadPrompt(payload.salt, tuple(tokens), images, tuple(chain))

@@ -1,0 +1,290 @@
+"""A painting that was left after any step goes on from there in another denoiser, as if nothing had been."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from cache.codec import decode, encode
+from cache.memory import MemoryTier
+from stages.checkpoints.checkpoint import LoadOptions
+from stages.contract.errors import StageFailed
+from stages.contract.pages import MadePage, Paged
+from stages.contract.recipe import NO_INPUTS, Inputs
+from stages.contract.stage import Share, Stepped
+from stages.diffusion.denoise_row import DenoiseRow
+from stages.diffusion.denoiser import MAX_KEPT, Denoiser
+from stages.diffusion.messages import DenoiseEnd, DenoisePreview, DenoiseProgress, Latents
+from stages.diffusion.row_state import export_state
+from stages.diffusion.sampling.samplers import Sampler
+from stages.diffusion.step_state import StepState
+from tests.stages.diffusion.painter import Painter, Task, Wish, checkpoint_of
+from tests.stages.diffusion.sampling.test_samplers import NOISE_SAMPLERS
+from tests.stages.diffusion.test_step_state import CPU, EVERY_SAMPLER, a_request, walked
+
+pytestmark = pytest.mark.models
+
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def another(sd_folder: Path) -> Denoiser:
+    """As another replica has it."""
+    return Denoiser.load(checkpoint_of(sd_folder), LoadOptions())
+
+
+def kept(task: Task, *steps: int, **changes: Any) -> Task:
+    return task.but(keep_steps=steps, **changes)
+
+
+def run(
+    denoiser: Denoiser, task: Task, pages: Inputs = NO_INPUTS, calls: int | None = None
+) -> tuple[list[Any], list[MadePage]]:
+    """Its events, and the pages that were handed over between its steps. As an engine does: given no more than it needs."""
+    payload, needed = task.payload, denoiser.needs(task.payload, pages)
+    inputs = Inputs({recipe.name: task.inputs[recipe] for recipe in needed}).with_more(pages)
+    row = denoiser.start(payload, denoiser.prepare(payload, inputs))
+    events: list[Any] = []
+    made: list[MadePage] = []
+    while not any(isinstance(event, DenoiseEnd) for event in events) and row.call != calls:
+        (stepped,) = denoiser.step([row])
+        assert stepped.error is None
+        events += stepped.events
+        if denoiser.has_exports(idle=False):
+            made += denoiser.export(idle=False)
+    denoiser.finish(row)
+    return events, made
+
+
+def at_hand(pages: Sequence[MadePage]) -> Inputs:
+    """As another process finds them."""
+    return Inputs({page.name: StepState.of(decode("key", encode("key", page.value.arrays()))) for page in pages})
+
+
+def latents(events: Sequence[Any]) -> NDArray[np.float32]:
+    (end,) = [event for event in events if isinstance(event, DenoiseEnd)]
+    return end.latents.latents
+
+
+def progress(events: Sequence[Any]) -> list[int]:
+    return [event.step for event in events if isinstance(event, DenoiseProgress)]
+
+
+def test_a_denoiser_is_paged(another: Denoiser) -> None:
+    assert isinstance(another, Paged)
+    assert another.page_type.kind() == "step_state"
+
+
+@pytest.mark.parametrize("sampler", NOISE_SAMPLERS)
+def test_whoever_asks_again_goes_on_from_where_it_was_left(sd_painter: Painter, another: Denoiser, sampler: str) -> None:
+    task = kept(sd_painter.task(Wish(sampler=sampler, steps=STEPS)), *range(1, STEPS + 1))
+    events, pages = run(sd_painter.denoiser, task)
+    num_calls = len(progress(events))
+    names = another.page_run(task.payload).names
+    assert [page.name for page in pages] == list(names)
+    for step, page in enumerate(pages, 1):
+        torch.manual_seed(step)  # the global generator has no part in it
+        again, _ = run(another, task, at_hand([page]))
+        call = int(np.ceil(step * num_calls / STEPS))
+        assert progress(again) == list(range(call + 1, num_calls + 1)) or (call == num_calls == progress(again)[0])
+        np.testing.assert_array_equal(latents(again), latents(events))
+
+
+def test_of_several_states_the_furthest_is_gone_on_from(sd_painter: Painter, another: Denoiser) -> None:
+    task = kept(sd_painter.task(Wish(steps=STEPS)), 1, 3)
+    events, pages = run(sd_painter.denoiser, task)
+    again, _ = run(another, task, at_hand(pages))
+    assert progress(again) == [4]
+    np.testing.assert_array_equal(latents(again), latents(events))
+
+
+@pytest.mark.parametrize("init", [False, True])
+def test_an_interrupted_painting_goes_on_and_needs_no_given_image(sd_painter: Painter, another: Denoiser, init: bool) -> None:
+    task = kept(sd_painter.task(Wish(sampler="euler_a", steps=8)), 2, 4)
+    if init:
+        task = task.but(init=Latents(np.ones((4, 8, 8), np.float32), np.full((4, 8, 8), 0.1, np.float32)), strength=0.75)
+    whole, _ = run(sd_painter.denoiser, task)
+    _, pages = run(sd_painter.denoiser, task, calls=3)
+    found = at_hand(pages)
+    assert [recipe.name for recipe in another.needs(task.payload, found)] == ["prompt", "negative"]
+    assert another.needs(task.payload) == task.payload.needs()
+    again, _ = run(another, task, found)
+    assert 0 < len(progress(again)) < len(progress(whole))
+    assert progress(again) == progress(whole)[-len(progress(again)) :]
+    np.testing.assert_array_equal(latents(again), latents(whole))
+
+
+def test_a_finished_painting_needs_nothing_and_calls_no_model(
+    sd_painter: Painter, another: Denoiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = kept(sd_painter.task(Wish(steps=STEPS, previews=(2,))), STEPS)
+    events, pages = run(sd_painter.denoiser, task)
+    monkeypatch.setattr(another, "_predict", None)
+    found = at_hand(pages)
+    assert another.needs(task.payload, found) == ()
+    prepared = another.prepare(task.payload, found)
+    row = another.start(task.payload, prepared)
+    assert another.share(prepared) == Share(another.batch_key(row), another.cost(row))
+    assert another.cost(row) == 0
+    assert another.batch_key(row) != sd_painter.denoiser.batch_key(sd_painter.start(task))
+    (stepped,) = another.step([row])
+    assert (stepped.done, stepped.work) == (True, 0.0)
+    assert progress(stepped.events) == [STEPS]
+    np.testing.assert_array_equal(latents(stepped.events), latents(events))
+    assert not another.has_exports(idle=True)
+
+
+def test_what_was_shown_before_is_not_shown_again_and_what_follows_is(sd_painter: Painter, another: Denoiser) -> None:
+    task = kept(sd_painter.task(Wish(steps=6, previews=(2, 5))), 3)
+    events, pages = run(sd_painter.denoiser, task)
+    again, _ = run(another, task, at_hand(pages))
+    shown = [event.step for event in events if isinstance(event, DenoisePreview)]
+    assert shown == [2, 5]
+    assert [event.step for event in again if isinstance(event, DenoisePreview)] == [5]
+
+
+def test_nothing_is_kept_that_was_not_asked_for(sd_painter: Painter) -> None:
+    task = sd_painter.task(Wish(steps=2))
+    assert run(sd_painter.denoiser, task)[1] == []
+    run_of = sd_painter.denoiser.page_run(task.payload)
+    assert (run_of.names, run_of.work) == ((), 0.0)
+
+
+def test_a_run_says_what_its_pages_save_and_weigh(sd_painter: Painter) -> None:
+    task = kept(sd_painter.task(Wish(steps=8)), 2, 4, 6)
+    run_of = sd_painter.denoiser.page_run(task.payload)
+    assert len(run_of.names) == 3
+    assert run_of.each_holds_all
+    assert 3 * run_of.work == 6 * sd_painter.denoiser.weigh(task.payload)
+    (page,) = run(sd_painter.denoiser, kept(task, 4))[1]
+    assert page.value.num_bytes / 2 < run_of.num_bytes < page.value.num_bytes * 2
+
+
+def test_another_tenants_state_is_called_otherwise(sd_painter: Painter, another: Denoiser) -> None:
+    task = kept(sd_painter.task(Wish(steps=2)), 2, salt="mine")
+    (page,) = run(sd_painter.denoiser, task)[1]
+    assert page.salt == "mine"
+    theirs = kept(task, 2, salt="theirs")
+    assert another.needs(theirs.payload, at_hand([page])) == theirs.payload.needs()
+
+
+def test_what_is_not_the_state_that_its_name_says_fails_that_request_alone(sd_painter: Painter, another: Denoiser) -> None:
+    task = kept(sd_painter.task(Wish(steps=STEPS)), STEPS)
+    larger = kept(sd_painter.task(Wish(steps=STEPS, size=(64, 32))), STEPS)
+    (page,), (other,) = run(sd_painter.denoiser, task)[1], run(sd_painter.denoiser, larger)[1]
+    assert isinstance(page.value, StepState)
+    strange = {
+        "after call 2": replace(page.value, call=2),
+        r"\(1, 4, 8, 16\)": other.value,
+        "PromptEmb": task.inputs[task.payload.prompt],
+    }
+    for told, value in strange.items():
+        with pytest.raises(StageFailed, match=f"this state is another request's: .*{told}"):
+            another.prepare(task.payload, Inputs({page.name: value}))
+
+
+def test_a_row_that_began_at_a_state_is_suspended_and_resumed_like_any(sd_painter: Painter, another: Denoiser) -> None:
+    for sampler in NOISE_SAMPLERS:
+        task = kept(sd_painter.task(Wish(sampler=sampler, steps=6)), 2)
+        events, pages = run(sd_painter.denoiser, task)
+        prepared = another.prepare(task.payload, task.inputs.with_more(at_hand(pages)))
+        row = another.start(task.payload, prepared)
+        another.step([row])
+        suspended = another.suspend(row)
+        another.finish(row)
+        row, stepped = another.resume(task.payload, prepared, suspended), Stepped()
+        while not stepped.done:
+            (stepped,) = another.step([row])
+        np.testing.assert_array_equal(latents(stepped.events), latents(events))
+
+
+def test_rows_go_on_beside_rows_that_begin(sd_painter: Painter, another: Denoiser) -> None:
+    task = kept(sd_painter.task(Wish(steps=STEPS)), 2)
+    events, pages = run(sd_painter.denoiser, task)
+    left = another.start(task.payload, another.prepare(task.payload, task.inputs.with_more(at_hand(pages))))
+    new = another.start(task.payload, another.prepare(task.payload, task.inputs))
+    another.step([left, new])
+    stepped, _ = another.step([left, new])
+    np.testing.assert_allclose(latents(stepped.events), latents(events), atol=1e-3)
+    (page,) = another.export(idle=True)  # of the one that begins: the other's is remembered already
+    assert page.name == pages[0].name
+
+
+def test_states_that_nobody_takes_are_bounded(sd_painter: Painter) -> None:
+    denoiser, task = sd_painter.denoiser, sd_painter.task(Wish(steps=1))
+    for seed in range(MAX_KEPT + 1):
+        row = denoiser.start(task.payload, denoiser.prepare(kept(task, 1, seed=seed).payload, task.inputs))
+        denoiser.step([row])
+        denoiser.finish(row)
+    pages = denoiser.export(idle=False)
+    assert len(pages) == MAX_KEPT
+    assert pages[-1].name == denoiser.page_run(kept(task, 1, seed=MAX_KEPT).payload).names[0]
+
+
+def test_what_cannot_be_taken_along_is_not_kept_and_the_painting_goes_on(
+    sd_painter: Painter, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = kept(sd_painter.task(Wish(steps=2)), 1)
+    row = sd_painter.start(task)
+    row.schedule.scheduler.noise_tree = object()
+    (stepped,) = sd_painter.denoiser.step([row])
+    assert stepped.error is None
+    assert not sd_painter.denoiser.has_exports(idle=True)
+    assert "scheduler.noise_tree is a object, which cannot be taken along" in caplog.text
+
+
+@pytest.mark.parametrize(("sampler", "prediction"), EVERY_SAMPLER)
+def test_every_samplers_state_is_one_that_a_tier_remembers(sampler: Sampler, prediction: str) -> None:
+    row = DenoiseRow.of(a_request(sampler, prediction), CPU)
+    tier = MemoryTier(2**24)
+    while not row.done:
+        state = export_state(walked(row, row.call + 1))
+        tier.put_many({"key": state.arrays()})
+        found = StepState.of(tier.get_many(["key"])["key"])
+        assert (found.call, found.memory) == (row.call, state.memory)
+
+
+GOOD: dict[str, NDArray[Any]] = {
+    "latents": np.zeros((1, 4, 8, 8), np.float32),
+    "generator": np.zeros(16, np.uint8),
+    "rest": np.frombuffer(json.dumps({"call": 1, "memory": {"a": [{"tensor": "latents"}, 1]}}).encode(), np.uint8),
+}
+
+
+def rest(text: str) -> NDArray[np.uint8]:
+    return np.frombuffer(text.encode(), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"latents": None},
+        {"generator": None},
+        {"rest": None},
+        {"latents": np.zeros((1, 4, 8, 8), np.float64)},
+        {"generator": np.zeros(16, np.int8)},
+        {"generator": np.zeros((4, 4), np.uint8)},
+        {"rest": rest("no JSON")},
+        {"rest": rest("[]")},
+        {"rest": rest('{"call": 1}')},
+        {"rest": rest('{"call": "1", "memory": {}}')},
+        {"rest": rest('{"call": true, "memory": {}}')},
+        {"rest": rest('{"call": 1, "memory": []}')},
+        {"rest": rest('{"call": 1, "memory": {"a": {"tensor": "gone"}}}')},
+        {"rest": rest('{"call": 1, "memory": {"a": [[{"tensor": "gone"}]]}}')},
+        {"rest": rest('{"call": 1, "memory": {"a": {"other": "latents"}}}')},
+        {"rest": rest('{"call": 1, "memory": {"a": {"tensor": ["latents"]}}}')},
+        {"rest": rest("[" * 100_000)},
+        {"rest": np.frombuffer(b"\xff\xfe\x00", np.uint8)},
+    ],
+)
+def test_arrays_that_are_no_state_are_told_from_one(changes: dict[str, Any]) -> None:
+    assert StepState.of(GOOD).call == 1
+    with pytest.raises(ValueError):
+        StepState.of({name: array for name, array in (GOOD | changes).items() if array is not None})
