@@ -84,6 +84,11 @@ class ClusterClient:
         self._learn(exchange)
         return [self._ask_node(address, commands, exchange) for address in dict.fromkeys(self._slots.nodes)]
 
+    def nodes(self) -> list[LimitedClient]:
+        """Raises where nobody tells which there are."""
+        self._learn(Exchange(self._patience))
+        return [self._node(address).client for address in dict.fromkeys(self._slots.nodes)]
+
     def told(self, error: Exception) -> str:
         return self._first.told(error)
 

@@ -75,6 +75,8 @@ class Client(Protocol):
 
     def ask_nodes(self, commands: Sequence[Command]) -> list[list[object]]: ...
 
+    def nodes(self) -> "list[LimitedClient]": ...
+
     def told(self, error: Exception) -> str: ...
 
     def close(self) -> None: ...
@@ -125,6 +127,10 @@ class LimitedClient:
     def ask_nodes(self, commands: Sequence[Command]) -> list[list[object]]:
         """The replies of each node that holds values: here of the one."""
         return [self.ask(commands)]
+
+    def nodes(self) -> list["LimitedClient"]:
+        """One client for each node that holds values."""
+        return [self]
 
     def told(self, error: Exception) -> str:
         """What may be said of an error: servers quote what they don't understand, the password that they were sent included."""

@@ -39,7 +39,7 @@ class RedisLink:
         private: Private | None = None,
         cluster: bool = False,
     ) -> None:
-        self._client: Client = ClusterClient(url, patience) if cluster else LimitedClient(url, patience, private=private)
+        self._client = client_of(url, patience, private=private, cluster=cluster)
         self._largest_write_bytes = largest_write_bytes
         self._breaker, self._clock = breaker, clock
         self._lock = threading.Lock()
@@ -108,3 +108,8 @@ class RedisLink:
             log.warning(
                 "Redis at %s does not answer (%s); going on without it until it does", self.where, self._client.told(error)
             )
+
+
+def client_of(url: str, patience: Patience, *, private: Private | None = None, cluster: bool = False) -> Client:
+    """Raises `ValueError` for a URL that is none, or none of a cluster's."""
+    return ClusterClient(url, patience) if cluster else LimitedClient(url, patience, private=private)

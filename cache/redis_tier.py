@@ -8,10 +8,12 @@ a bounded queue and a thread of their own, every value is checked. How to live w
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 
 from cache.accounts import Accounts
 from cache.breaker import Breaker
+from cache.claims import BeingMade, Claim, HeldClaims, is_claim
 from cache.codec import OVERHEAD_BYTES, Arrays, CorruptValue, decode, encode, is_storable, size_of
 from cache.finite import is_finite
 from cache.parts import Table, divided, table_of
@@ -79,6 +81,7 @@ class RedisTier:
         )
         self._is_private = private is not None
         self._writes = WriteQueue(queue_bytes)
+        self._claims = HeldClaims(self._writes, owner=uuid.uuid4().hex)
         self._accounts = Accounts()
         self._closed = False
         self._thread = threading.Thread(target=self._write_all, name="redis-writer", daemon=True)
@@ -114,6 +117,8 @@ class RedisTier:
         found: dict[str, Arrays] = {}
         budget.received(replies)
         for key, reply in zip(keys, replies, strict=True):
+            if is_claim(reply):
+                continue
             if isinstance(reply, bytes) and reply:
                 try:
                     whole = self._whole(key, reply, budget)
@@ -155,6 +160,26 @@ class RedisTier:
         replies = None if self._closed or not keys else self._link.ask([("EXISTS", self._stored(key)) for key in keys])
         return {key for key, reply in zip(keys, replies or (), strict=False) if reply == 1}
 
+    # ---- claims ----
+
+    def get_or_claim(self, key: str, label: Label = UNLABELLED) -> Arrays | Claim | BeingMade | None:
+        budget = _Budget(self._patience, self._clock)
+        replies = None if self._closed else self._link.ask([self._claims.bid(self._stored(key)), self._read(key)])
+        found = {} if replies is None else self._values([key], replies[1:], label, budget)
+        outcome = None if replies is None or found else self._claims.outcome(key, *replies)
+        if not isinstance(outcome, BeingMade):  # that is asked for again
+            self._accounts.count(label.kind, hits=len(found), misses=1 - len(found))
+        return found.get(key, outcome)
+
+    def renew(self) -> None:
+        self._claims.renew()
+
+    def let_go(self, claim: Claim) -> None:
+        self._claims.let_go(claim)
+
+    def not_kept(self, claim: Claim) -> None:
+        self._claims.not_kept(claim)
+
     # ---- writing ----
 
     def put_many(self, values: Mapping[str, Arrays], label: Label = UNLABELLED) -> None:
@@ -178,9 +203,9 @@ class RedisTier:
         ttl_s = self._ttl_s_of.get(label.kind, self._ttl_s)
         ttl_ms = None if ttl_s is None else max(1, round(ttl_s * 1000))
         if len(data) <= self._part_bytes:
-            return self._writes.offer(Write(key, data, ttl_ms, kind=label.kind))
+            return self._claims.put(Write(key, data, ttl_ms, kind=label.kind))
         parts = divided(key, data, self._part_bytes)
-        return self._writes.offer(Write(key, parts.head, ttl_ms, parts.pieces, label.kind))
+        return self._claims.put(Write(key, parts.head, ttl_ms, parts.pieces, label.kind))
 
     def delete(self, keys: Sequence[str]) -> None:
         for key in keys:
@@ -219,7 +244,7 @@ class RedisTier:
     def _account(self, batch: Sequence[Write], replies: Sequence[object] | None) -> None:
         """`replies` None: none came."""
         for write, reply in zip(batch, [None] * len(batch) if replies is None else replies, strict=True):
-            lost = int(write.data is not None)
+            lost = int(write.data is not None and not is_claim(write.data))
             if replies is None:
                 self._accounts.count(write.kind, dropped=lost)
             elif isinstance(reply, Exception):  # refused: no memory left, read-only, no permission

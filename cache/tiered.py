@@ -6,6 +6,7 @@ Decides where a value is looked for, and that what is found below is remembered 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from cache.claims import BeingMade, Claim, ClaimingTier
 from cache.codec import Arrays, size_of
 from cache.tier import UNLABELLED, Label, Tier, TierStats
 
@@ -30,6 +31,7 @@ class TieredCache:
 
     def __init__(self, tiers: Sequence[Tier] = ()) -> None:
         self._tiers = tuple(tiers)
+        self._claiming = next((tier for tier in self._tiers if isinstance(tier, ClaimingTier)), None)
 
     @property
     def tier_names(self) -> tuple[str, ...]:
@@ -54,6 +56,32 @@ class TieredCache:
             missing = [key for key in missing if key not in found]
         return {key: found[key] for key in dict.fromkeys(keys) if key in found}
 
+    def get_or_claim(self, key: str, label: Label = UNLABELLED) -> Found | Claim | BeingMade | None:
+        """For whoever would make it: the value, or a claim to it (`ClaimingTier.get_or_claim`); None: it is to be made unclaimed. A
+        tier below the one in which it is claimed is not asked."""
+        for depth, tier in enumerate(self._tiers):
+            answer = tier.get_or_claim(key, label) if tier is self._claiming else tier.get_many([key], label).get(key)
+            if isinstance(answer, Claim | BeingMade):
+                return answer
+            if answer is not None:
+                for above in self._tiers[:depth]:
+                    above.put_many({key: answer}, label)
+                return Found(answer, tier.name, size_of(answer))
+        return None
+
+    def renew_claims(self) -> None:
+        """As `let_go` and `not_kept`, no more than told to a tier, on any thread."""
+        if self._claiming is not None:
+            self._claiming.renew()
+
+    def let_go(self, claim: Claim) -> None:
+        if self._claiming is not None:
+            self._claiming.let_go(claim)
+
+    def not_kept(self, claim: Claim) -> None:
+        if self._claiming is not None:
+            self._claiming.not_kept(claim)
+
     def where(self, keys: Sequence[str]) -> dict[str, str]:
         """key -> the first tier that holds it, without fetching it: a hint."""
         found: dict[str, str] = {}
@@ -74,6 +102,10 @@ class TieredCache:
         for tier in self._tiers:
             if tier.name == MEMORY:
                 tier.put_many({key: value}, label)
+
+    def near(self) -> "TieredCache":
+        """What of it costs no way to ask: a view, which is not to be closed."""
+        return TieredCache([tier for tier in self._tiers if tier.name == MEMORY])
 
     @property
     def is_far(self) -> bool:

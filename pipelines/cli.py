@@ -1,7 +1,7 @@
-"""The command line: `triptych serve`, `deploy`, `check`, `prepare`, `demo`. Decides nothing about serving; reads the configuration."""
+"""The command line: `triptych serve`, `deploy`, `check`, `prepare`, `demo`, `cache`. Decides nothing about serving; reads the
+configuration."""
 
 import signal
-import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +13,8 @@ import yaml
 from rich.console import Console
 from rich.markup import escape
 
+from pipelines.commands import remembered
+from pipelines.commands.console import DEFAULT_CONFIG, ConfigPath, errors
 from pipelines.settings.cautions import cautions, unreachable
 from pipelines.settings.config import INGRESS
 from pipelines.settings.config_file import ServeFile, load, serve_document
@@ -20,13 +22,11 @@ from pipelines.settings.derived import derivations
 from pipelines.settings.loopback import refuse_open_door
 from pipelines.settings.pinning import pinned
 from pipelines.settings.rollout import Change, changes
-from stages.contract.errors import TriptychError
 
-ROOT = Path(__file__).parent.parent
-DEFAULT_CONFIG = ROOT / "serve_config.yaml"
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__.splitlines()[0])
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__.replace("\n", " "))
 
-ConfigPath = Annotated[Path, typer.Option("--config", help="a Ray Serve config file with Triptych's application")]
+app.add_typer(remembered.app, name="cache")
+
 Host = Annotated[str | None, typer.Option(help="overrides http_options.host")]
 Port = Annotated[int | None, typer.Option(min=1, max=65535, help="overrides http_options.port")]
 
@@ -37,7 +37,7 @@ def serve(config: ConfigPath = DEFAULT_CONFIG, host: Host = None, port: Port = N
     from pipelines.cluster.local_cluster import HttpAddress, running
 
     console = Console()
-    with _errors(console):
+    with errors(console):
         file = _pinned(load(config))
         address = HttpAddress(host or file.http.host, port or file.http.port)
         _print_cautions(cautions(file.app), console)
@@ -64,7 +64,7 @@ def deploy(
     from pipelines.cluster.local_cluster import connected
 
     console = Console()
-    with _errors(console):
+    with errors(console):
         file = _pinned(load(config))
         refuse_open_door(file.app, file.http.host)
         if print_only:
@@ -89,7 +89,7 @@ def demo(
     from pipelines.tour import free_port, tour
 
     console = Console()
-    with _errors(console):
+    with errors(console):
         file = _pinned(load(config))
         address = HttpAddress("127.0.0.1", free_port())
         with running(file, address, console):
@@ -103,7 +103,7 @@ def prepare(config: ConfigPath = DEFAULT_CONFIG) -> None:
     from stages.host.registry import prepare as prepare_stage
 
     console = Console()
-    with _errors(console):
+    with errors(console):
         for spec in stage_specs(load(config).app).values():
             with console.status(f"{spec.name}: {spec.source}"):
                 prepare_stage(spec)
@@ -119,7 +119,7 @@ def check(
 ) -> None:
     """Says whether a configuration is sound, what would be deployed, and what was derived for what it leaves out."""
     console = Console()
-    with _errors(console):
+    with errors(console):
         file = load(config)
         refuse_open_door(file.app, file.http.host)
         if before is not None:
@@ -133,20 +133,6 @@ def check(
         for line in derivations(file.app):
             console.print(f"  {line}", soft_wrap=True, highlight=False)
         _print_cautions(cautions(file.app), console)
-
-
-class _errors:
-    """Turns the errors a person can act on into one red message and exit code 2."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, TriptychError):
-            self._console.print(f"[bold red]error[/bold red]: {error.message}", soft_wrap=True, highlight=False)
-            sys.exit(2)
 
 
 def _pinned(file: ServeFile) -> ServeFile:

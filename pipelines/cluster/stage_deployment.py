@@ -16,8 +16,10 @@ from ray.serve.handle import DeploymentHandle
 from pipelines.cluster.fork_server import command
 from pipelines.cluster.replica import RedisReplica, StageReplica
 from pipelines.cluster.serve_client import ServeStageClient
+from pipelines.routing.name_router import NameRouter
 from pipelines.settings.applications import OWN, Address, ProcessArgs, RedisArgs, StagesArgs, StagesSettings
 from pipelines.settings.config import QueueConfig
+from stages.host.nesting import NEEDS
 from stages.images.pixel_budget import pixels_of_this_process
 
 MAX_BACKOFF_S = 0.05  # Serve's own is 0.5 s, which a waiting request feels
@@ -46,10 +48,21 @@ def hosted_in(replica: type["PlacedReplica"], args: StagesArgs, overrides: Mappi
             name=args.deployment,
             ray_actor_options=actor_options(args.process),
             graceful_shutdown_wait_loop_s=0.2,
-            request_router_config=RequestRouterConfig(max_backoff_s=MAX_BACKOFF_S),
+            request_router_config=_router(args),
             **overrides,
         )
         .bind(args)
+    )
+
+
+def _router(args: StagesArgs) -> RequestRouterConfig:
+    """A result's name goes to the replica that owns it, unless that has more than a full batch in hand beyond another. Kinds of stage that
+    need others' results are iterative: they make nothing that has a name."""
+    batches = [part.batch.max_items or 1 for name, part in args.stages.items() if name.rpartition(".")[2] not in NEEDS]
+    if not batches:
+        return RequestRouterConfig(max_backoff_s=MAX_BACKOFF_S)
+    return RequestRouterConfig(
+        request_router_class=NameRouter, request_router_kwargs={"max_ahead": max(batches)}, max_backoff_s=MAX_BACKOFF_S
     )
 
 

@@ -5,6 +5,8 @@ Decides which keys are none. Where a secret is read from is `pipelines/settings/
 """
 
 import hashlib
+import hmac
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
@@ -12,6 +14,13 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 from pipelines.settings.environment import hard_to_guess, secret_of
 from pipelines.settings.strict import Strict
 from stages.contract.errors import ConfigurationError
+
+SINGLE_TENANT = "default"
+
+
+def salt_of(secret: bytes, tenant: str) -> str:
+    """What goes into every name of the tenant's, and seals its values: 64 hex digits, different for every tenant and secret."""
+    return hmac.new(secret, b"triptych tenant\0" + tenant.encode(), hashlib.sha256).hexdigest()
 
 
 class KeyConfig(Strict):
@@ -68,6 +77,11 @@ class AuthConfig(Strict):
         setting = "auth.secret_env" if self.secret_env is not None else "auth.secret_file"
         secret = hard_to_guess(secret_of(env=self.secret_env, file=self.secret_file, setting=setting), setting)
         return secret.text.encode("utf-8", "surrogateescape")
+
+    def salts(self) -> Mapping[str, str]:
+        """Tenant -> salt. Raises `ConfigurationError` as `secret` does."""
+        secret, tenants = self.secret(), dict.fromkeys(key.tenant for key in self.keys)
+        return {tenant: salt_of(secret, tenant) for tenant in tenants or [SINGLE_TENANT]}
 
     def tenants(self) -> dict[str, str]:
         """SHA-256 of a key in hex -> tenant. Raises `ConfigurationError` where one key is two tenants', and as `KeyConfig.digest` does."""

@@ -293,6 +293,11 @@ class LimitsConfig(Strict):
         None, ge=1, description="pixels of images that one process decodes at a time; None: twice image_pixels"
     )
     images_per_request: int = Field(8, ge=0)
+    request_pixels: int | None = Field(
+        None,
+        ge=1,
+        description="pixels of all images of one request; None: four times image_pixels, which eight photos of 12 megapixels have",
+    )
     prompt_chars: int = Field(200_000, ge=1)
     max_tokens: int | None = Field(None, ge=1, description="of a chat's answer; None: what the context holds")
     default_max_tokens: int | None = Field(

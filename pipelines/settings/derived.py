@@ -25,6 +25,7 @@ PREFILL_CHUNK_TOKENS = 256
 MAX_TOKENS = 512  # of an answer whose bound nobody gave: done before its deadline on a slow machine, too
 MAX_PIXELS = 1_048_576
 IMAGES_IN_FLIGHT = 2  # of the largest allowed: one for each thread that decodes
+IMAGES_A_REQUEST = 4  # of the largest allowed; of ordinary ones as many as images_per_request says
 BODIES_IN_FLIGHT = 16  # of the largest allowed
 FEWEST_ONGOING = 16
 FULL_BATCHES = 2  # one runs, one is there when it ends
@@ -60,6 +61,10 @@ def default_max_tokens(limits: LimitsConfig) -> int:
 
 def pixels_in_flight(limits: LimitsConfig) -> int:
     return limits.pixels_in_flight or IMAGES_IN_FLIGHT * limits.image_pixels
+
+
+def request_pixels(limits: LimitsConfig) -> int:
+    return limits.request_pixels or IMAGES_A_REQUEST * limits.image_pixels
 
 
 def body_bytes_in_flight(limits: LimitsConfig) -> int:
@@ -115,6 +120,7 @@ def faults(config: AppConfig) -> Sequence[str]:
             found += _part_faults(f"models.{name}.{part_name}", part)
         if isinstance(model, TextToImageModel):
             found += _size_faults(f"models.{name}", model)
+            found += _keeping_faults(f"models.{name}", model, config)
     for path, home in _homes(config).items():
         found += _ongoing_faults(path, home, config)
         found += _gpu_faults(path, home, config)
@@ -127,10 +133,19 @@ def _derived(config: AppConfig) -> Iterator[tuple[str, object, str]]:
         yield "limits.default_max_tokens", default_max_tokens(limits), "of a chat that gives no max_tokens"
     if limits.pixels_in_flight is None:
         yield "limits.pixels_in_flight", pixels_in_flight(limits), f"{IMAGES_IN_FLIGHT} x image_pixels"
+    if limits.request_pixels is None:
+        yield "limits.request_pixels", request_pixels(limits), f"{IMAGES_A_REQUEST} x image_pixels"
     if limits.body_bytes_in_flight is None:
         yield "limits.body_bytes_in_flight", body_bytes_in_flight(limits), f"{BODIES_IN_FLIGHT} x body_bytes"
     if config.ingress.max_queued_requests is None:
         yield "ingress.max_queued_requests", max_queued_requests(config.ingress), "as many as a replica takes"
+    redis, kv = config.cache.redis, config.cache.kv
+    if kv is not None and kv.redis is None and redis is not None and not redis.is_embedded:
+        yield (
+            "cache.kv.redis",
+            "none",
+            "cache.redis is elsewhere: pages stay in each replica's memory, unless they get a server of their own",
+        )
     for name, model in config.models.items():
         for part_name, part in model.parts().items():
             path, llm = f"models.{name}.{part_name}", isinstance(part, LlmConfig)
@@ -174,6 +189,8 @@ def _limits_faults(limits: LimitsConfig) -> Iterator[str]:
         yield f"limits.body_bytes_in_flight: {room} has no room for one body of limits.body_bytes {limits.body_bytes}; at least that"
     if (room := pixels_in_flight(limits)) < limits.image_pixels:
         yield f"limits.pixels_in_flight: {room} has no room for one image of limits.image_pixels {limits.image_pixels}; at least that"
+    if (room := request_pixels(limits)) < limits.image_pixels:
+        yield f"limits.request_pixels: {room} has no room for one image of limits.image_pixels {limits.image_pixels}; at least that"
     given, most = limits.default_max_tokens, limits.max_tokens
     if given is not None and most is not None and given > most:
         yield f"limits.default_max_tokens: {given} is over limits.max_tokens {most}; at most {most}"
@@ -202,6 +219,12 @@ def _size_faults(path: str, model: TextToImageModel) -> Iterator[str]:
     for size in model.sizes:
         if pixels(size) > max_pixels(model):
             yield f"{path}.sizes: {size} has {pixels(size)} pixels, over max_pixels {model.max_pixels}; raise it or leave it out"
+
+
+def _keeping_faults(path: str, model: TextToImageModel, config: AppConfig) -> Iterator[str]:
+    for field in ("keep_steps", "remember_images"):
+        if getattr(model, field) and config.cache.kv is None:
+            yield f"{path}.{field}: nothing that is painted is kept where cache.kv is null; give that, or leave {field} out"
 
 
 def _ongoing_faults(path: str, home: Home, config: AppConfig) -> Iterator[str]:

@@ -18,16 +18,6 @@ _RUNS: dict[str, Any] = {"put_within_s": 1.0, "keys_per_round_trip": 16, "queue_
 
 
 @dataclass(frozen=True, slots=True)
-class RedisPlace:
-    """A URL as it is now, which may hold a password; what errors call the setting that it is of."""
-
-    url: str = field(repr=False)
-    setting: str
-    cluster: bool = False
-    private: Private | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class RedisSpec:
     """The shared tier: where it is (a URL, or an environment variable or a file that holds one, or the name of an embedded server:
     `pipelines/settings/private_redis.py`), and what is kept there. `setting`: what its errors call it. `in_runs`: large values come and go
@@ -45,36 +35,46 @@ class RedisSpec:
     ttl_s_of: Mapping[str, float] = field(default_factory=dict)
     in_runs: bool = False
 
-    def place(self) -> RedisPlace:
-        """Raises `ConfigurationError` where a variable or a file holds no URL."""
-        if self.embedded is not None:
-            private = partial(socket_path, self.embedded)
-            return RedisPlace(socket_url(self.embedded), f"{self.setting}.url", private=private)
-        if self.url_env is not None or self.url_file is not None:
-            setting = f"{self.setting}.{'url_env' if self.url_env is not None else 'url_file'}"
-            url = secret_of(env=self.url_env, file=self.url_file, setting=setting).text
-            return RedisPlace(url, setting, cluster=self.cluster)
-        return RedisPlace(str(self.url), f"{self.setting}.url", cluster=self.cluster)
-
     def open(self) -> Tier:
         """Raises `ConfigurationError` where the URL can't be used."""
         from cache.redis_tier import RedisTier
 
-        place = self.place()
+        where = self.place()
         try:
             return RedisTier(
-                place.url,
-                cluster=place.cluster,
-                private=place.private,
+                where.url,
+                cluster=self.cluster,
+                private=where.private,
                 part_bytes=self.part_bytes,
                 max_value_bytes=self.max_value_bytes,
                 ttl_s=self.ttl_s,
                 ttl_s_of=self.ttl_s_of,
                 **(_RUNS if self.in_runs else {}),
             )
-        except ValueError:  # whose message may hold a part of the password
-            kinds = "redis:// or rediss://" if place.cluster else "redis://, rediss:// or unix://"
-            raise ConfigurationError(f"{place.setting}: not the URL of a Redis server ({kinds})") from None
+        except ValueError:
+            raise where.refused() from None
+
+    def place(self) -> "RedisPlace":
+        """Raises `ConfigurationError` where a variable or a file holds no URL."""
+        if self.embedded is not None:
+            return RedisPlace(f"{self.setting}.url", socket_url(self.embedded), partial(socket_path, self.embedded))
+        if self.url_env is not None or self.url_file is not None:
+            setting = f"{self.setting}.{'url_env' if self.url_env is not None else 'url_file'}"
+            return RedisPlace(setting, secret_of(env=self.url_env, file=self.url_file, setting=setting).text)
+        return RedisPlace(f"{self.setting}.url", str(self.url))
+
+
+@dataclass(frozen=True, slots=True)
+class RedisPlace:
+    """A URL as it is now, which may hold a password, and the setting that it is of."""
+
+    setting: str
+    url: str = field(repr=False)
+    private: Private | None = None
+
+    def refused(self) -> ConfigurationError:
+        """In place of the error that says why, which may hold a part of the password."""
+        return ConfigurationError(f"{self.setting}: not the URL of a Redis server (redis://, rediss:// or unix://)")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ runs. Whoever stops waiting gives up what has not started.
 import asyncio
 import threading
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from typing import ParamSpec, TypeVar, cast
@@ -24,7 +25,17 @@ RETRY_AFTER_S = 1.0
 
 
 TENANT: ContextVar[str] = ContextVar("tenant", default="")
-"""For whom a pool is asked for work."""
+"""For whom a pool is asked for work, and for whom a thread works."""
+
+
+@contextmanager
+def working_for(tenant: str) -> Iterator[None]:
+    """What is done inside is done for this tenant."""
+    before = TENANT.set(tenant)
+    try:
+        yield
+    finally:
+        TENANT.reset(before)
 
 
 class ThreadPool:
@@ -40,9 +51,9 @@ class ThreadPool:
         self._closed = False
 
     async def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """What the function returns or raises; it runs in no context of its own. Raises `Overloaded` where `max_waiting` wait
-        already, or the system has no thread for it; `Unavailable` once it is closed. Cancelled: what has not started never does; what
-        has goes on unheeded, and its thread is taken until it ends."""
+        """What the function returns or raises; of its caller's context it knows the tenant alone. Raises `Overloaded` where
+        `max_waiting` wait already, or the system has no thread for it; `Unavailable` once it is closed. Cancelled: what has not
+        started never does; what has goes on unheeded, and its thread is taken until it ends."""
         if self._closed:
             raise self._ended()
         if self._num_running < self._threads:
@@ -51,7 +62,7 @@ class ThreadPool:
             await self._turn(TENANT.get())
             if self._closed:
                 raise self._ended()
-        future = self._begun(_called, function, *args, **kwargs)
+        future = self._begun(_called_for, TENANT.get(), function, *args, **kwargs)
         loop = asyncio.get_running_loop()
         future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._next) if not loop.is_closed() else None)
         return await asyncio.wrap_future(future)
@@ -198,6 +209,11 @@ class DaemonThreads:
             self._running[tenant] -= 1
             if not self._running[tenant]:
                 del self._running[tenant]
+
+
+def _called_for(tenant: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    with working_for(tenant):
+        return _called(function, *args, **kwargs)
 
 
 def _called(function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:

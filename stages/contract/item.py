@@ -68,6 +68,7 @@ class StageReceipt:
     """Of a result: "off" | "miss" | "memory" | "redis" | "joined" (another request was already computing it). Of a row, where its
     beginning comes from, the farthest: "off" | "miss" | "slots" (the stage holds it) | "memory" | "redis"."""
     bytes_moved: int = 0
+    cache_s: float = 0.0  # waited for pages of its beginning, before it was in the queue
     ago_s: float = 0.0  # how long before it was handed on it ended, by the clock of whoever handed it on
     ended_s: float = 0.0  # after the request's arrival; set where the receipt is gathered, by that one clock
 
@@ -119,8 +120,14 @@ class StageMetrics:
     preempted_for_others_total (of those, for another tenant, which had fewer rows), let_in_beyond_total (into a full queue, because
     their tenant had less than its part of it), out_of_memory_total (batches that did not fit),
     batch_bound_items and batch_bound_cost (what a batch may hold now: less than configured after that),
-    cache_hits_memory_total, cache_hits_redis_total, cache_misses_total, cache_joined_total, cache_evictions_total,
-    cache_errors_total
+    cache_hits_memory_total, cache_hits_redis_total, cache_misses_total, cache_joined_total, cache_waits_total and
+    cache_wait_seconds_total (for another process that was making the same).
+
+    Of the caches of a process, told with its first stage; CACHE is "cache" (results) or "pages" (where rows begin), TIER "memory" or
+    "redis", KIND what the values are ("vision_features"):
+    CACHE_evictions_total and CACHE_memory_bytes (of memory), CACHE_errors_total, CACHE_corrupt_total (values that did not check),
+    CACHE_redis_down (1: it doesn't answer, and is left alone for now), CACHE_redis_opened_total (how often that began),
+    CACHE_TIER_KIND_hits_total, ..._misses_total, ..._puts_total, ..._put_bytes_total, ..._dropped_total, ..._corrupt_total.
 
     Of a stage whose rows begin where others left off, with pages remembered:
     page_hits_slots_total, page_hits_memory_total, page_hits_redis_total, page_misses_total (of the pages that newcomers' beginnings

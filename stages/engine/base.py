@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Generic, Protocol, TypedDict, TypeVar
 
+from stages.concurrency.thread_pool import working_for
 from stages.contract.engine import EngineIdentity, Handle, Load, Receiver
 from stages.contract.errors import Cancelled, DeadlineExceeded, OutOfMemory, TriptychError, Unavailable
 from stages.contract.faults import Fault, fault_of
@@ -287,7 +288,7 @@ class BaseEngine(ABC, Generic[P, Q]):
             return
         failure: TriptychError | None = None
         try:
-            with self._faults.preparing(work), wanted_while(lambda: not work.settled):
+            with self._faults.preparing(work), wanted_while(lambda: not work.settled), working_for(work.item.tenant):
                 prepared = self._preparer.prepare(work.item.payload, work.inputs)
                 share = self._share_of(prepared)
             with self._in_flight.lock:

@@ -7,17 +7,15 @@ by is in `stages/host/resolving.py`, what runs when in `stages/engine/`. Knows n
 import asyncio
 import math
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any, TypeGuard
 
-from cache.tier import TierStats
 from cache.tiered import TieredCache
 from stages.checkpoints.checkpoint import Contents
 from stages.concurrency.thread_pool import DaemonThreads
 from stages.concurrency.together import ended
 from stages.contract.engine import Engine, Load
-from stages.contract.errors import ConfigurationError, Overloaded, TriptychError, Unavailable
+from stages.contract.errors import ConfigurationError, TriptychError, Unavailable
 from stages.contract.item import Item, Reply, StageMetrics, StreamEnd
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.recipe import Recipe
@@ -28,6 +26,7 @@ from stages.engine.delivery import LoopDelivery
 from stages.engine.health import MAX_STEP_S
 from stages.engine.iterative import IterativeEngine
 from stages.engine.one_shot import OneShotEngine
+from stages.host.cache_stats import CacheStats, counters_of
 from stages.host.cache_threads import CacheThreads
 from stages.host.deadlines import at_deadline
 from stages.host.event_feed import EventFeed
@@ -62,8 +61,9 @@ class StageHost:
         self._cache = cache if cache is not None else TieredCache()
         self._cache_threads = CacheThreads(self._cache)
         self._page_threads = CacheThreads(pages, "pages") if pages is not None else None
-        self._known_stats: Mapping[str, TierStats] = {}
-        self._asking: asyncio.Task[None] | None = None
+        self._stats = {"cache": CacheStats(self._cache, self._cache_threads)}
+        if pages is not None and self._page_threads is not None:
+            self._stats["pages"] = CacheStats(pages, self._page_threads)
         self._replica, self._cores, self._torch_threads = replica, cores, torch_threads
         self._delivery = LoopDelivery()
         self._hosted: dict[str, HostedEngine] = {}
@@ -181,7 +181,7 @@ class StageHost:
         metrics = []
         for name, hosted in self._hosted.items():
             counters = {**hosted.metrics(), **self._cache_counters(name), **shared}
-            shared = dict.fromkeys(shared, 0.0)
+            shared = {}
             identity = hosted.engine.identity
             metrics.append(StageMetrics(name, self._replica, identity.device, identity.dtype, counters))
         for name, maker in self._makers.items():
@@ -232,8 +232,8 @@ class StageHost:
         closing = DaemonThreads("closing stages", max_threads=len(engines))
         how = await ended(closing.run(engine.close, BROKEN_CLOSE_S if engine.is_broken else None) for engine in engines)
         await self._resolver.close(Unavailable("the stages here are shutting down; try again", retry_after_s=1.0))
-        if self._asking is not None:
-            await self._asking
+        for stats in self._stats.values():
+            await stats.settled()
         for hosted in self._hosted.values():
             if hosted.pages is not None:
                 await hosted.pages.close()
@@ -294,25 +294,11 @@ class StageHost:
     def _cache_counters(self, stage: str) -> dict[str, float]:
         return asdict(self._resolver.counters_of(stage)) if stage in self._makers else {}
 
-    def _cache_stats(self) -> Mapping[str, TierStats]:
-        """Asking a far tier is no work for the event loop: it is asked aside, and its last answer is told."""
-        if not self._cache.is_far:
-            return self._cache.stats()
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(self._ask_cache())
-        return self._known_stats
-
-    async def _ask_cache(self) -> None:
-        with suppress(Overloaded):
-            self._known_stats = await self._cache_threads.stats()
-
     def _shared_cache_counters(self) -> dict[str, float]:
-        stats = self._cache_stats()
-        memory = stats.get("memory")
-        return {
-            "cache_evictions_total": float(memory.evictions if memory else 0),
-            "cache_errors_total": float(sum(tier.errors + tier.corrupt for tier in stats.values())),
-        }
+        told: dict[str, float] = {}
+        for name, stats in self._stats.items():
+            told |= counters_of(name, stats.latest())
+        return told
 
 
 def _is_iterative(stage: object) -> TypeGuard[IterativeStage[Any, Any, Any]]:

@@ -10,6 +10,8 @@ Decides in which order that is tried and what a receipt says about it. Knows no 
 - Whoever wants a name of a stage that someone is already busy with joins, whatever that one is doing (looking it up, waiting for
   inputs or for the device, computing, remembering), and its more urgent priority and later deadline count for the computation
   too. They don't reach inputs that are being asked for already: where those come too late, the result is made again.
+- What is remembered in Redis is made by one of the processes that could make it: where another is at it, this one waits for it, for a
+  while (`stages/host/claiming.py`).
 - A failed computation is not remembered; everyone who waits gets its error. Where it failed because whoever began it had less time
   or went away, those who have time left have it made again.
 - Results that have a name are shared by everyone who asked for it, and are therefore read-only.
@@ -21,6 +23,7 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cache.claims import Claim
 from cache.tier import Label
 from cache.tiered import MEMORY, Found, TieredCache
 from stages.concurrency.thread_pool import TENANT
@@ -28,20 +31,30 @@ from stages.contract.errors import Cancelled, DeadlineExceeded, TriptychError
 from stages.contract.item import Item, Reply, StageReceipt
 from stages.engine.work import as_stage_error
 from stages.host.cache_threads import CacheThreads
+from stages.host.claiming import Claiming, patience_s
 from stages.host.deadlines import at_deadline
 from stages.host.makers import Computation, Maker
 from stages.host.origin import Origin, remembered_as
 from stages.host.single_flight import Flight
 
+RECENT = 0.2  # how much the last result counts for how long one usually takes
+
 
 @dataclass(slots=True)
 class CacheCounters:
-    """Of one stage's results, as far as this process answered for them: what it asked of another process is counted there."""
+    """Of one stage's results, as far as this process answered for them: what it asked of another process is counted there. `waits`: for
+    another process that was making the same."""
 
     cache_hits_memory_total: int = 0
     cache_hits_redis_total: int = 0
     cache_misses_total: int = 0
     cache_joined_total: int = 0
+    cache_waits_total: int = 0
+    cache_wait_seconds_total: float = 0.0
+
+    def waited(self, seconds: float) -> None:
+        self.cache_waits_total += 1
+        self.cache_wait_seconds_total += seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +68,8 @@ class Resolver:
 
     def __init__(self, cache: TieredCache, threads: CacheThreads, replica: str) -> None:
         self._cache, self._replica = threads, replica
+        self._claiming = Claiming(cache, threads)
+        self._usual_s: dict[str, float] = {}  # by stage: how long making a result takes
         self._remembers, self._is_far = bool(cache.tier_names), cache.is_far
         self._counters: dict[str, CacheCounters] = {}
         self._named: dict[tuple[str, str], _Shared] = {}  # by stage and name: others may make another thing of the same name
@@ -152,18 +167,36 @@ class Resolver:
         if item.name is None:
             flight.set_result(await computation.run())
             return
-        if self._is_far:
-            remembered = await self._remembered(item, maker)
-            if remembered is not None:
-                flight.set_result(remembered)
-                return
-        reply = await computation.run()
-        reply.value.freeze()
-        flight.set_result(self._as_made(reply, maker))
-        if self._remembers and reply.origin is not None:
-            key = remembered_as(item.name, reply.origin)
-            label = _label(item, maker)
-            await self._cache.put(key, reply.value.arrays(), label, in_memory_only=not maker.is_here)
+        found = await self._found(item, maker) if self._is_far else None
+        if isinstance(found, Reply):
+            flight.set_result(found)
+            return
+        with self._claiming.holding(found):
+            began = time.monotonic()
+            reply = await computation.run()
+            self._took(maker.stage, time.monotonic() - began)
+            reply.value.freeze()
+            flight.set_result(self._as_made(reply, maker))
+            if self._remembers and reply.origin is not None:
+                key = remembered_as(item.name, reply.origin)
+                label = _label(item, maker)
+                await self._cache.put(key, reply.value.arrays(), label, in_memory_only=not maker.is_here)
+
+    async def _found(self, item: Item[Any], maker: Maker) -> Reply[Any] | Claim | None:
+        """The result; or a claim to it. Whoever has it made elsewhere claims nothing: that is done there."""
+        if not maker.is_here:
+            return await self._remembered(item, maker)
+        (origin,) = maker.origins()
+        key = remembered_as(str(item.name), origin.key)
+        patience = patience_s(self._usual_s.get(maker.stage))
+        answer = await self._claiming.look_up(key, _label(item, maker), patience, self.counters_of(maker.stage).waited)
+        if not isinstance(answer, Found):
+            return answer
+        return await self._checked({key: answer}, {key: origin}, item, maker)
+
+    def _took(self, stage: str, seconds: float) -> None:
+        usual_s = self._usual_s.get(stage, seconds)
+        self._usual_s[stage] = usual_s + RECENT * (seconds - usual_s)
 
     def _as_made(self, reply: Reply[Any], maker: Maker) -> Reply[Any]:
         if not (maker.is_here and self._remembers):
@@ -177,8 +210,13 @@ class Resolver:
         origins = {remembered_as(str(item.name), origin.key): origin for origin in maker.origins()}
         if not (origins and self._remembers):
             return None
-        keys = list(origins)
-        found = await self._cache.get_many(keys, _label(item, maker))
+        found = await self._cache.get_many(list(origins), _label(item, maker))
+        return await self._checked(found, origins, item, maker)
+
+    async def _checked(
+        self, found: Mapping[str, Found], origins: Mapping[str, Origin], item: Item[Any], maker: Maker
+    ) -> Reply[Any] | None:
+        """The first that is such a result; what is none is forgotten."""
         for key, value in found.items():
             try:
                 result = maker.result_type(item).of(value.value).freeze()

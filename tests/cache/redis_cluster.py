@@ -54,4 +54,5 @@ class RedisCluster:
     def _is_whole(self, node: RedisServer) -> bool:
         with node.client() as client:
             told = client.execute_command("CLUSTER SLOTS")
-            return sum(last - first + 1 for first, last, *_ in told) == NUM_SLOTS
+            state = client.execute_command("CLUSTER", "INFO")
+            return b"cluster_state:ok" in state and sum(last - first + 1 for first, last, *_ in told) == NUM_SLOTS

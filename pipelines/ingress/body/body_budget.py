@@ -4,20 +4,18 @@ What a request has sent, or has had fetched (`count_fetched`), counts until its 
 first 64 KiB are free, so that text is never refused because of other people's images. Who finds no room waits for a moment, and is
 refused then. While somebody waits, whoever has been sending for long makes room: a slow client holds nothing for ever.
 
-Of several tenants none takes more than what it leaves to the others (dynamic thresholds: Choudhury and Hahne, "Dynamic queue length
-thresholds for shared-memory packet switches", 1998), but one whole body always; of those who wait, whoever holds least goes first.
+Whose turn it is, and how much of it several tenants may each take, is `stages/concurrency/fair_room.py`: one whole body always.
 
 Knows ASGI messages and nothing of what is in them. Serve's proxy, which reads ahead of the app, has a budget of its own
 (`proxy_bodies.py`).
 """
 
 import asyncio
-import math
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from stages.concurrency.fair_room import FairRoom, Waiting
 from stages.concurrency.thread_pool import TENANT
 from stages.contract.errors import Overloaded
 
@@ -26,13 +24,6 @@ MAX_WAIT_S = 5.0
 PATIENCE_S = 10.0
 """How long a body may take to arrive before others that find no room go first."""
 RETRY_AFTER_S = 1.0
-
-
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    tenant: str
-    size: int
-    may_go_on: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class BodyBudget:
@@ -47,19 +38,18 @@ class BodyBudget:
         max_wait_s: float = MAX_WAIT_S,
         patience_s: float = PATIENCE_S,
     ) -> None:
-        self._max_bytes, self._max_wait_s, self._patience_s = max_bytes, max_wait_s, patience_s
-        self._largest, self._is_shared = largest, is_shared
-        self._held: dict[str, int] = {}  # by tenant
-        self._waiting: list[_Waiting] = []  # in order of arrival
+        self._room = FairRoom(max_bytes, largest=largest, is_shared=is_shared)
+        self._max_wait_s, self._patience_s = max_wait_s, patience_s
+        self._let_in: dict[Waiting, asyncio.Event] = {}  # of those who wait
         self._arriving: dict[Body, None] = {}  # in order of arrival
 
     @property
     def held_bytes(self) -> int:
-        return sum(self._held.values())
+        return self._room.held
 
     def limit(self, max_bytes: int, *, largest: int = 0, is_shared: bool = False) -> None:
         """Judges what comes from now on by this."""
-        self._max_bytes, self._largest, self._is_shared = max_bytes, largest, is_shared
+        self._room.limit(max_bytes, largest=largest, is_shared=is_shared)
         self._go_on()
 
     def body(self) -> "Body":
@@ -70,62 +60,44 @@ class BodyBudget:
 
     async def take(self, tenant: str, size: int) -> None:
         """Raises `Overloaded` where there is no room in time. For `Body`."""
-        waiting = _Waiting(tenant, size)
-        self._waiting.append(waiting)
+        waiting = self._room.wait(tenant, size)
+        let_in = self._let_in[waiting] = asyncio.Event()
         self._go_on()
-        if waiting.may_go_on.is_set():
+        if waiting.is_let_in:
             return
         self._give_up_slow_bodies()
         try:
             async with asyncio.timeout(self._max_wait_s):
-                await waiting.may_go_on.wait()
+                await let_in.wait()
         except TimeoutError:
-            if not waiting.may_go_on.is_set():
+            if not waiting.is_let_in:
+                self._leave(waiting)
                 raise self._full() from None
         except asyncio.CancelledError:
-            if waiting.may_go_on.is_set():  # at the same moment
-                self.give_back(tenant, size)
+            self._leave(waiting)
             raise
-        finally:
-            if not waiting.may_go_on.is_set():
-                self._waiting.remove(waiting)
-                self._go_on()
 
     def give_back(self, tenant: str, size: int) -> None:
         """For `Body`."""
-        self._held[tenant] = self._held.get(tenant, 0) - size
-        if not self._held[tenant]:
-            del self._held[tenant]
+        self._room.give_back(tenant, size)
         self._go_on()
 
     def arrived(self, body: "Body") -> None:
         """For `Body`."""
         self._arriving.pop(body, None)
 
+    def _leave(self, waiting: Waiting) -> None:
+        self._let_in.pop(waiting, None)
+        self._room.leave(waiting)
+        self._go_on()
+
     def _go_on(self) -> None:
-        """Whoever is next waits for enough room, and nobody goes before."""
-        while (waiting := self._next()) is not None and self.held_bytes + waiting.size <= self._max_bytes:
-            self._waiting.remove(waiting)
-            self._held[waiting.tenant] = self._held.get(waiting.tenant, 0) + waiting.size
-            waiting.may_go_on.set()
-
-    def _next(self) -> _Waiting | None:
-        """Of the tenants who may hold more, that with the least; of one tenant, who came first."""
-        firsts = {waiting.tenant: waiting for waiting in reversed(self._waiting)}.values()
-        entitled = [waiting for waiting in firsts if waiting.size <= self._may_hold(waiting.tenant)]
-        return min(entitled, key=lambda waiting: self._held.get(waiting.tenant, 0), default=None)
-
-    def _may_hold(self, tenant: str) -> float:
-        """How much more, by what it leaves to others."""
-        if not self._is_shared:
-            return math.inf
-        own = self._held.get(tenant, 0)
-        left_by_others = self._max_bytes - (self.held_bytes - own)
-        return max(left_by_others // 2, self._largest) - own
+        for waiting in self._room.let_in():
+            self._let_in.pop(waiting).set()
 
     def _give_up_slow_bodies(self) -> None:
         """The oldest first, no more of them than it takes to let everybody in who waits."""
-        missing = self.held_bytes + sum(waiting.size for waiting in self._waiting) - self._max_bytes
+        missing = self._room.missing
         now = asyncio.get_running_loop().time()
         for body in list(self._arriving):
             if missing <= 0 or now - body.began < self._patience_s:
@@ -134,7 +106,7 @@ class BodyBudget:
 
     def _full(self) -> Overloaded:
         return Overloaded(
-            f"{self.held_bytes} bytes of requests are held here, and at most {self._max_bytes} may be at a time "
+            f"{self.held_bytes} bytes of requests are held here, and at most {self._room.size} may be at a time "
             f"(limits.body_bytes_in_flight); no room came within {self._max_wait_s:g} s",
             retry_after_s=RETRY_AFTER_S,
         )

@@ -8,13 +8,17 @@ has them decoded (`pipelines/ingress/images/image_detail.py`).
 
 import binascii
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from pipelines.ingress.images.fetch import Fetcher, FetchPolicy, Held
 from pipelines.ingress.images.image_detail import LowDetail
 from pipelines.ingress.images.names import NameLookUps
 from pipelines.jobs import ImagePart
 from pipelines.settings.config import LimitsConfig
+from pipelines.settings.derived import request_pixels
 from pipelines.threads import Threads
+from stages.concurrency.together import together
 from stages.contract.errors import InvalidRequest, TooLarge
 from stages.images.image import inspect
 
@@ -23,8 +27,18 @@ _BASE64_PIECE = 1 << 18  # a call holds the interpreter's lock; a multiple of 4
 _DATA_HEADER = re.compile(r"data:image/[a-z0-9.+-]+(;[a-z0-9-]+=[^;,]*)*;base64", re.IGNORECASE)
 
 
+@dataclass(frozen=True, slots=True)
+class WantedImage:
+    """`param`: the request's field, for messages."""
+
+    url: str
+    param: str
+    low_detail: bool = False
+
+
 class ImageSource:
-    """Where a request's images come from, within `limits.image_bytes` (encoded) and `limits.image_pixels` (width x height)."""
+    """Where a request's images come from, within `limits.image_bytes` (encoded) and `limits.image_pixels` (width x height) each, and
+    `limits.request_pixels` in all."""
 
     def __init__(self, limits: LimitsConfig, fetch: FetchPolicy, threads: Threads, *, held: Held | None = None) -> None:
         """`held`: is told what arrives of fetched images."""
@@ -32,10 +46,25 @@ class ImageSource:
         self._low_detail = LowDetail(threads.decoding, max_pixels=limits.image_pixels)
         self._fetcher = Fetcher(fetch, limits.image_bytes, resolver=NameLookUps(threads.names), held=held)
 
-    async def load(self, url: str, *, param: str, low_detail: bool = False) -> ImagePart:
-        """Raises `InvalidRequest` or `TooLarge`, naming `param`. What an address says of its media type is only a hint."""
-        part = await self._loaded(url, param)
-        return await self._low_detail.shrunk(part) if low_detail else part
+    async def load(self, wanted: Sequence[WantedImage]) -> Sequence[ImagePart]:
+        """The images of one request, in order. Raises `InvalidRequest` or `TooLarge`, naming the `param` at fault; nothing is decoded
+        before all are known to be within the limits. What an address says of its media type is only a hint."""
+        parts = await together(self._loaded(image.url, image.param) for image in wanted)
+        self._check_sum(parts)
+        return await together(self._as_wanted(part, image) for part, image in zip(parts, wanted, strict=True))
+
+    async def _as_wanted(self, part: ImagePart, image: WantedImage) -> ImagePart:
+        return await self._low_detail.shrunk(part) if image.low_detail else part
+
+    def _check_sum(self, parts: Sequence[ImagePart]) -> None:
+        most, num = request_pixels(self._limits), 0
+        for part in parts:
+            num += part.pixels
+            if num > most:
+                raise TooLarge(
+                    f"{part.param}: with this image the request's have {num} pixels in all; at most {most} (limits.request_pixels)",
+                    param=part.param,
+                )
 
     async def _loaded(self, url: str, param: str) -> ImagePart:
         scheme = url[:_MAX_DATA_HEADER].partition(":")[0].lower()

@@ -16,7 +16,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pipelines.ingress.body.body_budget import BodyBudget
-from pipelines.ingress.proxy.bounded_head import bound_heads
+from pipelines.ingress.proxy.bounded_connection import bound_connections
 from pipelines.ingress.proxy.proxy_bodies import BoundedProxy
 from pipelines.ingress.proxy.proxy_errors import OwnErrors
 from pipelines.settings.environment import proxy_body_bytes
@@ -56,6 +56,6 @@ def _is_dropped(name: bytes, value: bytes) -> bool:
 
 def middlewares() -> list[Middleware]:
     """What Serve's proxy calls at its start, before its server's."""
-    bound_heads()
+    bound_connections()
     bodies = BodyBudget(proxy_body_bytes())
     return [Middleware(OwnHeaders), Middleware(OwnErrors), Middleware(BoundedProxy, budget=bodies)]

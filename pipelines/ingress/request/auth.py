@@ -5,13 +5,11 @@ Knows no routes and no HTTP beyond the Authorization header.
 """
 
 import hashlib
-import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pipelines.settings.auth import SINGLE_TENANT, salt_of
 from stages.contract.errors import NotAuthorized
-
-SINGLE_TENANT = "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,5 +41,4 @@ class KeyRing:
         return self._caller(tenant)
 
     def _caller(self, tenant: str) -> Caller:
-        salt = hmac.new(self.secret, b"triptych tenant\0" + tenant.encode(), hashlib.sha256).hexdigest()
-        return Caller(tenant, salt)
+        return Caller(tenant, salt_of(self.secret, tenant))

@@ -1,6 +1,6 @@
 """Stopping the work as soon as nobody waits for it: the client went away, or the request's time is up.
 
-Knows ASGI's `receive` and nothing of what the work is.
+Knows ASGI's `receive` and `send`, and nothing of what the work is.
 """
 
 import asyncio
@@ -9,13 +9,20 @@ from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from starlette.types import Receive
+from starlette.types import Message, Receive, Send
 
 from pipelines.context import RequestContext
 from stages.concurrency.together import stopped
 from stages.contract.errors import Cancelled
 
 T = TypeVar("T")
+
+SEND_WITHIN_S = 60.0
+"""How long a client may take nothing of what it is sent."""
+
+
+class ClientGone(Exception):
+    """Nobody reads the answer any more. No failure."""
 
 
 @asynccontextmanager
@@ -53,3 +60,13 @@ async def gone(receive: Receive) -> None:
     """Returns when the client has gone away."""
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+async def send_in_time(send: Send, message: Message, within_s: float) -> None:
+    """Raises `ClientGone` where the connection breaks, or takes nothing for so long: a server waits for ever for a client that is there
+    and never reads."""
+    try:
+        async with asyncio.timeout(within_s):
+            await send(message)
+    except OSError as error:  # running out of time is one
+        raise ClientGone from error

@@ -11,6 +11,7 @@ where the server was busy or away (429, 503): the same request would fail, or ta
 
 import logging
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -37,6 +38,7 @@ from stages.contract.errors import (
 
 SERVER_ERROR = 500
 CLIENT_CLOSED_REQUEST = 499  # nginx's; nobody is there to read it
+_ORDINARY = re.compile(r"[A-Za-z0-9._:/@\-]{1,100}")
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +151,7 @@ async def routing_error_handler(request: Request, error: Exception) -> Response:
     """Starlette's own: no such route, or not with this method."""
     if not isinstance(error, HTTPException):
         raise error
-    what = f"{request.method} {_shortened(request.url.path)}"
+    what = f"{request.method} {shown_address(request.scope['path'])}"
     if error.status_code == 404:
         message, code = f"unknown request URL: {what}; GET /openapi.json lists what is served", "unknown_url"
     elif error.status_code == 405:
@@ -160,5 +162,7 @@ async def routing_error_handler(request: Request, error: Exception) -> Response:
     return json_response(ErrorBody(error=detail).to_json(), status=error.status_code, headers=dict(error.headers or {}))
 
 
-def _shortened(text: str, limit: int = 200) -> str:
-    return text if len(text) <= limit else f"{text[:limit]}..."
+def shown_address(text: str) -> str:
+    """What is said of an address, or of a part of it: itself where it is an ordinary one. Whoever follows a link has not written it, so
+    that an answer must not say what a link wants said."""
+    return text if _ORDINARY.fullmatch(text) else "(not repeated here)"

@@ -1,4 +1,5 @@
-"""What surrounds every request: its id in and out, its count and duration, and a 500 for what should not have happened.
+"""What surrounds every request: its id in and out, its count and duration, a 500 for what should not have happened, and an end for
+a client that reads nothing.
 
 An ASGI middleware of its own, because Starlette's wrapper for functions hides a client that goes away. Knows no routes.
 """
@@ -11,6 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipelines.ingress.proxy.proxy_headers import REQUEST_ID, is_request_id
+from pipelines.ingress.request.disconnect import SEND_WITHIN_S, ClientGone, send_in_time
 from pipelines.ingress.request.errors import CLIENT_CLOSED_REQUEST, internal_error
 from pipelines.ingress.request.metrics import Answered, RequestMetrics
 
@@ -20,26 +22,34 @@ logger = logging.getLogger(__name__)
 class RequestLog:
     """`adds_id` False: what stands before the app (Serve's proxy) puts x-request-id into the answer itself."""
 
-    def __init__(self, app: ASGIApp, metrics: RequestMetrics, *, adds_id: bool = True) -> None:
-        self._app, self._metrics, self._adds_id = app, metrics, adds_id
+    def __init__(
+        self, app: ASGIApp, metrics: RequestMetrics, *, adds_id: bool = True, send_within_s: float = SEND_WITHIN_S
+    ) -> None:
+        self._app, self._metrics, self._adds_id, self._send_within_s = app, metrics, adds_id, send_within_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        watch = _Watch(request_id(scope), send, adds_id=self._adds_id)
+        watch = _Watch(request_id(scope), send, adds_id=self._adds_id, send_within_s=self._send_within_s)
         scope.setdefault("state", {})["request_id"] = watch.request_id  # the routes' own requests have it from here
         self._metrics.begin()
         try:
-            await self._app(scope, receive, watch)
-        except ClientDisconnect:
+            await self._answer(scope, receive, watch)
+        except (ClientDisconnect, ClientGone):
             logger.debug("the client of request %s went away", watch.request_id)
+        finally:
+            self._end(scope, watch)
+
+    async def _answer(self, scope: Scope, receive: Receive, watch: "_Watch") -> None:
+        try:
+            await self._app(scope, receive, watch)
+        except (ClientDisconnect, ClientGone):
+            raise
         except Exception:
             logger.exception("request %s failed", watch.request_id)
             if watch.status is None:
                 await internal_error(watch.request_id)(scope, receive, watch)
-        finally:
-            self._end(scope, watch)
 
     def _end(self, scope: Scope, watch: "_Watch") -> None:
         answered = Answered(
@@ -55,8 +65,8 @@ class RequestLog:
 class _Watch:
     """Stands before `send`: completes the headers, and notes status and time of the first byte."""
 
-    def __init__(self, request_id: str, send: Send, *, adds_id: bool) -> None:
-        self.request_id, self._send = request_id, send
+    def __init__(self, request_id: str, send: Send, *, adds_id: bool, send_within_s: float) -> None:
+        self.request_id, self._send, self._send_within_s = request_id, send, send_within_s
         self._headers = [(b"x-content-type-options", b"nosniff")]
         if adds_id:
             self._headers.append((REQUEST_ID.encode(), request_id.encode()))
@@ -70,7 +80,7 @@ class _Watch:
             message = {**message, "headers": [*message.get("headers", []), *self._headers]}
         elif self.first_byte_s is None and message.get("body"):
             self.first_byte_s = time.perf_counter() - self.began
-        await self._send(message)
+        await send_in_time(self._send, message, self._send_within_s)
 
 
 def request_id(scope: Scope) -> str:

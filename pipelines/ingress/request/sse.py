@@ -15,7 +15,7 @@ from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
 from pipelines.context import RequestContext
-from pipelines.ingress.request.disconnect import gone, in_time
+from pipelines.ingress.request.disconnect import ClientGone, gone, in_time
 from pipelines.ingress.request.errors import error_body, internal_error_body
 from pipelines.ingress.request.whole_answer import cut
 from stages.concurrency.together import stopped
@@ -80,10 +80,11 @@ class EventStream(Response, Generic[E]):
         sender, watcher = asyncio.ensure_future(self._send(line)), asyncio.ensure_future(gone(receive))
         heart = asyncio.ensure_future(line.keep_warm(self._heartbeat_s))
         try:
-            await asyncio.wait({sender, watcher}, return_when=asyncio.FIRST_COMPLETED)
-            if sender.done():
-                sender.result()
-        except _ClientGone:
+            await asyncio.wait({sender, watcher, heart}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (sender, heart):
+                if task.done():
+                    task.result()
+        except ClientGone:
             logger.debug("the client went away during a stream")
         finally:
             await stopped(sender, watcher, heart)
@@ -98,7 +99,7 @@ class EventStream(Response, Generic[E]):
                 async for event in self._events.rest:
                     await line.say(await self._writer.frame(event))
             last = await self._writer.end()
-        except _ClientGone:
+        except ClientGone:
             raise
         except TriptychError as error:
             last = self._failed(error)
@@ -112,15 +113,11 @@ class EventStream(Response, Generic[E]):
         return data_frame(error_body(error, self._request).to_json())
 
 
-class _ClientGone(Exception):
-    """Nobody reads the stream any more."""
-
-
 class _Line:
     """The way to the client: one frame at a time, and a comment where nothing was said for a while."""
 
     def __init__(self, send: Send) -> None:
-        self._asgi_send, self._free = send, asyncio.Lock()
+        self._send, self._free = send, asyncio.Lock()
         self._now = asyncio.get_running_loop().time
         self._last_said, self._is_open = self._now(), False
 
@@ -129,7 +126,7 @@ class _Line:
         self._last_said, self._is_open = self._now(), True
 
     async def say(self, frame: bytes) -> None:
-        """Raises `_ClientGone`."""
+        """Raises `ClientGone`."""
         async with self._free:
             if frame and self._is_open:
                 for piece in cut([frame]):
@@ -142,18 +139,12 @@ class _Line:
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def keep_warm(self, heartbeat_s: float) -> None:
-        """Until it is cancelled."""
+        """Until it is cancelled. Raises `ClientGone`."""
         while True:
             silent_s = self._now() - self._last_said
             if silent_s >= heartbeat_s:
                 await self.say(HEARTBEAT)
             await asyncio.sleep(max(heartbeat_s - silent_s, 0) or heartbeat_s)
-
-    async def _send(self, message: dict[str, object]) -> None:
-        try:
-            await self._asgi_send(message)
-        except OSError as error:
-            raise _ClientGone from error
 
 
 _LINE_ENDS = {end.encode(): b"\\u%04x" % ord(end) for end in "\x85\u2028\u2029"}

@@ -10,7 +10,7 @@ from typing import Literal, cast
 from fastapi import Request, Response
 
 from pipelines.context import RequestContext
-from pipelines.ingress.images.image_url import ImageSource
+from pipelines.ingress.images.image_url import ImageSource, WantedImage
 from pipelines.ingress.request.arrival import Arrival
 from pipelines.ingress.request.disconnect import unless_gone
 from pipelines.ingress.request.limits import check_count, check_length, check_value
@@ -30,7 +30,6 @@ from pipelines.ingress.schemas.chat import (
 )
 from pipelines.jobs import ChatEvent, ChatJob, ChatPipeline, ImagePart, Message, ModelCard, TextPart
 from pipelines.threads import Threads
-from stages.concurrency.together import together
 from stages.contract.errors import InvalidRequest, UnknownModel
 from stages.llm.messages import Sampling
 
@@ -102,11 +101,8 @@ class ChatRoute:
         num_chars, addresses = await self.threads.parsing.run(size, _looked_through, messages)
         check_length(num_chars, self.settings.limits, param="messages")
         self._check_images(addresses)
-        images = await together(self._image(where, param) for param, where in addresses)
+        images = await self.images.load([_wanted(where, param) for param, where in addresses])
         return await self.threads.parsing.run(size, _with_images, messages, images)
-
-    async def _image(self, where: ChatImageAddress, param: str) -> ImagePart:
-        return await self.images.load(where.url, param=param, low_detail=where.detail == "low")
 
     def _check_images(self, addresses: Sequence[tuple[str, ChatImageAddress]]) -> None:
         limits = self.settings.limits
@@ -142,6 +138,10 @@ def _looked_through(messages: Sequence[ChatMessage]) -> tuple[int, Sequence[tupl
         if isinstance(part, ImageContent)
     ]
     return sum(map(_text_chars, messages)), addresses
+
+
+def _wanted(where: ChatImageAddress, param: str) -> WantedImage:
+    return WantedImage(where.url, param, low_detail=where.detail == "low")
 
 
 def _with_images(messages: Sequence[ChatMessage], images: Sequence[ImagePart]) -> tuple[Message, ...]:

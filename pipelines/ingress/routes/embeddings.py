@@ -9,7 +9,7 @@ from fastapi import Request, Response
 from numpy.typing import NDArray
 
 from pipelines.context import RequestContext
-from pipelines.ingress.images.image_url import ImageSource
+from pipelines.ingress.images.image_url import ImageSource, WantedImage
 from pipelines.ingress.request.arrival import Arrival
 from pipelines.ingress.request.disconnect import unless_gone
 from pipelines.ingress.request.limits import check_count, check_length
@@ -23,10 +23,10 @@ from pipelines.ingress.schemas.embeddings import (
     EmbeddingsBody,
     EmbeddingsUsage,
     ImageInput,
+    TextInput,
 )
-from pipelines.jobs import Embedded, EmbedJob, ImagePart, TextPart
+from pipelines.jobs import Embedded, EmbedJob, TextPart
 from pipelines.threads import Threads
-from stages.concurrency.together import together
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,16 @@ class EmbeddingsRoute:
         inputs: Sequence[EmbeddingInput] = body.input if isinstance(body.input, list) else [body.input]
         self._check(inputs)
         params = [f"input[{index}]" if whole else "input" for index in range(len(inputs))]
-        loaded = await together(self._part(given, param) for given, param in zip(inputs, params, strict=True))
-        return EmbedJob(tuple(loaded))
+        asked = list(zip(inputs, params, strict=True))
+        wanted = [
+            WantedImage(given.image_url.url, f"{param}.image_url.url")
+            for given, param in asked
+            if isinstance(given, ImageInput)
+        ]
+        images = iter(await self.images.load(wanted))
+        return EmbedJob(
+            tuple(next(images) if isinstance(given, ImageInput) else _text_part(given, param) for given, param in asked)
+        )
 
     def _check(self, inputs: Sequence[EmbeddingInput]) -> None:
         limits = self.settings.limits
@@ -61,11 +69,6 @@ class EmbeddingsRoute:
         check_count(len(inputs), limits, "embedding_inputs", param="input", holds="inputs")
         check_count(num_images, limits, "images_per_request", param="input", holds="images")
         check_length(sum(len(_text(given)) for given in inputs), limits, param="input")
-
-    async def _part(self, given: EmbeddingInput, param: str) -> TextPart | ImagePart:
-        if isinstance(given, ImageInput):
-            return await self.images.load(given.image_url.url, param=f"{param}.image_url.url")
-        return TextPart(given, param) if isinstance(given, str) else TextPart(given.text, f"{param}.text")
 
     def _answer(self, model: str, embedded: Embedded, as_base64: bool, context: RequestContext) -> Sequence[bytes]:
         """The body, as JSON in pieces: one a vector."""
@@ -81,6 +84,10 @@ class EmbeddingsRoute:
             for index, vector in enumerate(embedded.vectors)
         ]
         return [before, *listed(entries), after]
+
+
+def _text_part(given: str | TextInput, param: str) -> TextPart:
+    return TextPart(given, param) if isinstance(given, str) else TextPart(given.text, f"{param}.text")
 
 
 def _text(given: EmbeddingInput) -> str:

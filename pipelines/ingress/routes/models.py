@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipelines.ingress.request.errors import shown_address
 from pipelines.ingress.schemas.models import ModelEntry, ModelList, ModelNote, PaintBounds, Readiness, SamplingNote, StageNote
 from pipelines.jobs import ModelCard, Service, StageCard
 from stages.contract.errors import TriptychError, UnknownModel
@@ -25,7 +26,7 @@ class ModelsRoute:
             if card.id == model:
                 return _entry(card, await _stages(seen))
         served = ", ".join(card.id for card in cards) or "none"
-        raise UnknownModel(f"model {model[:100]!r} is not served; models: {served}", param="model")
+        raise UnknownModel(f"model {shown_address(model)} is not served; models: {served}", param="model")
 
     async def readiness(self, seen: Service | None) -> Readiness:
         """Ready when every stage that a model needs has a live replica, or is scaled to zero on purpose. Which of those that are seen has

@@ -150,6 +150,12 @@ REFUSED = [
         {"image_pixels": 4096, "pixels_in_flight": 2048},
         ["limits.pixels_in_flight: 2048", "limits.image_pixels 4096", "at least that"],
     ),
+    ("limits.request_pixels", 0, ["limits.request_pixels", "greater than or equal to 1"]),
+    (
+        "limits",
+        {"image_pixels": 4096, "request_pixels": 2048},
+        ["limits.request_pixels: 2048", "limits.image_pixels 4096", "at least that"],
+    ),
     ("limits", {"max_tokens": 100, "default_max_tokens": 200}, ["limits.default_max_tokens: 200", "limits.max_tokens 100"]),
 ]
 

@@ -178,6 +178,16 @@ def test_an_ingress_that_lets_less_than_a_batch_of_its_own_stages_in_is_refused(
         parse(given | {"ingress": {"stages": ["a.embedder"], "max_ongoing_requests": 8}})
 
 
+@pytest.mark.parametrize("kept", [{"keep_steps": [0.5]}, {"remember_images": True}], ids=lambda kept: next(iter(kept)))
+def test_what_is_painted_is_kept_only_where_there_is_a_cache_for_it(kept: dict[str, Any]) -> None:
+    source: dict[str, Any] = {"source": {"demo": "painter"}}
+    parts = dict.fromkeys(("text_encoder", "denoiser", "vae_decoder"), source)
+    given: dict[str, Any] = {"models": {"paint": {"pipeline": "text_to_image", **parts, **kept}}}
+    assert faults(AppConfig.model_validate(given)) == []
+    (fault,) = faults(AppConfig.model_validate(given | {"cache": {"kv": None}}))
+    assert fault.startswith(f"models.paint.{next(iter(kept))}: nothing that is painted is kept where cache.kv is null")
+
+
 def test_every_fault_is_told_at_once() -> None:
     given = config({"num_slots": 8, "batch": {"max_items": 4}, "prefill_chunk_tokens": 9999}, {"max_ongoing_requests": 2})
     with pytest.raises(ConfigurationError) as refusal:
@@ -197,6 +207,7 @@ def test_what_was_derived_is_told_and_what_was_given_is_not() -> None:
     assert "deployments.llm.autoscaling_config.target_ongoing_requests: 24 (" in told
     assert "limits.default_max_tokens: 512" in told
     assert "limits.pixels_in_flight: 50000000 (2 x image_pixels)" in told
+    assert "limits.request_pixels: 100000000 (4 x image_pixels)" in told
     assert "limits.body_bytes_in_flight: 536870912 (16 x body_bytes)" in told
     assert "ingress.max_queued_requests: 1000 (" in told
     assert "num_gpus" not in told
@@ -204,3 +215,10 @@ def test_what_was_derived_is_told_and_what_was_given_is_not() -> None:
     told = "\n".join(derivations(given))
     assert all(name not in told for name in ("batch.max_items", "max_ongoing_requests", "default_max_tokens"))
     assert "paint.default_steps: the checkpoint's own" in "\n".join(derivations(painter()))
+
+
+def test_where_results_go_elsewhere_and_pages_nowhere_that_is_told() -> None:
+    elsewhere = {"url": "redis://cache:6379/0"}
+    assert "cache.kv.redis: none (" in "\n".join(derivations(config(cache={"redis": elsewhere})))
+    for cache in ({}, {"redis": None}, {"redis": elsewhere, "kv": {"redis": elsewhere}}, {"redis": elsewhere, "kv": None}):
+        assert "cache.kv" not in "\n".join(derivations(config(cache=cache)))

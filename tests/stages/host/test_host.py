@@ -377,8 +377,18 @@ async def test_metrics_have_every_counter_by_its_agreed_name(host: StageHost) ->
         "cache_hits_redis_total",
         "cache_misses_total",
         "cache_joined_total",
+        "cache_waits_total",
+        "cache_wait_seconds_total",
         "cache_evictions_total",
+        "cache_memory_bytes",
         "cache_errors_total",
+        "cache_corrupt_total",
+        "cache_memory_total_hits_total",
+        "cache_memory_total_misses_total",
+        "cache_memory_total_puts_total",
+        "cache_memory_total_put_bytes_total",
+        "cache_memory_total_dropped_total",
+        "cache_memory_total_corrupt_total",
     }
     assert (adder.counters["items_total"], adder.counters["cache_hits_memory_total"]) == (1, 1)
     assert (count.counters["items_total"], count.counters["steps_total"]) == (1, 3)
@@ -391,7 +401,7 @@ async def test_what_the_cache_as_a_whole_counts_is_told_once() -> None:
     for n in range(5):
         await host.call("two", Item("1", Add(n, 1), f"n{n}"))
         await host.settled()
-    assert sum(metrics.counters["cache_evictions_total"] for metrics in host.metrics()) == 3
+    assert [metrics.counters.get("cache_evictions_total") for metrics in host.metrics()] == [3, None]
     await host.close()
 
 
@@ -399,7 +409,7 @@ async def test_telling_metrics_never_waits_for_a_far_tier() -> None:
     class Slow(FarTier):
         def stats(self) -> TierStats:
             stats_gate.pass_through()
-            return TierStats(errors=4)
+            return TierStats(errors=4, corrupt=2, is_down=True, opened=3)
 
     stats_gate = Gate(closed=True)
     host = StageHost(cache=TieredCache([Slow()]))
@@ -407,6 +417,8 @@ async def test_telling_metrics_never_waits_for_a_far_tier() -> None:
     assert host.metrics()[0].counters["cache_errors_total"] == 0  # not known yet
     stats_gate.open()
     await once(lambda: host.metrics()[0].counters["cache_errors_total"] == 4)
+    counters = host.metrics()[0].counters
+    assert (counters["cache_corrupt_total"], counters["cache_redis_down"], counters["cache_redis_opened_total"]) == (2, 1, 3)
     await host.close()
 
 

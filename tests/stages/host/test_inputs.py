@@ -402,6 +402,8 @@ async def test_stages_elsewhere_are_counted_by_what_was_answered_here(scene: Sce
         "cache_hits_redis_total": 0,
         "cache_misses_total": 0,  # counted there
         "cache_joined_total": 0,
+        "cache_waits_total": 0,
+        "cache_wait_seconds_total": 0,
     }
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stages.concurrency.thread_pool import working_for
 from stages.contract.errors import Cancelled, Overloaded, TooLarge
 from stages.contract.wanted import stop_if_unwanted, wanted_while
 from stages.images.image import decoded
@@ -20,15 +21,29 @@ class Holding:
     """Decodes until it is told to stop."""
 
     def __init__(
-        self, pool: ThreadPoolExecutor, budget: PixelBudget, pixels: int, wanted: Callable[[], bool] = lambda: True
+        self,
+        pool: ThreadPoolExecutor,
+        budget: PixelBudget,
+        pixels: int,
+        wanted: Callable[[], bool] = lambda: True,
+        tenant: str = "",
     ) -> None:
-        self._has_room, self._end = threading.Event(), threading.Event()
-        self.ended: Future[None] = pool.submit(self._hold, budget, pixels, wanted)
+        self._has_room, self._end, self._in_line = threading.Event(), threading.Event(), threading.Event()
+        self._wanted = wanted
+        self.ended: Future[None] = pool.submit(self._hold, budget, pixels, tenant)
 
-    def _hold(self, budget: PixelBudget, pixels: int, wanted: Callable[[], bool]) -> None:
-        with wanted_while(wanted), budget.hold(pixels, param="image"):
+    def _hold(self, budget: PixelBudget, pixels: int, tenant: str) -> None:
+        with working_for(tenant), wanted_while(self._asked), budget.hold(pixels, param="image"):
             self._has_room.set()
             assert self._end.wait(PATIENCE_S)
+
+    def _asked(self) -> bool:
+        self._in_line.set()  # who waits is asked
+        return self._wanted()
+
+    def in_line(self) -> "Holding":
+        assert self._in_line.wait(PATIENCE_S)
+        return self
 
     def begun(self) -> "Holding":
         assert self._has_room.wait(PATIENCE_S)
@@ -57,20 +72,26 @@ def test_a_large_image_is_not_passed_by_small_ones() -> None:
     budget = PixelBudget(100, max_wait_s=PATIENCE_S)
     with ThreadPoolExecutor() as pool:
         first = Holding(pool, budget, 60).begun()
-        in_line = threading.Event()
-
-        def wanted() -> bool:  # who waits is asked
-            in_line.set()
-            return True
-
-        large = Holding(pool, budget, 100, wanted)
-        assert in_line.wait(PATIENCE_S)
+        large = Holding(pool, budget, 100).in_line()
         small = Holding(pool, budget, 10)
         first.end()
         large.begun()
         assert not small.has_begun
         large.end()
         small.begun().end()
+
+
+def test_of_those_who_wait_the_tenant_that_holds_least_goes_first() -> None:
+    budget = PixelBudget(100, max_wait_s=PATIENCE_S)
+    with ThreadPoolExecutor(8) as pool:
+        held = [Holding(pool, budget, 50, tenant="a").begun() for _ in range(2)]
+        more, theirs = Holding(pool, budget, 50, tenant="a").in_line(), Holding(pool, budget, 50, tenant="b").in_line()
+        held[0].end()
+        theirs.begun()
+        assert not more.has_begun
+        held[1].end()
+        more.begun().end()
+        theirs.end()
 
 
 def test_who_finds_no_room_in_time_is_told_to_come_back_and_what_is_the_limit() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.ingress.images.image_detail import WAITING_BUDGETS, LowDetail
 from pipelines.jobs import ImagePart
-from stages.concurrency.thread_pool import ThreadPool
+from stages.concurrency.thread_pool import ThreadPool, working_for
 from stages.contract.errors import InvalidRequest, Overloaded, TooLarge
 from stages.images.pixel_budget import PixelBudget
 from tests.stages.fakes import PATIENCE_S
@@ -63,6 +63,23 @@ async def test_more_than_some_seconds_work_does_not_wait() -> None:
         assert caught.value.retry_after_s
     assert len(await asyncio.gather(*waiting)) == WAITING_BUDGETS
     assert (await detail.shrunk(IMAGE)).width == 512
+
+
+async def test_what_one_tenant_waits_for_keeps_no_other_out() -> None:
+    budget = ManyTimes(PIXELS)
+    detail = low_detail(budget)
+    with budget.hold(PIXELS, param="another"):
+        with working_for("a"):
+            waiting = [asyncio.create_task(detail.shrunk(IMAGE)) for _ in range(WAITING_BUDGETS)]
+        await asyncio.sleep(0)
+        with working_for("b"):
+            waiting += [asyncio.create_task(detail.shrunk(IMAGE)) for _ in range(WAITING_BUDGETS // 2)]
+            await asyncio.sleep(0)
+            with pytest.raises(Overloaded):
+                await detail.shrunk(IMAGE)
+        with working_for("a"), pytest.raises(Overloaded):
+            await detail.shrunk(IMAGE)
+    assert len(await asyncio.gather(*waiting)) == WAITING_BUDGETS * 3 // 2
 
 
 async def test_who_leaves_while_waiting_for_room_is_not_decoded_for() -> None:

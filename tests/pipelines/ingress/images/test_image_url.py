@@ -2,6 +2,7 @@
 
 import base64
 import random
+import struct
 import threading
 from collections.abc import Iterator
 
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pipelines.ingress.images.fetch import FetchPolicy
-from pipelines.ingress.images.image_url import ImageSource
+from pipelines.ingress.images.image_url import ImageSource, WantedImage
 from pipelines.jobs import ImagePart
 from pipelines.settings.config import LimitsConfig
 from pipelines.threads import OFF_LOOP_IMAGE_BYTES, Threads
@@ -20,6 +21,9 @@ from tests.stages.image_files import FORMATS, png, quarters, save
 PARAM = "messages[0].content[1].image_url.url"
 LIMITS = LimitsConfig(image_bytes=100_000, image_pixels=10_000)
 CAT = save(quarters(), "PNG")
+WEBP_OF_25_MEGAPIXELS = (
+    b"RIFF" + struct.pack("<I", 26) + b"WEBPVP8L" + struct.pack("<IBI", 14, 0x2F, 4999 | 4999 << 14) + bytes(9)
+)
 
 
 def source(limits: LimitsConfig = LIMITS, fetch: FetchPolicy = FetchPolicy()) -> ImageSource:
@@ -30,9 +34,14 @@ def data_url(data: bytes, kind: str = "image/png") -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
+async def loaded(images: ImageSource, url: str) -> ImagePart:
+    (part,) = await images.load([WantedImage(url, PARAM)])
+    return part
+
+
 async def refusal(url: str, limits: LimitsConfig = LIMITS, fetch: FetchPolicy = FetchPolicy()) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
-        await source(limits, fetch).load(url, param=PARAM)
+        await loaded(source(limits, fetch), url)
     assert caught.value.param == PARAM
     assert PARAM in caught.value.message
     assert len(caught.value.message) < 500
@@ -45,16 +54,16 @@ async def refusal(url: str, limits: LimitsConfig = LIMITS, fetch: FetchPolicy = 
 @pytest.mark.parametrize("format", FORMATS)
 async def test_a_data_url_becomes_an_image_with_its_size(format: str) -> None:
     data = save(quarters(), format)
-    assert await source().load(data_url(data), param=PARAM) == ImagePart(data, 40, 24, PARAM)
+    assert await loaded(source(), data_url(data)) == ImagePart(data, 40, 24, PARAM)
 
 
 @pytest.mark.parametrize("kind", ["image/jpeg", "image/x-anything", "IMAGE/PNG", "image/svg+xml", "image/png;name=cat.png"])
 async def test_the_media_type_is_only_a_hint(kind: str) -> None:
-    assert (await source().load(data_url(CAT, kind), param=PARAM)).data == CAT
+    assert (await loaded(source(), data_url(CAT, kind))).data == CAT
 
 
 async def test_the_scheme_may_be_written_in_capitals() -> None:
-    assert (await source().load("DATA" + data_url(CAT)[4:], param=PARAM)).data == CAT
+    assert (await loaded(source(), "DATA" + data_url(CAT)[4:])).data == CAT
 
 
 @pytest.mark.parametrize(
@@ -112,7 +121,7 @@ async def test_an_image_with_more_bytes_than_allowed_is_refused(max_bytes: int) 
 
 async def test_an_image_at_the_limits_is_accepted() -> None:
     limits = LimitsConfig(image_bytes=len(CAT), image_pixels=40 * 24)
-    assert (await source(limits).load(data_url(CAT), param=PARAM)).width == 40
+    assert (await loaded(source(limits), data_url(CAT))).width == 40
 
 
 async def test_a_data_url_far_over_the_limit_is_refused_before_it_is_decoded() -> None:
@@ -123,6 +132,37 @@ async def test_an_image_with_more_pixels_than_allowed_is_refused() -> None:
     error = await refusal(data_url(png(50_000, 50_000, b"")))
     assert isinstance(error, TooLarge)
     assert "limits.image_pixels" in error.message
+
+
+# ---- several images ----
+
+
+async def test_images_come_in_order_each_with_its_field_and_as_small_as_was_wanted() -> None:
+    large = save(quarters(1000, 500), "PNG")
+    wanted = [
+        WantedImage(data_url(large), "a", low_detail=True),
+        WantedImage(data_url(CAT), "b"),
+        WantedImage(data_url(large), "c"),
+    ]
+    parts = await source(LimitsConfig()).load(wanted)
+    assert [(part.param, part.width, part.height) for part in parts] == [("a", 512, 256), ("b", 40, 24), ("c", 1000, 500)]
+    assert await source().load([]) == []
+
+
+@pytest.mark.parametrize("low_detail", [True, False])
+async def test_more_pixels_in_all_than_allowed_are_refused_before_any_is_decoded(low_detail: bool) -> None:
+    """Each of 34 bytes and of as many pixels as one image may have: nothing of them can be decoded."""
+    wanted = [WantedImage(data_url(WEBP_OF_25_MEGAPIXELS), f"input[{index}]", low_detail) for index in range(5)]
+    with pytest.raises(TooLarge, match=r"125000000 pixels in all; at most 100000000 \(limits\.request_pixels\)") as caught:
+        await source(LimitsConfig()).load(wanted)
+    assert caught.value.param == "input[4]"
+
+
+async def test_pixels_at_the_limit_in_all_are_accepted() -> None:
+    limits, two = LimitsConfig(image_pixels=40 * 24, request_pixels=2 * 40 * 24), [WantedImage(data_url(CAT), PARAM)] * 2
+    assert len(await source(limits).load(two)) == 2
+    with pytest.raises(TooLarge, match=r"limits\.request_pixels"):
+        await source(limits).load([*two, *two])
 
 
 # ---- other addresses ----
@@ -170,13 +210,13 @@ def policy(server: ImageServer) -> FetchPolicy:
 
 async def test_a_fetched_image_is_like_any_other(server: ImageServer) -> None:
     server.answers["/here"] = redirect("/cat")
-    part = await source(fetch=policy(server)).load(server.url("/here"), param=PARAM)
+    part = await loaded(source(fetch=policy(server)), server.url("/here"))
     assert part == ImagePart(CAT, 40, 24, PARAM)
 
 
 async def test_the_servers_word_on_the_type_is_only_a_hint(server: ImageServer) -> None:
     server.answers["/octets"] = body(CAT, kind="application/octet-stream")
-    assert (await source(fetch=policy(server)).load(server.url("/octets"), param=PARAM)).width == 40
+    assert (await loaded(source(fetch=policy(server)), server.url("/octets"))).width == 40
     server.answers["/page"] = body(b"<html>", kind="image/png")
     assert "PNG, JPEG" in (await refusal(server.url("/page"), fetch=policy(server))).message
 
@@ -206,6 +246,6 @@ async def test_work_on_more_than_a_small_image_happens_off_the_event_loop(monkey
     monkeypatch.setattr(ImageSource, "_part", watched)
     large = save(Image.frombytes("RGB", (100, 100), random.Random(1).randbytes(30_000)), "PNG")
     for image in (CAT, large):
-        await source().load(data_url(image), param=PARAM)
+        await loaded(source(), data_url(image))
     assert len(CAT) < OFF_LOOP_IMAGE_BYTES < len(large)
     assert [thread is threading.main_thread() for thread in threads] == [True, False]

@@ -11,6 +11,7 @@ import pytest
 from fastapi import Request
 
 from pipelines.context import RequestContext
+from pipelines.ingress.request.disconnect import ClientGone
 from pipelines.ingress.request.sse import DONE, HEARTBEAT, EventStream, data_frame, opened
 
 WAIT_S = 20
@@ -49,7 +50,7 @@ class Plain:
 
 class Client:
     """The other end of ASGI: takes `takes` frames at once, the rest when `hurry` is set. `warm` is set at its third heartbeat;
-    `broken` makes every send fail."""
+    `broken`: nobody takes any more."""
 
     def __init__(self, takes: float = float("inf")) -> None:
         self.said: list[bytes] = []
@@ -63,7 +64,7 @@ class Client:
 
     async def send(self, message: Any) -> None:
         if self.broken:
-            raise OSError("connection reset")
+            raise ClientGone
         if message["type"] != "http.response.body":
             return
         assert not self.ended, "said after the end"

@@ -1,7 +1,9 @@
 """What is told about the service itself: models, health, readiness, metrics, the description, the page."""
 
 import hashlib
+from urllib.parse import quote
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipelines.ingress.request.settings import IngressSettings
@@ -45,7 +47,21 @@ async def test_an_unknown_model_is_404_and_tells_those_there_are() -> None:
     async with client_for(FakeService()) as client:
         response = await client.get("/v1/models/nope")
     assert response.status_code == 404
-    assert CHAT in error_of(response)["message"]
+    assert all(name in error_of(response)["message"] for name in (CHAT, "nope"))
+
+
+@pytest.mark.parametrize("path", ["/v1/models/", "/v1/", "/"])
+@pytest.mark.parametrize(
+    "text", ["Your account is closed, call 0900 123", "<img src=x>", "a\nb", "\x1b[2J", "a" * 101, "ü", "%ff"]
+)
+async def test_what_a_link_wants_said_is_not_said(path: str, text: str) -> None:
+    async with client_for(FakeService()) as client:
+        response = await client.get(path + quote(text))
+        message = error_of(response)["message"]
+        assert error_of(await client.get("/v1/nothing"))["message"].startswith("unknown request URL: GET /v1/nothing;")
+    assert response.status_code == 404
+    assert text not in message
+    assert "not repeated" in message
 
 
 async def test_models_are_listed_even_while_nobody_can_tell_of_the_stages() -> None:

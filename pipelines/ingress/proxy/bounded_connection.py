@@ -1,8 +1,10 @@
-"""How long a request's head (its first line and its headers) may be, and how long it may take to come.
+"""How long a request's head (its first line and its headers) may be, how long it may take to come, and how long an answer may wait for
+its client to read on.
 
-uvicorn bounds neither with its usual parser, httptools: a client could have it hold headers without end, or a connection that says
-nothing. Serve's proxy has no setting for that, so `proxy_headers.middlewares`, which runs in the proxy before its server, has uvicorn
-use this protocol. Bodies are bounded where they are read (`bodies.py`). Knows no routes.
+uvicorn bounds none of them with its usual parser, httptools: a client could have it hold headers without end, or a connection that says
+nothing, or an answer that nobody takes, and with it the request. Serve's proxy has no setting for that, so `proxy_headers.middlewares`,
+which runs in the proxy before its server, has uvicorn use this protocol. Bodies are bounded where they
+are read (`bodies.py`). Knows no routes.
 """
 
 import asyncio
@@ -12,28 +14,30 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD_BYTES = 64 * 2**10
 HEAD_WITHIN_S = 30.0
+READ_ON_WITHIN_S = 60.0  # what the server holds for it, some hundred kilobytes at most
 TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
 TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\n"
 
 
-def bound_heads() -> None:
-    """Has every uvicorn server that this process starts from now on use `BoundedHead`."""
-    HTTP_PROTOCOLS["auto"] = f"{__name__}:{BoundedHead.__name__}"
+def bound_connections() -> None:
+    """Has every uvicorn server that this process starts from now on use `BoundedConnection`."""
+    HTTP_PROTOCOLS["auto"] = f"{__name__}:{BoundedConnection.__name__}"
 
 
 class HeadTooLarge(Exception):
     pass
 
 
-class BoundedHead(HttpToolsProtocol):
+class BoundedConnection(HttpToolsProtocol):
     """Answers 431 and 408, and closes. What the parser holds back until it is whole (a header, a trailer, a chunk's extension) is counted
     by the read, of which the first may hold other things too: asyncio reads 256 KiB at most."""
 
-    max_head_bytes, head_within_s = MAX_HEAD_BYTES, HEAD_WITHIN_S
+    max_head_bytes, head_within_s, read_on_within_s = MAX_HEAD_BYTES, HEAD_WITHIN_S, READ_ON_WITHIN_S
     _in_head = False
     _num_read = 0  # since there was a part of a body, or a head or a message began or was complete
     _num_parsed = 0  # of this message's head, and of its trailers
     _timer: asyncio.TimerHandle | None = None
+    _unread_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -41,7 +45,16 @@ class BoundedHead(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._stop_unread_timer()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread_timer = self.loop.call_later(self.read_on_within_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._stop_unread_timer()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         if not self._is_answering():
@@ -109,6 +122,11 @@ class BoundedHead(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _stop_unread_timer(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
 
     def _refuse(self, status: bytes) -> None:
         """An answer under way is cut off: another one can't stand in the middle of it."""

@@ -2,24 +2,26 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import uvicorn
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.config import HTTP_PROTOCOLS
 
-from pipelines.ingress.proxy.bounded_head import BoundedHead
+from pipelines.ingress.proxy.bounded_connection import BoundedConnection
 from pipelines.ingress.proxy.proxy_headers import middlewares
 from tests.pipelines.ingress.surface import listening
+from tests.stages.fakes import PATIENCE_S
 
-LONG = BoundedHead.max_head_bytes + 1
+LONG = BoundedConnection.max_head_bytes + 1
 
 
-class Hasty(BoundedHead):
+class Hasty(BoundedConnection):
     head_within_s = 0.1
+    read_on_within_s = 0.1
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
@@ -28,11 +30,32 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     await PlainTextResponse(str(len(body)))(scope, receive, send)
 
 
+class Endless:
+    """An answer without end."""
+
+    def __init__(self) -> None:
+        self.is_gone = asyncio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "http"  # uvicorn does without what it asks first
+        sending = asyncio.ensure_future(self._send(send))
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.is_gone.set()
+        await sending
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while not self.is_gone.is_set():
+            await send({"type": "http.response.body", "body": bytes(100_000), "more_body": True})
+            await asyncio.sleep(0)
+
+
 @asynccontextmanager
 async def connected(
-    protocol: type[BoundedHead] = BoundedHead,
+    protocol: type[BoundedConnection] = BoundedConnection, app: ASGIApp = echo
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    async with listening(uvicorn.Config(echo, log_level="critical", http=protocol, timeout_graceful_shutdown=1)) as address:
+    async with listening(uvicorn.Config(app, log_level="critical", http=protocol, timeout_graceful_shutdown=1)) as address:
         reader, writer = await asyncio.open_connection("127.0.0.1", int(address.rpartition(":")[2]))
         yield reader, writer
         writer.close()
@@ -124,9 +147,39 @@ async def test_a_body_may_take_longer_than_a_head() -> None:
         assert (await reader.read()).endswith(b"1")
 
 
+async def test_a_client_that_never_reads_its_answer_is_cut_off_and_the_app_hears_of_it() -> None:
+    app = Endless()
+    async with connected(Hasty, app) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        await asyncio.wait_for(app.is_gone.wait(), PATIENCE_S)
+        answer = b""
+        with suppress(ConnectionError):
+            answer = await reader.read()
+        assert not answer.endswith(b"0\r\n\r\n")
+
+
+async def test_a_client_that_reads_is_sent_all_of_a_large_answer_and_no_clock_is_left_running() -> None:
+    paused, kept = list[BoundedConnection](), 10_000_000
+
+    class Watched(BoundedConnection):
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            paused.append(self)
+
+    async def large(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse(bytes(kept))(scope, receive, send)
+
+    async with connected(Watched, large) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        assert len(await reader.readexactly(kept)) == kept
+        assert paused
+        assert {connection._unread_timer for connection in paused} == {None}
+
+
 def test_serves_proxy_uses_it_once_it_has_called_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(HTTP_PROTOCOLS, "auto", HTTP_PROTOCOLS["auto"])  # put back afterwards
     middlewares()
     config = uvicorn.Config(echo)
     config.load()
-    assert config.http_protocol_class is BoundedHead
+    assert config.http_protocol_class is BoundedConnection
