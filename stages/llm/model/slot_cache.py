@@ -3,6 +3,10 @@
 Decides where a forward pass writes and what it reads. Knows no model, no tokens and no requests: `attention_mask` and
 positions are made by `forward.py` to agree with a `Window`. Shape of a layer's memory: [num_slots, heads, max_tokens + 1, dim],
 allocated at the first forward pass (that is when a layer tells its shape) and never grown.
+
+A beginning that several slots share lies in each of them. Copying 1,472 tokens from one slot into another took 0.3 % of computing them
+(SmolLM2 in float32 on one core: 75 ms where the prompt took 24 s, both beside other work; 68 MB), and reads stay in place; memory for
+all slots is taken at load in any case. So sharing it page by page would gain next to nothing here, and cost every step a gather.
 """
 
 from collections.abc import Sequence

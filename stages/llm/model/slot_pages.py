@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stages.device.arrays import as_array, as_tensor
 from stages.llm.model.slot_cache import SlotCache
-from stages.llm.pages.int8 import packed, unpacked
+from stages.llm.pages.int8 import KEYS, VALUES, Shared, packed, unpacked
 from stages.llm.pages.kv_page import KvPage
 
 WRITTEN_AT_ONCE = 16
@@ -47,18 +47,19 @@ class _Side:
     layers: tuple[_Layer, ...]
     num_numbers: int
     num_scales: int
+    shared: Shared
 
     @classmethod
-    def of(cls, memories: Sequence[Tensor], page_tokens: int) -> "_Side":
+    def of(cls, memories: Sequence[Tensor], page_tokens: int, shared: Shared) -> "_Side":
         layers: list[_Layer] = []
         numbers = scales = 0
         for memory in memories:
             _, heads, _, dim = memory.shape
-            more_numbers, more_scales = heads * page_tokens * dim, heads * page_tokens
+            more_numbers, more_scales = heads * page_tokens * dim, heads * (dim if shared is KEYS else page_tokens)
             of_numbers, of_scales = slice(numbers, numbers + more_numbers), slice(scales, scales + more_scales)
             layers.append(_Layer(memory, _bits_of(memory), of_numbers, of_scales))
             numbers, scales = numbers + more_numbers, scales + more_scales
-        return cls(tuple(layers), numbers, scales)
+        return cls(tuple(layers), numbers, scales, shared)
 
 
 class SlotPages:
@@ -74,8 +75,8 @@ class SlotPages:
         self._dtype: torch.dtype = memories[0][0].dtype
         self._device: torch.device = memories[0][0].device
         self._array_dtype = np.dtype(np.int8) if int8 else as_array(torch.empty(0, dtype=self._dtype)).dtype
-        self._keys = _Side.of([keys for keys, _ in memories], page_tokens)
-        self._values = _Side.of([values for _, values in memories], page_tokens)
+        self._keys = _Side.of([keys for keys, _ in memories], page_tokens, KEYS)
+        self._values = _Side.of([values for _, values in memories], page_tokens, VALUES)
 
     @property
     def num_bytes(self) -> int:
@@ -118,7 +119,7 @@ class SlotPages:
         for layer in side.layers:
             states = layer.memory[slot, :, tokens]
             if self._int8:
-                states, of_layer = packed(states)
+                states, of_layer = packed(states, side.shared)
                 scales[layer.scales] = of_layer.flatten()
             found[layer.numbers].view(states.shape).copy_(states)
         return as_array(found), as_array(scales) if self._int8 else None
@@ -138,7 +139,8 @@ class SlotPages:
             target = layer.memory[slot, :, begin:end].view(heads, len(pages), self.page_tokens, dim).transpose(0, 1)
             states = numbers[:, layer.numbers].view(target.shape)
             if factors is not None:
-                states = unpacked(states, factors[:, layer.scales].view(target.shape[:3]), self._dtype)
+                scales_of = factors[:, layer.scales].view(len(pages), heads, -1)
+                states = unpacked(states, scales_of, side.shared, self._dtype)
             target.copy_(states)
 
     def _stacked(self, arrays: Sequence[NDArray[Any]], dtype: torch.dtype) -> Tensor:

@@ -1,7 +1,12 @@
-"""Keys and values as whole numbers of eight bits, with a scale for every head and token.
+"""Keys and values as whole numbers of eight bits, with scales.
 
-Decides the rounding, and so how far what is read back may be off: half a scale. Knows no slots and no pages.
+Decides what shares a scale: of keys, what one channel of a head has in all tokens of a page, since a few channels of keys are far larger
+than the others; of values, what one token has in all channels of a head (as KIVI does it, arXiv 2402.02750). What is read back is off by
+half a scale at most. Moving SmolLM2's logits, on average over four texts, relative to how much they vary: 0.011; with a scale a token for
+keys, too, 0.014; with one a head 0.035; keeping them in bfloat16, 0.004. Knows no slots and no pages.
 """
+
+from enum import IntEnum
 
 import torch
 from torch import Tensor
@@ -9,13 +14,23 @@ from torch import Tensor
 LARGEST = 127
 
 
-def packed(states: Tensor) -> tuple[Tensor, Tensor]:
-    """[heads, tokens, dim] -> the same in int8, and scales [heads, tokens] in float32."""
+class Shared(IntEnum):
+    """Which dimension of [heads, tokens, dim] shares a scale, counted from the end."""
+
+    BY_TOKENS = -2
+    BY_CHANNELS = -1
+
+
+KEYS, VALUES = Shared.BY_TOKENS, Shared.BY_CHANNELS
+
+
+def packed(states: Tensor, shared: Shared) -> tuple[Tensor, Tensor]:
+    """[heads, tokens, dim] -> the same in int8, and scales in float32: [heads, dim], or [heads, tokens]."""
     states = states.float()
-    scales = states.abs().amax(-1).div_(LARGEST).clamp_min_(torch.finfo(torch.float32).tiny)
-    return (states / scales[..., None]).round_().to(torch.int8), scales
+    scales = states.abs().amax(shared).div_(LARGEST).clamp_min_(torch.finfo(torch.float32).tiny)
+    return (states / scales.unsqueeze(shared)).round_().to(torch.int8), scales
 
 
-def unpacked(numbers: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
-    """[..., heads, tokens, dim] from int8 and [..., heads, tokens]."""
-    return (numbers * scales[..., None]).to(dtype)
+def unpacked(numbers: Tensor, scales: Tensor, shared: Shared, dtype: torch.dtype) -> Tensor:
+    """[..., heads, tokens, dim] from int8 and its scales."""
+    return (numbers * scales.unsqueeze(shared)).to(dtype)

@@ -16,8 +16,8 @@ Grid = tuple[int, int, int]
 class KvPage(Result):
     """Of the tokens of one page. `keys` and `values`: flat, since layers may differ: of every layer that has keys of its own, in turn,
     [heads, tokens, dim], in the dtype that they were computed in; or int8, to be multiplied by the scales. `key_scales` and
-    `value_scales`: float32, flat: of every layer in turn [heads, tokens]. `grids`: [images, 3] int64, of the images that begin in the
-    page, in order, where the model's positions depend on them (None: none begins there)."""
+    `value_scales`: float32, flat, of every layer in turn: [heads, dim], and [heads, tokens]. `grids`: [images, 3] int64, of the images
+    that begin in the page, in order, where the model's positions depend on them (None: none begins there)."""
 
     keys: NDArray[Any]
     values: NDArray[Any]
