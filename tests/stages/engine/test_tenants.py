@@ -113,6 +113,7 @@ def test_a_tenant_whose_long_answers_take_all_slots_makes_way_for_another(bench:
     engine = bench.iterative(stage, batch=BatchLimits(2))
     crowd = [submit(engine, CountFrom(50, "a"), tenant="a", request="n8", priority=-5)[0] for _ in range(8)]
     stage.gate.wait_for(1)
+    prepared(engine, 6)
     stage.gate.let(3)
     stage.gate.wait_for(4)
     single, _ = submit(engine, CountFrom(2, "b"), tenant="b", priority=5)
