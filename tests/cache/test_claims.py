@@ -9,16 +9,19 @@ import numpy as np
 import pytest
 
 from cache.claims import CLAIM_MS, MARK, BeingMade, Claim, ClaimingTier
+from cache.codec import Arrays
 from cache.memory import MemoryTier
 from cache.redis_tier import RedisTier
 from cache.tier import Tier
 from cache.tiered import Found, TieredCache
+from tests.cache.redis_cluster import RedisCluster
 from tests.cache.redis_server import RedisServer
 from tests.cache.shared_tier import SharedTier, Store
 from tests.cache.values import same
 
 VALUE = {"x": np.arange(3)}
-LARGE = {"x": np.zeros(2**20, np.uint8)}
+IN_PARTS = {"x": np.arange(2**18, dtype=np.uint8)}
+TOO_LARGE = {"x": np.zeros(2**20, np.uint8)}
 
 
 class Processes:
@@ -31,7 +34,14 @@ class Processes:
         self.settle, self.run_out = settle, run_out
 
 
-@pytest.fixture(params=["fake", "redis"])
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
+    made = RedisCluster(tmp_path_factory.mktemp("cluster"))
+    yield made
+    made.kill()
+
+
+@pytest.fixture(params=["fake", "redis", "redis cluster"])
 def both(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Processes]:
     if request.param == "fake":
         store = Store()
@@ -41,24 +51,31 @@ def both(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Processes]:
 
         yield Processes(SharedTier(store), SharedTier(store), lambda: None, pass_time)
         return
-    server = RedisServer(tmp_path).start()
-    one, two = (RedisTier(server.url, max_value_bytes=2**19) for _ in range(2))
+    is_cluster = request.param == "redis cluster"
+    nodes = request.getfixturevalue("cluster").nodes if is_cluster else [RedisServer(tmp_path).start()]
+    one, two = (RedisTier(nodes[0].url, cluster=is_cluster, part_bytes=2**16, max_value_bytes=2**19) for _ in range(2))
 
     def flush() -> None:
         assert one.flush(10)
         assert two.flush(10)
 
     def expire() -> None:
-        with server.client() as client:
-            for key in client.keys("*"):
-                client.pexpire(key, 1)
-            while client.dbsize():
-                time.sleep(0.002)  # the server's clock
+        for node in nodes:
+            with node.client() as client:
+                for key in client.keys("*"):
+                    client.pexpire(key, 1)
+                while client.dbsize():
+                    time.sleep(0.002)  # the server's clock
 
     yield Processes(one, two, flush, expire)
     one.close()
     two.close()
-    server.kill()
+    for node in nodes:
+        if is_cluster:
+            with node.client() as client:
+                client.flushall()
+        else:
+            node.kill()
 
 
 def claimed(cache: TieredCache, key: str = "k") -> Claim:
@@ -80,16 +97,17 @@ def test_a_claim_is_no_value_and_no_damaged_one(both: Processes) -> None:
     assert both.two.get_or_claim("k") == BeingMade()
 
 
-def test_the_value_takes_the_place_of_its_claim(both: Processes) -> None:
+@pytest.mark.parametrize("value", [VALUE, IN_PARTS], ids=["small", "in parts"])
+def test_the_value_takes_the_place_of_its_claim(both: Processes, value: Arrays) -> None:
     claim = claimed(both.one)
-    both.one.put("k", VALUE)
+    both.one.put("k", value)
     both.one.not_kept(claim)  # without effect by now
     both.one.let_go(claim)
     both.one.renew_claims()
     both.settle()
     answer = both.two.get_or_claim("k")
     assert isinstance(answer, Found)
-    assert (answer.tier, same(answer.value, VALUE)) == ("redis", True)
+    assert (answer.tier, same(answer.value, value)) == ("redis", True)
     again = both.two.get_or_claim("k")
     assert isinstance(again, Found)
     assert again.tier == "memory"
@@ -122,7 +140,7 @@ def test_what_was_made_and_is_not_kept_is_for_everyone_to_make(both: Processes) 
         if isinstance(tier, SharedTier):
             tier.keeps = False
     claim = claimed(both.one)
-    both.one.put("k", LARGE)
+    both.one.put("k", TOO_LARGE)
     both.one.not_kept(claim)
     both.settle()
     assert both.two.get_or_claim("k") is both.one.get_or_claim("k") is None
