@@ -2,7 +2,7 @@
 
 Of an animation the still image is left, of text, profiles and unknown chunks nothing.
 
-Source: PNG (W3C, 3rd edition), 5.3, 8, 11.2 and 11.3.
+Source: PNG (W3C, 3rd edition), 5.3, 8, 11.2 and 11.3; deflate (RFC 1951), 3.2.6.
 """
 
 import struct
@@ -17,6 +17,7 @@ _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _INFLATE_BYTES = 4 << 20
 _PACKED_BYTES = 64 << 10  # looked at between two looks at what came of it
+_MOST_BITS = 9  # for a byte: of deflate's own codes the longest; a tool that chooses never needs more than 8
 _KEPT = {b"IHDR": 13, b"PLTE": 768, b"tRNS": 256}  # with the most bytes that they may hold
 _BYTES_A_PIXEL_CHUNK = 512  # far less than any encoder writes; each is a step in Python
 
@@ -70,8 +71,8 @@ def check_rows(data: bytes, pause: Callable[[], None]) -> None:
 
 
 def _inflated(packed: memoryview) -> Iterator[int]:
-    """How many bytes there are, some megabytes at a time. Raises `BadHeader` where there are fewer than half as many as hold them: of
-    pieces that stand for nothing a file may have millions."""
+    """How many bytes there are, some megabytes at a time. Raises `BadHeader` where there are fewer of them than the worst encoding takes to
+    hold them: of pieces that stand for nothing a file may have millions, each of which costs more time than a pixel."""
     inflate, num_out = zlib.decompressobj(), 0
     for start in range(0, len(packed), _PACKED_BYTES):
         piece: bytes | memoryview = packed[start : start + _PACKED_BYTES]
@@ -82,7 +83,7 @@ def _inflated(packed: memoryview) -> Iterator[int]:
             piece = inflate.unconsumed_tail
         if inflate.eof:
             return
-        if start > 2 * num_out + _PACKED_BYTES:
+        if start > num_out * _MOST_BITS // 8 + _PACKED_BYTES:
             raise BadHeader(f"its PNG has {start} bytes of pixels or more that hold only {num_out}")
     while num := len(inflate.decompress(b"", _INFLATE_BYTES)):
         yield num

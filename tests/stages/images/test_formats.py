@@ -186,6 +186,40 @@ def test_a_png_of_pieces_that_stand_for_nothing_is_given_up_soon() -> None:
                 pass
 
 
+def packed_png(rows: bytes, width: int, height: int, *pieces: bytes) -> bytes:
+    data = png(width, height, rows)
+    at = data.index(b"IDAT") - 4
+    return data[:at] + chunk(b"IDAT", b"".join(pieces)) + chunk(b"IEND", b"")
+
+
+def in_fixed_codes(data: bytes) -> bytes:
+    """zlib's format, each byte by deflate's own code for it."""
+    values = np.frombuffer(data, np.uint8).astype(int)
+    codes = np.where(values < 144, 0b00110000 + values << 1, 0b110010000 + values - 144)  # of eight bits, and of nine
+    bits = codes[:, None] >> np.arange(8, -1, -1) & 1
+    is_used = np.ones(bits.shape, bool)
+    is_used[values < 144, -1] = False
+    block = np.concatenate([[1, 1, 0], bits[is_used], np.zeros(7, int)])  # the last one, of this kind; its end
+    return b"\x78\x01" + np.packbits(block, bitorder="little").tobytes() + struct.pack(">I", zlib.adler32(data))
+
+
+def test_a_png_may_take_what_the_worst_encoding_takes_and_no_more() -> None:
+    """Bytes of which each takes nine bits; and the same pixels with as many bytes that stand for nothing behind the first of them."""
+    side = 600
+    rows = (b"\0" + np.random.default_rng(0).integers(144, 256, 3 * side, np.uint8).tobytes()) * side
+    worst = packed_png(rows, side, side, in_fixed_codes(rows))
+    assert len(worst) > 1.12 * len(rows)
+    with decoded(worst, max_pixels=MEGA, param="image") as image:
+        assert image.size == (side, side)
+    deflate = zlib.compressobj(9)
+    most = deflate.compress(rows[: -3 * side - 1]) + deflate.flush(zlib.Z_SYNC_FLUSH)
+    last = deflate.compress(rows[-3 * side - 1 :]) + deflate.flush()
+    nothing = b"\0\0\0\xff\xff" * (len(rows) * 13 // 10 // 5)
+    with pytest.raises(InvalidRequest, match=f"hold only {len(rows) - 3 * side - 1}"):
+        with decoded(packed_png(rows, side, side, most, nothing, last), max_pixels=MEGA, param="image"):
+            pass
+
+
 @pytest.mark.parametrize("progressive", [True, False])
 def test_a_jpeg_of_endless_fill_bytes_is_read_in_time_that_grows_with_its_length(progressive: bool) -> None:
     data = save(quarters(), "JPEG", progressive=progressive)

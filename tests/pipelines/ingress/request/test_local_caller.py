@@ -57,46 +57,56 @@ USERS: dict[str, Mapping[str, str]] = {
 }
 
 
-async def asked(
-    service: FakeService, method: str, path: str, headers: Mapping[str, str], peer: str = "127.0.0.1"
-) -> httpx.Response:
-    transport = httpx.ASGITransport(create_app(service, IngressSettings()), client=(peer, 50000))
-    async with httpx.AsyncClient(transport=transport, base_url=f"http://{HERE}") as client:
-        return await client.request(method, path, headers=headers)
+class Surface:
+    """The app over fakes, as a peer reaches it."""
+
+    def __init__(self) -> None:
+        self.service = FakeService()
+        self._app = create_app(self.service, IngressSettings())
+
+    async def asked(self, method: str, path: str, headers: Mapping[str, str], peer: str = "127.0.0.1") -> httpx.Response:
+        transport = httpx.ASGITransport(self._app, client=(peer, 50000))
+        async with httpx.AsyncClient(transport=transport, base_url=f"http://{HERE}") as client:
+            return await client.request(method, path, headers=headers)
+
+
+@pytest.fixture(scope="module")
+def surface() -> Surface:
+    return Surface()
 
 
 @pytest.mark.parametrize("headers", STRANGERS.values(), ids=STRANGERS)
-async def test_no_route_answers_or_does_anything_for(headers: Mapping[str, str]) -> None:
-    service = FakeService()
+async def test_no_route_answers_or_does_anything_for(surface: Surface, headers: Mapping[str, str]) -> None:
+    jobs = list(surface.service.jobs)
     for method, path in ROUTES:
-        answer = await asked(service, method, path, headers)
+        answer = await surface.asked(method, path, headers)
         assert (path, answer.status_code, error_of(answer)["code"]) == (path, 403, "forbidden")
         assert not [name for name in answer.headers if name.startswith("access-control")]
-    assert service.jobs == []
+    assert surface.service.jobs == jobs
 
 
 @pytest.mark.parametrize("headers", USERS.values(), ids=USERS)
-async def test_every_route_is_there_for(headers: Mapping[str, str]) -> None:
+async def test_every_route_is_there_for(surface: Surface, headers: Mapping[str, str]) -> None:
     for method, path in ROUTES:
-        assert (await asked(FakeService(), method, path, headers)).status_code != 403
+        assert (await surface.asked(method, path, headers)).status_code != 403
 
 
 @pytest.mark.parametrize("peer", ["10.1.2.3", "::ffff:10.1.2.3", "unknown"])
-async def test_another_machine_is_not_answered_however_it_came_to_reach_this_one(peer: str) -> None:
-    assert (await asked(FakeService(), "GET", "/health", {}, peer)).status_code == 403
+async def test_another_machine_is_not_answered_however_it_came_to_reach_this_one(surface: Surface, peer: str) -> None:
+    assert (await surface.asked("GET", "/health", {}, peer)).status_code == 403
 
 
 @pytest.mark.parametrize("told", ["203.0.113.7", "127.0.0.1, 203.0.113.7", "203.0.113.7, 127.0.0.1", "unknown"])
 @pytest.mark.parametrize("peer", ["127.0.0.1", "::1"])
-async def test_what_a_proxy_on_this_machine_says_of_the_other_one_counts(peer: str, told: str) -> None:
+async def test_what_a_proxy_on_this_machine_says_of_the_other_one_counts(surface: Surface, peer: str, told: str) -> None:
     """uvicorn heeds proxies at 127.0.0.1 only."""
-    assert (await asked(FakeService(), "GET", "/health", {"x-forwarded-for": told}, peer)).status_code == 403
-    assert (await asked(FakeService(), "GET", "/health", {"x-forwarded-for": "127.0.0.1, ::1"}, peer)).status_code == 200
+    assert (await surface.asked("GET", "/health", {"x-forwarded-for": told}, peer)).status_code == 403
+    assert (await surface.asked("GET", "/health", {"x-forwarded-for": "127.0.0.1, ::1"}, peer)).status_code == 200
 
 
 @pytest.mark.parametrize("peer", ["127.0.0.1", "::1", "::ffff:127.0.0.1"])
-async def test_this_machine_is(peer: str) -> None:
-    assert (await asked(FakeService(), "GET", "/health", {}, peer)).status_code == 200
+async def test_this_machine_is(surface: Surface, peer: str) -> None:
+    assert (await surface.asked("GET", "/health", {}, peer)).status_code == 200
 
 
 async def test_two_hosts_are_one_too_many() -> None:
@@ -105,12 +115,12 @@ async def test_two_hosts_are_one_too_many() -> None:
     assert answer.status_code == 403
 
 
-async def test_a_link_elsewhere_opens_the_page_and_nothing_else() -> None:
+async def test_a_link_elsewhere_opens_the_page_and_nothing_else(surface: Surface) -> None:
     headers = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
-    assert (await asked(FakeService(), "GET", "/", headers)).status_code == 200
-    assert (await asked(FakeService(), "POST", "/", headers)).status_code == 403
+    assert (await surface.asked("GET", "/", headers)).status_code == 200
+    assert (await surface.asked("POST", "/", headers)).status_code == 403
     for method, path in ROUTES[1:]:
-        assert (await asked(FakeService(), method, path, headers)).status_code == 403
+        assert (await surface.asked(method, path, headers)).status_code == 403
 
 
 async def test_a_form_of_another_page_that_needs_no_preflight_edits_nothing() -> None:
