@@ -10,7 +10,7 @@ import httpx
 import psutil
 import pytest
 
-from pipelines.ingress.proxy.bounded_head import MAX_HEAD_BYTES
+from pipelines.ingress.proxy.bounded_connection import MAX_HEAD_BYTES
 from pipelines.settings.config_file import IMPORT_PATH
 from pipelines.settings.loopback import is_loopback
 from pipelines.tour import free_port
