@@ -103,6 +103,10 @@ class TieredCache:
             if tier.name == MEMORY:
                 tier.put_many({key: value}, label)
 
+    def near(self) -> "TieredCache":
+        """What of it costs no way to ask: a view, which is not to be closed."""
+        return TieredCache([tier for tier in self._tiers if tier.name == MEMORY])
+
     @property
     def is_far(self) -> bool:
         """Whether asking it may take a while, and is no work for an event loop."""

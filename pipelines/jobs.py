@@ -84,9 +84,17 @@ class GivenImage:
 
 
 @dataclass(frozen=True, slots=True)
+class Trunk:
+    """What variations have in common: up to `part` (over 0, under 1) of their steps they follow this prompt, and then their own."""
+
+    prompt: str
+    part: float
+
+
+@dataclass(frozen=True, slots=True)
 class PaintJob:
     """None: the model's own default. `partial_images`: how many previews of each image are wanted while it is painted (0-3).
-    `init` None: from noise alone."""
+    `init` None: from noise alone. `trunk`: what it shares with other paintings of its seed (None: nothing)."""
 
     prompt: str
     n: int = 1
@@ -99,6 +107,7 @@ class PaintJob:
     sampler: str | None = None
     partial_images: int = 0
     init: GivenImage | None = None
+    trunk: Trunk | None = None
 
 
 @dataclass(frozen=True, slots=True)

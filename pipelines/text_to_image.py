@@ -2,8 +2,8 @@
 
 Straight-line code over stage names. Knows no HTTP, no tensors, no replicas; what may be asked is `paint_rules.py`. The denoiser is
 sent recipes of the prompts' embeddings and of the given image's latents, which follow from the request alone, and is told after which
-steps the painting's state is to be kept: a painting that was interrupted goes on from there when it is asked for again, and one whose
-seed was given and whose last state was kept is there at once.
+steps the painting's state is to be kept: a painting that was interrupted goes on from there when it is asked for again, variations
+begin where their trunk ends, and one whose seed was given and whose last state was kept is there at once.
 """
 
 import asyncio
@@ -81,8 +81,7 @@ class TextToImagePipeline:
         self._keep_steps, self._decoder_fingerprint = keep_steps, decoder_fingerprint
 
     async def paint(self, job: PaintJob, context: RequestContext) -> AsyncGenerator[PaintEvent, None]:
-        size = len(job.prompt) + len(job.negative_prompt or "") + (len(job.init.image.data) if job.init is not None else 0)
-        payload = await self._threads.prompts.run(size, self._payload, job, context.salt)
+        payload = await self._threads.prompts.run(_size_of(job), self._payload, job, context.salt)
         images = [self._image(index, payload, context) for index in range(job.n)]
         async with aclosing(images[0] if job.n == 1 else merged(images)) as events:
             async for event in events:
@@ -92,10 +91,10 @@ class TextToImagePipeline:
         """The denoiser's task but for the seed's offset. Tokenizes and hashes: off the event loop. Raises `InvalidRequest`."""
         rules = self._rules
         size, steps, guidance, sampler = rules.size(job), rules.steps(job), rules.guidance_scale(job), rules.sampler(job)
-        prompt, negative = self._prompts(job, guidance, salt)
+        prompts, trunk_steps = self._prompts(job, guidance, salt), _trunk_steps(job, steps)
         return Denoise(
-            prompt=prompt,
-            negative=negative,
+            prompt=prompts["prompt"],
+            negative=prompts.get("negative_prompt"),
             width=size[0],
             height=size[1],
             steps=steps,
@@ -105,34 +104,37 @@ class TextToImagePipeline:
             preview_steps=_preview_steps(steps, job.partial_images),
             init=self._init(job, size, salt),
             strength=rules.strength(job),
-            keep_steps=self._kept(job, steps),
+            keep_steps=self._kept(job, steps, trunk_steps),
             salt=salt,
+            trunk=prompts.get("trunk"),
+            trunk_steps=trunk_steps,
         )
 
-    def _kept(self, job: PaintJob, steps: int) -> tuple[int, ...]:
+    def _kept(self, job: PaintJob, steps: int, trunk_steps: int) -> tuple[int, ...]:
         """After which steps; after the last where the finished image is to be found again. Nobody can ask again for a seed that
         nobody chose, but whoever takes over from a replica that died can."""
-        on_the_way = {round(steps * one) if isinstance(one, float) else one for one in self._keep_steps}
+        on_the_way = {trunk_steps, *(round(steps * one) if isinstance(one, float) else one for one in self._keep_steps)}
         finished = {steps} if self._decoder_fingerprint is not None and job.seed is not None else set()
         return tuple(sorted({step for step in on_the_way if 1 <= step < steps} | finished))
 
-    def _prompts(
-        self, job: PaintJob, guidance: float, salt: str
-    ) -> tuple[Recipe[PromptEmbedding], Recipe[PromptEmbedding] | None]:
-        if guidance <= 1 or not self._rules.negative_prompts:
-            if job.negative_prompt:
-                raise InvalidRequest(
-                    "negative_prompt has no effect without classifier-free guidance (guidance_scale over 1, on a model that has it)",
-                    param="negative_prompt",
-                )
-            return self._embedding(job.prompt, 0, "prompt", salt), None
-        # Both are rows of one forward pass, so they have as many positions: the shorter one is filled up.
-        unwanted = job.negative_prompt or ""
-        own, other = self._positions(job.prompt, "prompt"), self._positions(unwanted, "negative_prompt")
-        return (
-            self._embedding(job.prompt, other if own < other else 0, "prompt", salt),
-            self._embedding(unwanted, own if other < own else 0, "negative_prompt", salt),
-        )
+    def _prompts(self, job: PaintJob, guidance: float, salt: str) -> dict[str, Recipe[PromptEmbedding]]:
+        """By the job's fields. All are conditions of one forward pass, or of one row's, so they have as many positions: shorter ones
+        are filled up."""
+        texts = {"prompt": job.prompt}
+        if guidance > 1 and self._rules.negative_prompts:
+            texts["negative_prompt"] = job.negative_prompt or ""
+        elif job.negative_prompt:
+            raise InvalidRequest(
+                "negative_prompt has no effect without classifier-free guidance (guidance_scale over 1, on a model that has it)",
+                param="negative_prompt",
+            )
+        if job.trunk is not None:
+            texts["trunk"] = job.trunk.prompt
+        lengths = {field: self._positions(text, field) for field, text in texts.items()} if len(texts) > 1 else {"prompt": 0}
+        most = max(lengths.values())
+        return {
+            field: self._embedding(text, most if lengths[field] < most else 0, field, salt) for field, text in texts.items()
+        }
 
     def _positions(self, text: str, param: str) -> int:
         try:
@@ -212,6 +214,25 @@ class TextToImagePipeline:
             return None
         latents = await self._threads.digests.run(seen.latents.num_bytes, _digest_of, seen.latents)
         return name("pixels", weights=self._decoder_fingerprint, tenant=payload.salt, latents=latents)
+
+
+def _size_of(job: PaintJob) -> int:
+    """Of what is to be read: characters and bytes."""
+    texts = (job.prompt, job.negative_prompt, job.trunk.prompt if job.trunk is not None else None)
+    return sum(len(text or "") for text in texts) + (len(job.init.image.data) if job.init is not None else 0)
+
+
+def _trunk_steps(job: PaintJob, steps: int) -> int:
+    """How many follow the trunk's prompt. Raises `InvalidRequest` where none would, or all."""
+    if job.trunk is None:
+        return 0
+    shared = round(steps * job.trunk.part)
+    if not 1 <= shared < steps:
+        raise InvalidRequest(
+            f"trunk: part {job.trunk.part} of {steps} steps is {shared}; at least one is shared, and at least one is not",
+            param="trunk",
+        )
+    return shared
 
 
 def _digest_of(latents: Latents) -> str:

@@ -148,10 +148,10 @@ class RedisReplica:
 
     def __init__(self, name: str, max_memory_bytes: int) -> None:
         from cache.embedded import EmbeddedRedis
-        from pipelines.cluster.running_serve import num_nodes
+        from pipelines.cluster import running_serve
 
-        if (nodes := num_nodes()) > 1:
-            log.warning(only_its_node("cache.redis.url, cache.kv.redis.url", nodes))
+        if (num_nodes := running_serve.num_nodes()) > 1:
+            log.warning(only_its_node("cache.redis.url, cache.kv.redis.url", num_nodes))
         self._server = EmbeddedRedis(max_memory_bytes=max_memory_bytes, directory=embedded_directory(name))
         self._pinging = DaemonThreads("asking Redis whether it lives", max_threads=4)
 

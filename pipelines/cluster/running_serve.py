@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -28,8 +29,10 @@ def listening_host() -> str:
 
 
 def num_nodes() -> int:
-    """Of the Ray cluster that this process is connected to."""
-    return sum(bool(node["Alive"]) for node in ray.nodes())
+    """Of the Ray cluster that this process is connected to; 0 where it is to none, or Ray doesn't tell."""
+    with suppress(RayError, RuntimeError):
+        return sum(bool(node["Alive"]) for node in ray.nodes()) if ray.is_initialized() else 0
+    return 0
 
 
 class RunningServe:

@@ -120,7 +120,7 @@ def _inspection(setting: str, spec: RedisSpec, file: ServeFile) -> Iterator[Insp
 
 def _print_facts(setting: str, facts: Sequence[NodeFacts], console: Console) -> None:
     table = Table("", *(node.where for node in facts), title=setting, title_justify="left", box=None)
-    rows = {
+    rows: dict[str, Sequence[object]] = {
         "server": [node.version for node in facts],
         "memory": [_bytes(node.used_bytes) for node in facts],
         "maxmemory": [_bytes(node.max_bytes) if node.max_bytes else "none" for node in facts],

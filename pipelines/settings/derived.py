@@ -139,6 +139,13 @@ def _derived(config: AppConfig) -> Iterator[tuple[str, object, str]]:
         yield "limits.body_bytes_in_flight", body_bytes_in_flight(limits), f"{BODIES_IN_FLIGHT} x body_bytes"
     if config.ingress.max_queued_requests is None:
         yield "ingress.max_queued_requests", max_queued_requests(config.ingress), "as many as a replica takes"
+    redis, kv = config.cache.redis, config.cache.kv
+    if kv is not None and kv.redis is None and redis is not None and not redis.is_embedded:
+        yield (
+            "cache.kv.redis",
+            "none",
+            "cache.redis is elsewhere: pages stay in each replica's memory, unless they get a server of their own",
+        )
     for name, model in config.models.items():
         for part_name, part in model.parts().items():
             path, llm = f"models.{name}.{part_name}", isinstance(part, LlmConfig)

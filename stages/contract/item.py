@@ -68,6 +68,7 @@ class StageReceipt:
     """Of a result: "off" | "miss" | "memory" | "redis" | "joined" (another request was already computing it). Of a row, where its
     beginning comes from, the farthest: "off" | "miss" | "slots" (the stage holds it) | "memory" | "redis"."""
     bytes_moved: int = 0
+    cache_s: float = 0.0  # waited for pages of its beginning, before it was in the queue
     ago_s: float = 0.0  # how long before it was handed on it ended, by the clock of whoever handed it on
     ended_s: float = 0.0  # after the request's arrival; set where the receipt is gathered, by that one clock
 

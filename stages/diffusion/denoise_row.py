@@ -31,7 +31,8 @@ class PreparedDenoise:
     """A request before its first step, all of it on the host: what waits holds no memory of the device. `latents`: [1, channels,
     height, width] float32, noised as the first call expects; `generator_state`: after the draws for them. `preview_calls`: after
     which model calls an estimate is wanted. `unconditional`: None without classifier-free guidance. `begins_at`: the state that it
-    goes on from (None: from the beginning); after the last call, nothing of the rest is needed."""
+    goes on from (None: from the beginning); after the last call, nothing of the rest is needed. `trunk`: what the first `trunk_calls`
+    are conditioned on in place of `condition`, shaped like it (None: those lie behind, or there are none)."""
 
     latents: torch.Tensor
     schedule: Schedule
@@ -42,6 +43,8 @@ class PreparedDenoise:
     preview_calls: frozenset[int]
     keeping: Keeping = NOTHING_KEPT
     begins_at: StepState | None = None
+    trunk: Condition | None = None
+    trunk_calls: int = 0
 
     @property
     def num_model_rows(self) -> int:
@@ -64,6 +67,8 @@ class DenoiseRow:
     guidance_scale: float
     preview_calls: frozenset[int]
     keeping: Keeping
+    trunk: Condition | None
+    trunk_calls: int
     call: int = 0
 
     @classmethod
@@ -80,7 +85,14 @@ class DenoiseRow:
             guidance_scale=prepared.guidance_scale,
             preview_calls=prepared.preview_calls,
             keeping=prepared.keeping,
+            trunk=None if prepared.trunk is None else _on(device, prepared.trunk),
+            trunk_calls=prepared.trunk_calls,
         )
+
+    @property
+    def followed(self) -> Condition:
+        """What the next call is conditioned on."""
+        return self.trunk if self.trunk is not None and self.call < self.trunk_calls else self.condition
 
     @property
     def guided(self) -> bool:
@@ -105,7 +117,7 @@ class DenoiseRow:
     def release(self) -> None:
         """Lets go of the device's memory."""
         self.latents = self.latents.new_empty(0)
-        self.condition, self.unconditional = {}, None
+        self.condition, self.unconditional, self.trunk = {}, None, None
         self.schedule.release()
 
 

@@ -32,8 +32,8 @@ from stages.diffusion.row_state import export_state, restore_state
 from stages.diffusion.sampling.schedule import Schedule, build_schedule
 from stages.diffusion.step_state import GENERATOR, LATENTS, StepState, state_names
 
-MAX_KEPT = 64
-"""States that wait to be handed over; of more the oldest is lost."""
+MAX_KEPT_BYTES = 32 * 2**20
+"""Of states that wait to be handed over; of more the oldest are lost."""
 _BYTES_BESIDE = 8192  # of a state's tensors: the generator's, mostly
 _FINISHED = ("finished",)
 """The batch key of rows that were done when they started: they wait for nobody's forward pass."""
@@ -49,7 +49,7 @@ class Denoiser:
         self._menu = family.samplers(folder)
         self._spacing = family.spacing(folder)
         self._info = family.describe(folder)
-        self._kept: deque[MadePage] = deque(maxlen=MAX_KEPT)
+        self._kept: deque[MadePage] = deque()
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, options: LoadOptions) -> Self:
@@ -88,11 +88,12 @@ class Denoiser:
         return PageRun(tuple(names.values()), work=work, num_bytes=2 * latents_bytes + _BYTES_BESIDE, each_holds_all=True)
 
     def needs(self, payload: Denoise, inputs: Inputs = NO_INPUTS) -> Sequence[Recipe[Any]]:
-        """Who goes on from a state needs no image to begin with, and after the last step no prompt either."""
+        """Who goes on from a state needs no image to begin with, behind the trunk not that prompt, and after the last step none."""
         step = self._step_at_hand(payload, inputs)
         if step == payload.steps:
             return ()
-        return tuple(recipe for recipe in payload.needs() if not (step and recipe is payload.init))
+        trunk, init = payload.trunk if step < payload.trunk_steps else None, None if step else payload.init
+        return tuple(recipe for recipe in (payload.prompt, payload.negative, trunk, init) if recipe is not None)
 
     def prepare(self, payload: Denoise, inputs: Inputs) -> PreparedDenoise:
         """All that can be done on the host. Raises `StageFailed` for results of another model's stages."""
@@ -114,6 +115,8 @@ class Denoiser:
                 preview_calls=frozenset(calls_of(payload.preview_steps, payload, schedule.num_calls).values()),
                 keeping=Keeping({calls[step]: name for step, name in names.items()}, payload.salt),
                 begins_at=state,
+                trunk=self._shaped_as(condition, payload.trunk, payload, inputs) if step < payload.trunk_steps else None,
+                trunk_calls=calls_of([payload.trunk_steps], payload, schedule.num_calls).get(payload.trunk_steps, 0),
             )
 
     def share(self, prepared: PreparedDenoise) -> Share:
@@ -180,6 +183,8 @@ class Denoiser:
             self._kept.append(MadePage(name, row.keeping.salt, export_state(row).freeze()))
         except StageFailed as error:
             logging.getLogger("triptych.stages").warning("the state after call %d is not kept: %s", row.call, error)
+        while sum(page.value.num_bytes for page in self._kept) > MAX_KEPT_BYTES:
+            self._kept.popleft()
 
     def _state_names(self, payload: Denoise) -> Mapping[int, str]:
         return state_names(payload, self._menu.choose(payload.sampler).name)
@@ -196,7 +201,7 @@ class Denoiser:
         guided = [row for row in prompted if row.guided]
         inputs = [row.schedule.model_input(row.latents, row.call) for row in prompted]
         timesteps = [row.schedule.timestep(row.call) for row in prompted + guided]
-        conditions = [row.condition for row in prompted] + [row.unconditional or {} for row in guided]
+        conditions = [row.followed for row in prompted] + [row.unconditional or {} for row in guided]
         output = self._backbone.predict(
             torch.cat(inputs + inputs[: len(guided)]),
             torch.tensor(timesteps, dtype=torch.float32).to(self._backbone.device),
@@ -229,14 +234,20 @@ class Denoiser:
 
     def _conditions(self, payload: Denoise, inputs: Inputs) -> tuple[Condition, Condition | None]:
         condition = self._condition(inputs[payload.prompt], payload)
-        if payload.negative is None or not is_guided(payload):
+        if not is_guided(payload):
             return condition, None
-        unconditional = self._condition(inputs[payload.negative], payload)
-        if _shapes(unconditional) != _shapes(condition):
-            raise StageFailed(
-                f"prompt and negative prompt are not of one shape: {_shapes(condition)}, {_shapes(unconditional)}"
-            )
-        return condition, unconditional
+        return condition, self._shaped_as(condition, payload.negative, payload, inputs)
+
+    def _shaped_as(
+        self, condition: Condition, recipe: Recipe[PromptEmbedding] | None, payload: Denoise, inputs: Inputs
+    ) -> Condition | None:
+        """Of another prompt that shares a batch with it. Raises `StageFailed` where it has another shape."""
+        if recipe is None:
+            return None
+        other = self._condition(inputs[recipe], payload)
+        if _shapes(other) != _shapes(condition):
+            raise StageFailed(f"a painting's prompts are not of one shape: {_shapes(condition)}, {_shapes(other)}")
+        return other
 
     def _condition(self, prompt: PromptEmbedding, payload: Denoise) -> Condition:
         return self._backbone.condition(prompt, payload.width, payload.height)

@@ -84,7 +84,8 @@ class Denoise:
     `preview_steps`: after which steps (1-based) an estimate of the finished latents is wanted. `init` with `strength` (0-1]:
     start from these latents (image-to-image). `keep_steps`: after which steps the painting's state is to be remembered, so that who
     asks for the same again goes on from there; after the last one, it is done at once. What is remembered for one `salt` serves no
-    other."""
+    other. `trunk`: what the first `trunk_steps` follow in place of `prompt`; as long as it. Paintings that differ in `prompt` alone
+    share those steps."""
 
     prompt: Recipe[PromptEmbedding]
     negative: Recipe[PromptEmbedding] | None
@@ -99,9 +100,11 @@ class Denoise:
     strength: float = 1.0
     keep_steps: tuple[int, ...] = ()
     salt: str = ""
+    trunk: Recipe[PromptEmbedding] | None = None
+    trunk_steps: int = 0
 
     def needs(self) -> Sequence[Recipe[Any]]:
-        return tuple(recipe for recipe in (self.prompt, self.negative, self.init) if recipe is not None)
+        return tuple(recipe for recipe in (self.prompt, self.negative, self.trunk, self.init) if recipe is not None)
 
 
 @dataclass(frozen=True, slots=True)

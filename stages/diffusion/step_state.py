@@ -6,7 +6,7 @@ what is painted. Pure: knows no torch, no sampler and no cache.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self, TypeAlias
 
 import numpy as np
@@ -71,7 +71,15 @@ def state_names(payload: Denoise, sampler: str) -> Mapping[int, str]:
     wanted = sorted({step for step in payload.keep_steps if 1 <= step <= payload.steps})
     if not wanted:
         return {}
-    painting = name(
+    whole = _painting(payload, sampler)
+    if payload.trunk is None:
+        return {step: name("step_state", painting=whole, step=step) for step in wanted}
+    trunk = _painting(replace(payload, prompt=payload.trunk, trunk=None, trunk_steps=0), sampler)
+    return {step: name("step_state", painting=trunk if step <= payload.trunk_steps else whole, step=step) for step in wanted}
+
+
+def _painting(payload: Denoise, sampler: str) -> str:
+    return name(
         "painting",
         tenant=payload.salt,
         prompt=payload.prompt.name,
@@ -84,8 +92,8 @@ def state_names(payload: Denoise, sampler: str) -> Mapping[int, str]:
         sampler=sampler,
         init=payload.init.name if payload.init is not None else None,
         strength=float(payload.strength),
+        trunk=[payload.trunk.name, payload.trunk_steps] if payload.trunk is not None else None,
     )
-    return {step: name("step_state", painting=painting, step=step) for step in wanted}
 
 
 def _tensors_of(value: Plain) -> Sequence[str]:

@@ -19,16 +19,19 @@ from stages.contract.errors import Overloaded
 
 W = ParamSpec("W")
 READERS = 8  # they wait for the network, not for the CPU
+ASKERS = 4
 MAX_WAITING = 4096
 MAX_WRITING_BYTES = 256 * 2**20
 """Of the values that wait to be remembered, beside one: what comes faster than it can be is not."""
 
 
 class CacheThreads:
-    """For one event loop. Writes have a thread of their own: no reader waits for one. `what` is in it, in messages and threads' names."""
+    """For one event loop. Nobody who reads waits for whoever writes, nor who only asks where something is for whoever reads. `what` is in
+    it, in messages and threads' names."""
 
     def __init__(self, cache: TieredCache, what: str = "the cache") -> None:
-        self._cache, self._what = cache, what
+        self._cache, self._near, self._what = cache, cache.near(), what
+        self._asking = ThreadPool(f"asking for {what}", threads=ASKERS, max_waiting=MAX_WAITING)
         self._reading = ThreadPool(f"reading {what}", threads=READERS, max_waiting=MAX_WAITING)
         self._writing = ThreadPool(f"writing {what}", threads=1, max_waiting=MAX_WAITING)
         self._writing_bytes = 0
@@ -54,12 +57,17 @@ class CacheThreads:
         return None
 
     async def where(self, keys: Sequence[str]) -> Mapping[str, str]:
-        """key -> the first tier that holds it: a hint."""
-        if not self._cache.is_far:
-            return self._cache.where(keys)
-        with suppress(Overloaded):
-            return await self._reading.run(self._cache.where, keys)
-        return {}
+        """key -> the first tier that holds it: a hint. What is all in memory is told at once."""
+        near = self._near.where(keys)
+        far = [key for key in keys if key not in near]
+        if far and self._cache.is_far:
+            with suppress(Overloaded):
+                return near | await self._asking.run(self._cache.where, far)
+        return near
+
+    def get_near(self, keys: Sequence[str], label: Label = UNLABELLED) -> Mapping[str, Found]:
+        """From memory alone, at once."""
+        return self._near.get_many(keys, label)
 
     async def put(self, key: str, value: Arrays, label: Label = UNLABELLED, *, in_memory_only: bool = False) -> None:
         if in_memory_only:
@@ -94,8 +102,8 @@ class CacheThreads:
     async def close(self) -> None:
         """Closes the cache."""
         await DaemonThreads(f"closing {self._what}", max_threads=1).run(self._cache.close)
-        self._reading.close()
-        self._writing.close()
+        for pool in (self._asking, self._reading, self._writing):
+            pool.close()
 
 
 class _Bid:

@@ -87,3 +87,15 @@ def test_it_never_allows_two_trials_within_a_pause_while_open(events: list[tuple
 def test_settings_that_make_no_sense_are_refused(failures: int, pause_s: float) -> None:
     with pytest.raises(ValueError, match="max_failures"):
         Breaker(failures, pause_s)
+
+
+def test_it_says_whether_it_is_closed_and_how_many_failures_there_were_in_a_row() -> None:
+    breaker = Breaker(2, 5)
+    breaker.failed(0)
+    assert (breaker.is_closed, breaker.num_failures) == (True, 1)
+    breaker.failed(0)
+    assert (breaker.is_closed, breaker.num_failures) == (False, 2)
+    assert breaker.allows(5)
+    assert not breaker.is_closed  # until it is known what becomes of the trial
+    breaker.succeeded()
+    assert (breaker.is_closed, breaker.num_failures) == (True, 0)

@@ -210,6 +210,67 @@ def _answer_all(listener: socket.socket, answer: bytes) -> None:
                 continue
 
 
+def test_a_server_that_was_flushed_is_a_miss_and_nothing_else(server: RedisServer, open_tier: Open) -> None:
+    server.start()
+    tier = open_tier()
+    put(tier)
+    with server.client() as client:
+        client.flushall()
+    assert tier.get_many(["a"]) == {}
+    put(tier)
+    assert tier.get_many(["a"])
+    assert (tier.stats().errors, tier.stats().opened, tier.stats().misses) == (0, 0, 1)
+
+
+def test_threads_go_on_while_the_server_is_killed_frozen_flushed_and_started_again(server: RedisServer) -> None:
+    """Whatever is found is right, and nothing is raised; once it answers again, everything is found again."""
+    server.start()
+    tier = RedisTier(server.url, patience=Patience(timeout_s=0.1), breaker=Breaker(3, 0.05), part_bytes=20_000)
+    wrong: list[object] = []
+    rounds, stop = [0] * 4, threading.Event()
+
+    def work(number: int) -> None:
+        while not stop.is_set():
+            for key in "0123":
+                size = 4000 if key < "2" else 50_000  # in parts
+                tier.put_many({key: {"x": floats(size, float(key))}}, Label(key, "seal"))
+                found = tier.get_many([key], Label(key, "seal"))
+                wrong.extend(value for value in found.values() if not same(value, {"x": floats(size, float(key))}))
+            rounds[number] += 1
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+
+    def go_on(count: int = 3) -> None:
+        """Until every thread has gone round a few more times: none hangs."""
+        wanted = [done + count for done in rounds]
+        while any(done < goal for done, goal in zip(rounds, wanted, strict=True)):
+            stop.wait(0.001)
+
+    go_on()
+    for begin, end in ((server.kill, server.start), (server.freeze, server.thaw)):
+        opened = tier.stats().opened
+        begin()
+        while tier.stats().opened == opened:
+            go_on(1)
+        assert tier.stats().is_down
+        end()
+        while tier.stats().is_down:
+            go_on(1)
+    with server.client() as client:
+        client.flushall()
+    hits = tier.stats().hits
+    while tier.stats().hits < hits + 100:
+        go_on(1)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    tier.close()
+    assert not wrong
+    assert tier.stats().corrupt == 0
+
+
 # ---- damage ----
 
 

@@ -81,3 +81,26 @@ def test_nothing_accepted_is_lost_and_the_bound_holds(data: list[bytes | None], 
         queue.done(batch)
     assert taken == accepted
     assert queue.wait_empty(0)
+
+
+def test_room_can_be_waited_for() -> None:
+    queue = WriteQueue(700)
+    queue.offer(SMALL)
+    queue.offer(SMALL)
+    assert not queue.wait_room(44, 0.01)
+    batch = queue.take(10_000)
+    found: list[bool] = []
+    waiting = threading.Thread(target=lambda: found.append(queue.wait_room(44, 30)))
+    waiting.start()
+    queue.done(batch)
+    waiting.join()
+    assert found == [True]
+    queue.close()
+    assert not queue.wait_room(0, 30)
+
+
+def test_a_value_in_parts_weighs_what_its_parts_do() -> None:
+    queue = WriteQueue(1000)
+    assert not queue.offer(Write("k", b"head", parts=(("k.0", bytes(400)), ("k.1", bytes(400)))))
+    assert queue.offer(Write("k", b"head", parts=(("k.0", bytes(300)), ("k.1", bytes(300)))))
+    assert not queue.wait_room(300, 0)

@@ -16,7 +16,7 @@ from ray.serve.config import RequestRouterConfig
 from pipelines.cluster.replica import StageReplica
 from pipelines.cluster.serve_client import ServeStageClient
 from pipelines.routing.name_router import NameRouter
-from pipelines.settings.replica_spec import CacheSpec, ReplicaSpec
+from pipelines.settings.replica_spec import CacheSpec, RedisSpec, ReplicaSpec
 from stages.contract.item import Item, Reply
 from stages.contract.limits import BatchLimits, QueueLimits
 from tests.cache.redis_server import RedisServer
@@ -44,7 +44,9 @@ class Slow(Adder):
 
 class Replica(StageReplica):
     def __init__(self, folder: Path, redis_url: str) -> None:
-        super().__init__(ReplicaSpec("encoder", (), CacheSpec(memory_bytes=2**20, redis_url=redis_url), torch_threads=1))
+        super().__init__(
+            ReplicaSpec("encoder", (), CacheSpec(memory_bytes=2**20, redis=RedisSpec(url=redis_url)), torch_threads=1)
+        )
         self.host.add(STAGE, Slow(folder), batch=BatchLimits(4), queue=QueueLimits(128))
 
     async def __del__(self) -> None:

@@ -35,11 +35,11 @@ def signed(index: bytes, key: bytes = KEY.encode(), payload: bytes = PAYLOAD) ->
     return head + xxhash.xxh3_128_digest(head + key + index + payload) + key + index + payload
 
 
-def read(data: bytes) -> dict[str, Any] | None:
+def read(data: bytes, seal: str = "") -> dict[str, Any] | None:
     """None: corrupt."""
     tracemalloc.start()
     try:
-        return decode(KEY, data)
+        return decode(KEY, data, seal)
     except CorruptValue:
         return None
     finally:
@@ -53,6 +53,13 @@ def read(data: bytes) -> dict[str, Any] | None:
 def test_changed_bytes_are_the_value_or_corrupt(data: bytes) -> None:
     found = read(data)
     assert found is None or data in [encode(KEY, value) for value in VALUES]
+
+
+@effort(300)
+@given(mutated([encode(KEY, value, seal) for value in VALUES for seal in ("", "theirs", "ours")], [b"TPTC"]))
+def test_changed_bytes_and_others_bytes_are_not_believed_under_a_seal(data: bytes) -> None:
+    found = read(data, "ours")
+    assert found is None or data in [encode(KEY, value, "ours") for value in VALUES]
 
 
 @effort(500)

@@ -6,7 +6,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from pipelines.cli import DEFAULT_CONFIG, app
+from pipelines.cli import app
+from pipelines.commands.console import DEFAULT_CONFIG
 
 
 def checked(path: Path) -> tuple[int, str]:

@@ -16,7 +16,7 @@ from cache.tiered import TieredCache
 from pipelines.client import LocalStageClient
 from pipelines.cluster.serve_client import ServeStageClient
 from pipelines.context import RequestContext
-from pipelines.jobs import PaintEvent, PaintImage, PaintJob, PaintProgress
+from pipelines.jobs import PaintEvent, PaintImage, PaintJob, PaintProgress, Trunk
 from pipelines.rules.paint_rules import PaintRules
 from pipelines.text_to_image import TextToImagePipeline
 from pipelines.threads import Threads
@@ -277,6 +277,19 @@ async def test_a_painting_that_was_called_off_goes_on_where_it_was_kept_last(sce
         assert again.steps == [4, 5, 6]
         assert len(replica.backbone.rows) == before + 3
         np.testing.assert_array_equal(again.pixels[5], whole.pixels[5])
+
+
+async def test_variations_of_one_seed_begin_where_their_trunk_ends(scene: Scene) -> None:
+    pipeline, trunk = scene.pipeline(scene.first.client), Trunk("a red circle", 0.5)
+    boat = await paint(pipeline, job(prompt="a boat", trunk=trunk))
+    await scene.settled()
+    alone = await paint(pipeline, job(prompt="a lake", trunk=trunk), **THEIRS)
+    assert alone.steps == list(range(1, STEPS + 1))
+    for replica in (scene.first, scene.second):
+        lake = await paint(scene.pipeline(replica.client), job(prompt="a lake", trunk=trunk))
+        assert lake.steps == [4, 5, 6]
+        assert not np.array_equal(lake.pixels[5], boat.pixels[5])
+        np.testing.assert_array_equal(lake.pixels[5], alone.pixels[5])
 
 
 async def test_a_painting_whose_replica_dies_goes_on_elsewhere_and_shows_no_preview_twice(scene: Scene) -> None:

@@ -13,12 +13,12 @@ from cache.tiered import TieredCache
 from pipelines.client import LocalStageClient
 from pipelines.cluster.serve_client import ServeStageClient
 from pipelines.context import RequestContext
-from pipelines.jobs import GivenImage, ImagePart, PaintEvent, PaintImage, PaintJob, PaintProgress
+from pipelines.jobs import GivenImage, ImagePart, PaintEvent, PaintImage, PaintJob, PaintProgress, Trunk
 from pipelines.rules.paint_rules import PaintRules
 from pipelines.text_to_image import TextToImagePipeline
 from pipelines.threads import Threads
 from stages.contract.errors import DeadlineExceeded, InvalidRequest
-from stages.diffusion.messages import Denoise
+from stages.diffusion.messages import Denoise, EncodePrompt
 from stages.host.host import StageHost
 from tests.pipelines.cluster.fake_serve import FakeDeployment
 from tests.pipelines.measured_client import MeasuredClient
@@ -140,6 +140,27 @@ async def test_both_prompts_have_as_many_positions_and_are_encoded_once(
     assert len(scene.text.made) == 2
 
 
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+async def test_a_trunks_prompt_is_as_long_as_the_others_and_ends_at_its_part_of_the_steps(
+    scene: Scene, guidance: float
+) -> None:
+    job = PaintJob("a red boat", steps=10, guidance_scale=guidance, trunk=Trunk("boat", 0.5))
+    assert len(images(await scene.paint(job))) == 1
+    texts = {payload.text: payload.min_positions for payload in scene.text.made}
+    assert texts == {"a red boat": 0, "boat": 3} | ({"": 3} if guidance > 1 else {})
+    (payload,) = scene.denoised()
+    assert payload.trunk is not None
+    assert (payload.trunk.payload, payload.trunk_steps, payload.keep_steps) == (EncodePrompt("boat", 3), 5, (5,))
+
+
+@pytest.mark.parametrize(("steps", "part", "shared"), [(1, 0.5, 0), (4, 0.1, 0), (4, 0.9, 4)])
+async def test_a_trunk_of_no_step_or_of_all_is_refused(scene: Scene, steps: int, part: float, shared: int) -> None:
+    with pytest.raises(InvalidRequest, match=f"^trunk: part {part} of {steps} steps is {shared}") as raised:
+        await scene.paint(PaintJob("a boat", steps=steps, trunk=Trunk("a lake", part)))
+    assert raised.value.param == "trunk"
+    assert scene.client.items == []
+
+
 async def test_without_guidance_there_is_one_prompt_and_a_negative_one_is_refused(scene: Scene) -> None:
     await scene.paint(PaintJob("a boat", guidance_scale=1.0))
     assert [payload.text for payload in scene.text.made] == ["a boat"]
@@ -148,10 +169,10 @@ async def test_without_guidance_there_is_one_prompt_and_a_negative_one_is_refuse
     assert raised.value.param == "negative_prompt"
 
 
-@pytest.mark.parametrize("param", ["prompt", "negative_prompt"])
+@pytest.mark.parametrize("param", ["prompt", "negative_prompt", "trunk"])
 async def test_a_prompt_that_is_too_long_is_named_before_anything_runs(scene: Scene, param: str) -> None:
-    texts = {"prompt": "short", "negative_prompt": "short"} | {param: "word " * (LONGEST + 1)}
-    job = PaintJob(texts["prompt"], negative_prompt=texts["negative_prompt"])
+    texts = dict.fromkeys(("prompt", "negative_prompt", "trunk"), "short") | {param: "word " * (LONGEST + 1)}
+    job = PaintJob(texts["prompt"], negative_prompt=texts["negative_prompt"], trunk=Trunk(texts["trunk"], 0.5))
     with pytest.raises(InvalidRequest) as raised:
         await scene.paint(job)
     assert raised.value.param == param

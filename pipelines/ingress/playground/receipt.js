@@ -30,7 +30,7 @@ function head(showsCache) {
 }
 
 function row(stage, total, showsCache) {
-  const kept = ["memory", "redis", "joined"].includes(stage.cache);
+  const kept = ["slots", "memory", "redis", "joined"].includes(stage.cache);
   const name = stage.stage.split(".").pop().replaceAll("_", " ");
   const cells = [
     element("th", { scope: "row", title: stage.replica ? `${stage.stage} on ${stage.replica}` : stage.stage }, name),
@@ -66,7 +66,8 @@ function bar(kind, start, length, total) {
 function badge(stage, kept) {
   const words = { off: "not kept", miss: "computed", memory: "remembered", redis: "remembered (Redis)", joined: "shared" };
   const moved = stage.bytes_moved ? `${Math.ceil(stage.bytes_moved / 1024)} KiB moved` : "";
-  return element("span", { class: kept ? "badge kept" : "badge", title: moved }, words[stage.cache] ?? stage.cache);
+  const begins = stage.run_s > 0 ? { slots: "begun from a slot", memory: "begun from memory", redis: "begun from Redis" } : {};
+  return element("span", { class: kept ? "badge kept" : "badge", title: moved }, begins[stage.cache] ?? words[stage.cache] ?? stage.cache);
 }
 
 function legend(showsCache) {

@@ -30,6 +30,7 @@ def _entry(receipt: StageReceipt, *, whole: bool) -> StageEntry:
         "batch_size": round(receipt.batch_size, 2),
         "cache": receipt.cache,
         "bytes_moved": receipt.bytes_moved,
+        "cache_s": _seconds(receipt.cache_s),
     }
     return StageEntry.model_validate(
         {

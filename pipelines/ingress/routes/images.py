@@ -30,8 +30,9 @@ from pipelines.ingress.schemas.images import (
     ImagesBody,
     PaintBody,
     PaintExtras,
+    TrunkExtras,
 )
-from pipelines.jobs import GivenImage, PaintEvent, PaintImage, PaintJob, PaintPipeline
+from pipelines.jobs import GivenImage, PaintEvent, PaintImage, PaintJob, PaintPipeline, Trunk
 from pipelines.threads import Threads
 from stages.contract.errors import InvalidRequest, StageFailed
 
@@ -121,7 +122,20 @@ def paint_job(body: PaintBody, settings: IngressSettings, init: GivenImage | Non
         sampler=_one_of(body.scheduler, extras.scheduler, "scheduler"),
         partial_images=body.partial_images or 0,
         init=init,
+        trunk=_trunk(extras.trunk, settings),
     )
+
+
+def _trunk(given: TrunkExtras | None, settings: IngressSettings) -> Trunk | None:
+    """Raises `InvalidRequest`."""
+    if given is None:
+        return None
+    if not given.prompt.strip():
+        raise InvalidRequest(
+            "triptych.trunk.prompt is blank; say what is to be painted at first", param="triptych.trunk.prompt"
+        )
+    check_length(len(given.prompt), settings.limits, param="triptych.trunk.prompt")
+    return Trunk(given.prompt, given.part)
 
 
 def image_output(body: PaintBody, events: EventTypes) -> ImageOutput:

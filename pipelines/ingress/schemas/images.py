@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from pipelines.ingress.schemas.receipt import Receipt
-from pipelines.ingress.schemas.strict import WHOLE, AskingBody, EndUser, Extras, ResponseBody, Seed
+from pipelines.ingress.schemas.strict import WHOLE, AskingBody, EndUser, Extras, RequestBody, ResponseBody, Seed
 from stages.diffusion.messages import MAX_GUIDANCE_SCALE
 
 Steps = Annotated[int, Field(ge=1, le=10_000), WHOLE]
@@ -20,10 +20,20 @@ Strength = Annotated[
 ]
 
 
+class TrunkExtras(RequestBody):
+    """What variations share: paintings of one seed that differ in their prompts alone are one painting up to there."""
+
+    prompt: Annotated[str, Field(min_length=1, json_schema_extra={"pattern": r"\S"}, description="what is painted at first")]
+    part: Annotated[
+        float, Field(gt=0, lt=1, description="of the steps, how many follow it; the rest follow the request's prompt")
+    ]
+
+
 class PaintExtras(Extras):
-    """Triptych's own. All but `priority` and `progress` may stand at the top level too, but not twice."""
+    """Triptych's own. All but `priority`, `progress` and `trunk` may stand at the top level too, but not twice."""
 
     progress: bool = Field(False, description="while streaming, also send a `triptych.progress` event after every step")
+    trunk: TrunkExtras | None = None
     negative_prompt: str | None = None
     num_inference_steps: Steps | None = None
     guidance_scale: Guidance | None = None
@@ -71,6 +81,7 @@ _OWN = {
     "seed": "seed",
     "sampler": "scheduler",
     "strength": "strength",
+    "trunk": "trunk",
 }
 """What a job calls the fields that may stand under `triptych` too -> their names there and at the top level."""
 

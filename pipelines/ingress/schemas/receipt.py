@@ -9,8 +9,8 @@ from pipelines.ingress.schemas.strict import ResponseBody
 
 
 class StageEntry(ResponseBody):
-    """One visit to one stage. Seconds. What tells of other requests (`replica`, `batch_size`, `cache`, `bytes_moved`) is absent where
-    several tenants are served, but for operators."""
+    """One visit to one stage. Seconds. What tells of other requests (`replica`, `batch_size`, `cache`, `bytes_moved`, `cache_s`) is absent
+    where several tenants are served, but for operators."""
 
     stage: str
     replica: str | None = None
@@ -24,6 +24,9 @@ class StageEntry(ResponseBody):
     ended_s: float = Field(description="seconds after the request's arrival; its last step ended about then")
     cache: Literal["off", "miss", "slots", "memory", "redis", "joined"] | None = None
     bytes_moved: int | None = None
+    cache_s: float | None = Field(
+        None, description="waited for what is remembered of its beginning, before it waited for the device"
+    )
 
 
 class Receipt(ResponseBody):

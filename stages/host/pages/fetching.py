@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cache.tier import Label
-from cache.tiered import Found
+from cache.tiered import MEMORY, Found
 from stages.concurrency.thread_pool import TENANT
 from stages.contract.errors import Cancelled
 from stages.host.cache_threads import CacheThreads
@@ -54,14 +54,16 @@ class PageFetching:
         self._flights: dict[str, Flight[Pages]] = {}  # by key
 
     async def fetch(self, wanted: Wanted, within_s: float) -> Fetched:
-        """Waits no longer than that. Never raises, but for being cancelled."""
-        waiting = self._joined(wanted)
+        """What is in memory at once, for the rest it waits no longer than that. Never raises, but for being cancelled."""
+        found = self._from_memory(wanted)
+        waiting = self._joined(wanted, found)
+        if not waiting.flights:
+            return Fetched(found, frozenset(), is_late=False)
         try:
             await asyncio.wait(waiting.flights.values(), timeout=within_s)
         finally:
             for flight, waiter in waiting.flights.items():
                 flight.leave(waiter)
-        found: dict[str, Found] = {}
         for waiter in waiting.flights.values():
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 found.update(waiter.result())
@@ -78,9 +80,18 @@ class PageFetching:
         for flight in set(self._flights.values()):
             flight.call_off(Cancelled("pages are no longer fetched here"))
 
-    def _joined(self, wanted: Wanted) -> _Waiting:
+    def _from_memory(self, wanted: Wanted) -> dict[str, Found]:
+        began, keys = time.monotonic(), wanted.keys.get(MEMORY, ())
+        found = dict(self._cache.get_near(keys, wanted.label)) if keys else {}
+        if found:
+            wanted.observe(MEMORY, sum(value.bytes for value in found.values()), time.monotonic() - began)
+        return found
+
+    def _joined(self, wanted: Wanted, found: Mapping[str, Found]) -> _Waiting:
+        """What memory has lost since is asked for with the rest."""
         waiting = _Waiting()
-        for tier, keys in wanted.keys.items():
+        for tier, wanted_there in wanted.keys.items():
+            keys = [key for key in wanted_there if key not in found]
             new = [key for key in keys if key not in self._flights or self._flights[key].has_failed]
             if new:
                 self._begin(tier, new, wanted)

@@ -43,12 +43,15 @@ class Beginning:
     pages: Inputs = NO_INPUTS
     cache: str | None = None
     bytes_moved: int = 0
+    waited_s: float = 0.0
     held: HeldPages | None = None
     keys: list[str] = field(default_factory=list)
 
     def told(self, receipt: StageReceipt) -> StageReceipt:
         """The stage's receipt, with that."""
-        return receipt if self.cache is None else replace(receipt, cache=self.cache, bytes_moved=self.bytes_moved)
+        if self.cache is None:
+            return receipt
+        return replace(receipt, cache=self.cache, bytes_moved=self.bytes_moved, cache_s=self.waited_s)
 
     def keep(self, keys: Sequence[str]) -> None:
         """Of the others the memory is no longer counted."""
@@ -64,19 +67,11 @@ class Beginning:
 class StagePages:
     """The pages of one stage. `origin`: the key of who makes them. On one event loop; what it is to remember comes on any thread."""
 
-    def __init__(
-        self,
-        stage: str,
-        paging: Paging[Any],
-        cache: CacheThreads,
-        origin: str,
-        deliver: Deliver,
-        held: HeldPages | None = None,
-    ) -> None:
+    def __init__(self, stage: str, paging: Paging[Any], cache: CacheThreads, origin: str, deliver: Deliver) -> None:
         self._stage, self._paging, self._cache, self._origin = stage, paging, cache, origin
         self._kind = paging.page_type.kind()
         self._counters, self._rule = PageCounters(), FetchRule()
-        self._held = held or HeldPages()
+        self._held = HeldPages()
         self._fetching = PageFetching(cache)
         self._writer = PageWriter(cache, self._kind, origin, deliver, paging.room_again)
         self._latest = PageRun()
@@ -119,6 +114,7 @@ class StagePages:
         began = time.monotonic()
         try:
             beginning = await self._find(item, run)
+            beginning.waited_s = time.monotonic() - began
         finally:
             self._counters.page_wait_seconds_total += time.monotonic() - began
         if remaining_s(item) == 0:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from stages.contract.limits import QueueLimits
 from stages.engine.scheduling.room import Tally, has_room_for_cost
 
-MAX_HELD_BYTES = 512 * 2**20
+MAX_HELD_BYTES = 2**30
 
 
 @dataclass(slots=True)

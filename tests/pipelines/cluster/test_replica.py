@@ -1,9 +1,13 @@
-"""What a replica does about a load, or a call on its event loop, that never ends: in a process of its own."""
+"""What a replica does about a load, or a call on its event loop, that never ends: in a process of its own. And
+what the embedded Redis says at its start."""
 
+import asyncio
 import subprocess
 import sys
 
-from pipelines.cluster.replica import time_limit
+import pytest
+
+from pipelines.cluster.replica import RedisReplica, time_limit
 
 HANGS = """
 import threading
@@ -48,3 +52,15 @@ def test_a_call_that_holds_up_the_event_loop_ends_the_process_and_is_named() -> 
     assert process.stdout == ""
     assert "the event loop has stopped turning" in process.stderr
     assert "check_that_never_ends" in process.stderr
+
+
+@pytest.mark.parametrize(("num_nodes", "told"), [(0, False), (1, False), (3, True)])
+def test_an_embedded_redis_on_a_cluster_of_several_nodes_says_what_it_cannot_do(
+    num_nodes: int, told: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("pipelines.cluster.running_serve.num_nodes", lambda: num_nodes)
+    replica = RedisReplica(f"test-{num_nodes}", 8 * 2**20)
+    asyncio.run(replica.check_health())
+    del replica
+    assert ("which only processes on that node reach" in caplog.text) == told
+    assert ("3 nodes" in caplog.text) == told

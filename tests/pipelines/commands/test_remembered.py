@@ -13,10 +13,12 @@ from cache.codec import encode
 from cache.embedded import EmbeddedRedis
 from cache.redis_tier import RedisTier
 from cache.tier import Label
-from pipelines.cli import DEFAULT_CONFIG, app
+from pipelines.cli import app
+from pipelines.commands.console import DEFAULT_CONFIG
 from pipelines.settings.config_file import load
 from pipelines.settings.private_redis import embedded_directory
-from pipelines.settings.specs import embedded_servers
+from pipelines.settings.specs import cache_spec, embedded_servers
+from tests.cache.redis_cluster import RedisCluster
 from tests.cache.redis_server import RedisServer
 from tests.cache.values import floats
 
@@ -122,6 +124,22 @@ def test_a_server_that_does_not_answer_is_an_error_that_names_its_setting(tmp_pa
 def test_without_redis_there_is_nothing_to_look_at(tmp_path: Path) -> None:
     code, output = said("stats", "--config", config(tmp_path, {"redis": None}))
     assert (code, "remembers nothing in Redis" in output) == (2, True)
+
+
+def test_a_cluster_is_shown_node_by_node(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    cluster = RedisCluster(tmp_path)
+    request.addfinalizer(cluster.kill)
+    path = config(tmp_path, {"redis": {"url": cluster.url, "cluster": True}})
+    spec = cache_spec(load(Path(path)).app, "triptych").redis
+    assert spec is not None
+    tier = spec.open()
+    tier.put_many({f"{number}": {"x": floats(400)} for number in range(50)})
+    tier.close()  # gives what waits the time to be written
+    code, output = said("stats", "--config", path)
+    assert code == 0
+    (entries,) = [line.split()[1:] for line in output.splitlines() if line.split()[:1] == ["entries"]]
+    assert (len(entries), sum(map(int, entries))) == (3, 50)
+    assert "50 keys forgotten" in said("clear", "--yes", "--config", path)[1]
 
 
 @pytest.fixture

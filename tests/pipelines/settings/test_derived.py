@@ -215,3 +215,10 @@ def test_what_was_derived_is_told_and_what_was_given_is_not() -> None:
     told = "\n".join(derivations(given))
     assert all(name not in told for name in ("batch.max_items", "max_ongoing_requests", "default_max_tokens"))
     assert "paint.default_steps: the checkpoint's own" in "\n".join(derivations(painter()))
+
+
+def test_where_results_go_elsewhere_and_pages_nowhere_that_is_told() -> None:
+    elsewhere = {"url": "redis://cache:6379/0"}
+    assert "cache.kv.redis: none (" in "\n".join(derivations(config(cache={"redis": elsewhere})))
+    for cache in ({}, {"redis": None}, {"redis": elsewhere, "kv": {"redis": elsewhere}}, {"redis": elsewhere, "kv": None}):
+        assert "cache.kv" not in "\n".join(derivations(config(cache=cache)))

@@ -16,11 +16,12 @@ from cache.memory import MemoryTier
 from stages.checkpoints.checkpoint import LoadOptions
 from stages.contract.errors import StageFailed
 from stages.contract.pages import MadePage, Paged
-from stages.contract.recipe import NO_INPUTS, Inputs
+from stages.contract.recipe import NO_INPUTS, Inputs, Recipe
 from stages.contract.stage import Share, Stepped
+from stages.diffusion import denoiser as module
 from stages.diffusion.denoise_row import DenoiseRow
-from stages.diffusion.denoiser import MAX_KEPT, Denoiser
-from stages.diffusion.messages import DenoiseEnd, DenoisePreview, DenoiseProgress, Latents
+from stages.diffusion.denoiser import Denoiser
+from stages.diffusion.messages import DenoiseEnd, DenoisePreview, DenoiseProgress, EncodePrompt, Latents, PromptEmbedding
 from stages.diffusion.row_state import export_state
 from stages.diffusion.sampling.samplers import Sampler
 from stages.diffusion.step_state import StepState
@@ -41,6 +42,15 @@ def another(sd_folder: Path) -> Denoiser:
 
 def kept(task: Task, *steps: int, **changes: Any) -> Task:
     return task.but(keep_steps=steps, **changes)
+
+
+TRUNK: Recipe[PromptEmbedding] = Recipe("trunk", "painter.stage", EncodePrompt(""))
+
+
+def varied(task: Task, trunk: Task, steps: int) -> Task:
+    """The first `steps` follow the other's prompt."""
+    prompt = Inputs({TRUNK.name: trunk.inputs[trunk.payload.prompt]})
+    return Task(task.but(trunk=TRUNK, trunk_steps=steps).payload, task.inputs.with_more(prompt))
 
 
 def run(
@@ -216,15 +226,54 @@ def test_rows_go_on_beside_rows_that_begin(sd_painter: Painter, another: Denoise
     assert page.name == pages[0].name
 
 
-def test_states_that_nobody_takes_are_bounded(sd_painter: Painter) -> None:
+@pytest.mark.parametrize("sampler", NOISE_SAMPLERS)
+def test_variations_share_their_trunk(sd_painter: Painter, another: Denoiser, sampler: str) -> None:
+    steps = 6
+    trunk = sd_painter.task(Wish("a red circle", sampler=sampler, steps=steps))
+    variation = kept(varied(sd_painter.task(Wish("two blue boxes", sampler=sampler, steps=steps)), trunk, 3), 3)
+    events, pages = run(sd_painter.denoiser, variation)
+    of_trunk, plain = kept(trunk.but(prompt=TRUNK), 3), run(sd_painter.denoiser, trunk)[0]
+    assert another.page_run(of_trunk.payload).names == another.page_run(variation.payload).names
+    assert not np.array_equal(latents(events), latents(plain))
+    assert not np.array_equal(latents(events), latents(run(another, variation.but(trunk=None, trunk_steps=0))[0]))
+    for found in (pages, run(sd_painter.denoiser, Task(of_trunk.payload, variation.inputs))[1]):
+        assert [recipe.name for recipe in another.needs(variation.payload, at_hand(found))] == ["prompt", "negative"]
+        again, _ = run(another, variation, at_hand(found))
+        assert progress(again) == progress(events)[-len(progress(again)) :]
+        assert len(progress(again)) < len(progress(events))
+        np.testing.assert_array_equal(latents(again), latents(events))
+
+
+def test_a_state_in_the_trunk_is_gone_on_from_with_the_trunks_prompt(sd_painter: Painter, another: Denoiser) -> None:
+    task, trunk = sd_painter.task(Wish("two blue boxes", steps=6)), sd_painter.task(Wish("a red circle", steps=6))
+    variation = kept(varied(task, trunk, 4), 2)
+    events, pages = run(sd_painter.denoiser, variation)
+    assert [recipe.name for recipe in another.needs(variation.payload, at_hand(pages))] == ["prompt", "negative", "trunk"]
+    again, _ = run(another, variation, at_hand(pages))
+    assert progress(again) == [3, 4, 5, 6]
+    np.testing.assert_array_equal(latents(again), latents(events))
+
+
+def test_a_trunk_of_another_shape_fails_that_request(sd_painter: Painter) -> None:
+    task = sd_painter.task(Wish())
+    prompt = task.inputs[task.payload.prompt]
+    longer = PromptEmbedding(np.concatenate([prompt.embeds, prompt.embeds]))
+    wrong = Task(task.but(trunk=TRUNK, trunk_steps=2).payload, task.inputs.with_more(Inputs({"trunk": longer})))
+    with pytest.raises(StageFailed, match="a painting's prompts are not of one shape"):
+        sd_painter.prepare(wrong)
+
+
+def test_states_that_nobody_takes_are_bounded(sd_painter: Painter, monkeypatch: pytest.MonkeyPatch) -> None:
     denoiser, task = sd_painter.denoiser, sd_painter.task(Wish(steps=1))
-    for seed in range(MAX_KEPT + 1):
+    (page,) = run(denoiser, kept(task, 1))[1]
+    monkeypatch.setattr(module, "MAX_KEPT_BYTES", 3.5 * page.value.num_bytes)
+    for seed in range(5):
         row = denoiser.start(task.payload, denoiser.prepare(kept(task, 1, seed=seed).payload, task.inputs))
         denoiser.step([row])
         denoiser.finish(row)
     pages = denoiser.export(idle=False)
-    assert len(pages) == MAX_KEPT
-    assert pages[-1].name == denoiser.page_run(kept(task, 1, seed=MAX_KEPT).payload).names[0]
+    names = [denoiser.page_run(kept(task, 1, seed=seed).payload).names[0] for seed in (2, 3, 4)]
+    assert [page.name for page in pages] == names
 
 
 def test_what_cannot_be_taken_along_is_not_kept_and_the_painting_goes_on(

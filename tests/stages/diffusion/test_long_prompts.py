@@ -186,7 +186,7 @@ def test_latents_of_long_prompts_are_the_librarys_alone_and_beside_others(bench:
 
 def test_prompts_of_two_lengths_in_one_task_fail_alone(bench: Bench) -> None:
     prompt, negative = bench.painter.encode(text(40), "blue")
-    with pytest.raises(StageFailed, match="prompt and negative prompt are not of one shape"):
+    with pytest.raises(StageFailed, match="prompts are not of one shape"):
         bench.painter.prepare(Task.of(prompt, negative))
 
 

@@ -32,6 +32,8 @@ PAINTED = Denoise(
     strength=0.5,
     keep_steps=(10,),
     salt="tenant",
+    trunk=prompt("t"),
+    trunk_steps=4,
 )
 OTHERS: dict[str, list[Any]] = {
     "prompt": [prompt("q"), prompt("n")],
@@ -44,6 +46,8 @@ OTHERS: dict[str, list[Any]] = {
     "init": [image("j"), None],
     "strength": [0.6, 1.0],
     "salt": ["", "other"],
+    "trunk": [prompt("u"), prompt("p"), None],
+    "trunk_steps": [3, 5],
 }
 RENAMED = [(field, value) for field, values in OTHERS.items() for value in values]
 IN_ANOTHER_WAY = {"sampler"}  # by what it is painted with: None may mean the same
@@ -78,6 +82,15 @@ def test_there_is_a_name_for_each_step_that_the_request_has_in_order() -> None:
     assert list(names) == [5, 10, 20]
     assert len(set(names.values())) == 3
     assert all(len(name) == 64 for name in names.values())
+
+
+def test_what_paintings_share_has_one_name_whatever_they_become() -> None:
+    painted = replace(PAINTED, keep_steps=(2, 4, 5))
+    names = state_names(painted, "euler")
+    other = state_names(replace(painted, prompt=prompt("q")), "euler")
+    assert [names[step] == other[step] for step in (2, 4, 5)] == [True, True, False]
+    shared = state_names(replace(painted, prompt=prompt("t"), trunk=None, trunk_steps=0), "euler")
+    assert [names[step] == shared[step] for step in (2, 4, 5)] == [True, True, False]
 
 
 def test_a_request_that_keeps_nothing_has_no_names() -> None:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pipelines.ingress.request.settings import IngressSettings
-from pipelines.jobs import PaintJob
+from pipelines.jobs import PaintJob, Trunk
 from pipelines.settings.config import LimitsConfig
 from stages.contract.errors import StageFailed
 from tests.pipelines.ingress.fakes import CHAT, PAINT, FakeService, Trouble, gradient
@@ -76,6 +76,12 @@ async def test_own_fields_are_taken_at_the_top_level_and_under_triptych(place: s
     ]
 
 
+async def test_what_variations_share_is_a_prompt_and_a_part_of_the_steps() -> None:
+    service = FakeService()
+    await painted({"model": PAINT, "prompt": "a boat", "triptych": {"trunk": {"prompt": "a lake", "part": 0.5}}}, service)
+    assert service.jobs == [PaintJob("a boat", trunk=Trunk("a lake", 0.5))]
+
+
 async def test_a_field_in_both_places_is_refused() -> None:
     assert (await refused(paint_body(triptych={"seed": 5})))["param"] == "triptych.seed"
 
@@ -124,6 +130,12 @@ async def test_more_compression_quality_makes_a_larger_file() -> None:
         ({"seed": -1}, "seed"),
         ({"seed": 2**63}, "seed"),
         ({"scheduler": 5}, "scheduler"),
+        ({"trunk": {"prompt": "a lake", "part": 0.5}}, "trunk"),
+        ({"triptych": {"trunk": {"prompt": " ", "part": 0.5}}}, "triptych.trunk.prompt"),
+        ({"triptych": {"trunk": {"prompt": "a" * 200_001, "part": 0.5}}}, "triptych.trunk.prompt"),
+        ({"triptych": {"trunk": {"prompt": "a lake", "part": 1.0}}}, "triptych.trunk.part"),
+        ({"triptych": {"trunk": {"prompt": "a lake", "part": 0}}}, "triptych.trunk.part"),
+        ({"triptych": {"trunk": {"prompt": "a lake"}}}, "triptych.trunk.part"),
         ({"model": CHAT}, "model"),
     ],
 )

@@ -18,8 +18,10 @@ from stages.contract.engine import EngineIdentity
 from stages.contract.errors import DeadlineExceeded, InvalidRequest, QueueFull
 from stages.contract.item import InputReceipts, Item, StageMetrics, StageReceipt, StreamEnd
 from stages.contract.limits import QueueLimits
+from stages.host.cache_threads import READERS
 from stages.host.host import StageHost
 from stages.host.origin import Origin, remembered_as
+from stages.host.pages.held import MAX_HELD_BYTES
 from tests.stages.fakes import Add, Adder, FarTier, Gate
 from tests.stages.host.test_host import collect, once
 from tests.stages.host.test_inputs import plus
@@ -146,7 +148,8 @@ async def test_the_farthest_tier_is_on_the_receipt(scene: Scene) -> None:
     scene.put("abcd")
     assert (await scene.spell()).outcome == (4, "redis", 2)
     assert (scene.count("page_hits_memory_total"), scene.count("page_hits_redis_total")) == (1, 1)
-    assert (await scene.spell("abcdxy")).outcome == (4, "memory", 0)
+    again = await scene.spell("abcdxy")
+    assert (again.outcome, again.receipt.cache_s > 0) == ((4, "memory", 0), True)
 
 
 async def test_behind_a_gap_nothing_is_fetched(scene: Scene) -> None:
@@ -180,7 +183,8 @@ async def test_pages_are_labelled_with_their_kind_and_whose_they_are(scene: Scen
 
 
 async def test_short_items_and_hosts_without_pages_look_for_nothing(scene: Scene) -> None:
-    assert (await scene.spell("a")).receipt.cache == "off"
+    short = await scene.spell("a")
+    assert (short.receipt.cache, short.receipt.cache_s) == ("off", 0.0)
     host = StageHost()
     host.add("m.spell", speller := Speller())
     answer = Spelled(await collect(host.stream("m.spell", Item("r", Spell(TEXT)))))
@@ -331,7 +335,7 @@ async def test_a_fetch_that_everybody_left_is_begun_again(scene: Scene) -> None:
 
 
 async def test_above_the_bound_of_bytes_nothing_more_is_fetched(scene: Scene) -> None:
-    scene.speller.page_bytes = 2**29
+    scene.speller.page_bytes = MAX_HELD_BYTES
     scene.put("ab", "abcd", "xy")
     scene.speller.gate.close()
     running = [scene.spell(), scene.spell("xyz")]
@@ -394,6 +398,31 @@ async def test_features_are_looked_up_while_pages_are_slow() -> None:
     scene.far.get_gate.open()
     await asyncio.gather(*waiting)
     await scene.close()
+
+
+async def test_what_is_in_memory_or_nowhere_waits_for_nobodys_fetches(scene: Scene) -> None:
+    scene.put("xy", tier=scene.memory)
+    scene.put(*(f"{letter}a" for letter in "abcdefghij"))
+    scene.far.get_gate.close()
+    waiting = [scene.spell(f"{letter}ab") for letter in "abcdefghij"]
+    await asyncio.to_thread(scene.far.get_gate.wait_for, READERS)
+    assert (await scene.spell("xyz")).outcome == (2, "memory", 0)
+    assert (await scene.spell("uvw")).outcome == (0, "miss", 0)
+    scene.far.get_gate.open()
+    assert {answer.receipt.cache for answer in await asyncio.gather(*waiting)} == {"redis"}
+
+
+async def test_what_memory_loses_meanwhile_comes_from_far(scene: Scene) -> None:
+    class Losing(MemoryTier):
+        def holds(self, keys: Sequence[str]) -> set[str]:
+            return set(keys)
+
+    scene.put("ab", "abcd")
+    host = StageHost(pages=TieredCache([Losing(2**20), scene.far]))
+    host.add("m.spell", Speller(), contents=Contents("", "w"))
+    answer = Spelled(await collect(host.stream("m.spell", Item("r", Spell("abcde")))))
+    assert (answer.outcome, answer.text) == ((4, "redis", 4), "abcde")
+    await host.close()
 
 
 async def test_closing_ends_what_waits_for_pages() -> None:
