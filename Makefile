@@ -1,8 +1,11 @@
 # The commands a person runs. Everything lives in .venv; nothing else on the machine is touched.
 PYTHON ?= python3.11
 PORT ?= 8000
+WORKERS ?= 2
 FUZZ_SECONDS ?= 3600
 BIN := .venv/bin
+ON_SEVERAL_CORES := -n $(WORKERS) --dist loadfile
+FAST := not cluster and not browser and not models and not slow
 STAMP := .venv/.installed
 TOOLS := $(CURDIR)/.venv/tools
 PIP_INSTALL := install --quiet --disable-pip-version-check --no-deps --progress-bar on
@@ -10,7 +13,7 @@ LOCKED := --require-hashes --only-binary :all:
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" $(UPGRADE)
 LOCK_OF_ALL := $(COMPILE) pyproject.toml locks/also.in --extra dev --extra bench
 
-.PHONY: setup demo serve check lint fast-tests test fuzz audit lock format clean
+.PHONY: setup demo serve check lint fast-tests test cpu-tests every-test fuzz audit lock format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -57,12 +60,20 @@ lint: setup
 	@$(BIN)/mypy
 
 fast-tests: setup
-	@$(BIN)/python -m pytest --hypothesis-profile quick -m "not cluster and not browser and not models and not slow"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ON_SEVERAL_CORES) --hypothesis-profile quick -m "$(FAST)"
+
+test: setup
+	@$(MAKE) --no-print-directory cpu-tests
+	@$(MAKE) --no-print-directory every-test
 
 # What depends on the CPU runs twice: limited to AVX2 (most laptops), and as the machine is.
-test: setup
+cpu-tests: setup
 	@ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest -m cpu
-	@$(BIN)/python -m pytest
+
+# Every test, in two runs: what starts no cluster and no model on several cores, and the rest, which uses them all by itself.
+every-test: setup
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ON_SEVERAL_CORES) -m "$(FAST)"
+	@$(BIN)/python -m pytest -m "not ($(FAST))"
 
 # Rounds of the tests in tests/fuzz with new random examples, until the time is up or something fails. What failed lies in
 # .hypothesis/examples and is tried first by every later run.
