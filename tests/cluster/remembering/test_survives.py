@@ -12,15 +12,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-import redis
 
 from cache.codec import describe, encode
+from tests.cache.redis_server import RedisServer
 from tests.cluster.remembering.serving import ENCODER, LLM, LONG_TEXT, Answer, Remembering, Tenant, fresh_png, keys_of
 from tests.cluster.server import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
-IMAGE, STORY = fresh_png(301), f"Learn all this by heart. {LONG_TEXT}"
+IMAGE, STORY = fresh_png(300), f"Learn this by heart. {LONG_TEXT}"
 """Nobody is asked about them elsewhere."""
 
 STEPS, KEPT, SEED = 150, 75, 77  # the configuration keeps the state half-way
@@ -96,23 +96,29 @@ def survived(remembering: Remembering) -> Survived:
 def rewrite(remembering: Remembering, keys: set[bytes], damage: Damage) -> None:
     """Every value of these in Redis."""
     for store, key, data in values(remembering, keys):
-        store.set(key, damage(key, data))
+        put(store, key, damage(key, data))
 
 
 def exchange(remembering: Remembering, theirs: set[bytes], others: set[bytes]) -> None:
     """Under their keys: another tenant's values, as long as their own."""
     pool = [data for _, _, data in values(remembering, others)]
-    for store, key, data in list(values(remembering, theirs)):
-        store.set(key, next(other for other in pool if len(other) == len(data)))
+    for store, key, data in values(remembering, theirs):
+        put(store, key, next(other for other in pool if len(other) == len(data)))
 
 
-def values(remembering: Remembering, keys: set[bytes]) -> list[tuple[redis.Redis, bytes, bytes]]:
+def values(remembering: Remembering, keys: set[bytes]) -> list[tuple[RedisServer, bytes, bytes]]:
     found = []
     for store in remembering.stores:
-        client = store.client()
-        found += [(client, key, bytes(data)) for key in sorted(keys) if isinstance(data := client.get(key), bytes)]
+        with store.client() as client:
+            given = [(key, client.get(key)) for key in sorted(keys)]
+        found += [(store, key, data) for key, data in given if isinstance(data, bytes)]
     assert len(found) == len(keys)
     return found
+
+
+def put(store: RedisServer, key: bytes, data: bytes) -> None:
+    with store.client() as client:
+        client.set(key, data)
 
 
 def painted_while_all_die(remembering: Remembering) -> list[int]:
