@@ -1,6 +1,7 @@
 """What a payload's prompt is, whatever is at hand for it: its tokens as a slot holds them, its images' places, its pages' names.
 
-Decides that the same payload is read once: a host asks for its pages, then for its needs, and prepares it. Pure.
+Decides that the same prompt is read once: a host asks for its pages, then for its needs, and prepares it. Keeps nothing else of a
+payload, whose images are large. Pure.
 """
 
 import threading
@@ -32,37 +33,36 @@ class ReadPrompt:
         return SlotContents(self.salt, list(self.tokens), self.images, chain=list(self.chain))
 
 
+_Key = tuple[str, tuple[int, ...], tuple[SlotImage, ...]]
+
+
 @dataclass(frozen=True, slots=True)
 class PromptReader:
     """Of one model, with `num_tokens` in its vocabulary. Any thread."""
 
     num_tokens: int
     naming: PageNaming
-    _recent: OrderedDict[tuple[int, int, str], tuple[Generate, ReadPrompt]] = field(default_factory=OrderedDict)
+    _recent: OrderedDict[_Key, ReadPrompt] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def read(self, payload: Generate) -> ReadPrompt:
-        key = (
-            id(payload.token_ids),
-            id(payload.images),
-            payload.salt,
-        )  # what is remembered is kept, so these are nobody else's
+        images = tuple(SlotImage(span.offset, span.length, span.features.name) for span in payload.images)
+        key = payload.salt, payload.token_ids, images
         with self._lock:
             if (known := self._recent.get(key)) is not None:
-                return known[1]
-        read = self._read(payload)
+                return known
+        read = self._read(payload, images)
         with self._lock:
-            self._recent[key] = (payload, read)
+            self._recent[key] = read
             if len(self._recent) > MAX_RECENT:
                 self._recent.popitem(last=False)
         return read
 
-    def _read(self, payload: Generate) -> ReadPrompt:
+    def _read(self, payload: Generate, images: tuple[SlotImage, ...]) -> ReadPrompt:
         tokens = list(payload.token_ids)
         for image in payload.images:
             span = slice(image.offset, image.offset + image.length)
             tokens[span] = [token if token < self.num_tokens else 0 for token in tokens[span]]
-        images = tuple(SlotImage(span.offset, span.length, span.features.name) for span in payload.images)
         chain: list[str] = []
         self.naming.extend(chain, payload.salt, tokens, images)
         return ReadPrompt(payload.salt, tuple(tokens), images, tuple(chain))

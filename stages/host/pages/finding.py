@@ -60,8 +60,9 @@ class Beginning:
         self.keys = [key for key in self.keys if key in keys]
 
     def let_go(self) -> None:
-        """Idempotent."""
+        """Idempotent. They are nowhere but where they are needed, or remembered."""
         self.keep(())
+        self.pages = NO_INPUTS
 
 
 class StagePages:
