@@ -126,16 +126,36 @@ def _start_ray(num_cpus: int, *, fork_server: bool) -> None:
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
-    ray.init(
-        num_cpus=num_cpus,
-        include_dashboard=False,
-        logging_level="error",
-        log_to_driver=False,
-        object_store_memory=OBJECT_STORE_BYTES,
-        runtime_env={"py_executable": command(stages=False)} if fork_server else None,
-        _system_config={"metrics_report_interval_ms": 10_000},
-    )
+    with refusing_another_cluster():
+        ray.init(
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            logging_level="error",
+            log_to_driver=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            runtime_env={"py_executable": command(stages=False)} if fork_server else None,
+            _system_config={"metrics_report_interval_ms": 10_000},
+        )
     _tell_errors_only()
+
+
+@contextmanager
+def refusing_another_cluster() -> Iterator[None]:
+    """Raises `ConfigurationError` where Ray, which is to start a cluster, would join the one that `ray start` or RAY_ADDRESS tells of.
+    What is told may be out of date: Ray doesn't look."""
+    try:
+        yield
+    except ValueError as error:
+        if "existing cluster" not in str(error):
+            raise
+        told = os.environ.get("RAY_ADDRESS")
+        found = (
+            f"RAY_ADDRESS names a Ray cluster ({told})" if told else "`ray start` has started a Ray cluster on this machine"
+        )
+        instead = "unset it" if told else "end that one with `ray stop`"
+        raise ConfigurationError(
+            f"{found}, and this command starts one of its own: {instead}, or put Triptych on that cluster with `triptych deploy`"
+        ) from None
 
 
 def _stay_on_loopback() -> None:

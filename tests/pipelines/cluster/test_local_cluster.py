@@ -1,10 +1,13 @@
 """What is refused before a cluster is started or changed."""
 
+import signal
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipelines.cluster.local_cluster import HttpAddress, refuse_unknown_to_serve
+from pipelines.cluster.local_cluster import HttpAddress, refuse_unknown_to_serve, refusing_another_cluster
 from pipelines.settings.config_file import HttpConfig, ServeFile, parse
 from stages.contract.errors import ConfigurationError
 
@@ -48,3 +51,40 @@ def test_what_serve_knows_passes() -> None:
 )
 def test_the_address_that_is_told_can_be_opened(host: str, url: str) -> None:
     assert HttpAddress(host, 8000).url == url
+
+
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    """`ray.init` begins with a handler of its own."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+OTHERS = {
+    "RAY_ADDRESS": r"^RAY_ADDRESS names a Ray cluster \(192\.0\.2\.1:6379\), .*: unset it, or .* `triptych deploy`$",
+    "ray start": "^`ray start` has started a Ray cluster on this machine, .*: end that one with `ray stop`, or .* `triptych deploy`$",
+}
+
+
+@pytest.mark.usefixtures("own_signals")
+@pytest.mark.parametrize("told_by", OTHERS)
+def test_a_cluster_that_ray_would_join_is_refused_in_a_line(
+    told_by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's own refusal: it comes before Ray starts or connects to anything. 192.0.2.1 is nobody's."""
+    import ray
+    from ray._private import utils
+
+    if told_by == "RAY_ADDRESS":
+        monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")
+    else:
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        utils.write_ray_address("192.0.2.1:6379", str(tmp_path))
+    with pytest.raises(ConfigurationError, match=OTHERS[told_by]), refusing_another_cluster():
+        ray.init(num_cpus=1, log_to_driver=False, logging_level="error", _temp_dir=str(tmp_path))
+
+
+def test_what_else_ray_refuses_is_told_as_it_is() -> None:
+    with pytest.raises(ValueError, match=r"^object store too small$"), refusing_another_cluster():
+        raise ValueError("object store too small")
