@@ -1,4 +1,5 @@
-"""The versions of what turns images and text into tensors, for names: another decoder, resizing or tokenizer makes other results.
+"""The versions of what turns images and text into tensors and of what computes with those, for names: another decoder, resizing,
+tokenizer or kernel makes other results, and another torch can't read a denoiser's kept random generator.
 
 Decides which libraries count. Reads installed packages' metadata; imports none of them.
 """
@@ -9,7 +10,17 @@ from importlib.metadata import PackageNotFoundError, version
 PREPROCESSING_VERSION = 1
 """Of our own part in it (`stages/images/image.py`, what the stages' `prepare` does). Raise it when that changes a tensor."""
 
-LIBRARIES = ("pillow", "torchvision", "transformers", "tokenizers", "sentencepiece", "open_clip_torch", "ftfy", "diffusers")
+LIBRARIES = (
+    "pillow",
+    "torch",
+    "torchvision",
+    "transformers",
+    "tokenizers",
+    "sentencepiece",
+    "open_clip_torch",
+    "ftfy",
+    "diffusers",
+)
 
 
 @cache

@@ -30,7 +30,7 @@ def installed(folder: Path, library: str, version: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("library", ["pillow", "open_clip_torch"])
+@pytest.mark.parametrize("library", ["pillow", "torch", "open_clip_torch"])
 def test_a_process_with_another_version_remembers_under_another_name(library: str, tmp_path: Path) -> None:
     here = name_in_a_process()
     assert here == name_in_a_process()
