@@ -19,7 +19,6 @@ from stages.checkpoints.checkpoint import Checkpoint, LoadOptions
 from stages.contract.errors import StageFailed
 from stages.contract.pages import MadePage, PageRun
 from stages.contract.recipe import NO_INPUTS, Inputs, Recipe
-from stages.contract.result import Result
 from stages.contract.stage import Share, Stepped
 from stages.diffusion.checkpoint.checkpoint_parts import DiffusersFolder, open_folder
 from stages.diffusion.denoise_request import calls_of, check_request, is_guided
@@ -28,7 +27,7 @@ from stages.diffusion.families.describe import PainterInfo
 from stages.diffusion.families.families import family_of
 from stages.diffusion.families.family import Backbone, Condition, Family
 from stages.diffusion.messages import Denoise, DenoiseEnd, DenoisePreview, DenoiseProgress, Latents, PromptEmbedding
-from stages.diffusion.row_state import export_state, restore_state
+from stages.diffusion.row_state import export_state, fits, restore_state
 from stages.diffusion.sampling.schedule import Schedule, build_schedule
 from stages.diffusion.step_state import GENERATOR, LATENTS, StepState, state_names
 
@@ -89,7 +88,7 @@ class Denoiser:
 
     def needs(self, payload: Denoise, inputs: Inputs = NO_INPUTS) -> Sequence[Recipe[Any]]:
         """Who goes on from a state needs no image to begin with, behind the trunk not that prompt, and after the last step none."""
-        step = self._step_at_hand(payload, inputs)
+        step, _ = self._left_at(payload, inputs)
         if step == payload.steps:
             return ()
         trunk, init = payload.trunk if step < payload.trunk_steps else None, None if step else payload.init
@@ -101,8 +100,7 @@ class Denoiser:
             schedule = self._schedule(payload)
             names = self._state_names(payload)
             calls = calls_of(names, payload, schedule.num_calls)
-            step = self._step_at_hand(payload, inputs)
-            state = _checked(inputs.get(names[step]), calls[step], self._shape(payload)) if step else None
+            step, state = self._left_at(payload, inputs, schedule)
             latents, generator_state = self._beginning(payload, inputs, schedule) if state is None else _left(state)
             condition, unconditional = ({}, None) if step == payload.steps else self._conditions(payload, inputs)
             return PreparedDenoise(
@@ -175,23 +173,34 @@ class Denoiser:
             return row
 
     def _keep(self, row: DenoiseRow) -> None:
-        """What a sampler remembers may be nothing that can be taken along: then nobody goes on from there."""
+        """What a sampler remembers may be nothing that can be taken along: then nobody goes on from there. The row has advanced, and
+        fails for nothing that goes wrong here."""
         name = row.keeping.names.get(row.call)
         if name is None:
             return
         try:
             self._kept.append(MadePage(name, row.keeping.salt, export_state(row).freeze()))
-        except StageFailed as error:
-            logging.getLogger("triptych.stages").warning("the state after call %d is not kept: %s", row.call, error)
+        except Exception as error:
+            told = error if isinstance(error, StageFailed) else f"{type(error).__name__}: {error}"
+            logging.getLogger("triptych.stages").warning("the state after call %d is not kept: %s", row.call, told)
         while sum(page.value.num_bytes for page in self._kept) > MAX_KEPT_BYTES:
             self._kept.popleft()
 
     def _state_names(self, payload: Denoise) -> Mapping[int, str]:
         return state_names(payload, self._menu.choose(payload.sampler).name)
 
-    def _step_at_hand(self, payload: Denoise, inputs: Inputs) -> int:
-        """After which the furthest of the payload's states among the inputs was taken; 0: there is none."""
-        return max((step for step, name in self._state_names(payload).items() if inputs.get(name) is not None), default=0)
+    def _left_at(self, payload: Denoise, inputs: Inputs, schedule: Schedule | None = None) -> tuple[int, StepState | None]:
+        """After which step the furthest of the payload's states among the inputs was taken, and that state; 0 and None: there is none.
+        What is no state of this painting is as if it were not there. `schedule`: the payload's, where there is one."""
+        named = {step: inputs.get(name) for step, name in self._state_names(payload).items()}
+        states = {step: state for step, state in named.items() if isinstance(state, StepState)}
+        if not states:
+            return 0, None
+        schedule = self._schedule(payload) if schedule is None else schedule
+        calls, shape = calls_of(states, payload, schedule.num_calls), self._shape(payload)
+        fitting = (step for step in sorted(states, reverse=True) if fits(states[step], calls[step], shape, schedule))
+        step = next(fitting, 0)
+        return step, states.get(step)
 
     def _predict(self, rows: Sequence[DenoiseRow]) -> Sequence[torch.Tensor]:
         """The model's guided output for every row, in order, from one forward pass: guided rows first, then the others, then
@@ -263,14 +272,6 @@ def _cost(latents: torch.Tensor, num_model_rows: int) -> float:
 
 def _shapes(condition: Condition) -> tuple[tuple[str, tuple[int, ...]], ...]:
     return tuple((name, tuple(value.shape)) for name, value in condition.items())
-
-
-def _checked(state: Result | None, call: int, shape: tuple[int, ...]) -> StepState:
-    """Raises `StageFailed` for another payload's."""
-    if isinstance(state, StepState) and (state.call, state.shape) == (call, shape):
-        return state
-    found = f"latents {state.shape} after call {state.call}" if isinstance(state, StepState) else type(state).__name__
-    raise StageFailed(f"this state is another request's: {found}, where latents {shape} after call {call} are right")
 
 
 def _left(state: StepState) -> tuple[torch.Tensor, torch.Tensor]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from stages.contract.errors import StageFailed
 from stages.contract.result import Arrays
 from stages.diffusion.denoise_row import DenoiseRow
+from stages.diffusion.sampling.schedule import Schedule
 from stages.diffusion.step_state import GENERATOR, LATENTS, TENSOR, Plain, StepState
 
 
@@ -26,6 +27,16 @@ def export_state(row: DenoiseRow) -> StepState:
     return StepState(row.call, tensors, memory)
 
 
+def fits(state: StepState, call: int, shape: tuple[int, ...], schedule: Schedule) -> bool:
+    """Whether a row with latents of this shape goes on from there after that call. What was kept may be damaged, or another
+    library's: then it is of no use, and nobody's fault."""
+    return (
+        (state.call, state.shape) == (call, shape)
+        and _is_generators(state.tensors[GENERATOR])
+        and all(map(schedule.may_remember, state.memory))
+    )
+
+
 def restore_state(row: DenoiseRow, state: StepState) -> None:
     """Puts a freshly started row of the same request where the exported one was. Raises `StageFailed` for another's state."""
     if state.shape != tuple(row.latents.shape) or not 0 <= state.call <= row.schedule.num_calls:
@@ -37,6 +48,14 @@ def restore_state(row: DenoiseRow, state: StepState) -> None:
     row.latents = torch.tensor(state.tensors[LATENTS]).to(row.latents.device)
     row.generator.set_state(torch.tensor(state.tensors[GENERATOR]))
     row.call = state.call
+
+
+def _is_generators(state: NDArray[Any]) -> bool:
+    try:
+        torch.Generator("cpu").set_state(torch.tensor(state))
+    except RuntimeError:  # of another size, or nonsense
+        return False
+    return True
 
 
 def _pack(value: object, name: str, tensors: dict[str, NDArray[Any]]) -> Plain:

@@ -67,7 +67,12 @@ class StepState(Result):
 
 def state_names(payload: Denoise, sampler: str) -> Mapping[int, str]:
     """What the states that the payload wants kept are called, by the step (1-based) after which they are taken; in order. `sampler`:
-    the one that it is painted with. Who asks for the same with the same salt finds them; whatever else would be painted has others."""
+    the one that it is painted with. Who asks for the same with the same salt finds them; whatever else would be painted has others.
+
+    Of the inputs (embeddings, a given image's latents) the names tell weights and versions, not the dtype that they are computed in:
+    only who makes them knows it, and a name is wanted before anybody is asked; who goes on from the last state asks nobody. So where
+    text encoders of two dtypes are served, or one was exchanged for the other, a state made of the one's embeddings may be gone on
+    from: the painting is then within rounding of either's, and not bit for bit one of them."""
     wanted = sorted({step for step in payload.keep_steps if 1 <= step <= payload.steps})
     if not wanted:
         return {}

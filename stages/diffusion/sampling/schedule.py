@@ -50,9 +50,13 @@ class Schedule:
     def remember(self, memory: Mapping[str, object]) -> None:
         """What another copy's `memory` gave. Raises `StageFailed` for what a scheduler doesn't remember."""
         for name, value in memory.items():
-            if name not in vars(self._fresh) and hasattr(type(self.scheduler), name):
+            if not self.may_remember(name):
                 raise StageFailed(f"this state is not a denoiser's: {name!r} is nothing that a scheduler remembers")
             setattr(self.scheduler, name, value)
+
+    def may_remember(self, name: str) -> bool:
+        """Whether its scheduler might have an attribute of that name: not where it is a method."""
+        return name in vars(self.scheduler) or not hasattr(type(self.scheduler), name)
 
     @property
     def num_calls(self) -> int:

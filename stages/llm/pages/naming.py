@@ -2,6 +2,10 @@
 
 Decides what is in a name beside tokens and images: the tenant's salt, the page's size, and in what form a page is kept. What depends on
 who computes (weights, dtype, versions) is added where pages are remembered. Pure; `cache/keys.py` makes the chain.
+
+An image is called by the name of its features: that tells the encoder's weights and versions, not the dtype that it computes in, which
+only the encoder knows, and who has a page asks it nothing. So where encoders of two dtypes are served, or one was exchanged for the
+other, pages made of the one's features go on beside the other's: answers are then within rounding of a cold run's, not bit for bit it.
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,7 @@
 """A painting that was left after any step goes on from there in another denoiser, as if nothing had been."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from stages.checkpoints.checkpoint import LoadOptions
 from stages.contract.errors import StageFailed
 from stages.contract.pages import MadePage, Paged
 from stages.contract.recipe import NO_INPUTS, Inputs, Recipe
+from stages.contract.result import Result
 from stages.contract.stage import Share, Stepped
 from stages.diffusion import denoiser as module
 from stages.diffusion.denoise_row import DenoiseRow
@@ -184,19 +185,33 @@ def test_another_tenants_state_is_called_otherwise(sd_painter: Painter, another:
     assert another.needs(theirs.payload, at_hand([page])) == theirs.payload.needs()
 
 
-def test_what_is_not_the_state_that_its_name_says_fails_that_request_alone(sd_painter: Painter, another: Denoiser) -> None:
-    task = kept(sd_painter.task(Wish(steps=STEPS)), STEPS)
-    larger = kept(sd_painter.task(Wish(steps=STEPS, size=(64, 32))), STEPS)
-    (page,), (other,) = run(sd_painter.denoiser, task)[1], run(sd_painter.denoiser, larger)[1]
-    assert isinstance(page.value, StepState)
-    strange = {
-        "after call 2": replace(page.value, call=2),
-        r"\(1, 4, 8, 16\)": other.value,
-        "PromptEmb": task.inputs[task.payload.prompt],
-    }
-    for told, value in strange.items():
-        with pytest.raises(StageFailed, match=f"this state is another request's: .*{told}"):
-            another.prepare(task.payload, Inputs({page.name: value}))
+MISFITS: dict[str, Callable[[StepState], Result]] = {
+    "call": lambda state: replace(state, call=2),
+    "no call": lambda state: replace(state, call=-1),
+    "size": lambda state: replace(state, tensors={**state.tensors, "latents": np.zeros((1, 4, 8, 16), np.float32)}),
+    "another torch's generator": lambda state: replace(state, tensors={**state.tensors, "generator": np.zeros(16, np.uint8)}),
+    "damaged generator": lambda state: replace(
+        state, tensors={**state.tensors, "generator": np.full_like(state.tensors["generator"], 255)}
+    ),
+    "memory": lambda state: replace(state, memory={"step": 1}),
+    "kind": lambda state: PromptEmbedding(state.tensors["latents"]),
+}
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_what_is_not_the_state_that_its_name_says_is_as_if_not_there(
+    sd_painter: Painter, another: Denoiser, misfit: str
+) -> None:
+    task = kept(sd_painter.task(Wish(steps=STEPS)), 1, STEPS)
+    events, (first, last) = run(sd_painter.denoiser, task)
+    assert isinstance(last.value, StepState)
+    found = {last.name: MISFITS[misfit](last.value)}
+    assert another.needs(task.payload, Inputs(found)) == task.payload.needs()
+    for pages, left in ((found, range(1, STEPS + 1)), (found | {first.name: first.value}, range(2, STEPS + 1))):
+        again, made = run(another, task, Inputs(pages))
+        assert progress(again) == list(left)
+        np.testing.assert_array_equal(latents(again), latents(events))
+        assert last.name in {page.name for page in made}  # and is remembered as it should be
 
 
 def test_a_row_that_began_at_a_state_is_suspended_and_resumed_like_any(sd_painter: Painter, another: Denoiser) -> None:
@@ -276,16 +291,27 @@ def test_states_that_nobody_takes_are_bounded(sd_painter: Painter, monkeypatch: 
     assert [page.name for page in pages] == names
 
 
+STRANGE = {
+    "an object": (object, "scheduler.noise_tree is a object, which cannot be taken along"),
+    "a tensor that numpy has no type for": (lambda: torch.randn(64).bfloat16(), "TypeError: "),
+    "tensors that cannot be compared": (lambda: (torch.ones(2),), "RuntimeError: Boolean value of Tensor"),
+}
+
+
+@pytest.mark.parametrize("strange", STRANGE)
 def test_what_cannot_be_taken_along_is_not_kept_and_the_painting_goes_on(
-    sd_painter: Painter, caplog: pytest.LogCaptureFixture
+    sd_painter: Painter, caplog: pytest.LogCaptureFixture, strange: str
 ) -> None:
+    """Nor do those beside it hear of it."""
+    make, told = STRANGE[strange]
     task = kept(sd_painter.task(Wish(steps=2)), 1)
-    row = sd_painter.start(task)
-    row.schedule.scheduler.noise_tree = object()
-    (stepped,) = sd_painter.denoiser.step([row])
-    assert stepped.error is None
-    assert not sd_painter.denoiser.has_exports(idle=True)
-    assert "scheduler.noise_tree is a object, which cannot be taken along" in caplog.text
+    rows = [sd_painter.start(task), sd_painter.start(task)]
+    fresh = rows[0].schedule._fresh
+    fresh.noise_tree, rows[0].schedule.scheduler.noise_tree = make(), make()
+    stepped = sd_painter.denoiser.step(rows)
+    assert [(one.error, len(one.events)) for one in stepped] == [(None, 1), (None, 1)]
+    assert len(sd_painter.denoiser.export(idle=False)) == 1  # the other's
+    assert f"the state after call 1 is not kept: {told}" in caplog.text
 
 
 @pytest.mark.parametrize(("sampler", "prediction"), EVERY_SAMPLER)
