@@ -34,6 +34,7 @@ BFLOAT16: np.dtype[Any] = np.dtype([("bfloat16", "<u2")])
 hand it to torch (`stages/device/arrays.py`)."""
 
 FORMAT_VERSION = 2
+"""In the stored keys too: to be raised where the heads of parts change (`cache/parts.py`), as well."""
 
 MAX_INDEX_BYTES = 2**16
 """Parsed JSON takes many times its length."""

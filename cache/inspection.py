@@ -1,7 +1,7 @@
 """What a Redis instance holds of ours, for whoever runs it: how full it is, what a value says of itself, and how to clear it.
 
 Decides what may be told: of a value its description, never its numbers. Unlike a tier it raises where the server doesn't answer. Touches
-keys of our namespace only.
+keys of our namespace only; what is of another format is counted and cleared with the rest, and not looked at.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from cache.codec import OVERHEAD_BYTES, CorruptValue, Description, decode, descr
 from cache.parts import table_of
 from cache.redis_checks import QUESTIONS, told, warnings
 from cache.redis_connection import Client, Command, LimitedClient
-from cache.redis_tier import MAX_VALUE_BYTES, NAMESPACE
+from cache.redis_tier import MAX_VALUE_BYTES, NAMESPACE, stored_as
 
 _SCANNED_AT_A_TIME = 1000
 
@@ -67,16 +67,16 @@ class Inspection:
     def look(self, name: str, seals: Mapping[str, str]) -> Entry | None:
         """What is stored under a name; None: nothing. `seals`: seal by whom it is of; what is sealed and of none of them is not checked.
         Raises `CorruptValue` for what is no value."""
-        key = name.removeprefix(f"{NAMESPACE}:")
+        key = name.removeprefix(stored_as(""))
         with self._heard():
-            stored, ttl_ms = self._client.ask([self._read(key), ("PTTL", f"{NAMESPACE}:{key}")])
+            stored, ttl_ms = self._client.ask([self._read(key), ("PTTL", stored_as(key))])
             if isinstance(stored, Exception):
                 raise stored
             if not isinstance(stored, bytes) or not stored or is_claim(stored):
                 return None
             table = table_of(key, stored, MAX_VALUE_BYTES + OVERHEAD_BYTES)
             if table is not None:
-                pieces = self._client.ask([self._read(part) for part in table.keys])
+                pieces = self._client.ask([self._read(part, table.part_bytes) for part in table.keys])
                 stored = table.joined([piece for piece in pieces if isinstance(piece, bytes) and piece])
         lasting = ttl_ms if isinstance(ttl_ms, int) and ttl_ms >= 0 else None
         num_parts = len(table.keys) if table is not None else 0
@@ -115,8 +115,8 @@ class Inspection:
             if cursor == 0:
                 return removed
 
-    def _read(self, key: str) -> Command:
-        return ("GETRANGE", f"{NAMESPACE}:{key}", 0, MAX_VALUE_BYTES + OVERHEAD_BYTES)
+    def _read(self, key: str, max_bytes: int = MAX_VALUE_BYTES + OVERHEAD_BYTES) -> Command:
+        return ("GETRANGE", stored_as(key), 0, max_bytes - 1)
 
     @contextmanager
     def _heard(self) -> Iterator[None]:

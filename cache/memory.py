@@ -6,7 +6,7 @@ and no codec format.
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ _Value = dict[str, NDArray[Any]]
 @dataclass(frozen=True, slots=True)
 class _Entry:
     value: _Value
-    seal: str
+    seal: str = field(repr=False)
 
 
 class MemoryTier:

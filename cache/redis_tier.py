@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from cache.accounts import Accounts
 from cache.breaker import Breaker
 from cache.claims import BeingMade, Claim, HeldClaims, is_claim
-from cache.codec import OVERHEAD_BYTES, Arrays, CorruptValue, decode, encode, is_storable, size_of
+from cache.codec import FORMAT_VERSION, OVERHEAD_BYTES, Arrays, CorruptValue, decode, encode, is_storable, size_of
 from cache.finite import is_finite
 from cache.parts import Table, divided, table_of
 from cache.private_socket import Private
@@ -35,10 +35,16 @@ KEYS_PER_ROUND_TRIP = 64
 log = logging.getLogger("triptych.cache")
 
 
+def stored_as(key: str, namespace: str = NAMESPACE) -> str:
+    """The key in Redis. With the format, so that while replicas are updated one by one, old and new ones don't meet each other's values,
+    which they would take for damaged ones."""
+    return f"{namespace}:{FORMAT_VERSION}:{key}"
+
+
 class RedisTier:
     """Implements `cache.tier.Tier`. Starts without a server, and picks it up when it appears.
 
-    `url`: redis://, rediss:// or unix://; of one node, with `cluster`. Keys are stored as `namespace:key`. What takes more than
+    `url`: redis://, rediss:// or unix://; of one node, with `cluster`. Keys are stored as `stored_as` says. What takes more than
     `part_bytes` goes in parts, what has more than `max_value_bytes` not at all. `ttl_s`, and by kind of value `ttl_s_of`, None: until the
     server evicts them. A read takes at most about `patience.timeout_s`, or the time that the bytes received justify, and never brings
     more bytes a key than a value may have; one that ends early has what came in whole round trips. Writes are lost, and counted as
@@ -81,7 +87,7 @@ class RedisTier:
         )
         self._is_private = private is not None
         self._writes = WriteQueue(queue_bytes)
-        self._claims = HeldClaims(self._writes, owner=uuid.uuid4().hex)
+        self._claims = HeldClaims(self._writes, owner=uuid.uuid4().hex, clock=clock)
         self._accounts = Accounts()
         self._closed = False
         self._thread = threading.Thread(target=self._write_all, name="redis-writer", daemon=True)
@@ -140,11 +146,11 @@ class RedisTier:
         if replies is None:
             return None
         budget.received(replies)
-        pieces = [reply for reply in replies if isinstance(reply, bytes) and reply]
-        if len(pieces) < len(table.keys):
+        if b"" in replies:
             self._forget(key, table)  # or it would be looked for again and again
             return None
-        return table.joined(pieces)
+        pieces = [reply for reply in replies if isinstance(reply, bytes)]  # a node that is down tells nothing of those it has
+        return table.joined(pieces) if len(pieces) == len(table.keys) else None
 
     def _forget(self, key: str, table: Table) -> None:
         self.delete([key, *table.keys])
@@ -164,9 +170,10 @@ class RedisTier:
 
     def get_or_claim(self, key: str, label: Label = UNLABELLED) -> Arrays | Claim | BeingMade | None:
         budget = _Budget(self._patience, self._clock)
+        sent_at = self._clock()
         replies = None if self._closed else self._link.ask([self._claims.bid(self._stored(key)), self._read(key)])
         found = {} if replies is None else self._values([key], replies[1:], label, budget)
-        outcome = None if replies is None or found else self._claims.outcome(key, *replies)
+        outcome = None if replies is None or found else self._claims.outcome(key, *replies, sent_at=sent_at)
         if not isinstance(outcome, BeingMade):  # that is asked for again
             self._accounts.count(label.kind, hits=len(found), misses=1 - len(found))
         return found.get(key, outcome)
@@ -226,13 +233,20 @@ class RedisTier:
 
     def _carry_out(self, batch: Sequence[Write]) -> bool:
         """Whether the server answers. What has parts is larger than a batch, and alone in it."""
+        batch = self._claims.due(batch)
+        if not batch:
+            return False
         for name, part in batch[0].parts:
             replies = self._link.ask([self._store(name, part, batch[0].ttl_ms)], writing=True)
             if replies is None or isinstance(replies[0], Exception):
                 self._account(batch, replies)
                 return replies is not None
+        sent_at = self._clock()
         replies = self._link.ask([self._command(write) for write in batch], writing=True)
         self._account(batch, replies)
+        for write, reply in zip(batch, replies or (), strict=False):
+            if not isinstance(reply, Exception):
+                self._claims.written(write, sent_at=sent_at)
         return replies is not None
 
     def _command(self, write: Write) -> Command:
@@ -283,7 +297,7 @@ class RedisTier:
         self._link.close()
 
     def _stored(self, key: str) -> str:
-        return f"{self._namespace}:{key}"
+        return stored_as(key, self._namespace)
 
 
 class _Budget:

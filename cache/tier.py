@@ -64,7 +64,7 @@ class Label:
     counted. `seal`: a secret of whoever they are for; what was not written under it is not believed ("": it is for anyone)."""
 
     kind: str = ""
-    seal: str = ""
+    seal: str = field(default="", repr=False)
 
 
 UNLABELLED = Label()

@@ -22,7 +22,7 @@ class RequestContext:
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     tenant: str = "default"
-    salt: str = ""
+    salt: str = field(default="", repr=False)
     priority: int = 0
     created: float = field(default_factory=time.time)
     deadline: float = float("inf")

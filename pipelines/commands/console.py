@@ -6,12 +6,18 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from stages.contract.errors import TriptychError
 
 DEFAULT_CONFIG = Path(__file__).parents[2] / "serve_config.yaml"
 
 ConfigPath = Annotated[Path, typer.Option("--config", help="a Ray Serve config file with Triptych's application")]
+
+
+def shown(text: str) -> str:
+    """One line of anybody's words, to be printed as they are: they are no markup, and the terminal obeys nothing in them."""
+    return escape("".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text))
 
 
 class errors:
@@ -24,5 +30,6 @@ class errors:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, TriptychError):
-            self._console.print(f"[bold red]error[/bold red]: {error.message}", soft_wrap=True, highlight=False)
+            message = "\n".join(map(shown, error.message.split("\n")))
+            self._console.print(f"[bold red]error[/bold red]: {message}", soft_wrap=True, highlight=False)
             sys.exit(2)

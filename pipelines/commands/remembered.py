@@ -10,14 +10,13 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from cache.codec import CorruptValue
 from cache.inspection import Entry, Inspection, NodeFacts, RedisSilent
 from cache.redis_connection import Patience
 from cache.redis_link import client_of
-from pipelines.commands.console import DEFAULT_CONFIG, ConfigPath, errors
+from pipelines.commands.console import DEFAULT_CONFIG, ConfigPath, errors, shown
 from pipelines.settings.config_file import ServeFile, load
 from pipelines.settings.replica_spec import RedisSpec
 from pipelines.settings.specs import cache_spec, pages_spec
@@ -119,7 +118,7 @@ def _inspection(setting: str, spec: RedisSpec, file: ServeFile) -> Iterator[Insp
 
 
 def _print_facts(setting: str, facts: Sequence[NodeFacts], console: Console) -> None:
-    table = Table("", *(node.where for node in facts), title=setting, title_justify="left", box=None)
+    table = Table("", *(shown(node.where) for node in facts), title=setting, title_justify="left", box=None)
     rows: dict[str, Sequence[object]] = {
         "server": [node.version for node in facts],
         "memory": [_bytes(node.used_bytes) for node in facts],
@@ -131,10 +130,10 @@ def _print_facts(setting: str, facts: Sequence[NodeFacts], console: Console) -> 
         "evictions": [node.evictions for node in facts],
     }
     for title, values in rows.items():
-        table.add_row(title, *("?" if value is None else str(value) for value in values))
+        table.add_row(title, *("?" if value is None else shown(str(value)) for value in values))
     console.print(table)
     for warning in dict.fromkeys(warning for node in facts for warning in node.warnings):
-        console.print(f"[yellow]mind[/yellow]: {escape(warning)}", soft_wrap=True, highlight=False)
+        console.print(f"[yellow]mind[/yellow]: {shown(warning)}", soft_wrap=True, highlight=False)
 
 
 def _print_entry(setting: str, entry: Entry, console: Console) -> None:
@@ -151,7 +150,7 @@ def _print_entry(setting: str, entry: Entry, console: Console) -> None:
         "check": entry.check,
     }
     for title, value in rows.items():
-        console.print(f"{title + ':':8}{escape(value)}", soft_wrap=True, highlight=False)
+        console.print(f"{title + ':':8}{shown(value)}", soft_wrap=True, highlight=False)
 
 
 def _bytes(count: int | None) -> str:

@@ -8,7 +8,7 @@ to `prepare` among its inputs, and remembers what `export` gives. Pages are neve
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar, runtime_checkable
 
 from stages.contract.item import DEFAULT_TENANT
@@ -37,7 +37,7 @@ class MadePage:
     """A page that is to be remembered: on the host, and nobody changes it any more. `salt`: of whoever it was made for."""
 
     name: str
-    salt: str
+    salt: str = field(repr=False)
     value: Result
 
 

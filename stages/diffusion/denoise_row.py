@@ -20,7 +20,7 @@ class Keeping:
     """What of a request is remembered. `names`: of its states, by the model call after which each is taken; `salt`: whose it is."""
 
     names: Mapping[int, str] = field(default_factory=dict)
-    salt: str = ""
+    salt: str = field(default="", repr=False)
 
 
 NOTHING_KEPT = Keeping()

@@ -1,7 +1,7 @@
 """What diffusion stages are sent and what they make. Torch-free: pipelines build and read these. Decides nothing."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -99,7 +99,7 @@ class Denoise:
     init: Recipe[Latents] | None = None
     strength: float = 1.0
     keep_steps: tuple[int, ...] = ()
-    salt: str = ""
+    salt: str = field(default="", repr=False)
     trunk: Recipe[PromptEmbedding] | None = None
     trunk_steps: int = 0
 

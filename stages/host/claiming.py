@@ -22,11 +22,16 @@ SHORTEST_WAIT_S = 2 * CLAIM_S
 """So that a claim whose owner has died runs out, and one other makes the result, rather than everyone who waited."""
 
 
-def patience_s(usual_s: float | None) -> float:
-    """How long another process is waited for. `usual_s`: what making such a result takes here, queue included; None: none was made."""
-    if usual_s is None:
-        return LONGEST_WAIT_S
-    return min(LONGEST_WAIT_S, max(SHORTEST_WAIT_S, TIMES_AS_USUAL * usual_s))
+PART_OF_WHAT_IS_LEFT = 0.5  # the rest is for making it here after all
+
+
+def patience_s(usual_s: float | None, left_s: float | None) -> float:
+    """How long another process is waited for. `usual_s`: what making such a result takes here, queue included; None: none was made.
+    `left_s`: until whoever wants it gives up; None: never."""
+    patience_s = LONGEST_WAIT_S
+    if usual_s is not None:
+        patience_s = min(LONGEST_WAIT_S, max(SHORTEST_WAIT_S, TIMES_AS_USUAL * usual_s))
+    return patience_s if left_s is None else min(patience_s, PART_OF_WHAT_IS_LEFT * left_s)
 
 
 def pauses() -> Iterator[float]:

@@ -57,7 +57,7 @@ class Generate:
     token_ids: tuple[int, ...]
     sampling: Sampling
     images: tuple[ImageSpan, ...] = ()
-    salt: str = ""
+    salt: str = field(default="", repr=False)
 
     def needs(self) -> Sequence[Recipe[Any]]:
         return tuple(image.features for image in self.images)

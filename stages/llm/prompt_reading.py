@@ -20,7 +20,7 @@ class ReadPrompt:
     """`tokens`: an image's placeholder that the vocabulary doesn't have is 0, as it is never looked at. `images`: their grids are not
     known. `chain`: the names of its beginnings, page by page."""
 
-    salt: str
+    salt: str = field(repr=False)
     tokens: tuple[int, ...]
     images: tuple[SlotImage, ...]
     chain: tuple[str, ...]

@@ -29,7 +29,7 @@ class SharedTier:
     def __init__(self, store: Store) -> None:
         self.store, self.keeps = store, True
         self.get_gate = Gate()
-        self._held: set[Claim] = set()
+        self._held: dict[Claim, float] = {}  # until when each stands
 
     def get_many(self, keys: Sequence[str], label: Label = UNLABELLED) -> dict[str, Arrays]:
         self.get_gate.pass_through()
@@ -48,32 +48,31 @@ class SharedTier:
             if until > self.store.now:
                 return BeingMade() if claim is not None else None
             mine = Claim(key)
-            self._held.add(mine)
             self._claim(key, mine)
             return mine
 
     def renew(self) -> None:
         with self.store.lock:
-            for claim in self._held:
+            for claim in filter(self._stands, list(self._held)):
                 self._claim(claim.key, claim)
 
     def let_go(self, claim: Claim) -> None:
         with self.store.lock:
-            if claim in self._held:
-                self._held.discard(claim)
+            if self._stands(claim):
                 self.store.claims.pop(claim.key, None)
+            self._held.pop(claim, None)
 
     def not_kept(self, claim: Claim) -> None:
         with self.store.lock:
-            if claim in self._held:
-                self._held.discard(claim)
+            if self._stands(claim):
                 self._claim(claim.key, None)
+            self._held.pop(claim, None)
 
     def put_many(self, values: Mapping[str, Arrays], label: Label = UNLABELLED) -> None:
         if self.keeps:
             with self.store.lock:
                 self.store.values.update(values)
-                self._held = {claim for claim in self._held if claim.key not in values}
+                self._held = {claim: until for claim, until in self._held.items() if claim.key not in values}
                 for key in values:
                     self.store.claims.pop(key, None)
 
@@ -89,4 +88,10 @@ class SharedTier:
     def close(self) -> None: ...
 
     def _claim(self, key: str, claim: Claim | None) -> None:
-        self.store.claims[key] = claim, self.store.now + CLAIM_S
+        until = self.store.now + CLAIM_S
+        self.store.claims[key] = claim, until
+        if claim is not None:
+            self._held[claim] = until
+
+    def _stands(self, claim: Claim) -> bool:
+        return self._held.get(claim, 0.0) > self.store.now

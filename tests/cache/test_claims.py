@@ -8,15 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.claims import CLAIM_MS, MARK, BeingMade, Claim, ClaimingTier
+from cache.claims import CLAIM_MS, CLAIM_S, MARK, BeingMade, Claim, ClaimingTier, HeldClaims
 from cache.codec import Arrays
 from cache.memory import MemoryTier
-from cache.redis_tier import RedisTier
+from cache.redis_tier import RedisTier, stored_as
 from cache.tier import Tier
 from cache.tiered import Found, TieredCache
+from cache.write_queue import Write, WriteQueue
 from tests.cache.redis_cluster import RedisCluster
 from tests.cache.redis_server import RedisServer
 from tests.cache.shared_tier import SharedTier, Store
+from tests.cache.test_redis_tier import Clock
 from tests.cache.values import same
 
 VALUE = {"x": np.arange(3)}
@@ -25,13 +27,15 @@ TOO_LARGE = {"x": np.zeros(2**20, np.uint8)}
 
 
 class Processes:
-    """Tiers of two processes over one store. `settle` returns when what one has written is there; `run_out` ends every claim that
-    stands, as time does."""
+    """Tiers of two processes over one store. `settle` returns when what one has written is there; `lose` ends every claim that
+    stands, as eviction does, and `run_out`, as time does."""
 
-    def __init__(self, one: Tier, two: Tier, settle: Callable[[], None], run_out: Callable[[], None]) -> None:
+    def __init__(
+        self, one: Tier, two: Tier, settle: Callable[[], None], lose: Callable[[], None], run_out: Callable[[], None]
+    ) -> None:
         self.one, self.two = TieredCache([MemoryTier(2**20), one]), TieredCache([MemoryTier(2**20), two])
         self.tiers = (one, two)
-        self.settle, self.run_out = settle, run_out
+        self.settle, self.lose, self.run_out = settle, lose, run_out
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +53,14 @@ def both(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Processes]:
         def pass_time() -> None:
             store.now += 60
 
-        yield Processes(SharedTier(store), SharedTier(store), lambda: None, pass_time)
+        yield Processes(SharedTier(store), SharedTier(store), lambda: None, store.claims.clear, pass_time)
         return
     is_cluster = request.param == "redis cluster"
     nodes = request.getfixturevalue("cluster").nodes if is_cluster else [RedisServer(tmp_path).start()]
-    one, two = (RedisTier(nodes[0].url, cluster=is_cluster, part_bytes=2**16, max_value_bytes=2**19) for _ in range(2))
+    clock = Clock()
+    one, two = (
+        RedisTier(nodes[0].url, cluster=is_cluster, part_bytes=2**16, max_value_bytes=2**19, clock=clock) for _ in range(2)
+    )
 
     def flush() -> None:
         assert one.flush(10)
@@ -67,7 +74,11 @@ def both(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Processes]:
                 while client.dbsize():
                     time.sleep(0.002)  # the server's clock
 
-    yield Processes(one, two, flush, expire)
+    def expire_in_time() -> None:
+        expire()
+        clock.now += 60
+
+    yield Processes(one, two, flush, expire, expire_in_time)
     one.close()
     two.close()
     for node in nodes:
@@ -129,10 +140,46 @@ def test_a_claim_that_nobody_renews_runs_out(both: Processes) -> None:
 
 def test_a_claim_that_is_renewed_stands_also_after_it_was_lost(both: Processes) -> None:
     claimed(both.one)
-    both.run_out()
+    both.lose()
     both.one.renew_claims()
     both.settle()
     assert both.two.get_or_claim("k") == BeingMade()
+
+
+@pytest.mark.parametrize("end", ["renew", "let go", "not kept"])
+def test_who_slept_until_its_claim_had_run_out_leaves_alone_what_is_there_by_now(both: Processes, end: str) -> None:
+    claim = claimed(both.one)
+    both.run_out()
+    both.two.put("k", VALUE)
+    both.settle()
+    {"renew": both.one.renew_claims, "let go": lambda: both.one.let_go(claim), "not kept": lambda: both.one.not_kept(claim)}[
+        end
+    ]()
+    both.settle()
+    assert isinstance(both.one.get_or_claim("k"), Found)
+
+
+@pytest.mark.parametrize("end", [HeldClaims.let_go, HeldClaims.not_kept])
+def test_what_is_written_late_of_a_claim_is_not_sent_unless_it_was_renewed_in_time(
+    end: Callable[[HeldClaims, Claim], None],
+) -> None:
+    clock, writes = Clock(), WriteQueue(2**20)
+    claims = HeldClaims(writes, "me", clock)
+    late, renewed = (claims.outcome(key, b"OK", b"", sent_at=clock.now) for key in ("late", "renewed"))
+    assert isinstance(late, Claim)
+    assert isinstance(renewed, Claim)
+    claims.renew()
+    end(claims, late)
+    end(claims, renewed)
+    waiting = writes.take(2**20)
+    clock.now += CLAIM_S - 1
+    (renewal,) = [write for write in claims.due(waiting[:2]) if write.key == "renewed"]
+    claims.written(renewal, sent_at=clock.now)
+    clock.now += 1
+    value = Write("late", b"a value")
+    assert claims.due([*waiting, value]) == [waiting[1], waiting[3], value]
+    clock.now += CLAIM_S - 1
+    assert claims.due([*waiting, value]) == [value]
 
 
 def test_what_was_made_and_is_not_kept_is_for_everyone_to_make(both: Processes) -> None:
@@ -192,12 +239,12 @@ def tier(server: RedisServer) -> Iterator[RedisTier]:
 def test_a_claim_takes_one_round_trip_and_leaves_nothing_beside_the_value(server: RedisServer, tier: RedisTier) -> None:
     with server.client() as client:
         assert isinstance(tier.get_or_claim("k"), Claim)
-        assert client.keys("*") == [b"triptych:k"]
-        assert 0 < client.pttl("triptych:k") <= CLAIM_MS
+        assert client.keys("*") == [stored_as("k").encode()]
+        assert 0 < client.pttl(stored_as("k")) <= CLAIM_MS
         tier.put_many({"k": VALUE})
         assert tier.flush(10)
-        assert client.keys("*") == [b"triptych:k"]
-        assert client.pttl("triptych:k") == -1  # the value's own time
+        assert client.keys("*") == [stored_as("k").encode()]
+        assert client.pttl(stored_as("k")) == -1  # the value's own time
         calls = client.info("commandstats")
     assert (calls["cmdstat_set"]["calls"], calls["cmdstat_getrange"]["calls"]) == (2, 1)
 
@@ -214,13 +261,13 @@ def test_a_server_that_is_away_or_refuses_to_write_lets_everyone_make_it(server:
 def test_what_a_stranger_writes_delays_and_is_believed_in_nothing_else(server: RedisServer, tier: RedisTier) -> None:
     with server.client() as client:
         for forged in (MARK, MARK + b"\xff" * 100, MARK + b"making\0" + b"x" * 2**20):
-            client.set("triptych:k", forged)
+            client.set(stored_as("k"), forged)
             assert tier.get_or_claim("k") == BeingMade()
             assert tier.get_many(["k"]) == {}
-        client.set("triptych:k", MARK + b"not kept\0")
+        client.set(stored_as("k"), MARK + b"not kept\0")
         assert tier.get_or_claim("k") is None
-        client.delete("triptych:k")
-        client.lpush("triptych:k", "of another type")
+        client.delete(stored_as("k"))
+        client.lpush(stored_as("k"), "of another type")
         assert tier.get_or_claim("k") is None
 
 

@@ -11,7 +11,7 @@ from cache.embedded import EmbeddedRedis
 from cache.inspection import Inspection, RedisSilent
 from cache.redis_connection import Patience
 from cache.redis_link import client_of
-from cache.redis_tier import RedisTier
+from cache.redis_tier import RedisTier, stored_as
 from cache.tier import UNLABELLED, Label
 from tests.cache.redis_cluster import RedisCluster
 from tests.cache.redis_server import RedisServer
@@ -44,7 +44,7 @@ def put(url: str, key: str, size: int = 4000, label: Label = LABEL, cluster: boo
 
 def test_a_value_is_described(server: RedisServer, instance: Inspection) -> None:
     put(server.url, "a", ttl_s=100)
-    for name in ("a", "triptych:a"):
+    for name in ("a", stored_as("a")):
         found = instance.look(name, SEALS)
         assert found is not None
         assert (found.description.kind, found.description.arrays) == (
@@ -68,6 +68,17 @@ def test_a_value_in_parts_is_described_as_one(server: RedisServer, instance: Ins
         instance.look("a", SEALS)
 
 
+def test_no_more_is_read_of_a_part_than_the_head_says(server: RedisServer, instance: Inspection) -> None:
+    put(server.url, "a", 45_000)
+    with server.client() as client:
+        for key in client.keys("*.?"):
+            client.append(key, bytes(10**6))
+        before = client.info("stats")["total_net_output_bytes"]
+        with pytest.raises(CorruptValue, match="not as long as it was"):
+            instance.look("a", SEALS)
+        assert client.info("stats")["total_net_output_bytes"] - before < 10**6
+
+
 def test_without_the_secret_a_value_is_sealed(server: RedisServer, instance: Inspection) -> None:
     put(server.url, "a")
     put(server.url, "open", label=UNLABELLED)
@@ -82,8 +93,8 @@ def test_without_the_secret_a_value_is_sealed(server: RedisServer, instance: Ins
 def test_damage_is_told_and_nothing_is_nothing(server: RedisServer, instance: Inspection) -> None:
     assert instance.look("a", SEALS) is None
     with server.client() as client:
-        client.set("triptych:a", b"no value")
-        client.set("triptych:b", encode("b", {"x": floats(400)})[:-1] + b"!")
+        client.set(stored_as("a"), b"no value")
+        client.set(stored_as("b"), encode("b", {"x": floats(400)})[:-1] + b"!")
     with pytest.raises(CorruptValue):
         instance.look("a", SEALS)
     found = instance.look("b", SEALS)

@@ -12,7 +12,7 @@ from redis.crc import key_slot
 
 from cache.embedded import server_program
 from cache.redis_connection import Patience
-from cache.redis_tier import RedisTier
+from cache.redis_tier import RedisTier, stored_as
 from cache.tier import Label
 from tests.cache.redis_cluster import RedisCluster
 from tests.cache.redis_server import RedisServer
@@ -173,7 +173,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
 
 def names(cluster: RedisCluster, node: int, count: int = 3) -> list[str]:
     """Of values that the node has."""
-    found = (f"value {number}" for number in range(10_000) if cluster.node_of(f"triptych:value {number}") == node)
+    found = (f"value {number}" for number in range(10_000) if cluster.node_of(stored_as(f"value {number}")) == node)
     return [next(found) for _ in range(count)]
 
 
@@ -198,13 +198,13 @@ def test_what_has_moved_to_another_node_is_found_there(cluster: RedisCluster) ->
     tier = RedisTier(cluster.url, cluster=True)
     tier.put_many({"a": {"x": np.arange(3)}})
     assert tier.flush(30)
-    at = cluster.node_of("triptych:a")
-    to, (identity, slot) = (at + 1) % 3, (cluster.nodes[(at + 1) % 3], key_slot(b"triptych:a"))
+    at = cluster.node_of(stored_as("a"))
+    to, (identity, slot) = (at + 1) % 3, (cluster.nodes[(at + 1) % 3], key_slot(stored_as("a").encode()))
     with identity.client() as client:
         name = client.execute_command("CLUSTER MYID")
     with cluster.nodes[at].client() as client:
         home = client.execute_command("CLUSTER MYID")
-        client.delete("triptych:a")
+        client.delete(stored_as("a"))
     try:
         for node in (to, at, 3 - at - to):
             with cluster.nodes[node].client() as client:
@@ -213,8 +213,8 @@ def test_what_has_moved_to_another_node_is_found_there(cluster: RedisCluster) ->
         assert tier.flush(30)
         assert same(tier.get_many(["a"])["a"], {"x": np.arange(5)})
         with cluster.nodes[to].client() as client:
-            assert client.exists("triptych:a")
-            client.delete("triptych:a")
+            assert client.exists(stored_as("a"))
+            client.delete(stored_as("a"))
         assert tier.stats().errors == 0
     finally:
         for node in (at, to, 3 - at - to):
@@ -244,6 +244,25 @@ def test_a_node_that_is_down_fails_its_own_values_only_and_is_picked_up_again(cl
         tier.flush(30)
         found = set(tier.get_many(everything))
     tier.close()
+
+
+def test_a_large_value_outlasts_a_node_that_is_down_for_a_moment(cluster: RedisCluster) -> None:
+    """Its head is where it is, some of its parts are not to be had for now."""
+    (key,) = names(cluster, 1, 1)
+    value = {"x": floats(350_000)}
+    tier = RedisTier(cluster.url, cluster=True, part_bytes=10_000, patience=Patience(timeout_s=0.3))
+    tier.put_many({key: value})
+    assert tier.flush(30)
+    cluster.nodes[2].freeze()
+    try:
+        assert tier.get_many([key]) == {}
+        assert tier.flush(30)
+    finally:
+        cluster.nodes[2].thaw()
+        tier.close()
+    afterwards = RedisTier(cluster.url, cluster=True)
+    assert same(afterwards.get_many([key])[key], value)
+    afterwards.close()
 
 
 def test_a_server_that_is_no_cluster_is_a_miss(serve: Callable[..., RedisServer], caplog: pytest.LogCaptureFixture) -> None:

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from cache import codec, redis_tier
 from cache.breaker import Breaker
-from cache.codec import BFLOAT16, encode
+from cache.codec import BFLOAT16, FORMAT_VERSION, encode
 from cache.redis_connection import Patience
-from cache.redis_tier import RedisTier
+from cache.redis_tier import RedisTier, stored_as
 from cache.tier import Label
 from tests.cache.redis_server import RedisServer
 from tests.cache.values import floats, same
@@ -295,12 +296,12 @@ def test_a_damaged_value_is_missed_counted_and_deleted(
     tier = open_tier()
     put(tier)
     with server.client() as client:
-        stored = client.get("triptych:a")
+        stored = client.get(stored_as("a"))
         assert isinstance(stored, bytes)
-        client.set("triptych:a", damage(stored))
+        client.set(stored_as("a"), damage(stored))
         assert tier.get_many(["a"]) == {}
         assert tier.flush(30)
-        assert not client.exists("triptych:a")
+        assert not client.exists(stored_as("a"))
     assert (tier.stats().corrupt, tier.stats().misses) == (1, 1)
     assert "damaged" in caplog.text
     put(tier)
@@ -311,7 +312,7 @@ def test_a_key_of_another_redis_type_is_a_miss_and_an_error(server: RedisServer,
     server.start()
     tier = open_tier()
     with server.client() as client:
-        client.lpush("triptych:a", "x")
+        client.lpush(stored_as("a"), "x")
     put(tier, "b")
     assert set(tier.get_many(["a", "b"])) == {"b"}
     assert (tier.stats().errors, tier.stats().misses) == (1, 1)
@@ -324,7 +325,7 @@ def test_who_can_write_to_redis_but_has_no_seal_is_not_believed(server: RedisSer
     server.start()
     tier, label = open_tier(), Label("words", "ours")
     with server.client() as client:
-        client.set("triptych:a", forged)
+        client.set(stored_as("a"), forged)
         assert tier.get_many(["a"], label) == {}
     tier.put_many({"a": A}, label)
     assert tier.flush(30)
@@ -338,7 +339,7 @@ def test_damage_without_end_is_told_now_and_then(
     tier = open_tier()
     with server.client() as client:
         for number in range(100):
-            client.set(f"triptych:{number}", b"no value")
+            client.set(stored_as(str(number)), b"no value")
     for number in range(100):
         tier.get_many([str(number)])
     assert tier.stats().corrupt == 100
@@ -350,7 +351,7 @@ def test_no_more_of_a_value_is_read_than_it_may_have(server: RedisServer, open_t
     server.start()
     tier = open_tier(part_bytes=100_000)
     with server.client() as client:
-        client.set("triptych:a", bytes(2**24))
+        client.set(stored_as("a"), bytes(2**24))
         tracemalloc.start()
         try:
             assert tier.get_many(["a"]) == {}
@@ -380,7 +381,7 @@ def test_a_large_value_goes_in_parts_and_comes_back_whole(server: RedisServer, o
     assert same(found["large"], LARGE)
     assert same(found["small"], A)
     keys = stored(server)
-    assert {"triptych:large", "triptych:small"} < keys
+    assert {stored_as("large"), stored_as("small")} < keys
     assert len(keys) == 2 + 4
     with server.client() as client:
         assert all(client.strlen(key) <= 30_000 for key in keys)
@@ -443,10 +444,10 @@ def test_values_expire_where_a_time_to_live_is_set(server: RedisServer, open_tie
     put(open_tier(ttl_s=100.5), "expires")
     put(open_tier(), "stays")
     with server.client() as client:
-        left = client.pttl("triptych:expires")
+        left = client.pttl(stored_as("expires"))
         assert isinstance(left, int)
         assert 0 < left <= 100_500
-        assert client.pttl("triptych:stays") == -1
+        assert client.pttl(stored_as("stays")) == -1
 
 
 def test_each_kind_of_value_may_live_as_long_as_it_is_told(server: RedisServer, open_tier: Open) -> None:
@@ -456,7 +457,7 @@ def test_each_kind_of_value_may_live_as_long_as_it_is_told(server: RedisServer, 
         tier.put_many({kind: A}, Label(kind))
     assert tier.flush(30)
     with server.client() as client:
-        left = [client.pttl(f"triptych:{kind}") for kind in ("pages", "features", "pixels")]
+        left = [client.pttl(stored_as(kind)) for kind in ("pages", "features", "pixels")]
     assert 0 < left[0] <= 10_000 < left[1] <= 100_000 < left[2] <= 1_000_000
 
 
@@ -465,7 +466,26 @@ def test_namespaces_do_not_see_each_other(server: RedisServer, open_tier: Open) 
     put(open_tier(namespace="ours"))
     assert open_tier(namespace="theirs").get_many(["a"]) == {}
     with server.client() as client:
-        assert client.keys("*") == [b"ours:a"]
+        assert client.keys("*") == [stored_as("a", "ours").encode()]
+
+
+@pytest.mark.parametrize("newer_reads", [True, False])
+def test_replicas_of_two_formats_leave_each_others_values_alone(
+    server: RedisServer, open_tier: Open, monkeypatch: pytest.MonkeyPatch, newer_reads: bool
+) -> None:
+    def use(version: int) -> None:
+        for module in (codec, redis_tier):
+            monkeypatch.setattr(module, "FORMAT_VERSION", version)
+
+    server.start()
+    tier = open_tier()
+    put(tier)
+    use(FORMAT_VERSION + (1 if newer_reads else -1))
+    assert tier.get_many(["a"]) == {}
+    tier.flush(30)
+    use(FORMAT_VERSION)
+    assert same(tier.get_many(["a"])["a"], A)
+    assert tier.stats().corrupt == 0
 
 
 def test_two_tiers_on_one_server_share_values(server: RedisServer, open_tier: Open) -> None:

@@ -17,7 +17,7 @@ class Caller:
     """`salt`: 64 hex digits, different for every tenant and server secret."""
 
     tenant: str
-    salt: str
+    salt: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

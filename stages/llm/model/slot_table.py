@@ -39,7 +39,7 @@ class SlotContents:
     """What is, or was last, in a slot: keys and values of the first `num_computed` of `tokens`; `num_reused` of them were not computed
     there. `chain`: the names of its beginnings, page by page (`PageNaming`), as far as they are known."""
 
-    salt: str
+    salt: str = field(repr=False)
     tokens: list[int]
     images: tuple[SlotImage, ...] = ()
     num_computed: int = 0

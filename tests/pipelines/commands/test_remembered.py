@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from cache.codec import encode
 from cache.embedded import EmbeddedRedis
-from cache.redis_tier import RedisTier
+from cache.redis_tier import RedisTier, stored_as
 from cache.tier import Label
 from pipelines.cli import app
 from pipelines.commands.console import DEFAULT_CONFIG
@@ -106,11 +106,21 @@ def test_get_says_what_is_not_there_or_no_value(path: str, servers: tuple[RedisS
     code, output = said("get", KEY, "--config", path)
     assert (code, f"nothing is stored under '{KEY}'" in output) == (2, True)
     with servers[0].client() as client:
-        client.set(f"triptych:{KEY}", b"no value")
+        client.set(stored_as(KEY), b"no value")
         code, output = said("get", KEY, "--config", path)
         assert (code, "cache.redis: " in output) == (2, True)
-        client.set(f"triptych:{KEY}", encode(KEY, {"[red]x": floats(4)}))
+        client.set(stored_as(KEY), encode(KEY, {"[red]x": floats(4)}))
     assert "[red]x <f4 [1]" in said("get", KEY, "--config", path)[1]
+
+
+def test_whoever_writes_to_redis_does_not_write_to_the_terminal(path: str, servers: tuple[RedisServer, RedisServer]) -> None:
+    with servers[0].client() as client:
+        client.set(stored_as(KEY), encode(KEY, {"a\x1b]0;title\x07\u202e\ncheck": floats(4)}, kind="\x9b2J"))
+    code, output = said("get", KEY, "--config", path)
+    assert code == 0
+    assert "\\x9b2J" in output
+    assert r"a\x1b]0;title\x07\u202e\ncheck <f4 [1]" in output
+    assert output.replace("\n", "").isprintable()
 
 
 def test_a_server_that_does_not_answer_is_an_error_that_names_its_setting(tmp_path: Path) -> None:

@@ -148,5 +148,11 @@ async def test_whoever_leaves_while_claiming_leaves_no_claim(scene: Scene) -> No
 
 @given(st.floats(0, 1e4))
 def test_a_slower_stage_is_waited_for_longer_within_bounds(usual_s: float) -> None:
-    assert SHORTEST_WAIT_S <= patience_s(usual_s) <= patience_s(usual_s + 1) <= LONGEST_WAIT_S == patience_s(None)
-    assert patience_s(usual_s) >= min(usual_s, LONGEST_WAIT_S)
+    shorter, longer = patience_s(usual_s, None), patience_s(usual_s + 1, None)
+    assert SHORTEST_WAIT_S <= shorter <= longer <= LONGEST_WAIT_S == patience_s(None, None)
+    assert shorter >= min(usual_s, LONGEST_WAIT_S)
+
+
+@given(st.none() | st.floats(0, 1e4), st.floats(0, 1e4))
+def test_nobody_waits_for_more_than_half_of_the_time_that_is_left(usual_s: float | None, left_s: float) -> None:
+    assert patience_s(usual_s, left_s) == min(left_s / 2, patience_s(usual_s, None))

@@ -144,10 +144,17 @@ async def test_what_is_not_kept_is_made_by_each_and_nobody_waits_for_it_twice(sc
 
 
 async def test_a_follower_ends_at_its_deadline(scene: Scene) -> None:
-    scene.store.claims[KEY] = Claim(KEY), float("inf")
+    scene.two.tier.get_gate.close()
     with pytest.raises(DeadlineExceeded, match="still being looked up"):
         await scene.two.ask(in_s=0.05)
     assert scene.batches == []
+    scene.two.tier.get_gate.open()
+
+
+async def test_a_follower_makes_it_in_time_where_a_claim_stands_for_ever(scene: Scene) -> None:
+    scene.store.claims[KEY] = Claim(KEY), float("inf")
+    assert total(await scene.two.ask(in_s=2.0)) == 5
+    assert scene.two.counter("cache_waits_total") == 1
 
 
 async def test_a_follower_that_goes_away_neither_makes_it_nor_claims_it(scene: Scene) -> None:
