@@ -40,11 +40,11 @@ def working_for(tenant: str) -> Iterator[None]:
 
 class ThreadPool:
     """`purpose` names it in messages and in threads' names. Threads start when they are first needed. Tenants take turns, so that nobody
-    waits behind all that another wants; where the line is full, whoever holds less than an equal part of it is let in all the same. For
-    one event loop."""
+    waits behind all that another wants; where the line is full, whoever holds less than an equal part of it is let in all the same.
+    `turn_within_s`: nobody waits longer for a thread; None: or for ever. For one event loop."""
 
-    def __init__(self, purpose: str, *, threads: int, max_waiting: int) -> None:
-        self._purpose, self._threads, self._max_waiting = purpose, threads, max_waiting
+    def __init__(self, purpose: str, *, threads: int, max_waiting: int, turn_within_s: float | None = None) -> None:
+        self._purpose, self._threads, self._max_waiting, self._turn_within_s = purpose, threads, max_waiting, turn_within_s
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=purpose)
         self._num_running, self._num_waiting = 0, 0
         self._lines: dict[str, deque[asyncio.Future[None]]] = {}  # the tenant whose turn it is comes first
@@ -52,8 +52,8 @@ class ThreadPool:
 
     async def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """What the function returns or raises; of its caller's context it knows the tenant alone. Raises `Overloaded` where
-        `max_waiting` wait already, or the system has no thread for it; `Unavailable` once it is closed. Cancelled: what has not
-        started never does; what has goes on unheeded, and its thread is taken until it ends."""
+        `max_waiting` wait already, its turn has not come in time, or the system has no thread for it; `Unavailable` once it is closed.
+        Cancelled: what has not started never does; what has goes on unheeded, and its thread is taken until it ends."""
         if self._closed:
             raise self._ended()
         if self._num_running < self._threads:
@@ -103,12 +103,15 @@ class ThreadPool:
         self._lines.setdefault(tenant, line).append(waiter)
         self._num_waiting += 1
         try:
-            await waiter
-        except BaseException:
+            async with asyncio.timeout(self._turn_within_s):
+                await waiter
+        except BaseException as error:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 self._next()  # its turn had come
             else:
                 self._leave(tenant, waiter)
+            if isinstance(error, TimeoutError):
+                raise Overloaded(f"no thread was free in time for {self._purpose}", retry_after_s=RETRY_AFTER_S) from None
             raise
 
     def _leave(self, tenant: str, waiter: "asyncio.Future[None]") -> None:

@@ -63,6 +63,10 @@ class Paged(Protocol[P_contra]):
         steps."""
         ...
 
+    def lost(self, names: Sequence[str]) -> None:
+        """Of what `export` gave, these are not remembered after all: they may be given again. Any thread."""
+        ...
+
 
 class PageTaker(Protocol):
     """Whoever remembers pages. Any thread; neither blocks nor raises."""
@@ -94,4 +98,8 @@ class Paging(Protocol[P_contra]):
 
     def room_again(self) -> None:
         """The taker has room, and had none."""
+        ...
+
+    def lost(self, names: Sequence[str]) -> None:
+        """The taker has dropped the pages of these names. Never raises."""
         ...

@@ -154,6 +154,9 @@ class Denoiser:
         self._kept.clear()
         return pages
 
+    def lost(self, names: Sequence[str]) -> None:
+        """They are nowhere any more; who paints that again keeps them again."""
+
     def finish(self, row: DenoiseRow) -> None:
         row.release()
 

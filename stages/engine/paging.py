@@ -6,7 +6,7 @@ Knows no cache and no queue.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 from stages.contract.errors import TriptychError
@@ -61,6 +61,12 @@ class EnginePaging(Generic[P]):
 
     def room_again(self) -> None:
         self._wake()
+
+    def lost(self, names: Sequence[str]) -> None:
+        try:
+            self._stage.lost(names)
+        except Exception as error:
+            self.failed(error)
 
     def failed(self, error: Exception) -> TriptychError:
         """The stage failed over pages: no item hears of it."""

@@ -1,7 +1,7 @@
 """The cache as an event loop may ask it: what may take a while happens in threads of its own.
 
-Decides what must not happen on the loop. As advisory as the cache itself: where all its threads are taken and too much waits, nothing
-is found and nothing is remembered.
+Decides what must not happen on the loop. As advisory as the cache itself: where all its threads are taken and too much waits, or for
+too long, nothing is found and nothing is remembered.
 """
 
 import asyncio
@@ -21,18 +21,21 @@ W = ParamSpec("W")
 READERS = 8  # they wait for the network, not for the CPU
 ASKERS = 4
 MAX_WAITING = 4096
+TURN_PATIENCE_S = 1.0
+"""About as long as a tier takes until it gives up on a server that doesn't answer."""
 MAX_WRITING_BYTES = 256 * 2**20
 """Of the values that wait to be remembered, beside one: what comes faster than it can be is not."""
 
 
 class CacheThreads:
     """For one event loop. Nobody who reads waits for whoever writes, nor who only asks where something is for whoever reads. `what` is in
-    it, in messages and threads' names."""
+    it, in messages and threads' names. `turn_within_s`: who has waited so long for a thread that reads finds nothing; None: callers have
+    a patience of their own."""
 
-    def __init__(self, cache: TieredCache, what: str = "the cache") -> None:
+    def __init__(self, cache: TieredCache, what: str = "the cache", *, turn_within_s: float | None = TURN_PATIENCE_S) -> None:
         self._cache, self._near, self._what = cache, cache.near(), what
         self._asking = ThreadPool(f"asking for {what}", threads=ASKERS, max_waiting=MAX_WAITING)
-        self._reading = ThreadPool(f"reading {what}", threads=READERS, max_waiting=MAX_WAITING)
+        self._reading = ThreadPool(f"reading {what}", threads=READERS, max_waiting=MAX_WAITING, turn_within_s=turn_within_s)
         self._writing = ThreadPool(f"writing {what}", threads=1, max_waiting=MAX_WAITING)
         self._writing_bytes = 0
 

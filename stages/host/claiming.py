@@ -63,24 +63,28 @@ class Claiming:
     ) -> Found | Claim | None:
         """The value; or a claim to it, where it is for the caller to make it and others may wait: to be given to `holding`. None: it is
         to be made, whatever others do. `waited`: told for how many seconds another was waited for, if one was."""
+        asked = self._now()
         answer = await self._threads.get_or_claim(key, label)
         if not isinstance(answer, BeingMade):
             return answer
         began = self._now()
         try:
-            return await self._wait(key, label, began + patience_s)
+            return await self._wait(key, label, began + patience_s, began - asked)
         finally:
             waited(self._now() - began)
 
-    async def _wait(self, key: str, label: Label, until: float) -> Found | Claim | None:
+    async def _wait(self, key: str, label: Label, until: float, answer_s: float) -> Found | Claim | None:
+        """`answer_s`: how long the last answer took. It is asked no more often, or who waits would keep the threads from everyone else."""
         for pause_s in pauses():
             left_s = until - self._now()
             if left_s <= 0:
                 break
-            await self._pause(min(pause_s, left_s))
+            await self._pause(min(max(pause_s, answer_s), left_s))
+            asked = self._now()
             answer = await self._threads.get_or_claim(key, label)
             if not isinstance(answer, BeingMade):
                 return answer
+            answer_s = self._now() - asked
         return None
 
     @contextmanager

@@ -60,7 +60,7 @@ class StageHost:
     ) -> None:
         self._cache = cache if cache is not None else TieredCache()
         self._cache_threads = CacheThreads(self._cache)
-        self._page_threads = CacheThreads(pages, "pages") if pages is not None else None
+        self._page_threads = CacheThreads(pages, "pages", turn_within_s=None) if pages is not None else None
         self._stats = {"cache": CacheStats(self._cache, self._cache_threads)}
         if pages is not None and self._page_threads is not None:
             self._stats["pages"] = CacheStats(pages, self._page_threads)

@@ -175,6 +175,9 @@ class Llm:
         with torch.inference_mode():
             return self._paging.export(idle=idle)
 
+    def lost(self, names: Sequence[str]) -> None:
+        self._paging.lost(names)
+
     def needs(self, payload: Generate, inputs: Inputs = NO_INPUTS) -> Sequence[Recipe[Any]]:
         """Features of the images that lie beyond the longest beginning of the prompt that a slot holds under its salt, and the pages at
         hand that go on from there."""

@@ -23,16 +23,19 @@ SAVED_BYTES = 4 * EXPORT_BYTES
 
 
 class Paging:
-    """Of the slots of one stage. On one thread, the engine's. `pages`: None where there are none."""
+    """Of the slots of one stage. On one thread, the engine's, but for `lost`. `pages`: None where there are none."""
 
     def __init__(self, table: SlotTable, pages: SlotPages | None) -> None:
         self._table, self._pages = table, pages
         self._ledger = PageLedger()
         self._saved: deque[MadePage] = deque()
+        self._lost: deque[str] = deque()
         self._is_asked = False  # somebody takes what is exported
 
     def came(self, names: Sequence[str], brought: Sequence[str]) -> None:
         """A newcomer with a prompt of these pages, some of which were brought from where they are remembered."""
+        while self._lost:
+            self._ledger.lose(self._lost.popleft())
         self._ledger.ask(names)
         self._ledger.give(brought)
 
@@ -72,6 +75,10 @@ class Paging:
             else:
                 break
         return exported
+
+    def lost(self, names: Sequence[str]) -> None:
+        """Any thread. Whoever asks for them next has them leave again."""
+        self._lost.extend(names)
 
     def _has_room(self, num_bytes: int, num_pages: int) -> bool:
         """For one more page."""

@@ -22,12 +22,12 @@ class Store:
 
 
 class SharedTier:
-    """`get_gate`: before every look-up; `keeps`: or every value is refused."""
+    """`get_gate`: before every look-up; `keeps`: or every value is refused; `answer_s`: so much later it is after each `get_or_claim`."""
 
     name = "redis"
 
     def __init__(self, store: Store) -> None:
-        self.store, self.keeps = store, True
+        self.store, self.keeps, self.answer_s = store, True, 0.0
         self.get_gate = Gate()
         self._held: dict[Claim, float] = {}  # until when each stands
 
@@ -41,6 +41,7 @@ class SharedTier:
 
     def get_or_claim(self, key: str, label: Label = UNLABELLED) -> Arrays | Claim | BeingMade | None:
         found = self.get_many([key])
+        self.store.now += self.answer_s
         if found:
             return found[key]
         with self.store.lock:

@@ -82,6 +82,7 @@ class Speller:
     running: list[Spelling] = field(default_factory=list)
     num_steps: int = 0
     exported: list[tuple[str, bool]] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
 
     device = "cpu"
     page_type = Letters
@@ -191,6 +192,9 @@ class Speller:
         assert name is not None
         self.exported.append((name, idle))
         return [self.to_export.pop(name)]
+
+    def lost(self, names: Sequence[str]) -> None:
+        self.dropped += names
 
     def _next_export(self, idle: bool) -> str | None:
         return next((name for name in self.to_export if idle or self.asked[name] >= 2), None)

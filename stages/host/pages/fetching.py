@@ -15,8 +15,8 @@ from stages.contract.errors import Cancelled
 from stages.host.cache_threads import CacheThreads
 from stages.host.single_flight import Flight
 
-Observe = Callable[[str, int, float], None]
-"""From a tier, so many bytes came after so many seconds."""
+Observe = Callable[[str, int, int, float], None]
+"""From a tier, so many bytes came, and so many pages didn't, after so many seconds."""
 
 Pages = Mapping[str, Found]
 
@@ -84,7 +84,7 @@ class PageFetching:
         began, keys = time.monotonic(), wanted.keys.get(MEMORY, ())
         found = dict(self._cache.get_near(keys, wanted.label)) if keys else {}
         if found:
-            wanted.observe(MEMORY, sum(value.bytes for value in found.values()), time.monotonic() - began)
+            wanted.observe(MEMORY, sum(value.bytes for value in found.values()), 0, time.monotonic() - began)
         return found
 
     def _joined(self, wanted: Wanted, found: Mapping[str, Found]) -> _Waiting:
@@ -110,7 +110,8 @@ class PageFetching:
             found = await self._cache.get_many(keys, wanted.label)
             flight.set_result(found)
             if {value.tier for value in found.values()} <= {tier}:  # or the time says nothing of any
-                wanted.observe(tier, sum(value.bytes for value in found.values()), time.monotonic() - began)
+                num_bytes = sum(value.bytes for value in found.values())
+                wanted.observe(tier, num_bytes, len(keys) - len(found), time.monotonic() - began)
 
         flight = Flight(compute)
         self._flights.update(dict.fromkeys(keys, flight))

@@ -8,13 +8,16 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from cache.tier import Label
 from cache.tiered import MEMORY, Found
 from stages.concurrency.thread_pool import TENANT
+from stages.contract.errors import TriptychError
 from stages.contract.item import Item, StageReceipt
 from stages.contract.pages import PageRun, Paging
 from stages.contract.recipe import NO_INPUTS, Inputs
@@ -55,9 +58,10 @@ class Beginning:
 
     def keep(self, keys: Sequence[str]) -> None:
         """Of the others the memory is no longer counted."""
+        kept = frozenset(keys)
         if self.held is not None:
-            self.held.let_go(key for key in self.keys if key not in keys)
-        self.keys = [key for key in self.keys if key in keys]
+            self.held.let_go(key for key in self.keys if key not in kept)
+        self.keys = [key for key in self.keys if key in kept]
 
     def let_go(self) -> None:
         """Idempotent. They are nowhere but where they are needed, or remembered."""
@@ -74,7 +78,8 @@ class StagePages:
         self._counters, self._rule = PageCounters(), FetchRule()
         self._held = HeldPages()
         self._fetching = PageFetching(cache)
-        self._writer = PageWriter(cache, self._kind, origin, deliver, paging.room_again)
+        self._writer = PageWriter(cache, self._kind, origin, deliver, on_room=paging.room_again, on_lost=paging.lost)
+        self._forgetting: set[asyncio.Task[None]] = set()
         self._latest = PageRun()
         paging.remember_with(self._writer)
 
@@ -124,8 +129,10 @@ class StagePages:
         return beginning
 
     async def settled(self) -> None:
-        """Returns once nothing is being fetched, and all is written that the event loop has heard of."""
+        """Returns once nothing is being fetched or forgotten, and all is written that the event loop has heard of."""
         await self._fetching.settled()
+        while self._forgetting:
+            await asyncio.wait(self._forgetting)
         await self._writer.settled()
 
     async def close(self) -> None:
@@ -179,7 +186,7 @@ class StagePages:
             by_tier.setdefault(at[name], []).append(keys[name])
         began = time.monotonic()
         patience_s = FETCHING_PATIENCE_S if plan.compute_s is None else max(plan.compute_s, MIN_PATIENCE_S)
-        wanted = Wanted(by_tier, Label(self._kind, item.salt), item.tenant, self._observe)
+        wanted = Wanted(by_tier, Label(self._kind, item.salt), item.tenant, partial(self._observe, run.num_bytes))
         fetched = await self._fetching.fetch(wanted, _within(item, patience_s))
         seconds = time.monotonic() - began
         self._counters.page_fetch_seconds_total += seconds
@@ -189,14 +196,14 @@ class StagePages:
             for tier, asked in by_tier.items():
                 if fetched.begun.intersection(asked).difference(fetched.found):  # it takes at least so long
                     self._rule.observe(tier, run.num_bytes * len(asked), seconds, time.monotonic())
-        await self._use(run, plan, keys, fetched, beginning)
+        self._use(run, plan, keys, fetched, beginning)
 
-    def _observe(self, tier: str, num_bytes: int, seconds: float) -> None:
+    def _observe(self, page_bytes: int, tier: str, num_bytes: int, num_missing: int, seconds: float) -> None:
         if tier != MEMORY:
             self._counters.page_bytes_fetched_total += num_bytes
-        self._rule.observe(tier, num_bytes, seconds, time.monotonic())
+        self._rule.observe(tier, num_bytes, seconds, time.monotonic(), num_missing_bytes=num_missing * page_bytes)
 
-    async def _use(self, run: PageRun, plan: Plan, keys: Mapping[str, str], fetched: Fetched, beginning: Beginning) -> None:
+    def _use(self, run: PageRun, plan: Plan, keys: Mapping[str, str], fetched: Fetched, beginning: Beginning) -> None:
         """All up to the first that did not come."""
         pages: dict[str, Result] = {}
         used: list[Found] = []
@@ -207,7 +214,7 @@ class StagePages:
             try:
                 pages[name] = self._paging.page_type.of(found.value).freeze()
             except ValueError:
-                await self._cache.forget(keys[name])
+                self._forget(keys[name])
                 break
             used.append(found)
             if found.tier != MEMORY and keys[name] in fetched.begun:  # or the bytes are on another's receipt
@@ -215,6 +222,17 @@ class StagePages:
         beginning.pages = Inputs(pages)
         beginning.keep([keys[name] for name in pages])
         self._tell(run, list(pages), used, beginning)
+
+    def _forget(self, key: str) -> None:
+        """Behind whatever is being written: nobody waits for it."""
+
+        async def forget() -> None:
+            with suppress(TriptychError):
+                await self._cache.forget(key)
+
+        task = asyncio.get_running_loop().create_task(forget())
+        self._forgetting.add(task)
+        task.add_done_callback(self._forgetting.discard)
 
     def _tell(self, run: PageRun, names: Sequence[str], used: Sequence[Found], beginning: Beginning) -> None:
         """On the receipt the farthest tier; of the counters each the pages that it spares."""

@@ -17,6 +17,8 @@ from stages.engine.scheduling.affine_time import AffineTime
 
 HALF_LIFE = 32.0  # fetches
 TRY_AGAIN_S = 30.0
+QUICK_S = 0.05
+"""What a fetch lacks that ends sooner was not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,14 @@ class FetchRule:
         self._tiers: dict[str, AffineTime] = {}
         self._seen_at: dict[str, float] = {}  # or tried
 
-    def observe(self, tier: str, num_bytes: int, seconds: float, now: float) -> None:
-        """So many bytes were fetched from there."""
+    def observe(self, tier: str, num_bytes: int, seconds: float, now: float, *, num_missing_bytes: int = 0) -> None:
+        """So many bytes were fetched from there. About so many more were missing: where that took longer than fetching all of them is
+        expected to, they were on their way, which takes at least so long."""
+        num_wanted = num_bytes + num_missing_bytes
+        if num_missing_bytes and seconds > max(QUICK_S, self.seconds_for(tier, num_wanted) or 0.0):
+            num_bytes = num_wanted
+        if not num_bytes:  # it was not there, which says nothing of the way
+            return
         self._tiers.setdefault(tier, AffineTime(HALF_LIFE)).observe(num_bytes, seconds)
         self._seen_at[tier] = now
 
@@ -58,12 +66,13 @@ class FetchRule:
 
     def plan(self, run: PageRun, held: Mapping[str, str], page_s: float | None, now: float) -> Plan:
         """What to fetch of the pages `held`. `page_s`: how long computing what one page saves takes, where that is known."""
-        choices = self._choices(run, held)
+        names = within_reach(run, held)
+        choices = self._choices(run, held, names)
         if not choices:
             return Plan()
         most = max(choice.num_saved for choice in choices)
         if page_s is None:
-            return Plan(choices[-1].names, choices[-1].fetch_s, None)
+            return Plan(choices[-1].of(names), choices[-1].fetch_s, None)
         compute_s = most * page_s
 
         def finished_s(choice: _Choice) -> float:
@@ -71,19 +80,21 @@ class FetchRule:
 
         best = min(reversed(choices), key=finished_s)
         if finished_s(best) <= compute_s:
-            return Plan(best.names, best.fetch_s, compute_s)
-        return Plan(self._trial(choices, held, now), None, compute_s)
+            return Plan(best.of(names), best.fetch_s, compute_s)
+        return Plan(self._trial(choices, held, names, now), None, compute_s)
 
-    def _choices(self, run: PageRun, held: Mapping[str, str]) -> "list[_Choice]":
-        """All that could be fetched, the least first."""
-        beyond, names = run.names[run.num_resident :], within_reach(run, held)
+    def _choices(self, run: PageRun, held: Mapping[str, str], names: Sequence[str]) -> "list[_Choice]":
+        """All that could be fetched, the least first. `names`: within reach."""
         if run.each_holds_all:
-            places = {name: place for place, name in enumerate(beyond, 1)}
-            return [_Choice((name,), places[name], self._fetch_s({held[name]: run.num_bytes})) for name in names]
+            places = {name: place for place, name in enumerate(run.names[run.num_resident :], 1)}
+            return [
+                _Choice(index, index + 1, places[name], self._fetch_s({held[name]: run.num_bytes}))
+                for index, name in enumerate(names)
+            ]
         choices, num_bytes = [], Counter[str]()
         for count, name in enumerate(names, 1):
             num_bytes[held[name]] += run.num_bytes
-            choices.append(_Choice(names[:count], count, self._fetch_s(num_bytes)))
+            choices.append(_Choice(0, count, count, self._fetch_s(num_bytes)))
         return choices
 
     def _fetch_s(self, num_bytes: Mapping[str, int]) -> float | None:
@@ -92,20 +103,27 @@ class FetchRule:
         known = [one for one in seconds if one is not None]
         return math.fsum(known) if len(known) == len(seconds) else None
 
-    def _trial(self, choices: "Sequence[_Choice]", held: Mapping[str, str], now: float) -> tuple[str, ...]:
+    def _trial(
+        self, choices: "Sequence[_Choice]", held: Mapping[str, str], names: tuple[str, ...], now: float
+    ) -> tuple[str, ...]:
         """The least that tells of a tier of which nothing was heard for long."""
         for choice in choices:
-            tier = held[choice.names[-1]]
+            tier = held[names[choice.end - 1]]
             if now - self._seen_at.get(tier, -math.inf) >= TRY_AGAIN_S:
                 self._seen_at[tier] = now
-                return choice.names
+                return choice.of(names)
         return ()
 
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """`num_saved`: of the pages beyond what the stage holds, how many need not be computed then."""
+    """Of the names within reach those from `begin` up to `end`. `num_saved`: of the pages beyond what the stage holds, how many need not
+    be computed then."""
 
-    names: tuple[str, ...]
+    begin: int
+    end: int
     num_saved: int
     fetch_s: float | None
+
+    def of(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        return names[self.begin : self.end]

@@ -7,7 +7,7 @@ event loop passes them to the thread that writes. Knows no stage.
 import asyncio
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 from cache.codec import Arrays
@@ -23,10 +23,20 @@ MAX_WAITING_BYTES = 64 * 2**20
 
 class PageWriter:
     """A `PageTaker`. `kind`: of the pages, for their labels; `origin`: the key of who makes them; `deliver` calls on the event loop;
-    `on_room` is called there where there is room after there was none."""
+    `on_room` is called there where there is room after there was none; `on_lost`, on any thread, with the names of what it drops."""
 
-    def __init__(self, cache: CacheThreads, kind: str, origin: str, deliver: Deliver, on_room: Callable[[], None]) -> None:
-        self._cache, self._kind, self._origin, self._deliver, self._on_room = cache, kind, origin, deliver, on_room
+    def __init__(
+        self,
+        cache: CacheThreads,
+        kind: str,
+        origin: str,
+        deliver: Deliver,
+        *,
+        on_room: Callable[[], None],
+        on_lost: Callable[[Sequence[str]], None],
+    ) -> None:
+        self._cache, self._kind, self._origin, self._deliver = cache, kind, origin, deliver
+        self._on_room, self._on_lost = on_room, on_lost
         self._lock = threading.Lock()
         self._waiting_bytes = self._num_exported = self._num_bytes = self._num_dropped = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -52,12 +62,17 @@ class PageWriter:
 
     def take(self, pages: Sequence[MadePage]) -> None:
         taken: list[MadePage] = []
+        lost: list[str] = []
         with self._lock:
             for page in pages:
                 if self._waiting_bytes < MAX_WAITING_BYTES:
                     self._waiting_bytes += page.value.num_bytes
                     taken.append(page)
-            self._num_dropped += len(pages) - len(taken)
+                else:
+                    lost.append(page.name)
+            self._num_dropped += len(lost)
+        if lost:
+            self._on_lost(lost)
         if taken:
             self._deliver([partial(self._begin_writing, taken)])
 
@@ -69,18 +84,22 @@ class PageWriter:
         task.add_done_callback(self._tasks.discard)
 
     async def _write(self, pages: Sequence[MadePage]) -> None:
-        by_salt: dict[str, dict[str, Arrays]] = defaultdict(dict)
+        by_salt: dict[str, list[MadePage]] = defaultdict(list)
         for page in pages:
-            by_salt[page.salt][remembered_as(page.name, self._origin)] = page.value.freeze().arrays()
-        num_written = 0
+            by_salt[page.salt].append(page)
+        lost = {page.name for page in pages}
         try:
-            for salt, values in by_salt.items():
-                if await self._cache.put_many(values, Label(self._kind, salt)):
-                    num_written += len(values)
+            for salt, made in by_salt.items():
+                if await self._cache.put_many(self._values(made), Label(self._kind, salt)):
+                    lost.difference_update(page.name for page in made)
         finally:
-            self._written(pages, num_written)
+            self._written(pages, lost)
 
-    def _written(self, pages: Sequence[MadePage], num_written: int) -> None:
+    def _values(self, pages: Sequence[MadePage]) -> Mapping[str, Arrays]:
+        return {remembered_as(page.name, self._origin): page.value.freeze().arrays() for page in pages}
+
+    def _written(self, pages: Sequence[MadePage], lost: Collection[str]) -> None:
+        num_written = sum(page.name not in lost for page in pages)
         num_bytes = sum(page.value.num_bytes for page in pages)
         with self._lock:
             had_room = self.has_room()
@@ -88,5 +107,7 @@ class PageWriter:
             self._num_exported += num_written
             self._num_dropped += len(pages) - num_written
             self._num_bytes += num_bytes if num_written else 0
+        if lost:
+            self._on_lost(sorted(lost))
         if not had_room and self.has_room():
             self._on_room()

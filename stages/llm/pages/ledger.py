@@ -2,11 +2,14 @@
 
 Decides what is worth handing over: a page that was asked for, or made, at least twice; and where nothing else is to be done, any. A
 page that was handed over, or was brought from where it is remembered, is not handed over again, unless it had to be made again since:
-then nobody remembers it. Pure; knows names, and neither keys nor values.
+then nobody remembers it. That is believed for a while only, for what is remembered may get lost: what is asked for later, and lies in a
+slot, is handed over once more. Pure but for the time; knows names, and neither keys nor values.
 """
 
+import math
+import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 MAX_SEEN = 65_536
@@ -14,11 +17,14 @@ MAX_SEEN = 65_536
 
 SEEN_OFTEN = 2
 
+BELIEVED_S = 600.0
+"""How long what was handed over, or found, is taken to be remembered."""
+
 
 @dataclass(slots=True)
 class _Fate:
     num_seen: int = 0
-    is_handed_over: bool = False
+    remembered_at: float = -math.inf  # handed over then, or found
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +37,10 @@ class LyingPage:
 
 
 class PageLedger:
-    """On one thread."""
+    """On one thread. `clock`: seconds."""
 
-    def __init__(self, max_seen: int = MAX_SEEN) -> None:
-        self._max_seen = max_seen
+    def __init__(self, max_seen: int = MAX_SEEN, clock: Callable[[], float] = time.monotonic) -> None:
+        self._max_seen, self._clock = max_seen, clock
         self._fates: OrderedDict[str, _Fate] = OrderedDict()
         self._held: dict[int, list[str]] = {}  # by slot, the names of its first pages
         self._lying: dict[str, dict[int, int]] = {}  # by name, in which slots, and the how manieth there
@@ -48,14 +54,21 @@ class PageLedger:
             fate.num_seen += 1
             if fate.num_seen >= SEEN_OFTEN and name in self._once:
                 del self._once[name]
-                self._often[name] = None
+            if name in self._lying:
+                self._await_leaving(name, fate)
 
     def give(self, names: Sequence[str]) -> None:
         """These were found where pages are remembered."""
         for name in names:
-            self._fate(name).is_handed_over = True
+            self._fate(name).remembered_at = self._clock()
             self._often.pop(name, None)
             self._once.pop(name, None)
+
+    def lose(self, name: str) -> None:
+        """It was handed over, and is not remembered."""
+        fate = self._fates.get(name)
+        if fate is not None:
+            fate.remembered_at = -math.inf
 
     def hold(self, slot: int, names: Sequence[str], num_found: int) -> None:
         """These are the slot's first pages, and sound; all but the first `num_found` of them were made there. Whatever was known to lie
@@ -66,11 +79,10 @@ class PageLedger:
             fate, lying = self._fate(name), self._lying.setdefault(name, {})
             fate.num_seen = max(fate.num_seen, 1)
             if number >= num_found and not lying:
-                fate.is_handed_over = False
+                fate.remembered_at = -math.inf
             lying[slot] = number
             held.append(name)
-            if not fate.is_handed_over and name not in self._often and name not in self._once:
-                (self._often if fate.num_seen >= SEEN_OFTEN else self._once)[name] = None
+            self._await_leaving(name, fate)
 
     def let_go(self, slot: int) -> None:
         """Nothing lies in the slot any more."""
@@ -113,9 +125,15 @@ class PageLedger:
     def _taken(self, name: str) -> LyingPage:
         self._often.pop(name, None)
         self._once.pop(name, None)
-        self._fate(name).is_handed_over = True
+        self._fate(name).remembered_at = self._clock()
         slot, number = next(iter(self._lying[name].items()))
         return LyingPage(name, slot, number)
+
+    def _await_leaving(self, name: str, fate: _Fate) -> None:
+        """It lies in a slot. Without effect where it is remembered, or awaits that already."""
+        is_remembered = self._clock() - fate.remembered_at < BELIEVED_S
+        if not is_remembered and name not in self._often and name not in self._once:
+            (self._often if fate.num_seen >= SEEN_OFTEN else self._once)[name] = None
 
     def _fate(self, name: str) -> _Fate:
         fate = self._fates.get(name)

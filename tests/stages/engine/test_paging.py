@@ -127,6 +127,15 @@ def test_who_does_not_keep_up_is_given_nothing_until_there_is_room(desk: Desk) -
     desk.taker.wait_for(6)
 
 
+def test_a_stage_hears_of_what_is_lost(desk: Desk) -> None:
+    desk.begin()
+    desk.spell("ab")
+    desk.taker.wait_for(1)
+    assert desk.engine.paging is not None
+    desk.engine.paging.lost([":ab"])
+    assert desk.speller.dropped == [":ab"]
+
+
 def test_a_stage_that_can_not_export_serves_all_the_same_and_is_left_alone(desk: Desk) -> None:
     desk.begin()
     desk.speller.fails_exporting = True

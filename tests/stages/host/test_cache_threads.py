@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from cache.codec import Arrays
+from cache.memory import MemoryTier
 from cache.tier import UNLABELLED, Label
 from cache.tiered import TieredCache
 from stages.contract.engine import EngineIdentity
@@ -54,6 +55,21 @@ async def test_a_tenants_look_ups_do_not_wait_behind_all_of_anothers() -> None:
     await host.close()
     origin = Origin.of(EngineIdentity("adder", "cpu"), "")
     assert remembered_as("single", origin.key) in asked
+
+
+async def test_where_no_thread_is_free_in_time_nothing_is_found() -> None:
+    far = _Noting()
+    MemoryTier.put_many(far, {"k": {"x": np.zeros(1)}})
+    threads = CacheThreads(TieredCache([far]), turn_within_s=0.01)
+    far.get_gate.close()
+    begun = [asyncio.create_task(threads.get_many(["k"])) for _ in range(READERS)]
+    await asyncio.to_thread(far.get_gate.wait_for, READERS)
+    assert await threads.get_many(["k"]) == {}
+    assert await threads.get_or_claim("k") is None
+    far.get_gate.open()
+    assert all("k" in found for found in await asyncio.gather(*begun))
+    assert "k" in await threads.get_many(["k"])
+    await threads.close()
 
 
 async def test_what_waits_to_be_remembered_is_bounded_by_its_bytes() -> None:

@@ -109,6 +109,13 @@ async def test_pauses_grow_up_to_a_bound(scene: Scene) -> None:
     assert len(scene.pauses) < 150
 
 
+async def test_a_slow_store_is_asked_no_more_often_than_it_answers(scene: Scene) -> None:
+    scene.stranger()
+    scene.tiers[1].answer_s = 1.5
+    assert await scene.look_up(1, 6.0) is None
+    assert scene.pauses == [1.5, 1.5]
+
+
 async def test_a_claim_is_renewed_for_as_long_as_it_is_held(scene: Scene) -> None:
     claim = await scene.claim(0)
     with scene.claiming[0].holding(claim):

@@ -328,3 +328,15 @@ def test_pages_in_eight_bits_answer_nearly_the_same(folder: Path) -> None:
 def test_pages_that_cannot_be_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(settings))):
         LlmSettings(**settings)
+
+
+def test_what_was_dropped_leaves_again_when_it_is_asked_for_again(folder: Path) -> None:
+    llm = load(folder)
+    answered(llm, ask())
+    first = left(llm, idle=True)[0].name
+    answered(llm, ask())
+    assert first not in [page.name for page in left(llm)]
+    llm.lost([first])
+    assert llm.export(idle=False) == []
+    answered(llm, ask())
+    assert [page.name for page in left(llm)] == [first]

@@ -18,11 +18,12 @@ from stages.contract.engine import EngineIdentity
 from stages.contract.errors import DeadlineExceeded, InvalidRequest, QueueFull
 from stages.contract.item import InputReceipts, Item, StageMetrics, StageReceipt, StreamEnd
 from stages.contract.limits import QueueLimits
-from stages.host.cache_threads import READERS
+from stages.host.cache_threads import READERS, CacheThreads
 from stages.host.host import StageHost
 from stages.host.origin import Origin, remembered_as
+from stages.host.pages.fetching import PageFetching, Wanted
 from stages.host.pages.held import MAX_HELD_BYTES
-from tests.stages.fakes import Add, Adder, FarTier, Gate
+from tests.stages.fakes import PATIENCE_S, Add, Adder, FarTier, Gate
 from tests.stages.host.test_host import collect, once
 from tests.stages.host.test_inputs import plus
 from tests.stages.paged import Letters, Spell, Speller
@@ -53,6 +54,10 @@ class Far(FarTier):
     def put_many(self, values: Mapping[str, Arrays], label: Label = UNLABELLED) -> None:
         self.labels.add(label)
         super().put_many(values, label)
+
+    def delete(self, keys: Sequence[str]) -> None:
+        self.put_gate.pass_through()
+        super().delete(keys)
 
 
 class Scene:
@@ -218,13 +223,31 @@ async def test_what_has_vanished_meanwhile_is_spelled(scene: Scene) -> None:
     assert (scene.count("page_fetches_failed_total"), scene.count("page_bytes_in_flight")) == (1, 0)
 
 
-async def test_a_value_of_another_kind_is_forgotten(scene: Scene) -> None:
+async def test_a_value_of_another_kind_is_forgotten_and_nobody_waits_for_that(scene: Scene) -> None:
     key = remembered_as(":ab", ORIGIN)
     scene.memory.put_many({key: {"strange": Letters.of_text("ab").codes}})
     scene.speller.export_gate.close()
+    scene.far.put_gate.close()
     answer = await scene.spell("abc")
     assert (answer.outcome, answer.text) == ((0, "miss", 0), "abc")
-    assert not scene.memory.holds([key])
+    assert scene.memory.holds([key])
+    scene.far.put_gate.open()
+    await once(lambda: not scene.memory.holds([key]))
+
+
+async def test_what_is_learned_of_a_fetch_is_what_came_and_what_did_not() -> None:
+    far, seen = Far(), list[tuple[str, int, int]]()
+    MemoryTier.put_many(far, {"a": Letters.of_text("ab").arrays()})
+    threads = CacheThreads(TieredCache([far]), "pages")
+
+    def observe(tier: str, num_bytes: int, num_missing: int, seconds: float) -> None:
+        seen.append((tier, num_bytes, num_missing))
+
+    fetching = PageFetching(threads)
+    fetched = await fetching.fetch(Wanted({"redis": ["a", "b", "c"]}, UNLABELLED, "", observe), PATIENCE_S)
+    await fetching.settled()
+    assert (set(fetched.found), seen) == ({"a"}, [("redis", 2, 2)])
+    await threads.close()
 
 
 async def test_a_tier_that_raises_is_a_miss(scene: Scene) -> None:

@@ -1,5 +1,6 @@
 """Fetch or compute: what is chosen, and how that is learned."""
 
+import tracemalloc
 from collections.abc import Mapping
 
 import pytest
@@ -80,6 +81,43 @@ def test_what_was_slow_is_tried_again_now_and_then_with_one_page() -> None:
     for _ in range(100):
         slow.observe("redis", MIB, 0.001, 2 * TRY_AGAIN_S)
     assert slow.plan(run(), held(redis="abc"), 1.0, 2 * TRY_AGAIN_S).names == ("a", "b", "c")
+
+
+def test_a_fetch_that_brings_nothing_late_counts_as_all_that_it_should_have_brought() -> None:
+    slow = FetchRule()
+    slow.observe("redis", 0, 2.4, 0.0, num_missing_bytes=3 * MIB)
+    assert slow.seconds_for("redis", 3 * MIB) == pytest.approx(2.4)
+    assert slow.plan(run(), held(redis="abc"), 0.5, 1.0).names == ()
+
+
+def test_a_tier_that_has_become_slow_is_learned_to_be_however_good_it_was() -> None:
+    slow = rule(redis=0.01)
+    for _ in range(40):
+        slow.observe("redis", 0, 2.4, 0.0, num_missing_bytes=3 * MIB)
+    assert slow.plan(run(), held(redis="abc"), 0.5, 1.0).names == ()
+
+
+@pytest.mark.parametrize("num_bytes", [0, MIB])
+def test_what_is_soon_known_to_be_gone_says_nothing_of_the_way(num_bytes: int) -> None:
+    known, seconds = rule(redis=0.5), num_bytes / MIB * 0.5
+    known.observe("redis", num_bytes, seconds + 0.01, 0.0, num_missing_bytes=8 * MIB)
+    assert known.seconds_for("redis", 4 * MIB) == pytest.approx(2.0, rel=0.05)
+    fresh = FetchRule()
+    fresh.observe("redis", 0, 0.01, 0.0, num_missing_bytes=8 * MIB)
+    assert fresh.seconds_for("redis", MIB) is None
+
+
+def test_planning_takes_no_more_memory_a_page_however_many_there_are() -> None:
+    names = tuple(f"page {number}" for number in range(4000))
+    asked, at, known = PageRun(names, work=64.0, num_bytes=MIB), dict.fromkeys(names, "redis"), rule(redis=0.1)
+    tracemalloc.start()
+    try:
+        plan = known.plan(asked, at, 1.0, 0.0)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert plan.names == names
+    assert peak < 1000 * len(names)
 
 
 SPEEDS = st.floats(1e-4, 10.0)

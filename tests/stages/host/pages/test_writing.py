@@ -24,7 +24,8 @@ class Desk:
         self.far = Far()
         self.threads = CacheThreads(TieredCache([self.far]), "pages")
         self.num_rooms = 0
-        self.writer = PageWriter(self.threads, "letters", "origin", self.deliver, self.room)
+        self.lost: list[str] = []
+        self.writer = PageWriter(self.threads, "letters", "origin", self.deliver, on_room=self.room, on_lost=self.lost.extend)
         self.loop = asyncio.get_running_loop()
 
     def deliver(self, calls: Sequence[Call]) -> None:
@@ -65,6 +66,7 @@ async def test_what_comes_too_fast_is_lost_and_counted_until_there_is_room_again
     assert not desk.writer.has_room()
     desk.writer.take([page("d")])
     assert desk.writer.metrics()["pages_dropped_total"] == 2
+    assert desk.lost == ["c", "d"]
     assert desk.writer.metrics()["page_bytes_writing"] == 2 * half
     assert desk.num_rooms == 0
     desk.far.put_gate.open()
@@ -80,4 +82,5 @@ async def test_after_the_cache_has_closed_pages_are_lost() -> None:
     desk.writer.take([page("a")])
     await desk.writer.settled()
     await once(lambda: desk.writer.metrics()["pages_dropped_total"] == 1)
+    assert desk.lost == ["a"]
     assert desk.writer.metrics()["page_bytes_writing"] == 0

@@ -8,7 +8,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from stages.llm.pages.ledger import LyingPage, PageLedger
+from stages.llm.pages.ledger import BELIEVED_S, LyingPage, PageLedger
+from tests.stages.fakes import HandClock
 
 
 def computed(ledger: PageLedger, slot: int, names: Sequence[str], num_found: int = 0) -> None:
@@ -90,6 +91,37 @@ def test_the_last_chance_is_for_what_was_asked_for_again_and_lies_nowhere_else()
     assert [page.name for page in islice(ledger.last_chance(0, 1), 1)] == ["often"]
     ledger.let_go(0)
     assert handed_over(ledger, idle=True) == ["kept", "elsewhere"]  # and "also" is lost
+
+
+def test_after_a_while_what_was_handed_over_or_found_is_handed_over_again_once_it_is_asked_for() -> None:
+    time = HandClock()
+    ledger = PageLedger(clock=time.clock.monotonic)
+    computed(ledger, 0, ["a", "b"])
+    assert handed_over(ledger, idle=True) == ["a", "b"]
+    time.now += BELIEVED_S - 1
+    ledger.ask(["a", "b"])
+    ledger.give(["b"])
+    time.now += 1
+    assert handed_over(ledger, idle=True) == []
+    ledger.ask(["a", "b"])
+    assert handed_over(ledger) == ["a"]
+    ledger.ask(["a"])
+    ledger.let_go(0)
+    time.now += BELIEVED_S
+    ledger.ask(["a", "b"])
+    assert handed_over(ledger, idle=True) == []
+    ledger.check_integrity()
+
+
+def test_what_got_lost_is_handed_over_again_once_it_is_asked_for() -> None:
+    ledger = PageLedger()
+    computed(ledger, 0, ["a", "b"])
+    assert handed_over(ledger, idle=True) == ["a", "b"]
+    ledger.lose("a")
+    ledger.lose("unknown")
+    assert handed_over(ledger, idle=True) == []
+    ledger.ask(["a", "b"])
+    assert handed_over(ledger) == ["a"]
 
 
 def test_names_heard_of_longest_ago_are_forgotten_first() -> None:
