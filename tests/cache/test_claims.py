@@ -152,9 +152,13 @@ def test_who_slept_until_its_claim_had_run_out_leaves_alone_what_is_there_by_now
     both.run_out()
     both.two.put("k", VALUE)
     both.settle()
-    {"renew": both.one.renew_claims, "let go": lambda: both.one.let_go(claim), "not kept": lambda: both.one.not_kept(claim)}[
-        end
-    ]()
+    match end:
+        case "renew":
+            both.one.renew_claims()
+        case "let go":
+            both.one.let_go(claim)
+        case "not kept":
+            both.one.not_kept(claim)
     both.settle()
     assert isinstance(both.one.get_or_claim("k"), Found)
 
