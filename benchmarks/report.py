@@ -58,16 +58,22 @@ class Report:
         self.rows.append(row)
 
     def publish(self, folder: Path = RESULTS) -> Path:
-        """Writes `NAME.json` into `folder`, prints the tables, returns the file's path."""
+        """Writes, and prints the tables; returns the file's path."""
+        path = self.write(folder)
+        self.show()
+        return path
+
+    def write(self, folder: Path = RESULTS) -> Path:
+        """`NAME.json` into `folder`; returns the file's path."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.name}.json"
         goals = [asdict(goal) | {"met": goal.is_met} for goal in self.goals]
         found = {"name": self.name, "machine": machine(), "settings": self.settings, "rows": self.rows, "goals": goals}
         path.write_text(json.dumps(found | {"notes": self.notes}, indent=1) + "\n")
-        self._print()
         return path
 
-    def _print(self) -> None:
+    def show(self) -> None:
+        """Prints the tables, what became of the goals, and the notes."""
         console = Console()
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
         table = Table(*columns, title=self.name)

@@ -8,7 +8,7 @@ is new (its slots remember nothing either), and as long. Decides loads. Knows no
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.command import tell
@@ -41,23 +41,24 @@ class Plan:
     prompt_tokens: int = 1500
 
 
-def measure(urls: Mapping[str, str], plan: Plan) -> list[Run]:
-    """`urls`: of both servers, by whether they remember."""
+def measure(urls: Mapping[str, str], plan: Plan) -> Iterator[Run]:
+    """`urls`: of both servers, by whether they remember. Each run as soon as it is through."""
     loads = _Loads(Beginnings(), plan)
     for url in urls.values():
         asyncio.run(loads.warm(url))
-    runs = [run for turn in range(plan.turns) for run in _turn(loads, urls, plan, turn)]
+    for turn in range(plan.turns):
+        yield from _turn(loads, urls, plan, turn)
     for turn in range(plan.new_turns):
         for side in (REMEMBERS, FORGETS) if turn % 2 else (FORGETS, REMEMBERS):
-            runs.append(loads.run(urls[side], side, NEW, 0.0, turn))
-    return runs
+            yield loads.run(urls[side], side, NEW, 0.0, turn)
 
 
-def _turn(loads: _Loads, urls: Mapping[str, str], plan: Plan, turn: int) -> list[Run]:
-    runs = [loads.run(urls[FORGETS], FORGETS, about, 0.0, turn) for about in (PROMPTS, IMAGES)]
-    for reuse in plan.reuses:
-        runs += [loads.run(urls[REMEMBERS], REMEMBERS, about, reuse, turn) for about in (PROMPTS, IMAGES)]
-    return runs
+def _turn(loads: _Loads, urls: Mapping[str, str], plan: Plan, turn: int) -> Iterator[Run]:
+    for about in (PROMPTS, IMAGES):
+        yield loads.run(urls[FORGETS], FORGETS, about, 0.0, turn)
+    for reuse in sorted(plan.reuses, reverse=True):
+        for about in (PROMPTS, IMAGES):
+            yield loads.run(urls[REMEMBERS], REMEMBERS, about, reuse, turn)
 
 
 class _Loads:
