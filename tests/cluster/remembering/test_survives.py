@@ -24,7 +24,7 @@ IMAGE, STORY = fresh_png(300), f"Learn this by heart. {LONG_TEXT}"
 """Nobody is asked about them elsewhere."""
 
 STEPS, KEPT, SEED = 150, 75, 77  # the configuration keeps the state half-way
-KILLED = ("llm", "vision-encoder", "denoiser")
+KILLED = ("denoiser", "llm", "vision-encoder")
 
 
 def flipped(key: bytes, data: bytes) -> bytes:
@@ -132,7 +132,10 @@ def painted_while_all_die(remembering: Remembering) -> list[int]:
 
     with ThreadPoolExecutor(1) as painters:
         painting = painters.submit(paint)
-        eventually(lambda: bool(keys_of(remembering.pages) - before), "its state is kept")
+        eventually(
+            lambda: bool(keys_of(remembering.pages) - before) and bool(told) and told[-1] > KEPT + 1,
+            "its state is kept, and steps after that are told",
+        )
         for deployment in KILLED:
             pids = remembering.server.pids(deployment)
             assert pids
