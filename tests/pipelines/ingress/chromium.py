@@ -29,6 +29,13 @@ FLAGS = (
 WAIT_S = 30
 
 
+_PAGE_GONE = ("navigated or closed", "context was destroyed", "Cannot find context")
+
+
+class PageGone(AssertionError):
+    """The page that was asked makes way for another."""
+
+
 class Page:
     """One tab. `problems` collects what the page complained about: exceptions, console errors, violations of its policy."""
 
@@ -59,10 +66,17 @@ class Page:
         return answer["result"].get("value")
 
     async def until(self, condition: str) -> None:
-        """Waits until a JavaScript expression is true, looking again at every frame of the page."""
+        """Waits until a JavaScript expression is true, looking again at every frame of the page; on the next page, where this one makes
+        way meanwhile."""
         script = f"new Promise(done => {{ const look = () => ({condition}) ? done(true) : setTimeout(look, 10); look(); }})"
         try:
-            await asyncio.wait_for(self.run(script), WAIT_S)
+            async with asyncio.timeout(WAIT_S):
+                while True:
+                    try:
+                        await self.run(script)
+                        return
+                    except PageGone:
+                        continue
         except TimeoutError:
             text = await self.run("document.body.innerText")
             raise AssertionError(f"not in {WAIT_S} s: {condition}\n{self.problems}\n{text}") from None
@@ -104,7 +118,8 @@ class Page:
         answer = await self._answers[number]
         del self._answers[number]
         if "error" in answer:
-            raise AssertionError(f"{method}: {answer['error']}")
+            has_gone = any(words in answer["error"].get("message", "") for words in _PAGE_GONE)
+            raise (PageGone if has_gone else AssertionError)(f"{method}: {answer['error']}")
         return dict(answer["result"])
 
     def _take(self, message: JsonObject) -> None:
