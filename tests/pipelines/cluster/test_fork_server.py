@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,13 @@ def node() -> Iterator[subprocess.Popen[bytes]]:
     process.communicate()
 
 
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """With a path that leaves room for a socket's name."""
+    with tempfile.TemporaryDirectory(prefix="t-", dir="/tmp") as name:
+        yield Path(name)
+
+
 @pytest.fixture(scope="module")
 def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("worker") / "worker.py"
@@ -68,10 +76,10 @@ def run(script: Path, node: "subprocess.Popen[bytes] | None", *arguments: str, *
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers are ordinary ones")
 @pytest.mark.slow
 def test_a_worker_is_a_fork_that_is_as_the_asking_process_was_and_the_server_ends_with_its_node(
-    script: Path, node: "subprocess.Popen[bytes]", tmp_path: Path
+    script: Path, node: "subprocess.Popen[bytes]", folder: Path
 ) -> None:
-    first = run(script, node, "--one", "two words", ASKED="yes", TMPDIR=str(tmp_path), NOT_ASKED="only the first")
-    second = run(script, node, ASKED="again", TMPDIR=str(tmp_path))
+    first = run(script, node, "--one", "two words", ASKED="yes", TMPDIR=str(folder), NOT_ASKED="only the first")
+    second = run(script, node, ASKED="again", TMPDIR=str(folder))
     assert (first["name"], first["arguments"], first["given"]) == ("__main__", ["--one", "two words"], "hello")
     assert (first["folder"], first["path"]) == (str(script.parent), str(script.parent))
     assert (first["asked"], second["asked"], second["inherited"]) == ("yes", "again", None)
@@ -83,7 +91,7 @@ def test_a_worker_is_a_fork_that_is_as_the_asking_process_was_and_the_server_end
     node.kill()
     node.communicate()
     server.wait(timeout=60)
-    assert not [path for path in tmp_path.rglob("*") if not path.is_dir()]
+    assert not [path for path in folder.rglob("*") if not path.is_dir()]
 
 
 def test_without_a_node_a_worker_is_an_ordinary_process(script: Path) -> None:
