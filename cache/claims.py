@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeGuard, runtime_checkable
 
 from cache.codec import Arrays
-from cache.redis_connection import Command
 from cache.tier import UNLABELLED, Label
 from cache.write_queue import Write, WriteQueue
 
@@ -97,7 +96,7 @@ class HeldClaims:
         self._held: dict[Claim, _Standing] = {}
         self._making = MARK + _MAKING + owner.encode()
 
-    def bid(self, stored_key: str) -> Command:
+    def bid(self, stored_key: str) -> tuple[str | bytes | int, ...]:
         """Claims a key, where nothing is stored under it."""
         return ("SET", stored_key, self._making, "NX", "PX", CLAIM_MS)
 

@@ -7,8 +7,8 @@ import time
 import numpy as np
 
 from benchmarks.remembering.sides import KV_BYTES_PER_TOKEN
-from cache.embedded import EmbeddedRedis
-from cache.redis_tier import RedisTier
+from cache.redis.embedded import EmbeddedRedis
+from cache.redis.redis_tier import RedisTier
 from cache.tier import Label
 
 PAGE_TOKENS, PAGES = 64, 4

@@ -147,7 +147,7 @@ class RedisReplica:
     """An embedded Redis server as a deployment, so that Serve heals it like any other part."""
 
     def __init__(self, name: str, max_memory_bytes: int) -> None:
-        from cache.embedded import EmbeddedRedis
+        from cache.redis.embedded import EmbeddedRedis
         from pipelines.cluster import running_serve
 
         if (num_nodes := running_serve.num_nodes()) > 1:

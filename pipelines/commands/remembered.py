@@ -1,6 +1,6 @@
 """`triptych cache stats | clear | get`: the Redis instances that a configuration names, or has run on this machine.
 
-Decides what a person sees of them; what is in them is `cache/inspection.py`.
+Decides what a person sees of them; what is in them is `cache/redis/inspection.py`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from cache.codec import CorruptValue
-from cache.inspection import Entry, Inspection, NodeFacts, RedisSilent
-from cache.redis_connection import Patience
-from cache.redis_link import client_of
+from cache.redis.inspection import Entry, Inspection, NodeFacts, RedisSilent
+from cache.redis.redis_connection import Patience
+from cache.redis.redis_link import client_of
 from pipelines.commands.console import DEFAULT_CONFIG, ConfigPath, errors, shown
 from pipelines.settings.config_file import ServeFile, load
 from pipelines.settings.replica_spec import RedisSpec

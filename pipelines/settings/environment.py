@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cache.private_socket import is_private
+from cache.redis.private_socket import is_private
 from stages.contract.errors import ConfigurationError
 
 MIN_CHARS = 16

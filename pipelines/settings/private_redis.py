@@ -1,6 +1,6 @@
 """Where an embedded Redis server of one application is, on the machine that asks: the same for every process of this user there.
 
-Decides the folder's name. That it is this user's alone, whoever uses it checks (`cache/private_socket.py`).
+Decides the folder's name. That it is this user's alone, whoever uses it checks (`cache/redis/private_socket.py`).
 """
 
 import hashlib

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from cache.memory import MemoryTier
-from cache.private_socket import Private
+from cache.redis.private_socket import Private
 from cache.tier import Tier
 from cache.tiered import TieredCache
 from pipelines.settings.environment import secret_of
@@ -37,7 +37,7 @@ class RedisSpec:
 
     def open(self) -> Tier:
         """Raises `ConfigurationError` where the URL can't be used."""
-        from cache.redis_tier import RedisTier
+        from cache.redis.redis_tier import RedisTier
 
         where = self.place()
         try:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import redis
 
-from cache.embedded import server_program
+from cache.redis.embedded import server_program
 
 
 class RedisServer:

@@ -11,7 +11,7 @@ import pytest
 from cache.claims import CLAIM_MS, CLAIM_S, MARK, BeingMade, Claim, ClaimingTier, HeldClaims
 from cache.codec import Arrays
 from cache.memory import MemoryTier
-from cache.redis_tier import RedisTier, stored_as
+from cache.redis.redis_tier import RedisTier, stored_as
 from cache.tier import Tier
 from cache.tiered import Found, TieredCache
 from cache.write_queue import Write, WriteQueue

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from cache import embedded
-from cache.embedded import EmbeddedRedis, EmbeddedRedisError, server_program
+from cache.redis import embedded
+from cache.redis.embedded import EmbeddedRedis, EmbeddedRedisError, server_program
 
 MiB = 2**20
 
@@ -213,7 +213,7 @@ def test_it_outlives_the_thread_that_made_it() -> None:
 
 OWNER = """
 import sys, time
-from cache.embedded import EmbeddedRedis
+from cache.redis.embedded import EmbeddedRedis
 server = EmbeddedRedis(8 * 2**20)
 print(server.pid, server.url.removeprefix("unix://"), flush=True)
 {then}

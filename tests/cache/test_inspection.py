@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from cache.codec import CorruptValue, encode
-from cache.embedded import EmbeddedRedis
-from cache.inspection import Inspection, RedisSilent
-from cache.redis_connection import Patience
-from cache.redis_link import client_of
-from cache.redis_tier import RedisTier, stored_as
+from cache.redis.embedded import EmbeddedRedis
+from cache.redis.inspection import Inspection, RedisSilent
+from cache.redis.redis_connection import Patience
+from cache.redis.redis_link import client_of
+from cache.redis.redis_tier import RedisTier, stored_as
 from cache.tier import UNLABELLED, Label
 from tests.cache.redis_cluster import RedisCluster
 from tests.cache.redis_server import RedisServer

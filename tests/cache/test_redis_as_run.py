@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from redis.crc import key_slot
 
-from cache.embedded import server_program
-from cache.redis_connection import Patience
-from cache.redis_tier import RedisTier, stored_as
+from cache.redis.embedded import server_program
+from cache.redis.redis_connection import Patience
+from cache.redis.redis_tier import RedisTier, stored_as
 from cache.tier import Label
 from tests.cache.redis_cluster import RedisCluster
 from tests.cache.redis_server import RedisServer

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import redis
 
-from cache.embedded import EmbeddedRedis
-from cache.private_socket import is_private
-from cache.redis_connection import MAX_CONNECTING, LimitedClient, Patience
-from cache.redis_tier import RedisTier
+from cache.redis.embedded import EmbeddedRedis
+from cache.redis.private_socket import is_private
+from cache.redis.redis_connection import MAX_CONNECTING, LimitedClient, Patience
+from cache.redis.redis_tier import RedisTier
 
 LIMIT_S = 0.3
 PAUSE_S = 0.05  # between two bytes: well within what a single read may take

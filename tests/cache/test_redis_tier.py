@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cache import codec, redis_tier
+from cache import codec
 from cache.breaker import Breaker
 from cache.codec import BFLOAT16, FORMAT_VERSION, encode
-from cache.redis_connection import Patience
-from cache.redis_tier import RedisTier, stored_as
+from cache.redis import redis_tier
+from cache.redis.redis_connection import Patience
+from cache.redis.redis_tier import RedisTier, stored_as
 from cache.tier import Label
 from tests.cache.redis_server import RedisServer
 from tests.cache.values import floats, same

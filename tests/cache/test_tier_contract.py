@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from numpy.typing import NDArray
 
 from cache.codec import BFLOAT16, size_of
-from cache.embedded import EmbeddedRedis
 from cache.finite import is_finite
 from cache.memory import MemoryTier
-from cache.redis_tier import RedisTier
+from cache.redis.embedded import EmbeddedRedis
+from cache.redis.redis_tier import RedisTier
 from cache.tier import UNLABELLED, Label, Tier
 from tests.cache.redis_server import RedisServer
 from tests.cache.values import floats, same, values

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from cache.redis_connection import Patience
+from cache.redis.redis_connection import Patience
 from tests.cache.redis_server import RedisServer
 from tests.cluster.remembering.serving import ENCODER, LLM, Answers, Remembering, everything, fresh_png
 from tests.cluster.server import eventually

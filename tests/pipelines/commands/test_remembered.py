@@ -10,8 +10,8 @@ import yaml
 from typer.testing import CliRunner
 
 from cache.codec import encode
-from cache.embedded import EmbeddedRedis
-from cache.redis_tier import RedisTier, stored_as
+from cache.redis.embedded import EmbeddedRedis
+from cache.redis.redis_tier import RedisTier, stored_as
 from cache.tier import Label
 from pipelines.cli import app
 from pipelines.commands.console import DEFAULT_CONFIG

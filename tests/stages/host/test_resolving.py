@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cache.embedded import EmbeddedRedis
 from cache.memory import MemoryTier
-from cache.redis_tier import RedisTier
+from cache.redis.embedded import EmbeddedRedis
+from cache.redis.redis_tier import RedisTier
 from cache.tiered import TieredCache
 from stages.checkpoints.checkpoint import Contents
 from stages.contract.engine import EngineIdentity

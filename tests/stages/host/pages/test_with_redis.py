@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cache.memory import MemoryTier
-from cache.redis_tier import RedisTier
+from cache.redis.redis_tier import RedisTier
 from cache.tiered import TieredCache
 from stages.checkpoints.checkpoint import Contents
 from stages.contract.item import Item

@@ -17,7 +17,7 @@ from redis.crc import key_slot
 from redis.exceptions import ClusterDownError, MovedError
 
 from cache.breaker import Breaker
-from cache.redis_connection import Command, Exchange, LimitedClient, Patience
+from cache.redis.redis_connection import Command, Exchange, LimitedClient, Patience
 
 Address = tuple[str, int]
 

@@ -20,8 +20,8 @@ from urllib.parse import quote
 
 import redis
 
-from cache.private_socket import refuse_unless_private
-from cache.redis_connection import LimitedClient, Patience
+from cache.redis.private_socket import refuse_unless_private
+from cache.redis.redis_connection import LimitedClient, Patience
 
 SOCKET_NAME = "redis.sock"
 _MAX_SOCKET_PATH = 100  # the kernel's bound is about 107 bytes

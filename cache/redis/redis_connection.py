@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 from redis.connection import Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection, parse_url
 from redis.retry import Retry
 
-from cache.private_socket import Private, refuse_strangers, refuse_unless_private
+from cache.redis.private_socket import Private, refuse_strangers, refuse_unless_private
 
 Command = tuple[str | bytes | int, ...]
 """("GET", "key"): a command and its arguments."""

@@ -6,7 +6,7 @@ to disk what can be made again.
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from cache.redis_connection import Command
+from cache.redis.redis_connection import Command
 
 QUESTIONS: Sequence[Command] = (("INFO", "memory"), ("INFO", "persistence"), ("CONFIG GET", "save"))
 """To one server. It may refuse any of them."""

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from cache.claims import is_claim
 from cache.codec import OVERHEAD_BYTES, CorruptValue, Description, decode, describe
 from cache.parts import table_of
-from cache.redis_checks import QUESTIONS, told, warnings
-from cache.redis_connection import Client, Command, LimitedClient
-from cache.redis_tier import MAX_VALUE_BYTES, NAMESPACE, stored_as
+from cache.redis.redis_checks import QUESTIONS, told, warnings
+from cache.redis.redis_connection import Client, Command, LimitedClient
+from cache.redis.redis_tier import MAX_VALUE_BYTES, NAMESPACE, stored_as
 
 _SCANNED_AT_A_TIME = 1000
 

@@ -2,7 +2,7 @@
 
 Decides what is sent there and what is believed of what comes back: reads are one round trip (two for a value in parts), writes go through
 a bounded queue and a thread of their own, every value is checked. How to live with a server that is slow or gone is
-`cache/redis_link.py`.
+`cache/redis/redis_link.py`.
 """
 
 import logging
@@ -17,10 +17,10 @@ from cache.claims import BeingMade, Claim, HeldClaims, is_claim
 from cache.codec import FORMAT_VERSION, OVERHEAD_BYTES, Arrays, CorruptValue, decode, encode, is_storable, size_of
 from cache.finite import is_finite
 from cache.parts import Table, divided, table_of
-from cache.private_socket import Private
-from cache.redis_checks import QUESTIONS, told, warnings
-from cache.redis_connection import Command, Patience
-from cache.redis_link import Clock, RedisLink
+from cache.redis.private_socket import Private
+from cache.redis.redis_checks import QUESTIONS, told, warnings
+from cache.redis.redis_connection import Command, Patience
+from cache.redis.redis_link import Clock, RedisLink
 from cache.tier import UNLABELLED, Label, TierStats
 from cache.write_queue import Write, WriteQueue
 
@@ -49,7 +49,7 @@ class RedisTier:
     server evicts them. A read takes at most about `patience.timeout_s`, or the time that the bytes received justify, and never brings
     more bytes a key than a value may have; one that ends early has what came in whole round trips. Writes are lost, and counted as
     dropped, when more than `queue_bytes` wait, and still do after `put_within_s`. `private`: a unix socket on which only a server of this
-    user's own is believed (`cache/private_socket.py`). Raises `ValueError` for a wrong URL.
+    user's own is believed (`cache/redis/private_socket.py`). Raises `ValueError` for a wrong URL.
     """
 
     name = "redis"

@@ -1,7 +1,7 @@
 """Talking to a Redis server that may be slow, gone, or not there yet, without ever failing or waiting long for it.
 
 Decides when to stop asking and when to try again, and says so in the log, once a change. How long an exchange may take, connecting
-included, is `cache/redis_connection.py`. Knows no values and no keys.
+included, is `cache/redis/redis_connection.py`. Knows no values and no keys.
 """
 
 import logging
@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from cache.breaker import Breaker
-from cache.private_socket import Private
-from cache.redis_cluster import ClusterClient
-from cache.redis_connection import Client, Command, LimitedClient, Patience
+from cache.redis.private_socket import Private
+from cache.redis.redis_cluster import ClusterClient
+from cache.redis.redis_connection import Client, Command, LimitedClient, Patience
 
 Clock = Callable[[], float]
 T = TypeVar("T")
