@@ -103,6 +103,7 @@ async def test_no_way_to_write_a_private_address_gets_past(address: str) -> None
 @effort(300)
 @given(ADDRESSES)
 @example("http://\\/")
+@example("http://[::%\ufffd1]/cat.png")
 async def test_the_host_that_is_looked_up_is_no_control_text(address: str) -> None:
     for host in (await fetched(address, ["8.8.8.8"])).asked:
         assert host.isascii()

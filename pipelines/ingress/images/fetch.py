@@ -188,7 +188,7 @@ def _redirected(url: httpx.URL, location: str, param: str) -> httpx.URL:
 
 def _checked(url: httpx.URL, param: str) -> httpx.URL:
     try:
-        _ = url.host  # read when it is asked for
+        _ = url.host, url.raw_host  # read when they are asked for
     except UnicodeError as error:
         raise InvalidRequest(f"{param}: not a valid address: its host is no internationalized name", param=param) from error
     if url.scheme not in _PORTS or not url.host:
