@@ -141,7 +141,9 @@ class ClusterClient:
     def _take(self, reply: object, asked: str) -> None:
         self._slots, self._is_stale = _slots_of(reply, asked), False
         with self._lock:
-            self._nodes = {address: node for address, node in self._nodes.items() if address in self._slots.nodes}
+            gone = [self._nodes.pop(address) for address in list(self._nodes) if address not in self._slots.nodes]
+        for node in gone:
+            node.client.close()
 
     def _node(self, address: Address) -> _Node:
         with self._lock:

@@ -49,19 +49,19 @@ class Exchange:
 
     def remaining_s(self) -> float:
         """More than 0. Raises `TimeoutError`."""
-        left_s = self._left_s()
+        left_s = self.left_s()
         if left_s <= 0:
             raise TimeoutError("the exchange takes too long")
         return left_s
 
     @property
     def is_over(self) -> bool:
-        return self._left_s() <= 0
+        return self.left_s() <= 0
 
     def received(self, num_bytes: int) -> None:
         self._num_bytes += num_bytes
 
-    def _left_s(self) -> float:
+    def left_s(self) -> float:
         return self._patience.for_bytes(self._num_bytes) - (time.monotonic() - self._began)
 
 
@@ -236,7 +236,7 @@ def _in_time(connect: Callable[[], socket.socket], limits: _Limits) -> socket.so
     except RuntimeError:  # the system has no more
         limits.connecting.release()
         raise
-    return connecting.result(limits.exchange().remaining_s())
+    return connecting.result(limits.exchange())
 
 
 class _Connecting:
@@ -262,9 +262,9 @@ class _Connecting:
             self._places.release()
             self._done.set()
 
-    def result(self, within_s: float) -> socket.socket:
+    def result(self, within: Exchange) -> socket.socket:
         """Raises what connecting did, or `TimeoutError`."""
-        self._done.wait(within_s)
+        self._done.wait(max(within.left_s(), 0))
         with self._lock:
             if self._connected is not None:
                 return self._connected

@@ -144,6 +144,29 @@ def test_a_name_that_is_not_resolved_ends_too_and_not_many_threads_wait_for_it(
     client.close()
 
 
+def test_a_connection_that_comes_when_its_time_is_just_over_is_used_or_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its exchange ends between the start of connecting and the wait for it."""
+
+    def start_late(thread: threading.Thread) -> None:
+        start(thread)
+        thread.join()
+        clock[0] += LIMIT_S
+
+    start, clock = threading.Thread.start, [0.0]
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        client = LimitedClient(f"redis://127.0.0.1:{listening.getsockname()[1]}", Patience(LIMIT_S))
+        monkeypatch.setattr(threading.Thread, "start", start_late)
+        monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+        with pytest.raises(redis.TimeoutError):
+            client.ask([("PING",)])
+        monkeypatch.undo()
+        listening.settimeout(LIMIT_S)
+        with listening.accept()[0] as accepted:
+            accepted.settimeout(LIMIT_S)
+            assert accepted.recv(1) == b""  # closed at the other end
+        client.close()
+
+
 def test_a_system_without_threads_for_a_while_is_connected_from_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_more(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
