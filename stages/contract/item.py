@@ -5,7 +5,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Generic, TypeVar
 
+from stages.contract.news import StageNews
 from stages.contract.result import Result
+from stages.contract.work import Work
 
 P_co = TypeVar("P_co", covariant=True)
 V = TypeVar("V", bound=Result)
@@ -29,6 +31,7 @@ class Item(Generic[P_co]):
     `made_for`: by stage, a digest of the files that its tokens, names and payload suppose there; a stage that was loaded from others
     refuses it.
     `salt`: the tenant's secret: results are remembered under it, and believed under no other.
+    `work`: about how much it will take; None where nobody knows.
     """
 
     id: str
@@ -41,6 +44,7 @@ class Item(Generic[P_co]):
     request: str = ""
     made_for: Mapping[str, str] = field(default_factory=dict)
     salt: str = field(default="", repr=False)
+    work: Work | None = None
 
     def __reduce__(self) -> tuple[Callable[..., "Item[Any]"], tuple[Mapping[str, Any]]]:
         given = {each.name: getattr(self, each.name) for each in fields(self)}
@@ -76,12 +80,14 @@ class StageReceipt:
 @dataclass(frozen=True, slots=True)
 class Reply(Generic[V]):
     """A one-shot stage's answer. `inputs`: receipts of the results that were made for it. `origin`: whoever made it, or would
-    have (`stages/host/origin.py`): with the item's name it makes the name under which the result is remembered."""
+    have (`stages/host/origin.py`): with the item's name it makes the name under which the result is remembered. `news`: of the replica
+    that answers."""
 
     value: V
     receipt: StageReceipt
     inputs: tuple[StageReceipt, ...] = ()
     origin: str | None = None
+    news: tuple[StageNews, ...] = ()
 
     @property
     def receipts(self) -> tuple[StageReceipt, ...]:
@@ -99,9 +105,10 @@ class InputReceipts:
 
 @dataclass(frozen=True, slots=True)
 class StreamEnd:
-    """The host's own last word on a stream."""
+    """The host's own last word on a stream. `news`: of the replica that answers."""
 
     receipt: StageReceipt
+    news: tuple[StageNews, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 from stages.contract.result import Result
+from stages.contract.work import Work
 
 V = TypeVar("V", bound=Result)
 
@@ -29,12 +30,14 @@ class Making(Payload, Protocol):
 @dataclass(frozen=True, slots=True)
 class Recipe(Generic[V]):
     """A result that need not exist yet. `name`: the digest of what makes it; `stage`: who makes it, MODEL.PART; `param`: the
-    field of the request that it stands for, to be named where that is at fault."""
+    field of the request that it stands for, to be named where that is at fault; `work`: about how much it will take, None where nobody
+    knows."""
 
     name: str
     stage: str
     payload: Making
     param: str | None = field(default=None, compare=False)
+    work: Work | None = field(default=None, compare=False)
 
 
 class Inputs:
