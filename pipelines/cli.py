@@ -21,6 +21,7 @@ from pipelines.settings.config_file import ServeFile, load, serve_document
 from pipelines.settings.derived import derivations
 from pipelines.settings.loopback import refuse_open_door
 from pipelines.settings.pinning import pinned
+from pipelines.settings.pools import described
 from pipelines.settings.rollout import Change, changes
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__.replace("\n", " "))
@@ -129,6 +130,8 @@ def check(
         console.print(f"{INGRESS}: {', '.join(('HTTP', *file.app.ingress.stages))}")
         for name, deployment in file.app.placement().items():
             console.print(f"{name}: {', '.join(deployment.stages)}")
+        for line in described(file.app):
+            console.print(f"  {line}", soft_wrap=True, highlight=False)
         console.print("derived:")
         for line in derivations(file.app):
             console.print(f"  {line}", soft_wrap=True, highlight=False)

@@ -234,7 +234,9 @@ def _seen_home(home: DeploymentConfig, config: AppConfig) -> DeploymentConfig:
         stages=home.stages,
         overrides={stage: given for stage, given in overrides.items() if given.settings()},
         autoscaling_config=AutoscalingConfig(min_replicas=0) if asleep else None,
-        ray_actor_options=ActorOptions(num_gpus=capacity(home, config).num_gpus),
+        ray_actor_options=ActorOptions(
+            num_gpus=capacity(home, config).num_gpus, accelerator_type=home.ray_actor_options.accelerator_type
+        ),
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from ray import serve
 
 from pipelines.cluster import directory
-from pipelines.cluster.directory import ServeDirectory, computing, serving
+from pipelines.cluster.directory import Computing, ServeDirectory, computing, serving
 from pipelines.settings.config_file import parse
 from stages.contract.errors import Unavailable
 from stages.contract.item import StageMetrics
@@ -25,10 +25,13 @@ CONFIG = parse(
 
 
 def test_what_a_stage_computes_with_is_told_by_who_hosts_it_and_not_by_who_asked_it() -> None:
-    encoder = StageMetrics("m.vision_encoder", "encoder", "cuda", "float16", {})
-    asked = StageMetrics("m.vision_encoder", "llm", "cpu", "float32", {}, is_hosted=False)
-    llm = StageMetrics("m.llm", "llm", "cpu", "float32", {})
-    told = {"m.vision_encoder": ("cuda", "float16"), "m.llm": ("cpu", "float32")}
+    encoder = StageMetrics("m.vision_encoder", "encoder", "cuda", "float16", {}, pool="encoders")
+    asked = StageMetrics("m.vision_encoder", "llm", "cpu", "float32", {}, is_hosted=False, pool="llms")
+    llm = StageMetrics("m.llm", "llm", "cpu", "float32", {}, pool="llms")
+    told = {
+        ("m.vision_encoder", "encoders"): Computing("cuda", "float16", None),
+        ("m.llm", "llms"): Computing("cpu", "float32", None),
+    }
     assert computing([encoder, llm, asked]) == computing([llm, asked, encoder]) == told
     assert computing([asked]) == {}
 
@@ -63,7 +66,7 @@ class Table:
 
     async def remote(self) -> Sequence[StageMetrics]:
         self.times_read += 1
-        return [StageMetrics("clip.embedder", "r1", "cuda", "float16", {})]
+        return [StageMetrics("clip.embedder", "r1", "cuda", "float16", {}, pool="clip")]
 
 
 @pytest.fixture
