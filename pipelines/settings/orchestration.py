@@ -1,5 +1,5 @@
-"""What may be said of how work is spread: routing, admission, scaling under a budget, what a model's answers should take, and where measured
-profiles are. All of it may be left out.
+"""What may be said of how work is spread: routing, admission, scaling under a budget, and what a model's answers should take. All of it may
+be left out.
 
 Decides what may be said and what is meant where nothing is. What is done with it: `pipelines/routing/`, `pipelines/planning/`.
 """
