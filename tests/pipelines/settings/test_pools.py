@@ -110,7 +110,9 @@ def test_a_part_of_a_batchs_bounds_leaves_the_other() -> None:
 )
 def test_what_must_agree_between_pools_is_refused_by_name(agreed: dict[str, Any]) -> None:
     (name,) = agreed
-    with pytest.raises(ConfigurationError, match=rf"deployments\.small\.overrides\.m\.llm: {name} must be the same in every pool"):
+    with pytest.raises(
+        ConfigurationError, match=rf"deployments\.small\.overrides\.m\.llm: {name} must be the same in every pool"
+    ):
         overridden(**agreed)
 
 
