@@ -1,8 +1,11 @@
 """A stage in several deployments: what may differ between its pools, what must not, and what a change of them does."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from pipelines.settings.applications import STAGES_BUILDER, StagesArgs, StagesSettings, SurfaceSettings, applications
 from pipelines.settings.cautions import cautions
@@ -17,6 +20,7 @@ from stages.contract.errors import ConfigurationError
 from stages.host.registry import StageSpec
 
 APP = "t"
+SHIPPED = Path(__file__).parents[3] / "serve_config.yaml"
 SMALL = {"stages": ["m.llm"], "ray_actor_options": {"accelerator_type": "L4", "num_gpus": 0.5}}
 LARGE = {"stages": ["m.llm"], "ray_actor_options": {"accelerator_type": "A100", "num_gpus": 1}}
 EYES = {"stages": ["m.vision_encoder"]}
@@ -164,6 +168,14 @@ def test_deployments_that_wait_for_each_other_through_any_pool_are_refused() -> 
         config(**beside, **circle)
     fused = circle["x"] | {"stages": [*circle["x"]["stages"], "m.vision_encoder"]}
     assert config(**beside, x=fused, y=circle["y"])  # x resolves what it needs in its own process
+
+
+def test_the_shipped_configurations_example_of_pools_is_sound() -> None:
+    text = SHIPPED.read_text()
+    (example,) = re.findall(r"^ +# denoiser-l4:\n(?: +#   .*\n)+", text, re.MULTILINE)
+    used = text.replace(example, re.sub(r"^( +)# ", r"\1", example, flags=re.MULTILINE))
+    given = yaml.safe_load(used)["applications"][0]["args"]
+    assert [pool.part.dtype for pool in pools_of(parse(given))["triptych-paint.denoiser"]] == ["auto", "float16"]
 
 
 def test_in_one_process_a_stage_is_as_in_its_first_pool() -> None:
