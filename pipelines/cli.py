@@ -20,6 +20,7 @@ from pipelines.settings.config import INGRESS
 from pipelines.settings.config_file import ServeFile, load, serve_document
 from pipelines.settings.derived import derivations
 from pipelines.settings.loopback import refuse_open_door
+from pipelines.settings.nodes import nowhere
 from pipelines.settings.pinning import pinned
 from pipelines.settings.pools import described
 from pipelines.settings.rollout import Change, changes
@@ -71,10 +72,12 @@ def deploy(
         if print_only:
             typer.echo(yaml.safe_dump(serve_document(file), sort_keys=False, allow_unicode=True, width=140), nl=False)
             return
-        with connected(address, file) as num_nodes:
+        with connected(address, file) as nodes:
             from pipelines.cluster.deploy import Rollout
 
-            _print_cautions([*cautions(file.app), *unreachable(file.app, num_nodes)], console)
+            _print_cautions(
+                [*cautions(file.app), *unreachable(file.app, len(nodes)), *map(str, nowhere(file.app, nodes))], console
+            )
             change = Rollout(file, timeout)
             _print_changes(change.changes(), console)
             with console.status("changing"):
