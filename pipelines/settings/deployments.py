@@ -65,12 +65,9 @@ class ActorOptions(Strict):
         return value
 
 
-class BatchOverrides(Strict):
-    max_items: int | None = None
-    max_cost: float | None = None
+class BoundsOverrides(Strict):
+    """Of a batch or a queue."""
 
-
-class QueueOverrides(Strict):
     max_items: int | None = None
     max_cost: float | None = None
 
@@ -81,8 +78,8 @@ class PartOverrides(Strict):
     dtype: str | None = None
     device: str | None = None
     compile: bool | None = None
-    batch: BatchOverrides = BatchOverrides()
-    queue: QueueOverrides = QueueOverrides()
+    batch: BoundsOverrides = BoundsOverrides()
+    queue: BoundsOverrides = BoundsOverrides()
     num_slots: int | None = None
     prefill_chunk_tokens: int | None = None
     max_step_s: float | None = None

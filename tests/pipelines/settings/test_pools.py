@@ -7,10 +7,18 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.settings.applications import STAGES_BUILDER, StagesArgs, StagesSettings, SurfaceSettings, applications
+from pipelines.settings.applications import (
+    COMPUTED_WITH,
+    STAGES_BUILDER,
+    StagesArgs,
+    StagesSettings,
+    SurfaceSettings,
+    applications,
+)
 from pipelines.settings.cautions import cautions
-from pipelines.settings.config import AppConfig
+from pipelines.settings.config import PARTS, AppConfig
 from pipelines.settings.config_file import parse
+from pipelines.settings.deployments import AGREED, PartOverrides
 from pipelines.settings.derived import capacity, derivations
 from pipelines.settings.placement import homes, needed_elsewhere
 from pipelines.settings.pools import described, pools_of
@@ -118,6 +126,13 @@ def test_what_must_agree_between_pools_is_refused_by_name(agreed: dict[str, Any]
         ConfigurationError, match=rf"deployments\.small\.overrides\.m\.llm: {name} must be the same in every pool"
     ):
         overridden(**agreed)
+
+
+def test_of_every_setting_of_a_part_it_is_decided_whether_pools_may_differ_in_it() -> None:
+    known = {field for kind in PARTS.values() for field in kind.model_fields}
+    assert known == {*PartOverrides.model_fields, *AGREED}
+    assert set(PartOverrides.model_fields).isdisjoint(AGREED)
+    assert set(COMPUTED_WITH) <= set(AGREED)  # or a pool's application would be named for what others don't compute with
 
 
 @pytest.mark.parametrize(
