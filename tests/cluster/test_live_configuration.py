@@ -47,15 +47,13 @@ def configuration() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    """Of Serve's proxy on a cluster of two nodes, with labels and with something that only the second has."""
+    """Of Serve's proxy on a cluster of two nodes."""
     import ray
     from ray import serve
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False, "labels": {"rack": "near"}}
-    )
-    cluster.add_node(num_cpus=2, labels={"rack": "far"}, resources={"paint": 2})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    cluster.add_node(num_cpus=2)
     environment = {"py_executable": command(stages=False)}
     ray.init(address=cluster.address, log_to_driver=False, logging_level="error", runtime_env=environment)
     port = free_port()
@@ -110,14 +108,6 @@ def replicas() -> Sequence[tuple[str, Mapping[str, Any]]]:
 def nodes() -> set[str]:
     """That replicas run on."""
     return {replica["node_id"] for _, replica in replicas()}
-
-
-def racks(deployment: str) -> list[str]:
-    """Of the nodes that a deployment's replicas run on."""
-    import ray
-
-    labels = {node["NodeID"]: node["Labels"]["rack"] for node in ray.nodes()}
-    return [labels[replica["node_id"]] for name, replica in replicas() if name == deployment and replica["state"] == "RUNNING"]
 
 
 class Clients:
@@ -292,45 +282,3 @@ def test_a_changed_configuration_restarts_what_it_changes_and_fails_no_request(p
         with pytest.raises(ConfigurationError, match="NOT_SET_ANYWHERE is not set"):
             deploy(changed(args, lambda new: new.update(auth={"keys": [KEY | {"sha256": None, "env": "NOT_SET_ANYWHERE"}]})))
     assert processes() == shrunk
-
-
-def pools_of(port: int, model: str) -> dict[str, tuple[str, bool]]:
-    """Deployment -> dtype, and whether it is ready, as GET /v1/models tells them."""
-    entry = httpx.get(f"http://127.0.0.1:{port}/v1/models/{model}", timeout=60, trust_env=False).json()
-    return {stage["deployment"]: (stage["dtype"], stage["ready"]) for stage in entry["triptych"]["stages"]}
-
-
-def test_a_stages_pools_come_go_and_change_and_fail_no_request(port: int) -> None:
-    args = {**configuration(), "models": {"one": embedder()}, "deployments": {}}
-    near = {"stages": ["one.embedder"], "ray_actor_options": {"label_selector": {"rack": "near"}}}
-    far = {"stages": ["one.embedder"], "num_replicas": 2, "ray_actor_options": {"resources": {"paint": 1}}}
-    args = changed(args, lambda new: new["deployments"].update(near=near))
-    deploy(args)
-    before = processes()
-
-    # one comes, elsewhere and in a dtype of its own
-    in_half = far | {"overrides": {"one.embedder": {"dtype": "bfloat16", "batch": {"max_items": 4}}}}
-    args = changed(args, lambda new: new["deployments"].update(far=in_half))
-    with requests(port, "one"):
-        deploy(args)
-    both = processes()
-    assert both == before | {"far": both["far"]}
-    assert (racks("near"), racks("far")) == (["near"], ["far", "far"])
-    eventually(lambda: pools_of(port, "one") == {"near": ("auto", True), "far": ("bfloat16", True)}, "both pools are told")
-
-    # it changes its dtype: it alone starts anew
-    args = changed(args, lambda new: new["deployments"].update(far=far))
-    with requests(port, "one"):
-        deploy(args)
-    again = processes()
-    assert again["far"].isdisjoint(both["far"])
-    assert again == both | {"far": again["far"]}
-
-    # the first one goes: what it was asked is answered, and the other is asked from then on
-    args = changed(args, lambda new: new["deployments"].pop("near"))
-    with requests(port, "one"):
-        deploy(args)
-    left = processes()
-    assert left == {name: pids for name, pids in again.items() if name != "near"}
-    assert list(pools_of(port, "one")) == ["far"]
-    assert status_of(port, model="one", input="a") == 200
