@@ -26,6 +26,7 @@ from pipelines.cluster.replica import StageReplica
 from pipelines.cluster.running_serve import listening_host
 from pipelines.cluster.stage_deployment import (
     TINY,
+    Elsewhere,
     PlacedReplica,
     actor_options,
     client_of,
@@ -122,11 +123,8 @@ class Ingress:
         self._kept: Kept | None = None
         self._replica = str(serve.get_replica_context().replica_tag)
         self._table = handle_of(Address(deployment=METRICS, application=OWN))
-        self._own: StageReplica | None = None
-        if args.own is not None:
-            self._own = StageReplica(
-                args.own.spec(), self._table, client_of(args.own.elsewhere) if args.own.elsewhere else None
-            )
+        self._elsewhere = Elsewhere()
+        self._own = StageReplica(args.own.spec(), self._table, self._elsewhere) if args.own is not None else None
         self._served: tuple[SurfaceSettings, Triptych] | None = None
         self._told: SettingsInUse | None = None
         self._told_at = float("-inf")
@@ -163,12 +161,13 @@ class Ingress:
             self._kept.limit(settings.config.limits, is_shared=len({key.tenant for key in settings.config.auth.keys}) > 1)
         if self._own is not None:
             limit_queues(self._own, settings.queues)
+            self._elsewhere.find(settings.stages)
 
     def _service(self, settings: SurfaceSettings) -> Triptych:
         client: StageClient = client_of(settings.stages)
         if self._own is not None:
             client = SplitStageClient(settings.config.ingress.stages, LocalStageClient(self._own.host), client)
-        found = {address.deployment: handle_of(address).app_name for address in settings.stages.values()}
+        found = {address.deployment: handle_of(address).app_name for pools in settings.stages.values() for address in pools}
         applications = {INGRESS: serve.get_replica_context().app_name, **found}
         return Triptych(settings.config, client, ServeDirectory(settings.config, self._table, applications), self._threads)
 

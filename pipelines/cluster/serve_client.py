@@ -51,11 +51,14 @@ _REPLICA_DIED = (ray.exceptions.RayActorError, *_NODE_DIED)
 
 
 class ServeStageClient:
-    """`handles`: deployment name -> handle; `deployments`: stage name -> deployment name. Items of streams share their large
-    arrays: several choices about an image take one copy of its bytes along."""
+    """`handles`: deployment name -> handle; `deployments`: stage name -> the deployments that host it (its pools). Items of streams share
+    their large arrays: several choices about an image take one copy of its bytes along."""
 
     def __init__(
-        self, handles: Mapping[str, DeploymentHandle], deployments: Mapping[str, str], store: ObjectStore | None = None
+        self,
+        handles: Mapping[str, DeploymentHandle],
+        deployments: Mapping[str, Sequence[str]],
+        store: ObjectStore | None = None,
     ) -> None:
         self._handles, self._deployments = handles, deployments
         self._store = store if store is not None else ObjectStore()
@@ -109,11 +112,12 @@ class ServeStageClient:
             await attempts.pause(stage, item)
 
     def _hosting(self, stage: str) -> str:
-        deployment = self._deployments.get(stage)
-        if deployment not in self._handles:
+        """Its first pool."""
+        hosting = [deployment for deployment in self._deployments.get(stage, ()) if deployment in self._handles]
+        if not hosting:
             known = ", ".join(self._deployments) or "none"
             raise ConfigurationError(f"stage {stage!r} can't be called from here (what can: {known})")
-        return str(deployment)
+        return hosting[0]
 
     def _translated(self, error: Exception, stage: str, item: Item[Any]) -> TriptychError:
         cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
@@ -122,7 +126,7 @@ class ServeStageClient:
         if isinstance(cause, TriptychError):
             return cause
         if isinstance(error, BackPressureError):
-            deployment = self._deployments[stage]
+            deployment = self._hosting(stage)
             return QueueFull(
                 f"{stage}: every replica is busy and the queue before them is full "
                 f"(deployments.{deployment}.max_queued_requests); try again",

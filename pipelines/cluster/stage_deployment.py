@@ -17,8 +17,9 @@ from pipelines.cluster.fork_server import command
 from pipelines.cluster.replica import RedisReplica, StageReplica
 from pipelines.cluster.serve_client import ServeStageClient
 from pipelines.routing.name_router import NameRouter
-from pipelines.settings.applications import OWN, Address, ProcessArgs, RedisArgs, StagesArgs, StagesSettings
+from pipelines.settings.applications import OWN, Address, Addresses, ProcessArgs, RedisArgs, StagesArgs, StagesSettings
 from pipelines.settings.config import QueueConfig
+from stages.contract.item import Item, Reply
 from stages.host.nesting import NEEDS
 from stages.images.pixel_budget import pixels_of_this_process
 
@@ -78,9 +79,25 @@ def handle_of(address: Address) -> DeploymentHandle:
     return DeploymentHandle(address.deployment, application)
 
 
-def client_of(stages: Mapping[str, Address]) -> ServeStageClient:
-    handles = {address.deployment: handle_of(address) for address in stages.values()}
-    return ServeStageClient(handles, {stage: address.deployment for stage, address in stages.items()})
+def client_of(stages: Addresses) -> ServeStageClient:
+    handles = {address.deployment: handle_of(address) for pools in stages.values() for address in pools}
+    return ServeStageClient(handles, {stage: [address.deployment for address in pools] for stage, pools in stages.items()})
+
+
+class Elsewhere:
+    """The stages of other deployments, wherever they are now: a `StageCaller` that may be told of other pools while it calls."""
+
+    def __init__(self) -> None:
+        self._stages: Addresses = {}
+        self._client = client_of({})
+
+    def find(self, stages: Addresses) -> None:
+        """Calls under way end where they were made."""
+        if stages != self._stages:
+            self._stages, self._client = stages, client_of(stages)
+
+    async def call(self, stage: str, item: Item[Any]) -> Reply[Any]:
+        return await self._client.call(stage, item)
 
 
 def limit_queues(replica: StageReplica, queues: Mapping[str, QueueConfig]) -> None:
@@ -99,10 +116,12 @@ class PlacedReplica(ServedReplica):
     """A replica that finds the metrics table, and stages that its own ones need, by the addresses that it is given."""
 
     def __init__(self, args: StagesArgs) -> None:
-        super().__init__(args.spec(), handle_of(args.metrics), client_of(args.elsewhere) if args.elsewhere else None)
+        self._elsewhere = Elsewhere()
+        super().__init__(args.spec(), handle_of(args.metrics), self._elsewhere)
 
     def reconfigure(self, settings: dict[str, Any]) -> None:
         """By Serve, at the start and whenever `user_config` changes."""
         given = StagesSettings.model_validate(settings)
         limit_queues(self, given.queues)
+        self._elsewhere.find(given.elsewhere)
         pixels_of_this_process().limit(given.pixels_in_flight)

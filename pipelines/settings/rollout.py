@@ -1,8 +1,9 @@
 """What a change of the configuration does to what runs, and in which order it is done.
 
 Pure: takes Serve applications as they stand in a Serve config (`ServeApplication.document`), gives them back. Decides that what the
-HTTP surface will need is there before the surface is told of it, and that what it no longer needs goes after its last request. Where two
-don't fit beside each other (`max_surge_percent: 0`), the old one goes before the new one starts, and requests for it wait.
+HTTP surface, or another deployment, will need is there before either is told of it, and that what it no longer needs goes after its last
+request. Where two don't fit beside each other (`max_surge_percent: 0`), the old one goes before the new one starts, and requests for it
+wait.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -69,6 +70,7 @@ def steps(now: Sequence[Document], wanted: Sequence[Document], surface: str) -> 
     late = {new[title]["name"] for title in new if title in gone and not _has_room(title, new[title])}
     early = {name: document for name, document in after.items() if name not in late}
     planned = [
+        Step("new stages", _all({**{name: document for name, document in early.items() if name not in before}, **before})),
         Step("stages", _all({**early, **leaving, surface: before[surface]})),
         Step("the HTTP surface", _all({**early, **leaving}), tells=True),
         Step("what is no longer needed ends", _all(early), ends=True),

@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 
 from pipelines.settings.config import (
     AppConfig,
-    DeploymentConfig,
     IngressConfig,
     LlmConfig,
     PartConfig,
     SourceConfig,
     VisionEncoderConfig,
 )
+from pipelines.settings.deployments import DeploymentConfig
 from pipelines.settings.derived import batch_items, prefill_chunk_tokens
 from pipelines.settings.private_redis import embedded_name
 from pipelines.settings.remembering import RedisConfig
@@ -35,12 +35,11 @@ class EmbeddedServer:
 
 
 def stage_specs(config: AppConfig) -> dict[str, StageSpec]:
-    """MODEL.PART -> spec, for every stage of every model."""
-    return {
-        f"{name}.{part}": stage_spec(f"{name}.{part}", settings)
-        for name, model in config.models.items()
-        for part, settings in model.parts().items()
-    }
+    """MODEL.PART -> spec, for every stage of every model, as it is in its first pool."""
+    found: dict[str, StageSpec] = {}
+    for home in (config.ingress, *config.placement().values()):
+        found |= {name: stage_spec(name, part) for name, part in config.hosted(home).items() if name not in found}
+    return {name: found[name] for name in config.stage_names()}
 
 
 def stage_spec(name: str, part: PartConfig) -> StageSpec:

@@ -37,13 +37,16 @@ class StepTimes:
 @dataclass(frozen=True, slots=True)
 class Speed:
     """What one replica of a stage does on its device. `max_rows`, `max_amount`: of one step. `factor`: by how much longer than `step`
-    says it was seen to take. `is_estimate`: by a datasheet, not by a measurement."""
+    says it was seen to take. `is_estimate`: by a datasheet, not by a measurement. `is_one_shot`: its batches run to their ends, and nobody
+    joins meanwhile. `margin`: of twenty items nineteen took no longer than so many times what was expected (1: nothing was seen)."""
 
     step: StepTimes
     max_rows: int
     max_amount: float
     factor: float = 1.0
     is_estimate: bool = False
+    is_one_shot: bool = False
+    margin: float = 1.0
 
     def step_s(self, amount: float) -> float:
         return self.factor * self.step.seconds(amount)

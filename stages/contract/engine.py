@@ -7,12 +7,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from stages.contract.cost import Speed
 from stages.contract.errors import DeadlineExceeded, TriptychError
 from stages.contract.item import DEFAULT_TENANT, Item, StageReceipt
 from stages.contract.limits import QueueLimits
 from stages.contract.pages import Paging
 from stages.contract.recipe import NO_INPUTS, Inputs, Payload, Recipe
 from stages.contract.result import Result
+from stages.contract.work import NO_WORK, Work
 
 P_contra = TypeVar("P_contra", bound=Payload, contravariant=True)
 
@@ -29,12 +31,18 @@ class EngineIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """`queued` items are ready, or being prepared. `seconds_ahead`: how long the device will be busy with what it has, at the rate
-    observed so far (0.0 while unknown)."""
+    """`queued` items are ready, or being prepared. `seconds_ahead`: how long the device will be busy with what it has, as far as is
+    known (0.0 while unknown). `outstanding`: what is left to do of all of them; `speed`: how fast that is done (None: unknown)."""
 
     queued: int
     running: int
     seconds_ahead: float
+    outstanding: Work = NO_WORK
+    speed: Speed | None = None
+
+    @property
+    def num_items(self) -> int:
+        return self.queued + self.running
 
 
 class Receiver(Protocol):

@@ -84,7 +84,7 @@ def deployed(name: str, folder: Path, url: str, num_replicas: int, router: Reque
         name=name, num_replicas=num_replicas, max_ongoing_requests=128, request_router_config=router, **options
     )
     handle = serve.run(deployment.bind(folder, url), name=name, route_prefix=None)
-    return ServeStageClient({name: handle}, {STAGE: name})
+    return ServeStageClient({name: handle}, {STAGE: [name]})
 
 
 @pytest.fixture(scope="module")

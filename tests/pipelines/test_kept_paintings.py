@@ -296,7 +296,7 @@ async def test_a_painting_whose_replica_dies_goes_on_elsewhere_and_shows_no_prev
     hosts = iter([scene.first.host, scene.second.host])
     painters = FakeDeployment(lambda: next(hosts))
     handles: Any = {"painters": painters.handle}
-    client = ServeStageClient(handles, dict.fromkeys((TEXT, DENOISER, DECODER), "painters"))
+    client = ServeStageClient(handles, dict.fromkeys((TEXT, DENOISER, DECODER), ("painters",)))
     scene.first.backbone.gate.close()
     wanted = job(seed=None, steps=8, partial_images=3)
     events: list[PaintEvent] = []

@@ -62,7 +62,7 @@ class Handle:
 
 
 def client(handle: Any) -> ServeStageClient:
-    return ServeStageClient({"d": handle}, {"stage": "d"})
+    return ServeStageClient({"d": handle}, {"stage": ["d"]})
 
 
 async def streamed(handle: Handle, *, restartable: bool = False) -> list[object]:
