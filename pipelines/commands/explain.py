@@ -115,26 +115,36 @@ def _in_batches(stage: Json) -> str:
 
 
 def explained_plan(plan: Json) -> Iterator[str]:
+    goal = plan.get("goal", "rate")
     if plan.get("rate") is not None:
-        yield f"rate: {plan['rate']:.4g} requests a second{_bound(plan)}"
+        busy = f" with devices busy {plan['target_utilisation']:.0%} of the time" if plan.get("target_utilisation") else ""
+        yield f"rate: {plan['rate']:.4g} requests a second{busy}{_bound(plan, 'more') if goal == 'rate' else ''}"
     if plan.get("cost_per_hour") is not None:
-        yield f"cost: {plan['cost_per_hour']:.4g} an hour"
+        yield f"cost: {plan['cost_per_hour']:.4g} an hour{_bound(plan, 'less') if goal == 'cost' else ''}"
+    if plan.get("is_estimate"):
+        yield "some of it stands on datasheets, not on measurements"
     if plan.get("bottleneck"):
         yield f"bottleneck: {plan['bottleneck']}"
     for pool in plan["pools"]:
         yield _pool(pool)
         for reason in pool.get("reasons") or ():
             yield f"  {reason}"
+    for each in plan.get("classes") or ():
+        yield f"{each['name']}: {each['rate']:.4g} a second{''.join(map(_kept, each.get('bounds') or ()))}"
     for name, more in (plan.get("one_more") or {}).items():
         yield f"one more {name}: {_gain(more)}"
     yield from plan.get("reasons") or ()
 
 
-def _bound(plan: Json) -> str:
+def _bound(plan: Json, beyond: str) -> str:
     if plan.get("bound") is None:
         return ""
     gap = f", a gap of {plan['gap']:.1%}" if plan.get("gap") is not None else ""
-    return f"; no plan can reach more than {plan['bound']:.4g}{gap}"
+    return f"; no plan can reach {beyond} than {plan['bound']:.4g}{gap}"
+
+
+def _kept(bound: Json) -> str:
+    return f"; {bound['setting']} {bound['expected_s']:.3g} in full batches, {bound['bound_s']:.3g} allowed"
 
 
 def _pool(pool: Json) -> str:
@@ -143,8 +153,8 @@ def _pool(pool: Json) -> str:
         parts.append(f"{pool['replicas']} replicas")
     if pool.get("fraction") is not None and pool["fraction"] != 1:
         parts.append(f"{pool['fraction']:g} of a device each")
-    if pool.get("batch") is not None:
-        parts.append(f"batches of up to {pool['batch']}")
+    if pool.get("batch"):
+        parts.append(f"batches of up to {', '.join(f'{rows} ({stage})' for stage, rows in pool['batch'].items())}")
     if pool.get("utilisation") is not None:
         parts.append(f"{pool['utilisation']:.0%} busy")
     if pool.get("is_estimate"):
@@ -152,11 +162,9 @@ def _pool(pool: Json) -> str:
     return "; ".join(parts)
 
 
-def _gain(more: Any) -> str:
-    if isinstance(more, Mapping):
-        how = f" ({more['how']})" if more.get("how") else ""
-        return f"{more.get('rate', 0.0):+.4g} requests a second{how}"
-    return f"{more:+.4g} requests a second"
+def _gain(more: Json) -> str:
+    how = f" ({more['how']})" if more.get("how") else ""
+    return f"{more.get('rate', 0.0):+.4g} requests a second{how}"
 
 
 def _read(file: str) -> Json:

@@ -33,7 +33,11 @@ CHOSEN = {
 ALONE = {"stage": "sd.vae_decoder", "device": "cpu", "dtype": "float32", "queue_s": 0.0, "run_s": 0.004, "steps": 1}
 RECEIPT = {"request_id": "abc", "total_s": 3.1, "device_s": 0.7, "stages": [CHOSEN, ALONE]}
 PLAN = {
+    "kind": "triptych-plan",
+    "goal": "rate",
     "rate": 12.0,
+    "target_utilisation": 0.8,
+    "is_estimate": True,
     "bound": 12.5,
     "gap": 0.04,
     "bottleneck": "sd.denoiser",
@@ -44,12 +48,13 @@ PLAN = {
             "device": "L4",
             "replicas": 12,
             "fraction": 0.5,
-            "batch": 8,
+            "batch": {"sd.denoiser": 8},
             "utilisation": 0.91,
             "is_estimate": True,
             "reasons": ["an L4 paints most for its price"],
         }
     ],
+    "classes": [{"name": "paint", "rate": 12.0, "bounds": [{"setting": "total_s", "bound_s": 20.0, "expected_s": 14.5}]}],
     "one_more": {"L4": {"rate": 0.8, "how": "solved again"}},
     "reasons": ["no device has room for both"],
 }
@@ -92,11 +97,13 @@ def test_the_only_candidate_has_no_runner_up() -> None:
 
 def test_a_plan_says_what_binds_and_what_one_more_device_would_bring() -> None:
     assert list(explained(PLAN)) == [
-        "rate: 12 requests a second; no plan can reach more than 12.5, a gap of 4.0%",
+        "rate: 12 requests a second with devices busy 80% of the time; no plan can reach more than 12.5, a gap of 4.0%",
+        "some of it stands on datasheets, not on measurements",
         "bottleneck: sd.denoiser",
-        "painter-l4: sd.denoiser on L4; 12 replicas; 0.5 of a device each; batches of up to 8; 91% busy; "
+        "painter-l4: sd.denoiser on L4; 12 replicas; 0.5 of a device each; batches of up to 8 (sd.denoiser); 91% busy; "
         "its times are estimated from a datasheet",
         "  an L4 paints most for its price",
+        "paint: 12 a second; total_s 14.5 in full batches, 20 allowed",
         "one more L4: +0.8 requests a second (solved again)",
         "no device has room for both",
     ]
