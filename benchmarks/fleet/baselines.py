@@ -9,6 +9,12 @@ from collections.abc import Sequence
 from typing import Protocol
 
 ROUND_ROBIN, TWO_CHOICES, LEAST_OUTSTANDING = "round robin", "two choices", "least outstanding"
+SERVES_OWN_CAP = 5  # `max_ongoing_requests` where nobody sets it
+
+
+def cap_of(max_rows: int) -> int:
+    """On ongoing requests, for Serve's two choices: Serve's own, or two full batches where that is more."""
+    return max(SERVES_OWN_CAP, 2 * max_rows)
 
 
 class Chooser(Protocol):

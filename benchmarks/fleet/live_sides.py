@@ -9,7 +9,15 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from benchmarks.fleet.baselines import LEAST_OUTSTANDING, ROUND_ROBIN, TWO_CHOICES, Chooser, LeastOutstanding, RoundRobin
+from benchmarks.fleet.baselines import (
+    LEAST_OUTSTANDING,
+    ROUND_ROBIN,
+    TWO_CHOICES,
+    Chooser,
+    LeastOutstanding,
+    RoundRobin,
+    cap_of,
+)
 from benchmarks.fleet.live_cluster import STAGE, Nodes, application
 from benchmarks.fleet.mixes import Mix, Request
 from benchmarks.fleet.sleeping import Sleep
@@ -18,9 +26,7 @@ from stages.contract.item import Item, StageReceipt, StreamEnd
 
 OURS = "Triptych"
 SIDES = (OURS, TWO_CHOICES, LEAST_OUTSTANDING, ROUND_ROBIN)
-SERVES_OWN_CAP = 5  # `max_ongoing_requests` where nobody sets it
 Ask = Callable[[Request], Awaitable[StageReceipt]]
-PERIOD_S = 0.05
 
 
 @contextmanager
@@ -52,7 +58,7 @@ def _ours(name: str, mix: Mix, nodes: Nodes) -> Ask:
 def _serves_own(name: str, mix: Mix, nodes: Nodes) -> Ask:
     """Serve's own router, over all replicas as one deployment."""
     num_replicas = sum(pool.num_replicas for pool in mix.pools)
-    cap = max(SERVES_OWN_CAP, 2 * mix.max_rows)
+    cap = cap_of(mix.max_rows)
     one = application(name, mix, nodes, pool=None, num_replicas=num_replicas, max_ongoing_requests=cap)
     (handle,) = _run({"one": one}).values()
     return lambda request: _plainly(handle, mix, request)

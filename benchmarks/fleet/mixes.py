@@ -113,4 +113,4 @@ def _speed(kind: _Kind, full_step_s: float, mean_amount: float) -> Speed:
     full = kind.max_rows * mean_amount
     slope = (1 - kind.base) * full_step_s / full
     points = ((0.0, kind.base * full_step_s), (full, full_step_s), (10 * full, full_step_s + 9 * full * slope))
-    return Speed(StepTimes(points), kind.max_rows, max_amount=1e9)
+    return Speed(StepTimes(points), kind.max_rows, max_amount=1e9, is_one_shot=not kind.is_iterative)
