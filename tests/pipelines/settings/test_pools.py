@@ -283,6 +283,14 @@ def test_who_needs_what_has_no_room_yet_asks_the_old_one_until_that_goes() -> No
     assert asked(last.applications) == (new, new)
 
 
+def test_the_surfaces_own_stages_restart_with_the_weights_that_they_need_and_not_with_their_pools() -> None:
+    one, two = config(eyes=EYES, ingress=("m.llm",)), config(eyes=EYES, more=EYES, ingress=("m.llm",))
+    assert effects(one, two) == {"more": "STARTS", "ingress": "RECONFIGURED"}
+    other = seeing() | {"vision_encoder": seeing()["vision_encoder"] | {"source": {"folder": "/other"}}}
+    given = {"models": {"m": other, "n": seeing()}, "deployments": {"eyes": EYES}, "ingress": {"stages": ["m.llm"]}}
+    assert effects(one, parse(given)) == {"eyes": "REPLACED", "ingress": "RESTARTS"}
+
+
 def test_pools_of_one_stage_are_described() -> None:
     given = overridden(dtype="float16", num_slots=4)
     assert list(described(given)) == [
