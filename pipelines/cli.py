@@ -1,4 +1,4 @@
-"""The command line: `triptych serve`, `deploy`, `check`, `prepare`, `demo`, `cache`. Decides nothing about serving; reads the
+"""The command line: `triptych serve`, `deploy`, `check`, `prepare`, `demo`, `cache`, `explain`. Decides nothing about serving; reads the
 configuration."""
 
 import signal
@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from pipelines.commands import remembered
 from pipelines.commands.console import DEFAULT_CONFIG, ConfigPath, errors
+from pipelines.commands.explain import explain
 from pipelines.settings.cautions import cautions, unreachable
 from pipelines.settings.config import INGRESS
 from pipelines.settings.config_file import ServeFile, load, serve_document
@@ -28,6 +29,7 @@ from pipelines.settings.rollout import Change, changes
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__.replace("\n", " "))
 
 app.add_typer(remembered.app, name="cache")
+app.command()(explain)
 
 Host = Annotated[str | None, typer.Option(help="overrides http_options.host")]
 Port = Annotated[int | None, typer.Option(min=1, max=65535, help="overrides http_options.port")]

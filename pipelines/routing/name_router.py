@@ -1,4 +1,4 @@
-"""Ray Serve's router for results that have names: a name's owner first (`pipelines/routing/ranking.py`), then, where that one is busy
+"""Ray Serve's router for results that have names: a name's owner first (`pipelines/routing/ownership.py`), then, where that one is busy
 or full, two replicas at random, of which Serve takes the less busy, as it does by itself. What has no name goes to two at random.
 
 Knows of a request only its item's name. Serve pickles this module by value, to every process that calls the deployment: what it
@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
-from pipelines.routing.ranking import owner_unless_busy
+from pipelines.routing.ownership import owner_unless_busy
 from stages.contract.item import Item
 
 
