@@ -127,7 +127,8 @@ class StageReplica:
             activity = self._host.activity()
             if activity != told or time.monotonic() - told_at > REPORT_UNCHANGED_S:
                 try:
-                    await self._table.report.remote(self._identity, self._host.metrics())
+                    metrics = [replace(stage, pool=self._spec.deployment) for stage in self._host.metrics()]
+                    await self._table.report.remote(self._identity, metrics)
                     told, told_at = activity, time.monotonic()
                 except Exception as error:  # the table is being replaced; counters are cumulative, so nothing is lost
                     log.warning("metrics not reported: %s: %s", type(error).__name__, error)

@@ -32,6 +32,7 @@ from pipelines.settings.config import (
 )
 from pipelines.settings.deployments import ActorOptions, AutoscalingConfig, DeploymentConfig, PartOverrides
 from pipelines.settings.derived import Home, batch_items, capacity, longest_request_s, max_queued_requests, pixels_in_flight
+from pipelines.settings.orchestration import RoutingConfig
 from pipelines.settings.placement import homes, needed_elsewhere
 from pipelines.settings.remembering import CacheConfig
 from pipelines.settings.replica_spec import CacheSpec, ReplicaSpec
@@ -95,6 +96,7 @@ class StagesArgs(Strict):
     torch_threads: int | None = None
     process: ProcessArgs
     metrics: Address
+    news_period_s: float = RoutingConfig().news_period_s
 
     @field_validator("stages", mode="before")
     @classmethod
@@ -112,6 +114,7 @@ class StagesSettings(Strict):
 
     queues: dict[str, QueueConfig] = {}
     elsewhere: Addresses = {}
+    routing: RoutingConfig = RoutingConfig()
     pixels_in_flight: int = MAX_PIXELS
 
 
@@ -211,7 +214,10 @@ def _seen_by_surface(config: AppConfig) -> AppConfig:
     """The configuration with defaults for what tells the surface nothing: how stages are run, how deployments scale, how much waits in
     them, where results are remembered."""
     homes = {name: _seen_home(home, config) for name, home in config.placement().items()}
-    models = {name: model.model_copy(update=_seen_parts(model)) for name, model in config.models.items()}
+    models = {
+        name: model.model_copy(update={**_seen_parts(model), "slo": type(model.slo)()})
+        for name, model in config.models.items()
+    }
     ingress = IngressConfig(
         stages=config.ingress.stages, ray_actor_options=ActorOptions(num_gpus=capacity(config.ingress, config).num_gpus)
     )
@@ -223,6 +229,7 @@ def _seen_by_surface(config: AppConfig) -> AppConfig:
         auth=config.auth,
         fetch=config.fetch,
         ingress=ingress,
+        routing=config.routing,
     )
 
 
@@ -234,7 +241,9 @@ def _seen_home(home: DeploymentConfig, config: AppConfig) -> DeploymentConfig:
         stages=home.stages,
         overrides={stage: given for stage, given in overrides.items() if given.settings()},
         autoscaling_config=AutoscalingConfig(min_replicas=0) if asleep else None,
-        ray_actor_options=ActorOptions(num_gpus=capacity(home, config).num_gpus),
+        ray_actor_options=ActorOptions(
+            num_gpus=capacity(home, config).num_gpus, accelerator_type=home.ray_actor_options.accelerator_type
+        ),
     )
 
 
@@ -282,6 +291,7 @@ def _stages_args(deployment: str, home: Home, config: AppConfig, name: str, host
         torch_threads=torch_threads(home),
         process=_process(home, config),
         metrics=Address(deployment=METRICS, application=hosts[METRICS]),
+        news_period_s=config.routing.news_period_s,
     )
 
 
@@ -308,6 +318,7 @@ def _stages_overrides(deployment: str, config: AppConfig, hosts: Mapping[str, st
     settings = StagesSettings(
         queues=_queues(placed, config),
         elsewhere=_addresses(needed_elsewhere(deployment, config), hosts),
+        routing=config.routing,
         pixels_in_flight=pixels_in_flight(config.limits),
     )
     return {
@@ -330,7 +341,7 @@ def _scaling(placed: DeploymentConfig, target_ongoing_requests: float) -> dict[s
     """With "auto", Serve has the policy imported where the application is built, which has its code; else in its controller."""
     if placed.autoscaling_config is None:
         return {"num_replicas": placed.num_replicas or 1}
-    scaling = placed.autoscaling_config.model_dump(exclude_none=True)
+    scaling = placed.autoscaling_config.model_dump(exclude_none=True, exclude={"weight"})
     more = {"target_ongoing_requests": target_ongoing_requests, "policy": {"policy_function": SCALING_POLICY}}
     return {"num_replicas": "auto", "autoscaling_config": scaling | more}
 

@@ -162,3 +162,5 @@ class StageMetrics:
 
     is_hosted: bool = True
     """False: the stage is elsewhere, and these are of its results that this replica remembered or joined."""
+    pool: str = ""
+    """The deployment that the replica is of; "": of none."""
