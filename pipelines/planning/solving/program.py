@@ -3,11 +3,11 @@
 Decides the variables and the rows; what a column is, and what becomes of the solution, it doesn't know.
 
 Variables: the rate; of each column how many replicas (whole), of each column, class and stage how much of a device's time goes there, and,
-where it is asked for, of each type how many devices are bought (whole). Rows: all of a class's items go somewhere; a column does no more than
-its replicas may; replicas fit onto the devices. A fraction is a half of a half, so whatever adds up to whole devices can be packed onto them
-without a rest: a row per type is exact. Where the times of several stages must add up to less than a bound, each stage chooses the longest
-time that it allows (one of its columns'), and columns that take longer are closed to the class: rows that are added only for bounds that a
-solution without them breaks.
+where cost counts, of each type how many devices are bought (whole). Rows: all of a class's items go somewhere; a column does no more
+than its replicas may; replicas fit onto the devices. A fraction is a half of a half, so whatever adds up to whole devices can be packed
+onto them without a rest: a row for each type is exact. Where the times of several stages must add up to less than a bound, each stage
+chooses the longest time that it allows (one of its columns'), and columns that take longer are closed to the class: rows that are added
+only for bounds that a solution without them breaks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 from scipy.sparse import csr_array, vstack
 
 from pipelines.planning.fleet import Fleet, Rules
-from pipelines.planning.solving.columns import Column, Key
+from pipelines.planning.solving.columns import Column
 from pipelines.planning.solving.limits import Limit
 
 Flow = tuple[str, str, int]  # class, stage, index of the column
@@ -74,14 +74,13 @@ class Rows:
 @dataclass(frozen=True, slots=True)
 class Solution:
     """`rate`: of all classes, at the planned utilisation. `replicas`: by index of the column. `busy`: by class, stage and column, in
-    whole devices' time. `bound`: no plan has a higher rate (or a lower cost) than this, as far as the solver came. `longest`: the times that
-    stages chose. `worth`: by index of the column, by how much the rate rises with one replica more, all else as it is; of a relaxed one."""
+    whole devices' time. `bound`: no plan has a higher rate (or a lower cost), as far as the solver came. `worth`: by index of the column,
+    by how much the rate rises with one replica more, all else as it is; of a relaxed solution only."""
 
     rate: float
     replicas: Sequence[float]
     busy: Mapping[Flow, float]
     bound: float
-    longest: Mapping[Key, float] = field(default_factory=dict)
     worth: Sequence[float] = ()
 
 
@@ -94,7 +93,6 @@ class Written:
     replicas: Sequence[int]
     busy: Mapping[Flow, int]
     capacity: Sequence[int]  # rows, by index of the column
-    choices: Mapping[int, tuple[Key, float]]  # by variable, which stage's longest time it chooses
     parts: Sequence[float]  # of a device's time, by index of the column, that one replica adds
     scale: float
 
@@ -121,11 +119,10 @@ def written(
     capacity = _capacities(rows, columns, rules, replicas, busy)
     _devices(rows, fleet, columns, replicas, asked)
     _spread(rows, fleet, rules, columns, replicas)
-    choices = {
-        variable: time for limit in together for variable, time in _chosen_times(rows, fleet, columns, limit, busy).items()
-    }
+    for limit in together:
+        _chosen_times(rows, fleet, columns, limit, busy)
     parts = [rules.utilisation * column.fraction for column in columns]
-    return Written(rows, rate, replicas, busy, capacity, choices, parts, scale)
+    return Written(rows, rate, replicas, busy, capacity, parts, scale)
 
 
 def _replicas(rows: Rows, fleet: Fleet, columns: Sequence[Column], between: Sequence[tuple[int, int]] | None) -> Sequence[int]:
@@ -202,22 +199,19 @@ def _spread(rows: Rows, fleet: Fleet, rules: Rules, columns: Sequence[Column], r
         rows.row(nodes, rules.replicas if stage in visited else 1, np.inf)
 
 
-def _chosen_times(
-    rows: Rows, fleet: Fleet, columns: Sequence[Column], limit: Limit, busy: Mapping[Flow, int]
-) -> Mapping[int, tuple[Key, float]]:
+def _chosen_times(rows: Rows, fleet: Fleet, columns: Sequence[Column], limit: Limit, busy: Mapping[Flow, int]) -> None:
     counts = {device.name: device.count for device in fleet.devices}
-    chosen: dict[int, tuple[Key, float]] = {}
+    longest: dict[int, float] = {}
     for demand, _ in limit.path:
         key = (limit.of_class, limit.setting, demand.stage)
         taken = {at: columns[at].taken_s[key] for of_class, stage, at in busy if (of_class, stage) == (key[0], key[2])}
         levels = {level: rows.variable(1.0, whole=True) for level in sorted(set(taken.values()))}
         rows.row(dict.fromkeys(levels.values(), 1.0), 1.0, 1.0)
-        chosen |= {variable: (key, level) for level, variable in levels.items()}
+        longest |= {variable: level for level, variable in levels.items()}
         for at, seconds in taken.items():
             open_to = {variable: -float(counts[columns[at].device]) for level, variable in levels.items() if level >= seconds}
             rows.row({busy[limit.of_class, demand.stage, at]: 1.0, **open_to}, -np.inf, 0.0)
-    rows.row({variable: level for variable, (_, level) in chosen.items()}, -np.inf, limit.bound_s)
-    return chosen
+    rows.row(longest, -np.inf, limit.bound_s)
 
 
 def solved(program: Written, asked: Asked, *, time_limit_s: float, gap: float) -> Solution | None:
@@ -272,6 +266,5 @@ def _read(program: Written, values: NDArray[Any], bound: float, worth: Sequence[
         replicas=[float(values[at]) for at in program.replicas],
         busy={flow: float(values[at]) for flow, at in program.busy.items() if values[at] > TINY},
         bound=bound,
-        longest={key: level for variable, (key, level) in program.choices.items() if values[variable] > 0.5},
         worth=worth,
     )

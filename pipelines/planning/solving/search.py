@@ -64,8 +64,8 @@ class Search:
     def best(self, scale: float) -> tuple[Found | None, float]:
         """The best that was found, and the bound. `scale`: about the rate.
 
-        First with a longest time for every stage, so that all bounds are kept: few columns are left then. If that closes any to a class, then
-        among all, while there is time and something to gain. What is found by rounding is taken where it is better."""
+        First with a longest time for every stage, so that all bounds are kept: few columns are left then. If that closes any to a class,
+        then among all, while there is time and something to gain. What is found by rounding is taken where it is better."""
         relaxation = self._relaxed(self.every, scale)
         if relaxation is None:
             return None, 0.0
