@@ -161,10 +161,10 @@ class Ingress:
             self._kept.limit(settings.config.limits, is_shared=len({key.tenant for key in settings.config.auth.keys}) > 1)
         if self._own is not None:
             limit_queues(self._own, settings.queues)
-            self._elsewhere.find(settings.stages)
+            self._elsewhere.find(settings.stages, settings.config.routing)
 
     def _service(self, settings: SurfaceSettings) -> Triptych:
-        client: StageClient = client_of(settings.stages)
+        client: StageClient = client_of(settings.stages, settings.config.routing)
         if self._own is not None:
             client = SplitStageClient(settings.config.ingress.stages, LocalStageClient(self._own.host), client)
         found = {address.deployment: handle_of(address).app_name for pools in settings.stages.values() for address in pools}

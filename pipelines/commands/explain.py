@@ -25,9 +25,12 @@ STDIN = "-"
 
 def explain(
     file: Annotated[
-        str | None, typer.Argument(help="a plan (`triptych plan --out` writes one), or an answer with its receipt, as JSON; - reads it")
+        str | None,
+        typer.Argument(help="a plan (`triptych plan --out` writes one), or an answer with its receipt, as JSON; - reads it"),
     ] = None,
-    live: Annotated[str | None, typer.Option("--live", help="the id of one of the latest requests, asked of a running server")] = None,
+    live: Annotated[
+        str | None, typer.Option("--live", help="the id of one of the latest requests, asked of a running server")
+    ] = None,
     url: Annotated[str, typer.Option(help="of the running server")] = "http://127.0.0.1:8000",
     key: Annotated[str, typer.Option(envvar="TRIPTYCH_API_KEY", help="an API key, where the server asks for one")] = "",
 ) -> None:
@@ -195,7 +198,9 @@ def _asked(url: str, request_id: str, key: str) -> Json:
             return dict(answer.json())
         if answer.status_code != 404:
             raise ConfigurationError(f"{url} answers {answer.status_code}: {_message(answer.text)}")
-    raise ConfigurationError(f"{url} has no receipt of a request {request_id!r}: only the latest ones that ended well are kept")
+    raise ConfigurationError(
+        f"{url} has no receipt of a request {request_id!r}: only the latest ones that ended well are kept"
+    )
 
 
 def _quoted(request_id: str) -> str:

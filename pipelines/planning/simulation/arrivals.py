@@ -1,5 +1,4 @@
-"""When requests come: endless streams of seconds since the beginning, one after another. Pure; the same seed gives the same stream.
-"""
+"""When requests come: endless streams of seconds since the beginning, one after another. Pure; the same seed gives the same stream."""
 
 import math
 import random

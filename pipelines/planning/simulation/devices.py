@@ -38,7 +38,9 @@ class Device:
     """Of one replica. `slowness`: by how much longer than the profile says everything takes there, whatever anybody believes.
     `window`: of what is counted."""
 
-    def __init__(self, speed: Speed, noise: Noise, source: random.Random, window: tuple[float, float], slowness: float = 1.0) -> None:
+    def __init__(
+        self, speed: Speed, noise: Noise, source: random.Random, window: tuple[float, float], slowness: float = 1.0
+    ) -> None:
         self.speed, self.slowness = speed, slowness
         self.done = Done()
         self._noise, self._source = noise, source
