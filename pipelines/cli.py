@@ -16,6 +16,7 @@ from rich.markup import escape
 from pipelines.commands import remembered
 from pipelines.commands.console import DEFAULT_CONFIG, ConfigPath, errors
 from pipelines.commands.explain import explain
+from pipelines.commands.plan import plan
 from pipelines.settings.cautions import cautions, unreachable
 from pipelines.settings.config import INGRESS
 from pipelines.settings.config_file import ServeFile, load, serve_document
@@ -29,6 +30,7 @@ from pipelines.settings.rollout import Change, changes
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__.replace("\n", " "))
 
 app.add_typer(remembered.app, name="cache")
+app.command()(plan)
 app.command()(explain)
 
 Host = Annotated[str | None, typer.Option(help="overrides http_options.host")]

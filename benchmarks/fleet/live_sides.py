@@ -18,8 +18,8 @@ from benchmarks.fleet.baselines import (
     RoundRobin,
     cap_of,
 )
-from benchmarks.fleet.live_cluster import STAGE, Nodes, application
-from benchmarks.fleet.mixes import Mix, Request
+from benchmarks.fleet.live_cluster import Nodes, application
+from benchmarks.fleet.mixes import STAGE, Mix, Request
 from benchmarks.fleet.sleeping import Sleep
 from pipelines.client import StageClient
 from stages.contract.item import Item, StageReceipt, StreamEnd

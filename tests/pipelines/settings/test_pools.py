@@ -255,6 +255,42 @@ def test_who_needs_a_pools_stage_is_told_of_it_once_it_is_there_and_before_it_go
     assert ended.ends
 
 
+def test_who_needs_what_has_no_room_yet_asks_the_old_one_until_that_goes() -> None:
+    """Or what still asks by the old settings would wait for what starts only after it has been answered."""
+    eyes = {"stages": ["m.vision_encoder", "n.vision_encoder"], "max_surge_percent": 0}
+    models = {"m": seeing(), "n": seeing()}
+    others = models["n"] | {"vision_encoder": models["n"]["vision_encoder"] | {"source": {"folder": "/other"}}}
+    now, wanted = (
+        [
+            app.document({})
+            for app in applications(parse({"models": given, "deployments": {"eyes": eyes, "large": LARGE}}), APP)
+        ]
+        for given in (models, models | {"n": others})
+    )
+
+    def asked(applications: Any) -> tuple[set[str], set[str]]:
+        """The encoder that m's LLM asks, and those that run; by their applications."""
+        found = {given["name"]: given for app in applications for given in app.get("deployments", ())}
+        pools = found["large"]["user_config"]["elsewhere"]["m.vision_encoder"]
+        running = {app["name"] for app in applications if any(given["name"] == "eyes" for given in app.get("deployments", ()))}
+        return {at["application"] for at in pools}, running
+
+    (old, _), (new, _) = asked(now), asked(wanted)
+    *before, ends, last = steps(now, wanted, APP)
+    assert old != new
+    assert [asked(step.applications) for step in before] == [(old, old)] * len(before)
+    assert (asked(ends.applications), ends.ends) == ((new, set()), True)
+    assert asked(last.applications) == (new, new)
+
+
+def test_the_surfaces_own_stages_restart_with_the_weights_that_they_need_and_not_with_their_pools() -> None:
+    one, two = config(eyes=EYES, ingress=("m.llm",)), config(eyes=EYES, more=EYES, ingress=("m.llm",))
+    assert effects(one, two) == {"more": "STARTS", "ingress": "RECONFIGURED"}
+    other = seeing() | {"vision_encoder": seeing()["vision_encoder"] | {"source": {"folder": "/other"}}}
+    given = {"models": {"m": other, "n": seeing()}, "deployments": {"eyes": EYES}, "ingress": {"stages": ["m.llm"]}}
+    assert effects(one, parse(given)) == {"eyes": "REPLACED", "ingress": "RESTARTS"}
+
+
 def test_pools_of_one_stage_are_described() -> None:
     given = overridden(dtype="float16", num_slots=4)
     assert list(described(given)) == [
