@@ -162,6 +162,9 @@ class Ingress:
             self._kept.limit(settings.config.limits, is_shared=len({key.tenant for key in settings.config.auth.keys}) > 1)
         if self._own is not None:
             limit_queues(self._own, settings.queues)
+<<<<<<< HEAD
+            self._elsewhere.find(settings.stages, settings.config.routing)
+=======
         self._stages = settings.stages
         self._look_elsewhere(self._app.in_use())
 
@@ -170,9 +173,10 @@ class Ingress:
         need what is there until then."""
         if len(in_use) == 1:
             self._elsewhere.find(self._stages)
+>>>>>>> main
 
     def _service(self, settings: SurfaceSettings) -> Triptych:
-        client: StageClient = client_of(settings.stages)
+        client: StageClient = client_of(settings.stages, settings.config.routing)
         if self._own is not None:
             client = SplitStageClient(settings.config.ingress.stages, LocalStageClient(self._own.host), client)
         found = {address.deployment: handle_of(address).app_name for pools in settings.stages.values() for address in pools}

@@ -9,6 +9,7 @@ import pytest
 from pipelines.cluster import stage_deployment
 from pipelines.cluster.stage_deployment import Elsewhere
 from pipelines.settings.applications import Address, Addresses
+from pipelines.settings.orchestration import RoutingConfig
 from stages.contract.item import Item
 
 STAGE = "m.vision_encoder"
@@ -19,7 +20,7 @@ class Client:
 
     made: list["Client"]
 
-    def __init__(self, stages: Addresses) -> None:
+    def __init__(self, stages: Addresses, routing: RoutingConfig = RoutingConfig()) -> None:
         self.pools = [at.deployment for at in stages.get(STAGE, ())]
         self.may_answer = asyncio.Event()
         self.made.append(self)
