@@ -16,14 +16,15 @@ from ray.serve.handle import DeploymentHandle
 from pipelines.cluster.fork_server import command
 from pipelines.cluster.replica import RedisReplica, StageReplica
 from pipelines.cluster.serve_client import ServeStageClient
-from pipelines.routing.name_router import NameRouter
+from pipelines.routing.pool_router import PoolRouter
 from pipelines.settings.applications import OWN, Address, Addresses, ProcessArgs, RedisArgs, StagesArgs, StagesSettings
 from pipelines.settings.config import QueueConfig
 from stages.contract.item import Item, Reply
-from stages.host.nesting import NEEDS
 from stages.images.pixel_budget import pixels_of_this_process
 
 MAX_BACKOFF_S = 0.05  # Serve's own is 0.5 s, which a waiting request feels
+NEWS_PERIOD_S = 2.0
+CONTROLLER_S = 0.5  # what passes through Serve's controller is about so old when it arrives
 TINY = {"num_cpus": 0.01}
 
 
@@ -49,21 +50,22 @@ def hosted_in(replica: type["PlacedReplica"], args: StagesArgs, overrides: Mappi
             name=args.deployment,
             ray_actor_options=actor_options(args.process),
             graceful_shutdown_wait_loop_s=0.2,
-            request_router_config=_router(args),
+            request_router_config=router_config(),
             **overrides,
         )
         .bind(args)
     )
 
 
-def _router(args: StagesArgs) -> RequestRouterConfig:
-    """A result's name goes to the replica that owns it, unless that has more than a full batch in hand beyond another. Kinds of stage that
-    need others' results are iterative: they make nothing that has a name."""
-    batches = [part.batch.max_items or 1 for name, part in args.stages.items() if name.rpartition(".")[2] not in NEEDS]
-    if not batches:
-        return RequestRouterConfig(max_backoff_s=MAX_BACKOFF_S)
+def router_config(news_period_s: float = NEWS_PERIOD_S) -> RequestRouterConfig:
+    """Of a pool: its replica is chosen by whoever calls it. `news_period_s`: how often what replicas do and hold is published to all who
+    call them, beside what goes with their replies."""
     return RequestRouterConfig(
-        request_router_class=NameRouter, request_router_kwargs={"max_ahead": max(batches)}, max_backoff_s=MAX_BACKOFF_S
+        request_router_class=PoolRouter,
+        request_router_kwargs={"published_s": CONTROLLER_S + news_period_s / 10},
+        request_routing_stats_period_s=news_period_s,
+        request_routing_stats_timeout_s=max(5.0, 2 * news_period_s),
+        max_backoff_s=MAX_BACKOFF_S,
     )
 
 

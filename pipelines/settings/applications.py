@@ -13,7 +13,7 @@ not how an application is built, nor in which order changes are made (`pipelines
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ from pipelines.settings.config import (
 )
 from pipelines.settings.deployments import ActorOptions, AutoscalingConfig, DeploymentConfig, PartOverrides
 from pipelines.settings.derived import Home, batch_items, capacity, longest_request_s, max_queued_requests, pixels_in_flight
+from pipelines.settings.orchestration import RoutingConfig
 from pipelines.settings.placement import homes, needed_elsewhere
 from pipelines.settings.remembering import CacheConfig
 from pipelines.settings.replica_spec import CacheSpec, ReplicaSpec
@@ -95,6 +96,7 @@ class StagesArgs(Strict):
     torch_threads: int | None = None
     process: ProcessArgs
     metrics: Address
+    news_period_s: float = RoutingConfig().news_period_s
 
     @field_validator("stages", mode="before")
     @classmethod
@@ -112,14 +114,17 @@ class StagesSettings(Strict):
 
     queues: dict[str, QueueConfig] = {}
     elsewhere: Addresses = {}
+    routing: RoutingConfig = RoutingConfig()
     pixels_in_flight: int = MAX_PIXELS
 
 
 class SurfaceArgs(Strict):
-    """The HTTP surface, without what may change while it runs. `own`: the stages that live with it."""
+    """The HTTP surface, without what may change while it runs. `own`: the stages that live with it; `needs`: a digest of what those
+    compute with whose results they need: with other weights there, requests are made for other ones."""
 
     process: ProcessArgs
     own: StagesArgs | None = None
+    needs: str = ""
 
 
 class SurfaceSettings(Strict):
@@ -166,12 +171,15 @@ def applications(config: AppConfig, name: str) -> tuple[ServeApplication, ...]:
 def stages_name(name: str, deployment: str, config: AppConfig) -> str:
     """The name of a deployment's application: another one where its stages are others, or they, or those whose results they need, compute
     with something else. Where the latter are, and how many pools they have, is no part of it."""
-    parts, own = config.parts(), config.placement()[deployment].stages
-    computed_with = [
-        {stage: {field: _plain(getattr(parts[stage], field, None)) for field in COMPUTED_WITH} for stage in stages}
-        for stages in (own, needed_elsewhere(deployment, config))
-    ]
+    own, needed = config.placement()[deployment].stages, needed_elsewhere(deployment, config)
+    computed_with = [_computed_with(stages, config) for stages in (own, needed)]
     return f"{name}-{deployment}-{_digest(computed_with)[:8]}"
+
+
+def _computed_with(stages: Collection[str], config: AppConfig) -> dict[str, Any]:
+    """Of each, what requests are made for."""
+    parts = config.parts()
+    return {stage: {field: _plain(getattr(parts[stage], field, None)) for field in COMPUTED_WITH} for stage in stages}
 
 
 def stages_application(deployment: str, config: AppConfig, name: str, hosts: Mapping[str, str]) -> ServeApplication:
@@ -203,7 +211,8 @@ def surface_application(config: AppConfig, name: str, hosts: Mapping[str, str]) 
         "max_surge_percent": SURGE_PERCENT,
         "user_config": _compact(settings),
     }
-    args = SurfaceArgs(process=_process(config.ingress, config), own=own)
+    needed = _computed_with(needed_elsewhere(INGRESS, config), config)
+    args = SurfaceArgs(process=_process(config.ingress, config), own=own, needs=_digest(needed) if needed else "")
     return ServeApplication(name, SURFACE_BUILDER, _compact(args), {INGRESS: overrides}, route_prefix="/")
 
 
@@ -211,7 +220,10 @@ def _seen_by_surface(config: AppConfig) -> AppConfig:
     """The configuration with defaults for what tells the surface nothing: how stages are run, how deployments scale, how much waits in
     them, where results are remembered."""
     homes = {name: _seen_home(home, config) for name, home in config.placement().items()}
-    models = {name: model.model_copy(update=_seen_parts(model)) for name, model in config.models.items()}
+    models = {
+        name: model.model_copy(update={**_seen_parts(model), "slo": type(model.slo)()})
+        for name, model in config.models.items()
+    }
     ingress = IngressConfig(
         stages=config.ingress.stages, ray_actor_options=ActorOptions(num_gpus=capacity(config.ingress, config).num_gpus)
     )
@@ -223,6 +235,7 @@ def _seen_by_surface(config: AppConfig) -> AppConfig:
         auth=config.auth,
         fetch=config.fetch,
         ingress=ingress,
+        routing=config.routing,
     )
 
 
@@ -234,7 +247,9 @@ def _seen_home(home: DeploymentConfig, config: AppConfig) -> DeploymentConfig:
         stages=home.stages,
         overrides={stage: given for stage, given in overrides.items() if given.settings()},
         autoscaling_config=AutoscalingConfig(min_replicas=0) if asleep else None,
-        ray_actor_options=ActorOptions(num_gpus=capacity(home, config).num_gpus),
+        ray_actor_options=ActorOptions(
+            num_gpus=capacity(home, config).num_gpus, accelerator_type=home.ray_actor_options.accelerator_type
+        ),
     )
 
 
@@ -282,6 +297,7 @@ def _stages_args(deployment: str, home: Home, config: AppConfig, name: str, host
         torch_threads=torch_threads(home),
         process=_process(home, config),
         metrics=Address(deployment=METRICS, application=hosts[METRICS]),
+        news_period_s=config.routing.news_period_s,
     )
 
 
@@ -308,6 +324,7 @@ def _stages_overrides(deployment: str, config: AppConfig, hosts: Mapping[str, st
     settings = StagesSettings(
         queues=_queues(placed, config),
         elsewhere=_addresses(needed_elsewhere(deployment, config), hosts),
+        routing=config.routing,
         pixels_in_flight=pixels_in_flight(config.limits),
     )
     return {
@@ -330,7 +347,7 @@ def _scaling(placed: DeploymentConfig, target_ongoing_requests: float) -> dict[s
     """With "auto", Serve has the policy imported where the application is built, which has its code; else in its controller."""
     if placed.autoscaling_config is None:
         return {"num_replicas": placed.num_replicas or 1}
-    scaling = placed.autoscaling_config.model_dump(exclude_none=True)
+    scaling = placed.autoscaling_config.model_dump(exclude_none=True, exclude={"weight"})
     more = {"target_ongoing_requests": target_ongoing_requests, "policy": {"policy_function": SCALING_POLICY}}
     return {"num_replicas": "auto", "autoscaling_config": scaling | more}
 

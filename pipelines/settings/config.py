@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipelines.settings.auth import AuthConfig
 from pipelines.settings.deployments import ActorOptions, DeploymentConfig, PartOverrides
+from pipelines.settings.orchestration import ChatSlo, EmbedSlo, PaintSlo, RoutingConfig, ScalingConfig
 from pipelines.settings.remembering import CacheConfig
 from pipelines.settings.strict import Strict
 from stages.contract.limits import QueueLimits
@@ -135,6 +136,7 @@ class ImageTextModel(Strict):
     pipeline: Literal["image_text"]
     llm: LlmConfig
     vision_encoder: VisionEncoderConfig | None = None
+    slo: ChatSlo = ChatSlo()
 
     def parts(self) -> dict[str, PartConfig]:
         return {"llm": self.llm} | ({"vision_encoder": self.vision_encoder} if self.vision_encoder else {})
@@ -159,6 +161,7 @@ class TextToImageModel(Strict):
     default_strength: float = Field(0.8, gt=0, le=1, description="of edits: how much of the given image is painted over")
     keep_steps: tuple[int | float, ...] = ()
     remember_images: bool = False
+    slo: PaintSlo = PaintSlo()
 
     @field_validator("sizes")
     @classmethod
@@ -200,6 +203,7 @@ class EmbedModel(Strict):
 
     pipeline: Literal["embed"]
     embedder: EmbedderConfig
+    slo: EmbedSlo = EmbedSlo()
 
     def parts(self) -> dict[str, PartConfig]:
         return {"embedder": self.embedder}
@@ -277,6 +281,12 @@ class AppConfig(Strict):
     auth: AuthConfig = AuthConfig()
     fetch: FetchConfig = FetchConfig()
     ingress: IngressConfig = IngressConfig()
+    routing: RoutingConfig = RoutingConfig()
+    scaling: ScalingConfig = ScalingConfig()
+    profiles: str = Field(
+        "profiles",
+        description="a folder of measured speeds (`triptych profile`) on every machine; what has none there is learned",
+    )
     fork_server: bool = Field(
         True, description="replicas on a node start as forks of one process that has imported their libraries"
     )

@@ -22,7 +22,8 @@ AGREED: Mapping[str, str] = {
 
 
 class AutoscalingConfig(Strict):
-    """Ray Serve's own settings, under its own names; quicker defaults than Serve's."""
+    """Ray Serve's own settings, under its own names, and quicker defaults than Serve's; and `weight`: its part where the budget
+    (`scaling.budget`) doesn't suffice for all."""
 
     min_replicas: int = Field(1, ge=0)
     max_replicas: int = Field(1, ge=1)
@@ -35,6 +36,7 @@ class AutoscalingConfig(Strict):
     look_back_period_s: float = Field(5, gt=0)
     upscaling_factor: float | None = Field(None, gt=0)
     downscaling_factor: float | None = Field(None, gt=0)
+    weight: float = Field(1, gt=0)
 
     @model_validator(mode="after")
     def bounds_are_ordered(self) -> "AutoscalingConfig":
@@ -63,12 +65,9 @@ class ActorOptions(Strict):
         return value
 
 
-class BatchOverrides(Strict):
-    max_items: int | None = None
-    max_cost: float | None = None
+class BoundsOverrides(Strict):
+    """Of a batch or a queue."""
 
-
-class QueueOverrides(Strict):
     max_items: int | None = None
     max_cost: float | None = None
 
@@ -79,8 +78,8 @@ class PartOverrides(Strict):
     dtype: str | None = None
     device: str | None = None
     compile: bool | None = None
-    batch: BatchOverrides = BatchOverrides()
-    queue: QueueOverrides = QueueOverrides()
+    batch: BoundsOverrides = BoundsOverrides()
+    queue: BoundsOverrides = BoundsOverrides()
     num_slots: int | None = None
     prefill_chunk_tokens: int | None = None
     max_step_s: float | None = None

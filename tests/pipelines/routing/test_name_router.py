@@ -10,7 +10,7 @@ from ray.serve._private.common import DeploymentHandleSource, DeploymentID, Repl
 from ray.serve.request_router import PendingRequest
 
 from pipelines.routing.name_router import NameRouter
-from pipelines.routing.ranking import owner
+from pipelines.routing.ownership import owner
 from stages.contract.item import Item
 
 DEPLOYMENT = DeploymentID("encoder", "app")
