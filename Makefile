@@ -6,6 +6,7 @@ FUZZ_SECONDS ?= 3600
 BIN := .venv/bin
 ON_SEVERAL_CORES := -n $(WORKERS) --dist loadfile
 FAST := not cluster and not browser and not models and not slow
+ALONE := cluster or browser
 STAMP := .venv/.installed
 TOOLS := $(CURDIR)/.venv/tools
 PIP_INSTALL := install --quiet --disable-pip-version-check --no-deps --progress-bar on
@@ -70,10 +71,10 @@ test: setup
 cpu-tests: setup
 	@ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest -m cpu
 
-# Every test, in two runs: what starts no cluster and no model on several cores, and the rest, which uses them all by itself.
+# Every test, in two runs: what starts no cluster on several cores, and the rest, which uses them all by itself.
 every-test: setup
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ON_SEVERAL_CORES) -m "$(FAST)"
-	@$(BIN)/python -m pytest -m "not ($(FAST))"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ON_SEVERAL_CORES) -m "not ($(ALONE))"
+	@$(BIN)/python -m pytest -m "$(ALONE)"
 
 # Rounds of the tests in tests/fuzz with new random examples, until the time is up or something fails. What failed lies in
 # .hypothesis/examples and is tried first by every later run.

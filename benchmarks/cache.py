@@ -18,9 +18,9 @@ from pathlib import Path
 from benchmarks.command import results_folder, start, tell
 from benchmarks.llm_checkpoint import save_text_model
 from benchmarks.llm_sides import DTYPE, SkippedSide
+from benchmarks.plot import svg
 from benchmarks.remembering import findings, first_token, throughput
 from benchmarks.remembering.first_token import QUESTION_TOKENS
-from benchmarks.remembering.plot import svg
 from benchmarks.remembering.redis_rate import bytes_per_s
 from benchmarks.remembering.samples import FORGETS, REMEMBERS, SHORT, VLLM, Run, Sample
 from benchmarks.remembering.sides import served, two_of_each

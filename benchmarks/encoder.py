@@ -68,7 +68,7 @@ class Encoder(Protocol):
 
 class Ours:
     def __init__(self, stage: str, handle: Any) -> None:
-        self._client, self._stage = ServeStageClient({stage: handle}, {stage: stage}), stage
+        self._client, self._stage = ServeStageClient({stage: handle}, {stage: [stage]}), stage
         self._pid = handle.options(method_name="pid")
 
     async def encode(self, payload: Any) -> float:

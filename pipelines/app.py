@@ -10,7 +10,7 @@ import asyncio
 import gc
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ray import serve
@@ -26,6 +26,7 @@ from pipelines.cluster.replica import StageReplica
 from pipelines.cluster.running_serve import listening_host
 from pipelines.cluster.stage_deployment import (
     TINY,
+    Elsewhere,
     PlacedReplica,
     actor_options,
     client_of,
@@ -41,6 +42,7 @@ from pipelines.settings.applications import (
     METRICS,
     OWN,
     Address,
+    Addresses,
     StagesArgs,
     SurfaceArgs,
     SurfaceSettings,
@@ -55,6 +57,7 @@ from pipelines.settings.config import INGRESS, AppConfig, FetchConfig
 from pipelines.settings.config_file import parse
 from pipelines.settings.derived import pixels_in_flight
 from pipelines.settings.loopback import refuse_open_door
+from pipelines.settings.orchestration import RoutingConfig
 from pipelines.settings.pinning import pinned
 from pipelines.settings.specs import embedded_servers
 from pipelines.threads import Threads
@@ -122,11 +125,8 @@ class Ingress:
         self._kept: Kept | None = None
         self._replica = str(serve.get_replica_context().replica_tag)
         self._table = handle_of(Address(deployment=METRICS, application=OWN))
-        self._own: StageReplica | None = None
-        if args.own is not None:
-            self._own = StageReplica(
-                args.own.spec(), self._table, client_of(args.own.elsewhere) if args.own.elsewhere else None
-            )
+        self._elsewhere, self._needed = Elsewhere(), (Addresses(), RoutingConfig())
+        self._own = StageReplica(args.own.spec(), self._table, self._elsewhere) if args.own is not None else None
         self._served: tuple[SurfaceSettings, Triptych] | None = None
         self._told: SettingsInUse | None = None
         self._told_at = float("-inf")
@@ -163,12 +163,20 @@ class Ingress:
             self._kept.limit(settings.config.limits, is_shared=len({key.tenant for key in settings.config.auth.keys}) > 1)
         if self._own is not None:
             limit_queues(self._own, settings.queues)
+        self._needed = settings.stages, settings.config.routing
+        self._look_elsewhere(self._app.in_use())
+
+    def _look_elsewhere(self, in_use: Collection[str]) -> None:
+        """For what the surface's own stages need, where that is by the newest settings: once requests by earlier ones are done, which may
+        need what is there until then."""
+        if len(in_use) == 1:
+            self._elsewhere.find(*self._needed)
 
     def _service(self, settings: SurfaceSettings) -> Triptych:
-        client: StageClient = client_of(settings.stages)
+        client: StageClient = client_of(settings.stages, settings.config.routing)
         if self._own is not None:
             client = SplitStageClient(settings.config.ingress.stages, LocalStageClient(self._own.host), client)
-        found = {address.deployment: handle_of(address).app_name for address in settings.stages.values()}
+        found = {address.deployment: handle_of(address).app_name for pools in settings.stages.values() for address in pools}
         applications = {INGRESS: serve.get_replica_context().app_name, **found}
         return Triptych(settings.config, client, ServeDirectory(settings.config, self._table, applications), self._threads)
 
@@ -179,8 +187,9 @@ class Ingress:
 
     async def _tell(self) -> None:
         """The metrics table, which settings are in use: where that has changed, and once in a while."""
-        refused = self._succession.refused
-        told = SettingsInUse(self._app.in_use(), Refused(version_of(refused[0]), refused[1]) if refused is not None else None)
+        refused, in_use = self._succession.refused, self._app.in_use()
+        self._look_elsewhere(in_use)
+        told = SettingsInUse(in_use, Refused(version_of(refused[0]), refused[1]) if refused is not None else None)
         if told == self._told and time.monotonic() - self._told_at < TELL_AGAIN_S:
             return
         try:

@@ -1,4 +1,4 @@
-"""The command line: `triptych serve`, `deploy`, `check`, `prepare`, `demo`, `cache`. Decides nothing about serving; reads the
+"""The command line: `triptych serve`, `deploy`, `check`, `prepare`, `demo`, `cache`, `explain`. Decides nothing about serving; reads the
 configuration."""
 
 import signal
@@ -15,17 +15,23 @@ from rich.markup import escape
 
 from pipelines.commands import remembered
 from pipelines.commands.console import DEFAULT_CONFIG, ConfigPath, errors
+from pipelines.commands.explain import explain
+from pipelines.commands.plan import plan
 from pipelines.settings.cautions import cautions, unreachable
 from pipelines.settings.config import INGRESS
 from pipelines.settings.config_file import ServeFile, load, serve_document
 from pipelines.settings.derived import derivations
 from pipelines.settings.loopback import refuse_open_door
+from pipelines.settings.nodes import nowhere
 from pipelines.settings.pinning import pinned
+from pipelines.settings.pools import described
 from pipelines.settings.rollout import Change, changes
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__.replace("\n", " "))
 
 app.add_typer(remembered.app, name="cache")
+app.command()(plan)
+app.command()(explain)
 
 Host = Annotated[str | None, typer.Option(help="overrides http_options.host")]
 Port = Annotated[int | None, typer.Option(min=1, max=65535, help="overrides http_options.port")]
@@ -70,10 +76,12 @@ def deploy(
         if print_only:
             typer.echo(yaml.safe_dump(serve_document(file), sort_keys=False, allow_unicode=True, width=140), nl=False)
             return
-        with connected(address, file) as num_nodes:
+        with connected(address, file) as nodes:
             from pipelines.cluster.deploy import Rollout
 
-            _print_cautions([*cautions(file.app), *unreachable(file.app, num_nodes)], console)
+            _print_cautions(
+                [*cautions(file.app), *unreachable(file.app, len(nodes)), *map(str, nowhere(file.app, nodes))], console
+            )
             change = Rollout(file, timeout)
             _print_changes(change.changes(), console)
             with console.status("changing"):
@@ -129,6 +137,8 @@ def check(
         console.print(f"{INGRESS}: {', '.join(('HTTP', *file.app.ingress.stages))}")
         for name, deployment in file.app.placement().items():
             console.print(f"{name}: {', '.join(deployment.stages)}")
+        for line in described(file.app):
+            console.print(f"  {line}", soft_wrap=True, highlight=False)
         console.print("derived:")
         for line in derivations(file.app):
             console.print(f"  {line}", soft_wrap=True, highlight=False)

@@ -147,8 +147,9 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class StageCard:
-    """What /v1/models and /ready tell about one stage. `scaled_to_zero`: no replica runs, and none is needed to be ready.
-    `age_s`: how long ago that was known to be so."""
+    """What /v1/models and /ready tell about one pool of a stage. `accelerator_type`: what its replicas are placed on; None: on anything.
+    `capacity`: how many items its replicas take into one step, all together; None: they have not said it yet. `scaled_to_zero`: no
+    replica runs, and none is needed to be ready. `age_s`: how long ago that was known to be so."""
 
     name: str
     kind: str
@@ -161,6 +162,8 @@ class StageCard:
     dtype: str = "float32"
     scaled_to_zero: bool = False
     age_s: float = 0.0
+    accelerator_type: str | None = None
+    capacity: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

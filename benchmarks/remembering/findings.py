@@ -6,7 +6,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from benchmarks.remembering.plot import Bar, Panel
+from benchmarks.plot import Bar, Panel
 from benchmarks.remembering.samples import (
     AGAIN,
     ALONE,

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +23,7 @@ from pipelines.ingress.proxy.proxy_headers import CALLBACK
 from pipelines.settings.config import AppConfig
 from pipelines.settings.config_file import ServeFile, refused, told
 from pipelines.settings.loopback import refuse_open_door
+from pipelines.settings.nodes import Node, nowhere
 from stages.contract.errors import ConfigurationError
 from stages.device.cores import available_cores
 
@@ -51,6 +52,7 @@ def running(file: ServeFile, address: HttpAddress, console: Console, timeout_s: 
         row = progress.add_task("starting Ray", total=None)
         _start_ray(max(available_cores(), _cpus_wanted(file.app)), fork_server=file.app.fork_server)
         try:
+            _refuse_what_has_no_place(file.app)
             _start_serve(address)
             progress.update(row, total=1, completed=1)
             _deploy(file, progress, timeout_s)
@@ -66,8 +68,8 @@ def running(file: ServeFile, address: HttpAddress, console: Console, timeout_s: 
 
 
 @contextmanager
-def connected(address: str, file: ServeFile) -> Iterator[int]:
-    """A running Ray cluster, with Serve, of so many nodes; both go on afterwards. Raises `ConfigurationError` where there is none, and
+def connected(address: str, file: ServeFile) -> Iterator[Sequence[Node]]:
+    """A running Ray cluster, with Serve, of these nodes; both go on afterwards. Raises `ConfigurationError` where there is none, and
     where Serve's own address, which a later file doesn't change, is open to strangers and the configuration has no keys."""
     _stay_on_loopback()  # else Ray takes a cluster on 127.0.0.1 for one at this machine's address in the network
     os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")  # read by Ray at import
@@ -75,7 +77,7 @@ def connected(address: str, file: ServeFile) -> Iterator[int]:
     import ray
     from ray import serve
 
-    from pipelines.cluster.running_serve import listening_host, num_nodes
+    from pipelines.cluster.running_serve import listening_host, nodes
 
     _tell_errors_only()
     environment = {"py_executable": command(stages=False)} if file.app.fork_server else None
@@ -88,7 +90,7 @@ def connected(address: str, file: ServeFile) -> Iterator[int]:
         http = {"host": file.http.host, "port": file.http.port} | dict(file.options.get("http_options") or {})
         serve.start(proxy_location=file.options.get("proxy_location"), http_options=http)  # does nothing where Serve runs
         refuse_open_door(file.app, listening_host())
-        yield num_nodes()
+        yield nodes()
     finally:
         ray.shutdown()
 
@@ -166,6 +168,14 @@ def _stay_on_loopback() -> None:
 
 def _tell_errors_only() -> None:
     logging.getLogger("ray.serve").addFilter(lambda record: record.levelno >= logging.ERROR)
+
+
+def _refuse_what_has_no_place(config: AppConfig) -> None:
+    """On one machine nobody adds a node."""
+    from pipelines.cluster.running_serve import nodes
+
+    if found := [str(each) for each in nowhere(config, nodes()) if not each.may_sleep]:
+        raise refused(found)
 
 
 def _cpus_wanted(config: AppConfig) -> int:

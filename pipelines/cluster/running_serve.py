@@ -14,6 +14,7 @@ from ray.serve.schema import ApplicationStatusOverview, ServeDeploySchema
 
 from pipelines.cluster.metrics_table import SettingsInUse
 from pipelines.settings.applications import METRICS
+from pipelines.settings.nodes import Node
 from pipelines.settings.rollout import Document
 
 HOST_WITHOUT_SERVE = "127.0.0.1"
@@ -28,11 +29,17 @@ def listening_host() -> str:
     return str(client.http_config.host) if client is not None else HOST_WITHOUT_SERVE
 
 
-def num_nodes() -> int:
-    """Of the Ray cluster that this process is connected to; 0 where it is to none, or Ray doesn't tell."""
+def nodes() -> Sequence[Node]:
+    """Of the Ray cluster that this process is connected to; none where it is to none, or Ray doesn't tell."""
     with suppress(RayError, RuntimeError):
-        return sum(bool(node["Alive"]) for node in ray.nodes()) if ray.is_initialized() else 0
-    return 0
+        alive = [node for node in ray.nodes() if node["Alive"]] if ray.is_initialized() else []
+        return [Node(node["Resources"], node["Labels"]) for node in alive]
+    return []
+
+
+def num_nodes() -> int:
+    """Of the same."""
+    return len(nodes())
 
 
 class RunningServe:

@@ -19,6 +19,7 @@ from pipelines.ingress.request.errors import json_response, routing_error_handle
 from pipelines.ingress.request.local_caller import LocalCallersOnly
 from pipelines.ingress.request.metrics import CONTENT_TYPE, RequestMetrics
 from pipelines.ingress.request.receipts import ReceiptPrinter
+from pipelines.ingress.request.recent_receipts import RecentReceipts
 from pipelines.ingress.request.request_log import RequestLog
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.ingress.request.whole_answer import WholeAnswer
@@ -31,6 +32,7 @@ from pipelines.ingress.schemas.chat import ChatBody, ChatCompletion
 from pipelines.ingress.schemas.embeddings import EmbeddingsAnswer, EmbeddingsBody
 from pipelines.ingress.schemas.images import EditBody, ImagesAnswer, ImagesBody
 from pipelines.ingress.schemas.models import Health, ModelEntry, ModelList, Readiness
+from pipelines.ingress.schemas.receipt import Receipt
 from pipelines.jobs import Service
 from pipelines.settings.config import LimitsConfig
 from pipelines.settings.derived import body_bytes_in_flight
@@ -43,20 +45,21 @@ DESCRIPTION = "Images and language in OpenAI's shapes. Fields of Triptych's own 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What outlives a change of settings: counters, the images whose addresses were given out, threads,
-    and what bodies weigh."""
+    """What outlives a change of settings: counters, the images whose addresses were given out, threads, what bodies weigh, and the
+    latest receipts."""
 
     metrics: RequestMetrics
     images: ImageStore
     threads: Threads
     bodies: BodyBudget
+    receipts: RecentReceipts
 
     @classmethod
     def new(cls, settings: IngressSettings, threads: Threads | None = None) -> "Kept":
         """`threads` None: some of its own."""
         store = ImageStore(capacity_bytes=settings.kept_image_bytes, keep_s=settings.kept_image_s)
         bodies = BodyBudget(0)
-        kept = cls(RequestMetrics(), store, threads if threads is not None else Threads.new(), bodies)
+        kept = cls(RequestMetrics(), store, threads if threads is not None else Threads.new(), bodies, RecentReceipts())
         kept.limit(settings.limits, is_shared=len(set(settings.keys.values())) > 1)
         return kept
 
@@ -87,12 +90,13 @@ def create_app(service: Service, settings: IngressSettings, kept: Kept | None = 
     if not settings.keys:
         app.add_middleware(LocalCallersOnly)
     app.add_middleware(RequestLog, metrics=kept.metrics, adds_id=settings.adds_request_id)
-    arrival, receipts = Arrival(service, settings, threads), ReceiptPrinter(settings.sees_all)
+    arrival, receipts = Arrival(service, settings, threads), ReceiptPrinter(settings.sees_all, kept.receipts)
     keyed = bool(settings.keys)
     _add_chat(app, ChatRoute(arrival, settings, images, receipts, threads))
     _add_images(app, ImagesRoute(arrival, settings, images, receipts, kept.images, threads))
     _add_embeddings(app, EmbeddingsRoute(arrival, settings, images, receipts, threads))
     _add_models(app, ModelsRoute(service), arrival, keyed=keyed)
+    _add_receipts(app, receipts, arrival, keyed=keyed)
     add_playground(app)
     painters = [card for card in service.models() if card.pipeline == "text_to_image"]
     ids: dict[type[BaseModel], tuple[str, ...]] = {
@@ -214,6 +218,21 @@ def _add_models(app: FastAPI, route: ModelsRoute, arrival: Arrival, *, keyed: bo
         """Whether every stage that a model needs has a live replica. Which have none is told where no key is needed, and with a key."""
         readiness = await route.readiness(arrival.seen_by_anyone(request))
         return json_response(readiness.to_json(), status=200 if readiness.ready else 503)
+
+
+def _add_receipts(app: FastAPI, receipts: ReceiptPrinter, arrival: Arrival, *, keyed: bool) -> None:
+    @app.get(
+        "/v1/receipts/{request_id}",
+        response_model=None,
+        responses={200: {"model": Receipt}, **error_answers(401, 403, 404)},
+        openapi_extra=operation(keyed=keyed),
+    )
+    async def receipt(request: Request, request_id: str) -> Response:
+        """The receipt of one of the latest requests that this process answered: what ran where, and why there."""
+        found = receipts.again(request_id, arrival.identify(request).tenant)
+        if found is None:
+            raise HTTPException(404)
+        return json_response(found.to_json())
 
 
 def _add_operations(

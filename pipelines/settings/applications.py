@@ -13,7 +13,7 @@ not how an application is built, nor in which order changes are made (`pipelines
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,18 +23,17 @@ from pipelines.settings.config import (
     INGRESS,
     PARTS,
     SURGE_PERCENT,
-    ActorOptions,
     AppConfig,
-    AutoscalingConfig,
     BatchConfig,
-    DeploymentConfig,
     IngressConfig,
     ModelConfig,
     PartConfig,
     QueueConfig,
 )
+from pipelines.settings.deployments import ActorOptions, AutoscalingConfig, DeploymentConfig, PartOverrides
 from pipelines.settings.derived import Home, batch_items, capacity, longest_request_s, max_queued_requests, pixels_in_flight
-from pipelines.settings.placement import needed_elsewhere
+from pipelines.settings.orchestration import RoutingConfig
+from pipelines.settings.placement import homes, needed_elsewhere
 from pipelines.settings.remembering import CacheConfig
 from pipelines.settings.replica_spec import CacheSpec, ReplicaSpec
 from pipelines.settings.specs import (
@@ -74,6 +73,10 @@ class Address(Strict):
     application: str
 
 
+Addresses = dict[str, tuple[Address, ...]]
+"""Stage -> its pools, in the order of the file."""
+
+
 class ProcessArgs(Strict):
     """What one process takes of a node."""
 
@@ -83,8 +86,8 @@ class ProcessArgs(Strict):
 
 
 class StagesArgs(Strict):
-    """A deployment of stages, without what may change while it runs. `stages`: by MODEL.PART, with `batch` in full and any `queue`;
-    `elsewhere`: the stages whose results these need."""
+    """A deployment of stages, without what may change while it runs. `stages`: by MODEL.PART, as they are in this pool, with `batch` in
+    full and any `queue`."""
 
     deployment: str
     stages: dict[str, SerializeAsAny[PartConfig]]
@@ -93,7 +96,7 @@ class StagesArgs(Strict):
     torch_threads: int | None = None
     process: ProcessArgs
     metrics: Address
-    elsewhere: dict[str, Address] = {}
+    news_period_s: float = RoutingConfig().news_period_s
 
     @field_validator("stages", mode="before")
     @classmethod
@@ -107,24 +110,28 @@ class StagesArgs(Strict):
 
 
 class StagesSettings(Strict):
-    """What may change while replicas of stages run. `queues`: by stage."""
+    """What may change while replicas of stages run. `queues`: by stage. `elsewhere`: where the stages are whose results these need."""
 
     queues: dict[str, QueueConfig] = {}
+    elsewhere: Addresses = {}
+    routing: RoutingConfig = RoutingConfig()
     pixels_in_flight: int = MAX_PIXELS
 
 
 class SurfaceArgs(Strict):
-    """The HTTP surface, without what may change while it runs. `own`: the stages that live with it."""
+    """The HTTP surface, without what may change while it runs. `own`: the stages that live with it; `needs`: a digest of what those
+    compute with whose results they need: with other weights there, requests are made for other ones."""
 
     process: ProcessArgs
     own: StagesArgs | None = None
+    needs: str = ""
 
 
 class SurfaceSettings(Strict):
     """What may change while the HTTP surface runs: everything that it serves. `stages`: where each is; `queues`: of its own ones."""
 
     config: AppConfig
-    stages: dict[str, Address] = {}
+    stages: Addresses = {}
     queues: dict[str, QueueConfig] = {}
 
 
@@ -162,15 +169,17 @@ def applications(config: AppConfig, name: str) -> tuple[ServeApplication, ...]:
 
 
 def stages_name(name: str, deployment: str, config: AppConfig) -> str:
-    """The name of a deployment's application: another one where its stages compute with something else, are others, or need results
-    of an application that is another one."""
-    parts, needed = config.parts(), needed_elsewhere(deployment, config)
-    stages = {
-        stage: {field: _plain(getattr(parts[stage], field, None)) for field in COMPUTED_WITH}
-        for stage in config.placement()[deployment].stages
-    }
-    elsewhere = {stage: stages_name(name, at, config) for stage, at in needed.items()}
-    return f"{name}-{deployment}-{_digest([stages, elsewhere])[:8]}"
+    """The name of a deployment's application: another one where its stages are others, or they, or those whose results they need, compute
+    with something else. Where the latter are, and how many pools they have, is no part of it."""
+    own, needed = config.placement()[deployment].stages, needed_elsewhere(deployment, config)
+    computed_with = [_computed_with(stages, config) for stages in (own, needed)]
+    return f"{name}-{deployment}-{_digest(computed_with)[:8]}"
+
+
+def _computed_with(stages: Collection[str], config: AppConfig) -> dict[str, Any]:
+    """Of each, what requests are made for."""
+    parts = config.parts()
+    return {stage: {field: _plain(getattr(parts[stage], field, None)) for field in COMPUTED_WITH} for stage in stages}
 
 
 def stages_application(deployment: str, config: AppConfig, name: str, hosts: Mapping[str, str]) -> ServeApplication:
@@ -180,17 +189,17 @@ def stages_application(deployment: str, config: AppConfig, name: str, hosts: Map
         hosts[deployment],
         STAGES_BUILDER,
         _compact(_stages_args(deployment, placed, config, name, hosts)),
-        {deployment: _stages_overrides(placed, config)},
+        {deployment: _stages_overrides(deployment, config, hosts)},
     )
 
 
 def surface_application(config: AppConfig, name: str, hosts: Mapping[str, str]) -> ServeApplication:
     """`hosts`: deployment -> application."""
     own = _stages_args(INGRESS, config.ingress, config, name, hosts) if config.ingress.stages else None
-    placed = {stage: deployment for deployment, home in config.placement().items() for stage in home.stages}
+    placed = {stage: at for stage, at in homes(config).items() if at != (INGRESS,)}
     settings = SurfaceSettings(
         config=_seen_by_surface(config),
-        stages={stage: Address(deployment=at, application=hosts[at]) for stage, at in placed.items()},
+        stages=_addresses(placed, hosts),
         queues=_queues(config.ingress, config),
     )
     overrides = {
@@ -202,7 +211,8 @@ def surface_application(config: AppConfig, name: str, hosts: Mapping[str, str]) 
         "max_surge_percent": SURGE_PERCENT,
         "user_config": _compact(settings),
     }
-    args = SurfaceArgs(process=_process(config.ingress, config), own=own)
+    needed = _computed_with(needed_elsewhere(INGRESS, config), config)
+    args = SurfaceArgs(process=_process(config.ingress, config), own=own, needs=_digest(needed) if needed else "")
     return ServeApplication(name, SURFACE_BUILDER, _compact(args), {INGRESS: overrides}, route_prefix="/")
 
 
@@ -210,7 +220,10 @@ def _seen_by_surface(config: AppConfig) -> AppConfig:
     """The configuration with defaults for what tells the surface nothing: how stages are run, how deployments scale, how much waits in
     them, where results are remembered."""
     homes = {name: _seen_home(home, config) for name, home in config.placement().items()}
-    models = {name: model.model_copy(update=_seen_parts(model)) for name, model in config.models.items()}
+    models = {
+        name: model.model_copy(update={**_seen_parts(model), "slo": type(model.slo)()})
+        for name, model in config.models.items()
+    }
     ingress = IngressConfig(
         stages=config.ingress.stages, ray_actor_options=ActorOptions(num_gpus=capacity(config.ingress, config).num_gpus)
     )
@@ -222,16 +235,21 @@ def _seen_by_surface(config: AppConfig) -> AppConfig:
         auth=config.auth,
         fetch=config.fetch,
         ingress=ingress,
+        routing=config.routing,
     )
 
 
 def _seen_home(home: DeploymentConfig, config: AppConfig) -> DeploymentConfig:
-    """Where stages are, on what device, and whether they may be scaled to zero."""
+    """Where stages are, on what device, in which dtype, and whether they may be scaled to zero."""
     asleep = home.autoscaling_config is not None and home.autoscaling_config.min_replicas == 0
+    overrides = {stage: PartOverrides(device=given.device, dtype=given.dtype) for stage, given in home.overrides.items()}
     return DeploymentConfig(
         stages=home.stages,
+        overrides={stage: given for stage, given in overrides.items() if given.settings()},
         autoscaling_config=AutoscalingConfig(min_replicas=0) if asleep else None,
-        ray_actor_options=ActorOptions(num_gpus=capacity(home, config).num_gpus),
+        ray_actor_options=ActorOptions(
+            num_gpus=capacity(home, config).num_gpus, accelerator_type=home.ray_actor_options.accelerator_type
+        ),
     )
 
 
@@ -271,19 +289,21 @@ def _redis(name: str, server: EmbeddedServer) -> ServeApplication:
 
 
 def _stages_args(deployment: str, home: Home, config: AppConfig, name: str, hosts: Mapping[str, str]) -> StagesArgs:
-    parts = config.parts()
     return StagesArgs(
         deployment=deployment,
-        stages={stage: _without_queue(parts[stage]) for stage in home.stages},
+        stages={stage: _without_queue(part) for stage, part in config.hosted(home).items()},
         cache=cache_spec(config, name),
         pages=pages_spec(config, name) if computes_in_pages(home.stages) else None,
         torch_threads=torch_threads(home),
         process=_process(home, config),
         metrics=Address(deployment=METRICS, application=hosts[METRICS]),
-        elsewhere={
-            stage: Address(deployment=at, application=hosts[at]) for stage, at in needed_elsewhere(deployment, config).items()
-        },
+        news_period_s=config.routing.news_period_s,
     )
+
+
+def _addresses(stages: Mapping[str, Sequence[str]], hosts: Mapping[str, str]) -> Addresses:
+    """`stages`: with the deployments that host them."""
+    return {stage: tuple(Address(deployment=at, application=hosts[at]) for at in pools) for stage, pools in stages.items()}
 
 
 def _without_queue(part: PartConfig) -> PartConfig:
@@ -298,8 +318,15 @@ def _process(home: Home, config: AppConfig) -> ProcessArgs:
     )
 
 
-def _stages_overrides(placed: DeploymentConfig, config: AppConfig) -> dict[str, Any]:
-    room, settings = capacity(placed, config), _stages_settings(placed, config)
+def _stages_overrides(deployment: str, config: AppConfig, hosts: Mapping[str, str]) -> dict[str, Any]:
+    placed = config.placement()[deployment]
+    room = capacity(placed, config)
+    settings = StagesSettings(
+        queues=_queues(placed, config),
+        elsewhere=_addresses(needed_elsewhere(deployment, config), hosts),
+        routing=config.routing,
+        pixels_in_flight=pixels_in_flight(config.limits),
+    )
     return {
         **_scaling(placed, room.target_ongoing_requests),
         "max_ongoing_requests": room.max_ongoing_requests,
@@ -312,20 +339,15 @@ def _stages_overrides(placed: DeploymentConfig, config: AppConfig) -> dict[str, 
     }
 
 
-def _stages_settings(placed: DeploymentConfig, config: AppConfig) -> StagesSettings:
-    return StagesSettings(queues=_queues(placed, config), pixels_in_flight=pixels_in_flight(config.limits))
-
-
 def _queues(home: Home, config: AppConfig) -> dict[str, QueueConfig]:
-    parts = config.parts()
-    return {stage: parts[stage].queue for stage in home.stages}
+    return {stage: part.queue for stage, part in config.hosted(home).items()}
 
 
 def _scaling(placed: DeploymentConfig, target_ongoing_requests: float) -> dict[str, Any]:
     """With "auto", Serve has the policy imported where the application is built, which has its code; else in its controller."""
     if placed.autoscaling_config is None:
         return {"num_replicas": placed.num_replicas or 1}
-    scaling = placed.autoscaling_config.model_dump(exclude_none=True)
+    scaling = placed.autoscaling_config.model_dump(exclude_none=True, exclude={"weight"})
     more = {"target_ongoing_requests": target_ongoing_requests, "policy": {"policy_function": SCALING_POLICY}}
     return {"num_replicas": "auto", "autoscaling_config": scaling | more}
 

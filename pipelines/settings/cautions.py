@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import parse_qs, urlsplit
 
 from pipelines.settings.config import AppConfig
+from pipelines.settings.pools import unlike
 from pipelines.settings.remembering import RedisConfig
 
 
 def cautions(config: AppConfig) -> Sequence[str]:
     """A line each: path, what it means, what to set."""
-    return [*_forgeable(config), *_shared(config), *_unverified(config)]
+    return [*_forgeable(config), *_shared(config), *_unverified(config), *unlike(config)]
 
 
 def unreachable(config: AppConfig, num_nodes: int) -> Sequence[str]:

@@ -1,7 +1,8 @@
 """The configuration: what `serve_config.yaml` may say, strictly. An unknown or impossible setting is refused with its path, its
 value and what is allowed.
 
-Decides what may be said, and where (every role filled, every stage placed once). What is None is derived from the rest in
+Decides what may be said, and where (every role filled, every stage placed: with the HTTP surface, or in one deployment, or in several,
+its pools; `pipelines/settings/deployments.py`). What is None is derived from the rest in
 `pipelines/settings/derived.py`. Knows no Ray and loads no model; what it only names is read by `pipelines/settings/environment.py`. Where
 it stands in the YAML file: `pipelines/settings/config_file.py`.
 """
@@ -9,9 +10,11 @@ it stands in the YAML file: `pipelines/settings/config_file.py`.
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipelines.settings.auth import AuthConfig
+from pipelines.settings.deployments import ActorOptions, DeploymentConfig, PartOverrides
+from pipelines.settings.orchestration import ChatSlo, EmbedSlo, PaintSlo, RoutingConfig, ScalingConfig
 from pipelines.settings.remembering import CacheConfig
 from pipelines.settings.strict import Strict
 from stages.contract.limits import QueueLimits
@@ -19,6 +22,7 @@ from stages.diffusion.messages import MAX_GUIDANCE_SCALE
 
 INGRESS = "ingress"
 SURGE_PERCENT = 25  # rounded up: there is one replica more before the first old one goes
+AS_IN_MODELS = PartOverrides()
 
 
 class SourceConfig(Strict):
@@ -132,6 +136,7 @@ class ImageTextModel(Strict):
     pipeline: Literal["image_text"]
     llm: LlmConfig
     vision_encoder: VisionEncoderConfig | None = None
+    slo: ChatSlo = ChatSlo()
 
     def parts(self) -> dict[str, PartConfig]:
         return {"llm": self.llm} | ({"vision_encoder": self.vision_encoder} if self.vision_encoder else {})
@@ -156,6 +161,7 @@ class TextToImageModel(Strict):
     default_strength: float = Field(0.8, gt=0, le=1, description="of edits: how much of the given image is painted over")
     keep_steps: tuple[int | float, ...] = ()
     remember_images: bool = False
+    slo: PaintSlo = PaintSlo()
 
     @field_validator("sizes")
     @classmethod
@@ -197,87 +203,13 @@ class EmbedModel(Strict):
 
     pipeline: Literal["embed"]
     embedder: EmbedderConfig
+    slo: EmbedSlo = EmbedSlo()
 
     def parts(self) -> dict[str, PartConfig]:
         return {"embedder": self.embedder}
 
 
 ModelConfig = Annotated[ImageTextModel | TextToImageModel | EmbedModel, Field(discriminator="pipeline")]
-
-
-class AutoscalingConfig(Strict):
-    """Ray Serve's own settings, under its own names; quicker defaults than Serve's."""
-
-    min_replicas: int = Field(1, ge=0)
-    max_replicas: int = Field(1, ge=1)
-    initial_replicas: int | None = Field(None, ge=0)
-    target_ongoing_requests: float | None = Field(None, gt=0, description="None: one full batch")
-    upscale_delay_s: float = Field(5, ge=0)
-    downscale_delay_s: float = Field(60, ge=0)
-    downscale_to_zero_delay_s: float | None = Field(None, ge=0)
-    metrics_interval_s: float = Field(1, gt=0)
-    look_back_period_s: float = Field(5, gt=0)
-    upscaling_factor: float | None = Field(None, gt=0)
-    downscaling_factor: float | None = Field(None, gt=0)
-
-    @model_validator(mode="after")
-    def bounds_are_ordered(self) -> "AutoscalingConfig":
-        if self.min_replicas > self.max_replicas:
-            raise ValueError(f"min_replicas {self.min_replicas} is over max_replicas {self.max_replicas}")
-        if self.initial_replicas is not None and not self.min_replicas <= self.initial_replicas <= self.max_replicas:
-            raise ValueError(f"initial_replicas {self.initial_replicas} is outside {self.min_replicas}..{self.max_replicas}")
-        return self
-
-
-class ActorOptions(Strict):
-    """What one replica takes of a node; Ray's own names."""
-
-    num_cpus: float = Field(0.1, ge=0)
-    num_gpus: float | None = Field(None, ge=0, description="None: as many as the stages' device settings name")
-    memory: float | None = Field(None, gt=0)
-    resources: dict[str, float] = {}
-    accelerator_type: str | None = None
-    label_selector: dict[str, str] = {}
-
-    @field_validator("num_gpus")
-    @classmethod
-    def a_fraction_or_whole(cls, value: float | None) -> float | None:
-        if value is not None and value > 1 and value != int(value):
-            raise ValueError(f"{value} GPUs: a fraction must be under 1, and more than 1 must be whole")
-        return value
-
-
-class DeploymentConfig(Strict):
-    """Where some stages live and how many replicas of them there are. Give `num_replicas` or `autoscaling_config`."""
-
-    stages: tuple[str, ...] = Field(min_length=1, description="MODEL.PART names")
-    num_replicas: int | None = Field(None, ge=1)
-    autoscaling_config: AutoscalingConfig | None = None
-    ray_actor_options: ActorOptions = ActorOptions()
-    torch_threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(1, description="auto: a thread a core")
-    max_ongoing_requests: int | None = Field(
-        None,
-        ge=1,
-        description="requests one replica holds, the rest wait for the next replica; None: a full batch and all that may wait",
-    )
-    max_queued_requests: int = Field(256, ge=1, description="requests that may wait for a replica before 429")
-    health_check_period_s: float = Field(2, gt=0)
-    health_check_timeout_s: float = Field(30, gt=0)
-    graceful_shutdown_timeout_s: float | None = Field(
-        None, gt=0, description="how long a leaving replica may finish its requests; None: what the longest request may take"
-    )
-    max_surge_percent: int = Field(
-        25,
-        ge=0,
-        le=100,
-        description="replicas beyond their number while a change replaces them, rounded up; 0: old ones go first, for want of room",
-    )
-
-    @model_validator(mode="after")
-    def one_way_to_scale(self) -> "DeploymentConfig":
-        if self.num_replicas is not None and self.autoscaling_config is not None:
-            raise ValueError("give num_replicas or autoscaling_config, not both")
-        return self
 
 
 class LimitsConfig(Strict):
@@ -349,6 +281,12 @@ class AppConfig(Strict):
     auth: AuthConfig = AuthConfig()
     fetch: FetchConfig = FetchConfig()
     ingress: IngressConfig = IngressConfig()
+    routing: RoutingConfig = RoutingConfig()
+    scaling: ScalingConfig = ScalingConfig()
+    profiles: str = Field(
+        "profiles",
+        description="a folder of measured speeds (`triptych profile`) on every machine; what has none there is learned",
+    )
     fork_server: bool = Field(
         True, description="replicas on a node start as forks of one process that has imported their libraries"
     )
@@ -361,21 +299,41 @@ class AppConfig(Strict):
         """MODEL.PART -> its settings, in the order of the file."""
         return {f"{name}.{part}": given for name, model in self.models.items() for part, given in model.parts().items()}
 
+    def hosted(self, home: DeploymentConfig | IngressConfig) -> dict[str, PartConfig]:
+        """MODEL.PART -> its settings as they are there."""
+        parts = self.parts()
+        given = home.overrides if isinstance(home, DeploymentConfig) else {}
+        return {stage: overridden(parts[stage], given.get(stage, AS_IN_MODELS)) for stage in home.stages}
+
     @model_validator(mode="after")
-    def every_stage_lives_once(self) -> "AppConfig":
-        known, placed = self.stage_names(), set[str]()
+    def every_stage_has_a_place(self) -> "AppConfig":
+        known = self.stage_names()
         homes = {f"deployments.{name}": deployment.stages for name, deployment in self.deployments.items()}
         for home, stages in (homes | {"ingress": self.ingress.stages}).items():
             for stage in stages:
                 if stage not in known:
                     raise ValueError(f"{home}.stages: {stage!r} is not one of {', '.join(known)}")
-                if stage in placed:
-                    raise ValueError(f"{home}.stages: {stage!r} is in another deployment already")
-                placed.add(stage)
+                if stages.count(stage) > 1:
+                    raise ValueError(f"{home}.stages: {stage!r} is there twice")
+                if home != "ingress" and stage in self.ingress.stages:
+                    raise ValueError(
+                        f"ingress.stages: {stage!r} is in {home}, too; a stage that lives with the HTTP surface has no other pools"
+                    )
         self._refuse_one_name_for_two()
         clashes = {INGRESS, "metrics", "redis", "redis-kv"} & set(self.deployments)
         if clashes:
             raise ValueError(f"deployments: {', '.join(clashes)} is taken by Triptych itself; choose another name")
+        return self
+
+    @model_validator(mode="after")
+    def overrides_are_possible(self) -> "AppConfig":
+        parts = self.parts()
+        for name, deployment in self.deployments.items():
+            for stage, given in deployment.overrides.items():
+                try:
+                    overridden(parts[stage], given)
+                except ValidationError as error:
+                    raise ValueError(f"deployments.{name}.overrides.{stage}.{_first_fault(error)}") from None
         return self
 
     @model_validator(mode="after")
@@ -410,3 +368,19 @@ class AppConfig(Strict):
 
 def _own_deployment(stage: str) -> str:
     return stage.replace(".", "-").replace("/", "-").replace(":", "-")
+
+
+def overridden(part: PartConfig, given: PartOverrides) -> PartConfig:
+    """A part's settings with what differs in one pool. Raises `ValidationError` where such a part can't have it."""
+    changes = given.settings()
+    if not changes:
+        return part
+    settings = part.model_dump()
+    for name, value in changes.items():
+        settings[name] = settings[name] | value if isinstance(value, dict) else value
+    return type(part).model_validate(settings)
+
+
+def _first_fault(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

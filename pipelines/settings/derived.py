@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pipelines.settings.config import (
     INGRESS,
     AppConfig,
-    DeploymentConfig,
     IngressConfig,
     LimitsConfig,
     LlmConfig,
     PartConfig,
     TextToImageModel,
 )
+from pipelines.settings.deployments import DeploymentConfig
 from pipelines.settings.placement import placement_faults
 
 BATCH_ITEMS = 16
@@ -89,7 +89,7 @@ def capacity(home: Home, config: AppConfig) -> Capacity:
     """Of everything hosted a full batch is let in, and all that its queue, or what waits for other stages' results, may hold of
     several tenants (and what is aimed at): a queue is fair between tenants, and what Serve keeps before a replica is not. One full
     batch of the largest is aimed at."""
-    parts = _hosted(home, config).values()
+    parts = config.hosted(home).values()
     batches = [batch_items(part) for part in parts]
     let_in = [batch_items(part) + LINES * part.queue.max_items for part in parts]
     scaling = home.autoscaling_config if isinstance(home, DeploymentConfig) else None
@@ -115,9 +115,9 @@ def derivations(config: AppConfig) -> Sequence[str]:
 def faults(config: AppConfig) -> Sequence[str]:
     """What cannot work, a line each: path, value, what is allowed."""
     found = [*_limits_faults(config.limits)]
+    for path, part in _said(config):
+        found += _part_faults(path, part)
     for name, model in config.models.items():
-        for part_name, part in model.parts().items():
-            found += _part_faults(f"models.{name}.{part_name}", part)
         if isinstance(model, TextToImageModel):
             found += _size_faults(f"models.{name}", model)
             found += _keeping_faults(f"models.{name}", model, config)
@@ -148,17 +148,24 @@ def _derived(config: AppConfig) -> Iterator[tuple[str, object, str]]:
         )
     for name, model in config.models.items():
         for part_name, part in model.parts().items():
-            path, llm = f"models.{name}.{part_name}", isinstance(part, LlmConfig)
-            if part.batch.max_items is None:
-                yield f"{path}.batch.max_items", batch_items(part), "num_slots" if llm else "default"
-            if isinstance(part, LlmConfig) and part.prefill_chunk_tokens is None:
-                yield f"{path}.prefill_chunk_tokens", prefill_chunk_tokens(part), "default, within max_context_tokens"
+            yield from _derived_for_part(f"models.{name}.{part_name}", part)
         if isinstance(model, TextToImageModel):
             yield from _derived_for_painter(f"models.{name}", model)
+    for path, part in _said(config):
+        if path.startswith("deployments."):
+            yield from _derived_for_part(path, part)
     for path, home in _homes(config).items():
         yield from _derived_for_home(path, home, capacity(home, config))
         if isinstance(home, DeploymentConfig) and home.graceful_shutdown_timeout_s is None:
             yield f"{path}.graceful_shutdown_timeout_s", f"{longest_request_s(config):g}", "limits.max_request_s, and a little"
+
+
+def _derived_for_part(path: str, part: PartConfig) -> Iterator[tuple[str, object, str]]:
+    llm = isinstance(part, LlmConfig)
+    if part.batch.max_items is None:
+        yield f"{path}.batch.max_items", batch_items(part), "num_slots" if llm else "default"
+    if isinstance(part, LlmConfig) and part.prefill_chunk_tokens is None:
+        yield f"{path}.prefill_chunk_tokens", prefill_chunk_tokens(part), "default, within max_context_tokens"
 
 
 def _derived_for_painter(path: str, model: TextToImageModel) -> Iterator[tuple[str, object, str]]:
@@ -229,7 +236,7 @@ def _keeping_faults(path: str, model: TextToImageModel, config: AppConfig) -> It
 
 def _ongoing_faults(path: str, home: Home, config: AppConfig) -> Iterator[str]:
     room = capacity(home, config)
-    for stage, part in _hosted(home, config).items():
+    for stage, part in config.hosted(home).items():
         items = batch_items(part)
         if items > room.max_ongoing_requests:
             what = "num_slots" if isinstance(part, LlmConfig) else "batch.max_items"
@@ -245,7 +252,7 @@ def _ongoing_faults(path: str, home: Home, config: AppConfig) -> Iterator[str]:
 
 
 def _gpu_faults(path: str, home: Home, config: AppConfig) -> Iterator[str]:
-    parts, gpus = _hosted(home, config), capacity(home, config).num_gpus
+    parts, gpus = config.hosted(home), capacity(home, config).num_gpus
     where, num_visible = f"{path}.ray_actor_options.num_gpus: {gpus:g}", max(1, int(gpus)) if gpus else 0
     for stage, part in parts.items():
         index = _gpu_index(part)
@@ -267,9 +274,13 @@ def _gpu_index(part: PartConfig) -> int | None:
     return int(index or 0) if kind == "cuda" else None
 
 
-def _hosted(home: Home, config: AppConfig) -> dict[str, PartConfig]:
-    parts = config.parts()
-    return {stage: parts[stage] for stage in home.stages}
+def _said(config: AppConfig) -> Iterator[tuple[str, PartConfig]]:
+    """Every stage's settings where they are said: under `models`, and once more for each pool in which they differ."""
+    for stage, part in config.parts().items():
+        yield f"models.{stage}", part
+    for name, home in config.placement().items():
+        parts = config.hosted(home)
+        yield from ((f"deployments.{name}.overrides.{stage}", parts[stage]) for stage in home.overrides)
 
 
 def _homes(config: AppConfig) -> dict[str, Home]:

@@ -10,27 +10,30 @@ from pipelines.settings.config import INGRESS, AppConfig
 from stages.host.nesting import cycle, needed_by
 
 
-def homes(config: AppConfig) -> dict[str, str]:
-    """Stage -> the deployment that hosts it."""
-    own = dict.fromkeys(config.ingress.stages, INGRESS)
-    return own | {stage: name for name, placed in config.placement().items() for stage in placed.stages}
+def homes(config: AppConfig) -> dict[str, tuple[str, ...]]:
+    """Stage -> the deployments that host it, in the order of the file."""
+    where: dict[str, tuple[str, ...]] = dict.fromkeys(config.ingress.stages, (INGRESS,))
+    for name, placed in config.placement().items():
+        for stage in placed.stages:
+            where[stage] = (*where.get(stage, ()), name)
+    return where
 
 
-def needed_elsewhere(deployment: str, config: AppConfig) -> dict[str, str]:
-    """Stages that a deployment's own stages need and that live in another -> that deployment."""
+def needed_elsewhere(deployment: str, config: AppConfig) -> dict[str, tuple[str, ...]]:
+    """Stages that a deployment's own stages need and that it doesn't host itself -> the deployments that do."""
     where = homes(config)
-    needed = (other for stage, home in where.items() if home == deployment for other in needed_by(stage, where))
-    return {stage: where[stage] for stage in needed if where[stage] != deployment}
+    needed = (other for stage, hosts in where.items() if deployment in hosts for other in needed_by(stage, where))
+    return {stage: where[stage] for stage in needed if deployment not in where[stage]}
 
 
 def placement_faults(config: AppConfig) -> Iterator[str]:
     """Placements that can't work, a line each."""
     where = homes(config)
-    for stage, home in where.items():
+    for stage, hosts in where.items():
         for other in needed_by(stage, where):
-            if where[other] == INGRESS and home != INGRESS:
+            if where[other] == (INGRESS,) != hosts:
                 yield (
-                    f"ingress.stages: {other} lives with the HTTP surface, which waits for {stage} in deployment {home}, which "
+                    f"ingress.stages: {other} lives with the HTTP surface, which waits for {stage} in deployment {hosts[0]}, which "
                     f"would wait for {other}; give {other} a deployment, or put {stage} into ingress.stages, too"
                 )
     circle = cycle({name: placed.stages for name, placed in config.placement().items()})

@@ -5,18 +5,20 @@ every reply.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stages.contract.cost import Speed
-from stages.contract.work import Work
+from stages.contract.work import NO_WORK, Work
 
 
 @dataclass(frozen=True, slots=True)
 class StageNews:
     """Of one stage in one replica. `device`: the model's name ("cpu", "NVIDIA L4"). `outstanding`: what is left to do, of all
     `num_items` that wait or run (not of those that wait for inputs). `failing`: which part of its latest items it failed by its own
-    fault, 0 to 1. `holds`: hints (`hint`) of names whose results are at hand there, the latest ones only. `number`: later news of the
-    same replica has a higher one."""
+    fault, 0 to 1. `holds`: hints (`hint`) of names whose results are at hand there, the latest ones only. `arrived`, `num_arrived`,
+    `num_left`: what has come to the engine since it started, and how many have left it. `number`: later news of the same replica has a
+    higher one."""
 
     stage: str
     replica: str
@@ -27,7 +29,34 @@ class StageNews:
     num_items: int
     failing: float = 0.0
     holds: frozenset[int] = frozenset()
+    arrived: Work = NO_WORK
+    num_arrived: int = 0
+    num_left: int = 0
     number: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Hints:
+    """What of an item may be at hand somewhere, by hints. `chain`: of its beginnings, the shortest first; the longest that is held counts
+    for all of them, and each saves `each` more. A result that has a name is a chain of one, which saves all its work. `parts`: of results
+    of other stages that it needs; `part_s`: what having one saves. `unit`: of what `each` counts, for people."""
+
+    chain: tuple[int, ...] = ()
+    each: Work = NO_WORK
+    parts: tuple[int, ...] = ()
+    part_s: float = 0.0
+    unit: str = ""
+
+
+NO_HINTS = Hints()
+
+
+def sparse(chain: Sequence[int]) -> tuple[int, ...]:
+    """Enough of a chain to find about how much of it another has in common: its beginnings of 1, 2, 4, 8 and so on, and all of it."""
+    if not chain:
+        return ()
+    powers = [2**power - 1 for power in range((len(chain)).bit_length())]
+    return tuple(dict.fromkeys((*(chain[at] for at in powers if at < len(chain)), chain[-1])))
 
 
 def hint(name: str) -> int:

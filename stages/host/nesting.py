@@ -20,8 +20,8 @@ def needed_by(stage: str, stages: Collection[str]) -> tuple[str, ...]:
 
 
 def cycle(deployments: Mapping[str, Collection[str]]) -> tuple[str, ...]:
-    """`deployments`: by name, the stages (MODEL.PART) that live there. Names around a cycle of waiting, the first one again at
-    the end; () where there is none."""
+    """`deployments`: by name, the stages (MODEL.PART) that live there; a stage may live in several, any of which may be asked. Names
+    around a cycle of waiting, the first one again at the end; () where there is none."""
     waits_for = {name: _others(name, deployments) for name in deployments}
     done: set[str] = set()
 
@@ -40,6 +40,6 @@ def cycle(deployments: Mapping[str, Collection[str]]) -> tuple[str, ...]:
 
 
 def _others(name: str, deployments: Mapping[str, Collection[str]]) -> tuple[str, ...]:
-    home = {stage: deployment for deployment, stages in deployments.items() for stage in stages}
-    needed = [need for stage in deployments[name] for need in needed_by(stage, home)]
-    return tuple(dict.fromkeys(home[need] for need in needed if home[need] != name))
+    own, everywhere = deployments[name], {stage for stages in deployments.values() for stage in stages}
+    needed = [need for stage in own for need in needed_by(stage, everywhere) if need not in own]
+    return tuple(dict.fromkeys(other for need in needed for other, stages in deployments.items() if need in stages))

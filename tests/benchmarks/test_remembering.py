@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.plot import Bar, Panel, svg
 from benchmarks.remembering import findings
-from benchmarks.remembering.plot import Bar, Panel, svg
 from benchmarks.remembering.samples import (
     AGAIN,
     ALONE,

@@ -149,7 +149,7 @@ def deployed(
     handle = serve.run(
         serve.deployment(Replica).options(name=name, **options, **healing).bind(table), name=name, route_prefix=None
     )
-    return ServeStageClient({name: handle}, {stage: name}), handle, serve.get_deployment_handle("metrics", name)
+    return ServeStageClient({name: handle}, {stage: [name]}), handle, serve.get_deployment_handle("metrics", name)
 
 
 async def numbers(client: ServeStageClient, start: int) -> list[object]:

@@ -1,35 +1,20 @@
 """A configuration that changes while requests come, on a Ray cluster of two nodes: whose processes stay, and that no request fails."""
 
 import shutil
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from copy import deepcopy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
-from pipelines.cluster.fork_server import command
-from pipelines.settings.applications import STAGES_BUILDER
-from pipelines.settings.config_file import HttpConfig, ServeFile, parse
-from pipelines.settings.pinning import pinned
-from pipelines.settings.rollout import Document
-from pipelines.tour import free_port
 from stages.checkpoints.checkpoint import Source, resolve
 from stages.checkpoints.part_files import WHOLE_MODEL
 from stages.contract.errors import ConfigurationError
-from tests.cluster.server import eventually
+from tests.cluster.live_cluster import changed, deploy, embedder, nodes, processes, ray_nodes, requests, status_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
-APP = "live"
 KEY = {"tenant": "somebody", "sha256": "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"}  # of "secret"
-
-
-def embedder() -> dict[str, Any]:
-    return {"pipeline": "embed", "embedder": {"source": {"demo": "clip"}}}
 
 
 def configuration() -> dict[str, Any]:
@@ -47,117 +32,8 @@ def configuration() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    """Of Serve's proxy on a cluster of two nodes."""
-    import ray
-    from ray import serve
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
-    cluster.add_node(num_cpus=2)
-    environment = {"py_executable": command(stages=False)}
-    ray.init(address=cluster.address, log_to_driver=False, logging_level="error", runtime_env=environment)
-    port = free_port()
-    serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
-    yield port
-    serve.shutdown()
-    ray.shutdown()
-    cluster.shutdown()
-
-
-def deploy(args: Mapping[str, Any]) -> None:
-    """As `triptych deploy` does, but for what is in a stage's replica."""
-    from pipelines.cluster.deploy import Rollout
-
-    class WithFakeStages(Rollout):
-        def wanted(self) -> Sequence[Document]:
-            return [_with_fakes(document) for document in super().wanted()]
-
-    WithFakeStages(ServeFile(http=HttpConfig(), app_name=APP, app=pinned(parse(args))), timeout_s=120).apply()
-
-
-def _with_fakes(document: Document) -> Document:
-    if document["import_path"] != STAGES_BUILDER:
-        return document
-    return {**document, "import_path": "tests.cluster.fake_stages:stages"}
-
-
-def processes() -> dict[str, set[int]]:
-    """Deployment -> its replicas' processes. A controller that has just been replaced hears from them first."""
-    eventually(
-        lambda: not any(replica["state"] == "RECOVERING" for _, replica in replicas()), "the controller knows its replicas"
-    )
-    pids: dict[str, set[int]] = {}
-    for name, replica in replicas():
-        pids.setdefault(name, set()).update([replica["pid"]] if replica["state"] == "RUNNING" else [])
-    return pids
-
-
-def replicas() -> Sequence[tuple[str, Mapping[str, Any]]]:
-    """With the names of their deployments."""
-    from ray.serve.context import _get_global_client
-
-    applications = _get_global_client().get_serve_details()["applications"].values()
-    return [
-        (name, replica)
-        for app in applications
-        for name, deployment in app["deployments"].items()
-        for replica in deployment["replicas"]
-    ]
-
-
-def nodes() -> set[str]:
-    """That replicas run on."""
-    return {replica["node_id"] for _, replica in replicas()}
-
-
-class Clients:
-    """Ask one model after the other, one request each at a time, until told to stop."""
-
-    def __init__(self, url: str, models: Sequence[str], headers: Mapping[str, str]) -> None:
-        self._url, self._headers = url, dict(headers)
-        self._stopping = threading.Event()
-        self.answers: dict[str, list[int]] = {model: [] for model in models}
-        self._threads = [threading.Thread(target=self._ask, args=(model,)) for model in models]
-
-    def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
-
-    def stop(self) -> None:
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _ask(self, model: str) -> None:
-        with httpx.Client(base_url=self._url, timeout=60, trust_env=False, headers=self._headers) as client:
-            while not self._stopping.is_set():
-                text = f"{model} {len(self.answers[model])}"
-                answer = client.post("/v1/embeddings", json={"model": model, "input": text})
-                self.answers[model].append(answer.status_code)
-                self._stopping.wait(0.05)
-
-
-@contextmanager
-def requests(port: int, *models: str, key: str | None = None) -> Iterator[Clients]:
-    """While the block runs, requests come; none may fail, and each model is asked."""
-    headers = {"authorization": f"Bearer {key}"} if key else {}
-    clients = Clients(f"http://127.0.0.1:{port}", models, headers)
-    clients.start()
-    try:
-        yield clients
-    finally:
-        clients.stop()
-    assert {model: set(codes) for model, codes in clients.answers.items()} == {model: {200} for model in models}
-
-
-def status_of(port: int, **body: Any) -> int:
-    return httpx.post(f"http://127.0.0.1:{port}/v1/embeddings", json=body, timeout=60, trust_env=False).status_code
-
-
-def changed(args: Mapping[str, Any], change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
-    copy = deepcopy(dict(args))
-    change(copy)
-    return copy
+    with ray_nodes({"num_cpus": 2}, {"num_cpus": 2}) as port:
+        yield port
 
 
 def test_a_first_deploy_that_failed_is_repaired_by_the_same_again(port: int, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ class Replica(StageReplica):
     def __init__(self, name: str, made: Mapping[str, Callable[[], Any]], elsewhere: Mapping[str, str]) -> None:
         handles = {deployment: serve.get_deployment_handle(deployment, deployment) for deployment in elsewhere.values()}
         spec = ReplicaSpec(name, (), CacheSpec(memory_bytes=2**20), torch_threads=1)
-        super().__init__(spec, None, ServeStageClient(handles, elsewhere))
+        super().__init__(spec, None, ServeStageClient(handles, {stage: [at] for stage, at in elsewhere.items()}))
         for stage, make in made.items():
             self.host.add(stage, make(), batch=BatchLimits(2), queue=QueueLimits(8))
 
@@ -81,7 +81,7 @@ class Scene:
 
     def __init__(self, test: str, folder: Path, handles: dict[str, Any]) -> None:
         self.test, self.folder, self.handles = test, folder, handles
-        stages = {"m.encoder": "vae", "m.decoder": "vae", "one.count": "one", "two.count": "two"}
+        stages = {"m.encoder": ["vae"], "m.decoder": ["vae"], "one.count": ["one"], "two.count": ["two"]}
         self.client = ServeStageClient(self.handles, stages)
         for left in folder.iterdir():
             left.unlink()

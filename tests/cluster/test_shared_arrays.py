@@ -50,7 +50,7 @@ async def test_eight_choices_about_an_image_take_one_copy_of_its_bytes_along(han
         put.append(array.nbytes)
         return ray.put(array)
 
-    client = ServeStageClient({"reader": handle}, {"m.llm": "reader"}, ObjectStore(counted))
+    client = ServeStageClient({"reader": handle}, {"m.llm": ["reader"]}, ObjectStore(counted))
     features: Recipe[VisionFeatures] = Recipe("x", "m.vision_encoder", EncodeImage(Blob(IMAGE), 100))
     answers = []
     for index in range(8):

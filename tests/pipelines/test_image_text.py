@@ -271,7 +271,7 @@ async def test_a_replica_that_dies_before_the_first_word_is_not_noticed(scene: S
 
     deployment = FakeDeployment(make)
     handles: Any = {"d": deployment.handle}
-    pipeline = scene.pipeline(ServeStageClient(handles, {LLM: "d"}))
+    pipeline = scene.pipeline(ServeStageClient(handles, {LLM: ["d"]}))
 
     async def chat() -> list[ChatEvent]:
         return [event async for event in pipeline.chat(job(image(b"abc")), RequestContext())]
@@ -301,7 +301,7 @@ async def test_a_replica_that_dies_in_the_middle_of_an_answer_ends_it(scene: Sce
     deployment = FakeDeployment(make)
     handles: Any = {"d": deployment.handle}
     llm.gate.let(1)
-    async with aclosing(scene.pipeline(ServeStageClient(handles, {LLM: "d"})).chat(job(), RequestContext())) as events:
+    async with aclosing(scene.pipeline(ServeStageClient(handles, {LLM: ["d"]})).chat(job(), RequestContext())) as events:
         await anext(events)
         await anext(events)
         deployment.kill()

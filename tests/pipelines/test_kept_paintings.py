@@ -91,8 +91,8 @@ class Loaded:
 class Replica:
     """A process with a whole painter."""
 
-    def __init__(self, loaded: Loaded, name: str) -> None:
-        denoiser = Denoiser.load(loaded.checkpoint, LoadOptions())
+    def __init__(self, loaded: Loaded, name: str, dtype: str = "float32") -> None:
+        denoiser = Denoiser.load(loaded.checkpoint, LoadOptions(dtype=dtype))
         self.backbone = denoiser._backbone = CountedBackbone(denoiser._backbone)
         self.host = StageHost(
             cache=TieredCache([MemoryTier(2**24), loaded.far]),
@@ -100,7 +100,7 @@ class Replica:
             replica=name,
         )
         self.host.add(TEXT, loaded.text)
-        self.host.add(DENOISER, denoiser)
+        self.host.add(DENOISER, denoiser, dtype=dtype)
         self.host.add(DECODER, loaded.decoder)
         self.client = LocalStageClient(self.host)
 
@@ -294,11 +294,36 @@ async def test_variations_of_one_seed_begin_where_their_trunk_ends(scene: Scene)
         np.testing.assert_array_equal(lake.pixels[5], alone.pixels[5])
 
 
+async def test_a_painting_that_goes_on_in_a_pool_of_another_dtype_begins_anew_there(scene: Scene) -> None:
+    """And what that one keeps is found by its own kind only."""
+    other = Replica(scene.loaded, "r3", "bfloat16")
+    hosts = iter([scene.first.host, other.host])
+    painters = FakeDeployment(lambda: next(hosts))
+    handles: Any = {"painters": painters.handle}
+    client = ServeStageClient(handles, dict.fromkeys((TEXT, DENOISER, DECODER), ("painters",)))
+    scene.first.backbone.gate.close()
+    painting = asyncio.create_task(paint(scene.pipeline(client, keep=[4], images=True), job()))
+    scene.first.backbone.gate.let(5)
+    await asyncio.to_thread(scene.first.backbone.gate.wait_for, 6)
+    await once(lambda: scene.loaded.far_pages.stats().entries == 1)
+    painters.kill()
+    painted = await painting
+    assert len(other.backbone.rows) == STEPS
+    assert [receipt.dtype for receipt in painted.receipts if receipt.stage == DENOISER] == ["bfloat16"]
+    scene.first.backbone.gate.open()
+    for replica, found in ((scene.second, False), (other, True)):
+        await replica.host.settled()
+        again = await paint(scene.pipeline(replica.client, images=True), job())
+        assert again.outcomes()[DENOISER] == ("memory" if found else "miss")
+        assert np.array_equal(again.pixels[5], painted.pixels[5]) == found
+    await painters.close()
+
+
 async def test_a_painting_whose_replica_dies_goes_on_elsewhere_and_shows_no_preview_twice(scene: Scene) -> None:
     hosts = iter([scene.first.host, scene.second.host])
     painters = FakeDeployment(lambda: next(hosts))
     handles: Any = {"painters": painters.handle}
-    client = ServeStageClient(handles, dict.fromkeys((TEXT, DENOISER, DECODER), "painters"))
+    client = ServeStageClient(handles, dict.fromkeys((TEXT, DENOISER, DECODER), ("painters",)))
     scene.first.backbone.gate.close()
     wanted = job(seed=None, steps=8, partial_images=3)
     events: list[PaintEvent] = []

@@ -57,7 +57,7 @@ class Scene:
         else:
             self.deployment = FakeDeployment(self.make, max_ongoing=max_ongoing, max_queued=max_queued)
             handles: Any = {"d": self.deployment.handle}
-            self.client = ServeStageClient(handles, {ADD: "d", COUNT: "d"}, ObjectStore(self._store))
+            self.client = ServeStageClient(handles, {ADD: ["d"], COUNT: ["d"]}, ObjectStore(self._store))
 
     def make(self) -> StageHost:
         self.adder, self.count = Adder(run_gate=self.add_gate), Countdown(slots=2, gate=self.count_gate)
@@ -286,7 +286,7 @@ async def test_what_a_replica_said_of_its_own_broken_device_is_told_where_nothin
             raise RuntimeError("CUDA error: device-side assert triggered")
 
     served.host.add("m.broken", Breaks())
-    client = ServeStageClient(handles(served), {"m.broken": "d"})
+    client = ServeStageClient(handles(served), {"m.broken": ["d"]})
     with pytest.raises((Broken, DeadlineExceeded)):
         await client.call("m.broken", Item("r", Add(2), deadline=time.time() + 0.3))
 
@@ -329,7 +329,7 @@ async def test_a_stage_behind_the_one_that_is_called_is_not_tried_again_by_its_c
 
     alone = FakeDeployment(make)
     all_handles: dict[str, Any] = {"d": alone.handle}
-    client = ServeStageClient(all_handles, {COUNT: "d"})
+    client = ServeStageClient(all_handles, {COUNT: ["d"]})
     with pytest.raises(Unavailable, match="one after another"):
         await collect(client.stream(COUNT, Item("r", CountFrom(1, plus=(Recipe("n", "m.elsewhere", Add(1)),)))))
     assert nobody.num_calls == 1

@@ -280,7 +280,7 @@ async def test_a_painting_that_starts_anew_shows_no_preview_twice(scene: Scene) 
 
     denoiser, rest = FakeDeployment(make), FakeDeployment(lambda: scene.host)
     handles: Any = {"denoiser": denoiser.handle, "rest": rest.handle}
-    pipeline = scene.pipeline(ServeStageClient(handles, {DENOISER: "denoiser", DECODER: "rest"}))
+    pipeline = scene.pipeline(ServeStageClient(handles, {DENOISER: ["denoiser"], DECODER: ["rest"]}))
     events: list[PaintEvent] = []
 
     async def paint() -> None:
@@ -311,7 +311,7 @@ async def test_a_denoiser_that_dies_is_started_anew_elsewhere_and_nothing_else_i
 
     denoiser, rest = FakeDeployment(make), FakeDeployment(lambda: scene.host)
     handles: Any = {"denoiser": denoiser.handle, "rest": rest.handle}
-    pipeline = scene.pipeline(ServeStageClient(handles, {DENOISER: "denoiser", DECODER: "rest"}))
+    pipeline = scene.pipeline(ServeStageClient(handles, {DENOISER: ["denoiser"], DECODER: ["rest"]}))
 
     async def paint() -> list[PaintEvent]:
         return [event async for event in pipeline.paint(edit(steps=4, seed=1), RequestContext())]

@@ -53,14 +53,16 @@ function fill(side, models) {
 }
 
 function tell(models) {
-  const stages = models.flatMap((model) => model.triptych.stages);
-  const waiting = stages.filter((stage) => !stage.ready && !stage.scaled_to_zero);
+  const pools = models.flatMap((model) => model.triptych.stages); // one entry a pool
+  const able = new Set(pools.filter((pool) => pool.ready || pool.scaled_to_zero).map((pool) => pool.name));
+  const stages = new Set(pools.map((pool) => pool.name));
+  const waiting = [...stages].filter((stage) => !able.has(stage));
   const names = models.map((model) => model.id).join(", ");
   if (waiting.length) {
-    say(`Starting: ${waiting.map((stage) => stage.name).join(", ")}`, "");
+    say(`Starting: ${waiting.join(", ")}`, "");
     setTimeout(load, 2000);
   } else {
-    say(`${names} · ${stages.length} stages ready`, "ready");
+    say(`${names} · ${stages.size} stages ready`, "ready");
   }
 }
 

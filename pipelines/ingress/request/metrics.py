@@ -16,7 +16,7 @@ from stages.contract.item import StageMetrics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
-STAGE_LABELS = ("stage", "replica", "device")
+STAGE_LABELS = ("stage", "pool", "replica", "device")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,5 +114,5 @@ class _StageCollector(Collector):
             kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
             family = kind(f"triptych_stage_{name.removesuffix('_total')}", f"{name} of a stage.", labels=STAGE_LABELS)
             for stage, value in values:
-                family.add_metric([stage.stage, stage.replica, stage.device], value)
+                family.add_metric([stage.stage, stage.pool, stage.replica, stage.device], value)
             yield family

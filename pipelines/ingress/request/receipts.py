@@ -1,10 +1,12 @@
-"""From what stages noted on a request to the `triptych` object its client sees. Decides what several tenants must not see."""
+"""From what stages noted on a request to the `triptych` object its client sees. Decides what several tenants must not see, and keeps each
+for who asks again."""
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipelines.context import RequestContext
+from pipelines.ingress.request.recent_receipts import RecentReceipts
 from pipelines.ingress.schemas.receipt import Receipt, StageEntry
 from stages.contract.item import StageReceipt
 
@@ -14,14 +16,22 @@ class ReceiptPrinter:
     """`sees_all`: whether a tenant may know of what it shares with others: cache, batches, replicas."""
 
     sees_all: Callable[[str], bool]
+    recent: RecentReceipts
 
     def receipt(self, context: RequestContext) -> Receipt:
-        return Receipt(
+        """Of a request that is through."""
+        receipt = Receipt(
             request_id=context.id,
             total_s=_seconds(max(0.0, time.time() - context.created)),
             device_s=_seconds(context.device_seconds()),
             stages=[_entry(receipt, whole=self.sees_all(context.tenant)) for receipt in context.receipts],
         )
+        self.recent.keep(context.tenant, receipt)
+        return receipt
+
+    def again(self, request_id: str, tenant: str) -> Receipt | None:
+        """Of a request that was through not long ago, as far as the tenant may know of it."""
+        return self.recent.find(request_id, tenant, of_all=self.sees_all(tenant))
 
 
 def _entry(receipt: StageReceipt, *, whole: bool) -> StageEntry:

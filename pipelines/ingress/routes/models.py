@@ -1,5 +1,6 @@
 """GET /v1/models, /health and /ready: what is served and whether it can be. Knows no stages but by their cards."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,13 +30,15 @@ class ModelsRoute:
         raise UnknownModel(f"model {shown_address(model)} is not served; models: {served}", param="model")
 
     async def readiness(self, seen: Service | None) -> Readiness:
-        """Ready when every stage that a model needs has a live replica, or is scaled to zero on purpose. Which of those that are seen has
-        none, and why nobody can tell, is not told where it is not known who asks (None)."""
+        """Ready when every stage that a model needs has a live replica in one pool, or is scaled to zero on purpose. Which of those that
+        are seen has none, and why nobody can tell, is not told where it is not known who asks (None)."""
         readiness = await self._readiness()
         if seen is None:
             return Readiness(ready=readiness.ready, **_age(readiness.age_s))
         own = {name for card in seen.models() for name in card.stages}
-        return readiness.model_copy(update={"missing": [name for name in readiness.missing or () if name in own]})
+        missing = [name for name in readiness.missing or () if name in own]
+        pools = [pool for pool in readiness.pools or () if pool.name in own]
+        return readiness.model_copy(update={"missing": missing} | ({"pools": pools} if pools else {}))
 
     async def _readiness(self) -> Readiness:
         try:
@@ -45,12 +48,20 @@ class ModelsRoute:
         able = {stage.name for stage in stages if stage.ready or stage.scaled_to_zero}
         needed = dict.fromkeys(name for card in self.service.models() for name in card.stages)
         missing = [name for name in needed if name not in able]
-        return Readiness(ready=not missing, missing=missing, **_age(max((stage.age_s for stage in stages), default=0.0)))
+        age = _age(max((stage.age_s for stage in stages), default=0.0))
+        return Readiness(ready=not missing, missing=missing, **_pools(stages), **age)
 
 
 def _age(age_s: float | None) -> dict[str, float]:
     """Told where there is one."""
     return {"age_s": round(age_s, 3)} if age_s else {}
+
+
+def _pools(stages: Sequence[StageCard]) -> dict[str, list[StageNote]]:
+    """Told where a stage has several."""
+    num_pools = Counter(stage.name for stage in stages)
+    pools = [_stage(stage) for stage in stages if num_pools[stage.name] > 1]
+    return {"pools": pools} if pools else {}
 
 
 async def _stages(seen: Service) -> Sequence[StageCard]:
@@ -102,4 +113,6 @@ def _stage(card: StageCard) -> StageNote:
         scaled_to_zero=card.scaled_to_zero,
         loader=card.loader,
         source=card.source,
+        accelerator_type=card.accelerator_type,
+        capacity=card.capacity,
     )

@@ -8,6 +8,8 @@ from pipelines.ingress.schemas.strict import ResponseBody
 
 
 class StageNote(ResponseBody):
+    """Of a stage in one deployment: of a stage that has several, its pools, there are as many."""
+
     name: str
     kind: str
     deployment: str
@@ -18,6 +20,10 @@ class StageNote(ResponseBody):
     scaled_to_zero: bool
     loader: str
     source: str
+    accelerator_type: str | None = Field(None, description="what its replicas are placed on; null: on anything")
+    capacity: int | None = Field(
+        None, description="items that its replicas take into one step, all together; null: they have not said it yet"
+    )
 
 
 class PaintBounds(ResponseBody):
@@ -73,11 +79,12 @@ class Health(ResponseBody):
 
 
 class Readiness(ResponseBody):
-    """`missing`: the stages that a model needs and that have no live replica, while not scaled to zero on purpose. Absent, as `reason` is,
-    for whoever has no key where one is needed."""
+    """`missing`: the stages that a model needs and that have no live replica in any pool, while not scaled to zero on purpose. `pools`: of
+    the stages that have several, each. Both absent, as `reason` is, for whoever has no key where one is needed."""
 
     ready: bool
     missing: list[str] | None = Field(None, description="MODEL.PART names")
+    pools: list[StageNote] | None = None
     reason: str | None = None
     age_s: float | None = Field(
         None, description="how long ago that was known to be so; more than a second or two: nobody can tell now"

@@ -127,6 +127,11 @@ class WaitingLine(Generic[W]):
     def num_tenants(self) -> int:
         return len(self._tenants)
 
+    @property
+    def none_expires_before(self) -> float:
+        """Nothing here is past its deadline until then; what is, is found out once somebody asks for it."""
+        return self._none_expires_before
+
     def add(self, entry: Entry[W]) -> None:
         """Raises `QueueFull` with the seconds after which there will be room, `ValueError` for an id that already waits."""
         if entry.id in self:

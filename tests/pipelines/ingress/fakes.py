@@ -147,7 +147,8 @@ class FakeService:
             raise self.stages_error
         counters = {"queued": 1.0, "running": 2.0, "items_total": 3.0, "device_seconds_total": 0.25}
         return [
-            StageMetrics(card.name, "replica-1", card.device, card.dtype, dict(counters)) for card in await self.stage_cards()
+            StageMetrics(card.name, "replica-1", card.device, card.dtype, dict(counters), pool=card.deployment)
+            for card in await self.stage_cards()
         ]
 
     @asynccontextmanager

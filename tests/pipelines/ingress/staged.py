@@ -86,7 +86,7 @@ class Staged(FakeService):
         self._client: StageClient = LocalStageClient(self.host)
         if is_served:
             handles: Any = {"d": FakeDeployment(lambda: self.host, max_ongoing=512).handle}
-            self._client = ServeStageClient(handles, dict.fromkeys(stages, "d"))
+            self._client = ServeStageClient(handles, dict.fromkeys(stages, ("d",)))
 
     def embed_pipeline(self, model: str) -> EmbedPipeline:
         return ClipEmbedPipeline(

@@ -2,8 +2,10 @@
 test."""
 
 import hashlib
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,6 +56,33 @@ async def test_an_image_is_shown_and_asked_about_and_the_receipt_drawn(
     (job,) = service.jobs
     assert isinstance(job, ChatJob)
     assert isinstance(job.messages[0].parts[0], ImagePart)
+
+
+async def test_stages_are_drawn_in_the_colours_of_their_pools_and_say_why_they_ran_there(page: Page) -> None:
+    runner_up = {"runner_up": "r9", "runner_up_pool": "painter-a100", "runner_up_s": 2.5}
+    painted = {**_stage("m.denoiser", "painter-l4", 2.5), **runner_up, "remembered": ["10 steps"]}
+    stages = [_stage("m.text_encoder", "encoders", 0.5), painted, _stage("m.vae_decoder", "encoders", 3.0)]
+    receipt = {"request_id": "abcdefgh", "total_s": 3.0, "device_s": 1.0, "stages": stages}
+    await page.run(
+        "import('/playground/receipt.js').then(({ drawReceipt }) =>"
+        f" drawReceipt(document.querySelector('#paint-receipt'), {json.dumps(receipt)}))"
+    )
+    colours = await page.run(
+        "[...document.querySelectorAll('#paint-receipt .track .run')].map(run => getComputedStyle(run).backgroundColor)"
+    )
+    assert colours[0] == colours[2] != colours[1]
+    legend = await page.run(
+        "[...document.querySelectorAll('#paint-receipt .legend .run')].map(run =>"
+        " [getComputedStyle(run).backgroundColor, run.parentElement.innerText])"
+    )
+    assert legend == [[colours[0], "ran in encoders, on NVIDIA L4"], [colours[1], "ran in painter-l4, on NVIDIA L4"]]
+    await page.click("#paint-receipt summary")
+    assert "next best: painter-a100, in 2.50 s; remembered there: 10 steps" in await text(page, "#paint-receipt .why")
+
+
+def _stage(name: str, pool: str, ended_s: float) -> dict[str, Any]:
+    ran = {"queue_s": 0.1, "run_s": 0.4, "device_s": 0.2, "ended_s": ended_s, "batch_size": 2.0, "steps": 1, "cache": "miss"}
+    return {"stage": name, "replica": "r1", "device": "NVIDIA L4", "dtype": "float16", "pool": pool, "expected_s": 2.0, **ran}
 
 
 async def test_the_conversation_goes_on_with_the_image_in_it(page: Page, service: FakeService) -> None:

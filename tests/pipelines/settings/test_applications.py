@@ -87,19 +87,27 @@ def test_what_is_written_is_json_and_is_read_back_as_it_was() -> None:
     assert len({server.name for server in servers}) == 2
 
 
-def test_a_deployment_is_told_where_the_stages_are_that_its_own_ones_need() -> None:
-    where = {
-        next(iter(app.deployments)): {
-            stage: (at.deployment, at.application) for stage, at in StagesArgs.model_validate(app.args).elsewhere.items()
-        }
-        for app in applications(FILE.app, "t")
-        if app.deployments.keys() & {"llm", "denoiser", "vae"}
+def elsewhere(config: AppConfig) -> dict[str, dict[str, list[tuple[str, str]]]]:
+    """Deployment -> the stages that it needs, and where each of them is."""
+    told = {
+        name: StagesSettings.model_validate(given["user_config"]).elsewhere
+        for app in applications(config, "t")
+        if app.import_path == STAGES_BUILDER
+        for name, given in app.deployments.items()
     }
-    assert where == {
-        "llm": {"triptych-see.vision_encoder": ("vision-encoder", name_of("vision-encoder", "t"))},
+    return {
+        name: {stage: [(at.deployment, at.application) for at in pools] for stage, pools in stages.items()}
+        for name, stages in told.items()
+    }
+
+
+def test_a_deployment_is_told_where_the_stages_are_that_its_own_ones_need() -> None:
+    where = elsewhere(FILE.app)
+    assert {name: where[name] for name in ("llm", "denoiser", "vae")} == {
+        "llm": {"triptych-see.vision_encoder": [("vision-encoder", name_of("vision-encoder", "t"))]},
         "denoiser": {
-            "triptych-paint.text_encoder": ("text-encoder", name_of("text-encoder", "t")),
-            "triptych-paint.vae_encoder": ("vae", name_of("vae", "t")),
+            "triptych-paint.text_encoder": [("text-encoder", name_of("text-encoder", "t"))],
+            "triptych-paint.vae_encoder": [("vae", name_of("vae", "t"))],
         },
         "vae": {},
     }
@@ -108,7 +116,7 @@ def test_a_deployment_is_told_where_the_stages_are_that_its_own_ones_need() -> N
 def test_the_surface_is_told_where_every_stage_is() -> None:
     given = document("triptych")["deployments"][0]["user_config"]["stages"]
     assert set(given) == set(FILE.app.stage_names())
-    assert given["triptych-see.llm"] == {"deployment": "llm", "application": name_of("llm")}
+    assert given["triptych-see.llm"] == [{"deployment": "llm", "application": name_of("llm")}]
 
 
 def test_stages_that_live_with_the_surface_come_with_it() -> None:

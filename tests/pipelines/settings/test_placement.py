@@ -25,7 +25,7 @@ def config(ingress: tuple[str, ...] = (), **deployments: tuple[str, ...]) -> App
 
 def test_models_that_share_deployments_by_kind_are_no_circle() -> None:
     shared = config(encoders=("a.vision_encoder", "b.vision_encoder"), llms=("a.llm", "b.llm"))
-    assert needed_elsewhere("llms", shared) == {"a.vision_encoder": "encoders", "b.vision_encoder": "encoders"}
+    assert needed_elsewhere("llms", shared) == {"a.vision_encoder": ("encoders",), "b.vision_encoder": ("encoders",)}
     assert needed_elsewhere("encoders", shared) == {}
 
 

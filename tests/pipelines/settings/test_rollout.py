@@ -218,13 +218,18 @@ def test_a_stage_that_moves_is_in_both_places_until_the_surface_has_changed() ->
     after["deployments"]["vae"]["stages"] = ["triptych-paint.vae_decoder"]
     after["deployments"]["edits"] = {"stages": ["triptych-paint.vae_encoder"]}
     now, wanted = documents(shipped()), documents(after)
-    first, second, third = steps(now, wanted, APP)
-    old = application(now, "vae")
-    assert names(now) | names(wanted) == names(first.applications) == names(second.applications)
-    assert of(first.applications, old) == of(second.applications, old) == of(now, old)
-    assert of(first.applications, APP) == of(now, APP)
-    assert third.ends
-    assert list(third.applications) == list(wanted)
+    first, second, third, fourth = steps(now, wanted, APP)
+    old, painters = application(now, "vae"), application(now, "denoiser")
+    assert [names(now) | names(wanted)] * 3 == [names(step.applications) for step in (first, second, third)]
+    assert [of(step.applications, old) for step in (first, second, third)] == [of(now, old)] * 3
+    assert of(first.applications, painters) == of(
+        now, painters
+    )  # who needs a stage is told of its new place when that is there
+    assert of(second.applications, painters) == of(wanted, painters)
+    assert of(second.applications, APP) == of(now, APP)
+    assert of(third.applications, APP) == of(wanted, APP)
+    assert fourth.ends
+    assert list(fourth.applications) == list(wanted)
 
 
 @pytest.mark.parametrize("wanted", [two_models(a="two", b="one"), two_models(c="one", b="two")], ids=["swapped", "renamed"])

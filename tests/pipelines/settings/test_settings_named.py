@@ -12,16 +12,15 @@ from pydantic import BaseModel
 
 from pipelines.settings.config import (
     AppConfig,
-    AutoscalingConfig,
     BatchConfig,
-    DeploymentConfig,
     LlmConfig,
     QueueConfig,
 )
+from pipelines.settings.deployments import AutoscalingConfig, DeploymentConfig
 
 ROOT = Path(__file__).parents[3]
 ROOMS = ("pipelines", "stages", "cache")
-HOMES = ("limits", "auth", "fetch", "cache", "ingress", "models", "deployments")
+HOMES = ("limits", "auth", "fetch", "cache", "ingress", "models", "deployments", "routing", "scaling")
 STEP = r"(?:[a-z_]+|\*)"
 WHOLE = re.compile(rf"(?<![\w./'-])(?:{'|'.join(HOMES)})(?:\.{STEP})+")
 PART = re.compile(r"(?<![\w./'*-])(batch|queue|llm|autoscaling_config|ray_actor_options)\.([a-z_]+)")

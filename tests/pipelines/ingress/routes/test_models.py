@@ -1,12 +1,15 @@
 """What is told about the service itself: models, health, readiness, metrics, the description, the page."""
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
 from urllib.parse import quote
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipelines.ingress.request.settings import IngressSettings
+from pipelines.jobs import StageCard
 from stages.contract.errors import QueueFull, Unavailable
 from tests.pipelines.ingress.fakes import CHAT, EMBED, PAINT, PAINT_PARTS, FakeService, Trouble
 from tests.pipelines.ingress.surface import chat_body, client_for, error_of
@@ -87,6 +90,35 @@ async def test_ready_names_the_stages_that_are_missing() -> None:
     assert (unknown.status_code, unknown.json()["reason"]) == (503, "the controller is away")
 
 
+class WithPools(FakeService):
+    """The denoiser has two pools; those of `down` have no replica."""
+
+    down: tuple[str, ...] = ()
+
+    async def stage_cards(self) -> Sequence[StageCard]:
+        cards = await super().stage_cards()
+        (denoiser,) = [card for card in cards if card.name == f"{PAINT}.denoiser"]
+        pools = [
+            replace(denoiser, deployment="l4", dtype="float16", capacity=4),
+            replace(denoiser, deployment="a100", capacity=16),
+        ]
+        up = [replace(pool, replicas=0, ready=False) if pool.deployment in self.down else pool for pool in pools]
+        return [*[card for card in cards if card != denoiser], *up]
+
+
+@pytest.mark.parametrize(("down", "status"), [((), 200), (("l4",), 200), (("l4", "a100"), 503)])
+async def test_a_stage_is_ready_where_one_of_its_pools_is_and_each_is_told(down: tuple[str, ...], status: int) -> None:
+    service = WithPools()
+    service.down = down
+    async with client_for(service) as client:
+        ready, listed = await client.get("/ready"), (await client.get(f"/v1/models/{PAINT}")).json()
+    assert (ready.status_code, ready.json()["missing"]) == (status, [f"{PAINT}.denoiser"] if status == 503 else [])
+    told = [("l4", "float16", 4), ("a100", "float32", 16)]
+    for pools in (ready.json()["pools"], [stage for stage in listed["triptych"]["stages"] if stage["kind"] == "denoiser"]):
+        assert [(pool["deployment"], pool["dtype"], pool["capacity"]) for pool in pools] == told
+        assert [pool["deployment"] for pool in pools if not pool["ready"]] == list(down)
+
+
 async def metrics_of(service: FakeService) -> dict[str, dict[tuple[str, ...], float]]:
     """Sample name -> label values -> value, after a few requests."""
     async with client_for(service) as client:
@@ -108,8 +140,9 @@ async def test_metrics_count_requests_by_route_and_status_and_stages_by_name() -
     assert samples["triptych_http_requests_running"][()] == 1
     assert samples["triptych_http_request_seconds_count"][("/v1/chat/completions",)] == 1
     assert samples["triptych_stage_metrics_up"][()] == 1
-    assert samples["triptych_stage_queued"][("cpu", f"{PAINT}.denoiser", "replica-1")] == 1
-    assert samples["triptych_stage_device_seconds_total"][("cpu", f"{PAINT}.denoiser", "replica-1")] == 0.25
+    labels = tuple(sorted(("cpu", f"{PAINT}.denoiser", f"{PAINT}-denoiser", "replica-1")))  # device, stage, pool, replica
+    assert samples["triptych_stage_queued"][labels] == 1
+    assert samples["triptych_stage_device_seconds_total"][labels] == 0.25
 
 
 async def test_metrics_are_there_while_nobody_can_tell_of_the_stages() -> None:

@@ -1,0 +1,366 @@
+"""The turns of a device in virtual time: what the engines do (`stages/engine/{one_shot,iterative}.py`), with the same schedulers, and
+with a step that takes as long as its `Device` says instead of a stage that computes.
+
+Decides neither batches nor order, nor which prompts advance: those are the schedulers' and `stages/llm/prefill.py`'s. Knows no calls
+and no routing. Preparing takes no turn here: an item is submitted once it is prepared.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Hashable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from pipelines.planning.simulation.clock import DEVICE, Clock
+from pipelines.planning.simulation.devices import Device, DeviceTime
+from pipelines.planning.simulation.folding import FoldingScheduler
+from stages.contract.cost import Speed
+from stages.contract.item import DEFAULT_TENANT
+from stages.contract.limits import BatchLimits, QueueLimits
+from stages.contract.stage import Share
+from stages.contract.work import Work
+from stages.engine.scheduling.scheduler import Batch, Entry, OneShotScheduler, Scheduler
+from stages.llm.prefill import share_budget
+
+
+class Ended(Enum):
+    """How an item left its engine."""
+
+    DONE = "done"
+    LATE = "late"
+    LOST = "lost"  # with its replica
+
+
+@dataclass(slots=True, eq=False)
+class Piece:
+    """One item in an engine. `amount`: of one step; `prompt`, `steps`: what is left. `expected`: what was foreseen of all of it.
+    `ended`: is told how. `first_at`: when its first step (an LLM's first token) was done."""
+
+    id: str
+    amount: float
+    steps: int
+    prompt: int
+    expected: Work
+    ended: "Callable[[Piece, Ended], None]"
+    key: Hashable = None
+    priority: int = 0
+    deadline: float = math.inf
+    tenant: str = DEFAULT_TENANT
+    request: str = ""
+    first_at: float = math.inf
+    is_waiting: bool = True
+    read: float = 0.0  # of its prompt
+    num_reads: int = 0
+    all_steps: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.all_steps = self.steps
+
+    def left(self) -> tuple[float, float]:
+        """Amount and steps, of what was foreseen; of what takes longer than that one step is always left."""
+        num_done = self.all_steps - self.steps
+        if self.num_reads and not self.prompt:  # its first token came with the last of its prompt
+            num_done -= 1
+        steps = self.expected.steps - num_done - self.num_reads
+        amount = self.expected.amount - num_done * self.amount - self.read
+        return (max(0.0, amount), steps) if steps >= 1 else (max(amount, self.amount), 1.0)
+
+
+class VirtualEngine(ABC):
+    """One stage in one replica."""
+
+    def __init__(
+        self, clock: Clock, who: int, scheduler: Scheduler[Piece], device: Device, speed: Speed, chunk: int = 1
+    ) -> None:
+        self._clock, self._who, self._scheduler, self._device = clock, who, scheduler, device
+        self._time = DeviceTime(device, speed)
+        self._chunk = chunk
+        self._is_busy = self._is_dead = False
+        self._amount = self._steps = 0.0  # expected, of all that has yet to start
+        self.num_items = 0
+
+    def submit(self, piece: Piece) -> None:
+        """It is prepared. What runs goes on to the end of its step. Raises `QueueFull`."""
+        self._scheduler.add(
+            Entry(
+                piece.id,
+                piece,
+                piece.key,
+                self._cost(piece),
+                piece.priority,
+                piece.deadline,
+                arrival=self._clock.now,
+                tenant=piece.tenant,
+                request=piece.request,
+            )
+        )
+        self.num_items += 1
+        self._waits(piece)
+        if self._is_busy:
+            self.interrupt()
+        else:
+            self._device.take(self)
+
+    def outstanding(self) -> Work:
+        """Expected to be left to do, of everything that waits or runs."""
+        self._catch_up()
+        amount, steps = self._amount, self._steps
+        for piece in self._running():
+            amount_left, steps_left = piece.left()
+            amount += amount_left
+            steps += steps_left
+        return Work(amount, steps)
+
+    def die(self) -> None:
+        """Everything in hand is lost."""
+        self._catch_up()
+        self._is_dead = True
+        for entry in self._scheduler.clear():
+            self._leave(entry.work, Ended.LOST)
+
+    def _cost(self, piece: Piece) -> float:
+        """Of its next step."""
+        return float(min(piece.prompt, self._chunk)) if piece.prompt else piece.amount
+
+    def _leave(self, piece: Piece, how: Ended) -> None:
+        self.num_items -= 1
+        piece.ended(piece, how)
+
+    def _expired(self, entries: Sequence[Entry[Piece]]) -> None:
+        for entry in entries:
+            if entry.work.is_waiting:
+                self._waits_no_longer(entry.work)
+            self._leave(entry.work, Ended.LATE)
+
+    def _waits(self, piece: Piece) -> None:
+        piece.is_waiting = True
+        amount, steps = piece.left()
+        self._amount += amount
+        self._steps += steps
+
+    def _waits_no_longer(self, piece: Piece) -> None:
+        piece.is_waiting = False
+        if len(self._scheduler.waiting):
+            amount, steps = piece.left()
+            self._amount -= amount
+            self._steps -= steps
+        else:  # and with it what rounding has left
+            self._amount = self._steps = 0.0
+
+    @abstractmethod
+    def _running(self) -> Collection[Piece]: ...
+
+    @abstractmethod
+    def turn(self) -> None:
+        """The device is free, and it is this stage's turn."""
+
+    @abstractmethod
+    def interrupt(self) -> None:
+        """What was sure isn't any more, from the end of the step that is under way."""
+
+    @abstractmethod
+    def _catch_up(self) -> None:
+        """With steps that have ended and were not told of yet."""
+
+
+class VirtualOneShotEngine(VirtualEngine):
+    """As `OneShotEngine`."""
+
+    def __init__(
+        self, clock: Clock, who: int, name: str, batch: BatchLimits, queue: QueueLimits, device: Device, speed: Speed
+    ) -> None:
+        self._batches: OneShotScheduler[Piece] = OneShotScheduler(batch, queue, name=name)
+        super().__init__(clock, who, self._batches, device, speed)
+
+    def _running(self) -> Collection[Piece]:
+        return [entry.work for entry in self._batches.running()]
+
+    def turn(self) -> None:
+        now = self._clock.now
+        batch = self._batches.next_batch(now)
+        self._expired(batch.expired)
+        self._is_busy = bool(batch.entries)
+        if not self._is_busy:
+            self._device.leave()
+            return
+        for entry in batch.entries:
+            self._waits_no_longer(entry.work)
+        self._time.draw()
+        seconds = self._time.step_s(batch.cost)
+        self._clock.at(now + seconds, DEVICE, self._who, self._ran, batch, now, seconds)
+
+    def _ran(self, batch: Batch[Piece], began: float, seconds: float) -> None:
+        if self._is_dead:
+            return
+        pieces = [entry.work for entry in batch.entries]
+        self._time.count(began, seconds, 1, [piece.amount for piece in pieces])
+        self._batches.complete([piece.id for piece in pieces], seconds)
+        for piece in pieces:
+            piece.first_at = self._clock.now
+            self._leave(piece, Ended.DONE)
+        self._device.pass_on(self)
+
+    def interrupt(self) -> None:
+        """A batch that runs is not joined."""
+
+    def _catch_up(self) -> None:
+        """A batch is one step."""
+
+
+class VirtualIterativeEngine(VirtualEngine):
+    """As `IterativeEngine`. `chunk`: of prompts, so much is read in a step. `is_contested`: as `FoldingScheduler` has it. `folds`: steps
+    that nobody joins or leaves are taken at once."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        who: int,
+        name: str,
+        batch: BatchLimits,
+        queue: QueueLimits,
+        device: Device,
+        speed: Speed,
+        *,
+        chunk: int,
+        is_contested: bool,
+        folds: bool = True,
+    ) -> None:
+        self._rows: FoldingScheduler[Piece] = FoldingScheduler(batch, queue, name=name, is_contested=is_contested)
+        super().__init__(clock, who, self._rows, device, speed, chunk)
+        self._folds = folds
+        self._batch: Batch[Piece] = Batch()
+        self._amounts: Sequence[float] = ()  # of the batch's rows, in the step under way
+        self._pieces: Sequence[Piece] = ()  # whose they were at the latest step that nothing was like before
+        self._amounts_before: Sequence[float] = ()
+        self._began = self._step_s = 0.0
+        self._num_steps = 0  # the one that is under way, and the sure ones after it
+        self._serial = 0  # of the event that ends them
+
+    def _running(self) -> Collection[Piece]:
+        return [entry.work for entry in self._rows.running()]
+
+    def turn(self) -> None:
+        now = self._clock.now
+        self._expired(self._rows.expire(now))
+        while self._start_next(now):
+            pass
+        self._batch = self._rows.next_batch(now)
+        self._expired(self._batch.expired)
+        self._is_busy = bool(self._batch.entries)
+        if self._is_busy:
+            self._step(now)
+        else:
+            self._device.leave()
+
+    def _start_next(self, now: float) -> bool:
+        entry = self._rows.next_to_start(now)
+        if entry is None:
+            return self._make_room(now)
+        self._rows.start(entry.id, Share(entry.batch_key, self._cost(entry.work)))
+        self._waits_no_longer(entry.work)
+        return True
+
+    def _make_room(self, now: float) -> bool:
+        entry = self._rows.preempt(now)
+        if entry is None:
+            return False
+        self._waits(entry.work)
+        return True
+
+    def _step(self, now: float) -> None:
+        pieces = [entry.work for entry in self._batch.entries]
+        reading = [piece.prompt for piece in pieces if piece.prompt]
+        self._amounts = self._read(pieces, reading) if reading else [piece.amount for piece in pieces]
+        if pieces != self._pieces or self._amounts != self._amounts_before:
+            self._time.draw()
+            self._pieces, self._amounts_before = pieces, self._amounts
+        self._began, self._step_s, self._num_steps = now, self._time.step_s(sum(self._amounts)), 1
+        if self._folds and not reading and (most := min(piece.steps for piece in pieces)) > 1:
+            self._num_steps = self._rows.num_alike(self._batch, now, self._step_s, most)
+        self._end_later()
+
+    def _read(self, pieces: Sequence[Piece], reading: Sequence[int]) -> Sequence[float]:
+        """What each brings to a step; prompts what their budget gives them."""
+        shares = iter(share_budget(reading, self._chunk))
+        return [float(next(shares)) if piece.prompt else piece.amount for piece in pieces]
+
+    def _end_later(self) -> None:
+        self._serial += 1
+        ends = self._began + self._num_steps * self._step_s
+        self._clock.at(ends, DEVICE, self._who, self._stepped, self._serial)
+
+    def interrupt(self) -> None:
+        """Steps that were sure end with the one that is under way."""
+        if self._num_steps > 1:
+            num_ended = self._num_ended()
+            is_between = num_ended * self._step_s < self._clock.now - self._began
+            if (num_steps := max(1, num_ended + is_between)) < self._num_steps:
+                self._num_steps = num_steps
+                self._end_later()
+
+    def _has_read(self, piece: Piece, amount: float) -> None:
+        piece.prompt -= int(amount)
+        piece.read += amount
+        piece.num_reads += 1
+
+    def _num_ended(self) -> int:
+        """Whole steps since they began. Exact: all times are whole numbers of quanta."""
+        passed = self._clock.now - self._began
+        num = int(passed / self._step_s)
+        while (num + 1) * self._step_s <= passed:
+            num += 1
+        while num * self._step_s > passed:
+            num -= 1
+        return num
+
+    def _catch_up(self) -> None:
+        """But for the last step, of which its own end tells."""
+        if self._is_busy and self._num_steps > 1:
+            self._advance(min(self._num_ended(), self._num_steps - 1))
+
+    def _stepped(self, serial: int) -> None:
+        if serial != self._serial or self._is_dead:
+            return
+        self._advance(self._num_steps - 1)
+        self._end_step()
+        self._device.pass_on(self)
+
+    def _advance(self, num_steps: int) -> None:
+        """By so many steps that were alike, with another one to follow."""
+        if num_steps <= 0:
+            return
+        self._time.count(self._began, self._step_s, num_steps, self._amounts)
+        first_at = self._began + self._step_s
+        for entry in self._batch.entries:
+            piece = entry.work
+            piece.steps -= num_steps
+            if first_at < piece.first_at:
+                piece.first_at = first_at
+        self._rows.repeat(num_steps, self._began, self._step_s)
+        self._began += num_steps * self._step_s
+        self._num_steps -= num_steps
+
+    def _end_step(self) -> None:
+        """Who is done with it leaves, and the others say what they need of their next one."""
+        self._time.count(self._began, self._step_s, 1, self._amounts)
+        now = self._clock.now
+        done: list[Piece] = []
+        shares: dict[str, Share] = {}
+        worked: dict[str, float] = {}
+        for entry, amount in zip(self._batch.entries, self._amounts, strict=True):
+            piece = entry.work
+            if piece.prompt:
+                self._has_read(piece, amount)
+                shares[piece.id] = Share(piece.key, self._cost(piece))
+                if piece.prompt:
+                    worked[piece.id] = amount
+                    continue
+            piece.steps -= 1
+            if now < piece.first_at:
+                piece.first_at = now
+            if not piece.steps:
+                done.append(piece)
+        ids = [entry.id for entry in self._batch.entries]
+        self._rows.complete(ids, self._step_s, done={piece.id for piece in done}, shares=shares, worked=worked)
+        for piece in done:
+            self._leave(piece, Ended.DONE)

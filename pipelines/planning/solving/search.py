@@ -1,0 +1,291 @@
+"""The search for a plan.
+
+Decides how the program is solved: bounds on several stages' times are added where a solution breaks them; where the solver runs out of time
+its best is compared with what diving finds; and replicas that nothing needs are left off again. No clock but the one that is handed in.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from pipelines.planning.fleet import Device, Fleet, Rules
+from pipelines.planning.solving.columns import Column, Key, columns, distinct, spans, useful
+from pipelines.planning.solving.diving import dive
+from pipelines.planning.solving.fitting import enlarged, fitted, maximal, split
+from pipelines.planning.solving.limits import Limit, limits
+from pipelines.planning.solving.program import Asked, Goal, Solution, relaxed, solved, written
+
+ROUNDING = 1e-6
+ROUND_S = 1.0  # for a round of the solver, however late it is
+FIRST = 0.5  # of the time: with a longest time for every stage
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """`time_limit_s` for everything that is solved; the solver stops earlier where no plan is better by more than `gap` (a part)."""
+
+    time_limit_s: float = 30.0
+    gap: float = 1e-3
+    clock: Callable[[], float] = time.monotonic
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Replicas by column, and how the requests are shared out among them. `value`: the rate, or the cost an hour. `among`: all columns that
+    these were chosen from."""
+
+    columns: Sequence[Column]
+    replicas: Sequence[int]
+    shared: Solution
+    value: float
+    among: Sequence[Column]
+
+
+@dataclass(slots=True)
+class Search:
+    """One search, within its time."""
+
+    fleet: Fleet
+    rules: Rules
+    asked: Asked
+    patience: Patience
+    every: Sequence[Column] = field(init=False)
+    _bounds: Sequence[Limit] = field(init=False)
+    _ends: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._ends = self.patience.clock() + self.patience.time_limit_s
+        self._bounds = [limit for each in self.fleet.classes for limit in limits(each)]
+        self.every = columns(self.fleet, self.rules)
+
+    def highest_rate(self) -> float | None:
+        """If replicas could be divided; None: the stages can't all be placed."""
+        found = relaxed(written(self.fleet, self.rules, self.every, Asked()), Asked())
+        return None if found is None else found.rate
+
+    def best(self, scale: float) -> tuple[Found | None, float]:
+        """The best that was found, and the bound. `scale`: about the rate.
+
+        First with a longest time for every stage, so that all bounds are kept: few columns are left then. If that closes any to a class,
+        then among all, while there is time and something to gain. What is found by rounding is taken where it is better."""
+        relaxation = self._relaxed(self.every, scale)
+        if relaxation is None:
+            return None, 0.0
+        narrow, closes = self._narrow(relaxation, scale)
+        relaxation = self._relaxed(self.every, scale)
+        bound = relaxation.bound if relaxation is not None else self._loosest()
+        best, other = self._searched(narrow, scale, self._left_s() * (FIRST if closes else 1.0))
+        if not closes:
+            bound = self._tighter(bound, other)
+        elif not self._is_done(best, bound):
+            among_all, other = self._among_all(best, scale)
+            best, bound = self._better(best, among_all), self._tighter(bound, other)
+        if not self._is_done(best, bound):
+            dived = dive(self.fleet, self.rules, narrow, self.asked, scale)
+            best = self._better(best, None if dived is None else self._shared(narrow, dived, scale))
+        return best, bound
+
+    def _narrow(self, relaxation: Solution, scale: float) -> tuple[Sequence[Column], bool]:
+        """With the longest times that cost least, were replicas divisible, and batches that fit them, which `every` gets, too. And whether
+        those times close any column to a class."""
+        used = longest(self._bounds, relaxation, self.every)
+        ways = []
+        for taken in (used, spans(self.every).best):
+            most = stretched(self._bounds, taken)
+            every = distinct([*self.every, *fitted(self.fleet, self.rules, most)])
+            ways.append((self._value(self._relaxed(self._narrowed(every, most), scale)), every, most))
+        _, self.every, most = max(ways, key=lambda way: way[0])
+        closes = any(narrowed(column, most).serves != column.serves for column in self.every)
+        return maximal(self._narrowed(self.every, most)), closes
+
+    def _value(self, solution: Solution | None) -> float:
+        if solution is None:
+            return -math.inf
+        return solution.bound if self.asked.goal is Goal.RATE else -solution.bound
+
+    def _relaxed(self, among: Sequence[Column], scale: float) -> Solution | None:
+        return relaxed(written(self.fleet, self.rules, among, self.asked, scale=scale), self.asked)
+
+    def _searched(self, among: Sequence[Column], scale: float, time_limit_s: float) -> tuple[Found | None, float]:
+        program = written(self.fleet, self.rules, among, self.asked, scale=scale)
+        solution = solved(program, self.asked, time_limit_s=max(ROUND_S, time_limit_s), gap=self.patience.gap)
+        if solution is None:
+            return None, self._loosest()
+        return self._shared(among, [round(count) for count in solution.replicas], scale), solution.bound
+
+    def _among_all(self, best: Found | None, scale: float) -> tuple[Found | None, float]:
+        """Bounds that a solution breaks are written into the program, and it is solved again."""
+        together: list[Limit] = []
+        bound, at_least = self._loosest(), 0.0
+        if best is not None and self.asked.goal is Goal.RATE:
+            at_least = best.value * (1 - ROUNDING)
+        while self._left_s() > 0:
+            program = written(self.fleet, self.rules, self.every, self.asked, together, scale, at_least=at_least)
+            solution = solved(program, self.asked, time_limit_s=self._left_s(), gap=self.patience.gap)
+            if solution is None:
+                break
+            bound = self._tighter(bound, solution.bound)
+            used = longest(self._bounds, solution, self.every)
+            broken = [limit for limit in self._bounds if _total(limit, used) > limit.bound_s * (1 + ROUNDING)]
+            if not broken:
+                narrow = [narrowed(column, stretched(self._bounds, used)) for column in self.every]
+                return self._shared(narrow, [round(count) for count in solution.replicas], scale), bound
+            together += broken
+        return None, bound
+
+    def _left_s(self) -> float:
+        return self._ends - self.patience.clock()
+
+    def _loosest(self) -> float:
+        return math.inf if self.asked.goal is Goal.RATE else 0.0
+
+    def _tighter(self, one: float, other: float) -> float:
+        return min(one, other) if self.asked.goal is Goal.RATE else max(one, other)
+
+    def _is_done(self, found: Found | None, bound: float) -> bool:
+        return found is not None and self.gap(found.value, bound) <= self.patience.gap
+
+    def gap(self, value: float, bound: float) -> float:
+        """How much better the bound is, as a part of it."""
+        return max(0.0, (bound - value if self.asked.goal is Goal.RATE else value - bound) / bound) if bound else 0.0
+
+    def _narrowed(self, every: Sequence[Column], most: Mapping[Key, float]) -> Sequence[Column]:
+        return useful([narrowed(column, most) for column in every], self.fleet, self._bounds)
+
+    def _shared(self, among: Sequence[Column], replicas: Sequence[int], scale: float) -> Found | None:
+        """With these replicas at the most; None: they don't do."""
+        replicas = enlarged(among, replicas)
+        first = self._fixed(among, replicas, scale)
+        if first is None:
+            return None
+        chosen, counts = self._trimmed(among, replicas, first)
+        shared = self._fixed(chosen, counts, scale)
+        if shared is None:
+            return None
+        chosen, counts = self._split(chosen, counts, shared)
+        shared = self._fixed(chosen, counts, scale)
+        if shared is None:
+            return None
+        is_rate = self.asked.goal is Goal.RATE
+        value = shared.rate if is_rate else cost_per_hour(self.fleet, chosen, counts)
+        return Found(chosen, counts, shared, value, among)
+
+    def _fixed(self, among: Sequence[Column], replicas: Sequence[int], scale: float) -> Solution | None:
+        between = [(count, count) for count in replicas]
+        return relaxed(written(self.fleet, self.rules, among, self.asked, scale=scale, between=between), self.asked)
+
+    def _trimmed(
+        self, among: Sequence[Column], replicas: Sequence[int], shared: Solution
+    ) -> tuple[Sequence[Column], Sequence[int]]:
+        """Without those that nothing needs: no request, and no stage for its replicas."""
+        needed = [
+            min(count, math.ceil(sum(loads.values()) / (self.rules.utilisation * column.fraction) - ROUNDING))
+            for column, loads, count in zip(among, loads_of(among, shared), replicas, strict=True)
+        ]
+        for stage, wanted in wanted_replicas(self.fleet, self.rules).items():
+            raise_to(wanted, stage, self.fleet.devices, among, needed, replicas)
+        kept = [at for at, count in enumerate(needed) if count]
+        return [among[at] for at in kept], [needed[at] for at in kept]
+
+    def _split(
+        self, chosen: Sequence[Column], replicas: Sequence[int], shared: Solution
+    ) -> tuple[Sequence[Column], Sequence[int]]:
+        """With stages only in the replicas that need them."""
+        loads = loads_of(chosen, shared)
+        least: list[dict[str, int]] = [{} for _ in chosen]
+        for stage, wanted in wanted_replicas(self.fleet, self.rules).items():
+            parts = [self.rules.utilisation * column.fraction for column in chosen]
+            needed = [
+                min(count, math.ceil(load.get(stage, 0.0) / part - ROUNDING))
+                for count, load, part in zip(replicas, loads, parts, strict=True)
+            ]
+            raise_to(wanted, stage, self.fleet.devices, chosen, needed, replicas)
+            for at, count in enumerate(needed):
+                least[at][stage] = count
+        found: dict[object, tuple[Column, int]] = {}
+        for column, count, load, few in zip(chosen, replicas, loads, least, strict=True):
+            for part, times in split(column, count, load, few, self.rules.utilisation):
+                found[part.kind] = (part, found.get(part.kind, (part, 0))[1] + times)
+        return [column for column, _ in found.values()], [count for _, count in found.values()]
+
+    def _better(self, one: Found | None, other: Found | None) -> Found | None:
+        if one is None or other is None:
+            return one or other
+        is_better = other.value > one.value if self.asked.goal is Goal.RATE else other.value < one.value
+        return other if is_better else one
+
+
+def raise_to(
+    wanted: int, stage: str, devices: Sequence[Device], columns: Sequence[Column], replicas: list[int], most: Sequence[int]
+) -> None:
+    """One replica after another, where more are possible, until the stage can be on so many nodes."""
+    for at, column in enumerate(columns):
+        while stage in column.stages and replicas[at] < most[at] and spread(devices, columns, replicas, stage) < wanted:
+            replicas[at] += 1
+
+
+def loads_of(columns: Sequence[Column], shared: Solution) -> Sequence[Mapping[str, float]]:
+    """By column, what each of its stages has to do, in whole devices' time."""
+    loads: list[dict[str, float]] = [{} for _ in columns]
+    for (_, stage, at), busy in shared.busy.items():
+        loads[at][stage] = loads[at].get(stage, 0.0) + busy
+    return loads
+
+
+def wanted_replicas(fleet: Fleet, rules: Rules) -> Mapping[str, int]:
+    """By stage, of those that some class visits as many as the rules say, of the others one."""
+    visited = {demand.stage for each in fleet.classes for demand in each.demands if demand.items > 0}
+    return {stage: rules.replicas if stage in visited else 1 for stage in fleet.stages}
+
+
+def spread(devices: Sequence[Device], columns: Sequence[Column], replicas: Sequence[int], stage: str) -> int:
+    """On how many nodes a stage's replicas may be."""
+    hosts = [(column.device, count) for column, count in zip(columns, replicas, strict=True) if stage in column.stages]
+    return sum(min(device.num_nodes, sum(count for name, count in hosts if name == device.name)) for device in devices)
+
+
+def whole_devices(columns: Sequence[Column], replicas: Sequence[int], device: str) -> int:
+    """That so many replicas fill or begin."""
+    pairs = zip(columns, replicas, strict=True)
+    return math.ceil(sum(column.fraction * count for column, count in pairs if column.device == device) - ROUNDING)
+
+
+def cost_per_hour(fleet: Fleet, columns: Sequence[Column], replicas: Sequence[int]) -> float:
+    prices = {device.name: device.price_per_hour or 0.0 for device in fleet.devices}
+    return sum(price * whole_devices(columns, replicas, name) for name, price in prices.items())
+
+
+def longest(bounds: Sequence[Limit], solution: Solution, columns: Sequence[Column]) -> Mapping[Key, float]:
+    """Of every bound and stage, the time of the slowest column that a solution sends work to."""
+    found: dict[Key, float] = {}
+    for of_class, stage, at in solution.busy:
+        for limit in bounds:
+            key = (of_class, limit.setting, stage)
+            if limit.of_class == of_class and key in columns[at].taken_s:
+                found[key] = max(found.get(key, 0.0), columns[at].taken_s[key])
+    return found
+
+
+def _total(limit: Limit, taken: Mapping[Key, float]) -> float:
+    return sum(taken.get((limit.of_class, limit.setting, demand.stage), 0.0) for demand, _ in limit.path)
+
+
+def stretched(bounds: Sequence[Limit], taken: Mapping[Key, float]) -> Mapping[Key, float]:
+    """The times of every bound's stages, each as many times as long as keeps the bound."""
+    return {
+        key: taken[key] * limit.bound_s / _total(limit, taken)
+        for limit in bounds
+        for demand, _ in limit.path
+        if (key := (limit.of_class, limit.setting, demand.stage)) in taken
+    }
+
+
+def narrowed(column: Column, most: Mapping[Key, float]) -> Column:
+    """Closed to the classes that it would take longer."""
+    late = {
+        (of_class, stage)
+        for (of_class, setting, stage), seconds in column.taken_s.items()
+        if seconds > most.get((of_class, setting, stage), math.inf) * (1 + ROUNDING)
+    }
+    return replace(column, serves=column.serves - late)

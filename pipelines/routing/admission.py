@@ -1,0 +1,61 @@
+"""Whether a request can end in time, before anything is started for it.
+
+Decides by an upper quantile of when it is expected to end, not by the mean: admitted to the edge, half of the requests would end late,
+having used up the devices' time all the same. What is not urgent is admitted while there is ample time only, so that it never takes the
+place of what is. Who would find devices idle is admitted in any case: waiting makes it no sooner, and only trying tells whether what is
+known of its time is right. Pure; knows no stages.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipelines.routing.candidate import Ranked
+
+IDLE = 0.01
+"""Waiting for less than this part of the whole is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """`quantile`: of when a request ends, that must be in time. `background_part`: which part of its time what is not urgent (priority
+    over 0) may count on."""
+
+    quantile: float = 0.95
+    background_part: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """Of one request, over all stages that it visits. Seconds: expected, by an upper quantile, and with nothing else to do."""
+
+    finish_s: float
+    quantile_s: float
+    alone_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """`retry_after_s`: when it could be admitted, if nothing else comes."""
+
+    retry_after_s: float
+    why: str
+
+
+def forecast(visits: Sequence[Ranked]) -> Forecast:
+    """`visits`: the best replica of every stage, one after the other; late at one, it may be early at another, but they are late together
+    where devices are shared: quantiles are added."""
+    return Forecast(
+        finish_s=sum(visit.finish_s for visit in visits),
+        quantile_s=sum(visit.quantile_s for visit in visits),
+        alone_s=sum(visit.alone_s for visit in visits),
+    )
+
+
+def admit(expected: Forecast, left_s: float, *, priority: int = 0, settings: Admission = Admission()) -> Refusal | None:
+    """None: it is admitted. `left_s`: until its deadline."""
+    allowed_s = left_s * settings.background_part if priority > 0 else left_s
+    late_s, waits_s = expected.quantile_s - allowed_s, expected.finish_s - expected.alone_s
+    if late_s <= 0 or waits_s <= IDLE * expected.finish_s:
+        return None
+    why = f"it would take about {expected.finish_s:.1f} s, up to {expected.quantile_s:.1f} s, and has {allowed_s:.1f} s"
+    return Refusal(min(late_s, expected.quantile_s), why)

@@ -1,0 +1,97 @@
+"""What is known of the replicas that could take an item, what is asked of them, and what comes of it. Decides nothing; pure."""
+
+from dataclasses import dataclass
+
+from stages.contract.news import NO_HINTS, Hints, StageNews
+from stages.contract.work import NO_WORK, Work
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """What comes before a newcomer to a replica: it waits `waits_s` for a place, and then shares its steps with so much else (`beside`).
+    All that is there is done after `drain_s`."""
+
+    waits_s: float = 0.0
+    beside: float = 0.0
+    drain_s: float = 0.0
+
+
+NOTHING_AHEAD = Ahead()
+
+
+@dataclass(slots=True, eq=False)
+class Candidate:
+    """One replica of one pool. `news`: the latest, which came at `heard_at` (monotonic seconds of whoever ranks); None: nobody has heard
+    of it. `sent`, `num_sent`: what this process has sent there since that news could have told of it, and has no answer to, the latest
+    at `sent_at`.
+    `ongoing`: of its `max_ongoing` places, as many are taken, as far as that is known. `starts_in_s`: a replica that is yet to be
+    started (its name is then ""). `seed`: what it owns names by (`ownership.py`). `ahead`, `told_ahead`, `sent_ahead`: what follows from
+    all of it, from the news alone, and from what was sent alone; whoever changes any of it calls `changed`."""
+
+    pool: str
+    replica: str
+    news: StageNews | None = None
+    heard_at: float = 0.0
+    sent: Work = NO_WORK
+    num_sent: int = 0
+    sent_at: float = 0.0
+    max_ongoing: int = 2**30
+    ongoing: int | None = None
+    starts_in_s: float = 0.0
+    seed: int = 0
+    ahead: Ahead | None = None
+    told_ahead: Ahead | None = None
+    sent_ahead: Ahead | None = None
+
+    def changed(self) -> None:
+        self.ahead = self.told_ahead = self.sent_ahead = None
+
+    @property
+    def is_full(self) -> bool:
+        return self.ongoing is not None and self.ongoing >= self.max_ongoing
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be done. `work`: None where nobody knows. `name`: a hint of the result's name, to have it made once. A lower
+    `priority` is more urgent; `left_s`: until its deadline."""
+
+    work: Work | None
+    hints: Hints = NO_HINTS
+    name: int | None = None
+    priority: int = 0
+    left_s: float = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """`news_half_life_s`: how fast old news loses weight against the mean of its pool. `near`: which part of the earliest finish two
+    finishes may differ by and count as equal. `ahead_batches`: for how many full batches' time a name keeps to its owner, though another
+    would be sooner. `batch_slack`: by how much later than the earliest finish what is not urgent (priority over 0) may end, as a part of
+    that, to leave faster devices to others. `retry_s`: what a failure costs beside the time of a try. `max_candidates`: of more
+    replicas than that, a sample is looked at. `quantile`: of an item's time, a bound that most keep; `margin`: how much longer than
+    expected that is at least, also where nothing was seen yet."""
+
+    news_half_life_s: float = 5.0
+    near: float = 0.05
+    ahead_batches: float = 1.0
+    batch_slack: float = 1.0
+    retry_s: float = 1.0
+    max_candidates: int = 16
+    quantile: float = 0.95
+    margin: float = 1.1
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """`finish_s`, `runner_up_s`: seconds from now, expected. `quantile_s`: what most items like it don't exceed there. `alone_s`: as
+    `finish_s`, had the best nothing else to do. `remembered`: what of the item is held there, in words."""
+
+    best: Candidate
+    finish_s: float
+    quantile_s: float
+    alone_s: float
+    runner_up: Candidate | None = None
+    runner_up_s: float | None = None
+    remembered: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()

@@ -1,0 +1,187 @@
+"""What a process knows of the replicas that it sends items to, from what they tell and from what it sent itself."""
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.routing.candidate import Wanted
+from pipelines.routing.ownership import seed_of, weight
+from pipelines.routing.table import MAX_HOLDERS, Member, ReplicaTable
+from stages.contract.news import Hints
+from stages.contract.work import Work
+from tests.pipelines.routing.fleet import STAGE, news, speed
+
+WORK = Work(10.0, 10.0)
+URGENT = Wanted(WORK, priority=-1)
+
+
+def table(**pools: int) -> ReplicaTable:
+    """So many replicas in each pool, called for it: a0, a1."""
+    made = ReplicaTable(random.Random(1).random)
+    for pool, count in pools.items():
+        made.members(pool, [Member(f"{pool}{number}", 64) for number in range(count)], lambda replica: None, 0.0)
+    return made
+
+
+def test_nobody_is_known_until_somebody_says_who_is_there() -> None:
+    assert ReplicaTable(random.random).ranked(STAGE, ["a"], URGENT, 0.0) is None
+    found = table(a=1).ranked(STAGE, ["a", "b"], URGENT, 0.0)
+    assert found is not None
+    assert (found.best.pool, found.best.replica) == ("a", "a0")
+
+
+def test_all_pools_of_a_stage_are_ranked_together() -> None:
+    known = table(fast=2, slow=2)
+    for replica, times, count in (("fast0", 1.0, 200), ("fast1", 1.0, 200), ("slow0", 3.0, 0), ("slow1", 3.0, 90)):
+        known.heard(replica[:-1], news(replica, count, times=times), 0.0)
+    found = known.ranked(STAGE, ["fast", "slow"], URGENT, 0.0)
+    assert found is not None
+    assert found.best.replica == "slow0"
+    assert found.runner_up is not None
+
+
+def test_older_news_than_is_known_is_passed_over() -> None:
+    known = table(a=2)
+    known.heard("a", news("a0", 0, number=3), 0.0)
+    known.heard("a", news("a0", 50, number=2), 1.0)
+    known.heard("a", news("a1", 5), 1.0)
+    found = known.ranked(STAGE, ["a"], URGENT, 1.0)
+    assert found is not None
+    assert found.best.replica == "a0"
+
+
+def test_a_replica_that_is_gone_is_no_candidate_and_what_it_held_is_forgotten() -> None:
+    known = table(a=2)
+    known.heard("a", news("a0", 0, holds=[7]), 0.0)
+    known.members("a", [Member("a1", 64)], lambda replica: None, 0.0)
+    found = known.ranked(STAGE, ["a"], Wanted(WORK, Hints((7,), WORK)), 0.0)
+    assert found is not None
+    assert found.best.replica == "a1"
+    assert not found.remembered
+
+
+@given(st.lists(st.tuples(st.sampled_from(["send", "end", "move", "hear"]), st.integers(0, 3)), max_size=40))
+def test_what_is_sent_and_has_ended_leaves_nothing_behind(acts: list[tuple[str, int]]) -> None:
+    known, now, number = table(a=4), 0.0, 0
+    under_way = []
+    for act, place in acts:
+        now += 0.1
+        if act == "send":
+            under_way.append(known.sent(STAGE, "a", f"a{place}", WORK, now))
+        elif act == "hear":
+            number += 1
+            known.heard("a", news(f"a{place}", 0, number=number), now)
+        elif act == "end" and under_way:
+            known.ended(under_way.pop(place % len(under_way)))
+        elif act == "move" and under_way:
+            known.went(under_way[place % len(under_way)], f"a{place}", now)
+    assert sum(demand.num_items for demand in known.demand().values()) == len(under_way)
+    for sent in under_way:
+        known.ended(sent)
+        known.ended(sent)
+    assert not known.demand()
+    found = known.ranked(STAGE, ["a"], URGENT, now)
+    assert found is not None
+    candidates = known._candidates(known._stages[STAGE], ("a",), URGENT)
+    assert all(one.num_sent == 0 and one.sent == Work(0.0, 0.0) for one in candidates)
+
+
+def test_what_was_sent_counts_until_news_that_could_know_of_it() -> None:
+    known = table(a=1)
+    known.heard("a", news("a0", 0), 0.0)
+    idle_s = speed().finish_s(WORK)
+
+    def expected_s(now: float) -> float:
+        found = known.ranked(STAGE, ["a"], URGENT, now)
+        assert found is not None
+        return found.finish_s
+
+    known.sent(STAGE, "a", "a0", WORK * 50, 1.0)
+    busy_s = expected_s(1.0)
+    assert busy_s > idle_s
+    known.heard("a", news("a0", 0, number=2), 1.001)  # it was under way when that was told
+    assert expected_s(1.001) == pytest.approx(busy_s, rel=0.01)
+    known.heard("a", news("a0", 0, number=3), 2.0)
+    assert expected_s(2.0) == pytest.approx(idle_s)
+
+
+def test_what_no_replica_has_taken_yet_is_told_of_as_demand_for_the_pool() -> None:
+    known = table(a=1, b=0)
+    known.sent(STAGE, "a", "a0", WORK, 0.0)
+    waiting = known.sent(STAGE, "b", "", WORK, 0.0)
+    demand = known.demand()
+    assert (demand["a", STAGE].num_items, demand["a", STAGE].num_unplaced) == (1, 0)
+    assert (demand["b", STAGE].num_unplaced, demand["b", STAGE].unplaced) == (1, WORK)
+    known.went(waiting, "b0", 1.0)
+    assert known.demand()["b", STAGE].num_unplaced == 0
+
+
+def test_how_long_a_pool_takes_to_start_is_learned_and_then_weighed() -> None:
+    known = table(asleep=0, busy=1)
+    known.heard("busy", news("busy0", 0), 0.0)
+    known.sent(STAGE, "asleep", "", WORK, 0.0)
+    known.members("asleep", [Member("asleep0", 64)], lambda replica: None, 20.0)
+    known.members("asleep", [], lambda replica: None, 30.0)
+    pools = ["asleep", "busy"]
+    for count, chosen in ((0, "busy"), (1000, "asleep")):
+        known.heard("busy", news("busy0", count, number=2 + count), 30.0)
+        found = known.ranked(STAGE, pools, URGENT, 30.0)
+        assert found is not None
+        assert found.best.pool == chosen
+
+
+def test_of_many_replicas_a_sample_is_looked_at_with_the_holder_and_the_names_owner() -> None:
+    known = table(a=1000)
+    known.heard("a", news("a123", 0, holds=[7]), 0.0)
+    seen: Counter[str] = Counter()
+    wanted = Wanted(Work(100.0, 100.0), Hints((7,), Work(90.0, 90.0)), name=99)
+    own = max((f"a{number}" for number in range(1000)), key=lambda replica: weight(99, seed_of(replica)))
+    for _ in range(50):
+        candidates = known._candidates(known._stages[STAGE], ("a",), wanted)
+        assert len(candidates) <= 16
+        seen.update({one.replica for one in candidates})
+    assert seen["a123"] == seen[own] == 50
+    assert len(seen) > 400  # the rest are others each time
+    found = known.ranked(STAGE, ["a"], wanted, 0.0)
+    assert found is not None
+    assert found.best.replica == "a123"
+
+
+def test_what_very_many_hold_adds_only_few_candidates() -> None:
+    known = table(a=1000)
+    for number in range(200):
+        known.heard("a", news(f"a{number}", 0, holds=[7]), 0.0)
+    holders = known._holders(known._stages[STAGE], Hints((7,), WORK))
+    assert len(holders) == MAX_HOLDERS
+
+
+def test_those_that_were_tried_are_left_out_while_there_are_others() -> None:
+    known = table(a=2)
+    for without, expected in ((["a0"], "a1"), (["a1"], "a0")):
+        found = known.ranked(STAGE, ["a"], URGENT, 0.0, without=without)
+        assert found is not None
+        assert found.best.replica == expected
+    assert known.ranked(STAGE, ["a"], URGENT, 0.0, without=["a0", "a1"]) is not None
+
+
+def test_what_is_being_made_for_one_is_waited_for_there_by_all_who_want_it() -> None:
+    known = table(a=4)
+    wanted = Wanted(Work(1.0), name=7)
+    first = known.ranked(STAGE, ["a"], wanted, 0.0)
+    assert first is not None
+    sent = [known.sent(STAGE, "a", first.best.replica, Work(1.0), 0.0, name=7)]
+    for _ in range(50):
+        found = known.ranked(STAGE, ["a"], wanted, 0.0)
+        assert found is not None
+        assert found.best.replica == first.best.replica
+        sent.append(known.sent(STAGE, "a", found.best.replica, Work(1.0), 0.0, name=7))
+    assert known.demand()["a", STAGE].work == Work(1.0)  # it is made once
+    elsewhere = known.ranked(STAGE, ["a"], wanted, 0.0, without=[first.best.replica])
+    assert elsewhere is not None
+    assert elsewhere.best.replica != first.best.replica
+    for one in sent:
+        known.ended(one)
+    assert not known._stages[STAGE].making
