@@ -19,6 +19,7 @@ from stages.contract.item import DEFAULT_TENANT
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.stage import Share
 from stages.contract.work import Work
+from stages.engine.scheduling.learned_speed import KnownSpeed
 from stages.engine.scheduling.scheduler import Batch, Entry, OneShotScheduler, Scheduler
 from stages.llm.prefill import share_budget
 
@@ -169,7 +170,7 @@ class VirtualOneShotEngine(VirtualEngine):
     def __init__(
         self, clock: Clock, who: int, name: str, batch: BatchLimits, queue: QueueLimits, device: Device, speed: Speed
     ) -> None:
-        self._batches: OneShotScheduler[Piece] = OneShotScheduler(batch, queue, name=name)
+        self._batches: OneShotScheduler[Piece] = OneShotScheduler(batch, queue, name=name, speed=KnownSpeed(speed))
         super().__init__(clock, who, self._batches, device, speed)
 
     def _running(self) -> Collection[Piece]:
@@ -225,7 +226,7 @@ class VirtualIterativeEngine(VirtualEngine):
         is_contested: bool,
         folds: bool = True,
     ) -> None:
-        self._rows: FoldingScheduler[Piece] = FoldingScheduler(batch, queue, name=name, is_contested=is_contested)
+        self._rows: FoldingScheduler[Piece] = FoldingScheduler(batch, queue, speed, name=name, is_contested=is_contested)
         super().__init__(clock, who, self._rows, device, speed, chunk)
         self._folds = folds
         self._batch: Batch[Piece] = Batch()

@@ -7,7 +7,9 @@ one. It decides nothing else: `stages/engine/scheduling/scheduler.py` does. The 
 import math
 from typing import TypeVar
 
+from stages.contract.cost import Speed
 from stages.contract.limits import BatchLimits, QueueLimits
+from stages.engine.scheduling.learned_speed import KnownSpeed
 from stages.engine.scheduling.scheduler import Batch, IterativeScheduler
 from stages.engine.scheduling.urgency import CLOSE, weight
 
@@ -18,8 +20,8 @@ class FoldingScheduler(IterativeScheduler[W]):
     """An `IterativeScheduler` that may be told of several steps at once. `is_contested`: whether rows may ever have to take turns at
     steps; where they may not (one batch key, no bound of cost), nobody asks when one of them is due."""
 
-    def __init__(self, batch: BatchLimits, queue: QueueLimits, *, name: str, is_contested: bool = True) -> None:
-        super().__init__(batch, queue, name=name)
+    def __init__(self, batch: BatchLimits, queue: QueueLimits, speed: Speed, *, name: str, is_contested: bool = True) -> None:
+        super().__init__(batch, queue, name=name, speed=KnownSpeed(speed))
         self._is_contested = is_contested
         self._tenants: set[str] = set()
 
@@ -62,7 +64,6 @@ class FoldingScheduler(IterativeScheduler[W]):
         if len(self._tenants) > 1:
             self._charge_each(num_steps, step_s)
         else:
-            self._rate.observe(0.0, num_steps * step_s)
             self._counters.charge({tenant: num_steps * cost for tenant, cost in self._used.items()}, num_steps * step_s)
             self._counters.begin(self._tenants)
         if self._is_contested:
@@ -72,7 +73,6 @@ class FoldingScheduler(IterativeScheduler[W]):
         """One by one, so that whose turn it is comes out the same to the last bit."""
         tenants = {*(row.tenant for row in self._rows.values()), *self.waiting.ready_tenants()}
         for _ in range(num_steps):
-            self._rate.observe(0.0, step_s)
             self._counters.charge(self._used, step_s)
             self._counters.begin(tenants)
 
