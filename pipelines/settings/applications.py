@@ -97,6 +97,7 @@ class StagesArgs(Strict):
     process: ProcessArgs
     metrics: Address
     news_period_s: float = RoutingConfig().news_period_s
+    profiles: str = ""
 
     @field_validator("stages", mode="before")
     @classmethod
@@ -106,7 +107,7 @@ class StagesArgs(Strict):
 
     def spec(self) -> ReplicaSpec:
         stages = tuple(stage_spec(name, part) for name, part in self.stages.items())
-        return ReplicaSpec(self.deployment, stages, self.cache, self.torch_threads, self.pages)
+        return ReplicaSpec(self.deployment, stages, self.cache, self.torch_threads, self.pages, self.profiles)
 
 
 class StagesSettings(Strict):
@@ -298,6 +299,7 @@ def _stages_args(deployment: str, home: Home, config: AppConfig, name: str, host
         process=_process(home, config),
         metrics=Address(deployment=METRICS, application=hosts[METRICS]),
         news_period_s=config.routing.news_period_s,
+        profiles=config.profiles,
     )
 
 
