@@ -62,6 +62,17 @@ class Allocation:
     def capacity(self, stage: str) -> float:
         return self._capacity.get(stage, 0.0)
 
+    def attainable(self, stage: str) -> float:
+        """The capacity that it may come to, in the room that the budget has now."""
+        total = 0.0
+        for pool in self._hosting(stage):
+            offer, more = self.offers[pool], self.bounds[pool].most - self.counts[pool]
+            room = min(
+                ((self.limits[bound] - self._used[bound]) / taken for bound, taken in offer.takes.items()), default=more
+            )
+            total += offer.adds[stage] * (self.counts[pool] + max(0, min(more, int(room + _EPSILON))))
+        return total
+
     def keep_minimums(self) -> None:
         """As far as the budget has room, the ones with the smallest part of theirs first."""
         while short := [

@@ -72,9 +72,9 @@ class Need:
         return found
 
 
-def need(history: History, capacity: float, line: Line, settings: Scaling, up_after_s: float) -> Need:
-    """Of a stage whose speed is known. `capacity`: what the replicas that are decided on do, all running. `up_after_s`: how long more must
-    have come."""
+def need(history: History, capacity: float, attainable: float, line: Line, settings: Scaling, up_after_s: float) -> Need:
+    """Of a stage whose speed is known. `capacity`: what the replicas that are decided on do, all running; `attainable`: what as many as
+    there may be would do. `up_after_s`: how long more must have come."""
     windows = [periods * settings.period_s for periods in PERIODS]
     beyond = max(0.0, settings.most_utilisation * capacity - line.incoming)
     risen = history.rises([each for each in windows if each >= up_after_s] or [up_after_s], settings.certainty, beyond)
@@ -91,7 +91,7 @@ def need(history: History, capacity: float, line: Line, settings: Scaling, up_af
         more,
         usual=(lately.mean + line.incoming) / settings.target_utilisation,
         is_awake=is_awake(history, settings) or line.incoming > 0,
-        delivers=min(more or capacity, comes + line.drains),
+        delivers=min(max(capacity, min(more or 0.0, attainable)), comes + line.drains),
         line=line,
     )
 
@@ -99,7 +99,7 @@ def need(history: History, capacity: float, line: Line, settings: Scaling, up_af
 def need_by_items(history: History, capacity: float, running: float, settings: Scaling, up_after_s: float) -> Need:
     """Of a stage whose speed nobody knows: so many items in hand are a replica's part. At most twice the capacity that is `running`: what
     those that come do will be known by then."""
-    lately, awake = history.in_hand(max(up_after_s, settings.period_s)), is_awake(history, settings)
+    lately, awake = history.in_hand(max(up_after_s, 2 * settings.period_s)), is_awake(history, settings)
     more = min(float(min(lately)), 2 * running)
     asked = [more] if more > capacity else []
     if capacity <= 0 and awake:

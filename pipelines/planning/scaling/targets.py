@@ -19,6 +19,8 @@ from stages.contract.work import NO_WORK, Work
 
 STUCK_AFTER = 3.0
 """Replicas that have been starting for so many times what that usually takes count for nothing."""
+FALLS = 4
+"""In so many steps replicas go while the time passes after which they may: not one by one, each time that a little less came."""
 _LEAST_PATIENCE_S = 30.0
 
 
@@ -33,12 +35,14 @@ class Starting:
 @dataclass(frozen=True, slots=True)
 class Memory:
     """What a decision leaves to the next. Empty at the start. `counts`: what was decided, of which the targets are as much as there was
-    room for; `targets`: those. `risen`: when each stage last needed more. `speeds`: the latest that was known, by pool and stage."""
+    room for; `targets`: those. `risen`: when each stage last needed more; `fallen`: when it let go
+    of replicas. `speeds`: the latest that was known, by pool and stage."""
 
     counts: Mapping[str, int] = field(default_factory=dict)
     targets: Mapping[str, int] = field(default_factory=dict)
     histories: Mapping[str, History] = field(default_factory=dict)
     risen: Mapping[str, float] = field(default_factory=dict)
+    fallen: Mapping[str, float] = field(default_factory=dict)
     starting: Mapping[str, Starting] = field(default_factory=dict)
     speeds: Mapping[tuple[str, str], Speed] = field(default_factory=dict)
 
@@ -55,17 +59,24 @@ def targets(
     starting = _starting(pools, memory, now)
     allocation = _as_decided(known, budget, offered, _bounds(pools, starting, now), memory)
     needs = _needs(known, allocation, histories, rates, settings)
-    _reallocate(allocation, known, needs, memory.risen, settings, now)
+    _reallocate(allocation, known, needs, memory, settings, now)
     wanted = _within_room(known, offered, allocation, needs, memory)
-    risen = {**memory.risen, **{stage: now for stage, each in needs.items() if each.more is not None}}
-    return wanted, Memory(dict(allocation.counts), wanted, histories, risen, starting, speeds)
+    risen = {stage: now for stage, each in needs.items() if each.more is not None}
+    fallen = {load.stage: now for pool in pools if _has_fallen(pool.pool, allocation, memory) for load in pool.stages}
+    return wanted, Memory(
+        dict(allocation.counts), wanted, histories, {**memory.risen, **risen}, {**memory.fallen, **fallen}, starting, speeds
+    )
+
+
+def _has_fallen(pool: str, allocation: Allocation, memory: Memory) -> bool:
+    return allocation.counts[pool] < memory.counts.get(pool, 0)
 
 
 def _reallocate(
     allocation: Allocation,
     pools: Sequence[PoolState],
     needs: Mapping[str, Need],
-    risen: Mapping[str, float],
+    memory: Memory,
     settings: Scaling,
     now: float,
 ) -> None:
@@ -74,21 +85,23 @@ def _reallocate(
     wanted = {**usual, **more}
     allocation.shed(wanted)
     allocation.keep_minimums()
-    allocation.lower_to(_least(pools, needs, risen, settings, now), {pool.pool: pool.running for pool in pools})
+    allocation.lower_to(_least(pools, needs, memory, settings, now), {pool.pool: pool.running for pool in pools})
     starved = allocation.raise_to(more)
     allocation.take_for(starved, more, wanted)
 
 
 def _least(
-    pools: Sequence[PoolState], needs: Mapping[str, Need], risen: Mapping[str, float], settings: Scaling, now: float
+    pools: Sequence[PoolState], needs: Mapping[str, Need], memory: Memory, settings: Scaling, now: float
 ) -> Mapping[str, float]:
     """The capacity that each stage must keep; only of stages that may let replicas go."""
     found = {}
     for stage, needed in needs.items():
         hosting = [pool for pool in pools if any(load.stage == stage for load in pool.stages)]
         down_after_s = max(pool.down_after_s for pool in hosting)
-        since = now - risen.get(stage, float("-inf")) + settings.period_s / 2
-        least = needed.least(settings, down_after_s, now) if needed.more is None and since >= down_after_s else None
+        since = now - memory.risen.get(stage, float("-inf")) + settings.period_s / 2
+        rests = now - memory.fallen.get(stage, float("-inf")) + settings.period_s / 2 < down_after_s / FALLS
+        may_fall = needed.more is None and since >= down_after_s and not rests
+        least = needed.least(settings, down_after_s, now) if may_fall else None
         if least is not None:
             found[stage] = 0.0 if _is_idle(needed, hosting, settings, now) else max(least, LITTLE)
     return found
@@ -120,7 +133,7 @@ def _needs(
                 drain_s=max(settings.drain_s, _item_s(hosting, history.item, rates[stage])),
                 incoming=incoming_rate(feeds, found, settings),
             )
-            found[stage] = need(history, capacity, line, settings, up_after_s)
+            found[stage] = need(history, capacity, allocation.attainable(stage), line, settings, up_after_s)
         else:
             running = sum(pool.running * pool.items_per_replica for pool, _ in hosting)
             found[stage] = need_by_items(history, capacity, running, settings, up_after_s)

@@ -5,6 +5,7 @@ import heapq
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from pipelines.planning.scaling.pool_state import Budget, Feed, PoolState, Scaling, StageLoad
 from pipelines.planning.scaling.targets import Memory, targets
@@ -16,25 +17,28 @@ ITEM = Work(10.0, 10.0)
 
 def speed(items_per_s: float, rows: int = 4) -> Speed:
     """Of a replica that does so many of `ITEM` a second with full batches."""
-    return Speed(StepTimes(((1.0, rows / items_per_s / ITEM.steps), (1e6, rows / items_per_s / ITEM.steps))), rows, float("inf"))
+    return Speed(
+        StepTimes(((1.0, rows / items_per_s / ITEM.steps), (1e6, rows / items_per_s / ITEM.steps))), rows, float("inf")
+    )
 
 
 @dataclass(frozen=True)
 class Pool:
-    """`flows`: arrivals a second, by time; None: they come from the stage before."""
+    """`state`: as it stands with nothing to do. `items_per_s`: of one replica with full batches of `rows`."""
 
     name: str
     stage: str
-    speed: Speed
     state: PoolState
     items_per_s: float
     rows: int
 
 
-def pool(name: str, stage: str, items_per_s: float, *, rows: int = 4, after: Sequence[str] = (), knows: bool = True, **more: object) -> Pool:
+def pool(
+    name: str, stage: str, items_per_s: float, *, rows: int = 4, after: Sequence[str] = (), knows: bool = True, **more: object
+) -> Pool:
     load = StageLoad(stage, speed(items_per_s, rows) if knows else None, after=tuple(Feed(before) for before in after))
     given = {"min_replicas": 1, "max_replicas": 1000, "start_up_s": 10.0} | more
-    return Pool(name, stage, speed(items_per_s, rows), PoolState(name, (load,), **given), items_per_s, rows)  # type: ignore[arg-type]
+    return Pool(name, stage, PoolState(name, (load,), **given), items_per_s, rows)  # type: ignore[arg-type]
 
 
 @dataclass
@@ -43,7 +47,6 @@ class _Live:
     running: int
     starting: list[float] = field(default_factory=list)
     stopping: list[float] = field(default_factory=list)
-    fails_to_start: bool = False
 
 
 @dataclass
@@ -59,9 +62,7 @@ class Replay:
     def changes(self, since_s: float = 0.0) -> int:
         """How often a target changed."""
         counted = [given for at, given in self.targets if at >= since_s]
-        return sum(
-            before[name] != after[name] for before, after in zip(counted, counted[1:], strict=False) for name in after
-        )
+        return sum(before[name] != after[name] for before, after in pairwise(counted) for name in after)
 
     def at(self, second: float, what: str = "targets") -> Mapping[str, int]:
         """The latest one by then."""
@@ -81,8 +82,8 @@ def replay(
     broken: Callable[[float, str], bool] = lambda now, pool: False,
     next_stage: Mapping[str, str] | None = None,
 ) -> Replay:
-    """`arrivals`: by stage, the rate by time. `next_stage`: where a stage's items go next. `broken`: whether a pool's replicas don't run (and
-    don't start) then."""
+    """`arrivals`: by stage, items a second by time. `next_stage`: where a stage's items go next. `broken`: whether a pool's replicas
+    neither run nor start then. `drains_s`: how long a replica that is let go of keeps its device."""
     random_ = random.Random(seed)
     live = {p.name: _Live(p, (initial or {}).get(p.name, p.state.min_replicas)) for p in pools}
     stages = list(dict.fromkeys(p.stage for p in pools))
@@ -140,7 +141,7 @@ def replay(
             if now in one.starting:
                 one.starting.remove(now)
                 if broken(now, who):
-                    one.starting.append(now + p_start(one))
+                    one.starting.append(now + one.pool.state.start_up_s)
                     heapq.heappush(events, (one.starting[-1], next(order), "started", who))
                 else:
                     one.running += 1
@@ -160,7 +161,7 @@ def replay(
                 one = live[name]
                 one.stopping = [until for until in one.stopping if until > now]
                 for _ in range(count - one.running - len(one.starting)):
-                    one.starting.append(now + p_start(one) + next(order) * 1e-9)
+                    one.starting.append(now + one.pool.state.start_up_s + next(order) * 1e-9)
                     heapq.heappush(events, (one.starting[-1], next(order), "started", name))
                 for _ in range(one.running + len(one.starting) - count):
                     if one.starting:
@@ -176,13 +177,7 @@ def replay(
     return result
 
 
-def p_start(one: _Live) -> float:
-    return one.pool.state.start_up_s
-
-
-def _state(
-    one: _Live, line: tuple[int, int, int], busy: int, seconds: float, now: float, is_broken: bool
-) -> PoolState:
+def _state(one: _Live, line: tuple[int, int, int], busy: int, seconds: float, now: float, is_broken: bool) -> PoolState:
     """What is seen of a pool. `line`: of its stage, what came and left and how many wait: told of one pool only."""
     p, (came, left, waiting) = one.pool, line
     load = replace(
