@@ -25,8 +25,8 @@ class Candidate:
     of it. `sent`, `num_sent`: what this process has sent there since that news could have told of it, and has no answer to, the latest
     at `sent_at`.
     `ongoing`: of its `max_ongoing` places, as many are taken, as far as that is known. `starts_in_s`: a replica that is yet to be
-    started (its name is then ""). `seed`: what it owns names by (`ownership.py`). `ahead`, `told_ahead`, `sent_ahead`: what follows from
-    all of it, from the news alone, and from what was sent alone; whoever changes any of it calls `changed`."""
+    started (its name is then ""). `seed`: what it owns names by (`ownership.py`). `ahead`: what follows from
+    news and what was sent; whoever changes any of that calls `changed`."""
 
     pool: str
     replica: str
@@ -40,11 +40,9 @@ class Candidate:
     starts_in_s: float = 0.0
     seed: int = 0
     ahead: Ahead | None = None
-    told_ahead: Ahead | None = None
-    sent_ahead: Ahead | None = None
 
     def changed(self) -> None:
-        self.ahead = self.told_ahead = self.sent_ahead = None
+        self.ahead = None
 
     @property
     def is_full(self) -> bool:
