@@ -91,7 +91,7 @@ class ServeStageClient:
         left_s = deadline - time.time()
         ranked = [self._ranked(visit.stage, Wanted(visit.work, visit.hints, visit.name, priority, left_s)) for visit in visits]
         known = [visit for visit in ranked if visit is not None]
-        refusal = admit(forecast(known), left_s, priority=priority, settings=self._admission)
+        refusal = admit(forecast(known, self._admission), left_s, priority=priority, settings=self._admission)
         if refusal is not None:
             stages = ", ".join(visit.stage for visit in visits)
             raise QueueFull(

@@ -9,8 +9,8 @@ for every candidate of every item, and what follows from news alone is kept with
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipelines.routing.candidate import NOTHING_AHEAD, Ahead, Candidate, Ranking, Wanted
-from stages.contract.cost import Speed, StepTimes
+from pipelines.routing.candidate import Candidate, Ranking, Wanted
+from stages.contract.cost import NOTHING_AHEAD, Ahead, Speed, StepTimes
 from stages.contract.news import Hints, StageNews
 from stages.contract.work import NO_WORK, Work
 
@@ -38,7 +38,7 @@ class Expected:
     @property
     def alone_s(self) -> float:
         """Had it nothing else to do."""
-        return self.candidate.starts_in_s + _after(self.speed, self.work, 0.0, 0.0)
+        return self.candidate.starts_in_s + self.speed.after(self.work, NOTHING_AHEAD)
 
 
 def expected_at(candidates: Sequence[Candidate], wanted: Wanted, now: float, settings: Ranking) -> list[Expected]:
@@ -48,13 +48,13 @@ def expected_at(candidates: Sequence[Candidate], wanted: Wanted, now: float, set
     ahead = _believed(candidates, _remaining(candidates, speeds, now), now, settings)
     chain, is_plain = frozenset(wanted.hints.chain), not wanted.hints.chain and not wanted.hints.parts
     found = []
-    for candidate, speed, (waits_s, beside) in zip(candidates, speeds, ahead, strict=True):
+    for candidate, speed, before in zip(candidates, speeds, ahead, strict=True):
         news = candidate.news
         if is_plain or news is None or (chain.isdisjoint(news.holds) and not wanted.hints.parts):
-            finish_s = candidate.starts_in_s + _after(speed, work, waits_s, beside)
+            finish_s = candidate.starts_in_s + speed.after(work, before)
             one = Expected(candidate, speed, work, finish_s, finish_s, 0, 0)
         else:
-            one = _with_held(candidate, speed, work, waits_s, beside, wanted.hints)
+            one = _with_held(candidate, speed, work, before, wanted.hints)
         if news is not None and news.failing > 0:
             one.cost_s = (one.finish_s + news.failing * settings.retry_s) / (1 - min(news.failing, MAX_FAILING))
         found.append(one)
@@ -80,51 +80,36 @@ def _usual(candidates: Sequence[Candidate]) -> Work:
     return Work(sum(news.outstanding.amount for news in told) / num_items, steps) if steps > 0 else ONE
 
 
-def _remaining(candidates: Sequence[Candidate], speeds: Sequence[Speed], now: float) -> list[tuple[float, float]]:
-    """Of each, seconds of waiting, and what takes part in each step: without what is done since the news came, or more was sent."""
+def _remaining(candidates: Sequence[Candidate], speeds: Sequence[Speed], now: float) -> list[Ahead]:
+    """Of each, what lies before a newcomer: without what is done since the news came, or more was sent."""
     found = []
     for candidate, speed in zip(candidates, speeds, strict=True):
         ahead = candidate.ahead
         if ahead is None:
-            ahead = candidate.ahead = _ahead_of(candidate, speed)
-        waits_s, beside, drain_s = ahead.waits_s, ahead.beside, ahead.drain_s
-        if drain_s > 0 and candidate.news is not None:
+            ahead = _look_ahead(candidate, speed)
+        if candidate.drain_s > 0 and candidate.news is not None:
             heard_at, sent_at = candidate.heard_at, candidate.sent_at
-            left = 1 - (now - (heard_at if heard_at > sent_at else sent_at)) / drain_s
+            left = 1 - (now - (heard_at if heard_at > sent_at else sent_at)) / candidate.drain_s
             if left <= 0:
-                waits_s = beside = 0.0
+                ahead = NOTHING_AHEAD
             elif left < 1:
-                waits_s, beside = left * waits_s, left * beside
-        found.append((waits_s, beside))
+                ahead = Ahead(left * ahead.waits_s, left * ahead.beside, ahead.lasts)
+        found.append(ahead)
     return found
 
 
-def _ahead_of(candidate: Candidate, speed: Speed) -> Ahead:
-    news, sent = candidate.news, candidate.sent
-    num_items, outstanding = (news.num_items, news.outstanding) if news is not None else (0, NO_WORK)
-    return _ahead(speed, outstanding + sent, num_items + candidate.num_sent)
-
-
-def _ahead(speed: Speed, outstanding: Work, num_items: int) -> Ahead:
-    if num_items <= 0:
-        return NOTHING_AHEAD
-    if outstanding.steps <= 0:  # items whose work nobody knows
+def _look_ahead(candidate: Candidate, speed: Speed) -> Ahead:
+    """Once, until there is news or more is sent."""
+    news = candidate.news
+    outstanding, num_items = (news.outstanding, news.num_items) if news is not None else (NO_WORK, 0)
+    outstanding, num_items = outstanding + candidate.sent, num_items + candidate.num_sent
+    if num_items and outstanding.steps <= 0:  # of whose work nobody knows
         outstanding = ONE * num_items
-    company = min(num_items, speed.max_rows - 1)
-    beside = company * outstanding.amount / outstanding.steps
-    return Ahead(speed.finish_s(NO_WORK, outstanding, num_items), beside, speed.drain_s(outstanding, num_items))
+    candidate.ahead, candidate.drain_s = speed.ahead(outstanding, num_items), speed.drain_s(outstanding, num_items)
+    return candidate.ahead
 
 
-def _after(speed: Speed, work: Work, waits_s: float, beside: float) -> float:
-    if work.steps <= 0:
-        return waits_s
-    own = work.amount / work.steps
-    return waits_s + work.steps * speed.step_s(min(own + beside, max(speed.max_amount, own)))
-
-
-def _believed(
-    candidates: Sequence[Candidate], ahead: list[tuple[float, float]], now: float, settings: Ranking
-) -> list[tuple[float, float]]:
+def _believed(candidates: Sequence[Candidate], ahead: list[Ahead], now: float, settings: Ranking) -> list[Ahead]:
     """The older the news, the more it is as with the others of its pool; at least what this process has sent there itself."""
     fresh_s = FRESH * settings.news_half_life_s
     if all(candidate.news is not None and now - candidate.heard_at <= fresh_s for candidate in candidates):
@@ -139,30 +124,28 @@ def _believed(
         trust = 0.5 ** (age_s / settings.news_half_life_s) if candidate.news is not None else 0.0
         waits_s, beside = means.get(candidate.pool, (0.0, 0.0))
         if candidate.num_sent:
-            waits_s, beside = max(waits_s, own[0]), max(beside, own[1])
-        found.append((trust * own[0] + (1 - trust) * waits_s, trust * own[1] + (1 - trust) * beside))
+            waits_s, beside = max(waits_s, own.waits_s), max(beside, own.beside)
+        found.append(Ahead(trust * own.waits_s + (1 - trust) * waits_s, trust * own.beside + (1 - trust) * beside, own.lasts))
     return found
 
 
-def _means(candidates: Sequence[Candidate], ahead: Sequence[tuple[float, float]]) -> dict[str, tuple[float, float]]:
+def _means(candidates: Sequence[Candidate], ahead: Sequence[Ahead]) -> dict[str, tuple[float, float]]:
     """By pool, over those that anything was heard of."""
     sums: dict[str, tuple[float, float, int]] = {}
-    for candidate, (waits_s, beside) in zip(candidates, ahead, strict=True):
+    for candidate, one in zip(candidates, ahead, strict=True):
         if candidate.news is not None:
-            all_waits_s, all_beside, count = sums.get(candidate.pool, (0.0, 0.0, 0))
-            sums[candidate.pool] = all_waits_s + waits_s, all_beside + beside, count + 1
+            waits_s, beside, count = sums.get(candidate.pool, (0.0, 0.0, 0))
+            sums[candidate.pool] = waits_s + one.waits_s, beside + one.beside, count + 1
     return {pool: (waits_s / count, beside / count) for pool, (waits_s, beside, count) in sums.items()}
 
 
-def _with_held(candidate: Candidate, speed: Speed, work: Work, waits_s: float, beside: float, hints: Hints) -> Expected:
+def _with_held(candidate: Candidate, speed: Speed, work: Work, ahead: Ahead, hints: Hints) -> Expected:
     """What it holds of the item need not be done. Who holds the whole result waits for nothing."""
     num_held, num_parts = held_at(candidate.news, hints)
     left = work - hints.each * num_held if num_held else work
-    if num_held and left.amount <= 0:
-        finish_s = 0.0
-    else:
-        finish_s = _after(speed, left, waits_s, beside) + (len(hints.parts) - num_parts) * hints.part_s
-    finish_s += candidate.starts_in_s
+    finish_s = candidate.starts_in_s
+    if left.amount > 0 or not num_held:
+        finish_s += speed.after(left, ahead) + (len(hints.parts) - num_parts) * hints.part_s
     return Expected(candidate, speed, left, finish_s, finish_s, num_held, num_parts)
 
 

@@ -93,6 +93,11 @@ async def test_with_more_to_do_than_both_can_each_pool_does_its_part(client: Ser
     assert [int(reply.value.total) for reply in replies] == [22 + number for number in range(480)]
 
 
+async def test_with_little_to_do_the_slower_pool_is_left_alone(client: ServeStageClient) -> None:
+    await asked(client, 80, at_once=16)
+    assert share_of_slow(await asked(client, 40, at_once=1)) < 0.1
+
+
 async def test_a_receipt_says_where_it_went_what_was_expected_and_who_was_next(client: ServeStageClient) -> None:
     (reply,) = await asked(client, 1, at_once=1)
     receipt = reply.receipt

@@ -13,7 +13,7 @@ from cache.memory import MemoryTier
 from cache.tiered import TieredCache
 from pipelines.client import Visit
 from pipelines.cluster.serve_client import ServeStageClient
-from pipelines.routing.admission import Admission
+from pipelines.routing.admission import Admission, forecast
 from pipelines.routing.candidate import Wanted
 from pipelines.routing.table import Member, ReplicaTable, pool_key
 from stages.contract.errors import QueueFull, StageFailed
@@ -131,7 +131,7 @@ async def test_all_stages_that_a_request_visits_must_end_in_time_together(scene:
             scene.busy(pool, 100, stage)
     ranked = scene.table.ranked(ADD, [pool_key("app", pool) for pool in scene.pools], Wanted(ONE), time.monotonic())
     assert ranked is not None
-    one_s = ranked.quantile_s
+    one_s = forecast([ranked]).quantile_s
     scene.client.admit([Visit(ADD, ONE)], deadline=time.time() + 1.5 * one_s)
     with pytest.raises(QueueFull):
         scene.client.admit([Visit(ADD, ONE), Visit(COUNT, ONE)], deadline=time.time() + 1.5 * one_s)
