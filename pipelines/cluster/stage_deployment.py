@@ -89,9 +89,8 @@ def client_of(stages: Addresses, routing: RoutingConfig = RoutingConfig()) -> Se
     handles = {address.deployment: handle_of(address) for pools in stages.values() for address in pools}
     pools = {stage: [address.deployment for address in pools] for stage, pools in stages.items()}
     admission = Admission(**routing.admission.model_dump()) if routing.admission is not None else None
-    quantile = admission.quantile if admission is not None else Ranking().quantile
     table = table_of_this_process()
-    table.rank_by(Ranking(max_candidates=routing.max_candidates, quantile=quantile))
+    table.rank_by(Ranking(max_candidates=routing.max_candidates))
     return ServeStageClient(handles, pools, table=table, admission=admission)
 
 
