@@ -5,7 +5,7 @@ Decides what of a deployment is the same for all; what happens in a replica is `
 postponed annotations.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray import serve
@@ -109,6 +109,9 @@ class Elsewhere:
 
     async def call(self, stage: str, item: Item[Any]) -> Reply[Any]:
         return await self._client.call(stage, item)
+
+    def pools(self, stage: str) -> Sequence[str]:
+        return [address.deployment for address in self._stages.get(stage, ())]
 
 
 def limit_queues(replica: StageReplica, queues: Mapping[str, QueueConfig]) -> None:
