@@ -1,9 +1,9 @@
-"""`python -m benchmarks.fleet`: unlike devices, simulated with the product's own schedulers, router, admission, planner and autoscaler, beside
-others' (about an hour on one core; `--quick`: a few minutes, to see that it runs).
+"""`python -m benchmarks.fleet`: unlike devices, simulated with the product's own schedulers, router, admission, planner and autoscaler,
+beside others' (about an hour on one core; `--quick`: a few minutes, to see that it runs).
 
 1. Routing on speeds 1 : 3 : 6: ours, round robin, Serve's two random choices over all pools as one set, least outstanding.
-2. Planning for 12 L4, 6 A100 and 2 H100: ours, an even split, a type of device for each stage, a monolith; and what the plan's own devices do
-   at saturation.
+2. Planning for 12 L4, 6 A100 and 2 H100: ours, an even split, a type of device for each stage, a monolith; and what the plan's own
+   devices do at saturation.
 3. Overload, bursts, and images and prompts that come again, on the planned fleet.
 4. Scaling under one budget: ours, Serve's default.
 
@@ -85,7 +85,9 @@ def _routing(report: Report, found: Sequence[Routed]) -> Sequence[Panel]:
             report.goals.append(Goal(f"{one.mix} at {BUSY}: p99 beside {one.side}", ratio, P99_GOALS[one.side], at_most=True))
         if one.load == TOO_MUCH and one.side == OURS:
             least = min(one.full_parts.values())
-            report.goals.append(Goal(f"{one.mix} at saturation: full-batch work, least of all devices", least, FULL_BATCH_GOAL))
+            report.goals.append(
+                Goal(f"{one.mix} at saturation: full-batch work, least of all devices", least, FULL_BATCH_GOAL)
+            )
     busy = [one for one in found if one.load == BUSY]
     return [
         Panel(f"{mix}, speeds 1 : 3 : 6, load {BUSY}: p99", [_bar(one.side, one.figures.p99_s) for one in sides])
@@ -97,7 +99,12 @@ def _planning(report: Report, found: Sequence[Ran], full: AtSaturation) -> Seque
     _add(report, found)
     report.add(side=PLANNED, load="saturated", **_rounded("full", full.full_parts), work_part=round(full.work_part, 4))
     report.goals.append(
-        Goal("the plan at saturation: work, of its own rate's", full.work_part, WORK_GOAL, why=f"its gap to the bound is {full.bound_gap:.1%}")
+        Goal(
+            "the plan at saturation: work, of its own rate's",
+            full.work_part,
+            WORK_GOAL,
+            why=f"its gap to the bound is {full.bound_gap:.1%}",
+        )
     )
     for device, part in full.full_parts.items():
         report.goals.append(Goal(f"the plan at saturation: full-batch work of {device}", part, FULL_BATCH_GOAL))

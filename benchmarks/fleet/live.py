@@ -111,7 +111,9 @@ async def _under_load(name: str, mix: Mix, ask: Ask) -> Found:
 def _spread(seconds: Sequence[float]) -> Delay:
     """As a lognormal of the same median and 9th decile."""
     median = max(1e-6, percentile(seconds, 50))
-    return Delay(median, max(0.0, math.log(max(median, percentile(seconds, 90)) / median) / statistics.NormalDist().inv_cdf(0.9)))
+    return Delay(
+        median, max(0.0, math.log(max(median, percentile(seconds, 90)) / median) / statistics.NormalDist().inv_cdf(0.9))
+    )
 
 
 def _simulated(live: Found, mix: Mix) -> Found:

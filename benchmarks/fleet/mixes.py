@@ -75,9 +75,7 @@ ANSWERS = _Kind("answers", is_iterative=True, max_rows=8, base=1 / 2)
 PAINTINGS = _Kind("paintings", is_iterative=False, max_rows=1, base=1 / 9)
 
 
-def mixes(
-    rate: float, num_requests: int = NUM_REQUESTS, load: float = LOAD, *, replicas: int = 1
-) -> list[Mix]:
+def mixes(rate: float, num_requests: int = NUM_REQUESTS, load: float = LOAD, *, replicas: int = 1) -> list[Mix]:
     """Images to be encoded in batches of 4, answers of unlike length in steps of up to 8 rows, and paintings one at a time of which every
     fifth takes four times as long. `rate` a second, which is `load` of what the devices do; `replicas`: times two of each speed."""
     source = random.Random(SEED)

@@ -65,10 +65,10 @@ def saturated(found: Plan, num_requests: int) -> AtSaturation:
     """Without admission, so that the lines are never empty."""
     tell("the plan at saturation")
     rate = SATURATED * found.saturated_rate
-    result = _result(plans.pools_of(found), OURS, poisson(rate, seed=2), num_requests, rate, MIXED, admits=False, deadline_s=float("inf"))
-    promised = {
-        pool.name: sum(stage.busy for stage in pool.stages) / found.target_utilisation for pool in found.pools
-    }
+    result = _result(
+        plans.pools_of(found), OURS, poisson(rate, seed=2), num_requests, rate, MIXED, admits=False, deadline_s=float("inf")
+    )
+    promised = {pool.name: sum(stage.busy for stage in pool.stages) / found.target_utilisation for pool in found.pools}
     done = {name: each.full_part for name, each in result.devices.items()}
     sizes = {pool.name: pool.replicas * pool.fraction for pool in found.pools}
     whole = sum(promised[name] * size for name, size in sizes.items())
@@ -87,14 +87,42 @@ def traces(found: Plan, num_requests: int) -> Iterator[Ran]:
     """In bursts at the planned rate; and with much that comes again, at a rate that only who remembers can carry."""
     for side in SIDES:
         tell(f"bursts, {side}")
-        yield _ran(side, "in bursts", found.rate, plans.pools_of(found), side, gamma(found.rate, BURSTS_CV, seed=4), num_requests, admits=True)
+        yield _ran(
+            side,
+            "in bursts",
+            found.rate,
+            plans.pools_of(found),
+            side,
+            gamma(found.rate, BURSTS_CV, seed=4),
+            num_requests,
+            admits=True,
+        )
     for side in SIDES:
         tell(f"reuse, {side}")
-        yield _ran(side, "skewed reuse", found.rate, plans.pools_of(found), side, poisson(found.rate, seed=5), num_requests, admits=True, taste=REUSED)
+        yield _ran(
+            side,
+            "skewed reuse",
+            found.rate,
+            plans.pools_of(found),
+            side,
+            poisson(found.rate, seed=5),
+            num_requests,
+            admits=True,
+            taste=REUSED,
+        )
 
 
 def _ran(
-    side: str, load: str, rate: float, pools: Iterable[Pool], router: str, arrivals: Iterable[float], num: int, *, admits: bool, taste: Taste = MIXED
+    side: str,
+    load: str,
+    rate: float,
+    pools: Iterable[Pool],
+    router: str,
+    arrivals: Iterable[float],
+    num: int,
+    *,
+    admits: bool,
+    taste: Taste = MIXED,
 ) -> Ran:
     result = _result(pools, router, arrivals, num, rate, taste, admits=admits, deadline_s=1.0)
     devices = result.by_device()
@@ -109,7 +137,15 @@ def _ran(
 
 
 def _result(
-    pools: Iterable[Pool], router: str, arrivals: Iterable[float], num: int, rate: float, taste: Taste, *, admits: bool, deadline_s: float
+    pools: Iterable[Pool],
+    router: str,
+    arrivals: Iterable[float],
+    num: int,
+    rate: float,
+    taste: Taste,
+    *,
+    admits: bool,
+    deadline_s: float,
 ) -> Result:
     """`deadline_s`: a request is given up after so many times its objective. Counted once the fleet has filled, until the last comes."""
     asked = requests(itertools.islice(arrivals, num), taste, deadline_s=deadline_s)

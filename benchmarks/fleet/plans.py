@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from benchmarks.fleet.devices import BY_NAME, FLEET, STAGES, DeviceType
 from benchmarks.fleet.workloads import CHAT, CHAT_WITHIN_S, FIRST_WITHIN_S, MIXED, PAINTING, PAINTING_WITHIN_S, Taste, requests
-from pipelines.planning.solving.columns import sized
 from pipelines.planning.fleet import Demand, Device, Fleet, Measured, RequestClass, Rules, Slo
 from pipelines.planning.plan import Plan
 from pipelines.planning.simulation.fleet import Hosted, Pool, Stage
 from pipelines.planning.simulation.workload import Task
+from pipelines.planning.solving.columns import sized
 from stages.contract.work import NO_WORK, Work
 
 OURS, EVEN, BY_TYPE, MONOLITH = "planned", "even split", "a type for each stage", "monolith"
@@ -40,9 +40,7 @@ def planned_for(taste: Taste = MIXED) -> Fleet:
     """What the planner is given: the mean of what is asked."""
     return Fleet(
         stages=tuple(cost.name for cost in STAGES),
-        devices=tuple(
-            Device(each.name, each.count, each.memory_bytes, price_per_hour=each.price_per_hour) for each in FLEET
-        ),
+        devices=tuple(Device(each.name, each.count, each.memory_bytes, price_per_hour=each.price_per_hour) for each in FLEET),
         measured={
             (cost.name, each.name): Measured(cost.speed(each), cost.weights_bytes, cost.row_bytes)
             for cost in STAGES

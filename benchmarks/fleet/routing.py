@@ -1,5 +1,5 @@
-"""Who chooses the replica, on a fleet of speeds 1 : 3 : 6: at nine tenths of what its devices do, and with more asked than they do. Knows no
-report."""
+"""Who chooses the replica, on a fleet of speeds 1 : 3 : 6: at nine tenths of what its devices do, and with more asked than they do.
+Knows no report."""
 
 from __future__ import annotations
 

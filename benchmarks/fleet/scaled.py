@@ -36,7 +36,8 @@ Asked = Callable[[], Iterable[Request]]
 
 @dataclass(frozen=True, slots=True)
 class Scaled:
-    """`seconds`: of the window that is counted. `num_changes`: of what was wanted, once settled; `device_hours`: that were paid for; `most_devices`: wanted at once."""
+    """`seconds`: of the window that is counted. `num_changes`: of what was wanted, once settled; `device_hours`: that were paid for;
+    `most_devices`: wanted at once."""
 
     side: str
     load: str
@@ -52,19 +53,29 @@ def scaled(hours: float) -> Iterator[Scaled]:
     for load, asked in _loads(hours).items():
         for side in SCALERS:
             tell(f"scaling: {load}, {side}")
-            yield _one(side, load, simulate(
-                fleet_of(stages(), _pools(side), OURS),
-                asked(),
-                router_of(OURS),
-                scaler=_scaler(side),
-                window=(SETTLED_S, SETTLED_S + 3600 * hours),
-            ))
+            yield _one(
+                side,
+                load,
+                simulate(
+                    fleet_of(stages(), _pools(side), OURS),
+                    asked(),
+                    router_of(OURS),
+                    scaler=_scaler(side),
+                    window=(SETTLED_S, SETTLED_S + 3600 * hours),
+                ),
+            )
 
 
 def _pools(side: str) -> tuple[Pool, ...]:
     """Both begin with a third of the devices. Serve's deployments don't know of each other: each gets half, at most."""
     chat, painter = (
-        Pool(name, DEVICE, tuple(Hosted(stage, BY_NAME[stage].speed(FLEET[0])) for stage in hosted), DEVICES // 3, start_up_s=START_UP_S)
+        Pool(
+            name,
+            DEVICE,
+            tuple(Hosted(stage, BY_NAME[stage].speed(FLEET[0])) for stage in hosted),
+            DEVICES // 3,
+            start_up_s=START_UP_S,
+        )
         for name, hosted in ((CHAT, (LLM,)), (PAINTING, (TEXT, DENOISER, DECODER)))
     )
     most = DEVICES // 2 if side == SERVES else DEVICES - 1

@@ -14,7 +14,7 @@ from pipelines.planning.simulation.workload import Request, Task
 from stages.contract.work import Work
 
 CHAT, PAINTING = "chat", "painting"
-CHAT_WITHIN_S, FIRST_WITHIN_S, PAINTING_WITHIN_S = 20.0, 3.0, 40.0
+CHAT_WITHIN_S, FIRST_WITHIN_S, PAINTING_WITHIN_S = 30.0, 3.0, 45.0
 MEAN_ANSWER, LONGEST_ANSWER = 150, 512
 PAGE_TOKENS = 64
 SYSTEM_TOKENS = 4 * PAGE_TOKENS
@@ -36,7 +36,9 @@ MIXED = Taste()
 REUSED = Taste(images=500, systems=50)
 
 
-def requests(arrivals: Iterable[float], taste: Taste = MIXED, *, seed: int = 1, deadline_s: float = float("inf")) -> Iterator[Request]:
+def requests(
+    arrivals: Iterable[float], taste: Taste = MIXED, *, seed: int = 1, deadline_s: float = float("inf")
+) -> Iterator[Request]:
     """One at each of `arrivals`. `deadline_s`: after that many times its objective a request is given up."""
     source = random.Random(seed)
     images, systems = _Zipf(taste.images, taste.skew), _Zipf(taste.systems, taste.skew)
@@ -57,9 +59,7 @@ def _chat(at_s: float, source: random.Random, image: int | None, system: int | N
     pages = tuple(10**12 + 10 * system + place for place in range(SYSTEM_TOKENS // PAGE_TOKENS)) if system is not None else ()
     needs = (Task(VISION, float(PATCHES), name=image),) if image is not None else ()
     expected = Work(float(prompt + MEAN_ANSWER), prompt / PATCHES + MEAN_ANSWER)
-    call = Task(
-        LLM, 1.0, answer, prompt, expected, pages=pages, paged=SYSTEM_TOKENS if pages else 0, needs=needs
-    )
+    call = Task(LLM, 1.0, answer, prompt, expected, pages=pages, paged=SYSTEM_TOKENS if pages else 0, needs=needs)
     return Request(at_s, (call,), CHAT, CHAT_WITHIN_S, FIRST_WITHIN_S, deadline_s * CHAT_WITHIN_S)
 
 

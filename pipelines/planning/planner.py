@@ -45,14 +45,14 @@ def one_more(search: Search, found: Found, highest: float) -> Mapping[str, float
     for at, device in enumerate(search.fleet.devices):
         devices = list(search.fleet.devices)
         devices[at] = replace(device, count=device.count + 1)
-        program = written(replace(search.fleet, devices=tuple(devices)), search.rules, found.columns, Asked(), scale=highest)
+        program = written(replace(search.fleet, devices=tuple(devices)), search.rules, found.among, Asked(), scale=highest)
         if _is_small(search.fleet):
             again = solved(program, Asked(), time_limit_s=AGAIN_S, gap=search.patience.gap)
             brings[device.name] = max(0.0, again.rate - found.value) if again is not None else 0.0
         else:
             again, now = (
                 relaxed(program, Asked()),
-                relaxed(written(search.fleet, search.rules, found.columns, Asked(), scale=highest), Asked()),
+                relaxed(written(search.fleet, search.rules, found.among, Asked(), scale=highest), Asked()),
             )
             brings[device.name] = max(0.0, again.rate - now.rate) if again is not None and now is not None else 0.0
     return brings

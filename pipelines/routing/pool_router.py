@@ -9,6 +9,7 @@ by value, to every process that calls the deployment: what it imports must be th
 import asyncio
 import random
 import time
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,6 +18,7 @@ from ray.serve.request_router import PendingRequest, RequestRouter, RunningRepli
 from pipelines.routing.published import NEWS, news_in
 from pipelines.routing.route import Route
 from pipelines.routing.table import Member, pool_key, table_of_this_process
+from stages.contract.news import StageNews
 
 
 class PoolRouter(RequestRouter):
@@ -26,7 +28,7 @@ class PoolRouter(RequestRouter):
         self._published_s = published_s
         self._pool = pool_key(self._deployment_id.app_name, self._deployment_id.name)
         self._table = table_of_this_process()
-        self._published: dict[str, bytes] = {}
+        self._published: dict[str, tuple[bytes, Sequence[StageNews]]] = {}
         self._routed_by: WeakKeyDictionary[asyncio.Task[Any], PendingRequest] = WeakKeyDictionary()
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
@@ -34,11 +36,18 @@ class PoolRouter(RequestRouter):
         self._tell_who_is_there()
         now = time.monotonic()
         for replica in replicas:
-            name, published = replica.replica_id.unique_id, (replica.routing_stats or {}).get(NEWS)
-            if published is not None and published != self._published.get(name):
-                self._published[name] = published
-                for news in news_in(published):
-                    self._table.heard(self._pool, news, now, delay_s=self._published_s)
+            for news in self._news_of(replica):
+                self._table.heard(self._pool, news, now, delay_s=self._published_s)
+
+    def _news_of(self, replica: RunningReplica) -> Sequence[StageNews]:
+        """What it last published, also where that is not new: Serve tells of all when one has news."""
+        name, published = replica.replica_id.unique_id, (replica.routing_stats or {}).get(NEWS)
+        if not published:
+            return ()
+        known = self._published.get(name)
+        if known is None or known[0] != published:
+            known = self._published[name] = published, news_in(published)
+        return known[1]
 
     def on_replica_actor_died(self, replica_id: Any) -> None:
         super().on_replica_actor_died(replica_id)

@@ -140,6 +140,8 @@ class ReplicaTable:
             stage, key = self._stages.setdefault(news.stage, _Stage()), (pool, news.replica)
             candidate = _candidate(stage, key)
             if candidate.news is not None and candidate.news.number >= news.number:
+                if candidate.news.number == news.number:
+                    candidate.heard_at = now  # it is still so
                 return
             _index(stage, key, candidate.news.holds if candidate.news is not None else frozenset(), news.holds)
             candidate.news, candidate.heard_at = news, now
@@ -151,9 +153,7 @@ class ReplicaTable:
 
     # ---- what was sent ----
 
-    def sent(
-        self, stage: str, pool: str, replica: str, work: Work | None, now: float, *, name: int | None = None
-    ) -> Sent:
+    def sent(self, stage: str, pool: str, replica: str, work: Work | None, now: float, *, name: int | None = None) -> Sent:
         """On its way to this replica ("": the pool's router has yet to find one). To be ended with `ended`. What is being made there
         already is no more work."""
         with self._lock:
@@ -236,16 +236,20 @@ class ReplicaTable:
         with self._lock:
             known = self._stages.setdefault(stage, _Stage())
             candidates = self._candidates(known, tuple(pools), wanted)
-            making = known.making.get(wanted.name) if wanted.name is not None else None
-            if making is not None and making.key[1] not in without:
-                there = [one for one in candidates if (one.pool, one.replica) == making.key and not one.is_full]
-                if there:
-                    return replace(rank(wanted, there, now, self._draw, self._settings), reasons=("it is being made there",))
-            if without:
-                candidates = [one for one in candidates if one.replica not in without] or candidates
             if wanted.work is None and known.usual is not None:
                 wanted = replace(wanted, work=known.usual)
+            if making := [
+                one for one in candidates if self._is_made_at(known, one, wanted.name) and one.replica not in without
+            ]:
+                found = rank(wanted, making, now, self._draw, self._settings)
+                return replace(found, reasons=("it is being made there",)) if found is not None else None
+            if without:
+                candidates = [one for one in candidates if one.replica not in without] or candidates
             return rank(wanted, candidates, now, self._draw, self._settings)
+
+    def _is_made_at(self, known: _Stage, one: Candidate, name: int | None) -> bool:
+        making = known.making.get(name) if name is not None else None
+        return making is not None and making.key == (one.pool, one.replica) and not one.is_full
 
     def _candidates(self, known: _Stage, pools: tuple[str, ...], wanted: Wanted) -> list[Candidate]:
         keys, seeds = self._all(pools)
@@ -277,7 +281,7 @@ class ReplicaTable:
         chosen = dict.fromkeys(key for key in self._holders(known, wanted.hints) if key[0] in self._pools)
         if wanted.name is not None:
             making = known.making.get(wanted.name)
-            if making is not None and making.key in keys:
+            if making is not None and making.key[1] in self._pools[making.key[0]].members:
                 chosen[making.key] = None
             chosen |= dict.fromkeys(keys[at] for at in owners(wanted.name, seeds, NUM_OWNERS))
         missing = max(1, self._settings.max_candidates - len(chosen))

@@ -8,6 +8,7 @@ event loop; time is handed in. Knows no cache: what was made or found here a mom
 from collections import OrderedDict
 from collections.abc import Iterable
 from itertools import count
+from typing import Any
 
 from stages.contract.engine import Engine
 from stages.contract.errors import Broken, OutOfMemory, StageFailed
@@ -23,19 +24,19 @@ FORGIVEN_S = 30.0
 class Telling:
     """Of one stage."""
 
-    def __init__(self, engine: Engine[object], replica: str) -> None:
+    def __init__(self, engine: Engine[Any], replica: str) -> None:
         self._engine, self._replica = engine, replica
         self._numbers = count(1)
         self._held: OrderedDict[int, None] = OrderedDict()
         self._holds: frozenset[int] | None = frozenset()
         self._failing, self._failed_at = 0.0, 0.0
 
-    def began(self, item: Item[object]) -> None:
+    def began(self, item: Item[Any]) -> None:
         """It has what it needs, and what its stage makes of it from now on is at hand."""
         self._keep(sparse(item.hints.chain))
-        self._keep(hint(recipe.name) for recipe in item.payload.needs())  # type: ignore[attr-defined]
+        self._keep(hint(recipe.name) for recipe in item.payload.needs())
 
-    def ended(self, item: Item[object], now: float, error: BaseException | None = None) -> None:
+    def ended(self, item: Item[Any], now: float, error: BaseException | None = None) -> None:
         """With its result, or so. What its request is to blame for is no failure of the replica."""
         failed = isinstance(error, (StageFailed, Broken)) and not isinstance(error, OutOfMemory)
         if error is None and item.name is not None:

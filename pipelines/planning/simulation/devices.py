@@ -21,6 +21,9 @@ class Noise:
     sigma: float = 0.0
 
 
+NO_NOISE = Noise()
+
+
 @dataclass(slots=True)
 class Done:
     """What devices did within a window of time, seconds. `alive_s`: they were there; `busy_s`: they computed; `full_s`: what they did would

@@ -33,8 +33,8 @@ class Ended(Enum):
 
 @dataclass(slots=True, eq=False)
 class Piece:
-    """One item in an engine. `amount`: of one step; `prompt`, `steps`: what is left. `expected`: what was foreseen of all of it. `ended`: is
-    told how. `first_at`: when its first step (an LLM's first token) was done."""
+    """One item in an engine. `amount`: of one step; `prompt`, `steps`: what is left. `expected`: what was foreseen of all of it.
+    `ended`: is told how. `first_at`: when its first step (an LLM's first token) was done."""
 
     id: str
     amount: float

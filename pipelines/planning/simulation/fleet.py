@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from pipelines.planning.simulation.clock import quantized
-from pipelines.planning.simulation.devices import Noise
+from pipelines.planning.simulation.devices import NO_NOISE, Noise
 from stages.contract.cost import Speed
 from stages.contract.limits import BatchLimits, QueueLimits
 
@@ -29,6 +29,10 @@ class Delay:
         return quantized(self.median_s * source.lognormvariate(0.0, self.sigma))
 
 
+NO_DELAY = Delay()
+LONG_LINE = QueueLimits(max_items=100_000)
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """`chunk`: of prompts, so much is read in a step. `has_one_key`: all its items may share a batch. `remembers`: of how many results (of
@@ -38,8 +42,8 @@ class Stage:
     is_iterative: bool = False
     chunk: int = 512
     has_one_key: bool = True
-    queue: QueueLimits = QueueLimits(max_items=100_000)
-    prepare: Delay = Delay()
+    queue: QueueLimits = LONG_LINE
+    prepare: Delay = NO_DELAY
     remembers: int = 0
 
 
@@ -99,26 +103,31 @@ class Ways:
     `fetch`: a result from the shared tier of the cache. `back_off_s`: a call that finds no room asks again after that, up to
     `max_back_off_s`, each time twice as long. `notice_s`: until a caller hears that a replica has died."""
 
-    hop: Delay = Delay()
-    door: Delay = Delay()
+    hop: Delay = NO_DELAY
+    door: Delay = NO_DELAY
     fetch: Delay = Delay(0.002)
     back_off_s: float = 0.025
     max_back_off_s: float = 0.05
     notice_s: float = 0.5
 
 
+NO_WAYS = Ways()
+
+
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """`num_callers`: processes that requests come to. `news_period_s`: so often everyone hears from every replica, beside what goes with
-    replies (0: never). `shared_names`: so many results are remembered for all (0: none)."""
+    """`num_callers`: processes that requests come to. `num_inner_callers`: so many routers decide for all replicas that call others (0: one
+    for each, as it is; a thousand that all hear of a thousand take their time). `news_period_s`: so often everyone hears from every
+    replica, beside what goes with replies (0: never). `shared_names`: so many results are remembered for all (0: none)."""
 
     stages: tuple[Stage, ...]
     pools: tuple[Pool, ...]
     num_callers: int = 1
+    num_inner_callers: int = 0
     news_period_s: float = 2.0
     shared_names: int = 0
-    ways: Ways = Ways()
-    noise: Noise = Noise()
+    ways: Ways = NO_WAYS
+    noise: Noise = NO_NOISE
     incidents: tuple[Incident, ...] = ()
     after: Mapping[str, tuple[tuple[str, float], ...]] = field(default_factory=dict)
     """Stage -> the stages whose items come to it next, and how many for each of theirs; for the scaler."""

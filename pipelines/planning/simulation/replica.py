@@ -9,7 +9,7 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from pipelines.planning.simulation.clock import ARRIVES, Clock
@@ -20,6 +20,7 @@ from pipelines.planning.simulation.fleet import Hosted, Stage, Ways
 from pipelines.planning.simulation.names import Names
 from pipelines.planning.simulation.outcome import Outcome, Told
 from pipelines.planning.simulation.workload import Request, Task
+from stages.contract.cost import Speed
 from stages.contract.errors import QueueFull
 from stages.contract.news import StageNews
 from stages.contract.work import NO_WORK, Work
@@ -49,7 +50,7 @@ class Counted:
 @dataclass(slots=True)
 class _Stage:
     spec: Stage
-    hosted: Hosted
+    told: Speed
     engine: VirtualEngine
     names: Names
     counted: Counted = field(default_factory=Counted)
@@ -91,7 +92,8 @@ class Replica:
         self._number = itertools.count(1)
 
     def host(self, spec: Stage, hosted: Hosted, engine: VirtualEngine) -> None:
-        self._stages[spec.name] = _Stage(spec, hosted, engine, Names(spec.remembers))
+        told = replace(hosted.told or hosted.speed, is_one_shot=not spec.is_iterative)
+        self._stages[spec.name] = _Stage(spec, told, engine, Names(spec.remembers))
 
     @property
     def is_idle(self) -> bool:
@@ -114,7 +116,7 @@ class Replica:
             replica=self.place.replica,
             device=self._device_name,
             dtype="float16",
-            speed=own.hosted.told or own.hosted.speed,
+            speed=own.told,
             outstanding=own.engine.outstanding(),
             num_items=own.engine.num_items,
             failing=own.counted.failing,

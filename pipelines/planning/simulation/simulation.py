@@ -63,7 +63,7 @@ class _Simulation:
         }
         self._doors = [self._caller(number, f"caller {number}") for number in range(fleet.num_callers)]
         self._inner: dict[str, Caller] = {}  # of replicas that have called others
-        self._asked: dict[str, frozenset[str]] = {}  # the stages that these have called
+        self._asked: dict[str, set[str]] = {}  # the stages that these have called
         self._found = Requests(pools=list(self._pools))
         self._num_open = 0
         self._is_over = False
@@ -79,7 +79,7 @@ class _Simulation:
             self._clock.at(quantized(self._scaler.period_s), CONTROL, 1, self._scale, self._scaler)
         for incident in self._fleet.incidents:
             self._clock.at(quantized(incident.at_s), CONTROL, 2, self._happens, incident)
-        self._clock.run(math.inf)
+        self._clock.run()
         for pool in self._pools.values():
             pool.finish()
         return Result(
@@ -98,6 +98,7 @@ class _Simulation:
         request = next(requests, None)
         if request is None:
             self._is_over = True
+            self._stop_if_over()
             return
         came = quantized(request.at_s)
         if came < self._clock.now:
@@ -105,8 +106,8 @@ class _Simulation:
         self._clock.at(came, ANSWERS, -1, self._comes, request, requests)
 
     def _comes(self, request: Request, requests: Iterator[Request]) -> None:
-        self._come(requests)
         self._num_open += 1
+        self._come(requests)
         number = int(self._source.random() * len(self._doors))
         begins = self._clock.now + self._fleet.ways.door.draw(self._source)
         self._clock.at(begins, ANSWERS, number, self._begin, request, self._doors[number])
@@ -147,10 +148,11 @@ class _Simulation:
         found.pool.append(found.pools.index(pool) if pool else -1)
         found.outcome.append(outcome)
         found.in_time.append(outcome is Outcome.DONE and is_in_time)
+        self._stop_if_over()
 
-    @property
-    def _goes_on(self) -> bool:
-        return self._num_open > 0 or not self._is_over
+    def _stop_if_over(self) -> None:
+        if self._is_over and not self._num_open:
+            self._clock.stop()
 
     # ---- replicas ----
 
@@ -191,10 +193,12 @@ class _Simulation:
 
     def _ask(self, name: str, who: int, task: Task, request: Request, told: Told) -> None:
         """A replica needs a result of a stage that lives elsewhere."""
+        if self._fleet.num_inner_callers:
+            name = f"for replicas {who % self._fleet.num_inner_callers}"
         caller = self._inner.get(name)
         if caller is None:
             caller = self._inner[name] = self._caller(len(self._doors) + who, name)
-        self._asked[name] = self._asked.get(name, frozenset()) | {task.stage}
+        self._asked.setdefault(name, set()).add(task.stage)
         caller.call(task, request, lambda outcome, first_at, pool: told(outcome, first_at))
 
     def _changed(self, pool: PoolRun) -> None:
@@ -216,8 +220,7 @@ class _Simulation:
                     news = replica.news(hosted.stage)
                     for router in self._those_that_call(hosted.stage):
                         router.heard(pool.spec.name, news, now)
-        if self._goes_on:
-            self._clock.at(self._clock.now + quantized(self._fleet.news_period_s), CONTROL, 0, self._publish)
+        self._clock.at(self._clock.now + quantized(self._fleet.news_period_s), CONTROL, 0, self._publish)
 
     def _those_that_call(self, stage: str) -> Iterable[Router]:
         yield from (door.router for door in self._doors)
@@ -234,8 +237,7 @@ class _Simulation:
             if target != pool.target:
                 self._changes.append(Change(self._clock.now, name, len(pool.replicas), target))
             pool.scale(target)
-        if self._goes_on:
-            self._clock.at(self._clock.now + quantized(scaler.period_s), CONTROL, 1, self._scale, scaler)
+        self._clock.at(self._clock.now + quantized(scaler.period_s), CONTROL, 1, self._scale, scaler)
 
     def _happens(self, incident: Incident) -> None:
         pool = self._pools[incident.pool]

@@ -13,14 +13,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations, pairwise
 
-from pipelines.planning.fleet import GIB, Device, Fleet, Measured, Rules
+from pipelines.planning.fleet import GIB, Device, Fleet, Rules
 from pipelines.planning.solving.limits import Limit, full_step_s, heaviest, limits, taken_s
 from stages.contract.cost import Speed
 from stages.contract.work import Work
 from stages.host.nesting import needed_by
 
 MANY = 64
+LARGEST = "the largest that is allowed or was measured"
 FUSED_UP_TO = 4  # stages of one model in every combination; of more only neighbours, and all
+
+
+Key = tuple[str, str, str]  # class, setting of the limit, stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +38,20 @@ class Hosted:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A kind of replica. `serves`: class and stage, of those whose bounds it keeps. `level`: how often the batch was halved; `why_batch`:
-    what speaks against a larger one."""
+    """A kind of replica. `serves`: class and stage, of those whose bounds it keeps. `taken_s`: what each bound's stages take there.
+    `why_batch`: what speaks against larger batches."""
 
     device: str
     fraction: float
     hosted: tuple[Hosted, ...]
-    level: int
     why_batch: str
     serves: frozenset[tuple[str, str]] = frozenset()
-    taken_s: Mapping[tuple[str, str, str], float] = field(default_factory=dict)  # by class, setting of the limit and stage
+    taken_s: Mapping[Key, float] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> tuple[str, float, tuple[str, ...], tuple[int, ...]]:
+        """The same of columns that are the same replicas."""
+        return (self.device, self.fraction, self.stages, self.rows)
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -52,6 +60,10 @@ class Column:
     @property
     def rows(self) -> tuple[int, ...]:
         return tuple(each.speed.max_rows for each in self.hosted)
+
+    def is_at_least(self, other: "Column") -> bool:
+        """Of columns with the same stages: in the batch of each."""
+        return all(mine >= its for mine, its in zip(self.rows, other.rows, strict=True))
 
     def speed(self, stage: str) -> Speed:
         return next(each.speed for each in self.hosted if each.stage == stage)
@@ -66,7 +78,7 @@ def columns(fleet: Fleet, rules: Rules) -> Sequence[Column]:
     bounds = [limit for each in fleet.classes for limit in limits(each)]
     found = candidates(fleet, rules)
     best = spans(found).best
-    return useful([_serving(column, fleet, bounds, best) for column in found], fleet, bounds)
+    return useful([serving(column, fleet, bounds, best) for column in found], fleet, bounds)
 
 
 def candidates(fleet: Fleet, rules: Rules) -> Sequence[Column]:
@@ -111,27 +123,48 @@ def _of_one_model(parts: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 def sized(group: tuple[str, ...], device: Device, fraction: float, fleet: Fleet, rules: Rules) -> Iterator[Column]:
     """The batches of these stages that fit into this part of a device, each half of the one before."""
-    found = [fleet.measured.get((stage, device.name)) for stage in group]
-    measured = [each for each in found if each is not None]
-    if len(measured) < len(group):
-        return
-    room = fraction * rules.memory_part * device.memory_bytes - rules.process_bytes * device.is_gpu
-    why = "the largest that is allowed or was measured"
-    for level in range(max(each.speed.max_rows for each in measured).bit_length()):
-        rows = [max(1, each.speed.max_rows >> level) for each in measured]
-        needed = sum(each.weights_bytes + each.row_bytes * count for each, count in zip(measured, rows, strict=True))
-        if needed > room:
-            why = f"{_counts(rows)} would need {needed / GIB:.3g} GiB, and there are {max(room, 0) / GIB:.3g}"
-            continue
-        yield Column(device.name, fraction, tuple(map(_hosted, group, measured, rows)), level, why)
+    why = LARGEST
+    for level in range(most_rows(group, device, fleet).bit_length()):
+        column = hosting(group, device, fraction, fleet, [level] * len(group), why)
+        too_much = overfull(column, device, fleet, rules)
+        if too_much:
+            why = too_much
+        else:
+            yield column
 
 
-def _counts(rows: Sequence[int]) -> str:
+def most_rows(group: Sequence[str], device: Device, fleet: Fleet) -> int:
+    """0: one of them can't run there."""
+    measured = [fleet.measured.get((stage, device.name)) for stage in group]
+    return max((each.speed.max_rows for each in measured if each is not None), default=0) if None not in measured else 0
+
+
+def hosting(
+    group: tuple[str, ...], device: Device, fraction: float, fleet: Fleet, levels: Sequence[int], why: str = LARGEST
+) -> Column:
+    """Replicas of these stages, with the batch of each halved so many times."""
+    hosted = [
+        Hosted(stage, replace(each.speed, max_rows=max(1, each.speed.max_rows >> level)), each.dtype)
+        for stage, level in zip(group, levels, strict=True)
+        if (each := fleet.measured[stage, device.name])
+    ]
+    return Column(device.name, fraction, tuple(hosted), why)
+
+
+def overfull(column: Column, device: Device, fleet: Fleet, rules: Rules) -> str:
+    """What its weights and batches would need of memory, where that is more than there is; else ""."""
+    room = column.fraction * rules.memory_part * device.memory_bytes - rules.process_bytes * device.is_gpu
+    measured = [fleet.measured[stage, device.name] for stage in column.stages]
+    needed = sum(each.weights_bytes + each.row_bytes * count for each, count in zip(measured, column.rows, strict=True))
+    return (
+        f"{counts(column.rows)} would need {needed / GIB:.3g} GiB, and there are {max(room, 0) / GIB:.3g}"
+        if needed > room
+        else ""
+    )
+
+
+def counts(rows: Sequence[int]) -> str:
     return "batches of " + " and ".join(map(str, dict.fromkeys(rows)))
-
-
-def _hosted(stage: str, measured: Measured, rows: int) -> Hosted:
-    return Hosted(stage, replace(measured.speed, max_rows=rows), measured.dtype)
 
 
 def timed(column: Column, bounds: Sequence[Limit], beside: Mapping[str, Work]) -> Column:
@@ -146,9 +179,6 @@ def timed(column: Column, bounds: Sequence[Limit], beside: Mapping[str, Work]) -
                 seconds = taken_s(*taken, each.speed, beside[each.stage], pause_s, column.fraction)
                 found[limit.of_class, limit.setting, each.stage] = seconds
     return replace(column, taken_s=found)
-
-
-Key = tuple[str, str, str]  # class, setting of the limit, stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +199,7 @@ def spans(found: Sequence[Column], allowed: bool = False) -> Spans:
     return Spans({key: min(each) for key, each in taken.items()}, {key: max(each) for key, each in taken.items()})
 
 
-def _serving(column: Column, fleet: Fleet, bounds: Sequence[Limit], best: Mapping[Key, float]) -> Column:
+def serving(column: Column, fleet: Fleet, bounds: Sequence[Limit], best: Mapping[Key, float]) -> Column:
     """With the classes and stages whose bounds it keeps, were the others' stages as quick as anywhere."""
     visits = {
         (each.name, demand.stage)
@@ -191,18 +221,28 @@ def _together(limit: Limit, stage: str, column: Column, others: Mapping[Key, flo
     return sum(column.taken_s[key] if key[2] == stage else others.get(key, 0.0) for key in keys)
 
 
+def distinct(found: Sequence[Column]) -> Sequence[Column]:
+    """The first of those that are the same replicas."""
+    return list({column.kind: column for column in reversed(found)}.values())[::-1]
+
+
 def useful(found: Sequence[Column], fleet: Fleet, bounds: Sequence[Limit]) -> Sequence[Column]:
     """Those that serve somebody, without batches whose larger sisters give no request less."""
     worst = spans(found, allowed=True).worst
     visited = {demand.stage for each in fleet.classes for demand in each.demands if demand.items > 0}
-    kept: list[Column] = []
-    larger: dict[tuple[str, float, tuple[str, ...]], list[Column]] = {}
+    sisters: dict[tuple[str, float, tuple[str, ...]], list[Column]] = {}
     for column in found:
-        beside = larger.setdefault((column.device, column.fraction, column.stages), [])
+        sisters.setdefault((column.device, column.fraction, column.stages), []).append(column)
+    kept: list[Column] = []
+    for column in found:
+        larger = [
+            other
+            for other in sisters[column.device, column.fraction, column.stages]
+            if other.rows != column.rows and other.is_at_least(column)
+        ]
         is_needed = bool(column.serves) or not visited >= set(column.stages)
-        if is_needed and not any(_covers(other, column, bounds, worst) for other in beside):
-            kept.append(_explained(column, beside, bounds))
-        beside.append(column)
+        if is_needed and not any(_covers(other, column, bounds, worst) for other in larger):
+            kept.append(_explained(column, larger, bounds))
     return kept
 
 
@@ -226,5 +266,5 @@ def _explained(column: Column, larger: Sequence[Column], bounds: Sequence[Limit]
             for stage in column.stages:
                 if (limit.of_class, stage) in column.serves - other.serves and limit.taken(stage) is not None:
                     seconds = other.taken_s[limit.of_class, limit.setting, stage]
-                    return replace(column, why_batch=f"{_counts(other.rows)} would take {stage} {seconds:.3g} s ({limit})")
+                    return replace(column, why_batch=f"{counts(other.rows)} would take {stage} {seconds:.3g} s ({limit})")
     return column

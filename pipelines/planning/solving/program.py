@@ -23,6 +23,7 @@ from scipy.sparse import csr_array, vstack
 from pipelines.planning.fleet import Fleet, Rules
 from pipelines.planning.solving.columns import Column
 from pipelines.planning.solving.limits import Limit
+from pipelines.planning.solving.quiet import quiet
 
 Flow = tuple[str, str, int]  # class, stage, index of the column
 TINY = 1e-9  # of a device's time: nothing
@@ -217,13 +218,14 @@ def _chosen_times(rows: Rows, fleet: Fleet, columns: Sequence[Column], limit: Li
 def solved(program: Written, asked: Asked, *, time_limit_s: float, gap: float) -> Solution | None:
     """With whole replicas; None where there is no solution, or none was found in time."""
     rows = program.rows
-    result = milp(
-        rows.cost,
-        integrality=rows.whole,
-        bounds=Bounds(rows.lower, rows.upper),
-        constraints=_constraints(rows),
-        options={"time_limit": time_limit_s, "mip_rel_gap": gap},
-    )
+    with quiet():
+        result = milp(
+            rows.cost,
+            integrality=rows.whole,
+            bounds=Bounds(rows.lower, rows.upper),
+            constraints=_constraints(rows),
+            options={"time_limit": time_limit_s, "mip_rel_gap": gap},
+        )
     if result.x is None:
         return None
     return _read(program, result.x, _bound(program, asked, result.mip_dual_bound))

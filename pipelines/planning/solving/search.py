@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pipelines.planning.fleet import Device, Fleet, Rules
-from pipelines.planning.solving.columns import Column, Key, columns, spans, useful
+from pipelines.planning.solving.columns import Column, Key, columns, distinct, spans, useful
 from pipelines.planning.solving.diving import dive
+from pipelines.planning.solving.fitting import enlarged, fitted, maximal, split
 from pipelines.planning.solving.limits import Limit, limits
 from pipelines.planning.solving.program import Asked, Goal, Solution, relaxed, solved, written
 
@@ -31,12 +32,14 @@ class Patience:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Replicas by column, and how the requests are shared out among them. `value`: the rate, or the cost an hour."""
+    """Replicas by column, and how the requests are shared out among them. `value`: the rate, or the cost an hour. `among`: all columns that
+    these were chosen from."""
 
     columns: Sequence[Column]
     replicas: Sequence[int]
     shared: Solution
     value: float
+    among: Sequence[Column]
 
 
 @dataclass(slots=True)
@@ -69,10 +72,11 @@ class Search:
         relaxation = self._relaxed(self.every, scale)
         if relaxation is None:
             return None, 0.0
-        bound, narrow = relaxation.bound, self._narrow(relaxation, scale)
-        is_all = all(column in self.every for column in narrow)
-        best, other = self._searched(narrow, scale, self._left_s() * (1.0 if is_all else FIRST))
-        if is_all:
+        narrow, closes = self._narrow(relaxation, scale)
+        relaxation = self._relaxed(self.every, scale)
+        bound = relaxation.bound if relaxation is not None else self._loosest()
+        best, other = self._searched(narrow, scale, self._left_s() * (FIRST if closes else 1.0))
+        if not closes:
             bound = self._tighter(bound, other)
         elif not self._is_done(best, bound):
             among_all, other = self._among_all(best, scale)
@@ -82,11 +86,18 @@ class Search:
             best = self._better(best, None if dived is None else self._shared(narrow, dived, scale))
         return best, bound
 
-    def _narrow(self, relaxation: Solution, scale: float) -> Sequence[Column]:
-        """The columns with the longest times that cost least, were replicas divisible."""
+    def _narrow(self, relaxation: Solution, scale: float) -> tuple[Sequence[Column], bool]:
+        """With the longest times that cost least, were replicas divisible, and batches that fit them, which `every` gets, too. And whether
+        those times close any column to a class."""
         used = longest(self._bounds, relaxation, self.every)
-        ways = [self._narrowed(stretched(self._bounds, taken)) for taken in (used, spans(self.every).best)]
-        return max(ways, key=lambda way: self._value(self._relaxed(way, scale)))
+        ways = []
+        for taken in (used, spans(self.every).best):
+            most = stretched(self._bounds, taken)
+            every = distinct([*self.every, *fitted(self.fleet, self.rules, most)])
+            ways.append((self._value(self._relaxed(self._narrowed(every, most), scale)), every, most))
+        _, self.every, most = max(ways, key=lambda way: way[0])
+        closes = any(narrowed(column, most).serves != column.serves for column in self.every)
+        return maximal(self._narrowed(self.every, most)), closes
 
     def _value(self, solution: Solution | None) -> float:
         if solution is None:
@@ -118,7 +129,8 @@ class Search:
             used = longest(self._bounds, solution, self.every)
             broken = [limit for limit in self._bounds if _total(limit, used) > limit.bound_s * (1 + ROUNDING)]
             if not broken:
-                return self._shared(self._narrowed(used), [round(count) for count in solution.replicas], scale), bound
+                narrow = [narrowed(column, stretched(self._bounds, used)) for column in self.every]
+                return self._shared(narrow, [round(count) for count in solution.replicas], scale), bound
             together += broken
         return None, bound
 
@@ -138,49 +150,87 @@ class Search:
         """How much better the bound is, as a part of it."""
         return max(0.0, (bound - value if self.asked.goal is Goal.RATE else value - bound) / bound) if bound else 0.0
 
-    def _narrowed(self, most: Mapping[Key, float]) -> Sequence[Column]:
-        return useful([narrowed(column, most) for column in self.every], self.fleet, self._bounds)
+    def _narrowed(self, every: Sequence[Column], most: Mapping[Key, float]) -> Sequence[Column]:
+        return useful([narrowed(column, most) for column in every], self.fleet, self._bounds)
 
-    def _shared(self, narrow: Sequence[Column], replicas: Sequence[int], scale: float) -> Found | None:
+    def _shared(self, among: Sequence[Column], replicas: Sequence[int], scale: float) -> Found | None:
         """With these replicas at the most; None: they don't do."""
-        first = self._fixed(narrow, replicas, scale)
+        replicas = enlarged(among, replicas)
+        first = self._fixed(among, replicas, scale)
         if first is None:
             return None
-        trimmed = self._trimmed(narrow, replicas, first)
-        shared = self._fixed(narrow, trimmed, scale)
+        chosen, counts = self._trimmed(among, replicas, first)
+        shared = self._fixed(chosen, counts, scale)
+        if shared is None:
+            return None
+        chosen, counts = self._split(chosen, counts, shared)
+        shared = self._fixed(chosen, counts, scale)
         if shared is None:
             return None
         is_rate = self.asked.goal is Goal.RATE
-        return Found(narrow, trimmed, shared, shared.rate if is_rate else cost_per_hour(self.fleet, narrow, trimmed))
+        value = shared.rate if is_rate else cost_per_hour(self.fleet, chosen, counts)
+        return Found(chosen, counts, shared, value, among)
 
-    def _fixed(self, narrow: Sequence[Column], replicas: Sequence[int], scale: float) -> Solution | None:
+    def _fixed(self, among: Sequence[Column], replicas: Sequence[int], scale: float) -> Solution | None:
         between = [(count, count) for count in replicas]
-        return relaxed(written(self.fleet, self.rules, narrow, self.asked, scale=scale, between=between), self.asked)
+        return relaxed(written(self.fleet, self.rules, among, self.asked, scale=scale, between=between), self.asked)
 
-    def _trimmed(self, narrow: Sequence[Column], replicas: Sequence[int], shared: Solution) -> Sequence[int]:
+    def _trimmed(
+        self, among: Sequence[Column], replicas: Sequence[int], shared: Solution
+    ) -> tuple[Sequence[Column], Sequence[int]]:
         """Without those that nothing needs: no request, and no stage for its replicas."""
-        loads = [0.0] * len(narrow)
-        for (_, _, at), busy in shared.busy.items():
-            loads[at] += busy
         needed = [
-            min(count, math.ceil(load / (self.rules.utilisation * column.fraction) - ROUNDING))
-            for column, load, count in zip(narrow, loads, replicas, strict=True)
+            min(count, math.ceil(sum(loads.values()) / (self.rules.utilisation * column.fraction) - ROUNDING))
+            for column, loads, count in zip(among, loads_of(among, shared), replicas, strict=True)
         ]
         for stage, wanted in wanted_replicas(self.fleet, self.rules).items():
-            for at, column in enumerate(narrow):
-                while (
-                    stage in column.stages
-                    and needed[at] < replicas[at]
-                    and spread(self.fleet.devices, narrow, needed, stage) < wanted
-                ):
-                    needed[at] += 1
-        return needed
+            raise_to(wanted, stage, self.fleet.devices, among, needed, replicas)
+        kept = [at for at, count in enumerate(needed) if count]
+        return [among[at] for at in kept], [needed[at] for at in kept]
+
+    def _split(
+        self, chosen: Sequence[Column], replicas: Sequence[int], shared: Solution
+    ) -> tuple[Sequence[Column], Sequence[int]]:
+        """With stages only in the replicas that need them."""
+        loads = loads_of(chosen, shared)
+        least: list[dict[str, int]] = [{} for _ in chosen]
+        for stage, wanted in wanted_replicas(self.fleet, self.rules).items():
+            parts = [self.rules.utilisation * column.fraction for column in chosen]
+            needed = [
+                min(count, math.ceil(load.get(stage, 0.0) / part - ROUNDING))
+                for count, load, part in zip(replicas, loads, parts, strict=True)
+            ]
+            raise_to(wanted, stage, self.fleet.devices, chosen, needed, replicas)
+            for at, count in enumerate(needed):
+                least[at][stage] = count
+        found: dict[object, tuple[Column, int]] = {}
+        for column, count, load, few in zip(chosen, replicas, loads, least, strict=True):
+            for part, times in split(column, count, load, few, self.rules.utilisation):
+                found[part.kind] = (part, found.get(part.kind, (part, 0))[1] + times)
+        return [column for column, _ in found.values()], [count for _, count in found.values()]
 
     def _better(self, one: Found | None, other: Found | None) -> Found | None:
         if one is None or other is None:
             return one or other
         is_better = other.value > one.value if self.asked.goal is Goal.RATE else other.value < one.value
         return other if is_better else one
+
+
+def raise_to(
+    wanted: int, stage: str, devices: Sequence[Device], columns: Sequence[Column], replicas: list[int], most: Sequence[int]
+) -> None:
+    """One replica after another, where more are possible, until the stage can be on so many nodes."""
+    for at, column in enumerate(columns):
+        while stage in column.stages and replicas[at] < most[at] and spread(devices, columns, replicas, stage) < wanted:
+            replicas[at] += 1
+
+
+def loads_of(columns: Sequence[Column], shared: Solution) -> Sequence[Mapping[str, float]]:
+    """By column, what each of its stages has to do, in whole devices' time."""
+    loads: list[dict[str, float]] = [{} for _ in columns]
+    for (_, stage, at), busy in shared.busy.items():
+        loads[at][stage] = loads[at].get(stage, 0.0) + busy
+    return loads
 
 
 def wanted_replicas(fleet: Fleet, rules: Rules) -> Mapping[str, int]:

@@ -26,6 +26,7 @@ from pipelines.settings.rollout import changes, steps
 from pipelines.settings.specs import stage_specs
 from stages.contract.errors import ConfigurationError
 from stages.host.registry import StageSpec
+from stages.llm.settings import LlmSettings
 
 APP = "t"
 SHIPPED = Path(__file__).parents[3] / "serve_config.yaml"
@@ -90,7 +91,7 @@ def test_each_pool_has_what_differs_in_it_and_of_the_rest_what_the_model_says() 
     small, large = spec(given, "small"), spec(given, "large")
     assert (small.options.dtype, large.options.dtype) == ("float16", "bfloat16")
     assert (small.batch.max_items, large.batch.max_items) == (4, 8)
-    assert small.settings is not None
+    assert isinstance(small.settings, LlmSettings)
     assert (small.settings.num_slots, small.settings.prefill_chunk_tokens) == (4, 64)
     assert (small.max_step_s, large.max_step_s, small.source) == (7, 120, large.source)
     queues = settings(given)
@@ -177,8 +178,8 @@ def test_who_needs_a_stage_finds_all_of_its_pools_unless_it_hosts_it_itself() ->
 
 
 def test_deployments_that_wait_for_each_other_through_any_pool_are_refused() -> None:
-    circle = {"x": {"stages": ["m.llm", "n.vision_encoder"]}, "y": {"stages": ["n.llm", "m.vision_encoder"]}}
-    beside = {"eyes": EYES, "others": {"stages": ["n.vision_encoder"]}}
+    circle: dict[str, Any] = {"x": {"stages": ["m.llm", "n.vision_encoder"]}, "y": {"stages": ["n.llm", "m.vision_encoder"]}}
+    beside: dict[str, Any] = {"eyes": EYES, "others": {"stages": ["n.vision_encoder"]}}
     with pytest.raises(ConfigurationError, match=r"x -> y -> x wait for each other's results in a circle"):
         config(**beside, **circle)
     fused = circle["x"] | {"stages": [*circle["x"]["stages"], "m.vision_encoder"]}
