@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from pipelines.client import StageClient
+from pipelines.client import StageClient, Visit
 from stages.contract.item import Item, Reply
 
 
@@ -17,6 +17,9 @@ class AgreeingClient:
 
     def __init__(self, client: StageClient, made_for: Mapping[str, str]) -> None:
         self._client, self._made_for = client, dict(made_for)
+
+    def admit(self, visits: Sequence[Visit], *, deadline: float, priority: int = 0) -> None:
+        self._client.admit(visits, deadline=deadline, priority=priority)
 
     async def call(self, stage: str, item: Item[Any], **options: Any) -> Reply[Any]:
         return await self._client.call(stage, self._agreed(item), **options)

@@ -10,7 +10,7 @@ import asyncio
 import gc
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ray import serve
@@ -42,6 +42,7 @@ from pipelines.settings.applications import (
     METRICS,
     OWN,
     Address,
+    Addresses,
     StagesArgs,
     SurfaceArgs,
     SurfaceSettings,
@@ -123,7 +124,7 @@ class Ingress:
         self._kept: Kept | None = None
         self._replica = str(serve.get_replica_context().replica_tag)
         self._table = handle_of(Address(deployment=METRICS, application=OWN))
-        self._elsewhere = Elsewhere()
+        self._elsewhere, self._stages = Elsewhere(), Addresses()
         self._own = StageReplica(args.own.spec(), self._table, self._elsewhere) if args.own is not None else None
         self._served: tuple[SurfaceSettings, Triptych] | None = None
         self._told: SettingsInUse | None = None
@@ -161,10 +162,21 @@ class Ingress:
             self._kept.limit(settings.config.limits, is_shared=len({key.tenant for key in settings.config.auth.keys}) > 1)
         if self._own is not None:
             limit_queues(self._own, settings.queues)
-            self._elsewhere.find(settings.stages)
+<<<<<<< HEAD
+            self._elsewhere.find(settings.stages, settings.config.routing)
+=======
+        self._stages = settings.stages
+        self._look_elsewhere(self._app.in_use())
+
+    def _look_elsewhere(self, in_use: Collection[str]) -> None:
+        """For what the surface's own stages need, where that is by the newest settings: once requests by earlier ones are done, which may
+        need what is there until then."""
+        if len(in_use) == 1:
+            self._elsewhere.find(self._stages)
+>>>>>>> main
 
     def _service(self, settings: SurfaceSettings) -> Triptych:
-        client: StageClient = client_of(settings.stages)
+        client: StageClient = client_of(settings.stages, settings.config.routing)
         if self._own is not None:
             client = SplitStageClient(settings.config.ingress.stages, LocalStageClient(self._own.host), client)
         found = {address.deployment: handle_of(address).app_name for pools in settings.stages.values() for address in pools}
@@ -178,8 +190,9 @@ class Ingress:
 
     async def _tell(self) -> None:
         """The metrics table, which settings are in use: where that has changed, and once in a while."""
-        refused = self._succession.refused
-        told = SettingsInUse(self._app.in_use(), Refused(version_of(refused[0]), refused[1]) if refused is not None else None)
+        refused, in_use = self._succession.refused, self._app.in_use()
+        self._look_elsewhere(in_use)
+        told = SettingsInUse(in_use, Refused(version_of(refused[0]), refused[1]) if refused is not None else None)
         if told == self._told and time.monotonic() - self._told_at < TELL_AGAIN_S:
             return
         try:

@@ -1,16 +1,34 @@
-"""How a pipeline calls a stage: the same two verbs in one process and over a cluster.
+"""How a pipeline calls a stage: the same verbs in one process and over a cluster.
 
 Knows no HTTP and no model. The one-process form is `LocalStageClient`; the cluster's is `pipelines/cluster/serve_client.py`.
 """
 
 from collections.abc import AsyncGenerator, Collection, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from stages.contract.item import Item, Reply
+from stages.contract.news import NO_HINTS, Hints
+from stages.contract.work import Work
 from stages.host.host import StageHost
 
 
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One stage that a request is about to visit, and about how much it asks of it. `name`: a hint of the result's."""
+
+    stage: str
+    work: Work | None
+    hints: Hints = NO_HINTS
+    name: int | None = None
+
+
 class StageClient(Protocol):
+    def admit(self, visits: Sequence[Visit], *, deadline: float, priority: int = 0) -> None:
+        """To be asked before anything is started for a request that visits these stages, one after the other. Raises `QueueFull` where it
+        is not to be expected to end before its deadline (wall clock) because of what is to be done before it."""
+        ...
+
     async def call(self, stage: str, item: Item[Any], *, lost: set[str] | None = None) -> Reply[Any]:
         """Runs a one-shot stage. Cancelling the task withdraws the request. `lost`: the replicas that have ended with a piece of
         the same request in hand, where there are several; added to."""
@@ -33,6 +51,9 @@ class LocalStageClient:
     def __init__(self, host: StageHost) -> None:
         self._host = host
 
+    def admit(self, visits: Sequence[Visit], *, deadline: float, priority: int = 0) -> None:
+        """Stages' own lines are bounded, and this process has nobody to send anything elsewhere."""
+
     async def call(self, stage: str, item: Item[Any], *, lost: set[str] | None = None) -> Reply[Any]:
         return await self._host.call(stage, item)
 
@@ -47,6 +68,10 @@ class SplitStageClient:
 
     def __init__(self, near: Collection[str], here: StageClient, there: StageClient) -> None:
         self._near, self._here, self._there = frozenset(near), here, there
+
+    def admit(self, visits: Sequence[Visit], *, deadline: float, priority: int = 0) -> None:
+        far = [visit for visit in visits if visit.stage not in self._near]
+        self._there.admit(far, deadline=deadline, priority=priority)
 
     async def call(self, stage: str, item: Item[Any], *, lost: set[str] | None = None) -> Reply[Any]:
         return await self._of(stage).call(stage, item, lost=lost)

@@ -7,6 +7,7 @@ arithmetic. No measurement: every side of a comparison stands on the same number
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from stages.contract.cost import Speed, StepTimes
@@ -40,8 +41,8 @@ FLEET = (
 
 @dataclass(frozen=True, slots=True)
 class StageCost:
-    """`flops_a_unit`: of the stage's own unit of work (tokens, patches, positions times rows, pixels). `row_bytes`: of each row of a
-    batch."""
+    """`flops_a_unit`: of the stage's own unit of work (tokens, patches, positions times rows, pixels). `max_amount`: of one step; infinite
+    where prompts are read in chunks, which bounds it by itself. `row_bytes`: of each row of a batch."""
 
     name: str
     is_iterative: bool
@@ -53,11 +54,9 @@ class StageCost:
 
     def speed(self, device: DeviceType) -> Speed:
         base_s = LAUNCH_S + self.weights_bytes / device.bytes_per_s
-        slope_s = self.flops_a_unit / (OF_PEAK * device.flops)
-        full_s = base_s + slope_s * self.max_amount
-        return Speed(
-            StepTimes(((0.0, base_s), (self.max_amount, full_s))), self.max_rows, self.max_amount, is_one_shot=not self.is_iterative
-        )
+        a_unit_s = self.flops_a_unit / (OF_PEAK * device.flops)
+        times = StepTimes(((0.0, base_s), (1.0, base_s + a_unit_s)))
+        return Speed(times, self.max_rows, self.max_amount, is_one_shot=not self.is_iterative)
 
 
 POSITIONS = 128 * 128  # of 1024 x 1024 pixels, behind a factor of 8
@@ -65,7 +64,7 @@ PATCHES = 576
 PIXELS = 1024 * 1024
 
 STAGES = (
-    StageCost(LLM, True, 6.4e9, 6.4e9, 64, 512.0, 0.1 * GIB),  # 3.2 billion weights
+    StageCost(LLM, True, 6.4e9, 6.4e9, 64, math.inf, 0.1 * GIB),  # 3.2 billion weights
     StageCost(VISION, False, 0.6e9, 0.6e9, 16, 16.0 * PATCHES, 0.05 * GIB),
     StageCost(TEXT, False, 1.6e9, 1.6e9, 16, 16 * 154.0, 0.02 * GIB),
     StageCost(DENOISER, True, 5.2e9, 12e12 / POSITIONS, 8, 8.0 * 2 * POSITIONS, 1.2 * GIB),  # 6 T multiply-adds a forward pass

@@ -3,12 +3,15 @@
 
 Devices sleep, so that what two cores carry is Ray's hops. How many that are is measured first, and the mixes ask for a part of it: then
 what is compared is who chooses which replica, at 0.9 of what the devices can do. Every side is sent the same requests at the same times.
-What `queue_s` and `run_s` of a request's receipt leave of its time is what the cluster itself adds; the simulator is told its median.
+What `queue_s` and `run_s` of a request's receipt leave of its time is what the cluster itself adds. The simulator is told how that is
+spread, and then what it finds for the same requests stands beside what was measured.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
+import statistics
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -20,9 +23,12 @@ from benchmarks.command import results_folder, start, tell
 from benchmarks.fleet.live_cluster import Nodes, three_nodes
 from benchmarks.fleet.live_sides import OURS, SIDES, Ask, settled, side
 from benchmarks.fleet.mixes import LOAD, NUM_REQUESTS, SPEEDS, Mix, mixes
+from benchmarks.fleet.simulated import fleet_of, pools_of, requests_of, router_of, stage_of
 from benchmarks.load import closed_loop, open_loop
 from benchmarks.report import Goal, Report
 from benchmarks.spread import percentile
+from pipelines.planning.simulation.fleet import Delay, Ways
+from pipelines.planning.simulation.simulation import simulate
 from stages.contract.item import StageReceipt
 
 MAX_RATE = 100.0  # a second; more tells nothing more
@@ -33,15 +39,15 @@ SETTLING, SETTLING_AT_ONCE = 300, 24
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One side under one mix. Seconds. `shares`: of the requests, by pool; `beside_s`: the median of what was neither queue nor device;
-    `busy_cores`: of the machine."""
+    """One side under one mix. Seconds. `shares`: of the requests, by pool; `beside`: what was neither queue nor device; `busy_cores`: of
+    the machine."""
 
     mix: str
     side: str
     throughput: float
     latencies_s: Sequence[float]
     shares: dict[str, float]
-    beside_s: float
+    beside: Delay
     busy_cores: float
 
     def percentile_s(self, percent: float) -> float:
@@ -54,13 +60,16 @@ def main() -> None:
         rate = asyncio.run(_rate(nodes))
         count = 400 if quick else NUM_REQUESTS
         tell(f"asking {rate:.0f} times a second, {count} requests a mix and side")
-        found = [_measured(name, mix, nodes) for mix in mixes(rate, count) for name in SIDES]
+        asked = mixes(rate, count)
+        found = [_measured(name, mix, nodes) for mix in asked for name in SIDES]
+    simulated = [_simulated(one, next(mix for mix in asked if mix.name == one.mix)) for one in found]
     report = Report(
         "fleet_live", {"speeds": "1 : 3 : 6, two replicas each", "load": LOAD, "rate": round(rate, 1), "requests": count}
     )
-    for one in found:
-        _add(report, one)
-    report.goals += _goals(found)
+    for live, virtual in zip(found, simulated, strict=True):
+        _add(report, live, live.side)
+        _add(report, virtual, f"{live.side}, simulated")
+    report.goals += _goals(found) + _likeness(found, simulated) + _order(found, simulated)
     report.publish(results_folder(quick=quick))
 
 
@@ -94,9 +103,29 @@ async def _under_load(name: str, mix: Mix, ask: Ask) -> Found:
         len(load.outcomes) / load.wall_s,
         load.latencies_s(),
         {pool: count / len(load.outcomes) for pool, count in pools.items()},
-        percentile(beside, 50),
+        _spread(beside),
         busy_cores,
     )
+
+
+def _spread(seconds: Sequence[float]) -> Delay:
+    """As a lognormal of the same median and 9th decile."""
+    median = max(1e-6, percentile(seconds, 50))
+    return Delay(
+        median, max(0.0, math.log(max(median, percentile(seconds, 90)) / median) / statistics.NormalDist().inv_cdf(0.9))
+    )
+
+
+def _simulated(live: Found, mix: Mix) -> Found:
+    """The same requests in virtual time. Half of what the cluster adds is on the way there."""
+    tell(f"{mix.name}, {live.side}, simulated")
+    hop = Delay(live.beside.median_s / 2, live.beside.sigma)
+    fleet = fleet_of([stage_of(mix)], pools_of(mix), live.side, num_callers=1, ways=Ways(hop=hop))
+    result = simulate(fleet, requests_of(mix), router_of(live.side))
+    requests = result.requests
+    shares = {name: requests.pool.count(place) / len(requests) for place, name in enumerate(requests.pools)}
+    took = [end - at for at, end in zip(requests.at, requests.end, strict=True)]
+    return Found(mix.name, live.side, len(took) / max(requests.end), took, shares, live.beside, 0.0)
 
 
 async def _timed(ask: Ask, mix: Mix, index: int) -> tuple[StageReceipt, float]:
@@ -105,14 +134,14 @@ async def _timed(ask: Ask, mix: Mix, index: int) -> tuple[StageReceipt, float]:
     return receipt, time.monotonic() - began
 
 
-def _add(report: Report, found: Found) -> None:
+def _add(report: Report, found: Found, side: str) -> None:
     report.add(
-        side=found.side,
+        side=side,
         mix=found.mix,
         per_s=round(found.throughput, 1),
         **{f"p{percent}_ms": round(1000 * found.percentile_s(percent)) for percent in (50, 95, 99)},
         **{f"to_{pool}": round(found.shares.get(pool, 0.0), 3) for pool in SPEEDS},
-        beside_ms=round(1000 * found.beside_s, 1),
+        beside_ms=round(1000 * found.beside.median_s, 1),
         busy_cores=round(found.busy_cores, 2),
     )
 
@@ -129,6 +158,35 @@ def _goals(found: Sequence[Found]) -> list[Goal]:
         )
         for one in found
         if one.side != OURS
+    ]
+
+
+def _likeness(live: Sequence[Found], simulated: Sequence[Found]) -> list[Goal]:
+    """By how much the simulator is off, of what was measured; of ours, in every mix."""
+    pairs = [(one, virtual) for one, virtual in zip(live, simulated, strict=True) if one.side == OURS]
+    return [
+        Goal(f"{one.mix}, simulated: {what} is off by", abs(theirs / measured - 1), bound, at_most=True)
+        for one, virtual in pairs
+        for what, measured, theirs, bound in (
+            ("throughput", one.throughput, virtual.throughput, 0.15),
+            *(
+                (f"p{percent}", one.percentile_s(percent), virtual.percentile_s(percent), 0.25 if percent == 99 else 0.15)
+                for percent in (50, 95, 99)
+            ),
+        )
+    ]
+
+
+def _order(live: Sequence[Found], simulated: Sequence[Found]) -> list[Goal]:
+    """Whether the sides come in the same order, by their 99th percentiles."""
+
+    def order(found: Sequence[Found], mix: str) -> list[str]:
+        return [one.side for one in sorted(found, key=lambda one: one.percentile_s(99)) if one.mix == mix]
+
+    names = dict.fromkeys(one.mix for one in live)
+    return [
+        Goal(f"{mix}: sides in the same order live and simulated", float(order(live, mix) == order(simulated, mix)), 1.0)
+        for mix in names
     ]
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmarks.fleet.mixes import Mix, PacedPool
+from benchmarks.fleet.mixes import STAGE, Mix, PacedPool
 from benchmarks.fleet.sleeping import SleepingBatches, SleepingRows
 from pipelines.cluster import local_cluster
 from pipelines.cluster.fork_server import command
@@ -20,7 +20,6 @@ from pipelines.cluster.replica import StageReplica
 from pipelines.settings.replica_spec import CacheSpec, ReplicaSpec
 from stages.contract.limits import BatchLimits, QueueLimits
 
-STAGE = "paced.stage"
 QUEUE = QueueLimits(max_items=100_000)
 CPUS_A_NODE, CPUS_A_REPLICA = 4, 1.9  # Ray's figures: two replicas to a node, wherever Serve puts them
 OBJECT_STORE_BYTES = 128 * 2**20

@@ -18,8 +18,8 @@ from benchmarks.fleet.baselines import (
     RoundRobin,
     cap_of,
 )
-from benchmarks.fleet.live_cluster import STAGE, Nodes, application
-from benchmarks.fleet.mixes import Mix, Request
+from benchmarks.fleet.live_cluster import Nodes, application
+from benchmarks.fleet.mixes import STAGE, Mix, Request
 from benchmarks.fleet.sleeping import Sleep
 from pipelines.client import StageClient
 from stages.contract.item import Item, StageReceipt, StreamEnd
@@ -43,8 +43,9 @@ def side(name: str, mix: Mix, nodes: Nodes) -> Iterator[Ask]:
 
 def _ours(name: str, mix: Mix, nodes: Nodes) -> Ask:
     from pipelines.cluster.serve_client import ServeStageClient
+    from pipelines.cluster.stage_deployment import router_config
 
-    options = {"max_ongoing_requests": 10_000, "request_router_config": _router(mix)}
+    options = {"max_ongoing_requests": 10_000, "request_router_config": router_config()}
     handles = _run(
         {
             pool.name: application(pool.name, mix, nodes, pool=pool, num_replicas=pool.num_replicas, **options)
@@ -98,18 +99,6 @@ def _run(applications: dict[str, Any]) -> dict[str, Any]:
 
     targets = [serve.RunTarget(one, name, route_prefix=None) for name, one in applications.items()]
     return dict(zip(applications, serve.run_many(targets), strict=True))
-
-
-def _router(mix: Mix) -> Any:
-    """As `pipelines/cluster/stage_deployment.py` has it."""
-    from ray.serve.config import RequestRouterConfig
-
-    from pipelines.cluster.stage_deployment import MAX_BACKOFF_S
-    from pipelines.routing.name_router import NameRouter
-
-    return RequestRouterConfig(
-        request_router_class=NameRouter, request_router_kwargs={"max_ahead": mix.max_rows}, max_backoff_s=MAX_BACKOFF_S
-    )
 
 
 def _item(mix: Mix, request: Request) -> Item[Sleep]:

@@ -15,6 +15,7 @@ from benchmarks.arrivals import poisson
 from stages.contract.cost import Speed, StepTimes
 from stages.contract.work import Work
 
+STAGE = "paced.stage"
 SPEEDS = {"slow": 1.0, "medium": 3.0, "fast": 6.0}
 REPLICAS_EACH = 2
 LOAD = 0.9
@@ -74,16 +75,16 @@ ANSWERS = _Kind("answers", is_iterative=True, max_rows=8, base=1 / 2)
 PAINTINGS = _Kind("paintings", is_iterative=False, max_rows=1, base=1 / 9)
 
 
-def mixes(rate: float, num_requests: int = NUM_REQUESTS, load: float = LOAD) -> list[Mix]:
+def mixes(rate: float, num_requests: int = NUM_REQUESTS, load: float = LOAD, *, replicas: int = 1) -> list[Mix]:
     """Images to be encoded in batches of 4, answers of unlike length in steps of up to 8 rows, and paintings one at a time of which every
-    fifth takes four times as long."""
+    fifth takes four times as long. `rate` a second, which is `load` of what the devices do; `replicas`: times two of each speed."""
     source = random.Random(SEED)
     works = {
         ENCODES: [Work(source.uniform(0.5, 1.5)) for _ in range(num_requests)],
         ANSWERS: [_rows(_length(source)) for _ in range(num_requests)],
         PAINTINGS: [Work(4.0 if source.random() < 0.2 else 1.0) for _ in range(num_requests)],
     }
-    return [_mix(kind, each, rate, load) for kind, each in works.items()]
+    return [_mix(kind, each, rate, load, replicas * REPLICAS_EACH) for kind, each in works.items()]
 
 
 def _length(source: random.Random) -> int:
@@ -95,12 +96,12 @@ def _rows(steps: int) -> Work:
     return Work(float(steps), float(steps))
 
 
-def _mix(kind: _Kind, works: Sequence[Work], rate: float, load: float) -> Mix:
+def _mix(kind: _Kind, works: Sequence[Work], rate: float, load: float, replicas: int) -> Mix:
     mean = sum(works, start=Work(0.0, 0.0)) * (1 / len(works))
-    fleet = REPLICAS_EACH * sum(SPEEDS.values())
+    fleet = replicas * sum(SPEEDS.values())
     full_step_s = load * fleet * kind.max_rows / (rate * mean.steps)  # of a replica of speed 1
     pools = tuple(
-        PacedPool(name, REPLICAS_EACH, _speed(kind, full_step_s / speed, mean.amount / mean.steps))
+        PacedPool(name, replicas, _speed(kind, full_step_s / speed, mean.amount / mean.steps))
         for name, speed in SPEEDS.items()
     )
     arrivals = poisson(rate, len(works), seed=SEED)

@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 
 from pipelines.cluster.autoscaling import LOAD
 from pipelines.cluster.loop_watch import LoopWatch
+from pipelines.routing.published import NEWS, as_published
 from pipelines.settings.cautions import only_its_node
 from pipelines.settings.private_redis import embedded_directory
 from pipelines.settings.replica_spec import ReplicaSpec
 from stages.concurrency.thread_pool import DaemonThreads
-from stages.contract.item import Item, Reply
+from stages.contract.item import Item, Reply, StreamEnd
+from stages.contract.news import StageNews
 from stages.device.cores import available_cores, cores_of_this_machine
 from stages.device.openmp import limit_threads
 from stages.engine.health import MAX_STEP_S
@@ -62,20 +64,30 @@ class StageReplica:
             log.info("%s loaded from %s on %s in %s, in %.1f s", stage.name, stage.source, device, loaded.dtype, seconds)
         self._reporting: asyncio.Task[None] | None = None
         self._watch: LoopWatch | None = None
+        self._published: tuple[StageNews, ...] = ()
+        self._published_at, self._published_bytes = float("-inf"), b""
 
     @property
     def host(self) -> StageHost:
         return self._host
 
-    async def call(self, stage: str, item: Item[Any]) -> Reply[Any]:
+    async def call(self, stage: str, item: Item[Any], to: object = None) -> Reply[Any]:
+        """`to` has served its purpose: it told the caller's router whom to take."""
         self._begin_on_this_loop()
-        return await self._host.call(stage, item)
+        reply = await self._host.call(stage, item)
+        return replace(reply, news=self._host.news())
 
-    async def stream(self, stage: str, item: Item[Any] | PackedItem, *beside: NDArray[Any]) -> AsyncIterator[Sequence[object]]:
+    async def stream(
+        self, stage: str, item: Item[Any] | PackedItem, *beside: NDArray[Any], to: object = None
+    ) -> AsyncIterator[Sequence[object]]:
         self._begin_on_this_loop()
         async with aclosing(self._host.stream(stage, unpacked(item, beside))) as batches:
             async for events in batches:
-                yield events
+                yield self._with_news(events)
+
+    def _with_news(self, events: Sequence[object]) -> Sequence[object]:
+        end = events[-1]
+        return [*events[:-1], replace(end, news=self._host.news())] if isinstance(end, StreamEnd) else events
 
     async def check_health(self) -> None:
         """Called by Serve; raises where a stage's device is broken or its thread has died, and is then replaced.
@@ -89,6 +101,15 @@ class StageReplica:
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Called by Serve. What the engines have in hand: what waits for another stage's result is no work for this one."""
         return {LOAD: float(sum(load.queued + load.running for load in self._host.load().values()))}
+
+    async def record_routing_stats(self) -> dict[str, bytes]:
+        """Called by Serve, which publishes what is new of it to every process that routes here."""
+        news, now = self._host.news(), time.monotonic()
+        told = tuple(replace(one, number=0) for one in news)
+        if told != self._published or now - self._published_at > REPORT_UNCHANGED_S:
+            self._published, self._published_at = told, now
+            self._published_bytes = as_published(news)
+        return {NEWS: self._published_bytes}
 
     def _begin_on_this_loop(self) -> None:
         """Reports on, and watches, the loop that calls arrive on, which is not there yet in the constructor."""

@@ -1,4 +1,7 @@
-"""Stages behind Ray Serve handles: finds the deployment, waits no longer than the request, and survives the end of a replica.
+"""Stages behind Ray Serve handles: chooses replica and pool, waits no longer than the request, and survives the end of a replica.
+
+Who is to do an item is ranked here, over all pools of its stage (`pipelines/routing/ranking.py`), by what replicas tell with every reply
+and what was sent to them since; the pool's own router in this process takes the chosen one, unless it is gone or full.
 
 Work is pure (a name says what a result is made of), so a one-shot call whose replica died, or whose device broke, is simply made
 again elsewhere, and a stream too, where nothing was shown yet or the caller can bear a new start. That is done once: the request itself
@@ -15,16 +18,23 @@ counts. Where a stage behind the one that is called is unavailable, its replica 
 """
 
 import asyncio
+import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import ray.exceptions
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException, RequestCancelledError
 from ray.serve.handle import DeploymentHandle
 
+from pipelines.client import Visit
 from pipelines.cluster.object_store import ObjectStore
+from pipelines.routing.admission import Admission, admit, forecast
+from pipelines.routing.candidate import Ranked, Wanted
+from pipelines.routing.route import Route, wanted_of
+from pipelines.routing.table import ReplicaTable, pool_key, table_of_this_process
 from stages.contract.errors import (
     Broken,
     Cancelled,
@@ -37,13 +47,17 @@ from stages.contract.errors import (
     TriptychError,
     Unavailable,
 )
-from stages.contract.item import InputReceipts, Item, Reply
+from stages.contract.item import InputReceipts, Item, Reply, StageReceipt, StreamEnd
+from stages.contract.news import StageNews
 from stages.host.deadlines import remaining_s, too_late
-from stages.host.packed_item import packed
+from stages.host.packed_item import PackedItem, packed
 
 T = TypeVar("T")
 
 MAX_LOST = 2
+MEETING_S, MEETINGS = 0.01, 100
+"""How often, and how many times, it is looked whether Serve has said who is in a stage's pools: or a first call might go to one that
+sleeps."""
 MAX_TRIES = 300  # of a request without a deadline
 _CANCELLED = (Cancelled, RequestCancelledError, ray.exceptions.TaskCancelledError)
 _NODE_DIED = (ray.exceptions.NodeDiedError, ray.exceptions.OwnerDiedError)
@@ -51,104 +65,203 @@ _REPLICA_DIED = (ray.exceptions.RayActorError, *_NODE_DIED)
 
 
 class ServeStageClient:
-    """`handles`: deployment name -> handle; `deployments`: stage name -> the deployments that host it (its pools). Items of streams share
-    their large arrays: several choices about an image take one copy of its bytes along."""
+    """`handles`: deployment name -> handle; `deployments`: stage name -> names of its pools' deployments, all of which may be chosen.
+    `table`: what is known of their replicas; `admission`: by what a request is refused that would be late (None: none is). Items of
+    streams share their large arrays: several choices about an image take one copy of its bytes along."""
 
     def __init__(
         self,
         handles: Mapping[str, DeploymentHandle],
         deployments: Mapping[str, Sequence[str]],
         store: ObjectStore | None = None,
+        *,
+        table: ReplicaTable | None = None,
+        admission: Admission | None = Admission(),
     ) -> None:
-        self._handles, self._deployments = handles, deployments
+        self._deployments, self._admission = deployments, admission
+        self._pools = {name: _Pool(name, handle) for name, handle in handles.items()}
         self._store = store if store is not None else ObjectStore()
-        self._pace = {name: _Pace() for name in handles}
+        self._table = table if table is not None else table_of_this_process()
+
+    def admit(self, visits: Sequence[Visit], *, deadline: float, priority: int = 0) -> None:
+        if self._admission is None or math.isinf(deadline):
+            return
+        left_s = deadline - time.time()
+        ranked = [self._ranked(visit.stage, Wanted(visit.work, visit.hints, visit.name, priority, left_s)) for visit in visits]
+        known = [visit for visit in ranked if visit is not None]
+        refusal = admit(forecast(known), left_s, priority=priority, settings=self._admission)
+        if refusal is not None:
+            stages = ", ".join(visit.stage for visit in visits)
+            raise QueueFull(
+                f"{stages}: too much is to be done before it: {refusal.why} (routing.admission); try again",
+                retry_after_s=max(1.0, refusal.retry_after_s),
+            )
 
     async def call(self, stage: str, item: Item[Any], *, lost: set[str] | None = None) -> Reply[Any]:
-        deployment = self._hosting(stage)
-        handle = self._handles[deployment].options(method_name="call")
         attempts = _Attempts(lost)
         while True:
-            response = handle.remote(stage, item)
+            route = await self._route(stage, item, attempts)
+            pool = self._pool_of(stage, route)
+            response = pool.method("call").remote(stage, item, to=route)
             try:
                 reply: Reply[Any] = await _in_time(response, item, stage)
-                self._pace[deployment].tick()
-                return reply
+                pool.pace.tick()
+                self._hear(route, reply.news)
+                return replace(reply, receipt=_told(reply.receipt, route, pool.name), news=())
             except asyncio.CancelledError:
                 _call_off(response)
                 raise
             except Exception as error:
                 _call_off(response)  # where its time is up, it goes on
-                failure = self._translated(error, stage, item)
-                if not attempts.another(error, failure):
+                failure = _translated(error, stage, item, pool)
+                if not attempts.another(error, failure, route.replica):
                     raise attempts.last(stage, failure) from None
+            finally:
+                route.ended()
             await attempts.pause(stage, item)
 
     async def stream(
         self, stage: str, item: Item[Any], *, restartable: bool = False, lost: set[str] | None = None
     ) -> AsyncGenerator[Sequence[object], None]:
-        deployment = self._hosting(stage)
-        handle = self._handles[deployment].options(method_name="stream", stream=True)
-        sent, arrays = packed(item)
-        beside = [self._store.reference(array) for array in arrays]
+        sent: Item[Any] | PackedItem | None = None
+        beside: Sequence[Any] = ()
         attempts = _Attempts(lost)
         while True:
-            response, shown = handle.remote(stage, sent, *beside), False
+            route = await self._route(stage, item, attempts)
+            pool = self._pool_of(stage, route)
+            if sent is None:
+                sent, arrays = packed(item)
+                beside = [self._store.reference(array) for array in arrays]
+            response, shown = pool.method("stream").remote(stage, sent, *beside, to=route), False
             try:
                 async for events in _within(response, item, stage):
                     shown = shown or not all(isinstance(event, InputReceipts) for event in events)
-                    yield events
-                self._pace[deployment].tick()
+                    yield self._with_end(events, route, pool)
+                pool.pace.tick()
                 return
             except Exception as error:
-                failure = self._translated(error, stage, item)
-                another = attempts.another(error, failure)
+                failure = _translated(error, stage, item, pool)
+                another = attempts.another(error, failure, route.replica)
                 if shown and not restartable:
                     raise failure from None
                 if not another:
                     raise attempts.last(stage, failure) from None
             finally:
+                route.ended()
                 _call_off(response)
             await attempts.pause(stage, item)
 
-    def _hosting(self, stage: str) -> str:
-        """Its first pool."""
-        hosting = [deployment for deployment in self._deployments.get(stage, ()) if deployment in self._handles]
-        if not hosting:
+    def _with_end(self, events: Sequence[object], route: Route, pool: "_Pool") -> Sequence[object]:
+        end = events[-1] if events else None
+        if not isinstance(end, StreamEnd):
+            return events
+        self._hear(route, end.news)
+        return [*events[:-1], StreamEnd(_told(end.receipt, route, pool.name))]
+
+    async def _route(self, stage: str, item: Item[Any], attempts: "_Attempts") -> Route:
+        pools = await self._met(stage)
+        wanted = wanted_of(item)
+        ranked = self._ranked(stage, wanted, attempts.tried)
+        pool = ranked.best.pool if ranked is not None else pools[0]
+        return Route(self._table, stage, pool, wanted, ranked, frozenset(attempts.tried))
+
+    def _ranked(self, stage: str, wanted: Wanted, tried: Collection[str] = ()) -> Ranked | None:
+        keys = [pool.key for pool in self._hosting(stage)]
+        return self._table.ranked(stage, keys, wanted, time.monotonic(), without=tried)
+
+    async def _met(self, stage: str) -> Sequence[str]:
+        """The keys of its pools, once Serve has said who is in each; but it isn't waited for long."""
+        pools = self._hosting(stage)
+        if len(pools) > 1:
+            for pool in pools:
+                pool.method("call")  # has Serve tell
+            for _ in range(MEETINGS):
+                if all(self._table.is_known(pool.key) for pool in pools):
+                    break
+                await asyncio.sleep(MEETING_S)
+        return [pool.key for pool in pools]
+
+    def _hear(self, route: Route, told: Sequence[StageNews]) -> None:
+        now = time.monotonic()
+        for news in told:
+            self._table.heard(route.pool, news, now)
+
+    def _hosting(self, stage: str) -> Sequence["_Pool"]:
+        names = self._deployments.get(stage, ())
+        if not names or not all(name in self._pools for name in names):
             known = ", ".join(self._deployments) or "none"
             raise ConfigurationError(f"stage {stage!r} can't be called from here (what can: {known})")
-        return hosting[0]
+        return [self._pools[name] for name in names]
 
-    def _translated(self, error: Exception, stage: str, item: Item[Any]) -> TriptychError:
-        cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-        if isinstance(cause, _CANCELLED) and time.time() >= item.deadline:
-            return _too_late(stage)  # the deadline is what cancelled it
-        if isinstance(cause, TriptychError):
-            return cause
-        if isinstance(error, BackPressureError):
-            deployment = self._hosting(stage)
-            return QueueFull(
-                f"{stage}: every replica is busy and the queue before them is full "
-                f"(deployments.{deployment}.max_queued_requests); try again",
-                retry_after_s=self._pace[deployment].retry_after_s(),
-            )
-        if isinstance(error, _CANCELLED):
-            return Cancelled(f"{stage}: cancelled")
-        if isinstance(error, (*_REPLICA_DIED, DeploymentUnavailableError, RayServeException)):
-            return _gone(stage)
-        return StageFailed(f"{stage} failed", detail=f"{type(cause).__name__}: {cause}")
+    def _pool_of(self, stage: str, route: Route) -> "_Pool":
+        return next(pool for pool in self._hosting(stage) if pool.key == route.pool)
+
+
+class _Pool:
+    """A deployment, and how it is called."""
+
+    def __init__(self, name: str, handle: DeploymentHandle) -> None:
+        self.name, self._handle = name, handle
+        self.key = pool_key(handle.app_name, name)
+        self.pace = _Pace()
+        self._methods: dict[str, DeploymentHandle] = {}
+
+    def method(self, name: str) -> DeploymentHandle:
+        if name not in self._methods:
+            self._methods[name] = self._handle.options(method_name=name, stream=name == "stream")
+        return self._methods[name]
+
+
+def _told(receipt: StageReceipt, route: Route, pool: str) -> StageReceipt:
+    """With what was expected of the replica that it went to."""
+    ranked = route.ranked
+    if ranked is None or ranked.best.replica != route.replica:
+        return replace(receipt, pool=pool)
+    other = ranked.runner_up
+    return replace(
+        receipt,
+        pool=pool,
+        expected_s=ranked.finish_s,
+        runner_up=other.replica if other is not None else None,
+        runner_up_pool=other.pool.partition("#")[2] if other is not None else None,
+        runner_up_s=ranked.runner_up_s,
+        remembered=ranked.remembered,
+        reasons=ranked.reasons,
+    )
+
+
+def _translated(error: Exception, stage: str, item: Item[Any], pool: _Pool) -> TriptychError:
+    cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+    if isinstance(cause, _CANCELLED) and time.time() >= item.deadline:
+        return _too_late(stage)  # the deadline is what cancelled it
+    if isinstance(cause, TriptychError):
+        return cause
+    if isinstance(error, BackPressureError):
+        return QueueFull(
+            f"{stage}: every replica is busy and the queue before them is full "
+            f"(deployments.{pool.name}.max_queued_requests); try again",
+            retry_after_s=pool.pace.retry_after_s(),
+        )
+    if isinstance(error, _CANCELLED):
+        return Cancelled(f"{stage}: cancelled")
+    if isinstance(error, (*_REPLICA_DIED, DeploymentUnavailableError, RayServeException)):
+        return _gone(stage)
+    return StageFailed(f"{stage} failed", detail=f"{type(cause).__name__}: {cause}")
 
 
 class _Attempts:
-    """Whether a request is tried once more, and after which pause. `lost`: shared by all pieces of a request."""
+    """Whether a request is tried once more, and after which pause. `lost`: shared by all pieces of a request. `tried`: replicas that are
+    to be spared while there are others."""
 
     def __init__(self, lost: set[str] | None) -> None:
         self._lost = lost if lost is not None else set()
         self._num_tries = 0
+        self.tried: set[str] = set()
 
-    def another(self, error: Exception, failure: TriptychError) -> bool:
-        """Notes which replica was lost, if one was."""
+    def another(self, error: Exception, failure: TriptychError, replica: str) -> bool:
+        """Notes which replica was lost, if one was. `replica`: where it was tried ("": nowhere)."""
         self._num_tries += 1
+        self.tried |= {replica} - {""}
         if isinstance(failure, Broken):
             self._lost.add(str(failure))  # it names the replica
         elif isinstance(error, ray.exceptions.RayActorError) and not _went_with_its_node(error):

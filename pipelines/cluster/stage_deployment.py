@@ -16,14 +16,18 @@ from ray.serve.handle import DeploymentHandle
 from pipelines.cluster.fork_server import command
 from pipelines.cluster.replica import RedisReplica, StageReplica
 from pipelines.cluster.serve_client import ServeStageClient
-from pipelines.routing.name_router import NameRouter
+from pipelines.routing.admission import Admission
+from pipelines.routing.candidate import Ranking
+from pipelines.routing.pool_router import PoolRouter
+from pipelines.routing.table import table_of_this_process
 from pipelines.settings.applications import OWN, Address, Addresses, ProcessArgs, RedisArgs, StagesArgs, StagesSettings
 from pipelines.settings.config import QueueConfig
+from pipelines.settings.orchestration import RoutingConfig
 from stages.contract.item import Item, Reply
-from stages.host.nesting import NEEDS
 from stages.images.pixel_budget import pixels_of_this_process
 
 MAX_BACKOFF_S = 0.05  # Serve's own is 0.5 s, which a waiting request feels
+CONTROLLER_S = 0.5  # what passes through Serve's controller is about so old when it arrives
 TINY = {"num_cpus": 0.01}
 
 
@@ -49,21 +53,22 @@ def hosted_in(replica: type["PlacedReplica"], args: StagesArgs, overrides: Mappi
             name=args.deployment,
             ray_actor_options=actor_options(args.process),
             graceful_shutdown_wait_loop_s=0.2,
-            request_router_config=_router(args),
+            request_router_config=router_config(args.news_period_s),
             **overrides,
         )
         .bind(args)
     )
 
 
-def _router(args: StagesArgs) -> RequestRouterConfig:
-    """A result's name goes to the replica that owns it, unless that has more than a full batch in hand beyond another. Kinds of stage that
-    need others' results are iterative: they make nothing that has a name."""
-    batches = [part.batch.max_items or 1 for name, part in args.stages.items() if name.rpartition(".")[2] not in NEEDS]
-    if not batches:
-        return RequestRouterConfig(max_backoff_s=MAX_BACKOFF_S)
+def router_config(news_period_s: float = RoutingConfig().news_period_s) -> RequestRouterConfig:
+    """Of a pool: its replica is chosen by whoever calls it. `news_period_s`: how often what replicas do and hold is published to all who
+    call them, beside what goes with their replies."""
     return RequestRouterConfig(
-        request_router_class=NameRouter, request_router_kwargs={"max_ahead": max(batches)}, max_backoff_s=MAX_BACKOFF_S
+        request_router_class=PoolRouter,
+        request_router_kwargs={"published_s": CONTROLLER_S + news_period_s / 10},
+        request_routing_stats_period_s=news_period_s,
+        request_routing_stats_timeout_s=max(5.0, 2 * news_period_s),
+        max_backoff_s=MAX_BACKOFF_S,
     )
 
 
@@ -79,9 +84,15 @@ def handle_of(address: Address) -> DeploymentHandle:
     return DeploymentHandle(address.deployment, application)
 
 
-def client_of(stages: Addresses) -> ServeStageClient:
+def client_of(stages: Addresses, routing: RoutingConfig = RoutingConfig()) -> ServeStageClient:
+    """Who looks at how many replicas is one for all callers of this process."""
     handles = {address.deployment: handle_of(address) for pools in stages.values() for address in pools}
-    return ServeStageClient(handles, {stage: [address.deployment for address in pools] for stage, pools in stages.items()})
+    pools = {stage: [address.deployment for address in pools] for stage, pools in stages.items()}
+    admission = Admission(**routing.admission.model_dump()) if routing.admission is not None else None
+    quantile = admission.quantile if admission is not None else Ranking().quantile
+    table = table_of_this_process()
+    table.rank_by(Ranking(max_candidates=routing.max_candidates, quantile=quantile))
+    return ServeStageClient(handles, pools, table=table, admission=admission)
 
 
 class Elsewhere:
@@ -89,12 +100,13 @@ class Elsewhere:
 
     def __init__(self) -> None:
         self._stages: Addresses = {}
+        self._routing = RoutingConfig()
         self._client = client_of({})
 
-    def find(self, stages: Addresses) -> None:
+    def find(self, stages: Addresses, routing: RoutingConfig = RoutingConfig()) -> None:
         """Calls under way end where they were made."""
-        if stages != self._stages:
-            self._stages, self._client = stages, client_of(stages)
+        if (stages, routing) != (self._stages, self._routing):
+            self._stages, self._routing, self._client = stages, routing, client_of(stages, routing)
 
     async def call(self, stage: str, item: Item[Any]) -> Reply[Any]:
         return await self._client.call(stage, item)
@@ -123,5 +135,5 @@ class PlacedReplica(ServedReplica):
         """By Serve, at the start and whenever `user_config` changes."""
         given = StagesSettings.model_validate(settings)
         limit_queues(self, given.queues)
-        self._elsewhere.find(given.elsewhere)
+        self._elsewhere.find(given.elsewhere, given.routing)
         pixels_of_this_process().limit(given.pixels_in_flight)

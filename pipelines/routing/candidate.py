@@ -69,7 +69,8 @@ class Ranking:
     finishes may differ by and count as equal. `ahead_batches`: for how many full batches' time a name keeps to its owner, though another
     would be sooner. `batch_slack`: by how much later than the earliest finish what is not urgent (priority over 0) may end, as a part of
     that, to leave faster devices to others. `retry_s`: what a failure costs beside the time of a try. `max_candidates`: of more
-    replicas than that, a sample is looked at."""
+    replicas than that, a sample is looked at. `quantile`: of an item's time, a bound that most keep; `margin`: how much longer than
+    expected that is at least, also where nothing was seen yet."""
 
     news_half_life_s: float = 5.0
     near: float = 0.05
@@ -77,6 +78,7 @@ class Ranking:
     batch_slack: float = 1.0
     retry_s: float = 1.0
     max_candidates: int = 16
+    quantile: float = 0.95
     margin: float = 1.1
 
 

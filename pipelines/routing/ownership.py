@@ -8,7 +8,7 @@ A weight mixes eight bytes of the name with eight of the replica's (Steele, Lea 
 generators", 2014: SplitMix64's finalizer), in numpy where there are many replicas: a thousand are as quick as a dozen.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,17 +45,3 @@ def owners(name: int, seeds: NDArray[np.uint64], how_many: int = 1) -> Sequence[
     if how_many == 1 and len(seeds):
         return (int(heavy.argmax()),)
     return [int(at) for at in np.argsort(heavy)[::-1][:how_many]]
-
-
-def owner(name: str, replicas: Collection[str]) -> str:
-    """Raises `ValueError` where there are none."""
-    return max(replicas, key=lambda replica: (weight(hint(name), seed_of(replica)), replica))
-
-
-def owner_unless_busy(name: str, ongoing: Mapping[str, int | None], max_ahead: int) -> str | None:
-    """The owner; None where it has over `max_ahead` more requests in hand than another. `ongoing`: by replica, as far as that is
-    known: of whom it isn't, nothing is supposed."""
-    first = owner(name, ongoing)
-    own = ongoing[first]
-    known = [count for count in ongoing.values() if count is not None]
-    return None if own is not None and own > min(known) + max_ahead else first

@@ -95,7 +95,9 @@ def _drawn(near: Sequence[Expected], draw: Callable[[], float]) -> Expected:
 
 def _remembered(wanted: Wanted, best: Expected) -> tuple[str, ...]:
     told = []
-    if best.num_held:
+    if best.num_held and wanted.name in wanted.hints.chain:
+        told.append("its result")
+    elif best.num_held:
         amount = best.num_held * wanted.hints.each.amount
         told.append(f"{amount:g} {wanted.hints.unit} of its beginning".replace("  ", " "))
     if best.num_parts:

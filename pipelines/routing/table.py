@@ -29,6 +29,11 @@ NUM_OWNERS = 2
 _Key = tuple[str, str]  # pool and replica
 
 
+def pool_key(application: str, deployment: str) -> str:
+    """What a pool is called here: two applications may have deployments of the same name."""
+    return f"{application}#{deployment}"
+
+
 @dataclass(slots=True, eq=False)
 class Sent:
     """One item on its way to a replica, or there."""
@@ -38,6 +43,7 @@ class Sent:
     replica: str
     work: Work
     at: float
+    name: int | None = None
     counts: bool = True  # news has not told of it yet
 
 
@@ -62,13 +68,23 @@ class Member:
 
 @dataclass(slots=True)
 class _Stage:
-    """Of one stage. `sent`: in order, to each replica; `open`: all that has no answer; `holders`: by hint."""
+    """Of one stage. `sent`: in order, to each replica; `open`: all that has no answer; `holders`: by hint;
+    `making`: by name."""
 
     known: dict[_Key, Candidate] = field(default_factory=dict)
     sent: dict[_Key, deque[Sent]] = field(default_factory=dict)
     open: dict[int, Sent] = field(default_factory=dict)
     holders: dict[int, set[_Key]] = field(default_factory=dict)
+    making: dict[int, "_Making"] = field(default_factory=dict)
     usual: Work | None = None
+
+
+@dataclass(slots=True)
+class _Making:
+    """A result of this name is being made, or looked for, there; so many of this process wait for it."""
+
+    key: _Key
+    waiting: int = 1
 
 
 @dataclass(slots=True)
@@ -88,6 +104,11 @@ class ReplicaTable:
         self._stages: dict[str, _Stage] = {}
         self._pools: dict[str, _Pool] = {}
         self._seeds: dict[tuple[str, ...], tuple[list[_Key], NDArray[np.uint64]]] = {}
+
+    def rank_by(self, settings: Ranking) -> None:
+        """From now on."""
+        with self._lock:
+            self._settings = settings
 
     # ---- who is there ----
 
@@ -119,6 +140,8 @@ class ReplicaTable:
             stage, key = self._stages.setdefault(news.stage, _Stage()), (pool, news.replica)
             candidate = _candidate(stage, key)
             if candidate.news is not None and candidate.news.number >= news.number:
+                if candidate.news.number == news.number:
+                    candidate.heard_at = now  # it is still so
                 return
             _index(stage, key, candidate.news.holds if candidate.news is not None else frozenset(), news.holds)
             candidate.news, candidate.heard_at = news, now
@@ -130,11 +153,15 @@ class ReplicaTable:
 
     # ---- what was sent ----
 
-    def sent(self, stage: str, pool: str, replica: str, work: Work | None, now: float) -> Sent:
-        """On its way to this replica ("": the pool's router has yet to find one). To be ended with `ended`."""
+    def sent(self, stage: str, pool: str, replica: str, work: Work | None, now: float, *, name: int | None = None) -> Sent:
+        """On its way to this replica ("": the pool's router has yet to find one). To be ended with `ended`. What is being made there
+        already is no more work."""
         with self._lock:
             of = self._stages.setdefault(stage, _Stage())
-            sent = Sent(stage, pool, replica, work if work is not None else of.usual or NO_WORK, now)
+            making = of.making.get(name) if name is not None else None
+            work = NO_WORK if making is not None and making.key == (pool, replica) else work
+            sent = Sent(stage, pool, replica, work if work is not None else of.usual or NO_WORK, now, name)
+            _join(of, sent)
             of.open[id(sent)] = sent
             asleep = self._pools.get(pool)
             if asleep is not None and not asleep.members and asleep.asleep_at is None:
@@ -150,14 +177,17 @@ class ReplicaTable:
             of = self._stages[sent.stage]
             if sent.counts:
                 self._uncount(of, sent)
+            _leave(of, sent)
             sent.replica, sent.at, sent.counts = replica, now, True
+            _join(of, sent)
             self._count(of, sent)
 
     def ended(self, sent: Sent) -> None:
         """Answered, failed or called off. Idempotent."""
         with self._lock:
             of = self._stages[sent.stage]
-            of.open.pop(id(sent), None)
+            if of.open.pop(id(sent), None) is not None:
+                _leave(of, sent)
             if sent.counts:
                 self._uncount(of, sent)
 
@@ -206,11 +236,20 @@ class ReplicaTable:
         with self._lock:
             known = self._stages.setdefault(stage, _Stage())
             candidates = self._candidates(known, tuple(pools), wanted)
-            if without:
-                candidates = [one for one in candidates if one.replica not in without] or candidates
             if wanted.work is None and known.usual is not None:
                 wanted = replace(wanted, work=known.usual)
+            if making := [
+                one for one in candidates if self._is_made_at(known, one, wanted.name) and one.replica not in without
+            ]:
+                found = rank(wanted, making, now, self._draw, self._settings)
+                return replace(found, reasons=("it is being made there",)) if found is not None else None
+            if without:
+                candidates = [one for one in candidates if one.replica not in without] or candidates
             return rank(wanted, candidates, now, self._draw, self._settings)
+
+    def _is_made_at(self, known: _Stage, one: Candidate, name: int | None) -> bool:
+        making = known.making.get(name) if name is not None else None
+        return making is not None and making.key == (one.pool, one.replica) and not one.is_full
 
     def _candidates(self, known: _Stage, pools: tuple[str, ...], wanted: Wanted) -> list[Candidate]:
         keys, seeds = self._all(pools)
@@ -241,6 +280,9 @@ class ReplicaTable:
     def _some(self, known: _Stage, keys: Sequence[_Key], seeds: NDArray[np.uint64], wanted: Wanted) -> list[_Key]:
         chosen = dict.fromkeys(key for key in self._holders(known, wanted.hints) if key[0] in self._pools)
         if wanted.name is not None:
+            making = known.making.get(wanted.name)
+            if making is not None and making.key[1] in self._pools[making.key[0]].members:
+                chosen[making.key] = None
             chosen |= dict.fromkeys(keys[at] for at in owners(wanted.name, seeds, NUM_OWNERS))
         missing = max(1, self._settings.max_candidates - len(chosen))
         chosen |= dict.fromkeys(keys[int(self._draw() * len(keys)) % len(keys)] for _ in range(missing))
@@ -273,6 +315,24 @@ def _index(stage: _Stage, key: _Key, before: frozenset[int], after: frozenset[in
             del stage.holders[held]
     for held in after - before:
         stage.holders.setdefault(held, set()).add(key)
+
+
+def _join(stage: _Stage, sent: Sent) -> None:
+    if sent.name is None or not sent.replica:
+        return
+    making = stage.making.get(sent.name)
+    if making is None:
+        stage.making[sent.name] = _Making((sent.pool, sent.replica))
+    elif making.key == (sent.pool, sent.replica):
+        making.waiting += 1
+
+
+def _leave(stage: _Stage, sent: Sent) -> None:
+    making = stage.making.get(sent.name) if sent.name is not None else None
+    if making is not None and making.key == (sent.pool, sent.replica):
+        making.waiting -= 1
+        if not making.waiting:
+            del stage.making[sent.name]  # type: ignore[arg-type]
 
 
 def _told_of(sent: deque[Sent] | None, replica: str, before: float) -> list[Sent]:

@@ -13,7 +13,7 @@ not how an application is built, nor in which order changes are made (`pipelines
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,10 +119,12 @@ class StagesSettings(Strict):
 
 
 class SurfaceArgs(Strict):
-    """The HTTP surface, without what may change while it runs. `own`: the stages that live with it."""
+    """The HTTP surface, without what may change while it runs. `own`: the stages that live with it; `needs`: a digest of what those
+    compute with whose results they need: with other weights there, requests are made for other ones."""
 
     process: ProcessArgs
     own: StagesArgs | None = None
+    needs: str = ""
 
 
 class SurfaceSettings(Strict):
@@ -169,12 +171,15 @@ def applications(config: AppConfig, name: str) -> tuple[ServeApplication, ...]:
 def stages_name(name: str, deployment: str, config: AppConfig) -> str:
     """The name of a deployment's application: another one where its stages are others, or they, or those whose results they need, compute
     with something else. Where the latter are, and how many pools they have, is no part of it."""
-    parts, own = config.parts(), config.placement()[deployment].stages
-    computed_with = [
-        {stage: {field: _plain(getattr(parts[stage], field, None)) for field in COMPUTED_WITH} for stage in stages}
-        for stages in (own, needed_elsewhere(deployment, config))
-    ]
+    own, needed = config.placement()[deployment].stages, needed_elsewhere(deployment, config)
+    computed_with = [_computed_with(stages, config) for stages in (own, needed)]
     return f"{name}-{deployment}-{_digest(computed_with)[:8]}"
+
+
+def _computed_with(stages: Collection[str], config: AppConfig) -> dict[str, Any]:
+    """Of each, what requests are made for."""
+    parts = config.parts()
+    return {stage: {field: _plain(getattr(parts[stage], field, None)) for field in COMPUTED_WITH} for stage in stages}
 
 
 def stages_application(deployment: str, config: AppConfig, name: str, hosts: Mapping[str, str]) -> ServeApplication:
@@ -206,7 +211,8 @@ def surface_application(config: AppConfig, name: str, hosts: Mapping[str, str]) 
         "max_surge_percent": SURGE_PERCENT,
         "user_config": _compact(settings),
     }
-    args = SurfaceArgs(process=_process(config.ingress, config), own=own)
+    needed = _computed_with(needed_elsewhere(INGRESS, config), config)
+    args = SurfaceArgs(process=_process(config.ingress, config), own=own, needs=_digest(needed) if needed else "")
     return ServeApplication(name, SURFACE_BUILDER, _compact(args), {INGRESS: overrides}, route_prefix="/")
 
 

@@ -69,10 +69,12 @@ def steps(now: Sequence[Document], wanted: Sequence[Document], surface: str) -> 
     gone, new = _by_title(before, after), _by_title(after, before)
     late = {new[title]["name"] for title in new if title in gone and not _has_room(title, new[title])}
     early = {name: document for name, document in after.items() if name not in late}
+    waiting = {name: before[name] for name, document in early.items() if name in before and _asked_by(document) & late}
+    meanwhile = {**early, **leaving, **waiting}  # who asks what has no room yet goes on with what is there
     planned = [
-        Step("new stages", _all({**{name: document for name, document in early.items() if name not in before}, **before})),
-        Step("stages", _all({**early, **leaving, surface: before[surface]})),
-        Step("the HTTP surface", _all({**early, **leaving}), tells=True),
+        Step("new stages", _all({**{name: early[name] for name in early if name not in before}, **before})),
+        Step("stages", _all({**meanwhile, surface: before[surface]})),
+        Step("the HTTP surface", _all({**meanwhile, surface: after[surface]}), tells=True),
         Step("what is no longer needed ends", _all(early), ends=True),
         Step("what had no room before", _all(after)),
     ]
@@ -150,6 +152,12 @@ def _entries(value: Any) -> Mapping[Any, Any] | None:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return {entry.get("name", at) if isinstance(entry, Mapping) else at: entry for at, entry in enumerate(value)}
     return None
+
+
+def _asked_by(document: Document) -> set[str]:
+    """The applications that an application of stages is told to ask (`StagesSettings.elsewhere`)."""
+    told = [(given.get("user_config") or {}).get("elsewhere", {}) for given in _overrides(document).values()]
+    return {address["application"] for stages in told for pools in stages.values() for address in pools}
 
 
 def _titles(document: Document) -> Sequence[str]:

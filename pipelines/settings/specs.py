@@ -5,14 +5,12 @@ from dataclasses import dataclass, replace
 
 from pipelines.settings.config import (
     AppConfig,
-    IngressConfig,
     LlmConfig,
     PartConfig,
     SourceConfig,
     VisionEncoderConfig,
 )
-from pipelines.settings.deployments import DeploymentConfig
-from pipelines.settings.derived import batch_items, prefill_chunk_tokens
+from pipelines.settings.derived import Home, batch_items, prefill_chunk_tokens
 from pipelines.settings.private_redis import embedded_name
 from pipelines.settings.remembering import RedisConfig
 from pipelines.settings.replica_spec import CacheSpec, RedisSpec
@@ -37,7 +35,8 @@ class EmbeddedServer:
 def stage_specs(config: AppConfig) -> dict[str, StageSpec]:
     """MODEL.PART -> spec, for every stage of every model, as it is in its first pool."""
     found: dict[str, StageSpec] = {}
-    for home in (config.ingress, *config.placement().values()):
+    homes: tuple[Home, ...] = (config.ingress, *config.placement().values())
+    for home in homes:
         found |= {name: stage_spec(name, part) for name, part in config.hosted(home).items() if name not in found}
     return {name: found[name] for name in config.stage_names()}
 
@@ -69,7 +68,7 @@ def _source(source: SourceConfig) -> Source:
     return Source(demo=source.demo, folder=source.folder, hub=source.hub, revision=source.revision)
 
 
-def torch_threads(home: DeploymentConfig | IngressConfig) -> int | None:
+def torch_threads(home: Home) -> int | None:
     """None: as many as there are cores."""
     return None if home.torch_threads == "auto" else home.torch_threads
 

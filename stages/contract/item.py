@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Generic, TypeVar
 
-from stages.contract.news import StageNews
+from stages.contract.news import NO_HINTS, Hints, StageNews
 from stages.contract.result import Result
 from stages.contract.work import Work
 
@@ -31,7 +31,7 @@ class Item(Generic[P_co]):
     `made_for`: by stage, a digest of the files that its tokens, names and payload suppose there; a stage that was loaded from others
     refuses it.
     `salt`: the tenant's secret: results are remembered under it, and believed under no other.
-    `work`: about how much it will take; None where nobody knows.
+    `work`: about how much it will take; None where nobody knows. `hints`: what of it may be remembered somewhere.
     """
 
     id: str
@@ -45,6 +45,7 @@ class Item(Generic[P_co]):
     made_for: Mapping[str, str] = field(default_factory=dict)
     salt: str = field(default="", repr=False)
     work: Work | None = None
+    hints: Hints = NO_HINTS
 
     def __reduce__(self) -> tuple[Callable[..., "Item[Any]"], tuple[Mapping[str, Any]]]:
         given = {each.name: getattr(self, each.name) for each in fields(self)}
@@ -75,6 +76,17 @@ class StageReceipt:
     cache_s: float = 0.0  # waited for pages of its beginning, before it was in the queue
     ago_s: float = 0.0  # how long before it was handed on it ended, by the clock of whoever handed it on
     ended_s: float = 0.0  # after the request's arrival; set where the receipt is gathered, by that one clock
+    pool: str | None = None
+    """The deployment that it was sent to; None: it was run in the asking process."""
+    expected_s: float | None = None
+    """In how much time it was expected to be done when it was sent there; None: nobody chose. `runner_up`: the replica that would have been
+    next, in `runner_up_pool`, expected to be done in `runner_up_s`. `remembered`: what of it was known to be at hand there, in words;
+    `reasons`: why it was sent there."""
+    runner_up: str | None = None
+    runner_up_pool: str | None = None
+    runner_up_s: float | None = None
+    remembered: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ by is in `stages/host/resolving.py`, what runs when in `stages/engine/`. Knows n
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, TypeGuard
@@ -18,6 +19,7 @@ from stages.contract.engine import Engine, Load
 from stages.contract.errors import ConfigurationError, TriptychError, Unavailable
 from stages.contract.item import Item, Reply, StageMetrics, StreamEnd
 from stages.contract.limits import BatchLimits, QueueLimits
+from stages.contract.news import StageNews
 from stages.contract.recipe import Recipe
 from stages.contract.stage import IterativeStage, OneShotStage
 from stages.device.cores import SharedCores
@@ -35,6 +37,7 @@ from stages.host.origin import Origin
 from stages.host.pages.finding import StagePages
 from stages.host.resolving import Resolver
 from stages.host.submission import HostedEngine, Submission
+from stages.host.telling import Telling
 
 BROKEN_CLOSE_S = 2.0
 Stage = OneShotStage[Any, Any, Any] | IterativeStage[Any, Any, Any]
@@ -67,6 +70,7 @@ class StageHost:
         self._replica, self._cores, self._torch_threads = replica, cores, torch_threads
         self._delivery = LoopDelivery()
         self._hosted: dict[str, HostedEngine] = {}
+        self._telling: dict[str, Telling] = {}
         self._makers: dict[str, Maker] = {}
         self._contents: dict[str, Contents] = {}
         self._elsewhere = elsewhere
@@ -115,6 +119,7 @@ class StageHost:
         origin = Origin.of(engine.identity, contents.whole if contents is not None else "")
         hosted = HostedEngine(engine, self._resolve, max_waiting, self._pages_of(engine, origin))
         self._hosted[name] = hosted
+        self._telling[name] = Telling(engine, self._replica)
         if contents is not None:
             self._contents[name] = contents
         if engine.result_type is not None:
@@ -137,7 +142,14 @@ class StageHost:
         one_shot = [name for name in self._hosted if name in self._makers]
         self._refuse_if_not_open(stage, one_shot)
         self._refuse_if_made_for_others(stage, item)
-        return await self._resolver.result(item, self._makers[stage])
+        telling = self._telling[stage]
+        try:
+            reply = await self._resolver.result(item, self._makers[stage])
+        except TriptychError as error:
+            telling.ended(item, time.monotonic(), error)
+            raise
+        telling.ended(item, time.monotonic())
+        return reply
 
     async def stream(self, stage: str, item: Item[Any]) -> AsyncGenerator[Sequence[object], None]:
         """Runs an iterative stage: lists of its events, each with all that came since the last, at the item's pace. The last
@@ -149,7 +161,7 @@ class StageHost:
         self._refuse_if_not_open(stage, [name for name in self._hosted if name not in self._makers])
         self._refuse_if_made_for_others(stage, item)
         feed = EventFeed()
-        submission = Submission(self._hosted[stage], item, feed)
+        submission, telling = Submission(self._hosted[stage], item, feed), self._telling[stage]
         call_off = at_deadline(item, submission.expire)
         now, due = asyncio.get_running_loop().time, item.pace_s if math.isinf(item.pace_s) else 0.0
         try:
@@ -157,9 +169,15 @@ class StageHost:
             while True:
                 events = await feed.take(due - now())
                 due = now() + item.pace_s
+                telling.began(item)
+                if isinstance(events[-1], StreamEnd):
+                    telling.ended(item, time.monotonic())
                 yield events
                 if isinstance(events[-1], StreamEnd):
                     return
+        except TriptychError as error:
+            telling.ended(item, time.monotonic(), error)
+            raise
         finally:
             call_off()
             submission.end()
@@ -199,6 +217,11 @@ class StageHost:
     def load(self) -> Mapping[str, Load]:
         """What every stage has in hand, by its name; without what waits for inputs."""
         return {name: hosted.engine.load() for name, hosted in self._hosted.items()}
+
+    def news(self) -> tuple[StageNews, ...]:
+        """What every stage tells whoever routes to it. To be called on the event loop."""
+        now = time.monotonic()
+        return tuple(telling.news(now) for telling in self._telling.values())
 
     def residency(self) -> Mapping[str, Collection[str]]:
         """Names of the results that every stage holds in a form that spares it being given them, by the stage's name."""

@@ -18,7 +18,9 @@ def test_lines_share_their_axes_and_rise_with_their_values() -> None:
 
 
 def test_panels_stand_under_each_other() -> None:
-    root = ET.fromstring(svg([Panel("bars", [Bar("one", 1.0, "1")]), Lines("lines", "x", "y", [Line("one", [(0, 0), (1, 0)])])]))
+    root = ET.fromstring(
+        svg([Panel("bars", [Bar("one", 1.0, "1")]), Lines("lines", "x", "y", [Line("one", [(0, 0), (1, 0)])])])
+    )
     heights = [float(str(text.get("y"))) for text in root.iter(f"{SVG}text") if text.get("font-weight")]
     assert heights == sorted(set(heights))
     assert float(str(root.get("height"))) > heights[-1]

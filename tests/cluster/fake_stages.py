@@ -40,7 +40,14 @@ class FakeReplica(PlacedReplica):
     def __init__(self, args: StagesArgs) -> None:
         super().__init__(args.model_copy(update={"stages": {}}))
         for stage in args.spec().stages:
-            self.host.add(stage.name, UnitEmbedder(), batch=stage.batch, queue=stage.queue, contents=stage.contents())
+            self.host.add(
+                stage.name,
+                UnitEmbedder(),
+                batch=stage.batch,
+                queue=stage.queue,
+                dtype=stage.options.dtype,
+                contents=stage.contents(),
+            )
 
 
 def stages(args: StagesArgs) -> Application:

@@ -15,7 +15,7 @@ from ray.serve.config import RequestRouterConfig
 
 from pipelines.cluster.replica import StageReplica
 from pipelines.cluster.serve_client import ServeStageClient
-from pipelines.routing.name_router import NameRouter
+from pipelines.cluster.stage_deployment import router_config
 from pipelines.settings.replica_spec import CacheSpec, RedisSpec, ReplicaSpec
 from stages.contract.item import Item, Reply
 from stages.contract.limits import BatchLimits, QueueLimits
@@ -95,7 +95,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, di
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         serve.start(proxy_location="Disabled")
-        by_name = RequestRouterConfig(request_router_class=NameRouter, request_router_kwargs={"max_ahead": 1000})
+        by_name = router_config()
         yield (
             folder,
             {

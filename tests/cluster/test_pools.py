@@ -80,7 +80,8 @@ def made(folder: Path) -> list[tuple[str, int, int]]:
 async def test_a_pool_that_dies_with_work_in_hand_fails_no_request(pools: tuple[Path, ServeStageClient]) -> None:
     folder, client = pools
     calls = [
-        asyncio.create_task(client.call(STAGE, Item(f"r{number}", Add(1, 99 + number), work=Work(1.0)))) for number in range(24)
+        asyncio.create_task(client.call(STAGE, Item(f"r{number}", Add(1, 99 + number), work=Work(1.0))))
+        for number in range(24)
     ]
     while {pool for pool, _, _ in made(folder)} != set(POOLS):  # noqa: ASYNC110  (other processes write)
         await asyncio.sleep(0.02)

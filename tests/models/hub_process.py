@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
+from pipelines.client import Visit
 from pipelines.jobs import StageCard
 from pipelines.settings.config import AppConfig
 from pipelines.settings.config_file import parse
@@ -19,6 +20,9 @@ from stages.contract.item import Item, Reply, StageMetrics
 
 class Nobody:
     """Stages and their directory, for a process that only prepares what it would send them."""
+
+    def admit(self, visits: Sequence[Visit], *, deadline: float, priority: int = 0) -> None:
+        raise NotImplementedError
 
     async def call(self, stage: str, item: Item[Any], *, lost: set[str] | None = None) -> Reply[Any]:
         raise NotImplementedError

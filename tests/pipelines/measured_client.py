@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from pipelines.client import StageClient
+from pipelines.client import StageClient, Visit
 from stages.contract.item import Item, Reply
 
 
@@ -14,6 +14,9 @@ class MeasuredClient:
         self._client = client
         self.bytes_from: dict[str, int] = {}
         self.items: list[Item[Any]] = []
+
+    def admit(self, visits: Sequence[Visit], *, deadline: float, priority: int = 0) -> None:
+        self._client.admit(visits, deadline=deadline, priority=priority)
 
     async def call(self, stage: str, item: Item[Any], *, lost: set[str] | None = None) -> Reply[Any]:
         self.items.append(item)

@@ -59,7 +59,9 @@ def test_as_one_application_everything_has_the_same_settings() -> None:
     assert (scaling.min_replicas, scaling.max_replicas, scaling.target_ongoing_requests) == (1, 2, 6)
     assert scaling.policy.policy_function == "pipelines.cluster.autoscaling:by_engines_load"
     assert (denoiser.max_ongoing_requests, denoiser.max_queued_requests) == (392, 256)
-    assert denoiser.user_config == {"queues": {"triptych-paint.denoiser": {"max_items": 128}}}
+    assert denoiser.user_config["queues"] == {"triptych-paint.denoiser": {"max_items": 128}}
+    asked = denoiser.user_config["elsewhere"]
+    assert asked["triptych-paint.vae_encoder"] == [{"deployment": "vae", "application": ""}]  # of the application itself
     assert denoiser._deployment_config.max_surge_percent > 0
     assert "config" in whole["ingress"].user_config
 

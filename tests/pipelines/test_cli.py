@@ -23,6 +23,22 @@ def test_a_sound_configuration_is_shown_with_what_was_derived() -> None:
     assert "  deployments.llm.max_ongoing_requests: 392 (" in output
 
 
+def test_the_pools_of_a_stage_are_shown_with_what_is_to_be_minded_of_them(tmp_path: Path) -> None:
+    document = yaml.safe_load(DEFAULT_CONFIG.read_text())
+    stage = "triptych-paint.denoiser"
+    document["applications"][0]["args"]["deployments"]["denoiser-l4"] = {
+        "stages": [stage],
+        "overrides": {stage: {"dtype": "float16", "batch": {"max_items": 4}}},
+        "ray_actor_options": {"accelerator_type": "L4", "num_gpus": 0.5},
+    }
+    path = tmp_path / "serve_config.yaml"
+    path.write_text(yaml.safe_dump(document))
+    code, output = checked(path)
+    assert code == 0
+    assert f"{stage} in denoiser-l4: on 0.5 x L4, dtype float16, 4 at a time\n" in output
+    assert f"mind: {stage} has pools of unlike dtypes" in output
+
+
 def test_settings_that_do_not_fit_are_told_and_the_exit_code_is_2(tmp_path: Path) -> None:
     document = yaml.safe_load(DEFAULT_CONFIG.read_text())
     document["applications"][0]["args"]["deployments"]["llm"]["max_ongoing_requests"] = 4

@@ -25,20 +25,25 @@ def quantized(seconds: float) -> float:
 class Clock:
     """`now`: seconds since the beginning."""
 
-    __slots__ = ("_events", "_serial", "now")
+    __slots__ = ("_events", "_has_stopped", "_serial", "now")
 
     def __init__(self) -> None:
         self.now = 0.0
         self._events: list[tuple[float, int, int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._serial = itertools.count()
+        self._has_stopped = False
 
     def at(self, when: float, order: int, who: int, do: Callable[..., None], *given: Any) -> None:
         """`do(*given)` at that moment. `order`: one of those above; `who`: of those of the same order the lowest goes first."""
         heapq.heappush(self._events, (when, order, who, next(self._serial), do, given))
 
-    def run(self, until: float) -> None:
-        """Everything up to that moment."""
+    def run(self) -> None:
+        """Everything, until nothing is to come or `stop` is called."""
         events, pop = self._events, heapq.heappop
-        while events and events[0][0] <= until:
+        while events and not self._has_stopped:
             self.now, _, _, _, do, given = pop(events)
             do(*given)
+
+    def stop(self) -> None:
+        """What is to come is of no interest any more."""
+        self._has_stopped = True

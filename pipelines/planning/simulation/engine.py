@@ -8,16 +8,17 @@ and no routing. Preparing takes no turn here: an item is submitted once it is pr
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from pipelines.planning.simulation.clock import DEVICE, Clock
-from pipelines.planning.simulation.devices import Device
+from pipelines.planning.simulation.devices import Device, DeviceTime
 from pipelines.planning.simulation.folding import FoldingScheduler
+from stages.contract.cost import Speed
 from stages.contract.item import DEFAULT_TENANT
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.stage import Share
-from stages.contract.work import NO_WORK, Work
+from stages.contract.work import Work
 from stages.engine.scheduling.scheduler import Batch, Entry, OneShotScheduler, Scheduler
 from stages.llm.prefill import share_budget
 
@@ -32,7 +33,7 @@ class Ended(Enum):
 
 @dataclass(slots=True, eq=False)
 class Piece:
-    """One item in an engine. `amount`: of one step; `prompt`, `steps`: what is left. `expected`: what was foreseen, `done`: of that.
+    """One item in an engine. `amount`: of one step; `prompt`, `steps`: what is left. `expected`: what was foreseen of all of it.
     `ended`: is told how. `first_at`: when its first step (an LLM's first token) was done."""
 
     id: str
@@ -47,23 +48,35 @@ class Piece:
     tenant: str = DEFAULT_TENANT
     request: str = ""
     first_at: float = math.inf
-    done: Work = NO_WORK
     is_waiting: bool = True
+    read: float = 0.0  # of its prompt
+    num_reads: int = 0
+    all_steps: int = field(init=False)
 
-    def left(self) -> Work:
-        """Of what was foreseen; of what takes longer than that one step is always left."""
-        left = self.expected - self.done
-        return left if left.steps >= 1 else Work(max(left.amount, self.amount), 1.0)
+    def __post_init__(self) -> None:
+        self.all_steps = self.steps
+
+    def left(self) -> tuple[float, float]:
+        """Amount and steps, of what was foreseen; of what takes longer than that one step is always left."""
+        num_done = self.all_steps - self.steps
+        if self.num_reads and not self.prompt:  # its first token came with the last of its prompt
+            num_done -= 1
+        steps = self.expected.steps - num_done - self.num_reads
+        amount = self.expected.amount - num_done * self.amount - self.read
+        return (max(0.0, amount), steps) if steps >= 1 else (max(amount, self.amount), 1.0)
 
 
 class VirtualEngine(ABC):
     """One stage in one replica."""
 
-    def __init__(self, clock: Clock, who: int, scheduler: Scheduler[Piece], device: Device, chunk: int) -> None:
+    def __init__(
+        self, clock: Clock, who: int, scheduler: Scheduler[Piece], device: Device, speed: Speed, chunk: int = 1
+    ) -> None:
         self._clock, self._who, self._scheduler, self._device = clock, who, scheduler, device
+        self._time = DeviceTime(device, speed)
         self._chunk = chunk
         self._is_busy = self._is_dead = False
-        self._waiting = NO_WORK  # expected, of all that has yet to start
+        self._amount = self._steps = 0.0  # expected, of all that has yet to start
         self.num_items = 0
 
     def submit(self, piece: Piece) -> None:
@@ -82,20 +95,20 @@ class VirtualEngine(ABC):
             )
         )
         self.num_items += 1
-        self._waiting = self._waiting + piece.left()
+        self._waits(piece)
         if self._is_busy:
-            self._interrupt()
+            self.interrupt()
         else:
-            self._turn()
+            self._device.take(self)
 
     def outstanding(self) -> Work:
         """Expected to be left to do, of everything that waits or runs."""
         self._catch_up()
-        amount, steps = self._waiting.amount, self._waiting.steps
+        amount, steps = self._amount, self._steps
         for piece in self._running():
-            left = piece.left()
-            amount += left.amount
-            steps += left.steps
+            amount_left, steps_left = piece.left()
+            amount += amount_left
+            steps += steps_left
         return Work(amount, steps)
 
     def die(self) -> None:
@@ -119,20 +132,31 @@ class VirtualEngine(ABC):
                 self._waits_no_longer(entry.work)
             self._leave(entry.work, Ended.LATE)
 
+    def _waits(self, piece: Piece) -> None:
+        piece.is_waiting = True
+        amount, steps = piece.left()
+        self._amount += amount
+        self._steps += steps
+
     def _waits_no_longer(self, piece: Piece) -> None:
         piece.is_waiting = False
-        self._waiting = self._waiting - piece.left() if len(self._scheduler.waiting) else NO_WORK
+        if len(self._scheduler.waiting):
+            amount, steps = piece.left()
+            self._amount -= amount
+            self._steps -= steps
+        else:  # and with it what rounding has left
+            self._amount = self._steps = 0.0
 
     @abstractmethod
     def _running(self) -> Collection[Piece]: ...
 
     @abstractmethod
-    def _turn(self) -> None:
-        """The device is free."""
+    def turn(self) -> None:
+        """The device is free, and it is this stage's turn."""
 
     @abstractmethod
-    def _interrupt(self) -> None:
-        """Something has come while the device was busy."""
+    def interrupt(self) -> None:
+        """What was sure isn't any more, from the end of the step that is under way."""
 
     @abstractmethod
     def _catch_up(self) -> None:
@@ -142,37 +166,41 @@ class VirtualEngine(ABC):
 class VirtualOneShotEngine(VirtualEngine):
     """As `OneShotEngine`."""
 
-    def __init__(self, clock: Clock, who: int, name: str, batch: BatchLimits, queue: QueueLimits, device: Device) -> None:
+    def __init__(
+        self, clock: Clock, who: int, name: str, batch: BatchLimits, queue: QueueLimits, device: Device, speed: Speed
+    ) -> None:
         self._batches: OneShotScheduler[Piece] = OneShotScheduler(batch, queue, name=name)
-        super().__init__(clock, who, self._batches, device, chunk=1)
+        super().__init__(clock, who, self._batches, device, speed)
 
     def _running(self) -> Collection[Piece]:
         return [entry.work for entry in self._batches.running()]
 
-    def _turn(self) -> None:
+    def turn(self) -> None:
         now = self._clock.now
         batch = self._batches.next_batch(now)
         self._expired(batch.expired)
         self._is_busy = bool(batch.entries)
-        if self._is_busy:
-            for entry in batch.entries:
-                self._waits_no_longer(entry.work)
-            self._device.draw()
-            seconds = self._device.step_s(batch.cost)
-            self._clock.at(now + seconds, DEVICE, self._who, self._ran, batch, now, seconds)
+        if not self._is_busy:
+            self._device.leave()
+            return
+        for entry in batch.entries:
+            self._waits_no_longer(entry.work)
+        self._time.draw()
+        seconds = self._time.step_s(batch.cost)
+        self._clock.at(now + seconds, DEVICE, self._who, self._ran, batch, now, seconds)
 
     def _ran(self, batch: Batch[Piece], began: float, seconds: float) -> None:
         if self._is_dead:
             return
         pieces = [entry.work for entry in batch.entries]
-        self._device.count(began, seconds, 1, [piece.amount for piece in pieces])
+        self._time.count(began, seconds, 1, [piece.amount for piece in pieces])
         self._batches.complete([piece.id for piece in pieces], seconds)
         for piece in pieces:
             piece.first_at = self._clock.now
             self._leave(piece, Ended.DONE)
-        self._turn()
+        self._device.pass_on(self)
 
-    def _interrupt(self) -> None:
+    def interrupt(self) -> None:
         """A batch that runs is not joined."""
 
     def _catch_up(self) -> None:
@@ -191,17 +219,19 @@ class VirtualIterativeEngine(VirtualEngine):
         batch: BatchLimits,
         queue: QueueLimits,
         device: Device,
+        speed: Speed,
         *,
         chunk: int,
         is_contested: bool,
         folds: bool = True,
     ) -> None:
         self._rows: FoldingScheduler[Piece] = FoldingScheduler(batch, queue, name=name, is_contested=is_contested)
-        super().__init__(clock, who, self._rows, device, chunk)
+        super().__init__(clock, who, self._rows, device, speed, chunk)
         self._folds = folds
         self._batch: Batch[Piece] = Batch()
         self._amounts: Sequence[float] = ()  # of the batch's rows, in the step under way
-        self._shared: Sequence[tuple[str, float]] = ()  # the same of the latest step, by whose it is
+        self._pieces: Sequence[Piece] = ()  # whose they were at the latest step that nothing was like before
+        self._amounts_before: Sequence[float] = ()
         self._began = self._step_s = 0.0
         self._num_steps = 0  # the one that is under way, and the sure ones after it
         self._serial = 0  # of the event that ends them
@@ -209,7 +239,7 @@ class VirtualIterativeEngine(VirtualEngine):
     def _running(self) -> Collection[Piece]:
         return [entry.work for entry in self._rows.running()]
 
-    def _turn(self) -> None:
+    def turn(self) -> None:
         now = self._clock.now
         self._expired(self._rows.expire(now))
         while self._start_next(now):
@@ -219,6 +249,8 @@ class VirtualIterativeEngine(VirtualEngine):
         self._is_busy = bool(self._batch.entries)
         if self._is_busy:
             self._step(now)
+        else:
+            self._device.leave()
 
     def _start_next(self, now: float) -> bool:
         entry = self._rows.next_to_start(now)
@@ -232,26 +264,23 @@ class VirtualIterativeEngine(VirtualEngine):
         entry = self._rows.preempt(now)
         if entry is None:
             return False
-        entry.work.is_waiting = True
-        self._waiting = self._waiting + entry.work.left()
+        self._waits(entry.work)
         return True
 
     def _step(self, now: float) -> None:
         pieces = [entry.work for entry in self._batch.entries]
-        self._amounts = self._amounts_of(pieces)
-        shared = [(piece.id, amount) for piece, amount in zip(pieces, self._amounts, strict=True)]
-        if shared != self._shared:
-            self._device.draw()
-            self._shared = shared
-        self._began, self._step_s, self._num_steps = now, self._device.step_s(sum(self._amounts)), 1
-        most = min(piece.steps for piece in pieces)
-        if self._folds and most > 1 and not any(piece.prompt for piece in pieces):
+        reading = [piece.prompt for piece in pieces if piece.prompt]
+        self._amounts = self._read(pieces, reading) if reading else [piece.amount for piece in pieces]
+        if pieces != self._pieces or self._amounts != self._amounts_before:
+            self._time.draw()
+            self._pieces, self._amounts_before = pieces, self._amounts
+        self._began, self._step_s, self._num_steps = now, self._time.step_s(sum(self._amounts)), 1
+        if self._folds and not reading and (most := min(piece.steps for piece in pieces)) > 1:
             self._num_steps = self._rows.num_alike(self._batch, now, self._step_s, most)
         self._end_later()
 
-    def _amounts_of(self, pieces: Sequence[Piece]) -> Sequence[float]:
+    def _read(self, pieces: Sequence[Piece], reading: Sequence[int]) -> Sequence[float]:
         """What each brings to a step; prompts what their budget gives them."""
-        reading = [piece.prompt for piece in pieces if piece.prompt]
         shares = iter(share_budget(reading, self._chunk))
         return [float(next(shares)) if piece.prompt else piece.amount for piece in pieces]
 
@@ -260,7 +289,7 @@ class VirtualIterativeEngine(VirtualEngine):
         ends = self._began + self._num_steps * self._step_s
         self._clock.at(ends, DEVICE, self._who, self._stepped, self._serial)
 
-    def _interrupt(self) -> None:
+    def interrupt(self) -> None:
         """Steps that were sure end with the one that is under way."""
         if self._num_steps > 1:
             num_ended = self._num_ended()
@@ -268,6 +297,11 @@ class VirtualIterativeEngine(VirtualEngine):
             if (num_steps := max(1, num_ended + is_between)) < self._num_steps:
                 self._num_steps = num_steps
                 self._end_later()
+
+    def _has_read(self, piece: Piece, amount: float) -> None:
+        piece.prompt -= int(amount)
+        piece.read += amount
+        piece.num_reads += 1
 
     def _num_ended(self) -> int:
         """Whole steps since they began. Exact: all times are whole numbers of quanta."""
@@ -289,43 +323,43 @@ class VirtualIterativeEngine(VirtualEngine):
             return
         self._advance(self._num_steps - 1)
         self._end_step()
-        self._turn()
+        self._device.pass_on(self)
 
     def _advance(self, num_steps: int) -> None:
         """By so many steps that were alike, with another one to follow."""
         if num_steps <= 0:
             return
-        self._device.count(self._began, self._step_s, num_steps, self._amounts)
+        self._time.count(self._began, self._step_s, num_steps, self._amounts)
         first_at = self._began + self._step_s
         for entry in self._batch.entries:
             piece = entry.work
-            piece.first_at = min(piece.first_at, first_at)
             piece.steps -= num_steps
-            piece.done = piece.done + Work(num_steps * piece.amount, num_steps)
+            if first_at < piece.first_at:
+                piece.first_at = first_at
         self._rows.repeat(num_steps, self._began, self._step_s)
         self._began += num_steps * self._step_s
         self._num_steps -= num_steps
 
     def _end_step(self) -> None:
         """Who is done with it leaves, and the others say what they need of their next one."""
-        self._device.count(self._began, self._step_s, 1, self._amounts)
+        self._time.count(self._began, self._step_s, 1, self._amounts)
+        now = self._clock.now
         done: list[Piece] = []
         shares: dict[str, Share] = {}
         worked: dict[str, float] = {}
         for entry, amount in zip(self._batch.entries, self._amounts, strict=True):
-            piece, was_reading = entry.work, entry.work.prompt > 0
-            piece.done = piece.done + Work(amount, 1.0)
-            if was_reading:
-                piece.prompt -= int(amount)
+            piece = entry.work
             if piece.prompt:
-                worked[piece.id] = amount
-            else:
-                piece.first_at = min(piece.first_at, self._clock.now)
-                piece.steps -= 1
+                self._has_read(piece, amount)
+                shares[piece.id] = Share(piece.key, self._cost(piece))
+                if piece.prompt:
+                    worked[piece.id] = amount
+                    continue
+            piece.steps -= 1
+            if now < piece.first_at:
+                piece.first_at = now
             if not piece.steps:
                 done.append(piece)
-            elif was_reading:
-                shares[piece.id] = Share(piece.key, self._cost(piece))
         ids = [entry.id for entry in self._batch.entries]
         self._rows.complete(ids, self._step_s, done={piece.id for piece in done}, shares=shares, worked=worked)
         for piece in done:

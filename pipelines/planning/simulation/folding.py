@@ -57,24 +57,36 @@ class FoldingScheduler(IterativeScheduler[W]):
     def repeat(self, num_steps: int, began: float, step_s: float) -> None:
         """After a step that began then, of which `complete` has yet to be told: so many more like it, each with a `complete` for the
         one before it."""
-        lines = self._rows_by_tenant()
-        tenants = {*lines, *self.waiting.ready_tenants()}
-        self._tenants |= tenants
-        if len(self._tenants) > 1 or self._is_contested:
-            for number in range(1, num_steps + 1):
-                self._rate.observe(0.0, step_s)
-                self._counters.charge(self._used, step_s)
-                self._counters.begin(tenants)
-                self._have_turn(began + number * step_s)
+        self._tenants.update(row.tenant for row in self._rows.values())
+        self._tenants.update(self.waiting.ready_tenants())
+        if len(self._tenants) > 1:
+            self._charge_each(num_steps, step_s)
         else:
             self._rate.observe(0.0, num_steps * step_s)
             self._counters.charge({tenant: num_steps * cost for tenant, cost in self._used.items()}, num_steps * step_s)
+            self._counters.begin(self._tenants)
+        if self._is_contested:
+            self._have_turns(num_steps, began, step_s)
+
+    def _charge_each(self, num_steps: int, step_s: float) -> None:
+        """One by one, so that whose turn it is comes out the same to the last bit."""
+        tenants = {*(row.tenant for row in self._rows.values()), *self.waiting.ready_tenants()}
+        for _ in range(num_steps):
+            self._rate.observe(0.0, step_s)
+            self._counters.charge(self._used, step_s)
             self._counters.begin(tenants)
 
-    def _have_turn(self, now: float) -> None:
-        """As `next_batch` has its rows."""
-        lines = self._rows_by_tenant()
-        self._times = {tenant: rows[0].due for tenant, rows in lines.items()}
-        for row in self._rows.values():
-            turn = 1 / weight(row.entry, now)
-            row.due = min(row.due, self._times[row.tenant] + turn) + turn
+    def _have_turns(self, num_steps: int, began: float, step_s: float) -> None:
+        """As `next_batch` has its rows, so many times."""
+        for rows in self._rows_by_tenant().values():
+            dues = [row.due for row in rows]
+            entries = [row.entry for row in rows]
+            first = self._times[rows[0].tenant]
+            for number in range(1, num_steps + 1):
+                now, first = began + number * step_s, min(dues)
+                for at, entry in enumerate(entries):
+                    turn = 1 / weight(entry, now)
+                    dues[at] = min(dues[at], first + turn) + turn
+            self._times[rows[0].tenant] = first
+            for row, due in zip(rows, dues, strict=True):
+                row.due = due

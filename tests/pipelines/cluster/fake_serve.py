@@ -110,11 +110,12 @@ class FakeHandle:
     deployment: FakeDeployment
     method_name: str = "call"
     stream: bool = False
+    app_name: str = "app"
 
     def options(self, *, method_name: str, stream: bool = False) -> "FakeHandle":
         return replace(self, method_name=method_name, stream=stream)
 
-    def remote(self, stage: str, item: object, *beside: NDArray[Any]) -> "Response | StreamResponse":
+    def remote(self, stage: str, item: object, *beside: NDArray[Any], to: object = None) -> "Response | StreamResponse":
         """`beside`: arrays, or what a test's `ObjectStore` gives in their place and this process may share."""
         sent: Any = pickle.loads(pickle.dumps(item, protocol=5))  # noqa: S301
         if self.stream:

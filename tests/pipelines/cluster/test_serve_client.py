@@ -14,7 +14,7 @@ from stages.contract.errors import Broken, DeadlineExceeded, QueueFull, ReplicaL
 from stages.contract.item import Item, Reply, StageReceipt
 from stages.diffusion.messages import Pixels
 
-REPLY = Reply(Pixels(np.zeros((1, 1, 3), np.uint8)), StageReceipt("stage"))
+REPLY = Reply(Pixels(np.zeros((1, 1, 3), np.uint8)), StageReceipt("stage", pool="d"))
 BROKEN = ray.exceptions.RayTaskError("call", "traceback", Broken("its device broke"))
 BROKEN_TOO = ray.exceptions.RayTaskError("call", "traceback", Broken("its device broke", detail="replica b"))
 REFUSED = ray.exceptions.RayTaskError("call", "traceback", Unavailable("about to be replaced"))
@@ -49,6 +49,8 @@ class Response:
 class Handle:
     """A deployment whose answers are known beforehand; the last one is given again and again."""
 
+    app_name = "app"
+
     def __init__(self, *answers: object) -> None:
         self._answers = answers
         self.num_calls = 0
@@ -56,7 +58,7 @@ class Handle:
     def options(self, **options: object) -> "Handle":
         return self
 
-    def remote(self, stage: str, item: Item[Any]) -> Response:
+    def remote(self, stage: str, item: Item[Any], to: object = None) -> Response:
         self.num_calls += 1
         return Response(self._answers[min(self.num_calls, len(self._answers)) - 1])
 

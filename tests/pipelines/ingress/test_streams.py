@@ -120,7 +120,9 @@ async def test_a_stage_that_is_slow_keeps_the_line_warm_with_comments() -> None:
 async def test_words_that_come_together_travel_as_one_chunk_a_choice() -> None:
     context = RequestContext()
     head = ChatHead.new(CHAT, "triptych", context)
-    writer = ChatStreamWriter(head, context, ReceiptPrinter(lambda tenant: True, RecentReceipts()), num_choices=2, include_usage=False)
+    writer = ChatStreamWriter(
+        head, context, ReceiptPrinter(lambda tenant: True, RecentReceipts()), num_choices=2, include_usage=False
+    )
     said = [
         await writer.frame(ChoiceEvents(index, [TokenDelta(word, 1) for word in words]))
         for index, words in enumerate(["ab", "x"])

@@ -1,11 +1,11 @@
 """Replicas of pools of unlike speed, for tests of who is chosen."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from pipelines.routing.candidate import Candidate
-from pipelines.routing.ownership import seed_of
+from pipelines.routing.ownership import seed_of, weight
 from stages.contract.cost import Speed, StepTimes
-from stages.contract.news import StageNews
+from stages.contract.news import StageNews, hint
 from stages.contract.work import Work
 
 STAGE = "m.stage"
@@ -38,3 +38,7 @@ def candidate(
 ) -> Candidate:
     told = news(replica, num_items, times=times, **given)  # type: ignore[arg-type]
     return Candidate(pool, replica, told, heard_at, seed=seed_of(replica))
+
+
+def owner(name: str, replicas: Collection[str]) -> str:
+    return max(replicas, key=lambda replica: weight(hint(name), seed_of(replica)))

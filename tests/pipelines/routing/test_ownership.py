@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.routing.ownership import owner, owner_unless_busy, owners, weight, weights
+from pipelines.routing.ownership import owners, weight, weights
+from tests.pipelines.routing.fleet import owner
 
 NAMES = st.text(max_size=80)
 REPLICAS = st.lists(st.text(max_size=12), min_size=1, max_size=8, unique=True)
@@ -50,22 +51,6 @@ def test_what_a_replica_owned_goes_to_all_others() -> None:
     heirs = Counter(owner(name, replicas[1:]) for name in names)
     assert all(count > len(names) / 5 for count in heirs.values())
     assert len(heirs) == 3
-
-
-@given(
-    NAMES, st.dictionaries(st.text(max_size=12), st.none() | st.integers(0, 50), min_size=1, max_size=8), st.integers(0, 20)
-)
-def test_an_owner_is_chosen_unless_another_is_known_to_have_much_less_to_do(
-    name: str, ongoing: dict[str, int | None], max_ahead: int
-) -> None:
-    first = owner(name, ongoing)
-    chosen = owner_unless_busy(name, ongoing, max_ahead)
-    own, least = ongoing[first], min((count for count in ongoing.values() if count is not None), default=0)
-    assert chosen == (None if own is not None and own - least > max_ahead else first)
-
-
-def test_a_single_replica_is_never_too_busy() -> None:
-    assert owner_unless_busy("name", {"one": 1000}, 0) == "one"
 
 
 @given(st.integers(0, 2**64 - 1), st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=20, unique=True))

@@ -165,3 +165,23 @@ def test_those_that_were_tried_are_left_out_while_there_are_others() -> None:
         assert found is not None
         assert found.best.replica == expected
     assert known.ranked(STAGE, ["a"], URGENT, 0.0, without=["a0", "a1"]) is not None
+
+
+def test_what_is_being_made_for_one_is_waited_for_there_by_all_who_want_it() -> None:
+    known = table(a=4)
+    wanted = Wanted(Work(1.0), name=7)
+    first = known.ranked(STAGE, ["a"], wanted, 0.0)
+    assert first is not None
+    sent = [known.sent(STAGE, "a", first.best.replica, Work(1.0), 0.0, name=7)]
+    for _ in range(50):
+        found = known.ranked(STAGE, ["a"], wanted, 0.0)
+        assert found is not None
+        assert found.best.replica == first.best.replica
+        sent.append(known.sent(STAGE, "a", found.best.replica, Work(1.0), 0.0, name=7))
+    assert known.demand()["a", STAGE].work == Work(1.0)  # it is made once
+    elsewhere = known.ranked(STAGE, ["a"], wanted, 0.0, without=[first.best.replica])
+    assert elsewhere is not None
+    assert elsewhere.best.replica != first.best.replica
+    for one in sent:
+        known.ended(one)
+    assert not known._stages[STAGE].making

@@ -26,6 +26,7 @@ from pipelines.settings.rollout import changes, steps
 from pipelines.settings.specs import stage_specs
 from stages.contract.errors import ConfigurationError
 from stages.host.registry import StageSpec
+from stages.llm.settings import LlmSettings
 
 APP = "t"
 SHIPPED = Path(__file__).parents[3] / "serve_config.yaml"
@@ -90,7 +91,7 @@ def test_each_pool_has_what_differs_in_it_and_of_the_rest_what_the_model_says() 
     small, large = spec(given, "small"), spec(given, "large")
     assert (small.options.dtype, large.options.dtype) == ("float16", "bfloat16")
     assert (small.batch.max_items, large.batch.max_items) == (4, 8)
-    assert small.settings is not None
+    assert isinstance(small.settings, LlmSettings)
     assert (small.settings.num_slots, small.settings.prefill_chunk_tokens) == (4, 64)
     assert (small.max_step_s, large.max_step_s, small.source) == (7, 120, large.source)
     queues = settings(given)
@@ -177,8 +178,8 @@ def test_who_needs_a_stage_finds_all_of_its_pools_unless_it_hosts_it_itself() ->
 
 
 def test_deployments_that_wait_for_each_other_through_any_pool_are_refused() -> None:
-    circle = {"x": {"stages": ["m.llm", "n.vision_encoder"]}, "y": {"stages": ["n.llm", "m.vision_encoder"]}}
-    beside = {"eyes": EYES, "others": {"stages": ["n.vision_encoder"]}}
+    circle: dict[str, Any] = {"x": {"stages": ["m.llm", "n.vision_encoder"]}, "y": {"stages": ["n.llm", "m.vision_encoder"]}}
+    beside: dict[str, Any] = {"eyes": EYES, "others": {"stages": ["n.vision_encoder"]}}
     with pytest.raises(ConfigurationError, match=r"x -> y -> x wait for each other's results in a circle"):
         config(**beside, **circle)
     fused = circle["x"] | {"stages": [*circle["x"]["stages"], "m.vision_encoder"]}
@@ -253,6 +254,42 @@ def test_who_needs_a_pools_stage_is_told_of_it_once_it_is_there_and_before_it_go
         {"calls": ["other-eyes"], "run": ["other-eyes"]},
     ]
     assert ended.ends
+
+
+def test_who_needs_what_has_no_room_yet_asks_the_old_one_until_that_goes() -> None:
+    """Or what still asks by the old settings would wait for what starts only after it has been answered."""
+    eyes = {"stages": ["m.vision_encoder", "n.vision_encoder"], "max_surge_percent": 0}
+    models = {"m": seeing(), "n": seeing()}
+    others = models["n"] | {"vision_encoder": models["n"]["vision_encoder"] | {"source": {"folder": "/other"}}}
+    now, wanted = (
+        [
+            app.document({})
+            for app in applications(parse({"models": given, "deployments": {"eyes": eyes, "large": LARGE}}), APP)
+        ]
+        for given in (models, models | {"n": others})
+    )
+
+    def asked(applications: Any) -> tuple[set[str], set[str]]:
+        """The encoder that m's LLM asks, and those that run; by their applications."""
+        found = {given["name"]: given for app in applications for given in app.get("deployments", ())}
+        pools = found["large"]["user_config"]["elsewhere"]["m.vision_encoder"]
+        running = {app["name"] for app in applications if any(given["name"] == "eyes" for given in app.get("deployments", ()))}
+        return {at["application"] for at in pools}, running
+
+    (old, _), (new, _) = asked(now), asked(wanted)
+    *before, ends, last = steps(now, wanted, APP)
+    assert old != new
+    assert [asked(step.applications) for step in before] == [(old, old)] * len(before)
+    assert (asked(ends.applications), ends.ends) == ((new, set()), True)
+    assert asked(last.applications) == (new, new)
+
+
+def test_the_surfaces_own_stages_restart_with_the_weights_that_they_need_and_not_with_their_pools() -> None:
+    one, two = config(eyes=EYES, ingress=("m.llm",)), config(eyes=EYES, more=EYES, ingress=("m.llm",))
+    assert effects(one, two) == {"more": "STARTS", "ingress": "RECONFIGURED"}
+    other = seeing() | {"vision_encoder": seeing()["vision_encoder"] | {"source": {"folder": "/other"}}}
+    given = {"models": {"m": other, "n": seeing()}, "deployments": {"eyes": EYES}, "ingress": {"stages": ["m.llm"]}}
+    assert effects(one, parse(given)) == {"eyes": "REPLACED", "ingress": "RESTARTS"}
 
 
 def test_pools_of_one_stage_are_described() -> None:

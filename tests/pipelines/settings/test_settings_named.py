@@ -12,12 +12,11 @@ from pydantic import BaseModel
 
 from pipelines.settings.config import (
     AppConfig,
-    AutoscalingConfig,
     BatchConfig,
-    DeploymentConfig,
     LlmConfig,
     QueueConfig,
 )
+from pipelines.settings.deployments import AutoscalingConfig, DeploymentConfig
 
 ROOT = Path(__file__).parents[3]
 ROOMS = ("pipelines", "stages", "cache")

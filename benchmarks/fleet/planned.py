@@ -1,0 +1,153 @@
+"""The plan beside what people do without one, on equal hardware; and the planned fleet under traces: asked too much, in bursts, with much
+that comes again. Knows no report."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from benchmarks.command import tell
+from benchmarks.fleet import plans
+from benchmarks.fleet.plans import BY_TYPE, EVEN, MONOLITH
+from benchmarks.fleet.simulated import OURS, SIDES, fleet_of, router_of
+from benchmarks.fleet.workloads import MIXED, REUSED, Taste, requests
+from pipelines.planning.plan import Plan
+from pipelines.planning.planner import plan
+from pipelines.planning.simulation.arrivals import gamma, poisson
+from pipelines.planning.simulation.fleet import Pool
+from pipelines.planning.simulation.result import Figures, Result
+from pipelines.planning.simulation.simulation import simulate
+
+PLANNED = "planned"
+SATURATED = 1.25  # of the plan's own rate with devices that never rest
+OVERLOADS = (0.5, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0)  # of the planned rate
+BURSTS_CV = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """One fleet under one load. `load`: in words. `utilisations`, `full_parts`: by type of device."""
+
+    side: str
+    load: str
+    offered: float
+    figures: Figures
+    utilisations: Mapping[str, float]
+    full_parts: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class AtSaturation:
+    """The plan with more asked than it promises. `work_part`: of the work that its own pools would do at its own rate with devices that
+    never rest, so much was done. Of each type of device, `full_parts`."""
+
+    work_part: float
+    full_parts: Mapping[str, float]
+    bound_gap: float
+
+
+def the_plan(taste: Taste = MIXED) -> Plan:
+    tell("planning")
+    return plan(plans.planned_for(taste))
+
+
+def beside_others(found: Plan, num_requests: int) -> Iterator[Ran]:
+    """At the rate that the plan promises, and at what its devices do when they never rest."""
+    for load, rate in (("the plan's rate", found.rate), ("the plan's rate, no rest", found.saturated_rate)):
+        for side in (PLANNED, EVEN, BY_TYPE, MONOLITH):
+            tell(f"plans: {side} at {load}")
+            pools = plans.pools_of(found) if side == PLANNED else plans.without_a_plan(side)
+            yield _ran(side, load, rate, pools, OURS, poisson(rate, seed=1), num_requests, admits=True)
+
+
+def saturated(found: Plan, num_requests: int) -> AtSaturation:
+    """Without admission, so that the lines are never empty."""
+    tell("the plan at saturation")
+    rate = SATURATED * found.saturated_rate
+    result = _result(
+        plans.pools_of(found), OURS, poisson(rate, seed=2), num_requests, rate, MIXED, admits=False, deadline_s=float("inf")
+    )
+    promised = {pool.name: sum(stage.busy for stage in pool.stages) / found.target_utilisation for pool in found.pools}
+    done = {name: each.full_part for name, each in result.devices.items()}
+    sizes = {pool.name: pool.replicas * pool.fraction for pool in found.pools}
+    whole = sum(promised[name] * size for name, size in sizes.items())
+    part = sum(min(done[name], promised[name]) * size for name, size in sizes.items()) / whole
+    return AtSaturation(part, {device: each.full_part for device, each in result.by_device().items()}, found.gap)
+
+
+def overloaded(found: Plan, num_requests: int) -> Iterator[Ran]:
+    for times, side in itertools.product(OVERLOADS, SIDES):
+        tell(f"overload: {times:g} times the planned rate, {side}")
+        rate = times * found.rate
+        yield _ran(side, f"{times:g}", rate, plans.pools_of(found), side, poisson(rate, seed=3), num_requests, admits=True)
+
+
+def traces(found: Plan, num_requests: int) -> Iterator[Ran]:
+    """In bursts at the planned rate; and with much that comes again, at a rate that only who remembers can carry."""
+    for side in SIDES:
+        tell(f"bursts, {side}")
+        yield _ran(
+            side,
+            "in bursts",
+            found.rate,
+            plans.pools_of(found),
+            side,
+            gamma(found.rate, BURSTS_CV, seed=4),
+            num_requests,
+            admits=True,
+        )
+    for side in SIDES:
+        tell(f"reuse, {side}")
+        yield _ran(
+            side,
+            "skewed reuse",
+            found.rate,
+            plans.pools_of(found),
+            side,
+            poisson(found.rate, seed=5),
+            num_requests,
+            admits=True,
+            taste=REUSED,
+        )
+
+
+def _ran(
+    side: str,
+    load: str,
+    rate: float,
+    pools: Iterable[Pool],
+    router: str,
+    arrivals: Iterable[float],
+    num: int,
+    *,
+    admits: bool,
+    taste: Taste = MIXED,
+) -> Ran:
+    result = _result(pools, router, arrivals, num, rate, taste, admits=admits, deadline_s=1.0)
+    devices = result.by_device()
+    return Ran(
+        side,
+        load,
+        rate,
+        result.figures(),
+        {device: done.utilisation for device, done in devices.items()},
+        {device: done.full_part for device, done in devices.items()},
+    )
+
+
+def _result(
+    pools: Iterable[Pool],
+    router: str,
+    arrivals: Iterable[float],
+    num: int,
+    rate: float,
+    taste: Taste,
+    *,
+    admits: bool,
+    deadline_s: float,
+) -> Result:
+    """`deadline_s`: a request is given up after so many times its objective. Counted once the fleet has filled, until the last comes."""
+    asked = requests(itertools.islice(arrivals, num), taste, deadline_s=deadline_s)
+    fleet = replace(fleet_of(plans.stages(), pools, router), shared_names=5000 if taste.images else 0)
+    return simulate(fleet, asked, router_of(router, admits=admits), window=(0.25 * num / rate, 0.95 * num / rate))
