@@ -23,6 +23,7 @@ from pipelines.planning.solving.columns import (
     timed,
 )
 from pipelines.planning.solving.limits import Limit, full_step_s, heaviest, limits
+from stages.contract.work import Work
 from stages.host.nesting import needed_by
 
 ROUNDING = 1e-6
@@ -31,12 +32,13 @@ ROUNDING = 1e-6
 def fitted(fleet: Fleet, rules: Rules, most: Mapping[Key, float]) -> Sequence[Column]:
     """One column for every group of stages and part of a device that can keep these times."""
     bounds = [limit for each in fleet.classes for limit in limits(each)]
+    beside = heaviest(fleet.classes)
     found = [
         column
         for device in fleet.devices
         for group in groups(fleet.stages, device)
         for fraction in (rules.fractions if device.count < MANY and len(group) == 1 else (1.0,))
-        if (column := _largest(group, device, fraction, fleet, rules, bounds, most)) is not None
+        if (column := _largest(group, device, fraction, fleet, rules, bounds, beside, most)) is not None
     ]
     best = spans(found).best
     return [serving(column, fleet, bounds, best) for column in found]
@@ -49,16 +51,19 @@ def _largest(
     fleet: Fleet,
     rules: Rules,
     bounds: Sequence[Limit],
+    beside: Mapping[str, Work],
     most: Mapping[Key, float],
 ) -> Column | None:
     """From the largest batches down: what keeps memory or times from fitting is halved, until all fits."""
-    beside = heaviest(fleet.classes)
     levels = [0] * len(group)
     why = ""
     for _ in range(len(group) * most_rows(group, device, fleet).bit_length()):
-        column = timed(hosting(group, device, fraction, fleet, levels), bounds, beside)
+        column = hosting(group, device, fraction, fleet, levels)
         too_much = overfull(column, device, fleet, rules)
-        late = "" if too_much else _late(column, most)
+        late = ""
+        if not too_much:
+            column = timed(column, bounds, beside)
+            late = _late(column, most)
         if not too_much and not late:
             return replace(column, why_batch=why or column.why_batch)
         why = too_much or late

@@ -10,16 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipelines.planning.fleet import Device, Fleet, Rules
-from pipelines.planning.solving.columns import Column, Key, columns, distinct, spans, useful
+from pipelines.planning.solving.columns import Column, columns, distinct, spans, useful
 from pipelines.planning.solving.diving import dive
 from pipelines.planning.solving.fitting import enlarged, fitted, maximal, split
 from pipelines.planning.solving.limits import Limit, limits
-from pipelines.planning.solving.program import Asked, Goal, Solution, relaxed, solved, written
-from pipelines.planning.solving.times import longest, narrowed, stretched, total, ways
+from pipelines.planning.solving.program import Asked, Goal, Solution, Written, relaxed, solved, written
+from pipelines.planning.solving.times import Times, longest, narrowed, stretched, total, ways
 
 ROUNDING = 1e-6
 ROUND_S = 1.0  # for a round of the solver, however late it is
-FIRST = 0.5  # of the time: with a longest time for every stage
+RESERVE = 0.25  # of the time that is left: for rounding, where the solver takes all of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,52 +68,41 @@ class Search:
     def best(self, scale: float) -> tuple[Found | None, float]:
         """The best that was found, and the bound. `scale`: about the rate.
 
-        First with a longest time for every stage, so that all bounds are kept: few columns are left then. Several ways of choosing those
-        are tried, the most hopeful first. Where any closes a column to a class, then among all, while there is time and something to gain.
-        What is found by rounding is taken where it is better."""
+        First with a longest time for every stage, so that all bounds are kept: few columns are left then. If the best of those is found in
+        time, other longest times are tried, and then all columns. What is found by rounding is taken where it is better."""
         relaxation = self._relaxed(self.every, scale)
         if relaxation is None:
             return None, 0.0
         tried = ways(self._bounds, longest(self._bounds, relaxation, self.every), spans(self.every).best)
         self.every = distinct([*self.every, *(column for most in tried for column in fitted(self.fleet, self.rules, most))])
         best, bound, narrow = self._with_longest(tried, scale)
-        if not self._is_done(best, bound) and any(self._closes(most) for most in tried):
-            among_all, other = self._among_all(best, scale)
-            best, bound = self._better(best, among_all), self._tighter(bound, other)
         if not self._is_done(best, bound):
-            dived = dive(self.fleet, self.rules, narrow, self.asked, scale)
+            dived = dive(self.fleet, self.rules, narrow, self.asked, scale, self._is_over)
             best = self._better(best, None if dived is None else self._shared(narrow, dived, scale))
         return best, bound
 
-    def _with_longest(
-        self, tried: Sequence[Mapping[Key, float]], scale: float
-    ) -> tuple[Found | None, float, Sequence[Column]]:
+    def _with_longest(self, tried: Sequence[Times], scale: float) -> tuple[Found | None, float, Sequence[Column]]:
         """The best plan, the bound of all, and the columns that looked best."""
-        all_relaxed = self._relaxed(self.every, scale)
-        bound = all_relaxed.bound if all_relaxed is not None else self._loosest()
-        narrowed_ways = [self._narrowed(most) for most in tried]
-        values = [self._value(self._relaxed(narrow, scale)) for narrow in narrowed_ways]
+        relaxation = self._relaxed(self.every, scale)
+        bound = relaxation.bound if relaxation is not None else self._loosest()
+        narrow = [self._narrowed(most) for most in tried]
+        values = [self._value(self._relaxed(each, scale)) for each in narrow]
         order = sorted(range(len(tried)), key=lambda at: -values[at])
         best: Found | None = None
-        ends = self._ends - (1 - FIRST) * self._left_s()
         for at in order:
-            is_hopeless = best is not None and self._value_of(best) >= values[at] * (1 + self.patience.gap)
-            if is_hopeless or (best is not None and self.patience.clock() >= ends):
-                break
             closes = self._closes(tried[at])
-            left_s = ends - self.patience.clock() if closes else self._left_s()
-            found, other = self._searched(maximal(narrowed_ways[at]), best, scale, left_s)
+            found, other = self._searched(maximal(narrow[at]), best, scale)
             best = self._better(best, found)
             if not closes:
-                return best, self._tighter(bound, other), narrowed_ways[at]
-        return best, bound, narrowed_ways[order[0]]
+                bound = self._tighter(bound, other)
+            if not closes or self._is_done(best, bound) or self._is_nearly_over():
+                return best, bound, narrow[order[0]]
+        among_all, other = self._among_all(best, scale)
+        return self._better(best, among_all), self._tighter(bound, other), narrow[order[0]]
 
-    def _closes(self, most: Mapping[Key, float]) -> bool:
+    def _closes(self, most: Times) -> bool:
         """Whether these times close any column to a class that it serves."""
         return any(narrowed(column, most).serves != column.serves for column in self.every)
-
-    def _value_of(self, found: Found) -> float:
-        return found.value if self.asked.goal is Goal.RATE else -found.value
 
     def _value(self, solution: Solution | None) -> float:
         if solution is None:
@@ -123,23 +112,25 @@ class Search:
     def _relaxed(self, among: Sequence[Column], scale: float) -> Solution | None:
         return relaxed(written(self.fleet, self.rules, among, self.asked, scale=scale), self.asked)
 
-    def _searched(
-        self, among: Sequence[Column], best: Found | None, scale: float, time_limit_s: float
-    ) -> tuple[Found | None, float]:
+    def _searched(self, among: Sequence[Column], best: Found | None, scale: float) -> tuple[Found | None, float]:
         """Only what is better than `best`."""
         program = written(self.fleet, self.rules, among, self.asked, scale=scale, at_least=self._at_least(best))
-        solution = solved(program, self.asked, time_limit_s=max(ROUND_S, time_limit_s), gap=self.patience.gap)
+        solution = self._solved(program)
         if solution is None:
             return None, self._loosest()
         return self._shared(among, [round(count) for count in solution.replicas], scale), solution.bound
 
+    def _solved(self, program: Written) -> Solution | None:
+        left_s = max(ROUND_S, (1 - RESERVE) * self._left_s())
+        return solved(program, self.asked, time_limit_s=left_s, gap=self.patience.gap)
+
     def _among_all(self, best: Found | None, scale: float) -> tuple[Found | None, float]:
         """Bounds that a solution breaks are written into the program, and it is solved again."""
         together: list[Limit] = []
-        bound = self._loosest()
-        while self._left_s() > 0:
-            program = written(self.fleet, self.rules, self.every, self.asked, together, scale, at_least=self._at_least(best))
-            solution = solved(program, self.asked, time_limit_s=self._left_s(), gap=self.patience.gap)
+        bound, at_least = self._loosest(), self._at_least(best)
+        while not self._is_nearly_over():
+            program = written(self.fleet, self.rules, self.every, self.asked, together, scale, at_least=at_least)
+            solution = self._solved(program)
             if solution is None:
                 break
             bound = self._tighter(bound, solution.bound)
@@ -157,6 +148,12 @@ class Search:
     def _left_s(self) -> float:
         return self._ends - self.patience.clock()
 
+    def _is_over(self) -> bool:
+        return self._left_s() <= 0
+
+    def _is_nearly_over(self) -> bool:
+        return self._left_s() <= RESERVE * self.patience.time_limit_s
+
     def _loosest(self) -> float:
         return math.inf if self.asked.goal is Goal.RATE else 0.0
 
@@ -170,7 +167,7 @@ class Search:
         """How much better the bound is, as a part of it."""
         return max(0.0, (bound - value if self.asked.goal is Goal.RATE else value - bound) / bound) if bound else 0.0
 
-    def _narrowed(self, most: Mapping[Key, float]) -> Sequence[Column]:
+    def _narrowed(self, most: Times) -> Sequence[Column]:
         return useful([narrowed(column, most) for column in self.every], self.fleet, self._bounds)
 
     def _shared(self, among: Sequence[Column], replicas: Sequence[int], scale: float) -> Found | None:

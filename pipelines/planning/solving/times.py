@@ -24,10 +24,7 @@ Times = Mapping[Key, float]
 
 def ways(bounds: Sequence[Limit], used: Times, quickest: Times) -> Sequence[Times]:
     """`used`: by a solution that knows of no such bounds, `quickest`: by any column. All of them keep all bounds."""
-    together = [limit for limit in bounds if len(limit.path) > 1]
-    found = [stretched(bounds, used), *(shared_out(bounds, quickest, {}, power) for power in POWERS)]
-    if len(together) > 1:
-        found += [shared_out(bounds, quickest, {str(limit): power}, POWERS[0]) for limit in together for power in POWERS[1:]]
+    found = [stretched(bounds, used), *(shared_out(bounds, quickest, power) for power in POWERS)]
     return [times for at, times in enumerate(found) if times not in found[:at]]
 
 
@@ -36,12 +33,12 @@ def stretched(bounds: Sequence[Limit], taken: Times) -> Times:
     return {key: taken[key] * limit.bound_s / total(limit, taken) for limit in bounds for key in keys(limit) if key in taken}
 
 
-def shared_out(bounds: Sequence[Limit], quickest: Times, powers: Mapping[str, float], otherwise: float) -> Times:
-    """`powers`: of some bounds, by their words."""
+def shared_out(bounds: Sequence[Limit], quickest: Times, power: float) -> Times:
+    """What is left of each bound goes to its stages in proportion to this power of their quickest times."""
     found: dict[Key, float] = {}
     for limit in bounds:
         mine = {key: quickest[key] for key in keys(limit) if key in quickest}
-        weights = {key: seconds ** powers.get(str(limit), otherwise) for key, seconds in mine.items()}
+        weights = {key: seconds**power for key, seconds in mine.items()}
         left = max(0.0, limit.bound_s - sum(mine.values()))
         found |= {key: seconds + left * weights[key] / sum(weights.values()) for key, seconds in mine.items()}
     return found
