@@ -57,6 +57,7 @@ from pipelines.settings.config import INGRESS, AppConfig, FetchConfig
 from pipelines.settings.config_file import parse
 from pipelines.settings.derived import pixels_in_flight
 from pipelines.settings.loopback import refuse_open_door
+from pipelines.settings.orchestration import RoutingConfig
 from pipelines.settings.pinning import pinned
 from pipelines.settings.specs import embedded_servers
 from pipelines.threads import Threads
@@ -124,7 +125,7 @@ class Ingress:
         self._kept: Kept | None = None
         self._replica = str(serve.get_replica_context().replica_tag)
         self._table = handle_of(Address(deployment=METRICS, application=OWN))
-        self._elsewhere, self._stages = Elsewhere(), Addresses()
+        self._elsewhere, self._needed = Elsewhere(), (Addresses(), RoutingConfig())
         self._own = StageReplica(args.own.spec(), self._table, self._elsewhere) if args.own is not None else None
         self._served: tuple[SurfaceSettings, Triptych] | None = None
         self._told: SettingsInUse | None = None
@@ -162,18 +163,14 @@ class Ingress:
             self._kept.limit(settings.config.limits, is_shared=len({key.tenant for key in settings.config.auth.keys}) > 1)
         if self._own is not None:
             limit_queues(self._own, settings.queues)
-<<<<<<< HEAD
-            self._elsewhere.find(settings.stages, settings.config.routing)
-=======
-        self._stages = settings.stages
+        self._needed = settings.stages, settings.config.routing
         self._look_elsewhere(self._app.in_use())
 
     def _look_elsewhere(self, in_use: Collection[str]) -> None:
         """For what the surface's own stages need, where that is by the newest settings: once requests by earlier ones are done, which may
         need what is there until then."""
         if len(in_use) == 1:
-            self._elsewhere.find(self._stages)
->>>>>>> main
+            self._elsewhere.find(*self._needed)
 
     def _service(self, settings: SurfaceSettings) -> Triptych:
         client: StageClient = client_of(settings.stages, settings.config.routing)
