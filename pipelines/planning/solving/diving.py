@@ -4,7 +4,7 @@ Decides which fraction is rounded next (Achterberg, 2007, fractional diving): th
 fraction is rounded up where there is a device for it, and down where not; and so on with what is left. Pure.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pipelines.planning.fleet import Fleet, Rules
 from pipelines.planning.solving.columns import Column
@@ -13,10 +13,12 @@ from pipelines.planning.solving.program import Asked, most_replicas, relaxed, wr
 ROUNDING = 1e-6
 
 
-def dive(fleet: Fleet, rules: Rules, columns: Sequence[Column], asked: Asked, scale: float) -> Sequence[int] | None:
-    """Replicas by column, or None where it leads nowhere."""
+def dive(
+    fleet: Fleet, rules: Rules, columns: Sequence[Column], asked: Asked, scale: float, is_over: Callable[[], bool]
+) -> Sequence[int] | None:
+    """Replicas by column, or None where it leads nowhere, or not in time."""
     least, most = [0] * len(columns), list(most_replicas(fleet, columns))
-    for _ in range(4 * len(columns)):
+    while not is_over():
         between = list(zip(least, most, strict=True))
         found = relaxed(written(fleet, rules, columns, asked, scale=scale, between=between), asked)
         if found is None:
