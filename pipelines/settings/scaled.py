@@ -138,7 +138,7 @@ def _bare(document: Document) -> Document:
 
 def filled(documents: Iterable[Document], live: Live) -> Sequence[Document]:
     """With the numbers of scaled applications: as they are now; else as they are of the deployment that it takes the place of; else as it
-    begins. None where that is zero, which Serve takes from the code."""
+    begins. Serve is told of no zero: there it begins one, which the scaler ends unless something waits for it."""
     documents = list(documents)
     begins = _beginnings(documents)
     return [_filled(document, live, begins) if document.get("external_scaler_enabled") else document for document in documents]
