@@ -73,7 +73,11 @@ def classes(chance: random.Random) -> tuple[RequestClass, ...]:
         answered = Demand(f"{model}.llm", first + Work(answer, answer), 1.0, first)
         return (Demand(f"{model}.vision_encoder", Work(576), chance.uniform(0.2, 1)), answered)
 
-    painted = (Demand("paint.text_encoder", Work(77)), Demand("paint.denoiser", Work(30 * 8192, 30)), Demand("paint.vae_decoder", Work(2**18)))
+    painted = (
+        Demand("paint.text_encoder", Work(77)),
+        Demand("paint.denoiser", Work(30 * 8192, 30)),
+        Demand("paint.vae_decoder", Work(2**18)),
+    )
     edited = (Demand("paint.vae_encoder", Work(2**18)), *painted)
     drawn = (Demand("draw.denoiser", Work(8 * 8192, 8)), Demand("draw.vae_decoder", Work(2**18)))
     return (
@@ -106,11 +110,15 @@ def measure(sizes: Sequence[int], seeds: int, limit_s: float, report: Report) ->
 
 def main() -> None:
     quick = start(__doc__)
-    report = Report("planner", {"stages": len(STAGES), "types": len(GAINS), "limit_s": LIMIT_S, "utilisation": Rules().utilisation})
+    report = Report(
+        "planner", {"stages": len(STAGES), "types": len(GAINS), "limit_s": LIMIT_S, "utilisation": Rules().utilisation}
+    )
     measure(SIZES[:1] if quick else SIZES, 1 if quick else SEEDS, 2.0 if quick else LIMIT_S, report)
     rows = [row for row in report.rows if row["devices"] is not None and float(row["devices"]) > SIZES[-1] / 2]
     if rows:
-        report.goals.append(Goal("seconds at 10,000 devices", max(float(row["seconds"] or 0) for row in rows), BY_S, at_most=True))
+        report.goals.append(
+            Goal("seconds at 10,000 devices", max(float(row["seconds"] or 0) for row in rows), BY_S, at_most=True)
+        )
     report.publish(results_folder(quick=quick))
 
 
