@@ -2,9 +2,8 @@
 
     python -m benchmarks.planner
 
-Random fleets (seeded) of 10 stages of 3 models on 8 types of device, 10 to 10,000 devices in all, with bounds on what requests take. For each
-the seconds, the rate, the solver's bound, and the bound of the relaxation, in which replicas could be divided. Beside it, on the same
-fleets, each stage on the type of device that it is quickest on, with as many devices as it needs of those there are.
+Random fleets (seeded) of 10 stages of 4 models on 8 types of device, 10 to 10,000 devices in all, with bounds on what requests take. For
+each the seconds, the rate, the solver's bound and the gap to it.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from stages.contract.blob import Blob
 from stages.contract.errors import InvalidRequest, StageFailed
 from stages.contract.item import InputReceipts, StreamEnd
 from stages.contract.recipe import Recipe
+from stages.contract.work import Work
 from stages.diffusion.messages import (
     DecodeLatents,
     Denoise,
@@ -42,6 +43,18 @@ class PromptLengths(Protocol):
 
     def positions(self, text: str) -> int:
         """Of the text's embedding. Milliseconds of CPU, on any thread. Raises `InvalidRequest` for a text that is too long."""
+        ...
+
+    def work(self, text: str, min_positions: int = 0) -> Work:
+        """Of embedding it, about."""
+        ...
+
+
+class PaintingWork(Protocol):
+    """Implemented by `stages/diffusion/work.py`."""
+
+    def of(self, payload: Denoise) -> Work:
+        """Of all steps. Any thread."""
         ...
 
 
@@ -65,6 +78,7 @@ class TextToImagePipeline:
         client: StageClient,
         rules: PaintRules,
         lengths: PromptLengths,
+        work: PaintingWork,
         *,
         threads: Threads,
         text_fingerprint: str,
@@ -76,6 +90,7 @@ class TextToImagePipeline:
         self._text, self._denoiser = f"{model}.text_encoder", f"{model}.denoiser"
         self._decoder, self._encoder = f"{model}.vae_decoder", f"{model}.vae_encoder"
         self._client, self._rules, self._lengths, self._threads = client, rules, lengths, threads
+        self._work = work
         self._text_fingerprint, self._vae_fingerprint = text_fingerprint, vae_fingerprint
         self._max_image_pixels = max_image_pixels
         self._keep_steps, self._decoder_fingerprint = keep_steps, decoder_fingerprint
@@ -145,7 +160,7 @@ class TextToImagePipeline:
     def _embedding(self, text: str, min_positions: int, param: str, salt: str) -> Recipe[PromptEmbedding]:
         weights = self._text_fingerprint
         key = name("prompt_embeddings", weights=weights, tenant=salt, text=text, min_positions=min_positions)
-        return Recipe(key, self._text, EncodePrompt(text, min_positions), param)
+        return Recipe(key, self._text, EncodePrompt(text, min_positions), param, self._lengths.work(text, min_positions))
 
     def _init(self, job: PaintJob, size: Size, salt: str) -> Recipe[Latents] | None:
         """The given image's latents: the same image at the same size is encoded once. Raises `InvalidRequest`."""
@@ -157,7 +172,7 @@ class TextToImagePipeline:
         image, weights = digest(part.data), self._vae_fingerprint
         key = name("image_latents", weights=weights, tenant=salt, image=image, width=width, height=height)
         payload = EncodeToLatents(Blob(part.data), width, height, self._max_image_pixels)
-        return Recipe(key, self._encoder, payload, part.param)
+        return Recipe(key, self._encoder, payload, part.param, Work(float(width * height)))
 
     async def _image(self, index: int, payload: Denoise, context: RequestContext) -> AsyncGenerator[PaintEvent, None]:
         """Denoises, and decodes beside that what there is to see, in its order."""
@@ -171,7 +186,7 @@ class TextToImagePipeline:
     async def _denoised(
         self, index: int, payload: Denoise, seen: "asyncio.Queue[_Seen]", context: RequestContext
     ) -> AsyncGenerator[PaintEvent, None]:
-        item = context.item(f"image:{index}", payload)
+        item = context.item(f"image:{index}", payload, work=self._work.of(payload))
         latents: Latents | None = None
         previewed: set[int] = set()
         stream = self._client.stream(self._denoiser, item, restartable=True, lost=context.lost_replicas)
@@ -203,7 +218,8 @@ class TextToImagePipeline:
             is_last = one.partial is None
             key = await self._pixels_name(one, payload)
             part = f"decode:{index}:{'end' if one.partial is None else one.partial}"
-            item = context.item(part, DecodeLatents(one.latents), name=key)
+            work = Work(float(payload.width * payload.height))
+            item = context.item(part, DecodeLatents(one.latents), name=key, work=work)
             reply = await self._client.call(self._decoder, item, lost=context.lost_replicas)
             context.add(*reply.receipts)
             yield PaintImage(index, reply.value.pixels, payload.seed, one.partial)

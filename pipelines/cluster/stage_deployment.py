@@ -32,8 +32,8 @@ TINY = {"num_cpus": 0.01}
 
 
 def stages(args: StagesArgs) -> Application:
-    """One deployment of stages."""
-    return hosted_in(PlacedReplica, args, {})
+    """One deployment of stages. It begins with as many replicas as Serve's overrides say; where they say nothing, with none."""
+    return hosted_in(PlacedReplica, args, {}, num_replicas=0)
 
 
 def redis(args: RedisArgs) -> Application:
@@ -45,19 +45,20 @@ def redis(args: RedisArgs) -> Application:
     )
 
 
-def hosted_in(replica: type["PlacedReplica"], args: StagesArgs, overrides: Mapping[str, Any]) -> Application:
+def hosted_in(
+    replica: type["PlacedReplica"], args: StagesArgs, overrides: Mapping[str, Any], num_replicas: int | None = None
+) -> Application:
     """A deployment of stages, in replicas of this class. `overrides`: Serve's own settings."""
-    return (
-        serve.deployment(replica)
-        .options(
-            name=args.deployment,
-            ray_actor_options=actor_options(args.process),
-            graceful_shutdown_wait_loop_s=0.2,
-            request_router_config=router_config(args.news_period_s),
-            **overrides,
-        )
-        .bind(args)
+    deployment = serve.deployment(replica).options(
+        name=args.deployment,
+        ray_actor_options=actor_options(args.process),
+        graceful_shutdown_wait_loop_s=0.2,
+        request_router_config=router_config(args.news_period_s),
+        **overrides,
     )
+    if num_replicas is not None:
+        deployment._deployment_config.num_replicas = num_replicas  # Serve's options take no 0, its controller does
+    return deployment.bind(args)
 
 
 def router_config(news_period_s: float = RoutingConfig().news_period_s) -> RequestRouterConfig:
@@ -89,9 +90,8 @@ def client_of(stages: Addresses, routing: RoutingConfig = RoutingConfig()) -> Se
     handles = {address.deployment: handle_of(address) for pools in stages.values() for address in pools}
     pools = {stage: [address.deployment for address in pools] for stage, pools in stages.items()}
     admission = Admission(**routing.admission.model_dump()) if routing.admission is not None else None
-    quantile = admission.quantile if admission is not None else Ranking().quantile
     table = table_of_this_process()
-    table.rank_by(Ranking(max_candidates=routing.max_candidates, quantile=quantile))
+    table.rank_by(Ranking(max_candidates=routing.max_candidates))
     return ServeStageClient(handles, pools, table=table, admission=admission)
 
 

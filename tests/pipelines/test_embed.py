@@ -17,10 +17,14 @@ from pipelines.jobs import Embedded, EmbedJob, ImagePart, TextPart
 from pipelines.threads import Threads
 from stages.contract.errors import InvalidRequest
 from stages.contract.item import Reply, StageReceipt
+from stages.contract.work import Work
 from stages.host.host import StageHost
 from stages.vision.messages import Embedding
+from stages.vision.work import EmbeddingWork
 from tests.pipelines.stages import BAD, embedder
 from tests.stages.host.test_host import once
+
+WORK = EmbeddingWork(text=Work(77), image=Work(49))
 
 
 class Scene:
@@ -30,7 +34,7 @@ class Scene:
         self.host.add("m.embedder", self.embedder)
         self.threads = Threads.new()
         self.pipeline = ClipEmbedPipeline(
-            "m", LocalStageClient(self.host), threads=self.threads, fingerprint="f", max_pixels=100
+            "m", LocalStageClient(self.host), WORK, threads=self.threads, fingerprint="f", max_pixels=100
         )
 
     def ask(self, *parts: TextPart | ImagePart, context: RequestContext | None = None) -> "asyncio.Task[Embedded]":
@@ -86,7 +90,7 @@ async def test_what_was_made_for_an_input_is_on_the_receipt_too() -> None:
         def stream(self, stage: str, item: object, **options: Any) -> Any: ...
 
     context = RequestContext(created=time.time() - 5.0)
-    pipeline = ClipEmbedPipeline("m", Nested(), threads=Threads.new(), fingerprint="f", max_pixels=100)
+    pipeline = ClipEmbedPipeline("m", Nested(), WORK, threads=Threads.new(), fingerprint="f", max_pixels=100)
     await pipeline.embed(EmbedJob((TextPart("a"),)), context)
     other, embedder = context.receipts
     assert (other.stage, embedder.stage) == ("m.other", "m.embedder")

@@ -15,7 +15,7 @@ from pipelines.cluster.serve_client import ServeStageClient
 from pipelines.context import RequestContext
 from pipelines.image_text import ImageTextPipeline
 from pipelines.jobs import ChatEvent, ChatJob, ChatStarted, ChoiceEvents, ImagePart, Message, TextPart
-from pipelines.prompts.prompt import Prompt
+from pipelines.prompts.prompt import PlacedImage, Prompt
 from pipelines.threads import Threads
 from stages.contract.errors import DeadlineExceeded, InvalidRequest, StageFailed, Unavailable
 from stages.contract.item import StageReceipt, StreamEnd
@@ -40,11 +40,11 @@ class Letters:
 
     def build(self, messages: Sequence[Message]) -> Prompt:
         token_ids: list[int] = []
-        images: list[tuple[int, int, ImagePart]] = []
+        images: list[PlacedImage] = []
         for message in messages:
             for part in message.parts:
                 if isinstance(part, ImagePart):
-                    images.append((len(token_ids), 4, part))
+                    images.append(PlacedImage(len(token_ids), 4, part, num_patches=16))
                     token_ids += [0] * 4
                 else:
                     token_ids += map(ord, part.text)
@@ -68,6 +68,7 @@ class Scene:
             vision_fingerprint="weights" if sees else None,
             max_pixels=100,
             max_context_tokens=CONTEXT,
+            chunk_tokens=8,
         )
 
     async def chat(self, job: ChatJob, context: RequestContext | None = None) -> list[ChatEvent]:

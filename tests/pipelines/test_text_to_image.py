@@ -18,6 +18,7 @@ from pipelines.rules.paint_rules import PaintRules
 from pipelines.text_to_image import TextToImagePipeline
 from pipelines.threads import Threads
 from stages.contract.errors import DeadlineExceeded, InvalidRequest
+from stages.contract.work import Work
 from stages.diffusion.messages import Denoise, EncodePrompt
 from stages.host.host import StageHost
 from tests.pipelines.cluster.fake_serve import FakeDeployment
@@ -52,6 +53,16 @@ class Words:
             raise InvalidRequest(f"prompt has {num_words} words; at most {LONGEST}", param="prompt")
         return num_words
 
+    def work(self, text: str, min_positions: int = 0) -> Work:
+        return Work(float(max(len(text.split()), min_positions)))
+
+
+class Steps:
+    """A unit a step."""
+
+    def of(self, payload: Denoise) -> Work:
+        return Work(float(payload.steps), float(payload.steps))
+
 
 class Scene:
     def __init__(self) -> None:
@@ -68,6 +79,7 @@ class Scene:
             client or self.client,
             RULES,
             Words(),
+            Steps(),
             threads=self.threads,
             text_fingerprint="text",
             vae_fingerprint="vae" if edits else None,

@@ -23,6 +23,7 @@ from pipelines.planning.solving.columns import (
     timed,
 )
 from pipelines.planning.solving.limits import Limit, full_step_s, heaviest, limits
+from pipelines.planning.solving.program import Solution
 from stages.contract.work import Work
 from stages.host.nesting import needed_by
 
@@ -104,6 +105,21 @@ def maximal(found: Sequence[Column]) -> Sequence[Column]:
     hosts a stage more can still leave it unused. `split` takes the unused ones out again."""
     whole = [column for column in found if column.fraction == 1]
     return [column for column in found if not any(_does_all(other, column) for other in whole if column.fraction == 1)]
+
+
+def likeliest(found: Sequence[Column], relaxation: Solution, most: int) -> Sequence[Column]:
+    """Those that the relaxation has replicas of, and of each type of device those others with the least reduced costs (what a column would
+    have to gain before it is worth a device), `most` together."""
+    cost = [reduced / column.fraction for column, reduced in zip(found, relaxation.reduced, strict=True)]
+    order = sorted(range(len(found)), key=lambda at: (relaxation.replicas[at] <= ROUNDING, cost[at] > ROUNDING, cost[at]))
+    taken: dict[str, int] = {}
+    chosen = []
+    for at in order:
+        device = found[at].device
+        if relaxation.replicas[at] > ROUNDING or taken.get(device, 0) < most:
+            taken[device] = taken.get(device, 0) + 1
+            chosen.append(at)
+    return [found[at] for at in sorted(chosen)]
 
 
 def _does_all(more: Column, less: Column) -> bool:

@@ -1,7 +1,7 @@
 """The search for a plan.
 
-Decides how the program is solved: bounds on several stages' times are added where a solution breaks them; where the solver runs out of time
-its best is compared with what diving finds; and replicas that nothing needs are left off again. No clock but the one that is handed in.
+Decides how the program is solved: with few columns before many; with bounds on several stages' times added where a solution breaks them;
+and that replicas which nothing needs are left off again. No clock but the one that is handed in.
 """
 
 import math
@@ -11,15 +11,17 @@ from dataclasses import dataclass, field
 
 from pipelines.planning.fleet import Device, Fleet, Rules
 from pipelines.planning.solving.columns import Column, columns, distinct, spans, useful
-from pipelines.planning.solving.diving import dive
-from pipelines.planning.solving.fitting import enlarged, fitted, maximal, split
+from pipelines.planning.solving.fitting import enlarged, fitted, likeliest, maximal, split
 from pipelines.planning.solving.limits import Limit, limits
 from pipelines.planning.solving.program import Asked, Goal, Solution, Written, relaxed, solved, written
 from pipelines.planning.solving.times import Times, longest, narrowed, stretched, total, ways
 
 ROUNDING = 1e-6
 ROUND_S = 1.0  # for a round of the solver, however late it is
-RESERVE = 0.25  # of the time that is left: for rounding, where the solver takes all of its own
+SHARE = 0.5  # of the time that is left, for each round of the solver
+NEARLY = 0.1  # of all time: too little for another
+FOR_PLAN = 0.8  # of all time; the rest is for what one more device would bring
+ROUNDS = (4, 8)  # columns for each type of device, before all of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ class Search:
     _ends: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self._ends = self.patience.clock() + self.patience.time_limit_s
+        self._ends = self.patience.clock() + FOR_PLAN * self.patience.time_limit_s
         self._bounds = [limit for each in self.fleet.classes for limit in limits(each)]
         self.every = columns(self.fleet, self.rules)
 
@@ -69,36 +71,29 @@ class Search:
         """The best that was found, and the bound. `scale`: about the rate.
 
         First with a longest time for every stage, so that all bounds are kept: few columns are left then. If the best of those is found in
-        time, other longest times are tried, and then all columns. What is found by rounding is taken where it is better."""
+        time, other longest times are tried, and then all columns."""
         relaxation = self._relaxed(self.every, scale)
         if relaxation is None:
             return None, 0.0
         tried = ways(self._bounds, longest(self._bounds, relaxation, self.every), spans(self.every).best)
         self.every = distinct([*self.every, *(column for most in tried for column in fitted(self.fleet, self.rules, most))])
-        best, bound, narrow = self._with_longest(tried, scale)
-        if not self._is_done(best, bound):
-            dived = dive(self.fleet, self.rules, narrow, self.asked, scale, self._is_over)
-            best = self._better(best, None if dived is None else self._shared(narrow, dived, scale))
-        return best, bound
+        return self._with_longest(tried, scale)
 
-    def _with_longest(self, tried: Sequence[Times], scale: float) -> tuple[Found | None, float, Sequence[Column]]:
-        """The best plan, the bound of all, and the columns that looked best."""
+    def _with_longest(self, tried: Sequence[Times], scale: float) -> tuple[Found | None, float]:
         relaxation = self._relaxed(self.every, scale)
         bound = relaxation.bound if relaxation is not None else self._loosest()
         narrow = [self._narrowed(most) for most in tried]
         values = [self._value(self._relaxed(each, scale)) for each in narrow]
-        order = sorted(range(len(tried)), key=lambda at: -values[at])
         best: Found | None = None
-        for at in order:
+        for at in sorted(range(len(tried)), key=lambda at: -values[at]):
             closes = self._closes(tried[at])
-            found, other = self._searched(maximal(narrow[at]), best, scale)
-            best = self._better(best, found)
+            best, other = self._searched(maximal(narrow[at]), best, scale, bound)
             if not closes:
                 bound = self._tighter(bound, other)
             if not closes or self._is_done(best, bound) or self._is_nearly_over():
-                return best, bound, narrow[order[0]]
+                return best, bound
         among_all, other = self._among_all(best, scale)
-        return self._better(best, among_all), self._tighter(bound, other), narrow[order[0]]
+        return self._better(best, among_all), self._tighter(bound, other)
 
     def _closes(self, most: Times) -> bool:
         """Whether these times close any column to a class that it serves."""
@@ -112,16 +107,26 @@ class Search:
     def _relaxed(self, among: Sequence[Column], scale: float) -> Solution | None:
         return relaxed(written(self.fleet, self.rules, among, self.asked, scale=scale), self.asked)
 
-    def _searched(self, among: Sequence[Column], best: Found | None, scale: float) -> tuple[Found | None, float]:
-        """Only what is better than `best`."""
-        program = written(self.fleet, self.rules, among, self.asked, scale=scale, at_least=self._at_least(best))
-        solution = self._solved(program)
-        if solution is None:
-            return None, self._loosest()
-        return self._shared(among, [round(count) for count in solution.replicas], scale), solution.bound
+    def _searched(self, among: Sequence[Column], best: Found | None, scale: float, bound: float) -> tuple[Found | None, float]:
+        """What is better than `best`, else that; and the bound of these columns. First among the few that the relaxation likes most: then
+        the solver finds in a second what it may not find among all in a minute."""
+        relaxation = self._relaxed(among, scale)
+        if relaxation is None:
+            return best, self._loosest()
+        for most in (*ROUNDS, len(among)):
+            few = likeliest(among, relaxation, most)
+            program = written(self.fleet, self.rules, few, self.asked, scale=scale, at_least=self._at_least(best))
+            solution = self._solved(program)
+            if solution is not None:
+                best = self._better(best, self._shared(few, among, [round(count) for count in solution.replicas], scale))
+            if len(few) == len(among):
+                return best, relaxation.bound if solution is None else solution.bound
+            if self._is_done(best, bound) or self._is_nearly_over():
+                break
+        return best, relaxation.bound
 
     def _solved(self, program: Written) -> Solution | None:
-        left_s = max(ROUND_S, (1 - RESERVE) * self._left_s())
+        left_s = max(ROUND_S, SHARE * self._left_s())
         return solved(program, self.asked, time_limit_s=left_s, gap=self.patience.gap)
 
     def _among_all(self, best: Found | None, scale: float) -> tuple[Found | None, float]:
@@ -138,7 +143,7 @@ class Search:
             broken = [limit for limit in self._bounds if total(limit, used) > limit.bound_s * (1 + ROUNDING)]
             if not broken:
                 narrow = [narrowed(column, stretched(self._bounds, used)) for column in self.every]
-                return self._shared(narrow, [round(count) for count in solution.replicas], scale), bound
+                return self._shared(narrow, narrow, [round(count) for count in solution.replicas], scale), bound
             together += broken
         return None, bound
 
@@ -148,11 +153,8 @@ class Search:
     def _left_s(self) -> float:
         return self._ends - self.patience.clock()
 
-    def _is_over(self) -> bool:
-        return self._left_s() <= 0
-
     def _is_nearly_over(self) -> bool:
-        return self._left_s() <= RESERVE * self.patience.time_limit_s
+        return self._left_s() <= NEARLY * self.patience.time_limit_s
 
     def _loosest(self) -> float:
         return math.inf if self.asked.goal is Goal.RATE else 0.0
@@ -170,13 +172,13 @@ class Search:
     def _narrowed(self, most: Times) -> Sequence[Column]:
         return useful([narrowed(column, most) for column in self.every], self.fleet, self._bounds)
 
-    def _shared(self, among: Sequence[Column], replicas: Sequence[int], scale: float) -> Found | None:
+    def _shared(self, few: Sequence[Column], among: Sequence[Column], replicas: Sequence[int], scale: float) -> Found | None:
         """With these replicas at the most; None: they don't do."""
-        replicas = enlarged(among, replicas)
-        first = self._fixed(among, replicas, scale)
+        replicas = enlarged(few, replicas)
+        first = self._fixed(few, replicas, scale)
         if first is None:
             return None
-        chosen, counts = self._trimmed(among, replicas, first)
+        chosen, counts = self._trimmed(few, replicas, first)
         shared = self._fixed(chosen, counts, scale)
         if shared is None:
             return None
