@@ -1,5 +1,6 @@
 """What the scaler is told, and how numbers of replicas go into what Serve is told."""
 
+import re
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from pipelines.settings.applications import applications
 from pipelines.settings.config_file import parse
 from pipelines.settings.rollout import Document
 from pipelines.settings.scaled import SCALER, ScaledPool, ScalerSettings, bare, filled, scaler_settings
+from stages.contract.errors import ConfigurationError
 
 SHIPPED = yaml.safe_load((Path(__file__).parents[3] / "serve_config.yaml").read_text())["applications"][0]["args"]
 
@@ -106,6 +108,23 @@ def test_what_is_scaled_keeps_its_number_whatever_else_changes() -> None:
     assert numbers(filled(now, {(llm, "llm"): 7}))["llm"] == 7
     assert numbers(filled(now, {("t-llm-before", "llm"): 5}))["llm"] == 5  # of other weights, whose place it takes
     assert list(bare(filled(now, {(llm, "llm"): 7}))) == now
+
+
+@pytest.mark.parametrize(
+    ("budget", "told"),
+    [
+        ({"devices": {"cpu": 0.5}}, "scaling.budget.devices.cpu: 0.5 has no room for what must be there, which is 0.9"),
+        ({"price_per_hour": 0.8}, "scaling.budget.price_per_hour: 0.8 doesn't pay for what must be there, which costs 0.9"),
+        ({"devices": {"cpu": 0.9, "L4": 0}, "price_per_hour": 0.9}, ""),
+    ],
+)
+def test_a_budget_without_room_for_what_must_be_there_is_refused(budget: dict[str, Any], told: str) -> None:
+    args = deepcopy(SHIPPED) | {"scaling": {"budget": budget, "prices": {"cpu": 1.0}}}
+    if told:
+        with pytest.raises(ConfigurationError, match=re.escape(told)):
+            parse(args)
+    else:
+        parse(args)
 
 
 def test_a_number_that_is_fixed_is_left_alone() -> None:
