@@ -11,17 +11,22 @@ from dataclasses import replace
 from typing import Protocol
 
 from cache.keys import digest, name
-from pipelines.client import StageClient
+from pipelines.client import StageClient, Visit
 from pipelines.context import RequestContext
 from pipelines.jobs import ChatEvent, ChatJob, ChatStarted, ChoiceEvents, ImagePart, Message
 from pipelines.prompts.prompt import Prompt
+from pipelines.routing.prompt_hints import BLOCK_TOKENS, prompt_hints
 from pipelines.streams import merged
 from pipelines.threads import Threads
 from stages.contract.blob import Blob
 from stages.contract.errors import InvalidRequest, StageFailed
 from stages.contract.item import InputReceipts, StreamEnd
+from stages.contract.news import Hints
 from stages.contract.recipe import Recipe
+from stages.contract.work import Work
+from stages.llm.answer_lengths import AnswerLengths
 from stages.llm.messages import Generate, GenerationEnd, ImageSpan, Sampling, TokenDelta
+from stages.llm.work import answer_work
 from stages.vision.messages import EncodeImage, VisionFeatures
 
 
@@ -50,21 +55,24 @@ class ImageTextPipeline:
         vision_fingerprint: str | None,
         max_pixels: int,
         max_context_tokens: int,
+        chunk_tokens: int,
     ) -> None:
         self._llm, self._vision = f"{model}.llm", f"{model}.vision_encoder"
         self._client, self._prompts, self._threads = client, prompts, threads
         self._vision_fingerprint, self._max_pixels = vision_fingerprint, max_pixels
-        self._max_context_tokens = max_context_tokens
+        self._max_context_tokens, self._chunk_tokens = max_context_tokens, chunk_tokens
+        self._lengths = AnswerLengths()
 
     async def chat(self, job: ChatJob, context: RequestContext) -> AsyncGenerator[ChatEvent, None]:
         self._refuse_images_if_blind(job)
         num_chars = self._prompts.num_chars(job.messages)
         prompt = await self._threads.prompts.run(num_chars, self._prompts.build, job.messages)
         sampling = self._fit(job, len(prompt.token_ids))
-        num_bytes = sum(len(part.data) for _, _, part in prompt.images)
-        images = await self._threads.digests.run(num_bytes, self._images, prompt, context.salt)
+        num_bytes = sum(len(placed.image.data) for placed in prompt.images)
+        images, hints = await self._threads.digests.run(num_bytes, self._hashed, prompt, context.salt)
         payload = Generate(tuple(prompt.token_ids), sampling, images, salt=context.salt)
-        choices = [self._choice(index, payload, context) for index in range(job.n)]
+        self._client.admit(self._visits(payload, hints), deadline=context.deadline, priority=context.priority)
+        choices = [self._choice(index, payload, hints, context) for index in range(job.n)]
         started = False
         async with aclosing(choices[0] if job.n == 1 else merged(choices)) as events:
             async for event in events:
@@ -100,32 +108,55 @@ class ImageTextPipeline:
             param="max_tokens",
         )
 
+    def _hashed(self, prompt: Prompt, salt: str) -> tuple[tuple[ImageSpan, ...], Hints]:
+        """Where the prompt's images stand, and what its beginnings are called where it is asked who holds them. Off the event loop."""
+        images = self._images(prompt, salt)
+        placed = [(image.offset, image.length, image.features.name) for image in images]
+        each = Work(BLOCK_TOKENS, BLOCK_TOKENS / self._chunk_tokens)
+        return images, Hints(prompt_hints(salt, prompt.token_ids, placed), each, unit="tokens")
+
+    def _visits(self, payload: Generate, hints: Hints) -> Sequence[Visit]:
+        """One after the other: all images at once, then the LLM."""
+        works = [span.features.work for span in payload.images if span.features.work is not None]
+        encoding = [Visit(self._vision, Work(sum(work.amount for work in works)))] if works else []
+        return [*encoding, Visit(self._llm, self._work(payload), hints)]
+
+    def _work(self, payload: Generate) -> Work:
+        num_answer = self._lengths.expected(payload.sampling.max_tokens)
+        return answer_work(len(payload.token_ids), num_answer, self._chunk_tokens)
+
     def _images(self, prompt: Prompt, salt: str) -> tuple[ImageSpan, ...]:
         """Where the prompt's images stand. One that occurs twice has one name, travels once, and is made once. Hashes: off the
         event loop."""
         payloads: dict[str, EncodeImage] = {}
         spans = []
-        for offset, length, part in prompt.images:
+        for placed in prompt.images:
+            part, work = placed.image, Work(float(placed.num_patches))
             image = digest(part.data)
             key = name("vision_features", weights=str(self._vision_fingerprint), tenant=salt, image=image)
             payload = payloads.setdefault(image, EncodeImage(Blob(part.data), self._max_pixels))
-            recipe: Recipe[VisionFeatures] = Recipe(key, self._vision, payload, part.param)
-            spans.append(ImageSpan(offset, length, recipe))
+            recipe: Recipe[VisionFeatures] = Recipe(key, self._vision, payload, part.param, work)
+            spans.append(ImageSpan(placed.offset, placed.length, recipe))
         return tuple(spans)
 
-    async def _choice(self, index: int, payload: Generate, context: RequestContext) -> AsyncGenerator[ChoiceEvents, None]:
+    async def _choice(
+        self, index: int, payload: Generate, hints: Hints, context: RequestContext
+    ) -> AsyncGenerator[ChoiceEvents, None]:
         if payload.sampling.seed is not None:
             seed = (payload.sampling.seed + index) % 2**63
             payload = replace(payload, sampling=replace(payload.sampling, seed=seed))
         ended = False
-        item = context.item(f"choice:{index}", payload)
+        item = context.item(f"choice:{index}", payload, work=self._work(payload), hints=hints)
         async with aclosing(self._client.stream(self._llm, item, lost=context.lost_replicas)) as batches:
             async for batch in batches:
                 events: list[TokenDelta | GenerationEnd] = []
                 for event in batch:
                     match event:
-                        case TokenDelta() | GenerationEnd():
+                        case TokenDelta():
                             events.append(event)
+                        case GenerationEnd():
+                            events.append(event)
+                            self._lengths.saw(event.completion_tokens, was_cut=event.reason == "length")
                         case InputReceipts():
                             context.add(*event.receipts)
                         case StreamEnd():

@@ -19,7 +19,7 @@ from pipelines.prompts.prompt import PromptBuilder
 from pipelines.rules.paint_rules import PaintRules
 from pipelines.rules.sampling_defaults import sampling_defaults
 from pipelines.settings.config import AppConfig, EmbedModel, ImageTextModel, ModelConfig, TextToImageModel
-from pipelines.settings.derived import default_max_tokens
+from pipelines.settings.derived import default_max_tokens, prefill_chunk_tokens
 from pipelines.settings.specs import stage_specs
 from pipelines.text_to_image import TextToImagePipeline
 from pipelines.threads import Threads
@@ -30,8 +30,10 @@ from stages.contract.item import StageMetrics
 from stages.diffusion.checkpoint.checkpoint_parts import SETTINGS
 from stages.diffusion.families.families import describe
 from stages.diffusion.prompt_lengths import PromptLengths
+from stages.diffusion.work import PaintingWork
 from stages.host.registry import PROJECTOR_FILES, StageSpec, part_files
 from stages.llm.messages import Sampling
+from stages.vision.work import EmbeddingWork
 
 NAMED = ("vision_encoder", "embedder", "text_encoder", "vae_encoder", "vae_decoder")
 """Kinds of stage whose results pipelines name."""
@@ -114,8 +116,14 @@ class Triptych:
                 return _paint_card(model_id, stages, created, rules, edits=model.vae_encoder is not None)
             case EmbedModel():
                 fingerprint, max_pixels = self._named(f"{model_id}.embedder"), self._config.limits.image_pixels
+                spec = self._specs[f"{model_id}.embedder"]
                 self._embed[model_id] = ClipEmbedPipeline(
-                    model_id, self._clients[model_id], threads=self._threads, fingerprint=fingerprint, max_pixels=max_pixels
+                    model_id,
+                    self._clients[model_id],
+                    EmbeddingWork.load(resolve(spec.source, part_files(spec).without_weights())),
+                    threads=self._threads,
+                    fingerprint=fingerprint,
+                    max_pixels=max_pixels,
                 )
                 return ModelCard(model_id, "embed", stages, created)
 
@@ -149,6 +157,7 @@ class Triptych:
             vision_fingerprint=self._named(f"{model_id}.vision_encoder") if vision is not None else None,
             max_pixels=self._config.limits.image_pixels,
             max_context_tokens=model.llm.max_context_tokens,
+            chunk_tokens=prefill_chunk_tokens(model.llm),
         )
 
     def _painter(self, model_id: str, model: TextToImageModel, rules: PaintRules) -> TextToImagePipeline:
@@ -158,6 +167,7 @@ class Triptych:
             self._clients[model_id],
             rules,
             PromptLengths.load(resolve(text.source, part_files(text).without_weights())),
+            PaintingWork.load(resolve(self._specs[f"{model_id}.denoiser"].source, SETTINGS)),
             threads=self._threads,
             text_fingerprint=self._named(f"{model_id}.text_encoder"),
             vae_fingerprint=self._named(f"{model_id}.vae_encoder") if model.vae_encoder is not None else None,

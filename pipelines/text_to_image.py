@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from cache.keys import digest, name
-from pipelines.client import StageClient
+from pipelines.client import StageClient, Visit
 from pipelines.context import RequestContext
 from pipelines.jobs import PaintEvent, PaintImage, PaintJob, PaintProgress
 from pipelines.rules.paint_rules import PaintRules, Size
@@ -24,6 +24,7 @@ from stages.contract.blob import Blob
 from stages.contract.errors import InvalidRequest, StageFailed
 from stages.contract.item import InputReceipts, StreamEnd
 from stages.contract.recipe import Recipe
+from stages.contract.work import Work
 from stages.diffusion.messages import (
     DecodeLatents,
     Denoise,
@@ -42,6 +43,18 @@ class PromptLengths(Protocol):
 
     def positions(self, text: str) -> int:
         """Of the text's embedding. Milliseconds of CPU, on any thread. Raises `InvalidRequest` for a text that is too long."""
+        ...
+
+    def work(self, text: str, min_positions: int = 0) -> Work:
+        """Of embedding it, about."""
+        ...
+
+
+class PaintingWork(Protocol):
+    """Implemented by `stages/diffusion/work.py`."""
+
+    def of(self, payload: Denoise) -> Work:
+        """Of all steps. Any thread."""
         ...
 
 
@@ -65,6 +78,7 @@ class TextToImagePipeline:
         client: StageClient,
         rules: PaintRules,
         lengths: PromptLengths,
+        work: PaintingWork,
         *,
         threads: Threads,
         text_fingerprint: str,
@@ -76,16 +90,23 @@ class TextToImagePipeline:
         self._text, self._denoiser = f"{model}.text_encoder", f"{model}.denoiser"
         self._decoder, self._encoder = f"{model}.vae_decoder", f"{model}.vae_encoder"
         self._client, self._rules, self._lengths, self._threads = client, rules, lengths, threads
+        self._work = work
         self._text_fingerprint, self._vae_fingerprint = text_fingerprint, vae_fingerprint
         self._max_image_pixels = max_image_pixels
         self._keep_steps, self._decoder_fingerprint = keep_steps, decoder_fingerprint
 
     async def paint(self, job: PaintJob, context: RequestContext) -> AsyncGenerator[PaintEvent, None]:
         payload = await self._threads.prompts.run(_size_of(job), self._payload, job, context.salt)
+        self._client.admit(self._visits(payload), deadline=context.deadline, priority=context.priority)
         images = [self._image(index, payload, context) for index in range(job.n)]
         async with aclosing(images[0] if job.n == 1 else merged(images)) as events:
             async for event in events:
                 yield event
+
+    def _visits(self, payload: Denoise) -> Sequence[Visit]:
+        """One after the other."""
+        decoding = Visit(self._decoder, _decoding_work(payload))
+        return [Visit(self._text, payload.prompt.work), Visit(self._denoiser, self._work.of(payload)), decoding]
 
     def _payload(self, job: PaintJob, salt: str) -> Denoise:
         """The denoiser's task but for the seed's offset. Tokenizes and hashes: off the event loop. Raises `InvalidRequest`."""
@@ -145,7 +166,7 @@ class TextToImagePipeline:
     def _embedding(self, text: str, min_positions: int, param: str, salt: str) -> Recipe[PromptEmbedding]:
         weights = self._text_fingerprint
         key = name("prompt_embeddings", weights=weights, tenant=salt, text=text, min_positions=min_positions)
-        return Recipe(key, self._text, EncodePrompt(text, min_positions), param)
+        return Recipe(key, self._text, EncodePrompt(text, min_positions), param, self._lengths.work(text, min_positions))
 
     def _init(self, job: PaintJob, size: Size, salt: str) -> Recipe[Latents] | None:
         """The given image's latents: the same image at the same size is encoded once. Raises `InvalidRequest`."""
@@ -157,7 +178,7 @@ class TextToImagePipeline:
         image, weights = digest(part.data), self._vae_fingerprint
         key = name("image_latents", weights=weights, tenant=salt, image=image, width=width, height=height)
         payload = EncodeToLatents(Blob(part.data), width, height, self._max_image_pixels)
-        return Recipe(key, self._encoder, payload, part.param)
+        return Recipe(key, self._encoder, payload, part.param, Work(float(width * height)))
 
     async def _image(self, index: int, payload: Denoise, context: RequestContext) -> AsyncGenerator[PaintEvent, None]:
         """Denoises, and decodes beside that what there is to see, in its order."""
@@ -171,7 +192,7 @@ class TextToImagePipeline:
     async def _denoised(
         self, index: int, payload: Denoise, seen: "asyncio.Queue[_Seen]", context: RequestContext
     ) -> AsyncGenerator[PaintEvent, None]:
-        item = context.item(f"image:{index}", payload)
+        item = context.item(f"image:{index}", payload, work=self._work.of(payload))
         latents: Latents | None = None
         previewed: set[int] = set()
         stream = self._client.stream(self._denoiser, item, restartable=True, lost=context.lost_replicas)
@@ -203,7 +224,7 @@ class TextToImagePipeline:
             is_last = one.partial is None
             key = await self._pixels_name(one, payload)
             part = f"decode:{index}:{'end' if one.partial is None else one.partial}"
-            item = context.item(part, DecodeLatents(one.latents), name=key)
+            item = context.item(part, DecodeLatents(one.latents), name=key, work=_decoding_work(payload))
             reply = await self._client.call(self._decoder, item, lost=context.lost_replicas)
             context.add(*reply.receipts)
             yield PaintImage(index, reply.value.pixels, payload.seed, one.partial)
@@ -214,6 +235,10 @@ class TextToImagePipeline:
             return None
         latents = await self._threads.digests.run(seen.latents.num_bytes, _digest_of, seen.latents)
         return name("pixels", weights=self._decoder_fingerprint, tenant=payload.salt, latents=latents)
+
+
+def _decoding_work(payload: Denoise) -> Work:
+    return Work(float(payload.width * payload.height))
 
 
 def _size_of(job: PaintJob) -> int:

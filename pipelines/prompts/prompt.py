@@ -19,15 +19,25 @@ from stages.contract.errors import ConfigurationError, InvalidRequest, TriptychE
 from stages.device.torchvision_shim import ensure_torchvision
 from stages.llm.model.tokenizer import gguf_file, load_tokenizer
 from stages.text.text_tokenizer import TextTokenizer
-from stages.vision.placeholders import num_image_tokens
+from stages.vision.placeholders import num_image_patches, num_image_tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """`images`: (offset, length, image) of the placeholder tokens, in order."""
+    """`images`: of the placeholder tokens, in order."""
 
     token_ids: tuple[int, ...]
-    images: tuple[tuple[int, int, ImagePart], ...] = ()
+    images: tuple["PlacedImage", ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedImage:
+    """`length` placeholder tokens from `offset`, for an image that its tower sees as `num_patches`."""
+
+    offset: int
+    length: int
+    image: ImagePart
+    num_patches: int
 
 
 class PromptWriter(Protocol):
@@ -40,6 +50,8 @@ class PromptWriter(Protocol):
     def image_token(self) -> str | None: ...
 
     def num_image_tokens(self, image: ImagePart) -> int: ...
+
+    def num_image_patches(self, image: ImagePart) -> int: ...
 
     def render(self, messages: Sequence[Message]) -> str:
         """The template's text, with one image token (or all of them) for each image."""
@@ -71,9 +83,10 @@ class PromptBuilder:
         from stages.vision.vlm_files import VLM_PARTS
 
         ensure_torchvision()
-        if gguf_file(checkpoint.folder) is None and _load_config(checkpoint).model_type in VLM_PARTS:
+        if gguf_file(checkpoint.folder) is None and (config := _load_config(checkpoint)).model_type in VLM_PARTS:
             processor = _load_processor(checkpoint)
-            return cls(processor.tokenizer, ProcessorPromptWriter(processor), checkpoint, max_tokens)
+            writer = ProcessorPromptWriter(processor, int(config.vision_config.patch_size))
+            return cls(processor.tokenizer, writer, checkpoint, max_tokens)
         tokenizer = load_tokenizer(checkpoint.folder)
         _check_template(checkpoint, tokenizer.chat_template)
         placeholder = Placeholder.load(projector) if projector is not None else None
@@ -167,15 +180,15 @@ class PromptBuilder:
             )
         return reading.ids
 
-    def _spans(self, token_ids: Sequence[int], images: Sequence[ImagePart]) -> list[tuple[int, int, ImagePart]]:
+    def _spans(self, token_ids: Sequence[int], images: Sequence[ImagePart]) -> list[PlacedImage]:
         found = [offset for offset, token in enumerate(token_ids) if token == self._image_token_id] if images else []
-        spans: list[tuple[int, int, ImagePart]] = []
+        spans: list[PlacedImage] = []
         for image in images:
             length = self._writer.num_image_tokens(image)
             offsets, found = found[:length], found[length:]
             if len(offsets) < length or offsets[-1] - offsets[0] != length - 1:
                 raise ConfigurationError(f"the model's tokenizer does not keep {self._writer.image_token!r} in one piece")
-            spans.append((offsets[0], length, image))
+            spans.append(PlacedImage(offsets[0], length, image, self._writer.num_image_patches(image)))
         return spans
 
 
@@ -220,6 +233,10 @@ class TextPromptWriter:
             raise InvalidRequest("this model sees no images", param=image.param)
         return self._placeholder.num_tokens
 
+    def num_image_patches(self, image: ImagePart) -> int:
+        """A projector has a token for each."""
+        return self.num_image_tokens(image)
+
     def render(self, messages: Sequence[Message]) -> str:
         conversation = [{"role": message.role, "content": self._content(message)} for message in messages]
         return str(self._tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
@@ -246,8 +263,8 @@ class TextPromptWriter:
 class ProcessorPromptWriter:
     """A vision-language model of `transformers`: its processor knows the template and the placeholders."""
 
-    def __init__(self, processor: Any) -> None:
-        self._processor = processor
+    def __init__(self, processor: Any, patch_size: int) -> None:
+        self._processor, self._patch_size = processor, patch_size
 
     @property
     def template(self) -> str:
@@ -259,6 +276,9 @@ class ProcessorPromptWriter:
 
     def num_image_tokens(self, image: ImagePart) -> int:
         return num_image_tokens(self._processor, image.height, image.width)
+
+    def num_image_patches(self, image: ImagePart) -> int:
+        return num_image_patches(self._processor, self._patch_size, image.height, image.width)
 
     def render(self, messages: Sequence[Message]) -> str:
         conversation = [{"role": message.role, "content": [_as_part(part) for part in message.parts]} for message in messages]

@@ -3,12 +3,22 @@ planner and simulator.
 
 Decides how a step's time follows from what is in it, and an item's from the steps that it takes part in. Pure; knows no kind of stage, no
 cluster and no clock. Times are seconds, amounts in the stage's own unit.
+
+Who waits is a fluid, as far as nobody knows better: of so many rows that share a device one ends about as often as each ends on the
+average, over their number.
 """
 
+import math
 from bisect import bisect_left
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 from stages.contract.work import NO_WORK, Work
+
+MARGIN_QUANTILE = 0.95
+"""Which `Speed.margin` is of."""
+_DEVIATIONS = NormalDist().inv_cdf(MARGIN_QUANTILE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +39,36 @@ class StepTimes:
             return points[0][1]
         if len(points) == 1:
             return points[0][1] * amount / points[0][0] if points[0][0] > 0 else points[0][1]
-        at = min(max(bisect_left(points, (amount,)), 1), len(points) - 1)
+        at = bisect_left(points, (amount,), 1, len(points) - 1)
         (lower, begins), (upper, ends) = points[at - 1], points[at]
-        return max(begins, begins + (ends - begins) * (amount - lower) / (upper - lower))
+        return begins + (ends - begins) * (amount - lower) / (upper - lower) if ends > begins else begins
+
+    def more_s(self, amount: float) -> float:
+        """That so much more takes in the long run, whatever steps it is in: by the line from the first point to the last."""
+        (lower, begins), (upper, ends) = self.points[0], self.points[-1]
+        if len(self.points) == 1:
+            return ends * amount / upper if upper > 0 else 0.0
+        return max(0.0, ends - begins) * amount / (upper - lower)
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """What lies before a newcomer: `waits_s` until it has a place, then company that adds `beside` to each of `lasts` steps."""
+
+    waits_s: float
+    beside: float
+    lasts: float
+
+
+NOTHING_AHEAD = Ahead(0.0, 0.0, math.inf)
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
     """What one replica of a stage does on its device. `max_rows`, `max_amount`: of one step. `factor`: by how much longer than `step`
-    says it was seen to take. `is_estimate`: by a datasheet, not by a measurement. `is_one_shot`: its batches run to their ends, and nobody
-    joins meanwhile. `margin`: of twenty items nineteen took no longer than so many times what was expected (1: nothing was seen)."""
+    says it was seen to take (also because the device is shared). `is_estimate`: by a datasheet, not by a measurement. `is_one_shot`: its
+    batches run to their ends, and nobody joins meanwhile. `margin`: of twenty items nineteen took no longer than so many times what was
+    expected (1: nothing was seen)."""
 
     step: StepTimes
     max_rows: int
@@ -54,7 +84,7 @@ class Speed:
     def corrected(self, factor: float) -> "Speed":
         return replace(self, factor=factor)
 
-    def drain_s(self, outstanding: Work, num_items: int) -> float:
+    def drain_s(self, outstanding: Work, num_items: float) -> float:
         """Until the device has done so much, of so many items, with as many of them in each step as it takes."""
         if num_items <= 0 or outstanding.steps <= 0:
             return 0.0
@@ -62,18 +92,78 @@ class Speed:
         steps = max(outstanding.steps / rows, outstanding.amount / self.max_amount)
         return steps * self.step_s(outstanding.amount / steps)
 
-    def finish_s(self, work: Work, outstanding: Work = NO_WORK, num_items: int = 0) -> float:
-        """Until one more item is done that comes after `outstanding` of `num_items` others: it waits for a place, and then shares its steps
-        with as many of them as there is room for."""
-        company = min(num_items, self.max_rows - 1)
-        each = outstanding * (1 / num_items) if num_items else NO_WORK
-        beside = company * (each.amount / each.steps if each.steps else 0.0)
-        own = work.amount / work.steps if work.steps else 0.0
-        waits = self.drain_s(each * (num_items - company), num_items - company) if num_items > company else 0.0
-        return waits + work.steps * self.step_s(min(own + beside, max(self.max_amount, own)))
+    def finish_s(self, work: Work, outstanding: Work = NO_WORK, num_items: float = 0) -> float:
+        """Until one more item is done that comes after `outstanding` of `num_items` others."""
+        return self.after(work, self.ahead(outstanding, num_items))
+
+    def ahead(self, outstanding: Work, num_items: float) -> Ahead:
+        """What a newcomer finds, whatever it is: it waits for a place, and then shares its steps with as many of them as there is room
+        for. A one-shot stage's waits for the batch that runs, and those before its own."""
+        if num_items <= 0 or outstanding.steps <= 0:
+            return NOTHING_AHEAD
+        return (self._batches_ahead if self.is_one_shot else self._rows_ahead)(outstanding, num_items)
+
+    def after(self, work: Work, ahead: Ahead) -> float:
+        """Until it is done."""
+        steps = work.steps
+        if steps <= 0:
+            return ahead.waits_s
+        own, beside = work.amount / steps, ahead.beside
+        if ahead.lasts < steps:
+            beside *= ahead.lasts / steps
+        if self.is_one_shot and beside and beside + own > self.max_amount:
+            return ahead.waits_s + self.factor * (self.step.seconds(beside) + self.step.seconds(own))
+        return ahead.waits_s + self.factor * steps * self.step.seconds(own + beside)
+
+    def finish_quantile_s(
+        self, work: Work, outstanding: Work = NO_WORK, num_items: float = 0, quantile: float = MARGIN_QUANTILE
+    ) -> float:
+        """As `finish_s`, but so that this part of all items takes no longer: by how far items were seen to miss what was expected,
+        their ratios taken to be lognormal."""
+        deviations = _DEVIATIONS if quantile == MARGIN_QUANTILE else NormalDist().inv_cdf(quantile)
+        return self.finish_s(work, outstanding, num_items) * math.exp(math.log(self.margin) * deviations / _DEVIATIONS)
 
     def rate(self, work: Work) -> float:
         """Items a second of this kind, with every step as full as it may be."""
         own = work.amount / work.steps
-        rows = max(1.0, min(self.max_rows, self.max_amount / own if own else self.max_rows))
+        rows = self._rows_of(own)
         return rows / (work.steps * self.step_s(rows * own))
+
+    def _rows_of(self, amount: float) -> float:
+        """How many items share a step, of so much each: a whole number."""
+        rows = self.max_amount / amount if amount > 0 else self.max_rows
+        return self.max_rows if rows >= self.max_rows else rows // 1 if rows > 1.0 else 1.0
+
+    def _rows_ahead(self, outstanding: Work, num_items: float) -> Ahead:
+        """Others end on the way: their company lasts as long as they do on the average."""
+        each_steps, each_amount = outstanding.steps / num_items, outstanding.amount / outstanding.steps
+        rows = self._rows_of(each_amount)
+        if num_items <= rows - 1:  # the step that runs is half done
+            beside = num_items * each_amount
+            return Ahead(0.5 * self.factor * self.step.seconds(beside), beside, each_steps)
+        steps = (num_items - rows + 1) * each_steps / rows
+        return Ahead(self.factor * steps * self.step.seconds(rows * each_amount), (rows - 1) * each_amount, each_steps)
+
+    def _batches_ahead(self, outstanding: Work, num_items: float) -> Ahead:
+        """What runs is a batch of the oldest; what of it is done is no longer outstanding."""
+        seconds, each = self.step.seconds, outstanding.amount / outstanding.steps
+        rows = self._rows_of(each)
+        running = num_items if num_items < rows else rows
+        waiting = num_items - running
+        left = (outstanding.steps - waiting) / running  # of what runs
+        waits_s = seconds(running * each) * (left if 0.0 < left < 1.0 else 0.0 if left <= 0.0 else 1.0)
+        if waiting >= rows:
+            waits_s += waiting // rows * seconds(rows * each)
+        return Ahead(self.factor * waits_s, waiting % rows * each, math.inf)
+
+
+def beside_s(own_s: float, others_s: Iterable[float]) -> float:
+    """How long work takes that has `own_s` of a device which others need, too, for so long each: they take turns, and nobody waits for
+    more than is left of the others."""
+    return own_s + math.fsum(min(own_s, other) for other in others_s)
+
+
+def rate_of_all(rates: Iterable[float]) -> float:
+    """Items a second, of which each passes stages that share one device and alone would do these rates."""
+    seconds = math.fsum(1 / rate for rate in rates)
+    return 1 / seconds if seconds else math.inf

@@ -21,24 +21,29 @@ P_contra = TypeVar("P_contra", bound=Payload, contravariant=True)
 
 @dataclass(frozen=True, slots=True)
 class EngineIdentity:
-    """Who an engine is, for receipts and messages."""
+    """Who an engine is, for receipts and messages. `model`: of its device ("NVIDIA L4"); "": as `device` says."""
 
     stage: str
     device: str
     replica: str = "local"
     dtype: str = "float32"
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
     """`queued` items are ready, or being prepared. `seconds_ahead`: how long the device will be busy with what it has, as far as is
-    known (0.0 while unknown). `outstanding`: what is left to do of all of them; `speed`: how fast that is done (None: unknown)."""
+    known (0.0 while unknown). `outstanding`: what is left to do of all of them; `speed`: how fast that is done (None: unknown). Since the
+    engine started, `num_arrived` items were taken in, `arrived` in all as they were foreseen, and `num_left` have left, done or not."""
 
     queued: int
     running: int
     seconds_ahead: float
     outstanding: Work = NO_WORK
     speed: Speed | None = None
+    arrived: Work = NO_WORK
+    num_arrived: int = 0
+    num_left: int = 0
 
     @property
     def num_items(self) -> int:

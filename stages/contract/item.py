@@ -139,6 +139,12 @@ class StageMetrics:
     preempted_for_others_total (of those, for another tenant, which had fewer rows), let_in_beyond_total (into a full queue, because
     their tenant had less than its part of it), out_of_memory_total (batches that did not fit),
     batch_bound_items and batch_bound_cost (what a batch may hold now: less than configured after that),
+    outstanding_amount, outstanding_steps and outstanding_seconds (what is left to do of all that is queued or runs, in the stage's own
+    unit; 0 seconds while nobody knows), speed_factor (by how much longer steps take than the stage's profile says), finish_margin (of
+    twenty items nineteen take at most so many times what was expected of them when they came), step_expected_seconds_total,
+    step_taken_seconds_total and step_error_seconds_total (of steps and batches: what the cost model said, what they took, and by how
+    much the two differed), finish_expected_seconds_total, finish_taken_seconds_total and finish_error_seconds_total (the same of
+    items, from submission to their ends),
     cache_hits_memory_total, cache_hits_redis_total, cache_misses_total, cache_joined_total, cache_waits_total and
     cache_wait_seconds_total (for another process that was making the same).
 

@@ -20,10 +20,12 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from stages.contract.recipe import NO_INPUTS, Inputs, Payload, Recipe
 from stages.contract.result import Result
+from stages.contract.work import Work
 
 P_contra = TypeVar("P_contra", bound=Payload, contravariant=True)  # what a pipeline sends
 Q = TypeVar("Q")  # what `prepare` makes of it
 R = TypeVar("R")  # the state of one running request
+R_contra = TypeVar("R_contra", contravariant=True)
 V_co = TypeVar("V_co", bound=Result, covariant=True)  # what a one-shot stage makes
 
 
@@ -67,10 +69,12 @@ class OneShotStage(Protocol[P_contra, Q, V_co]):
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What a row needs of the next step it takes part in: company of its `batch_key`, and room for its `cost`."""
+    """What a row needs of the next step it takes part in: company of its `batch_key`, and room for its `cost`. `rest`: all that is left to
+    do of it, that step included (None: what was foreseen, less what was done)."""
 
     batch_key: Hashable
     cost: float
+    rest: Work | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +158,23 @@ class IterativeStage(Protocol[P_contra, Q, R]):
     def finish(self, row: R) -> None:
         """Frees what the row holds. Never raises; may be called for a row that never stepped."""
         ...
+
+
+@runtime_checkable
+class Foreseeing(Protocol[R_contra]):
+    """An iterative stage that can tell how much is left of its rows. The engine's thread."""
+
+    def rest(self, row: R_contra) -> Work:
+        """As far as can be told: of a row that is not done, at least a step."""
+        ...
+
+
+@runtime_checkable
+class StepBounded(Protocol):
+    """An iterative stage whose steps hold no more than so much, whatever its rows ask for. Any thread."""
+
+    @property
+    def max_step_amount(self) -> float: ...
 
 
 @runtime_checkable

@@ -20,6 +20,7 @@ from stages.contract.errors import StageFailed
 from stages.contract.pages import MadePage, PageRun
 from stages.contract.recipe import NO_INPUTS, Inputs, Recipe
 from stages.contract.stage import Share, Stepped
+from stages.contract.work import Work
 from stages.diffusion.checkpoint.checkpoint_parts import DiffusersFolder, open_folder
 from stages.diffusion.denoise_request import calls_of, check_request, is_guided
 from stages.diffusion.denoise_row import DenoiseRow, Keeping, PreparedDenoise
@@ -30,6 +31,7 @@ from stages.diffusion.messages import Denoise, DenoiseEnd, DenoisePreview, Denoi
 from stages.diffusion.row_state import export_state, fits, restore_state
 from stages.diffusion.sampling.schedule import Schedule, build_schedule
 from stages.diffusion.step_state import GENERATOR, LATENTS, StepState, state_names
+from stages.diffusion.work import step_work
 
 MAX_KEPT_BYTES = 32 * 2**20
 """Of states that wait to be handed over; of more the oldest are lost."""
@@ -71,8 +73,7 @@ class Denoiser:
 
     def weigh(self, payload: Denoise) -> float:
         """Exact."""
-        height, width = payload.height // self._info.latent_factor, payload.width // self._info.latent_factor
-        return float(height * width * (2 if is_guided(payload) else 1))
+        return step_work(payload, self._info).amount
 
     @property
     def page_type(self) -> type[StepState]:
@@ -133,6 +134,11 @@ class Denoiser:
 
     def cost(self, row: DenoiseRow) -> float:
         return 0.0 if row.done else _cost(row.latents, row.num_model_rows)
+
+    def rest(self, row: DenoiseRow) -> Work:
+        """Exact. What was done when it started takes a step of its own, of no work."""
+        num_left = float(row.schedule.num_calls - row.call)
+        return Work(0.0, 1.0) if row.done else Work(self.cost(row) * num_left, num_left)
 
     def step(self, rows: Sequence[DenoiseRow]) -> Sequence[Stepped]:
         if rows[0].done:  # and so are all of its batch key

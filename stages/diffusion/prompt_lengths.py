@@ -7,9 +7,12 @@ shorter one as long (`EncodePrompt.min_positions`). Knows no encoder, no weights
 from typing import Self
 
 from stages.checkpoints.checkpoint import Checkpoint
+from stages.contract.work import Work
 from stages.diffusion.checkpoint.checkpoint_parts import open_folder
 from stages.diffusion.families.families import family_of
 from stages.diffusion.families.family import PromptTokens
+from stages.diffusion.text.prompt_tokenizer import num_tokens
+from stages.diffusion.work import prompt_work
 
 
 class PromptLengths:
@@ -17,6 +20,11 @@ class PromptLengths:
 
     def __init__(self, tokens: PromptTokens) -> None:
         self._tokens = tokens
+        self._least = float(num_tokens(tokens.tokenize("")))
+
+    def work(self, text: str, min_positions: int = 0) -> Work:
+        """Of embedding it, about."""
+        return Work(prompt_work(text, min_positions, self._least))
 
     @classmethod
     def load(cls, checkpoint: Checkpoint) -> Self:

@@ -11,9 +11,8 @@ from stages.diffusion.checkpoint.checkpoint_parts import open_folder
 from stages.diffusion.families.families import family_of
 from stages.diffusion.families.family import PromptEncoder, PromptTokens
 from stages.diffusion.messages import EncodePrompt, PromptEmbedding
-from stages.diffusion.text.prompt_tokenizer import TokenIds
-
-_LETTERS_A_TOKEN = 4
+from stages.diffusion.text.prompt_tokenizer import TokenIds, num_tokens
+from stages.diffusion.work import prompt_work
 
 
 class TextEncoder:
@@ -44,7 +43,7 @@ class TextEncoder:
 
     def weigh(self, payload: EncodePrompt) -> float:
         """An estimate: by the letters, and no less than the empty text's."""
-        return max(self._least, len(payload.text) / _LETTERS_A_TOKEN, float(payload.min_positions))
+        return prompt_work(payload.text, payload.min_positions, self._least)
 
     def prepare(self, payload: EncodePrompt, inputs: Inputs) -> TokenIds:
         """Raises `InvalidRequest` for a prompt that is too long."""
@@ -54,7 +53,7 @@ class TextEncoder:
         return ()  # whatever their lengths: they are chunks of the same one
 
     def cost(self, item: TokenIds) -> float:
-        return float(sum(ids.size for name, ids in item.items() if name.startswith("ids")))
+        return float(num_tokens(item))
 
     def run(self, batch: Sequence[TokenIds]) -> Sequence[PromptEmbedding]:
         with torch.inference_mode():

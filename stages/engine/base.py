@@ -26,10 +26,12 @@ from stages.contract.result import Result
 from stages.contract.stage import Resident, Share
 from stages.contract.wanted import wanted_while
 from stages.device.cores import CoreLease
+from stages.device.device_name import device_name
 from stages.engine.delivery import Deliver, deliver_here
 from stages.engine.device_faults import DeviceFaults
 from stages.engine.health import MAX_STEP_S
 from stages.engine.in_flight import InFlight
+from stages.engine.scheduling.learned_speed import MeasuredSteps
 from stages.engine.scheduling.scheduler import Batch, Scheduler
 from stages.engine.work import Clock, Work, as_stage_error
 
@@ -56,7 +58,7 @@ class PreparingStage(Protocol[P_contra, Q_co]):
 
 class EngineOptions(TypedDict, total=False):
     """What both kinds of engine may be told beside their name and bounds. `cores`: its part of the machine's, where it computes on
-    the CPU; the engine closes it."""
+    the CPU; the engine closes it. `measured`: how fast its device is, by a profile, or by an estimate (None: it learns that)."""
 
     replica: str
     dtype: str
@@ -65,6 +67,7 @@ class EngineOptions(TypedDict, total=False):
     cores: CoreLease | None
     prepare_threads: int
     max_step_s: float
+    measured: MeasuredSteps | None
 
 
 class SubmittedItem:
@@ -108,10 +111,14 @@ class BaseEngine(ABC, Generic[P, Q]):
         cores: CoreLease | None = None,
         prepare_threads: int = 2,
         max_step_s: float = MAX_STEP_S,
+        measured: MeasuredSteps | None = None,
     ) -> None:
         """Starts no thread yet: `_thread` is to be started once the engine is complete."""
         self._preparer, self._cores = stage, cores
-        self._in_flight = InFlight(EngineIdentity(name, stage.device, replica, dtype), scheduler, deliver, clock)
+        scheduler.speed.begin_with(measured)
+        self._in_flight = InFlight(
+            EngineIdentity(name, stage.device, replica, dtype, device_name(stage.device)), scheduler, deliver, clock
+        )
         self._faults = DeviceFaults(self._in_flight, stage, max_step_s)
         self._closing = self._woken = False
         self._pool = ThreadPoolExecutor(prepare_threads, thread_name_prefix=f"prepare {name}")
@@ -208,7 +215,7 @@ class BaseEngine(ABC, Generic[P, Q]):
 
     def load(self) -> Load:
         with self._in_flight.lock:
-            return self._in_flight.scheduler.load()
+            return self._in_flight.load()
 
     def residency(self) -> Collection[str]:
         return self._preparer.resident_names() if isinstance(self._preparer, Resident) else ()

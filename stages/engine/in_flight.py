@@ -7,14 +7,17 @@ Answers are collected under it, and delivered without it, by `flush`. Knows no s
 import itertools
 import threading
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from stages.contract.engine import EngineIdentity, Receiver
+from stages.contract.engine import EngineIdentity, Load, Receiver
 from stages.contract.errors import DeadlineExceeded, Overloaded, StageFailed, TriptychError
 from stages.contract.item import Item
 from stages.contract.recipe import Inputs, Recipe
 from stages.contract.result import Result
+from stages.contract.work import NO_WORK
+from stages.contract.work import Work as Amount
 from stages.engine.counters import Counters
 from stages.engine.delivery import Call, Deliver
 from stages.engine.scheduling.preparing import PreparingLine
@@ -39,6 +42,7 @@ class InFlight:
         self._num_ended = self._num_ended_before = 0
         self._deliver, self._clock = deliver, clock
         self._live: dict[str, Work] = {}  # not settled
+        self._arrived = NO_WORK
         self._outbox: list[Call] = []
         self._delivering = threading.RLock()  # keeps answers in order; a receiver that is called directly may cancel others
         self._serial = itertools.count()
@@ -58,6 +62,8 @@ class InFlight:
         if work.deadline <= now:
             self.counters.expired_total += 1
             raise self.too_late(work)
+        foreseen = self.scheduler.speed.foreseen(cost, item.work)
+        work.expected_s = self._expected_s(foreseen, now)
         try:
             self.scheduler.add(
                 Entry(
@@ -71,14 +77,21 @@ class InFlight:
                     ready=False,
                     tenant=item.tenant,
                     request=item.request,
+                    expected=foreseen,
                 )
             )
         except Overloaded:
             self.counters.rejected_total += 1
             raise
         self.counters.items_total += 1
+        self._arrived += foreseen
         self._live[work.id] = work
         return work
+
+    def _expected_s(self, foreseen: Amount, now: float) -> float | None:
+        """Until one more item is done. None: nobody knows."""
+        load = self.scheduler.load(now)
+        return None if load.speed is None else load.speed.finish_s(foreseen, load.outstanding, load.num_items)
 
     def refuse_if_full(self, cost: float, tenant: str) -> None:
         """Raises `QueueFull` where one more of this cost, of this tenant, would not be accepted."""
@@ -140,6 +153,8 @@ class InFlight:
             self._outbox.append(partial(work.receiver.failed, answer))
         else:
             self._outbox.append(partial(work.receiver.done, answer, work.receipt(self.identity)))
+            if work.expected_s is not None and not work.num_misses:
+                self.scheduler.speed.took(work.expected_s, self.now() - work.submitted_at)
         self.scheduler.cancel(work.id)
         self.to_prepare.discard(work.id)
         self.let_go(work)
@@ -201,18 +216,27 @@ class InFlight:
         for work in works:
             work.count_run(began, seconds, len(works))
 
+    def load(self) -> Load:
+        num_arrived = self.counters.items_total
+        load = self.scheduler.load(self.now())
+        return replace(load, arrived=self._arrived, num_arrived=num_arrived, num_left=num_arrived - len(self))
+
     def metrics(self) -> dict[str, float]:
-        load, bound = self.scheduler.load(), self.scheduler.bound.limits
+        load, bound = self.load(), self.scheduler.bound.limits
         return {
             "queued": float(load.queued),
             "queued_tenants": float(self.scheduler.waiting.num_tenants),
             "preparing": float(self.scheduler.waiting.num_preparing),
             "running": float(load.running),
+            "outstanding_amount": load.outstanding.amount,
+            "outstanding_steps": load.outstanding.steps,
+            "outstanding_seconds": load.seconds_ahead,
             "batch_bound_items": float(bound.max_items),
             "batch_bound_cost": bound.max_cost,
             "let_in_beyond_total": float(self.scheduler.waiting.num_let_in_beyond),
             "preempted_for_others_total": float(self.scheduler.num_yielded),
             **self.counters.as_metrics(),
+            **self.scheduler.speed.metrics(),
         }
 
     def check_integrity(self) -> None:

@@ -5,6 +5,7 @@ A row that was cancelled or is past its deadline is freed before the next step, 
 neither rows nor order (`scheduler.py`), nor what becomes of rows that fail or don't fit (`iterative_faults.py`).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Generic, TypeVar, Unpack
@@ -14,11 +15,12 @@ from stages.contract.faults import Fault, fault_of
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.pages import Paged, Paging
 from stages.contract.recipe import Inputs, InputsMissing, Payload, Recipe
-from stages.contract.stage import IterativeStage, Share, Stepped
+from stages.contract.stage import IterativeStage, Share, StepBounded, Stepped
 from stages.engine.base import BaseEngine, EngineOptions
 from stages.engine.iterative_faults import RowFaults
 from stages.engine.paging import EnginePaging
 from stages.engine.rows import Rows
+from stages.engine.scheduling.learned_speed import LearnedSpeed
 from stages.engine.scheduling.scheduler import Batch, IterativeScheduler
 from stages.engine.work import Work, as_stage_error
 
@@ -41,11 +43,13 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
     ) -> None:
         self._stage = stage
         self._good: tuple[P, Q] | None = None  # what has been stepped well
-        self._scheduler: IterativeScheduler[Work] = IterativeScheduler(batch, queue, name=name)
+        most = stage.max_step_amount if isinstance(stage, StepBounded) else math.inf
+        speed = LearnedSpeed(max_amount=most)
+        self._scheduler: IterativeScheduler[Work] = IterativeScheduler(batch, queue, name=name, speed=speed)
         super().__init__(stage, self._scheduler, name=name, **options)
         self._rows = Rows(stage, self._in_flight, self._scheduler, self._faults)
         self._row_faults = RowFaults(self._rows, self._in_flight, self._scheduler, self._faults)
-        self._paging = EnginePaging(stage, name, self._refuse_now, self._wake) if isinstance(stage, Paged) else None
+        self._paging = EnginePaging(stage, name, speed, self._refuse_now, self._wake) if isinstance(stage, Paged) else None
         self._thread.start()
 
     @property
@@ -167,7 +171,8 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
             shares = {work.id: one for work, one in zip(works, shared, strict=True) if isinstance(one, Share)}
             worked = {work.id: one.work for work, one in zip(works, stepped, strict=True) if one.work is not None}
             done = {work.id for work in works} - shares.keys()
-            did = self._scheduler.complete([work.id for work in works], seconds, done=done, shares=shares, worked=worked)
+            ids = [work.id for work in works]
+            did = self._scheduler.complete(ids, seconds, done=done, shares=shares, worked=worked, went_well=went_well)
             for work, one, share in zip(works, stepped, shared, strict=True):
                 self._in_flight.tell(work, one.events)
                 if isinstance(share, TriptychError):
@@ -175,7 +180,7 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
                 elif share is None:
                     self._in_flight.settle(work, None)
         if did and went_well and self._paging is not None:
-            self._paging.stepped(did, seconds)
+            self._paging.stepped()
 
     def _shared(self, work: Work, one: Stepped) -> Share | TriptychError | None:
         """What it needs of its next step; None: it is done."""

@@ -48,7 +48,7 @@ class RowFaults:
             if len(works) > 1:
                 self._scheduler.bound.ran_out(len(works), batch.cost)
             self._in_flight.counters.device_seconds_total += seconds
-            self._scheduler.complete([work.id for work in works], seconds, done=(), shares=shares)
+            self._scheduler.complete([work.id for work in works], seconds, done=(), shares=shares, went_well=False)
         self._rows.suspend_excess()
 
     def _smaller(self, work: Work, cost: float) -> dict[str, Share]:

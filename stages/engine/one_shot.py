@@ -57,17 +57,18 @@ class OneShotEngine(BaseEngine[P, Q], Generic[P, Q, V]):
         """Schedule, run, deliver. What runs was prepared on a pool's thread."""
         began = self._in_flight.now()
         batch = self._schedule()
-        parts = BatchParts(batch.entries, self._in_flight, self._faults)
+        parts, num_runs, went_well = BatchParts(batch.entries, self._in_flight, self._faults), 0, False
         while part := parts.following():  # all of it, unless that fails
+            num_runs += 1
             works = [entry.work for entry in part]
             results = self._run(works)
             if isinstance(results, TriptychError):
                 parts.failed(part, results)
             elif (good := parts.went_well(part, results)) is not None:
-                self._good = good.prepared
+                self._good, went_well = good.prepared, True
             self._in_flight.flush()
         if batch.entries:
-            self._complete(batch, self._in_flight.now() - began)
+            self._complete(batch, self._in_flight.now() - began, went_well=went_well and num_runs == 1)
 
     def _run(self, works: Sequence[Work]) -> Sequence[V] | TriptychError:
         began = self._in_flight.now()
@@ -83,9 +84,9 @@ class OneShotEngine(BaseEngine[P, Q], Generic[P, Q, V]):
             with self._in_flight.lock:
                 self._in_flight.count_run(works, began, self._in_flight.now() - began)
 
-    def _complete(self, batch: Batch[Work], seconds: float) -> None:
+    def _complete(self, batch: Batch[Work], seconds: float, *, went_well: bool) -> None:
         with self._in_flight.lock:
-            self._scheduler.complete([entry.id for entry in batch.entries], seconds)
+            self._scheduler.complete([entry.id for entry in batch.entries], seconds, went_well=went_well)
             for entry in batch.entries:
                 entry.work.prepared = None  # it may hold memory of the device
 

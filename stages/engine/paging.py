@@ -14,24 +14,30 @@ from stages.contract.item import DEFAULT_TENANT
 from stages.contract.pages import Paged, PageRun, PageTaker
 from stages.contract.recipe import Payload
 from stages.contract.result import Result
-from stages.engine.scheduling.affine_time import AffineTime
+from stages.engine.scheduling.learned_speed import LearnedSpeed
 from stages.engine.work import as_stage_error
 
 P = TypeVar("P", bound=Payload)
-HALF_LIFE_S = 120.0  # of computing
 FAILURE_REST_STEPS = 64
 
 
 class EnginePaging(Generic[P]):
-    """A `Paging`. `refuse` raises what `submit` would; `wake` has the engine's thread look again whether there is anything to export.
+    """A `Paging`. `speed`: what the engine's steps tell of its device; `refuse` raises what `submit` would; `wake` has the engine's thread
+    look again whether there is anything to export.
     `export`, `has_idle_exports` and `stepped` are for that thread."""
 
-    def __init__(self, stage: Paged[P], name: str, refuse: Callable[[P, str], None], wake: Callable[[], None]) -> None:
-        self._stage, self._name, self._refuse, self._wake = stage, name, refuse, wake
+    def __init__(
+        self,
+        stage: Paged[P],
+        name: str,
+        speed: LearnedSpeed,
+        refuse: Callable[[P, str], None],
+        wake: Callable[[], None],
+    ) -> None:
+        self._stage, self._name, self._speed, self._refuse, self._wake = stage, name, speed, refuse, wake
         self._taker: PageTaker | None = None
         self._resting = 0  # steps, before anything is exported
         self._lock = threading.Lock()
-        self._computing = AffineTime(HALF_LIFE_S)
         self.num_failures = 0
 
     # ---- any thread ----
@@ -52,8 +58,7 @@ class EnginePaging(Generic[P]):
             return PageRun()
 
     def seconds_for(self, work: float) -> float | None:
-        with self._lock:
-            return self._computing.more(work)
+        return self._speed.more_s(work)
 
     def remember_with(self, taker: PageTaker) -> None:
         self._taker = taker
@@ -77,11 +82,10 @@ class EnginePaging(Generic[P]):
 
     # ---- the engine's thread ----
 
-    def stepped(self, work: float, seconds: float) -> None:
-        """A step did so much."""
+    def stepped(self) -> None:
+        """A step did something."""
         with self._lock:
             self._resting = max(0, self._resting - 1)
-            self._computing.observe(work, seconds, age=seconds)
 
     def has_idle_exports(self) -> bool:
         """Whether there is something to be exported where nothing else is to be done."""

@@ -3,11 +3,12 @@
 Decides none of that (`scheduler.py` does). For the engine's thread, not under the lock.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 from stages.contract.recipe import Payload
-from stages.contract.stage import IterativeStage, Share
+from stages.contract.stage import Foreseeing, IterativeStage, Share
+from stages.contract.work import Work as Amount
 from stages.engine.device_faults import DeviceFaults
 from stages.engine.in_flight import InFlight
 from stages.engine.scheduling.scheduler import Entry, IterativeScheduler
@@ -25,6 +26,7 @@ class Rows(Generic[P, Q, R]):
         self, stage: IterativeStage[P, Q, R], in_flight: InFlight, scheduler: IterativeScheduler[Work], faults: DeviceFaults
     ) -> None:
         self._stage, self._in_flight, self._scheduler, self._faults = stage, in_flight, scheduler, faults
+        self._rest: Callable[[R], Amount] | None = stage.rest if isinstance(stage, Foreseeing) else None
 
     def is_empty(self) -> bool:
         """Nobody holds anything of the stage."""
@@ -32,7 +34,8 @@ class Rows(Generic[P, Q, R]):
             return not self._scheduler.running() and not self._in_flight.leaving
 
     def share(self, row: R) -> Share:
-        return Share(self._stage.batch_key(row), self._stage.cost(row))
+        rest = None if self._rest is None else self._rest(row)
+        return Share(self._stage.batch_key(row), self._stage.cost(row), rest)
 
     def start(self, work: Work) -> None:
         """Or has it go on, where it had made way. Whatever the stage raises."""

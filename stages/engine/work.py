@@ -32,7 +32,7 @@ class Clock:
 class Work:
     """`id` is unique in the engine. `prepared` is what `prepare` made of the payload and the `inputs` at hand; `row`, the running
     one, where it `has_row`; `suspended`, where it ran and had to make way, what it goes on from. `cost`: as it was weighed
-    before it was prepared. Times are monotonic."""
+    before it was prepared. `expected_s`: how long it was expected to take when it came (None: nobody knew). Times are monotonic."""
 
     id: str
     item: Item[Any]
@@ -41,6 +41,7 @@ class Work:
     deadline: float
     inputs: Inputs = NO_INPUTS
     cost: float = 0.0
+    expected_s: float | None = None
     num_misses: int = 0  # how often inputs were missing after all
     prepared: Any = None
     was_alone: bool = False  # when its preparing ran out of memory

@@ -28,6 +28,7 @@ from stages.engine.delivery import LoopDelivery
 from stages.engine.health import MAX_STEP_S
 from stages.engine.iterative import IterativeEngine
 from stages.engine.one_shot import OneShotEngine
+from stages.engine.scheduling.learned_speed import MeasuredSteps
 from stages.host.cache_stats import CacheStats, counters_of
 from stages.host.cache_threads import CacheThreads
 from stages.host.deadlines import at_deadline
@@ -87,10 +88,12 @@ class StageHost:
         dtype: str = "float32",
         max_step_s: float = MAX_STEP_S,
         contents: Contents | None = None,
+        measured: MeasuredSteps | None = None,
     ) -> None:
         """Starts the stage's own thread. `dtype` is what the stage computes in and `contents` what with: its results are remembered
         under both, and items made for other contents are refused (None: nobody knows them). Of its items, as many may wait for inputs
-        as may wait in its queue. Raises `ConfigurationError` for a name that is taken."""
+        as may wait in its queue. `measured`: how fast it is (None: that is learned). Raises `ConfigurationError` for a name that is
+        taken."""
         self._refuse_if_taken(name)
         if not (_is_iterative(stage) or _is_one_shot(stage)):
             raise ConfigurationError(f"stage {name!r}: {type(stage).__name__} has neither run nor step")
@@ -101,6 +104,7 @@ class StageHost:
             deliver=self._delivery,
             cores=shared.lease(self._torch_threads) if shared is not None else None,
             max_step_s=max_step_s,
+            measured=measured,
         )
         engine: Engine[Any]
         if _is_iterative(stage):
@@ -221,7 +225,7 @@ class StageHost:
     def news(self) -> tuple[StageNews, ...]:
         """What every stage tells whoever routes to it. To be called on the event loop."""
         now = time.monotonic()
-        return tuple(telling.news(now) for telling in self._telling.values())
+        return tuple(_counted(telling.news(now), self._hosted[name]) for name, telling in self._telling.items())
 
     def residency(self) -> Mapping[str, Collection[str]]:
         """Names of the results that every stage holds in a form that spares it being given them, by the stage's name."""
@@ -279,6 +283,7 @@ class StageHost:
             made_for=wanted_by.made_for,
             request=wanted_by.request,
             salt=wanted_by.salt,
+            work=recipe.work,
         )
         self._refuse_if_made_for_others(recipe.stage, item)
         return await self._resolver.result(item, self._maker(recipe.stage))
@@ -330,3 +335,9 @@ def _is_iterative(stage: object) -> TypeGuard[IterativeStage[Any, Any, Any]]:
 
 def _is_one_shot(stage: object) -> TypeGuard[OneShotStage[Any, Any, Any]]:
     return callable(getattr(stage, "run", None))
+
+
+def _counted(news: StageNews, hosted: HostedEngine) -> StageNews:
+    """With what came to the engine, and left it."""
+    num_left = max(0, hosted.num_arrived - news.num_items)
+    return replace(news, arrived=hosted.arrived, num_arrived=hosted.num_arrived, num_left=num_left)

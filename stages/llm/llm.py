@@ -26,7 +26,9 @@ from stages.contract.pages import MadePage, PageRun
 from stages.contract.recipe import NO_INPUTS, Inputs, InputsMissing, Recipe
 from stages.contract.result import Result
 from stages.contract.stage import Share, Stepped
+from stages.contract.work import Work
 from stages.device.packed_linear import is_packed
+from stages.llm.answer_lengths import AnswerLengths
 from stages.llm.detokenizer import Shown, TextStream, TokenTexts
 from stages.llm.messages import Generate, GenerationEnd, Sampling, TokenDelta, TokenLogprob
 from stages.llm.model.forward import Forward, PlacedImage
@@ -46,6 +48,7 @@ from stages.llm.prompt_rules import PromptRules
 from stages.llm.row import LlmRow, SuspendedAnswer
 from stages.llm.sampling.sampling import RowSampler, SampledToken, sample
 from stages.llm.settings import LlmSettings
+from stages.llm.work import answer_work
 
 MIN_CHUNK_TOKENS = 16  # fewer make no pass noticeably smaller
 
@@ -81,6 +84,7 @@ class Llm:
         self._rules = PromptRules(num_tokens, settings.max_context_tokens)
         naming = PageNaming(settings.page_tokens, settings.page_dtype, image_positions is not None)
         self._table = SlotTable(settings.num_slots, naming)
+        self._lengths = AnswerLengths()
         self._allocate()
         self._pages = self._slot_pages(type(loaded.model).__name__)
         self._paging = Paging(self._table, self._pages)
@@ -156,6 +160,11 @@ class Llm:
         """Raises `InvalidRequest` for what could never run: longer than a slot, tokens outside the vocabulary, images outside
         the prompt."""
         self._rules.check(payload)
+
+    @property
+    def max_step_amount(self) -> float:
+        """A chunk of prompts, and a token of every row beside it."""
+        return float(self._settings.prefill_chunk_tokens + self._settings.num_slots)
 
     def weigh(self, payload: Generate) -> float:
         return float(min(len(payload.token_ids), self._chunk_tokens))
@@ -271,6 +280,12 @@ class Llm:
         """Tokens that the row may add to the next step."""
         return float(min(max(1, row.num_waiting), self._chunk_tokens))
 
+    def rest(self, row: LlmRow) -> Work:
+        """Of its prompt, and of the answer as far as others tell how long that will be."""
+        if row.foreseen <= row.num_generated:
+            row.foreseen = self._lengths.expected(row.max_tokens, row.num_generated)
+        return answer_work(row.num_waiting, row.foreseen - row.num_generated, self._chunk_tokens)
+
     def shrink(self) -> bool:
         """From now on a step computes half as many tokens of waiting prompts."""
         before, self._chunk_tokens = (
@@ -336,20 +351,18 @@ class Llm:
             return Stepped(error=StageFailed("the language model computed values that are no numbers; check llm.dtype"))
         row.contents.tokens.append(sampled.token)
         if sampled.token in self._eos_tokens:
-            return self._shown(row, row.text.end(), "stop")
+            return self._ended(row, row.text.end(), "stop")
         shown = row.text.push(sampled.token, self._logprob(row, sampled))
         if shown.stopped:
-            return self._shown(row, shown, "stop")
+            return self._ended(row, shown, "stop")
         if row.num_generated < row.max_tokens:
-            return self._shown(row, shown, None)
+            return Stepped((_delta(shown),))
         tail = row.text.end()
-        return self._shown(row, Shown(shown.text + tail.text, shown.logprobs + tail.logprobs), "length")
+        return self._ended(row, Shown(shown.text + tail.text, shown.logprobs + tail.logprobs), "length")
 
-    def _shown(self, row: LlmRow, shown: Shown, reason: str | None) -> Stepped:
-        delta = TokenDelta(shown.text, 1, shown.logprobs)
-        if reason is None:
-            return Stepped((delta,))
-        return Stepped((delta, GenerationEnd(reason, row.num_generated, row.num_cached)), done=True)
+    def _ended(self, row: LlmRow, shown: Shown, reason: str) -> Stepped:
+        self._lengths.saw(row.num_generated, was_cut=reason == "length")
+        return Stepped((_delta(shown), GenerationEnd(reason, row.num_generated, row.num_cached)), done=True)
 
     def _logprob(self, row: LlmRow, sampled: SampledToken) -> TokenLogprob | None:
         if row.sampler.sampling.logprobs is None:
@@ -365,3 +378,7 @@ class Llm:
             with torch.inference_mode():
                 self._forward.slots.wipe(row.slot)
         self._table.release(row.slot)
+
+
+def _delta(shown: Shown) -> TokenDelta:
+    return TokenDelta(shown.text, 1, shown.logprobs)

@@ -45,3 +45,15 @@ def check_num_features(processor: Any, height: int, width: int, num_features: in
             f"an image of {width} x {height} pixels has {num_tokens} placeholder tokens and {num_features} features; models that "
             "set other tokens between an image's features (Pixtral), or crop it by their own rules, are not served"
         )
+
+
+def num_image_patches(processor: Any, patch_size: int, height: int, width: int) -> int:
+    """Of an image of that many pixels, as the tower sees it: a processor's own count where it keeps an image's proportions, else by the
+    one size that every image is brought to."""
+    images = processor.image_processor
+    if hasattr(images, "get_number_of_image_patches"):
+        return int(images.get_number_of_image_patches(height, width))
+    size = (getattr(images, "crop_size", None) if getattr(images, "do_center_crop", False) else None) or images.size or {}
+    side = size.get("shortest_edge")
+    height, width = int(size.get("height") or side or height), int(size.get("width") or side or width)
+    return (height // patch_size) * (width // patch_size)

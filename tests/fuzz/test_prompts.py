@@ -69,7 +69,7 @@ def control_tokens(builder: PromptBuilder, conversation: list[Message]) -> list[
     except InvalidRequest:
         return None
     images = [part for message in conversation for part in message.parts if isinstance(part, ImagePart)]
-    assert [image for _, _, image in prompt.images] == images
+    assert [placed.image for placed in prompt.images] == images
     known = {builder._backend.token_to_id(token) for token in CONTROL} - {None}
     return [token for token in prompt.token_ids if token in known]
 

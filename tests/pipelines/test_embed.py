@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,17 +10,21 @@ import pytest
 
 from cache.memory import MemoryTier
 from cache.tiered import TieredCache
-from pipelines.client import LocalStageClient
+from pipelines.client import LocalStageClient, Visit
 from pipelines.context import RequestContext
 from pipelines.embed import ClipEmbedPipeline
 from pipelines.jobs import Embedded, EmbedJob, ImagePart, TextPart
 from pipelines.threads import Threads
 from stages.contract.errors import InvalidRequest
 from stages.contract.item import Reply, StageReceipt
+from stages.contract.work import Work
 from stages.host.host import StageHost
 from stages.vision.messages import Embedding
+from stages.vision.work import EmbeddingWork
 from tests.pipelines.stages import BAD, embedder
 from tests.stages.host.test_host import once
+
+WORK = EmbeddingWork(text=Work(77), image=Work(49))
 
 
 class Scene:
@@ -30,7 +34,7 @@ class Scene:
         self.host.add("m.embedder", self.embedder)
         self.threads = Threads.new()
         self.pipeline = ClipEmbedPipeline(
-            "m", LocalStageClient(self.host), threads=self.threads, fingerprint="f", max_pixels=100
+            "m", LocalStageClient(self.host), WORK, threads=self.threads, fingerprint="f", max_pixels=100
         )
 
     def ask(self, *parts: TextPart | ImagePart, context: RequestContext | None = None) -> "asyncio.Task[Embedded]":
@@ -79,6 +83,8 @@ async def test_two_requests_that_share_a_computation_are_each_told_of_their_own_
 
 async def test_what_was_made_for_an_input_is_on_the_receipt_too() -> None:
     class Nested:
+        def admit(self, visits: Sequence[Visit], **options: Any) -> None: ...
+
         async def call(self, stage: str, item: object, **options: Any) -> Any:
             value = Embedding(np.ones(2, np.float32), np.asarray(1))
             return Reply(value, StageReceipt(stage), inputs=(StageReceipt("m.other", ago_s=1.0),))
@@ -86,7 +92,7 @@ async def test_what_was_made_for_an_input_is_on_the_receipt_too() -> None:
         def stream(self, stage: str, item: object, **options: Any) -> Any: ...
 
     context = RequestContext(created=time.time() - 5.0)
-    pipeline = ClipEmbedPipeline("m", Nested(), threads=Threads.new(), fingerprint="f", max_pixels=100)
+    pipeline = ClipEmbedPipeline("m", Nested(), WORK, threads=Threads.new(), fingerprint="f", max_pixels=100)
     await pipeline.embed(EmbedJob((TextPart("a"),)), context)
     other, embedder = context.receipts
     assert (other.stage, embedder.stage) == ("m.other", "m.embedder")

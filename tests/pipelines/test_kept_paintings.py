@@ -26,6 +26,7 @@ from stages.diffusion.denoiser import Denoiser
 from stages.diffusion.prompt_lengths import PromptLengths
 from stages.diffusion.text_encoder import TextEncoder
 from stages.diffusion.vae import VaeDecoder
+from stages.diffusion.work import PaintingWork
 from stages.host.host import StageHost
 from tests.pipelines.cluster.fake_serve import FakeDeployment
 from tests.stages.diffusion.tiny import save_stable_diffusion
@@ -112,7 +113,7 @@ class Scene:
     def __init__(self, loaded: Loaded) -> None:
         self.loaded, self.threads = loaded, Threads.new()
         self.first, self.second = Replica(loaded, "r1"), Replica(loaded, "r2")
-        self.lengths = PromptLengths.load(loaded.checkpoint)
+        self.lengths, self.work = PromptLengths.load(loaded.checkpoint), PaintingWork.load(loaded.checkpoint)
 
     def pipeline(self, client: Any, *, keep: Sequence[int | float] = (), images: bool = False) -> TextToImagePipeline:
         return TextToImagePipeline(
@@ -120,6 +121,7 @@ class Scene:
             client,
             RULES,
             self.lengths,
+            self.work,
             threads=self.threads,
             text_fingerprint="text",
             vae_fingerprint=None,

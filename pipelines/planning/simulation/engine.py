@@ -81,6 +81,7 @@ class VirtualEngine(ABC):
 
     def submit(self, piece: Piece) -> None:
         """It is prepared. What runs goes on to the end of its step. Raises `QueueFull`."""
+        self._catch_up()
         self._scheduler.add(
             Entry(
                 piece.id,
@@ -230,8 +231,8 @@ class VirtualIterativeEngine(VirtualEngine):
         self._folds = folds
         self._batch: Batch[Piece] = Batch()
         self._amounts: Sequence[float] = ()  # of the batch's rows, in the step under way
-        self._pieces: Sequence[Piece] = ()  # whose they were at the latest step that nothing was like before
-        self._amounts_before: Sequence[float] = ()
+        self._members: frozenset[Piece] = frozenset()  # of the step before, in any order
+        self._amount_before = 0.0
         self._began = self._step_s = 0.0
         self._num_steps = 0  # the one that is under way, and the sure ones after it
         self._serial = 0  # of the event that ends them
@@ -271,10 +272,11 @@ class VirtualIterativeEngine(VirtualEngine):
         pieces = [entry.work for entry in self._batch.entries]
         reading = [piece.prompt for piece in pieces if piece.prompt]
         self._amounts = self._read(pieces, reading) if reading else [piece.amount for piece in pieces]
-        if pieces != self._pieces or self._amounts != self._amounts_before:
+        amount, members = math.fsum(self._amounts), frozenset(pieces)
+        if amount != self._amount_before or members != self._members:
             self._time.draw()
-            self._pieces, self._amounts_before = pieces, self._amounts
-        self._began, self._step_s, self._num_steps = now, self._time.step_s(sum(self._amounts)), 1
+            self._amount_before, self._members = amount, members
+        self._began, self._step_s, self._num_steps = now, self._time.step_s(amount), 1
         if self._folds and not reading and (most := min(piece.steps for piece in pieces)) > 1:
             self._num_steps = self._rows.num_alike(self._batch, now, self._step_s, most)
         self._end_later()

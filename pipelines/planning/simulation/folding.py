@@ -21,7 +21,6 @@ class FoldingScheduler(IterativeScheduler[W]):
     def __init__(self, batch: BatchLimits, queue: QueueLimits, *, name: str, is_contested: bool = True) -> None:
         super().__init__(batch, queue, name=name)
         self._is_contested = is_contested
-        self._tenants: set[str] = set()
 
     def num_alike(self, batch: Batch[W], began: float, step_s: float, most: int) -> int:
         """How many steps, this one and the next ones, are sure to have the rows of this one, at most `most`, while nothing comes
@@ -57,24 +56,13 @@ class FoldingScheduler(IterativeScheduler[W]):
     def repeat(self, num_steps: int, began: float, step_s: float) -> None:
         """After a step that began then, of which `complete` has yet to be told: so many more like it, each with a `complete` for the
         one before it."""
-        self._tenants.update(row.tenant for row in self._rows.values())
-        self._tenants.update(self.waiting.ready_tenants())
-        if len(self._tenants) > 1:
-            self._charge_each(num_steps, step_s)
-        else:
-            self._rate.observe(0.0, num_steps * step_s)
-            self._counters.charge({tenant: num_steps * cost for tenant, cost in self._used.items()}, num_steps * step_s)
-            self._counters.begin(self._tenants)
-        if self._is_contested:
-            self._have_turns(num_steps, began, step_s)
-
-    def _charge_each(self, num_steps: int, step_s: float) -> None:
-        """One by one, so that whose turn it is comes out the same to the last bit."""
         tenants = {*(row.tenant for row in self._rows.values()), *self.waiting.ready_tenants()}
-        for _ in range(num_steps):
+        for _ in range(num_steps):  # one by one, so that it comes out the same to the last bit
             self._rate.observe(0.0, step_s)
             self._counters.charge(self._used, step_s)
             self._counters.begin(tenants)
+        if self._is_contested:
+            self._have_turns(num_steps, began, step_s)
 
     def _have_turns(self, num_steps: int, began: float, step_s: float) -> None:
         """As `next_batch` has its rows, so many times."""

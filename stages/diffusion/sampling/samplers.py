@@ -15,6 +15,7 @@ from stages.diffusion.checkpoint.checkpoint_parts import DiffusersFolder, Settin
 FLOW = "flow_prediction"
 _NOISE_OR_VELOCITY = frozenset({"epsilon", "v_prediction"})
 _NOISE_VELOCITY_SAMPLE = _NOISE_OR_VELOCITY | {"sample"}
+_SECOND_ORDER = frozenset({"HeunDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"})
 _ANY = _NOISE_VELOCITY_SAMPLE | {FLOW}
 
 
@@ -112,6 +113,15 @@ class SamplerMenu:
         """PNDM that begins with Runge-Kutta steps needs four of them; everything else can do with one."""
         settings = self.settings_for(sampler)
         return 4 if sampler.scheduler == "PNDMScheduler" and not settings.get("skip_prk_steps") else 1
+
+    def num_calls(self, sampler: Sampler, steps: int, skipped_steps: int = 0) -> int:
+        """Model calls that so many steps take, but for the first ones that are left out: as diffusers' `set_timesteps` has them."""
+        if sampler.scheduler in _SECOND_ORDER:  # two a step, one for the last
+            return 2 * (steps - skipped_steps) - 1
+        more = 0
+        if sampler.scheduler == "PNDMScheduler":
+            more = 1 if self.settings_for(sampler).get("skip_prk_steps") else 9
+        return steps + more - skipped_steps
 
     def choose(self, name: str | None) -> Sampler:
         """Raises `InvalidRequest` for a sampler that is unknown or doesn't suit the checkpoint."""

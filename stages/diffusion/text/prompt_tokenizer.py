@@ -18,6 +18,12 @@ TokenIds: TypeAlias = Mapping[str, NDArray[np.int64]]
 """A prompt's token ids under the name of what reads them, padded to that encoder's length; [chunks, tokens] where it reads a
 prompt in chunks."""
 
+
+def num_tokens(tokens: TokenIds) -> int:
+    """That the encoders read, padding included."""
+    return sum(ids.size for name, ids in tokens.items() if name.startswith("ids"))
+
+
 MAX_CHUNKS = 8  # 600 tokens of CLIP's; a denoiser attends to every one of them at every step
 
 

@@ -4,8 +4,14 @@ Least squares over what was seen, the older counting for less: of two heaps of s
 prompt) the slope is that between their means, however many lie in each. Knows no unit but the ones that it is told.
 """
 
+from stages.contract.cost import StepTimes
+
 MIN_SPREAD = 0.1
 """Sightings whose amounts differ by less than this part of their mean say nothing of the slope."""
+
+
+LEAST = 1e-9
+"""Of the mean amount, or seconds: `StepTimes` knows nothing that takes no time at all."""
 
 
 class AffineTime:
@@ -33,6 +39,19 @@ class AffineTime:
         """Seconds that so much takes. None while nothing has been seen."""
         line = self._line()
         return None if line is None else line[0] + line[1] * amount
+
+    def on_average(self, amount: float) -> float | None:
+        """Seconds that so much took, whatever it was seen beside. None while nothing has been seen."""
+        return amount * self._seconds / self._amount if self._amount > 0 else None
+
+    def step_times(self) -> StepTimes | None:
+        """The line. None while nothing has been seen."""
+        line = self._line()
+        if line is None:
+            return None
+        (base, slope), mean = line, self._amount / self._count
+        least = LEAST * self._seconds / self._count or LEAST
+        return StepTimes(((LEAST * mean, max(least, base)), (mean, max(2 * least, base + slope * mean))))
 
     def _line(self) -> tuple[float, float] | None:
         """Seconds for nothing, and for each unit. Where one of them would be below 0, or nothing tells them apart, the line through the

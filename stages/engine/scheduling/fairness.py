@@ -21,9 +21,10 @@ from types import MappingProxyType
 from typing import Generic, Protocol, TypeVar
 
 from stages.contract.limits import BatchLimits
-from stages.engine.scheduling.service_rate import ServiceRate
+from stages.engine.scheduling.affine_time import AffineTime
 
 LEAST_SHARE = 1e-3  # of an equal share of a batch: what costs nothing has been on the device, too
+HALF_LIFE_S = 30.0  # of computing
 EQUAL: Mapping[str, float] = MappingProxyType({})
 
 
@@ -47,7 +48,7 @@ class VirtualCounters:
         self._weights = weights
         self._served: dict[str, float] = {}  # of whoever is ahead of virtual time
         self._time = 0.0
-        self._rate = ServiceRate()
+        self._seen = AffineTime(HALF_LIFE_S)
 
     def of(self, tenant: str) -> float:
         return max(self._time, self._served.get(tenant, self._time))
@@ -66,7 +67,7 @@ class VirtualCounters:
         """Work of these tenants, of these costs, kept the device busy for so long."""
         total = sum(used.values())
         seconds_charged = seconds or self._seconds(total)
-        self._rate.observe(total, seconds)
+        self._seen.observe(total, seconds, age=seconds)
         least = LEAST_SHARE * total / len(used) if total else 1.0
         shares = {tenant: max(cost, least) for tenant, cost in used.items()}
         each = seconds_charged / sum(shares.values())
@@ -79,7 +80,7 @@ class VirtualCounters:
         self._served.clear()
 
     def _seconds(self, cost: float) -> float:
-        return self._rate.seconds_for(cost) or cost
+        return self._seen.on_average(cost) or cost
 
 
 def fill(ranked: Iterable[S], limits: BatchLimits) -> list[S]:

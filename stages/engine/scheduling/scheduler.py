@@ -27,125 +27,57 @@ Doesn't know what the work is, nor how to run it.
 """
 
 import math
-from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TypeVar
 
-from stages.contract.engine import Load
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.stage import Share
-from stages.engine.scheduling.fairness import Sized, VirtualCounters, fill_fairly
-from stages.engine.scheduling.memory_bound import MemoryBound
-from stages.engine.scheduling.service_rate import ServiceRate
+from stages.contract.work import NO_WORK, Work
+from stages.engine.scheduling.base import Batch, Scheduler, check_batch
+from stages.engine.scheduling.fairness import fill_fairly
+from stages.engine.scheduling.learned_speed import LearnedSpeed
+from stages.engine.scheduling.row import Row
 from stages.engine.scheduling.urgency import MAX_WEIGHT, MIN_WEIGHT, makes_way, weight
-from stages.engine.scheduling.waiting import Entry, WaitingLine
+from stages.engine.scheduling.waiting import Entry
 
-__all__ = ["Batch", "BatchLimits", "Entry", "IterativeScheduler", "OneShotScheduler", "QueueLimits"]
+__all__ = ["Batch", "BatchLimits", "Entry", "IterativeScheduler", "OneShotScheduler", "QueueLimits", "Scheduler"]
 
 W = TypeVar("W")
 
 MAX_PREEMPTIONS = 3
+LEAST_LEFT = 0.1  # of a batch that takes longer than was expected
 NOTHING: Mapping[str, float] = MappingProxyType({})
-
-
-@dataclass(frozen=True, slots=True)
-class Batch(Generic[W]):
-    """What to run now (all of one batch key; may be empty), and what expired instead of running. `cost` is of all that runs."""
-
-    entries: Sequence[Entry[W]] = ()
-    expired: Sequence[Entry[W]] = ()
-    cost: float = 0.0
-
-
-class _Chosen(Protocol):
-    """What takes part in a batch or a step."""
-
-    @property
-    def tenant(self) -> str: ...
-
-    @property
-    def cost(self) -> float: ...
-
-
-class Scheduler(ABC, Generic[W]):
-    """What both forms share: a bounded waiting line, and an account of what runs."""
-
-    def __init__(self, batch: BatchLimits, queue: QueueLimits, *, name: str = "stage", ageing_s: float = 2.0) -> None:
-        self._limits = batch
-        self.bound = MemoryBound(batch)
-        self._rate = ServiceRate()
-        self.waiting: WaitingLine[W] = WaitingLine(name, queue, self._rate, ageing_s)
-        self.num_yielded = 0
-        """How many rows made way for another tenant's."""
-        self._counters = VirtualCounters()
-        self._used: dict[str, float] = {}  # by what is on the device: whose work, and its cost
-
-    @abstractmethod
-    def running(self) -> Sequence[Entry[W]]: ...
-
-    @abstractmethod
-    def has_work(self) -> bool:
-        """Whether there is anything to run, or to start."""
-
-    @abstractmethod
-    def next_batch(self, now: float) -> Batch[W]:
-        """To be called when the device is free. What it returns is running until `complete`."""
-
-    @abstractmethod
-    def cancel(self, entry_id: str) -> Entry[W] | None:
-        """Removes it, if that can still be done; None: it is not here, or its one run has begun. At any moment."""
-
-    @abstractmethod
-    def clear(self) -> list[Entry[W]]:
-        """Removes everything, and returns it."""
-
-    def add(self, entry: Entry[W]) -> None:
-        """Raises `QueueFull`; `ValueError` for an id that is already here."""
-        if any(entry.id == other.id for other in self.running()):
-            raise ValueError(f"{entry.id} is already running")
-        self.waiting.add(entry)
-
-    def amend(self, entry_id: str, priority: int, deadline: float) -> None:
-        """Someone else wants the same result: the more urgent priority and the later deadline count, waiting or running."""
-        self.waiting.amend(entry_id, priority, deadline)
-
-    def _use(self, chosen: Sequence[_Chosen]) -> None:
-        self._used = {}
-        for one in chosen:
-            self._used[one.tenant] = self._used.get(one.tenant, 0.0) + one.cost
-
-    def _charge(self, seconds: float) -> None:
-        """What was on the device kept it busy for so long, also for whoever has left meanwhile."""
-        if self._used:
-            self._counters.charge(self._used, seconds)
-        self._used = {}
-
-    def load(self) -> Load:
-        running = self.running()
-        # What runs is taken to be half done.
-        work = self.waiting.cost + sum(entry.cost for entry in running) / 2
-        return Load(len(self.waiting), len(running), self._rate.seconds_for(work) or 0.0)
-
-    def check_integrity(self) -> None:
-        """Raises `RuntimeError` for a broken invariant."""
-        self.waiting.check_integrity()
-        if any(entry.id in self.waiting for entry in self.running()):
-            raise RuntimeError("an entry waits and runs at the same time")
 
 
 class OneShotScheduler(Scheduler[W]):
     """Batches of items that run once."""
 
-    def __init__(self, batch: BatchLimits, queue: QueueLimits, *, name: str = "stage", ageing_s: float = 2.0) -> None:
-        super().__init__(batch, queue, name=name, ageing_s=ageing_s)
+    def __init__(
+        self,
+        batch: BatchLimits,
+        queue: QueueLimits,
+        *,
+        name: str = "stage",
+        ageing_s: float = 2.0,
+        speed: LearnedSpeed | None = None,
+    ) -> None:
+        super().__init__(batch, queue, speed or LearnedSpeed(is_one_shot=True), name=name, ageing_s=ageing_s)
         self._running: dict[str, Entry[W]] = {}
         self._latest: Sequence[Entry[W]] = ()  # batch
+        self._began = 0.0
 
     def running(self) -> Sequence[Entry[W]]:
         return list(self._running.values())
+
+    def _left_of_running(self, now: float | None) -> Work:
+        if not self._running:
+            return NO_WORK
+        cost, speed = sum(entry.cost for entry in self._running.values()), self.speed.of(self.bound.limits)
+        took = 0.5 if now is None or speed is None else (now - self._began) / speed.step_s(cost)
+        return Work(cost, float(len(self._running))) * max(LEAST_LEFT, 1 - took)
 
     def has_work(self) -> bool:
         return self.waiting.has_ready()
@@ -162,14 +94,16 @@ class OneShotScheduler(Scheduler[W]):
         for entry in chosen:
             self.waiting.begin(entry.id, now)
             self._running[entry.id] = entry
-        self._latest = chosen
+        self._latest, self._began = chosen, now
         self._use(chosen)
         return Batch(chosen, expired, sum(entry.cost for entry in chosen))
 
-    def complete(self, ids: Collection[str], seconds: float) -> None:
-        """These have run, well or not, and kept the device busy for `seconds`. Ids that don't run are passed over."""
+    def complete(self, ids: Collection[str], seconds: float, *, went_well: bool = True) -> None:
+        """These have run, well (at once, and all of them) or not, and kept the device busy for `seconds`. Ids that don't run are passed
+        over."""
         ended = [self._running.pop(entry_id) for entry_id in ids if entry_id in self._running]
-        self._rate.observe(sum(entry.cost for entry in ended), seconds)
+        if went_well:
+            self.speed.observe(sum(entry.cost for entry in ended), seconds)
         self._charge(seconds)
         if not self.waiting and not self._running:
             self._counters.rest()
@@ -181,27 +115,23 @@ class OneShotScheduler(Scheduler[W]):
 
     def check_integrity(self) -> None:
         super().check_integrity()
-        _check_batch(self.running(), self._limits)
-
-
-@dataclass(slots=True)
-class _Row(Generic[W]):
-    """A started entry. Its share may change from step to step (an LLM's row: a chunk of its prompt, then one token)."""
-
-    entry: Entry[W]
-    batch_key: Hashable
-    cost: float
-    tenant: str
-    due: float
-    is_charged: bool = False  # for a step, at least
+        check_batch(self.running(), self._limits)
 
 
 class IterativeScheduler(Scheduler[W]):
     """Steps of rows that stay until they are done: `add`, `start` when there is room, then `next_batch` and `complete`."""
 
-    def __init__(self, batch: BatchLimits, queue: QueueLimits, *, name: str = "stage", ageing_s: float = 2.0) -> None:
-        super().__init__(batch, queue, name=name, ageing_s=ageing_s)
-        self._rows: dict[str, _Row[W]] = {}
+    def __init__(
+        self,
+        batch: BatchLimits,
+        queue: QueueLimits,
+        *,
+        name: str = "stage",
+        ageing_s: float = 2.0,
+        speed: LearnedSpeed | None = None,
+    ) -> None:
+        super().__init__(batch, queue, speed or LearnedSpeed(), name=name, ageing_s=ageing_s)
+        self._rows: dict[str, Row[W]] = {}
         self._times: dict[str, float] = {}  # of each tenant with rows: when its first one was due at the last step
         self._asked_at = 0.0  # who starts
         self._max_rows = math.inf  # beside so many, the last one that tried could not start
@@ -210,6 +140,13 @@ class IterativeScheduler(Scheduler[W]):
 
     def running(self) -> Sequence[Entry[W]]:
         return [row.entry for row in self._rows.values()]
+
+    def _left_of_running(self, now: float | None) -> Work:
+        return sum((row.left for row in self._rows.values()), NO_WORK)
+
+    def add(self, entry: Entry[W]) -> None:
+        """Of which nobody knows how much it is, it is supposed to be as much as others were."""
+        super().add(entry if entry.expected is not None else replace(entry, expected=self.speed.foreseen(entry.cost)))
 
     def has_work(self) -> bool:
         return bool(self._rows) or self.waiting.has_ready()
@@ -271,8 +208,7 @@ class IterativeScheduler(Scheduler[W]):
             may_go = [row for row in may_go if row.entry.batch_key == newcomer.batch_key]
         if not may_go or not self._fits(newcomer, [row for row in rows if row not in may_go]):
             return None
-        patient = max(may_go, key=_patience).entry
-        del self._rows[patient.id]
+        patient = self._rows.pop(max(may_go, key=lambda row: row.patience).entry.id).waits_again()
         self.waiting.put_back(patient, now)
         self.num_yielded += patient.tenant != newcomer.tenant
         return patient
@@ -282,7 +218,7 @@ class IterativeScheduler(Scheduler[W]):
             return self.waiting.first(now)
         return next((line[0] for line in self._in_turn(now)), None)
 
-    def _that_make_way(self, newcomer: Entry[W], rows: Sequence["_Row[W]"], now: float) -> Sequence["_Row[W]"]:
+    def _that_make_way(self, newcomer: Entry[W], rows: Sequence[Row[W]], now: float) -> Sequence[Row[W]]:
         """Of others' rows those of whoever has most, and at least two more than the newcomer's tenant, so that it has no fewer
         afterwards and the two never take turns at it. Where nobody has, of its tenant's own those that `makes_way`."""
         num_rows = Counter(row.tenant for row in rows)
@@ -315,21 +251,21 @@ class IterativeScheduler(Scheduler[W]):
                 return None
             rows = over[0]
         num_rows = Counter(row.tenant for row in rows)
-        patient = max(rows, key=lambda row: (num_rows[row.tenant], *_patience(row))).entry
-        del self._rows[patient.id]
+        first = max(rows, key=lambda row: (num_rows[row.tenant], *row.patience))
+        patient = self._rows.pop(first.entry.id).waits_again()
         self.waiting.give_back(patient)
         return patient
 
-    def _fits(self, entry: Entry[W], beside: Sequence["_Row[W]"]) -> bool:
+    def _fits(self, entry: Entry[W], beside: Sequence[Row[W]]) -> bool:
         """Whether it could take part in the steps of those rows."""
         return self._has_place(beside) and self._fits_cost(entry, beside)
 
-    def _has_place(self, beside: Sequence["_Row[W]"]) -> bool:
+    def _has_place(self, beside: Sequence[Row[W]]) -> bool:
         if any(row.entry.id == self._alone for row in beside):
             return False
         return len(beside) < min(self.bound.limits.max_items, self._max_rows)
 
-    def _fits_cost(self, entry: Entry[W], beside: Sequence["_Row[W]"]) -> bool:
+    def _fits_cost(self, entry: Entry[W], beside: Sequence[Row[W]]) -> bool:
         costs = [row.cost for row in beside if row.entry.batch_key == entry.batch_key]
         return not costs or math.fsum(costs) + entry.cost <= self.bound.limits.max_cost
 
@@ -340,7 +276,8 @@ class IterativeScheduler(Scheduler[W]):
             return False
         self._max_rows = math.inf
         due = self._times.setdefault(entry.tenant, 0.0) + 1 / MAX_WEIGHT
-        self._rows[entry_id] = _Row(entry, share.batch_key, share.cost, entry.tenant, due)
+        row = self._rows[entry_id] = Row(entry, share.batch_key, share.cost, entry.tenant, due, entry.outstanding)
+        row.shares(share)
         return True
 
     def next_batch(self, now: float) -> Batch[W]:
@@ -359,10 +296,10 @@ class IterativeScheduler(Scheduler[W]):
         self._use(chosen)
         return Batch([row.entry for row in chosen], expired, sum(row.cost for row in chosen))
 
-    def _rows_by_tenant(self) -> dict[str, list[_Row[W]]]:
+    def _rows_by_tenant(self) -> dict[str, list[Row[W]]]:
         """Whoever is due first comes first. Sorting is stable and `_rows` is in order of starting: of rows that are due at once, the
         older goes first."""
-        lines: dict[str, list[_Row[W]]] = {}
+        lines: dict[str, list[Row[W]]] = {}
         for row in sorted(self._rows.values(), key=lambda row: row.due):
             lines.setdefault(row.tenant, []).append(row)
         return lines
@@ -375,27 +312,35 @@ class IterativeScheduler(Scheduler[W]):
         done: Collection[str],
         shares: Mapping[str, Share],
         worked: Mapping[str, float] = NOTHING,
+        went_well: bool = True,
     ) -> float:
         """A step of these rows took `seconds`. Those in `done` (well or not) leave; `shares`: what others need of their next
-        step, where it changed; `worked`: what was done of their cost, where that was not all. Ids that left during the step are
-        passed over. Returns how much was done in all.
+        step, where it changed; `worked`: what was done of their cost, where that was not all; `went_well`: its time tells how fast the
+        device is. Ids that left during the step are passed over. Returns how much was done in all.
         """
-        finished = did = 0.0
+        did = 0.0
         for row in [self._rows[entry_id] for entry_id in ids if entry_id in self._rows]:
             if (work := worked.get(row.entry.id)) is not None and row.tenant in self._used:
                 self._used[row.tenant] += work - row.cost
-            did += row.cost if work is None else work
+            work = row.cost if work is None else work
+            did += work
+            row.worked(work if went_well else 0.0)
             if row.entry.id in done:
-                finished += self._rows.pop(row.entry.id).entry.cost
+                self._learn_from(self._rows.pop(row.entry.id))
             elif row.entry.id in shares:
-                share = shares[row.entry.id]
-                row.batch_key, row.cost = share.batch_key, share.cost
+                row.shares(shares[row.entry.id])
         self._in_step = frozenset()
-        self._rate.observe(finished, seconds)
+        if went_well:
+            self.speed.observe(did, seconds)
         self._charge(seconds)
         if not self.waiting and not self._rows:
             self._counters.rest()
         return did
+
+    def _learn_from(self, row: Row[W]) -> None:
+        """Who made way has a part of its work in other rows."""
+        if not row.entry.num_preempted:
+            self.speed.asked(row.entry.cost, row.did)
 
     def clear(self) -> list[Entry[W]]:
         everything = [*self.waiting.take_all(), *self.running()]
@@ -407,18 +352,4 @@ class IterativeScheduler(Scheduler[W]):
         for row in self._rows.values():
             if not self._times[row.tenant] <= row.due <= self._times[row.tenant] + 2 / MIN_WEIGHT:
                 raise RuntimeError("a row is due in the past, or too far ahead")
-        _check_batch([self._rows[entry_id] for entry_id in self._in_step if entry_id in self._rows], self._limits)
-
-
-def _patience(row: "_Row[Any]") -> tuple[float, float, float]:
-    """Of several, the one with the highest can best wait."""
-    return row.entry.priority, row.entry.deadline, row.entry.arrival
-
-
-def _check_batch(batch: Sequence[Sized], limits: BatchLimits) -> None:
-    if len(batch) > limits.max_items:
-        raise RuntimeError(f"{len(batch)} items run together, more than {limits.max_items}")
-    if len({item.batch_key for item in batch}) > 1:
-        raise RuntimeError("items of different keys run together")
-    if len(batch) > 1 and sum(item.cost for item in batch) > limits.max_cost * (1 + 1e-9):
-        raise RuntimeError(f"work of {sum(item.cost for item in batch)} runs together, more than {limits.max_cost}")
+        check_batch([self._rows[entry_id] for entry_id in self._in_step if entry_id in self._rows], self._limits)

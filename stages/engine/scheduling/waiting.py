@@ -2,7 +2,7 @@
 
 Decides the rank of what waits of one tenant (earliest deadline first within a priority, with ageing), what has expired, and when to
 refuse (`stages/engine/scheduling/room.py`). Whose turn it is of several tenants is for `stages/engine/scheduling/fairness.py`.
-Doesn't know what the work is, what may share a batch or how long a device takes, except through `ServiceRate`.
+Doesn't know what the work is, what may share a batch or how long a device takes: that is handed in.
 
 Ageing: an entry moves up one priority level for every `ageing_s` it has waited. So whatever arrives more than
 `(p - q + 1) * ageing_s` after an entry of priority p, with priority q <= p, never ranks before it: nothing waits for ever.
@@ -15,17 +15,24 @@ came before. What is left ages from when the request last had its turn. While ev
 
 import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 from stages.contract.errors import QueueFull
 from stages.contract.item import DEFAULT_TENANT
 from stages.contract.limits import QueueLimits
+from stages.contract.work import NO_WORK, Work
 from stages.engine.scheduling.room import Tally, has_room_for_another, has_room_for_cost
-from stages.engine.scheduling.service_rate import ServiceRate
 
 W = TypeVar("W")
 _Request = tuple[str, str]  # tenant, and request
+Drain = Callable[[Work, int], float]
+"""Seconds that a device takes for so much, of so many items; 0 while nobody knows."""
+
+
+def unknown_s(work: Work, num_items: int) -> float:
+    """Before anything was seen."""
+    return 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +43,7 @@ class Entry(Generic[W]):
     cancelled, but can't run yet.
     `num_preempted`: how often it ran and had to make way. `was_let_in`: it has its right to wait from before (it ran, it was
     set aside, the bounds were others), so no bound of the queue applies.
+    `expected`: about how much is left to do of it, all steps together (None: what it costs, in one step).
     `request`: what it is a piece of ("": of nothing that has other pieces). `start_tag`: given to it by the line.
     """
 
@@ -52,6 +60,11 @@ class Entry(Generic[W]):
     tenant: str = DEFAULT_TENANT
     request: str = ""
     start_tag: float = 0.0
+    expected: Work | None = field(default=None, compare=False)  # a guess that changes as it goes
+
+    @property
+    def outstanding(self) -> Work:
+        return Work(self.cost, 1.0) if self.expected is None else self.expected
 
     def amended(self, priority: int, deadline: float) -> "Entry[W]":
         """With the more urgent priority and the later deadline: someone else wants the same result."""
@@ -69,18 +82,19 @@ class WaitingLine(Generic[W]):
     whatever has come meanwhile (it was let in before); until then it may only expire, be amended or be taken.
     """
 
-    def __init__(self, name: str, limits: QueueLimits, rate: ServiceRate, ageing_s: float) -> None:
+    def __init__(self, name: str, limits: QueueLimits, ageing_s: float, drain_s: Drain = unknown_s) -> None:
         self.num_let_in_beyond = 0
         """How many were let in though the line was full: their tenant had less than its part of it."""
         self._name = name
         self._limits = limits
-        self._rate = rate
+        self._drain_s = drain_s
         self._ageing_s = ageing_s
         self._entries: dict[str, Entry[W]] = {}
         self._aside: dict[str, Entry[W]] = {}
         self._tenants: Tally[str] = Tally()
         self._ready: Tally[str] = Tally()
         self._requests: Tally[_Request] = Tally()
+        self._outstanding = NO_WORK
         self._virtual_time: dict[str, float] = {}  # of each tenant that has something in line
         self._finish_tags: dict[_Request, float] = {}  # of the last piece of each request that has some in line
         self._had_turn: dict[_Request, float] = {}  # when such a request had its last turn
@@ -99,6 +113,11 @@ class WaitingLine(Generic[W]):
     @property
     def cost(self) -> float:
         return self._tenants.cost
+
+    @property
+    def outstanding(self) -> Work:
+        """What is left to do of all that waits."""
+        return self._outstanding
 
     @property
     def num_preparing(self) -> int:
@@ -237,6 +256,7 @@ class WaitingLine(Generic[W]):
 
     def _count(self, entry: Entry[W]) -> None:
         self._tenants.add(entry.tenant, entry.cost)
+        self._outstanding += entry.outstanding
         if entry.ready:
             self._ready.add(entry.tenant)
         if entry.request:
@@ -244,6 +264,7 @@ class WaitingLine(Generic[W]):
 
     def _uncount(self, entry: Entry[W]) -> None:
         self._tenants.remove(entry.tenant, entry.cost)
+        self._outstanding = self._outstanding - entry.outstanding if self._tenants else NO_WORK  # and what rounding has left
         if entry.ready:
             self._ready.remove(entry.tenant)
         if entry.request:
@@ -314,8 +335,8 @@ class WaitingLine(Generic[W]):
         return QueueFull(f"the queue of stage {self._name} is full: {why}", retry_after_s=self.retry_after_s())
 
     def retry_after_s(self) -> float:
-        """When half of what waits will have run, at the rate observed so far: by then there is room for more than one."""
-        return max(1.0, (self._rate.seconds_for(self.cost) or 0.0) / 2)
+        """When half of what waits will have run, as far as is known: by then there is room for more than one."""
+        return max(1.0, self._drain_s(self._outstanding, len(self)) / 2)
 
     def check_integrity(self) -> None:
         """Raises `RuntimeError` for a broken invariant."""

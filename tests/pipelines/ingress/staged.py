@@ -13,15 +13,17 @@ from pipelines.text_to_image import TextToImagePipeline
 from pipelines.threads import Threads
 from stages.contract.errors import InvalidRequest
 from stages.contract.recipe import Inputs
+from stages.contract.work import Work
 from stages.diffusion.messages import Denoise
 from stages.host.host import Stage, StageHost
 from stages.llm.messages import Generate
 from stages.vision.messages import Embedding, EmbedInput
+from stages.vision.work import EmbeddingWork
 from tests.pipelines.cluster.fake_serve import FakeDeployment
 from tests.pipelines.ingress.fakes import CHAT, EMBED, PAINT, FakeService
 from tests.pipelines.stages import FakeDenoiser, FakeLlm, Given, OneShot, embedder, text_encoder, vae_decoder
 from tests.pipelines.test_image_text import Letters
-from tests.pipelines.test_text_to_image import RULES, Words
+from tests.pipelines.test_text_to_image import RULES, Steps, Words
 from tests.stages.fakes import Gate
 
 BAD_SEED, BAD_TEXT = 5, "bad"
@@ -87,7 +89,9 @@ class Staged(FakeService):
             self._client = ServeStageClient(handles, dict.fromkeys(stages, ("d",)))
 
     def embed_pipeline(self, model: str) -> EmbedPipeline:
-        return ClipEmbedPipeline(model, self._client, threads=self._threads, fingerprint="f", max_pixels=100)
+        return ClipEmbedPipeline(
+            model, self._client, EmbeddingWork(Work(77), Work(49)), threads=self._threads, fingerprint="f", max_pixels=100
+        )
 
     def chat_pipeline(self, model: str) -> ChatPipeline:
         return ImageTextPipeline(
@@ -98,6 +102,7 @@ class Staged(FakeService):
             vision_fingerprint=None,
             max_pixels=100,
             max_context_tokens=1000,
+            chunk_tokens=256,
         )
 
     def paint_pipeline(self, model: str) -> PaintPipeline:
@@ -106,6 +111,7 @@ class Staged(FakeService):
             self._client,
             RULES,
             Words(),
+            Steps(),
             threads=self._threads,
             text_fingerprint="text",
             vae_fingerprint=None,

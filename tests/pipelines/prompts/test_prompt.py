@@ -85,8 +85,8 @@ def test_a_vlms_prompt_is_its_processors_own(vlm_folder: Path, name: str) -> Non
     prompt = load(vlm_folder).build([message(role, *parts) for role, parts in conversation])
     assert list(prompt.token_ids) == list(expected["input_ids"][0])
     images = [part for _, parts in conversation for part in parts if isinstance(part, ImagePart)]
-    assert [image for _, _, image in prompt.images] == images
-    covered = [place for offset, length, _ in prompt.images for place in range(offset, offset + length)]
+    assert [placed.image for placed in prompt.images] == images
+    covered = [place for placed in prompt.images for place in range(placed.offset, placed.offset + placed.length)]
     assert covered == [place for place, token in enumerate(prompt.token_ids) if token == processor.image_token_id]
 
 
@@ -126,15 +126,15 @@ def test_a_projectors_image_stands_right_before_the_question(text_folder: Path, 
     for parts in orders:
         prompt = builder.build([message("user", *parts)])
         assert list(prompt.token_ids) == expected
-        assert [(offset, length) for offset, length, _ in prompt.images] == [(expected.index(3), 4)]
+        assert [(placed.offset, placed.length) for placed in prompt.images] == [(expected.index(3), 4)]
 
 
 def test_several_images_of_a_projector_stay_at_their_places(text_folder: Path, projector: Path) -> None:
     first, second = image(), image(10, 10)
     prompt = load(text_folder, projector).build([message("user", "one", first, "two", second)])
-    assert [image for _, _, image in prompt.images] == [first, second]
-    (a, _, _), (b, _, _) = prompt.images
-    assert b - a > 4
+    assert [placed.image for placed in prompt.images] == [first, second]
+    before, after = prompt.images
+    assert after.offset - before.offset > 4
 
 
 @pytest.mark.parametrize("role", ["system", "user", "assistant"])

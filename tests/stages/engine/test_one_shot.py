@@ -88,6 +88,10 @@ def test_a_receipt_says_where_the_time_went(bench: Bench) -> None:
         "missing_inputs_total": 0,
         "batch_bound_items": 16,
         "batch_bound_cost": math.inf,
+        "outstanding_amount": 0,
+        "outstanding_steps": 0,
+        "outstanding_seconds": 0,
+        **engine._in_flight.scheduler.speed.metrics(),
     }
 
 

@@ -181,7 +181,7 @@ def test_the_same_seed_gives_the_same_run() -> None:
     assert runs[0].requests != runs[2].requests
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.randoms(use_true_random=False), st.integers(0, 1000))
 def test_every_request_ends_once_whatever_happens(source: random.Random, seed: int) -> None:
     incidents = tuple(

@@ -66,3 +66,35 @@ def test_no_guess_is_negative_and_more_never_takes_less(seen: list[tuple[float, 
     assert extra is not None
     assert 0 <= low <= high
     assert 0 <= extra <= high * (1 + 1e-9)
+
+
+def test_an_average_follows_a_change_of_pace() -> None:
+    time = AffineTime(10)
+    assert time.on_average(1) is None
+    for _ in range(100):
+        time.observe(10, 1.0, age=1.0)
+    assert time.on_average(10) == pytest.approx(1)
+    for _ in range(100):
+        time.observe(1, 1.0, age=1.0)
+    assert time.on_average(1) == pytest.approx(1, rel=0.02)
+
+
+def test_what_did_nothing_took_its_time_all_the_same() -> None:
+    time = AffineTime(1e9)
+    for _ in range(9):
+        time.observe(0, 1.0)
+    assert time.on_average(1) is None
+    time.observe(1, 1.0)
+    assert time.on_average(1) == pytest.approx(10)
+
+
+@given(st.lists(st.tuples(AMOUNTS, SECONDS), min_size=1, max_size=50), AMOUNTS)
+def test_the_line_is_a_steps_times(seen: list[tuple[float, float]], amount: float) -> None:
+    time = AffineTime(16)
+    assert time.step_times() is None
+    for one, seconds in seen:
+        time.observe(one, seconds)
+    found, expected = time.step_times(), time.seconds_for(amount)
+    assert found is not None
+    assert expected is not None
+    assert found.seconds(amount) == pytest.approx(expected, rel=1e-5, abs=1e-5 * max(seconds for _, seconds in seen))

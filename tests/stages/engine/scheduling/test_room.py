@@ -11,7 +11,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from stages.contract.errors import QueueFull
 from stages.contract.limits import QueueLimits
 from stages.engine.scheduling.room import Tally, has_room_for_another, has_room_for_cost
-from stages.engine.scheduling.service_rate import ServiceRate
 from stages.engine.scheduling.waiting import Entry, WaitingLine
 
 
@@ -63,7 +62,7 @@ def test_the_same_holds_for_cost(held: dict[str, int], tenant: str, cost: float,
 
 
 def test_a_refused_tenant_is_told_and_another_is_let_in_and_counted() -> None:
-    line: WaitingLine[str] = WaitingLine("s", QueueLimits(max_items=2), ServiceRate(), 2.0)
+    line: WaitingLine[str] = WaitingLine("s", QueueLimits(max_items=2), 2.0)
     for number in range(2):
         line.add(Entry(f"a{number}", "", tenant="a"))
     with pytest.raises(QueueFull, match="2 items wait"):
@@ -77,7 +76,7 @@ def test_a_refused_tenant_is_told_and_another_is_let_in_and_counted() -> None:
 
 
 def test_what_proves_costlier_than_was_thought_is_judged_by_its_tenants_part() -> None:
-    line: WaitingLine[str] = WaitingLine("s", QueueLimits(max_cost=10), ServiceRate(), 2.0)
+    line: WaitingLine[str] = WaitingLine("s", QueueLimits(max_cost=10), 2.0)
     line.add(Entry("a", "", cost=10.0, tenant="a"))
     for name in ("b0", "b1"):
         line.add(Entry(name, "", cost=1.0, tenant="b", ready=False))
@@ -103,7 +102,7 @@ class Lines(RuleBasedStateMachine):
     @initialize(limits=st.builds(QueueLimits, st.integers(1, 8), st.sampled_from([5.0, 40.0, math.inf])))
     def make(self, limits: QueueLimits) -> None:
         self.limits = limits
-        self.line: WaitingLine[str] = WaitingLine("s", limits, ServiceRate(), 2.0)
+        self.line: WaitingLine[str] = WaitingLine("s", limits, 2.0)
 
     @rule(tenant=tenants, cost=costs, ready=st.booleans(), request=st.sampled_from(["", "r"]))
     def add(self, tenant: str, cost: float, ready: bool, request: str) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from stages.contract.errors import QueueFull
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.stage import Share
+from stages.contract.work import Work
 from stages.engine.scheduling.scheduler import (
     MAX_PREEMPTIONS,
     Batch,
@@ -335,16 +337,66 @@ def test_a_row_past_its_deadline_comes_out_as_expired(iterative: Iterative, runn
     assert not scheduler.has_work()
 
 
-def test_the_rate_of_rows_counts_those_that_finish(iterative: Iterative) -> None:
+def test_what_is_left_of_rows_is_what_was_foreseen_less_what_was_done(iterative: Iterative) -> None:
     scheduler = iterative()
-    started(scheduler, entry("a"), entry("b"))
-    for _ in range(3):
+    started(scheduler, replace(entry("a"), expected=Work(5, 5)))
+    scheduler.add(replace(entry("b"), expected=Work(3, 3)))
+    assert scheduler.load().seconds_ahead == 0.0  # nothing is known yet
+    step(scheduler)
+    load = scheduler.load()
+    assert (load.num_items, load.outstanding) == (2, Work(7, 7))
+    assert load.seconds_ahead == pytest.approx(3.5 * 2)  # seven steps of one row; by one sighting two rows take twice as long
+    for _ in range(9):
         step(scheduler)
-    assert scheduler.load().seconds_ahead == 0.0
-    step(scheduler, done="ab")
-    scheduler.add(entry("c"))
-    # 2 rows in 4 busy seconds; the average forgets a little.
-    assert scheduler.load().seconds_ahead == pytest.approx(2.0, rel=0.05)
+    assert scheduler.load().outstanding == Work(4, 4)  # "a" was to be done by now, and goes on: one more, at least
+
+
+def test_what_a_stage_says_is_left_of_a_row_is_believed(iterative: Iterative) -> None:
+    scheduler = iterative()
+    started(scheduler, replace(entry("a"), expected=Work(5, 5)))
+    step(scheduler, shares={"a": Share("k", 1, rest=Work(40, 20))})
+    assert scheduler.load().outstanding == Work(40, 20)
+
+
+def test_a_row_that_makes_way_has_done_what_it_has_done(iterative: Iterative) -> None:
+    scheduler = iterative(BatchLimits(max_items=1))
+    started(scheduler, replace(entry("a", priority=1), expected=Work(5, 5)))
+    step(scheduler)
+    scheduler.add(replace(entry("b"), expected=Work(2, 2)))
+    assert scheduler.preempt(0) is not None
+    assert scheduler.load().outstanding == Work(4 + 2, 4 + 2)
+
+
+def test_items_of_which_nobody_knows_how_much_they_are_are_like_those_before(iterative: Iterative) -> None:
+    scheduler = iterative()
+    for number in range(200):
+        started(scheduler, entry(str(number)))
+        for _ in range(9):
+            step(scheduler)
+        scheduler.complete(ids(scheduler.next_batch(0)), 1.0, done={str(number)}, shares={})
+    scheduler.add(entry("x"))
+    assert scheduler.load().outstanding.steps == pytest.approx(10, rel=0.01)
+
+
+def test_a_step_that_did_not_go_well_tells_nothing_of_the_device(iterative: Iterative) -> None:
+    scheduler = iterative()
+    started(scheduler, replace(entry("a"), expected=Work(5, 5)))
+    scheduler.complete(ids(scheduler.next_batch(0)), 1.0, done=(), shares={}, went_well=False)
+    assert scheduler.load().speed is None
+    assert scheduler.load().outstanding == Work(5, 5)
+
+
+def test_a_batch_that_runs_counts_for_what_is_left_of_it(one_shot: OneShot) -> None:
+    scheduler = one_shot(BatchLimits(max_items=2))
+    for name in "abcd":
+        scheduler.add(entry(name, cost=10))
+    scheduler.next_batch(0)
+    scheduler.complete(["a", "b"], seconds=4)
+    scheduler.next_batch(10)
+    assert scheduler.load(10).outstanding == Work(20, 2)
+    assert scheduler.load(13).outstanding.steps == pytest.approx(0.5)
+    assert scheduler.load(60).outstanding.steps == pytest.approx(0.2)  # it takes longer than was thought, and is not done
+    assert scheduler.load(13).seconds_ahead == pytest.approx(1.0)
 
 
 def test_clearing_returns_what_waits_and_what_runs(iterative: Iterative) -> None:

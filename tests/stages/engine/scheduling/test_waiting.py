@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -9,8 +10,8 @@ from hypothesis import strategies as st
 
 from stages.contract.errors import ConfigurationError, QueueFull
 from stages.contract.limits import BatchLimits, QueueLimits
-from stages.engine.scheduling.service_rate import ServiceRate
-from stages.engine.scheduling.waiting import Entry, WaitingLine
+from stages.contract.work import Work
+from stages.engine.scheduling.waiting import Drain, Entry, WaitingLine, unknown_s
 
 Make = Callable[..., WaitingLine[str]]
 AGEING_S = 2.0
@@ -20,10 +21,8 @@ AGEING_S = 2.0
 def line() -> Iterator[Make]:
     made: list[WaitingLine[str]] = []
 
-    def make(
-        limits: QueueLimits = QueueLimits(), rate: ServiceRate | None = None, ageing_s: float = AGEING_S
-    ) -> WaitingLine[str]:
-        made.append(WaitingLine("s", limits, rate or ServiceRate(), ageing_s))
+    def make(limits: QueueLimits = QueueLimits(), drain_s: Drain = unknown_s, ageing_s: float = AGEING_S) -> WaitingLine[str]:
+        made.append(WaitingLine("s", limits, ageing_s, drain_s))
         return made[-1]
 
     yield make
@@ -91,7 +90,7 @@ def test_priority_then_deadline_then_arrival_with_ageing(
 def test_whatever_arrives_late_enough_never_ranks_before(
     priority: int, advantage: int, later: float, arrival: float, wait: float, deadline_in: float, ageing_s: float
 ) -> None:
-    waiting: WaitingLine[str] = WaitingLine("s", QueueLimits(), ServiceRate(), ageing_s)
+    waiting: WaitingLine[str] = WaitingLine("s", QueueLimits(), ageing_s)
     second = arrival + (advantage + 1) * ageing_s * 1.001 + later
     waiting.add(entry("first", priority, arrival=arrival))
     waiting.add(entry("second", priority - advantage, deadline=second + deadline_in, arrival=second))
@@ -299,37 +298,42 @@ def test_amending_takes_the_more_urgent_priority_and_the_later_deadline(line: Ma
     assert [(each.priority, each.deadline) for each in waiting] == [(0, 7)]
 
 
-def test_the_time_to_come_back_is_that_of_half_the_queue_at_the_observed_rate(line: Make) -> None:
-    rate = ServiceRate()
-    waiting = line(QueueLimits(max_items=10), rate)
+def test_the_time_to_come_back_is_that_of_half_of_what_waits(line: Make) -> None:
+    asked: list[tuple[Work, int]] = []
+
+    def drain_s(work: Work, num_items: int) -> float:
+        asked.append((work, num_items))
+        return 20.0
+
+    waiting = line(QueueLimits(max_items=10), drain_s)
     for i in range(10):
         waiting.add(entry(str(i), cost=4))
-    assert waiting.retry_after_s() == 1.0  # nothing is known yet
-    rate.observe(work=2, seconds=1)
-    assert waiting.retry_after_s() == pytest.approx(10.0)
+    assert waiting.retry_after_s() == 10.0
     with pytest.raises(QueueFull) as refused:
         waiting.add(entry("x"))
-    assert refused.value.retry_after_s == pytest.approx(10.0)
+    assert refused.value.retry_after_s == 10.0
+    assert asked == [(Work(40, 10), 10)] * 2
 
 
-def test_the_rate_follows_a_change_of_pace() -> None:
-    rate = ServiceRate(half_life_s=10)
-    assert rate.seconds_for(1) is None
-    for _ in range(100):
-        rate.observe(work=10, seconds=1)
-    assert rate.seconds_for(10) == pytest.approx(1)
-    for _ in range(100):
-        rate.observe(work=1, seconds=1)
-    assert rate.seconds_for(1) == pytest.approx(1, rel=0.02)
+def test_nobody_is_told_to_come_back_at_once(line: Make) -> None:
+    waiting = line()
+    waiting.add(entry("a"))
+    assert waiting.retry_after_s() == 1.0  # nothing is known yet
 
 
-def test_steps_that_finish_nothing_still_count_as_busy_time() -> None:
-    rate = ServiceRate(half_life_s=1e9)
-    for _ in range(9):
-        rate.observe(work=0, seconds=1)
-    assert rate.seconds_for(1) is None
-    rate.observe(work=1, seconds=1)
-    assert rate.seconds_for(1) == pytest.approx(10)
+def test_what_is_left_to_do_follows_what_waits(line: Make) -> None:
+    waiting = line()
+    waiting.add(entry("a", cost=4))
+    waiting.add(replace(entry("b", cost=4, ready=False), expected=Work(100, 25)))
+    assert waiting.outstanding == Work(104, 26)
+    waiting.ready("b", "k", 6)
+    waiting.set_aside("a")
+    assert waiting.outstanding == Work(100, 25)
+    waiting.bring_back("a")
+    waiting.take("b")
+    assert waiting.outstanding == Work(4, 1)
+    waiting.take("a")
+    assert waiting.outstanding == Work(0, 0)
 
 
 @pytest.mark.parametrize("limits", [BatchLimits, QueueLimits])

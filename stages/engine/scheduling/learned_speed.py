@@ -1,0 +1,128 @@
+"""How fast a replica's device works, as far as it has been seen: the cost model (`stages/contract/cost.py`), corrected by what steps and
+items took. Pure: whoever saw them says so.
+
+Decides how much what was measured beforehand counts, and for how long. With a profile only one factor is learned, which also stands for
+whoever else shares the device; without one the line between a step's amount and its time. Beside that, how much work an item is of which
+nobody said so, and by how much items miss what was expected of them.
+"""
+
+import math
+from dataclasses import dataclass
+
+from stages.contract.cost import MARGIN_QUANTILE, Speed, StepTimes
+from stages.contract.limits import BatchLimits
+from stages.contract.work import Work
+from stages.engine.scheduling.affine_time import AffineTime
+
+HALF_LIFE_S = 120.0  # of computing
+MAX_MISS = 10.0
+"""A step that takes more times what was expected (it compiles, the machine slept) counts as one that takes so many."""
+FIRST_MARGIN, MAX_MARGIN = 1.5, 20.0
+MARGIN_GAIN = 0.1
+RECENT = 0.05  # how much the last item counts for what one usually asks
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredSteps:
+    """By a profile of the stage on its device, or by an estimate from another device's."""
+
+    times: StepTimes
+    is_estimate: bool = False
+
+
+@dataclass(slots=True)
+class Misses:
+    """What was expected against what it took, in sums of seconds. Of steps, and of items from submission to their ends."""
+
+    step_expected_seconds_total: float = 0.0
+    step_taken_seconds_total: float = 0.0
+    step_error_seconds_total: float = 0.0
+    finish_expected_seconds_total: float = 0.0
+    finish_taken_seconds_total: float = 0.0
+    finish_error_seconds_total: float = 0.0
+
+
+class LearnedSpeed:
+    """Of one stage in one replica. `max_amount`: more of the stage's own unit is in no step, whatever the limits say."""
+
+    def __init__(self, *, is_one_shot: bool = False, max_amount: float = math.inf) -> None:
+        self._is_one_shot, self._max_amount = is_one_shot, max_amount
+        self._measured: MeasuredSteps | None = None
+        self._line = AffineTime(HALF_LIFE_S)
+        self._expected_s = self._taken_s = 0.0  # by the profile, and what it took; the older counts for less
+        self._margin = FIRST_MARGIN
+        self._usual_steps, self._usual_amount = 1.0, 1.0  # of an item, the amount in units of what it weighs
+        self._times: StepTimes | None = None
+        self.misses = Misses()
+
+    def begin_with(self, measured: MeasuredSteps | None) -> None:
+        """Before anything was observed. None: there is no profile."""
+        self._measured = measured
+        self._times = measured.times if measured is not None else None
+
+    def observe(self, amount: float, seconds: float) -> None:
+        """A step of so much took so long."""
+        if amount <= 0:
+            return
+        if self._times is not None:
+            expected_s = self._factor * self._times.seconds(amount)
+            self.misses.step_expected_seconds_total += expected_s
+            self.misses.step_taken_seconds_total += seconds
+            self.misses.step_error_seconds_total += abs(seconds - expected_s)
+        if self._measured is None:
+            self._line.observe(amount, seconds, age=seconds)
+            self._times = self._line.step_times()
+            return
+        expected_s = self._measured.times.seconds(amount)
+        keep, most_s = 0.5 ** (expected_s / HALF_LIFE_S), MAX_MISS * self._factor * expected_s
+        self._expected_s = self._expected_s * keep + expected_s
+        self._taken_s = self._taken_s * keep + min(seconds, most_s)
+
+    def took(self, expected_s: float, seconds: float) -> None:
+        """An item of which `expected_s` was expected when it came. The margin follows the quantile by small steps, up where it was missed
+        and down where it was not (Robbins and Monro, 1951), in proportion."""
+        self.misses.finish_expected_seconds_total += expected_s
+        self.misses.finish_taken_seconds_total += seconds
+        self.misses.finish_error_seconds_total += abs(seconds - expected_s)
+        was_missed = seconds > self._margin * expected_s
+        step = MARGIN_GAIN * (MARGIN_QUANTILE if was_missed else MARGIN_QUANTILE - 1)
+        self._margin = min(MAX_MARGIN, max(1.0, self._margin * math.exp(step)))
+
+    def asked(self, weight: float, did: Work) -> None:
+        """An item that weighed so much, before it began, was so much work in the end."""
+        if weight > 0:
+            self._usual_amount += RECENT * (did.amount / weight - self._usual_amount)
+        self._usual_steps += RECENT * (did.steps - self._usual_steps)
+
+    def foreseen(self, weight: float, told: Work | None = None) -> Work:
+        """What an item of that weight is supposed to be: what it weighs where that is all, else as it was told, or as others were."""
+        if self._is_one_shot:
+            return Work(weight, 1.0)
+        return told if told is not None else Work(weight * self._usual_amount, self._usual_steps)
+
+    def of(self, limits: BatchLimits) -> Speed | None:
+        """With so much in a step at the most. None while nobody knows."""
+        if self._times is None:
+            return None
+        return Speed(
+            self._times,
+            limits.max_items,
+            min(limits.max_cost, self._max_amount),
+            self._factor,
+            self._measured is not None and self._measured.is_estimate,
+            self._is_one_shot,
+            self._margin,
+        )
+
+    def more_s(self, amount: float) -> float | None:
+        """That so much more takes in the long run. None while nobody knows."""
+        return None if self._times is None else self._factor * self._times.more_s(amount)
+
+    def metrics(self) -> dict[str, float]:
+        """`speed_factor`: by how much longer than its profile says (1 where there is none)."""
+        misses = {name: getattr(self.misses, name) for name in Misses.__slots__}
+        return {**misses, "speed_factor": self._factor, "finish_margin": self._margin}
+
+    @property
+    def _factor(self) -> float:
+        return self._taken_s / self._expected_s if self._expected_s > 0 else 1.0
