@@ -35,6 +35,7 @@ from pipelines.cluster.stage_deployment import (
     limit_queues,
     redis,
 )
+from pipelines.cluster.waiting import TellsWaiting
 from pipelines.ingress.app import Kept, create_app
 from pipelines.ingress.request.settings import settings_of
 from pipelines.service import Triptych
@@ -47,6 +48,7 @@ from pipelines.settings.applications import (
     SurfaceArgs,
     SurfaceSettings,
     redis_args,
+    scaled_by_serve,
     stages_application,
     surface_application,
     version_of,
@@ -79,7 +81,10 @@ def build(args: AppConfig) -> Application:
     hosts = dict.fromkeys((*config.placement(), METRICS), OWN)
     hosted = {name: stages_application(name, config, ONE_APPLICATION, hosts) for name in config.placement()}
     parts = [
-        hosted_in(PlacedReplica, StagesArgs.model_validate(part.args), part.deployments[name]) for name, part in hosted.items()
+        hosted_in(
+            PlacedReplica, StagesArgs.model_validate(part.args), {**part.deployments[name], **scaled_by_serve(name, config)}
+        )
+        for name, part in hosted.items()
     ]
     parts += [redis(redis_args(server)) for server in embedded_servers(config, ONE_APPLICATION)]
     root = surface_application(config, ONE_APPLICATION, hosts)
@@ -125,6 +130,7 @@ class Ingress:
         self._kept: Kept | None = None
         self._replica = str(serve.get_replica_context().replica_tag)
         self._table = handle_of(Address(deployment=METRICS, application=OWN))
+        self._waiting = TellsWaiting(self._table, self._replica)
         self._elsewhere, self._needed = Elsewhere(), (Addresses(), RoutingConfig())
         self._own = StageReplica(args.own.spec(), self._table, self._elsewhere) if args.own is not None else None
         self._served: tuple[SurfaceSettings, Triptych] | None = None
@@ -201,11 +207,13 @@ class Ingress:
 
     async def check_health(self) -> None:
         self._tell_soon()
+        self._waiting.begin()
         if self._own is not None:
             await self._own.check_health()
 
     async def __del__(self) -> None:
         self._threads.close()
+        self._waiting.close()
         if self._own is not None:
             await self._own.close()
 

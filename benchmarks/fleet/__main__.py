@@ -34,15 +34,15 @@ FULL_BATCH_GOAL, WORK_GOAL, OVERLOAD_GOAL = 0.9, 0.97, 0.95
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Requests of each kind of run, and hours of scaling."""
+    """Requests for each router; seconds in which requests come, for each plan and overload; hours of scaling."""
 
     routing: int
-    planned: int
-    overload: int
+    planned_s: float
+    overload_s: float
     hours: float
 
 
-FULL, QUICK = Size(20_000, 12_000, 8_000, 1.0), Size(1_000, 1_000, 500, 0.05)
+FULL, QUICK = Size(8_000, 300.0, 200.0, 0.5), Size(600, 20.0, 10.0, 0.02)
 
 
 def main() -> None:
@@ -60,10 +60,10 @@ def main() -> None:
 
     done(_routing(report, list(routed(size.routing))))
     found = the_plan()
-    done(_planning(report, list(beside_others(found, size.planned)), saturated(found, size.planned)))
-    done(_overload(report, list(overloaded(found, size.overload))))
-    done(_traces(report, list(traces(found, size.planned))))
+    done(_planning(report, list(beside_others(found, size.planned_s)), saturated(found, size.planned_s)))
     done(_scaling(report, list(scaled(size.hours))))
+    done(_overload(report, list(overloaded(found, size.overload_s))))
+    done(_traces(report, list(traces(found, size.planned_s))))
     report.publish(folder)
 
 

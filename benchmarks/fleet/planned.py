@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from benchmarks.command import tell
 from benchmarks.fleet import plans
+from benchmarks.fleet.baselines import LEAST_OUTSTANDING, TWO_CHOICES
 from benchmarks.fleet.plans import BY_TYPE, EVEN, MONOLITH
 from benchmarks.fleet.simulated import OURS, SIDES, fleet_of, router_of
 from benchmarks.fleet.workloads import MIXED, REUSED, Taste, requests
@@ -21,8 +22,9 @@ from pipelines.planning.simulation.simulation import simulate
 
 PLANNED = "planned"
 SATURATED = 1.25  # of the plan's own rate with devices that never rest
-OVERLOADS = (0.5, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0)  # of the planned rate
+OVERLOADS = (0.5, 1.0, 1.5, 2.5, 5.0)  # of the planned rate
 BURSTS_CV = 3.0
+FILLED = 0.3  # of the time, until what is counted begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,22 +54,20 @@ def the_plan(taste: Taste = MIXED) -> Plan:
     return plan(plans.planned_for(taste))
 
 
-def beside_others(found: Plan, num_requests: int) -> Iterator[Ran]:
+def beside_others(found: Plan, seconds: float) -> Iterator[Ran]:
     """At the rate that the plan promises, and at what its devices do when they never rest."""
     for load, rate in (("the plan's rate", found.rate), ("the plan's rate, no rest", found.saturated_rate)):
         for side in (PLANNED, EVEN, BY_TYPE, MONOLITH):
             tell(f"plans: {side} at {load}")
             pools = plans.pools_of(found) if side == PLANNED else plans.without_a_plan(side)
-            yield _ran(side, load, rate, pools, OURS, poisson(rate, seed=1), num_requests, admits=True)
+            yield _ran(side, load, rate, pools, OURS, poisson(rate, seed=1), seconds, admits=True)
 
 
-def saturated(found: Plan, num_requests: int) -> AtSaturation:
+def saturated(found: Plan, seconds: float) -> AtSaturation:
     """Without admission, so that the lines are never empty."""
     tell("the plan at saturation")
     rate = SATURATED * found.saturated_rate
-    result = _result(
-        plans.pools_of(found), OURS, poisson(rate, seed=2), num_requests, rate, MIXED, admits=False, deadline_s=float("inf")
-    )
+    result = _result(plans.pools_of(found), OURS, poisson(rate, seed=2), seconds, MIXED, admits=False, deadline_s=float("inf"))
     promised = {pool.name: sum(stage.busy for stage in pool.stages) / found.target_utilisation for pool in found.pools}
     done = {name: each.full_part for name, each in result.devices.items()}
     sizes = {pool.name: pool.replicas * pool.fraction for pool in found.pools}
@@ -76,15 +76,15 @@ def saturated(found: Plan, num_requests: int) -> AtSaturation:
     return AtSaturation(part, {device: each.full_part for device, each in result.by_device().items()}, found.gap)
 
 
-def overloaded(found: Plan, num_requests: int) -> Iterator[Ran]:
-    for times, side in itertools.product(OVERLOADS, SIDES):
+def overloaded(found: Plan, seconds: float) -> Iterator[Ran]:
+    for times, side in itertools.product(OVERLOADS, (OURS, TWO_CHOICES, LEAST_OUTSTANDING)):
         tell(f"overload: {times:g} times the planned rate, {side}")
         rate = times * found.rate
-        yield _ran(side, f"{times:g}", rate, plans.pools_of(found), side, poisson(rate, seed=3), num_requests, admits=True)
+        yield _ran(side, f"{times:g}", rate, plans.pools_of(found), side, poisson(rate, seed=3), seconds, admits=True)
 
 
-def traces(found: Plan, num_requests: int) -> Iterator[Ran]:
-    """In bursts at the planned rate; and with much that comes again, at a rate that only who remembers can carry."""
+def traces(found: Plan, seconds: float) -> Iterator[Ran]:
+    """At the planned rate: in bursts, and with much that comes again."""
     for side in SIDES:
         tell(f"bursts, {side}")
         yield _ran(
@@ -94,7 +94,7 @@ def traces(found: Plan, num_requests: int) -> Iterator[Ran]:
             plans.pools_of(found),
             side,
             gamma(found.rate, BURSTS_CV, seed=4),
-            num_requests,
+            seconds,
             admits=True,
         )
     for side in SIDES:
@@ -106,7 +106,7 @@ def traces(found: Plan, num_requests: int) -> Iterator[Ran]:
             plans.pools_of(found),
             side,
             poisson(found.rate, seed=5),
-            num_requests,
+            seconds,
             admits=True,
             taste=REUSED,
         )
@@ -119,12 +119,12 @@ def _ran(
     pools: Iterable[Pool],
     router: str,
     arrivals: Iterable[float],
-    num: int,
+    seconds: float,
     *,
     admits: bool,
     taste: Taste = MIXED,
 ) -> Ran:
-    result = _result(pools, router, arrivals, num, rate, taste, admits=admits, deadline_s=1.0)
+    result = _result(pools, router, arrivals, seconds, taste, admits=admits, deadline_s=1.0)
     devices = result.by_device()
     return Ran(
         side,
@@ -140,14 +140,13 @@ def _result(
     pools: Iterable[Pool],
     router: str,
     arrivals: Iterable[float],
-    num: int,
-    rate: float,
+    seconds: float,
     taste: Taste,
     *,
     admits: bool,
     deadline_s: float,
 ) -> Result:
     """`deadline_s`: a request is given up after so many times its objective. Counted once the fleet has filled, until the last comes."""
-    asked = requests(itertools.islice(arrivals, num), taste, deadline_s=deadline_s)
+    asked = requests(itertools.takewhile(lambda at: at < seconds, arrivals), taste, deadline_s=deadline_s)
     fleet = replace(fleet_of(plans.stages(), pools, router), shared_names=5000 if taste.images else 0)
-    return simulate(fleet, asked, router_of(router, admits=admits), window=(0.25 * num / rate, 0.95 * num / rate))
+    return simulate(fleet, asked, router_of(router, admits=admits), window=(FILLED * seconds, seconds))

@@ -1,4 +1,4 @@
-"""Who decides how many replicas there are, of a chat and of a painter that share twelve L4: under a constant load, by day and by night, and
+"""Who decides how many replicas there are, of a chat and of a painter that share six L4: under a constant load, by day and by night, and
 when a burst of paintings comes. Knows no report."""
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pipelines.planning.simulation.workload import Request
 
 SERVES = "Serve's default"
 SCALERS = (OURS, SERVES)
-DEVICES, DEVICE = 12, "L4"
+DEVICES, DEVICE = 6, "L4"
 START_UP_S = 30.0
 SETTLED_S = 600.0  # what was started with is somebody's guess
 CHATS, PAINTINGS = Taste(paintings=0.0, with_image=0.0), Taste(paintings=1.0)

@@ -25,7 +25,7 @@ class Taste:
     """`paintings`: which part of the requests; `with_image`: of the chats. `images`, `systems`: how many there are to choose from, by
     Zipf's law with this `skew`; 0: each is new."""
 
-    paintings: float = 0.05
+    paintings: float = 0.15
     with_image: float = 0.4
     images: int = 0
     systems: int = 0

@@ -52,7 +52,7 @@ def running(file: ServeFile, address: HttpAddress, console: Console, timeout_s: 
         row = progress.add_task("starting Ray", total=None)
         _start_ray(max(available_cores(), _cpus_wanted(file.app)), fork_server=file.app.fork_server)
         try:
-            _refuse_what_has_no_place(file.app)
+            refuse_what_has_no_place(file.app)
             _start_serve(address)
             progress.update(row, total=1, completed=1)
             _deploy(file, progress, timeout_s)
@@ -170,8 +170,8 @@ def _tell_errors_only() -> None:
     logging.getLogger("ray.serve").addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
-def _refuse_what_has_no_place(config: AppConfig) -> None:
-    """On one machine nobody adds a node."""
+def refuse_what_has_no_place(config: AppConfig) -> None:
+    """Raises `ConfigurationError` where a deployment that needs a replica has no node: on one machine nobody adds one."""
     from pipelines.cluster.running_serve import nodes
 
     if found := [str(each) for each in nowhere(config, nodes()) if not each.may_sleep]:

@@ -1,7 +1,8 @@
-"""What every replica last said, in one place: the counters of stages for `/metrics`, and which settings the HTTP surface's replicas use.
+"""What every replica last said, in one place: the counters of stages for `/metrics`, what they have to do and what callers wait for, for
+the scaler, and which settings the HTTP surface's replicas use.
 
-Replicas write; the ingress and `triptych deploy` read; nothing is decided here. A replica that has not reported for `stale_after_s` is
-gone (scaled down or dead) and is forgotten.
+Replicas write; the ingress, the scaler and `triptych deploy` read; nothing is decided here. Whoever has not reported for `stale_after_s`
+is gone (scaled down or dead) and is forgotten.
 """
 
 import time
@@ -9,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from pipelines.planning.scaling.observation import Told, WaitingFor
 from stages.contract.item import StageMetrics
 
 R = TypeVar("R")
@@ -36,9 +38,23 @@ class MetricsTable:
         self._stale_after_s, self._now = stale_after_s, now
         self._rows: dict[str, tuple[float, tuple[StageMetrics, ...]]] = {}
         self._settings: dict[str, tuple[float, SettingsInUse]] = {}
+        self._told: dict[str, tuple[float, Told]] = {}
+        self._waiting: dict[str, tuple[float, WaitingFor]] = {}
 
-    async def report(self, replica: str, metrics: Sequence[StageMetrics]) -> None:
+    async def report(self, replica: str, metrics: Sequence[StageMetrics], told: Told | None = None) -> None:
+        """`told`: what it has to do, for the scaler."""
         self._rows[replica] = (self._now(), tuple(metrics))
+        if told is not None:
+            self._told[replica] = (self._now(), told)
+
+    async def report_waiting(self, caller: str, waiting: WaitingFor) -> None:
+        """What a process has for pools in which no replica takes it."""
+        self._waiting[caller] = (self._now(), waiting)
+
+    async def told(self) -> tuple[dict[str, Told], list[WaitingFor]]:
+        """By replica; and of every caller."""
+        self._told, self._waiting = self._fresh(self._told), self._fresh(self._waiting)
+        return {replica: told for replica, (_, told) in self._told.items()}, [each for _, each in self._waiting.values()]
 
     async def read(self) -> list[StageMetrics]:
         self._rows = self._fresh(self._rows)

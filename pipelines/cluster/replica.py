@@ -19,7 +19,10 @@ from numpy.typing import NDArray
 
 from pipelines.cluster.autoscaling import LOAD
 from pipelines.cluster.loop_watch import LoopWatch
+from pipelines.cluster.waiting import TellsWaiting
+from pipelines.planning.scaling.observation import Told
 from pipelines.routing.published import NEWS, as_published
+from pipelines.routing.table import pool_key
 from pipelines.settings.cautions import only_its_node
 from pipelines.settings.private_redis import embedded_directory
 from pipelines.settings.replica_spec import ReplicaSpec
@@ -63,6 +66,7 @@ class StageReplica:
             seconds, device = time.monotonic() - began, loaded.stage.device
             log.info("%s loaded from %s on %s in %s, in %.1f s", stage.name, stage.source, device, loaded.dtype, seconds)
         self._reporting: asyncio.Task[None] | None = None
+        self._waiting = TellsWaiting(table, self._identity) if table is not None and elsewhere is not None else None
         self._watch: LoopWatch | None = None
         self._published: tuple[StageNews, ...] = ()
         self._published_at, self._published_bytes = float("-inf"), b""
@@ -118,6 +122,8 @@ class StageReplica:
             self._watch = LoopWatch(limit_s, _end_process)
         if self._table is not None and (self._reporting is None or self._reporting.done()):
             self._reporting = asyncio.create_task(self._report())
+        if self._waiting is not None:
+            self._waiting.begin()
 
     async def _report(self) -> None:
         """Every second where there is news: an idle stage takes no notice of the clock, nor any of the CPU."""
@@ -128,17 +134,22 @@ class StageReplica:
             if activity != told or time.monotonic() - told_at > REPORT_UNCHANGED_S:
                 try:
                     metrics = [replace(stage, pool=self._spec.deployment) for stage in self._host.metrics()]
-                    await self._table.report.remote(self._identity, metrics)
+                    await self._table.report.remote(self._identity, metrics, self._told())
                     told, told_at = activity, time.monotonic()
                 except Exception as error:  # the table is being replaced; counters are cumulative, so nothing is lost
                     log.warning("metrics not reported: %s: %s", type(error).__name__, error)
             await asyncio.sleep(REPORT_PERIOD_S)
+
+    def _told(self) -> Told:
+        return Told(_pool(self._spec.deployment), tuple(replace(one, holds=frozenset()) for one in self._host.news()))
 
     async def close(self) -> None:
         if self._watch is not None:
             self._watch.close()
         if self._reporting is not None:
             self._reporting.cancel()
+        if self._waiting is not None:
+            self._waiting.close()
         await self._host.close()
 
 
@@ -183,6 +194,16 @@ class RedisReplica:
 
     def __del__(self) -> None:
         self._server.close()
+
+
+def _pool(deployment: str) -> str:
+    """As callers call it."""
+    try:
+        from ray import serve
+
+        return pool_key(str(serve.get_replica_context().app_name), deployment)
+    except Exception:  # not inside Serve
+        return deployment
 
 
 def _replica_identity() -> str:

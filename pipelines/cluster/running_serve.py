@@ -13,9 +13,11 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatusOverview, ServeDeploySchema
 
 from pipelines.cluster.metrics_table import SettingsInUse
+from pipelines.cluster.serve_numbers import present
 from pipelines.settings.applications import METRICS
 from pipelines.settings.nodes import Node
 from pipelines.settings.rollout import Document
+from pipelines.settings.scaled import bare, filled
 
 HOST_WITHOUT_SERVE = "127.0.0.1"
 ASK_EVERY_S = 0.25
@@ -46,17 +48,19 @@ class RunningServe:
     """Of the Ray cluster that this process is connected to."""
 
     def applications(self) -> Sequence[Document]:
-        """Those that Serve was given in a config. Those given in code are not told."""
+        """Those that Serve was given in a config, without the numbers that are the scaler's. Those given in code are not told."""
         found = _get_global_client().get_serve_details()["applications"].values()
-        return [app["deployed_app_config"] for app in found if app.get("deployed_app_config")]
+        return bare([app["deployed_app_config"] for app in found if app.get("deployed_app_config")])
 
     def status(self) -> Mapping[str, ApplicationStatusOverview]:
         """By application."""
         return serve.status().applications
 
     def configure(self, config: Mapping[str, Any]) -> None:
-        """A whole Serve config: what was given in an earlier one and is not in this one ends."""
-        _get_global_client().deploy_apps(ServeDeploySchema.model_validate(config))
+        """A whole Serve config: what was given in an earlier one and is not in this one ends. What is scaled keeps its numbers."""
+        live = {address: each.running + each.starting for address, each in present().items()}
+        whole = {**config, "applications": filled(config["applications"], live)}
+        _get_global_client().deploy_apps(ServeDeploySchema.model_validate(whole))
 
     def settings_in_use(self, surface: str) -> Mapping[str, SettingsInUse]:
         """Of the HTTP surface's replicas. `surface`: its application. None known: the table is being replaced."""

@@ -48,7 +48,7 @@ from stages.contract.errors import (
     Unavailable,
 )
 from stages.contract.item import InputReceipts, Item, Reply, StageReceipt, StreamEnd
-from stages.contract.news import StageNews
+from stages.contract.news import StageNews, hint
 from stages.host.deadlines import remaining_s, too_late
 from stages.host.packed_item import PackedItem, packed
 
@@ -86,10 +86,12 @@ class ServeStageClient:
     def admit(self, visits: Sequence[Visit], *, deadline: float, priority: int = 0) -> None:
         if self._admission is None or math.isinf(deadline):
             return
+        for visit in visits:
+            self._meet(visit.stage)
         left_s = deadline - time.time()
         ranked = [self._ranked(visit.stage, Wanted(visit.work, visit.hints, visit.name, priority, left_s)) for visit in visits]
         known = [visit for visit in ranked if visit is not None]
-        refusal = admit(forecast(known), left_s, priority=priority, settings=self._admission)
+        refusal = admit(forecast(known, self._admission), left_s, priority=priority, settings=self._admission)
         if refusal is not None:
             stages = ", ".join(visit.stage for visit in visits)
             raise QueueFull(
@@ -160,7 +162,7 @@ class ServeStageClient:
 
     async def _route(self, stage: str, item: Item[Any], attempts: "_Attempts") -> Route:
         pools = await self._met(stage)
-        wanted = wanted_of(item)
+        wanted = self._with_parts(wanted_of(item), item)
         ranked = self._ranked(stage, wanted, attempts.tried)
         pool = ranked.best.pool if ranked is not None else pools[0]
         return Route(self._table, stage, pool, wanted, ranked, frozenset(attempts.tried))
@@ -169,12 +171,33 @@ class ServeStageClient:
         keys = [pool.key for pool in self._hosting(stage)]
         return self._table.ranked(stage, keys, wanted, time.monotonic(), without=tried)
 
+    def _with_parts(self, wanted: Wanted, item: Item[Any]) -> Wanted:
+        """Who holds results that it needs saves about the time in which they would be had elsewhere."""
+        recipes = [
+            recipe
+            for recipe in (item.payload.needs() if item.payload is not None else ())
+            if recipe.stage in self._deployments
+        ]
+        if not recipes:
+            return wanted
+        first = recipes[0]
+        self._meet(first.stage)
+        made = self._ranked(first.stage, Wanted(first.work, name=hint(first.name), priority=item.priority))
+        parts = tuple(hint(recipe.name) for recipe in recipes)
+        part_s = made.finish_s / len(parts) if made is not None else 0.0
+        return replace(wanted, hints=replace(wanted.hints, parts=parts, part_s=part_s))
+
+    def _meet(self, stage: str) -> Sequence["_Pool"]:
+        """Has Serve tell who is in its pools."""
+        pools = self._hosting(stage)
+        for pool in pools:
+            pool.method("call")
+        return pools
+
     async def _met(self, stage: str) -> Sequence[str]:
         """The keys of its pools, once Serve has said who is in each; but it isn't waited for long."""
-        pools = self._hosting(stage)
+        pools = self._meet(stage)
         if len(pools) > 1:
-            for pool in pools:
-                pool.method("call")  # has Serve tell
             for _ in range(MEETINGS):
                 if all(self._table.is_known(pool.key) for pool in pools):
                     break

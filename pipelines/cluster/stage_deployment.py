@@ -5,7 +5,7 @@ Decides what of a deployment is the same for all; what happens in a replica is `
 postponed annotations.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray import serve
@@ -89,9 +89,8 @@ def client_of(stages: Addresses, routing: RoutingConfig = RoutingConfig()) -> Se
     handles = {address.deployment: handle_of(address) for pools in stages.values() for address in pools}
     pools = {stage: [address.deployment for address in pools] for stage, pools in stages.items()}
     admission = Admission(**routing.admission.model_dump()) if routing.admission is not None else None
-    quantile = admission.quantile if admission is not None else Ranking().quantile
     table = table_of_this_process()
-    table.rank_by(Ranking(max_candidates=routing.max_candidates, quantile=quantile))
+    table.rank_by(Ranking(max_candidates=routing.max_candidates))
     return ServeStageClient(handles, pools, table=table, admission=admission)
 
 
@@ -110,6 +109,9 @@ class Elsewhere:
 
     async def call(self, stage: str, item: Item[Any]) -> Reply[Any]:
         return await self._client.call(stage, item)
+
+    def pools(self, stage: str) -> Sequence[str]:
+        return [address.deployment for address in self._stages.get(stage, ())]
 
 
 def limit_queues(replica: StageReplica, queues: Mapping[str, QueueConfig]) -> None:

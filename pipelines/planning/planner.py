@@ -10,13 +10,16 @@ from dataclasses import replace
 from pipelines.planning.fleet import Fleet, Rules
 from pipelines.planning.impossible import misplaced, refuse_impossible, too_fast
 from pipelines.planning.plan import Plan
+from pipelines.planning.solving.columns import distinct
+from pipelines.planning.solving.fitting import likeliest
 from pipelines.planning.solving.program import Asked, Goal, relaxed, solved, written
-from pipelines.planning.solving.search import Found, Patience, Search
+from pipelines.planning.solving.search import FOR_PLAN, ROUNDING, Found, Patience, Search
 from pipelines.planning.telling.assembling import assembled
 from stages.contract.errors import ConfigurationError
 
 SOLVED_AGAIN_UP_TO = 16  # devices; of more, what another one would bring is told by the relaxation
-AGAIN_S = 2.0
+LEAST_S = 0.2  # for each of those solutions
+FEW = 8  # columns for each type of device, beside those of the plan
 
 
 def plan(fleet: Fleet, rules: Rules | None = None, asked: Asked | None = None, patience: Patience | None = None) -> Plan:
@@ -41,20 +44,21 @@ def plan(fleet: Fleet, rules: Rules | None = None, asked: Asked | None = None, p
 
 def one_more(search: Search, found: Found, highest: float) -> Mapping[str, float]:
     """By type of device, requests a second that another of it would bring."""
+    patience, fleet = search.patience, search.fleet
+    now = relaxed(written(fleet, search.rules, found.among, Asked(), scale=highest), Asked())
+    time_limit_s = max(LEAST_S, (1 - FOR_PLAN) * patience.time_limit_s / len(fleet.devices))
     brings = {}
-    for at, device in enumerate(search.fleet.devices):
-        devices = list(search.fleet.devices)
-        devices[at] = replace(device, count=device.count + 1)
-        program = written(replace(search.fleet, devices=tuple(devices)), search.rules, found.among, Asked(), scale=highest)
-        if _is_small(search.fleet):
-            again = solved(program, Asked(), time_limit_s=AGAIN_S, gap=search.patience.gap)
+    for device in fleet.devices:
+        devices = tuple(replace(each, count=each.count + (each is device)) for each in fleet.devices)
+        more = replace(fleet, devices=devices)
+        then = relaxed(written(more, search.rules, found.among, Asked(), scale=highest), Asked())
+        if then is not None and _is_small(fleet):
+            few = distinct([*found.columns, *likeliest(found.among, then, FEW)])
+            program = written(more, search.rules, few, Asked(), scale=highest, at_least=found.value * (1 - ROUNDING))
+            again = solved(program, Asked(), time_limit_s=time_limit_s, gap=patience.gap)
             brings[device.name] = max(0.0, again.rate - found.value) if again is not None else 0.0
-        else:
-            again, now = (
-                relaxed(program, Asked()),
-                relaxed(written(search.fleet, search.rules, found.among, Asked(), scale=highest), Asked()),
-            )
-            brings[device.name] = max(0.0, again.rate - now.rate) if again is not None and now is not None else 0.0
+        elif then is not None and now is not None:
+            brings[device.name] = max(0.0, then.rate - now.rate)
     return brings
 
 

@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.routing.candidate import Ranked
+from stages.contract.cost import Speed
+from stages.contract.work import Work
 
+ONE = Work(1.0, 1.0)
 IDLE = 0.01
 """Waiting for less than this part of the whole is none."""
 
@@ -18,10 +21,11 @@ IDLE = 0.01
 @dataclass(frozen=True, slots=True)
 class Admission:
     """`quantile`: of when a request ends, that must be in time. `background_part`: which part of its time what is not urgent (priority
-    over 0) may count on."""
+    over 0) may count on. `margin`: how much longer than expected that quantile is at least, also where nothing was seen yet."""
 
     quantile: float = 0.95
     background_part: float = 0.5
+    margin: float = 1.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +45,19 @@ class Refusal:
     why: str
 
 
-def forecast(visits: Sequence[Ranked]) -> Forecast:
+def forecast(visits: Sequence[Ranked], settings: Admission = Admission()) -> Forecast:
     """`visits`: the best replica of every stage, one after the other; late at one, it may be early at another, but they are late together
     where devices are shared: quantiles are added."""
     return Forecast(
         finish_s=sum(visit.finish_s for visit in visits),
-        quantile_s=sum(visit.quantile_s for visit in visits),
+        quantile_s=sum(visit.finish_s * _lateness(visit.speed, settings) for visit in visits),
         alone_s=sum(visit.alone_s for visit in visits),
     )
+
+
+def _lateness(speed: Speed, settings: Admission) -> float:
+    """By how many times what is expected the quantile is over it."""
+    return max(settings.margin, speed.finish_quantile_s(ONE, quantile=settings.quantile) / speed.finish_s(ONE))
 
 
 def admit(expected: Forecast, left_s: float, *, priority: int = 0, settings: Admission = Admission()) -> Refusal | None:

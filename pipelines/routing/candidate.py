@@ -2,21 +2,9 @@
 
 from dataclasses import dataclass
 
+from stages.contract.cost import Ahead, Speed
 from stages.contract.news import NO_HINTS, Hints, StageNews
 from stages.contract.work import NO_WORK, Work
-
-
-@dataclass(frozen=True, slots=True)
-class Ahead:
-    """What comes before a newcomer to a replica: it waits `waits_s` for a place, and then shares its steps with so much else (`beside`).
-    All that is there is done after `drain_s`."""
-
-    waits_s: float = 0.0
-    beside: float = 0.0
-    drain_s: float = 0.0
-
-
-NOTHING_AHEAD = Ahead()
 
 
 @dataclass(slots=True, eq=False)
@@ -25,8 +13,8 @@ class Candidate:
     of it. `sent`, `num_sent`: what this process has sent there since that news could have told of it, and has no answer to, the latest
     at `sent_at`.
     `ongoing`: of its `max_ongoing` places, as many are taken, as far as that is known. `starts_in_s`: a replica that is yet to be
-    started (its name is then ""). `seed`: what it owns names by (`ownership.py`). `ahead`, `told_ahead`, `sent_ahead`: what follows from
-    all of it, from the news alone, and from what was sent alone; whoever changes any of it calls `changed`."""
+    started (its name is then ""). `seed`: what it owns names by (`ownership.py`). `ahead`, `drain_s`: what
+    follows from news and what was sent, and how long all of it takes; whoever changes any of that calls `changed`."""
 
     pool: str
     replica: str
@@ -40,11 +28,10 @@ class Candidate:
     starts_in_s: float = 0.0
     seed: int = 0
     ahead: Ahead | None = None
-    told_ahead: Ahead | None = None
-    sent_ahead: Ahead | None = None
+    drain_s: float = 0.0
 
     def changed(self) -> None:
-        self.ahead = self.told_ahead = self.sent_ahead = None
+        self.ahead = None
 
     @property
     def is_full(self) -> bool:
@@ -69,8 +56,7 @@ class Ranking:
     finishes may differ by and count as equal. `ahead_batches`: for how many full batches' time a name keeps to its owner, though another
     would be sooner. `batch_slack`: by how much later than the earliest finish what is not urgent (priority over 0) may end, as a part of
     that, to leave faster devices to others. `retry_s`: what a failure costs beside the time of a try. `max_candidates`: of more
-    replicas than that, a sample is looked at. `quantile`: of an item's time, a bound that most keep; `margin`: how much longer than
-    expected that is at least, also where nothing was seen yet."""
+    replicas than that, a sample is looked at."""
 
     news_half_life_s: float = 5.0
     near: float = 0.05
@@ -78,18 +64,16 @@ class Ranking:
     batch_slack: float = 1.0
     retry_s: float = 1.0
     max_candidates: int = 16
-    quantile: float = 0.95
-    margin: float = 1.1
 
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """`finish_s`, `runner_up_s`: seconds from now, expected. `quantile_s`: what most items like it don't exceed there. `alone_s`: as
-    `finish_s`, had the best nothing else to do. `remembered`: what of the item is held there, in words."""
+    """`finish_s`, `runner_up_s`: seconds from now, expected. `speed`: of the best. `alone_s`: as `finish_s`, had the best nothing
+    else to do. `remembered`: what of the item is held there, in words."""
 
     best: Candidate
     finish_s: float
-    quantile_s: float
+    speed: Speed
     alone_s: float
     runner_up: Candidate | None = None
     runner_up_s: float | None = None

@@ -9,8 +9,8 @@ for every candidate of every item, and what follows from news alone is kept with
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipelines.routing.candidate import NOTHING_AHEAD, Ahead, Candidate, Ranking, Wanted
-from stages.contract.cost import Speed, StepTimes
+from pipelines.routing.candidate import Candidate, Ranking, Wanted
+from stages.contract.cost import NOTHING_AHEAD, Ahead, Speed, StepTimes
 from stages.contract.news import Hints, StageNews
 from stages.contract.work import NO_WORK, Work
 
@@ -18,8 +18,8 @@ UNKNOWN = Speed(StepTimes(((1.0, 1.0),)), max_rows=1, max_amount=1.0)
 """Where no speed is known at all: one item after another, so that whoever has fewest is soonest."""
 ONE = Work(1.0, 1.0)
 MAX_FAILING = 0.95
-TRUSTED = 0.98
-"""News that has lost less weight than that is taken as it is."""
+FRESH = 0.1
+"""News that is younger than this part of its half life is taken as it is."""
 
 
 @dataclass(slots=True, eq=False)
@@ -38,29 +38,23 @@ class Expected:
     @property
     def alone_s(self) -> float:
         """Had it nothing else to do."""
-        return self.candidate.starts_in_s + _after(self.speed, self.work, 0.0, 0.0)
+        return self.candidate.starts_in_s + self.speed.after(self.work, NOTHING_AHEAD)
 
 
 def expected_at(candidates: Sequence[Candidate], wanted: Wanted, now: float, settings: Ranking) -> list[Expected]:
     """One for each, in their order."""
     speeds = _speeds(candidates)
     work = wanted.work if wanted.work is not None else _usual(candidates)
-    ahead = [_remaining(candidate, speed, now) for candidate, speed in zip(candidates, speeds, strict=True)]
-    if any(now - candidate.heard_at > 0.02 * settings.news_half_life_s or candidate.news is None for candidate in candidates):
-        ahead = _believed(candidates, speeds, ahead, now, settings)
-    plain = not wanted.hints.chain and not wanted.hints.parts
-    own = work.amount / work.steps if work.steps else 0.0
+    ahead = _believed(candidates, _remaining(candidates, speeds, now), now, settings)
+    chain, is_plain = frozenset(wanted.hints.chain), not wanted.hints.chain and not wanted.hints.parts
     found = []
-    for candidate, speed, (waits_s, beside) in zip(candidates, speeds, ahead, strict=True):
+    for candidate, speed, before in zip(candidates, speeds, ahead, strict=True):
         news = candidate.news
-        if plain:
-            taken = own + beside
-            if taken > speed.max_amount:
-                taken = max(speed.max_amount, own)
-            finish_s = candidate.starts_in_s + waits_s + work.steps * speed.step_s(taken)
+        if is_plain or news is None or (chain.isdisjoint(news.holds) and not wanted.hints.parts):
+            finish_s = candidate.starts_in_s + speed.after(work, before)
             one = Expected(candidate, speed, work, finish_s, finish_s, 0, 0)
         else:
-            one = _with_held(candidate, speed, work, waits_s, beside, wanted.hints)
+            one = _with_held(candidate, speed, work, before, wanted.hints)
         if news is not None and news.failing > 0:
             one.cost_s = (one.finish_s + news.failing * settings.retry_s) / (1 - min(news.failing, MAX_FAILING))
         found.append(one)
@@ -86,93 +80,72 @@ def _usual(candidates: Sequence[Candidate]) -> Work:
     return Work(sum(news.outstanding.amount for news in told) / num_items, steps) if steps > 0 else ONE
 
 
-def _remaining(candidate: Candidate, speed: Speed, now: float) -> tuple[float, float]:
-    """Seconds of waiting, and what takes part in each step: without what is done since the news came, or more was sent."""
-    ahead = candidate.ahead
-    if ahead is None:
-        ahead = candidate.ahead = _ahead_of(candidate, speed)
-    return _left(ahead, now - max(candidate.heard_at, candidate.sent_at) if candidate.news is not None else 0.0)
-
-
-def _left(ahead: Ahead, since_s: float) -> tuple[float, float]:
-    if ahead.drain_s <= 0:
-        return 0.0, 0.0
-    left = 1 - since_s / ahead.drain_s if since_s > 0 else 1.0
-    return (left * ahead.waits_s, left * ahead.beside) if left > 0 else (0.0, 0.0)
-
-
-def _ahead_of(candidate: Candidate, speed: Speed) -> Ahead:
-    news, sent = candidate.news, candidate.sent
-    num_items, outstanding = (news.num_items, news.outstanding) if news is not None else (0, NO_WORK)
-    return _ahead(speed, outstanding + sent, num_items + candidate.num_sent)
-
-
-def _ahead(speed: Speed, outstanding: Work, num_items: int) -> Ahead:
-    if num_items <= 0:
-        return NOTHING_AHEAD
-    if outstanding.steps <= 0:  # items whose work nobody knows
-        outstanding = ONE * num_items
-    company = min(num_items, speed.max_rows - 1)
-    beside = company * outstanding.amount / outstanding.steps
-    return Ahead(speed.finish_s(NO_WORK, outstanding, num_items), beside, speed.drain_s(outstanding, num_items))
-
-
-def _after(speed: Speed, work: Work, waits_s: float, beside: float) -> float:
-    if work.steps <= 0:
-        return waits_s
-    own = work.amount / work.steps
-    return waits_s + work.steps * speed.step_s(min(own + beside, max(speed.max_amount, own)))
-
-
-def _believed(
-    candidates: Sequence[Candidate],
-    speeds: Sequence[Speed],
-    ahead: Sequence[tuple[float, float]],
-    now: float,
-    settings: Ranking,
-) -> list[tuple[float, float]]:
-    """The older the news, the more it is as with the others of its pool, beside what this process has sent there itself."""
-    means = _means(candidates, speeds, now)
+def _remaining(candidates: Sequence[Candidate], speeds: Sequence[Speed], now: float) -> list[Ahead]:
+    """Of each, what lies before a newcomer: without what is done since the news came, or more was sent."""
     found = []
-    for candidate, speed, own in zip(candidates, speeds, ahead, strict=True):
-        age_s = now - candidate.heard_at
-        trust = 0.5 ** (max(age_s, 0.0) / settings.news_half_life_s) if candidate.news is not None else 0.0
-        if trust > TRUSTED:
-            found.append(own)
-            continue
-        mean = means.get(candidate.pool, (0.0, 0.0))
-        sent = candidate.sent_ahead
-        if sent is None:
-            sent = candidate.sent_ahead = _ahead(speed, candidate.sent, candidate.num_sent)
-        waits_s = trust * own[0] + (1 - trust) * (mean[0] + sent.waits_s)
-        found.append((waits_s, trust * own[1] + (1 - trust) * (mean[1] + sent.beside)))
+    for candidate, speed in zip(candidates, speeds, strict=True):
+        ahead = candidate.ahead
+        if ahead is None:
+            ahead = _look_ahead(candidate, speed)
+        if candidate.drain_s > 0 and candidate.news is not None:
+            heard_at, sent_at = candidate.heard_at, candidate.sent_at
+            left = 1 - (now - (heard_at if heard_at > sent_at else sent_at)) / candidate.drain_s
+            if left <= 0:
+                ahead = NOTHING_AHEAD
+            elif left < 1:
+                ahead = Ahead(left * ahead.waits_s, left * ahead.beside, ahead.lasts)
+        found.append(ahead)
     return found
 
 
-def _means(candidates: Sequence[Candidate], speeds: Sequence[Speed], now: float) -> dict[str, tuple[float, float]]:
-    """By pool, of what its replicas told."""
-    sums: dict[str, tuple[float, float, int]] = {}
-    for candidate, speed in zip(candidates, speeds, strict=True):
-        if candidate.news is None:
+def _look_ahead(candidate: Candidate, speed: Speed) -> Ahead:
+    """Once, until there is news or more is sent."""
+    news = candidate.news
+    outstanding, num_items = (news.outstanding, news.num_items) if news is not None else (NO_WORK, 0)
+    outstanding, num_items = outstanding + candidate.sent, num_items + candidate.num_sent
+    if num_items and outstanding.steps <= 0:  # of whose work nobody knows
+        outstanding = ONE * num_items
+    candidate.ahead, candidate.drain_s = speed.ahead(outstanding, num_items), speed.drain_s(outstanding, num_items)
+    return candidate.ahead
+
+
+def _believed(candidates: Sequence[Candidate], ahead: list[Ahead], now: float, settings: Ranking) -> list[Ahead]:
+    """The older the news, the more it is as with the others of its pool; at least what this process has sent there itself."""
+    fresh_s = FRESH * settings.news_half_life_s
+    if all(candidate.news is not None and now - candidate.heard_at <= fresh_s for candidate in candidates):
+        return ahead
+    means = _means(candidates, ahead)
+    found = []
+    for candidate, own in zip(candidates, ahead, strict=True):
+        age_s = now - candidate.heard_at
+        if candidate.news is not None and age_s <= fresh_s:
+            found.append(own)
             continue
-        told = candidate.told_ahead
-        if told is None:
-            told = candidate.told_ahead = _ahead(speed, candidate.news.outstanding, candidate.news.num_items)
-        waits_s, beside = _left(told, now - candidate.heard_at)
-        all_waits_s, all_beside, count = sums.get(candidate.pool, (0.0, 0.0, 0))
-        sums[candidate.pool] = all_waits_s + waits_s, all_beside + beside, count + 1
+        trust = 0.5 ** (age_s / settings.news_half_life_s) if candidate.news is not None else 0.0
+        waits_s, beside = means.get(candidate.pool, (0.0, 0.0))
+        if candidate.num_sent:
+            waits_s, beside = max(waits_s, own.waits_s), max(beside, own.beside)
+        found.append(Ahead(trust * own.waits_s + (1 - trust) * waits_s, trust * own.beside + (1 - trust) * beside, own.lasts))
+    return found
+
+
+def _means(candidates: Sequence[Candidate], ahead: Sequence[Ahead]) -> dict[str, tuple[float, float]]:
+    """By pool, over those that anything was heard of."""
+    sums: dict[str, tuple[float, float, int]] = {}
+    for candidate, one in zip(candidates, ahead, strict=True):
+        if candidate.news is not None:
+            waits_s, beside, count = sums.get(candidate.pool, (0.0, 0.0, 0))
+            sums[candidate.pool] = waits_s + one.waits_s, beside + one.beside, count + 1
     return {pool: (waits_s / count, beside / count) for pool, (waits_s, beside, count) in sums.items()}
 
 
-def _with_held(candidate: Candidate, speed: Speed, work: Work, waits_s: float, beside: float, hints: Hints) -> Expected:
+def _with_held(candidate: Candidate, speed: Speed, work: Work, ahead: Ahead, hints: Hints) -> Expected:
     """What it holds of the item need not be done. Who holds the whole result waits for nothing."""
     num_held, num_parts = held_at(candidate.news, hints)
     left = work - hints.each * num_held if num_held else work
-    if num_held and left.amount <= 0:
-        finish_s = 0.0
-    else:
-        finish_s = _after(speed, left, waits_s, beside) + (len(hints.parts) - num_parts) * hints.part_s
-    finish_s += candidate.starts_in_s
+    finish_s = candidate.starts_in_s
+    if left.amount > 0 or not num_held:
+        finish_s += speed.after(left, ahead) + (len(hints.parts) - num_parts) * hints.part_s
     return Expected(candidate, speed, left, finish_s, finish_s, num_held, num_parts)
 
 

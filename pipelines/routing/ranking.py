@@ -30,7 +30,7 @@ def rank(
     return Ranked(
         best=best.candidate,
         finish_s=best.finish_s,
-        quantile_s=best.finish_s * settings.margin,
+        speed=best.speed,
         alone_s=best.alone_s,
         runner_up=runner_up.candidate if runner_up is not None else None,
         runner_up_s=runner_up.finish_s if runner_up is not None else None,

@@ -36,6 +36,7 @@ from pipelines.settings.orchestration import RoutingConfig
 from pipelines.settings.placement import homes, needed_elsewhere
 from pipelines.settings.remembering import CacheConfig
 from pipelines.settings.replica_spec import CacheSpec, ReplicaSpec
+from pipelines.settings.scaled import SCALER, SCALER_BUILDER, ScalerArgs, is_scaled, scaler_settings
 from pipelines.settings.specs import (
     REDIS,
     EmbeddedServer,
@@ -97,6 +98,7 @@ class StagesArgs(Strict):
     process: ProcessArgs
     metrics: Address
     news_period_s: float = RoutingConfig().news_period_s
+    profiles: str = ""
 
     @field_validator("stages", mode="before")
     @classmethod
@@ -106,7 +108,7 @@ class StagesArgs(Strict):
 
     def spec(self) -> ReplicaSpec:
         stages = tuple(stage_spec(name, part) for name, part in self.stages.items())
-        return ReplicaSpec(self.deployment, stages, self.cache, self.torch_threads, self.pages)
+        return ReplicaSpec(self.deployment, stages, self.cache, self.torch_threads, self.pages, self.profiles)
 
 
 class StagesSettings(Strict):
@@ -145,19 +147,22 @@ class RedisArgs(Strict):
 
 @dataclass(frozen=True, slots=True)
 class ServeApplication:
-    """One entry of `applications:` in a Serve config. `deployments`: Serve's overrides, by name."""
+    """One entry of `applications:` in a Serve config. `deployments`: Serve's overrides, by name. `is_scaled`: numbers of replicas are the
+    scaler's to set (`pipelines/settings/scaled.py`)."""
 
     name: str
     import_path: str
     args: Mapping[str, Any]
     deployments: Mapping[str, Mapping[str, Any]]
     route_prefix: str | None = None
+    is_scaled: bool = False
 
     def document(self, common: Mapping[str, Any]) -> dict[str, Any]:
         """As it stands in a Serve config. `common`: what all of them get (`runtime_env`, `logging_config`)."""
         overrides = [{"name": name, **given} for name, given in self.deployments.items()]
         named = {"name": self.name, "route_prefix": self.route_prefix, "import_path": self.import_path}
-        return {**common, **named, "args": dict(self.args)} | ({"deployments": overrides} if overrides else {})
+        scaled = {"external_scaler_enabled": True} if self.is_scaled else {}
+        return {**common, **named, **scaled, "args": dict(self.args)} | ({"deployments": overrides} if overrides else {})
 
 
 def applications(config: AppConfig, name: str) -> tuple[ServeApplication, ...]:
@@ -165,7 +170,8 @@ def applications(config: AppConfig, name: str) -> tuple[ServeApplication, ...]:
     needed = [_redis(name, server) for server in embedded_servers(config, name)]
     hosts = {deployment: stages_name(name, deployment, config) for deployment in config.placement()}
     stages = [stages_application(deployment, config, name, {**hosts, METRICS: name}) for deployment in hosts]
-    return (*needed, *stages, surface_application(config, name, {**hosts, METRICS: name}))
+    scaler = [_scaler_application(config, name, hosts)] if any(map(is_scaled, config.placement().values())) else []
+    return (*needed, *stages, *scaler, surface_application(config, name, {**hosts, METRICS: name}))
 
 
 def stages_name(name: str, deployment: str, config: AppConfig) -> str:
@@ -185,12 +191,31 @@ def _computed_with(stages: Collection[str], config: AppConfig) -> dict[str, Any]
 def stages_application(deployment: str, config: AppConfig, name: str, hosts: Mapping[str, str]) -> ServeApplication:
     """`hosts`: deployment -> application."""
     placed = config.placement()[deployment]
+    number = {} if is_scaled(placed) else {"num_replicas": placed.num_replicas or 1}
     return ServeApplication(
         hosts[deployment],
         STAGES_BUILDER,
         _compact(_stages_args(deployment, placed, config, name, hosts)),
-        {deployment: _stages_overrides(deployment, config, hosts)},
+        {deployment: number | _stages_overrides(deployment, config, hosts)},
+        is_scaled=is_scaled(placed),
     )
+
+
+def scaled_by_serve(deployment: str, config: AppConfig) -> dict[str, Any]:
+    """Serve's own settings for how many replicas there are, where everything is one application, which it sees all of. With "auto", Serve
+    has the policy imported where the application is built, which has its code; else in its controller."""
+    placed = config.placement()[deployment]
+    if placed.autoscaling_config is None:
+        return {"num_replicas": placed.num_replicas or 1}
+    scaling = placed.autoscaling_config.model_dump(exclude_none=True, exclude={"weight"})
+    target = capacity(placed, config).target_ongoing_requests
+    more = {"target_ongoing_requests": target, "policy": {"policy_function": SCALING_POLICY}}
+    return {"num_replicas": "auto", "autoscaling_config": scaling | more}
+
+
+def _scaler_application(config: AppConfig, name: str, hosts: Mapping[str, str]) -> ServeApplication:
+    overrides = {"user_config": _compact(scaler_settings(config, hosts))}
+    return ServeApplication(f"{name}-{SCALER}", SCALER_BUILDER, _compact(ScalerArgs(metrics=name)), {SCALER: overrides})
 
 
 def surface_application(config: AppConfig, name: str, hosts: Mapping[str, str]) -> ServeApplication:
@@ -298,6 +323,7 @@ def _stages_args(deployment: str, home: Home, config: AppConfig, name: str, host
         process=_process(home, config),
         metrics=Address(deployment=METRICS, application=hosts[METRICS]),
         news_period_s=config.routing.news_period_s,
+        profiles=config.profiles,
     )
 
 
@@ -328,7 +354,6 @@ def _stages_overrides(deployment: str, config: AppConfig, hosts: Mapping[str, st
         pixels_in_flight=pixels_in_flight(config.limits),
     )
     return {
-        **_scaling(placed, room.target_ongoing_requests),
         "max_ongoing_requests": room.max_ongoing_requests,
         "max_queued_requests": placed.max_queued_requests,
         "health_check_period_s": placed.health_check_period_s,
@@ -341,15 +366,6 @@ def _stages_overrides(deployment: str, config: AppConfig, hosts: Mapping[str, st
 
 def _queues(home: Home, config: AppConfig) -> dict[str, QueueConfig]:
     return {stage: part.queue for stage, part in config.hosted(home).items()}
-
-
-def _scaling(placed: DeploymentConfig, target_ongoing_requests: float) -> dict[str, Any]:
-    """With "auto", Serve has the policy imported where the application is built, which has its code; else in its controller."""
-    if placed.autoscaling_config is None:
-        return {"num_replicas": placed.num_replicas or 1}
-    scaling = placed.autoscaling_config.model_dump(exclude_none=True, exclude={"weight"})
-    more = {"target_ongoing_requests": target_ongoing_requests, "policy": {"policy_function": SCALING_POLICY}}
-    return {"num_replicas": "auto", "autoscaling_config": scaling | more}
 
 
 def _compact(settings: Strict) -> dict[str, Any]:

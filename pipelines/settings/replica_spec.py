@@ -93,10 +93,11 @@ class CacheSpec:
 @dataclass(frozen=True, slots=True)
 class ReplicaSpec:
     """Everything a replica must know to start. `torch_threads` None: as many as there are cores; `pages` None: it computes in none, or
-    they are not remembered."""
+    they are not remembered. `profiles`: the folder of measured speeds; "": none."""
 
     deployment: str
     stages: tuple[StageSpec, ...]
     cache: CacheSpec
     torch_threads: int | None
     pages: CacheSpec | None = None
+    profiles: str = ""

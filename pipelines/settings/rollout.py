@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from pipelines.settings.scaled import SCALER
+
 Document = Mapping[str, Any]
 _MISSING = object()
 
@@ -61,7 +63,8 @@ def changes(now: Sequence[Document], wanted: Sequence[Document]) -> Sequence[Cha
 
 
 def steps(now: Sequence[Document], wanted: Sequence[Document], surface: str) -> Sequence[Step]:
-    """From what runs to what is wanted. `surface`: the name of the HTTP surface's application."""
+    """From what runs to what is wanted. `surface`: the name of the HTTP surface's application. The scaler is told of new stages when the
+    surface is: until then they keep the numbers that they begin with."""
     before, after = _named(now), _named(wanted)
     if surface not in before:
         return [Step("everything starts", tuple(wanted))]
@@ -71,9 +74,12 @@ def steps(now: Sequence[Document], wanted: Sequence[Document], surface: str) -> 
     early = {name: document for name, document in after.items() if name not in late}
     waiting = {name: before[name] for name, document in early.items() if name in before and _asked_by(document) & late}
     meanwhile = {**early, **leaving, **waiting}  # who asks what has no room yet goes on with what is there
+    last = (surface, f"{surface}-{SCALER}")
+    stages = {name: document for name, document in meanwhile.items() if name not in last}
+    untold = {name: before[name] for name in last if name in before}
     planned = [
-        Step("new stages", _all({**{name: early[name] for name in early if name not in before}, **before})),
-        Step("stages", _all({**meanwhile, surface: before[surface]})),
+        Step("new stages", _all({**{name: early[name] for name in stages if name not in before}, **before})),
+        Step("stages", _all({**stages, **untold})),
         Step("the HTTP surface", _all({**meanwhile, surface: after[surface]}), tells=True),
         Step("what is no longer needed ends", _all(early), ends=True),
         Step("what had no room before", _all(after)),

@@ -225,7 +225,7 @@ class StageHost:
     def news(self) -> tuple[StageNews, ...]:
         """What every stage tells whoever routes to it. To be called on the event loop."""
         now = time.monotonic()
-        return tuple(telling.news(now) for telling in self._telling.values())
+        return tuple(_counted(telling.news(now), self._hosted[name]) for name, telling in self._telling.items())
 
     def residency(self) -> Mapping[str, Collection[str]]:
         """Names of the results that every stage holds in a form that spares it being given them, by the stage's name."""
@@ -335,3 +335,9 @@ def _is_iterative(stage: object) -> TypeGuard[IterativeStage[Any, Any, Any]]:
 
 def _is_one_shot(stage: object) -> TypeGuard[OneShotStage[Any, Any, Any]]:
     return callable(getattr(stage, "run", None))
+
+
+def _counted(news: StageNews, hosted: HostedEngine) -> StageNews:
+    """With what came to the engine, and left it."""
+    num_left = max(0, hosted.num_arrived - news.num_items)
+    return replace(news, arrived=hosted.arrived, num_arrived=hosted.num_arrived, num_left=num_left)

@@ -13,12 +13,13 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from stages.concurrency.together import together
-from stages.contract.engine import Engine, Handle
+from stages.contract.engine import Engine, Handle, Receiver
 from stages.contract.errors import DeadlineExceeded, InvalidRequest, Overloaded, QueueFull, TriptychError
 from stages.contract.item import Item, Reply, StageReceipt
 from stages.contract.limits import QueueLimits
 from stages.contract.recipe import NO_INPUTS, Inputs, Recipe
 from stages.contract.result import Result
+from stages.contract.work import NO_WORK
 from stages.engine.scheduling.room import Tally, has_room_for_another
 from stages.engine.work import as_stage_error
 from stages.host.deadlines import remaining_s, too_late
@@ -69,7 +70,8 @@ class EndedWaiting:
 
 
 class HostedEngine:
-    """An engine, and how many of its items may wait for their inputs. `pages`: where they begin (None: each at its own beginning)."""
+    """An engine, and how many of its items may wait for their inputs. `pages`: where they begin (None: each at its own beginning).
+    `arrived`, `num_arrived`: what the engine was given, since the start."""
 
     def __init__(self, engine: Engine[Any], resolve: Resolve, max_waiting: int, pages: StagePages | None = None) -> None:
         self.engine, self.pages = engine, pages
@@ -77,6 +79,7 @@ class HostedEngine:
         self._may_wait = QueueLimits(max_waiting)
         self._waiting: Tally[str] = Tally()
         self._ended_waiting = EndedWaiting()
+        self.arrived, self.num_arrived = NO_WORK, 0
 
     @property
     def stage(self) -> str:
@@ -93,6 +96,14 @@ class HostedEngine:
         for name, count in asdict(self._ended_waiting).items():
             counters[name] = counters.get(name, 0.0) + count
         return counters
+
+    def submit(self, item: Item[Any], inputs: Inputs, receiver: Receiver) -> Handle:
+        """Raises what the engine does."""
+        handle = self.engine.submit(item, inputs, receiver)
+        self.num_arrived += 1
+        if item.work is not None:
+            self.arrived += item.work
+        return handle
 
     async def inputs(self, item: Item[Any]) -> AtHand:
         """Of what the item needs, what must be at hand when it is submitted, and pages of its beginning. Raises `QueueFull` where too many
@@ -186,7 +197,7 @@ class Submission:
         at_hand = await self._hosted.inputs(self._item)
         self._beginning = at_hand.beginning
         self._outlet.at_hand(at_hand.receipts)
-        self._handle = self._hosted.engine.submit(self._item, at_hand.inputs, self)
+        self._handle = self._hosted.submit(self._item, at_hand.inputs, self)
 
     def end(self) -> None:
         self._ended = True

@@ -52,13 +52,16 @@ class Telling:
         return StageNews(
             stage=identity.stage,
             replica=self._replica,
-            device=identity.device,
+            device=identity.model or identity.device,
             dtype=identity.dtype,
             speed=load.speed,
             outstanding=load.outstanding,
             num_items=load.num_items,
             failing=self._failing_at(now),
             holds=self._holds,
+            arrived=load.arrived,
+            num_arrived=load.num_arrived,
+            num_left=load.num_left,
             number=next(self._numbers),
         )
 

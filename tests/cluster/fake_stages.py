@@ -1,6 +1,7 @@
 """Builds deployments as `pipelines/cluster/stage_deployment.py` does, with a stage that needs no model library in place of each
 CLIP embedder."""
 
+import time
 from collections.abc import Hashable, Sequence
 
 import numpy as np
@@ -36,13 +37,23 @@ class UnitEmbedder:
         return [Embedding(np.full(4, 0.5, np.float32), np.asarray(1)) for _ in batch]
 
 
+class SlowEmbedder(UnitEmbedder):
+    """Half a second a batch."""
+
+    def run(self, batch: Sequence[EmbedInput]) -> Sequence[Embedding]:
+        time.sleep(0.5)
+        return super().run(batch)
+
+
 class FakeReplica(PlacedReplica):
+    embedder: type[UnitEmbedder] = UnitEmbedder
+
     def __init__(self, args: StagesArgs) -> None:
         super().__init__(args.model_copy(update={"stages": {}}))
         for stage in args.spec().stages:
             self.host.add(
                 stage.name,
-                UnitEmbedder(),
+                self.embedder(),
                 batch=stage.batch,
                 queue=stage.queue,
                 dtype=stage.options.dtype,
@@ -50,5 +61,13 @@ class FakeReplica(PlacedReplica):
             )
 
 
+class SlowReplica(FakeReplica):
+    embedder = SlowEmbedder
+
+
 def stages(args: StagesArgs) -> Application:
     return hosted_in(FakeReplica, args, {})
+
+
+def slow_stages(args: StagesArgs) -> Application:
+    return hosted_in(SlowReplica, args, {})

@@ -47,21 +47,19 @@ def ray_nodes(*nodes: Mapping[str, Any]) -> Iterator[int]:
         cluster.shutdown()
 
 
-def deploy(args: Mapping[str, Any]) -> None:
+def deploy(args: Mapping[str, Any], builder: str = "tests.cluster.fake_stages:stages") -> None:
     """As `triptych deploy` does, but for what is in a stage's replica."""
     from pipelines.cluster.deploy import Rollout
 
     class WithFakeStages(Rollout):
         def wanted(self) -> Sequence[Document]:
-            return [_with_fakes(document) for document in super().wanted()]
+            return [_with_fakes(document, builder) for document in super().wanted()]
 
     WithFakeStages(ServeFile(http=HttpConfig(), app_name=APP, app=pinned(parse(args))), timeout_s=120).apply()
 
 
-def _with_fakes(document: Document) -> Document:
-    if document["import_path"] != STAGES_BUILDER:
-        return document
-    return {**document, "import_path": "tests.cluster.fake_stages:stages"}
+def _with_fakes(document: Document, builder: str) -> Document:
+    return {**document, "import_path": builder} if document["import_path"] == STAGES_BUILDER else document
 
 
 def processes() -> dict[str, set[int]]:

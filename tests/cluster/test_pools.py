@@ -15,6 +15,7 @@ from ray import serve
 
 from pipelines.cluster.replica import StageReplica
 from pipelines.cluster.serve_client import ServeStageClient
+from pipelines.cluster.stage_deployment import router_config
 from pipelines.settings.replica_spec import CacheSpec, ReplicaSpec
 from stages.contract.item import Item
 from stages.contract.limits import BatchLimits, QueueLimits
@@ -66,7 +67,9 @@ def pools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Serv
 
 def deployed(pool: str, folder: Path) -> Any:
     options: dict[str, Any] = {"ray_actor_options": {"num_cpus": 0.1}, "graceful_shutdown_timeout_s": 1}
-    deployment = serve.deployment(Replica).options(name=pool, max_ongoing_requests=128, **options)
+    deployment = serve.deployment(Replica).options(
+        name=pool, max_ongoing_requests=128, request_router_config=router_config(), **options
+    )
     return serve.run(deployment.bind(pool, folder), name=pool, route_prefix=None)
 
 

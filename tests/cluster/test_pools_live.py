@@ -26,7 +26,9 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 def port() -> Iterator[int]:
     """Of Serve's proxy."""
     near = {"num_cpus": 2, "labels": {"rack": "near"}}
-    with ray_nodes(near, {"num_cpus": 2, "labels": {"rack": "far"}, "resources": {"paint": 4}}) as port:
+    with ray_nodes(
+        near, {"num_cpus": 2, "labels": {"rack": "far"}, "resources": {"paint": 4, "accelerator_type:L4": 1}}
+    ) as port:
         yield port
 
 
@@ -52,7 +54,11 @@ def test_a_stages_pools_come_go_and_change_and_fail_no_request(port: int) -> Non
         "fork_server": False,  # replicas that need no model library are up sooner as what the cluster starts
     }
     near = {"stages": ["one.embedder"], "ray_actor_options": {"label_selector": {"rack": "near"}}}
-    far = {"stages": ["one.embedder"], "num_replicas": 2, "ray_actor_options": {"resources": {"paint": 1}}}
+    far = {
+        "stages": ["one.embedder"],
+        "num_replicas": 2,
+        "ray_actor_options": {"accelerator_type": "L4", "resources": {"paint": 1}},
+    }
     args = changed(args, lambda new: new["deployments"].update(near=near))
     deploy(args)
     before = processes()

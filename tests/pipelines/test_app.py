@@ -7,6 +7,7 @@ import pytest
 from ray.serve._private.build_app import build_app
 
 from pipelines.app import build, checked_settings, surface
+from pipelines.cluster.scaler_deployment import scaler
 from pipelines.cluster.stage_deployment import redis, stages
 from pipelines.settings.applications import (
     REDIS_BUILDER,
@@ -21,6 +22,7 @@ from pipelines.settings.applications import (
 )
 from pipelines.settings.auth import AuthConfig, KeyConfig
 from pipelines.settings.config_file import load
+from pipelines.settings.scaled import SCALER_BUILDER, ScalerArgs
 from stages.contract.errors import ConfigurationError
 
 CONFIG = load(Path(__file__).parents[2] / "serve_config.yaml").app
@@ -28,6 +30,7 @@ BUILDERS: dict[str, Any] = {
     SURFACE_BUILDER: lambda args: surface(SurfaceArgs.model_validate(args)),
     STAGES_BUILDER: lambda args: stages(StagesArgs.model_validate(args)),
     REDIS_BUILDER: lambda args: redis(RedisArgs.model_validate(args)),
+    SCALER_BUILDER: lambda args: scaler(ScalerArgs.model_validate(args)),
 }
 
 
@@ -44,6 +47,7 @@ def test_an_application_has_the_deployments_that_its_settings_are_for() -> None:
     made = {application.name: set(built(application)) for application in applications(CONFIG, "triptych")}
     assert made == {
         "triptych": {"ingress", "metrics"},
+        "triptych-scaler": {"scaler"},
         "triptych-redis": {"redis"},
         "triptych-redis-kv": {"redis-kv"},
         **{stages_name("triptych", name, CONFIG): {name} for name in CONFIG.placement()},

@@ -41,6 +41,7 @@ def _entry(receipt: StageReceipt, *, whole: bool) -> StageEntry:
         "cache": receipt.cache,
         "bytes_moved": receipt.bytes_moved,
         "cache_s": _seconds(receipt.cache_s),
+        **_choice(receipt),
     }
     return StageEntry.model_validate(
         {
@@ -55,6 +56,26 @@ def _entry(receipt: StageReceipt, *, whole: bool) -> StageEntry:
             **(shared if whole else {}),
         }
     )
+
+
+def _choice(receipt: StageReceipt) -> dict[str, object]:
+    """Why it was sent where it was."""
+    if receipt.pool is None:
+        return {}
+    told: dict[str, object] = {"pool": receipt.pool}
+    if receipt.expected_s is not None:
+        told |= {
+            "expected_s": _seconds(receipt.expected_s),
+            "remembered": list(receipt.remembered),
+            "reasons": list(receipt.reasons),
+        }
+    if receipt.runner_up is not None and receipt.runner_up_s is not None:
+        told |= {
+            "runner_up": receipt.runner_up,
+            "runner_up_pool": receipt.runner_up_pool,
+            "runner_up_s": _seconds(receipt.runner_up_s),
+        }
+    return told
 
 
 def _seconds(value: float) -> float:

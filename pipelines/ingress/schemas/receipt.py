@@ -9,8 +9,8 @@ from pipelines.ingress.schemas.strict import ResponseBody
 
 
 class StageEntry(ResponseBody):
-    """One visit to one stage. Seconds. What tells of other requests (`replica`, `batch_size`, `cache`, `bytes_moved`, `cache_s`) is absent
-    where several tenants are served, but for operators."""
+    """One visit to one stage. Seconds. What tells of other requests (`replica`, `batch_size`, `cache`, `bytes_moved`, `cache_s`, and why it
+    was sent where it was) is absent where several tenants are served, but for operators."""
 
     stage: str
     replica: str | None = None
@@ -27,6 +27,15 @@ class StageEntry(ResponseBody):
     cache_s: float | None = Field(
         None, description="waited for what is remembered of its beginning, before it waited for the device"
     )
+    pool: str | None = Field(None, description="the deployment that it was sent to; absent: it ran where it was asked for")
+    expected_s: float | None = Field(
+        None, description="in how much time it was expected to be done, when it was sent there; absent: nobody chose"
+    )
+    runner_up: str | None = Field(None, description="the replica that would have been next")
+    runner_up_pool: str | None = None
+    runner_up_s: float | None = Field(None, description="in how much time it was expected to be done there")
+    remembered: list[str] | None = Field(None, description="what of it was known to be at hand there")
+    reasons: list[str] | None = Field(None, description="why it was sent there")
 
 
 class Receipt(ResponseBody):

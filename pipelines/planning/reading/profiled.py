@@ -12,6 +12,7 @@ from pipelines.planning.solving.limits import heaviest
 from pipelines.settings.config import AppConfig, LlmConfig, PartConfig
 from pipelines.settings.derived import batch_items
 from stages.contract.work import Work
+from stages.profiles.datasheets import datasheet_of
 from stages.profiles.profile import StageProfile
 from stages.profiles.profile_files import Profiles
 
@@ -54,9 +55,16 @@ class _Known:
             if each.fingerprint == fingerprint or (fingerprint is None and each.stage == stage)
         ]
         dtypes = [part.dtype] if part.dtype != "auto" else list(dict.fromkeys(each.dtype for each in own))
-        found = [self.profiles.of(stage, device.model, dtype, fingerprint) for dtype in dtypes]
+        model = next((each.device for each in own if _is_same(each.device, device.model)), device.model)
+        found = [self.profiles.of(stage, model, dtype, fingerprint) for dtype in dtypes]
         known = [each for each in found if each is not None]
         return [each for each in known if not each.is_estimate] or known
+
+
+def _is_same(one: str, other: str) -> bool:
+    """A device has several names: torch's, and Ray's."""
+    sheet = datasheet_of(one)
+    return one == other or (sheet is not None and sheet is datasheet_of(other))
 
 
 def _measured(profile: StageProfile, part: PartConfig) -> Measured:

@@ -12,8 +12,9 @@ from enum import Enum
 
 from pipelines.planning.simulation.clock import quantized
 from pipelines.planning.simulation.devices import NO_NOISE, Noise
-from stages.contract.cost import Speed
+from stages.contract.cost import Speed, StepTimes
 from stages.contract.limits import BatchLimits, QueueLimits
+from stages.engine.scheduling.learned_speed import MeasuredSteps
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +36,12 @@ LONG_LINE = QueueLimits(max_items=100_000)
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """`chunk`: of prompts, so much is read in a step. `has_one_key`: all its items may share a batch. `remembers`: of how many results (of
-    an iterative stage: pages) the names are kept by a replica."""
+    """`chunk`: of prompts, so much is read in a step. `remembers`: of how many results (of an iterative stage: pages) the names are kept by
+    a replica."""
 
     name: str
     is_iterative: bool = False
     chunk: int = 512
-    has_one_key: bool = True
     queue: QueueLimits = LONG_LINE
     prepare: Delay = NO_DELAY
     remembers: int = 0
@@ -49,16 +49,21 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Hosted:
-    """A stage in a pool. `speed`: of one replica there; its bounds are those of its batches. `told`: what its replicas say of it at first,
-    where that is something else."""
+    """A stage in a pool. `speed`: of one replica there, as it really is; its bounds are those of its batches. `profile`: what its replicas
+    suppose before they have seen anything (nothing is said: the truth), `has_profile` unless they have none, and learn it."""
 
     stage: str
     speed: Speed
-    told: Speed | None = None
+    profile: StepTimes | None = None
+    has_profile: bool = True
 
     @property
     def batch(self) -> BatchLimits:
         return BatchLimits(self.speed.max_rows, self.speed.max_amount)
+
+    @property
+    def measured(self) -> MeasuredSteps | None:
+        return MeasuredSteps(self.profile or self.speed.step, self.speed.is_estimate) if self.has_profile else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +123,8 @@ NO_WAYS = Ways()
 class Fleet:
     """`num_callers`: processes that requests come to. `num_inner_callers`: so many routers decide for all replicas that call others (0: one
     for each, as it is; a thousand that all hear of a thousand take their time). `news_period_s`: so often everyone hears from every
-    replica, beside what goes with replies (0: never). `shared_names`: so many results are remembered for all (0: none)."""
+    replica, beside what goes with replies (0: never). `shared_names`: so many results are remembered for all (0: none).
+    `has_tenants`: requests are of several; their shares are counted then, which takes its time."""
 
     stages: tuple[Stage, ...]
     pools: tuple[Pool, ...]
@@ -126,6 +132,7 @@ class Fleet:
     num_inner_callers: int = 0
     news_period_s: float = 2.0
     shared_names: int = 0
+    has_tenants: bool = False
     ways: Ways = NO_WAYS
     noise: Noise = NO_NOISE
     incidents: tuple[Incident, ...] = ()

@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from pipelines.planning.fleet import Demand, RequestClass
 from stages.contract.cost import Speed
+from stages.contract.errors import ConfigurationError
 from stages.contract.work import Work
 
 
@@ -39,7 +40,7 @@ class Limit:
 
 
 def limits(each: RequestClass) -> Iterator[Limit]:
-    """Raises ValueError for a bound on tokens where no stage of the class says what its first output takes."""
+    """Raises `ConfigurationError` for a bound on tokens where no stage of the class says what its first output takes."""
     slo, visited = each.slo, [demand for demand in each.demands if demand.items > 0]
     if slo.total_s is not None:
         yield Limit(each.name, "total_s", slo.total_s, tuple((demand, Taken.ALL) for demand in visited))
@@ -47,7 +48,9 @@ def limits(each: RequestClass) -> Iterator[Limit]:
         return
     answering = next((at for at, demand in enumerate(visited) if demand.first is not None), None)
     if answering is None:
-        raise ValueError(f"{each.name}: a bound on tokens needs a stage that answers in tokens, and none of its stages does")
+        raise ConfigurationError(
+            f"{each.name}: a bound on tokens needs a stage that answers in tokens, and none of its stages does"
+        )
     if slo.token_s is not None:
         yield Limit(each.name, "token_s", slo.token_s, ((visited[answering], Taken.STEP),))
     if slo.first_token_s is not None:

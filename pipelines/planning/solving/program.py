@@ -11,7 +11,7 @@ only for bounds that a solution without them breaks.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -76,13 +76,14 @@ class Rows:
 class Solution:
     """`rate`: of all classes, at the planned utilisation. `replicas`: by index of the column. `busy`: by class, stage and column, in
     whole devices' time. `bound`: no plan has a higher rate (or a lower cost), as far as the solver came. `worth`: by index of the column,
-    by how much the rate rises with one replica more, all else as it is; of a relaxed solution only."""
+    by how much the rate rises with one replica more, all else as it is, and `reduced`: its reduced cost; of a relaxed solution only."""
 
     rate: float
     replicas: Sequence[float]
     busy: Mapping[Flow, float]
     bound: float
     worth: Sequence[float] = ()
+    reduced: Sequence[float] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +252,8 @@ def relaxed(program: Written, asked: Asked) -> Solution | None:
     prices = np.zeros(len(rows.rows))
     prices[over] = -result.ineqlin.marginals[: int(over.sum())]
     worth = [program.scale * prices[row] * part for row, part in zip(program.capacity, program.parts, strict=True)]
-    return _read(program, result.x, _bound(program, asked, result.fun), worth)
+    reduced = [float(result.lower.marginals[at] + result.upper.marginals[at]) for at in program.replicas]
+    return replace(_read(program, result.x, _bound(program, asked, result.fun)), worth=worth, reduced=reduced)
 
 
 def _constraints(rows: Rows) -> LinearConstraint:
@@ -262,11 +264,10 @@ def _bound(program: Written, asked: Asked, dual: float) -> float:
     return dual if asked.goal is Goal.COST else program.scale * (EPSILON - dual)
 
 
-def _read(program: Written, values: NDArray[Any], bound: float, worth: Sequence[float] = ()) -> Solution:
+def _read(program: Written, values: NDArray[Any], bound: float) -> Solution:
     return Solution(
         rate=float(values[program.rate]) * program.scale,
         replicas=[float(values[at]) for at in program.replicas],
         busy={flow: float(values[at]) for flow, at in program.busy.items() if values[at] > TINY},
         bound=bound,
-        worth=worth,
     )

@@ -1,24 +1,27 @@
 """The search for a plan.
 
-Decides how the program is solved: bounds on several stages' times are added where a solution breaks them; where the solver runs out of time
-its best is compared with what diving finds; and replicas that nothing needs are left off again. No clock but the one that is handed in.
+Decides how the program is solved: with few columns before many; with bounds on several stages' times added where a solution breaks them;
+and that replicas which nothing needs are left off again. No clock but the one that is handed in.
 """
 
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from pipelines.planning.fleet import Device, Fleet, Rules
-from pipelines.planning.solving.columns import Column, Key, columns, distinct, spans, useful
-from pipelines.planning.solving.diving import dive
-from pipelines.planning.solving.fitting import enlarged, fitted, maximal, split
+from pipelines.planning.solving.columns import Column, columns, distinct, spans, useful
+from pipelines.planning.solving.fitting import enlarged, fitted, likeliest, maximal, split
 from pipelines.planning.solving.limits import Limit, limits
-from pipelines.planning.solving.program import Asked, Goal, Solution, relaxed, solved, written
+from pipelines.planning.solving.program import Asked, Goal, Solution, Written, relaxed, solved, written
+from pipelines.planning.solving.times import Times, longest, narrowed, stretched, total, ways
 
 ROUNDING = 1e-6
 ROUND_S = 1.0  # for a round of the solver, however late it is
-FIRST = 0.5  # of the time: with a longest time for every stage
+SHARE = 0.5  # of the time that is left, for each round of the solver
+NEARLY = 0.1  # of all time: too little for another
+FOR_PLAN = 0.8  # of all time; the rest is for what one more device would bring
+ROUNDS = (4, 8)  # columns for each type of device, before all of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ class Search:
     _ends: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self._ends = self.patience.clock() + self.patience.time_limit_s
+        self._ends = self.patience.clock() + FOR_PLAN * self.patience.time_limit_s
         self._bounds = [limit for each in self.fleet.classes for limit in limits(each)]
         self.every = columns(self.fleet, self.rules)
 
@@ -67,37 +70,34 @@ class Search:
     def best(self, scale: float) -> tuple[Found | None, float]:
         """The best that was found, and the bound. `scale`: about the rate.
 
-        First with a longest time for every stage, so that all bounds are kept: few columns are left then. If that closes any to a class,
-        then among all, while there is time and something to gain. What is found by rounding is taken where it is better."""
+        First with a longest time for every stage, so that all bounds are kept: few columns are left then. If the best of those is found in
+        time, other longest times are tried, and then all columns."""
         relaxation = self._relaxed(self.every, scale)
         if relaxation is None:
             return None, 0.0
-        narrow, closes = self._narrow(relaxation, scale)
+        tried = ways(self._bounds, longest(self._bounds, relaxation, self.every), spans(self.every).best)
+        self.every = distinct([*self.every, *(column for most in tried for column in fitted(self.fleet, self.rules, most))])
+        return self._with_longest(tried, scale)
+
+    def _with_longest(self, tried: Sequence[Times], scale: float) -> tuple[Found | None, float]:
         relaxation = self._relaxed(self.every, scale)
         bound = relaxation.bound if relaxation is not None else self._loosest()
-        best, other = self._searched(narrow, scale, self._left_s() * (FIRST if closes else 1.0))
-        if not closes:
-            bound = self._tighter(bound, other)
-        elif not self._is_done(best, bound):
-            among_all, other = self._among_all(best, scale)
-            best, bound = self._better(best, among_all), self._tighter(bound, other)
-        if not self._is_done(best, bound):
-            dived = dive(self.fleet, self.rules, narrow, self.asked, scale)
-            best = self._better(best, None if dived is None else self._shared(narrow, dived, scale))
-        return best, bound
+        narrow = [self._narrowed(most) for most in tried]
+        values = [self._value(self._relaxed(each, scale)) for each in narrow]
+        best: Found | None = None
+        for at in sorted(range(len(tried)), key=lambda at: -values[at]):
+            closes = self._closes(tried[at])
+            best, other = self._searched(maximal(narrow[at]), best, scale, bound)
+            if not closes:
+                bound = self._tighter(bound, other)
+            if not closes or self._is_done(best, bound) or self._is_nearly_over():
+                return best, bound
+        among_all, other = self._among_all(best, scale)
+        return self._better(best, among_all), self._tighter(bound, other)
 
-    def _narrow(self, relaxation: Solution, scale: float) -> tuple[Sequence[Column], bool]:
-        """With the longest times that cost least, were replicas divisible, and batches that fit them, which `every` gets, too. And whether
-        those times close any column to a class."""
-        used = longest(self._bounds, relaxation, self.every)
-        ways = []
-        for taken in (used, spans(self.every).best):
-            most = stretched(self._bounds, taken)
-            every = distinct([*self.every, *fitted(self.fleet, self.rules, most)])
-            ways.append((self._value(self._relaxed(self._narrowed(every, most), scale)), every, most))
-        _, self.every, most = max(ways, key=lambda way: way[0])
-        closes = any(narrowed(column, most).serves != column.serves for column in self.every)
-        return maximal(self._narrowed(self.every, most)), closes
+    def _closes(self, most: Times) -> bool:
+        """Whether these times close any column to a class that it serves."""
+        return any(narrowed(column, most).serves != column.serves for column in self.every)
 
     def _value(self, solution: Solution | None) -> float:
         if solution is None:
@@ -107,35 +107,54 @@ class Search:
     def _relaxed(self, among: Sequence[Column], scale: float) -> Solution | None:
         return relaxed(written(self.fleet, self.rules, among, self.asked, scale=scale), self.asked)
 
-    def _searched(self, among: Sequence[Column], scale: float, time_limit_s: float) -> tuple[Found | None, float]:
-        program = written(self.fleet, self.rules, among, self.asked, scale=scale)
-        solution = solved(program, self.asked, time_limit_s=max(ROUND_S, time_limit_s), gap=self.patience.gap)
-        if solution is None:
-            return None, self._loosest()
-        return self._shared(among, [round(count) for count in solution.replicas], scale), solution.bound
+    def _searched(self, among: Sequence[Column], best: Found | None, scale: float, bound: float) -> tuple[Found | None, float]:
+        """What is better than `best`, else that; and the bound of these columns. First among the few that the relaxation likes most: then
+        the solver finds in a second what it may not find among all in a minute."""
+        relaxation = self._relaxed(among, scale)
+        if relaxation is None:
+            return best, self._loosest()
+        for most in (*ROUNDS, len(among)):
+            few = likeliest(among, relaxation, most)
+            program = written(self.fleet, self.rules, few, self.asked, scale=scale, at_least=self._at_least(best))
+            solution = self._solved(program)
+            if solution is not None:
+                best = self._better(best, self._shared(few, among, [round(count) for count in solution.replicas], scale))
+            if len(few) == len(among):
+                return best, relaxation.bound if solution is None else solution.bound
+            if self._is_done(best, bound) or self._is_nearly_over():
+                break
+        return best, relaxation.bound
+
+    def _solved(self, program: Written) -> Solution | None:
+        left_s = max(ROUND_S, SHARE * self._left_s())
+        return solved(program, self.asked, time_limit_s=left_s, gap=self.patience.gap)
 
     def _among_all(self, best: Found | None, scale: float) -> tuple[Found | None, float]:
         """Bounds that a solution breaks are written into the program, and it is solved again."""
         together: list[Limit] = []
-        bound, at_least = self._loosest(), 0.0
-        if best is not None and self.asked.goal is Goal.RATE:
-            at_least = best.value * (1 - ROUNDING)
-        while self._left_s() > 0:
+        bound, at_least = self._loosest(), self._at_least(best)
+        while not self._is_nearly_over():
             program = written(self.fleet, self.rules, self.every, self.asked, together, scale, at_least=at_least)
-            solution = solved(program, self.asked, time_limit_s=self._left_s(), gap=self.patience.gap)
+            solution = self._solved(program)
             if solution is None:
                 break
             bound = self._tighter(bound, solution.bound)
             used = longest(self._bounds, solution, self.every)
-            broken = [limit for limit in self._bounds if _total(limit, used) > limit.bound_s * (1 + ROUNDING)]
+            broken = [limit for limit in self._bounds if total(limit, used) > limit.bound_s * (1 + ROUNDING)]
             if not broken:
                 narrow = [narrowed(column, stretched(self._bounds, used)) for column in self.every]
-                return self._shared(narrow, [round(count) for count in solution.replicas], scale), bound
+                return self._shared(narrow, narrow, [round(count) for count in solution.replicas], scale), bound
             together += broken
         return None, bound
 
+    def _at_least(self, best: Found | None) -> float:
+        return 0.0 if best is None or self.asked.goal is Goal.COST else best.value * (1 - ROUNDING)
+
     def _left_s(self) -> float:
         return self._ends - self.patience.clock()
+
+    def _is_nearly_over(self) -> bool:
+        return self._left_s() <= NEARLY * self.patience.time_limit_s
 
     def _loosest(self) -> float:
         return math.inf if self.asked.goal is Goal.RATE else 0.0
@@ -150,16 +169,16 @@ class Search:
         """How much better the bound is, as a part of it."""
         return max(0.0, (bound - value if self.asked.goal is Goal.RATE else value - bound) / bound) if bound else 0.0
 
-    def _narrowed(self, every: Sequence[Column], most: Mapping[Key, float]) -> Sequence[Column]:
-        return useful([narrowed(column, most) for column in every], self.fleet, self._bounds)
+    def _narrowed(self, most: Times) -> Sequence[Column]:
+        return useful([narrowed(column, most) for column in self.every], self.fleet, self._bounds)
 
-    def _shared(self, among: Sequence[Column], replicas: Sequence[int], scale: float) -> Found | None:
+    def _shared(self, few: Sequence[Column], among: Sequence[Column], replicas: Sequence[int], scale: float) -> Found | None:
         """With these replicas at the most; None: they don't do."""
-        replicas = enlarged(among, replicas)
-        first = self._fixed(among, replicas, scale)
+        replicas = enlarged(few, replicas)
+        first = self._fixed(few, replicas, scale)
         if first is None:
             return None
-        chosen, counts = self._trimmed(among, replicas, first)
+        chosen, counts = self._trimmed(few, replicas, first)
         shared = self._fixed(chosen, counts, scale)
         if shared is None:
             return None
@@ -254,38 +273,3 @@ def whole_devices(columns: Sequence[Column], replicas: Sequence[int], device: st
 def cost_per_hour(fleet: Fleet, columns: Sequence[Column], replicas: Sequence[int]) -> float:
     prices = {device.name: device.price_per_hour or 0.0 for device in fleet.devices}
     return sum(price * whole_devices(columns, replicas, name) for name, price in prices.items())
-
-
-def longest(bounds: Sequence[Limit], solution: Solution, columns: Sequence[Column]) -> Mapping[Key, float]:
-    """Of every bound and stage, the time of the slowest column that a solution sends work to."""
-    found: dict[Key, float] = {}
-    for of_class, stage, at in solution.busy:
-        for limit in bounds:
-            key = (of_class, limit.setting, stage)
-            if limit.of_class == of_class and key in columns[at].taken_s:
-                found[key] = max(found.get(key, 0.0), columns[at].taken_s[key])
-    return found
-
-
-def _total(limit: Limit, taken: Mapping[Key, float]) -> float:
-    return sum(taken.get((limit.of_class, limit.setting, demand.stage), 0.0) for demand, _ in limit.path)
-
-
-def stretched(bounds: Sequence[Limit], taken: Mapping[Key, float]) -> Mapping[Key, float]:
-    """The times of every bound's stages, each as many times as long as keeps the bound."""
-    return {
-        key: taken[key] * limit.bound_s / _total(limit, taken)
-        for limit in bounds
-        for demand, _ in limit.path
-        if (key := (limit.of_class, limit.setting, demand.stage)) in taken
-    }
-
-
-def narrowed(column: Column, most: Mapping[Key, float]) -> Column:
-    """Closed to the classes that it would take longer."""
-    late = {
-        (of_class, stage)
-        for (of_class, setting, stage), seconds in column.taken_s.items()
-        if seconds > most.get((of_class, setting, stage), math.inf) * (1 + ROUNDING)
-    }
-    return replace(column, serves=column.serves - late)

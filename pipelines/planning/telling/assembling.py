@@ -9,7 +9,8 @@ from pipelines.planning.plan import DeviceUse, Kept, Plan, PlannedClass, Planned
 from pipelines.planning.solving.columns import Column
 from pipelines.planning.solving.limits import limits
 from pipelines.planning.solving.program import TINY, Asked
-from pipelines.planning.solving.search import Found, cost_per_hour, longest, whole_devices
+from pipelines.planning.solving.search import Found, cost_per_hour, whole_devices
+from pipelines.planning.solving.times import keys, longest
 from pipelines.planning.telling.naming import pool_names
 from pipelines.planning.telling.packing import packed
 from pipelines.planning.telling.reasons import bottleneck, plan_reasons, pool_reasons
@@ -98,7 +99,7 @@ def _classes(fleet: Fleet, found: Found) -> tuple[PlannedClass, ...]:
                 Kept(
                     limit.setting,
                     limit.bound_s,
-                    sum(taken.get((each.name, limit.setting, demand.stage), 0.0) for demand, _ in limit.path),
+                    sum(taken.get(key, 0.0) for key in keys(limit)),
                 )
                 for limit in limits(each)
             ),

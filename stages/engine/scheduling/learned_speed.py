@@ -7,7 +7,7 @@ nobody said so, and by how much items miss what was expected of them.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from stages.contract.cost import MARGIN_QUANTILE, Speed, StepTimes
 from stages.contract.limits import BatchLimits
@@ -126,19 +126,3 @@ class LearnedSpeed:
     @property
     def _factor(self) -> float:
         return self._taken_s / self._expected_s if self._expected_s > 0 else 1.0
-
-
-class KnownSpeed(LearnedSpeed):
-    """A speed that needs no learning, since it is a rule (of a device that is simulated)."""
-
-    def __init__(self, speed: Speed) -> None:
-        super().__init__(is_one_shot=speed.is_one_shot, max_amount=speed.max_amount)
-        self._known = speed
-        self.begin_with(MeasuredSteps(speed.step, speed.is_estimate))
-
-    def observe(self, amount: float, seconds: float) -> None: ...
-
-    def took(self, expected_s: float, seconds: float) -> None: ...
-
-    def of(self, limits: BatchLimits) -> Speed:
-        return replace(self._known, max_rows=limits.max_items, max_amount=min(limits.max_cost, self._known.max_amount))

@@ -16,7 +16,7 @@ import ray.exceptions
 from numpy.typing import NDArray
 from ray.serve.exceptions import BackPressureError
 
-from stages.contract.item import Item, Reply
+from stages.contract.item import Item, Reply, StreamEnd
 from stages.host.host import StageHost
 from stages.host.packed_item import PackedItem, unpacked
 
@@ -32,12 +32,13 @@ class Replica:
         self.is_dead = False
 
     async def call(self, stage: str, item: Item[Any]) -> Reply[Any]:
-        return await self.host.call(stage, item)
+        return replace(await self.host.call(stage, item), news=self.host.news())
 
     async def stream(self, stage: str, item: Item[Any] | PackedItem, *beside: NDArray[Any]) -> AsyncIterator[Sequence[object]]:
         async with aclosing(self.host.stream(stage, unpacked(item, beside))) as batches:
             async for events in batches:
-                yield events
+                end = events[-1]
+                yield [*events[:-1], replace(end, news=self.host.news())] if isinstance(end, StreamEnd) else events
 
 
 class FakeDeployment:

@@ -7,8 +7,14 @@ from typing import Any
 
 import pytest
 
-from pipelines.cluster.local_cluster import HttpAddress, refuse_unknown_to_serve, refusing_another_cluster
+from pipelines.cluster.local_cluster import (
+    HttpAddress,
+    refuse_unknown_to_serve,
+    refuse_what_has_no_place,
+    refusing_another_cluster,
+)
 from pipelines.settings.config_file import HttpConfig, ServeFile, parse
+from pipelines.settings.nodes import Node
 from stages.contract.errors import ConfigurationError
 
 CONFIG = parse({"models": {"clip": {"pipeline": "embed", "embedder": {"source": {"demo": "clip"}}}}})
@@ -38,6 +44,28 @@ def test_another_application_that_serve_would_refuse_is_told_too() -> None:
 
 def test_what_serve_knows_passes() -> None:
     refuse_unknown_to_serve(file({"proxy_location": "HeadOnly", "http_options": {"host": "127.0.0.1", "port": 8001}}))
+
+
+@pytest.mark.parametrize(("min_replicas", "refused"), [(1, True), (0, False)])
+def test_a_pool_that_this_machine_has_no_device_for_is_refused_unless_it_may_sleep(
+    min_replicas: int, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.cluster.running_serve.nodes", lambda: [Node({"CPU": 4.0})])
+    pool = {
+        "stages": ["clip.embedder"],
+        "autoscaling_config": {"min_replicas": min_replicas, "max_replicas": 2},
+        "ray_actor_options": {"accelerator_type": "L4", "num_gpus": 1},
+    }
+    args = CONFIG.model_dump(mode="json", exclude_defaults=True)
+    here, far = ({**args, "deployments": {"here": {"stages": ["clip.embedder"]}} | more} for more in ({}, {"far": pool}))
+    refuse_what_has_no_place(parse(here))
+    if refused:
+        with pytest.raises(
+            ConfigurationError, match=r"deployments\.far\.ray_actor_options: a replica wants .*accelerator_type:L4"
+        ):
+            refuse_what_has_no_place(parse(far))
+    else:
+        refuse_what_has_no_place(parse(far))
 
 
 @pytest.mark.parametrize(

@@ -313,4 +313,10 @@ def _receipt(stage: str) -> StageReceipt:
         batch_size=4.0,
         steps=1,
         cache="miss",
+        pool="deployment-1",
+        expected_s=0.05,
+        runner_up="replica-2",
+        runner_up_pool="deployment-2",
+        runner_up_s=0.07,
+        reasons=("the soonest",),
     )

@@ -19,7 +19,7 @@ SEVERAL = IngressSettings(
     secret=b"a secret",
     operators=frozenset({"root"}),
 )
-OF_OTHERS = ("replica", "batch_size", "cache", "bytes_moved", "cache_s")
+OF_OTHERS = ("replica", "batch_size", "cache", "bytes_moved", "cache_s", "pool", "expected_s", "runner_up", "reasons")
 
 
 def key(tenant: str) -> dict[str, str]:

@@ -42,7 +42,7 @@ def name_of(deployment: str, app_name: str = "triptych") -> str:
 
 def test_each_deployment_is_an_application_and_so_are_the_surface_and_both_redis() -> None:
     names = {app.name for app in applications(FILE.app, "triptych")}
-    assert names == {"triptych", "triptych-redis", "triptych-redis-kv", *map(name_of, FILE.app.placement())}
+    assert names == {"triptych", "triptych-scaler", "triptych-redis", "triptych-redis-kv", *map(name_of, FILE.app.placement())}
 
 
 def test_only_who_computes_in_pages_remembers_any() -> None:
@@ -136,10 +136,9 @@ def test_serves_own_settings_are_what_was_derived() -> None:
     (given,) = document(name_of("denoiser"))["deployments"]
     room = capacity(FILE.app.placement()["denoiser"], FILE.app)
     assert given["max_ongoing_requests"] == room.max_ongoing_requests == 8 + 3 * 128  # all that may wait has room
-    assert given["num_replicas"] == "auto"
-    assert given["autoscaling_config"]["target_ongoing_requests"] == 6
-    assert given["autoscaling_config"]["policy"] == {"policy_function": "pipelines.cluster.autoscaling:by_engines_load"}
     assert given["max_surge_percent"] > 0
+    assert not {"num_replicas", "autoscaling_config"} & set(given)  # which are the scaler's
+    assert document(name_of("denoiser"))["external_scaler_enabled"]
 
 
 def test_serves_own_queue_before_the_surface_is_bounded_and_refuses_with_429() -> None:
@@ -160,7 +159,9 @@ def test_how_many_pixels_stages_decode_at_a_time_may_change_while_they_run() -> 
 
 def test_replicas_that_leave_may_finish_the_longest_request() -> None:
     def timeouts(config: AppConfig) -> set[float]:
-        overrides = [given for app in applications(config, "t") for given in app.deployments.values()]
+        overrides = [
+            given for app in applications(config, "t") for given in app.deployments.values() if app.name != "t-scaler"
+        ]
         return {given["graceful_shutdown_timeout_s"] for given in overrides}
 
     longest = FILE.app.limits.model_copy(update={"max_request_s": 1234.0})
@@ -178,7 +179,7 @@ def test_the_address_of_redis_is_no_affair_of_the_surface_and_its_secret_of_nobo
     documents = {app.name: json.dumps(app.document({})) for app in applications(config, "triptych")}
     assert "triptych-redis" not in documents
     assert not [name for name, text in documents.items() if "secret" in text]
-    assert {name for name, text in documents.items() if "TRIPTYCH_TEST_REDIS" not in text} == {"triptych"}
+    assert {name for name, text in documents.items() if "TRIPTYCH_TEST_REDIS" not in text} == {"triptych", "triptych-scaler"}
     plain = parse(args | {"cache": {"redis": {"url": "redis://cache:6379/0"}}})
     assert "redis" not in json.dumps(applications(plain, "triptych")[-1].document({}))
 

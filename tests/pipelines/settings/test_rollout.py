@@ -33,7 +33,10 @@ def documents(args: dict[str, Any]) -> Sequence[Document]:
 
 
 def effects(before: dict[str, Any], after: dict[str, Any]) -> dict[str, str]:
-    return {change.deployment: change.effect.name for change in changes(documents(before), documents(after))}
+    """But for the scaler, which is told of whatever it is to scale, and never restarts."""
+    found = {change.deployment: change.effect.name for change in changes(documents(before), documents(after))}
+    assert found.pop("scaler", "RECONFIGURED") == "RECONFIGURED"
+    return found
 
 
 ALL_STAGES = ("vision-encoder", "llm", "text-encoder", "denoiser", "vae", "clip")
@@ -47,11 +50,7 @@ CHANGES: list[tuple[str, dict[str, Any], dict[str, str]]] = [
         {"models__triptych_paint__vae_decoder__queue": {"max_items": 99}},
         {"vae": "RECONFIGURED"},
     ),
-    (
-        "a scaling bound",
-        {"deployments__llm__autoscaling_config__max_replicas": 5},
-        {"llm": "RECONFIGURED"},
-    ),
+    ("a scaling bound", {"deployments__llm__autoscaling_config__max_replicas": 5}, {}),
     (
         "how much a replica takes in",
         {"deployments__clip__max_ongoing_requests": 50},
@@ -136,10 +135,18 @@ def test_a_removed_model_ends_its_deployments_only() -> None:
     assert effects(shipped(), after) == {"clip": "ENDS", "ingress": "RECONFIGURED"}
 
 
-def test_from_a_fixed_number_of_replicas_to_a_scaled_one_is_a_restart() -> None:
-    """Serve counts whether there is a policy as part of the code."""
-    before = shipped(deployments__llm={"stages": ["triptych-see.llm"], "num_replicas": 1})
-    assert effects(before, shipped())["llm"] == "RESTARTS"
+def test_the_scaler_alone_is_told_of_other_bounds() -> None:
+    wanted = documents(shipped(deployments__llm__autoscaling_config__max_replicas=5))
+    (change,) = changes(documents(shipped()), wanted)
+    assert (change.deployment, change.effect.name) == ("scaler", "RECONFIGURED")
+    (step,) = steps(documents(shipped()), wanted, APP)
+    assert not step.ends
+
+
+def test_from_a_fixed_number_of_replicas_to_a_scaled_one_restarts_nothing() -> None:
+    before = shipped(deployments__llm__autoscaling_config=None, deployments__llm__num_replicas=1)
+    assert effects(before, shipped()) == {"llm": "RECONFIGURED"}
+    assert effects(shipped(), before) == {"llm": "RECONFIGURED"}
 
 
 def test_settings_are_named_as_paths() -> None:

@@ -150,7 +150,8 @@ def replay(
             told: set[str] = set()
             states = []
             for p in pools:
-                line = (0, 0, 0) if p.stage in told else (*counts[p.stage], len(waiting[p.stage]))
+                (came, left), is_told = counts[p.stage], p.stage in told
+                line = (0, 0, 0) if is_told else (came, left, len(waiting[p.stage]))
                 told.add(p.stage)
                 states.append(_state(live[p.name], line, busy[p.name], now - decided_at, now, broken(now, p.name)))
             wanted, memory = targets(states, budget(now), settings, memory, now)

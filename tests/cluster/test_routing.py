@@ -1,0 +1,118 @@
+"""One stage in two pools of unlike speed, on real Serve: who gets how much. Replicas of the product's own class, with an encoder that only
+lets time pass. What is counted is items, not seconds."""
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+import ray
+from ray import serve
+
+from pipelines.cluster.replica import StageReplica
+from pipelines.cluster.serve_client import ServeStageClient
+from pipelines.cluster.stage_deployment import router_config
+from pipelines.settings.replica_spec import CacheSpec, ReplicaSpec
+from stages.contract.item import Item, Reply
+from stages.contract.limits import BatchLimits, QueueLimits
+from stages.contract.work import Work
+from tests.stages.fakes import Add, Adder, Sum, Total
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+
+STAGE = "m.encoder"
+BATCH_S = {"fast": 0.05, "slow": 0.15}
+MAX_BATCH = 4
+
+
+class Paced(Adder):
+    """A batch takes as long as the pool says, whatever is in it."""
+
+    def __init__(self, batch_s: float) -> None:
+        super().__init__()
+        self._batch_s = batch_s
+
+    def run(self, batch: Sequence[Sum]) -> Sequence[Total]:
+        threading.Event().wait(self._batch_s)
+        return super().run(batch)
+
+
+class Replica(StageReplica):
+    def __init__(self, pool: str) -> None:
+        super().__init__(ReplicaSpec(pool, (), CacheSpec(memory_bytes=2**20), torch_threads=1))
+        self.host.add(STAGE, Paced(BATCH_S[pool]), batch=BatchLimits(MAX_BATCH), queue=QueueLimits(512))
+
+    async def __del__(self) -> None:
+        await self.close()
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[ServeStageClient]:
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        serve.start(proxy_location="Disabled")
+        yield ServeStageClient({pool: deployed(pool) for pool in BATCH_S}, {STAGE: tuple(BATCH_S)})
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+def deployed(pool: str) -> Any:
+    options: dict[str, Any] = {"ray_actor_options": {"num_cpus": 0.1}, "graceful_shutdown_timeout_s": 1}
+    deployment = serve.deployment(Replica).options(
+        name=pool, max_ongoing_requests=512, request_router_config=router_config(), **options
+    )
+    return serve.run(deployment.bind(pool), name=pool, route_prefix=None)
+
+
+async def asked(client: ServeStageClient, count: int, at_once: int, name: str | None = None) -> list[Reply[Any]]:
+    """So many, of which no more than `at_once` are under way."""
+    places = asyncio.Semaphore(at_once)
+
+    async def one(number: int) -> Reply[Any]:
+        async with places:
+            named = f"{name} {number}" if name is not None else None
+            return await client.call(STAGE, Item(f"r{number}", Add(2, 20 + number), named, work=Work(1.0)))
+
+    return await asyncio.gather(*(one(number) for number in range(count)))
+
+
+def share_of_slow(replies: Sequence[Reply[Any]]) -> float:
+    pools = Counter(reply.receipt.pool for reply in replies)
+    assert set(pools) <= set(BATCH_S)
+    return pools["slow"] / len(replies)
+
+
+async def test_with_more_to_do_than_both_can_each_pool_does_its_part(client: ServeStageClient) -> None:
+    """Three to one. The first items tell how fast they are."""
+    await asked(client, 80, at_once=16)
+    replies = await asked(client, 480, at_once=48)
+    assert 0.17 < share_of_slow(replies) < 0.33
+    assert [int(reply.value.total) for reply in replies] == [22 + number for number in range(480)]
+
+
+async def test_with_little_to_do_the_slower_pool_is_left_alone(client: ServeStageClient) -> None:
+    await asked(client, 80, at_once=16)
+    assert share_of_slow(await asked(client, 40, at_once=1)) < 0.1
+
+
+async def test_a_receipt_says_where_it_went_what_was_expected_and_who_was_next(client: ServeStageClient) -> None:
+    (reply,) = await asked(client, 1, at_once=1)
+    receipt = reply.receipt
+    assert receipt.pool in BATCH_S
+    assert {receipt.pool, receipt.runner_up_pool} == set(BATCH_S)
+    assert receipt.runner_up is not None
+    assert receipt.runner_up != receipt.replica
+    assert receipt.expected_s is not None
+    assert receipt.runner_up_s is not None
+    assert receipt.reasons
+
+
+async def test_what_both_pools_could_make_is_made_in_one_and_found_there_again(client: ServeStageClient) -> None:
+    first = await asked(client, 24, at_once=24, name="a name")
+    again = await asked(client, 24, at_once=24, name="a name")
+    assert [reply.receipt.replica for reply in again] == [reply.receipt.replica for reply in first]
+    assert {reply.receipt.cache for reply in again} == {"memory"}
+    assert {reply.receipt.remembered for reply in again} == {("its result",)}

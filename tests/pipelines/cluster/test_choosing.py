@@ -1,0 +1,151 @@
+"""How a stage client chooses between the pools of a stage, what it learns from replies, and what it refuses: fake deployments."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from cache.memory import MemoryTier
+from cache.tiered import TieredCache
+from pipelines.client import Visit
+from pipelines.cluster.serve_client import ServeStageClient
+from pipelines.routing.admission import Admission, forecast
+from pipelines.routing.candidate import Wanted
+from pipelines.routing.table import Member, ReplicaTable, pool_key
+from stages.contract.errors import QueueFull, StageFailed
+from stages.contract.item import Item, Reply, StreamEnd
+from stages.contract.limits import BatchLimits, QueueLimits
+from stages.contract.work import Work
+from stages.host.host import StageHost
+from tests.pipelines.cluster.fake_serve import FakeDeployment
+from tests.pipelines.routing.fleet import news
+from tests.stages.fakes import Add, Adder, Countdown, CountFrom
+from tests.stages.host.test_host import collect
+
+ADD, COUNT = "m.adder", "m.count"
+ONE = Work(1.0)
+
+
+class Scene:
+    """Two pools of one replica each: "left" and "right"."""
+
+    def __init__(self, admission: Admission | None = Admission()) -> None:
+        self.table = ReplicaTable(random.Random(1).random)
+        self.made: dict[str, int] = {"left": 0, "right": 0}
+        self.pools = {pool: FakeDeployment(lambda pool=pool: self.host(pool)) for pool in self.made}  # type: ignore[misc]
+        for pool in self.pools:
+            self.table.members(pool_key("app", pool), [Member(pool, 64)], lambda replica: None, 0.0)
+        handles: dict[str, Any] = {pool: deployment.handle for pool, deployment in self.pools.items()}
+        stages = {ADD: tuple(self.pools), COUNT: tuple(self.pools)}
+        self.client = ServeStageClient(handles, stages, table=self.table, admission=admission)
+
+    def host(self, pool: str) -> StageHost:
+        host = StageHost(cache=TieredCache([MemoryTier(2**20)]), replica=pool)
+        host.add(ADD, Adder(), batch=BatchLimits(1), queue=QueueLimits(8))
+        host.add(COUNT, Countdown(slots=2))
+        return host
+
+    def busy(self, pool: str, num_items: int, stage: str = ADD) -> None:
+        """As it says of itself, though it has nothing to do."""
+        told = replace(news(pool, num_items, each=ONE), stage=stage, number=10**6 + num_items)
+        self.table.heard(pool_key("app", pool), told, time.monotonic())
+
+    async def ask(self, payload: Add, name: str | None = None, **given: Any) -> Reply[Any]:
+        return await self.client.call(ADD, Item("r", payload, name, work=ONE, **given))
+
+    async def close(self) -> None:
+        for deployment in self.pools.values():
+            await deployment.close()
+
+
+@pytest.fixture
+async def scene() -> AsyncIterator[Scene]:
+    scene = Scene()
+    yield scene
+    await scene.close()
+
+
+@pytest.mark.parametrize(("busy", "chosen"), [("left", "right"), ("right", "left")])
+async def test_an_item_goes_to_the_pool_that_will_be_done_sooner(scene: Scene, busy: str, chosen: str) -> None:
+    scene.busy(busy, 30)
+    scene.busy(chosen, 0)
+    receipt = (await scene.ask(Add(1, 2))).receipt
+    assert (receipt.pool, receipt.replica) == (chosen, chosen)
+    assert (receipt.runner_up_pool, receipt.runner_up) == (busy, busy)
+    assert receipt.expected_s is not None
+    assert receipt.runner_up_s is not None
+    assert receipt.expected_s < receipt.runner_up_s
+
+
+async def test_a_streams_receipt_says_so_too_and_its_end_brings_news_of_the_replica(scene: Scene) -> None:
+    scene.busy("left", 30, COUNT)
+    scene.busy("right", 0, COUNT)
+    end = (await collect(scene.client.stream(COUNT, Item("r", CountFrom(2), work=Work(2.0, 2.0)))))[-1]
+    assert isinstance(end, StreamEnd)
+    assert (end.receipt.pool, end.receipt.runner_up_pool) == ("right", "left")
+    assert not end.news  # it is for the client alone
+
+
+async def test_a_reply_tells_what_its_replica_holds_now_and_the_next_who_wants_it_is_sent_there(scene: Scene) -> None:
+    first = await scene.ask(Add(1, 2), "a name")
+    again = [await scene.ask(Add(1, 2), "a name") for _ in range(8)]
+    assert {reply.receipt.pool for reply in again} == {first.receipt.pool}
+    assert {reply.receipt.cache for reply in again} == {"memory"}
+    assert again[0].receipt.remembered == ("its result",)
+
+
+async def test_what_has_ended_is_no_longer_counted_as_sent(scene: Scene) -> None:
+    await asyncio.gather(*(scene.ask(Add(1, number)) for number in range(8)))
+    with pytest.raises(StageFailed):
+        await scene.ask(Add(13))
+    assert not scene.table.demand()
+
+
+async def test_a_replica_that_has_just_failed_a_request_is_not_asked_the_same_again(scene: Scene) -> None:
+    scene.busy("left", 0)
+    scene.busy("right", 30)
+    await scene.pools["left"].replica.host.close()  # it refuses, and is the soonest by far
+    assert (await scene.ask(Add(1, 2))).receipt.pool == "right"
+    assert scene.pools["left"].num_requests == 1
+
+
+async def test_what_cannot_end_in_time_is_refused_with_the_time_after_which_it_could(scene: Scene) -> None:
+    for pool in scene.pools:
+        scene.busy(pool, 100)
+    visits, now = [Visit(ADD, ONE)], time.time()
+    with pytest.raises(QueueFull, match=r"m\.adder.*routing\.admission") as refused:
+        scene.client.admit(visits, deadline=now + 0.5)
+    assert refused.value.retry_after_s is not None
+    assert 1 <= refused.value.retry_after_s < 10
+    scene.client.admit(visits, deadline=now + 60)
+    scene.client.admit(visits, deadline=float("inf"))
+
+
+async def test_all_stages_that_a_request_visits_must_end_in_time_together(scene: Scene) -> None:
+    for pool in scene.pools:
+        for stage in (ADD, COUNT):
+            scene.busy(pool, 100, stage)
+    ranked = scene.table.ranked(ADD, [pool_key("app", pool) for pool in scene.pools], Wanted(ONE), time.monotonic())
+    assert ranked is not None
+    one_s = forecast([ranked]).quantile_s
+    scene.client.admit([Visit(ADD, ONE)], deadline=time.time() + 1.5 * one_s)
+    with pytest.raises(QueueFull):
+        scene.client.admit([Visit(ADD, ONE), Visit(COUNT, ONE)], deadline=time.time() + 1.5 * one_s)
+
+
+async def test_where_nothing_is_refused_everything_is_admitted() -> None:
+    scene = Scene(admission=None)
+    for pool in scene.pools:
+        scene.busy(pool, 100)
+    scene.client.admit([Visit(ADD, ONE)], deadline=time.time() + 0.01)
+    await scene.close()
+
+
+async def test_a_stage_of_whose_replicas_nothing_is_known_is_admitted() -> None:
+    scene = Scene()
+    scene.client.admit([Visit(ADD, ONE)], deadline=time.time() + 0.01)
+    await scene.close()
