@@ -10,7 +10,7 @@ export function drawReceipt(place, receipt) {
   place.replaceChildren(
     element("h3", {}, "What this request did"),
     element("p", { class: "sum" }, `${time(receipt.total_s)} in all, ${time(receipt.device_s)} of it a device’s · request ${receipt.request_id.slice(0, 8)}`),
-    element("table", {}, head(showsCache), element("tbody", {}, ...stages.map((stage) => row(stage, total, showsCache, pools)))),
+    element("table", {}, head(showsCache, pools), element("tbody", {}, ...stages.map((stage) => row(stage, total, showsCache, pools)))),
     legend(showsCache, pools),
     ...why(stages),
   );
@@ -36,8 +36,9 @@ function begun(stage) {
   return Math.max(0, stage.ended_s - stage.queue_s - stage.run_s);
 }
 
-function head(showsCache) {
-  const names = [["Stage", ""], ["Waited and ran", "lane"], ["Time", "num"], ["Steps", "num optional"], ["Batch", "num optional"], ["Device", "optional"]];
+function head(showsCache, pools) {
+  const names = [["Stage", ""], ["Waited and ran", "lane"], ["Time", "num"], ["Steps", "num optional"], ["Batch", "num optional"]];
+  if (!pools.size) names.push(["Device", "optional"]); // else the legend tells
   if (showsCache) names.push(["Cache", ""]);
   return element("thead", {}, element("tr", {}, ...names.map(([name, kind]) => element("th", { scope: "col", class: kind }, name))));
 }
@@ -51,8 +52,8 @@ function row(stage, total, showsCache, pools) {
     element("td", { class: "num" }, time(stage.queue_s + stage.run_s)),
     element("td", { class: "num optional" }, stage.steps ? String(stage.steps) : "–"),
     element("td", { class: "num optional" }, stage.batch_size ? trimmed(stage.batch_size) : "–"),
-    element("td", { class: "optional" }, stage.device),
   ];
+  if (!pools.size) cells.push(element("td", { class: "optional" }, stage.device));
   if (showsCache) cells.push(element("td", {}, badge(stage, kept)));
   return element("tr", {}, ...cells);
 }
