@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from stages.contract.errors import DeadlineExceeded
 from stages.contract.item import Item, StageReceipt
+from stages.contract.news import NO_HINTS, Hints
 from stages.contract.work import Work
 
 P = TypeVar("P")
@@ -36,8 +37,11 @@ class RequestContext:
         now_s = time.time() - self.created
         self.receipts += [replace(receipt, ended_s=max(0.0, now_s - receipt.ago_s)) for receipt in receipts]
 
-    def item(self, part: str, payload: P, *, name: str | None = None, work: Work | None = None) -> Item[P]:
-        """A piece of this request's work for one stage. `part` tells it from others; `work`: about how much it is."""
+    def item(
+        self, part: str, payload: P, *, name: str | None = None, work: Work | None = None, hints: Hints = NO_HINTS
+    ) -> Item[P]:
+        """A piece of this request's work for one stage. `part` tells it from others; `work`: about how much it is; `hints`: what of it may
+        be remembered somewhere."""
         return Item(
             f"{self.id}:{part}",
             payload,
@@ -49,6 +53,7 @@ class RequestContext:
             self.id,
             salt=self.salt,
             work=work,
+            hints=hints,
         )
 
     def remaining_s(self) -> float:

@@ -1,12 +1,13 @@
 """Texts and images into one space. Straight-line code over one stage's name; knows no HTTP and no tensors."""
 
 from cache.keys import digest, name
-from pipelines.client import StageClient
+from pipelines.client import StageClient, Visit
 from pipelines.context import RequestContext
 from pipelines.jobs import Embedded, EmbedJob, ImagePart, TextPart
 from pipelines.threads import Threads
 from stages.concurrency.together import together
 from stages.contract.errors import InvalidRequest
+from stages.contract.work import Work
 from stages.vision.messages import Embedding, EmbedInput
 from stages.vision.work import EmbeddingWork
 
@@ -22,6 +23,9 @@ class ClipEmbedPipeline:
         self._fingerprint, self._max_pixels = fingerprint, max_pixels
 
     async def embed(self, job: EmbedJob, context: RequestContext) -> Embedded:
+        works = [self._work.text if isinstance(part, TextPart) else self._work.image for part in job.inputs]
+        visit = Visit(self._embedder, Work(sum(work.amount for work in works)))
+        self._client.admit([visit], deadline=context.deadline, priority=context.priority)
         results = await together(self._one(index, part, context) for index, part in enumerate(job.inputs))
         return Embedded(
             vectors=tuple(result.embedding for result in results),

@@ -11,15 +11,17 @@ from dataclasses import replace
 from typing import Protocol
 
 from cache.keys import digest, name
-from pipelines.client import StageClient
+from pipelines.client import StageClient, Visit
 from pipelines.context import RequestContext
 from pipelines.jobs import ChatEvent, ChatJob, ChatStarted, ChoiceEvents, ImagePart, Message
 from pipelines.prompts.prompt import Prompt
+from pipelines.routing.prompt_hints import BLOCK_TOKENS, prompt_hints
 from pipelines.streams import merged
 from pipelines.threads import Threads
 from stages.contract.blob import Blob
 from stages.contract.errors import InvalidRequest, StageFailed
 from stages.contract.item import InputReceipts, StreamEnd
+from stages.contract.news import Hints
 from stages.contract.recipe import Recipe
 from stages.contract.work import Work
 from stages.llm.answer_lengths import AnswerLengths
@@ -67,9 +69,10 @@ class ImageTextPipeline:
         prompt = await self._threads.prompts.run(num_chars, self._prompts.build, job.messages)
         sampling = self._fit(job, len(prompt.token_ids))
         num_bytes = sum(len(placed.image.data) for placed in prompt.images)
-        images = await self._threads.digests.run(num_bytes, self._images, prompt, context.salt)
+        images, hints = await self._threads.digests.run(num_bytes, self._hashed, prompt, context.salt)
         payload = Generate(tuple(prompt.token_ids), sampling, images, salt=context.salt)
-        choices = [self._choice(index, payload, context) for index in range(job.n)]
+        self._client.admit(self._visits(payload, hints), deadline=context.deadline, priority=context.priority)
+        choices = [self._choice(index, payload, hints, context) for index in range(job.n)]
         started = False
         async with aclosing(choices[0] if job.n == 1 else merged(choices)) as events:
             async for event in events:
@@ -105,6 +108,23 @@ class ImageTextPipeline:
             param="max_tokens",
         )
 
+    def _hashed(self, prompt: Prompt, salt: str) -> tuple[tuple[ImageSpan, ...], Hints]:
+        """Where the prompt's images stand, and what its beginnings are called where it is asked who holds them. Off the event loop."""
+        images = self._images(prompt, salt)
+        placed = [(image.offset, image.length, image.features.name) for image in images]
+        each = Work(BLOCK_TOKENS, BLOCK_TOKENS / self._chunk_tokens)
+        return images, Hints(prompt_hints(salt, prompt.token_ids, placed), each, unit="tokens")
+
+    def _visits(self, payload: Generate, hints: Hints) -> Sequence[Visit]:
+        """One after the other: all images at once, then the LLM."""
+        works = [span.features.work for span in payload.images if span.features.work is not None]
+        encoding = [Visit(self._vision, Work(sum(work.amount for work in works)))] if works else []
+        return [*encoding, Visit(self._llm, self._work(payload), hints)]
+
+    def _work(self, payload: Generate) -> Work:
+        num_answer = self._lengths.expected(payload.sampling.max_tokens)
+        return answer_work(len(payload.token_ids), num_answer, self._chunk_tokens)
+
     def _images(self, prompt: Prompt, salt: str) -> tuple[ImageSpan, ...]:
         """Where the prompt's images stand. One that occurs twice has one name, travels once, and is made once. Hashes: off the
         event loop."""
@@ -119,14 +139,14 @@ class ImageTextPipeline:
             spans.append(ImageSpan(placed.offset, placed.length, recipe))
         return tuple(spans)
 
-    async def _choice(self, index: int, payload: Generate, context: RequestContext) -> AsyncGenerator[ChoiceEvents, None]:
+    async def _choice(
+        self, index: int, payload: Generate, hints: Hints, context: RequestContext
+    ) -> AsyncGenerator[ChoiceEvents, None]:
         if payload.sampling.seed is not None:
             seed = (payload.sampling.seed + index) % 2**63
             payload = replace(payload, sampling=replace(payload.sampling, seed=seed))
         ended = False
-        num_answer = self._lengths.expected(payload.sampling.max_tokens)
-        work = answer_work(len(payload.token_ids), num_answer, self._chunk_tokens)
-        item = context.item(f"choice:{index}", payload, work=work)
+        item = context.item(f"choice:{index}", payload, work=self._work(payload), hints=hints)
         async with aclosing(self._client.stream(self._llm, item, lost=context.lost_replicas)) as batches:
             async for batch in batches:
                 events: list[TokenDelta | GenerationEnd] = []

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from cache.keys import digest, name
-from pipelines.client import StageClient
+from pipelines.client import StageClient, Visit
 from pipelines.context import RequestContext
 from pipelines.jobs import PaintEvent, PaintImage, PaintJob, PaintProgress
 from pipelines.rules.paint_rules import PaintRules, Size
@@ -97,10 +97,16 @@ class TextToImagePipeline:
 
     async def paint(self, job: PaintJob, context: RequestContext) -> AsyncGenerator[PaintEvent, None]:
         payload = await self._threads.prompts.run(_size_of(job), self._payload, job, context.salt)
+        self._client.admit(self._visits(payload), deadline=context.deadline, priority=context.priority)
         images = [self._image(index, payload, context) for index in range(job.n)]
         async with aclosing(images[0] if job.n == 1 else merged(images)) as events:
             async for event in events:
                 yield event
+
+    def _visits(self, payload: Denoise) -> Sequence[Visit]:
+        """One after the other."""
+        decoding = Visit(self._decoder, _decoding_work(payload))
+        return [Visit(self._text, payload.prompt.work), Visit(self._denoiser, self._work.of(payload)), decoding]
 
     def _payload(self, job: PaintJob, salt: str) -> Denoise:
         """The denoiser's task but for the seed's offset. Tokenizes and hashes: off the event loop. Raises `InvalidRequest`."""
@@ -218,8 +224,7 @@ class TextToImagePipeline:
             is_last = one.partial is None
             key = await self._pixels_name(one, payload)
             part = f"decode:{index}:{'end' if one.partial is None else one.partial}"
-            work = Work(float(payload.width * payload.height))
-            item = context.item(part, DecodeLatents(one.latents), name=key, work=work)
+            item = context.item(part, DecodeLatents(one.latents), name=key, work=_decoding_work(payload))
             reply = await self._client.call(self._decoder, item, lost=context.lost_replicas)
             context.add(*reply.receipts)
             yield PaintImage(index, reply.value.pixels, payload.seed, one.partial)
@@ -230,6 +235,10 @@ class TextToImagePipeline:
             return None
         latents = await self._threads.digests.run(seen.latents.num_bytes, _digest_of, seen.latents)
         return name("pixels", weights=self._decoder_fingerprint, tenant=payload.salt, latents=latents)
+
+
+def _decoding_work(payload: Denoise) -> Work:
+    return Work(float(payload.width * payload.height))
 
 
 def _size_of(job: PaintJob) -> int:

@@ -5,7 +5,7 @@ Decides what of a deployment is the same for all; what happens in a replica is `
 postponed annotations.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray import serve
@@ -32,8 +32,8 @@ TINY = {"num_cpus": 0.01}
 
 
 def stages(args: StagesArgs) -> Application:
-    """One deployment of stages. It begins with as many replicas as Serve's overrides say; where they say nothing, with none."""
-    return hosted_in(PlacedReplica, args, {}, num_replicas=0)
+    """One deployment of stages."""
+    return hosted_in(PlacedReplica, args, {})
 
 
 def redis(args: RedisArgs) -> Application:
@@ -45,20 +45,19 @@ def redis(args: RedisArgs) -> Application:
     )
 
 
-def hosted_in(
-    replica: type["PlacedReplica"], args: StagesArgs, overrides: Mapping[str, Any], num_replicas: int | None = None
-) -> Application:
+def hosted_in(replica: type["PlacedReplica"], args: StagesArgs, overrides: Mapping[str, Any]) -> Application:
     """A deployment of stages, in replicas of this class. `overrides`: Serve's own settings."""
-    deployment = serve.deployment(replica).options(
-        name=args.deployment,
-        ray_actor_options=actor_options(args.process),
-        graceful_shutdown_wait_loop_s=0.2,
-        request_router_config=router_config(args.news_period_s),
-        **overrides,
+    return (
+        serve.deployment(replica)
+        .options(
+            name=args.deployment,
+            ray_actor_options=actor_options(args.process),
+            graceful_shutdown_wait_loop_s=0.2,
+            request_router_config=router_config(args.news_period_s),
+            **overrides,
+        )
+        .bind(args)
     )
-    if num_replicas is not None:
-        deployment._deployment_config.num_replicas = num_replicas  # Serve's options take no 0, its controller does
-    return deployment.bind(args)
 
 
 def router_config(news_period_s: float = RoutingConfig().news_period_s) -> RequestRouterConfig:
@@ -110,6 +109,9 @@ class Elsewhere:
 
     async def call(self, stage: str, item: Item[Any]) -> Reply[Any]:
         return await self._client.call(stage, item)
+
+    def pools(self, stage: str) -> Sequence[str]:
+        return [address.deployment for address in self._stages.get(stage, ())]
 
 
 def limit_queues(replica: StageReplica, queues: Mapping[str, QueueConfig]) -> None:

@@ -14,7 +14,6 @@ from pipelines.planning.fleet import Device, Fleet, Rules
 from pipelines.planning.plan import Plan
 from pipelines.planning.telling.naming import short_name
 from pipelines.settings.config_file import load
-from pipelines.settings.pinning import pinned
 
 RAY = "ray"
 
@@ -55,8 +54,7 @@ def plan(
         from pipelines.planning.solving.search import Patience
         from stages.profiles.profile_files import read_profiles
 
-        file = load(config)
-        app = pinned(file.app)
+        app = load(config).app
         classes = request_classes(read_workload(workload, slo or ()), app)
         needed = fleet(app, _devices(inventory, address), read_profiles(*(profiles or [Path(app.profiles)])), classes)
         wanted = sum(each.rate for each in classes) if cost and rate is None else rate

@@ -12,6 +12,8 @@ from stages.contract.errors import ConfigurationError
 def refuse_impossible(fleet: Fleet, rules: Rules, asked: Asked) -> None:
     """Raises `ConfigurationError` with a line for every stage that can run nowhere, and every price that is asked for and missing."""
     lines = [line for stage in fleet.stages for line in _stage_faults(stage, fleet, rules)]
+    if not any(demand.items > 0 for each in fleet.classes for demand in each.demands):
+        lines.append("no class of requests asks anything of these stages")
     if asked.goal is Goal.COST:
         lines += [f"{device.name}: no price_per_hour" for device in fleet.devices if device.price_per_hour is None]
     if lines:

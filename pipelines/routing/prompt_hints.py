@@ -9,18 +9,17 @@ import hashlib
 from array import array
 from collections.abc import Iterable, Sequence
 
-from stages.llm.pages.naming import NamedImage
-
 BLOCK_TOKENS = 64
 MAX_BLOCKS = 1024
 
 
-def prompt_hints(salt: str, token_ids: Sequence[int], images: Iterable[NamedImage] = ()) -> tuple[int, ...]:
-    """Of its first blocks, each with all before it; what is left at the end has none."""
+def prompt_hints(salt: str, token_ids: Sequence[int], images: Iterable[tuple[int, int, str]] = ()) -> tuple[int, ...]:
+    """Of its first blocks, each with all before it; what is left at the end has none. `images`: where each
+    stands, how many tokens it is, and its features' name."""
     starting: dict[int, str] = {}
-    for image in images:
-        block = image.offset // BLOCK_TOKENS
-        starting[block] = f"{starting.get(block, '')}\0{image.name}/{image.length}@{image.offset}"
+    for offset, length, name in images:
+        block = offset // BLOCK_TOKENS
+        starting[block] = f"{starting.get(block, '')}\0{name}/{length}@{offset}"
     before = hashlib.blake2b(salt.encode(), digest_size=8).digest()
     found = []
     for block in range(min(len(token_ids) // BLOCK_TOKENS, MAX_BLOCKS)):

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, ValidationError
 from pipelines.settings.applications import applications
 from pipelines.settings.config import AppConfig
 from pipelines.settings.derived import faults
+from pipelines.settings.scaled import budget_faults
 from pipelines.settings.strict import Strict
 from stages.contract.errors import ConfigurationError
 
@@ -123,7 +124,7 @@ def parse(args: Any) -> AppConfig:
         config = AppConfig.model_validate(args)
     except ValidationError as error:
         raise refused(told(error)) from None
-    found = faults(config)
+    found = [*faults(config), *budget_faults(config)]
     if found:
         raise refused(found)
     return config

@@ -71,6 +71,27 @@ def scaler_settings(config: AppConfig, hosts: Mapping[str, str]) -> ScalerSettin
     return ScalerSettings(pools=pools, scaling=config.scaling, taken=taken)
 
 
+def budget_faults(config: AppConfig) -> Sequence[str]:
+    """Where what must be there is more than the budget has, a line each."""
+    devices, price = config.scaling.budget.devices or {}, config.scaling.budget.price_per_hour
+    settings = scaler_settings(config, dict.fromkeys(config.placement(), ""))
+    needed = dict(settings.taken)
+    for pool in settings.pools:
+        needed[pool.device] = needed.get(pool.device, 0.0) + pool.devices * pool.min_replicas
+    found = [
+        f"scaling.budget.devices.{device}: {devices[device]:g} has no room for what must be there, which is {count:g} (min_replicas, "
+        "num_replicas); at least that"
+        for device, count in needed.items()
+        if device in devices and count > devices[device] + 1e-9
+    ]
+    cost = sum(config.scaling.prices.get(device, 0.0) * count for device, count in needed.items())
+    if price is not None and cost > price + 1e-9:
+        found.append(
+            f"scaling.budget.price_per_hour: {price:g} doesn't pay for what must be there, which costs {cost:g}; at least that"
+        )
+    return found
+
+
 def _pool(name: str, placed: DeploymentConfig, config: AppConfig, application: str) -> ScaledPool:
     device, devices = _takes(placed, config)
     follows = _follows(config)
@@ -138,7 +159,7 @@ def _bare(document: Document) -> Document:
 
 def filled(documents: Iterable[Document], live: Live) -> Sequence[Document]:
     """With the numbers of scaled applications: as they are now; else as they are of the deployment that it takes the place of; else as it
-    begins. None where that is zero, which Serve takes from the code."""
+    begins. Serve is told of no zero: there it begins one, which the scaler ends unless something waits for it."""
     documents = list(documents)
     begins = _beginnings(documents)
     return [_filled(document, live, begins) if document.get("external_scaler_enabled") else document for document in documents]

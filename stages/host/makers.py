@@ -6,8 +6,8 @@ whether it is remembered already, is for `stages/host/resolving.py`.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from stages.contract.errors import DeadlineExceeded, InputUnavailable, StageFailed, TriptychError, Unavailable
 from stages.contract.item import Item, Reply, StageReceipt
@@ -59,6 +59,15 @@ class StageCaller(Protocol):
 
     async def call(self, stage: str, item: Item[Any]) -> Reply[Any]:
         """Cancelling the task withdraws it. Raises any `TriptychError`."""
+        ...
+
+
+@runtime_checkable
+class KnowsPools(Protocol):
+    """What a `StageCaller` may be, too."""
+
+    def pools(self, stage: str) -> Collection[str]:
+        """The stage's pools as they are now, by the names that receipts have."""
         ...
 
 
@@ -116,19 +125,21 @@ class EngineComputation:
 
 
 class ElsewhereMaker:
-    """`Maker` over a stage in another process. Who makes its results there is known from the first answer on: pools may differ in
-    dtype; of one dtype only whoever answered last counts, the others' weights have been replaced."""
+    """`Maker` over a stage in another process. Who makes its results there is known from the first answer on: its pools may differ in
+    dtype, and what any of them has made will do. Of a pool, and of one dtype, only whoever answered last counts: the others compute in
+    another dtype now, or their weights have been replaced. A pool that is no longer there counts for nothing."""
 
     is_here = False
 
     def __init__(self, stage: str, caller: StageCaller) -> None:
         self.stage = stage
         self._caller = caller
-        self._origins: dict[str, Origin] = {}  # by dtype
+        self._origins: dict[str, Origin] = {}  # by pool; where nobody says which it was, by dtype
 
     def origins(self) -> Sequence[Origin]:
         """The latest first."""
-        return tuple(reversed(self._origins.values()))
+        there = self._caller.pools(self.stage) if isinstance(self._caller, KnowsPools) else self._origins
+        return tuple(origin for pool, origin in reversed(self._origins.items()) if pool in there)
 
     def result_type(self, item: Item[Any]) -> type[Result]:
         made: type[Result] = item.payload.makes
@@ -140,10 +151,18 @@ class ElsewhereMaker:
     async def _called(self, item: Item[Any]) -> Reply[Any]:
         reply = await self._caller.call(self.stage, item)
         if reply.origin is not None:
-            dtype = reply.receipt.dtype
-            self._origins.pop(dtype, None)  # the latest is the last
-            self._origins[dtype] = Origin(reply.origin, reply.receipt.device, dtype)
+            answered = Origin(reply.origin, reply.receipt.device, reply.receipt.dtype)
+            pool = reply.receipt.pool or answered.dtype
+            others = {
+                name: origin for name, origin in self._origins.items() if name != pool and _may_both_be(origin, answered)
+            }
+            self._origins = others | {pool: answered}  # the latest is the last
         return reply
+
+
+def _may_both_be(one: Origin, other: Origin) -> bool:
+    """Of pools of one stage: those of one dtype agree."""
+    return one.dtype != other.dtype or one.key == other.key
 
 
 class CallElsewhere:

@@ -13,7 +13,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     deployments = config["applications"][0]["args"]["deployments"]
     for deployment in deployments.values():
         deployment["autoscaling_config"] |= {"upscale_delay_s": 1, "downscale_delay_s": 4, "look_back_period_s": 2}
-    # for the burst: in the replica and before it
+    # for the burst: what doesn't fit a batch should be done at once
+    config["applications"][0]["args"]["scaling"] = {"drain_s": 1, "period_s": 0.5}
+    # and what may wait for it: in the replica and before it
     config["applications"][0]["args"]["models"]["triptych-paint"]["denoiser"]["queue"] = {"max_items": 24}
     deployments["denoiser"]["max_queued_requests"] = 24
     with served(config, tmp_path_factory.mktemp("served")) as server:

@@ -66,8 +66,8 @@ class SlowReplica(FakeReplica):
 
 
 def stages(args: StagesArgs) -> Application:
-    return hosted_in(FakeReplica, args, {}, num_replicas=0)
+    return hosted_in(FakeReplica, args, {})
 
 
 def slow_stages(args: StagesArgs) -> Application:
-    return hosted_in(SlowReplica, args, {}, num_replicas=0)
+    return hosted_in(SlowReplica, args, {})

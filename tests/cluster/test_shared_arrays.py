@@ -26,7 +26,9 @@ IMAGE = bytes(range(256)) * 20_000
 class Reader:
     """Answers each item with a digest of its image's bytes."""
 
-    async def stream(self, stage: str, item: Item[Any] | PackedItem, *beside: NDArray[Any]) -> AsyncIterator[Sequence[object]]:
+    async def stream(
+        self, stage: str, item: Item[Any] | PackedItem, *beside: NDArray[Any], to: object = None
+    ) -> AsyncIterator[Sequence[object]]:
         encode = unpacked(item, beside).payload.images[0].features.payload
         yield [(digest(bytes(encode.data)), len(beside))]
 

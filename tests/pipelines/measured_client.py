@@ -1,4 +1,4 @@
-"""A stage client that weighs what comes back through it, as it would travel from another process."""
+"""A stage client that weighs what comes back through it, as it would travel from another process, and admits or refuses as it is told."""
 
 import pickle
 from collections.abc import AsyncGenerator, Sequence
@@ -6,6 +6,7 @@ from contextlib import aclosing
 from typing import Any
 
 from pipelines.client import StageClient, Visit
+from stages.contract.errors import TriptychError
 from stages.contract.item import Item, Reply
 
 
@@ -14,9 +15,13 @@ class MeasuredClient:
         self._client = client
         self.bytes_from: dict[str, int] = {}
         self.items: list[Item[Any]] = []
+        self.visits: list[Visit] = []
+        self.refusal: TriptychError | None = None
 
     def admit(self, visits: Sequence[Visit], *, deadline: float, priority: int = 0) -> None:
-        self._client.admit(visits, deadline=deadline, priority=priority)
+        self.visits += visits
+        if self.refusal is not None:
+            raise self.refusal
 
     async def call(self, stage: str, item: Item[Any], *, lost: set[str] | None = None) -> Reply[Any]:
         self.items.append(item)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import pytest
 
 from cache.memory import MemoryTier
 from cache.tiered import TieredCache
-from pipelines.client import LocalStageClient
+from pipelines.client import LocalStageClient, Visit
 from pipelines.context import RequestContext
 from pipelines.embed import ClipEmbedPipeline
 from pipelines.jobs import Embedded, EmbedJob, ImagePart, TextPart
@@ -83,6 +83,8 @@ async def test_two_requests_that_share_a_computation_are_each_told_of_their_own_
 
 async def test_what_was_made_for_an_input_is_on_the_receipt_too() -> None:
     class Nested:
+        def admit(self, visits: Sequence[Visit], **options: Any) -> None: ...
+
         async def call(self, stage: str, item: object, **options: Any) -> Any:
             value = Embedding(np.ones(2, np.float32), np.asarray(1))
             return Reply(value, StageReceipt(stage), inputs=(StageReceipt("m.other", ago_s=1.0),))

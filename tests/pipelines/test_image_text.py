@@ -17,7 +17,7 @@ from pipelines.image_text import ImageTextPipeline
 from pipelines.jobs import ChatEvent, ChatJob, ChatStarted, ChoiceEvents, ImagePart, Message, TextPart
 from pipelines.prompts.prompt import PlacedImage, Prompt
 from pipelines.threads import Threads
-from stages.contract.errors import DeadlineExceeded, InvalidRequest, StageFailed, Unavailable
+from stages.contract.errors import DeadlineExceeded, InvalidRequest, QueueFull, StageFailed, Unavailable
 from stages.contract.item import StageReceipt, StreamEnd
 from stages.contract.limits import QueueLimits
 from stages.host.host import StageHost
@@ -250,8 +250,30 @@ async def test_closing_a_chat_in_the_middle_frees_its_rows(scene: Scene, n: int)
     assert scene.host.load()[LLM].queued == 0
 
 
+async def test_what_is_refused_beforehand_has_begun_nothing(scene: Scene) -> None:
+    scene.client.refusal = QueueFull("too much to do", retry_after_s=3.0)
+    with pytest.raises(QueueFull):
+        await scene.chat(job(TextPart("what is this"), image(b"abc")))
+    assert not scene.client.items
+    encoder, llm = scene.client.visits
+    assert (encoder.stage, llm.stage) == (VISION, LLM)
+    assert encoder.work is not None
+    assert llm.work is not None
+    assert llm.work.amount > 12
+
+
+async def test_two_prompts_that_begin_alike_are_known_to(scene: Scene) -> None:
+    for said in ("a" * 80, "a" * 140, "b" * 80):
+        await scene.chat(job(TextPart(said)))
+    first, longer, other = (item.hints.chain for item in scene.client.items)
+    assert (len(first), len(longer), len(other)) == (1, 2, 1)
+    assert longer[0] == first[0] != other[0]
+
+
 async def test_a_stream_that_ends_without_an_end_is_a_failure(scene: Scene) -> None:
     class Silent:
+        def admit(self, visits: object, **options: object) -> None: ...
+
         async def stream(self, stage: str, item: object, **options: object) -> Any:
             yield [TokenDelta("so", 1), StreamEnd(StageReceipt(stage))]
 

@@ -17,7 +17,7 @@ from pipelines.jobs import GivenImage, ImagePart, PaintEvent, PaintImage, PaintJ
 from pipelines.rules.paint_rules import PaintRules
 from pipelines.text_to_image import TextToImagePipeline
 from pipelines.threads import Threads
-from stages.contract.errors import DeadlineExceeded, InvalidRequest
+from stages.contract.errors import DeadlineExceeded, InvalidRequest, QueueFull
 from stages.contract.work import Work
 from stages.diffusion.messages import Denoise, EncodePrompt
 from stages.host.host import StageHost
@@ -345,3 +345,12 @@ async def test_what_is_kept_are_steps_or_parts_of_them_and_the_end_where_its_see
     (payload,) = scene.denoised()
     assert payload.keep_steps == ((*kept, steps) if images and seed is not None else kept)
     assert payload.salt == "mine"
+
+
+async def test_what_is_refused_beforehand_has_begun_nothing(scene: Scene) -> None:
+    scene.client.refusal = QueueFull("too much to do", retry_after_s=3.0)
+    with pytest.raises(QueueFull):
+        await scene.paint(PaintJob("a boat", steps=3))
+    assert not scene.client.items
+    assert [visit.stage for visit in scene.client.visits] == [TEXT, DENOISER, DECODER]
+    assert all(visit.work is not None and visit.work.amount > 0 for visit in scene.client.visits)

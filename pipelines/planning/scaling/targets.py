@@ -179,9 +179,15 @@ def _as_decided(
     memory: Memory,
 ) -> Allocation:
     """As it was decided last; of a pool that nothing was decided about, as it is."""
-    before = {pool.pool: memory.counts.get(pool.pool, pool.running + pool.starting) for pool in pools}
+    before = {pool.pool: memory.counts.get(pool.pool, _found(pool)) for pool in pools}
     counts = {name: min(bounds[name].most, count) for name, count in before.items()}
     return Allocation(offered, bounds, _groups(pools), _limits(budget), counts)
+
+
+def _found(pool: PoolState) -> int:
+    """Without those that only start, where nobody asked for any: Serve begins every deployment with one."""
+    is_idle = pool.min_replicas == 0 and pool.running == 0 and not any(load.num_items or load.arriving for load in pool.stages)
+    return 0 if is_idle else pool.running + pool.starting
 
 
 def _groups(pools: Sequence[PoolState]) -> Sequence[Group]:

@@ -209,8 +209,8 @@ class VirtualOneShotEngine(VirtualEngine):
 
 
 class VirtualIterativeEngine(VirtualEngine):
-    """As `IterativeEngine`. `chunk`: of prompts, so much is read in a step. `is_contested`: as `FoldingScheduler` has it. `folds`: steps
-    that nobody joins or leaves are taken at once."""
+    """As `IterativeEngine`. `chunk`: of prompts, so much is read in a step. `is_contested`, `is_shared`: as `FoldingScheduler` has them.
+    `folds`: steps that nobody joins or leaves are taken at once."""
 
     def __init__(
         self,
@@ -224,9 +224,12 @@ class VirtualIterativeEngine(VirtualEngine):
         *,
         chunk: int,
         is_contested: bool,
+        is_shared: bool,
         folds: bool = True,
     ) -> None:
-        self._rows: FoldingScheduler[Piece] = FoldingScheduler(batch, queue, name=name, is_contested=is_contested)
+        self._rows: FoldingScheduler[Piece] = FoldingScheduler(
+            batch, queue, name=name, is_contested=is_contested, is_shared=is_shared
+        )
         super().__init__(clock, who, self._rows, device, speed, chunk)
         self._folds = folds
         self._batch: Batch[Piece] = Batch()
@@ -254,6 +257,8 @@ class VirtualIterativeEngine(VirtualEngine):
             self._device.leave()
 
     def _start_next(self, now: float) -> bool:
+        if not self._rows.waiting.has_ready():  # asking would change nothing
+            return False
         entry = self._rows.next_to_start(now)
         if entry is None:
             return self._make_room(now)

@@ -118,7 +118,8 @@ NO_WAYS = Ways()
 class Fleet:
     """`num_callers`: processes that requests come to. `num_inner_callers`: so many routers decide for all replicas that call others (0: one
     for each, as it is; a thousand that all hear of a thousand take their time). `news_period_s`: so often everyone hears from every
-    replica, beside what goes with replies (0: never). `shared_names`: so many results are remembered for all (0: none)."""
+    replica, beside what goes with replies (0: never). `shared_names`: so many results are remembered for all (0: none).
+    `has_tenants`: requests are of several; their shares are counted then, which takes its time."""
 
     stages: tuple[Stage, ...]
     pools: tuple[Pool, ...]
@@ -126,6 +127,7 @@ class Fleet:
     num_inner_callers: int = 0
     news_period_s: float = 2.0
     shared_names: int = 0
+    has_tenants: bool = False
     ways: Ways = NO_WAYS
     noise: Noise = NO_NOISE
     incidents: tuple[Incident, ...] = ()

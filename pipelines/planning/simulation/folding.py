@@ -16,11 +16,14 @@ W = TypeVar("W")
 
 class FoldingScheduler(IterativeScheduler[W]):
     """An `IterativeScheduler` that may be told of several steps at once. `is_contested`: whether rows may ever have to take turns at
-    steps; where they may not (one batch key, no bound of cost), nobody asks when one of them is due."""
+    steps; where they may not (one batch key, no bound of cost), nobody asks when one of them is due. `is_shared`: whether several
+    tenants may come; where they may not, nobody asks what one of them has had."""
 
-    def __init__(self, batch: BatchLimits, queue: QueueLimits, *, name: str, is_contested: bool = True) -> None:
+    def __init__(
+        self, batch: BatchLimits, queue: QueueLimits, *, name: str, is_contested: bool = True, is_shared: bool = True
+    ) -> None:
         super().__init__(batch, queue, name=name)
-        self._is_contested = is_contested
+        self._is_contested, self._is_shared = is_contested, is_shared
 
     def num_alike(self, batch: Batch[W], began: float, step_s: float, most: int) -> int:
         """How many steps, this one and the next ones, are sure to have the rows of this one, at most `most`, while nothing comes
@@ -56,13 +59,18 @@ class FoldingScheduler(IterativeScheduler[W]):
     def repeat(self, num_steps: int, began: float, step_s: float) -> None:
         """After a step that began then, of which `complete` has yet to be told: so many more like it, each with a `complete` for the
         one before it."""
-        tenants = {*(row.tenant for row in self._rows.values()), *self.waiting.ready_tenants()}
-        for _ in range(num_steps):  # one by one, so that it comes out the same to the last bit
-            self._rate.observe(0.0, step_s)
-            self._counters.charge(self._used, step_s)
-            self._counters.begin(tenants)
+        self._rate.observe(0.0, num_steps * step_s)
+        if self._is_shared:
+            self._charge_each(num_steps, step_s)
         if self._is_contested:
             self._have_turns(num_steps, began, step_s)
+
+    def _charge_each(self, num_steps: int, step_s: float) -> None:
+        """One by one, so that it comes out the same to the last bit."""
+        tenants = {*(row.tenant for row in self._rows.values()), *self.waiting.ready_tenants()}
+        for _ in range(num_steps):
+            self._counters.charge(self._used, step_s)
+            self._counters.begin(tenants)
 
     def _have_turns(self, num_steps: int, began: float, step_s: float) -> None:
         """As `next_batch` has its rows, so many times."""

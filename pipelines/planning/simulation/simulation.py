@@ -20,6 +20,7 @@ from pipelines.planning.simulation.pool_run import PoolRun
 from pipelines.planning.simulation.replica import Replica, Shared
 from pipelines.planning.simulation.result import Change, Requests, Result
 from pipelines.planning.simulation.workload import Request, Task
+from stages.contract.item import DEFAULT_TENANT
 from stages.contract.work import NO_WORK, Work
 
 
@@ -100,6 +101,8 @@ class _Simulation:
             self._is_over = True
             self._stop_if_over()
             return
+        if request.tenant != DEFAULT_TENANT and not self._fleet.has_tenants:
+            raise ValueError(f"a request of tenant {request.tenant}, and the fleet is said to have no tenants")
         came = quantized(request.at_s)
         if came < self._clock.now:
             raise ValueError(f"requests come in the order of their times, and one at {request.at_s} s came late")
@@ -170,11 +173,11 @@ class _Simulation:
         device, ask = Device(self._fleet.noise, source, self._window), partial(self._ask, name, who)
         replica = Replica(self._clock, who, place, device, self._fleet.ways, source, self._shared, ask, pool.device)
         for hosted in pool.stages:
-            replica.host(self._stages[hosted.stage], hosted, self._engine(who, hosted, device, len(pool.stages) > 1))
+            replica.host(self._stages[hosted.stage], hosted, self._engine(who, hosted, device, len(pool.stages) == 1))
         self._replicas[name] = replica
         return replica
 
-    def _engine(self, who: int, hosted: Hosted, device: Device, is_shared: bool) -> VirtualEngine:
+    def _engine(self, who: int, hosted: Hosted, device: Device, is_alone: bool) -> VirtualEngine:
         spec = self._stages[hosted.stage]
         if not spec.is_iterative:
             return VirtualOneShotEngine(self._clock, who, hosted.stage, hosted.batch, spec.queue, device, hosted.speed)
@@ -188,7 +191,8 @@ class _Simulation:
             hosted.speed,
             chunk=spec.chunk,
             is_contested=not spec.has_one_key or hosted.speed.max_amount < math.inf,
-            folds=self._folds and not is_shared,
+            is_shared=self._fleet.has_tenants,
+            folds=self._folds and is_alone,
         )
 
     def _ask(self, name: str, who: int, task: Task, request: Request, told: Told) -> None:

@@ -37,7 +37,8 @@ def pool_reasons(pool: PlannedPool, found: Found, fleet: Fleet, rules: Rules) ->
     beside = heaviest(fleet.classes)
     rates = {key: measured.speed.rate(beside[key[0]]) for key, measured in fleet.measured.items() if key[0] in beside}
     for each in pool.stages:
-        yield from _why_here(each.stage, pool, found, rates)
+        if each.busy > 0:
+            yield from _why_here(each.stage, pool, found, rates)
     yield f"batches of {' and '.join(str(each.rows) for each in pool.stages)}: {column.why_batch}"
     if pool.fraction < 1:
         yield f"{pool.fraction:g} of a device: what it is for doesn't fill a whole one"
@@ -72,12 +73,23 @@ def _why_here(stage: str, pool: PlannedPool, found: Found, rates: Mapping[tuple[
     yield f"{stage}: {here:.3g} items/s on a {pool.device}, " + ", ".join(
         f"{rates[stage, name]:.3g} on a {name}" for name in others
     )
+    best = max(_contrasts(stage, pool.device, others, found, rates), default=None)
+    if best is not None:
+        _, gain, name, other, others_gain = best
+        yield f"a {pool.device} does {gain:.3g} times a {name}'s {stage}, but {others_gain:.3g} times its {other}"
+
+
+def _contrasts(
+    stage: str, here: str, others: Sequence[str], found: Found, rates: Mapping[tuple[str, str], float]
+) -> Iterator[tuple[float, float, str, str, float]]:
+    """By how much more this stage gains than another that runs elsewhere, and which."""
     for name in others:
-        gain = here / rates[stage, name]
+        gain = rates[stage, here] / rates[stage, name]
         for other in _hosted_on(name, found):
-            other_here, other_there = rates.get((other, pool.device)), rates.get((other, name))
-            if other != stage and other_here and other_there and other_here / other_there < gain:
-                yield f"a {pool.device} does {gain:.3g} times a {name}'s {stage}, but {other_here / other_there:.3g} times its {other}"
+            if other != stage and (other, here) in rates and (other, name) in rates:
+                others_gain = rates[other, here] / rates[other, name]
+                if others_gain < gain:
+                    yield gain / others_gain, gain, name, other, others_gain
 
 
 def _hosted_on(device: str, found: Found) -> Sequence[str]:

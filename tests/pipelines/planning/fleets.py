@@ -1,6 +1,6 @@
 """Fleets to plan for: a few types of device, two models, and a search over all plans of a small fleet that knows no solver's tricks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 
@@ -69,20 +69,30 @@ def with_slo(each: RequestClass, **bounds: float) -> RequestClass:
 
 
 def best_by_trying_all(fleet: Fleet, rules: Rules, columns: Sequence[Column]) -> float:
-    """The highest rate of all numbers of replicas that fit onto the devices, each shared out by a linear program of its own. The times of
-    several stages are not looked at: for fleets whose bounds are each on one stage."""
-    most = [
-        int(next(device.count for device in fleet.devices if device.name == column.device) / column.fraction)
-        for column in columns
+    """The highest rate of all ways to fill the devices, each shared out by a linear program of its own. The times of several stages are not
+    looked at: for fleets whose bounds are each on one stage."""
+    filled = [
+        list(_filled([at for at, column in enumerate(columns) if column.device == device.name], columns, float(device.count)))
+        for device in fleet.devices
     ]
-    return max(
-        (
-            _rate(fleet, rules, columns, counts)
-            for counts in product(*(range(count + 1) for count in most))
-            if _fits(fleet, rules, columns, counts)
-        ),
-        default=0.0,
-    )
+    found = 0.0
+    for chosen in product(*filled):
+        counts = [sum(each.count(at) for each in chosen) for at in range(len(columns))]
+        if _fits(fleet, rules, columns, counts):
+            found = max(found, _rate(fleet, rules, columns, counts))
+    return found
+
+
+def _filled(indexes: Sequence[int], columns: Sequence[Column], room: float) -> Iterator[tuple[int, ...]]:
+    """All ways to take columns until none of the rest fits: with fewer no rate is higher."""
+    if not indexes:
+        yield ()
+        return
+    first, rest = indexes[0], indexes[1:]
+    most = int(room / columns[first].fraction)
+    for count in range(most + 1) if rest else [most]:
+        for others in _filled(rest, columns, room - count * columns[first].fraction):
+            yield (first,) * count + others
 
 
 def _fits(fleet: Fleet, rules: Rules, columns: Sequence[Column], counts: Sequence[int]) -> bool:

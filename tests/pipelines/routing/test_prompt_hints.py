@@ -1,20 +1,11 @@
 """Prompts that begin alike have hints in common, and no others do."""
 
-from dataclasses import dataclass
-
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.routing.prompt_hints import BLOCK_TOKENS, MAX_BLOCKS, prompt_hints
 
 TOKENS = st.lists(st.integers(0, 3), max_size=4 * BLOCK_TOKENS)
-
-
-@dataclass(frozen=True)
-class Image:
-    offset: int
-    length: int
-    name: str
 
 
 @given(TOKENS, TOKENS)
@@ -39,10 +30,10 @@ def test_another_salt_or_another_image_has_other_hints_from_there_on() -> None:
     tokens = [7] * 4 * BLOCK_TOKENS
     plain = prompt_hints("salt", tokens)
     assert not set(plain) & set(prompt_hints("other salt", tokens))
-    cat, dog = (prompt_hints("salt", tokens, [Image(BLOCK_TOKENS + 3, 10, name)]) for name in ("cat", "dog"))
+    cat, dog = (prompt_hints("salt", tokens, [(BLOCK_TOKENS + 3, 10, name)]) for name in ("cat", "dog"))
     assert cat[0] == dog[0] == plain[0]
     assert not set(cat[1:]) & set(dog[1:])
-    moved = prompt_hints("salt", tokens, [Image(BLOCK_TOKENS + 4, 10, "cat")])
+    moved = prompt_hints("salt", tokens, [(BLOCK_TOKENS + 4, 10, "cat")])
     assert not set(cat[1:]) & set(moved[1:])
 
 

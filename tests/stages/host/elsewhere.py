@@ -1,12 +1,31 @@
 """Stages elsewhere, without a cluster: a `StageCaller` over another host, in the test's hands."""
 
 import asyncio
+from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 from stages.contract.errors import TriptychError
 from stages.contract.item import Item, Reply
 from stages.host.deadlines import remaining_s, too_late
 from stages.host.host import StageHost
+
+
+class PoolsElsewhere:
+    """Of each pool a host, by its name; `asked` is the one that calls go to. It knows which there are, and receipts name them."""
+
+    def __init__(self, **hosts: StageHost) -> None:
+        self.hosts = hosts
+        self.asked = next(iter(hosts))
+        self.num_calls = 0
+
+    def pools(self, stage: str) -> Collection[str]:
+        return self.hosts
+
+    async def call(self, stage: str, item: Item[Any]) -> Reply[Any]:
+        self.num_calls += 1
+        reply = await self.hosts[self.asked].call(stage, item)
+        return replace(reply, receipt=replace(reply.receipt, pool=self.asked))
 
 
 class Elsewhere:

@@ -85,7 +85,9 @@ def virtual(
     speed = Speed(STEP, limits.max_items, limits.max_cost)
     if is_one_shot:
         return VirtualOneShotEngine(clock, 0, "stage", limits, LINE, device, speed)
-    return VirtualIterativeEngine(clock, 0, "stage", limits, LINE, device, speed, chunk=CHUNK, is_contested=True, folds=folds)
+    return VirtualIterativeEngine(
+        clock, 0, "stage", limits, LINE, device, speed, chunk=CHUNK, is_contested=True, is_shared=True, folds=folds
+    )
 
 
 def piece_of(one: Given, told: Callable[[Piece, Ended], None]) -> Piece:
