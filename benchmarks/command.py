@@ -18,11 +18,21 @@ QUICK_RESULTS = ROOT / ".triptych" / "quick-benchmarks"
 def start(description: str | None) -> bool:
     """Reads the command line, and says whether the run is to be quick. From then on SIGTERM ends it as Ctrl-C does, so that no
     server outlives it."""
+    return bool(started(described(description)).quick)
+
+
+def described(description: str | None) -> argparse.ArgumentParser:
+    """To add more to, where a benchmark may be told more."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a smoke run: its numbers mean nothing, and are not kept")
-    quick = bool(parser.parse_args().quick)
+    return parser
+
+
+def started(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """As `start`, with all that was told."""
+    given = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    return quick
+    return given
 
 
 def results_folder(*, quick: bool) -> Path:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from benchmarks.command import results_folder, start, tell
+from benchmarks.command import described, results_folder, started, tell
 from benchmarks.fleet.live_cluster import Nodes, three_nodes
 from benchmarks.fleet.live_sides import OURS, SIDES, Ask, settled, side
 from benchmarks.fleet.mixes import LOAD, NUM_REQUESTS, SPEEDS, Mix, mixes
@@ -32,7 +32,7 @@ from pipelines.planning.simulation.simulation import simulate
 from stages.contract.item import StageReceipt
 
 MAX_RATE = 100.0  # a second; more tells nothing more
-PART_OF_HOPS = 0.3  # what is asked of the machine beside what it can do
+PART_OF_HOPS = 0.2  # what is asked of the machine beside what it can do
 HOPS, HOPS_AT_ONCE = 1_500, 24
 SETTLING, SETTLING_AT_ONCE = 300, 24
 
@@ -55,10 +55,12 @@ class Found:
 
 
 def main() -> None:
-    quick = start(__doc__)
+    parser = described(__doc__)
+    parser.add_argument("--requests", type=int, default=NUM_REQUESTS, help="for each mix and side")
+    given = started(parser)
+    quick, count = given.quick, 200 if given.quick else given.requests
     with three_nodes(tuple(SPEEDS)) as nodes:
         rate = asyncio.run(_rate(nodes))
-        count = 400 if quick else NUM_REQUESTS
         tell(f"asking {rate:.0f} times a second, {count} requests a mix and side")
         asked = mixes(rate, count)
         found = [_measured(name, mix, nodes) for mix in asked for name in SIDES]
