@@ -17,6 +17,7 @@ from pipelines.commands import remembered
 from pipelines.commands.console import DEFAULT_CONFIG, ConfigPath, errors
 from pipelines.commands.explain import explain
 from pipelines.commands.plan import plan
+from pipelines.commands.profile import profile
 from pipelines.settings.cautions import cautions, unreachable
 from pipelines.settings.config import INGRESS
 from pipelines.settings.config_file import ServeFile, load, serve_document
@@ -31,6 +32,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 
 app.add_typer(remembered.app, name="cache")
 app.command()(plan)
+app.command()(profile)
 app.command()(explain)
 
 Host = Annotated[str | None, typer.Option(help="overrides http_options.host")]

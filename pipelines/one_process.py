@@ -6,6 +6,7 @@ decides otherwise: placement is all that differs.
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from cache.tiered import TieredCache
 from pipelines.client import LocalStageClient
@@ -22,6 +23,7 @@ from stages.host.host import StageHost
 from stages.host.loading import load_into
 from stages.host.registry import StageSpec
 from stages.images.pixel_budget import pixels_of_this_process
+from stages.profiles.profile_files import Profiles, read_profiles
 
 
 class LocalDirectory:
@@ -63,9 +65,10 @@ async def one_process(
     pages = _cache(config.cache.kv.memory_bytes, kv_redis_url, in_runs=True) if config.cache.kv is not None else None
     host = StageHost(cache=cache, pages=pages, replica="local")
     specs, threads = list(stage_specs(config).values()), Threads.new()
+    profiles = read_profiles(Path(config.profiles)) if config.profiles else Profiles()
     try:
         for spec in specs:
-            load_into(host, spec)
+            load_into(host, spec, profiles)
         yield Triptych(config, LocalStageClient(host), LocalDirectory(specs, host), threads)
     finally:
         threads.close()

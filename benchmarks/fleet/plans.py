@@ -29,7 +29,6 @@ def stages() -> tuple[Stage, ...]:
             cost.name,
             cost.is_iterative,
             chunk=CHUNK,
-            has_one_key=cost.name not in ("paint.denoiser", "paint.vae_decoder"),
             remembers=200 if cost.name in ("chat.llm", "chat.vision_encoder") else 0,
         )
         for cost in STAGES

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -36,6 +37,7 @@ from stages.host.host import StageHost
 from stages.host.loading import load_into
 from stages.host.makers import StageCaller
 from stages.host.packed_item import PackedItem, unpacked
+from stages.profiles.profile_files import Profiles, read_profiles
 
 REPORT_PERIOD_S = 1.0
 REPORT_UNCHANGED_S = 10.0  # well within what the table takes for a sign of life
@@ -60,9 +62,10 @@ class StageReplica:
             torch_threads=threads,
             elsewhere=elsewhere,
         )
+        profiles = read_profiles(Path(spec.profiles)) if spec.profiles else Profiles()
         for stage in spec.stages:
             with time_limit(stage.max_load_s, f"loading {stage.name}", "models.*.*.max_load_s"):
-                loaded = load_into(self._host, stage)
+                loaded = load_into(self._host, stage, profiles)
             seconds, device = time.monotonic() - began, loaded.stage.device
             log.info("%s loaded from %s on %s in %s, in %.1f s", stage.name, stage.source, device, loaded.dtype, seconds)
         self._reporting: asyncio.Task[None] | None = None

@@ -41,7 +41,8 @@ def weights(name: int, seeds: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 def owners(name: int, seeds: NDArray[np.uint64], how_many: int = 1) -> Sequence[int]:
     """Places in `seeds`: of the owner, and of those that would own it next, at most so many."""
-    heavy = weights(name, seeds)
-    if how_many == 1 and len(seeds):
-        return (int(heavy.argmax()),)
-    return [int(at) for at in np.argsort(heavy)[::-1][:how_many]]
+    heavy, found = weights(name, seeds), []
+    for _ in range(min(how_many, len(seeds))):
+        found.append(int(heavy.argmax()))
+        heavy[found[-1]] = 0
+    return found

@@ -156,8 +156,13 @@ def _entries(value: Any) -> Mapping[Any, Any] | None:
     if isinstance(value, Mapping):
         return value
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return {entry.get("name", at) if isinstance(entry, Mapping) else at: entry for at, entry in enumerate(value)}
+        return {_called(entry, at): entry for at, entry in enumerate(value)}
     return None
+
+
+def _called(entry: Any, at: int) -> Any:
+    """An entry of a list, by the name of what it is about, or by its place."""
+    return entry.get("name", entry.get("deployment", at)) if isinstance(entry, Mapping) else at
 
 
 def _asked_by(document: Document) -> set[str]:

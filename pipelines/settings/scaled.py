@@ -64,8 +64,8 @@ def is_scaled(placed: DeploymentConfig) -> bool:
 
 
 def scaler_settings(config: AppConfig, hosts: Mapping[str, str]) -> ScalerSettings:
-    """`hosts`: deployment -> application."""
-    pools = tuple(_pool(name, placed, config, hosts[name]) for name, placed in config.placement().items())
+    """`hosts`: deployment -> application. The same for the same deployments, in whatever order the file has them."""
+    pools = tuple(_pool(name, placed, config, hosts[name]) for name, placed in sorted(config.placement().items()))
     device, devices = _takes(config.ingress, config)
     taken = {device: devices * config.ingress.num_replicas} if device != CPU else {}
     return ScalerSettings(pools=pools, scaling=config.scaling, taken=taken)

@@ -10,7 +10,6 @@ average, over their number.
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 
@@ -155,15 +154,3 @@ class Speed:
         if waiting >= rows:
             waits_s += waiting // rows * seconds(rows * each)
         return Ahead(self.factor * waits_s, waiting % rows * each, math.inf)
-
-
-def beside_s(own_s: float, others_s: Iterable[float]) -> float:
-    """How long work takes that has `own_s` of a device which others need, too, for so long each: they take turns, and nobody waits for
-    more than is left of the others."""
-    return own_s + math.fsum(min(own_s, other) for other in others_s)
-
-
-def rate_of_all(rates: Iterable[float]) -> float:
-    """Items a second, of which each passes stages that share one device and alone would do these rates."""
-    seconds = math.fsum(1 / rate for rate in rates)
-    return 1 / seconds if seconds else math.inf

@@ -170,10 +170,13 @@ class StageHost:
         now, due = asyncio.get_running_loop().time, item.pace_s if math.isinf(item.pace_s) else 0.0
         try:
             await self._begin(submission, feed)
+            has_begun = False
             while True:
                 events = await feed.take(due - now())
                 due = now() + item.pace_s
-                telling.began(item)
+                if not has_begun:
+                    has_begun = True
+                    telling.began(item)
                 if isinstance(events[-1], StreamEnd):
                     telling.ended(item, time.monotonic())
                 yield events

@@ -113,6 +113,15 @@ def load(spec: StageSpec, kinds: Kinds = KINDS) -> LoadedStage:
     return on_passing_thread(lambda: _loaded(spec, kinds))
 
 
+def memory_needs(spec: StageSpec, kinds: Kinds = KINDS) -> tuple[int, int]:
+    """Bytes of its weights, and of what is taken at load for each of its rows (an LLM's slots), as its files tell. Raises
+    `ConfigurationError`."""
+    kind, part = _kind(spec, kinds), _part(spec, kinds)
+    weights = weights_need(part.checkpoint.folder, part.files, part.options.dtype, kind.files.holds)
+    slots = next((need.num_bytes for need in kind.needs(part)), 0)
+    return weights.num_bytes, slots // spec.batch.max_items
+
+
 def prepare(spec: StageSpec, kinds: Kinds = KINDS) -> None:
     """What loading the part will need on this machine's disk: its files, and what it makes of them there. Raises
     `ConfigurationError`."""

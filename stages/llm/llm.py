@@ -282,7 +282,7 @@ class Llm:
 
     def rest(self, row: LlmRow) -> Work:
         """Of its prompt, and of the answer as far as others tell how long that will be."""
-        if row.foreseen <= row.num_generated:
+        if row.foreseen < row.num_generated + 1:
             row.foreseen = self._lengths.expected(row.max_tokens, row.num_generated)
         return answer_work(row.num_waiting, row.foreseen - row.num_generated, self._chunk_tokens)
 

@@ -24,7 +24,9 @@ from stages.contract.errors import Broken
 from stages.contract.item import Item, StageMetrics, StreamEnd
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.stage import Stepped
+from stages.contract.work import Work
 from stages.vision.messages import Embedding, EmbedInput
+from stages.vision.work import EmbeddingWork
 from tests.cluster.fake_stages import UnitEmbedder
 from tests.pipelines.ingress.fakes import EMBED, FakeService
 from tests.pipelines.ingress.surface import server_for
@@ -33,6 +35,7 @@ from tests.stages.fakes import Count, Countdown, CountFrom
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 STAGE = "count"
+WORK = EmbeddingWork(text=Work(77), image=Work(49))
 NEVER_S = 600
 MAX_STEP_S = 2.0
 
@@ -105,7 +108,7 @@ class OverServe(FakeService):
 
     def embed_pipeline(self, model: str) -> EmbedPipeline:
         self.num_asked += 1
-        return ClipEmbedPipeline(model, self._client, threads=self._threads, fingerprint="f", max_pixels=100)
+        return ClipEmbedPipeline(model, self._client, WORK, threads=self._threads, fingerprint="f", max_pixels=100)
 
 
 def lose_device() -> None:

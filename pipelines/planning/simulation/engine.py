@@ -7,18 +7,20 @@ and no routing. Preparing takes no turn here: an item is submitted once it is pr
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Hashable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from enum import Enum
 
 from pipelines.planning.simulation.clock import DEVICE, Clock
 from pipelines.planning.simulation.devices import Device, DeviceTime
 from pipelines.planning.simulation.folding import FoldingScheduler
 from stages.contract.cost import Speed
+from stages.contract.engine import Load
 from stages.contract.item import DEFAULT_TENANT
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.stage import Share
 from stages.contract.work import Work
+from stages.engine.scheduling.learned_speed import LearnedSpeed, MeasuredSteps
 from stages.engine.scheduling.scheduler import Batch, Entry, OneShotScheduler, Scheduler
 from stages.llm.prefill import share_budget
 
@@ -34,7 +36,8 @@ class Ended(Enum):
 @dataclass(slots=True, eq=False)
 class Piece:
     """One item in an engine. `amount`: of one step; `prompt`, `steps`: what is left. `expected`: what was foreseen of all of it.
-    `ended`: is told how. `first_at`: when its first step (an LLM's first token) was done."""
+    `ended`: is told how. `first_at`: when its first step (an LLM's first token) was done. `expected_s`: how long it was expected to take
+    when it was submitted."""
 
     id: str
     amount: float
@@ -48,22 +51,8 @@ class Piece:
     tenant: str = DEFAULT_TENANT
     request: str = ""
     first_at: float = math.inf
-    is_waiting: bool = True
-    read: float = 0.0  # of its prompt
-    num_reads: int = 0
-    all_steps: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.all_steps = self.steps
-
-    def left(self) -> tuple[float, float]:
-        """Amount and steps, of what was foreseen; of what takes longer than that one step is always left."""
-        num_done = self.all_steps - self.steps
-        if self.num_reads and not self.prompt:  # its first token came with the last of its prompt
-            num_done -= 1
-        steps = self.expected.steps - num_done - self.num_reads
-        amount = self.expected.amount - num_done * self.amount - self.read
-        return (max(0.0, amount), steps) if steps >= 1 else (max(amount, self.amount), 1.0)
+    submitted_at: float = 0.0
+    expected_s: float | None = None
 
 
 class VirtualEngine(ABC):
@@ -72,84 +61,66 @@ class VirtualEngine(ABC):
     def __init__(
         self, clock: Clock, who: int, scheduler: Scheduler[Piece], device: Device, speed: Speed, chunk: int = 1
     ) -> None:
+        """`speed`: as it really is, whatever the scheduler knows of it."""
         self._clock, self._who, self._scheduler, self._device = clock, who, scheduler, device
         self._time = DeviceTime(device, speed)
         self._chunk = chunk
         self._is_busy = self._is_dead = False
-        self._amount = self._steps = 0.0  # expected, of all that has yet to start
-        self.num_items = 0
 
     def submit(self, piece: Piece) -> None:
         """It is prepared. What runs goes on to the end of its step. Raises `QueueFull`."""
         self._catch_up()
+        now, cost = self._clock.now, self._cost(piece)
+        foreseen, load = self._scheduler.speed.foreseen(cost, piece.expected), self._scheduler.load(now)
         self._scheduler.add(
             Entry(
                 piece.id,
                 piece,
                 piece.key,
-                self._cost(piece),
+                cost,
                 piece.priority,
                 piece.deadline,
-                arrival=self._clock.now,
+                arrival=now,
                 tenant=piece.tenant,
                 request=piece.request,
+                expected=foreseen,
             )
         )
-        self.num_items += 1
-        self._waits(piece)
+        piece.submitted_at = now
+        if load.speed is not None:
+            piece.expected_s = load.speed.finish_s(foreseen, load.outstanding, load.num_items)
         if self._is_busy:
             self.interrupt()
         else:
             self._device.take(self)
 
-    def outstanding(self) -> Work:
-        """Expected to be left to do, of everything that waits or runs."""
+    def load(self) -> Load:
+        """What the engine tells of itself now."""
         self._catch_up()
-        amount, steps = self._amount, self._steps
-        for piece in self._running():
-            amount_left, steps_left = piece.left()
-            amount += amount_left
-            steps += steps_left
-        return Work(amount, steps)
+        return self._scheduler.load(self._clock.now)
 
     def die(self) -> None:
         """Everything in hand is lost."""
         self._catch_up()
         self._is_dead = True
         for entry in self._scheduler.clear():
-            self._leave(entry.work, Ended.LOST)
+            entry.work.ended(entry.work, Ended.LOST)
 
     def _cost(self, piece: Piece) -> float:
         """Of its next step."""
         return float(min(piece.prompt, self._chunk)) if piece.prompt else piece.amount
 
-    def _leave(self, piece: Piece, how: Ended) -> None:
-        self.num_items -= 1
-        piece.ended(piece, how)
+    def _done(self, pieces: Sequence[Piece]) -> None:
+        now = self._clock.now
+        for piece in pieces:
+            if piece.expected_s is not None:
+                self._scheduler.speed.took(piece.expected_s, now - piece.submitted_at)
+        for piece in pieces:
+            piece.ended(piece, Ended.DONE)
 
     def _expired(self, entries: Sequence[Entry[Piece]]) -> None:
         for entry in entries:
-            if entry.work.is_waiting:
-                self._waits_no_longer(entry.work)
-            self._leave(entry.work, Ended.LATE)
-
-    def _waits(self, piece: Piece) -> None:
-        piece.is_waiting = True
-        amount, steps = piece.left()
-        self._amount += amount
-        self._steps += steps
-
-    def _waits_no_longer(self, piece: Piece) -> None:
-        piece.is_waiting = False
-        if len(self._scheduler.waiting):
-            amount, steps = piece.left()
-            self._amount -= amount
-            self._steps -= steps
-        else:  # and with it what rounding has left
-            self._amount = self._steps = 0.0
-
-    @abstractmethod
-    def _running(self) -> Collection[Piece]: ...
+            entry.work.ended(entry.work, Ended.LATE)
 
     @abstractmethod
     def turn(self) -> None:
@@ -168,13 +139,20 @@ class VirtualOneShotEngine(VirtualEngine):
     """As `OneShotEngine`."""
 
     def __init__(
-        self, clock: Clock, who: int, name: str, batch: BatchLimits, queue: QueueLimits, device: Device, speed: Speed
+        self,
+        clock: Clock,
+        who: int,
+        name: str,
+        batch: BatchLimits,
+        queue: QueueLimits,
+        device: Device,
+        speed: Speed,
+        profile: MeasuredSteps | None,
     ) -> None:
-        self._batches: OneShotScheduler[Piece] = OneShotScheduler(batch, queue, name=name)
+        learned = LearnedSpeed(is_one_shot=True)
+        learned.begin_with(profile)
+        self._batches: OneShotScheduler[Piece] = OneShotScheduler(batch, queue, name=name, speed=learned)
         super().__init__(clock, who, self._batches, device, speed)
-
-    def _running(self) -> Collection[Piece]:
-        return [entry.work for entry in self._batches.running()]
 
     def turn(self) -> None:
         now = self._clock.now
@@ -184,8 +162,6 @@ class VirtualOneShotEngine(VirtualEngine):
         if not self._is_busy:
             self._device.leave()
             return
-        for entry in batch.entries:
-            self._waits_no_longer(entry.work)
         self._time.draw()
         seconds = self._time.step_s(batch.cost)
         self._clock.at(now + seconds, DEVICE, self._who, self._ran, batch, now, seconds)
@@ -198,7 +174,7 @@ class VirtualOneShotEngine(VirtualEngine):
         self._batches.complete([piece.id for piece in pieces], seconds)
         for piece in pieces:
             piece.first_at = self._clock.now
-            self._leave(piece, Ended.DONE)
+        self._done(pieces)
         self._device.pass_on(self)
 
     def interrupt(self) -> None:
@@ -209,7 +185,7 @@ class VirtualOneShotEngine(VirtualEngine):
 
 
 class VirtualIterativeEngine(VirtualEngine):
-    """As `IterativeEngine`. `chunk`: of prompts, so much is read in a step. `is_contested`, `is_shared`: as `FoldingScheduler` has them.
+    """As `IterativeEngine`. `chunk`: of prompts, so much is read in a step. `is_shared`: as `FoldingScheduler` has it.
     `folds`: steps that nobody joins or leaves are taken at once."""
 
     def __init__(
@@ -221,15 +197,15 @@ class VirtualIterativeEngine(VirtualEngine):
         queue: QueueLimits,
         device: Device,
         speed: Speed,
+        profile: MeasuredSteps | None,
         *,
         chunk: int,
-        is_contested: bool,
         is_shared: bool,
         folds: bool = True,
     ) -> None:
-        self._rows: FoldingScheduler[Piece] = FoldingScheduler(
-            batch, queue, name=name, is_contested=is_contested, is_shared=is_shared
-        )
+        learned = LearnedSpeed()
+        learned.begin_with(profile)
+        self._rows: FoldingScheduler[Piece] = FoldingScheduler(batch, queue, learned, name=name, is_shared=is_shared)
         super().__init__(clock, who, self._rows, device, speed, chunk)
         self._folds = folds
         self._batch: Batch[Piece] = Batch()
@@ -239,9 +215,6 @@ class VirtualIterativeEngine(VirtualEngine):
         self._began = self._step_s = 0.0
         self._num_steps = 0  # the one that is under way, and the sure ones after it
         self._serial = 0  # of the event that ends them
-
-    def _running(self) -> Collection[Piece]:
-        return [entry.work for entry in self._rows.running()]
 
     def turn(self) -> None:
         now = self._clock.now
@@ -263,15 +236,10 @@ class VirtualIterativeEngine(VirtualEngine):
         if entry is None:
             return self._make_room(now)
         self._rows.start(entry.id, Share(entry.batch_key, self._cost(entry.work)))
-        self._waits_no_longer(entry.work)
         return True
 
     def _make_room(self, now: float) -> bool:
-        entry = self._rows.preempt(now)
-        if entry is None:
-            return False
-        self._waits(entry.work)
-        return True
+        return self._rows.preempt(now) is not None
 
     def _step(self, now: float) -> None:
         pieces = [entry.work for entry in self._batch.entries]
@@ -304,11 +272,6 @@ class VirtualIterativeEngine(VirtualEngine):
             if (num_steps := max(1, num_ended + is_between)) < self._num_steps:
                 self._num_steps = num_steps
                 self._end_later()
-
-    def _has_read(self, piece: Piece, amount: float) -> None:
-        piece.prompt -= int(amount)
-        piece.read += amount
-        piece.num_reads += 1
 
     def _num_ended(self) -> int:
         """Whole steps since they began. Exact: all times are whole numbers of quanta."""
@@ -343,7 +306,8 @@ class VirtualIterativeEngine(VirtualEngine):
             piece.steps -= num_steps
             if first_at < piece.first_at:
                 piece.first_at = first_at
-        self._rows.repeat(num_steps, self._began, self._step_s)
+        self._batch = Batch(self._rows.repeat(num_steps, self._began, self._step_s))
+        self._amounts = [entry.work.amount for entry in self._batch.entries]
         self._began += num_steps * self._step_s
         self._num_steps -= num_steps
 
@@ -357,7 +321,7 @@ class VirtualIterativeEngine(VirtualEngine):
         for entry, amount in zip(self._batch.entries, self._amounts, strict=True):
             piece = entry.work
             if piece.prompt:
-                self._has_read(piece, amount)
+                piece.prompt -= int(amount)
                 shares[piece.id] = Share(piece.key, self._cost(piece))
                 if piece.prompt:
                     worked[piece.id] = amount
@@ -369,5 +333,4 @@ class VirtualIterativeEngine(VirtualEngine):
                 done.append(piece)
         ids = [entry.id for entry in self._batch.entries]
         self._rows.complete(ids, self._step_s, done={piece.id for piece in done}, shares=shares, worked=worked)
-        for piece in done:
-            self._leave(piece, Ended.DONE)
+        self._done(done)

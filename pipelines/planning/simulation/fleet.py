@@ -12,8 +12,9 @@ from enum import Enum
 
 from pipelines.planning.simulation.clock import quantized
 from pipelines.planning.simulation.devices import NO_NOISE, Noise
-from stages.contract.cost import Speed
+from stages.contract.cost import Speed, StepTimes
 from stages.contract.limits import BatchLimits, QueueLimits
+from stages.engine.scheduling.learned_speed import MeasuredSteps
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +36,12 @@ LONG_LINE = QueueLimits(max_items=100_000)
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """`chunk`: of prompts, so much is read in a step. `has_one_key`: all its items may share a batch. `remembers`: of how many results (of
-    an iterative stage: pages) the names are kept by a replica."""
+    """`chunk`: of prompts, so much is read in a step. `remembers`: of how many results (of an iterative stage: pages) the names are kept by
+    a replica."""
 
     name: str
     is_iterative: bool = False
     chunk: int = 512
-    has_one_key: bool = True
     queue: QueueLimits = LONG_LINE
     prepare: Delay = NO_DELAY
     remembers: int = 0
@@ -49,16 +49,21 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Hosted:
-    """A stage in a pool. `speed`: of one replica there; its bounds are those of its batches. `told`: what its replicas say of it at first,
-    where that is something else."""
+    """A stage in a pool. `speed`: of one replica there, as it really is; its bounds are those of its batches. `profile`: what its replicas
+    suppose before they have seen anything (nothing is said: the truth), `has_profile` unless they have none, and learn it."""
 
     stage: str
     speed: Speed
-    told: Speed | None = None
+    profile: StepTimes | None = None
+    has_profile: bool = True
 
     @property
     def batch(self) -> BatchLimits:
         return BatchLimits(self.speed.max_rows, self.speed.max_amount)
+
+    @property
+    def measured(self) -> MeasuredSteps | None:
+        return MeasuredSteps(self.profile or self.speed.step, self.speed.is_estimate) if self.has_profile else None
 
 
 @dataclass(frozen=True, slots=True)

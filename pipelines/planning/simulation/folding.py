@@ -5,25 +5,29 @@ one. It decides nothing else: `stages/engine/scheduling/scheduler.py` does. The 
 """
 
 import math
+from collections.abc import Sequence
 from typing import TypeVar
 
 from stages.contract.limits import BatchLimits, QueueLimits
-from stages.engine.scheduling.scheduler import Batch, IterativeScheduler
+from stages.contract.work import Work
+from stages.engine.scheduling.fairness import fill_fairly
+from stages.engine.scheduling.learned_speed import LearnedSpeed
+from stages.engine.scheduling.row import Row
+from stages.engine.scheduling.scheduler import Batch, Entry, IterativeScheduler
 from stages.engine.scheduling.urgency import CLOSE, weight
 
 W = TypeVar("W")
 
 
 class FoldingScheduler(IterativeScheduler[W]):
-    """An `IterativeScheduler` that may be told of several steps at once. `is_contested`: whether rows may ever have to take turns at
-    steps; where they may not (one batch key, no bound of cost), nobody asks when one of them is due. `is_shared`: whether several
-    tenants may come; where they may not, nobody asks what one of them has had."""
+    """An `IterativeScheduler` that may be told of several steps at once. `is_shared`: whether several tenants may come; where they may
+    not, nobody asks what one of them has had."""
 
     def __init__(
-        self, batch: BatchLimits, queue: QueueLimits, *, name: str, is_contested: bool = True, is_shared: bool = True
+        self, batch: BatchLimits, queue: QueueLimits, speed: LearnedSpeed, *, name: str, is_shared: bool = True
     ) -> None:
-        super().__init__(batch, queue, name=name)
-        self._is_contested, self._is_shared = is_contested, is_shared
+        super().__init__(batch, queue, name=name, speed=speed)
+        self._is_shared = is_shared
 
     def num_alike(self, batch: Batch[W], began: float, step_s: float, most: int) -> int:
         """How many steps, this one and the next ones, are sure to have the rows of this one, at most `most`, while nothing comes
@@ -56,14 +60,20 @@ class FoldingScheduler(IterativeScheduler[W]):
             default=math.inf,
         )
 
-    def repeat(self, num_steps: int, began: float, step_s: float) -> None:
+    def repeat(self, num_steps: int, began: float, step_s: float) -> Sequence[Entry[W]]:
         """After a step that began then, of which `complete` has yet to be told: so many more like it, each with a `complete` for the
-        one before it."""
-        self._rate.observe(0.0, num_steps * step_s)
+        one before it. The rows of the last one, in its order."""
+        for row in self._rows.values():
+            _work(row, num_steps)
+        amount = sum(row.cost for row in self._rows.values())
+        for _ in range(num_steps):
+            self.speed.observe(amount, step_s)
         if self._is_shared:
             self._charge_each(num_steps, step_s)
-        if self._is_contested:
-            self._have_turns(num_steps, began, step_s)
+        self._have_turns(num_steps - 1, began, step_s)
+        chosen = fill_fairly(self._rows_by_tenant(), self.bound.limits, self._counters)
+        self._have_turns(1, began + (num_steps - 1) * step_s, step_s)
+        return [row.entry for row in chosen]
 
     def _charge_each(self, num_steps: int, step_s: float) -> None:
         """One by one, so that it comes out the same to the last bit."""
@@ -76,13 +86,22 @@ class FoldingScheduler(IterativeScheduler[W]):
         """As `next_batch` has its rows, so many times."""
         for rows in self._rows_by_tenant().values():
             dues = [row.due for row in rows]
-            entries = [row.entry for row in rows]
+            turns = [None if math.isfinite(row.entry.deadline) else 1 / weight(row.entry, began) for row in rows]
             first = self._times[rows[0].tenant]
             for number in range(1, num_steps + 1):
                 now, first = began + number * step_s, min(dues)
-                for at, entry in enumerate(entries):
-                    turn = 1 / weight(entry, now)
-                    dues[at] = min(dues[at], first + turn) + turn
+                for at, turn in enumerate(turns):
+                    turn = turn or 1 / weight(rows[at].entry, now)
+                    due = first + turn
+                    dues[at] = (due if due < dues[at] else dues[at]) + turn
             self._times[rows[0].tenant] = first
             for row, due in zip(rows, dues, strict=True):
                 row.due = due
+
+
+def _work(row: Row[W], num_steps: int) -> None:
+    """As `row.worked` so many times. Amounts are such that sums of them are exact."""
+    steps = Work(num_steps * row.cost, num_steps)
+    row.did, row.left = row.did + steps, row.left - steps
+    if row.left.steps < 1.0:
+        row.left = Work(max(row.cost, row.left.amount), 1.0)

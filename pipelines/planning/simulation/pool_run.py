@@ -124,16 +124,16 @@ class PoolRun:
             stage, now = hosted.stage, self._counted(hosted.stage)
             before, self._seen[stage] = self._seen[stage], now
             num_waiting, waiting = unplaced.get(stage, (0, NO_WORK))
-            backlog = sum((replica.outstanding(stage) for replica in everyone), waiting)
+            told = [replica.load(stage) for replica in everyone]
             loads.append(
                 StageLoad(
                     stage=stage,
-                    speed=hosted.told or hosted.speed,
+                    speed=next((load.speed for load in told if load.speed is not None), None),
                     arriving=(now.num_arrived - before.num_arrived) / passed_s,
                     work=(now.arrived - before.arrived) * (1 / passed_s),
                     leaving=(now.num_left - before.num_left) / passed_s,
-                    backlog=backlog,
-                    num_items=num_waiting + sum(replica.num_items(stage) for replica in everyone),
+                    backlog=sum((load.outstanding for load in told), waiting),
+                    num_items=num_waiting + sum(load.num_items for load in told),
                     after=tuple(Feed(*feed) for feed in after.get(stage, ())),
                 )
             )

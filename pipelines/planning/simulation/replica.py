@@ -9,18 +9,18 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 from pipelines.planning.simulation.clock import ARRIVES, Clock
 from pipelines.planning.simulation.deciders import Place
 from pipelines.planning.simulation.devices import Device
 from pipelines.planning.simulation.engine import Ended, Piece, VirtualEngine
-from pipelines.planning.simulation.fleet import Hosted, Stage, Ways
+from pipelines.planning.simulation.fleet import Stage, Ways
 from pipelines.planning.simulation.names import Names
 from pipelines.planning.simulation.outcome import Outcome, Told
 from pipelines.planning.simulation.workload import Request, Task
-from stages.contract.cost import Speed
+from stages.contract.engine import Load
 from stages.contract.errors import QueueFull
 from stages.contract.news import StageNews
 from stages.contract.work import NO_WORK, Work
@@ -50,7 +50,6 @@ class Counted:
 @dataclass(slots=True)
 class _Stage:
     spec: Stage
-    told: Speed
     engine: VirtualEngine
     names: Names
     counted: Counted = field(default_factory=Counted)
@@ -91,9 +90,8 @@ class Replica:
         self._serial = itertools.count()
         self._number = itertools.count(1)
 
-    def host(self, spec: Stage, hosted: Hosted, engine: VirtualEngine) -> None:
-        told = replace(hosted.told or hosted.speed, is_one_shot=not spec.is_iterative)
-        self._stages[spec.name] = _Stage(spec, told, engine, Names(spec.remembers))
+    def host(self, spec: Stage, engine: VirtualEngine) -> None:
+        self._stages[spec.name] = _Stage(spec, engine, Names(spec.remembers))
 
     @property
     def is_idle(self) -> bool:
@@ -103,25 +101,26 @@ class Replica:
     def stages(self) -> Mapping[str, Counted]:
         return {name: stage.counted for name, stage in self._stages.items()}
 
-    def num_items(self, stage: str) -> int:
-        return self._stages[stage].engine.num_items
-
-    def outstanding(self, stage: str) -> Work:
-        return self._stages[stage].engine.outstanding()
+    def load(self, stage: str) -> Load:
+        return self._stages[stage].engine.load()
 
     def news(self, stage: str) -> StageNews:
         own = self._stages[stage]
+        load, counted = own.engine.load(), own.counted
         return StageNews(
             stage=stage,
             replica=self.place.replica,
             device=self._device_name,
             dtype="float16",
-            speed=own.told,
-            outstanding=own.engine.outstanding(),
-            num_items=own.engine.num_items,
-            failing=own.counted.failing,
+            speed=load.speed,
+            outstanding=load.outstanding,
+            num_items=load.num_items,
+            failing=counted.failing,
             holds=own.names.held,
             number=next(self._number),
+            arrived=counted.arrived,
+            num_arrived=counted.num_arrived,
+            num_left=counted.num_left,
         )
 
     def slow_down(self, slowness: float) -> None:

@@ -173,14 +173,16 @@ class _Simulation:
         device, ask = Device(self._fleet.noise, source, self._window), partial(self._ask, name, who)
         replica = Replica(self._clock, who, place, device, self._fleet.ways, source, self._shared, ask, pool.device)
         for hosted in pool.stages:
-            replica.host(self._stages[hosted.stage], hosted, self._engine(who, hosted, device, len(pool.stages) == 1))
+            replica.host(self._stages[hosted.stage], self._engine(who, hosted, device, len(pool.stages) == 1))
         self._replicas[name] = replica
         return replica
 
     def _engine(self, who: int, hosted: Hosted, device: Device, is_alone: bool) -> VirtualEngine:
-        spec = self._stages[hosted.stage]
+        spec, profile = self._stages[hosted.stage], hosted.measured
         if not spec.is_iterative:
-            return VirtualOneShotEngine(self._clock, who, hosted.stage, hosted.batch, spec.queue, device, hosted.speed)
+            return VirtualOneShotEngine(
+                self._clock, who, hosted.stage, hosted.batch, spec.queue, device, hosted.speed, profile
+            )
         return VirtualIterativeEngine(
             self._clock,
             who,
@@ -189,8 +191,8 @@ class _Simulation:
             spec.queue,
             device,
             hosted.speed,
+            profile,
             chunk=spec.chunk,
-            is_contested=not spec.has_one_key or hosted.speed.max_amount < math.inf,
             is_shared=self._fleet.has_tenants,
             folds=self._folds and is_alone,
         )

@@ -91,13 +91,19 @@ def enlarged(among: Sequence[Column], replicas: Sequence[int]) -> Sequence[int]:
     found = [0] * len(among)
     for column, count in zip(among, replicas, strict=True):
         if count:
-            sisters = [(sum(other.rows), -at) for at, other in enumerate(among) if _replaces(other, column)]
+            sisters = [
+                (sum(other.rows), -at)
+                for at, other in enumerate(among)
+                if other.fraction == column.fraction and covers(other, column)
+            ]
             found[-max(sisters)[1]] += count
     return found
 
 
-def _replaces(larger: Column, column: Column) -> bool:
-    return larger.kind[:3] == column.kind[:3] and larger.serves >= column.serves and larger.is_at_least(column)
+def covers(larger: Column, column: Column) -> bool:
+    """Whether it does the same, of a part of the device that may be larger, in batches that may be."""
+    is_same = (larger.device, larger.stages) == (column.device, column.stages)
+    return is_same and larger.serves >= column.serves and larger.is_at_least(column)
 
 
 def maximal(found: Sequence[Column]) -> Sequence[Column]:

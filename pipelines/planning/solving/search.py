@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from pipelines.planning.fleet import Device, Fleet, Rules
 from pipelines.planning.solving.columns import Column, columns, distinct, spans, useful
-from pipelines.planning.solving.fitting import enlarged, fitted, likeliest, maximal, split
+from pipelines.planning.solving.diving import dive
+from pipelines.planning.solving.fitting import covers, enlarged, fitted, likeliest, maximal, split
 from pipelines.planning.solving.limits import Limit, limits
 from pipelines.planning.solving.program import Asked, Goal, Solution, Written, relaxed, solved, written
 from pipelines.planning.solving.times import Times, longest, narrowed, stretched, total, ways
@@ -87,7 +88,7 @@ class Search:
         best: Found | None = None
         for at in sorted(range(len(tried)), key=lambda at: -values[at]):
             closes = self._closes(tried[at])
-            best, other = self._searched(maximal(narrow[at]), best, scale, bound)
+            best, other = self._searched(narrow[at], best, scale, bound)
             if not closes:
                 bound = self._tighter(bound, other)
             if not closes or self._is_done(best, bound) or self._is_nearly_over():
@@ -107,18 +108,24 @@ class Search:
     def _relaxed(self, among: Sequence[Column], scale: float) -> Solution | None:
         return relaxed(written(self.fleet, self.rules, among, self.asked, scale=scale), self.asked)
 
-    def _searched(self, among: Sequence[Column], best: Found | None, scale: float, bound: float) -> tuple[Found | None, float]:
+    def _searched(
+        self, narrow: Sequence[Column], best: Found | None, scale: float, bound: float
+    ) -> tuple[Found | None, float]:
         """What is better than `best`, else that; and the bound of these columns. First among the few that the relaxation likes most: then
         the solver finds in a second what it may not find among all in a minute."""
+        among = maximal(narrow)
         relaxation = self._relaxed(among, scale)
         if relaxation is None:
             return best, self._loosest()
         for most in (*ROUNDS, len(among)):
             few = likeliest(among, relaxation, most)
+            if best is None:
+                dived = dive(self.fleet, self.rules, few, self.asked, scale, self._is_nearly_over)
+                best = None if dived is None else self._shared(few, narrow, dived, scale)
             program = written(self.fleet, self.rules, few, self.asked, scale=scale, at_least=self._at_least(best))
             solution = self._solved(program)
             if solution is not None:
-                best = self._better(best, self._shared(few, among, [round(count) for count in solution.replicas], scale))
+                best = self._better(best, self._shared(few, narrow, [round(count) for count in solution.replicas], scale))
             if len(few) == len(among):
                 return best, relaxation.bound if solution is None else solution.bound
             if self._is_done(best, bound) or self._is_nearly_over():
@@ -174,7 +181,7 @@ class Search:
 
     def _shared(self, few: Sequence[Column], among: Sequence[Column], replicas: Sequence[int], scale: float) -> Found | None:
         """With these replicas at the most; None: they don't do."""
-        replicas = enlarged(few, replicas)
+        few, replicas = self._whole(few, enlarged(few, replicas), among)
         first = self._fixed(few, replicas, scale)
         if first is None:
             return None
@@ -189,6 +196,25 @@ class Search:
         is_rate = self.asked.goal is Goal.RATE
         value = shared.rate if is_rate else cost_per_hour(self.fleet, chosen, counts)
         return Found(chosen, counts, shared, value, among)
+
+    def _whole(
+        self, few: Sequence[Column], replicas: Sequence[int], among: Sequence[Column]
+    ) -> tuple[Sequence[Column], Sequence[int]]:
+        """With one replica on a whole device for as many as fill one, where the stages can still be on as many nodes: its weights are there
+        once, and its batches are as quick as the device."""
+        columns, counts = list(few), list(replicas)
+        wanted = wanted_replicas(self.fleet, self.rules)
+        for at, column in enumerate(few):
+            whole = next((other for other in among if other.fraction == 1 > column.fraction and covers(other, column)), None)
+            devices = int(counts[at] * column.fraction)
+            if whole is None or not devices:
+                continue
+            tried = [*counts, devices]
+            tried[at] -= int(devices / column.fraction)
+            more = [*columns, whole]
+            if all(spread(self.fleet.devices, more, tried, stage) >= wanted[stage] for stage in column.stages):
+                columns, counts = more, tried
+        return columns, counts
 
     def _fixed(self, among: Sequence[Column], replicas: Sequence[int], scale: float) -> Solution | None:
         between = [(count, count) for count in replicas]

@@ -120,7 +120,7 @@ class SamplerMenu:
             return 2 * (steps - skipped_steps) - 1
         more = 0
         if sampler.scheduler == "PNDMScheduler":
-            more = 1 if self.settings_for(sampler).get("skip_prk_steps") else 9
+            more = min(1, steps - 1) if self.settings_for(sampler).get("skip_prk_steps") else 9
         return steps + more - skipped_steps
 
     def choose(self, name: str | None) -> Sampler:

@@ -270,6 +270,14 @@ def test_parts_of_a_device_are_used_where_whole_ones_would_be_wasted() -> None:
     assert sum(pool.fraction * pool.replicas for pool in found.pools) <= 1
 
 
+def test_no_device_is_shared_by_parts_that_are_all_the_same() -> None:
+    """Two halves would hold the weights twice."""
+    found = plan(fleet((replace(L4, count=5, memory_bytes=80 * GIB),), (CHAT,), (SEE, LLM)), Rules(), patience=PATIENT)
+    for use in found.devices:
+        for _, names in use.layouts:
+            assert len(names) == 1 or len(set(names)) > 1
+
+
 def test_images_that_are_remembered_are_not_encoded() -> None:
     """Nothing is visited that has nothing to do, and its time counts for no bound."""
     remembered = replace(CHAT, demands=(Demand(SEE, IMAGE, 0.0), Demand(LLM, ANSWER, 1.0, PROMPT)))

@@ -235,6 +235,18 @@ def test_a_change_of_a_pool_restarts_no_other(before: AppConfig, after: AppConfi
     assert effects(before, after) == expected
 
 
+def test_what_changes_of_pools_is_told_by_their_names_and_their_order_is_no_change() -> None:
+    def told(before: AppConfig, after: AppConfig) -> dict[str, tuple[str, ...]]:
+        now, wanted = ([app.document({}) for app in applications(given, APP)] for given in (before, after))
+        return {change.deployment: change.settings for change in changes(now, wanted)}
+
+    one = config(large=LARGE, eyes=EYES)
+    two, turned = config(large=LARGE, eyes=EYES, more=EYES), config(more=EYES, eyes=EYES, large=LARGE)
+    assert told(one, two)["large"] == ("user_config.elsewhere.m.vision_encoder.more",)
+    assert "user_config.stages.m.vision_encoder.more" in told(one, two)["ingress"]
+    assert told(two, turned) == {}
+
+
 def test_who_needs_a_pools_stage_is_told_of_it_once_it_is_there_and_before_it_goes() -> None:
     one, two = config(large=LARGE, eyes=EYES), config(large=LARGE, other_eyes=EYES)
     now, wanted = ([app.document({}) for app in applications(given, APP)] for given in (one, two))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.contract.cost import Ahead, Speed, StepTimes, beside_s, rate_of_all
+from stages.contract.cost import Ahead, Speed, StepTimes
 from stages.contract.work import NO_WORK, Work
 
 TIMES = StepTimes(((1.0, 0.010), (16.0, 0.025), (256.0, 0.265)))  # 9 ms, and 1 ms for each unit
@@ -147,10 +147,3 @@ def test_the_rate_is_that_of_full_steps() -> None:
     assert rows(max_rows=4).rate(Work(10, 10)) == pytest.approx(4 / (10 * TIMES.seconds(4)))
     assert batches(max_rows=8, max_amount=35).rate(Work(10)) == pytest.approx(3 / TIMES.seconds(30))
     assert batches(max_rows=8, max_amount=5).rate(Work(10)) == pytest.approx(1 / TIMES.seconds(10))
-
-
-def test_stages_that_share_a_device_take_turns() -> None:
-    assert beside_s(2.0, []) == 2.0
-    assert beside_s(2.0, [1.0, 5.0]) == 2.0 + 1.0 + 2.0
-    assert rate_of_all([4.0, 4.0]) == 2.0
-    assert rate_of_all([]) == math.inf

@@ -38,10 +38,10 @@ def test_the_stages_answer_what_the_reference_answers() -> None:
         image.save(out, "PNG")
         part = ImagePart(out.getvalue(), *image.size, "x")
         prompt = prompts.build([Message("user", (part, TextPart(question)))])
-        ((offset, length, _),) = prompt.images
+        (placed,) = prompt.images
         recipe: Recipe[VisionFeatures] = Recipe(str(len(work)), "demo.vision_encoder", EncodeImage(part.data, 1_000_000))
         results[recipe.name] = encoder.run([encoder.prepare(EncodeImage(part.data, 1_000_000), NO_INPUTS)])[0]
-        spans = (ImageSpan(offset, length, recipe),)
+        spans = (ImageSpan(placed.offset, placed.length, recipe),)
         work.append((0, Generate(prompt.token_ids, Sampling(max_tokens=28, temperature=0.0), spans)))
     reference = Answerer(Path(str(projector.folder)).parent, torch.device("cpu")).answer(images, questions)
     assert [answer.text.strip() for answer in drive(llm, work, results=results)] == reference

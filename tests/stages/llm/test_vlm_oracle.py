@@ -47,7 +47,7 @@ class Parts:
 
     def generate(self, asked: Asked, **more: Any) -> Generate:
         prompt = self.prompts.build([asked.message])
-        spans = tuple(ImageSpan(offset, length, self.see(part.data)) for offset, length, part in prompt.images)
+        spans = tuple(ImageSpan(placed.offset, placed.length, self.see(placed.image.data)) for placed in prompt.images)
         sampling = Sampling(max_tokens=asked.max_tokens, temperature=0.0, logprobs=0)
         return Generate(prompt.token_ids, sampling, spans, **more)
 

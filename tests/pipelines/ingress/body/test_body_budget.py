@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import httpx
 import numpy as np
@@ -246,7 +247,7 @@ LIMITS = LimitsConfig(body_bytes=250_000, body_bytes_in_flight=250_000)
 
 def kept_with(max_wait_s: float) -> Kept:
     kept = Kept.new(IngressSettings(limits=LIMITS))
-    return Kept(kept.metrics, kept.images, kept.threads, BodyBudget(body_bytes_in_flight(LIMITS), max_wait_s=max_wait_s))
+    return replace(kept, bodies=BodyBudget(body_bytes_in_flight(LIMITS), max_wait_s=max_wait_s))
 
 
 async def in_chunks(body: bytes) -> AsyncIterator[bytes]:

@@ -84,9 +84,9 @@ def virtual(
     device = Device(Noise(sigma), random.Random(1), (0.0, float("inf")))
     speed = Speed(STEP, limits.max_items, limits.max_cost)
     if is_one_shot:
-        return VirtualOneShotEngine(clock, 0, "stage", limits, LINE, device, speed)
+        return VirtualOneShotEngine(clock, 0, "stage", limits, LINE, device, speed, None)
     return VirtualIterativeEngine(
-        clock, 0, "stage", limits, LINE, device, speed, chunk=CHUNK, is_contested=True, is_shared=True, folds=folds
+        clock, 0, "stage", limits, LINE, device, speed, None, chunk=CHUNK, is_shared=True, folds=folds
     )
 
 

@@ -7,14 +7,14 @@ from stages.contract.limits import BatchLimits
 from tests.pipelines.planning.simulation.loads import Given, ends, loads
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(loads())
 def test_folded_steps_end_when_unfolded_ones_do(load: list[Given]) -> None:
     for limits in (BatchLimits(4), BatchLimits(3, 5.0)):
         assert ends(load, limits=limits) == ends(load, limits=limits, folds=False)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(loads(max_items=25))
 def test_folded_steps_draw_the_same_noise(load: list[Given]) -> None:
     limits = BatchLimits(4)

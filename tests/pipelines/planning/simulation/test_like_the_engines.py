@@ -167,14 +167,14 @@ def really(load: Sequence[Given], limits: BatchLimits, *, is_one_shot: bool = Fa
     return world.run()
 
 
-@settings(max_examples=40, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=20, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(loads())
 def test_rows_end_when_the_real_engine_ends_them(load: list[Given]) -> None:
     for limits in (BatchLimits(4), BatchLimits(3, 20.0)):
         assert ends(load, limits=limits) == really(load, limits)
 
 
-@settings(max_examples=40, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=20, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(loads(prompts=False, max_items=25))
 def test_batches_end_when_the_real_engine_ends_them(load: list[Given]) -> None:
     for limits in (BatchLimits(4), BatchLimits(3, 5.0)):

@@ -54,11 +54,11 @@ def test_a_request_alone_takes_its_ways_and_its_batch() -> None:
 
 def test_one_server_has_the_waits_of_queueing_theory() -> None:
     """M/D/1: Pollaczek and Khinchine."""
-    rate, seconds = 7.0, 0.1
-    result = simulate(encoders(pool("one", one_shot(seconds))), images(islice(poisson(rate, 1), 10_000)), OwnRouter)
+    rate, seconds = 5.0, 0.1
+    result = simulate(encoders(pool("one", one_shot(seconds))), images(islice(poisson(rate, 1), 4_000)), OwnRouter)
     load = rate * seconds
-    assert result.figures().mean_s == pytest.approx(seconds + load * seconds / (2 * (1 - load)), rel=0.08)
-    assert result.by_device()["one"].utilisation == pytest.approx(load, rel=0.03)
+    assert result.figures().mean_s == pytest.approx(seconds + load * seconds / (2 * (1 - load)), rel=0.05)
+    assert result.by_device()["one"].utilisation == pytest.approx(load, rel=0.05)
 
 
 def test_an_llms_row_reads_its_prompt_in_chunks_and_then_makes_a_token_a_step() -> None:
@@ -181,7 +181,7 @@ def test_the_same_seed_gives_the_same_run() -> None:
     assert runs[0].requests != runs[2].requests
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.randoms(use_true_random=False), st.integers(0, 1000))
 def test_every_request_ends_once_whatever_happens(source: random.Random, seed: int) -> None:
     incidents = tuple(
