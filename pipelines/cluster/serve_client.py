@@ -90,7 +90,7 @@ class ServeStageClient:
             self._meet(visit.stage)
         left_s = deadline - time.time()
         ranked = [self._ranked(visit.stage, Wanted(visit.work, visit.hints, visit.name, priority, left_s)) for visit in visits]
-        known = [visit for visit in ranked if visit is not None]
+        known = [visit for visit in ranked if visit is not None and visit.is_known]
         refusal = admit(forecast(known, self._admission), left_s, priority=priority, settings=self._admission)
         if refusal is not None:
             stages = ", ".join(visit.stage for visit in visits)
@@ -184,7 +184,7 @@ class ServeStageClient:
         self._meet(first.stage)
         made = self._ranked(first.stage, Wanted(first.work, name=hint(first.name), priority=item.priority))
         parts = tuple(hint(recipe.name) for recipe in recipes)
-        part_s = made.finish_s / len(parts) if made is not None else 0.0
+        part_s = made.finish_s / len(parts) if made is not None and made.is_known else 0.0
         return replace(wanted, hints=replace(wanted.hints, parts=parts, part_s=part_s))
 
     def _meet(self, stage: str) -> Sequence["_Pool"]:
@@ -244,10 +244,10 @@ def _told(receipt: StageReceipt, route: Route, pool: str) -> StageReceipt:
     return replace(
         receipt,
         pool=pool,
-        expected_s=ranked.finish_s,
+        expected_s=ranked.finish_s if ranked.is_known else None,
         runner_up=other.replica if other is not None else None,
         runner_up_pool=other.pool.partition("#")[2] if other is not None else None,
-        runner_up_s=ranked.runner_up_s,
+        runner_up_s=ranked.runner_up_s if ranked.is_known else None,
         remembered=ranked.remembered,
         reasons=ranked.reasons,
     )

@@ -87,9 +87,9 @@ def _where(stage: Json) -> str:
 def _reasons(stage: Json) -> Iterator[str]:
     took_s = stage.get("queue_s", 0.0) + stage.get("run_s", 0.0)
     expected_s = stage.get("expected_s")
-    if expected_s is None:
+    if expected_s is None and not stage.get("reasons"):
         yield "nobody chose: it had one place to run, or ran in the process that asked"
-    else:
+    elif expected_s is not None:
         yield f"chosen because its result was expected there first, in {_time(expected_s)}"
         yield _next_best(stage)
     if stage.get("remembered"):

@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 
-from stages.contract.cost import Ahead, Speed
+from stages.contract.cost import Ahead, Speed, StepTimes
 from stages.contract.news import NO_HINTS, Hints, StageNews
 from stages.contract.work import NO_WORK, Work
+
+UNKNOWN = Speed(StepTimes(((1.0, 1.0),)), max_rows=1, max_amount=1.0)
+"""Where no speed is known at all: one item after another, so that whoever has fewest is soonest."""
 
 
 @dataclass(slots=True, eq=False)
@@ -79,3 +82,8 @@ class Ranked:
     runner_up_s: float | None = None
     remembered: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
+
+    @property
+    def is_known(self) -> bool:
+        """Whether its times are seconds: while no speed is known at all, they only rank."""
+        return self.speed is not UNKNOWN

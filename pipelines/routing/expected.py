@@ -9,13 +9,11 @@ for every candidate of every item, and what follows from news alone is kept with
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipelines.routing.candidate import Candidate, Ranking, Wanted
-from stages.contract.cost import NOTHING_AHEAD, Ahead, Speed, StepTimes
+from pipelines.routing.candidate import UNKNOWN, Candidate, Ranking, Wanted
+from stages.contract.cost import NOTHING_AHEAD, Ahead, Speed
 from stages.contract.news import Hints, StageNews
 from stages.contract.work import NO_WORK, Work
 
-UNKNOWN = Speed(StepTimes(((1.0, 1.0),)), max_rows=1, max_amount=1.0)
-"""Where no speed is known at all: one item after another, so that whoever has fewest is soonest."""
 ONE = Work(1.0, 1.0)
 MAX_FAILING = 0.95
 FRESH = 0.1

@@ -8,7 +8,7 @@ for it, and is therefore sooner; its line is never longer than another's by more
 
 from collections.abc import Callable, Sequence
 
-from pipelines.routing.candidate import Candidate, Ranked, Ranking, Wanted
+from pipelines.routing.candidate import UNKNOWN, Candidate, Ranked, Ranking, Wanted
 from pipelines.routing.expected import Expected, expected_at
 from pipelines.routing.ownership import weight
 
@@ -49,7 +49,8 @@ def _chosen(
     """And in half a sentence why."""
     if len(expected) == 1:
         return soonest, "the only one"
-    if wanted.priority < 0 or soonest.finish_s > TIGHT * wanted.left_s:
+    is_known = soonest.speed is not UNKNOWN
+    if wanted.priority < 0 or (is_known and soonest.finish_s > TIGHT * wanted.left_s):
         return soonest, "the soonest, as it is urgent"
     if soonest.num_held:
         return soonest, "the soonest, with what it holds of it"
@@ -57,7 +58,7 @@ def _chosen(
         return _owner(
             wanted.name, _within(expected, soonest, settings.ahead_batches * _full_batch_s(soonest))
         ), "the name's owner"
-    if wanted.priority > 0:
+    if wanted.priority > 0 and is_known:
         late_s = min(settings.batch_slack * soonest.cost_s, TIGHT * wanted.left_s - soonest.finish_s)
         slowest = max(_within(expected, soonest, late_s), key=lambda one: (one.alone_s, -one.cost_s))
         if slowest is not soonest:
@@ -107,7 +108,9 @@ def _remembered(wanted: Wanted, best: Expected) -> tuple[str, ...]:
 
 def _reasons(best: Expected, runner_up: Expected | None, why: str, num_full: int) -> tuple[str, ...]:
     told = [why]
-    if runner_up is not None and runner_up.cost_s < best.cost_s:
+    if best.speed is UNKNOWN:
+        told.append("nobody knows its speed yet")
+    elif runner_up is not None and runner_up.cost_s < best.cost_s:
         told.append(f"{best.finish_s - runner_up.finish_s:.3g} s later than the soonest")
     news = best.candidate.news
     if num_others := best.candidate.num_sent + (news.num_items if news is not None else 0):

@@ -63,12 +63,10 @@ def _choice(receipt: StageReceipt) -> dict[str, object]:
     if receipt.pool is None:
         return {}
     told: dict[str, object] = {"pool": receipt.pool}
+    if receipt.reasons:
+        told |= {"remembered": list(receipt.remembered), "reasons": list(receipt.reasons)}
     if receipt.expected_s is not None:
-        told |= {
-            "expected_s": _seconds(receipt.expected_s),
-            "remembered": list(receipt.remembered),
-            "reasons": list(receipt.reasons),
-        }
+        told["expected_s"] = _seconds(receipt.expected_s)
     if receipt.runner_up is not None and receipt.runner_up_s is not None:
         told |= {
             "runner_up": receipt.runner_up,

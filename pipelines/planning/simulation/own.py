@@ -56,7 +56,7 @@ class OwnRouter:
         if self._admission is None:
             return None
         ranked = [self._table.ranked(stage, tuple(self._pools.get(stage, ())), wanted, now) for stage, wanted in visits]
-        found = [one for one in ranked if one is not None]
+        found = [one for one in ranked if one is not None and one.is_known]
         if len(found) < len(visits):
             return None
         return admit(forecast(found), left_s, priority=priority, settings=self._admission)

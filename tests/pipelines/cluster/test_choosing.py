@@ -145,6 +145,18 @@ async def test_where_nothing_is_refused_everything_is_admitted() -> None:
     await scene.close()
 
 
+async def test_while_no_speed_is_known_nobody_is_refused_for_it_and_no_seconds_are_told(scene: Scene) -> None:
+    """Of much work whose unit is tiny, such as pixels, and one item that waits."""
+    much = Work(1e6)
+    for pool in scene.pools:
+        told = replace(news(pool, 1, each=much), stage=ADD, number=10**6, speed=None)
+        scene.table.heard(pool_key("app", pool), told, time.monotonic())
+    scene.client.admit([Visit(ADD, much)], deadline=time.time() + 60)
+    receipt = (await scene.client.call(ADD, Item("r", Add(1, 2), work=much, deadline=time.time() + 60))).receipt
+    assert (receipt.expected_s, receipt.runner_up_s) == (None, None)
+    assert "nobody knows its speed yet" in receipt.reasons
+
+
 async def test_a_stage_of_whose_replicas_nothing_is_known_is_admitted() -> None:
     scene = Scene()
     scene.client.admit([Visit(ADD, ONE)], deadline=time.time() + 0.01)

@@ -219,6 +219,15 @@ def test_where_no_speed_is_known_whoever_has_fewest_is_chosen() -> None:
     assert ranked(Wanted(None), *fleet).best.replica == "r1"
 
 
+@pytest.mark.parametrize("priority", [0, 1])
+def test_where_no_speed_is_known_no_deadline_is_near_and_a_name_goes_to_its_owner(priority: int) -> None:
+    fleet = [candidate(f"r{number}", 0, is_known=False) for number in range(8)]
+    for name in range(20):
+        found = ranked(Wanted(Work(1e6), name=name, priority=priority, left_s=60.0), *fleet)
+        assert not found.is_known
+        assert found.best.replica == max(fleet, key=lambda one: weight(name, one.seed)).replica
+
+
 def test_full_replicas_are_passed_over_unless_all_are() -> None:
     full, free = candidate("full"), candidate("free", 20)
     full.max_ongoing = free.max_ongoing = 4
