@@ -42,7 +42,7 @@ class Size:
     hours: float
 
 
-FULL, QUICK = Size(8_000, 300.0, 200.0, 0.5), Size(600, 20.0, 10.0, 0.02)
+FULL, QUICK = Size(6_000, 240.0, 150.0, 0.5), Size(600, 20.0, 10.0, 0.02)
 
 
 def main() -> None:
@@ -109,24 +109,24 @@ def _planning(report: Report, found: Sequence[Ran], full: AtSaturation) -> Seque
     for device, part in full.full_parts.items():
         report.goals.append(Goal(f"the plan at saturation: full-batch work of {device}", part, FULL_BATCH_GOAL))
     return [
-        Panel(f"Asked {load}: goodput, a second", [_bar(one.side, one.figures.goodput, one.side != PLANNED) for one in sides])
+        Panel(f"Asked {load}: goodput, a second", [_bar(one.side, one.goodput, one.side != PLANNED) for one in sides])
         for load, sides in groupby(found, key=lambda one: one.load)
     ]
 
 
 def _overload(report: Report, found: Sequence[Ran]) -> Sequence[Lines]:
     _add(report, found)
-    ours = [one.figures.goodput for one in found if one.side == OURS]
+    ours = [one.goodput for one in found if one.side == OURS]
     report.goals.append(Goal("overload x5: goodput, of its peak", ours[-1] / max(ours), OVERLOAD_GOAL))
     sides = dict.fromkeys(one.side for one in found)
-    lines = [Line(side, [(float(one.load), one.figures.goodput) for one in found if one.side == side]) for side in sides]
+    lines = [Line(side, [(float(one.load), one.goodput) for one in found if one.side == side]) for side in sides]
     return [Lines("Asked more than can be done", "times", "goodput within objectives, a second", lines)]
 
 
 def _traces(report: Report, found: Sequence[Ran]) -> Sequence[Panel]:
     _add(report, found)
     return [
-        Panel(f"{load.capitalize()}: goodput, a second", [_bar(one.side, one.figures.goodput) for one in sides])
+        Panel(f"{load.capitalize()}: goodput, a second", [_bar(one.side, one.goodput) for one in sides])
         for load, sides in groupby(found, key=lambda one: one.load)
     ]
 
@@ -169,7 +169,8 @@ def _add(report: Report, found: Iterable[Ran]) -> None:
             side=one.side,
             load=one.load,
             asked_per_s=round(one.offered, 2),
-            goodput=round(figures.goodput, 2),
+            goodput=round(one.goodput, 2),
+            **{f"{kind}_in_time": round(part, 4) for kind, part in one.in_time.items()},
             refused=round(figures.num_refused / max(1, figures.num), 4),
             p50_s=round(figures.p50_s, 3),
             p99_s=round(figures.p99_s, 3),
