@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from pipelines.settings.config_file import parse
+from pipelines.settings.placement import homes
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -25,9 +26,11 @@ def test_every_make_command_is_a_target(target: str) -> None:
     assert shown.returncode == 0, shown.stderr
 
 
-def test_the_configuration_example_is_accepted() -> None:
-    (example,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
-    assert sorted(parse(yaml.safe_load(example)).models) == ["llava", "sd15"]
+def test_the_configuration_examples_are_accepted() -> None:
+    """The second is of the first one's models."""
+    whole, pools = (yaml.safe_load(example) for example in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL))
+    assert sorted(parse(whole).models) == ["llava", "sd15"]
+    assert len(homes(parse(whole | pools))["sd15.denoiser"]) == 2
 
 
 @pytest.mark.parametrize("path", LINKS)

@@ -51,7 +51,7 @@ def test_a_loop_that_has_ended_is_no_longer_watched() -> None:
     told = Told()
 
     async def run() -> LoopWatch:
-        return LoopWatch(0.001, told, period_s=0.001, grace_s=0.001)
+        return LoopWatch(1.0, told, period_s=0.001, grace_s=1.0)
 
     before = threading.active_count()
     asyncio.run(run())

@@ -46,7 +46,7 @@ async def test_what_was_on_a_device_is_all_that_still_computes(service: Staged, 
     path, stage, body, found = many(kind, stream=stream)
     found(service).gate.close()
     if how == "gone":
-        async with server_for(service) as url, httpx.AsyncClient(base_url=url, trust_env=False) as client:
+        async with server_for(service) as url, httpx.AsyncClient(base_url=url, trust_env=False, timeout=None) as client:
             asking = asyncio.create_task(client.post(path, json=body))
             await asyncio.to_thread(found(service).gate.wait_for, 1)
             asking.cancel()

@@ -113,6 +113,8 @@ OWN_TASKS = {
     "pipelines/ingress/images/names.py": "a look-up for everybody who asks for the name; its thread is given up at its limit",
     "pipelines/ingress/request/disconnect.py": "work and who watches the client; stopped together",
     "pipelines/ingress/request/sse.py": "a stream, who watches the client, heartbeats; stopped together",
+    "pipelines/cluster/scaler_deployment.py": "the scaler's rounds; held by the replica, ended with it",
+    "pipelines/cluster/waiting.py": "tells what waits; held by its owner, ended by close",
     "pipelines/streams.py": "a stream each; stopped together",
     "stages/host/cache_stats.py": "asks the cache for its counters; one at a time, awaited by close",
     "stages/host/claiming.py": "renews claims while there are any; one at a time, ends with the last of them",
