@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from stages.contract.engine import Load
 from stages.contract.errors import Cancelled, DeadlineExceeded, InvalidRequest, QueueFull, StageFailed, Unavailable
 from stages.contract.item import Item
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.recipe import NO_INPUTS
 from stages.contract.result import Result
+from stages.contract.work import NO_WORK
 from stages.engine.delivery import LoopDelivery
 from tests.stages.bench import AddingEngine, Bench, number, prepared, submit, workbench
 from tests.stages.fakes import PATIENCE_S, Add, Adder, Divider, Inbox, Sum, Total
@@ -47,6 +49,21 @@ def test_the_batch_stays_open_while_the_device_is_busy(bench: Bench) -> None:
     stage.run_gate.open()
     assert [inbox.total for inbox in (first, *later)] == [1, 2, 3, 4, 5, 6]
     assert stage.batches == [[1], [2, 3, 4, 5, 6]]
+
+
+def test_whoever_gets_an_answer_finds_its_own_item_no_longer_in_hand(bench: Bench) -> None:
+    """Or its next one would be sent to another replica."""
+
+    class Asking(Inbox):
+        def done(self, value: Result | None, receipt: Any) -> None:
+            loads.append(engine.load())
+            super().done(value, receipt)
+
+    loads: list[Load] = []
+    engine, asking = bench.one_shot(Adder()), Asking()
+    engine.submit(Item("asks", Add(2)), NO_INPUTS, asking)
+    assert asking.wait().total == 2
+    assert [(load.num_items, load.running, load.outstanding) for load in loads] == [(0, 0, NO_WORK)]
 
 
 def test_a_receipt_says_where_the_time_went(bench: Bench) -> None:
