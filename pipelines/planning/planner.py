@@ -37,6 +37,7 @@ def plan(fleet: Fleet, rules: Rules | None = None, asked: Asked | None = None, p
         raise too_fast(asked.rate, plan(fleet, rules, Asked(), patience).rate)
     if found is None:
         raise ConfigurationError(f"no plan was found within {patience.time_limit_s:g} s; give it longer (--time-limit)")
+    bound = max(bound, found.value) if asked.goal is Goal.RATE else min(bound, found.value)  # but for the solver's tolerances
     more = one_more(search, found, highest) if asked.goal is Goal.RATE else {}
     how = "solved again" if _is_small(fleet) else "by the relaxation, as if replicas could be divided"
     return assembled(fleet, rules, asked, found, bound, search.gap(found.value, bound), more, how if more else "")

@@ -21,6 +21,7 @@ from stages.host.nesting import needed_by
 
 MANY = 64
 LARGEST = "the largest that is allowed or was measured"
+MUCH_LONGER = 4.0  # than another iterative stage's full step
 FUSED_UP_TO = 4  # stages of one model in every combination; of more only neighbours, and all
 
 
@@ -88,15 +89,17 @@ def candidates(fleet: Fleet, rules: Rules) -> Sequence[Column]:
     return [
         timed(column, bounds, beside)
         for device in fleet.devices
-        for group in groups(fleet.stages, device)
+        for group in groups(fleet, device)
         for fraction in (rules.fractions if device.count < MANY and len(group) == 1 else (1.0,))
         for column in sized(group, device, fraction, fleet, rules)
     ]
 
 
-def groups(stages: Sequence[str], device: Device) -> Iterator[tuple[str, ...]]:
+def groups(fleet: Fleet, device: Device) -> Iterator[tuple[str, ...]]:
     """Which stages may share a replica: every one alone, those of one model, and all. One that waits for others shares with all of them or
-    with none, so that whatever is chosen, no two pools wait for each other."""
+    with none, so that whatever is chosen, no two pools wait for each other. Where there are as many devices as stages, no row waits at
+    every step for a much longer one of another stage's rows: its own stage's time is planned for, not how long its rows would last."""
+    stages = fleet.stages
     yield from ((stage,) for stage in stages)
     if device.count >= MANY:
         return
@@ -108,8 +111,23 @@ def groups(stages: Sequence[str], device: Device) -> Iterator[tuple[str, ...]]:
         together.append(tuple(stages))
     for group in together:
         needs = [set(needed_by(stage, stages)) for stage in group]
-        if all(needed <= set(group) or not needed & set(group) for needed in needs):
+        if all(needed <= set(group) or not needed & set(group) for needed in needs) and not _holds_rows_up(
+            group, device, fleet
+        ):
             yield group
+
+
+def _holds_rows_up(group: Sequence[str], device: Device, fleet: Fleet) -> bool:
+    if sum(each.count for each in fleet.devices) < len(fleet.stages):
+        return False
+    beside = heaviest(fleet.classes)
+    measured = [(fleet.measured.get((stage, device.name)), beside.get(stage)) for stage in group]
+    steps = [
+        full_step_s(found.speed, work)
+        for found, work in measured
+        if found is not None and work is not None and not found.speed.is_one_shot
+    ]
+    return len(steps) > 1 and max(steps) > MUCH_LONGER * min(steps)
 
 
 def _of_one_model(parts: Sequence[str]) -> Iterator[tuple[str, ...]]:

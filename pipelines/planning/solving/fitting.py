@@ -37,7 +37,7 @@ def fitted(fleet: Fleet, rules: Rules, most: Mapping[Key, float]) -> Sequence[Co
     found = [
         column
         for device in fleet.devices
-        for group in groups(fleet.stages, device)
+        for group in groups(fleet, device)
         for fraction in (rules.fractions if device.count < MANY and len(group) == 1 else (1.0,))
         if (column := _largest(group, device, fraction, fleet, rules, bounds, beside, most)) is not None
     ]
