@@ -91,6 +91,36 @@ def test_who_is_never_late_needs_no_margin() -> None:
     assert speed.margin == 1.0
 
 
+def test_what_items_take_beside_the_device_multiplies_no_line() -> None:
+    learned, noise = LearnedSpeed(), random.Random(1)
+    learned.observe(1, 0.02)
+    for _ in range(300):
+        learned.took(0.02, 0.02 + noise.uniform(0.06, 0.1), was_alone=True, is_typical=False)
+        learned.took(0.06, 0.06 + noise.uniform(0.06, 0.1))
+    speed = learned.of(LIMITS)
+    assert speed is not None
+    assert speed.margin < 1.5
+    assert speed.finish_quantile_s(Work(1.0), Work(250.0, 250.0), 250) < 2 * speed.finish_s(Work(1.0), Work(250.0, 250.0), 250)
+
+
+def test_long_items_are_measured_without_what_they_take_beside_the_device() -> None:
+    learned = LearnedSpeed()
+    learned.observe(1, 1.0)
+    for _ in range(200):
+        learned.took(1.0, 2.0, was_alone=True, is_typical=False)
+        learned.took(1.0, 2.0)
+    assert learned.metrics()["finish_margin"] < 1.2
+
+
+def test_who_had_to_let_others_go_first_and_who_had_nothing_to_do_teach_no_margin() -> None:
+    learned = LearnedSpeed()
+    before = learned.metrics()["finish_margin"]
+    for _ in range(50):
+        learned.took(1.0, 30.0, is_typical=False)
+        learned.took(0.0, 30.0)
+    assert learned.metrics()["finish_margin"] == before
+
+
 def test_what_is_asked_is_learned_where_nobody_says_it() -> None:
     learned = LearnedSpeed()
     assert learned.foreseen(10) == Work(10, 1)
