@@ -62,6 +62,36 @@ def test_a_step_that_compiled_does_not_make_the_device_slow() -> None:
     assert speed.factor < 1.15
 
 
+@pytest.mark.parametrize("compiling", [[0], [0, 1, 2], [7], [0, 50]])
+def test_without_a_profile_neither_does_a_step_that_compiled(compiling: list[int]) -> None:
+    learned = LearnedSpeed(is_one_shot=True)
+    for at in range(60):
+        learned.observe(8, 20.0 if at in compiling else 0.02)
+    speed = learned.of(LIMITS)
+    assert speed is not None
+    assert speed.step_s(8) == pytest.approx(0.02, rel=0.5)
+
+
+def test_a_line_drawn_from_many_steps_outlasts_a_quick_one() -> None:
+    learned = LearnedSpeed()
+    for _ in range(100):
+        learned.observe(8, 0.02)
+    learned.observe(8, 0.0001)
+    speed = learned.of(LIMITS)
+    assert speed is not None
+    assert speed.step_s(8) == pytest.approx(0.02, rel=0.05)
+
+
+def test_steps_of_very_unlike_amounts_become_one_line() -> None:
+    """What reads a prompt and what answers: through nothing, either would say of the other what is far from true."""
+    learned = LearnedSpeed()
+    for at in range(200):
+        learned.observe(*((512, 0.1) if at % 20 == 0 else (1, 0.008)))
+    speed = learned.of(BatchLimits(max_items=8, max_cost=1000))
+    assert speed is not None
+    assert (speed.step_s(1), speed.step_s(512)) == (pytest.approx(0.008, rel=0.2), pytest.approx(0.1, rel=0.2))
+
+
 def test_what_is_in_no_step_is_in_none_whatever_the_limits_say() -> None:
     learned = LearnedSpeed(max_amount=20)
     learned.observe(4, 1.0)
