@@ -71,7 +71,7 @@ class ImageTextPipeline:
         num_bytes = sum(len(placed.image.data) for placed in prompt.images)
         images, hints = await self._threads.digests.run(num_bytes, self._hashed, prompt, context.salt)
         payload = Generate(tuple(prompt.token_ids), sampling, images, salt=context.salt)
-        self._client.admit(self._visits(payload, hints), deadline=context.deadline, priority=context.priority)
+        self._client.admit(self._visits(payload, hints, job.n), deadline=context.deadline, priority=context.priority)
         choices = [self._choice(index, payload, hints, context) for index in range(job.n)]
         started = False
         async with aclosing(choices[0] if job.n == 1 else merged(choices)) as events:
@@ -115,11 +115,11 @@ class ImageTextPipeline:
         each = Work(BLOCK_TOKENS, BLOCK_TOKENS / self._chunk_tokens)
         return images, Hints(prompt_hints(salt, prompt.token_ids, placed), each, unit="tokens")
 
-    def _visits(self, payload: Generate, hints: Hints) -> Sequence[Visit]:
-        """One after the other: all images at once, then the LLM."""
+    def _visits(self, payload: Generate, hints: Hints, num_choices: int) -> Sequence[Visit]:
+        """One after the other: all images at once, then the LLM, all answers beside one another."""
         works = [span.features.work for span in payload.images if span.features.work is not None]
         encoding = [Visit(self._vision, Work(sum(work.amount for work in works)))] if works else []
-        return [*encoding, Visit(self._llm, self._work(payload), hints)]
+        return [*encoding, Visit(self._llm, self._work(payload).beside(num_choices), hints)]
 
     def _work(self, payload: Generate) -> Work:
         num_answer = self._lengths.expected(payload.sampling.max_tokens)

@@ -97,16 +97,17 @@ class TextToImagePipeline:
 
     async def paint(self, job: PaintJob, context: RequestContext) -> AsyncGenerator[PaintEvent, None]:
         payload = await self._threads.prompts.run(_size_of(job), self._payload, job, context.salt)
-        self._client.admit(self._visits(payload), deadline=context.deadline, priority=context.priority)
+        self._client.admit(self._visits(payload, job.n), deadline=context.deadline, priority=context.priority)
         images = [self._image(index, payload, context) for index in range(job.n)]
         async with aclosing(images[0] if job.n == 1 else merged(images)) as events:
             async for event in events:
                 yield event
 
-    def _visits(self, payload: Denoise) -> Sequence[Visit]:
-        """One after the other."""
-        decoding = Visit(self._decoder, _decoding_work(payload))
-        return [Visit(self._text, payload.prompt.work), Visit(self._denoiser, self._work.of(payload)), decoding]
+    def _visits(self, payload: Denoise, num_images: int) -> Sequence[Visit]:
+        """One after the other; the images beside one another, of one prompt."""
+        painting = Visit(self._denoiser, self._work.of(payload).beside(num_images))
+        decoding = Visit(self._decoder, _decoding_work(payload).beside(num_images))
+        return [Visit(self._text, payload.prompt.work), painting, decoding]
 
     def _payload(self, job: PaintJob, salt: str) -> Denoise:
         """The denoiser's task but for the seed's offset. Tokenizes and hashes: off the event loop. Raises `InvalidRequest`."""

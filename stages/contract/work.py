@@ -24,5 +24,9 @@ class Work:
     def __mul__(self, times: float) -> "Work":
         return Work(self.amount * times, self.steps * times)
 
+    def beside(self, num: int) -> "Work":
+        """Of so many alike that run in the same steps."""
+        return Work(self.amount * num, self.steps)
+
 
 NO_WORK = Work(0.0, 0.0)

@@ -20,6 +20,7 @@ from pipelines.threads import Threads
 from stages.contract.errors import DeadlineExceeded, InvalidRequest, QueueFull, StageFailed, Unavailable
 from stages.contract.item import StageReceipt, StreamEnd
 from stages.contract.limits import QueueLimits
+from stages.contract.work import Work
 from stages.host.host import StageHost
 from stages.host.packed_item import LARGE_BYTES, packed
 from stages.llm.messages import GenerationEnd, Sampling, TokenDelta
@@ -260,6 +261,20 @@ async def test_what_is_refused_beforehand_has_begun_nothing(scene: Scene) -> Non
     assert encoder.work is not None
     assert llm.work is not None
     assert llm.work.amount > 12
+
+
+async def test_several_answers_are_asked_for_as_so_much_work_in_the_same_steps(scene: Scene) -> None:
+    scene.client.refusal = QueueFull("too much to do", retry_after_s=3.0)
+
+    async def asked(n: int) -> list[Work | None]:
+        scene.client.visits.clear()
+        with pytest.raises(QueueFull):
+            await scene.chat(job(TextPart("what is this"), image(b"abc"), n=n))
+        return [visit.work for visit in scene.client.visits]
+
+    (encoding, one), found = await asked(1), await asked(4)
+    assert one is not None
+    assert found == [encoding, Work(4 * one.amount, one.steps)]
 
 
 async def test_two_prompts_that_begin_alike_are_known_to(scene: Scene) -> None:

@@ -354,3 +354,18 @@ async def test_what_is_refused_beforehand_has_begun_nothing(scene: Scene) -> Non
     assert not scene.client.items
     assert [visit.stage for visit in scene.client.visits] == [TEXT, DENOISER, DECODER]
     assert all(visit.work is not None and visit.work.amount > 0 for visit in scene.client.visits)
+
+
+async def test_several_images_are_asked_for_as_so_much_work_in_the_same_steps(scene: Scene) -> None:
+    scene.client.refusal = QueueFull("too much to do", retry_after_s=3.0)
+
+    async def asked(n: int) -> list[Work | None]:
+        scene.client.visits.clear()
+        with pytest.raises(QueueFull):
+            await scene.paint(PaintJob("a boat", steps=3, n=n))
+        return [visit.work for visit in scene.client.visits]
+
+    (embedding, one, pixels), found = await asked(1), await asked(4)
+    assert one is not None
+    assert pixels is not None
+    assert found == [embedding, Work(4 * one.amount, one.steps), Work(4 * pixels.amount, pixels.steps)]
