@@ -254,7 +254,7 @@ class ReplicaTable:
     def _candidates(self, known: _Stage, pools: tuple[str, ...], wanted: Wanted) -> list[Candidate]:
         keys, seeds = self._all(pools)
         if len(keys) > self._settings.max_candidates:
-            keys = self._some(known, keys, seeds, wanted)
+            keys = self._some(known, pools, keys, seeds, wanted)
         found = []
         for key in keys:
             pool, candidate = self._pools[key[0]], _candidate(known, key)
@@ -277,27 +277,33 @@ class ReplicaTable:
             self._seeds[pools] = keys, np.array([seed_of(replica) for _, replica in keys], np.uint64)
         return self._seeds[pools]
 
-    def _some(self, known: _Stage, keys: Sequence[_Key], seeds: NDArray[np.uint64], wanted: Wanted) -> list[_Key]:
-        chosen = dict.fromkeys(key for key in self._holders(known, wanted.hints) if key[0] in self._pools)
+    def _some(
+        self, known: _Stage, pools: Collection[str], keys: Sequence[_Key], seeds: NDArray[np.uint64], wanted: Wanted
+    ) -> list[_Key]:
+        chosen = dict.fromkeys(self._holders(known, pools, wanted.hints))
         if wanted.name is not None:
             making = known.making.get(wanted.name)
-            if making is not None and making.key[1] in self._pools[making.key[0]].members:
+            if making is not None and self._is_there(making.key, pools):
                 chosen[making.key] = None
             chosen |= dict.fromkeys(keys[at] for at in owners(wanted.name, seeds, NUM_OWNERS))
         missing = max(1, self._settings.max_candidates - len(chosen))
         chosen |= dict.fromkeys(keys[int(self._draw() * len(keys)) % len(keys)] for _ in range(missing))
         return list(chosen)
 
-    def _holders(self, known: _Stage, hints: Hints) -> list[_Key]:
-        """Of the longest beginnings first."""
+    def _holders(self, known: _Stage, pools: Collection[str], hints: Hints) -> list[_Key]:
+        """In these pools. Of the longest beginnings first."""
         found: dict[_Key, None] = {}
         for held in (*reversed(hints.chain), *hints.parts):
             for key in known.holders.get(held, ()):
-                if key[1] in self._pools[key[0]].members:
+                if self._is_there(key, pools):
                     found[key] = None
                 if len(found) == MAX_HOLDERS:
                     return list(found)
         return list(found)
+
+    def _is_there(self, key: _Key, pools: Collection[str]) -> bool:
+        pool = self._pools.get(key[0]) if key[0] in pools else None
+        return pool is not None and key[1] in pool.members
 
 
 def _candidate(stage: _Stage, key: _Key) -> Candidate:

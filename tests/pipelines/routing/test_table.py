@@ -154,8 +154,22 @@ def test_what_very_many_hold_adds_only_few_candidates() -> None:
     known = table(a=1000)
     for number in range(200):
         known.heard("a", news(f"a{number}", 0, holds=[7]), 0.0)
-    holders = known._holders(known._stages[STAGE], Hints((7,), WORK))
+    holders = known._holders(known._stages[STAGE], ["a"], Hints((7,), WORK))
     assert len(holders) == MAX_HOLDERS
+
+
+@pytest.mark.parametrize("count", [2, 20])
+def test_only_pools_that_were_asked_for_are_looked_at_whatever_others_hold_or_make(count: int) -> None:
+    known = table(new=count, old=count)
+    known.heard("old", news("old0", 0, holds=[7]), 0.0)
+    known.heard("unannounced", news("nobody", 0, holds=[7]), 0.0)
+    known.sent(STAGE, "old", "old1", WORK, 0.0, name=99)
+    for name in (None, 99):
+        found = known.ranked(STAGE, ["new", "unannounced"], Wanted(WORK, Hints((7,), WORK), name=name), 0.0)
+        assert found is not None
+        assert found.best.pool == "new"
+        assert found.runner_up is not None
+        assert found.runner_up.pool == "new"
 
 
 def test_those_that_were_tried_are_left_out_while_there_are_others() -> None:
