@@ -102,10 +102,10 @@ class ServeStageClient:
     async def call(self, stage: str, item: Item[Any], *, lost: set[str] | None = None) -> Reply[Any]:
         attempts = _Attempts(lost)
         while True:
-            route = await self._route(stage, item, attempts)
-            pool = self._pool_of(stage, route)
-            response = pool.method("call").remote(stage, item, to=route)
+            pool, route = await self._route(stage, item, attempts)
+            response: Any = None
             try:
+                response = pool.method("call").remote(stage, item, to=route)
                 reply: Reply[Any] = await _in_time(response, item, stage)
                 pool.pace.tick()
                 self._hear(route, reply.news)
@@ -129,13 +129,15 @@ class ServeStageClient:
         beside: Sequence[Any] = ()
         attempts = _Attempts(lost)
         while True:
-            route = await self._route(stage, item, attempts)
-            pool = self._pool_of(stage, route)
-            if sent is None:
-                sent, arrays = packed(item)
-                beside = [self._store.reference(array) for array in arrays]
-            response, shown = pool.method("stream").remote(stage, sent, *beside, to=route), False
+            pool, route = await self._route(stage, item, attempts)
+            response: Any = None
+            shown = False
             try:
+                if sent is None:
+                    made, arrays = packed(item)
+                    beside = [self._store.reference(array) for array in arrays]
+                    sent = made
+                response = pool.method("stream").remote(stage, sent, *beside, to=route)
                 async for events in _within(response, item, stage):
                     shown = shown or not all(isinstance(event, InputReceipts) for event in events)
                     yield self._with_end(events, route, pool)
@@ -160,12 +162,13 @@ class ServeStageClient:
         self._hear(route, end.news)
         return [*events[:-1], StreamEnd(_told(end.receipt, route, pool.name))]
 
-    async def _route(self, stage: str, item: Item[Any], attempts: "_Attempts") -> Route:
+    async def _route(self, stage: str, item: Item[Any], attempts: "_Attempts") -> tuple["_Pool", Route]:
+        """To be ended, whatever comes of it."""
         pools = await self._met(stage)
         wanted = self._with_parts(wanted_of(item), item)
         ranked = self._ranked(stage, wanted, attempts.tried)
-        pool = ranked.best.pool if ranked is not None else pools[0]
-        return Route(self._table, stage, pool, wanted, ranked, frozenset(attempts.tried))
+        pool = next(pool for pool in pools if ranked is None or pool.key == ranked.best.pool)
+        return pool, Route(self._table, stage, pool.key, wanted, ranked, frozenset(attempts.tried))
 
     def _ranked(self, stage: str, wanted: Wanted, tried: Collection[str] = ()) -> Ranked | None:
         keys = [pool.key for pool in self._hosting(stage)]
@@ -194,15 +197,15 @@ class ServeStageClient:
             pool.method("call")
         return pools
 
-    async def _met(self, stage: str) -> Sequence[str]:
-        """The keys of its pools, once Serve has said who is in each; but it isn't waited for long."""
+    async def _met(self, stage: str) -> Sequence["_Pool"]:
+        """Its pools, once Serve has said who is in each; but it isn't waited for long."""
         pools = self._meet(stage)
         if len(pools) > 1:
             for _ in range(MEETINGS):
                 if all(self._table.is_known(pool.key) for pool in pools):
                     break
                 await asyncio.sleep(MEETING_S)
-        return [pool.key for pool in pools]
+        return pools
 
     def _hear(self, route: Route, told: Sequence[StageNews]) -> None:
         now = time.monotonic()
@@ -215,9 +218,6 @@ class ServeStageClient:
             known = ", ".join(self._deployments) or "none"
             raise ConfigurationError(f"stage {stage!r} can't be called from here (what can: {known})")
         return [self._pools[name] for name in names]
-
-    def _pool_of(self, stage: str, route: Route) -> "_Pool":
-        return next(pool for pool in self._hosting(stage) if pool.key == route.pool)
 
 
 class _Pool:
@@ -335,9 +335,10 @@ class _Pace:
 
 
 def _call_off(response: Any) -> None:
-    """A call that failed on its way raises that again here, over what was made of it."""
-    with suppress(Exception):
-        response.cancel()
+    """A call that failed on its way raises that again here, over what was made of it. None: it never was under way."""
+    if response is not None:
+        with suppress(Exception):
+            response.cancel()
 
 
 async def _within(response: Any, item: Item[Any], stage: str) -> AsyncGenerator[Sequence[object], None]:

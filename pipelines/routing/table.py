@@ -164,21 +164,24 @@ class ReplicaTable:
             _join(of, sent)
             of.open[id(sent)] = sent
             asleep = self._pools.get(pool)
-            if asleep is not None and not asleep.members and asleep.asleep_at is None:
+            if asleep is not None and not replica and not asleep.members and asleep.asleep_at is None:
                 asleep.asleep_at = now
             self._count(of, sent)
             return sent
 
     def went(self, sent: Sent, replica: str, now: float) -> None:
-        """It went to this one, whichever was chosen."""
+        """It went to this one, whichever was chosen. Passed over where it has ended meanwhile, on another thread."""
         with self._lock:
-            if replica == sent.replica:
-                return
             of = self._stages[sent.stage]
+            if replica == sent.replica or id(sent) not in of.open:
+                return
             if sent.counts:
                 self._uncount(of, sent)
             _leave(of, sent)
+            was, waited_since = sent.replica, sent.at
             sent.replica, sent.at, sent.counts = replica, now, True
+            if not was:
+                self._waits_no_more(sent.pool, waited_since)
             _join(of, sent)
             self._count(of, sent)
 
@@ -188,8 +191,17 @@ class ReplicaTable:
             of = self._stages[sent.stage]
             if of.open.pop(id(sent), None) is not None:
                 _leave(of, sent)
+                if not sent.replica:
+                    self._waits_no_more(sent.pool, sent.at)
             if sent.counts:
                 self._uncount(of, sent)
+
+    def _waits_no_more(self, pool: str, since: float) -> None:
+        """A pool sleeps since the first who waits for it still: whoever gave up tells nothing of how long it takes to start."""
+        asleep = self._pools.get(pool)
+        if asleep is not None and asleep.asleep_at == since:
+            waiting = (one for stage in self._stages.values() for one in stage.open.values() if one.pool == pool)
+            asleep.asleep_at = min((one.at for one in waiting if not one.replica), default=None)
 
     def demand(self) -> Mapping[tuple[str, str], Demand]:
         """By pool and stage."""
@@ -208,7 +220,9 @@ class ReplicaTable:
             return found
 
     def _count(self, of: _Stage, sent: Sent) -> None:
-        if not sent.replica:
+        pool = self._pools.get(sent.pool)
+        if not sent.replica or (pool is not None and sent.replica not in pool.members):
+            sent.counts = False  # of whom nobody is told that it is gone, nobody forgets
             return
         key = (sent.pool, sent.replica)
         candidate = _candidate(of, key)
@@ -353,7 +367,9 @@ def _told_of(sent: deque[Sent] | None, replica: str, before: float) -> list[Sent
 
 def _forget(stage: _Stage, key: _Key) -> None:
     candidate = stage.known.pop(key, None)
-    stage.sent.pop(key, None)
+    for sent in stage.sent.pop(key, ()):
+        if sent.replica == key[1]:
+            sent.counts = False
     if candidate is not None and candidate.news is not None:
         _index(stage, key, candidate.news.holds, frozenset())
 

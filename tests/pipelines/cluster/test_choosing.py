@@ -21,7 +21,7 @@ from stages.contract.item import Item, Reply, StreamEnd
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.work import Work
 from stages.host.host import StageHost
-from tests.pipelines.cluster.fake_serve import FakeDeployment
+from tests.pipelines.cluster.fake_serve import FakeDeployment, FakeHandle
 from tests.pipelines.routing.fleet import news
 from tests.stages.fakes import Add, Adder, Countdown, CountFrom
 from tests.stages.host.test_host import collect
@@ -102,6 +102,21 @@ async def test_what_has_ended_is_no_longer_counted_as_sent(scene: Scene) -> None
     await asyncio.gather(*(scene.ask(Add(1, number)) for number in range(8)))
     with pytest.raises(StageFailed):
         await scene.ask(Add(13))
+    assert not scene.table.demand()
+
+
+async def test_what_could_not_even_be_sent_is_no_longer_counted_either(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*given: object, **named: object) -> None:
+        raise OSError("the object store is full")
+
+    monkeypatch.setattr(FakeHandle, "remote", fails)
+    with pytest.raises(StageFailed):
+        await scene.ask(Add(1, 2))
+    with pytest.raises(StageFailed):
+        await collect(scene.client.stream(COUNT, Item("r", CountFrom(2), work=ONE)))
+    monkeypatch.setattr("pipelines.cluster.serve_client.packed", fails)
+    with pytest.raises(StageFailed):
+        await collect(scene.client.stream(COUNT, Item("r", CountFrom(2), work=ONE)))
     assert not scene.table.demand()
 
 

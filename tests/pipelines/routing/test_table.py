@@ -133,6 +133,44 @@ def test_how_long_a_pool_takes_to_start_is_learned_and_then_weighed() -> None:
         assert found.best.pool == chosen
 
 
+def test_who_gave_up_tells_nothing_of_how_long_a_pool_takes_to_start() -> None:
+    known = table(asleep=0)
+    known.ended(known.sent(STAGE, "asleep", "", WORK, 0.0))
+    known.members("asleep", [Member("asleep0", 64)], lambda replica: None, 3600.0)
+    assert known._pools["asleep"].starts_in_s is None
+    known.members("asleep", [], lambda replica: None, 4000.0)
+    gave_up = known.sent(STAGE, "asleep", "", WORK, 4000.0)
+    known.sent(STAGE, "asleep", "", WORK, 5000.0)
+    known.ended(gave_up)
+    known.members("asleep", [Member("asleep1", 64)], lambda replica: None, 5020.0)
+    assert known._pools["asleep"].starts_in_s == 20.0  # since the one that waits still
+
+
+def test_what_ended_on_another_thread_while_it_was_placed_leaves_nothing_behind() -> None:
+    known = table(a=1)
+    sent = known.sent(STAGE, "a", "", WORK, 0.0, name=7)
+    known.ended(sent)
+    known.went(sent, "a0", 1.0)
+    stage = known._stages[STAGE]
+    assert not stage.making
+    assert not stage.open
+    assert all(candidate.num_sent == 0 for candidate in stage.known.values())
+
+
+def test_what_is_sent_to_a_replica_that_has_just_gone_keeps_no_place_for_it() -> None:
+    known = table(a=2)
+    sent = [known.sent(STAGE, "a", "a0", WORK, 0.0)]
+    known.members("a", [Member("a1", 64)], lambda replica: None, 1.0)
+    sent += [known.sent(STAGE, "a", "a0", WORK, 2.0), known.sent(STAGE, "a", "", WORK, 2.0)]
+    known.went(sent[-1], "a0", 3.0)
+    assert ("a", "a0") not in known._stages[STAGE].known
+    known.members("a", [Member("a0", 64), Member("a1", 64)], lambda replica: None, 4.0)
+    known.sent(STAGE, "a", "a0", WORK, 5.0)
+    for one in sent:
+        known.ended(one)
+    assert known._stages[STAGE].known["a", "a0"].num_sent == 1
+
+
 def test_of_many_replicas_a_sample_is_looked_at_with_the_holder_and_the_names_owner() -> None:
     known = table(a=1000)
     known.heard("a", news("a123", 0, holds=[7]), 0.0)
