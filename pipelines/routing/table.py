@@ -123,13 +123,19 @@ class ReplicaTable:
             known = self._pools.setdefault(pool, _Pool())
             if members and known.asleep_at is not None:
                 known.starts_in_s, known.asleep_at = now - known.asleep_at, None
-            gone = known.members.keys() - {member.replica for member in members}
+            was = known.members
+            gone = was.keys() - {member.replica for member in members}
             known.members = {member.replica: member for member in members}
             known.ongoing = ongoing
-            self._seeds.clear()
+            if known.members.keys() != was.keys():
+                self._forget_seeds(pool)
             for stage in self._stages.values():
                 for replica in gone:
                     _forget(stage, (pool, replica))
+
+    def _forget_seeds(self, pool: str) -> None:
+        for pools in [pools for pools in self._seeds if pool in pools]:
+            del self._seeds[pools]
 
     def heard(self, pool: str, news: StageNews, now: float, *, delay_s: float = ON_ITS_WAY_S) -> None:
         """What a replica told; older than what is known, or of one that is gone, it is passed over. `delay_s`: how long it may have been on

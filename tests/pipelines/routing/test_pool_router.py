@@ -181,6 +181,22 @@ async def test_a_call_that_is_called_off_takes_no_others_replica(table: ReplicaT
         await calls[0]
 
 
+@pytest.mark.parametrize("fails", ["ranked", "went"])
+async def test_whatever_goes_wrong_with_a_choice_the_request_is_not_dropped(
+    table: ReplicaTable, monkeypatch: pytest.MonkeyPatch, fails: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def wrong(*given: object, **named: object) -> None:
+        raise RuntimeError("on purpose")
+
+    scene = Scene(2, table)
+    route = Route(table, STAGE, POOL, Wanted(WORK), None, frozenset())
+    monkeypatch.setattr(table, fails, wrong)
+    metadata = RequestMetadata("r", "r", call_method="call")
+    routed = scene.router._choose_replica_for_request(PendingRequest([STAGE, "item"], {"to": route}, metadata))
+    assert await asyncio.wait_for(routed, 30) in scene.replicas
+    assert "on purpose" in caplog.text
+
+
 def test_a_route_goes_to_the_replica_as_nothing(table: ReplicaTable) -> None:
     route = Route(table, STAGE, POOL, Wanted(WORK), None, frozenset())
     assert pickle.loads(pickle.dumps(route)) is None  # noqa: S301

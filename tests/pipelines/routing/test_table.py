@@ -188,6 +188,17 @@ def test_of_many_replicas_a_sample_is_looked_at_with_the_holder_and_the_names_ow
     assert found.best.replica == "a123"
 
 
+def test_what_names_are_owned_by_is_worked_out_again_only_for_pools_whose_members_changed() -> None:
+    known = table(a=20, b=20)
+    before = {pools: known._all(pools) for pools in (("a",), ("b",), ("a", "b"))}
+    members = [Member(f"a{number}", 32) for number in range(20)]
+    known.members("a", members, lambda replica: None, 1.0)
+    assert all(known._all(pools) is found for pools, found in before.items())
+    known.members("a", members[1:], lambda replica: None, 2.0)
+    assert known._all(("b",)) is before["b",]
+    assert [len(known._all(pools)[0]) for pools in (("a",), ("a", "b"))] == [19, 39]
+
+
 def test_what_very_many_hold_adds_only_few_candidates() -> None:
     known = table(a=1000)
     for number in range(200):
