@@ -198,13 +198,16 @@ class ServeStageClient:
         return pools
 
     async def _met(self, stage: str) -> Sequence["_Pool"]:
-        """Its pools, once Serve has said who is in each; but it isn't waited for long."""
+        """Its pools, once Serve has said who is in each; but it isn't waited for long, and once a pool only."""
         pools = self._meet(stage)
-        if len(pools) > 1:
+        unmet = [pool for pool in pools if not pool.is_met] if len(pools) > 1 else []
+        if unmet:
             for _ in range(MEETINGS):
-                if all(self._table.is_known(pool.key) for pool in pools):
+                if all(self._table.is_known(pool.key) for pool in unmet):
                     break
                 await asyncio.sleep(MEETING_S)
+            for pool in unmet:
+                pool.is_met = True
         return pools
 
     def _hear(self, route: Route, told: Sequence[StageNews]) -> None:
@@ -221,12 +224,13 @@ class ServeStageClient:
 
 
 class _Pool:
-    """A deployment, and how it is called."""
+    """A deployment, and how it is called. `is_met`: who is in it was told, or waited for long enough."""
 
     def __init__(self, name: str, handle: DeploymentHandle) -> None:
         self.name, self._handle = name, handle
         self.key = pool_key(handle.app_name, name)
         self.pace = _Pace()
+        self.is_met = False
         self._methods: dict[str, DeploymentHandle] = {}
 
     def method(self, name: str) -> DeploymentHandle:

@@ -12,7 +12,7 @@ import pytest
 from cache.memory import MemoryTier
 from cache.tiered import TieredCache
 from pipelines.client import Visit
-from pipelines.cluster.serve_client import ServeStageClient
+from pipelines.cluster.serve_client import MEETING_S, MEETINGS, ServeStageClient
 from pipelines.routing.admission import Admission, forecast
 from pipelines.routing.candidate import Wanted
 from pipelines.routing.table import Member, ReplicaTable, pool_key
@@ -96,6 +96,22 @@ async def test_a_reply_tells_what_its_replica_holds_now_and_the_next_who_wants_i
     assert {reply.receipt.pool for reply in again} == {first.receipt.pool}
     assert {reply.receipt.cache for reply in again} == {"memory"}
     assert again[0].receipt.remembered == ("its result",)
+
+
+async def test_who_is_in_a_pool_is_waited_for_once_only(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    meetings: list[float] = []
+    sleep = asyncio.sleep
+
+    async def counted(delay: float, result: object = None) -> object:
+        if delay == MEETING_S:
+            meetings.append(delay)
+        return await sleep(0, result)
+
+    monkeypatch.setattr(asyncio, "sleep", counted)
+    del scene.table._pools[pool_key("app", "right")]
+    for _ in range(3):
+        assert (await scene.ask(Add(1, 2))).receipt.pool == "left"
+    assert len(meetings) == MEETINGS
 
 
 async def test_what_has_ended_is_no_longer_counted_as_sent(scene: Scene) -> None:

@@ -129,8 +129,10 @@ async def test_where_all_are_full_it_waits_and_pauses_until_one_has_room(table: 
     for _ in range(200):
         await asyncio.sleep(0)
     assert not waiting.done()
+    assert table.demand()[POOL, STAGE].num_unplaced == 1  # which the scaler is told
     scene.replicas[0].ongoing = 0
     assert await waiting is scene.replicas[0]
+    assert table.demand()[POOL, STAGE].num_unplaced == 0
 
 
 async def test_a_call_goes_to_another_when_whom_it_was_meant_for_is_gone(table: ReplicaTable) -> None:
