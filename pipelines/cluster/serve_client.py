@@ -15,6 +15,8 @@ What ended for another reason costs a pause and no attempt, as far as that can b
 - one that went with its whole node.
 A replica that is stopped in order ends the requests in its hand first, so who is killed by Serve itself did not end in time: that
 counts. Where a stage behind the one that is called is unavailable, its replica has tried.
+
+A replica without room costs no pause either: up to `MAX_FULL` others are asked, as long as one is known that was not.
 """
 
 import asyncio
@@ -58,6 +60,7 @@ MAX_LOST = 2
 MEETING_S, MEETINGS = 0.01, 100
 """How often, and how many times, it is looked whether Serve has said who is in a stage's pools: or a first call might go to one that
 sleeps."""
+MAX_FULL = 2
 MAX_TRIES = 300  # of a request without a deadline
 _CANCELLED = (Cancelled, RequestCancelledError, ray.exceptions.TaskCancelledError)
 _NODE_DIED = (ray.exceptions.NodeDiedError, ray.exceptions.OwnerDiedError)
@@ -116,7 +119,8 @@ class ServeStageClient:
             except Exception as error:
                 _call_off(response)  # where its time is up, it goes on
                 failure = _translated(error, stage, item, pool)
-                if not attempts.another(error, failure, route.replica):
+                another = attempts.another(error, failure, route.replica)
+                if not another and not self._has_room_elsewhere(error, failure, route, attempts):
                     raise attempts.last(stage, failure) from None
             finally:
                 route.ended()
@@ -148,12 +152,21 @@ class ServeStageClient:
                 another = attempts.another(error, failure, route.replica)
                 if shown and not restartable:
                     raise failure from None
-                if not another:
+                if not another and not self._has_room_elsewhere(error, failure, route, attempts):
                     raise attempts.last(stage, failure) from None
             finally:
                 route.ended()
                 _call_off(response)
             await attempts.pause(stage, item)
+
+    def _has_room_elsewhere(self, error: Exception, failure: TriptychError, route: Route, attempts: "_Attempts") -> bool:
+        """Where it was a replica that had no room: not where all were asked before it, as Serve did."""
+        if not (isinstance(failure, QueueFull) and isinstance(error, ray.exceptions.RayTaskError)):
+            return False
+        ranked = self._ranked(route.stage, route.wanted, attempts.tried)
+        if ranked is None or ranked.best.replica in attempts.tried | {""} or ranked.best.is_full:
+            return False
+        return attempts.one_with_room()
 
     def _with_end(self, events: Sequence[object], route: Route, pool: "_Pool") -> Sequence[object]:
         end = events[-1] if events else None
@@ -282,12 +295,14 @@ class _Attempts:
 
     def __init__(self, lost: set[str] | None) -> None:
         self._lost = lost if lost is not None else set()
-        self._num_tries = 0
+        self._num_tries = self._num_full = 0
+        self._is_to_pause = True
         self.tried: set[str] = set()
 
     def another(self, error: Exception, failure: TriptychError, replica: str) -> bool:
         """Notes which replica was lost, if one was. `replica`: where it was tried ("": nowhere)."""
         self._num_tries += 1
+        self._is_to_pause = True
         self.tried |= {replica} - {""}
         if isinstance(failure, Broken):
             self._lost.add(str(failure))  # it names the replica
@@ -296,6 +311,12 @@ class _Attempts:
         elif not self._had_no_part(error, failure):
             return False
         return len(self._lost) < MAX_LOST and self._num_tries <= MAX_TRIES
+
+    def one_with_room(self) -> bool:
+        """One more, without a pause."""
+        self._num_full += 1
+        self._is_to_pause = False
+        return self._num_full <= MAX_FULL
 
     def _had_no_part(self, error: Exception, failure: TriptychError) -> bool:
         if isinstance(error, _NODE_DIED) or _went_with_its_node(error):
@@ -311,7 +332,7 @@ class _Attempts:
 
     async def pause(self, stage: str, item: Item[Any]) -> None:
         """Up to a second: until Serve notices, the same replica may be chosen again. Raises `DeadlineExceeded`."""
-        pause_s, left_s = min(1.0, 0.05 * 2**self._num_tries), remaining_s(item)
+        pause_s, left_s = min(1.0, 0.05 * 2**self._num_tries) if self._is_to_pause else 0.0, remaining_s(item)
         await asyncio.sleep(pause_s if left_s is None else min(pause_s, left_s))
         if remaining_s(item) == 0:
             raise _too_late(stage)

@@ -40,6 +40,14 @@ class Route:
         return self._ranked
 
     @property
+    def stage(self) -> str:
+        return self._stage
+
+    @property
+    def wanted(self) -> Wanted:
+        return self._wanted
+
+    @property
     def pool(self) -> str:
         return self._pool
 
