@@ -19,6 +19,10 @@ from pipelines.settings.scaled import ScaledPool, ScalerSettings
 
 log = logging.getLogger("triptych.scaler")
 
+ANSWER_WITHIN_PERIODS = 3
+SILENT_AFTER_PERIODS = 30
+"""Without one answer for so long it doesn't go on by itself: what it asks on may be stuck, and only a new process is rid of that."""
+
 
 class Numbers(Protocol):
     """Of replicas, in the cluster (`pipelines/cluster/serve_numbers.py`)."""
@@ -37,6 +41,7 @@ class Scaler:
         self._table, self._numbers, self._now = table, numbers, now
         self._settings = ScalerSettings()
         self._observation, self._memory = Observation(), Memory()
+        self._answered_at: float | None = None
 
     @property
     def period_s(self) -> float:
@@ -54,10 +59,22 @@ class Scaler:
                 log.warning("numbers of replicas stay as they are: %s: %s", type(error).__name__, error)
             await asyncio.sleep(self.period_s)
 
+    def check_health(self) -> None:
+        """Raises `RuntimeError` where nobody that it asks has answered for many periods."""
+        if self._answered_at is None:
+            self._answered_at = self._now()
+        silent_s = self._now() - self._answered_at
+        if silent_s > SILENT_AFTER_PERIODS * self.period_s:
+            raise RuntimeError(
+                f"no numbers of replicas were decided for {silent_s:.0f} s: the metrics table or Serve is silent"
+            )
+
     async def decide(self) -> Mapping[str, int]:
-        """Once. Returns the numbers, by pool."""
-        told, waiting = await self._table.told.remote()
-        everywhere = await self._numbers.present()
+        """Once. Returns the numbers, by pool. Raises what asking does, and `TimeoutError`."""
+        async with asyncio.timeout(ANSWER_WITHIN_PERIODS * self.period_s):
+            told, waiting = await self._table.told.remote()
+            everywhere = await self._numbers.present()
+        self._answered_at = self._now()
         pools = {_key(pool): pool for pool in self._settings.pools}
         present = {name: _of(pool, everywhere) for name, pool in pools.items() if _address(pool) in everywhere}
         states = self._observation.states(
@@ -75,8 +92,13 @@ class Scaler:
         return wanted
 
     async def _set(self, pool: ScaledPool, present: Present, count: int) -> None:
+        """Where it can't be, the others are set all the same, and this one is tried again."""
         log.info("%s: %d replicas, of %d", pool.deployment, count, present.running + present.starting)
-        await self._numbers.set(pool.application, pool.deployment, count)
+        try:
+            await self._numbers.set(pool.application, pool.deployment, count)
+        except Exception as error:
+            log.warning("%s keeps its number of replicas: %s: %s", pool.deployment, type(error).__name__, error)
+        self._answered_at = self._now()
 
 
 def _key(pool: ScaledPool) -> str:

@@ -37,6 +37,7 @@ class ScalerReplica:
     async def check_health(self) -> None:
         if self._running is not None and self._running.done():
             self._running.result()
+        self._scaler.check_health()
 
     async def __del__(self) -> None:
         if self._running is not None:

@@ -63,7 +63,7 @@ class InFlight:
             self.counters.expired_total += 1
             raise self.too_late(work)
         foreseen = self.scheduler.speed.foreseen(cost, item.work)
-        work.expected_s = self._expected_s(foreseen, now)
+        self._expect(work, foreseen, now)
         try:
             self.scheduler.add(
                 Entry(
@@ -88,10 +88,21 @@ class InFlight:
         self._live[work.id] = work
         return work
 
-    def _expected_s(self, foreseen: Amount, now: float) -> float | None:
-        """Until one more item is done. None: nobody knows."""
+    def _expect(self, work: Work, foreseen: Amount, now: float) -> None:
         load = self.scheduler.load(now)
-        return None if load.speed is None else load.speed.finish_s(foreseen, load.outstanding, load.num_items)
+        work.found_nothing = not load.num_items
+        if load.speed is not None:
+            work.expected_s = load.speed.finish_s(foreseen, load.outstanding, load.num_items)
+
+    def _learn(self, work: Work) -> None:
+        """From how long it took."""
+        if work.expected_s is not None and not work.num_misses:
+            self.scheduler.speed.took(
+                work.expected_s,
+                self.now() - work.submitted_at,
+                was_alone=work.found_nothing and work.ran_alone,
+                is_typical=not work.found_nothing and not work.was_suspended and work.item.priority <= 0,
+            )
 
     def refuse_if_full(self, cost: float, tenant: str) -> None:
         """Raises `QueueFull` where one more of this cost, of this tenant, would not be accepted."""
@@ -153,8 +164,7 @@ class InFlight:
             self._outbox.append(partial(work.receiver.failed, answer))
         else:
             self._outbox.append(partial(work.receiver.done, answer, work.receipt(self.identity)))
-            if work.expected_s is not None and not work.num_misses:
-                self.scheduler.speed.took(work.expected_s, self.now() - work.submitted_at)
+            self._learn(work)
         self.scheduler.cancel(work.id)
         self.to_prepare.discard(work.id)
         self.let_go(work)

@@ -102,7 +102,7 @@ class Rows(Generic[P, Q, R]):
         try:
             suspended = self._stage.suspend(row)
             with self._in_flight.lock:
-                work.suspended = suspended
+                work.suspended, work.was_suspended = suspended, True
         except Exception as error:
             with self._in_flight.lock:
                 self._in_flight.fail(work, as_stage_error(self._in_flight.identity.stage, error, work.item.id))

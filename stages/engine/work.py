@@ -32,7 +32,8 @@ class Clock:
 class Work:
     """`id` is unique in the engine. `prepared` is what `prepare` made of the payload and the `inputs` at hand; `row`, the running
     one, where it `has_row`; `suspended`, where it ran and had to make way, what it goes on from. `cost`: as it was weighed
-    before it was prepared. `expected_s`: how long it was expected to take when it came (None: nobody knew). Times are monotonic."""
+    before it was prepared. `expected_s`: how long it was expected to take when it came (None: nobody knew). `found_nothing`: nobody waited
+    or ran then. Times are monotonic."""
 
     id: str
     item: Item[Any]
@@ -42,12 +43,14 @@ class Work:
     inputs: Inputs = NO_INPUTS
     cost: float = 0.0
     expected_s: float | None = None
+    found_nothing: bool = False
     num_misses: int = 0  # how often inputs were missing after all
     prepared: Any = None
     was_alone: bool = False  # when its preparing ran out of memory
     row: Any = None
     has_row: bool = False
     suspended: Any = None
+    was_suspended: bool = False
     settled: bool = False  # `done` or `failed` is on its way; nothing more may be said
     failed: bool = False
     started_at: float | None = None
@@ -69,6 +72,11 @@ class Work:
         self.device_s += seconds / num_items
         self.batch_items += num_items
         self.steps += 1
+
+    @property
+    def ran_alone(self) -> bool:
+        """In all its steps so far."""
+        return self.batch_items == self.steps
 
     def receipt(self, engine: EngineIdentity) -> StageReceipt:
         """`queue_s` is from submission to the first batch or start (with preparation), `run_s` from then to the last step."""

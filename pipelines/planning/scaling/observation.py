@@ -13,6 +13,10 @@ from stages.contract.work import NO_WORK, Work
 
 START_UP_S = 10.0  # until one has been seen to start
 FEW_ITEMS = 50
+FORGOTTEN_AFTER_S = 600.0
+"""A replica that has told nothing for so long has ended."""
+ACQUAINTED_AFTER_S = 30.0
+"""For so long after the first look whoever tells something for the first time has been there before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +57,13 @@ class Watched:
 
 class _Counted(NamedTuple):
     work: Work
-    arrived: int
-    left: int
+    arrived: float
+    left: float
+
+
+class _Known(NamedTuple):
+    total: _Counted
+    at: float
 
 
 @dataclass(slots=True)
@@ -68,7 +77,8 @@ class Observation:
 
     def __init__(self) -> None:
         self._at: float | None = None
-        self._counted: dict[tuple[str, str], _Counted] = {}
+        self._began_at: float | None = None
+        self._counted: dict[tuple[str, str], _Known] = {}
         self._ever: dict[str, _Counted] = {}
         self._starts: dict[str, _Start] = {}
         self._start_up_s: dict[str, float] = {}
@@ -85,7 +95,7 @@ class Observation:
         """`told`: by replica; `waiting`: of each caller; `present`: by pool, of which those that aren't named are left out."""
         seconds = max(1e-3, now - self._at) if self._at is not None else period_s
         self._at = now
-        came = self._came(told, is_first=not self._counted and not self._ever)
+        came = self._came(told, now, seconds)
         lines = _sums(waiting)
         found = []
         for pool in watched:
@@ -96,20 +106,26 @@ class Observation:
                 found.append(self._state(pool.state, tuple(loads), news, there, now))
         return found
 
-    def _came(self, told: Mapping[str, Told], *, is_first: bool) -> Mapping[tuple[str, str], _Counted]:
-        """Since the last time, by pool and stage. A replica that nobody knew has begun at nothing, unless nobody knew any."""
+    def _came(self, told: Mapping[str, Told], now: float, seconds: float) -> Mapping[tuple[str, str], _Counted]:
+        """Since the last time, by pool and stage. A replica that nobody knew has begun at nothing, unless whoever looks is new itself.
+        One that was silent for a while, or whose words were lost, goes on from what it told last: what came to it meanwhile came evenly."""
         came: dict[tuple[str, str], _Counted] = {}
-        counted: dict[tuple[str, str], _Counted] = {}
+        counted = {key: known for key, known in self._counted.items() if now - known.at <= FORGOTTEN_AFTER_S}
+        self._began_at = now if self._began_at is None else self._began_at
+        is_new_here = now - self._began_at < ACQUAINTED_AFTER_S
         for replica, each in told.items():
             for one in each.news:
                 key, total = (replica, one.stage), _Counted(one.arrived, one.num_arrived, one.num_left)
-                counted[key] = total
-                before = self._counted.get(key, total if is_first else _Counted(NO_WORK, 0, 0))
+                known = counted.get(key)
+                counted[key] = _Known(total, now)
+                before = known.total if known is not None else total if is_new_here else _Counted(NO_WORK, 0, 0)
                 if total.arrived < before.arrived:
                     before = _Counted(NO_WORK, 0, 0)
                 more = _Counted(total.work - before.work, total.arrived - before.arrived, max(0, total.left - before.left))
-                came[each.pool, one.stage] = _plus(came.get((each.pool, one.stage)), more)
                 self._ever[one.stage] = _plus(self._ever.get(one.stage), more)
+                part = seconds / max(seconds, now - known.at) if known is not None else 1.0
+                latest = _Counted(more.work * part, more.arrived * part, more.left * part)
+                came[each.pool, one.stage] = _plus(came.get((each.pool, one.stage)), latest)
         self._counted = counted
         return came
 

@@ -247,13 +247,15 @@ def _worst_off_first(pools: Sequence[PoolState], allocation: Allocation, needs: 
 
 
 def _bounds(pools: Sequence[PoolState], starting: Mapping[str, Starting], now: float) -> Mapping[str, Bounds]:
-    """A pool whose replicas don't come up gets no more than those that run, and one that goes on trying."""
+    """A pool whose replicas don't come up gets no more than those that run, and one that goes on trying. One for which items wait where
+    none runs gets one in any case: they wait for it, and no other pool of their stage can have them."""
     found = {}
     for pool in pools:
         most, trying = pool.max_replicas, starting.get(pool.pool)
         if trying is not None and now - trying.since > max(_LEAST_PATIENCE_S, STUCK_AFTER * pool.start_up_s):
             most = min(most, max(pool.running + 1, pool.min_replicas))
-        found[pool.pool] = Bounds(pool.min_replicas, most)
+        is_asked = pool.running == 0 and any(load.num_items for load in pool.stages)
+        found[pool.pool] = Bounds(max(pool.min_replicas, min(1, most)) if is_asked else pool.min_replicas, most)
     return found
 
 

@@ -37,7 +37,7 @@ class Ended(Enum):
 class Piece:
     """One item in an engine. `amount`: of one step; `prompt`, `steps`: what is left. `expected`: what was foreseen of all of it.
     `ended`: is told how. `first_at`: when its first step (an LLM's first token) was done. `expected_s`: how long it was expected to take
-    when it was submitted."""
+    when it was submitted; `is_typical`: as `LearnedSpeed.took` has it."""
 
     id: str
     amount: float
@@ -53,6 +53,7 @@ class Piece:
     first_at: float = math.inf
     submitted_at: float = 0.0
     expected_s: float | None = None
+    is_typical: bool = True
 
 
 class VirtualEngine(ABC):
@@ -87,6 +88,7 @@ class VirtualEngine(ABC):
             )
         )
         piece.submitted_at = now
+        piece.is_typical = load.num_items > 0 and piece.priority <= 0
         if load.speed is not None:
             piece.expected_s = load.speed.finish_s(foreseen, load.outstanding, load.num_items)
         if self._is_busy:
@@ -114,7 +116,7 @@ class VirtualEngine(ABC):
         now = self._clock.now
         for piece in pieces:
             if piece.expected_s is not None:
-                self._scheduler.speed.took(piece.expected_s, now - piece.submitted_at)
+                self._scheduler.speed.took(piece.expected_s, now - piece.submitted_at, is_typical=piece.is_typical)
         for piece in pieces:
             piece.ended(piece, Ended.DONE)
 
@@ -239,7 +241,10 @@ class VirtualIterativeEngine(VirtualEngine):
         return True
 
     def _make_room(self, now: float) -> bool:
-        return self._rows.preempt(now) is not None
+        entry = self._rows.preempt(now)
+        if entry is not None:
+            entry.work.is_typical = False
+        return entry is not None
 
     def _step(self, now: float) -> None:
         pieces = [entry.work for entry in self._batch.entries]

@@ -3,7 +3,8 @@ items took. Pure: whoever saw them says so.
 
 Decides how much what was measured beforehand counts, and for how long. With a profile only one factor is learned, which also stands for
 whoever else shares the device; without one the line between a step's amount and its time. Beside that, how much work an item is of which
-nobody said so, and by how much items miss what was expected of them.
+nobody said so, and by how much items miss what was expected of them. What each takes beside the device's time is learned apart, from
+those that were alone: it doesn't multiply whole lines.
 """
 
 import math
@@ -19,7 +20,11 @@ MAX_MISS = 10.0
 """A step that takes more times what was expected (it compiles, the machine slept) counts as one that takes so many."""
 FIRST_MARGIN, MAX_MARGIN = 1.5, 20.0
 MARGIN_GAIN = 0.1
-RECENT = 0.05  # how much the last item counts for what one usually asks
+FEW_STEPS = 10
+"""From no more than so many no line is believed that one further step contradicts: they may all have compiled."""
+SHORT_S = 0.2
+"""An expectation that is shorter is missed only by what would miss one of so long."""
+RECENT = 0.05  # how much the last item counts for what one usually asks, or takes beside the device's time
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +53,9 @@ class LearnedSpeed:
     def __init__(self, *, is_one_shot: bool = False, max_amount: float = math.inf) -> None:
         self._is_one_shot, self._max_amount = is_one_shot, max_amount
         self._measured: MeasuredSteps | None = None
-        self._line = AffineTime(HALF_LIFE_S)
+        self._line, self._num_drawn = AffineTime(HALF_LIFE_S), 0
         self._expected_s = self._taken_s = 0.0  # by the profile, and what it took; the older counts for less
-        self._margin = FIRST_MARGIN
+        self._margin, self._beside_s = FIRST_MARGIN, 0.0
         self._usual_steps, self._usual_amount = 1.0, 1.0  # of an item, the amount in units of what it weighs
         self._times: StepTimes | None = None
         self.misses = Misses()
@@ -70,21 +75,42 @@ class LearnedSpeed:
             self.misses.step_taken_seconds_total += seconds
             self.misses.step_error_seconds_total += abs(seconds - expected_s)
         if self._measured is None:
-            self._line.observe(amount, seconds, age=seconds)
-            self._times = self._line.step_times()
+            self._draw_on(amount, seconds)
             return
         expected_s = self._measured.times.seconds(amount)
         keep, most_s = 0.5 ** (expected_s / HALF_LIFE_S), MAX_MISS * self._factor * expected_s
         self._expected_s = self._expected_s * keep + expected_s
         self._taken_s = self._taken_s * keep + min(seconds, most_s)
 
-    def took(self, expected_s: float, seconds: float) -> None:
-        """An item of which `expected_s` was expected when it came. The margin follows the quantile by small steps, up where it was missed
-        and down where it was not (Robbins and Monro, 1951), in proportion."""
+    def _draw_on(self, amount: float, seconds: float) -> None:
+        """The line, without a profile."""
+        expected_s = self._times.seconds(amount) if self._times is not None else seconds
+        if expected_s > MAX_MISS * seconds and self._num_drawn <= FEW_STEPS:
+            self._line, self._num_drawn = AffineTime(HALF_LIFE_S), 0
+        else:
+            seconds = min(seconds, MAX_MISS * expected_s)
+        self._num_drawn += 1
+        self._line.observe(amount, seconds, age=seconds)
+        self._times = self._line.step_times()
+
+    def took(self, expected_s: float, seconds: float, *, was_alone: bool = False, is_typical: bool = True) -> None:
+        """An item of which `expected_s` was expected when it came. `was_alone`: there was nothing else from its beginning to its end.
+        `is_typical`: it found others, and nobody was to go before it who came later."""
+        if expected_s <= 0:  # nothing was to be done
+            return
         self.misses.finish_expected_seconds_total += expected_s
         self.misses.finish_taken_seconds_total += seconds
         self.misses.finish_error_seconds_total += abs(seconds - expected_s)
-        was_missed = seconds > self._margin * expected_s
+        if was_alone:
+            most_s = MAX_MISS * max(expected_s, SHORT_S)
+            self._beside_s += RECENT * (max(0.0, min(seconds, most_s) - expected_s) - self._beside_s)
+        elif is_typical:
+            self._learn_margin(expected_s, seconds - self._beside_s)
+
+    def _learn_margin(self, expected_s: float, seconds: float) -> None:
+        """It follows the quantile by small steps, up where it was missed and down where it was not (Robbins and Monro, 1951), in
+        proportion."""
+        was_missed = seconds > self._margin * max(expected_s, SHORT_S)
         step = MARGIN_GAIN * (MARGIN_QUANTILE if was_missed else MARGIN_QUANTILE - 1)
         self._margin = min(MAX_MARGIN, max(1.0, self._margin * math.exp(step)))
 

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+import pytest
+
 from pipelines.cluster.metrics_table import MetricsTable
-from pipelines.cluster.scaler import Scaler
+from pipelines.cluster.scaler import SILENT_AFTER_PERIODS, Scaler
 from pipelines.cluster.waiting import unplaced
 from pipelines.planning.scaling.observation import Present, Told, Waiting
 from pipelines.routing.table import Demand, pool_key
@@ -129,3 +131,57 @@ async def test_where_the_table_does_not_answer_the_next_decision_is_tried_again(
     with suppress(asyncio.CancelledError):
         await scaler.run()
     assert (calls, numbers.set_to) == (3, [])
+
+
+async def test_a_pool_that_can_not_be_set_keeps_no_other_from_being_set() -> None:
+    class Stubborn(Numbers):
+        async def set(self, application: str, deployment: str, count: int) -> None:
+            if deployment == "a":
+                raise TimeoutError("Serve's controller is slow")
+            await super().set(application, deployment, count)
+
+    numbers = Stubborn(a=1, b=1)
+    scaler = Scaler(Table().handle, numbers, lambda: 0.0)
+    scaler.configure(settings(pool("a", min_replicas=2), pool("b", min_replicas=3)))
+    await scaler.decide()
+    assert numbers.set_to == [("b", 3)]
+
+
+@pytest.mark.parametrize("silent", ["the table", "Serve"])
+async def test_who_never_answers_is_asked_again_and_in_the_end_the_scaler_is_unwell(silent: str) -> None:
+    asked, again = 0, asyncio.Event()
+
+    async def never() -> Any:
+        nonlocal asked
+        asked += 1
+        if asked == 3:
+            again.set()
+        await asyncio.Event().wait()
+
+    class Silent(Numbers):
+        async def present(self) -> Any:
+            return await never()
+
+    handle = type("Handle", (), {"told": Method(never)})() if silent == "the table" else Table().handle
+    now = 100.0
+    scaler = Scaler(handle, Silent(a=1), lambda: now)
+    scaler.configure(ScalerSettings.model_validate({"scaling": {"period_s": 0.001}}))
+    scaler.check_health()
+    running = asyncio.create_task(scaler.run())
+    async with asyncio.timeout(30):
+        await again.wait()
+    scaler.check_health()
+    now += SILENT_AFTER_PERIODS * 0.001 + 0.001
+    with pytest.raises(RuntimeError, match="silent"):
+        scaler.check_health()
+    running.cancel()
+
+
+async def test_a_scaler_that_gets_answers_is_well() -> None:
+    now = 100.0
+    scaler = Scaler(Table().handle, Numbers(a=1), lambda: now)
+    scaler.configure(settings(pool("a")))
+    scaler.check_health()
+    now += 1000.0
+    await scaler.decide()
+    scaler.check_health()

@@ -51,6 +51,32 @@ def test_the_batch_stays_open_while_the_device_is_busy(bench: Bench) -> None:
     assert stage.batches == [[1], [2, 3, 4, 5, 6]]
 
 
+def test_the_margin_is_learned_from_items_that_waited_and_were_not_in_the_background(bench: Bench) -> None:
+    stage = Adder(run_gate=bench.gate())
+    engine = bench.one_shot(stage, batch=BatchLimits(max_items=1))
+
+    def after(seconds: float, *priorities: int) -> float:
+        """Each of them takes so long, one after the other."""
+        num_before, inboxes = len(stage.batches), []
+        for num_waiting, priority in enumerate(priorities):
+            inboxes.append(add(engine, 1, priority=priority))
+            if num_waiting:
+                prepared(engine, num_waiting)
+            else:
+                stage.run_gate.wait_for(num_before + 1)
+        for num_done, inbox in enumerate(inboxes):
+            stage.run_gate.wait_for(num_before + num_done + 1)
+            bench.time.now += seconds
+            stage.run_gate.let(1)
+            assert inbox.total == 1
+        return engine.metrics()["finish_margin"]
+
+    first = after(1.0, 0)
+    assert after(10.0, 0) == first
+    assert after(40.0, 0, 1) == first
+    assert after(400.0, 0, 0) > first
+
+
 def test_whoever_gets_an_answer_finds_its_own_item_no_longer_in_hand(bench: Bench) -> None:
     """Or its next one would be sent to another replica."""
 

@@ -2,7 +2,16 @@
 
 import pytest
 
-from pipelines.planning.scaling.observation import START_UP_S, Observation, Present, Told, Waiting, Watched
+from pipelines.planning.scaling.observation import (
+    ACQUAINTED_AFTER_S,
+    FORGOTTEN_AFTER_S,
+    START_UP_S,
+    Observation,
+    Present,
+    Told,
+    Waiting,
+    Watched,
+)
 from pipelines.planning.scaling.pool_state import Feed, PoolState, StageLoad
 from stages.contract.cost import Speed, StepTimes
 from stages.contract.news import StageNews
@@ -67,7 +76,36 @@ def test_a_replica_that_began_anew_counts_from_nothing(again: int) -> None:
 def test_a_new_replica_of_a_known_pool_has_begun_at_nothing() -> None:
     observation = Observation()
     seen(observation, 0.0, told(100, 90))
-    assert seen(observation, 1.0, told(100, 90), told(7, 0)).stages[0].arriving == 7.0
+    seen(observation, ACQUAINTED_AFTER_S, told(100, 90))
+    assert seen(observation, ACQUAINTED_AFTER_S + 1.0, told(100, 90), told(7, 0)).stages[0].arriving == 7.0
+
+
+def test_who_is_heard_of_only_after_the_first_looks_may_have_been_there_before() -> None:
+    observation = Observation()
+    seen(observation, 0.0)
+    seen(observation, 2.0, told(100, 90))
+    load = seen(observation, 4.0, told(104, 92), told(5000, 4990)).stages[0]
+    assert (load.arriving, load.leaving) == (2.0, 1.0)
+    assert seen(observation, 6.0, told(104, 92), told(5006, 4990)).stages[0].arriving == 3.0
+
+
+@pytest.mark.parametrize("silent_s", [2.0, 60.0, FORGOTTEN_AFTER_S - 20.0])
+def test_a_replica_that_is_heard_of_again_goes_on_from_what_it_told_last(silent_s: float) -> None:
+    """The table that keeps what they tell began anew, or it told nothing for a while."""
+    observation, since = Observation(), ACQUAINTED_AFTER_S
+    seen(observation, 0.0, told(100_000, 99_990))
+    seen(observation, since, told(100_000, 99_990))
+    num = int(5 * (silent_s + 2.0))
+    assert seen(observation, since + silent_s).stages[0].arriving == 0.0
+    load = seen(observation, since + silent_s + 2.0, told(100_000 + num, 99_990 + num)).stages[0]
+    assert (load.arriving, load.leaving) == (5.0, 5.0)
+
+
+def test_a_replica_that_has_ended_is_forgotten() -> None:
+    observation = Observation()
+    seen(observation, 0.0, told(100, 90))
+    seen(observation, FORGOTTEN_AFTER_S + 1.0)
+    assert seen(observation, FORGOTTEN_AFTER_S + 2.0, told(107, 90)).stages[0].arriving == 107.0
 
 
 def test_what_waits_at_callers_is_in_the_line() -> None:

@@ -101,6 +101,17 @@ def test_nobody_starts_in_the_place_of_who_is_still_there(seed: int) -> None:
     assert more == 0 or there + more <= limit + 1e-6
 
 
+def test_who_waits_for_a_pool_without_replicas_gets_one_of_that_pool() -> None:
+    """Whichever pool of the stage is cheaper: the items are in that one's line already."""
+    cheap = PoolState("cheap", (StageLoad("m.0", speed(0.1)),), devices=1.0, min_replicas=0, max_replicas=4)
+    dear = PoolState("dear", (StageLoad("m.0", speed(0.1)),), devices=4.0, min_replicas=0, max_replicas=4)
+    asked = replace(dear, stages=(replace(dear.stages[0], num_items=2, backlog=ITEM * 2),))
+    assert targets([cheap, asked], Budget(), RULES, Memory(), 0.0)[0]["dear"] == 1
+    assert targets([cheap, asked], Budget({"cpu": 3.0}), RULES, Memory(), 0.0)[0]["dear"] == 0
+    assert targets([cheap, replace(asked, max_replicas=0)], Budget(), RULES, Memory(), 0.0)[0]["dear"] == 0
+    assert targets([cheap, dear], Budget(), RULES, Memory(), 0.0)[0] == {"cheap": 0, "dear": 0}
+
+
 def test_a_scaler_that_begins_anew_goes_on_from_what_is_there() -> None:
     busy = PoolState("a", (StageLoad("m.0", speed(0.1), num_items=20, backlog=ITEM * 20),), running=7, max_replicas=9)
     assert targets([busy], Budget(), RULES, Memory(), 0.0)[0] == {"a": 7}

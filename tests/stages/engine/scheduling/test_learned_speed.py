@@ -62,6 +62,37 @@ def test_a_step_that_compiled_does_not_make_the_device_slow() -> None:
     assert speed.factor < 1.15
 
 
+@pytest.mark.parametrize("compiling", [[0], [0, 1, 2], [7], [0, 50]])
+def test_without_a_profile_neither_does_a_step_that_compiled(compiling: list[int]) -> None:
+    learned = LearnedSpeed(is_one_shot=True)
+    for at in range(60):
+        learned.observe(8, 20.0 if at in compiling else 0.02)
+    speed = learned.of(LIMITS)
+    assert speed is not None
+    assert speed.step_s(8) == pytest.approx(0.02, rel=0.5)
+
+
+def test_a_line_drawn_from_many_steps_outlasts_a_quick_one() -> None:
+    learned = LearnedSpeed()
+    for _ in range(100):
+        learned.observe(8, 0.02)
+    learned.observe(8, 0.0001)
+    speed = learned.of(LIMITS)
+    assert speed is not None
+    assert speed.step_s(8) == pytest.approx(0.02, rel=0.05)
+
+
+def test_steps_of_very_unlike_amounts_become_one_line() -> None:
+    """What reads a prompt and what answers: through nothing, either would say of the other what is far from true."""
+    learned = LearnedSpeed()
+    for at in range(200):
+        learned.observe(*((512, 0.1) if at % 20 == 0 else (1, 0.008)))
+    speed = learned.of(BatchLimits(max_items=8, max_cost=1000))
+    assert speed is not None
+    assert speed.step_s(1) == pytest.approx(0.008, rel=0.2)
+    assert speed.step_s(512) == pytest.approx(0.1, rel=0.2)
+
+
 def test_what_is_in_no_step_is_in_none_whatever_the_limits_say() -> None:
     learned = LearnedSpeed(max_amount=20)
     learned.observe(4, 1.0)
@@ -89,6 +120,36 @@ def test_who_is_never_late_needs_no_margin() -> None:
     speed = learned.of(LIMITS)
     assert speed is not None
     assert speed.margin == 1.0
+
+
+def test_what_items_take_beside_the_device_multiplies_no_line() -> None:
+    learned, noise = LearnedSpeed(), random.Random(1)
+    learned.observe(1, 0.02)
+    for _ in range(300):
+        learned.took(0.02, 0.02 + noise.uniform(0.06, 0.1), was_alone=True, is_typical=False)
+        learned.took(0.06, 0.06 + noise.uniform(0.06, 0.1))
+    speed = learned.of(LIMITS)
+    assert speed is not None
+    assert speed.margin < 1.5
+    assert speed.finish_quantile_s(Work(1.0), Work(250.0, 250.0), 250) < 2 * speed.finish_s(Work(1.0), Work(250.0, 250.0), 250)
+
+
+def test_long_items_are_measured_without_what_they_take_beside_the_device() -> None:
+    learned = LearnedSpeed()
+    learned.observe(1, 1.0)
+    for _ in range(200):
+        learned.took(1.0, 2.0, was_alone=True, is_typical=False)
+        learned.took(1.0, 2.0)
+    assert learned.metrics()["finish_margin"] < 1.2
+
+
+def test_who_had_to_let_others_go_first_and_who_had_nothing_to_do_teach_no_margin() -> None:
+    learned = LearnedSpeed()
+    before = learned.metrics()["finish_margin"]
+    for _ in range(50):
+        learned.took(1.0, 30.0, is_typical=False)
+        learned.took(0.0, 30.0)
+    assert learned.metrics()["finish_margin"] == before
 
 
 def test_what_is_asked_is_learned_where_nobody_says_it() -> None:
