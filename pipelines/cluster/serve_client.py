@@ -15,6 +15,8 @@ What ended for another reason costs a pause and no attempt, as far as that can b
 - one that went with its whole node.
 A replica that is stopped in order ends the requests in its hand first, so who is killed by Serve itself did not end in time: that
 counts. Where a stage behind the one that is called is unavailable, its replica has tried.
+
+A replica without room costs no pause either: up to `MAX_FULL` others are asked, as long as one is known that was not.
 """
 
 import asyncio
@@ -58,6 +60,7 @@ MAX_LOST = 2
 MEETING_S, MEETINGS = 0.01, 100
 """How often, and how many times, it is looked whether Serve has said who is in a stage's pools: or a first call might go to one that
 sleeps."""
+MAX_FULL = 2
 MAX_TRIES = 300  # of a request without a deadline
 _CANCELLED = (Cancelled, RequestCancelledError, ray.exceptions.TaskCancelledError)
 _NODE_DIED = (ray.exceptions.NodeDiedError, ray.exceptions.OwnerDiedError)
@@ -102,10 +105,10 @@ class ServeStageClient:
     async def call(self, stage: str, item: Item[Any], *, lost: set[str] | None = None) -> Reply[Any]:
         attempts = _Attempts(lost)
         while True:
-            route = await self._route(stage, item, attempts)
-            pool = self._pool_of(stage, route)
-            response = pool.method("call").remote(stage, item, to=route)
+            pool, route = await self._route(stage, item, attempts)
+            response: Any = None
             try:
+                response = pool.method("call").remote(stage, item, to=route)
                 reply: Reply[Any] = await _in_time(response, item, stage)
                 pool.pace.tick()
                 self._hear(route, reply.news)
@@ -116,7 +119,8 @@ class ServeStageClient:
             except Exception as error:
                 _call_off(response)  # where its time is up, it goes on
                 failure = _translated(error, stage, item, pool)
-                if not attempts.another(error, failure, route.replica):
+                another = attempts.another(error, failure, route.replica)
+                if not another and not self._has_room_elsewhere(error, failure, route, attempts):
                     raise attempts.last(stage, failure) from None
             finally:
                 route.ended()
@@ -129,13 +133,15 @@ class ServeStageClient:
         beside: Sequence[Any] = ()
         attempts = _Attempts(lost)
         while True:
-            route = await self._route(stage, item, attempts)
-            pool = self._pool_of(stage, route)
-            if sent is None:
-                sent, arrays = packed(item)
-                beside = [self._store.reference(array) for array in arrays]
-            response, shown = pool.method("stream").remote(stage, sent, *beside, to=route), False
+            pool, route = await self._route(stage, item, attempts)
+            response: Any = None
+            shown = False
             try:
+                if sent is None:
+                    made, arrays = packed(item)
+                    beside = [self._store.reference(array) for array in arrays]
+                    sent = made
+                response = pool.method("stream").remote(stage, sent, *beside, to=route)
                 async for events in _within(response, item, stage):
                     shown = shown or not all(isinstance(event, InputReceipts) for event in events)
                     yield self._with_end(events, route, pool)
@@ -146,12 +152,21 @@ class ServeStageClient:
                 another = attempts.another(error, failure, route.replica)
                 if shown and not restartable:
                     raise failure from None
-                if not another:
+                if not another and not self._has_room_elsewhere(error, failure, route, attempts):
                     raise attempts.last(stage, failure) from None
             finally:
                 route.ended()
                 _call_off(response)
             await attempts.pause(stage, item)
+
+    def _has_room_elsewhere(self, error: Exception, failure: TriptychError, route: Route, attempts: "_Attempts") -> bool:
+        """Where it was a replica that had no room: not where all were asked before it, as Serve did."""
+        if not (isinstance(failure, QueueFull) and isinstance(error, ray.exceptions.RayTaskError)):
+            return False
+        ranked = self._ranked(route.stage, route.wanted, attempts.tried)
+        if ranked is None or ranked.best.replica in attempts.tried | {""} or ranked.best.is_full:
+            return False
+        return attempts.one_with_room()
 
     def _with_end(self, events: Sequence[object], route: Route, pool: "_Pool") -> Sequence[object]:
         end = events[-1] if events else None
@@ -160,12 +175,13 @@ class ServeStageClient:
         self._hear(route, end.news)
         return [*events[:-1], StreamEnd(_told(end.receipt, route, pool.name))]
 
-    async def _route(self, stage: str, item: Item[Any], attempts: "_Attempts") -> Route:
+    async def _route(self, stage: str, item: Item[Any], attempts: "_Attempts") -> tuple["_Pool", Route]:
+        """To be ended, whatever comes of it."""
         pools = await self._met(stage)
         wanted = self._with_parts(wanted_of(item), item)
         ranked = self._ranked(stage, wanted, attempts.tried)
-        pool = ranked.best.pool if ranked is not None else pools[0]
-        return Route(self._table, stage, pool, wanted, ranked, frozenset(attempts.tried))
+        pool = next(pool for pool in pools if ranked is None or pool.key == ranked.best.pool)
+        return pool, Route(self._table, stage, pool.key, wanted, ranked, frozenset(attempts.tried))
 
     def _ranked(self, stage: str, wanted: Wanted, tried: Collection[str] = ()) -> Ranked | None:
         keys = [pool.key for pool in self._hosting(stage)]
@@ -194,15 +210,18 @@ class ServeStageClient:
             pool.method("call")
         return pools
 
-    async def _met(self, stage: str) -> Sequence[str]:
-        """The keys of its pools, once Serve has said who is in each; but it isn't waited for long."""
+    async def _met(self, stage: str) -> Sequence["_Pool"]:
+        """Its pools, once Serve has said who is in each; but it isn't waited for long, and once a pool only."""
         pools = self._meet(stage)
-        if len(pools) > 1:
+        unmet = [pool for pool in pools if not pool.is_met] if len(pools) > 1 else []
+        if unmet:
             for _ in range(MEETINGS):
-                if all(self._table.is_known(pool.key) for pool in pools):
+                if all(self._table.is_known(pool.key) for pool in unmet):
                     break
                 await asyncio.sleep(MEETING_S)
-        return [pool.key for pool in pools]
+            for pool in unmet:
+                pool.is_met = True
+        return pools
 
     def _hear(self, route: Route, told: Sequence[StageNews]) -> None:
         now = time.monotonic()
@@ -216,17 +235,15 @@ class ServeStageClient:
             raise ConfigurationError(f"stage {stage!r} can't be called from here (what can: {known})")
         return [self._pools[name] for name in names]
 
-    def _pool_of(self, stage: str, route: Route) -> "_Pool":
-        return next(pool for pool in self._hosting(stage) if pool.key == route.pool)
-
 
 class _Pool:
-    """A deployment, and how it is called."""
+    """A deployment, and how it is called. `is_met`: who is in it was told, or waited for long enough."""
 
     def __init__(self, name: str, handle: DeploymentHandle) -> None:
         self.name, self._handle = name, handle
         self.key = pool_key(handle.app_name, name)
         self.pace = _Pace()
+        self.is_met = False
         self._methods: dict[str, DeploymentHandle] = {}
 
     def method(self, name: str) -> DeploymentHandle:
@@ -278,12 +295,14 @@ class _Attempts:
 
     def __init__(self, lost: set[str] | None) -> None:
         self._lost = lost if lost is not None else set()
-        self._num_tries = 0
+        self._num_tries = self._num_full = 0
+        self._is_to_pause = True
         self.tried: set[str] = set()
 
     def another(self, error: Exception, failure: TriptychError, replica: str) -> bool:
         """Notes which replica was lost, if one was. `replica`: where it was tried ("": nowhere)."""
         self._num_tries += 1
+        self._is_to_pause = True
         self.tried |= {replica} - {""}
         if isinstance(failure, Broken):
             self._lost.add(str(failure))  # it names the replica
@@ -292,6 +311,12 @@ class _Attempts:
         elif not self._had_no_part(error, failure):
             return False
         return len(self._lost) < MAX_LOST and self._num_tries <= MAX_TRIES
+
+    def one_with_room(self) -> bool:
+        """One more, without a pause."""
+        self._num_full += 1
+        self._is_to_pause = False
+        return self._num_full <= MAX_FULL
 
     def _had_no_part(self, error: Exception, failure: TriptychError) -> bool:
         if isinstance(error, _NODE_DIED) or _went_with_its_node(error):
@@ -307,7 +332,7 @@ class _Attempts:
 
     async def pause(self, stage: str, item: Item[Any]) -> None:
         """Up to a second: until Serve notices, the same replica may be chosen again. Raises `DeadlineExceeded`."""
-        pause_s, left_s = min(1.0, 0.05 * 2**self._num_tries), remaining_s(item)
+        pause_s, left_s = min(1.0, 0.05 * 2**self._num_tries) if self._is_to_pause else 0.0, remaining_s(item)
         await asyncio.sleep(pause_s if left_s is None else min(pause_s, left_s))
         if remaining_s(item) == 0:
             raise _too_late(stage)
@@ -335,9 +360,10 @@ class _Pace:
 
 
 def _call_off(response: Any) -> None:
-    """A call that failed on its way raises that again here, over what was made of it."""
-    with suppress(Exception):
-        response.cancel()
+    """A call that failed on its way raises that again here, over what was made of it. None: it never was under way."""
+    if response is not None:
+        with suppress(Exception):
+            response.cancel()
 
 
 async def _within(response: Any, item: Item[Any], stage: str) -> AsyncGenerator[Sequence[object], None]:

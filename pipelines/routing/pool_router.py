@@ -3,10 +3,12 @@ full; then the one that would be next. What comes without a choice goes to two a
 by itself.
 
 Tells the caller's process who is in the pool, how busy they are, and what they have published of themselves. Serve pickles this module
-by value, to every process that calls the deployment: what it imports must be there.
+by value, to every process that calls the deployment: what it imports must be there. Serve drops a request whose router fails, and its
+caller waits to the deadline: whatever goes wrong with a choice, it goes to two at random.
 """
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Sequence
@@ -19,6 +21,8 @@ from pipelines.routing.published import NEWS, news_in
 from pipelines.routing.route import Route
 from pipelines.routing.table import Member, pool_key, table_of_this_process
 from stages.contract.news import StageNews
+
+logger = logging.getLogger(__name__)
 
 
 class PoolRouter(RequestRouter):
@@ -73,11 +77,17 @@ class PoolRouter(RequestRouter):
         route = pending_request.kwargs.get("to")
         if not isinstance(route, Route):
             return [two]
+        try:
+            first = self._chosen(route, candidate_replicas)
+        except Exception:
+            logger.exception("%s: no replica could be chosen, so that the call goes to any", self._pool)
+            return [two]
+        return [[first], two] if first is not None else [two]
+
+    def _chosen(self, route: Route, candidate_replicas: list[RunningReplica]) -> RunningReplica | None:
         there = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
         first = there.get(route.replica)
-        if first is None or self._is_full(first):
-            first = there.get(route.rank_again() or "")
-        return [[first], two] if first is not None else [two]
+        return there.get(route.rank_again() or "") if first is None or self._is_full(first) else first
 
     def _is_full(self, replica: RunningReplica) -> bool:
         ongoing = self.replica_queue_len_cache.get(replica.replica_id)
@@ -101,4 +111,10 @@ class PoolRouter(RequestRouter):
             self._remove_pending_request_from_indices(pending_request)
             route = pending_request.kwargs.get("to")
             if isinstance(route, Route):
-                route.went(replica.replica_id.unique_id)
+                self._tell_where_it_went(route, replica)
+
+    def _tell_where_it_went(self, route: Route, replica: RunningReplica) -> None:
+        try:
+            route.went(replica.replica_id.unique_id)
+        except Exception:
+            logger.exception("%s: a call is not counted at its replica", self._pool)

@@ -22,7 +22,8 @@ def wanted_of(item: Item[Any]) -> Wanted:
 
 
 class Route:
-    """`ranked`: who was chosen (None: nobody was known); `tried`: who has failed it already."""
+    """`ranked`: who was chosen (None: nobody was known); `tried`: who has failed it already. Where all are full, it is with nobody until
+    one takes it."""
 
     __slots__ = ("_pool", "_ranked", "_sent", "_stage", "_table", "_tried", "_wanted")
 
@@ -31,12 +32,20 @@ class Route:
     ) -> None:
         self._table, self._stage, self._pool, self._wanted = table, stage, pool, wanted
         self._ranked, self._tried = ranked, tried
-        replica = ranked.best.replica if ranked is not None else ""
+        replica = ranked.best.replica if ranked is not None and not ranked.best.is_full else ""
         self._sent: Sent = table.sent(stage, pool, replica, wanted.work, time.monotonic(), name=wanted.name)
 
     @property
     def ranked(self) -> Ranked | None:
         return self._ranked
+
+    @property
+    def stage(self) -> str:
+        return self._stage
+
+    @property
+    def wanted(self) -> Wanted:
+        return self._wanted
 
     @property
     def pool(self) -> str:

@@ -123,13 +123,19 @@ class ReplicaTable:
             known = self._pools.setdefault(pool, _Pool())
             if members and known.asleep_at is not None:
                 known.starts_in_s, known.asleep_at = now - known.asleep_at, None
-            gone = known.members.keys() - {member.replica for member in members}
+            was = known.members
+            gone = was.keys() - {member.replica for member in members}
             known.members = {member.replica: member for member in members}
             known.ongoing = ongoing
-            self._seeds.clear()
+            if known.members.keys() != was.keys():
+                self._forget_seeds(pool)
             for stage in self._stages.values():
                 for replica in gone:
                     _forget(stage, (pool, replica))
+
+    def _forget_seeds(self, pool: str) -> None:
+        for pools in [pools for pools in self._seeds if pool in pools]:
+            del self._seeds[pools]
 
     def heard(self, pool: str, news: StageNews, now: float, *, delay_s: float = ON_ITS_WAY_S) -> None:
         """What a replica told; older than what is known, or of one that is gone, it is passed over. `delay_s`: how long it may have been on
@@ -164,21 +170,24 @@ class ReplicaTable:
             _join(of, sent)
             of.open[id(sent)] = sent
             asleep = self._pools.get(pool)
-            if asleep is not None and not asleep.members and asleep.asleep_at is None:
+            if asleep is not None and not replica and not asleep.members and asleep.asleep_at is None:
                 asleep.asleep_at = now
             self._count(of, sent)
             return sent
 
     def went(self, sent: Sent, replica: str, now: float) -> None:
-        """It went to this one, whichever was chosen."""
+        """It went to this one, whichever was chosen. Passed over where it has ended meanwhile, on another thread."""
         with self._lock:
-            if replica == sent.replica:
-                return
             of = self._stages[sent.stage]
+            if replica == sent.replica or id(sent) not in of.open:
+                return
             if sent.counts:
                 self._uncount(of, sent)
             _leave(of, sent)
+            was, waited_since = sent.replica, sent.at
             sent.replica, sent.at, sent.counts = replica, now, True
+            if not was:
+                self._waits_no_more(sent.pool, waited_since)
             _join(of, sent)
             self._count(of, sent)
 
@@ -188,8 +197,17 @@ class ReplicaTable:
             of = self._stages[sent.stage]
             if of.open.pop(id(sent), None) is not None:
                 _leave(of, sent)
+                if not sent.replica:
+                    self._waits_no_more(sent.pool, sent.at)
             if sent.counts:
                 self._uncount(of, sent)
+
+    def _waits_no_more(self, pool: str, since: float) -> None:
+        """A pool sleeps since the first who waits for it still: whoever gave up tells nothing of how long it takes to start."""
+        asleep = self._pools.get(pool)
+        if asleep is not None and asleep.asleep_at == since:
+            waiting = (one for stage in self._stages.values() for one in stage.open.values() if one.pool == pool)
+            asleep.asleep_at = min((one.at for one in waiting if not one.replica), default=None)
 
     def demand(self) -> Mapping[tuple[str, str], Demand]:
         """By pool and stage."""
@@ -208,7 +226,9 @@ class ReplicaTable:
             return found
 
     def _count(self, of: _Stage, sent: Sent) -> None:
-        if not sent.replica:
+        pool = self._pools.get(sent.pool)
+        if not sent.replica or (pool is not None and sent.replica not in pool.members):
+            sent.counts = False  # of whom nobody is told that it is gone, nobody forgets
             return
         key = (sent.pool, sent.replica)
         candidate = _candidate(of, key)
@@ -254,7 +274,7 @@ class ReplicaTable:
     def _candidates(self, known: _Stage, pools: tuple[str, ...], wanted: Wanted) -> list[Candidate]:
         keys, seeds = self._all(pools)
         if len(keys) > self._settings.max_candidates:
-            keys = self._some(known, keys, seeds, wanted)
+            keys = self._some(known, pools, keys, seeds, wanted)
         found = []
         for key in keys:
             pool, candidate = self._pools[key[0]], _candidate(known, key)
@@ -277,27 +297,33 @@ class ReplicaTable:
             self._seeds[pools] = keys, np.array([seed_of(replica) for _, replica in keys], np.uint64)
         return self._seeds[pools]
 
-    def _some(self, known: _Stage, keys: Sequence[_Key], seeds: NDArray[np.uint64], wanted: Wanted) -> list[_Key]:
-        chosen = dict.fromkeys(key for key in self._holders(known, wanted.hints) if key[0] in self._pools)
+    def _some(
+        self, known: _Stage, pools: Collection[str], keys: Sequence[_Key], seeds: NDArray[np.uint64], wanted: Wanted
+    ) -> list[_Key]:
+        chosen = dict.fromkeys(self._holders(known, pools, wanted.hints))
         if wanted.name is not None:
             making = known.making.get(wanted.name)
-            if making is not None and making.key[1] in self._pools[making.key[0]].members:
+            if making is not None and self._is_there(making.key, pools):
                 chosen[making.key] = None
             chosen |= dict.fromkeys(keys[at] for at in owners(wanted.name, seeds, NUM_OWNERS))
         missing = max(1, self._settings.max_candidates - len(chosen))
         chosen |= dict.fromkeys(keys[int(self._draw() * len(keys)) % len(keys)] for _ in range(missing))
         return list(chosen)
 
-    def _holders(self, known: _Stage, hints: Hints) -> list[_Key]:
-        """Of the longest beginnings first."""
+    def _holders(self, known: _Stage, pools: Collection[str], hints: Hints) -> list[_Key]:
+        """In these pools. Of the longest beginnings first."""
         found: dict[_Key, None] = {}
         for held in (*reversed(hints.chain), *hints.parts):
             for key in known.holders.get(held, ()):
-                if key[1] in self._pools[key[0]].members:
+                if self._is_there(key, pools):
                     found[key] = None
                 if len(found) == MAX_HOLDERS:
                     return list(found)
         return list(found)
+
+    def _is_there(self, key: _Key, pools: Collection[str]) -> bool:
+        pool = self._pools.get(key[0]) if key[0] in pools else None
+        return pool is not None and key[1] in pool.members
 
 
 def _candidate(stage: _Stage, key: _Key) -> Candidate:
@@ -347,7 +373,9 @@ def _told_of(sent: deque[Sent] | None, replica: str, before: float) -> list[Sent
 
 def _forget(stage: _Stage, key: _Key) -> None:
     candidate = stage.known.pop(key, None)
-    stage.sent.pop(key, None)
+    for sent in stage.sent.pop(key, ()):
+        if sent.replica == key[1]:
+            sent.counts = False
     if candidate is not None and candidate.news is not None:
         _index(stage, key, candidate.news.holds, frozenset())
 

@@ -12,7 +12,7 @@ import pytest
 from cache.memory import MemoryTier
 from cache.tiered import TieredCache
 from pipelines.client import Visit
-from pipelines.cluster.serve_client import ServeStageClient
+from pipelines.cluster.serve_client import MEETING_S, MEETINGS, ServeStageClient
 from pipelines.routing.admission import Admission, forecast
 from pipelines.routing.candidate import Wanted
 from pipelines.routing.table import Member, ReplicaTable, pool_key
@@ -21,7 +21,7 @@ from stages.contract.item import Item, Reply, StreamEnd
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.work import Work
 from stages.host.host import StageHost
-from tests.pipelines.cluster.fake_serve import FakeDeployment
+from tests.pipelines.cluster.fake_serve import FakeDeployment, FakeHandle
 from tests.pipelines.routing.fleet import news
 from tests.stages.fakes import Add, Adder, Countdown, CountFrom
 from tests.stages.host.test_host import collect
@@ -98,10 +98,41 @@ async def test_a_reply_tells_what_its_replica_holds_now_and_the_next_who_wants_i
     assert again[0].receipt.remembered == ("its result",)
 
 
+async def test_who_is_in_a_pool_is_waited_for_once_only(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    meetings: list[float] = []
+    sleep = asyncio.sleep
+
+    async def counted(delay: float, result: object = None) -> object:
+        if delay == MEETING_S:
+            meetings.append(delay)
+        return await sleep(0, result)
+
+    monkeypatch.setattr(asyncio, "sleep", counted)
+    del scene.table._pools[pool_key("app", "right")]
+    for _ in range(3):
+        assert (await scene.ask(Add(1, 2))).receipt.pool == "left"
+    assert len(meetings) == MEETINGS
+
+
 async def test_what_has_ended_is_no_longer_counted_as_sent(scene: Scene) -> None:
     await asyncio.gather(*(scene.ask(Add(1, number)) for number in range(8)))
     with pytest.raises(StageFailed):
         await scene.ask(Add(13))
+    assert not scene.table.demand()
+
+
+async def test_what_could_not_even_be_sent_is_no_longer_counted_either(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*given: object, **named: object) -> None:
+        raise OSError("the object store is full")
+
+    monkeypatch.setattr(FakeHandle, "remote", fails)
+    with pytest.raises(StageFailed):
+        await scene.ask(Add(1, 2))
+    with pytest.raises(StageFailed):
+        await collect(scene.client.stream(COUNT, Item("r", CountFrom(2), work=ONE)))
+    monkeypatch.setattr("pipelines.cluster.serve_client.packed", fails)
+    with pytest.raises(StageFailed):
+        await collect(scene.client.stream(COUNT, Item("r", CountFrom(2), work=ONE)))
     assert not scene.table.demand()
 
 

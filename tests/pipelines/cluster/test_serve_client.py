@@ -1,5 +1,6 @@
 """What becomes of a request whose replica ends under it, without Ray: handles that answer as the test says."""
 
+import random
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -9,7 +10,9 @@ import pytest
 import ray.exceptions
 import ray.serve.exceptions
 
-from pipelines.cluster.serve_client import MAX_LOST, ServeStageClient
+from pipelines.cluster.serve_client import MAX_FULL, MAX_LOST, ServeStageClient
+from pipelines.routing.route import Route
+from pipelines.routing.table import Member, ReplicaTable, pool_key
 from stages.contract.errors import Broken, DeadlineExceeded, QueueFull, ReplicaLost, StageFailed, Unavailable
 from stages.contract.item import Item, Reply, StageReceipt
 from stages.diffusion.messages import Pixels
@@ -118,6 +121,56 @@ async def test_where_a_replica_was_lost_and_no_other_is_there_the_client_is_not_
         await client(Handle(AWAY)).call("stage", Item("id", None))
     with pytest.raises(QueueFull):  # those in the queue are not the request's fault
         await client(Handle(DIED, FULL)).call("stage", Item("id", None))
+
+
+class Room:
+    """A pool of replicas that have no room, but for some; each is known by its number."""
+
+    def __init__(self, num_replicas: int, with_room: Sequence[str]) -> None:
+        self.with_room, self.asked = with_room, list[str]()
+        self.table = ReplicaTable(random.Random(1).random)
+        members = [Member(str(number), 8) for number in range(num_replicas)]
+        self.table.members(pool_key("app", "d"), members, lambda replica: None, 0.0)
+        self.client = ServeStageClient({"d": self}, {"stage": ["d"]}, table=self.table)
+
+    app_name = "app"
+
+    def options(self, **options: object) -> "Room":
+        return self
+
+    def remote(self, stage: str, item: object, to: Route) -> Response:
+        self.asked.append(to.replica)
+        return Response(REPLY if to.replica in self.with_room else FULL)
+
+
+@pytest.mark.parametrize("method", ["call", "stream"])
+async def test_while_another_replica_may_have_room_a_full_one_refuses_nobody(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ask(room: Room) -> None:
+        if method == "call":
+            await room.client.call("stage", Item("id", None))
+        else:
+            assert [event async for events in room.client.stream("stage", Item("id", None)) for event in events]
+
+    pauses: list[float] = []
+
+    async def paused(delay: float) -> None:
+        pauses.append(delay)
+
+    monkeypatch.setattr("pipelines.cluster.serve_client.asyncio.sleep", paused)
+    for number in "012":
+        room = Room(3, [number])
+        await ask(room)
+        assert room.asked[-1] == number
+        assert len(set(room.asked)) == len(room.asked)
+        assert not room.table.demand()
+    for num_replicas, num_asked in ((1, 1), (2, 2), (9, MAX_FULL + 1)):
+        room = Room(num_replicas, ())
+        with pytest.raises(QueueFull, match="no room"):
+            await ask(room)
+        assert len(set(room.asked)) == len(room.asked) == num_asked
+    assert not any(pauses)
 
 
 async def test_a_refusal_costs_no_attempt() -> None:

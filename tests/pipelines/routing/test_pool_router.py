@@ -129,8 +129,10 @@ async def test_where_all_are_full_it_waits_and_pauses_until_one_has_room(table: 
     for _ in range(200):
         await asyncio.sleep(0)
     assert not waiting.done()
+    assert table.demand()[POOL, STAGE].num_unplaced == 1  # which the scaler is told
     scene.replicas[0].ongoing = 0
     assert await waiting is scene.replicas[0]
+    assert table.demand()[POOL, STAGE].num_unplaced == 0
 
 
 async def test_a_call_goes_to_another_when_whom_it_was_meant_for_is_gone(table: ReplicaTable) -> None:
@@ -179,6 +181,22 @@ async def test_a_call_that_is_called_off_takes_no_others_replica(table: ReplicaT
     assert (await calls[1]).name == routes[1].replica
     with pytest.raises(asyncio.CancelledError):
         await calls[0]
+
+
+@pytest.mark.parametrize("fails", ["ranked", "went"])
+async def test_whatever_goes_wrong_with_a_choice_the_request_is_not_dropped(
+    table: ReplicaTable, monkeypatch: pytest.MonkeyPatch, fails: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def wrong(*given: object, **named: object) -> None:
+        raise RuntimeError("on purpose")
+
+    scene = Scene(2, table)
+    route = Route(table, STAGE, POOL, Wanted(WORK), None, frozenset())
+    monkeypatch.setattr(table, fails, wrong)
+    metadata = RequestMetadata("r", "r", call_method="call")
+    routed = scene.router._choose_replica_for_request(PendingRequest([STAGE, "item"], {"to": route}, metadata))
+    assert await asyncio.wait_for(routed, 30) in scene.replicas
+    assert "on purpose" in caplog.text
 
 
 def test_a_route_goes_to_the_replica_as_nothing(table: ReplicaTable) -> None:

@@ -133,6 +133,44 @@ def test_how_long_a_pool_takes_to_start_is_learned_and_then_weighed() -> None:
         assert found.best.pool == chosen
 
 
+def test_who_gave_up_tells_nothing_of_how_long_a_pool_takes_to_start() -> None:
+    known = table(asleep=0)
+    known.ended(known.sent(STAGE, "asleep", "", WORK, 0.0))
+    known.members("asleep", [Member("asleep0", 64)], lambda replica: None, 3600.0)
+    assert known._pools["asleep"].starts_in_s is None
+    known.members("asleep", [], lambda replica: None, 4000.0)
+    gave_up = known.sent(STAGE, "asleep", "", WORK, 4000.0)
+    known.sent(STAGE, "asleep", "", WORK, 5000.0)
+    known.ended(gave_up)
+    known.members("asleep", [Member("asleep1", 64)], lambda replica: None, 5020.0)
+    assert known._pools["asleep"].starts_in_s == 20.0  # since the one that waits still
+
+
+def test_what_ended_on_another_thread_while_it_was_placed_leaves_nothing_behind() -> None:
+    known = table(a=1)
+    sent = known.sent(STAGE, "a", "", WORK, 0.0, name=7)
+    known.ended(sent)
+    known.went(sent, "a0", 1.0)
+    stage = known._stages[STAGE]
+    assert not stage.making
+    assert not stage.open
+    assert all(candidate.num_sent == 0 for candidate in stage.known.values())
+
+
+def test_what_is_sent_to_a_replica_that_has_just_gone_keeps_no_place_for_it() -> None:
+    known = table(a=2)
+    sent = [known.sent(STAGE, "a", "a0", WORK, 0.0)]
+    known.members("a", [Member("a1", 64)], lambda replica: None, 1.0)
+    sent += [known.sent(STAGE, "a", "a0", WORK, 2.0), known.sent(STAGE, "a", "", WORK, 2.0)]
+    known.went(sent[-1], "a0", 3.0)
+    assert ("a", "a0") not in known._stages[STAGE].known
+    known.members("a", [Member("a0", 64), Member("a1", 64)], lambda replica: None, 4.0)
+    known.sent(STAGE, "a", "a0", WORK, 5.0)
+    for one in sent:
+        known.ended(one)
+    assert known._stages[STAGE].known["a", "a0"].num_sent == 1
+
+
 def test_of_many_replicas_a_sample_is_looked_at_with_the_holder_and_the_names_owner() -> None:
     known = table(a=1000)
     known.heard("a", news("a123", 0, holds=[7]), 0.0)
@@ -150,12 +188,37 @@ def test_of_many_replicas_a_sample_is_looked_at_with_the_holder_and_the_names_ow
     assert found.best.replica == "a123"
 
 
+def test_what_names_are_owned_by_is_worked_out_again_only_for_pools_whose_members_changed() -> None:
+    known = table(a=20, b=20)
+    before = {pools: known._all(pools) for pools in (("a",), ("b",), ("a", "b"))}
+    members = [Member(f"a{number}", 32) for number in range(20)]
+    known.members("a", members, lambda replica: None, 1.0)
+    assert all(known._all(pools) is found for pools, found in before.items())
+    known.members("a", members[1:], lambda replica: None, 2.0)
+    assert known._all(("b",)) is before["b",]
+    assert [len(known._all(pools)[0]) for pools in (("a",), ("a", "b"))] == [19, 39]
+
+
 def test_what_very_many_hold_adds_only_few_candidates() -> None:
     known = table(a=1000)
     for number in range(200):
         known.heard("a", news(f"a{number}", 0, holds=[7]), 0.0)
-    holders = known._holders(known._stages[STAGE], Hints((7,), WORK))
+    holders = known._holders(known._stages[STAGE], ["a"], Hints((7,), WORK))
     assert len(holders) == MAX_HOLDERS
+
+
+@pytest.mark.parametrize("count", [2, 20])
+def test_only_pools_that_were_asked_for_are_looked_at_whatever_others_hold_or_make(count: int) -> None:
+    known = table(new=count, old=count)
+    known.heard("old", news("old0", 0, holds=[7]), 0.0)
+    known.heard("unannounced", news("nobody", 0, holds=[7]), 0.0)
+    known.sent(STAGE, "old", "old1", WORK, 0.0, name=99)
+    for name in (None, 99):
+        found = known.ranked(STAGE, ["new", "unannounced"], Wanted(WORK, Hints((7,), WORK), name=name), 0.0)
+        assert found is not None
+        assert found.best.pool == "new"
+        assert found.runner_up is not None
+        assert found.runner_up.pool == "new"
 
 
 def test_those_that_were_tried_are_left_out_while_there_are_others() -> None:

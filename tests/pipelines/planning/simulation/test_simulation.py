@@ -114,8 +114,9 @@ def test_what_is_late_is_late_wherever_it_is() -> None:
 
 
 def test_what_could_not_end_in_time_is_refused_at_once() -> None:
+    """Once the replica has told how fast it is."""
     router = partial(OwnRouter, admission=Admission())
-    result = simulate(encoders(pool("one", one_shot(1.0))), images([0.0] * 10, deadline_s=4.5), router)
+    result = simulate(encoders(pool("one", one_shot(1.0))), images([5.0] * 10, deadline_s=4.5), router)
     assert Outcome.LATE not in outcomes(result)
     assert outcomes(result).count(Outcome.REFUSED) >= 5
     assert outcomes(result).count(Outcome.DONE) >= 2
