@@ -16,7 +16,7 @@ class Candidate:
     of it. `sent`, `num_sent`: what this process has sent there since that news could have told of it, and has no answer to, the latest
     at `sent_at`.
     `ongoing`: of its `max_ongoing` places, as many are taken, as far as that is known. `starts_in_s`: a replica that is yet to be
-    started (its name is then ""). `seed`: what it owns names by (`ownership.py`). `ahead`, `drain_s`: what
+    started (named "", and `sent` is all that waits). `seed`: what it owns names by (`ownership.py`). `ahead`, `drain_s`: what
     follows from news and what was sent, and how long all of it takes; whoever changes any of that calls `changed`."""
 
     pool: str

@@ -63,7 +63,7 @@ def test_a_replica_that_is_gone_is_no_candidate_and_what_it_held_is_forgotten() 
     assert not found.remembered
 
 
-@given(st.lists(st.tuples(st.sampled_from(["send", "end", "move", "hear"]), st.integers(0, 3)), max_size=40))
+@given(st.lists(st.tuples(st.sampled_from(["send", "wait", "end", "move", "hear"]), st.integers(0, 3)), max_size=40))
 def test_what_is_sent_and_has_ended_leaves_nothing_behind(acts: list[tuple[str, int]]) -> None:
     known, now, number = table(a=4), 0.0, 0
     under_way = []
@@ -71,6 +71,8 @@ def test_what_is_sent_and_has_ended_leaves_nothing_behind(acts: list[tuple[str, 
         now += 0.1
         if act == "send":
             under_way.append(known.sent(STAGE, "a", f"a{place}", WORK, now))
+        elif act == "wait":
+            under_way.append(known.sent(STAGE, "a", "", WORK, now))
         elif act == "hear":
             number += 1
             known.heard("a", news(f"a{place}", 0, number=number), now)
@@ -85,7 +87,7 @@ def test_what_is_sent_and_has_ended_leaves_nothing_behind(acts: list[tuple[str, 
     assert not known.demand()
     found = known.ranked(STAGE, ["a"], URGENT, now)
     assert found is not None
-    candidates = known._candidates(known._stages[STAGE], ("a",), URGENT)
+    candidates = known._stages[STAGE].known.values()
     assert all(one.num_sent == 0 and one.sent == Work(0.0, 0.0) for one in candidates)
 
 
@@ -133,6 +135,32 @@ def test_how_long_a_pool_takes_to_start_is_learned_and_then_weighed() -> None:
         assert found.best.pool == chosen
 
 
+def test_what_waits_for_a_pool_to_start_and_how_long_it_has_waited_count_there() -> None:
+    known = table(asleep=0, busy=1)
+    before = known.sent(STAGE, "asleep", "", WORK, 0.0)
+    known.members("asleep", [Member("asleep0", 64)], lambda replica: None, 20.0)
+    known.members("asleep", [], lambda replica: None, 30.0)
+    known.heard("busy", news("busy0", 300), 30.0)
+
+    def chosen(now: float) -> str:
+        found = known.ranked(STAGE, ["asleep", "busy"], URGENT, now)
+        assert found is not None
+        return found.best.pool
+
+    first = known.sent(STAGE, "asleep", "", WORK, 30.0)
+    assert chosen(30.0) == "asleep"
+    sent = [known.sent(STAGE, "asleep", "", WORK, 30.0) for _ in range(300)]
+    assert chosen(30.0) == "busy"
+    for one in sent:
+        known.ended(one)
+    assert chosen(30.0) == "asleep"
+    known.heard("busy", news("busy0", 300, number=2), 200.0)
+    assert chosen(200.0) == "busy"  # nobody has woken it
+    for one in (first, before):
+        known.ended(one)
+    assert chosen(200.0) == "asleep"
+
+
 def test_who_gave_up_tells_nothing_of_how_long_a_pool_takes_to_start() -> None:
     known = table(asleep=0)
     known.ended(known.sent(STAGE, "asleep", "", WORK, 0.0))
@@ -178,7 +206,7 @@ def test_of_many_replicas_a_sample_is_looked_at_with_the_holder_and_the_names_ow
     wanted = Wanted(Work(100.0, 100.0), Hints((7,), Work(90.0, 90.0)), name=99)
     own = max((f"a{number}" for number in range(1000)), key=lambda replica: weight(99, seed_of(replica)))
     for _ in range(50):
-        candidates = known._candidates(known._stages[STAGE], ("a",), wanted)
+        candidates = known._candidates(known._stages[STAGE], ("a",), wanted, 0.0)
         assert len(candidates) <= 16
         seen.update({one.replica for one in candidates})
     assert seen["a123"] == seen[own] == 50
