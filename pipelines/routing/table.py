@@ -22,6 +22,9 @@ from stages.contract.work import NO_WORK, Work
 
 ON_ITS_WAY_S = 0.02
 """What was sent so shortly before news came, these did not tell of."""
+STILL_SO_S = 12.0
+"""For so long who said that it has nothing to do is believed to have told it again, as often as that arrives: until replicas do tell it
+again, unchanged (`pipelines/cluster/replica.py`)."""
 MAX_HOLDERS = 4
 NUM_OWNERS = 2
 
@@ -146,11 +149,12 @@ class ReplicaTable:
             stage, key = self._stages.setdefault(news.stage, _Stage()), (pool, news.replica)
             candidate = _candidate(stage, key)
             if candidate.news is not None and candidate.news.number >= news.number:
-                if candidate.news.number == news.number:
-                    candidate.heard_at = now  # it is still so
+                if candidate.news.number == news.number and not news.num_items and now - candidate.came_at <= STILL_SO_S:
+                    candidate.heard_at = now  # it is still so; who has work, does it meanwhile
                 return
             _index(stage, key, candidate.news.holds if candidate.news is not None else frozenset(), news.holds)
-            candidate.news, candidate.heard_at = news, now
+            candidate.news, candidate.came_at = news, now
+            candidate.heard_at = max(candidate.heard_at, now - delay_s)
             candidate.changed()
             for sent in _told_of(stage.sent.get(key), news.replica, now - delay_s):
                 self._uncount(stage, sent)

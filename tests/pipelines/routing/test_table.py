@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipelines.routing.candidate import Wanted
 from pipelines.routing.ownership import seed_of, weight
-from pipelines.routing.table import MAX_HOLDERS, Member, ReplicaTable
+from pipelines.routing.table import MAX_HOLDERS, STILL_SO_S, Member, ReplicaTable
 from stages.contract.news import Hints
 from stages.contract.work import Work
 from tests.pipelines.routing.fleet import STAGE, news, speed
@@ -89,6 +89,24 @@ def test_what_is_sent_and_has_ended_leaves_nothing_behind(acts: list[tuple[str, 
     assert found is not None
     candidates = known._stages[STAGE].known.values()
     assert all(one.num_sent == 0 and one.sent == Work(0.0, 0.0) for one in candidates)
+
+
+def test_news_that_comes_again_and_again_ages_all_the_same_and_its_work_is_done() -> None:
+    """As Serve tells of all replicas when one has news."""
+    known = table(a=2)
+    known.heard("a", news("a0", 40), 100.0, delay_s=0.5)
+    known.heard("a", news("a1", 0), 100.0, delay_s=0.5)
+    busy, idle = (known._stages[STAGE].known["a", replica] for replica in ("a0", "a1"))
+    assert busy.heard_at == idle.heard_at == 99.5  # when it was told
+    known.heard("a", news("a1", 0, number=2), 100.1, delay_s=0.5)
+    for now in range(101, 200):
+        known.heard("a", news("a0", 40), now, delay_s=0.5)
+        known.heard("a", news("a1", 0, number=2), now, delay_s=0.5)
+    assert busy.heard_at == 99.5
+    assert 100 < idle.heard_at <= 100.1 + STILL_SO_S  # it is believed for a while to be idle still
+    before = idle.heard_at
+    known.heard("a", news("a1", 0, number=3), 100.2, delay_s=0.5)
+    assert idle.heard_at == before
 
 
 def test_what_was_sent_counts_until_news_that_could_know_of_it() -> None:
