@@ -60,6 +60,8 @@ MAX_LOST = 2
 MEETING_S, MEETINGS = 0.01, 100
 """How often, and how many times, it is looked whether Serve has said who is in a stage's pools: or a first call might go to one that
 sleeps."""
+UNPLACED_S = 1.0
+"""How often it is looked whether what no replica has taken could go to another pool: Serve wakes only those that the scaler names."""
 MAX_FULL = 2
 MAX_TRIES = 300  # of a request without a deadline
 _CANCELLED = (Cancelled, RequestCancelledError, ray.exceptions.TaskCancelledError)
@@ -109,13 +111,16 @@ class ServeStageClient:
             response: Any = None
             try:
                 response = pool.method("call").remote(stage, item, to=route)
-                reply: Reply[Any] = await _in_time(response, item, stage)
+                reply: Reply[Any] = await _in_time(self._placed(response, route, attempts), item, stage)
                 pool.pace.tick()
                 self._hear(route, reply.news)
                 return replace(reply, receipt=_told(reply.receipt, route, pool.name), news=())
             except asyncio.CancelledError:
                 _call_off(response)
                 raise
+            except _Elsewhere:
+                _call_off(response)
+                continue
             except Exception as error:
                 _call_off(response)  # where its time is up, it goes on
                 failure = _translated(error, stage, item, pool)
@@ -142,11 +147,14 @@ class ServeStageClient:
                     beside = [self._store.reference(array) for array in arrays]
                     sent = made
                 response = pool.method("stream").remote(stage, sent, *beside, to=route)
-                async for events in _within(response, item, stage):
+                events: Sequence[object]
+                async for events in self._within(response, item, route, attempts):
                     shown = shown or not all(isinstance(event, InputReceipts) for event in events)
                     yield self._with_end(events, route, pool)
                 pool.pace.tick()
                 return
+            except _Elsewhere:
+                continue
             except Exception as error:
                 failure = _translated(error, stage, item, pool)
                 another = attempts.another(error, failure, route.replica)
@@ -158,6 +166,36 @@ class ServeStageClient:
                 route.ended()
                 _call_off(response)
             await attempts.pause(stage, item)
+
+    async def _within(
+        self, response: Any, item: Item[Any], route: Route, attempts: "_Attempts"
+    ) -> AsyncGenerator[Sequence[object], None]:
+        """The stream's values, up to the item's deadline. Raises `_Elsewhere`, too."""
+        iterator = aiter(response)
+        while True:
+            try:
+                events = await _in_time(self._placed(anext(iterator), route, attempts), item, route.stage)
+            except StopAsyncIteration:
+                return
+            yield events
+
+    async def _placed(self, awaited: Awaitable[T], route: Route, attempts: "_Attempts") -> T:
+        """Raises `_Elsewhere` once a replica of another pool would have it sooner, as long as none has taken it."""
+        if route.replica or len(self._hosting(route.stage)) == 1:
+            return await awaited
+        answer = asyncio.ensure_future(_answer(awaited))
+        try:
+            while not route.replica and not answer.done():
+                await asyncio.wait([answer], timeout=UNPLACED_S)
+                if not route.replica and not answer.done() and self._is_sooner_elsewhere(route, attempts):
+                    raise _Elsewhere
+            return await answer
+        finally:
+            answer.cancel()
+
+    def _is_sooner_elsewhere(self, route: Route, attempts: "_Attempts") -> bool:
+        ranked = self._ranked(route.stage, route.wanted, attempts.tried)
+        return ranked is not None and ranked.best.pool != route.pool and bool(ranked.best.replica) and not ranked.best.is_full
 
     def _has_room_elsewhere(self, error: Exception, failure: TriptychError, route: Route, attempts: "_Attempts") -> bool:
         """Where it was a replica that had no room: not where all were asked before it, as Serve did."""
@@ -234,6 +272,10 @@ class ServeStageClient:
             known = ", ".join(self._deployments) or "none"
             raise ConfigurationError(f"stage {stage!r} can't be called from here (what can: {known})")
         return [self._pools[name] for name in names]
+
+
+class _Elsewhere(Exception):
+    """What nobody has taken yet is to go to another pool."""
 
 
 class _Pool:
@@ -366,15 +408,8 @@ def _call_off(response: Any) -> None:
             response.cancel()
 
 
-async def _within(response: Any, item: Item[Any], stage: str) -> AsyncGenerator[Sequence[object], None]:
-    """The stream's values, up to the item's deadline."""
-    iterator = aiter(response)
-    while True:
-        try:
-            events = await _in_time(anext(iterator), item, stage)
-        except StopAsyncIteration:
-            return
-        yield events
+async def _answer(awaited: Awaitable[T]) -> T:
+    return await awaited
 
 
 async def _in_time(awaited: Awaitable[T], item: Item[Any], stage: str) -> T:

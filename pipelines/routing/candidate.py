@@ -12,12 +12,12 @@ UNKNOWN = Speed(StepTimes(((1.0, 1.0),)), max_rows=1, max_amount=1.0)
 
 @dataclass(slots=True, eq=False)
 class Candidate:
-    """One replica of one pool. `news`: the latest, which came at `heard_at` (monotonic seconds of whoever ranks); None: nobody has heard
-    of it. `sent`, `num_sent`: what this process has sent there since that news could have told of it, and has no answer to, the latest
-    at `sent_at`.
-    `ongoing`: of its `max_ongoing` places, as many are taken, as far as that is known. `starts_in_s`: a replica that is yet to be
-    started (its name is then ""). `seed`: what it owns names by (`ownership.py`). `ahead`, `drain_s`: what
-    follows from news and what was sent, and how long all of it takes; whoever changes any of that calls `changed`."""
+    """One replica of one pool. `news`: the latest (None: nobody has heard of it), which came at `came_at` and is taken to be of `heard_at`
+    (monotonic seconds of whoever ranks). `sent`, `num_sent`: what this process has sent there since that news could have told of it, and
+    has no answer to, the latest at `sent_at`. `ongoing`: of its `max_ongoing` places, as many are taken, as far as that is known.
+    `starts_in_s`: a replica that is yet to be started (named "", and `sent` is all that waits). `seed`: what it owns names by
+    (`ownership.py`). `ahead`, `drain_s`: what follows from news and what was sent, and how long all of it takes; whoever changes any of
+    that calls `changed`."""
 
     pool: str
     replica: str
@@ -32,6 +32,7 @@ class Candidate:
     seed: int = 0
     ahead: Ahead | None = None
     drain_s: float = 0.0
+    came_at: float = 0.0
 
     def changed(self) -> None:
         self.ahead = None

@@ -16,6 +16,8 @@ from stages.contract.work import NO_WORK, Work
 
 ONE = Work(1.0, 1.0)
 MAX_FAILING = 0.95
+GONE = 0.2
+"""How probably what is told to be held is held no more."""
 FRESH = 0.1
 """News that is younger than this part of its half life is taken as it is."""
 
@@ -138,12 +140,14 @@ def _means(candidates: Sequence[Candidate], ahead: Sequence[Ahead]) -> dict[str,
 
 
 def _with_held(candidate: Candidate, speed: Speed, work: Work, ahead: Ahead, hints: Hints) -> Expected:
-    """What it holds of the item need not be done. Who holds the whole result waits for nothing."""
+    """What it holds of the item need not be done. Who holds the whole result waits for nothing, unless that is gone by then."""
     num_held, num_parts = held_at(candidate.news, hints)
     left = work - hints.each * num_held if num_held else work
-    finish_s = candidate.starts_in_s
     if left.amount > 0 or not num_held:
-        finish_s += speed.after(left, ahead) + (len(hints.parts) - num_parts) * hints.part_s
+        takes_s = speed.after(left, ahead) + (len(hints.parts) - num_parts) * hints.part_s
+    else:
+        left, takes_s = work * GONE, GONE * speed.after(work, ahead)
+    finish_s = candidate.starts_in_s + takes_s
     return Expected(candidate, speed, left, finish_s, finish_s, num_held, num_parts)
 
 

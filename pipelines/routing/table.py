@@ -22,6 +22,9 @@ from stages.contract.work import NO_WORK, Work
 
 ON_ITS_WAY_S = 0.02
 """What was sent so shortly before news came, these did not tell of."""
+STILL_SO_S = 12.0
+"""For so long who said that it has nothing to do is believed to have told it again, as often as that arrives: until replicas do tell it
+again, unchanged (`pipelines/cluster/replica.py`)."""
 MAX_HOLDERS = 4
 NUM_OWNERS = 2
 
@@ -146,11 +149,12 @@ class ReplicaTable:
             stage, key = self._stages.setdefault(news.stage, _Stage()), (pool, news.replica)
             candidate = _candidate(stage, key)
             if candidate.news is not None and candidate.news.number >= news.number:
-                if candidate.news.number == news.number:
-                    candidate.heard_at = now  # it is still so
+                if candidate.news.number == news.number and not news.num_items and now - candidate.came_at <= STILL_SO_S:
+                    candidate.heard_at = now  # it is still so; who has work, does it meanwhile
                 return
             _index(stage, key, candidate.news.holds if candidate.news is not None else frozenset(), news.holds)
-            candidate.news, candidate.heard_at = news, now
+            candidate.news, candidate.came_at = news, now
+            candidate.heard_at = max(candidate.heard_at, now - delay_s)
             candidate.changed()
             for sent in _told_of(stage.sent.get(key), news.replica, now - delay_s):
                 self._uncount(stage, sent)
@@ -205,9 +209,9 @@ class ReplicaTable:
     def _waits_no_more(self, pool: str, since: float) -> None:
         """A pool sleeps since the first who waits for it still: whoever gave up tells nothing of how long it takes to start."""
         asleep = self._pools.get(pool)
-        if asleep is not None and asleep.asleep_at == since:
+        if asleep is not None and asleep.asleep_at is not None and since <= asleep.asleep_at:
             waiting = (one for stage in self._stages.values() for one in stage.open.values() if one.pool == pool)
-            asleep.asleep_at = min((one.at for one in waiting if not one.replica), default=None)
+            asleep.asleep_at = min((max(one.at, asleep.asleep_at) for one in waiting if not one.replica), default=None)
 
     def demand(self) -> Mapping[tuple[str, str], Demand]:
         """By pool and stage."""
@@ -227,7 +231,7 @@ class ReplicaTable:
 
     def _count(self, of: _Stage, sent: Sent) -> None:
         pool = self._pools.get(sent.pool)
-        if not sent.replica or (pool is not None and sent.replica not in pool.members):
+        if sent.replica and pool is not None and sent.replica not in pool.members:
             sent.counts = False  # of whom nobody is told that it is gone, nobody forgets
             return
         key = (sent.pool, sent.replica)
@@ -236,7 +240,8 @@ class ReplicaTable:
         candidate.num_sent += 1
         candidate.sent_at = sent.at
         candidate.changed()
-        of.sent.setdefault(key, deque()).append(sent)
+        if sent.replica:
+            of.sent.setdefault(key, deque()).append(sent)
 
     def _uncount(self, of: _Stage, sent: Sent) -> None:
         sent.counts = False
@@ -255,7 +260,7 @@ class ReplicaTable:
         """Over the replicas of these pools, but for those named, if there are others. None: there are none that anybody knows of."""
         with self._lock:
             known = self._stages.setdefault(stage, _Stage())
-            candidates = self._candidates(known, tuple(pools), wanted)
+            candidates = self._candidates(known, tuple(pools), wanted, now)
             if wanted.work is None and known.usual is not None:
                 wanted = replace(wanted, work=known.usual)
             if making := [
@@ -271,7 +276,7 @@ class ReplicaTable:
         making = known.making.get(name) if name is not None else None
         return making is not None and making.key == (one.pool, one.replica) and not one.is_full
 
-    def _candidates(self, known: _Stage, pools: tuple[str, ...], wanted: Wanted) -> list[Candidate]:
+    def _candidates(self, known: _Stage, pools: tuple[str, ...], wanted: Wanted, now: float) -> list[Candidate]:
         keys, seeds = self._all(pools)
         if len(keys) > self._settings.max_candidates:
             keys = self._some(known, pools, keys, seeds, wanted)
@@ -281,15 +286,21 @@ class ReplicaTable:
             candidate.max_ongoing = pool.members[key[1]].max_ongoing
             candidate.ongoing = pool.ongoing(key[1])
             found.append(candidate)
-        return found + self._asleep(pools)
+        return found + self._asleep(known, pools, now)
 
-    def _asleep(self, pools: tuple[str, ...]) -> list[Candidate]:
-        """Pools without replicas, as far as somebody has seen how long one takes to start."""
-        return [
-            Candidate(name, "", starts_in_s=pool.starts_in_s)
-            for name in pools
-            if (pool := self._pools.get(name)) is not None and not pool.members and pool.starts_in_s is not None
-        ]
+    def _asleep(self, known: _Stage, pools: tuple[str, ...], now: float) -> list[Candidate]:
+        """Pools without replicas, as far as somebody has seen how long one takes to start; with all that waits for them. The longer one
+        was waited for beyond that, the longer it is yet to take: it may never be woken."""
+        found = []
+        for name in pools:
+            pool = self._pools.get(name)
+            if pool is not None and not pool.members and pool.starts_in_s is not None:
+                waited_s = now - pool.asleep_at if pool.asleep_at is not None else 0.0
+                candidate = _candidate(known, (name, ""))
+                candidate.starts_in_s = max(pool.starts_in_s, waited_s)
+                candidate.changed()
+                found.append(candidate)
+        return found
 
     def _all(self, pools: tuple[str, ...]) -> tuple[list[_Key], NDArray[np.uint64]]:
         if pools not in self._seeds:

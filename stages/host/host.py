@@ -123,7 +123,7 @@ class StageHost:
         origin = Origin.of(engine.identity, contents.whole if contents is not None else "")
         hosted = HostedEngine(engine, self._resolve, max_waiting, self._pages_of(engine, origin))
         self._hosted[name] = hosted
-        self._telling[name] = Telling(engine, self._replica)
+        self._telling[name] = Telling(engine, self._replica, remembers=bool(self._cache.tier_names))
         if contents is not None:
             self._contents[name] = contents
         if engine.result_type is not None:

@@ -2,7 +2,8 @@
 at hand here.
 
 Decides what counts as failing, and which names are told: the latest only, of a chain a few that stand for all of it. To be used on one
-event loop; time is handed in. Knows no cache: what was made or found here a moment ago is supposed to be here still.
+event loop; time is handed in. Knows no cache, but whether there is one: then what was made or found here a moment ago is supposed to be
+here still.
 """
 
 from collections import OrderedDict
@@ -22,10 +23,10 @@ FORGIVEN_S = 30.0
 
 
 class Telling:
-    """Of one stage."""
+    """Of one stage. `remembers`: whether its results are kept here."""
 
-    def __init__(self, engine: Engine[Any], replica: str) -> None:
-        self._engine, self._replica = engine, replica
+    def __init__(self, engine: Engine[Any], replica: str, *, remembers: bool = True) -> None:
+        self._engine, self._replica, self._remembers = engine, replica, remembers
         self._numbers = count(1)
         self._held: OrderedDict[int, None] = OrderedDict()
         self._holds: frozenset[int] | None = frozenset()
@@ -39,7 +40,7 @@ class Telling:
     def ended(self, item: Item[Any], now: float, error: BaseException | None = None) -> None:
         """With its result, or so. What its request is to blame for is no failure of the replica."""
         failed = isinstance(error, (StageFailed, Broken)) and not isinstance(error, OutOfMemory)
-        if error is None and item.name is not None:
+        if error is None and item.name is not None and self._remembers:
             self._keep([hint(item.name)])
         if failed or error is None:
             self._failing = (1 - RECENT) * self._failing_at(now) + RECENT * failed

@@ -48,7 +48,7 @@ class FakeDeployment:
         self._make, self._max_queued = make, max_queued
         self.replica = Replica(make())
         self._places = asyncio.Semaphore(max_ongoing)
-        self._num_queued = self.num_requests = self.num_cancelled = self.returned_bytes = 0
+        self.num_queued = self.num_requests = self.num_cancelled = self.returned_bytes = 0
         self._hosts = [self.replica.host]
 
     @property
@@ -89,13 +89,13 @@ class FakeDeployment:
 
     async def _find_place(self) -> None:
         if self._places.locked():
-            if self._num_queued >= self._max_queued:
-                raise BackPressureError(num_queued_requests=self._num_queued, max_queued_requests=self._max_queued)
-            self._num_queued += 1
+            if self.num_queued >= self._max_queued:
+                raise BackPressureError(num_queued_requests=self.num_queued, max_queued_requests=self._max_queued)
+            self.num_queued += 1
             try:
                 await self._places.acquire()
             finally:
-                self._num_queued -= 1
+                self.num_queued -= 1
         else:
             await self._places.acquire()
 

@@ -114,6 +114,33 @@ async def test_who_is_in_a_pool_is_waited_for_once_only(scene: Scene, monkeypatc
     assert len(meetings) == MEETINGS
 
 
+@pytest.mark.parametrize("method", ["call", "stream"])
+async def test_what_waits_for_a_pool_to_start_goes_to_another_that_has_a_replica_by_then(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr("pipelines.cluster.serve_client.UNPLACED_S", 0.01)
+    asleep = FakeDeployment(lambda: scene.host("left"), max_ongoing=0)
+    handles: dict[str, Any] = {"left": asleep.handle, "right": scene.pools["right"].handle}
+    client = ServeStageClient(handles, {ADD: ("left", "right"), COUNT: ("left", "right")}, table=scene.table)
+    for pool in scene.pools:
+        scene.table.members(pool_key("app", pool), [], lambda replica: None, 0.0)
+    if method == "call":
+        waiting = asyncio.ensure_future(client.call(ADD, Item("r", Add(1, 2), work=ONE)))
+    else:
+        waiting = asyncio.ensure_future(collect(client.stream(COUNT, Item("r", CountFrom(2), work=ONE))))  # type: ignore[arg-type]
+    assert not (await asyncio.wait([waiting], timeout=0.05))[0]  # nobody is there
+    assert sum(demand.num_unplaced for demand in scene.table.demand().values()) == 1
+    scene.table.members(pool_key("app", "right"), [Member("right", 64)], lambda replica: None, 1.0)
+    answer: Any = await asyncio.wait_for(waiting, 30)
+    receipt = answer.receipt if method == "call" else answer[-1].receipt
+    assert receipt.pool == "right"
+    assert asleep.num_requests == 0
+    assert not scene.table.demand()
+    await asyncio.sleep(0)
+    assert asleep.num_queued == 0  # it was called off there
+    await asleep.close()
+
+
 async def test_what_has_ended_is_no_longer_counted_as_sent(scene: Scene) -> None:
     await asyncio.gather(*(scene.ask(Add(1, number)) for number in range(8)))
     with pytest.raises(StageFailed):

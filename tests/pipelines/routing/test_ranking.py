@@ -123,10 +123,18 @@ def test_affinity_makes_no_hot_spot() -> None:
     assert abs(drains[0] - drains[1]) < 2 * speed().finish_s(WORK)
 
 
-def test_who_holds_the_whole_result_is_asked_however_busy_it_is() -> None:
-    holder, idle = candidate("holder", 30, holds=[7]), candidate("idle")
-    found = ranked(Wanted(Work(1.0), Hints((7,), Work(1.0)), name=7), holder, idle)
-    assert (found.best.replica, found.finish_s) == ("holder", 0.0)
+@pytest.mark.parametrize(("steps", "num_before", "chosen"), [(1.0, 0, "holder"), (50.0, 30, "holder"), (1.0, 30, "idle")])
+def test_who_holds_the_whole_result_is_asked_unless_it_is_made_sooner_than_it_might_be_gone(
+    steps: float, num_before: int, chosen: str
+) -> None:
+    """By when it is this one's turn it may be forgotten: a part of the line counts, and of what would have to be made again."""
+    work = Work(steps, steps)
+    holder, idle = candidate("holder", num_before, holds=[7]), candidate("idle")
+    found = ranked(Wanted(work, Hints((7,), work), name=7), holder, idle)
+    assert found.best.replica == chosen
+    if chosen == "holder":
+        assert found.finish_s == pytest.approx(0.2 * speed().finish_s(work, Work(10.0, 10.0) * num_before, num_before))
+        assert found.alone_s == pytest.approx(0.2 * speed().finish_s(work))
 
 
 @given(st.integers(0, 2**64 - 1))

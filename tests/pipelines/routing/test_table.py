@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipelines.routing.candidate import Wanted
 from pipelines.routing.ownership import seed_of, weight
-from pipelines.routing.table import MAX_HOLDERS, Member, ReplicaTable
+from pipelines.routing.table import MAX_HOLDERS, STILL_SO_S, Member, ReplicaTable
 from stages.contract.news import Hints
 from stages.contract.work import Work
 from tests.pipelines.routing.fleet import STAGE, news, speed
@@ -63,7 +63,7 @@ def test_a_replica_that_is_gone_is_no_candidate_and_what_it_held_is_forgotten() 
     assert not found.remembered
 
 
-@given(st.lists(st.tuples(st.sampled_from(["send", "end", "move", "hear"]), st.integers(0, 3)), max_size=40))
+@given(st.lists(st.tuples(st.sampled_from(["send", "wait", "end", "move", "hear"]), st.integers(0, 3)), max_size=40))
 def test_what_is_sent_and_has_ended_leaves_nothing_behind(acts: list[tuple[str, int]]) -> None:
     known, now, number = table(a=4), 0.0, 0
     under_way = []
@@ -71,6 +71,8 @@ def test_what_is_sent_and_has_ended_leaves_nothing_behind(acts: list[tuple[str, 
         now += 0.1
         if act == "send":
             under_way.append(known.sent(STAGE, "a", f"a{place}", WORK, now))
+        elif act == "wait":
+            under_way.append(known.sent(STAGE, "a", "", WORK, now))
         elif act == "hear":
             number += 1
             known.heard("a", news(f"a{place}", 0, number=number), now)
@@ -85,8 +87,26 @@ def test_what_is_sent_and_has_ended_leaves_nothing_behind(acts: list[tuple[str, 
     assert not known.demand()
     found = known.ranked(STAGE, ["a"], URGENT, now)
     assert found is not None
-    candidates = known._candidates(known._stages[STAGE], ("a",), URGENT)
+    candidates = known._stages[STAGE].known.values()
     assert all(one.num_sent == 0 and one.sent == Work(0.0, 0.0) for one in candidates)
+
+
+def test_news_that_comes_again_and_again_ages_all_the_same_and_its_work_is_done() -> None:
+    """As Serve tells of all replicas when one has news."""
+    known = table(a=2)
+    known.heard("a", news("a0", 40), 100.0, delay_s=0.5)
+    known.heard("a", news("a1", 0), 100.0, delay_s=0.5)
+    busy, idle = (known._stages[STAGE].known["a", replica] for replica in ("a0", "a1"))
+    assert busy.heard_at == idle.heard_at == 99.5  # when it was told
+    known.heard("a", news("a1", 0, number=2), 100.1, delay_s=0.5)
+    for now in range(101, 200):
+        known.heard("a", news("a0", 40), now, delay_s=0.5)
+        known.heard("a", news("a1", 0, number=2), now, delay_s=0.5)
+    assert busy.heard_at == 99.5
+    assert 100 < idle.heard_at <= 100.1 + STILL_SO_S  # it is believed for a while to be idle still
+    before = idle.heard_at
+    known.heard("a", news("a1", 0, number=3), 100.2, delay_s=0.5)
+    assert idle.heard_at == before
 
 
 def test_what_was_sent_counts_until_news_that_could_know_of_it() -> None:
@@ -131,6 +151,32 @@ def test_how_long_a_pool_takes_to_start_is_learned_and_then_weighed() -> None:
         found = known.ranked(STAGE, pools, URGENT, 30.0)
         assert found is not None
         assert found.best.pool == chosen
+
+
+def test_what_waits_for_a_pool_to_start_and_how_long_it_has_waited_count_there() -> None:
+    known = table(asleep=0, busy=1)
+    before = known.sent(STAGE, "asleep", "", WORK, 0.0)
+    known.members("asleep", [Member("asleep0", 64)], lambda replica: None, 20.0)
+    known.members("asleep", [], lambda replica: None, 30.0)
+    known.heard("busy", news("busy0", 300), 30.0)
+
+    def chosen(now: float) -> str:
+        found = known.ranked(STAGE, ["asleep", "busy"], URGENT, now)
+        assert found is not None
+        return found.best.pool
+
+    first = known.sent(STAGE, "asleep", "", WORK, 30.0)
+    assert chosen(30.0) == "asleep"
+    sent = [known.sent(STAGE, "asleep", "", WORK, 30.0) for _ in range(300)]
+    assert chosen(30.0) == "busy"
+    for one in sent:
+        known.ended(one)
+    assert chosen(30.0) == "asleep"
+    known.heard("busy", news("busy0", 300, number=2), 200.0)
+    assert chosen(200.0) == "busy"  # nobody has woken it
+    for one in (first, before):
+        known.ended(one)
+    assert chosen(200.0) == "asleep"
 
 
 def test_who_gave_up_tells_nothing_of_how_long_a_pool_takes_to_start() -> None:
@@ -178,7 +224,7 @@ def test_of_many_replicas_a_sample_is_looked_at_with_the_holder_and_the_names_ow
     wanted = Wanted(Work(100.0, 100.0), Hints((7,), Work(90.0, 90.0)), name=99)
     own = max((f"a{number}" for number in range(1000)), key=lambda replica: weight(99, seed_of(replica)))
     for _ in range(50):
-        candidates = known._candidates(known._stages[STAGE], ("a",), wanted)
+        candidates = known._candidates(known._stages[STAGE], ("a",), wanted, 0.0)
         assert len(candidates) <= 16
         seen.update({one.replica for one in candidates})
     assert seen["a123"] == seen[own] == 50

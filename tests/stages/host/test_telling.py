@@ -4,14 +4,17 @@ from collections.abc import Collection
 
 import pytest
 
+from cache.memory import MemoryTier
+from cache.tiered import TieredCache
 from stages.contract.engine import EngineIdentity, Load
 from stages.contract.errors import Broken, DeadlineExceeded, InvalidRequest, StageFailed, TriptychError
 from stages.contract.item import Item
 from stages.contract.news import Hints, hint, sparse
 from stages.contract.recipe import Recipe
 from stages.contract.work import Work
+from stages.host.host import StageHost
 from stages.host.telling import FORGIVEN_S, MAX_HINTS, Telling
-from tests.stages.fakes import Add, CountFrom
+from tests.stages.fakes import Add, Adder, CountFrom
 
 
 class Idle:
@@ -23,8 +26,8 @@ class Idle:
         return Load(1, 2, 0.5, Work(30.0, 3.0))
 
 
-def telling() -> Telling:
-    return Telling(Idle(), "r")  # type: ignore[arg-type]
+def telling(*, remembers: bool = True) -> Telling:
+    return Telling(Idle(), "r", remembers=remembers)  # type: ignore[arg-type]
 
 
 def held(told: Telling) -> Collection[int]:
@@ -44,6 +47,22 @@ def test_a_result_that_was_made_or_found_is_at_hand() -> None:
     told.ended(Item("i", Add(1)), 0.0)
     told.ended(Item("i", Add(1), "failed"), 0.0, StageFailed("bad luck"))
     assert held(told) == {hint("name")}
+
+
+def test_where_nothing_is_remembered_no_result_is_at_hand() -> None:
+    told = telling(remembers=False)
+    told.ended(Item("i", Add(1), "name"), 0.0)
+    assert not held(told)
+
+
+@pytest.mark.parametrize("tiers", [0, 1])
+async def test_a_host_says_that_it_holds_a_result_only_where_it_has_a_cache(tiers: int) -> None:
+    host = StageHost(cache=TieredCache([MemoryTier(2**20)] * tiers))
+    host.add("m.adder", Adder())
+    await host.call("m.adder", Item("i", Add(1), "name"))
+    (news,) = host.news()
+    assert news.holds == ({hint("name")} if tiers else set())
+    await host.close()
 
 
 def test_of_a_row_its_beginnings_and_what_it_needed_are_at_hand() -> None:
