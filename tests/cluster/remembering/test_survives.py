@@ -6,9 +6,10 @@ One death for all tests here: each tenant has asked before, and asks again after
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -164,15 +165,21 @@ def test_an_image_is_seen_without_being_encoded_again(survived: Survived) -> Non
 
 
 def test_both_replicas_use_what_neither_of_them_has_made(remembering: Remembering, survived: Survived) -> None:
-    first: dict[str, str] = {survived.intact.asked[1].stages[LLM]["replica"]: survived.intact.asked[1].stages[LLM]["cache"]}
+    """Many at once: alone, a question goes to whoever holds its beginning by now."""
+    visit = survived.intact.asked[1].stages[LLM]
+    came_from: dict[str, set[str]] = {visit["replica"]: {visit["cache"]}}
+
+    def ask(_: int) -> Mapping[str, Any]:
+        return remembering.operator.ask("How many pears are there?", STORY).stages[LLM]
 
     def both_asked() -> bool:
-        visit = remembering.operator.ask("How many pears are there?", STORY).stages[LLM]
-        first.setdefault(visit["replica"], visit["cache"])
-        return len(first) == 2
+        with ThreadPoolExecutor(8) as callers:
+            for visit in callers.map(ask, range(16)):
+                came_from.setdefault(visit["replica"], set()).add(visit["cache"])
+        return len(came_from) == 2
 
     eventually(both_asked, "both replicas have answered")
-    assert set(first.values()) == {"redis"}
+    assert all("redis" in found for found in came_from.values())
 
 
 def test_a_painting_goes_on_from_the_state_that_was_kept(survived: Survived) -> None:
