@@ -23,7 +23,7 @@ from tests.stages.fakes import Add, Adder, Sum, Total
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 
 STAGE = "m.encoder"
-BATCH_S = {"fast": 0.05, "slow": 0.15}
+BATCH_S = {"fast": 0.15, "slow": 0.45}
 MAX_BATCH = 4
 
 

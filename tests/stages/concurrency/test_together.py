@@ -114,6 +114,7 @@ OWN_TASKS = {
     "pipelines/ingress/request/disconnect.py": "work and who watches the client; stopped together",
     "pipelines/ingress/request/sse.py": "a stream, who watches the client, heartbeats; stopped together",
     "pipelines/cluster/scaler_deployment.py": "the scaler's rounds; held by the replica, ended with it",
+    "pipelines/cluster/serve_client.py": "a call that no replica has yet; awaited by it, or cancelled",
     "pipelines/cluster/waiting.py": "tells what waits; held by its owner, ended by close",
     "pipelines/streams.py": "a stream each; stopped together",
     "stages/host/cache_stats.py": "asks the cache for its counters; one at a time, awaited by close",
