@@ -46,6 +46,10 @@ def port() -> Iterator[int]:
         yield port
 
 
+PATIENT = {"x-request-timeout-seconds": "600"}
+"""Or admission would refuse what only the replicas to come can do in time, on a busy machine."""
+
+
 class Burst:
     """So many callers that ask a model all the time, and whoever counts replicas meanwhile."""
 
@@ -71,7 +75,7 @@ class Burst:
         with httpx.Client(base_url=f"http://127.0.0.1:{self._port}", timeout=110, trust_env=False) as client:
             while not self._stopping.is_set():
                 body = {"model": self._model, "input": f"{caller} {self.num_answers}"}
-                answer = client.post("/v1/embeddings", json=body)
+                answer = client.post("/v1/embeddings", json=body, headers=PATIENT)
                 self.num_answers += 1
                 if answer.status_code != 200:
                     self.failures.append(answer.text)

@@ -54,14 +54,14 @@ class AffineTime:
         return StepTimes(((LEAST * mean, max(least, base)), (mean, max(2 * least, base + slope * mean))))
 
     def _line(self) -> tuple[float, float] | None:
-        """Seconds for nothing, and for each unit. Where one of them would be below 0, or nothing tells them apart, the line through the
-        origin."""
+        """Seconds for nothing, and for each unit. Where more took no longer, or less, it is all for nothing; where nothing would take
+        less than none, or nothing tells the two apart, the line through the origin."""
         if self._squares <= 0:
             return None
         mean, seconds = self._amount / self._count, self._seconds / self._count
         variance = self._squares / self._count - mean * mean
         if variance > (MIN_SPREAD * mean) ** 2:
             slope = (self._products / self._count - mean * seconds) / variance
-            if 0 < slope * mean <= seconds:
-                return seconds - slope * mean, slope
+            if slope * mean <= seconds:
+                return seconds - max(slope, 0.0) * mean, max(slope, 0.0)
         return 0.0, self._products / self._squares

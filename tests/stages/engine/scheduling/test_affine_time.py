@@ -34,6 +34,17 @@ def test_a_line_is_found(base: float, slope: float, amounts: list[float]) -> Non
     assert time.more(500) == pytest.approx(slope * 500, rel=1e-3, abs=1e-6)
 
 
+def test_steps_that_take_as_long_whatever_is_in_them_are_not_supposed_to_take_less_for_less() -> None:
+    time = AffineTime(100)
+    for amount, seconds in [(1.0, 0.051), (4.0, 0.050)] * 20:  # but for chance
+        time.observe(amount, seconds)
+    assert time.seconds_for(1.0) == pytest.approx(0.05, rel=0.02)
+    assert time.seconds_for(8.0) == pytest.approx(0.05, rel=0.02)
+    times = time.step_times()
+    assert times is not None
+    assert times.seconds(1.0) == pytest.approx(0.05, rel=0.02)
+
+
 def test_a_few_prompts_among_many_answers_tell_what_prompts_take() -> None:
     """Steps of 1 to 16 rows that answer take 50 ms and more; 256 tokens of a prompt 3 ms each beside that."""
     noise, time = random.Random(1), AffineTime(120.0)
