@@ -12,7 +12,7 @@ from typing import Any
 from pipelines.cluster import local_cluster
 from pipelines.cluster.local_cluster import HttpAddress
 from pipelines.cluster.replica import StageReplica
-from pipelines.settings.replica_spec import CacheSpec, ReplicaSpec
+from pipelines.settings.serve.replica_spec import CacheSpec, ReplicaSpec
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.stage import IterativeStage, OneShotStage
 from stages.device.cores import available_cores

@@ -40,8 +40,8 @@ from pipelines.context import RequestContext
 from pipelines.jobs import ChatJob, ChoiceEvents, ImagePart, Message, TextPart
 from pipelines.one_process import one_process
 from pipelines.service import Triptych
-from pipelines.settings.config import AppConfig
 from pipelines.settings.config_file import parse
+from pipelines.settings.schema.config import AppConfig
 from stages.device.openmp import limit_threads, on_passing_thread
 from stages.llm.messages import GenerationEnd, Sampling
 

@@ -23,9 +23,9 @@ from pipelines.ingress.app import create_app
 from pipelines.ingress.request.settings import settings_of
 from pipelines.one_process import LocalDirectory
 from pipelines.service import Triptych
-from pipelines.settings.config import INGRESS, AppConfig
 from pipelines.settings.config_file import parse
-from pipelines.settings.specs import stage_specs
+from pipelines.settings.schema.config import INGRESS, AppConfig
+from pipelines.settings.serve.specs import stage_specs
 from pipelines.threads import Threads
 from stages.contract.limits import BatchLimits
 from stages.host.host import StageHost
@@ -75,7 +75,7 @@ def _deploy(config: AppConfig, make: partial[PacedLlm], batch: BatchLimits) -> N
     from pipelines.app import Ingress
     from pipelines.cluster.metrics_table import MetricsTable
     from pipelines.cluster.stage_deployment import TINY
-    from pipelines.settings.applications import METRICS, OWN, SurfaceArgs, surface_application
+    from pipelines.settings.serve.applications import METRICS, OWN, SurfaceArgs, surface_application
 
     table: Any = serve.deployment(MetricsTable).options(name=METRICS, ray_actor_options=TINY, max_ongoing_requests=1000).bind()
     llm = deployed(MadeReplica, (STAGE, make, batch, 1, table), name=DEPLOYMENT, max_ongoing_requests=MAX_ONGOING)

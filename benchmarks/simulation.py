@@ -13,7 +13,7 @@ from itertools import islice
 from benchmarks.command import results_folder, start, tell
 from benchmarks.report import Goal, Report
 from pipelines.planning.simulation.arrivals import gamma
-from pipelines.planning.simulation.devices import Noise
+from pipelines.planning.simulation.engines.devices import Noise
 from pipelines.planning.simulation.fleet import Delay, Fleet, Hosted, Pool, Stage, Ways
 from pipelines.planning.simulation.own import OwnRouter
 from pipelines.planning.simulation.simulation import simulate

@@ -1,9 +1,9 @@
 """The HTTP surface as a Ray Serve application, and everything as one.
 
 Decides how the surface comes to serve other settings while it runs; what of the configuration becomes which application is
-`pipelines/settings/applications.py`, what deployments of stages are made of `pipelines/cluster/stage_deployment.py`, what happens to a
-request `pipelines/`. `triptych serve` and `triptych deploy` have Serve call `surface`; `serve run serve_config.yaml` calls `build`. Ray
-passes the typed settings only while this module has no postponed annotations.
+`pipelines/settings/serve/applications.py`, what deployments of stages are made of `pipelines/cluster/stage_deployment.py`, what happens
+to a request `pipelines/`. `triptych serve` and `triptych deploy` have Serve call `surface`; `serve run serve_config.yaml` calls `build`.
+Ray passes the typed settings only while this module has no postponed annotations.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ from pipelines.cluster.live_app import AsgiApp, Built, LiveApp, Succession
 from pipelines.cluster.metrics_table import MetricsTable, Refused, SettingsInUse
 from pipelines.cluster.replica import StageReplica
 from pipelines.cluster.running_serve import listening_host
+from pipelines.cluster.scaling.waiting import TellsWaiting
 from pipelines.cluster.stage_deployment import (
     TINY,
     Elsewhere,
@@ -35,11 +36,18 @@ from pipelines.cluster.stage_deployment import (
     limit_queues,
     redis,
 )
-from pipelines.cluster.waiting import TellsWaiting
 from pipelines.ingress.app import Kept, create_app
 from pipelines.ingress.request.settings import settings_of
 from pipelines.service import Triptych
-from pipelines.settings.applications import (
+from pipelines.settings.cautions import cautions
+from pipelines.settings.config_file import parse
+from pipelines.settings.derived import pixels_in_flight
+from pipelines.settings.loopback import refuse_open_door
+from pipelines.settings.pinning import pinned
+from pipelines.settings.schema.auth import AuthConfig
+from pipelines.settings.schema.config import INGRESS, AppConfig, FetchConfig
+from pipelines.settings.schema.orchestration import RoutingConfig
+from pipelines.settings.serve.applications import (
     METRICS,
     OWN,
     Address,
@@ -53,15 +61,7 @@ from pipelines.settings.applications import (
     surface_application,
     version_of,
 )
-from pipelines.settings.auth import AuthConfig
-from pipelines.settings.cautions import cautions
-from pipelines.settings.config import INGRESS, AppConfig, FetchConfig
-from pipelines.settings.config_file import parse
-from pipelines.settings.derived import pixels_in_flight
-from pipelines.settings.loopback import refuse_open_door
-from pipelines.settings.orchestration import RoutingConfig
-from pipelines.settings.pinning import pinned
-from pipelines.settings.specs import embedded_servers
+from pipelines.settings.serve.specs import embedded_servers
 from pipelines.threads import Threads
 from stages.images.pixel_budget import pixels_of_this_process
 

@@ -19,14 +19,14 @@ from pipelines.commands.explain import explain
 from pipelines.commands.plan import plan
 from pipelines.commands.profile import profile
 from pipelines.settings.cautions import cautions, unreachable
-from pipelines.settings.config import INGRESS
 from pipelines.settings.config_file import ServeFile, load, serve_document
 from pipelines.settings.derived import derivations
 from pipelines.settings.loopback import refuse_open_door
 from pipelines.settings.nodes import nowhere
 from pipelines.settings.pinning import pinned
 from pipelines.settings.pools import described
-from pipelines.settings.rollout import Change, changes
+from pipelines.settings.schema.config import INGRESS
+from pipelines.settings.serve.rollout import Change, changes
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__.replace("\n", " "))
 
@@ -109,7 +109,7 @@ def demo(
 @app.command()
 def prepare(config: ConfigPath = DEFAULT_CONFIG) -> None:
     """Downloads and unpacks what the configuration's stages load, so that they start sooner (for an image, or after installing)."""
-    from pipelines.settings.specs import stage_specs
+    from pipelines.settings.serve.specs import stage_specs
     from stages.host.registry import prepare as prepare_stage
 
     console = Console()

@@ -12,11 +12,11 @@ from cache.tiered import TieredCache
 from pipelines.client import LocalStageClient
 from pipelines.jobs import StageCard
 from pipelines.service import Triptych
-from pipelines.settings.config import AppConfig
 from pipelines.settings.derived import pixels_in_flight
 from pipelines.settings.pinning import pinned
-from pipelines.settings.replica_spec import CacheSpec, RedisSpec
-from pipelines.settings.specs import stage_specs
+from pipelines.settings.schema.config import AppConfig
+from pipelines.settings.serve.replica_spec import CacheSpec, RedisSpec
+from pipelines.settings.serve.specs import stage_specs
 from pipelines.threads import Threads
 from stages.contract.item import StageMetrics
 from stages.host.host import StageHost

@@ -18,9 +18,9 @@ from pipelines.jobs import ChatPipeline, EmbedPipeline, ModelCard, PaintPipeline
 from pipelines.prompts.prompt import PromptBuilder
 from pipelines.rules.paint_rules import PaintRules
 from pipelines.rules.sampling_defaults import sampling_defaults
-from pipelines.settings.config import AppConfig, EmbedModel, ImageTextModel, ModelConfig, TextToImageModel
 from pipelines.settings.derived import default_max_tokens, prefill_chunk_tokens
-from pipelines.settings.specs import stage_specs
+from pipelines.settings.schema.config import AppConfig, EmbedModel, ImageTextModel, ModelConfig, TextToImageModel
+from pipelines.settings.serve.specs import stage_specs
 from pipelines.text_to_image import TextToImagePipeline
 from pipelines.threads import Threads
 from stages.checkpoints.checkpoint import resolve

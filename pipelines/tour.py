@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from demo.held_out import example
-from pipelines.settings.config import AppConfig
+from pipelines.settings.schema.config import AppConfig
 
 
 def free_port() -> int:

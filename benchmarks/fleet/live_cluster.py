@@ -17,7 +17,7 @@ from benchmarks.fleet.sleeping import SleepingBatches, SleepingRows
 from pipelines.cluster import local_cluster
 from pipelines.cluster.fork_server import command
 from pipelines.cluster.replica import StageReplica
-from pipelines.settings.replica_spec import CacheSpec, ReplicaSpec
+from pipelines.settings.serve.replica_spec import CacheSpec, ReplicaSpec
 from stages.contract.limits import BatchLimits, QueueLimits
 
 QUEUE = QueueLimits(max_items=100_000)

@@ -5,7 +5,7 @@ monolith that holds every model in every replica. All on the same devices, as po
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from benchmarks.fleet.devices import BY_NAME, FLEET, STAGES, DeviceType
 from benchmarks.fleet.workloads import CHAT, CHAT_WITHIN_S, FIRST_WITHIN_S, MIXED, PAINTING, PAINTING_WITHIN_S, Taste, requests
@@ -128,10 +128,3 @@ def _all_in_one(device: Device, kind: DeviceType, fleet: Fleet) -> Pool:
     column = next(iter(sized(fleet.stages, device, 1.0, fleet, Rules())))
     hosted = tuple(Hosted(each.stage, each.speed) for each in column.hosted)
     return Pool(f"all-{kind.name.lower()}", kind.name, hosted, kind.count)
-
-
-def devices_used(pools: Sequence[Pool]) -> Mapping[str, float]:
-    used: dict[str, float] = {}
-    for pool in pools:
-        used[pool.device] = used.get(pool.device, 0.0) + pool.replicas * pool.devices
-    return used

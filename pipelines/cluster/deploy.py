@@ -1,5 +1,5 @@
 """Has Ray Serve run what a configuration means, step by step, and waits for each. What the steps are is
-`pipelines/settings/rollout.py`. Knows no models; Ray and Serve run already (`pipelines/cluster/running_serve.py`)."""
+`pipelines/settings/serve/rollout.py`. Knows no models; Ray and Serve run already (`pipelines/cluster/running_serve.py`)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -10,10 +10,10 @@ from ray.serve.schema import ApplicationStatusOverview, ServeApplicationSchema
 
 from pipelines.cluster.metrics_table import SettingsInUse
 from pipelines.cluster.running_serve import RunningServe
-from pipelines.settings.applications import version_of
-from pipelines.settings.config import INGRESS, LimitsConfig
 from pipelines.settings.config_file import IMPORT_PATH, ServeFile, serve_document
-from pipelines.settings.rollout import Change, Document, Step, changed, changes, steps
+from pipelines.settings.schema.config import INGRESS, LimitsConfig
+from pipelines.settings.serve.applications import version_of
+from pipelines.settings.serve.rollout import Change, Document, Step, changed, changes, steps
 from stages.contract.errors import ConfigurationError
 
 RUNNING, DEPLOYING, FAILED = "RUNNING", "DEPLOYING", "DEPLOY_FAILED"

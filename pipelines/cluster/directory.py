@@ -15,10 +15,10 @@ from ray.serve.handle import DeploymentHandle
 
 from pipelines.cluster.last_answer import LastAnswer
 from pipelines.jobs import StageCard
-from pipelines.settings.config import INGRESS, AppConfig, PartConfig
-from pipelines.settings.deployments import DeploymentConfig
 from pipelines.settings.derived import Home, capacity
-from pipelines.settings.specs import stage_spec
+from pipelines.settings.schema.config import INGRESS, AppConfig, PartConfig
+from pipelines.settings.schema.deployments import DeploymentConfig
+from pipelines.settings.serve.specs import stage_spec
 from stages.concurrency.thread_pool import DaemonThreads
 from stages.contract.errors import Unavailable
 from stages.contract.item import StageMetrics

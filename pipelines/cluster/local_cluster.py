@@ -20,10 +20,10 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from pipelines.cluster.fork_server import command
 from pipelines.ingress.proxy.proxy_headers import CALLBACK
-from pipelines.settings.config import AppConfig
 from pipelines.settings.config_file import ServeFile, refused, told
 from pipelines.settings.loopback import refuse_open_door
 from pipelines.settings.nodes import Node, nowhere
+from pipelines.settings.schema.config import AppConfig
 from stages.contract.errors import ConfigurationError
 from stages.device.cores import available_cores
 

@@ -18,15 +18,15 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from pipelines.cluster.autoscaling import LOAD
 from pipelines.cluster.loop_watch import LoopWatch
-from pipelines.cluster.waiting import TellsWaiting
+from pipelines.cluster.scaling.autoscaling import LOAD
+from pipelines.cluster.scaling.waiting import TellsWaiting
 from pipelines.planning.scaling.observation import Told
 from pipelines.routing.published import NEWS, as_published
 from pipelines.routing.table import pool_key
 from pipelines.settings.cautions import only_its_node
 from pipelines.settings.private_redis import embedded_directory
-from pipelines.settings.replica_spec import ReplicaSpec
+from pipelines.settings.serve.replica_spec import ReplicaSpec
 from stages.concurrency.thread_pool import DaemonThreads
 from stages.contract.item import Item, Reply, StreamEnd
 from stages.contract.news import StageNews

@@ -13,11 +13,11 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatusOverview, ServeDeploySchema
 
 from pipelines.cluster.metrics_table import SettingsInUse
-from pipelines.cluster.serve_numbers import present
-from pipelines.settings.applications import METRICS
+from pipelines.cluster.scaling.serve_numbers import present
 from pipelines.settings.nodes import Node
-from pipelines.settings.rollout import Document
-from pipelines.settings.scaled import bare, filled
+from pipelines.settings.serve.applications import METRICS
+from pipelines.settings.serve.rollout import Document
+from pipelines.settings.serve.scaled import bare, filled
 
 HOST_WITHOUT_SERVE = "127.0.0.1"
 ASK_EVERY_S = 0.25

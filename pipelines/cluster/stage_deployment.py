@@ -1,4 +1,4 @@
-"""Deployments of stages, and of embedded Redis servers: what `pipelines/settings/applications.py` says, in Ray Serve's terms.
+"""Deployments of stages, and of embedded Redis servers: what `pipelines/settings/serve/applications.py` says, in Ray Serve's terms.
 
 Decides what of a deployment is the same for all; what happens in a replica is `pipelines/cluster/replica.py`. Apart from the HTTP surface
 (`pipelines/app.py`), so that a process which hosts stages imports none of it. Ray passes the typed settings only while this module has no
@@ -20,9 +20,9 @@ from pipelines.routing.admission import Admission
 from pipelines.routing.candidate import Ranking
 from pipelines.routing.pool_router import PoolRouter
 from pipelines.routing.table import table_of_this_process
-from pipelines.settings.applications import OWN, Address, Addresses, ProcessArgs, RedisArgs, StagesArgs, StagesSettings
-from pipelines.settings.config import QueueConfig
-from pipelines.settings.orchestration import RoutingConfig
+from pipelines.settings.schema.config import QueueConfig
+from pipelines.settings.schema.orchestration import RoutingConfig
+from pipelines.settings.serve.applications import OWN, Address, Addresses, ProcessArgs, RedisArgs, StagesArgs, StagesSettings
 from stages.contract.item import Item, Reply
 from stages.images.pixel_budget import pixels_of_this_process
 

@@ -17,9 +17,9 @@ import typer
 from rich.console import Console
 
 from pipelines.commands.console import DEFAULT_CONFIG, ConfigPath, errors, shown
-from pipelines.settings.config import AppConfig, TextToImageModel
 from pipelines.settings.config_file import load
-from pipelines.settings.specs import stage_specs
+from pipelines.settings.schema.config import AppConfig, TextToImageModel
+from pipelines.settings.serve.specs import stage_specs
 from stages.contract.errors import ConfigurationError
 from stages.device.cores import available_cores
 from stages.device.device_name import device_name

@@ -18,8 +18,8 @@ from cache.redis.redis_connection import Patience
 from cache.redis.redis_link import client_of
 from pipelines.commands.console import DEFAULT_CONFIG, ConfigPath, errors, shown
 from pipelines.settings.config_file import ServeFile, load
-from pipelines.settings.replica_spec import RedisSpec
-from pipelines.settings.specs import cache_spec, pages_spec
+from pipelines.settings.serve.replica_spec import RedisSpec
+from pipelines.settings.serve.specs import cache_spec, pages_spec
 from stages.contract.errors import ConfigurationError
 
 PATIENCE = Patience(timeout_s=5)

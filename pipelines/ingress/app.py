@@ -34,8 +34,8 @@ from pipelines.ingress.schemas.images import EditBody, ImagesAnswer, ImagesBody
 from pipelines.ingress.schemas.models import Health, ModelEntry, ModelList, Readiness
 from pipelines.ingress.schemas.receipt import Receipt
 from pipelines.jobs import Service
-from pipelines.settings.config import LimitsConfig
 from pipelines.settings.derived import body_bytes_in_flight
+from pipelines.settings.schema.config import LimitsConfig
 from pipelines.threads import Threads
 from stages.contract.errors import TriptychError
 

@@ -12,9 +12,9 @@ import yaml
 
 from pipelines.planning.fleet import Device
 from pipelines.planning.plan import Plan, PlannedPool, PlannedStage
-from pipelines.settings.config import AppConfig, LlmConfig
 from pipelines.settings.config_file import IMPORT_PATH, parse
 from pipelines.settings.derived import batch_items
+from pipelines.settings.schema.config import AppConfig, LlmConfig
 from stages.contract.errors import ConfigurationError
 
 KEPT = (

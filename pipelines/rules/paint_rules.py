@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from pipelines.jobs import PaintJob
-from pipelines.settings.config import TextToImageModel
 from pipelines.settings.derived import max_pixels
+from pipelines.settings.schema.config import TextToImageModel
 from stages.contract.errors import ConfigurationError, InvalidRequest
 from stages.diffusion.families.describe import Guidance, PainterInfo
 

@@ -6,9 +6,9 @@ Pure. What cannot work is refused in `pipelines/settings/derived.py`. Decides no
 from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import parse_qs, urlsplit
 
-from pipelines.settings.config import AppConfig
 from pipelines.settings.pools import unlike
-from pipelines.settings.remembering import RedisConfig
+from pipelines.settings.schema.config import AppConfig
+from pipelines.settings.schema.remembering import RedisConfig
 
 
 def cautions(config: AppConfig) -> Sequence[str]:

@@ -1,5 +1,5 @@
 """Reads `serve_config.yaml`: an ordinary Ray Serve config, in which everything of Triptych's own is the `args` of the application
-whose import path is `pipelines.app:build`. What those may say is `pipelines/settings/config.py`, what of it fits together
+whose import path is `pipelines.app:build`. What those may say is `pipelines/settings/schema/config.py`, what of it fits together
 `pipelines/settings/derived.py`. `serve_document` is what Serve is given in its place, so that a change restarts only what it changes."""
 
 from collections.abc import Mapping, Sequence
@@ -9,11 +9,11 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
-from pipelines.settings.applications import applications
-from pipelines.settings.config import AppConfig
 from pipelines.settings.derived import faults
-from pipelines.settings.scaled import budget_faults
-from pipelines.settings.strict import Strict
+from pipelines.settings.schema.config import AppConfig
+from pipelines.settings.schema.strict import Strict
+from pipelines.settings.serve.applications import applications
+from pipelines.settings.serve.scaled import budget_faults
 from stages.contract.errors import ConfigurationError
 
 IMPORT_PATH = "pipelines.app:build"

@@ -1,14 +1,15 @@
 """Settings that fit each other: what the configuration leaves out is derived here, and what cannot work is refused here.
 
-Pure. Takes a configuration that is well-formed (`pipelines/settings/config.py`); knows no Ray and opens no checkpoint (what a painter's
-checkpoint decides is `pipelines/rules/paint_rules.py`).
+Pure. Takes a configuration that is well-formed (`pipelines/settings/schema/config.py`); knows no Ray and opens no checkpoint (what a
+painter's checkpoint decides is `pipelines/rules/paint_rules.py`).
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pipelines.settings.config import (
+from pipelines.settings.placement import placement_faults
+from pipelines.settings.schema.config import (
     INGRESS,
     AppConfig,
     IngressConfig,
@@ -17,8 +18,7 @@ from pipelines.settings.config import (
     PartConfig,
     TextToImageModel,
 )
-from pipelines.settings.deployments import DeploymentConfig
-from pipelines.settings.placement import placement_faults
+from pipelines.settings.schema.deployments import DeploymentConfig
 
 BATCH_ITEMS = 16
 PREFILL_CHUNK_TOKENS = 256

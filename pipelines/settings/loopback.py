@@ -2,7 +2,7 @@
 
 import ipaddress
 
-from pipelines.settings.config import AppConfig
+from pipelines.settings.schema.config import AppConfig
 from stages.contract.errors import ConfigurationError
 
 LOCALHOST = "localhost"

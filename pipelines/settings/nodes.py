@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pipelines.settings.config import INGRESS, AppConfig
-from pipelines.settings.deployments import ActorOptions, DeploymentConfig
 from pipelines.settings.derived import Home, capacity
+from pipelines.settings.schema.config import INGRESS, AppConfig
+from pipelines.settings.schema.deployments import ActorOptions, DeploymentConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,9 @@ found out once, where the configuration is deployed from, and every process that
 
 Otherwise a push, or a copy into a folder, between two processes' starts would have them load different weights, and remember results of
 the one under the names of the other. Deployed again, a source that holds something else is another model to Serve
-(`pipelines/settings/applications.py`), which starts beside the old one. What this machine can't find out (no hub, no such folder here)
-stays open: each process asks for itself, and a stage refuses requests that were made for others (`pipelines/agreement.py`). Knows neither
-stages nor Ray.
+(`pipelines/settings/serve/applications.py`), which starts beside the old one. What this machine can't find out (no hub, no such folder
+here) stays open: each process asks for itself, and a stage refuses requests that were made for others (`pipelines/agreement.py`). Knows
+neither stages nor Ray.
 """
 
 import logging
@@ -14,8 +14,8 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from pipelines.settings.config import ContentsConfig, PartConfig, SourceConfig
-from pipelines.settings.specs import stage_spec
+from pipelines.settings.schema.config import ContentsConfig, PartConfig, SourceConfig
+from pipelines.settings.serve.specs import stage_spec
 from stages.checkpoints.hub import commit_of
 from stages.contract.errors import ConfigurationError
 

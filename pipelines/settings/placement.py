@@ -6,7 +6,7 @@ own replica, which waits for all. Which stage needs which is `stages/host/nestin
 
 from collections.abc import Iterator
 
-from pipelines.settings.config import INGRESS, AppConfig
+from pipelines.settings.schema.config import INGRESS, AppConfig
 from stages.host.nesting import cycle, needed_by
 
 

@@ -6,9 +6,9 @@ Pure; knows no replicas. Which of them runs an item is `pipelines/routing/`.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from pipelines.settings.config import AppConfig, PartConfig
-from pipelines.settings.deployments import DeploymentConfig
 from pipelines.settings.derived import batch_items, capacity
+from pipelines.settings.schema.config import AppConfig, PartConfig
+from pipelines.settings.schema.deployments import DeploymentConfig
 
 AUTO = "auto"
 

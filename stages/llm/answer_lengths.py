@@ -43,20 +43,6 @@ class AnswerLengths:
             alive, begin = alive * (1 - hazard), end
         return min(float(max(bound, so_far + 1)), max(so_far + 1.0, tokens))
 
-    def quantile(self, bound: int, part: float) -> float:
-        """So long is this part of all answers at most."""
-        alive = 1.0
-        for step in range(1, len(EDGES)):
-            begin, end = EDGES[step], self._end(step)
-            if begin >= bound:
-                break
-            hazard = self._ended[step] / self._came[step]
-            if alive * (1 - hazard) <= 1 - part:
-                within = (alive - (1 - part)) / (alive * hazard) if hazard else 1.0
-                return min(float(bound), begin + max(0.0, within) * (end - begin))
-            alive *= 1 - hazard
-        return float(bound)
-
     def _count(self, step: int, ended: float) -> None:
         self._came[step] = self._came[step] * FORGET + 1
         self._ended[step] = self._ended[step] * FORGET + ended

@@ -8,7 +8,7 @@ import numpy as np
 from ray.serve import Application
 
 from pipelines.cluster.stage_deployment import PlacedReplica, hosted_in
-from pipelines.settings.applications import StagesArgs
+from pipelines.settings.serve.applications import StagesArgs
 from stages.contract.recipe import Inputs
 from stages.vision.messages import Embedding, EmbedInput
 

@@ -18,7 +18,7 @@ import pytest
 from pipelines.cluster.serve_client import ServeStageClient
 from pipelines.embed import ClipEmbedPipeline
 from pipelines.jobs import EmbedPipeline
-from pipelines.settings.replica_spec import CacheSpec, ReplicaSpec
+from pipelines.settings.serve.replica_spec import CacheSpec, ReplicaSpec
 from pipelines.threads import Threads
 from stages.contract.errors import Broken
 from stages.contract.item import Item, StageMetrics, StreamEnd

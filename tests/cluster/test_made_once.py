@@ -16,7 +16,7 @@ from ray.serve.config import RequestRouterConfig
 from pipelines.cluster.replica import StageReplica
 from pipelines.cluster.serve_client import ServeStageClient
 from pipelines.cluster.stage_deployment import router_config
-from pipelines.settings.replica_spec import CacheSpec, RedisSpec, ReplicaSpec
+from pipelines.settings.serve.replica_spec import CacheSpec, RedisSpec, ReplicaSpec
 from stages.contract.item import Item, Reply
 from stages.contract.limits import BatchLimits, QueueLimits
 from tests.cache.redis_server import RedisServer

@@ -16,7 +16,7 @@ from ray import serve
 from pipelines.cluster.replica import StageReplica
 from pipelines.cluster.serve_client import ServeStageClient
 from pipelines.cluster.stage_deployment import router_config
-from pipelines.settings.replica_spec import CacheSpec, ReplicaSpec
+from pipelines.settings.serve.replica_spec import CacheSpec, ReplicaSpec
 from stages.contract.item import Item
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.work import Work

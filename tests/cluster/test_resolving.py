@@ -17,7 +17,7 @@ from ray import serve
 
 from pipelines.cluster.replica import StageReplica
 from pipelines.cluster.serve_client import ServeStageClient
-from pipelines.settings.replica_spec import CacheSpec, ReplicaSpec
+from pipelines.settings.serve.replica_spec import CacheSpec, ReplicaSpec
 from stages.contract.item import InputReceipts, Item, StageReceipt
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.recipe import Recipe

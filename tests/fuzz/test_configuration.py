@@ -9,8 +9,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.settings.config import AppConfig
 from pipelines.settings.config_file import load, parse, serve_document
+from pipelines.settings.schema.config import AppConfig
 from stages.contract.errors import ConfigurationError
 from tests.fuzz.effort import effort
 from tests.fuzz.mutations import VALUES, altered, mutated

@@ -11,9 +11,9 @@ from typing import Any
 
 from pipelines.client import Visit
 from pipelines.jobs import StageCard
-from pipelines.settings.config import AppConfig
 from pipelines.settings.config_file import parse
-from pipelines.settings.specs import stage_specs
+from pipelines.settings.schema.config import AppConfig
+from pipelines.settings.serve.specs import stage_specs
 from stages.contract.errors import ConfigurationError
 from stages.contract.item import Item, Reply, StageMetrics
 

@@ -7,9 +7,11 @@ import pytest
 from ray.serve._private.build_app import build_app
 
 from pipelines.app import build, checked_settings, surface
-from pipelines.cluster.scaler_deployment import scaler
+from pipelines.cluster.scaling.scaler_deployment import scaler
 from pipelines.cluster.stage_deployment import redis, stages
-from pipelines.settings.applications import (
+from pipelines.settings.config_file import load
+from pipelines.settings.schema.auth import AuthConfig, KeyConfig
+from pipelines.settings.serve.applications import (
     REDIS_BUILDER,
     STAGES_BUILDER,
     SURFACE_BUILDER,
@@ -20,9 +22,7 @@ from pipelines.settings.applications import (
     applications,
     stages_name,
 )
-from pipelines.settings.auth import AuthConfig, KeyConfig
-from pipelines.settings.config_file import load
-from pipelines.settings.scaled import SCALER_BUILDER, ScalerArgs
+from pipelines.settings.serve.scaled import SCALER_BUILDER, ScalerArgs
 from stages.contract.errors import ConfigurationError
 
 CONFIG = load(Path(__file__).parents[2] / "serve_config.yaml").app
@@ -61,7 +61,7 @@ def test_as_one_application_everything_has_the_same_settings() -> None:
     denoiser = whole["denoiser"]
     scaling = denoiser._deployment_config.autoscaling_config
     assert (scaling.min_replicas, scaling.max_replicas, scaling.target_ongoing_requests) == (1, 2, 6)
-    assert scaling.policy.policy_function == "pipelines.cluster.autoscaling:by_engines_load"
+    assert scaling.policy.policy_function == "pipelines.cluster.scaling.autoscaling:by_engines_load"
     assert (denoiser.max_ongoing_requests, denoiser.max_queued_requests) == (392, 256)
     assert denoiser.user_config["queues"] == {"triptych-paint.denoiser": {"max_items": 128}}
     asked = denoiser.user_config["elsewhere"]

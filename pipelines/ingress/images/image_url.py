@@ -15,8 +15,8 @@ from pipelines.ingress.images.fetch import Fetcher, FetchPolicy, Held
 from pipelines.ingress.images.image_detail import LowDetail
 from pipelines.ingress.images.names import NameLookUps
 from pipelines.jobs import ImagePart
-from pipelines.settings.config import LimitsConfig
 from pipelines.settings.derived import request_pixels
+from pipelines.settings.schema.config import LimitsConfig
 from pipelines.threads import Threads
 from stages.concurrency.together import together
 from stages.contract.errors import InvalidRequest, TooLarge

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pipelines.settings.auth import SINGLE_TENANT, salt_of
+from pipelines.settings.schema.auth import SINGLE_TENANT, salt_of
 from stages.contract.errors import NotAuthorized
 
 

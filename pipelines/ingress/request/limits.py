@@ -2,7 +2,7 @@
 only. Knows no fields of requests.
 """
 
-from pipelines.settings.config import LimitsConfig
+from pipelines.settings.schema.config import LimitsConfig
 from stages.contract.errors import InvalidRequest
 
 

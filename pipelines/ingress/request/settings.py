@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from pipelines.ingress.images.fetch import FetchPolicy
 from pipelines.ingress.request.auth import KeyRing
-from pipelines.settings.config import AppConfig, LimitsConfig
+from pipelines.settings.schema.config import AppConfig, LimitsConfig
 
 
 @dataclass(frozen=True, slots=True)

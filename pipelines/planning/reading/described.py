@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 
 from pipelines.planning.fleet import Demand, RequestClass, Slo
 from pipelines.planning.reading.workload import ClassConfig, SloConfig, WorkConfig
-from pipelines.settings.config import AppConfig, ImageTextModel, ModelConfig, TextToImageModel
 from pipelines.settings.derived import pixels, prefill_chunk_tokens
+from pipelines.settings.schema.config import AppConfig, ImageTextModel, ModelConfig, TextToImageModel
 from stages.contract.errors import ConfigurationError
 from stages.contract.work import Work
 

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from pipelines.planning.fleet import GIB, Device
 from pipelines.settings.config_file import refused, told
-from pipelines.settings.strict import Strict
+from pipelines.settings.schema.strict import Strict
 from stages.contract.errors import ConfigurationError
 from stages.profiles.datasheets import datasheet_of
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from pipelines.planning.fleet import Device, Fleet, Measured, RequestClass
 from pipelines.planning.solving.limits import heaviest
-from pipelines.settings.config import AppConfig, LlmConfig, PartConfig
 from pipelines.settings.derived import batch_items
+from pipelines.settings.schema.config import AppConfig, LlmConfig, PartConfig
 from stages.contract.work import Work
 from stages.profiles.datasheets import datasheet_of
 from stages.profiles.profile import StageProfile

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 
 from pipelines.planning.reading.inventory import mapping_of
 from pipelines.settings.config_file import refused, told
-from pipelines.settings.strict import Strict
+from pipelines.settings.schema.strict import Strict
 from stages.contract.errors import ConfigurationError
 
 SLO_SETTINGS = ("first_token_s", "token_s", "total_s")

@@ -1,6 +1,6 @@
 """What scaling is decided from: the state of every pool now, what all of them may take together, and how carefully they are scaled.
 
-Pure values, in the cost model's units; decides nothing. Who fills them in is `pipelines/cluster/scaler.py`, or the simulator.
+Pure values, in the cost model's units; decides nothing. Who fills them in is `pipelines/cluster/scaling/scaler.py`, or the simulator.
 """
 
 from collections.abc import Mapping

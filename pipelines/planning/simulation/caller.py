@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipelines.planning.simulation.clock import ANSWERS, ARRIVES, Clock, quantized
 from pipelines.planning.simulation.deciders import Place, Router
+from pipelines.planning.simulation.engines.clock import ANSWERS, ARRIVES, Clock, quantized
 from pipelines.planning.simulation.fleet import Stage, Ways
 from pipelines.planning.simulation.outcome import Answered, Outcome
 from pipelines.planning.simulation.replica import Replica

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from pipelines.planning.simulation.clock import quantized
-from pipelines.planning.simulation.devices import NO_NOISE, Noise
+from pipelines.planning.simulation.engines.clock import quantized
+from pipelines.planning.simulation.engines.devices import NO_NOISE, Noise
 from stages.contract.cost import Speed, StepTimes
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.engine.scheduling.learned_speed import MeasuredSteps

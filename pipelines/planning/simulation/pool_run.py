@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from pipelines.planning.scaling.pool_state import Feed, PoolState, StageLoad
-from pipelines.planning.simulation.clock import CONTROL, Clock, quantized
-from pipelines.planning.simulation.devices import Done
+from pipelines.planning.simulation.engines.clock import CONTROL, Clock, quantized
+from pipelines.planning.simulation.engines.devices import Done
 from pipelines.planning.simulation.fleet import Pool
 from pipelines.planning.simulation.replica import Replica
 from stages.contract.work import NO_WORK, Work

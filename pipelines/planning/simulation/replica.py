@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
-from pipelines.planning.simulation.clock import ARRIVES, Clock
 from pipelines.planning.simulation.deciders import Place
-from pipelines.planning.simulation.devices import Device
-from pipelines.planning.simulation.engine import Ended, Piece, VirtualEngine
+from pipelines.planning.simulation.engines.clock import ARRIVES, Clock
+from pipelines.planning.simulation.engines.devices import Device
+from pipelines.planning.simulation.engines.engine import Ended, Piece, VirtualEngine
 from pipelines.planning.simulation.fleet import Stage, Ways
 from pipelines.planning.simulation.names import Names
 from pipelines.planning.simulation.outcome import Outcome, Told

@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
-from pipelines.planning.simulation.devices import Done
+from pipelines.planning.simulation.engines.devices import Done
 from pipelines.planning.simulation.outcome import Outcome
 
 

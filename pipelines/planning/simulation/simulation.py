@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
 from pipelines.planning.simulation.caller import Caller
-from pipelines.planning.simulation.clock import ANSWERS, CONTROL, Clock, quantized
 from pipelines.planning.simulation.deciders import Place, Router, Scaler
-from pipelines.planning.simulation.devices import Device
-from pipelines.planning.simulation.engine import VirtualEngine, VirtualIterativeEngine, VirtualOneShotEngine
+from pipelines.planning.simulation.engines.clock import ANSWERS, CONTROL, Clock, quantized
+from pipelines.planning.simulation.engines.devices import Device
+from pipelines.planning.simulation.engines.engine import VirtualEngine, VirtualIterativeEngine, VirtualOneShotEngine
 from pipelines.planning.simulation.fleet import Fleet, Hosted, Incident, Pool, Trouble
 from pipelines.planning.simulation.names import Names
 from pipelines.planning.simulation.outcome import Outcome, Told

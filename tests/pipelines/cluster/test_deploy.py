@@ -12,9 +12,9 @@ from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
 from pipelines.cluster.deploy import Rollout
 from pipelines.cluster.metrics_table import Refused, SettingsInUse
-from pipelines.settings.applications import stages_name, version_of
 from pipelines.settings.config_file import IMPORT_PATH, HttpConfig, ServeFile, parse
-from pipelines.settings.rollout import Document
+from pipelines.settings.serve.applications import stages_name, version_of
+from pipelines.settings.serve.rollout import Document
 from stages.contract.errors import ConfigurationError
 
 SHIPPED = Path(__file__).parents[3] / "serve_config.yaml"

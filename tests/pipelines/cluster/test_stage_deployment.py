@@ -8,8 +8,8 @@ import pytest
 
 from pipelines.cluster import stage_deployment
 from pipelines.cluster.stage_deployment import Elsewhere
-from pipelines.settings.applications import Address, Addresses
-from pipelines.settings.orchestration import RoutingConfig
+from pipelines.settings.schema.orchestration import RoutingConfig
+from pipelines.settings.serve.applications import Address, Addresses
 from stages.contract.item import Item
 
 STAGE = "m.vision_encoder"

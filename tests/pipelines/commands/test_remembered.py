@@ -17,7 +17,7 @@ from pipelines.cli import app
 from pipelines.commands.console import DEFAULT_CONFIG
 from pipelines.settings.config_file import load
 from pipelines.settings.private_redis import embedded_directory
-from pipelines.settings.specs import cache_spec, embedded_servers
+from pipelines.settings.serve.specs import cache_spec, embedded_servers
 from tests.cache.redis_cluster import RedisCluster
 from tests.cache.redis_server import RedisServer
 from tests.cache.values import floats

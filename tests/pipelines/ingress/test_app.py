@@ -5,7 +5,7 @@ import asyncio
 from pipelines.ingress.app import Kept, create_app
 from pipelines.ingress.body.body_budget import FREE_BYTES
 from pipelines.ingress.request.settings import IngressSettings
-from pipelines.settings.config import LimitsConfig
+from pipelines.settings.schema.config import LimitsConfig
 from tests.pipelines.ingress.fakes import PAINT, FakeService
 from tests.pipelines.ingress.surface import chat_body, client_of, error_of
 

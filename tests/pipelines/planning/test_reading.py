@@ -11,8 +11,8 @@ from pipelines.planning.reading.described import request_classes
 from pipelines.planning.reading.inventory import inventory, read_inventory
 from pipelines.planning.reading.profiled import fleet
 from pipelines.planning.reading.workload import read_workload, workload
-from pipelines.settings.config import AppConfig
 from pipelines.settings.config_file import load
+from pipelines.settings.schema.config import AppConfig
 from stages.contract.errors import ConfigurationError
 from stages.contract.work import Work
 from stages.profiles.profile import Point, StageProfile

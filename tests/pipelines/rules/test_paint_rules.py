@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.jobs import GivenImage, ImagePart, PaintJob
 from pipelines.rules.paint_rules import PaintRules, Size
-from pipelines.settings.config import TextToImageModel
+from pipelines.settings.schema.config import TextToImageModel
 from stages.contract.errors import ConfigurationError, InvalidRequest
 from stages.diffusion.families.describe import Guidance, PainterInfo
 

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.settings.applications import (
+from pipelines.settings.config_file import load, parse, serve_document
+from pipelines.settings.derived import capacity
+from pipelines.settings.schema.config import AppConfig
+from pipelines.settings.serve.applications import (
     REDIS_BUILDER,
     STAGES_BUILDER,
     RedisArgs,
@@ -20,10 +23,7 @@ from pipelines.settings.applications import (
     stages_name,
     version_of,
 )
-from pipelines.settings.config import AppConfig
-from pipelines.settings.config_file import load, parse, serve_document
-from pipelines.settings.derived import capacity
-from pipelines.settings.specs import stage_specs
+from pipelines.settings.serve.specs import stage_specs
 from stages.contract.errors import ConfigurationError
 from stages.contract.limits import QueueLimits
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.settings.applications import StagesArgs, SurfaceArgs, applications
-from pipelines.settings.config import AppConfig
 from pipelines.settings.config_file import load, parse
-from pipelines.settings.remembering import KINDS
-from pipelines.settings.specs import cache_spec, pages_spec, stage_specs
+from pipelines.settings.schema.config import AppConfig
+from pipelines.settings.schema.remembering import KINDS
+from pipelines.settings.serve.applications import StagesArgs, SurfaceArgs, applications
+from pipelines.settings.serve.specs import cache_spec, pages_spec, stage_specs
 from stages.contract.errors import ConfigurationError
 from stages.contract.result import Result
 

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from pipelines.settings.config import AppConfig
 from pipelines.settings.config_file import parse
 from pipelines.settings.derived import (
     LINES,
@@ -17,7 +16,8 @@ from pipelines.settings.derived import (
     faults,
     max_pixels,
 )
-from pipelines.settings.specs import stage_specs
+from pipelines.settings.schema.config import AppConfig
+from pipelines.settings.serve.specs import stage_specs
 from stages.contract.errors import ConfigurationError
 from stages.contract.limits import QueueLimits
 from stages.engine.scheduling.room import Tally, has_room_for_another

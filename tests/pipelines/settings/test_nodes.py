@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.settings.config import AppConfig
 from pipelines.settings.config_file import parse
 from pipelines.settings.nodes import Node, nowhere, selects
+from pipelines.settings.schema.config import AppConfig
 
 HEAD = Node({"CPU": 4.0, "memory": 8e9}, {"rack": "a"})
 L4 = Node({"CPU": 8.0, "GPU": 1.0, "accelerator_type:L4": 1.0}, {"rack": "b", "market": "spot"})

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from pipelines.settings import pinning
-from pipelines.settings.applications import SurfaceSettings, applications, stages_name
-from pipelines.settings.config import AppConfig
 from pipelines.settings.config_file import parse
 from pipelines.settings.pinning import pinned
-from pipelines.settings.rollout import changes
-from pipelines.settings.specs import stage_specs
+from pipelines.settings.schema.config import AppConfig
+from pipelines.settings.serve.applications import SurfaceSettings, applications, stages_name
+from pipelines.settings.serve.rollout import changes
+from pipelines.settings.serve.specs import stage_specs
 from stages.contract.errors import ConfigurationError
 from tests.stages.checkpoints.test_fingerprint import folder_of
 

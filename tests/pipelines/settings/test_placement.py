@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.settings.config import AppConfig
 from pipelines.settings.config_file import parse
 from pipelines.settings.placement import needed_elsewhere
+from pipelines.settings.schema.config import AppConfig
 from stages.contract.errors import ConfigurationError
 
 

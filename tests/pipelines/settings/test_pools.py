@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.settings.applications import (
+from pipelines.settings.cautions import cautions
+from pipelines.settings.config_file import parse
+from pipelines.settings.derived import capacity, derivations
+from pipelines.settings.placement import homes, needed_elsewhere
+from pipelines.settings.pools import described, pools_of
+from pipelines.settings.schema.config import PARTS, AppConfig
+from pipelines.settings.schema.deployments import AGREED, PartOverrides
+from pipelines.settings.serve.applications import (
     COMPUTED_WITH,
     STAGES_BUILDER,
     StagesArgs,
@@ -15,15 +22,8 @@ from pipelines.settings.applications import (
     SurfaceSettings,
     applications,
 )
-from pipelines.settings.cautions import cautions
-from pipelines.settings.config import PARTS, AppConfig
-from pipelines.settings.config_file import parse
-from pipelines.settings.deployments import AGREED, PartOverrides
-from pipelines.settings.derived import capacity, derivations
-from pipelines.settings.placement import homes, needed_elsewhere
-from pipelines.settings.pools import described, pools_of
-from pipelines.settings.rollout import changes, steps
-from pipelines.settings.specs import stage_specs
+from pipelines.settings.serve.rollout import changes, steps
+from pipelines.settings.serve.specs import stage_specs
 from stages.contract.errors import ConfigurationError
 from stages.host.registry import StageSpec
 from stages.llm.settings import LlmSettings

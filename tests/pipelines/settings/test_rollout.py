@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.settings.applications import applications
 from pipelines.settings.config_file import parse
-from pipelines.settings.rollout import Document, changed, changes, steps
+from pipelines.settings.serve.applications import applications
+from pipelines.settings.serve.rollout import Document, changed, changes, steps
 
 SHIPPED = Path(__file__).parents[3] / "serve_config.yaml"
 APP = "triptych"

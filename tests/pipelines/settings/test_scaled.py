@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.settings.applications import applications
 from pipelines.settings.config_file import parse
-from pipelines.settings.rollout import Document
-from pipelines.settings.scaled import SCALER, ScaledPool, ScalerSettings, bare, filled, scaler_settings
+from pipelines.settings.serve.applications import applications
+from pipelines.settings.serve.rollout import Document
+from pipelines.settings.serve.scaled import SCALER, ScaledPool, ScalerSettings, bare, filled, scaler_settings
 from stages.contract.errors import ConfigurationError
 
 SHIPPED = yaml.safe_load((Path(__file__).parents[3] / "serve_config.yaml").read_text())["applications"][0]["args"]

@@ -11,11 +11,11 @@ import pytest
 from pydantic import ValidationError
 
 from pipelines.ingress.request.settings import settings_of
-from pipelines.settings.config import AppConfig
 from pipelines.settings.config_file import load, parse
 from pipelines.settings.environment import secret_of
 from pipelines.settings.private_redis import embedded_directory, socket_url
-from pipelines.settings.specs import cache_spec
+from pipelines.settings.schema.config import AppConfig
+from pipelines.settings.serve.specs import cache_spec
 from stages.contract.errors import ConfigurationError
 from tests.pipelines.settings.test_config import changed
 

@@ -10,13 +10,13 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import pytest
 from pydantic import BaseModel
 
-from pipelines.settings.config import (
+from pipelines.settings.schema.config import (
     AppConfig,
     BatchConfig,
     LlmConfig,
     QueueConfig,
 )
-from pipelines.settings.deployments import AutoscalingConfig, DeploymentConfig
+from pipelines.settings.schema.deployments import AutoscalingConfig, DeploymentConfig
 
 ROOT = Path(__file__).parents[3]
 ROOMS = ("pipelines", "stages", "cache")

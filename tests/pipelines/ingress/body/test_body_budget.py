@@ -16,8 +16,8 @@ from pipelines.ingress.app import Kept, create_app
 from pipelines.ingress.body.body_budget import FREE_BYTES, Body, BodyBudget
 from pipelines.ingress.images.fetch import FetchPolicy
 from pipelines.ingress.request.settings import IngressSettings
-from pipelines.settings.config import LimitsConfig
 from pipelines.settings.derived import body_bytes_in_flight
+from pipelines.settings.schema.config import LimitsConfig
 from stages.concurrency.thread_pool import TENANT
 from stages.contract.errors import Overloaded
 from tests.pipelines.ingress.fakes import FakeService, Gate

@@ -12,7 +12,7 @@ from PIL import Image
 from pipelines.ingress.images.fetch import FetchPolicy
 from pipelines.ingress.images.image_url import ImageSource, WantedImage
 from pipelines.jobs import ImagePart
-from pipelines.settings.config import LimitsConfig
+from pipelines.settings.schema.config import LimitsConfig
 from pipelines.threads import OFF_LOOP_IMAGE_BYTES, Threads
 from stages.contract.errors import InvalidRequest, TooLarge
 from tests.pipelines.ingress.image_server import ImageServer, body, redirect, running

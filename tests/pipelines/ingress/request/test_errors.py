@@ -13,8 +13,8 @@ from pipelines.ingress.request.auth import KeyRing
 from pipelines.ingress.request.errors import CLIENT_CLOSED_REQUEST, TABLE, answer_to
 from pipelines.ingress.request.settings import IngressSettings, settings_of
 from pipelines.ingress.routes.api_description import POST_ERRORS
-from pipelines.settings.auth import SINGLE_TENANT
-from pipelines.settings.config import AppConfig, LimitsConfig
+from pipelines.settings.schema.auth import SINGLE_TENANT
+from pipelines.settings.schema.config import AppConfig, LimitsConfig
 from stages.contract import errors
 from stages.contract.errors import DeadlineExceeded, InvalidRequest, NotAuthorized, StageFailed, TriptychError
 from tests.pipelines.ingress.fakes import CHAT, PAINT, FakeService, Trouble

@@ -9,7 +9,7 @@ import pytest
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.ingress.schemas.chat import ChatBody
 from pipelines.jobs import ChatJob, ImagePart, TextPart
-from pipelines.settings.config import LimitsConfig
+from pipelines.settings.schema.config import LimitsConfig
 from stages.images.pixel_budget import pixels_of_this_process
 from stages.llm.messages import Sampling
 from tests.pipelines.ingress.fakes import CHAT, DEFAULTS, PAINT, FakeService

@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.jobs import EmbedJob, ImagePart, TextPart
-from pipelines.settings.config import LimitsConfig
+from pipelines.settings.schema.config import LimitsConfig
 from tests.pipelines.ingress.fakes import EMBED, WIDTH, FakeService
 from tests.pipelines.ingress.surface import JsonObject, client_for, data_url, error_of, image_part, png
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.jobs import PaintJob, Trunk
-from pipelines.settings.config import LimitsConfig
+from pipelines.settings.schema.config import LimitsConfig
 from stages.contract.errors import StageFailed
 from tests.pipelines.ingress.fakes import CHAT, PAINT, FakeService, Trouble, gradient
 from tests.pipelines.ingress.surface import JsonObject, client_for, error_of, sse_events

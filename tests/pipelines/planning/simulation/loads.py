@@ -6,9 +6,15 @@ from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
-from pipelines.planning.simulation.clock import ARRIVES, QUANTUM_S, Clock
-from pipelines.planning.simulation.devices import Device, Noise
-from pipelines.planning.simulation.engine import Ended, Piece, VirtualEngine, VirtualIterativeEngine, VirtualOneShotEngine
+from pipelines.planning.simulation.engines.clock import ARRIVES, QUANTUM_S, Clock
+from pipelines.planning.simulation.engines.devices import Device, Noise
+from pipelines.planning.simulation.engines.engine import (
+    Ended,
+    Piece,
+    VirtualEngine,
+    VirtualIterativeEngine,
+    VirtualOneShotEngine,
+)
 from stages.contract.cost import Speed, StepTimes
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.work import Work

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipelines.planning.scaling.pool_state import PoolState
 from pipelines.planning.simulation.arrivals import every, poisson
-from pipelines.planning.simulation.devices import Noise
+from pipelines.planning.simulation.engines.devices import Noise
 from pipelines.planning.simulation.fleet import Delay, Fleet, Hosted, Incident, Pool, Stage, Trouble, Ways
 from pipelines.planning.simulation.outcome import Outcome
 from pipelines.planning.simulation.own import OwnRouter

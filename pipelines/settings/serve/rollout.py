@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from pipelines.settings.scaled import SCALER
+from pipelines.settings.serve.scaled import SCALER
 
 Document = Mapping[str, Any]
 _MISSING = object()

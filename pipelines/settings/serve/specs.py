@@ -3,17 +3,17 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from pipelines.settings.config import (
+from pipelines.settings.derived import Home, batch_items, prefill_chunk_tokens
+from pipelines.settings.private_redis import embedded_name
+from pipelines.settings.schema.config import (
     AppConfig,
     LlmConfig,
     PartConfig,
     SourceConfig,
     VisionEncoderConfig,
 )
-from pipelines.settings.derived import Home, batch_items, prefill_chunk_tokens
-from pipelines.settings.private_redis import embedded_name
-from pipelines.settings.remembering import RedisConfig
-from pipelines.settings.replica_spec import CacheSpec, RedisSpec
+from pipelines.settings.schema.remembering import RedisConfig
+from pipelines.settings.serve.replica_spec import CacheSpec, RedisSpec
 from stages.checkpoints.checkpoint import Contents, LoadOptions, Source
 from stages.contract.limits import BatchLimits
 from stages.host.registry import StageSpec

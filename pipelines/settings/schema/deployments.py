@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pipelines.settings.strict import Strict
+from pipelines.settings.schema.strict import Strict
 
 AGREED: Mapping[str, str] = {
     **dict.fromkeys(("source", "contents", "loader", "projector"), "requests are made for one set of weights"),

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pipelines.settings.strict import Strict
+from pipelines.settings.schema.strict import Strict
 
 Devices = dict[Annotated[str, Field(min_length=1)], Annotated[float, Field(ge=0)]]
 """By type: an accelerator's as Ray calls it ("L4"), "gpu" where a deployment names none, "cpu"."""

@@ -15,7 +15,7 @@ from pipelines.planning.scaling.observation import Observation, Present, Watched
 from pipelines.planning.scaling.pool_state import Budget, PoolState, Scaling, StageLoad
 from pipelines.planning.scaling.targets import Memory, targets
 from pipelines.routing.table import pool_key
-from pipelines.settings.scaled import ScaledPool, ScalerSettings
+from pipelines.settings.serve.scaled import ScaledPool, ScalerSettings
 
 log = logging.getLogger("triptych.scaler")
 
@@ -25,7 +25,7 @@ SILENT_AFTER_PERIODS = 30
 
 
 class Numbers(Protocol):
-    """Of replicas, in the cluster (`pipelines/cluster/serve_numbers.py`)."""
+    """Of replicas, in the cluster (`pipelines/cluster/scaling/serve_numbers.py`)."""
 
     async def present(self) -> Mapping[tuple[str, str], Present]:
         """By application and deployment."""

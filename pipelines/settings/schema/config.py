@@ -2,7 +2,7 @@
 value and what is allowed.
 
 Decides what may be said, and where (every role filled, every stage placed: with the HTTP surface, or in one deployment, or in several,
-its pools; `pipelines/settings/deployments.py`). What is None is derived from the rest in
+its pools; `pipelines/settings/schema/deployments.py`). What is None is derived from the rest in
 `pipelines/settings/derived.py`. Knows no Ray and loads no model; what it only names is read by `pipelines/settings/environment.py`. Where
 it stands in the YAML file: `pipelines/settings/config_file.py`.
 """
@@ -12,11 +12,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from pipelines.settings.auth import AuthConfig
-from pipelines.settings.deployments import ActorOptions, DeploymentConfig, PartOverrides
-from pipelines.settings.orchestration import ChatSlo, EmbedSlo, PaintSlo, RoutingConfig, ScalingConfig
-from pipelines.settings.remembering import CacheConfig
-from pipelines.settings.strict import Strict
+from pipelines.settings.schema.auth import AuthConfig
+from pipelines.settings.schema.deployments import ActorOptions, DeploymentConfig, PartOverrides
+from pipelines.settings.schema.orchestration import ChatSlo, EmbedSlo, PaintSlo, RoutingConfig, ScalingConfig
+from pipelines.settings.schema.remembering import CacheConfig
+from pipelines.settings.schema.strict import Strict
 from stages.contract.limits import QueueLimits
 from stages.diffusion.messages import MAX_GUIDANCE_SCALE
 

@@ -7,7 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from pipelines.settings.strict import Strict
+from pipelines.settings.schema.strict import Strict
 
 EMBEDDED = "embedded"
 KINDS = ("vision_features", "embedding", "prompt_embedding", "latents", "pixels", "kv_page", "step_state")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from pipelines.planning.simulation.clock import QUANTUM_S, quantized
+from pipelines.planning.simulation.engines.clock import QUANTUM_S, quantized
 from stages.contract.cost import Speed
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from hypothesis import Phase, given, settings
 
-from pipelines.planning.simulation.clock import quantized
+from pipelines.planning.simulation.engines.clock import quantized
 from stages.contract.item import Item
 from stages.contract.limits import BatchLimits
 from stages.contract.recipe import NO_INPUTS, Inputs, Recipe

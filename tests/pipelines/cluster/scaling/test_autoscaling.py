@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from pipelines.cluster.autoscaling import LOAD, by_engines_load
+from pipelines.cluster.scaling.autoscaling import LOAD, by_engines_load
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from pipelines.settings.environment import hard_to_guess, secret_of
-from pipelines.settings.strict import Strict
+from pipelines.settings.schema.strict import Strict
 from stages.contract.errors import ConfigurationError
 
 SINGLE_TENANT = "default"

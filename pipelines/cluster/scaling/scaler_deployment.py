@@ -9,10 +9,10 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
-from pipelines.cluster.scaler import Scaler
-from pipelines.cluster.serve_numbers import ServeNumbers
-from pipelines.settings.applications import METRICS
-from pipelines.settings.scaled import SCALER, ScalerArgs, ScalerSettings
+from pipelines.cluster.scaling.scaler import Scaler
+from pipelines.cluster.scaling.serve_numbers import ServeNumbers
+from pipelines.settings.serve.applications import METRICS
+from pipelines.settings.serve.scaled import SCALER, ScalerArgs, ScalerSettings
 
 TINY = {"num_cpus": 0.01}
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from pipelines.cluster.metrics_table import MetricsTable
-from pipelines.cluster.scaler import SILENT_AFTER_PERIODS, Scaler
-from pipelines.cluster.waiting import unplaced
+from pipelines.cluster.scaling.scaler import SILENT_AFTER_PERIODS, Scaler
+from pipelines.cluster.scaling.waiting import unplaced
 from pipelines.planning.scaling.observation import Present, Told, Waiting
 from pipelines.routing.table import Demand, pool_key
-from pipelines.settings.scaled import ScaledPool, ScalerSettings
+from pipelines.settings.serve.scaled import ScaledPool, ScalerSettings
 from stages.contract.cost import Speed, StepTimes
 from stages.contract.news import StageNews
 from stages.contract.work import Work

@@ -8,7 +8,7 @@ take in).
 
 Requests are made for certain weights: tokens, names of results, sizes. So an application of stages is named for what it computes with,
 too: another model's is another application, which starts beside the old one, and the HTTP surface goes from the one to the other. Knows
-not how an application is built, nor in which order changes are made (`pipelines/settings/rollout.py`).
+not how an application is built, nor in which order changes are made (`pipelines/settings/serve/rollout.py`).
 """
 
 import hashlib
@@ -19,7 +19,9 @@ from typing import Any
 
 from pydantic import BaseModel, Field, SerializeAsAny, field_validator
 
-from pipelines.settings.config import (
+from pipelines.settings.derived import Home, batch_items, capacity, longest_request_s, max_queued_requests, pixels_in_flight
+from pipelines.settings.placement import homes, needed_elsewhere
+from pipelines.settings.schema.config import (
     INGRESS,
     PARTS,
     SURGE_PERCENT,
@@ -30,14 +32,13 @@ from pipelines.settings.config import (
     PartConfig,
     QueueConfig,
 )
-from pipelines.settings.deployments import ActorOptions, AutoscalingConfig, DeploymentConfig, PartOverrides
-from pipelines.settings.derived import Home, batch_items, capacity, longest_request_s, max_queued_requests, pixels_in_flight
-from pipelines.settings.orchestration import RoutingConfig
-from pipelines.settings.placement import homes, needed_elsewhere
-from pipelines.settings.remembering import CacheConfig
-from pipelines.settings.replica_spec import CacheSpec, ReplicaSpec
-from pipelines.settings.scaled import SCALER, SCALER_BUILDER, ScalerArgs, is_scaled, scaler_settings
-from pipelines.settings.specs import (
+from pipelines.settings.schema.deployments import ActorOptions, AutoscalingConfig, DeploymentConfig, PartOverrides
+from pipelines.settings.schema.orchestration import RoutingConfig
+from pipelines.settings.schema.remembering import CacheConfig
+from pipelines.settings.schema.strict import Strict
+from pipelines.settings.serve.replica_spec import CacheSpec, ReplicaSpec
+from pipelines.settings.serve.scaled import SCALER, SCALER_BUILDER, ScalerArgs, is_scaled, scaler_settings
+from pipelines.settings.serve.specs import (
     REDIS,
     EmbeddedServer,
     cache_spec,
@@ -47,14 +48,13 @@ from pipelines.settings.specs import (
     stage_spec,
     torch_threads,
 )
-from pipelines.settings.strict import Strict
 from stages.images.pixel_budget import MAX_PIXELS
 
 METRICS = "metrics"
 SURFACE_BUILDER = "pipelines.app:surface"
 STAGES_BUILDER = "pipelines.cluster.stage_deployment:stages"
 REDIS_BUILDER = "pipelines.cluster.stage_deployment:redis"
-SCALING_POLICY = "pipelines.cluster.autoscaling:by_engines_load"
+SCALING_POLICY = "pipelines.cluster.scaling.autoscaling:by_engines_load"
 RETRY_AFTER_S = 1.0  # of a request that finds Serve's own queue full
 OWN = ""  # in place of an application's name: the one that it is part of
 COMPUTED_WITH = (
@@ -148,7 +148,7 @@ class RedisArgs(Strict):
 @dataclass(frozen=True, slots=True)
 class ServeApplication:
     """One entry of `applications:` in a Serve config. `deployments`: Serve's overrides, by name. `is_scaled`: numbers of replicas are the
-    scaler's to set (`pipelines/settings/scaled.py`)."""
+    scaler's to set (`pipelines/settings/serve/scaled.py`)."""
 
     name: str
     import_path: str

@@ -10,14 +10,14 @@ from typing import Any
 
 from pydantic import Field
 
-from pipelines.settings.config import AppConfig, ImageTextModel, TextToImageModel
-from pipelines.settings.deployments import DeploymentConfig
 from pipelines.settings.derived import Home, capacity
-from pipelines.settings.orchestration import ScalingConfig
-from pipelines.settings.strict import Strict
+from pipelines.settings.schema.config import AppConfig, ImageTextModel, TextToImageModel
+from pipelines.settings.schema.deployments import DeploymentConfig
+from pipelines.settings.schema.orchestration import ScalingConfig
+from pipelines.settings.schema.strict import Strict
 
 SCALER = "scaler"
-SCALER_BUILDER = "pipelines.cluster.scaler_deployment:scaler"
+SCALER_BUILDER = "pipelines.cluster.scaling.scaler_deployment:scaler"
 GPU, CPU = "gpu", "cpu"
 Document = Mapping[str, Any]
 Live = Mapping[tuple[str, str], int]

@@ -11,9 +11,9 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from pipelines.planning.simulation.clock import DEVICE, Clock
-from pipelines.planning.simulation.devices import Device, DeviceTime
-from pipelines.planning.simulation.folding import FoldingScheduler
+from pipelines.planning.simulation.engines.clock import DEVICE, Clock
+from pipelines.planning.simulation.engines.devices import Device, DeviceTime
+from pipelines.planning.simulation.engines.folding import FoldingScheduler
 from stages.contract.cost import Speed
 from stages.contract.engine import Load
 from stages.contract.item import DEFAULT_TENANT
