@@ -281,6 +281,8 @@ class BaseEngine(ABC, Generic[P, Q]):
         with self._in_flight.lock:
             began = self._in_flight.now()
             entry = self._in_flight.to_prepare.begin_next(began)
+            if entry is not None:
+                entry.work.began_alone = self._in_flight.num_prepared_or_preparing() == 1
         if entry is None:
             return
         try:
@@ -325,6 +327,8 @@ class BaseEngine(ABC, Generic[P, Q]):
             others = self._in_flight.num_prepared_or_preparing() - 1
             if work.settled or others > 0:
                 self._in_flight.unprepared.append(work)
+            elif not work.began_alone:  # whoever held it when it began has ended meanwhile
+                self._prepare_soon(work)
             elif self._in_flight.unprepared and not work.was_alone:  # they hold nothing now: it is tried once more
                 work.was_alone = True
                 self._prepare_soon(work)

@@ -37,6 +37,7 @@ class InFlight:
         self.lock = threading.Condition(threading.Lock())
         self.counters = Counters()
         self.leaving: list[Work] = []  # settled, and their rows still to be freed
+        self._num_freeing = 0  # taken to be freed, which they may not be yet
         self.to_prepare: PreparingLine[Work] = PreparingLine(scheduler.waiting)
         self.unprepared: list[Work] = []  # there was too little memory: to be prepared once something has ended
         self._num_ended = self._num_ended_before = 0
@@ -171,7 +172,8 @@ class InFlight:
 
     def num_prepared_or_preparing(self) -> int:
         """Of the items, also of those that are leaving: who may hold memory of the device."""
-        return len(self._live) + len(self.leaving) - sum(not work.settled for work in self.unprepared)
+        num_leaving = len(self.leaving) + self._num_freeing
+        return len(self._live) + num_leaving - sum(not work.settled for work in self.unprepared)
 
     def has_left(self) -> bool:
         """Whether the engine's thread has something to free, or to have prepared in the place of what has ended."""
@@ -186,12 +188,17 @@ class InFlight:
         return [work for work in works if not work.settled]
 
     def take_leaving(self) -> list[Any]:
-        """The rows that are to be freed now."""
+        """The rows that are to be freed now; `freed` once they are."""
         leaving, self.leaving = self.leaving, []
-        self._num_ended += len(leaving)
+        self._num_freeing = len(leaving)
         for work in leaving:
             work.prepared = None  # it may hold memory of the device
         return [work.take_row() for work in leaving]
+
+    def freed(self) -> None:
+        """What was taken is free."""
+        self._num_ended += self._num_freeing
+        self._num_freeing = 0
 
     def let_go(self, work: Work) -> None:
         """Its row, where it has one, is to be freed."""

@@ -67,8 +67,12 @@ class Rows(Generic[P, Q, R]):
         with self._in_flight.lock:
             self._in_flight.expire(entry.work for entry in self._scheduler.expire(self._in_flight.now()))
             rows: Sequence[R] = self._in_flight.take_leaving()
+        if not rows:
+            return
         for row in rows:
             self.free(row)
+        with self._in_flight.lock:
+            self._in_flight.freed()
 
     def make_room(self) -> bool:
         """Has a row make way for the first in line. False: none does."""

@@ -46,6 +46,7 @@ class Work:
     found_nothing: bool = False
     num_misses: int = 0  # how often inputs were missing after all
     prepared: Any = None
+    began_alone: bool = False  # to be prepared: nothing else could hold memory
     was_alone: bool = False  # when its preparing ran out of memory
     row: Any = None
     has_row: bool = False

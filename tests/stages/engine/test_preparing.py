@@ -303,6 +303,59 @@ def test_what_finds_no_memory_to_be_prepared_waits_until_something_has_ended(ben
     assert engine.metrics()["failed_total"] == 0
 
 
+def test_what_finds_no_memory_while_the_last_one_that_held_it_ends_is_tried_again(bench: Bench) -> None:
+    class LateWord(Countdown):
+        """The second is told that there is no memory only once the first, which held it, has ended."""
+
+        num_tried = 0
+
+        def prepare(self, payload: CountFrom, inputs: Inputs) -> PreparedCount:
+            self.num_tried += 1
+            if self.num_tried == 2:
+                began.set()
+                first.wait()
+                while engine.load().num_items > 1 or engine.metrics()["running"]:
+                    pass
+                raise MemoryError
+            return super().prepare(payload, inputs)
+
+    began, stage = threading.Event(), LateWord(gate=bench.gate())
+    engine = bench.iterative(stage)
+    first, _ = submit(engine, CountFrom(2))
+    stage.gate.wait_for(1)
+    second, _ = submit(engine, CountFrom(2))
+    assert began.wait(PATIENCE_S)
+    stage.gate.open()
+    assert second.wait().seen == [1, 0]
+
+
+def test_a_row_that_is_being_freed_holds_its_memory_until_it_is(bench: Bench) -> None:
+    class SlowlyFreed(CrampedCountdown):
+        def finish(self, row: Count) -> None:
+            freeing.set()
+            assert tried.wait(PATIENCE_S)
+            super().finish(row)
+
+        def prepare(self, payload: CountFrom, inputs: Inputs) -> PreparedCount:
+            try:
+                return super().prepare(payload, inputs)
+            except MemoryError:
+                told.set()
+                raise
+
+    freeing, told, tried = threading.Event(), threading.Event(), threading.Event()
+    engine = bench.iterative(SlowlyFreed(1))
+    first, _ = submit(engine, CountFrom(2))
+    assert freeing.wait(PATIENCE_S)
+    second, _ = submit(engine, CountFrom(2))
+    assert told.wait(PATIENCE_S)
+    while not engine.metrics()["out_of_memory_total"]:
+        assert not second.num_endings
+    tried.set()
+    assert first.wait().error is None
+    assert second.wait().seen == [1, 0]
+
+
 def test_what_finds_no_memory_to_be_prepared_even_alone_is_too_large(bench: Bench) -> None:
     engine = bench.iterative(CrampedCountdown(0))
     errors = [submit(engine, CountFrom(2))[0].wait().error for _ in range(2)]
