@@ -95,6 +95,7 @@ async def test_a_name_with_a_private_address_is_never_connected_to(address: str,
 @given(ADDRESSES)
 @example("http://2130706433/")
 @example("http://0x7f.1/")
+@example("http://[::ffff:7f00:1]:80808080808080808080/")
 async def test_no_way_to_write_a_private_address_gets_past(address: str) -> None:
     connected = (await fetched(address, None)).connected
     assert all(is_public(reached) for reached in connected)

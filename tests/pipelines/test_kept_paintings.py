@@ -1,6 +1,7 @@
 """Paintings that were interrupted go on, and finished ones are found again: with a small real painter, over hosts that share a tier."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from pipelines.text_to_image import TextToImagePipeline
 from pipelines.threads import Threads
 from stages.checkpoints.checkpoint import Checkpoint, LoadOptions, Source
 from stages.contract.item import StageReceipt
+from stages.contract.pages import MadePage
 from stages.diffusion.denoiser import Denoiser
 from stages.diffusion.prompt_lengths import PromptLengths
 from stages.diffusion.text_encoder import TextEncoder
@@ -79,6 +81,16 @@ class CountedBackbone:
         return output
 
 
+class CountedPages(deque[MadePage]):
+    """What a denoiser keeps until it is written."""
+
+    num_kept = 0
+
+    def append(self, page: MadePage) -> None:
+        self.num_kept += 1
+        super().append(page)
+
+
 @dataclass
 class Loaded:
     checkpoint: Checkpoint
@@ -94,6 +106,7 @@ class Replica:
     def __init__(self, loaded: Loaded, name: str, dtype: str = "float32") -> None:
         denoiser = Denoiser.load(loaded.checkpoint, LoadOptions(dtype=dtype))
         self.backbone = denoiser._backbone = CountedBackbone(denoiser._backbone)
+        self.pages = denoiser._kept = CountedPages()
         self.host = StageHost(
             cache=TieredCache([MemoryTier(2**24), loaded.far]),
             pages=TieredCache([MemoryTier(2**24), loaded.far_pages]),
@@ -103,6 +116,15 @@ class Replica:
         self.host.add(DENOISER, denoiser, dtype=dtype)
         self.host.add(DECODER, loaded.decoder)
         self.client = LocalStageClient(self.host)
+
+    async def settled(self) -> None:
+        """An engine hands pages over behind the answers, and may not have done so yet."""
+        await once(lambda: self._num_remembered() == self.pages.num_kept)
+        await self.host.settled()
+
+    def _num_remembered(self) -> float:
+        (told,) = (one.counters for one in self.host.metrics() if one.stage == DENOISER)
+        return told["pages_exported_total"] + told["pages_dropped_total"]
 
     async def close(self) -> None:
         self.backbone.gate.open()
@@ -132,7 +154,7 @@ class Scene:
 
     async def settled(self) -> None:
         for replica in (self.first, self.second):
-            await replica.host.settled()
+            await replica.settled()
 
     async def close(self) -> None:
         self.threads.close()
@@ -312,7 +334,7 @@ async def test_a_painting_that_goes_on_in_a_pool_of_another_dtype_begins_anew_th
     assert [receipt.dtype for receipt in painted.receipts if receipt.stage == DENOISER] == ["bfloat16"]
     scene.first.backbone.gate.open()
     for replica, found in ((scene.second, False), (other, True)):
-        await replica.host.settled()
+        await replica.settled()
         again = await paint(scene.pipeline(replica.client, images=True), job())
         assert again.outcomes()[DENOISER] == ("memory" if found else "miss")
         assert np.array_equal(again.pixels[5], painted.pixels[5]) == found

@@ -26,6 +26,7 @@ Held = Callable[[int], Awaitable[None]]
 
 MAX_REDIRECTS = 3
 MAX_PIECES = 1000  # and one for each kilobyte
+MAX_PORT = 65535
 _MAX_ADDRESSES = 3
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HOST = re.compile(rb"[A-Za-z0-9._:-]+")
@@ -193,6 +194,8 @@ def _checked(url: httpx.URL, param: str) -> httpx.URL:
         raise InvalidRequest(f"{param}: not a valid address: its host is no internationalized name", param=param) from error
     if url.scheme not in _PORTS or not url.host:
         raise InvalidRequest(f"{param}: {_shown(url)} is no http(s) address", param=param)
+    if url.port is not None and not 0 < url.port <= MAX_PORT:
+        raise InvalidRequest(f"{param}: not a valid address: a port is from 1 to {MAX_PORT}", param=param)
     if not _HOST.fullmatch(url.raw_host):
         raise InvalidRequest(f"{param}: not a valid address: its host is no name", param=param)
     if url.userinfo:

@@ -265,6 +265,8 @@ async def test_any_answer_but_200_is_told(server: ImageServer, status: int) -> N
         "http:///cat",
         "http://[::1",
         "http://a:99999/",
+        "http://a:80808080808080808080/",
+        "http://a:0/",
         "http://\x00/",
         "http://ex ample/",
         "https:cat",
