@@ -24,8 +24,7 @@ from benchmarks.fleet.routing import BUSY, TOO_MUCH, Routed, routed
 from benchmarks.fleet.scaled import DEVICES, SERVES, Scaled, scaled
 from benchmarks.fleet.simulated import OURS
 from benchmarks.plot import Bar, Line, Lines, Panel, svg
-from benchmarks.report import Goal, Report
-from benchmarks.server import ROOT
+from benchmarks.report import ROOT, Goal, Report
 
 DOCS = ROOT / "docs"
 P99_GOALS = {TWO_CHOICES: 0.6, LEAST_OUTSTANDING: 0.7}

@@ -27,14 +27,16 @@ from stages.contract.recipe import NO_INPUTS, Inputs, InputsMissing, Recipe
 from stages.contract.result import Result
 from stages.contract.stage import Share, Stepped
 from stages.contract.work import Work
+from stages.device.cuda_graphs import CudaGraphs
 from stages.device.packed_linear import is_packed
+from stages.device.uploads import uploaded
 from stages.llm.answer_lengths import AnswerLengths
 from stages.llm.detokenizer import Shown, TextStream, TokenTexts
 from stages.llm.messages import Generate, GenerationEnd, Sampling, TokenDelta, TokenLogprob
 from stages.llm.model.forward import Forward, PlacedImage
 from stages.llm.model.image_positions import ImagePositions
 from stages.llm.model.loading import LoadedLanguageModel, load_language_model
-from stages.llm.model.self_check import check_answers
+from stages.llm.model.self_check import check_answers, record_decode
 from stages.llm.model.slot_pages import CannotPage, SlotPages
 from stages.llm.model.slot_table import Placement, SlotContents, SlotTable
 from stages.llm.pages.at_hand import PagesAtHand
@@ -46,7 +48,7 @@ from stages.llm.prompt import PreparedPrompt, PromptPreparer
 from stages.llm.prompt_reading import PromptReader
 from stages.llm.prompt_rules import PromptRules
 from stages.llm.row import LlmRow, SuspendedAnswer
-from stages.llm.sampling.sampling import RowSampler, SampledToken, sample
+from stages.llm.sampling.sampling import RowSampler, SampledToken, make_ready, sample
 from stages.llm.settings import LlmSettings
 from stages.llm.work import answer_work
 
@@ -102,6 +104,9 @@ class Llm:
         if options.compile:
             with torch.inference_mode():
                 llm._forward.compile()
+        if llm._forward.device.type == "cuda":
+            record_decode(llm._forward, CudaGraphs(llm._forward.device))
+        make_ready(llm._forward.device)
         return llm
 
     @classmethod
@@ -328,7 +333,9 @@ class Llm:
                 row.images = row.images if row.num_waiting else ()
             done = [line for line, row in enumerate(members) if not row.num_waiting]
             ready += [indices[line] for line in done]
-            logits.append(found if len(done) == len(members) else found[done])
+            logits.append(
+                found if len(done) == len(members) else found[uploaded(torch.tensor(done, dtype=torch.long), found.device)]
+            )
         if not ready:
             return {}
         sampled = sample(torch.cat(logits), [rows[index].sampler for index in ready])
