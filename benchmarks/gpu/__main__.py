@@ -50,6 +50,7 @@ PARTS = (
     Described("faults", "faults:run", 170, together=True),
     Described("speed", "speed:run", 110),
     Described("choosing", "choosing:run", 90),
+    Described("cpu, auto", "beside:run_auto", 60),
     Described("profiles", "profiles:run", 110),
     Described("speed, compiled", "speed:run_compiled", 120),
 )
@@ -100,8 +101,15 @@ class _Run:
     def _start(self, part: Described) -> subprocess.Popen[bytes]:
         tell(f"{part.name}: starts")
         command = [sys.executable, "-m", "benchmarks.gpu", "--part", part.name, "--device", self._asked.device]
-        command += ["--checkpoints", str(self._folder), "--into", str(self._file(part)), *["--quick"] * self._asked.quick]
-        return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+        command += [
+            "--checkpoints",
+            str(self._folder),
+            "--into",
+            str(self._file(part)),
+            *["--quick"] * self._asked.quick,
+            *["--launched"] * self._asked.launched,
+        ]
+        return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"})
 
     def _end(self, part: Described, process: subprocess.Popen[bytes], began: float) -> None:
         ended = ""

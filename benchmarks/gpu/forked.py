@@ -10,13 +10,12 @@ import sys
 
 from benchmarks.gpu.part import Part
 from benchmarks.report import ROOT
-from pipelines.cluster.fork_server import IMPORTED
 
 _ASKS = """
-import contextlib, importlib, json, os, sys
-for module in json.loads(sys.argv[1]):
-    with contextlib.suppress(ImportError):
-        importlib.import_module(module)
+import json, os
+from pipelines.cluster import fork_server
+for module in fork_server.IMPORTED:
+    fork_server._import(module)
 import torch
 found = {"touched": torch.cuda.is_initialized()}
 for name, visible in (("with_a_device", "0"), ("with_none", "")):
@@ -40,7 +39,7 @@ def run(part: Part) -> None:
     with part.trying("forks"):
         environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
         done = subprocess.run(
-            [sys.executable, "-c", _ASKS, json.dumps(IMPORTED)],
+            [sys.executable, "-c", _ASKS],
             cwd=ROOT,
             env=environment,
             capture_output=True,

@@ -310,9 +310,17 @@ def _of_triptych(name: str) -> Any:
     return module
 
 
+def _has_no_gpu() -> bool:
+    """Whether something that was imported has looked for GPUs after all: then CUDA refuses this fork, and an ordinary worker must do."""
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.cuda._is_in_bad_fork())
+
+
 def _listen(file: int, path: str) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks: they are Ray's
     arguments = _Server(socket.socket(fileno=file), path).run()
+    if _has_no_gpu():
+        os.execv(sys.executable, [sys.executable, *arguments])
     sys.argv = arguments
     sys.path[0] = os.path.dirname(os.path.abspath(arguments[0]))
     runpy.run_path(arguments[0], run_name="__main__")

@@ -1,6 +1,7 @@
 """Records what a GPU is given to do as a CUDA graph, and replays it with one launch. Decides nothing; knows no model."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -29,9 +30,17 @@ class CudaGraphs:
             # Other stages of this process may take memory meanwhile, each on its own thread.
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                 result = compute()
+        return _Graph(graph, compute, result)
 
-        def replay() -> Tensor:
-            graph.replay()
-            return result
 
-        return replay
+@dataclass(frozen=True, slots=True)
+class _Graph:
+    """`compute` is what was recorded: the graph reads what it holds, so that must stay where it is."""
+
+    graph: torch.cuda.CUDAGraph
+    compute: Callable[[], Tensor]
+    result: Tensor
+
+    def __call__(self) -> Tensor:
+        self.graph.replay()
+        return self.result

@@ -111,6 +111,10 @@ class Llm:
 
     @classmethod
     def _checked(cls, checkpoint: Checkpoint, options: LoadOptions, settings: LlmSettings, *, pack: bool) -> "Llm":
+        if options.device.startswith("cuda"):
+            torch.backends.cuda.enable_cudnn_sdp(
+                False
+            )  # it plans anew for every length, and a step has another one all the time
         loaded = load_language_model(checkpoint, options, pack=pack)
         limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
         if limit is not None and settings.max_context_tokens > limit:
