@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipelines.context import RequestContext
 from stages.contract.item import StageMetrics
-from stages.llm.messages import GenerationEnd, Sampling, TokenDelta
+from stages.llm.messages import GenerationEnd, PromptLogprobs, Sampling, TokenDelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class ChoiceEvents:
     `GenerationEnd`."""
 
     index: int
-    events: Sequence[TokenDelta | GenerationEnd]
+    events: Sequence[PromptLogprobs | TokenDelta | GenerationEnd]
 
 
 ChatEvent = ChatStarted | ChoiceEvents
