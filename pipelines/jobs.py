@@ -5,16 +5,18 @@ into bodies; `image_text.py`, `text_to_image.py` and `embed.py` do the jobs. An 
 (or a part's own `param`), and a message about a field begins with its name.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.context import RequestContext
+from pipelines.tools.asked import Tools
+from pipelines.tools.events import AnswerEvent
 from stages.contract.item import StageMetrics
-from stages.llm.messages import GenerationEnd, PromptLogprobs, Sampling, TokenDelta
+from stages.llm.messages import Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +43,50 @@ class ImagePart:
 
 
 @dataclass(frozen=True, slots=True)
+class PastCall:
+    """A call that an earlier answer made; `arguments` as that answer wrote them, which should be a JSON object."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    role: Literal["system", "user", "assistant"]
+    """`name`: who speaks, or the function that a tool's message comes from; `reasoning` and `calls` are an assistant's; `call_id`: which
+    call a tool's message answers."""
+
+    role: Literal["system", "user", "assistant", "tool"]
     parts: tuple[TextPart | ImagePart, ...]
+    name: str | None = None
+    reasoning: str | None = None
+    calls: tuple[PastCall, ...] = ()
+    call_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateOptions:
+    """How a conversation is written as a prompt. `variables`: a template's own settings (JSON values). `begins_answer`: the prompt ends
+    with the head of the model's own message; `continues`: it ends within the last message, which the answer goes on with. `echoes`: the
+    answer begins with what it goes on with."""
+
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    begins_answer: bool = True
+    continues: bool = False
+    echoes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ChatJob:
-    """`may_shorten`: `sampling.max_tokens` is the model's own, and gives way where the context leaves less room."""
+    """`may_shorten`: `sampling.max_tokens` is the model's own, and gives way where the context leaves less room. `tools` None: the answer
+    calls none."""
 
     messages: tuple[Message, ...]
     sampling: Sampling
     n: int = 1
     may_shorten: bool = False
+    tools: Tools | None = None
+    template: TemplateOptions = TemplateOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +98,10 @@ class ChatStarted:
 
 @dataclass(frozen=True, slots=True)
 class ChoiceEvents:
-    """What the LLM said of one choice since it was last heard: its own events, in order. A choice's last one is a
-    `GenerationEnd`."""
+    """What was said of one choice since it was last heard, in order. A choice's last event is a `GenerationEnd`."""
 
     index: int
-    events: Sequence[PromptLogprobs | TokenDelta | GenerationEnd]
+    events: Sequence[AnswerEvent]
 
 
 ChatEvent = ChatStarted | ChoiceEvents
