@@ -4,7 +4,7 @@ Decides how long an answer may be beside its prompt, how much work that is expec
 no conversation, no template and no HTTP: chats and plain texts are answered alike.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -49,9 +49,11 @@ class Answering:
             param="max_tokens",
         )
 
-    def visit(self, payload: Generate, hints: Hints, num_choices: int) -> Visit:
-        """All answers beside one another."""
-        return Visit(self._stage, self._work(payload).beside(num_choices), hints)
+    def visit(self, payloads: Sequence[Generate], hints: Hints, num_choices: int) -> Visit:
+        """All answers to all prompts beside one another. `hints`: of a single prompt."""
+        works = [self._work(payload) for payload in payloads]
+        work = Work(sum(work.amount for work in works), max(work.steps for work in works))
+        return Visit(self._stage, work.beside(num_choices), hints)
 
     def _work(self, payload: Generate) -> Work:
         num_answer = self._lengths.expected(payload.sampling.max_tokens)

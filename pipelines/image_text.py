@@ -77,6 +77,13 @@ class ImageTextPipeline:
                     yield ChatStarted(prompt_tokens=len(prompt.token_ids))
                 yield event
 
+    async def token_ids(self, job: ChatJob) -> Sequence[int]:
+        """Of its prompt. Raises `InvalidRequest`."""
+        self._refuse_images_if_blind(job)
+        num_chars = self._prompts.num_chars(job.messages)
+        prompt = await self._threads.prompts.run(num_chars, self._prompts.build, job.messages)
+        return prompt.token_ids
+
     def _refuse_images_if_blind(self, job: ChatJob) -> None:
         for message in job.messages:
             for part in message.parts:
@@ -94,7 +101,7 @@ class ImageTextPipeline:
         """One after the other: all images at once, then the LLM, all answers beside one another."""
         works = [span.features.work for span in payload.images if span.features.work is not None]
         encoding = [Visit(self._vision, Work(sum(work.amount for work in works)))] if works else []
-        return [*encoding, self._answering.visit(payload, hints, num_choices)]
+        return [*encoding, self._answering.visit([payload], hints, num_choices)]
 
     def _images(self, prompt: Prompt, salt: str) -> tuple[ImageSpan, ...]:
         """Where the prompt's images stand. One that occurs twice has one name, travels once, and is made once. Hashes: off the

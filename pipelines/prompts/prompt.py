@@ -14,6 +14,7 @@ from jinja2 import TemplateError
 
 from pipelines.jobs import ImagePart, Message, TextPart
 from pipelines.prompts.control_tokens import ControlTokens, unused_mark
+from pipelines.prompts.plain import PlainTexts
 from stages.checkpoints.checkpoint import Checkpoint
 from stages.contract.errors import ConfigurationError, InvalidRequest, TriptychError
 from stages.device.torchvision_shim import ensure_torchvision
@@ -91,6 +92,10 @@ class PromptBuilder:
         _check_template(checkpoint, tokenizer.chat_template)
         placeholder = Placeholder.load(projector) if projector is not None else None
         return cls(tokenizer, TextPromptWriter(tokenizer, placeholder), checkpoint, max_tokens)
+
+    def plain(self) -> PlainTexts:
+        """What the same tokenizer makes of texts without a template."""
+        return PlainTexts(self._texts, self._backend, self._max_tokens)
 
     @property
     def max_context_tokens(self) -> int | None:

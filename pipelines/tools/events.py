@@ -30,4 +30,5 @@ class ToolArgumentsDelta:
 
 
 AnswerEvent = PromptLogprobs | TokenDelta | ReasoningDelta | ToolCallBegun | ToolArgumentsDelta | GenerationEnd
-"""`PromptLogprobs` only where they were asked for. The last is a `GenerationEnd`, whose reason is "tool_calls" where the model ended its answer with a call."""
+"""`PromptLogprobs` only where they were asked for. The last is a `GenerationEnd`, whose reason is "tool_calls" where the model ended its
+answer with a call."""
