@@ -25,11 +25,11 @@ from pipelines.ingress.request.settings import IngressSettings
 from pipelines.ingress.request.whole_answer import WholeAnswer
 from pipelines.ingress.routes.api_description import POST_ERRORS, ApiDescription, asking, describe, error_answers, operation
 from pipelines.ingress.routes.chat import ChatRoute
-from pipelines.ingress.routes.completions import CompletionsRoute
 from pipelines.ingress.routes.embeddings import EmbeddingsRoute
 from pipelines.ingress.routes.images import ImagesRoute
 from pipelines.ingress.routes.models import ModelsRoute
-from pipelines.ingress.routes.tokens import TokensRoute
+from pipelines.ingress.routes.texts.completions import CompletionsRoute
+from pipelines.ingress.routes.texts.tokens import TokensRoute
 from pipelines.ingress.schemas.chat import ChatBody, ChatCompletion
 from pipelines.ingress.schemas.completions import Completion, CompletionsBody
 from pipelines.ingress.schemas.embeddings import EmbeddingsAnswer, EmbeddingsBody

@@ -17,13 +17,13 @@ from pipelines.ingress.request.settings import IngressSettings
 from pipelines.ingress.request.sse import DONE, EventStream, opened
 from pipelines.ingress.request.whole_answer import WholeAnswer
 from pipelines.ingress.routes.chat import STREAM_PACE_S
-from pipelines.ingress.routes.completion_answers import (
+from pipelines.ingress.routes.texts.completion_answers import (
     CompletionHead,
     CompletionShape,
     CompletionStreamWriter,
     WholeCompletion,
 )
-from pipelines.ingress.routes.language_models import how_asked
+from pipelines.ingress.routes.texts.language_models import how_asked
 from pipelines.ingress.schemas.completions import CompletionsBody
 from pipelines.jobs import CompleteJob, CompletionEvent, PlainPrompt, TextPipeline
 from pipelines.threads import Threads

@@ -13,7 +13,7 @@ from pipelines.ingress.request.disconnect import unless_gone
 from pipelines.ingress.request.limits import check_length
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.ingress.request.whole_answer import WholeAnswer
-from pipelines.ingress.routes.language_models import context_of, the_model
+from pipelines.ingress.routes.texts.language_models import context_of, the_model
 from pipelines.ingress.schemas.chat import ChatBody
 from pipelines.ingress.schemas.strict import ResponseBody
 from pipelines.ingress.schemas.tokens import OF_CHATS, DetokenizeBody, Detokenized, TokenizeBody, Tokenized
