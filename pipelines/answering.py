@@ -35,8 +35,9 @@ class Answering:
         room = limit - num_prompt_tokens
         if room < 1:
             raise InvalidRequest(
-                f"{param} {'has' if param == 'prompt' else 'have'} {num_prompt_tokens} tokens and the context is {limit} "
-                "(models.*.llm.max_context_tokens), which leaves no room for an answer; shorten them",
+                f"{param} {'have' if param == 'messages' else 'has'} {num_prompt_tokens} tokens and the context is {limit} "
+                "(models.*.llm.max_context_tokens), which leaves no room for an answer; "
+                f"shorten {'them' if param == 'messages' else 'it'}",
                 param=param,
             )
         if asked <= room:

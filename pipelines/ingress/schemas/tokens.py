@@ -5,7 +5,7 @@ A conversation is described as in a chat, whose own body checks it (`routes/toke
 
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from pipelines.ingress.schemas.completions import TokenId
 from pipelines.ingress.schemas.strict import AskingBody, ModelId, ResponseBody
@@ -27,18 +27,6 @@ class TokenizeBody(AskingBody):
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     return_token_strs: bool | None = None
-
-    @model_validator(mode="after")
-    def one_of_both(self) -> "TokenizeBody":
-        if (self.prompt is None) == (self.messages is None):
-            raise ValueError("give either prompt or messages")
-        if self.messages is None:
-            for name in OF_CHATS:
-                if getattr(self, name) is not None:
-                    raise ValueError(f"{name} goes with messages")
-        elif self.add_special_tokens:
-            raise ValueError("add_special_tokens goes with prompt; a conversation's template writes them")
-        return self
 
 
 OF_CHATS = ("tools", "add_generation_prompt", "continue_final_message", "chat_template_kwargs")

@@ -19,6 +19,7 @@ from pipelines.ingress.schemas.strict import ResponseBody
 from pipelines.ingress.schemas.tokens import OF_CHATS, DetokenizeBody, Detokenized, TokenizeBody, Tokenized
 from pipelines.jobs import ChatJob, PlainPrompt, Service
 from pipelines.threads import Threads
+from stages.contract.errors import InvalidRequest
 
 TOKEN_BYTES = 16  # of an answer, about
 
@@ -41,15 +42,15 @@ class TokensRoute:
     async def tokenize(self, request: Request) -> Response:
         context = self.arrival.open(request)
         body = await self.arrival.read(request, TokenizeBody, context)
+        _check(body)
         served = self.arrival.served(context.tenant)
         return await unless_gone(request.receive, context, self._tokenized(body, served, context))
 
     async def detokenize(self, request: Request) -> Response:
         context = self.arrival.open(request)
         body = await self.arrival.read(request, DetokenizeBody, context)
-        pipeline = self.arrival.served(context.tenant).text_pipeline(
-            the_model(self.arrival.served(context.tenant), body.model)
-        )
+        served = self.arrival.served(context.tenant)
+        pipeline = served.text_pipeline(the_model(served, body.model))
         text = await unless_gone(request.receive, context, pipeline.text_of(body.tokens))
         return await self._answer(Detokenized(prompt=text), size=len(text))
 
@@ -75,3 +76,17 @@ class TokensRoute:
     async def _answer(self, told: ResponseBody, *, size: int) -> Response:
         large = size > 64 * 1024
         return WholeAnswer([await self.threads.answers.run(told.to_json) if large else told.to_json()])
+
+
+def _check(body: TokenizeBody) -> None:
+    """Raises `InvalidRequest` for fields that don't go together."""
+    if (body.prompt is None) == (body.messages is None):
+        given = "none" if body.prompt is None else "both"
+        raise InvalidRequest(f"prompt or messages: give one of them (given: {given})", param="prompt")
+    if body.messages is not None and body.add_special_tokens:
+        raise InvalidRequest(
+            "add_special_tokens goes with prompt; a conversation's template writes them", param="add_special_tokens"
+        )
+    for name in OF_CHATS if body.messages is None else ():
+        if getattr(body, name) is not None:
+            raise InvalidRequest(f"{name} goes with messages, not with prompt", param=name)
