@@ -28,6 +28,7 @@ from pipelines.ingress.routes.chat import ChatRoute
 from pipelines.ingress.routes.embeddings import EmbeddingsRoute
 from pipelines.ingress.routes.images import ImagesRoute
 from pipelines.ingress.routes.models import ModelsRoute
+from pipelines.ingress.routes.responses.route import ResponsesRoute
 from pipelines.ingress.routes.texts.completions import CompletionsRoute
 from pipelines.ingress.routes.texts.tokens import TokensRoute
 from pipelines.ingress.schemas.chat import ChatBody, ChatCompletion
@@ -36,6 +37,7 @@ from pipelines.ingress.schemas.embeddings import EmbeddingsAnswer, EmbeddingsBod
 from pipelines.ingress.schemas.images import EditBody, ImagesAnswer, ImagesBody
 from pipelines.ingress.schemas.models import Health, ModelEntry, ModelList, Readiness
 from pipelines.ingress.schemas.receipt import Receipt
+from pipelines.ingress.schemas.responses import ResponsesAnswer, ResponsesBody
 from pipelines.ingress.schemas.tokens import DetokenizeBody, Detokenized, TokenizeBody, Tokenized
 from pipelines.jobs import Service
 from pipelines.settings.derived import body_bytes_in_flight
@@ -98,6 +100,7 @@ def create_app(service: Service, settings: IngressSettings, kept: Kept | None = 
     keyed = bool(settings.keys)
     chats = ChatRoute(arrival, settings, images, receipts, threads)
     _add_chat(app, chats)
+    _add_responses(app, ResponsesRoute(arrival, settings, receipts, chats, threads))
     _add_completions(app, CompletionsRoute(arrival, settings, receipts, threads))
     _add_tokens(app, TokensRoute(arrival, settings, chats, threads))
     _add_images(app, ImagesRoute(arrival, settings, images, receipts, kept.images, threads))
@@ -109,6 +112,7 @@ def create_app(service: Service, settings: IngressSettings, kept: Kept | None = 
     ids: dict[type[BaseModel], tuple[str, ...]] = {
         ChatBody: _ids(service, "image_text"),
         CompletionsBody: _ids(service, "image_text"),
+        ResponsesBody: _ids(service, "image_text"),
         TokenizeBody: _ids(service, "image_text"),
         DetokenizeBody: _ids(service, "image_text"),
         ImagesBody: tuple(card.id for card in painters),
@@ -135,6 +139,18 @@ def _add_chat(app: FastAPI, route: ChatRoute) -> None:
     )
     async def chat_completions(request: Request) -> Response:
         """Answers a chat, with images where the model sees them; whole, or as server-sent events."""
+        return await route(request)
+
+
+def _add_responses(app: FastAPI, route: ResponsesRoute) -> None:
+    @app.post(
+        "/v1/responses",
+        response_model=None,
+        responses={200: {"model": ResponsesAnswer, **EVENTS}, **error_answers(*POST_ERRORS)},
+        openapi_extra=asking(ResponsesBody, route.settings),
+    )
+    async def responses(request: Request) -> Response:
+        """Answers a conversation of items, whole or as server-sent events. Nothing is stored."""
         return await route(request)
 
 
