@@ -44,13 +44,14 @@ class ConstraintKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """What an answer must be, as a whole; `stages/llm/structure/` checks and enforces it. `after`: it holds only behind this mark, and
-    before that anything may be said. `whitespace`: a regular expression of what may stand once wherever JSON may have white space
-    ("": none); None: as `stages/llm/structure/grammars.py` has it."""
+    """What an answer must be, as a whole; `stages/llm/structure/` checks and enforces it. `after`: it begins behind the first of these
+    tokens, and before that anything may be said; `may_end_before`: also nothing else. `whitespace`: a regular expression of what may
+    stand, once, wherever JSON may have white space ("": nothing); None: as `stages/llm/structure/grammars.py` has it."""
 
     kind: ConstraintKind
     text: str = ""
-    after: str = ""
+    after: tuple[int, ...] = ()
+    may_end_before: bool = True
     whitespace: str | None = None
 
 

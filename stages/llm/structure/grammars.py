@@ -1,11 +1,10 @@
 """From what an answer must be to one grammar, in llguidance's dialect of Lark.
 
-Decides what white space JSON may have, and what of an answer a grammar sees: free text up to a mark first, or a space that the
-tokenizer will drop. Pure; knows no vocabulary, and checks nothing but what it must read (`checking.py`).
+Decides what white space JSON may have, and what may stand before an answer that nobody will see. Pure; knows no vocabulary, and checks
+nothing but what it must read (`checking.py`).
 """
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from llguidance import regex_to_lark
@@ -16,6 +15,7 @@ from stages.llm.messages import Constraint, ConstraintKind
 JSON_WHITESPACE = r" |\n {0,16}"
 """A space, or a new line with its indentation: as models write JSON, and never without end."""
 
+_JSON = (ConstraintKind.JSON_SCHEMA, ConstraintKind.JSON_OBJECT)
 _ANY_OBJECT = {"type": "object"}
 _OPTIONS = '%llguidance {"no_forcing": true}\n'
 """Any tokens that spell what must come are right; to choose one way for the model takes a tokenizer's time, and its lock."""
@@ -25,14 +25,35 @@ class Unreadable(ValueError):
     """A constraint's text is not what its kind says; the message tells why."""
 
 
-def grammar(constraint: Constraint, *, drops_space: bool = False, marks: Mapping[str, int] | None = None) -> str:
-    """What `llguidance.LLMatcher` takes. `drops_space`: of the answer's first character, where that is a space, nothing will be shown.
-    `marks`: the tokens that are no text, by what they are called. Raises `Unreadable`."""
-    body = _OPTIONS + _body(constraint)
-    if not constraint.after and not drops_space:
-        return body
-    before = _thought(constraint, marks or {}) if constraint.after else 'start: " "? @answer'
-    return json.dumps({"grammars": [{"lark_grammar": _OPTIONS + before}, {"name": "answer", "lark_grammar": body}]})
+def grammar(constraint: Constraint, *, drops_space: bool = False) -> str:
+    """What `llguidance.LLMatcher` takes. `drops_space`: of an answer that begins with a space, that will not be shown. Raises
+    `Unreadable`."""
+    before = ""
+    if not constraint.after:
+        before = '" "? ' if drops_space else ""
+    elif constraint.kind in _JSON:
+        before = r"/\n{0,2}/ "  # models leave lines free behind their thoughts
+    if constraint.kind is not ConstraintKind.GRAMMAR:
+        return f"{_OPTIONS}start: {before}answer\nanswer: {rule(constraint)}"
+    lark = _OPTIONS + _lark(constraint.text)
+    if not before:
+        return lark
+    return json.dumps({"grammars": [{"lark_grammar": f"start: {before}@answer"}, {"name": "answer", "lark_grammar": lark}]})
+
+
+def rule(constraint: Constraint) -> str:
+    """What stands for it as a part of another grammar. Raises `Unreadable`, also for a grammar, which has rules of its own."""
+    match constraint.kind:
+        case ConstraintKind.JSON_SCHEMA:
+            return json_rule(_parsed(constraint.text), constraint.whitespace)
+        case ConstraintKind.JSON_OBJECT:
+            return json_rule(_ANY_OBJECT, constraint.whitespace)
+        case ConstraintKind.REGEX:
+            return f"/{regex_to_lark(constraint.text, 'd')}/"
+        case ConstraintKind.CHOICE:
+            return f"({' | '.join(map(literal, _choices(constraint.text)))})"
+        case ConstraintKind.GRAMMAR:
+            raise Unreadable("a grammar can't be a part of another one")
 
 
 def json_rule(schema: Any, whitespace: str | None = None) -> str:
@@ -51,20 +72,6 @@ def json_rule(schema: Any, whitespace: str | None = None) -> str:
 def literal(text: str) -> str:
     """`text` itself, as grammars write it."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _body(constraint: Constraint) -> str:
-    match constraint.kind:
-        case ConstraintKind.JSON_SCHEMA:
-            return f"start: {json_rule(_parsed(constraint.text), constraint.whitespace)}"
-        case ConstraintKind.JSON_OBJECT:
-            return f"start: {json_rule(_ANY_OBJECT, constraint.whitespace)}"
-        case ConstraintKind.REGEX:
-            return f"start: /{regex_to_lark(constraint.text, 'd')}/"
-        case ConstraintKind.CHOICE:
-            return "start: " + " | ".join(map(literal, _choices(constraint.text)))
-        case ConstraintKind.GRAMMAR:
-            return _lark(constraint.text)
 
 
 def _parsed(text: str) -> Any:
@@ -87,12 +94,3 @@ def _lark(text: str) -> str:
         return any_to_lark(text)
     except Exception as error:  # its reader raises whatever it stumbles over
         raise Unreadable(f"the grammar is neither Lark with a rule start nor GBNF: {error}") from error
-
-
-def _thought(constraint: Constraint, marks: Mapping[str, int]) -> str:
-    """Anything, up to the mark; behind it models leave lines free before JSON."""
-    is_json = constraint.kind in (ConstraintKind.JSON_OBJECT, ConstraintKind.JSON_SCHEMA)
-    free = r"/\n{0,2}/ " if is_json else ""
-    if constraint.after in marks:
-        return f"start: /(?s:.*)/ <[{marks[constraint.after]}]> {free}@answer"
-    return f"start: thought {free}@answer\nthought[suffix={literal(constraint.after)}]: /(?s:.*)/"
