@@ -37,7 +37,7 @@ class RowStructure:
         self._matcher: LLMatcher | None = None
         self._has_begun = not start.after
         self._mask = start.mask if self._has_begun else start.before
-        self._pending: "Future[_Read] | None" = None
+        self._pending: Future[_Read] | None = None
         self.failure: TriptychError | None = None
 
     def settled(self) -> Mask | None:
