@@ -26,8 +26,12 @@ from stages.contract.recipe import Recipe
 from stages.contract.work import Work
 from stages.llm.answer_lengths import AnswerLengths
 from stages.llm.messages import Generate, GenerationEnd, ImageSpan, Sampling, TokenDelta
+from stages.llm.structure.checking import check
 from stages.llm.work import answer_work
 from stages.vision.messages import EncodeImage, VisionFeatures
+
+_CHECK_CHARS = 16
+"""A constraint's character is as much work to check as so many of a prompt."""
 
 
 class Prompts(Protocol):
@@ -65,6 +69,8 @@ class ImageTextPipeline:
 
     async def chat(self, job: ChatJob, context: RequestContext) -> AsyncGenerator[ChatEvent, None]:
         self._refuse_images_if_blind(job)
+        if (constraint := job.sampling.constraint) is not None:
+            await self._threads.prompts.run(_CHECK_CHARS * len(constraint.text), check, constraint)
         num_chars = self._prompts.num_chars(job.messages)
         prompt = await self._threads.prompts.run(num_chars, self._prompts.build, job.messages)
         sampling = self._fit(job, len(prompt.token_ids))

@@ -38,7 +38,7 @@ _OF_VALUES = frozenset({"const", "enum", "default", "examples"})
 
 def check(constraint: Constraint, param: str = "constraint") -> None:
     """Raises `InvalidRequest` that names `param` for what is not readable, too large, or can't be enforced."""
-    size = len(constraint.text.encode(errors="surrogatepass"))
+    size = len((constraint.text + (constraint.whitespace or "")).encode(errors="surrogatepass"))
     if size > MAX_TEXT_BYTES:
         raise InvalidRequest(f"{param} has {size} bytes; at most {MAX_TEXT_BYTES} are allowed", param=param)
     schema = None
