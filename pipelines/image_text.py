@@ -28,8 +28,12 @@ from stages.contract.recipe import Recipe
 from stages.contract.work import Work
 from stages.llm.answer_lengths import AnswerLengths
 from stages.llm.messages import Generate, GenerationEnd, ImageSpan, Sampling, TokenDelta
+from stages.llm.structure.checking import check
 from stages.llm.work import answer_work
 from stages.vision.messages import EncodeImage, VisionFeatures
+
+_CHECK_CHARS = 16
+"""A constraint's character is as much work to check as so many of a prompt."""
 
 
 class Prompts(Protocol):
@@ -82,6 +86,8 @@ class ImageTextPipeline:
         num_chars = self._prompts.num_chars(job.messages, job.tools)
         prompt = await self._threads.prompts.run(num_chars, self._prompts.build, job.messages, job.tools, job.template)
         sampling = dialect.sampling(self._fit(job, len(prompt.token_ids)), job.tools, prompt.begun)
+        if (constraint := sampling.constraint) is not None:
+            await self._threads.prompts.run(_CHECK_CHARS * len(constraint.text), check, constraint)
         num_bytes = sum(len(placed.image.data) for placed in prompt.images)
         images, hints = await self._threads.digests.run(num_bytes, self._hashed, prompt, context.salt)
         payload = Generate(tuple(prompt.token_ids), sampling, images, salt=context.salt)

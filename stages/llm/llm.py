@@ -14,6 +14,7 @@ only: `resume` treats prompt and answer so far as a prompt.
 
 import logging
 from collections.abc import Collection, Hashable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -48,6 +49,9 @@ from stages.llm.prompt_rules import PromptRules
 from stages.llm.row import LlmRow, SuspendedAnswer
 from stages.llm.sampling.sampling import RowSampler, SampledToken, sample
 from stages.llm.settings import LlmSettings
+from stages.llm.structure.row_structure import RowStructure
+from stages.llm.structure.structures import Structures
+from stages.llm.structure.vocabulary import Vocabulary
 from stages.llm.work import answer_work
 
 MIN_CHUNK_TOKENS = 16  # fewer make no pass noticeably smaller
@@ -81,6 +85,7 @@ class Llm:
             three_positions=image_positions is not None,
         )
         num_tokens, width = loaded.model.get_input_embeddings().weight.shape
+        self._structures = Structures(Vocabulary(self._tokenizer, loaded.eos_tokens, num_tokens))
         self._rules = PromptRules(num_tokens, settings.max_context_tokens)
         naming = PageNaming(settings.page_tokens, settings.page_dtype, image_positions is not None)
         self._table = SlotTable(settings.num_slots, naming)
@@ -197,8 +202,11 @@ class Llm:
         return self._table.resident_names()
 
     def prepare(self, payload: Generate, inputs: Inputs) -> PreparedPrompt:
-        """Raises `StageFailed` for features of another model."""
-        return self._preparer.prepare(payload, inputs)
+        """Raises `StageFailed` for features of another model, `InvalidRequest` for a constraint that can't be enforced."""
+        prepared, constraint = self._preparer.prepare(payload, inputs), payload.sampling.constraint
+        return (
+            prepared if constraint is None else replace(prepared, structure=self._structures.start(constraint, payload.salt))
+        )
 
     def share(self, prepared: PreparedPrompt) -> Share:
         """Of what is still to be computed of the prompt, as things stand. Any thread."""
@@ -210,7 +218,9 @@ class Llm:
         return self._table.num_free > 0
 
     def start(self, payload: Generate, prepared: PreparedPrompt) -> LlmRow:
-        sampler = RowSampler(payload.sampling, [token for token in payload.token_ids if token < self._rules.num_tokens])
+        structure = None if prepared.structure is None else RowStructure(prepared.structure)
+        prompt = [token for token in payload.token_ids if token < self._rules.num_tokens]
+        sampler = RowSampler(payload.sampling, prompt, structure)
         text = TextStream(self._tokenizer, payload.sampling.stop)
         names = prepared.read.page_names
         brought = [names[number] for number in prepared.at_hand.pages]
@@ -349,6 +359,11 @@ class Llm:
         row.is_sound = not sampled.failed
         if sampled.failed:
             return Stepped(error=StageFailed("the language model computed values that are no numbers; check llm.dtype"))
+        if (structure := row.sampler.structure) is not None:
+            if structure.failure is not None:
+                return Stepped(error=structure.failure)
+            if structure.is_complete:
+                return self._ended(row, row.text.end(), "stop")
         row.contents.tokens.append(sampled.token)
         if sampled.token in self._eos_tokens:
             return self._ended(row, row.text.end(), "stop")
