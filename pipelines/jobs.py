@@ -108,6 +108,46 @@ ChatEvent = ChatStarted | ChoiceEvents
 
 
 @dataclass(frozen=True, slots=True)
+class PlainPrompt:
+    """What a model is to go on with, as it is: a text, in which control tokens are what they say, or tokens. `param`: the request's
+    field, for messages. `has_marks`: a text gets the tokenizer's own begin and end."""
+
+    content: str | tuple[int, ...]
+    param: str = field(default="prompt", compare=False)
+    has_marks: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ReadText:
+    """A prompt's tokens, and its text, in which the first `num_marks` of them are not written. `first`: what the first token says."""
+
+    token_ids: tuple[int, ...]
+    text: str
+    num_marks: int = 0
+    first: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CompleteJob:
+    """`n` answers to each prompt. `sampling.max_tokens` 0: none, the prompts are only read."""
+
+    prompts: tuple[PlainPrompt, ...]
+    sampling: Sampling
+    n: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PromptsRead:
+    """First answer to a completion job, as `ChatStarted`: its prompts, in their order."""
+
+    prompts: tuple[ReadText, ...]
+
+
+CompletionEvent = PromptsRead | ChoiceEvents
+"""A choice's index counts on through all prompts: `prompt * n + choice`."""
+
+
+@dataclass(frozen=True, slots=True)
 class GivenImage:
     """What an edit starts from. `strength` over 0 to 1: how much of it is painted over (1: all); None: the model's own default."""
 
@@ -226,6 +266,30 @@ class ChatPipeline(Protocol):
         """Yields `ChatStarted` first; raises any `TriptychError`, before or after. Closing the iterator cancels the work."""
         ...
 
+    async def token_ids(self, job: ChatJob) -> Sequence[int]:
+        """Of the prompt that the job's conversation becomes. Raises as `chat` does before it starts."""
+        ...
+
+
+class TextPipeline(Protocol):
+    """What the models that chat do with plain texts."""
+
+    def complete(self, job: CompleteJob, context: RequestContext) -> AsyncIterator[CompletionEvent]:
+        """Yields `PromptsRead` first; otherwise as `ChatPipeline.chat`."""
+        ...
+
+    async def read(self, prompt: PlainPrompt) -> ReadText:
+        """Raises `InvalidRequest`."""
+        ...
+
+    async def text_of(self, token_ids: Sequence[int]) -> str:
+        """Raises `InvalidRequest` for a token that the tokenizer doesn't have."""
+        ...
+
+    async def spelled(self, token_ids: Sequence[int]) -> Sequence[str]:
+        """Each token as the vocabulary has it."""
+        ...
+
 
 class PaintPipeline(Protocol):
     def paint(self, job: PaintJob, context: RequestContext) -> AsyncIterator[PaintEvent]:
@@ -245,6 +309,8 @@ class Service(Protocol):
     def chat_pipeline(self, model: str) -> ChatPipeline:
         """Raises `UnknownModel`, or `InvalidRequest` for a model that does something else."""
         ...
+
+    def text_pipeline(self, model: str) -> TextPipeline: ...
 
     def paint_pipeline(self, model: str) -> PaintPipeline: ...
 

@@ -28,11 +28,15 @@ from pipelines.ingress.routes.chat import ChatRoute
 from pipelines.ingress.routes.embeddings import EmbeddingsRoute
 from pipelines.ingress.routes.images import ImagesRoute
 from pipelines.ingress.routes.models import ModelsRoute
+from pipelines.ingress.routes.texts.completions import CompletionsRoute
+from pipelines.ingress.routes.texts.tokens import TokensRoute
 from pipelines.ingress.schemas.chat import ChatBody, ChatCompletion
+from pipelines.ingress.schemas.completions import Completion, CompletionsBody
 from pipelines.ingress.schemas.embeddings import EmbeddingsAnswer, EmbeddingsBody
 from pipelines.ingress.schemas.images import EditBody, ImagesAnswer, ImagesBody
 from pipelines.ingress.schemas.models import Health, ModelEntry, ModelList, Readiness
 from pipelines.ingress.schemas.receipt import Receipt
+from pipelines.ingress.schemas.tokens import DetokenizeBody, Detokenized, TokenizeBody, Tokenized
 from pipelines.jobs import Service
 from pipelines.settings.derived import body_bytes_in_flight
 from pipelines.settings.schema.config import LimitsConfig
@@ -92,7 +96,10 @@ def create_app(service: Service, settings: IngressSettings, kept: Kept | None = 
     app.add_middleware(RequestLog, metrics=kept.metrics, adds_id=settings.adds_request_id)
     arrival, receipts = Arrival(service, settings, threads), ReceiptPrinter(settings.sees_all, kept.receipts)
     keyed = bool(settings.keys)
-    _add_chat(app, ChatRoute(arrival, settings, images, receipts, threads))
+    chats = ChatRoute(arrival, settings, images, receipts, threads)
+    _add_chat(app, chats)
+    _add_completions(app, CompletionsRoute(arrival, settings, receipts, threads))
+    _add_tokens(app, TokensRoute(arrival, settings, chats, threads))
     _add_images(app, ImagesRoute(arrival, settings, images, receipts, kept.images, threads))
     _add_embeddings(app, EmbeddingsRoute(arrival, settings, images, receipts, threads))
     _add_models(app, ModelsRoute(service), arrival, keyed=keyed)
@@ -101,6 +108,9 @@ def create_app(service: Service, settings: IngressSettings, kept: Kept | None = 
     painters = [card for card in service.models() if card.pipeline == "text_to_image"]
     ids: dict[type[BaseModel], tuple[str, ...]] = {
         ChatBody: _ids(service, "image_text"),
+        CompletionsBody: _ids(service, "image_text"),
+        TokenizeBody: _ids(service, "image_text"),
+        DetokenizeBody: _ids(service, "image_text"),
         ImagesBody: tuple(card.id for card in painters),
         EditBody: tuple(card.id for card in painters if card.accepts_images),
         EmbeddingsBody: _ids(service, "embed"),
@@ -126,6 +136,41 @@ def _add_chat(app: FastAPI, route: ChatRoute) -> None:
     async def chat_completions(request: Request) -> Response:
         """Answers a chat, with images where the model sees them; whole, or as server-sent events."""
         return await route(request)
+
+
+def _add_completions(app: FastAPI, route: CompletionsRoute) -> None:
+    @app.post(
+        "/v1/completions",
+        response_model=None,
+        responses={200: {"model": Completion, **EVENTS}, **error_answers(*POST_ERRORS)},
+        openapi_extra=asking(CompletionsBody, route.settings),
+    )
+    async def completions(request: Request) -> Response:
+        """Goes on with plain texts; whole, or as server-sent events. With `echo` and `logprobs` it tells of the texts' own tokens how
+        likely they are."""
+        return await route(request)
+
+
+def _add_tokens(app: FastAPI, route: TokensRoute) -> None:
+    @app.post(
+        "/tokenize",
+        response_model=None,
+        responses={200: {"model": Tokenized}, **error_answers(*POST_ERRORS)},
+        openapi_extra=asking(TokenizeBody, route.settings),
+    )
+    async def tokenize(request: Request) -> Response:
+        """The tokens of a text, or of the prompt that a conversation becomes."""
+        return await route.tokenize(request)
+
+    @app.post(
+        "/detokenize",
+        response_model=None,
+        responses={200: {"model": Detokenized}, **error_answers(*POST_ERRORS)},
+        openapi_extra=asking(DetokenizeBody, route.settings),
+    )
+    async def detokenize(request: Request) -> Response:
+        """The text of some tokens."""
+        return await route.detokenize(request)
 
 
 def _add_images(app: FastAPI, route: ImagesRoute) -> None:

@@ -1,6 +1,6 @@
 """How a model calls tools and thinks, by what its template writes: it is asked once for a small conversation with a tool and a call.
 
-Decides what the configuration's word means beside that. Knows templates and tokenizers; families are a table (`pipelines/tools/formats.py`).
+Decides what the configuration's word means beside that. Knows templates and tokenizers; the families are in `pipelines/tools/formats.py`.
 """
 
 import json

@@ -26,6 +26,7 @@ from pipelines.prompts.conversation import (
 )
 from pipelines.prompts.dialects import AUTO, dialect_of, takes_system
 from pipelines.prompts.generic import in_words
+from pipelines.prompts.plain import PlainTexts
 from pipelines.prompts.writers import Entry, Placeholder, ProcessorPromptWriter, PromptWriter, TextPromptWriter
 from pipelines.tools.asked import Tools
 from pipelines.tools.dialect import Dialect
@@ -34,7 +35,6 @@ from stages.contract.errors import ConfigurationError, InvalidRequest, TriptychE
 from stages.device.torchvision_shim import ensure_torchvision
 from stages.llm.model.tokenizer import gguf_file, load_tokenizer
 from stages.text.text_tokenizer import TextTokenizer
-
 
 PLAIN = TemplateOptions()
 MAX_BEGUN_CHARS = 256
@@ -109,6 +109,10 @@ class PromptBuilder:
     def dialect(self) -> Dialect:
         """How the model calls tools and thinks."""
         return self._dialect
+
+    def plain(self) -> PlainTexts:
+        """What the same tokenizer makes of texts without a template."""
+        return PlainTexts(self._texts, self._backend, self._max_tokens)
 
     @property
     def max_context_tokens(self) -> int | None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from stages.llm.messages import GenerationEnd, TokenDelta
+from stages.llm.messages import GenerationEnd, PromptLogprobs, TokenDelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,5 +29,6 @@ class ToolArgumentsDelta:
     text: str
 
 
-AnswerEvent = TokenDelta | ReasoningDelta | ToolCallBegun | ToolArgumentsDelta | GenerationEnd
-"""The last is a `GenerationEnd`, whose reason is "tool_calls" where the model ended its answer with a call."""
+AnswerEvent = PromptLogprobs | TokenDelta | ReasoningDelta | ToolCallBegun | ToolArgumentsDelta | GenerationEnd
+"""`PromptLogprobs` only where they were asked for. The last is a `GenerationEnd`, whose reason is "tool_calls" where the model ended its
+answer with a call."""

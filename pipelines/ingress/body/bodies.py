@@ -45,6 +45,7 @@ UNSUPPORTED = {
     "store": "answers are not stored",
     "quality": "set num_inference_steps instead",
     "style": "describe the style in the prompt",
+    "suffix": "models here only go on with a text",
     "background": "images are opaque",
     "mask": "the whole image is painted over, as far as strength says",
     "markup": "say in the prompt what is to change",
@@ -121,7 +122,9 @@ def parse(body: bytes | bytearray, model: type[B]) -> B:
         raise InvalidRequest(f"the body is not valid JSON: {error}") from None
     if not isinstance(document, dict):
         raise InvalidRequest(f"the body must be a JSON object (given: {shown(document)})")
-    _refuse_crowds(document)
+    _refuse_crowds(
+        {name: value for name, value in document.items() if not (name in model.token_lists and _are_numbers(value))}
+    )
     return checked(document, model)
 
 
@@ -205,6 +208,14 @@ def _refuse_crowds(document: object) -> None:
             if len(here) > MAX_MEMBERS:
                 raise InvalidRequest(f"the body holds {shown(here)} members; at most {MAX_MEMBERS} in one array or object")
             waiting.extend(here.values() if isinstance(here, dict) else here)
+
+
+def _are_numbers(value: object) -> bool:
+    """Whether there are whole numbers only, in a list or in some lists, so that nothing need be explained."""
+    if not isinstance(value, list):
+        return False
+    lists = value if value and isinstance(value[0], list) else [value]
+    return len(lists) <= MAX_MEMBERS and all(isinstance(one, list) and set(map(type, one)) <= {int} for one in lists)
 
 
 def explained(details: Sequence[ErrorDetails], document: object) -> InvalidRequest:

@@ -79,6 +79,10 @@ class ChatRoute:
         writer = ChatStreamWriter(head, context, self.receipts, num_choices=asked.job.n, include_usage=asked.include_usage)
         return EventStream(request, context, events, writer, heartbeat_s=self.settings.heartbeat_s, done=DONE)
 
+    async def job(self, body: ChatBody, context: RequestContext) -> ChatJob:
+        """What a body asks, whatever is to be done with it. Raises `InvalidRequest`."""
+        return (await self._question(body)).job
+
     async def _question(self, body: ChatBody) -> ChatQuestion:
         n = body.n or 1
         _check(body, self.settings)

@@ -236,6 +236,7 @@ class LimitsConfig(Strict):
         None, ge=1, description="of an answer that asks for no bound, as far as the context holds it; None: 512"
     )
     max_choices: int = Field(8, ge=1)
+    completion_choices: int = Field(128, ge=1, description="of one request for completions: its prompts, times n")
     max_images: int = Field(10, ge=1)
     embedding_inputs: int = Field(256, ge=1)
     default_request_s: float = Field(120, gt=0)

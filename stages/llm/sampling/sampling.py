@@ -149,15 +149,17 @@ def _logprobs(logits: Tensor, tokens: Tensor, samplers: Sequence[RowSampler]) ->
     wanted = [row for row, sampler in enumerate(samplers) if sampler.sampling.logprobs is not None]
     most = max((samplers[row].sampling.logprobs or 0 for row in wanted), default=0)
     if len(wanted) == len(samplers):
-        return _logprobs_of_all(logits, tokens, most)
+        return logprobs_of(logits, tokens, most)
     found = torch.zeros(len(samplers), 1 + 2 * most, dtype=torch.float64, device=logits.device)
     if wanted:
         rows = torch.tensor(wanted, device=logits.device)
-        found[rows] = _logprobs_of_all(logits[rows], tokens[rows], most)
+        found[rows] = logprobs_of(logits[rows], tokens[rows], most)
     return found
 
 
-def _logprobs_of_all(logits: Tensor, tokens: Tensor, most: int) -> Tensor:
+def logprobs_of(logits: Tensor, tokens: Tensor, most: int) -> Tensor:
+    """[rows, 1 + 2 most] float64, of `logits` [rows, vocabulary] float32: the log probability of a row's token, then the `most` likeliest
+    tokens, then theirs."""
     highest = logits.amax(dim=-1, keepdim=True)
     exponentials = _exp_of_difference(logits, highest, None, out=torch.empty_like(logits))
     total = highest + exponentials.sum(dim=-1, keepdim=True).log_()  # as `logsumexp`, which takes twice as long
