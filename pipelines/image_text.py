@@ -13,28 +13,43 @@ from cache.keys import digest, name
 from pipelines.answering import Answering
 from pipelines.client import StageClient, Visit
 from pipelines.context import RequestContext
-from pipelines.jobs import ChatEvent, ChatJob, ChatStarted, ImagePart, Message
+from pipelines.jobs import ChatEvent, ChatJob, ChatStarted, ChoiceEvents, ImagePart, Message, TemplateOptions, TextPart
 from pipelines.prompts.prompt import Prompt
 from pipelines.routing.prompt_hints import BLOCK_TOKENS, prompt_hints
 from pipelines.streams import merged
 from pipelines.threads import Threads
+from pipelines.tools.asked import Tools
+from pipelines.tools.dialect import Dialect
 from stages.contract.blob import Blob
 from stages.contract.errors import InvalidRequest
 from stages.contract.news import Hints
 from stages.contract.recipe import Recipe
 from stages.contract.work import Work
-from stages.llm.messages import Generate, ImageSpan
+from stages.llm.messages import Generate, ImageSpan, Sampling, TokenDelta
+from stages.llm.structure.checking import check
 from stages.vision.messages import EncodeImage, VisionFeatures
+
+_CHECK_CHARS = 16
+"""A constraint's character is as much work to check as so many of a prompt."""
 
 
 class Prompts(Protocol):
     """Implemented by `pipelines/prompts/prompt.py`."""
 
-    def num_chars(self, messages: Sequence[Message]) -> int:
+    @property
+    def dialect(self) -> Dialect:
+        """How the model calls tools and thinks."""
+        ...
+
+    def uses(self, variable: str) -> bool:
+        """Whether the model's template looks at a variable of that name."""
+        ...
+
+    def num_chars(self, messages: Sequence[Message], tools: Tools | None) -> int:
         """About how much there is to read: of all texts, and of what stands for the images."""
         ...
 
-    def build(self, messages: Sequence[Message]) -> Prompt:
+    def build(self, messages: Sequence[Message], tools: Tools | None, options: TemplateOptions) -> Prompt:
         """Milliseconds of CPU, on any thread. Raises `InvalidRequest`."""
         ...
 
@@ -60,29 +75,50 @@ class ImageTextPipeline:
         self._answering = Answering(f"{model}.llm", client, max_context_tokens=max_context_tokens, chunk_tokens=chunk_tokens)
 
     async def chat(self, job: ChatJob, context: RequestContext) -> AsyncGenerator[ChatEvent, None]:
+        dialect = self._prompts.dialect
+        dialect.check(job.tools)
         self._refuse_images_if_blind(job)
-        num_chars = self._prompts.num_chars(job.messages)
-        prompt = await self._threads.prompts.run(num_chars, self._prompts.build, job.messages)
+        self._note_what_is_not_used(job, context)
+        prompt = await self._prompt(job)
         sampling = self._answering.fit(job.sampling, len(prompt.token_ids), may_shorten=job.may_shorten, param="messages")
+        sampling = dialect.sampling(sampling, job.tools, prompt.begun)
+        await self._check(sampling)
         num_bytes = sum(len(placed.image.data) for placed in prompt.images)
         images, hints = await self._threads.digests.run(num_bytes, self._hashed, prompt, context.salt)
         payload = Generate(tuple(prompt.token_ids), sampling, images, salt=context.salt)
         self._client.admit(self._visits(payload, hints, job.n), deadline=context.deadline, priority=context.priority)
         choices = [self._answering.choice(index, payload, hints, context) for index in range(job.n)]
+        readers = [dialect.reader(job.tools, prompt.begun) for _ in choices]
         started = False
         async with aclosing(choices[0] if job.n == 1 else merged(choices)) as events:
             async for event in events:
                 if not started:
                     started = True
                     yield ChatStarted(prompt_tokens=len(prompt.token_ids))
-                yield event
+                    for echoed in _echoed(job):
+                        yield echoed
+                reader = readers[event.index]
+                read = event.events if reader is None else reader.read(event.events)
+                if read:
+                    yield ChoiceEvents(event.index, read)
+
+    def _note_what_is_not_used(self, job: ChatJob, context: RequestContext) -> None:
+        for variable in job.template.variables:
+            if not self._prompts.uses(variable):
+                context.note(f"chat_template_kwargs.{variable}", "no effect: the model's chat template has no such setting")
 
     async def token_ids(self, job: ChatJob) -> Sequence[int]:
         """Of its prompt. Raises `InvalidRequest`."""
         self._refuse_images_if_blind(job)
-        num_chars = self._prompts.num_chars(job.messages)
-        prompt = await self._threads.prompts.run(num_chars, self._prompts.build, job.messages)
-        return prompt.token_ids
+        return (await self._prompt(job)).token_ids
+
+    async def _prompt(self, job: ChatJob) -> Prompt:
+        num_chars = self._prompts.num_chars(job.messages, job.tools)
+        return await self._threads.prompts.run(num_chars, self._prompts.build, job.messages, job.tools, job.template)
+
+    async def _check(self, sampling: Sampling) -> None:
+        if (constraint := sampling.constraint) is not None:
+            await self._threads.prompts.run(_CHECK_CHARS * len(constraint.text), check, constraint)
 
     def _refuse_images_if_blind(self, job: ChatJob) -> None:
         for message in job.messages:
@@ -116,3 +152,11 @@ class ImageTextPipeline:
             recipe: Recipe[VisionFeatures] = Recipe(key, self._vision, payload, part.param, work)
             spans.append(ImageSpan(placed.offset, placed.length, recipe))
         return tuple(spans)
+
+
+def _echoed(job: ChatJob) -> Sequence[ChoiceEvents]:
+    """What answers that go on with the last message say first, where that is asked for."""
+    if not (job.template.echoes and job.template.continues):
+        return ()
+    text = "".join(part.text for part in job.messages[-1].parts if isinstance(part, TextPart))
+    return [ChoiceEvents(index, (TokenDelta(text, 0),)) for index in range(job.n)]

@@ -13,14 +13,19 @@ class ToolChoice(Enum):
     REQUIRED = "required"
 
 
+NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}}
+
+
 @dataclass(frozen=True, slots=True)
 class Function:
-    """`parameters`: a JSON schema of an object, which a call's arguments are one of. `param`: the request's field, for messages."""
+    """`parameters`: a JSON schema of an object, which a call's arguments are one of; `is_enforceable`: it is one that answers can be held
+    to. `param`: the request's field, for messages."""
 
     name: str
     description: str | None = None
-    parameters: Mapping[str, Any] = field(default_factory=lambda: {"type": "object", "properties": {}})
+    parameters: Mapping[str, Any] = field(default_factory=lambda: NO_PARAMETERS)
     strict: bool = False
+    is_enforceable: bool = True
     param: str = field(default="", compare=False)
 
     def as_json(self) -> dict[str, Any]:

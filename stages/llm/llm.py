@@ -51,6 +51,9 @@ from stages.llm.row import LlmRow, SuspendedAnswer
 from stages.llm.sampling.sampling import RowSampler, SampledToken, sample
 from stages.llm.sampling.scoring import PromptScoring, are_numbers, tokens_within
 from stages.llm.settings import LlmSettings
+from stages.llm.structure.row_structure import RowStructure
+from stages.llm.structure.structures import Structures
+from stages.llm.structure.vocabulary import Vocabulary
 from stages.llm.work import answer_work
 
 MIN_CHUNK_TOKENS = 16  # fewer make no pass noticeably smaller
@@ -84,6 +87,7 @@ class Llm:
             three_positions=image_positions is not None,
         )
         num_tokens, width = loaded.model.get_input_embeddings().weight.shape
+        self._structures = Structures(Vocabulary(self._tokenizer, loaded.eos_tokens, num_tokens))
         self._rules = PromptRules(num_tokens, settings.max_context_tokens)
         self._max_scored = tokens_within(num_tokens)
         naming = PageNaming(settings.page_tokens, settings.page_dtype, image_positions is not None)
@@ -201,8 +205,11 @@ class Llm:
         return self._table.resident_names()
 
     def prepare(self, payload: Generate, inputs: Inputs) -> PreparedPrompt:
-        """Raises `StageFailed` for features of another model."""
-        return self._preparer.prepare(payload, inputs)
+        """Raises `StageFailed` for features of another model, `InvalidRequest` for a constraint that can't be enforced."""
+        prepared, constraint = self._preparer.prepare(payload, inputs), payload.sampling.constraint
+        return (
+            prepared if constraint is None else replace(prepared, structure=self._structures.start(constraint, payload.salt))
+        )
 
     def share(self, prepared: PreparedPrompt) -> Share:
         """Of what is still to be computed of the prompt, as things stand. Any thread."""
@@ -214,7 +221,9 @@ class Llm:
         return self._table.num_free > 0
 
     def start(self, payload: Generate, prepared: PreparedPrompt) -> LlmRow:
-        sampler = RowSampler(payload.sampling, [token for token in payload.token_ids if token < self._rules.num_tokens])
+        structure = None if prepared.structure is None else RowStructure(prepared.structure)
+        prompt = [token for token in payload.token_ids if token < self._rules.num_tokens]
+        sampler = RowSampler(payload.sampling, prompt, structure)
         text = TextStream(self._tokenizer, payload.sampling.stop)
         names = prepared.read.page_names
         brought = [names[number] for number in prepared.at_hand.pages]
@@ -374,6 +383,11 @@ class Llm:
         row.is_sound = not sampled.failed
         if sampled.failed:
             return _no_numbers()
+        if (structure := row.sampler.structure) is not None:
+            if structure.failure is not None:
+                return Stepped(error=structure.failure)
+            if structure.is_complete:
+                return self._ended(row, row.text.end(), "stop")
         row.contents.tokens.append(sampled.token)
         if sampled.token in self._eos_tokens:
             return self._ended(row, row.text.end(), "stop", self._logprob(row, sampled))

@@ -25,6 +25,7 @@ from stages.llm.model.slot_table import SlotContents, SlotImage, SlotTable
 from stages.llm.pages.at_hand import PagesAtHand
 from stages.llm.pages.kv_page import Grid, KvPage
 from stages.llm.prompt_reading import PromptReader, ReadPrompt
+from stages.llm.structure.row_structure import Start
 from stages.vision.messages import VisionFeatures
 
 
@@ -40,7 +41,7 @@ class PreparedImage:
 @dataclass(frozen=True, slots=True)
 class PreparedPrompt:
     """`positions` [3, tokens] and `position_delta`: as `LlmRow` has them, on the host; None, too, while an image's grid is `unknown`.
-    `at_hand`: the pages that were brought, until a slot has them."""
+    `at_hand`: the pages that were brought, until a slot has them. `structure`: where the answer begins that is held to something."""
 
     read: ReadPrompt
     at_hand: PagesAtHand
@@ -48,6 +49,7 @@ class PreparedPrompt:
     positions: Tensor | None = None
     position_delta: int = 0
     unknown: tuple[Recipe[VisionFeatures], ...] = ()
+    structure: Start | None = None
 
     @property
     def num_tokens(self) -> int:

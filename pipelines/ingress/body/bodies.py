@@ -36,7 +36,6 @@ UNSUPPORTED = {
     "tool_calls": "models here call no tools",
     "functions": "models here call no functions",
     "function_call": "models here call no functions",
-    "response_format.type": "answers are plain text",
     "modalities": "answers are text",
     "audio": "answers are text",
     "prediction": "there are no predicted outputs",

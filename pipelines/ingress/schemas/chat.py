@@ -1,7 +1,7 @@
 """POST /v1/chat/completions: the body and the whole answer.
 
-A field that OpenAI has and Triptych has not is declared only where a neutral value of it does nothing (`tools: []`,
-`response_format: {"type": "text"}`); everything else undeclared is refused by name. Knows no models and no configured limits.
+A field that OpenAI has and Triptych has not is declared only where a neutral value of it does nothing (`tools: []`); everything else
+undeclared is refused by name. Knows no models and no configured limits.
 """
 
 from collections.abc import Mapping
@@ -21,6 +21,7 @@ from pipelines.ingress.schemas.strict import (
     RequestBody,
     ResponseBody,
 )
+from pipelines.ingress.schemas.structure import StructureFields
 from stages.llm.messages import (
     Bias,
     MaxTokens,
@@ -86,15 +87,11 @@ class StreamOptions(RequestBody):
     include_obfuscation: Literal[False] | None = None
 
 
-class TextFormat(RequestBody):
-    type: Literal["text"]
-
-
 TokenKey = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]
 StopText = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
-class ChatBody(AskingBody):
+class ChatBody(StructureFields, AskingBody):
     long_list = "messages"
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
@@ -129,7 +126,6 @@ class ChatBody(AskingBody):
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
     store: Literal[False] | None = None
     service_tier: Literal["auto", "default"] | None = None
-    response_format: TextFormat | None = None
     modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
     tool_choice: Literal["none", "auto"] | None = None
@@ -148,7 +144,8 @@ class ChatBody(AskingBody):
 
     def asked_as(self) -> Mapping[str, str]:
         bound = "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
-        return {"max_tokens": bound, "logprobs": "top_logprobs", "token_ids": "messages", "images": "messages"}
+        structure = {"constraint": self.structure_field()}
+        return {"max_tokens": bound, "logprobs": "top_logprobs", "token_ids": "messages", "images": "messages"} | structure
 
     def _translated(self) -> dict[str, Any]:
         """The fields that `Sampling` has as another type."""
@@ -158,6 +155,7 @@ class ChatBody(AskingBody):
             **({} if self.top_k is None else {"top_k": max(self.top_k, 0)}),
             "stop": (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
             "logprobs": (self.top_logprobs or 0) if self.logprobs else None,
+            "constraint": self.structure(),
             "logit_bias": {int(token): bias for token, bias in (self.logit_bias or {}).items()},
         }
 

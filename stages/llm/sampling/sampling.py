@@ -1,7 +1,7 @@
 """The next token of every row, sampled for all rows together.
 
-Decides how sampling parameters change a distribution, in vLLM's order: bias and penalties, temperature, min_p, top_k, top_p. Log
-probabilities are of the model's own distribution, before any of that. Knows no model, no text and no slots.
+Decides how sampling parameters change a distribution, in vLLM's order: bias and penalties, what may not come next, temperature, min_p,
+top_k, top_p. Log probabilities are of the model's own distribution, before any of that. Knows no model, no text and no slots.
 
 What a row draws is a function of its seed, its position in the answer and its own logits, never of what shares the batch. All is
 computed where the logits are, and read back once a step.
@@ -17,19 +17,22 @@ from torch import Tensor
 
 from stages.llm.messages import Sampling
 from stages.llm.sampling.candidates import BLOCK, keep, likeliest, top
+from stages.llm.sampling.masks import apply_masks
 from stages.llm.sampling.noise import draw, row_keys
 from stages.llm.sampling.penalties import Penalties, apply_penalties
 from stages.llm.sampling.row_numbers import RowNumbers
+from stages.llm.structure.row_structure import RowStructure
 
 _LOG2_E = math.log2(math.e)
 
 
 class RowSampler:
     """One request's sampling: its parameters, its seed (drawn here where the request has none), and what of its answer matters
-    to the next token. `prompt`: the tokens that it asks with."""
+    to the next token. `prompt`: the tokens that it asks with. `structure`: what the answer is held to."""
 
-    def __init__(self, sampling: Sampling, prompt: Sequence[int] = ()) -> None:
+    def __init__(self, sampling: Sampling, prompt: Sequence[int] = (), structure: RowStructure | None = None) -> None:
         self.sampling = sampling
+        self.structure = structure
         self.seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
         self.position = 0
         self.penalties = Penalties.of(sampling, prompt)
@@ -56,6 +59,13 @@ def sample(logits: Tensor, samplers: Sequence[RowSampler]) -> list[SampledToken]
     sampled = [_read(line, sampler) for line, sampler in zip(decide(logits, samplers).tolist(), samplers, strict=True)]
     for sampler, one in zip(samplers, sampled, strict=True):
         sampler.accept(one.token)
+    RowStructure.advance(
+        [
+            (sampler.structure, one.token)
+            for sampler, one in zip(samplers, sampled, strict=True)
+            if sampler.structure is not None and not one.failed
+        ]
+    )
     return sampled
 
 
@@ -81,10 +91,16 @@ def _read(line: list[float], sampler: RowSampler) -> SampledToken:
 
 def _adjusted(logits: Tensor, samplers: Sequence[RowSampler]) -> Tensor:
     penalties = [sampler.penalties for sampler in samplers]
-    if all(one is None for one in penalties):
+    masks = [
+        (row, mask)
+        for row, sampler in enumerate(samplers)
+        if sampler.structure is not None and (mask := sampler.structure.settled()) is not None
+    ]
+    if not masks and all(one is None for one in penalties):
         return logits
     adjusted = logits.clone(memory_format=torch.contiguous_format)
     apply_penalties(adjusted, penalties)
+    apply_masks(adjusted, masks)
     return adjusted
 
 
