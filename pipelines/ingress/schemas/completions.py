@@ -13,6 +13,7 @@ from pydantic import Field
 from pipelines.ingress.schemas.chat import StopText, StreamOptions, TokenKey, Usage
 from pipelines.ingress.schemas.receipt import Receipt
 from pipelines.ingress.schemas.strict import WHOLE, AskingBody, EndUser, Int64, ResponseBody
+from pipelines.ingress.schemas.structure import StructureFields
 from stages.llm.messages import Bias, MinP, NumLogprobs, Penalty, RepetitionPenalty, Sampling, Temperature, TopP
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's, of plain texts only
@@ -22,7 +23,7 @@ TokenId = Annotated[int, Ge(0), Le(2**31 - 1)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 
 
-class CompletionsBody(AskingBody):
+class CompletionsBody(StructureFields, AskingBody):
     token_lists: ClassVar[frozenset[str]] = frozenset({"prompt"})
 
     prompt: (
@@ -62,7 +63,8 @@ class CompletionsBody(AskingBody):
         return replace(defaults, **given | self._translated())
 
     def asked_as(self) -> Mapping[str, str]:
-        return {"token_ids": "prompt", "messages": "prompt", "prompt_logprobs": "logprobs"}
+        structure = {"constraint": self.structure_field()}
+        return {"token_ids": "prompt", "messages": "prompt", "prompt_logprobs": "logprobs"} | structure
 
     def _translated(self) -> dict[str, Any]:
         """The fields that `Sampling` has as another type."""
@@ -71,6 +73,7 @@ class CompletionsBody(AskingBody):
             **({} if self.top_k is None else {"top_k": max(self.top_k, 0)}),
             "stop": (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
             "logit_bias": {int(token): bias for token, bias in (self.logit_bias or {}).items()},
+            "constraint": self.structure(),
             "prompt_logprobs": self.logprobs if self.echo else None,
         }
 
