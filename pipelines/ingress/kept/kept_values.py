@@ -72,10 +72,16 @@ def is_id(text: str) -> bool:
 
 
 class KeptValues:
-    """On one event loop. Every method raises `Unavailable` where the store can't be asked."""
+    """On one event loop. Every method that asks the store raises `Unavailable` where it can't be asked. `own`: where they are as long as
+    there is no other."""
 
-    def __init__(self, store: Store, pool: ThreadPool) -> None:
-        self._store, self._pool = store, pool
+    def __init__(self, own: Store, pool: ThreadPool) -> None:
+        self._own = self._store = own
+        self._pool = pool
+
+    def keep_in(self, store: Store | None) -> None:
+        """From now on. None: in its own."""
+        self._store = store if store is not None else self._own
 
     @property
     def is_shared(self) -> bool:
@@ -90,9 +96,7 @@ class KeptValues:
     async def replace(self, kind: Kind, id: str, data: bytes, owner: Owner) -> None:
         """Writes a value anew, whatever was there, and lets it live `keep_s` from now; what its tenant is charged stays as it was."""
         key = _key(kind, id, owner)
-        await self._asked(
-            self._store.write, key, _sealed(key, data, owner.salt), ttl_s=kind.keep_s, owner=owner.tenant
-        )
+        await self._asked(self._store.write, key, _sealed(key, data, owner.salt), ttl_s=kind.keep_s, owner=owner.tenant)
 
     async def get(self, kind: Kind, id: str, owner: Owner) -> bytes | None:
         """None: there is none, it is another's, or its time is over."""
@@ -119,9 +123,7 @@ class KeptValues:
     def _put(self, kind: Kind, id: str, data: bytes, owner: Owner, tenant: str) -> bool:
         key, index = _key(kind, id, owner), _index(kind, tenant)
         self._make_room(kind, len(data), owner, tenant)
-        if not self._store.write(
-            key, _sealed(key, data, owner.salt), ttl_s=kind.keep_s, owner=tenant, if_absent=True
-        ):
+        if not self._store.write(key, _sealed(key, data, owner.salt), ttl_s=kind.keep_s, owner=tenant, if_absent=True):
             return False
         self._store.add(index, f"{id}:{len(data)}", ttl_s=kind.keep_s)
         return True
