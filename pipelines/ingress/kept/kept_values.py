@@ -110,6 +110,10 @@ class KeptValues:
         """The tenant's own, the newest first. What was dropped before its time may still be listed."""
         return list(reversed(await self._asked(self._listed, kind, owner.tenant)))
 
+    async def ask(self, question: Callable[[Store], T]) -> T:
+        """What the store itself says, off the event loop where it is elsewhere."""
+        return await self._asked(lambda: question(self._store))
+
     async def _asked(self, function: Callable[..., T], *args: object, **kwargs: object) -> T:
         try:
             if not self._store.is_shared:
