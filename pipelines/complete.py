@@ -22,7 +22,7 @@ from stages.contract.work import Work
 from stages.llm.messages import Generate, GenerationEnd, PromptLogprobs, Sampling
 from stages.llm.structure.checking import check
 
-CHECK_CHARS = 64  # a character of what an answer is held to is as much work as so many of a prompt
+CHECK_CHARS = 16  # a character of what an answer is held to is as much work as so many of a prompt
 TOKEN_CHARS = 4  # a token of a prompt that is given as tokens is about as much work
 
 

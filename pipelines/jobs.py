@@ -149,10 +149,12 @@ CompletionEvent = PromptsRead | ChoiceEvents
 
 @dataclass(frozen=True, slots=True)
 class GivenImage:
-    """What an edit starts from. `strength` over 0 to 1: how much of it is painted over (1: all); None: the model's own default."""
+    """What an edit starts from. `strength` over 0 to 1: how much of it is painted over (1: all); None: the model's own default, and all
+    within a mask. `mask`: an image as large as it; only where that is transparent is anything painted (None: everywhere)."""
 
     image: ImagePart
     strength: float | None = None
+    mask: ImagePart | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,13 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
+from cache.store import MemoryStore, Store
 from pipelines.ingress.body.body_budget import BodyBudget, BoundedBodies, count_fetched
 from pipelines.ingress.images.image_store import ImageStore
 from pipelines.ingress.images.image_url import ImageSource
+from pipelines.ingress.kept.kept_values import KeptValues
 from pipelines.ingress.playground import add_playground
 from pipelines.ingress.request.arrival import Arrival
 from pipelines.ingress.request.errors import json_response, routing_error_handler, triptych_error_handler
@@ -46,28 +49,39 @@ from pipelines.threads import Threads
 from stages.contract.errors import TriptychError
 
 EVENTS: dict[str, Any] = {"content": {"text/event-stream": {}}}  # events, not one value: they have no schema of their own here
+CORS: dict[str, Any] = {
+    "allow_methods": ["GET", "POST", "DELETE"],
+    "allow_headers": ["*"],  # clients' libraries have headers of their own
+    "expose_headers": ["x-request-id", "retry-after", "retry-after-ms", "x-should-retry"],
+    "max_age": 600,
+}
+"""No credentials: keys are sent by whoever has them, and there are no cookies."""
 DESCRIPTION = "Images and language in OpenAI's shapes. Fields of Triptych's own live under `triptych` and are optional."
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What outlives a change of settings: counters, the images whose addresses were given out, threads, what bodies weigh, and the
-    latest receipts."""
+    """What outlives a change of settings: counters, what clients come back for, threads, what bodies weigh, and the latest receipts."""
 
     metrics: RequestMetrics
-    images: ImageStore
+    values: KeptValues
     threads: Threads
     bodies: BodyBudget
     receipts: RecentReceipts
 
     @classmethod
-    def new(cls, settings: IngressSettings, threads: Threads | None = None) -> "Kept":
-        """`threads` None: some of its own."""
-        store = ImageStore(capacity_bytes=settings.kept_image_bytes, keep_s=settings.kept_image_s)
-        bodies = BodyBudget(0)
-        kept = cls(RequestMetrics(), store, threads if threads is not None else Threads.new(), bodies, RecentReceipts())
+    def new(cls, settings: IngressSettings, threads: Threads | None = None, store: Store | None = None) -> "Kept":
+        """`threads` None: some of its own. `store`: of what clients come back for; None: this process's memory."""
+        threads = threads if threads is not None else Threads.new()
+        values = KeptValues(MemoryStore(settings.kept.memory_bytes), threads.kept)
+        values.keep_in(store)
+        kept = cls(RequestMetrics(), values, threads, BodyBudget(0), RecentReceipts())
         kept.limit(settings.limits, is_shared=len(set(settings.keys.values())) > 1)
         return kept
+
+    def keep_in(self, store: Store | None) -> None:
+        """Where what clients come back for is from now on. What is elsewhere is not found any more. None: this process's memory."""
+        self.values.keep_in(store)
 
     def limit(self, limits: LimitsConfig, *, is_shared: bool = False) -> None:
         """Judges what comes from now on by these; `is_shared`: by several tenants. On the event loop, once they are in use."""
@@ -93,8 +107,10 @@ def create_app(service: Service, settings: IngressSettings, kept: Kept | None = 
     app.add_exception_handler(TriptychError, triptych_error_handler)
     app.add_exception_handler(HTTPException, routing_error_handler)
     app.add_middleware(BoundedBodies, budget=kept.bodies)
+    if settings.cors_origins:
+        app.add_middleware(CORSMiddleware, allow_origins=sorted(settings.cors_origins), **CORS)
     if not settings.keys:
-        app.add_middleware(LocalCallersOnly)
+        app.add_middleware(LocalCallersOnly, origins=settings.cors_origins)
     app.add_middleware(RequestLog, metrics=kept.metrics, adds_id=settings.adds_request_id)
     arrival, receipts = Arrival(service, settings, threads), ReceiptPrinter(settings.sees_all, kept.receipts)
     keyed = bool(settings.keys)
@@ -103,7 +119,9 @@ def create_app(service: Service, settings: IngressSettings, kept: Kept | None = 
     _add_responses(app, ResponsesRoute(arrival, settings, receipts, chats, threads))
     _add_completions(app, CompletionsRoute(arrival, settings, receipts, threads))
     _add_tokens(app, TokensRoute(arrival, settings, chats, threads))
-    _add_images(app, ImagesRoute(arrival, settings, images, receipts, kept.images, threads))
+    limits = settings.kept
+    store = ImageStore(kept.values, settings.server(), keep_s=limits.image_s, tenant_bytes=limits.image_bytes)
+    _add_images(app, ImagesRoute(arrival, settings, images, receipts, store, threads))
     _add_embeddings(app, EmbeddingsRoute(arrival, settings, images, receipts, threads))
     _add_models(app, ModelsRoute(service), arrival, keyed=keyed)
     _add_receipts(app, receipts, arrival, keyed=keyed)
@@ -213,13 +231,16 @@ def _add_images(app: FastAPI, route: ImagesRoute) -> None:
     @app.get(
         "/v1/images/files/{key}",
         response_class=Response,
-        responses={200: {"content": {f"image/{kind}": {} for kind in ("png", "jpeg", "webp")}}, **error_answers(403, 404)},
+        responses={
+            200: {"content": {f"image/{kind}": {} for kind in ("png", "jpeg", "webp")}},
+            **error_answers(403, 404, 503),
+        },
         openapi_extra=operation(),
     )
     async def images_files(key: str) -> Response:
         """An image made with `response_format: "url"`. Its address is its key: it cannot be guessed, and is good for a
         while."""
-        image = route.store.get(key)
+        image = await route.store.get(key)
         if image is None:
             raise HTTPException(404)
         headers = {"cache-control": "private, max-age=60", "content-security-policy": "default-src 'none'"}

@@ -78,9 +78,12 @@ class ImagesRoute:
         extras = body.triptych or PaintExtras()
         pipeline = self.arrival.served(context.tenant).paint_pipeline(body.model)
         job, output = paint_job(body, self.settings, init), image_output(body, events)
-        answer = ImageAnswer(output, context, self.receipts, self.store, self.threads, base_url=str(request.base_url))
+        answer = ImageAnswer(
+            output, context, self.receipts, self.store, self.threads, base_url=self.settings.address.base(request)
+        )
         if body.stream:
-            painting = await unless_gone(request.receive, context, opened(pipeline.paint(job, context)))
+            opening = opened(pipeline.paint(job, context), self.settings.headers_within_s)
+            painting = await unless_gone(request.receive, context, opening)
             writer = ImageStreamWriter(answer, num_images=job.n, progress=extras.progress)
             return EventStream(request, context, painting, writer, heartbeat_s=self.settings.heartbeat_s)
         context.pace_s = math.inf
