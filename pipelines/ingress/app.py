@@ -16,6 +16,7 @@ from pipelines.ingress.body.body_budget import BodyBudget, BoundedBodies, count_
 from pipelines.ingress.images.image_store import ImageStore
 from pipelines.ingress.images.image_url import ImageSource
 from pipelines.ingress.kept.kept_values import KeptValues
+from pipelines.ingress.kept.work import KeptWork
 from pipelines.ingress.playground import add_playground
 from pipelines.ingress.request.arrival import Arrival
 from pipelines.ingress.request.errors import json_response, routing_error_handler, triptych_error_handler
@@ -27,6 +28,9 @@ from pipelines.ingress.request.request_log import RequestLog
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.ingress.request.whole_answer import WholeAnswer
 from pipelines.ingress.routes.api_description import POST_ERRORS, ApiDescription, asking, describe, error_answers, operation
+from pipelines.ingress.routes.batches.batches import BatchesRoute
+from pipelines.ingress.routes.batches.built import batch_routes
+from pipelines.ingress.routes.batches.files import FilesRoute
 from pipelines.ingress.routes.chat import ChatRoute
 from pipelines.ingress.routes.embeddings import EmbeddingsRoute
 from pipelines.ingress.routes.images import ImagesRoute
@@ -34,6 +38,7 @@ from pipelines.ingress.routes.models import ModelsRoute
 from pipelines.ingress.routes.responses.route import ResponsesRoute
 from pipelines.ingress.routes.texts.completions import CompletionsRoute
 from pipelines.ingress.routes.texts.tokens import TokensRoute
+from pipelines.ingress.schemas.batches import BatchAnswer, BatchBody, BatchList, FileAnswer, FileBody, FileDeleted, FileList
 from pipelines.ingress.schemas.chat import ChatBody, ChatCompletion
 from pipelines.ingress.schemas.completions import Completion, CompletionsBody
 from pipelines.ingress.schemas.embeddings import EmbeddingsAnswer, EmbeddingsBody
@@ -65,6 +70,7 @@ class Kept:
 
     metrics: RequestMetrics
     values: KeptValues
+    batches: KeptWork
     threads: Threads
     bodies: BodyBudget
     receipts: RecentReceipts
@@ -75,7 +81,7 @@ class Kept:
         threads = threads if threads is not None else Threads.new()
         values = KeptValues(MemoryStore(settings.kept.memory_bytes), threads.kept)
         values.keep_in(store)
-        kept = cls(RequestMetrics(), values, threads, BodyBudget(0), RecentReceipts())
+        kept = cls(RequestMetrics(), values, KeptWork("batch", values), threads, BodyBudget(0), RecentReceipts())
         kept.limit(settings.limits, is_shared=len(set(settings.keys.values())) > 1)
         return kept
 
@@ -123,6 +129,9 @@ def create_app(service: Service, settings: IngressSettings, kept: Kept | None = 
     store = ImageStore(kept.values, settings.server(), keep_s=limits.image_s, tenant_bytes=limits.image_bytes)
     _add_images(app, ImagesRoute(arrival, settings, images, receipts, store, threads))
     _add_embeddings(app, EmbeddingsRoute(arrival, settings, images, receipts, threads))
+    files, batches = batch_routes(app, arrival, settings, kept.values, kept.batches, threads)
+    _add_files(app, files, keyed=keyed)
+    _add_batches(app, batches, keyed=keyed)
     _add_models(app, ModelsRoute(service), arrival, keyed=keyed)
     _add_receipts(app, receipts, arrival, keyed=keyed)
     add_playground(app)
@@ -257,6 +266,98 @@ def _add_embeddings(app: FastAPI, route: EmbeddingsRoute) -> None:
     async def embeddings(request: Request) -> Response:
         """Puts texts and images into one space."""
         return await route(request)
+
+
+def _add_files(app: FastAPI, route: FilesRoute, *, keyed: bool) -> None:
+    @app.post(
+        "/v1/files",
+        response_model=None,
+        responses={200: {"model": FileAnswer}, **error_answers(*POST_ERRORS)},
+        openapi_extra=asking(FileBody, route.arrival.settings, as_form=True),
+    )
+    async def upload(request: Request) -> Response:
+        """Keeps a file of requests for a batch, for a while."""
+        return await route.upload(request)
+
+    answers = error_answers(401, 403, 404, 503)
+
+    @app.get(
+        "/v1/files", response_model=None, responses={200: {"model": FileList}, **answers}, openapi_extra=operation(keyed=keyed)
+    )
+    async def files(request: Request) -> Response:
+        """The tenant's files, the newest first."""
+        return await route.listed(request)
+
+    @app.get(
+        "/v1/files/{id}",
+        response_model=None,
+        responses={200: {"model": FileAnswer}, **answers},
+        openapi_extra=operation(keyed=keyed),
+    )
+    async def file(request: Request, id: str) -> Response:
+        return await route.one(request, id)
+
+    @app.get(
+        "/v1/files/{id}/content",
+        response_class=Response,
+        responses={200: {"content": {"application/octet-stream": {}}}, **answers},
+        openapi_extra=operation(keyed=keyed),
+    )
+    async def file_content(request: Request, id: str) -> Response:
+        return await route.content(request, id)
+
+    @app.delete(
+        "/v1/files/{id}",
+        response_model=None,
+        responses={200: {"model": FileDeleted}, **answers},
+        openapi_extra=operation(keyed=keyed),
+    )
+    async def delete_file(request: Request, id: str) -> Response:
+        return await route.delete(request, id)
+
+
+def _add_batches(app: FastAPI, route: BatchesRoute, *, keyed: bool) -> None:
+    @app.post(
+        "/v1/batches",
+        response_model=None,
+        responses={200: {"model": BatchAnswer}, **error_answers(*POST_ERRORS)},
+        openapi_extra=asking(BatchBody, route.settings),
+    )
+    async def create_batch(request: Request) -> Response:
+        """Has the requests of a file answered when there is nothing more urgent to do."""
+        return await route.create(request)
+
+    answers = error_answers(401, 403, 404, 503)
+
+    @app.get(
+        "/v1/batches",
+        response_model=None,
+        responses={200: {"model": BatchList}, **answers},
+        openapi_extra=operation(keyed=keyed),
+    )
+    async def batches(request: Request) -> Response:
+        """The tenant's batches, the newest first."""
+        return await route.listed(request)
+
+    @app.get(
+        "/v1/batches/{id}",
+        response_model=None,
+        responses={200: {"model": BatchAnswer}, **answers},
+        openapi_extra=operation(keyed=keyed),
+    )
+    async def batch(request: Request, id: str) -> Response:
+        """How far it is, and where its answers are."""
+        return await route.one(request, id)
+
+    @app.post(
+        "/v1/batches/{id}/cancel",
+        response_model=None,
+        responses={200: {"model": BatchAnswer}, **answers},
+        openapi_extra=operation(keyed=keyed),
+    )
+    async def cancel_batch(request: Request, id: str) -> Response:
+        """Asks none of its requests any more. What was answered is kept."""
+        return await route.cancel(request, id)
 
 
 def _add_models(app: FastAPI, route: ModelsRoute, arrival: Arrival, *, keyed: bool) -> None:

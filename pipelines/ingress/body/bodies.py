@@ -14,11 +14,11 @@ from fastapi import Request
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, from_json
 
-from pipelines.ingress.schemas.strict import AskingBody
+from pipelines.ingress.schemas.strict import WholeBody
 from stages.concurrency.thread_pool import TwoLanes
 from stages.contract.errors import InvalidRequest, TooLarge
 
-B = TypeVar("B", bound=AskingBody)
+B = TypeVar("B", bound=WholeBody)
 
 MAX_VALUES = 200_000  # a body of nothing but tiny values costs a hundred times its size in memory
 MAX_OPENINGS = 65_536  # arrays and objects cost most
@@ -115,6 +115,15 @@ async def bounded(request: Request, max_bytes: int) -> AsyncGenerator[bytes]:
 
 def parse(body: bytes | bytearray, model: type[B]) -> B:
     """Raises `InvalidRequest`."""
+    document = document_of(body)
+    _refuse_crowds(
+        {name: value for name, value in document.items() if not (name in model.token_lists and _are_numbers(value))}
+    )
+    return checked(document, model)
+
+
+def document_of(body: bytes | bytearray) -> dict[str, Any]:
+    """The object that the bytes are as JSON. Raises `InvalidRequest`."""
     _refuse_what_takes_long(body)
     try:
         document = from_json(body, allow_inf_nan=False)
@@ -122,10 +131,7 @@ def parse(body: bytes | bytearray, model: type[B]) -> B:
         raise InvalidRequest(f"the body is not valid JSON: {error}") from None
     if not isinstance(document, dict):
         raise InvalidRequest(f"the body must be a JSON object (given: {shown(document)})")
-    _refuse_crowds(
-        {name: value for name, value in document.items() if not (name in model.token_lists and _are_numbers(value))}
-    )
-    return checked(document, model)
+    return document
 
 
 def _refuse_what_takes_long(body: bytes | bytearray) -> None:

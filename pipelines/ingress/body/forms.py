@@ -18,11 +18,11 @@ from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from pipelines.ingress.body.bodies import LOOK_BYTES, explained, refuse_other_types, shown, whole_body
-from pipelines.ingress.schemas.strict import AskingBody
+from pipelines.ingress.schemas.strict import WholeBody
 from stages.concurrency.thread_pool import TwoLanes
 from stages.contract.errors import InvalidRequest
 
-B = TypeVar("B", bound=AskingBody)
+B = TypeVar("B", bound=WholeBody)
 T = TypeVar("T")
 
 MEDIA_TYPE = "multipart/form-data"
@@ -159,7 +159,7 @@ async def _part(latin_name: str, value: str | UploadFile) -> Part:
     return Part(name, value.encode("latin-1"), is_file=False)
 
 
-def _document(parts: Sequence[Part], model: type[AskingBody]) -> Document:
+def _document(parts: Sequence[Part], model: type[WholeBody]) -> Document:
     """The fields by name, as the body nests them."""
     document: Document = {}
     for part in parts:

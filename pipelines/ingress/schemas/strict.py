@@ -59,18 +59,23 @@ class Extras(RequestBody):
     priority: Priority = 0
 
 
-class AskingBody(RequestBody):
-    """The whole body of a request to a model. `long_list`: the field of which there may be so much that it is checked in pieces, each
-    as if it were all. `token_lists`: the fields that may hold any number of tokens."""
+class WholeBody(RequestBody):
+    """The whole body of a request. `long_list`: the field of which there may be so much that it is checked in pieces, each as if it were
+    all. `token_lists`: the fields that may hold any number of tokens."""
 
     long_list: ClassVar[str] = ""
     token_lists: ClassVar[frozenset[str]] = frozenset()
-    model: ModelId
     triptych: Extras | None = None
 
     def asked_as(self) -> Mapping[str, str]:
         """What a job, or the payload that it becomes, calls a field -> what this body calls it, where they differ."""
         return {}
+
+
+class AskingBody(WholeBody):
+    """Of a request to a model."""
+
+    model: ModelId
 
 
 class ImageAddress(RequestBody):
