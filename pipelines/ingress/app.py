@@ -27,33 +27,40 @@ from pipelines.ingress.request.recent_receipts import RecentReceipts
 from pipelines.ingress.request.request_log import RequestLog
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.ingress.request.whole_answer import WholeAnswer
-from pipelines.ingress.routes.api_description import POST_ERRORS, ApiDescription, asking, describe, error_answers, operation
-from pipelines.ingress.routes.batches.batches import BatchesRoute
+from pipelines.ingress.routes.api_description import (
+    EVENTS,
+    POST_ERRORS,
+    ApiDescription,
+    asking,
+    describe,
+    error_answers,
+    operation,
+)
+from pipelines.ingress.routes.batches.added import add_batches, add_files
 from pipelines.ingress.routes.batches.built import batch_routes
-from pipelines.ingress.routes.batches.files import FilesRoute
 from pipelines.ingress.routes.chat import ChatRoute
 from pipelines.ingress.routes.embeddings import EmbeddingsRoute
 from pipelines.ingress.routes.images import ImagesRoute
 from pipelines.ingress.routes.models import ModelsRoute
 from pipelines.ingress.routes.responses.route import ResponsesRoute
+from pipelines.ingress.routes.texts.added import add_completions, add_responses, add_tokens
 from pipelines.ingress.routes.texts.completions import CompletionsRoute
 from pipelines.ingress.routes.texts.tokens import TokensRoute
-from pipelines.ingress.schemas.batches import BatchAnswer, BatchBody, BatchList, FileAnswer, FileBody, FileDeleted, FileList
+from pipelines.ingress.schemas.batches import BatchBody, FileBody
 from pipelines.ingress.schemas.chat import ChatBody, ChatCompletion
-from pipelines.ingress.schemas.completions import Completion, CompletionsBody
+from pipelines.ingress.schemas.completions import CompletionsBody
 from pipelines.ingress.schemas.embeddings import EmbeddingsAnswer, EmbeddingsBody
 from pipelines.ingress.schemas.images import EditBody, ImagesAnswer, ImagesBody
 from pipelines.ingress.schemas.models import Health, ModelEntry, ModelList, Readiness
 from pipelines.ingress.schemas.receipt import Receipt
-from pipelines.ingress.schemas.responses import ResponsesAnswer, ResponsesBody
-from pipelines.ingress.schemas.tokens import DetokenizeBody, Detokenized, TokenizeBody, Tokenized
+from pipelines.ingress.schemas.responses import ResponsesBody
+from pipelines.ingress.schemas.tokens import DetokenizeBody, TokenizeBody
 from pipelines.jobs import Service
 from pipelines.settings.derived import body_bytes_in_flight
 from pipelines.settings.schema.config import LimitsConfig
 from pipelines.threads import Threads
 from stages.contract.errors import TriptychError
 
-EVENTS: dict[str, Any] = {"content": {"text/event-stream": {}}}  # events, not one value: they have no schema of their own here
 CORS: dict[str, Any] = {
     "allow_methods": ["GET", "POST", "DELETE"],
     "allow_headers": ["*"],  # clients' libraries have headers of their own
@@ -122,16 +129,16 @@ def create_app(service: Service, settings: IngressSettings, kept: Kept | None = 
     keyed = bool(settings.keys)
     chats = ChatRoute(arrival, settings, images, receipts, threads)
     _add_chat(app, chats)
-    _add_responses(app, ResponsesRoute(arrival, settings, receipts, chats, threads))
-    _add_completions(app, CompletionsRoute(arrival, settings, receipts, threads))
-    _add_tokens(app, TokensRoute(arrival, settings, chats, threads))
+    add_responses(app, ResponsesRoute(arrival, settings, receipts, chats, threads))
+    add_completions(app, CompletionsRoute(arrival, settings, receipts, threads))
+    add_tokens(app, TokensRoute(arrival, settings, chats, threads))
     limits = settings.kept
     store = ImageStore(kept.values, settings.server(), keep_s=limits.image_s, tenant_bytes=limits.image_bytes)
     _add_images(app, ImagesRoute(arrival, settings, images, receipts, store, threads))
     _add_embeddings(app, EmbeddingsRoute(arrival, settings, images, receipts, threads))
     files, batches = batch_routes(app, arrival, settings, kept.values, kept.batches, threads)
-    _add_files(app, files, keyed=keyed)
-    _add_batches(app, batches, keyed=keyed)
+    add_files(app, files, keyed=keyed)
+    add_batches(app, batches, keyed=keyed)
     _add_models(app, ModelsRoute(service), arrival, keyed=keyed)
     _add_receipts(app, receipts, arrival, keyed=keyed)
     add_playground(app)
@@ -142,6 +149,8 @@ def create_app(service: Service, settings: IngressSettings, kept: Kept | None = 
         ResponsesBody: _ids(service, "image_text"),
         TokenizeBody: _ids(service, "image_text"),
         DetokenizeBody: _ids(service, "image_text"),
+        FileBody: (),
+        BatchBody: (),
         ImagesBody: tuple(card.id for card in painters),
         EditBody: tuple(card.id for card in painters if card.accepts_images),
         EmbeddingsBody: _ids(service, "embed"),
@@ -167,53 +176,6 @@ def _add_chat(app: FastAPI, route: ChatRoute) -> None:
     async def chat_completions(request: Request) -> Response:
         """Answers a chat, with images where the model sees them; whole, or as server-sent events."""
         return await route(request)
-
-
-def _add_responses(app: FastAPI, route: ResponsesRoute) -> None:
-    @app.post(
-        "/v1/responses",
-        response_model=None,
-        responses={200: {"model": ResponsesAnswer, **EVENTS}, **error_answers(*POST_ERRORS)},
-        openapi_extra=asking(ResponsesBody, route.settings),
-    )
-    async def responses(request: Request) -> Response:
-        """Answers a conversation of items, whole or as server-sent events. Nothing is stored."""
-        return await route(request)
-
-
-def _add_completions(app: FastAPI, route: CompletionsRoute) -> None:
-    @app.post(
-        "/v1/completions",
-        response_model=None,
-        responses={200: {"model": Completion, **EVENTS}, **error_answers(*POST_ERRORS)},
-        openapi_extra=asking(CompletionsBody, route.settings),
-    )
-    async def completions(request: Request) -> Response:
-        """Goes on with plain texts; whole, or as server-sent events. With `echo` and `logprobs` it tells of the texts' own tokens how
-        likely they are."""
-        return await route(request)
-
-
-def _add_tokens(app: FastAPI, route: TokensRoute) -> None:
-    @app.post(
-        "/tokenize",
-        response_model=None,
-        responses={200: {"model": Tokenized}, **error_answers(*POST_ERRORS)},
-        openapi_extra=asking(TokenizeBody, route.settings),
-    )
-    async def tokenize(request: Request) -> Response:
-        """The tokens of a text, or of the prompt that a conversation becomes."""
-        return await route.tokenize(request)
-
-    @app.post(
-        "/detokenize",
-        response_model=None,
-        responses={200: {"model": Detokenized}, **error_answers(*POST_ERRORS)},
-        openapi_extra=asking(DetokenizeBody, route.settings),
-    )
-    async def detokenize(request: Request) -> Response:
-        """The text of some tokens."""
-        return await route.detokenize(request)
 
 
 def _add_images(app: FastAPI, route: ImagesRoute) -> None:
@@ -266,98 +228,6 @@ def _add_embeddings(app: FastAPI, route: EmbeddingsRoute) -> None:
     async def embeddings(request: Request) -> Response:
         """Puts texts and images into one space."""
         return await route(request)
-
-
-def _add_files(app: FastAPI, route: FilesRoute, *, keyed: bool) -> None:
-    @app.post(
-        "/v1/files",
-        response_model=None,
-        responses={200: {"model": FileAnswer}, **error_answers(*POST_ERRORS)},
-        openapi_extra=asking(FileBody, route.arrival.settings, as_form=True),
-    )
-    async def upload(request: Request) -> Response:
-        """Keeps a file of requests for a batch, for a while."""
-        return await route.upload(request)
-
-    answers = error_answers(401, 403, 404, 503)
-
-    @app.get(
-        "/v1/files", response_model=None, responses={200: {"model": FileList}, **answers}, openapi_extra=operation(keyed=keyed)
-    )
-    async def files(request: Request) -> Response:
-        """The tenant's files, the newest first."""
-        return await route.listed(request)
-
-    @app.get(
-        "/v1/files/{id}",
-        response_model=None,
-        responses={200: {"model": FileAnswer}, **answers},
-        openapi_extra=operation(keyed=keyed),
-    )
-    async def file(request: Request, id: str) -> Response:
-        return await route.one(request, id)
-
-    @app.get(
-        "/v1/files/{id}/content",
-        response_class=Response,
-        responses={200: {"content": {"application/octet-stream": {}}}, **answers},
-        openapi_extra=operation(keyed=keyed),
-    )
-    async def file_content(request: Request, id: str) -> Response:
-        return await route.content(request, id)
-
-    @app.delete(
-        "/v1/files/{id}",
-        response_model=None,
-        responses={200: {"model": FileDeleted}, **answers},
-        openapi_extra=operation(keyed=keyed),
-    )
-    async def delete_file(request: Request, id: str) -> Response:
-        return await route.delete(request, id)
-
-
-def _add_batches(app: FastAPI, route: BatchesRoute, *, keyed: bool) -> None:
-    @app.post(
-        "/v1/batches",
-        response_model=None,
-        responses={200: {"model": BatchAnswer}, **error_answers(*POST_ERRORS)},
-        openapi_extra=asking(BatchBody, route.settings),
-    )
-    async def create_batch(request: Request) -> Response:
-        """Has the requests of a file answered when there is nothing more urgent to do."""
-        return await route.create(request)
-
-    answers = error_answers(401, 403, 404, 503)
-
-    @app.get(
-        "/v1/batches",
-        response_model=None,
-        responses={200: {"model": BatchList}, **answers},
-        openapi_extra=operation(keyed=keyed),
-    )
-    async def batches(request: Request) -> Response:
-        """The tenant's batches, the newest first."""
-        return await route.listed(request)
-
-    @app.get(
-        "/v1/batches/{id}",
-        response_model=None,
-        responses={200: {"model": BatchAnswer}, **answers},
-        openapi_extra=operation(keyed=keyed),
-    )
-    async def batch(request: Request, id: str) -> Response:
-        """How far it is, and where its answers are."""
-        return await route.one(request, id)
-
-    @app.post(
-        "/v1/batches/{id}/cancel",
-        response_model=None,
-        responses={200: {"model": BatchAnswer}, **answers},
-        openapi_extra=operation(keyed=keyed),
-    )
-    async def cancel_batch(request: Request, id: str) -> Response:
-        """Asks none of its requests any more. What was answered is kept."""
-        return await route.cancel(request, id)
 
 
 def _add_models(app: FastAPI, route: ModelsRoute, arrival: Arrival, *, keyed: bool) -> None:

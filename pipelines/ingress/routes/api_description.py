@@ -19,6 +19,7 @@ from pipelines.ingress.schemas.errors import ErrorBody
 
 JsonObject = dict[str, Any]  # OpenAPI's own shape, which FastAPI takes and gives as plain dictionaries
 
+EVENTS: JsonObject = {"content": {"text/event-stream": {}}}  # events, not one value: they have no schema of their own here
 REF = "#/components/schemas/{model}"
 REASONS = {
     400: "the request is at fault; `param` names the field",
@@ -109,7 +110,7 @@ def _description(app: FastAPI, bodies: Mapping[type[BaseModel], Sequence[str]]) 
 def _operations(description: JsonObject) -> Iterable[JsonObject]:
     for path in description["paths"].values():
         for method, found in path.items():
-            if method in ("get", "post"):
+            if method in ("get", "post", "delete"):
                 yield found
 
 
