@@ -42,8 +42,9 @@ from pipelines.ingress.routes.chat import ChatRoute
 from pipelines.ingress.routes.embeddings import EmbeddingsRoute
 from pipelines.ingress.routes.images import ImagesRoute
 from pipelines.ingress.routes.models import ModelsRoute
+from pipelines.ingress.routes.responses.added import add_responses
 from pipelines.ingress.routes.responses.route import ResponsesRoute
-from pipelines.ingress.routes.texts.added import add_completions, add_responses, add_tokens
+from pipelines.ingress.routes.texts.added import add_completions, add_tokens
 from pipelines.ingress.routes.texts.completions import CompletionsRoute
 from pipelines.ingress.routes.texts.tokens import TokensRoute
 from pipelines.ingress.schemas.batches import BatchBody, FileBody

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from pipelines.ingress.schemas.strict import ResponseBody, WholeBody
 
@@ -10,8 +10,17 @@ ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/em
 Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/images/generations"]
 
 
+def _as_form(schema: dict[str, Any]) -> None:
+    """A form has a file, which is no field of the checked body."""
+    schema["properties"].pop("triptych", None)
+    schema["properties"]["file"] = {"type": "string", "contentMediaType": "application/octet-stream"}
+    schema["required"] = ["file", *schema.get("required", ())]
+
+
 class FileBody(WholeBody):
     """A form, with the bytes in `file`: requests of a batch, a line of JSON each."""
+
+    model_config = ConfigDict(json_schema_extra=_as_form)
 
     purpose: Literal["batch"]
 

@@ -1,26 +1,12 @@
-"""Which routes of plain texts and of conversations of items there are, and what they promise in /openapi.json."""
+"""Which routes of plain texts there are, and what they promise in /openapi.json."""
 
 from fastapi import FastAPI, Request, Response
 
 from pipelines.ingress.routes.api_description import EVENTS, POST_ERRORS, asking, error_answers
-from pipelines.ingress.routes.responses.route import ResponsesRoute
 from pipelines.ingress.routes.texts.completions import CompletionsRoute
 from pipelines.ingress.routes.texts.tokens import TokensRoute
 from pipelines.ingress.schemas.completions import Completion, CompletionsBody
-from pipelines.ingress.schemas.responses import ResponsesAnswer, ResponsesBody
 from pipelines.ingress.schemas.tokens import DetokenizeBody, Detokenized, TokenizeBody, Tokenized
-
-
-def add_responses(app: FastAPI, route: ResponsesRoute) -> None:
-    @app.post(
-        "/v1/responses",
-        response_model=None,
-        responses={200: {"model": ResponsesAnswer, **EVENTS}, **error_answers(*POST_ERRORS)},
-        openapi_extra=asking(ResponsesBody, route.settings),
-    )
-    async def responses(request: Request) -> Response:
-        """Answers a conversation of items, whole or as server-sent events. Nothing is stored."""
-        return await route(request)
 
 
 def add_completions(app: FastAPI, route: CompletionsRoute) -> None:
