@@ -5,6 +5,7 @@ Knows no HTTP and no stages' workings; stages' receipts are added to it as they 
 
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -20,7 +21,8 @@ P = TypeVar("P")
 class RequestContext:
     """`id` is the client's where it gave one: for logs and receipts, never part of a name. `deadline` and `created` are wall-clock
     seconds. `tenant` is derived on the server; `salt` goes into every name. `pace_s`: how often, at most, the client is shown
-    something new; infinite where it is shown the end only. `lost_replicas`: those that ended with a piece of it in hand, by their names."""
+    something new; infinite where it is shown the end only. `lost_replicas`: those that ended with a piece of it in hand, by their names.
+    `without_effect`: what was asked for, accepted and does nothing here, by field, and why."""
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     tenant: str = "default"
@@ -31,6 +33,7 @@ class RequestContext:
     pace_s: float = 0.0
     receipts: list[StageReceipt] = field(default_factory=list)
     lost_replicas: set[str] = field(default_factory=set)
+    without_effect: Mapping[str, str] = field(default_factory=dict)
 
     def add(self, *receipts: StageReceipt) -> None:
         """Notes receipts that came now, and when each of them had ended."""

@@ -202,6 +202,11 @@ class PaintPipeline(Protocol):
         """The first event comes once every stage has accepted the work. Closing the iterator cancels it."""
         ...
 
+    async def forecast(self, job: PaintJob, context: RequestContext) -> float | None:
+        """In how many seconds it is expected to be painted; None: nobody knows yet. Starts nothing. Raises `InvalidRequest` as `paint` does
+        for what can be told before anything has started."""
+        ...
+
 
 class EmbedPipeline(Protocol):
     async def embed(self, job: EmbedJob, context: RequestContext) -> Embedded: ...

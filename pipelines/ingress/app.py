@@ -16,6 +16,7 @@ from pipelines.ingress.body.body_budget import BodyBudget, BoundedBodies, count_
 from pipelines.ingress.images.image_store import ImageStore
 from pipelines.ingress.images.image_url import ImageSource
 from pipelines.ingress.kept.kept_values import KeptValues
+from pipelines.ingress.kept.work import KeptWork
 from pipelines.ingress.playground import add_playground
 from pipelines.ingress.request.arrival import Arrival
 from pipelines.ingress.request.errors import json_response, routing_error_handler, triptych_error_handler
@@ -29,11 +30,13 @@ from pipelines.ingress.request.whole_answer import WholeAnswer
 from pipelines.ingress.routes.api_description import POST_ERRORS, ApiDescription, asking, describe, error_answers, operation
 from pipelines.ingress.routes.chat import ChatRoute
 from pipelines.ingress.routes.embeddings import EmbeddingsRoute
-from pipelines.ingress.routes.images import ImagesRoute
 from pipelines.ingress.routes.models import ModelsRoute
+from pipelines.ingress.routes.painting.images import ImagesRoute
+from pipelines.ingress.routes.painting.job_paths import FILES, add_image_jobs, image_jobs
 from pipelines.ingress.schemas.chat import ChatBody, ChatCompletion
 from pipelines.ingress.schemas.embeddings import EmbeddingsAnswer, EmbeddingsBody
-from pipelines.ingress.schemas.images import EditBody, ImagesAnswer, ImagesBody
+from pipelines.ingress.schemas.image_jobs import JobBody, JobForm
+from pipelines.ingress.schemas.images import EditBody, EditJson, ImagesAnswer, ImagesBody
 from pipelines.ingress.schemas.models import Health, ModelEntry, ModelList, Readiness
 from pipelines.ingress.schemas.receipt import Receipt
 from pipelines.jobs import Service
@@ -59,6 +62,7 @@ class Kept:
 
     metrics: RequestMetrics
     values: KeptValues
+    jobs: KeptWork
     threads: Threads
     bodies: BodyBudget
     receipts: RecentReceipts
@@ -69,13 +73,21 @@ class Kept:
         threads = threads if threads is not None else Threads.new()
         values = KeptValues(MemoryStore(settings.kept.memory_bytes), threads.kept)
         values.keep_in(store)
-        kept = cls(RequestMetrics(), values, threads, BodyBudget(0), RecentReceipts())
+        kept = cls(RequestMetrics(), values, KeptWork("imgjob", values), threads, BodyBudget(0), RecentReceipts())
         kept.limit(settings.limits, is_shared=len(set(settings.keys.values())) > 1)
         return kept
 
     def keep_in(self, store: Store | None) -> None:
         """Where what clients come back for is from now on. What is elsewhere is not found any more. None: this process's memory."""
         self.values.keep_in(store)
+
+    def tend(self) -> None:
+        """Does what is to be done and no connection waits for, from now on. Idempotent; on the event loop."""
+        self.jobs.tend()
+
+    async def close(self) -> None:
+        """What is under way is left to other processes."""
+        await self.jobs.close()
 
     def limit(self, limits: LimitsConfig, *, is_shared: bool = False) -> None:
         """Judges what comes from now on by these; `is_shared`: by several tenants. On the event loop, once they are in use."""
@@ -112,6 +124,7 @@ def create_app(service: Service, settings: IngressSettings, kept: Kept | None = 
     limits = settings.kept
     store = ImageStore(kept.values, settings.server(), keep_s=limits.image_s, tenant_bytes=limits.image_bytes)
     _add_images(app, ImagesRoute(arrival, settings, images, receipts, store, threads))
+    add_image_jobs(app, image_jobs(kept.jobs, kept.values, arrival, images, receipts), keyed=keyed)
     _add_embeddings(app, EmbeddingsRoute(arrival, settings, images, receipts, threads))
     _add_models(app, ModelsRoute(service), arrival, keyed=keyed)
     _add_receipts(app, receipts, arrival, keyed=keyed)
@@ -120,7 +133,8 @@ def create_app(service: Service, settings: IngressSettings, kept: Kept | None = 
     ids: dict[type[BaseModel], tuple[str, ...]] = {
         ChatBody: _ids(service, "image_text"),
         ImagesBody: tuple(card.id for card in painters),
-        EditBody: tuple(card.id for card in painters if card.accepts_images),
+        **dict.fromkeys((EditBody, EditJson), tuple(card.id for card in painters if card.accepts_images)),
+        **dict.fromkeys((JobForm, JobBody), tuple(card.id for card in painters)),
         EmbeddingsBody: _ids(service, "embed"),
     }
     if settings.models:  # each tenant has its own; the description is for all
@@ -161,7 +175,7 @@ def _add_images(app: FastAPI, route: ImagesRoute) -> None:
         "/v1/images/edits",
         response_model=None,
         responses={200: {"model": ImagesAnswer, **EVENTS}, **error_answers(*POST_ERRORS)},
-        openapi_extra=asking(EditBody, route.settings, as_form=True),
+        openapi_extra=asking(EditJson, route.settings, form=EditBody),
     )
     async def images_edits(request: Request) -> Response:
         """Paints over an image as a sentence says; whole, or as server-sent events with previews."""
@@ -170,10 +184,7 @@ def _add_images(app: FastAPI, route: ImagesRoute) -> None:
     @app.get(
         "/v1/images/files/{key}",
         response_class=Response,
-        responses={
-            200: {"content": {f"image/{kind}": {} for kind in ("png", "jpeg", "webp")}},
-            **error_answers(403, 404, 503),
-        },
+        responses={200: {"content": FILES}, **error_answers(403, 404, 503)},
         openapi_extra=operation(),
     )
     async def images_files(key: str) -> Response:

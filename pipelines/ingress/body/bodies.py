@@ -20,6 +20,7 @@ from stages.contract.errors import InvalidRequest, TooLarge
 
 B = TypeVar("B", bound=AskingBody)
 
+JSON_TYPE = "application/json"
 MAX_VALUES = 200_000  # a body of nothing but tiny values costs a hundred times its size in memory
 MAX_OPENINGS = 65_536  # arrays and objects cost most
 MAX_ESCAPES = 1_000_000
@@ -44,12 +45,11 @@ UNSUPPORTED = {
     "reasoning_effort": "it is the model's own",
     "dimensions": "vectors come at the model's own width; leave dimensions out",
     "store": "answers are not stored",
-    "quality": "set num_inference_steps instead",
-    "style": "describe the style in the prompt",
     "background": "images are opaque",
-    "mask": "the whole image is painted over, as far as strength says",
-    "markup": "say in the prompt what is to change",
-    "input_fidelity": "set strength instead",
+    "markup": "say in the prompt what is to change, and in mask where",
+    "file_id": "nothing is kept under it; send the image itself, as a data: URL in image_url",
+    "frame_count": "images have one frame",
+    "frame_duration_ms": "images have one frame",
 }
 JSON_NAMES = {
     "model_type": "an object",
@@ -76,7 +76,7 @@ class UnsupportedMediaType(InvalidRequest):
 async def read_json(request: Request, model: type[B], parsing: TwoLanes, *, max_bytes: int) -> B:
     """Raises `InvalidRequest`, `UnsupportedMediaType` or `TooLarge`; Starlette's `ClientDisconnect` where the client goes
     away."""
-    refuse_other_types(request, "application/json")
+    refuse_other_types(request, JSON_TYPE)
     body = await whole_body(request, max_bytes)
     return await parsing.run(len(body), parse, body, model)
 
@@ -87,6 +87,11 @@ async def whole_body(request: Request, max_bytes: int) -> bytearray:
     async for chunk in bounded(request, max_bytes):
         body += chunk
     return body
+
+
+def is_json(request: Request) -> bool:
+    """Whether its body is declared as JSON: of a route that takes other types, too."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower() == JSON_TYPE
 
 
 def refuse_other_types(request: Request, media_type: str) -> str:

@@ -20,11 +20,13 @@ class ReceiptPrinter:
 
     def receipt(self, context: RequestContext) -> Receipt:
         """Of a request that is through."""
+        unheeded = {"without_effect": dict(context.without_effect)} if context.without_effect else {}
         receipt = Receipt(
             request_id=context.id,
             total_s=_seconds(max(0.0, time.time() - context.created)),
             device_s=_seconds(context.device_seconds()),
             stages=[_entry(receipt, whole=self.sees_all(context.tenant)) for receipt in context.receipts],
+            **unheeded,
         )
         self.recent.keep(context.tenant, receipt)
         return receipt

@@ -43,3 +43,6 @@ class Receipt(ResponseBody):
     total_s: float = Field(description="from arrival to this receipt")
     device_s: float = Field(description="over all stages")
     stages: list[StageEntry]
+    without_effect: dict[str, str] | None = Field(
+        None, description="fields of the request that were accepted and changed nothing, and why"
+    )
