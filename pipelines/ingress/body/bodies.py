@@ -47,7 +47,6 @@ UNSUPPORTED = {
     "store": "answers are not stored",
     "background": "images are opaque",
     "markup": "say in the prompt what is to change, and in mask where",
-    "file_id": "nothing is kept under it; send the image itself, as a data: URL in image_url",
     "frame_count": "images have one frame",
     "frame_duration_ms": "images have one frame",
 }

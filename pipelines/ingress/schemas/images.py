@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from pipelines.ingress.schemas.receipt import Receipt
 from pipelines.ingress.schemas.strict import WHOLE, AskingBody, EndUser, Extras, RequestBody, ResponseBody, Seed, UnsaidModelId
@@ -146,6 +146,13 @@ class GivenAddress(RequestBody):
     image_url: Annotated[
         str, Field(min_length=1, description="a data: URL, or an http(s) address where fetching is configured")
     ]
+
+    @model_validator(mode="before")
+    @classmethod
+    def no_file_ids(cls, given: object) -> object:
+        if isinstance(given, Mapping) and given.get("file_id") is not None:
+            raise ValueError("file_id is not supported: send the image itself, as a data: URL in image_url")
+        return given
 
 
 class EditJson(EditBody):

@@ -153,20 +153,7 @@ class JobsRoute:
         state = _done(await self._state(id, caller))
         notes = state.told["images"]
         images = await self._images(state, [note["index"] for note in notes], caller)
-        entries = []
-        for note, data in zip(notes, images, strict=True):
-            entry = ImageEntry(b64_json="", triptych=ImageNote(index=note["index"], seed=note["seed"]))
-            before, after = entry.around("b64_json", '""')
-            entries.append([before, *base64_pieces(data), after])
-        before, after = ImagesAnswer(
-            created=int(state.created),
-            background="opaque",
-            output_format=state.about["format"],
-            size=notes[0]["size"],
-            data=[],
-            triptych=Receipt.model_validate(state.told["receipt"]),
-        ).around("data")
-        return WholeAnswer([before, *listed(entries), after])
+        return WholeAnswer(await self.arrival.threads.answers.run(_result, state, images))
 
     async def _images(self, state: WorkState, indexes: Sequence[int], owner: Owner) -> Sequence[bytes]:
         """Raises `NotKept` where one is gone, or never was."""
@@ -235,6 +222,24 @@ def _done(state: WorkState) -> WorkState:
     if state.status is not Status.DONE:
         raise NotDone(f"job {state.id} is {_TOLD[state.status]}; there are images once it is completed")
     return state
+
+
+def _result(state: WorkState, images: Sequence[bytes]) -> Sequence[bytes]:
+    """JSON, in pieces."""
+    notes, entries = state.told["images"], []
+    for note, data in zip(notes, images, strict=True):
+        entry = ImageEntry(b64_json="", triptych=ImageNote(index=note["index"], seed=note["seed"]))
+        before, after = entry.around("b64_json", '""')
+        entries.append([before, *base64_pieces(data), after])
+    before, after = ImagesAnswer(
+        created=int(state.created),
+        background="opaque",
+        output_format=state.about["format"],
+        size=notes[0]["size"],
+        data=[],
+        triptych=Receipt.model_validate(state.told["receipt"]),
+    ).around("data")
+    return [before, *listed(entries), after]
 
 
 def _progress(state: WorkState) -> int:
