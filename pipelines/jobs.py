@@ -68,9 +68,10 @@ class Message:
 class TemplateOptions:
     """How a conversation is written as a prompt. `variables`: a template's own settings (JSON values). `begins_answer`: the prompt ends
     with the head of the model's own message; `continues`: it ends within the last message, which the answer goes on with. `echoes`: the
-    answer begins with what it goes on with."""
+    answer begins with what it goes on with. `asked`: by the request's field, the variables that it sets."""
 
     variables: Mapping[str, Any] = field(default_factory=dict)
+    asked: Mapping[str, Sequence[str]] = field(default_factory=dict)
     begins_answer: bool = True
     continues: bool = False
     echoes: bool = False

@@ -25,12 +25,14 @@ from pipelines.ingress.request.settings import IngressSettings
 from pipelines.ingress.request.whole_answer import WholeAnswer
 from pipelines.ingress.routes.api_description import POST_ERRORS, ApiDescription, asking, describe, error_answers, operation
 from pipelines.ingress.routes.chat import ChatRoute
+from pipelines.ingress.routes.chat_question import ChatQuestions
 from pipelines.ingress.routes.embeddings import EmbeddingsRoute
 from pipelines.ingress.routes.images import ImagesRoute
 from pipelines.ingress.routes.models import ModelsRoute
 from pipelines.ingress.routes.texts.completions import CompletionsRoute
 from pipelines.ingress.routes.texts.tokens import TokensRoute
-from pipelines.ingress.schemas.chat import ChatBody, ChatCompletion
+from pipelines.ingress.schemas.chat import ChatBody
+from pipelines.ingress.schemas.chats.answer import ChatCompletion
 from pipelines.ingress.schemas.completions import Completion, CompletionsBody
 from pipelines.ingress.schemas.embeddings import EmbeddingsAnswer, EmbeddingsBody
 from pipelines.ingress.schemas.images import EditBody, ImagesAnswer, ImagesBody
@@ -96,7 +98,7 @@ def create_app(service: Service, settings: IngressSettings, kept: Kept | None = 
     app.add_middleware(RequestLog, metrics=kept.metrics, adds_id=settings.adds_request_id)
     arrival, receipts = Arrival(service, settings, threads), ReceiptPrinter(settings.sees_all, kept.receipts)
     keyed = bool(settings.keys)
-    chats = ChatRoute(arrival, settings, images, receipts, threads)
+    chats = ChatRoute(arrival, settings, ChatQuestions(service, settings, images, threads), receipts, threads)
     _add_chat(app, chats)
     _add_completions(app, CompletionsRoute(arrival, settings, receipts, threads))
     _add_tokens(app, TokensRoute(arrival, settings, chats, threads))

@@ -73,7 +73,7 @@ def parse_form(content_type: str, body: bytes | bytearray, model: type[B], *, fi
     try:
         fields = model.model_validate_strings(document)
     except ValidationError as error:
-        raise explained(error.errors(include_url=False), document) from None
+        raise explained(error.errors(include_url=False), document, model.model_fields) from None
     return Form(fields, _only_file([part for part in parts if part.name in names], file))
 
 
