@@ -29,16 +29,22 @@ from pipelines.ingress.request.settings import IngressSettings
 from pipelines.ingress.request.whole_answer import WholeAnswer
 from pipelines.ingress.routes.api_description import POST_ERRORS, ApiDescription, asking, describe, error_answers, operation
 from pipelines.ingress.routes.chat import ChatRoute
+from pipelines.ingress.routes.chat_question import ChatQuestions
 from pipelines.ingress.routes.embeddings import EmbeddingsRoute
 from pipelines.ingress.routes.models import ModelsRoute
 from pipelines.ingress.routes.painting.images import ImagesRoute
 from pipelines.ingress.routes.painting.job_paths import FILES, add_image_jobs, image_jobs
-from pipelines.ingress.schemas.chat import ChatBody, ChatCompletion
+from pipelines.ingress.routes.texts.completions import CompletionsRoute
+from pipelines.ingress.routes.texts.tokens import TokensRoute
+from pipelines.ingress.schemas.chat import ChatBody
+from pipelines.ingress.schemas.chats.answer import ChatCompletion
+from pipelines.ingress.schemas.completions import Completion, CompletionsBody
 from pipelines.ingress.schemas.embeddings import EmbeddingsAnswer, EmbeddingsBody
 from pipelines.ingress.schemas.image_jobs import JobBody, JobForm
 from pipelines.ingress.schemas.images import EditBody, EditJson, ImagesAnswer, ImagesBody
 from pipelines.ingress.schemas.models import Health, ModelEntry, ModelList, Readiness
 from pipelines.ingress.schemas.receipt import Receipt
+from pipelines.ingress.schemas.tokens import DetokenizeBody, Detokenized, TokenizeBody, Tokenized
 from pipelines.jobs import Service
 from pipelines.settings.derived import body_bytes_in_flight
 from pipelines.settings.schema.config import LimitsConfig
@@ -120,7 +126,10 @@ def create_app(service: Service, settings: IngressSettings, kept: Kept | None = 
     app.add_middleware(RequestLog, metrics=kept.metrics, adds_id=settings.adds_request_id)
     arrival, receipts = Arrival(service, settings, threads), ReceiptPrinter(settings.sees_all, kept.receipts)
     keyed = bool(settings.keys)
-    _add_chat(app, ChatRoute(arrival, settings, images, receipts, threads))
+    chats = ChatRoute(arrival, settings, ChatQuestions(service, settings, images, threads), receipts, threads)
+    _add_chat(app, chats)
+    _add_completions(app, CompletionsRoute(arrival, settings, receipts, threads))
+    _add_tokens(app, TokensRoute(arrival, settings, chats, threads))
     limits = settings.kept
     store = ImageStore(kept.values, settings.server(), keep_s=limits.image_s, tenant_bytes=limits.image_bytes)
     _add_images(app, ImagesRoute(arrival, settings, images, receipts, store, threads))
@@ -132,6 +141,9 @@ def create_app(service: Service, settings: IngressSettings, kept: Kept | None = 
     painters = [card for card in service.models() if card.pipeline == "text_to_image"]
     ids: dict[type[BaseModel], tuple[str, ...]] = {
         ChatBody: _ids(service, "image_text"),
+        CompletionsBody: _ids(service, "image_text"),
+        TokenizeBody: _ids(service, "image_text"),
+        DetokenizeBody: _ids(service, "image_text"),
         ImagesBody: tuple(card.id for card in painters),
         **dict.fromkeys((EditBody, EditJson), tuple(card.id for card in painters if card.accepts_images)),
         **dict.fromkeys((JobForm, JobBody), tuple(card.id for card in painters)),
@@ -158,6 +170,41 @@ def _add_chat(app: FastAPI, route: ChatRoute) -> None:
     async def chat_completions(request: Request) -> Response:
         """Answers a chat, with images where the model sees them; whole, or as server-sent events."""
         return await route(request)
+
+
+def _add_completions(app: FastAPI, route: CompletionsRoute) -> None:
+    @app.post(
+        "/v1/completions",
+        response_model=None,
+        responses={200: {"model": Completion, **EVENTS}, **error_answers(*POST_ERRORS)},
+        openapi_extra=asking(CompletionsBody, route.settings),
+    )
+    async def completions(request: Request) -> Response:
+        """Goes on with plain texts; whole, or as server-sent events. With `echo` and `logprobs` it tells of the texts' own tokens how
+        likely they are."""
+        return await route(request)
+
+
+def _add_tokens(app: FastAPI, route: TokensRoute) -> None:
+    @app.post(
+        "/tokenize",
+        response_model=None,
+        responses={200: {"model": Tokenized}, **error_answers(*POST_ERRORS)},
+        openapi_extra=asking(TokenizeBody, route.settings),
+    )
+    async def tokenize(request: Request) -> Response:
+        """The tokens of a text, or of the prompt that a conversation becomes."""
+        return await route.tokenize(request)
+
+    @app.post(
+        "/detokenize",
+        response_model=None,
+        responses={200: {"model": Detokenized}, **error_answers(*POST_ERRORS)},
+        openapi_extra=asking(DetokenizeBody, route.settings),
+    )
+    async def detokenize(request: Request) -> Response:
+        """The text of some tokens."""
+        return await route.detokenize(request)
 
 
 def _add_images(app: FastAPI, route: ImagesRoute) -> None:

@@ -7,7 +7,8 @@ of bodies (pydantic), not their meaning; a multipart form's own are in `forms.py
 
 import json
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -32,19 +33,19 @@ MAX_MEMBERS = 4096
 MAX_NAME_CHARS = 200  # of a member, in what is said of it
 
 UNSUPPORTED = {
-    "tools": "models here call no tools",
-    "tool_choice": "models here call no tools",
-    "tool_calls": "models here call no tools",
-    "functions": "models here call no functions",
-    "function_call": "models here call no functions",
-    "response_format.type": "answers are plain text",
+    "functions": "use tools",
+    "function_call": "use tool_choice",
+    "prefix": "use continue_final_message",
+    "partial": "use continue_final_message",
+    "chat_template": "messages are written by the model's own",
+    "documents": "put them into messages",
+    "images": "put them into content, as parts of type image_url",
     "modalities": "answers are text",
     "audio": "answers are text",
-    "prediction": "there are no predicted outputs",
     "web_search_options": "models here don't search",
-    "reasoning_effort": "it is the model's own",
     "dimensions": "vectors come at the model's own width; leave dimensions out",
     "store": "answers are not stored",
+    "suffix": "models here only go on with a text",
     "background": "images are opaque",
     "markup": "say in the prompt what is to change, and in mask where",
     "frame_count": "images have one frame",
@@ -126,7 +127,9 @@ def parse(body: bytes | bytearray, model: type[B]) -> B:
         raise InvalidRequest(f"the body is not valid JSON: {error}") from None
     if not isinstance(document, dict):
         raise InvalidRequest(f"the body must be a JSON object (given: {shown(document)})")
-    _refuse_crowds(document)
+    _refuse_crowds(
+        {name: value for name, value in document.items() if not (name in model.token_lists and _are_numbers(value))}
+    )
     return checked(document, model)
 
 
@@ -178,7 +181,7 @@ def _checked(document: dict[str, Any], model: type[B], whole: dict[str, Any], *,
         name, *inner = detail["loc"]
         if first and name == model.long_list and inner and isinstance(inner[0], int):
             detail["loc"] = (name, first + inner[0], *inner[1:])
-    raise explained(details, whole)
+    raise explained(details, whole, model.model_fields)
 
 
 def _weight(member: object) -> int:
@@ -212,13 +215,30 @@ def _refuse_crowds(document: object) -> None:
             waiting.extend(here.values() if isinstance(here, dict) else here)
 
 
-def explained(details: Sequence[ErrorDetails], document: object) -> InvalidRequest:
-    """The one error to tell: where a field may have several types, that of the type which came nearest."""
+def _are_numbers(value: object) -> bool:
+    """Whether there are whole numbers only, in a list or in some lists, so that nothing need be explained."""
+    if not isinstance(value, list):
+        return False
+    lists = value if value and isinstance(value[0], list) else [value]
+    return len(lists) <= MAX_MEMBERS and all(isinstance(one, list) and set(map(type, one)) <= {int} for one in lists)
+
+
+def explained(details: Sequence[ErrorDetails], document: object, known: Iterable[str] = ()) -> InvalidRequest:
+    """The one error to tell: where a field may have several types, that of the type which came nearest. `known`: the document's fields,
+    of which the nearest is told where another was meant."""
     first = details[0]["loc"][:1]
     located = [(_path(detail, document), detail) for detail in details if detail["loc"][:1] == first]
     param, detail = max(located, key=lambda pair: len(pair[0]))
     texts = list(dict.fromkeys(_allowed(other) for path, other in located if path == param))
-    return InvalidRequest(_message(param, detail, " or ".join(texts)), param=param or None)
+    message = _message(param, detail, " or ".join(texts))
+    if detail["type"] == "extra_forbidden" and len(detail["loc"]) == 1:
+        message += _meant(param, known)
+    return InvalidRequest(message, param=param or None)
+
+
+def _meant(field: str, known: Iterable[str]) -> str:
+    nearest = get_close_matches(field.lower(), known, n=1, cutoff=0.75)
+    return f"; did you mean {nearest[0]}?" if nearest and field not in UNSUPPORTED else ""
 
 
 def _path(detail: ErrorDetails, document: object) -> str:

@@ -78,7 +78,7 @@ def parse_form(content_type: str, body: bytes | bytearray, model: type[B], *, fi
     try:
         fields = model.model_validate_strings(document)
     except ValidationError as error:
-        raise explained(error.errors(include_url=False), document) from None
+        raise explained(error.errors(include_url=False), document, model.model_fields) from None
     found = {name: [part.data for part in parts if named.get(part.name) == name] for name in files}
     for name, most in files.items():
         if len(found[name]) > most:

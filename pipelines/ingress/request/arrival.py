@@ -105,7 +105,8 @@ class Arrival:
         """Notes what the whole request is to know of its body. Raises `InvalidRequest` for a priority that is not the client's to
         choose."""
         request.state.asked_as = body.asked_as()
-        context.without_effect = body.without_effect()
+        for name, why in body.without_effect().items():
+            context.note(name, why)
         priority = body.triptych.priority if body.triptych is not None else 0
         if priority < 0 and self.settings.keys:
             raise InvalidRequest(

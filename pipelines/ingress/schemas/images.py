@@ -47,7 +47,7 @@ class EditExtras(PaintExtras):
 
 class PaintBody(AskingBody):
     """What both ask for. Of what OpenAI's models take and ours don't, the values that it documents are accepted where they change nothing
-    that was asked for: the receipt says so (`without_effect`)."""
+    that was asked for: the receipt says so (`notes`)."""
 
     model: UnsaidModelId = ""
     prompt: Annotated[str, Field(min_length=1, json_schema_extra={"pattern": r"\S"})]

@@ -66,9 +66,10 @@ class Extras(RequestBody):
 
 class AskingBody(RequestBody):
     """The whole body of a request to a model. `long_list`: the field of which there may be so much that it is checked in pieces, each
-    as if it were all."""
+    as if it were all. `token_lists`: the fields that may hold any number of tokens."""
 
     long_list: ClassVar[str] = ""
+    token_lists: ClassVar[frozenset[str]] = frozenset()
     model: ModelId
     triptych: Extras | None = None
 

@@ -18,7 +18,7 @@ _LENGTH = struct.Struct(">I")
 
 @dataclass(frozen=True, slots=True)
 class JobRequest:
-    """`asked_as`, `without_effect`: of the body that it came in."""
+    """`asked_as`: of the body that it came in; `notes`: of fields without effect, for the receipt."""
 
     model: str
     job: PaintJob
@@ -26,7 +26,7 @@ class JobRequest:
     quality: int
     priority: int = 0
     asked_as: Mapping[str, str] = field(default_factory=dict)
-    without_effect: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """JSON, and behind it the images."""

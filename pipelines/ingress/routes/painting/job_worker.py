@@ -46,8 +46,9 @@ class JobWorker:
             priority=request.priority,
             deadline=task.until,
             pace_s=PACE_S,
-            without_effect=request.without_effect,
         )
+        for name, why in request.notes.items():
+            context.note(name, why)
         with working_for(context.tenant):
             try:
                 return await self._painted(request, context, report)

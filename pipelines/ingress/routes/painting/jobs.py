@@ -99,7 +99,13 @@ class JobsRoute:
         job, output = paint_job(body, self.settings, init), image_output(body, EDIT_EVENTS if init else GENERATION_EVENTS)
         expected_s = await served.paint_pipeline(model).forecast(job, context)
         asked = JobRequest(
-            model, job, output.format, output.quality, context.priority, body.asked_as(), dict(context.without_effect)
+            model,
+            job,
+            output.format,
+            output.quality,
+            context.priority,
+            body.asked_as(),
+            {note.field: note.text for note in context.notes},
         )
         id = _id(request, context)
         about = {
