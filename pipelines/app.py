@@ -217,10 +217,14 @@ class Ingress:
     async def check_health(self) -> None:
         self._tell_soon()
         self._waiting.begin()
+        if self._kept is not None:
+            self._kept.tend()
         if self._own is not None:
             await self._own.check_health()
 
     async def __del__(self) -> None:
+        if self._kept is not None:
+            await self._kept.close()
         self._threads.close()
         self._waiting.close()
         if self._own is not None:

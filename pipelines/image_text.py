@@ -103,9 +103,9 @@ class ImageTextPipeline:
                     yield ChoiceEvents(event.index, read)
 
     def _note_what_is_not_used(self, job: ChatJob, context: RequestContext) -> None:
-        for variable in job.template.variables:
-            if not self._prompts.uses(variable):
-                context.note(f"chat_template_kwargs.{variable}", "no effect: the model's chat template has no such setting")
+        for field, variables in job.template.asked.items():
+            if not any(map(self._prompts.uses, variables)):
+                context.note(field, "no effect: the model's chat template has no such setting")
 
     async def token_ids(self, job: ChatJob) -> Sequence[int]:
         """Of its prompt. Raises `InvalidRequest`."""

@@ -68,9 +68,10 @@ class Message:
 class TemplateOptions:
     """How a conversation is written as a prompt. `variables`: a template's own settings (JSON values). `begins_answer`: the prompt ends
     with the head of the model's own message; `continues`: it ends within the last message, which the answer goes on with. `echoes`: the
-    answer begins with what it goes on with."""
+    answer begins with what it goes on with. `asked`: by the request's field, the variables that it sets."""
 
     variables: Mapping[str, Any] = field(default_factory=dict)
+    asked: Mapping[str, Sequence[str]] = field(default_factory=dict)
     begins_answer: bool = True
     continues: bool = False
     echoes: bool = False
@@ -296,6 +297,11 @@ class TextPipeline(Protocol):
 class PaintPipeline(Protocol):
     def paint(self, job: PaintJob, context: RequestContext) -> AsyncIterator[PaintEvent]:
         """The first event comes once every stage has accepted the work. Closing the iterator cancels it."""
+        ...
+
+    async def forecast(self, job: PaintJob, context: RequestContext) -> float | None:
+        """In how many seconds it is expected to be painted; None: nobody knows yet. Starts nothing. Raises `InvalidRequest` as `paint` does
+        for what can be told before anything has started."""
         ...
 
 

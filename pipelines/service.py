@@ -155,6 +155,8 @@ class Triptych:
             resolve(llm.source, part_files(llm).without_weights()),
             projector=resolve(projector, PROJECTOR_FILES.without_weights()) if projector is not None else None,
             max_tokens=model.llm.max_context_tokens,
+            tools=model.tools,
+            thoughts=model.thoughts,
         )
         client, limit, chunk = self._clients[model_id], model.llm.max_context_tokens, prefill_chunk_tokens(model.llm)
         self._chat[model_id] = ImageTextPipeline(

@@ -104,6 +104,10 @@ class TextToImagePipeline:
             async for event in events:
                 yield event
 
+    async def forecast(self, job: PaintJob, context: RequestContext) -> float | None:
+        payload = await self._threads.prompts.run(_size_of(job), self._payload, job, context.salt)
+        return self._client.forecast(self._visits(payload, job.n), priority=context.priority)
+
     def _visits(self, payload: Denoise, num_images: int) -> Sequence[Visit]:
         """One after the other; the images beside one another, of one prompt."""
         painting = Visit(self._denoiser, self._work.of(payload).beside(num_images))

@@ -39,19 +39,23 @@ from pipelines.ingress.routes.api_description import (
 from pipelines.ingress.routes.batches.added import add_batches, add_files
 from pipelines.ingress.routes.batches.built import batch_routes
 from pipelines.ingress.routes.chat import ChatRoute
+from pipelines.ingress.routes.chat_question import ChatQuestions
 from pipelines.ingress.routes.embeddings import EmbeddingsRoute
-from pipelines.ingress.routes.images import ImagesRoute
 from pipelines.ingress.routes.models import ModelsRoute
+from pipelines.ingress.routes.painting.images import ImagesRoute
+from pipelines.ingress.routes.painting.job_paths import FILES, add_image_jobs, image_jobs
 from pipelines.ingress.routes.responses.added import add_responses
 from pipelines.ingress.routes.responses.route import ResponsesRoute
 from pipelines.ingress.routes.texts.added import add_completions, add_tokens
 from pipelines.ingress.routes.texts.completions import CompletionsRoute
 from pipelines.ingress.routes.texts.tokens import TokensRoute
 from pipelines.ingress.schemas.batches import BatchBody, FileBody
-from pipelines.ingress.schemas.chat import ChatBody, ChatCompletion
+from pipelines.ingress.schemas.chat import ChatBody
+from pipelines.ingress.schemas.chats.answer import ChatCompletion
 from pipelines.ingress.schemas.completions import CompletionsBody
 from pipelines.ingress.schemas.embeddings import EmbeddingsAnswer, EmbeddingsBody
-from pipelines.ingress.schemas.images import EditBody, ImagesAnswer, ImagesBody
+from pipelines.ingress.schemas.image_jobs import JobBody, JobForm
+from pipelines.ingress.schemas.images import EditBody, EditJson, ImagesAnswer, ImagesBody
 from pipelines.ingress.schemas.models import Health, ModelEntry, ModelList, Readiness
 from pipelines.ingress.schemas.receipt import Receipt
 from pipelines.ingress.schemas.responses import ResponsesBody
@@ -78,6 +82,7 @@ class Kept:
 
     metrics: RequestMetrics
     values: KeptValues
+    jobs: KeptWork
     batches: KeptWork
     threads: Threads
     bodies: BodyBudget
@@ -89,13 +94,24 @@ class Kept:
         threads = threads if threads is not None else Threads.new()
         values = KeptValues(MemoryStore(settings.kept.memory_bytes), threads.kept)
         values.keep_in(store)
-        kept = cls(RequestMetrics(), values, KeptWork("batch", values), threads, BodyBudget(0), RecentReceipts())
+        jobs, batches = KeptWork("imgjob", values), KeptWork("batch", values)
+        kept = cls(RequestMetrics(), values, jobs, batches, threads, BodyBudget(0), RecentReceipts())
         kept.limit(settings.limits, is_shared=len(set(settings.keys.values())) > 1)
         return kept
 
     def keep_in(self, store: Store | None) -> None:
         """Where what clients come back for is from now on. What is elsewhere is not found any more. None: this process's memory."""
         self.values.keep_in(store)
+
+    def tend(self) -> None:
+        """Does what is to be done and no connection waits for, from now on. Idempotent; on the event loop."""
+        self.jobs.tend()
+        self.batches.tend()
+
+    async def close(self) -> None:
+        """What is under way is left to other processes."""
+        await self.jobs.close()
+        await self.batches.close()
 
     def limit(self, limits: LimitsConfig, *, is_shared: bool = False) -> None:
         """Judges what comes from now on by these; `is_shared`: by several tenants. On the event loop, once they are in use."""
@@ -128,14 +144,15 @@ def create_app(service: Service, settings: IngressSettings, kept: Kept | None = 
     app.add_middleware(RequestLog, metrics=kept.metrics, adds_id=settings.adds_request_id)
     arrival, receipts = Arrival(service, settings, threads), ReceiptPrinter(settings.sees_all, kept.receipts)
     keyed = bool(settings.keys)
-    chats = ChatRoute(arrival, settings, images, receipts, threads)
-    _add_chat(app, chats)
-    add_responses(app, ResponsesRoute(arrival, settings, receipts, chats, threads))
+    questions = ChatQuestions(service, settings, images, threads)
+    _add_chat(app, ChatRoute(arrival, settings, questions, receipts, threads))
+    add_responses(app, ResponsesRoute(arrival, settings, receipts, questions, threads))
     add_completions(app, CompletionsRoute(arrival, settings, receipts, threads))
-    add_tokens(app, TokensRoute(arrival, settings, chats, threads))
+    add_tokens(app, TokensRoute(arrival, settings, questions, threads))
     limits = settings.kept
     store = ImageStore(kept.values, settings.server(), keep_s=limits.image_s, tenant_bytes=limits.image_bytes)
     _add_images(app, ImagesRoute(arrival, settings, images, receipts, store, threads))
+    add_image_jobs(app, image_jobs(kept.jobs, kept.values, arrival, images, receipts), keyed=keyed)
     _add_embeddings(app, EmbeddingsRoute(arrival, settings, images, receipts, threads))
     files, batches = batch_routes(app, arrival, settings, kept.values, kept.batches, threads)
     add_files(app, files, keyed=keyed)
@@ -153,7 +170,8 @@ def create_app(service: Service, settings: IngressSettings, kept: Kept | None = 
         FileBody: (),
         BatchBody: (),
         ImagesBody: tuple(card.id for card in painters),
-        EditBody: tuple(card.id for card in painters if card.accepts_images),
+        **dict.fromkeys((EditBody, EditJson), tuple(card.id for card in painters if card.accepts_images)),
+        **dict.fromkeys((JobForm, JobBody), tuple(card.id for card in painters)),
         EmbeddingsBody: _ids(service, "embed"),
     }
     if settings.models:  # each tenant has its own; the description is for all
@@ -194,7 +212,7 @@ def _add_images(app: FastAPI, route: ImagesRoute) -> None:
         "/v1/images/edits",
         response_model=None,
         responses={200: {"model": ImagesAnswer, **EVENTS}, **error_answers(*POST_ERRORS)},
-        openapi_extra=asking(EditBody, route.settings, as_form=True),
+        openapi_extra=asking(EditJson, route.settings, form=EditBody),
     )
     async def images_edits(request: Request) -> Response:
         """Paints over an image as a sentence says; whole, or as server-sent events with previews."""
@@ -203,10 +221,7 @@ def _add_images(app: FastAPI, route: ImagesRoute) -> None:
     @app.get(
         "/v1/images/files/{key}",
         response_class=Response,
-        responses={
-            200: {"content": {f"image/{kind}": {} for kind in ("png", "jpeg", "webp")}},
-            **error_answers(403, 404, 503),
-        },
+        responses={200: {"content": FILES}, **error_answers(403, 404, 503)},
         openapi_extra=operation(),
     )
     async def images_files(key: str) -> Response:

@@ -7,7 +7,7 @@ from stages.llm.messages import GenerationEnd, PromptLogprobs, TokenDelta
 
 @dataclass(frozen=True, slots=True)
 class ReasoningDelta:
-    """More of what the model thinks before it answers; `num_tokens` of them, where that is known."""
+    """More of what the model thinks before it answers; `num_tokens` were generated for it."""
 
     text: str
     num_tokens: int = 0

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from pipelines.tools.events import AnswerEvent
+from pipelines.tools.events import AnswerEvent, ReasoningDelta
 from stages.llm.messages import GenerationEnd, TokenDelta
 
 CALLED = "tool_calls"
@@ -51,13 +51,15 @@ class AnswerReader:
 
 
 def _counted(told: Sequence[AnswerEvent], of: TokenDelta) -> list[AnswerEvent]:
-    """With the tokens that they were told of."""
-    counted = list(told)
+    """With the tokens that they were told of: a thought's count for it, all others for the text."""
+    counted, left = list(told), of
     for place, event in enumerate(counted):
         if isinstance(event, TokenDelta):
-            counted[place] = replace(of, text=event.text)
+            counted[place] = replace(left, text=event.text)
             return counted
-    return [*counted, replace(of, text="")]
+        if isinstance(event, ReasoningDelta):
+            counted[place], left = replace(event, num_tokens=left.num_tokens), replace(left, num_tokens=0)
+    return [*counted, replace(left, text="")] if left.num_tokens or left.logprobs else counted
 
 
 def new_call_id(num_chars: int | None = None) -> str:

@@ -30,7 +30,8 @@ from stages.contract.stage import Share, Stepped
 from stages.contract.work import Work
 from stages.device.packed_linear import is_packed
 from stages.llm.answer_lengths import AnswerLengths
-from stages.llm.detokenizer import Shown, TextStream, TokenTexts
+from stages.llm.detokenizer import Shown, TextStream, TokenTexts, special_tokens
+from stages.llm.ending import end_tokens
 from stages.llm.messages import Generate, GenerationEnd, PromptLogprobs, Sampling, TokenDelta, TokenLogprob
 from stages.llm.model.forward import Forward, PlacedImage
 from stages.llm.model.image_positions import ImagePositions
@@ -223,8 +224,15 @@ class Llm:
     def start(self, payload: Generate, prepared: PreparedPrompt) -> LlmRow:
         structure = None if prepared.structure is None else RowStructure(prepared.structure)
         prompt = [token for token in payload.token_ids if token < self._rules.num_tokens]
-        sampler = RowSampler(payload.sampling, prompt, structure)
-        text = TextStream(self._tokenizer, payload.sampling.stop)
+        sampling = payload.sampling
+        sampler = RowSampler(sampling, prompt, structure, end_tokens(sampling, self._eos_tokens))
+        text = TextStream(
+            self._tokenizer,
+            sampling.stop,
+            shown=sampling.shown_tokens if sampling.skip_special else special_tokens(self._tokenizer),
+            min_tokens=sampling.min_tokens,
+            shows_stop=sampling.include_stop,
+        )
         names = prepared.read.page_names
         brought = [names[number] for number in prepared.at_hand.pages]
         most = payload.sampling.prompt_logprobs
@@ -258,6 +266,7 @@ class Llm:
             max_tokens=min(payload.sampling.max_tokens or room, room),
             sampler=so_far.sampler,
             text=so_far.text,
+            end_tokens=end_tokens(payload.sampling, self._eos_tokens),
             images=images,
             positions=positions,
             position_delta=prepared.position_delta,
@@ -389,8 +398,8 @@ class Llm:
             if structure.is_complete:
                 return self._ended(row, row.text.end(), "stop")
         row.contents.tokens.append(sampled.token)
-        if sampled.token in self._eos_tokens:
-            return self._ended(row, row.text.end(), "stop", self._logprob(row, sampled))
+        if sampled.token in row.end_tokens:
+            return self._ended_by(row, sampled)
         shown = row.text.push(sampled.token, self._logprob(row, sampled))
         if shown.stopped:
             return self._ended(row, shown, "stop")
@@ -398,6 +407,13 @@ class Llm:
             return Stepped((_delta(shown),))
         tail = row.text.end()
         return self._ended(row, Shown(shown.text + tail.text, shown.logprobs + tail.logprobs), "length")
+
+    def _ended_by(self, row: LlmRow, sampled: SampledToken) -> Stepped:
+        """By a token, which is shown only where that is asked for."""
+        last = row.text.push(sampled.token) if row.sampler.sampling.include_stop else Shown()
+        tail = row.text.end()
+        shown = Shown(last.text + tail.text, last.logprobs + tail.logprobs)
+        return self._ended(row, shown, "stop", self._logprob(row, sampled))
 
     def _ended(self, row: LlmRow, shown: Shown, reason: str, stop_token: TokenLogprob | None = None) -> Stepped:
         self._lengths.saw(row.num_generated, was_cut=reason == "length")

@@ -31,6 +31,7 @@ class LlmRow:
     images: tuple[PlacedImage, ...] = ()
     positions: Tensor | None = None
     position_delta: int = 0
+    end_tokens: frozenset[int] = frozenset()
     foreseen: float = 0.0  # tokens of its answer, in all
     is_sound: bool = False  # the last logits were numbers, so all that the slot holds of this row are
     scoring: PromptScoring | None = None

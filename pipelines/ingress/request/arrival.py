@@ -5,7 +5,7 @@ Knows headers and settings; knows no routes and no pipelines.
 
 import math
 import re
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -87,10 +87,12 @@ class Arrival:
         self._understood(request, body, context)
         return body
 
-    async def read_form(self, request: Request, model: type[B], context: RequestContext, *, file: str) -> Form[B]:
-        """The checked body of a multipart form, and its file. Raises as `read` does."""
+    async def read_form(
+        self, request: Request, model: type[B], context: RequestContext, *, files: Mapping[str, int]
+    ) -> Form[B]:
+        """The checked body of a multipart form, and its files. Raises as `read` does."""
         form = await self._read(
-            read_form(request, model, self.threads.parsing, file=file, max_bytes=self.settings.limits.body_bytes), context
+            read_form(request, model, self.threads.parsing, files=files, max_bytes=self.settings.limits.body_bytes), context
         )
         self._understood(request, form.body, context)
         return form
@@ -110,6 +112,8 @@ class Arrival:
         """Notes what the whole request is to know of its body. Raises `InvalidRequest` for a priority that is not the client's to
         choose."""
         request.state.asked_as = body.asked_as()
+        for name, why in body.without_effect().items():
+            context.note(name, why)
         priority = body.triptych.priority if body.triptych is not None else 0
         if priority < 0 and self.settings.keys:
             raise InvalidRequest(

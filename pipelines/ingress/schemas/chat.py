@@ -1,7 +1,7 @@
-"""POST /v1/chat/completions: the body and the whole answer.
+"""POST /v1/chat/completions: the body.
 
-A field that OpenAI has and Triptych has not is declared only where a neutral value of it does nothing (`tools: []`); everything else
-undeclared is refused by name. Knows no models and no configured limits.
+A field that OpenAI has and Triptych has not is declared only where a neutral value of it does nothing (`audio: null`), or where what it
+asks for is a label or a hint; everything else undeclared is refused by name. Knows no models and no configured limits.
 """
 
 from collections.abc import Mapping
@@ -9,18 +9,12 @@ from dataclasses import fields, replace
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
-from pipelines.ingress.schemas.receipt import Receipt
-from pipelines.ingress.schemas.strict import (
-    WHOLE,
-    AskingBody,
-    EndUser,
-    ImageAddress,
-    Int64,
-    RequestBody,
-    ResponseBody,
-)
+from pipelines.ingress.schemas.chats.messages import MAX_MESSAGES, ChatMessage
+from pipelines.ingress.schemas.chats.template import TemplateFields
+from pipelines.ingress.schemas.chats.tools import ToolFields
+from pipelines.ingress.schemas.strict import WHOLE, AskingBody, EndUser, Int64, RequestBody
 from pipelines.ingress.schemas.structure import StructureFields
 from stages.llm.messages import (
     Bias,
@@ -31,67 +25,20 @@ from stages.llm.messages import (
     RepetitionPenalty,
     Sampling,
     Temperature,
-    TopP,
 )
-
-MAX_MESSAGES = 4096
-MAX_PARTS = 1024  # of one message
-MAX_PARTS_IN_ALL = 8192  # a template may copy what it has written so far for every part
-
-
-class TextContent(RequestBody):
-    type: Literal["text"]
-    text: str
-
-
-class ChatImageAddress(ImageAddress):
-    detail: Literal["auto", "low", "high"] | None = Field(None, description="low: shrunk to fit 512 x 512 pixels first")
-
-
-class ImageContent(RequestBody):
-    type: Literal["image_url"]
-    image_url: ChatImageAddress
-
-
-Content = Annotated[TextContent | ImageContent, Field(discriminator="type")]
-TextOnly = str | Annotated[list[TextContent], Field(min_length=1, max_length=MAX_PARTS, fail_fast=True)]
-
-
-class SystemMessage(RequestBody):
-    role: Literal["system", "developer"]
-    content: TextOnly
-
-
-class UserMessage(RequestBody):
-    role: Literal["user"]
-    content: str | Annotated[list[Content], Field(min_length=1, max_length=MAX_PARTS, fail_fast=True)]
-
-
-class AssistantMessage(RequestBody):
-    """An earlier answer; the empty fields are those that the SDK's own message object carries along."""
-
-    role: Literal["assistant"]
-    content: TextOnly
-    refusal: None = None
-    audio: None = None
-    function_call: None = None
-    tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
-    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
-
-
-ChatMessage = Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discriminator="role")]
 
 
 class StreamOptions(RequestBody):
+    model_config = ConfigDict(extra="ignore")
+
     include_usage: bool | None = None
-    include_obfuscation: Literal[False] | None = None
 
 
 TokenKey = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]
 StopText = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
-class ChatBody(StructureFields, AskingBody):
+class ChatBody(StructureFields, ToolFields, TemplateFields, AskingBody):
     long_list = "messages"
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
@@ -104,7 +51,7 @@ class ChatBody(StructureFields, AskingBody):
     )
     max_completion_tokens: Annotated[MaxTokens, WHOLE] | None = None
     temperature: Temperature | None = None
-    top_p: TopP | None = None
+    top_p: Annotated[float, Ge(0), Le(1)] | None = Field(None, description="0: the likeliest token")
     seed: Int64 | None = None
     stop: StopText | Annotated[list[StopText], Field(max_length=4, fail_fast=True)] | None = None
     logprobs: bool | None = None
@@ -119,23 +66,41 @@ class ChatBody(StructureFields, AskingBody):
     repetition_penalty: RepetitionPenalty | None = Field(
         None, description="over 1: what prompt and answer have said already becomes less likely. vLLM's"
     )
-    # Without effect here, so accepted: labels for the client's own books, and neutral values of what is not offered.
+    min_tokens: Annotated[int, Ge(0), WHOLE] | None = Field(None, description="before so many nothing ends the answer. vLLM's")
+    ignore_eos: bool | None = Field(None, description="the model's own end doesn't end the answer. vLLM's")
+    stop_token_ids: Annotated[list[Annotated[int, Ge(0), WHOLE]], Field(max_length=1024, fail_fast=True)] | None = None
+    include_stop_str_in_output: bool | None = Field(None, description="what ended the answer is shown. vLLM's")
+    skip_special_tokens: bool | None = Field(None, description="false: they are shown. vLLM's")
+    # Without effect here, so accepted: labels for the client's own books, hints, and neutral values of what is not offered.
     user: EndUser | None = None
     safety_identifier: EndUser | None = None
     prompt_cache_key: EndUser | None = None
+    prompt_cache_retention: Annotated[str, Field(max_length=64)] | None = None
+    prompt_cache_options: dict[str, Any] | None = None
+    request_id: EndUser | None = None
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
-    store: Literal[False] | None = None
-    service_tier: Literal["auto", "default"] | None = None
+    store: bool | None = None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority"] | None = None
+    prediction: dict[str, Any] | None = None
     modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
-    tool_choice: Literal["none", "auto"] | None = None
-    parallel_tool_calls: bool | None = None
-    reasoning_effort: Literal["none"] | None = None
+    separate_reasoning: Literal[True] | None = None
+    spaces_between_special_tokens: bool | None = None
+    use_beam_search: Literal[False] | None = None
+    return_token_ids: Literal[False] | None = None
+    return_tokens_as_token_ids: Literal[False] | None = None
     audio: None = None
-    prediction: None = None
-    functions: None = None
-    function_call: None = None
     web_search_options: None = None
+
+    def notes(self) -> Mapping[str, str]:
+        """By field, why it does not do what it might have done."""
+        told: dict[str, str] = {}
+        if self.store:
+            told["store"] = "no effect: answers are not stored"
+        if self.service_tier not in (None, "auto", "default"):
+            told["service_tier"] = "no effect: say triptych.priority"
+        if self.prediction is not None:
+            told["prediction"] = "no effect: what is predicted is not tried first"
+        return told
 
     def sampling(self, defaults: Sampling) -> Sampling:
         """What is asked for, and `defaults` where nothing is."""
@@ -153,6 +118,10 @@ class ChatBody(StructureFields, AskingBody):
         return {
             **({} if bound is None else {"max_tokens": bound}),
             **({} if self.top_k is None else {"top_k": max(self.top_k, 0)}),
+            **({"temperature": 0.0, "top_p": 1.0} if self.top_p == 0 else {}),
+            "stop_token_ids": tuple(dict.fromkeys(self.stop_token_ids or ())),
+            "include_stop": bool(self.include_stop_str_in_output),
+            "skip_special": self.skip_special_tokens is not False,
             "stop": (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
             "logprobs": (self.top_logprobs or 0) if self.logprobs else None,
             "constraint": self.structure(),
@@ -161,53 +130,3 @@ class ChatBody(StructureFields, AskingBody):
 
 
 _SAMPLING_FIELDS = tuple(field.name for field in fields(Sampling))
-
-
-class PromptTokensDetails(ResponseBody):
-    cached_tokens: int = Field(description="of the prompt, not computed again")
-
-
-class Usage(ResponseBody):
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    prompt_tokens_details: PromptTokensDetails
-
-
-class TopLogprob(ResponseBody):
-    token: str
-    logprob: float
-    bytes: list[int] | None
-
-
-class TokenEntry(TopLogprob):
-    top_logprobs: list[TopLogprob]
-
-
-class Logprobs(ResponseBody):
-    content: list[TokenEntry] | None
-    refusal: None = None
-
-
-class AnswerMessage(ResponseBody):
-    role: Literal["assistant"]
-    content: str
-    refusal: None = None
-
-
-class Choice(ResponseBody):
-    index: int
-    message: AnswerMessage
-    logprobs: Logprobs | None
-    finish_reason: Literal["stop", "length"]
-
-
-class ChatCompletion(ResponseBody):
-    id: str
-    object: Literal["chat.completion"]
-    created: int
-    model: str
-    system_fingerprint: str
-    choices: list[Choice]
-    usage: Usage
-    triptych: Receipt

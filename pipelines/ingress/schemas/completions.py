@@ -10,7 +10,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, Le
 from pydantic import Field
 
-from pipelines.ingress.schemas.chat import StopText, StreamOptions, TokenKey, Usage
+from pipelines.ingress.schemas.chat import StopText, StreamOptions, TokenKey
+from pipelines.ingress.schemas.chats.answer import Usage
 from pipelines.ingress.schemas.receipt import Receipt
 from pipelines.ingress.schemas.strict import WHOLE, AskingBody, EndUser, Int64, ResponseBody
 from pipelines.ingress.schemas.structure import StructureFields

@@ -50,6 +50,11 @@ Priority = Annotated[
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1), WHOLE]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1), WHOLE]
 ModelId = Annotated[str, Field(min_length=1, max_length=256, description="one of GET /v1/models")]
+UnsaidModelId = Annotated[
+    str,
+    Field(max_length=256, description="one of GET /v1/models; may be left out where only one would do"),
+    BeforeValidator(lambda given: "" if given is None else given),
+]
 EndUser = Annotated[str, Field(max_length=512)]
 
 
@@ -69,6 +74,10 @@ class WholeBody(RequestBody):
 
     def asked_as(self) -> Mapping[str, str]:
         """What a job, or the payload that it becomes, calls a field -> what this body calls it, where they differ."""
+        return {}
+
+    def without_effect(self) -> Mapping[str, str]:
+        """Fields that were given, are accepted and change nothing of the answer, and why: told in the receipt."""
         return {}
 
 

@@ -18,6 +18,7 @@ from pipelines.settings.schema.http import ANY_ORIGIN, HttpConfig
 from pipelines.settings.schema.orchestration import ChatSlo, EmbedSlo, PaintSlo, RoutingConfig, ScalingConfig
 from pipelines.settings.schema.remembering import CacheConfig
 from pipelines.settings.schema.strict import Strict
+from pipelines.tools.formats import BY_NAME
 from stages.contract.limits import QueueLimits
 from stages.diffusion.messages import MAX_GUIDANCE_SCALE
 
@@ -132,12 +133,22 @@ PARTS: Mapping[str, type[PartConfig]] = {
 
 
 class ImageTextModel(Strict):
-    """Chat, with images where there is a vision encoder."""
+    """Chat, with images where there is a vision encoder. `tools`: how the model writes calls: as its template does (auto), as a format of
+    that name, or not at all (none). `thoughts`: whether what it thinks is told apart from what it answers."""
 
     pipeline: Literal["image_text"]
     llm: LlmConfig
     vision_encoder: VisionEncoderConfig | None = None
     slo: ChatSlo = ChatSlo()
+    tools: str = "auto"
+    thoughts: Literal["auto", "none"] = "auto"
+
+    @field_validator("tools")
+    @classmethod
+    def tools_are_known(cls, tools: str) -> str:
+        if tools not in (known := ("auto", "none", *BY_NAME)):
+            raise ValueError(f"{tools!r} is no format of calls; write one of {', '.join(known)}")
+        return tools
 
     def parts(self) -> dict[str, PartConfig]:
         return {"llm": self.llm} | ({"vision_encoder": self.vision_encoder} if self.vision_encoder else {})

@@ -9,7 +9,7 @@ computed where the logits are, and read back once a step.
 
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,14 +28,20 @@ _LOG2_E = math.log2(math.e)
 
 class RowSampler:
     """One request's sampling: its parameters, its seed (drawn here where the request has none), and what of its answer matters
-    to the next token. `prompt`: the tokens that it asks with. `structure`: what the answer is held to."""
+    to the next token. `prompt`: the tokens that it asks with. `structure`: what the answer is held to. `end_tokens`: those that end it."""
 
-    def __init__(self, sampling: Sampling, prompt: Sequence[int] = (), structure: RowStructure | None = None) -> None:
+    def __init__(
+        self,
+        sampling: Sampling,
+        prompt: Sequence[int] = (),
+        structure: RowStructure | None = None,
+        end_tokens: Collection[int] = (),
+    ) -> None:
         self.sampling = sampling
         self.structure = structure
         self.seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
         self.position = 0
-        self.penalties = Penalties.of(sampling, prompt)
+        self.penalties = Penalties.of(sampling, prompt, end_tokens)
 
     def accept(self, token: int) -> None:
         """`token` was added to the answer."""

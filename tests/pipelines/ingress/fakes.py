@@ -291,6 +291,12 @@ class FakeTexts:
 class FakePainter:
     service: FakeService
 
+    async def forecast(self, job: PaintJob, context: RequestContext) -> float | None:
+        """Of a prompt that is "impossible", it is none."""
+        if job.prompt == "impossible":
+            raise InvalidRequest("prompt: nobody can paint that", param="prompt")
+        return 3.0
+
     async def paint(self, job: PaintJob, context: RequestContext) -> AsyncIterator[PaintEvent]:
         """A gradient in a colour that follows from the prompt and the seed; of a given image it keeps the size."""
         if job.init is not None and not self.service.edits:

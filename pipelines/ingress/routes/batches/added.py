@@ -13,7 +13,7 @@ def add_files(app: FastAPI, route: FilesRoute, *, keyed: bool) -> None:
         "/v1/files",
         response_model=None,
         responses={200: {"model": FileAnswer}, **error_answers(*POST_ERRORS)},
-        openapi_extra=asking(FileBody, route.arrival.settings, as_form=True),
+        openapi_extra=asking(None, route.arrival.settings, form=FileBody),
     )
     async def upload(request: Request) -> Response:
         """Keeps a file of requests for a batch, for a while."""

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request, Response
-from starlette.exceptions import HTTPException
 
 from pipelines.ingress.kept.files import KeptFiles
 from pipelines.ingress.kept.kept_values import Owner, new_id
 from pipelines.ingress.kept.work import KeptWork
 from pipelines.ingress.kept.work_state import Status, WorkState
 from pipelines.ingress.request.arrival import Arrival
-from pipelines.ingress.request.errors import json_response
+from pipelines.ingress.request.errors import NotKept, json_response, shown_address
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.ingress.routes.batches.pages import page_of
 from pipelines.ingress.routes.batches.worker import BatchWorker
@@ -53,7 +52,7 @@ class BatchesRoute:
     async def cancel(self, request: Request, id: str) -> Response:
         owner = self.arrival.identify(request)
         if await self.work.cancel(id, owner) is None:
-            raise HTTPException(404)
+            raise _none(id)
         return json_response((await self._found(id, owner)).to_json())
 
     async def listed(self, request: Request) -> Response:
@@ -68,7 +67,7 @@ class BatchesRoute:
     async def _found(self, id: str, owner: Owner) -> BatchAnswer:
         state = await self.work.state(id, owner)
         if state is None:
-            raise HTTPException(404)
+            raise _none(id)
         return await self._whole(state, owner)
 
     async def _whole(self, state: WorkState, owner: Owner) -> BatchAnswer:
@@ -132,3 +131,7 @@ def _status(state: WorkState, told: Mapping[str, Any]) -> Any:
 
 def _fault(error: Mapping[str, Any]) -> dict[str, Any]:
     return {"code": error.get("code"), "message": error.get("message"), "line": None, "param": error.get("param")}
+
+
+def _none(id: str) -> NotKept:
+    return NotKept(f"there is no batch {shown_address(id)} of yours, or its time is over")

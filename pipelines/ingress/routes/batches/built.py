@@ -6,16 +6,14 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from pipelines.ingress.kept.files import KeptFiles
-from pipelines.ingress.kept.kept_values import KeptValues, Kind, Owner
+from pipelines.ingress.kept.kept_values import KeptValues, Kind
 from pipelines.ingress.kept.work import KeptWork, WorkKinds
+from pipelines.ingress.request import errors
 from pipelines.ingress.request.arrival import Arrival
-from pipelines.ingress.request.auth import Caller
-from pipelines.ingress.request.errors import answer_to, internal_error_body
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.ingress.routes.batches.batches import GRACE_S, BatchesRoute
 from pipelines.ingress.routes.batches.files import FilesRoute
 from pipelines.ingress.routes.batches.worker import BatchBounds, BatchWorker
-from pipelines.settings.schema.auth import SINGLE_TENANT, salt_of
 from pipelines.threads import Threads
 from stages.contract.errors import TriptychError
 
@@ -38,7 +36,7 @@ def batch_routes(
         threads,
         BatchBounds(kept.batch_requests, kept.batch_at_once, limits.max_request_s),
         told_error=told_error,
-        owner_of=lambda tenant: owner_of(settings, tenant),
+        owner_of=settings.key_ring().of,
     )
     room = kept.batches * STATE_BYTES
     work.kinds = WorkKinds(
@@ -51,12 +49,5 @@ def batch_routes(
 
 def told_error(id: str, error: Exception) -> Mapping[str, Any]:
     """What a client is told of why a batch failed as a whole."""
-    if isinstance(error, TriptychError) and not answer_to(error).sentence:
-        return {"code": error.code, "message": error.message, "param": error.param}
-    return internal_error_body(id).error.model_dump()
-
-
-def owner_of(settings: IngressSettings, tenant: str) -> Owner | None:
-    """None: no key is that tenant's any more."""
-    known = set(settings.keys.values()) if settings.keys else {SINGLE_TENANT}
-    return Caller(tenant, salt_of(settings.secret, tenant)) if tenant in known else None
+    body = errors.told_error(error, id, {}) if isinstance(error, TriptychError) else errors.internal_error_body(id)
+    return body.error.model_dump()

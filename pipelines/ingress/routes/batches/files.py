@@ -4,18 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fastapi import Request, Response
-from starlette.exceptions import HTTPException
 
 from pipelines.ingress.kept.files import FileNote, KeptFiles
 from pipelines.ingress.kept.kept_values import Owner, new_id
 from pipelines.ingress.request.arrival import Arrival
-from pipelines.ingress.request.errors import json_response
+from pipelines.ingress.request.errors import NotKept, json_response, shown_address
 from pipelines.ingress.request.whole_answer import WholeAnswer
 from pipelines.ingress.routes.batches.pages import page_of
 from pipelines.ingress.schemas.batches import FileAnswer, FileBody, FileDeleted, FileList
+from stages.contract.errors import InvalidRequest
 
-PURPOSES = ("batch", "batch_output")
 MAX_LISTED = 10_000
+MAX_NAME_CHARS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,11 @@ class FilesRoute:
 
     async def upload(self, request: Request) -> Response:
         context = self.arrival.open(request)
-        form = await self.arrival.read_form(request, FileBody, context, file="file")
-        note = await self.files.put(new_id("file-"), "batch.jsonl", form.body.purpose, form.file, context)
+        form = await self.arrival.read_form(request, FileBody, context, files={"file": 1})
+        if not form.files["file"]:
+            raise InvalidRequest("file is required", param="file")
+        name = form.filenames["file"][0][:MAX_NAME_CHARS] or "batch.jsonl"
+        note = await self.files.put(new_id("file-"), name, form.body.purpose, form.files["file"][0], context)
         return json_response(_told(note).to_json())
 
     async def listed(self, request: Request) -> Response:
@@ -44,18 +47,18 @@ class FilesRoute:
     async def one(self, request: Request, id: str) -> Response:
         note = await self.files.note(id, self.arrival.identify(request))
         if note is None:
-            raise HTTPException(404)
+            raise _none(id)
         return json_response(_told(note).to_json())
 
     async def content(self, request: Request, id: str) -> Response:
         content = await self.files.content(id, self.arrival.identify(request))
         if content is None:
-            raise HTTPException(404)
+            raise _none(id)
         return WholeAnswer([content], media_type="application/octet-stream")
 
     async def delete(self, request: Request, id: str) -> Response:
         if not await self.files.delete(id, self.arrival.identify(request)):
-            raise HTTPException(404)
+            raise _none(id)
         return json_response(FileDeleted(id=id, object="file", deleted=True).to_json())
 
     async def _notes(self, owner: Owner) -> Sequence[FileNote]:
@@ -74,3 +77,7 @@ def _told(note: FileNote) -> FileAnswer:
         purpose=note.purpose,
         status="processed",
     )
+
+
+def _none(id: str) -> NotKept:
+    return NotKept(f"there is no file {shown_address(id)} of yours, or its time is over")

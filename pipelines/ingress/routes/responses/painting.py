@@ -14,8 +14,8 @@ from pipelines.context import RequestContext
 from pipelines.ingress.body.bodies import checked
 from pipelines.ingress.request.limits import check_length
 from pipelines.ingress.request.settings import IngressSettings
-from pipelines.ingress.routes.image_answers import ImageOutput
-from pipelines.ingress.routes.images import image_output, paint_job
+from pipelines.ingress.routes.painting.asked import image_output, paint_job
+from pipelines.ingress.routes.painting.image_answers import ImageOutput
 from pipelines.ingress.routes.responses.output import Event, OutputItem, prompt_of
 from pipelines.ingress.schemas.images import GENERATION_EVENTS, ImagesBody
 from pipelines.ingress.schemas.responses import PaintingTool

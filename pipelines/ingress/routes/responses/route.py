@@ -18,7 +18,8 @@ from pipelines.ingress.request.receipts import ReceiptPrinter
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.ingress.request.sse import EventStream, opened
 from pipelines.ingress.request.whole_answer import WholeAnswer
-from pipelines.ingress.routes.chat import PART_BYTES, STREAM_PACE_S
+from pipelines.ingress.routes.chat import STREAM_PACE_S
+from pipelines.ingress.routes.chat_question import PART_BYTES
 from pipelines.ingress.routes.responses.answer import Begun, Response, ResponseHead, ResponseStreamWriter, Told
 from pipelines.ingress.routes.responses.conversation import Names, as_chat, painting_tool
 from pipelines.ingress.routes.responses.output import Output
@@ -55,7 +56,7 @@ class ResponsesRoute:
         told = _told(pipeline, job, painter, response, context)
         if stream:
             context.pace_s = STREAM_PACE_S
-            events = await unless_gone(request.receive, context, opened(told))
+            events = await unless_gone(request.receive, context, opened(told, self.settings.headers_within_s))
             writer = ResponseStreamWriter(response, self.threads)
             return EventStream(request, context, events, writer, heartbeat_s=self.settings.heartbeat_s)
         context.pace_s = math.inf if job.sampling.logprobs is None else STREAM_PACE_S

@@ -13,7 +13,7 @@ from pipelines.ingress.request.receipts import ReceiptPrinter
 from pipelines.ingress.request.sse import data_frame
 from pipelines.ingress.request.whole_answer import listed
 from pipelines.ingress.routes.texts.token_logprobs import FirstToken, Offsets, TextLogprobs
-from pipelines.ingress.schemas.chat import PromptTokensDetails, Usage
+from pipelines.ingress.schemas.chats.answer import PromptTokensDetails, Usage
 from pipelines.jobs import ChoiceEvents, CompletionEvent, PromptsRead, ReadText
 from stages.contract.errors import StageFailed
 from stages.llm.messages import GenerationEnd, PromptLogprobs, TokenDelta, TokenLogprob
