@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.command import tell
 from benchmarks.http_client import http_client
 from benchmarks.remembering.asking import ask
-from benchmarks.remembering.prompts import Beginnings, Body, about_picture, picture_addresses
+from benchmarks.remembering.prompts import Beginnings, Body, about_image_at, image_addresses
 from benchmarks.remembering.samples import (
     AGAIN,
     ALONE,
@@ -66,7 +66,7 @@ class _Chats:
         return await self._asked(beginning.body(MODEL, question), tokens(num_tokens), situation, number)
 
     async def about_image(self, address: str, situation: str, number: int) -> None:
-        await self._asked(about_picture(MODEL, address, "Describe the picture."), IMAGE, situation, number)
+        await self._asked(about_image_at(MODEL, address, "Describe the picture."), IMAGE, situation, number)
 
     async def alone(self, number: int) -> None:
         """A chat as long as what follows a beginning, and unlike all before."""
@@ -131,7 +131,7 @@ async def _round(chats: _Chats, number: int, long_tokens: int) -> None:
     await chats.about(SHORT, MEMORY_LOST, number)  # by the long one
     if number:
         await chats.about(long_tokens, MEMORY_LOST, number - 1)
-    (address,) = picture_addresses(1, number)
+    (address,) = image_addresses(1, number)
     await chats.about_image(address, COLD, number)
     await chats.about_image(address, AGAIN, number)
     await chats.overwrite_slots()
