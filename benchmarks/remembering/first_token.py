@@ -38,6 +38,8 @@ from benchmarks.remembering.sides import MODEL, Served, one_of_each, served, vll
 
 QUESTION_TOKENS = 32
 NUM_SLOTS = 2
+BESIDE = 64
+"""What memory holds beside one long beginning: a page, for what is asked about it makes one more."""
 SETTLE_S = 2.5  # exporting behind the answer, and a report
 MAX_TRIES = 12  # of being sent to another replica
 ANOTHERS, NEW, FILLERS = 500, 1_000, 2_000
@@ -92,7 +94,7 @@ class _Chats:
 def measure(plan: Plan) -> list[Sample]:
     """Of one replica, on a server of its own."""
     all_tokens = (plan.long_tokens + SHORT) * (plan.rounds + 3)
-    config = one_of_each(num_slots=NUM_SLOTS, memory_tokens=plan.long_tokens, redis_tokens=all_tokens)
+    config = one_of_each(num_slots=NUM_SLOTS, memory_tokens=plan.long_tokens + BESIDE, redis_tokens=all_tokens)
     tell("first token: one replica")
     with served(config) as server:
         return asyncio.run(_on_one_replica(server, Beginnings(), plan))
