@@ -2,6 +2,7 @@
 real ones, what is left is made by small stages with the real messages and results."""
 
 import asyncio
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -119,6 +120,8 @@ class Replica:
         self.host.add(TEXTS, TextEncoder.load(models.painter, LoadOptions()), contents=contents)
         self.host.add(DENOISER, Denoiser.load(models.painter, LoadOptions()), contents=contents)
         self.llm: Llm = load(models.llm, SETTINGS)
+        self.in_s = float("inf")
+        """Time that whoever asks has: of it, half is waited for another process."""
         self.host.add(LLM, self.llm, contents=contents)
 
     async def ask_all(self, number: int = 0, salt: str = "ada") -> Answers:
@@ -130,7 +133,8 @@ class Replica:
         return dict(zip((*ONE_SHOT, *PAGED), answers, strict=True))
 
     async def _ask(self, kind: str, payload: Any, name: str, salt: str) -> Answer:
-        reply = await self.host.call(ONE_SHOT[kind], Item("r", payload, name, salt=salt, tenant=salt))
+        item = Item("r", payload, name, salt=salt, tenant=salt, deadline=time.time() + self.in_s)
+        reply = await self.host.call(ONE_SHOT[kind], item)
         return Answer(reply.value.arrays(), reply.receipt.cache)
 
     async def _generate(self, number: int, salt: str) -> Answer:
