@@ -1,6 +1,6 @@
 """Redis dies, freezes, is slow, fills up, is emptied and comes back while requests run: none fails, none is answered otherwise, and
-`/metrics` tells of it. Real servers behind the real product; every fault meets a tenant for whom nothing is remembered yet, so that all is looked
-for."""
+`/metrics` tells of it. Real servers behind the real product; every fault meets a tenant for whom nothing is remembered yet, so that all
+is looked for."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
