@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps
+from PIL import AvifImagePlugin, Image, ImageFile, ImageOps
 
 from stages.contract.errors import InvalidRequest, TooLarge, TriptychError
 from stages.contract.wanted import stop_if_unwanted
@@ -55,7 +55,7 @@ def inspect(data: bytes, *, max_bytes: int, max_pixels: int, param: str) -> Imag
     """Checks an image without decoding its pixels. `param` is the request's field, for messages.
 
     Raises `TooLarge` over `max_bytes` (`limits.image_bytes`) or `max_pixels` (`limits.image_pixels`), `InvalidRequest` for
-    what is no PNG, JPEG, WebP, GIF or BMP, and for what is longer than `MAX_PROPORTION`. A file that is cut off or lies may still
+    what is no PNG, JPEG, WebP, AVIF, GIF or BMP, and for what is longer than `MAX_PROPORTION`. A file that is cut off or lies may still
     fail in `decode`.
     """
     if len(data) > max_bytes:
@@ -161,6 +161,7 @@ def _read(data: bytes, max_pixels: int, param: str) -> Iterator[tuple[Header, Es
 @contextmanager
 def _opened(essence: Essence, header: Header, max_pixels: int, param: str) -> Iterator[ImageFile.ImageFile]:
     """The image, opened but not decoded, by the plugin of its own format and no other."""
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # as all others; of its own it takes every core
     with Image.open(_WatchedFile(essence.data), formats=[header.format.value]) as image:
         _check_size(*image.size, max_pixels, param)
         image.decodermaxblock = _block_bytes(len(essence.data), image.width * image.height)
