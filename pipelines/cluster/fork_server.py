@@ -75,9 +75,7 @@ def command(*, stages: bool) -> str:
     """For Ray's `py_executable`: a worker with all modules imported where it hosts stages, else without those that only stages need.
     On a node where the interpreter or this file is elsewhere, it is an ordinary worker."""
     python, file, kind = sys.executable, os.path.abspath(__file__), WITH_STAGES if stages else WITHOUT_STAGES
-    script = (
-        f'if [ -x "{python}" ] && [ -f "{file}" ]; then exec "{python}" -S -E "{file}" {kind} "$@"; fi; exec python3 "$@"'
-    )
+    script = f'if [ -x "{python}" ] && [ -f "{file}" ]; then exec "{python}" -S -E "{file}" {kind} "$@"; fi; exec python3 "$@"'
     return f"sh -c '{script}' worker"
 
 
