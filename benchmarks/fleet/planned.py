@@ -1,5 +1,5 @@
-"""The plan beside what people do without one, on equal hardware; and the planned fleet under traces: asked too much, in bursts, with much
-that comes again. Knows no report."""
+"""The plan beside what people do without one, on equal hardware; and the planned fleet under traces: in bursts, with much that comes
+again. Knows no report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from functools import partial
 
 from benchmarks.command import tell
 from benchmarks.fleet import plans
-from benchmarks.fleet.baselines import LEAST_OUTSTANDING, TWO_CHOICES
 from benchmarks.fleet.cases import each
 from benchmarks.fleet.plans import BY_TYPE, EVEN, MONOLITH
 from benchmarks.fleet.simulated import OURS, SIDES, fleet_of, router_of
@@ -24,7 +23,6 @@ from pipelines.planning.simulation.simulation import simulate
 
 PLANNED = "planned"
 SATURATED = 1.25  # of the plan's own rate with devices that never rest
-OVERLOADS = (0.5, 1.0, 1.5, 2.5, 5.0)  # of the planned rate
 BURSTS_CV = 3.0
 FILLED = 0.3  # of the time, until what is counted begins
 
@@ -93,13 +91,6 @@ def saturated(found: Plan, seconds: float) -> AtSaturation:
     whole = sum(promised[name] * size for name, size in sizes.items())
     part = sum(min(done[name], promised[name]) * size for name, size in sizes.items()) / whole
     return AtSaturation(part, {device: each.full_part for device, each in result.by_device().items()}, found.gap)
-
-
-def overloaded(found: Plan, seconds: float) -> Iterator[Ran]:
-    for times, side in itertools.product(OVERLOADS, (OURS, TWO_CHOICES, LEAST_OUTSTANDING)):
-        tell(f"overload: {times:g} times the planned rate, {side}")
-        rate = times * found.rate
-        yield _ran(side, f"{times:g}", rate, plans.pools_of(found), side, poisson(rate, seed=3), seconds, admits=True)
 
 
 def traces(found: Plan, seconds: float, jobs: int = 1) -> Iterator[Ran]:

@@ -18,6 +18,7 @@ from pipelines.rules.paint_rules import PaintRules
 from pipelines.text_to_image import TextToImagePipeline
 from pipelines.threads import Threads
 from stages.contract.errors import DeadlineExceeded, InvalidRequest, QueueFull
+from stages.contract.news import NO_HINTS, Hints
 from stages.contract.work import Work
 from stages.diffusion.messages import Denoise, EncodePrompt
 from stages.host.host import StageHost
@@ -59,6 +60,9 @@ class Words:
 
 class Steps:
     """A unit a step."""
+
+    def hints(self, payload: Denoise) -> Hints:
+        return NO_HINTS
 
     def of(self, payload: Denoise) -> Work:
         return Work(float(payload.steps), float(payload.steps))

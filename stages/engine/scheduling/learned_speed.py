@@ -2,9 +2,9 @@
 items took. Pure: whoever saw them says so.
 
 Decides how much what was measured beforehand counts, and for how long. With a profile only one factor is learned, which also stands for
-whoever else shares the device; without one the line between a step's amount and its time. Beside that, how much work an item is of which
-nobody said so, and by how much items miss what was expected of them. What each takes beside the device's time is learned apart, from
-those that were alone: it doesn't multiply whole lines.
+other processes that share the device; without one the line between a step's amount and its time. Beside that, how much work an item is
+of which nobody said so, and by how much items miss what was expected of them. What each takes beside the device's time is learned apart,
+from those that were alone: it doesn't multiply whole lines.
 """
 
 import math
@@ -149,6 +149,7 @@ class LearnedSpeed:
             self._measured is not None and self._measured.is_estimate,
             self._is_one_shot,
             self._margin,
+            self._beside_s,
         )
 
     def more_s(self, amount: float) -> float | None:

@@ -7,7 +7,7 @@ take, and nobody is refused for them. What is worth fetching is `rule.py`'s affa
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass, field, replace
@@ -78,10 +78,28 @@ class StagePages:
         self._counters, self._rule = PageCounters(), FetchRule()
         self._held = HeldPages()
         self._fetching = PageFetching(cache)
-        self._writer = PageWriter(cache, self._kind, origin, deliver, on_room=paging.room_again, on_lost=paging.lost)
+        self._writer = PageWriter(
+            cache,
+            self._kind,
+            origin,
+            deliver,
+            on_room=paging.room_again,
+            on_lost=paging.lost,
+            on_written=self._are_at_hand,
+        )
+        self._told: Callable[[Mapping[str, str], float], None] | None = None
         self._forgetting: set[asyncio.Task[None]] = set()
         self._latest = PageRun()
         paging.remember_with(self._writer)
+
+    def tell(self, told: Callable[[Mapping[str, str], float], None]) -> None:
+        """Is called with pages that are in memory now: by name, the key of each, and when. Of those that are of use one by one only: of a
+        run from the first, its beginnings are told apart."""
+        self._told = told
+
+    def _are_at_hand(self, names: Sequence[str]) -> None:
+        if self._told is not None and self._latest.each_holds_all:
+            self._told({name: remembered_as(name, self._origin) for name in names}, time.monotonic())
 
     def metrics(self) -> dict[str, float]:
         work, num_bytes = self._latest.work, self._latest.num_bytes
@@ -221,6 +239,7 @@ class StagePages:
                 beginning.bytes_moved += found.bytes
         beginning.pages = Inputs(pages)
         beginning.keep([keys[name] for name in pages])
+        self._are_at_hand(list(pages))
         self._tell(run, list(pages), used, beginning)
 
     def _forget(self, key: str) -> None:
