@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -51,12 +51,12 @@ class Scaled:
     most_devices: int
 
 
-def scaled(hours: float, jobs: int = 1) -> Iterator[Scaled]:
+def scaled(hours: float, scalers: Sequence[str] = SCALERS, jobs: int = 1) -> Iterator[Scaled]:
     return each(
         [
             (f"scaling: {load}, {side}", partial(_scaled, side, load, asked, hours))
             for load, asked in LOADS.items()
-            for side in SCALERS
+            for side in scalers
         ],
         jobs,
     )
