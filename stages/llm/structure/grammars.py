@@ -5,16 +5,18 @@ nothing but what it must read (`checking.py`).
 """
 
 import json
+import re
 from typing import Any
 
 from llguidance import regex_to_lark
-from llguidance.gbnf_to_lark import any_to_lark
+from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from stages.llm.messages import Constraint, ConstraintKind
 
 JSON_WHITESPACE = r" |\n {0,16}"
 """A space, or a new line with its indentation: as models write JSON, and never without end."""
 
+_IS_LARK = re.compile(r"^[ \t]*(?:%llguidance\b|start[ \t]*:)", re.MULTILINE)
 _JSON = (ConstraintKind.JSON_SCHEMA, ConstraintKind.JSON_OBJECT)
 _ANY_OBJECT = {"type": "object"}
 _OPTIONS = '%llguidance {"no_forcing": true}\n'
@@ -90,7 +92,9 @@ def _choices(text: str) -> list[str]:
 
 def _lark(text: str) -> str:
     """Also from GBNF, which other servers take."""
+    if _IS_LARK.search(text):
+        return text
     try:
-        return any_to_lark(text)
+        return gbnf_to_lark(text)
     except Exception as error:  # its reader raises whatever it stumbles over
         raise Unreadable(f"the grammar is neither Lark with a rule start nor GBNF: {error}") from error
