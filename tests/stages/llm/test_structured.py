@@ -91,7 +91,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "a tiny share": {"top_p": 1e-6},
     "the likely ones": {"min_p": 0.9},
     "penalties": {"frequency_penalty": 2.0, "presence_penalty": 2.0, "repetition_penalty": 50.0},
-    "a bias against all brackets": {"logit_bias": {token: -100.0 for token in range(7, 300)}},
+    "a bias against all brackets": {"logit_bias": dict.fromkeys(range(7, 300), -100.0)},
     "a bias towards the end": {"logit_bias": {END: 100.0}},
     "log probabilities": {"logprobs": 5},
 }
