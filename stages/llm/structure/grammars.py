@@ -30,17 +30,31 @@ class Unreadable(ValueError):
 def grammar(constraint: Constraint, *, drops_space: bool = False) -> str:
     """What `llguidance.LLMatcher` takes. `drops_space`: of an answer that begins with a space, that will not be shown. Raises
     `Unreadable`."""
-    before = ""
-    if not constraint.after:
-        before = '" "? ' if drops_space else ""
-    elif constraint.kind in _JSON:
-        before = r"/\n{0,2}/ "  # models leave lines free behind their thoughts
-    if constraint.kind is not ConstraintKind.GRAMMAR:
-        return f"{_OPTIONS}start: {before}answer\nanswer: {rule(constraint)}"
-    lark = _OPTIONS + _lark(constraint.text)
-    if not before:
-        return lark
-    return json.dumps({"grammars": [{"lark_grammar": f"start: {before}@answer"}, {"name": "answer", "lark_grammar": lark}]})
+    drops_space = drops_space and not constraint.after
+    if constraint.kind is ConstraintKind.GRAMMAR:
+        lark = _OPTIONS + _lark(constraint.text)
+        spaced = {"lark_grammar": 'start: " "? @answer'}
+        return json.dumps({"grammars": [spaced, {"name": "answer", "lark_grammar": lark}]}) if drops_space else lark
+    if drops_space:
+        return _OPTIONS + _behind_space(constraint)
+    lines = (
+        r"/\n{0,2}/ " if constraint.after and constraint.kind in _JSON else ""
+    )  # as models leave free behind their thoughts
+    return f"{_OPTIONS}start: {lines}answer\nanswer: {rule(constraint)}"
+
+
+def _behind_space(constraint: Constraint) -> str:
+    """What is shown is the same, whether the first token is spelled with a space or not; one that is to be shown takes another."""
+    match constraint.kind:
+        case ConstraintKind.REGEX:
+            return f'start: " " ANSWER | BARE\nANSWER: {rule(constraint)}\nBARE: ANSWER & /([^ ](?s:.*))?/'
+        case ConstraintKind.CHOICE:
+            choices = _choices(constraint.text)
+            return "start: " + " | ".join(
+                map(literal, [f" {one}" for one in choices] + [one for one in choices if one[:1] != " "])
+            )
+        case _:
+            return f'start: " "? answer\nanswer: {rule(constraint)}'
 
 
 def rule(constraint: Constraint) -> str:

@@ -100,6 +100,16 @@ def test_a_first_space_that_is_not_shown_may_be_there() -> None:
         assert not lets_through(lark, "  " + text)
 
 
+@pytest.mark.parametrize(
+    "constraint",
+    [Constraint(ConstraintKind.CHOICE, '[" x", ""]'), Constraint(ConstraintKind.REGEX, "( x)?")],
+    ids=["choices", "a pattern"],
+)
+def test_a_first_space_that_is_to_be_shown_comes_behind_the_one_that_is_not(constraint: Constraint) -> None:
+    lark = grammar(constraint, drops_space=True)
+    assert [lets_through(lark, text) for text in ("", " ", "  x", " x", "x")] == [True, True, True, False, False]
+
+
 def test_behind_a_mark_json_may_begin_two_lines_lower_and_nothing_else_may() -> None:
     after = grammar(Constraint(ConstraintKind.JSON_SCHEMA, json.dumps(ONE), after=(3,)), drops_space=True)
     assert [lets_through(after, begin + '{"a":1}') for begin in ("", "\n", "\n\n", "\n\n\n", " ")] == [True] * 3 + [False] * 2

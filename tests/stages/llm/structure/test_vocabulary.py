@@ -2,18 +2,18 @@
 
 import json
 import random
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from stages.contract.errors import InvalidRequest
+from stages.contract.errors import InvalidRequest, StageFailed
 from stages.llm.detokenizer import TextStream
 from stages.llm.messages import Constraint, ConstraintKind
-from stages.llm.structure.row_structure import RowStructure
+from stages.llm.structure.row_structure import RowStructure, Workers
 from stages.llm.structure.structures import Structures
 from stages.llm.structure.vocabulary import Mask, Vocabulary
 from tests.stages.llm.structure.tokenizers_of_all_kinds import (
@@ -163,38 +163,52 @@ def test_what_is_compiled_is_kept_for_the_same_salt_only() -> None:
     assert structures.start(constraint, "bob") is not first
 
 
-class Held(ThreadPoolExecutor):
-    """Does nothing before it is let go."""
+class Noted(ThreadPoolExecutor):
+    """Remembers how much each piece of work holds."""
 
     def __init__(self) -> None:
-        super().__init__(1)
-        self.held: list[Any] = []
+        super().__init__(2)
+        self.sizes: list[int] = []
 
-    def submit(self, *work: Any) -> Any:  # type: ignore[override]
-        self.held.append(work)
-        return super().submit(*work)
+    def submit(self, function: Any, taken: Any) -> Any:  # type: ignore[override]
+        self.sizes.append(len(taken))
+        return super().submit(function, taken)
 
 
-def test_all_rows_of_a_step_are_one_piece_of_work() -> None:
+@pytest.mark.parametrize(
+    ("num_rows", "num_threads", "sizes"), [(5, 4, [5]), (16, 1, [16]), (16, 4, [8, 8]), (50, 3, [17, 17, 16])]
+)
+def test_rows_of_a_step_are_a_few_pieces_of_work(num_rows: int, num_threads: int, sizes: list[int]) -> None:
     tokenizer = byte_level()
-    structures = Structures(vocabulary(tokenizer))
-    structures._executor = executor = Held()
-    start = structures.start(Constraint(ConstraintKind.JSON_OBJECT), "")
-    rows = [RowStructure(start) for _ in range(5)]
+    noted = Noted()
+    start = Structures(vocabulary(tokenizer)).start(Constraint(ConstraintKind.JSON_OBJECT), "")
+    start = replace(start, workers=Workers(noted, num_threads))
+    rows = [RowStructure(start) for _ in range(num_rows)]
     RowStructure.advance([(row, tokenizer.token_to_id("{")) for row in rows])
-    assert len(executor.held) == 1
-    masks: Sequence[Mask | None] = [row.settled() for row in rows]
-    assert all(mask is not None and np.array_equal(mask, masks[0]) for mask in masks)
+    assert noted.sizes == sizes
+    masks = [row.settled() for row in rows]
+    assert masks[0] is not None
     assert not np.array_equal(masks[0], start.mask)
+    assert all(mask is not None and np.array_equal(mask, masks[0]) for mask in masks)
 
 
 def test_a_token_that_ends_the_answer_makes_no_work() -> None:
     tokenizer = byte_level()
-    structures = Structures(vocabulary(tokenizer))
-    structures._executor = executor = Held()
-    row = RowStructure(structures.start(Constraint(ConstraintKind.REGEX, "a?"), ""))
+    noted = Noted()
+    start = Structures(vocabulary(tokenizer)).start(Constraint(ConstraintKind.REGEX, "a?"), "")
+    row = RowStructure(replace(start, workers=Workers(noted, 1)))
     RowStructure.advance([(row, tokenizer.token_to_id(END))])
-    assert executor.held == []
+    assert noted.sizes == []
+
+
+def test_work_that_fails_is_the_stages_fault_and_told_as_such() -> None:
+    executor = ThreadPoolExecutor(1)
+    start = Structures(vocabulary(byte_level())).start(Constraint(ConstraintKind.JSON_OBJECT), "")
+    row = RowStructure(replace(start, workers=Workers(executor, 1)))
+    row._matcher = object()  # type: ignore[assignment]
+    RowStructure.advance([(row, 5)])
+    assert row.settled() is None
+    assert isinstance(row.failure, StageFailed)
 
 
 def test_before_a_mark_anything_may_be_said_and_behind_it_only_json() -> None:
