@@ -110,6 +110,17 @@ def test_special_tokens_are_no_text_and_others_that_were_added_are() -> None:
     assert tokenizer.token_to_id("<s>") not in allowed(first)
 
 
+def test_a_special_token_comes_where_a_grammar_names_its_number() -> None:
+    tokenizer = byte_level()
+    structures, mark = Structures(vocabulary(tokenizer)), tokenizer.token_to_id("<s>")
+    row = RowStructure(structures.start(Constraint(ConstraintKind.GRAMMAR, f'start: <[{mark}]> "a"'), ""))
+    for token in (mark, tokenizer.token_to_id("a"), tokenizer.token_to_id(END)):
+        mask = row.settled()
+        assert mask is not None
+        assert allowed(mask) == [token]
+        RowStructure.advance([(row, token)])
+
+
 def test_columns_that_no_token_has_are_never_chosen() -> None:
     tokenizer = byte_level()
     wide = Vocabulary(tokenizer, [tokenizer.token_to_id(END)], tokenizer.get_vocab_size() + 77)
