@@ -12,7 +12,7 @@ from tests.pipelines.ingress.staged import Staged
 from tests.pipelines.ingress.surface import JsonObject, chat_body, client_for, error_of
 
 SCHEMA: JsonObject = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
-TEXT = json.dumps(SCHEMA)
+TEXT = json.dumps(SCHEMA, ensure_ascii=False)
 OF_SCHEMA = Constraint(ConstraintKind.JSON_SCHEMA, TEXT)
 
 
@@ -71,6 +71,16 @@ async def test_every_way_to_ask_for_a_form_is_understood(fields: JsonObject, con
             "structured_outputs.disable_additional_properties",
             "False",
         ),
+        (named(schema={"description": "x" * 70_000}), "response_format.json_schema.schema", "65536"),
+        (
+            named(schema={"properties": {f"k{i}": {} for i in range(4000)}, "enum": ["x" * 9] * 4000}),
+            "response_format.json_schema.schema",
+            "65536",
+        ),
+        ({"guided_json": "x" * 70_000}, "guided_json", "65536"),
+        ({"guided_json": 5}, "guided_json", "must be an object"),
+        ({"guided_regex": "x" * 70_000}, "guided_regex", "65536"),
+        ({"guided_choice": ["x" * 1000] * 70}, "guided_choice", "65536"),
         ({"guided_choice": []}, "guided_choice", "at least 1"),
         ({"guided_choice": ["a", 1]}, "guided_choice[1]", "string"),
     ],
@@ -102,7 +112,6 @@ async def staged() -> AsyncIterator[Staged]:
             "response_format.json_schema.schema",
             "uniqueItems",
         ),
-        (named(schema={"description": "x" * 70_000}), "response_format.json_schema.schema", "65536"),
         ({"guided_json": "{"}, "guided_json", "no JSON schema"),
         ({"guided_regex": "[a"}, "guided_regex", "unclosed"),
         ({"guided_grammar": "start: y"}, "guided_grammar", '"y"'),
