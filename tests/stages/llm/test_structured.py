@@ -13,7 +13,7 @@ from stages.contract.errors import InvalidRequest
 from stages.llm.llm import Llm
 from stages.llm.messages import Constraint, ConstraintKind, Generate, Sampling
 from stages.llm.settings import LlmSettings
-from tests.fuzz import effort
+from tests.fuzz.effort import effort
 from tests.stages.llm.driving import Answer, drive
 from tests.stages.llm.oracle import load
 from tests.stages.llm.structure.hostile import CONSTRAINTS
