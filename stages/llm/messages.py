@@ -58,8 +58,11 @@ class Constraint:
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How the next token is chosen, within the bounds of each field (`stages/llm/bounds.py` checks them). `max_tokens` 0: as many
-    as fit. temperature 0 is greedy. `logprobs` None: none; n: the n likeliest beside the chosen one. `top_k` 0, `min_p` 0 and
-    `repetition_penalty` 1 do nothing. `constraint` None: anything may be said."""
+    as fit. temperature 0 is greedy. `logprobs` None: none; n: the n likeliest beside the chosen one; `prompt_logprobs`: the same of the
+    prompt's own tokens, of which then none is spared. `top_k` 0, `min_p` 0 and `repetition_penalty` 1 do nothing. `constraint` None:
+    anything may be said. `min_tokens`: before so many nothing ends the answer, unless `constraint` leaves it nothing else to say;
+    `ignore_eos`: the model's own end tokens don't; `stop_token_ids` do too. `include_stop`: what ended it is shown. Tokens that are
+    special have no text, but for `shown_tokens`, and all where `skip_special` is false."""
 
     max_tokens: Annotated[int, Ge(0)]
     temperature: Temperature = 1.0
@@ -74,6 +77,13 @@ class Sampling:
     min_p: MinP = 0.0
     repetition_penalty: RepetitionPenalty = 1.0
     constraint: Constraint | None = None
+    prompt_logprobs: NumLogprobs | None = None
+    min_tokens: Annotated[int, Ge(0)] = 0
+    ignore_eos: bool = False
+    stop_token_ids: tuple[int, ...] = ()
+    include_stop: bool = False
+    skip_special: bool = True
+    shown_tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +109,14 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptLogprobs:
+    """From an LLM that was asked for them, while it reads a prompt: how likely the prompt's next tokens were, each behind those before it.
+    The first such event begins with the second token: nothing is before the first."""
+
+    logprobs: tuple[TokenLogprob, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TokenDelta:
     """From an LLM: text that can be shown now ("" while a character is incomplete or a stop string may be beginning)."""
 
@@ -109,8 +127,10 @@ class TokenDelta:
 
 @dataclass(frozen=True, slots=True)
 class GenerationEnd:
-    """From an LLM, last. `reason` is "stop" or "length". Counts are exact; `cached_tokens` of the prompt were not computed."""
+    """From an LLM, last. `reason` is "stop" or "length". Counts are exact; `cached_tokens` of the prompt were not computed. `stop_token`:
+    what ended the answer, where that was a token and log probabilities were asked for; it is not shown."""
 
     reason: str
     completion_tokens: int
     cached_tokens: int = 0
+    stop_token: TokenLogprob | None = None

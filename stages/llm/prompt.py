@@ -58,7 +58,8 @@ class PreparedPrompt:
     def contents(self, answer: Iterable[int] = ()) -> SlotContents:
         """What a slot will hold of it, with what was answered before."""
         images = tuple(prepared.image for prepared in self.images)
-        return SlotContents(self.read.salt, [*self.read.tokens, *answer], images, chain=list(self.read.chain))
+        tokens, chain = [*self.read.tokens, *answer], list(self.read.chain)
+        return SlotContents(self.read.salt, tokens, images, chain=chain, may_reuse=not self.read.is_scored)
 
     def lacks(self, num_reused: int) -> tuple[Recipe[VisionFeatures], ...]:
         """Whose features are missing where the first `num_reused` tokens need not be computed."""
@@ -82,7 +83,7 @@ class PromptPreparer:
         if self.pages is None:
             return PageRun()
         read, each = self.reader.read(payload), self.pages.page_tokens
-        if not read.page_names:
+        if not read.page_names or read.is_scored:
             return PageRun()
         held = self.table.num_reusable(read.contents())
         num_resident = (held + 1 if held == len(read.tokens) - 1 else held) // each

@@ -9,7 +9,7 @@ computed where the logits are, and read back once a step.
 
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,14 +28,20 @@ _LOG2_E = math.log2(math.e)
 
 class RowSampler:
     """One request's sampling: its parameters, its seed (drawn here where the request has none), and what of its answer matters
-    to the next token. `prompt`: the tokens that it asks with. `structure`: what the answer is held to."""
+    to the next token. `prompt`: the tokens that it asks with. `structure`: what the answer is held to. `end_tokens`: those that end it."""
 
-    def __init__(self, sampling: Sampling, prompt: Sequence[int] = (), structure: RowStructure | None = None) -> None:
+    def __init__(
+        self,
+        sampling: Sampling,
+        prompt: Sequence[int] = (),
+        structure: RowStructure | None = None,
+        end_tokens: Collection[int] = (),
+    ) -> None:
         self.sampling = sampling
         self.structure = structure
         self.seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
         self.position = 0
-        self.penalties = Penalties.of(sampling, prompt)
+        self.penalties = Penalties.of(sampling, prompt, end_tokens)
 
     def accept(self, token: int) -> None:
         """`token` was added to the answer."""
@@ -149,15 +155,17 @@ def _logprobs(logits: Tensor, tokens: Tensor, samplers: Sequence[RowSampler]) ->
     wanted = [row for row, sampler in enumerate(samplers) if sampler.sampling.logprobs is not None]
     most = max((samplers[row].sampling.logprobs or 0 for row in wanted), default=0)
     if len(wanted) == len(samplers):
-        return _logprobs_of_all(logits, tokens, most)
+        return logprobs_of(logits, tokens, most)
     found = torch.zeros(len(samplers), 1 + 2 * most, dtype=torch.float64, device=logits.device)
     if wanted:
         rows = torch.tensor(wanted, device=logits.device)
-        found[rows] = _logprobs_of_all(logits[rows], tokens[rows], most)
+        found[rows] = logprobs_of(logits[rows], tokens[rows], most)
     return found
 
 
-def _logprobs_of_all(logits: Tensor, tokens: Tensor, most: int) -> Tensor:
+def logprobs_of(logits: Tensor, tokens: Tensor, most: int) -> Tensor:
+    """[rows, 1 + 2 most] float64, of `logits` [rows, vocabulary] float32: the log probability of a row's token, then the `most` likeliest
+    tokens, then theirs."""
     highest = logits.amax(dim=-1, keepdim=True)
     exponentials = _exp_of_difference(logits, highest, None, out=torch.empty_like(logits))
     total = highest + exponentials.sum(dim=-1, keepdim=True).log_()  # as `logsumexp`, which takes twice as long

@@ -1,0 +1,112 @@
+"""What an answer that must call is held to, and what one that may call is held to once its call has begun: a grammar, so that arguments
+always are what the function's schema says.
+
+Decides the grammar's form, in llguidance's dialect of Lark; knows no vocabulary, and leaves it to `stages/llm/structure/` to check it.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipelines.tools.asked import NO_PARAMETERS, Function, Tools
+from pipelines.tools.formats import Body, ThoughtMarks, ToolFormat
+from stages.llm.structure.grammars import json_rule, literal
+
+_SPACE = r"space: /( |\n {0,16})?/"
+_ANYTHING = r"/(?s:.*)/"
+_COMMON = (_SPACE, r"lines: /[ \n]{0,4}/", r"number: /[0-9]{1,3}/")
+
+
+def arguments_schema(function: Function) -> Mapping[str, Any]:
+    """What a call's arguments are held to: always an object, and an empty one where the function declares no parameters."""
+    if function.parameters in ({}, NO_PARAMETERS):
+        return {**NO_PARAMETERS, "additionalProperties": False}
+    return {"type": "object", **function.parameters}
+
+
+class CallGrammar:
+    """Of one request. `tokens`: of marks that are no text, by mark."""
+
+    def __init__(self, form: ToolFormat, tools: Tools, tokens: Mapping[str, int]) -> None:
+        self._form, self._tools, self._tokens = form, tools, tokens
+
+    def required(self, thoughts: ThoughtMarks | None) -> str:
+        """An answer that calls; `thoughts`: and may think before."""
+        start = f"start: {self._join('lines', self._opening(), 'rest')}"
+        if thoughts is None:
+            return self._rules(start)
+        ahead, behind = self._written(thoughts.opening), self._written(thoughts.closing)
+        if thoughts.closing in self._tokens:
+            return self._rules(f"{start.replace('start: ', 'start: thought? ')}\nthought: {ahead} {_ANYTHING} {behind} lines")
+        return self._rules(
+            f"{start.replace('start: ', 'start: (thought lines)? ')}\n"
+            f"thought[suffix={literal(thoughts.closing)}]: /{_pattern(thoughts.opening)}(?s:.*)/"
+        )
+
+    def possible(self) -> str | None:
+        """An answer that may call, and does so as it should once it has begun to. None: its format has no mark to begin with, or no
+        arguments as JSON."""
+        if self._form.is_bare or self._form.body in (Body.PYTHON, Body.TAGS):
+            return None
+        opening = self._form.openings[0]
+        if opening in self._tokens:
+            return self._rules(f"start: TAIL | {_ANYTHING} {self._written(opening)} rest\nTAIL: {_ANYTHING}")
+        return self._rules(f"start: TAIL | head rest\nTAIL: {_ANYTHING}\nhead[lazy]: /(?s:.*){_pattern(opening)}/")
+
+    def _rules(self, start: str) -> str:
+        functions = self._tools.functions
+        bodies = [f"body_{place}: {self._body(place, function)}" for place, function in enumerate(functions)]
+        arguments = [
+            f"args_{place}: {json_rule(dict(arguments_schema(function)))}" for place, function in enumerate(functions)
+        ]
+        body = "body: " + " | ".join(f"body_{place}" for place in range(len(functions)))
+        return "\n".join([start, f"rest: {self._rest()}", *_COMMON, body, *bodies, *arguments])
+
+    def _opening(self) -> str:
+        """What calls begin with; a bare format's, with nothing."""
+        return "" if self._form.is_bare else self._written(self._form.openings[0])
+
+    def _rest(self) -> str:
+        """Everything behind the opening."""
+        form, more = self._form, self._tools.parallel and not self._form.is_bare
+        call = "" if form.is_bare else self._written(form.call.before)
+        end = "" if form.is_bare else self._written(form.call.behind)
+        if form.body is Body.LIST:
+            members = 'body (space "," space body)*' if more else "body"
+            return self._join('space "[" space', members, 'space "]" space', end)
+        first = self._join("space body space", end)
+        again = f"(space {self._join(call, first)})*" if more else ""
+        if not form.section.before:
+            return self._join(first, again)
+        return self._join("space", call, first, again, "space", self._written(form.section.behind))
+
+    def _body(self, place: int, function: Function) -> str:
+        name, arguments = literal(function.name), f"args_{place}"
+        if self._form.body is Body.NAMED:
+            marks = self._form.named
+            number = '":" number' if marks.is_numbered else ""
+            written = map(self._written, (marks.before, marks.between, marks.behind))
+            before, between, behind = written
+            return self._join(before, name, number, between, arguments, behind)
+        members = [("name", literal(json.dumps(function.name))), (self._form.arguments_key, arguments)]
+        inside = ' space "," space '.join(f'{literal(json.dumps(key))} space ":" space {value}' for key, value in members)
+        return f'"{{" space {inside} space "}}"'
+
+    def _written(self, text: str) -> str:
+        """`text`, and the tokens in it that are none."""
+        if not text:
+            return ""
+        pieces: Sequence[str] = [text]
+        if self._tokens:
+            pieces = re.split(f"({'|'.join(map(re.escape, sorted(self._tokens, key=len, reverse=True)))})", text)
+        return " ".join(f"<[{self._tokens[one]}]>" if one in self._tokens else literal(one) for one in pieces if one)
+
+    @staticmethod
+    def _join(*pieces: str) -> str:
+        return " ".join(piece for piece in pieces if piece)
+
+
+def _pattern(text: str) -> str:
+    """`text` itself, within a regular expression."""
+    return re.escape(text).replace("/", r"\/")
