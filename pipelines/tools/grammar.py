@@ -54,6 +54,11 @@ class CallGrammar:
             return self._rules(f"start: TAIL | {_ANYTHING} {self._written(opening)} rest\nTAIL: {_ANYTHING}")
         return self._rules(f"start: TAIL | head rest\nTAIL: {_ANYTHING}\nhead[lazy]: /(?s:.*){_pattern(opening)}/")
 
+    def beside(self, answer: str) -> str:
+        """An answer that calls, or is what the rule `answer` says."""
+        calls = self._join(self._opening(), "rest")
+        return self._rules(f"start: lines (answer | {calls})\nanswer: {answer}")
+
     def _rules(self, start: str) -> str:
         functions = self._tools.functions
         bodies = [f"body_{place}: {self._body(place, function)}" for place, function in enumerate(functions)]

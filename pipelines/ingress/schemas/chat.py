@@ -91,7 +91,7 @@ class ChatBody(StructureFields, ToolFields, TemplateFields, AskingBody):
     audio: None = None
     web_search_options: None = None
 
-    def notes(self) -> Mapping[str, str]:
+    def without_effect(self) -> Mapping[str, str]:
         """By field, why it does not do what it might have done."""
         told: dict[str, str] = {}
         if self.store:
@@ -120,8 +120,6 @@ class ChatBody(StructureFields, ToolFields, TemplateFields, AskingBody):
             **({} if self.top_k is None else {"top_k": max(self.top_k, 0)}),
             **({"temperature": 0.0, "top_p": 1.0} if self.top_p == 0 else {}),
             "stop_token_ids": tuple(dict.fromkeys(self.stop_token_ids or ())),
-            "include_stop": bool(self.include_stop_str_in_output),
-            "skip_special": self.skip_special_tokens is not False,
             "stop": (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
             "logprobs": (self.top_logprobs or 0) if self.logprobs else None,
             "constraint": self.structure(),
