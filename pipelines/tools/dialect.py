@@ -4,8 +4,7 @@ Decides what a request's tools become with this model: a parser of its answers, 
 no template and no HTTP.
 """
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -14,27 +13,26 @@ from pipelines.tools.answer import AnswerParser, Expected
 from pipelines.tools.asked import Tools
 from pipelines.tools.calls import Calls
 from pipelines.tools.formats import GENERIC, Body, ThoughtMarks, ToolFormat
-from pipelines.tools.grammar import CallGrammar
+from pipelines.tools.grammar import CallGrammar, Thought, behind_thought
 from pipelines.tools.reading import AnswerReader, new_call_id
 from pipelines.tools.templated import TemplatedParser
 from stages.contract.errors import InvalidRequest
 from stages.llm.messages import Constraint, ConstraintKind, Sampling
-from stages.llm.structure.grammars import Unreadable, json_rule
-
-_AS_JSON = (ConstraintKind.JSON_SCHEMA, ConstraintKind.JSON_OBJECT)
+from stages.llm.structure.grammars import rule
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """`format` None: how the model calls is not known. `knows_tools`: its template writes tools and calls; else a generic text does.
-    `response_template`: the tokenizer's own word on how answers are read. `tokens`: of marks that are tokens without a text, by mark.
-    `is_refused`: the configuration lets this model call nothing."""
+    `response_template`: the tokenizer's own word on how answers are read. `tokens`: of marks that are one token; `special`: those of them
+    that have no text. `is_refused`: the configuration lets this model call nothing."""
 
     format: ToolFormat | None = None
     knows_tools: bool = False
     thoughts: ThoughtMarks | None = None
     response_template: Mapping[str, Any] | None = None
     tokens: Mapping[str, int] = field(default_factory=dict)
+    special: Mapping[str, int] = field(default_factory=dict)
     is_refused: bool = False
 
     def check(self, tools: Tools | None, constraint: Constraint | None = None) -> None:
@@ -45,10 +43,9 @@ class Dialect:
             raise InvalidRequest("this model calls no tools (models.*.tools is none)", param="tools")
         if tools.must_call:
             return
-        if constraint is not None and constraint.kind not in _AS_JSON:
+        if constraint is not None and constraint.kind is ConstraintKind.GRAMMAR:
             raise InvalidRequest(
-                f"an answer can't be chosen to call or to be a {constraint.kind.value}; leave out tools, or ask with tool_choice "
-                "required or none",
+                "an answer can't be held to a grammar or else call; leave out tools, or ask with tool_choice required or none",
                 param="tools",
             )
         if self.format is None and self.response_template is None:
@@ -85,23 +82,51 @@ class Answer:
 
     def sampling(self) -> Sampling:
         """With what an answer that may think, or call, is held to and shows. Raises `InvalidRequest`."""
-        constraint = self.asked.constraint
-        after = self.dialect.thoughts.closing if self._is_thinking and self.dialect.thoughts is not None else ""
-        grammar = self._grammar(constraint)
-        if grammar is not None:
-            constraint = Constraint(ConstraintKind.GRAMMAR, grammar, after=after)
-        elif constraint is not None and after and not constraint.after:
-            constraint = replace(constraint, after=after)
+        constraint = self._called() or self._thought_of()
         return replace(self.asked, constraint=constraint, shown_tokens=(*self.asked.shown_tokens, *self._shown()))
 
-    def _grammar(self, constraint: Constraint | None) -> str | None:
-        form, tools = self._form, self.tools
+    def _called(self) -> Constraint | None:
+        """What an answer with calls is held to; None: to what it was asked to be, or to nothing."""
+        form, tools, asked = self._form, self.tools, self.asked.constraint
         if form is None or tools is None or not all(function.is_enforceable for function in tools.functions):
             return None
-        grammar = CallGrammar(form, tools, self.dialect.tokens)
+        grammar = CallGrammar(form, tools, self.dialect.special)
         if tools.must_call:
-            return grammar.required(None if self._is_thinking or self._has_thought else self.dialect.thoughts)
-        return grammar.possible() if constraint is None else grammar.beside(_json_rule(constraint))
+            return self._behind_thought(grammar.required)
+        if asked is not None:
+            answer = rule(asked)
+            return self._behind_thought(lambda thought: grammar.beside(answer, thought))
+        opening = self.dialect.tokens.get(form.openings[0]) if form.openings and not self._is_thinking else None
+        if opening is not None and (text := grammar.opened()) is not None:
+            return Constraint(ConstraintKind.GRAMMAR, text, after=(opening,))
+        return None if grammar.possible() is None else self._behind_thought(lambda thought: grammar.possible() or "")
+
+    def _thought_of(self) -> Constraint | None:
+        """What the answer was asked to be, behind a thought that it may begin with, or that the prompt has begun."""
+        asked = self.asked.constraint
+        if asked is None or asked.after or self.dialect.thoughts is None or self._has_thought:
+            return asked
+        if self._is_thinking and (end := self._thought_end) is not None:
+            return replace(asked, after=(end,), may_end_before=False)
+        if asked.kind is ConstraintKind.GRAMMAR:
+            return asked
+        answer = rule(asked)
+        return self._behind_thought(lambda thought: behind_thought(thought, answer))
+
+    def _behind_thought(self, written: Callable[[Thought | None], str]) -> Constraint:
+        """A grammar that may begin with a thought, or that begins where the prompt's thought ends."""
+        marks = self.dialect.thoughts
+        if marks is None or self._has_thought:
+            return Constraint(ConstraintKind.GRAMMAR, written(None))
+        if self._is_thinking and self._thought_end is not None:
+            return Constraint(ConstraintKind.GRAMMAR, written(None), after=(self._thought_end,), may_end_before=False)
+        thought = Thought(marks, self.dialect.special, is_begun=self._is_thinking)
+        return Constraint(ConstraintKind.GRAMMAR, written(thought))
+
+    @property
+    def _thought_end(self) -> int | None:
+        """The token that ends a thought; None: several do."""
+        return None if self.dialect.thoughts is None else self.dialect.tokens.get(self.dialect.thoughts.closing)
 
     @property
     def _is_held(self) -> bool:
@@ -142,17 +167,9 @@ class Answer:
         """The tokens without a text of their own that the answer is read by."""
         marks, form, thoughts = "", self._form, self.dialect.thoughts
         if self.dialect.response_template is not None:
-            return tuple(self.dialect.tokens.values())
+            return tuple(self.dialect.special.values())
         if form is not None:
             marks += form.marks
         if thoughts is not None:
             marks += thoughts.opening + thoughts.closing
-        return tuple(token for mark, token in self.dialect.tokens.items() if mark in marks)
-
-
-def _json_rule(constraint: Constraint) -> str:
-    try:
-        schema = json.loads(constraint.text) if constraint.kind is ConstraintKind.JSON_SCHEMA else {"type": "object"}
-        return json_rule(schema, constraint.whitespace)
-    except (ValueError, RecursionError, Unreadable) as error:
-        raise InvalidRequest(f"constraint is no JSON schema: {error}", param="constraint") from error
+        return tuple(token for mark, token in self.dialect.special.items() if mark in marks)

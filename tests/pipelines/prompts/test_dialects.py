@@ -89,17 +89,18 @@ def test_thoughts_are_told_apart_where_the_template_knows_their_end() -> None:
     assert dialect_of(Writer(THINKING), Tokenizer(), thoughts="none").thoughts is None
 
 
-def test_marks_that_are_tokens_without_a_text_are_found_by_their_numbers() -> None:
+def test_marks_that_are_tokens_are_found_by_their_numbers() -> None:
     added = {5: Added("[TOOL_CALLS]", True), 6: Added("<tool_call>", False), 7: Added("<|im_end|>", True)}
-    assert dialect_of(Writer(BY_FORMAT["mistral"]), Tokenizer(added)).tokens == {"[TOOL_CALLS]": 5}
-    assert dialect_of(Writer(BY_FORMAT["hermes"]), Tokenizer(added)).tokens == {}
+    mistral, hermes = (dialect_of(Writer(BY_FORMAT[form]), Tokenizer(added)) for form in ("mistral", "hermes"))
+    assert (mistral.tokens, mistral.special) == ({"[TOOL_CALLS]": 5}, {"[TOOL_CALLS]": 5})
+    assert (hermes.tokens, hermes.special) == ({"<tool_call>": 6}, {})
 
 
 def test_a_tokenizers_own_word_is_kept_with_the_tokens_that_it_names() -> None:
     template = {"start_anchor": "<|im_start|>", "fields": {"content": {"close_pattern": r"\s*<\|im_end\|>"}}}
     added = {5: Added("<|im_end|>", True), 6: Added("<|other|>", True)}
     dialect = dialect_of(Writer(BY_FORMAT["hermes"]), Tokenizer(added, template))
-    assert (dialect.response_template, dialect.tokens) == (template, {"<|im_end|>": 5})
+    assert (dialect.response_template, dialect.special) == (template, {"<|im_end|>": 5})
     assert dialect_of(Writer(BY_FORMAT["hermes"]), Tokenizer(added, template), tools="hermes").response_template is None
 
 

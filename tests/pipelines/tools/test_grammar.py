@@ -8,7 +8,7 @@ from llguidance import LLMatcher, LLTokenizer
 
 from pipelines.tools.asked import NO_PARAMETERS, Function, ToolChoice, Tools
 from pipelines.tools.formats import BY_NAME, THOUGHT_MARKS, Body
-from pipelines.tools.grammar import CallGrammar, arguments_schema
+from pipelines.tools.grammar import CallGrammar, Thought, arguments_schema, behind_thought
 from stages.llm.messages import Constraint, ConstraintKind
 from stages.llm.structure.checking import check
 from stages.llm.structure.grammars import grammar
@@ -96,12 +96,33 @@ def test_one_call_at_most_is_one() -> None:
 
 
 def test_a_model_that_thinks_may_think_before_it_must_call() -> None:
-    lark = of("hermes").required(THOUGHT_MARKS[0])
+    lark = of("hermes").required(Thought(THOUGHT_MARKS[0], {}))
     call = written("hermes", GOOD)
     for good in (call, f"<think>\nperhaps <tool_call>\n</think>\n\n{call}"):
         assert accepts(lark, good)
     for wrong in ("<think>only</think>", f"<think>{call}", f"thinking</think>{call}"):
         assert not accepts(lark, wrong)
+
+
+def test_a_thought_that_has_begun_must_end_before_the_call() -> None:
+    lark = of("hermes").required(Thought(THOUGHT_MARKS[0], {}, is_begun=True))
+    assert accepts(lark, f"perhaps</think>\n{written('hermes', GOOD)}")
+    assert not accepts(lark, written("hermes", GOOD))
+
+
+def test_a_form_that_is_asked_for_may_stand_behind_a_thought() -> None:
+    lark = behind_thought(Thought(THOUGHT_MARKS[0], {}), '%json {"type": "integer"}')
+    for good in ("7", "<think>six or\nseven</think>\n\n7"):
+        assert accepts(lark, good)
+    assert not accepts(lark, "<think>7")
+
+
+def test_what_stands_behind_a_mark_that_is_a_token_is_the_rest_of_a_call() -> None:
+    lark = of("hermes", MAY).opened()
+    assert lark is not None
+    assert accepts(lark, written("hermes", GOOD).removeprefix("<tool_call>"))
+    assert not accepts(lark, written("hermes", WRONG).removeprefix("<tool_call>"))
+    assert of("llama3", MAY).opened() is None
 
 
 def test_an_answer_is_a_call_or_what_it_must_be_else() -> None:

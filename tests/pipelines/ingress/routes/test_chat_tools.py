@@ -1,6 +1,7 @@
 """Chats that call functions and think: what reaches the model, and what OpenAI's own client makes of the answers."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import openai
@@ -10,14 +11,14 @@ from openai.types.chat import ChatCompletionChunk
 from pipelines.jobs import Message, PastCall, TextPart
 from pipelines.tools.dialect import Dialect
 from pipelines.tools.formats import BY_NAME, THOUGHT_MARKS
-from stages.llm.messages import ConstraintKind
+from stages.llm.messages import Constraint, ConstraintKind
 from tests.pipelines.ingress.fakes import CHAT
 from tests.pipelines.ingress.routes.test_chat import asked, refused
 from tests.pipelines.ingress.speaking import Speaking, posted, spoken_to
 from tests.pipelines.ingress.surface import JsonObject, chat_body
 
 HERMES = Dialect(BY_NAME["hermes"], knows_tools=True)
-THINKING = Dialect(BY_NAME["hermes"], knows_tools=True, thoughts=THOUGHT_MARKS[0])
+THINKING = Dialect(BY_NAME["hermes"], knows_tools=True, thoughts=THOUGHT_MARKS[0], tokens={"<think>": 6, "</think>": 7})
 CALLS = (
     'Let me see.\n<tool_call>\n{"name": "weather", "arguments": {"city": "Zürich 🙂"}}\n</tool_call>\n'
     '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
@@ -147,6 +148,10 @@ async def test_a_required_call_is_held_to_a_grammar_and_a_possible_one_once_it_h
         texts.append(constraint.text)
     assert "TAIL" not in texts[0]
     assert "TAIL" in texts[1]
+    marked = Speaking(CALLS, replace(HERMES, tokens={"<tool_call>": 9}))
+    await posted(marked, chat_body(tools=TOOLS))
+    assert marked.asked.sampling.constraint is not None
+    assert marked.asked.sampling.constraint.after == (9,)
 
 
 async def test_a_model_whose_template_knows_no_tools_refuses_to_choose_and_serves_all_else() -> None:
@@ -300,13 +305,16 @@ async def test_a_form_that_is_asked_for_begins_behind_a_thought_that_the_prompt_
     _, body = await posted(service, chat_body(**asked_for))
     constraint = service.asked.sampling.constraint
     assert constraint is not None
-    assert constraint.after == "</think>"
+    assert (constraint.after, constraint.may_end_before) == ((7,), False)
     message = body["choices"][0]["message"]
     assert (message["reasoning_content"], message["content"]) == ("hm", "{}")
     plain = Speaking("{}", THINKING, begun="<think>\n\n</think>\n\n")
     await posted(plain, chat_body(**asked_for))
-    assert plain.asked.sampling.constraint is not None
-    assert plain.asked.sampling.constraint.after == ""
+    assert plain.asked.sampling.constraint == Constraint(ConstraintKind.JSON_OBJECT)
+    may = Speaking("{}", THINKING)
+    await posted(may, chat_body(**asked_for))
+    assert may.asked.sampling.constraint is not None
+    assert "(thought lines)?" in may.asked.sampling.constraint.text
 
 
 async def test_an_answer_may_call_or_have_the_form_that_is_asked_for() -> None:
@@ -314,7 +322,7 @@ async def test_an_answer_may_call_or_have_the_form_that_is_asked_for() -> None:
     await posted(service, chat_body(tools=TOOLS, response_format={"type": "json_object"}))
     assert service.asked.sampling.constraint is not None
     assert "start: lines (answer |" in service.asked.sampling.constraint.text
-    status, body = await posted(Speaking("", HERMES), chat_body(tools=TOOLS, guided_regex="a+"))
+    status, body = await posted(Speaking("", HERMES), chat_body(tools=TOOLS, guided_grammar='start: "a"'))
     assert (status, body["error"]["param"]) == (400, "tools")
 
 
