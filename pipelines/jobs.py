@@ -150,10 +150,12 @@ CompletionEvent = PromptsRead | ChoiceEvents
 
 @dataclass(frozen=True, slots=True)
 class GivenImage:
-    """What an edit starts from. `strength` over 0 to 1: how much of it is painted over (1: all); None: the model's own default."""
+    """What an edit starts from. `strength` over 0 to 1: how much of it is painted over (1: all); None: the model's own default, and all
+    within a mask. `mask`: an image as large as it; only where that is transparent is anything painted (None: everywhere)."""
 
     image: ImagePart
     strength: float | None = None
+    mask: ImagePart | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +297,11 @@ class TextPipeline(Protocol):
 class PaintPipeline(Protocol):
     def paint(self, job: PaintJob, context: RequestContext) -> AsyncIterator[PaintEvent]:
         """The first event comes once every stage has accepted the work. Closing the iterator cancels it."""
+        ...
+
+    async def forecast(self, job: PaintJob, context: RequestContext) -> float | None:
+        """In how many seconds it is expected to be painted; None: nobody knows yet. Starts nothing. Raises `InvalidRequest` as `paint` does
+        for what can be told before anything has started."""
         ...
 
 

@@ -299,6 +299,8 @@ async def test_a_stream_that_ends_without_an_end_is_a_failure(scene: Scene) -> N
     class Silent:
         def admit(self, visits: object, **options: object) -> None: ...
 
+        def forecast(self, visits: object, **options: object) -> None: ...
+
         async def stream(self, stage: str, item: object, **options: object) -> Any:
             yield [TokenDelta("so", 1), StreamEnd(StageReceipt(stage))]
 

@@ -15,12 +15,13 @@ from fastapi import Request
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, from_json
 
-from pipelines.ingress.schemas.strict import AskingBody
+from pipelines.ingress.schemas.strict import WholeBody
 from stages.concurrency.thread_pool import TwoLanes
 from stages.contract.errors import InvalidRequest, TooLarge
 
-B = TypeVar("B", bound=AskingBody)
+B = TypeVar("B", bound=WholeBody)
 
+JSON_TYPE = "application/json"
 MAX_VALUES = 200_000  # a body of nothing but tiny values costs a hundred times its size in memory
 MAX_OPENINGS = 65_536  # arrays and objects cost most
 MAX_ESCAPES = 1_000_000
@@ -44,13 +45,13 @@ UNSUPPORTED = {
     "web_search_options": "models here don't search",
     "dimensions": "vectors come at the model's own width; leave dimensions out",
     "store": "answers are not stored",
-    "quality": "set num_inference_steps instead",
-    "style": "describe the style in the prompt",
     "suffix": "models here only go on with a text",
-    "background": "images are opaque",
-    "mask": "the whole image is painted over, as far as strength says",
-    "markup": "say in the prompt what is to change",
-    "input_fidelity": "set strength instead",
+    "background": "images are opaque, and answers come with their request",
+    "previous_response_id": "responses are not stored; send the conversation's items in input",
+    "conversation": "responses are not stored; send the conversation's items in input",
+    "markup": "say in the prompt what is to change, and in mask where",
+    "frame_count": "images have one frame",
+    "frame_duration_ms": "images have one frame",
 }
 JSON_NAMES = {
     "model_type": "an object",
@@ -77,7 +78,7 @@ class UnsupportedMediaType(InvalidRequest):
 async def read_json(request: Request, model: type[B], parsing: TwoLanes, *, max_bytes: int) -> B:
     """Raises `InvalidRequest`, `UnsupportedMediaType` or `TooLarge`; Starlette's `ClientDisconnect` where the client goes
     away."""
-    refuse_other_types(request, "application/json")
+    refuse_other_types(request, JSON_TYPE)
     body = await whole_body(request, max_bytes)
     return await parsing.run(len(body), parse, body, model)
 
@@ -88,6 +89,11 @@ async def whole_body(request: Request, max_bytes: int) -> bytearray:
     async for chunk in bounded(request, max_bytes):
         body += chunk
     return body
+
+
+def is_json(request: Request) -> bool:
+    """Whether its body is declared as JSON: of a route that takes other types, too."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower() == JSON_TYPE
 
 
 def refuse_other_types(request: Request, media_type: str) -> str:
@@ -116,6 +122,15 @@ async def bounded(request: Request, max_bytes: int) -> AsyncGenerator[bytes]:
 
 def parse(body: bytes | bytearray, model: type[B]) -> B:
     """Raises `InvalidRequest`."""
+    document = document_of(body)
+    _refuse_crowds(
+        {name: value for name, value in document.items() if not (name in model.token_lists and _are_numbers(value))}
+    )
+    return checked(document, model)
+
+
+def document_of(body: bytes | bytearray) -> dict[str, Any]:
+    """The object that the bytes are as JSON. Raises `InvalidRequest`."""
     _refuse_what_takes_long(body)
     try:
         document = from_json(body, allow_inf_nan=False)
@@ -123,10 +138,7 @@ def parse(body: bytes | bytearray, model: type[B]) -> B:
         raise InvalidRequest(f"the body is not valid JSON: {error}") from None
     if not isinstance(document, dict):
         raise InvalidRequest(f"the body must be a JSON object (given: {shown(document)})")
-    _refuse_crowds(
-        {name: value for name, value in document.items() if not (name in model.token_lists and _are_numbers(value))}
-    )
-    return checked(document, model)
+    return document
 
 
 def _refuse_what_takes_long(body: bytes | bytearray) -> None:

@@ -62,7 +62,8 @@ class ChatRoute:
         self, request: Request, context: RequestContext, pipeline: ChatPipeline, asked: ChatQuestion, head: ChatHead
     ) -> Response:
         context.pace_s = STREAM_PACE_S
-        events = await unless_gone(request.receive, context, opened(pipeline.chat(asked.job, context)))
+        opening = opened(pipeline.chat(asked.job, context), self.settings.headers_within_s)
+        events = await unless_gone(request.receive, context, opening)
         writer = ChatStreamWriter(
             head,
             context,

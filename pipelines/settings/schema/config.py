@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipelines.settings.schema.auth import AuthConfig
 from pipelines.settings.schema.deployments import ActorOptions, DeploymentConfig, PartOverrides
+from pipelines.settings.schema.http import ANY_ORIGIN, HttpConfig
 from pipelines.settings.schema.orchestration import ChatSlo, EmbedSlo, PaintSlo, RoutingConfig, ScalingConfig
 from pipelines.settings.schema.remembering import CacheConfig
 from pipelines.settings.schema.strict import Strict
@@ -268,7 +269,7 @@ class FetchConfig(Strict):
     allowed_hosts: tuple[str, ...] = ()
 
 
-class IngressConfig(Strict):
+class IngressConfig(HttpConfig):
     """The HTTP surface. `stages` that live in its own process cost no hop, and scale, compute and fall with it."""
 
     stages: tuple[str, ...] = Field((), description="MODEL.PART names")
@@ -335,6 +336,15 @@ class AppConfig(Strict):
         clashes = {INGRESS, "metrics", "redis", "redis-kv"} & set(self.deployments)
         if clashes:
             raise ValueError(f"deployments: {', '.join(clashes)} is taken by Triptych itself; choose another name")
+        return self
+
+    @model_validator(mode="after")
+    def pages_of_strangers_need_keys(self) -> "AppConfig":
+        if ANY_ORIGIN in self.ingress.cors_origins and not self.auth.keys:
+            raise ValueError(
+                "ingress.cors_origins: \"*\" without auth.keys would let any page that this machine's user opens ask in that user's "
+                "name; name the origins, or give keys"
+            )
         return self
 
     @model_validator(mode="after")

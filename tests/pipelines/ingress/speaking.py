@@ -9,15 +9,13 @@ from cache.memory import MemoryTier
 from cache.tiered import TieredCache
 from pipelines.client import LocalStageClient
 from pipelines.image_text import ImageTextPipeline
-from pipelines.ingress.app import create_app
-from pipelines.ingress.request.settings import IngressSettings
 from pipelines.jobs import ChatPipeline
 from pipelines.threads import Threads
 from pipelines.tools.dialect import Dialect
 from stages.host.host import StageHost
 from stages.llm.messages import Generate
 from tests.pipelines.ingress.fakes import CHAT, FakeService
-from tests.pipelines.ingress.surface import JsonObject, client_of
+from tests.pipelines.ingress.surface import JsonObject, client_for, server_for
 from tests.pipelines.stages import SayingLlm
 from tests.pipelines.test_image_text import Letters
 
@@ -63,14 +61,17 @@ class Speaking(FakeService):
 @asynccontextmanager
 async def spoken_to(service: Speaking) -> AsyncIterator[openai.AsyncOpenAI]:
     """OpenAI's own client of it."""
-    async with client_of(create_app(service, IngressSettings())) as http:
-        yield openai.AsyncOpenAI(base_url="http://127.0.0.1/v1", api_key="none", http_client=http, max_retries=0)
+    async with (
+        server_for(service) as address,
+        openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0) as client,
+    ):
+        yield client
     await service.close()
 
 
 async def posted(service: Speaking, body: JsonObject) -> tuple[int, JsonObject]:
     """Status and body of an answer that is not streamed."""
-    async with client_of(create_app(service, IngressSettings())) as http:
+    async with client_for(service) as http:
         response = await http.post("/v1/chat/completions", json=body)
     await service.close()
     return response.status_code, response.json()

@@ -51,7 +51,8 @@ class CompletionsRoute:
         del body
         if stream:
             context.pace_s = STREAM_PACE_S
-            events = await unless_gone(request.receive, context, opened(pipeline.complete(job, context)))
+            opening = opened(pipeline.complete(job, context), self.settings.headers_within_s)
+            events = await unless_gone(request.receive, context, opening)
             writer = CompletionStreamWriter(head, context, self.receipts, shape, include_usage=include_usage)
             return EventStream(request, context, events, writer, heartbeat_s=self.settings.heartbeat_s, done=DONE)
         context.pace_s = STREAM_PACE_S if shape.logprobs else math.inf

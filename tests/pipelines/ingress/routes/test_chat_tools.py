@@ -181,13 +181,10 @@ async def test_an_answer_of_the_sdk_that_calls_can_be_sent_back_as_it_is() -> No
         first = await client.chat.completions.create(model=CHAT, messages=question, tools=TOOLS)
         message = first.choices[0].message
         assert message.tool_calls is not None
-        results = [
-            {"role": "tool", "tool_call_id": call.id, "content": [{"type": "text", "text": "x"}]}
-            for call in message.tool_calls
-        ]
-        again = await client.chat.completions.create(
-            model=CHAT, messages=[*question, message.model_dump(), *results], tools=TOOLS
-        )
+        told: Any = [{"type": "text", "text": "x"}]
+        results: Any = [{"role": "tool", "tool_call_id": call.id, "content": told} for call in message.tool_calls]
+        history: Any = [*question, message.model_dump(), *results]
+        again = await client.chat.completions.create(model=CHAT, messages=history, tools=TOOLS)
     assert again.choices[0].message.tool_calls
 
 
