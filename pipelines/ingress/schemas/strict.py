@@ -88,7 +88,7 @@ class AskingBody(WholeBody):
 
 
 class ImageAddress(RequestBody):
-    """Where an image is: a data URL (base64 PNG, JPEG, WebP, GIF or BMP), or an http(s) address where fetching is
+    """Where an image is: a data URL (base64 PNG, JPEG, WebP, AVIF, GIF or BMP), or an http(s) address where fetching is
     configured."""
 
     url: Annotated[str, Field(min_length=1)]

@@ -249,6 +249,10 @@ WORST: Mapping[str, Callable[[], Asked]] = {
         "/tokenize", messages=[{"role": "user", "content": "a" * 48}] * 4096, return_token_strs=True
     ),
     "detokenize": lambda: _json("/detokenize", tokens=[1] * 190_000),
+    "chat, largest schema": lambda: _chat("a", guided_json={"enum": ["é" * 15] * 4000}),
+    "chat, a schema that is too large": lambda: _chat(
+        "a", guided_json={"properties": {f"k{i}": {"enum": ["x" * 600] * 4} for i in range(4000)}}
+    ),
     "generations": lambda: _paint(n=2),
     "generations, by address": lambda: _paint(n=2, response_format="url"),
     "generations, streamed": lambda: _paint(n=2, stream=True),

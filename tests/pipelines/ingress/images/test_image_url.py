@@ -109,7 +109,7 @@ async def test_an_empty_image_is_refused() -> None:
 
 
 async def test_bytes_that_are_no_image_are_refused() -> None:
-    assert "PNG, JPEG, WebP, GIF or BMP" in (await refusal(data_url(b"<svg/>", "image/svg+xml"))).message
+    assert "PNG, JPEG, WebP, AVIF, GIF or BMP" in (await refusal(data_url(b"<svg/>", "image/svg+xml"))).message
 
 
 @pytest.mark.parametrize("max_bytes", [len(CAT) - 1, 64])
