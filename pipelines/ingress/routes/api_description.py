@@ -20,12 +20,13 @@ from pipelines.ingress.schemas.errors import ErrorBody
 JsonObject = dict[str, Any]  # OpenAPI's own shape, which FastAPI takes and gives as plain dictionaries
 
 REF = "#/components/schemas/{model}"
+CONFLICT = 409
 REASONS = {
     400: "the request is at fault; `param` names the field",
     401: "an API key is needed, or is not known",
     403: "no keys are configured, and this may be another's request than this machine's user's",
     404: "not served",
-    409: "not done yet, or never to be",
+    CONFLICT: "not done yet, or never to be",
     413: "over a configured limit",
     415: "another content-type than the operation takes",
     429: "a queue is full; Retry-After says when to try again",
@@ -33,7 +34,7 @@ REASONS = {
     503: "no live replica; Retry-After says when to try again",
     504: "the request's time is up",
 }
-POST_ERRORS = tuple(status for status in REASONS if status != 409)
+POST_ERRORS = tuple(status for status in REASONS if status != CONFLICT)
 
 
 def error_answers(*statuses: int) -> dict[int | str, JsonObject]:
