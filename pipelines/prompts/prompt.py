@@ -14,6 +14,7 @@ from jinja2 import TemplateError
 
 from pipelines.jobs import ImagePart, Message, TextPart
 from pipelines.prompts.control_tokens import ControlTokens, unused_mark
+from pipelines.prompts.render_bounds import rendering_bounded, watch_templates
 from stages.checkpoints.checkpoint import Checkpoint
 from stages.contract.errors import ConfigurationError, InvalidRequest, TriptychError
 from stages.device.torchvision_shim import ensure_torchvision
@@ -83,6 +84,7 @@ class PromptBuilder:
         from stages.vision.vlm_files import VLM_PARTS
 
         ensure_torchvision()
+        watch_templates()
         if gguf_file(checkpoint.folder) is None and (config := _load_config(checkpoint)).model_type in VLM_PARTS:
             processor = _load_processor(checkpoint)
             writer = ProcessorPromptWriter(processor, int(config.vision_config.patch_size))
@@ -109,7 +111,7 @@ class PromptBuilder:
 
     def build(self, messages: Sequence[Message]) -> Prompt:
         """Raises `InvalidRequest` for a conversation that the model's template refuses (such as two user messages in a row), that
-        its tokenizer can't read, or that is far too long."""
+        its tokenizer can't read, that is far too long, or that takes the template too long; `Cancelled` once nobody waits for it."""
         images = [part for message in messages for part in message.parts if isinstance(part, ImagePart)]
         mark = unused_mark(part.text for message in messages for part in message.parts if isinstance(part, TextPart))
         text = self._rendered([self._harmless(message, mark) for message in messages])
@@ -118,7 +120,8 @@ class PromptBuilder:
 
     def _rendered(self, messages: Sequence[Message]) -> str:
         try:
-            return self._writer.render(messages)
+            with rendering_bounded():
+                return self._writer.render(messages)
         except TriptychError:
             raise
         except Exception as error:  # a template is a program: what it fails on is in these messages

@@ -8,7 +8,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, TypeGuard
 
 from cache.tiered import TieredCache
@@ -234,7 +234,7 @@ class StageHost:
 
     def activity(self) -> object:
         """Another one whenever a stage has done anything. Asks no far tier."""
-        counters = {name: replace(counters) for name, counters in self._resolver.counters.items()}
+        counters = {name: counters.as_metrics() for name, counters in self._resolver.counters.items()}
         return [hosted.metrics() for hosted in self._hosted.values()], counters
 
     def load(self) -> Mapping[str, Load]:
@@ -351,7 +351,7 @@ class StageHost:
             )
 
     def _cache_counters(self, stage: str) -> dict[str, float]:
-        return asdict(self._resolver.counters_of(stage)) if stage in self._makers else {}
+        return self._resolver.counters_of(stage).as_metrics() if stage in self._makers else {}
 
     def _shared_cache_counters(self) -> dict[str, float]:
         told: dict[str, float] = {}

@@ -94,6 +94,8 @@ class PageWriter:
             for salt, made in by_salt.items():
                 if await self._cache.put_many(self._values(made), Label(self._kind, salt)):
                     lost.difference_update(page.name for page in made)
+                for page in made:
+                    self._cache.used([remembered_as(name, self._origin) for name in page.before])
         finally:
             self._written(pages, lost)
 

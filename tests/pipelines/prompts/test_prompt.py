@@ -2,6 +2,8 @@
 
 import io
 import json
+import shutil
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipelines.jobs import ImagePart, Message, TextPart
+from pipelines.prompts import prompt
 from pipelines.prompts.prompt import PromptBuilder
+from pipelines.prompts.render_bounds import rendering_bounded
 from stages.checkpoints.checkpoint import Source, resolve
-from stages.contract.errors import ConfigurationError, InvalidRequest
+from stages.contract.errors import Cancelled, ConfigurationError, InvalidRequest
+from stages.contract.wanted import wanted_while
 from tests.stages.llm.tiny_models import save_decoder
 from tests.stages.llm.tiny_vlms import save_llava, save_qwen2_5_vl
 from tests.stages.text.hostile import UNITS, times_plain, units
@@ -190,6 +195,28 @@ def test_what_a_template_fails_on_is_the_requests_fault_and_stays_in_the_log(tmp
     with pytest.raises(InvalidRequest) as caught:
         load(folder).build([message("user", "x")])
     assert (caught.value.message, caught.value.param) == ("the model's chat template cannot take these messages", "messages")
+
+
+ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+
+
+def test_a_template_that_takes_too_long_ends_with_its_request(tmp_path: Path, vlm_folder: Path) -> None:
+    """Through the library's own way of applying it, of a tokenizer and of a processor."""
+    looks = count()
+    for folder in (save_decoder("llama", tmp_path / "text"), shutil.copytree(vlm_folder, tmp_path / "vlm")):
+        (folder / "chat_template.jinja").write_text(ENDLESS)
+        builder = load(folder)
+        with wanted_while(lambda: next(looks) % 1000 != 999), pytest.raises(Cancelled):
+            builder.build([message("user", "x")])
+
+
+def test_a_template_that_takes_too_long_is_the_requests_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = save_decoder("llama", tmp_path)
+    (folder / "chat_template.jinja").write_text(ENDLESS)
+    monkeypatch.setattr(prompt, "rendering_bounded", lambda: rendering_bounded(max_render_s=0.05))
+    with pytest.raises(InvalidRequest, match=r"chat template takes more than 0\.05 s") as caught:
+        load(folder).build([message("user", "x")])
+    assert caught.value.param == "messages"
 
 
 @pytest.fixture(scope="module")
