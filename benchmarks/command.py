@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 from benchmarks.report import RESULTS
-from benchmarks.server import ROOT
 
+ROOT = Path(__file__).parent.parent
 QUICK_RESULTS = ROOT / ".triptych" / "quick-benchmarks"
 
 

@@ -1,5 +1,5 @@
 """`python -m benchmarks.fleet`: unlike devices, simulated with the product's own schedulers, router, admission, planner and autoscaler,
-beside others' (about an hour on one core; `--quick`: a few minutes, to see that it runs).
+beside others' (about an hour on one core, `--jobs 8` on eight some ten minutes; `--quick`: a few minutes, to see that it runs).
 
 1. Routing on speeds 1 : 3 : 6: ours, round robin, Serve's two random choices over all pools as one set, least outstanding.
 2. Planning for 12 L4, 6 A100 and 2 H100: ours, an even split, a type of device for each stage, a monolith; and what the plan's own
@@ -16,17 +16,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from benchmarks.command import results_folder, start
+from benchmarks.command import ROOT, described, results_folder, started
 from benchmarks.fleet.baselines import LEAST_OUTSTANDING, TWO_CHOICES
 from benchmarks.fleet.devices import FLEET
 from benchmarks.fleet.overload import Overloaded, overloaded
 from benchmarks.fleet.planned import PLANNED, AtSaturation, Ran, beside_others, saturated, the_plan, traces
 from benchmarks.fleet.routing import BUSY, TOO_MUCH, Routed, routed
-from benchmarks.fleet.scaled import DEVICES, SERVES, Scaled, scaled
+from benchmarks.fleet.scaled import DEVICES, SCALERS, SERVES, Scaled, scaled
 from benchmarks.fleet.simulated import OURS
 from benchmarks.plot import Bar, Line, Lines, Panel, svg
 from benchmarks.report import Goal, Report
-from benchmarks.server import ROOT
 
 DOCS = ROOT / "docs"
 P99_GOALS = {TWO_CHOICES: 0.6, LEAST_OUTSTANDING: 0.7}
@@ -47,7 +46,11 @@ FULL, QUICK = Size(6_000, 240.0, 150.0, 0.5), Size(600, 20.0, 10.0, 0.02)
 
 
 def main() -> None:
-    quick = start(__doc__)
+    parser = described(__doc__)
+    parser.add_argument("--jobs", type=int, default=1, help="simulations at a time, each on a core of its own")
+    parser.add_argument("--without-serve", action="store_true", help="where Ray isn't there: not beside its autoscaling")
+    given = started(parser)
+    quick, jobs = given.quick, given.jobs
     size = QUICK if quick else FULL
     report = Report("fleet", {"fleet": ", ".join(f"{each.count} {each.name}" for each in FLEET), "speeds": "1 : 3 : 6"})
     panels: list[Panel | Lines] = []
@@ -57,14 +60,16 @@ def main() -> None:
         """What is there so far is written after every part."""
         panels.extend(more)
         report.write(folder)
+        DOCS.mkdir(exist_ok=True)
         (folder / "fleet.svg" if quick else DOCS / "fleet.svg").write_text(svg(panels))
 
-    done(_routing(report, list(routed(size.routing))))
+    done(_routing(report, list(routed(size.routing, jobs))))
     found = the_plan()
-    done(_planning(report, list(beside_others(found, size.planned_s)), saturated(found, size.planned_s)))
-    done(_scaling(report, list(scaled(size.hours))))
-    done(_overload(report, list(overloaded(found, size.overload_s))))
-    done(_traces(report, list(traces(found, size.planned_s))))
+    done(_planning(report, list(beside_others(found, size.planned_s, jobs)), saturated(found, size.planned_s)))
+    scalers = (OURS,) if given.without_serve else SCALERS
+    done(_scaling(report, list(scaled(size.hours, scalers, jobs))))
+    done(_overload(report, list(overloaded(found, size.overload_s, jobs))))
+    done(_traces(report, list(traces(found, size.planned_s, jobs))))
     report.publish(folder)
 
 

@@ -10,10 +10,11 @@ import itertools
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
-from benchmarks.command import tell
 from benchmarks.fleet import plans
 from benchmarks.fleet.baselines import LEAST_OUTSTANDING, TWO_CHOICES
+from benchmarks.fleet.cases import each
 from benchmarks.fleet.simulated import OURS, fleet_of, router_of
 from benchmarks.fleet.workloads import CHAT, CHAT_WITHIN_S, PAINTING, PAINTING_WITHIN_S, requests
 from pipelines.planning.plan import Plan
@@ -50,11 +51,19 @@ class Overloaded:
         return self.offered * min(self.in_time.values())
 
 
-def overloaded(found: Plan, seconds: float) -> Iterator[Overloaded]:
+def overloaded(found: Plan, seconds: float, jobs: int = 1) -> Iterator[Overloaded]:
     """`seconds`: that are counted, behind those in which lines grow."""
-    for times, side in itertools.product(OVERLOADS, (OURS, TWO_CHOICES, LEAST_OUTSTANDING)):
-        tell(f"overload: {times:g} times the planned rate, {side}")
-        yield overload(plans.pools_of(found), side, times, found.rate, seconds)
+    pools = plans.pools_of(found)
+    return each(
+        [
+            (
+                f"overload: {times:g} times the planned rate, {side}",
+                partial(overload, pools, side, times, found.rate, seconds),
+            )
+            for times, side in itertools.product(OVERLOADS, (OURS, TWO_CHOICES, LEAST_OUTSTANDING))
+        ],
+        jobs,
+    )
 
 
 def overload(pools: Iterable[Pool], side: str, times: float, rate: float, seconds: float) -> Overloaded:

@@ -6,9 +6,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from benchmarks.command import tell
 from benchmarks.fleet import plans
+from benchmarks.fleet.cases import each
 from benchmarks.fleet.plans import BY_TYPE, EVEN, MONOLITH
 from benchmarks.fleet.simulated import OURS, SIDES, fleet_of, router_of
 from benchmarks.fleet.workloads import MIXED, REUSED, Taste, requests
@@ -60,13 +62,22 @@ def the_plan(taste: Taste = MIXED) -> Plan:
     return plan(plans.planned_for(taste))
 
 
-def beside_others(found: Plan, seconds: float) -> Iterator[Ran]:
+def beside_others(found: Plan, seconds: float, jobs: int = 1) -> Iterator[Ran]:
     """At the rate that the plan promises, and at what its devices do when they never rest."""
-    for load, rate in (("the plan's rate", found.rate), ("the plan's rate, no rest", found.saturated_rate)):
-        for side in (PLANNED, EVEN, BY_TYPE, MONOLITH):
-            tell(f"plans: {side} at {load}")
-            pools = plans.pools_of(found) if side == PLANNED else plans.without_a_plan(side)
-            yield _ran(side, load, rate, pools, OURS, poisson(rate, seed=1), seconds, admits=True)
+    loads = {"the plan's rate": found.rate, "the plan's rate, no rest": found.saturated_rate}
+    return each(
+        [
+            (f"plans: {side} at {load}", partial(_beside, side, load, rate, found, seconds))
+            for load, rate in loads.items()
+            for side in (PLANNED, EVEN, BY_TYPE, MONOLITH)
+        ],
+        jobs,
+    )
+
+
+def _beside(side: str, load: str, rate: float, found: Plan, seconds: float) -> Ran:
+    pools = plans.pools_of(found) if side == PLANNED else plans.without_a_plan(side)
+    return _ran(side, load, rate, pools, OURS, poisson(rate, seed=1), seconds, admits=True)
 
 
 def saturated(found: Plan, seconds: float) -> AtSaturation:
@@ -82,33 +93,25 @@ def saturated(found: Plan, seconds: float) -> AtSaturation:
     return AtSaturation(part, {device: each.full_part for device, each in result.by_device().items()}, found.gap)
 
 
-def traces(found: Plan, seconds: float) -> Iterator[Ran]:
+def traces(found: Plan, seconds: float, jobs: int = 1) -> Iterator[Ran]:
     """At the planned rate: in bursts, and with much that comes again."""
-    for side in SIDES:
-        tell(f"bursts, {side}")
-        yield _ran(
-            side,
-            "in bursts",
-            found.rate,
-            plans.pools_of(found),
-            side,
-            gamma(found.rate, BURSTS_CV, seed=4),
-            seconds,
-            admits=True,
-        )
-    for side in SIDES:
-        tell(f"reuse, {side}")
-        yield _ran(
-            side,
-            "skewed reuse",
-            found.rate,
-            plans.pools_of(found),
-            side,
-            poisson(found.rate, seed=5),
-            seconds,
-            admits=True,
-            taste=REUSED,
-        )
+    return each(
+        [
+            *((f"bursts, {side}", partial(_in_bursts, side, found, seconds)) for side in SIDES),
+            *((f"reuse, {side}", partial(_reused, side, found, seconds)) for side in SIDES),
+        ],
+        jobs,
+    )
+
+
+def _in_bursts(side: str, found: Plan, seconds: float) -> Ran:
+    arrivals = gamma(found.rate, BURSTS_CV, seed=4)
+    return _ran(side, "in bursts", found.rate, plans.pools_of(found), side, arrivals, seconds, admits=True)
+
+
+def _reused(side: str, found: Plan, seconds: float) -> Ran:
+    arrivals, pools = poisson(found.rate, seed=5), plans.pools_of(found)
+    return _ran(side, "skewed reuse", found.rate, pools, side, arrivals, seconds, admits=True, taste=REUSED)
 
 
 def _ran(

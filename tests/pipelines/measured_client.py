@@ -23,6 +23,9 @@ class MeasuredClient:
         if self.refusal is not None:
             raise self.refusal
 
+    def forecast(self, visits: Sequence[Visit], *, priority: int = 0) -> float | None:
+        return self._client.forecast(visits, priority=priority)
+
     async def call(self, stage: str, item: Item[Any], *, lost: set[str] | None = None) -> Reply[Any]:
         self.items.append(item)
         reply = await self._client.call(stage, item, lost=lost)

@@ -38,8 +38,16 @@ class StageEntry(ResponseBody):
     reasons: list[str] | None = Field(None, description="why it was sent there")
 
 
+class NoteEntry(ResponseBody):
+    field: str
+    note: str
+
+
 class Receipt(ResponseBody):
     request_id: str
     total_s: float = Field(description="from arrival to this receipt")
     device_s: float = Field(description="over all stages")
     stages: list[StageEntry]
+    notes: list[NoteEntry] | None = Field(
+        None, description="fields of the request that did not do what they might have done; absent: none"
+    )

@@ -242,8 +242,8 @@ class StagePages:
                 beginning.bytes_moved += found.bytes
         beginning.pages = Inputs(pages)
         beginning.keep([keys[name] for name in pages])
-        self._are_at_hand(list(pages))
         self._cache.used([remembered_as(name, self._origin) for name in run.names])  # what came from far came last
+        self._are_at_hand(list(pages))
         self._tell(run, list(pages), used, beginning)
 
     def _forget(self, key: str) -> None:

@@ -310,7 +310,7 @@ def test_what_is_no_image_is_refused(data: bytes) -> None:
 @pytest.mark.parametrize("format", ["TIFF", "PPM", "ICO", "TGA", "PCX", "AVIF"])
 def test_real_images_of_other_formats_are_refused(format: str) -> None:
     out = save(quarters(), format)
-    assert "PNG, JPEG, WebP, GIF or BMP" in refusal(out).message
+    assert "PNG, JPEG, WebP, AVIF, GIF or BMP" in refusal(out).message
 
 
 @pytest.mark.parametrize("format", FORMATS)
