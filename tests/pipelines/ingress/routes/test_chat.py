@@ -110,7 +110,8 @@ async def test_every_field_reaches_the_pipeline() -> None:
 
 
 def test_no_field_of_sampling_is_out_of_a_requests_reach() -> None:
-    assert {field.name for field in fields(Sampling)} <= set(ChatBody.model_fields)
+    said_otherwise = {"constraint", "shown_tokens", "prompt_logprobs"}  # by response_format and tools; of plain texts
+    assert {field.name for field in fields(Sampling)} - said_otherwise <= set(ChatBody.model_fields)
 
 
 @pytest.mark.parametrize(("top_k", "means"), [(-1, 0), (0, 0), (1, 1)])
