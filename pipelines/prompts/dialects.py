@@ -38,6 +38,7 @@ def dialect_of(writer: PromptWriter, tokenizer: Any, *, tools: str = AUTO, thoug
         form = format_of(_written_call(writer))
     marks = thought_marks_in(writer.template) if thoughts == AUTO else None
     template = getattr(tokenizer, "response_template", None) if tools == AUTO and thoughts == AUTO else None
+    added: Mapping[int, Any] = tokenizer.added_tokens_decoder
     text = "" if form is None else form.marks
     if marks is not None:
         text += marks.opening + marks.closing
@@ -48,7 +49,8 @@ def dialect_of(writer: PromptWriter, tokenizer: Any, *, tools: str = AUTO, thoug
         knows_tools=knows_tools,
         thoughts=marks,
         response_template=template,
-        tokens={token: number for number, token in _special_tokens(tokenizer) if token in text},
+        tokens={token.content: number for number, token in added.items() if token.content in text},
+        special={token.content: number for number, token in added.items() if token.special and token.content in text},
         is_refused=tools == NONE,
     )
 
@@ -80,8 +82,3 @@ def _rendered(writer: PromptWriter, conversation: Sequence[Entry], tools: Sequen
         return writer.render(conversation, tools, add_generation_prompt=True)
     except Exception:  # a template is a program, and may fail on anything that its authors never tried
         return None
-
-
-def _special_tokens(tokenizer: Any) -> Sequence[tuple[int, str]]:
-    added: Mapping[int, Any] = tokenizer.added_tokens_decoder
-    return [(number, token.content) for number, token in added.items() if token.special]

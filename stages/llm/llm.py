@@ -229,9 +229,9 @@ class Llm:
         text = TextStream(
             self._tokenizer,
             sampling.stop,
-            shown=sampling.shown_tokens if sampling.skip_special else special_tokens(self._tokenizer),
+            shown=sampling.shown_tokens if sampling.skip_special_tokens else special_tokens(self._tokenizer),
             min_tokens=sampling.min_tokens,
-            shows_stop=sampling.include_stop,
+            shows_stop=sampling.include_stop_str_in_output,
         )
         names = prepared.read.page_names
         brought = [names[number] for number in prepared.at_hand.pages]
@@ -410,7 +410,7 @@ class Llm:
 
     def _ended_by(self, row: LlmRow, sampled: SampledToken) -> Stepped:
         """By a token, which is shown only where that is asked for."""
-        last = row.text.push(sampled.token) if row.sampler.sampling.include_stop else Shown()
+        last = row.text.push(sampled.token) if row.sampler.sampling.include_stop_str_in_output else Shown()
         tail = row.text.end()
         shown = Shown(last.text + tail.text, last.logprobs + tail.logprobs)
         return self._ended(row, shown, "stop", self._logprob(row, sampled))

@@ -60,7 +60,7 @@ class ChatQuestions:
             raise InvalidRequest(
                 "continue_final_message needs a last message of role assistant to go on with", param="continue_final_message"
             )
-        for field, text in body.notes().items():
+        for field, text in body.without_effect().items():
             context.note(field, text)
         defaults = _defaults(self.service.models(), body.model)
         unbounded = body.max_tokens is None and body.max_completion_tokens is None

@@ -55,7 +55,7 @@ class ChatBody(SamplingFields, StructureFields, ToolFields, TemplateFields, Aski
     audio: None = None
     web_search_options: None = None
 
-    def notes(self) -> Mapping[str, str]:
+    def without_effect(self) -> Mapping[str, str]:
         """By field, why it does not do what it might have done."""
         told: dict[str, str] = {}
         if self.store:

@@ -53,8 +53,6 @@ class SamplingFields(RequestBody):
             **({} if self.top_k is None else {"top_k": max(self.top_k, 0)}),
             **({"temperature": 0.0, "top_p": 1.0} if self.top_p == 0 else {}),
             "stop_token_ids": tuple(dict.fromkeys(self.stop_token_ids or ())),
-            "include_stop": bool(self.include_stop_str_in_output),
-            "skip_special": self.skip_special_tokens is not False,
             "stop": (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
             "logit_bias": {int(token): bias for token, bias in (self.logit_bias or {}).items()},
         }

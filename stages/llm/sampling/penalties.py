@@ -41,8 +41,8 @@ class Penalties:
     @staticmethod
     def of(sampling: Sampling, prompt: Sequence[int], end_tokens: Collection[int] = ()) -> "Penalties | None":
         """None where the request changes nothing."""
-        given = sampling.logit_bias or sampling.frequency_penalty or sampling.presence_penalty
-        given = given or (sampling.min_tokens and end_tokens)
+        changes = bool(sampling.logit_bias or sampling.frequency_penalty or sampling.presence_penalty)
+        given = changes or bool(sampling.min_tokens and end_tokens)
         return Penalties(sampling, prompt, end_tokens) if given or sampling.repetition_penalty != 1 else None
 
     @property
