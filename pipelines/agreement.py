@@ -21,6 +21,9 @@ class AgreeingClient:
     def admit(self, visits: Sequence[Visit], *, deadline: float, priority: int = 0) -> None:
         self._client.admit(visits, deadline=deadline, priority=priority)
 
+    def forecast(self, visits: Sequence[Visit], *, priority: int = 0) -> float | None:
+        return self._client.forecast(visits, priority=priority)
+
     async def call(self, stage: str, item: Item[Any], **options: Any) -> Reply[Any]:
         return await self._client.call(stage, self._agreed(item), **options)
 

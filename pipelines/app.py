@@ -61,6 +61,7 @@ from pipelines.settings.serve.applications import (
     surface_application,
     version_of,
 )
+from pipelines.settings.serve.replica_spec import RedisSpec
 from pipelines.settings.serve.specs import embedded_servers
 from pipelines.threads import Threads
 from stages.images.pixel_budget import pixels_of_this_process
@@ -128,6 +129,7 @@ class Ingress:
         self._app, self._threads = LiveApp(), Threads.new()
         self._succession = Succession[dict[str, Any]](self._app, self._built, self._changed)
         self._kept: Kept | None = None
+        self._kept_in: RedisSpec | None = None
         self._replica = str(serve.get_replica_context().replica_tag)
         self._table = handle_of(Address(deployment=METRICS, application=OWN))
         self._waiting = TellsWaiting(self._table, self._replica)
@@ -157,6 +159,12 @@ class Ingress:
             gc.freeze()  # or the collector looks through all of it again and again, and holds up every request meanwhile
         return Built(given, create_app(self._served[1], limits, self._kept), version_of(given))
 
+    def _keep_in(self, redis: RedisSpec | None) -> None:
+        """Where what clients come back for is kept: the same for as long as the configuration names it. None: in memory."""
+        if self._kept is not None and redis != self._kept_in:
+            self._kept.keep_in(redis.open_store() if redis is not None else None)
+            self._kept_in = redis
+
     def _changed(self, built: Built[dict[str, Any]] | None) -> None:
         if built is not None:
             self._limit(SurfaceSettings.model_validate(built.settings))
@@ -167,6 +175,7 @@ class Ingress:
         pixels_of_this_process().limit(pixels_in_flight(settings.config.limits))
         if self._kept is not None:
             self._kept.limit(settings.config.limits, is_shared=len({key.tenant for key in settings.config.auth.keys}) > 1)
+        self._keep_in(settings.kept)
         if self._own is not None:
             limit_queues(self._own, settings.queues)
         self._needed = settings.stages, settings.config.routing
@@ -208,10 +217,14 @@ class Ingress:
     async def check_health(self) -> None:
         self._tell_soon()
         self._waiting.begin()
+        if self._kept is not None:
+            self._kept.tend()
         if self._own is not None:
             await self._own.check_health()
 
     async def __del__(self) -> None:
+        if self._kept is not None:
+            await self._kept.close()
         self._threads.close()
         self._waiting.close()
         if self._own is not None:

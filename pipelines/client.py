@@ -29,6 +29,10 @@ class StageClient(Protocol):
         is not to be expected to end before its deadline (wall clock) because of what is to be done before it."""
         ...
 
+    def forecast(self, visits: Sequence[Visit], *, priority: int = 0) -> float | None:
+        """In how many seconds a request that visits these stages, one after the other, is expected to end; None: nobody knows yet."""
+        ...
+
     async def call(self, stage: str, item: Item[Any], *, lost: set[str] | None = None) -> Reply[Any]:
         """Runs a one-shot stage. Cancelling the task withdraws the request. `lost`: the replicas that have ended with a piece of
         the same request in hand, where there are several; added to."""
@@ -54,6 +58,9 @@ class LocalStageClient:
     def admit(self, visits: Sequence[Visit], *, deadline: float, priority: int = 0) -> None:
         """Stages' own lines are bounded, and this process has nobody to send anything elsewhere."""
 
+    def forecast(self, visits: Sequence[Visit], *, priority: int = 0) -> float | None:
+        return None
+
     async def call(self, stage: str, item: Item[Any], *, lost: set[str] | None = None) -> Reply[Any]:
         return await self._host.call(stage, item)
 
@@ -70,8 +77,11 @@ class SplitStageClient:
         self._near, self._here, self._there = frozenset(near), here, there
 
     def admit(self, visits: Sequence[Visit], *, deadline: float, priority: int = 0) -> None:
-        far = [visit for visit in visits if visit.stage not in self._near]
-        self._there.admit(far, deadline=deadline, priority=priority)
+        self._there.admit(self._far(visits), deadline=deadline, priority=priority)
+
+    def forecast(self, visits: Sequence[Visit], *, priority: int = 0) -> float | None:
+        """Of what is elsewhere."""
+        return self._there.forecast(self._far(visits), priority=priority)
 
     async def call(self, stage: str, item: Item[Any], *, lost: set[str] | None = None) -> Reply[Any]:
         return await self._of(stage).call(stage, item, lost=lost)
@@ -80,6 +90,9 @@ class SplitStageClient:
         self, stage: str, item: Item[Any], *, restartable: bool = False, lost: set[str] | None = None
     ) -> AsyncGenerator[Sequence[object], None]:
         return self._of(stage).stream(stage, item, restartable=restartable, lost=lost)
+
+    def _far(self, visits: Sequence[Visit]) -> Sequence[Visit]:
+        return [visit for visit in visits if visit.stage not in self._near]
 
     def _of(self, stage: str) -> StageClient:
         return self._here if stage in self._near else self._there

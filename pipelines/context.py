@@ -16,11 +16,20 @@ from stages.contract.work import Work
 P = TypeVar("P")
 
 
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What became of a field that a request sent and that did not do what it might have done."""
+
+    field: str
+    text: str
+
+
 @dataclass(slots=True)
 class RequestContext:
     """`id` is the client's where it gave one: for logs and receipts, never part of a name. `deadline` and `created` are wall-clock
     seconds. `tenant` is derived on the server; `salt` goes into every name. `pace_s`: how often, at most, the client is shown
-    something new; infinite where it is shown the end only. `lost_replicas`: those that ended with a piece of it in hand, by their names."""
+    something new; infinite where it is shown the end only. `lost_replicas`: those that ended with a piece of it in hand, by their names.
+    `notes`: of fields without the effect that they might have had, for the receipt."""
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     tenant: str = "default"
@@ -31,6 +40,13 @@ class RequestContext:
     pace_s: float = 0.0
     receipts: list[StageReceipt] = field(default_factory=list)
     lost_replicas: set[str] = field(default_factory=set)
+    notes: list[Note] = field(default_factory=list)
+
+    def note(self, field: str, text: str) -> None:
+        """Tells in the receipt what became of a field; once."""
+        note = Note(field, text)
+        if note not in self.notes:
+            self.notes.append(note)
 
     def add(self, *receipts: StageReceipt) -> None:
         """Notes receipts that came now, and when each of them had ended."""

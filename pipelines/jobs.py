@@ -5,16 +5,18 @@ into bodies; `image_text.py`, `text_to_image.py` and `embed.py` do the jobs. An 
 (or a part's own `param`), and a message about a field begins with its name.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.context import RequestContext
+from pipelines.tools.asked import Tools
+from pipelines.tools.events import AnswerEvent
 from stages.contract.item import StageMetrics
-from stages.llm.messages import GenerationEnd, Sampling, TokenDelta
+from stages.llm.messages import Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +43,51 @@ class ImagePart:
 
 
 @dataclass(frozen=True, slots=True)
+class PastCall:
+    """A call that an earlier answer made; `arguments` as that answer wrote them, which should be a JSON object."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    role: Literal["system", "user", "assistant"]
+    """`name`: who speaks, or the function that a tool's message comes from; `reasoning` and `calls` are an assistant's; `call_id`: which
+    call a tool's message answers."""
+
+    role: Literal["system", "user", "assistant", "tool"]
     parts: tuple[TextPart | ImagePart, ...]
+    name: str | None = None
+    reasoning: str | None = None
+    calls: tuple[PastCall, ...] = ()
+    call_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateOptions:
+    """How a conversation is written as a prompt. `variables`: a template's own settings (JSON values). `begins_answer`: the prompt ends
+    with the head of the model's own message; `continues`: it ends within the last message, which the answer goes on with. `echoes`: the
+    answer begins with what it goes on with. `asked`: by the request's field, the variables that it sets."""
+
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    asked: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    begins_answer: bool = True
+    continues: bool = False
+    echoes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ChatJob:
-    """`may_shorten`: `sampling.max_tokens` is the model's own, and gives way where the context leaves less room."""
+    """`may_shorten`: `sampling.max_tokens` is the model's own, and gives way where the context leaves less room. `tools` None: the answer
+    calls none."""
 
     messages: tuple[Message, ...]
     sampling: Sampling
     n: int = 1
     may_shorten: bool = False
+    tools: Tools | None = None
+    template: TemplateOptions = TemplateOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,22 +99,63 @@ class ChatStarted:
 
 @dataclass(frozen=True, slots=True)
 class ChoiceEvents:
-    """What the LLM said of one choice since it was last heard: its own events, in order. A choice's last one is a
-    `GenerationEnd`."""
+    """What was said of one choice since it was last heard, in order. A choice's last event is a `GenerationEnd`."""
 
     index: int
-    events: Sequence[TokenDelta | GenerationEnd]
+    events: Sequence[AnswerEvent]
 
 
 ChatEvent = ChatStarted | ChoiceEvents
 
 
 @dataclass(frozen=True, slots=True)
+class PlainPrompt:
+    """What a model is to go on with, as it is: a text, in which control tokens are what they say, or tokens. `param`: the request's
+    field, for messages. `has_marks`: a text gets the tokenizer's own begin and end."""
+
+    content: str | tuple[int, ...]
+    param: str = field(default="prompt", compare=False)
+    has_marks: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ReadText:
+    """A prompt's tokens, and its text, in which the first `num_marks` of them are not written. `first`: what the first token says."""
+
+    token_ids: tuple[int, ...]
+    text: str
+    num_marks: int = 0
+    first: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CompleteJob:
+    """`n` answers to each prompt. `sampling.max_tokens` 0: none, the prompts are only read."""
+
+    prompts: tuple[PlainPrompt, ...]
+    sampling: Sampling
+    n: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PromptsRead:
+    """First answer to a completion job, as `ChatStarted`: its prompts, in their order."""
+
+    prompts: tuple[ReadText, ...]
+
+
+CompletionEvent = PromptsRead | ChoiceEvents
+"""A choice's index counts on through all prompts: `prompt * n + choice`."""
+
+
+@dataclass(frozen=True, slots=True)
 class GivenImage:
-    """What an edit starts from. `strength` over 0 to 1: how much of it is painted over (1: all); None: the model's own default."""
+    """What an edit starts from. `strength` over 0 to 1: how much of it is painted over (1: all); None: the model's own default, and all
+    within a mask. `mask`: an image as large as it; only where that is transparent is anything painted (None: everywhere)."""
 
     image: ImagePart
     strength: float | None = None
+    mask: ImagePart | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,10 +269,39 @@ class ChatPipeline(Protocol):
         """Yields `ChatStarted` first; raises any `TriptychError`, before or after. Closing the iterator cancels the work."""
         ...
 
+    async def token_ids(self, job: ChatJob) -> Sequence[int]:
+        """Of the prompt that the job's conversation becomes. Raises as `chat` does before it starts."""
+        ...
+
+
+class TextPipeline(Protocol):
+    """What the models that chat do with plain texts."""
+
+    def complete(self, job: CompleteJob, context: RequestContext) -> AsyncIterator[CompletionEvent]:
+        """Yields `PromptsRead` first; otherwise as `ChatPipeline.chat`."""
+        ...
+
+    async def read(self, prompt: PlainPrompt) -> ReadText:
+        """Raises `InvalidRequest`."""
+        ...
+
+    async def text_of(self, token_ids: Sequence[int]) -> str:
+        """Raises `InvalidRequest` for a token that the tokenizer doesn't have."""
+        ...
+
+    async def spelled(self, token_ids: Sequence[int]) -> Sequence[str]:
+        """Each token as the vocabulary has it."""
+        ...
+
 
 class PaintPipeline(Protocol):
     def paint(self, job: PaintJob, context: RequestContext) -> AsyncIterator[PaintEvent]:
         """The first event comes once every stage has accepted the work. Closing the iterator cancels it."""
+        ...
+
+    async def forecast(self, job: PaintJob, context: RequestContext) -> float | None:
+        """In how many seconds it is expected to be painted; None: nobody knows yet. Starts nothing. Raises `InvalidRequest` as `paint` does
+        for what can be told before anything has started."""
         ...
 
 
@@ -213,6 +317,8 @@ class Service(Protocol):
     def chat_pipeline(self, model: str) -> ChatPipeline:
         """Raises `UnknownModel`, or `InvalidRequest` for a model that does something else."""
         ...
+
+    def text_pipeline(self, model: str) -> TextPipeline: ...
 
     def paint_pipeline(self, model: str) -> PaintPipeline: ...
 

@@ -12,9 +12,10 @@ from typing import Protocol, TypeVar
 from cache.keys import name
 from pipelines.agreement import AgreeingClient
 from pipelines.client import StageClient
+from pipelines.complete import CompletionPipeline
 from pipelines.embed import ClipEmbedPipeline
 from pipelines.image_text import ImageTextPipeline
-from pipelines.jobs import ChatPipeline, EmbedPipeline, ModelCard, PaintPipeline, StageCard
+from pipelines.jobs import ChatPipeline, EmbedPipeline, ModelCard, PaintPipeline, StageCard, TextPipeline
 from pipelines.prompts.prompt import PromptBuilder
 from pipelines.rules.paint_rules import PaintRules
 from pipelines.rules.sampling_defaults import sampling_defaults
@@ -60,6 +61,7 @@ class Triptych:
         self._made_for = {name: _read_of(spec) for name, spec in self._specs.items() if self._is_read(spec)}
         self._clients = {model_id: self._agreeing(client, model_id) for model_id in config.models}
         self._chat: dict[str, ChatPipeline] = {}
+        self._texts: dict[str, TextPipeline] = {}
         self._paint: dict[str, PaintPipeline] = {}
         self._embed: dict[str, EmbedPipeline] = {}
         created = int(time.time())
@@ -70,6 +72,9 @@ class Triptych:
 
     def chat_pipeline(self, model: str) -> ChatPipeline:
         return self._find(model, self._chat, "answer chat requests")
+
+    def text_pipeline(self, model: str) -> TextPipeline:
+        return self._find(model, self._texts, "complete texts")
 
     def paint_pipeline(self, model: str) -> PaintPipeline:
         return self._find(model, self._paint, "paint images")
@@ -100,7 +105,7 @@ class Triptych:
         match model:
             case ImageTextModel():
                 defaults = self._sampling_defaults(self._specs[f"{model_id}.llm"])
-                self._chat[model_id] = self._image_text(model_id, model)
+                self._add_language(model_id, model)
                 return ModelCard(
                     model_id,
                     "image_text",
@@ -141,23 +146,31 @@ class Triptych:
         checkpoint = resolve(llm.source, part_files(llm).without_weights())
         return sampling_defaults(checkpoint, default_max_tokens(self._config.limits), self._config.limits.max_tokens)
 
-    def _image_text(self, model_id: str, model: ImageTextModel) -> ImageTextPipeline:
+    def _add_language(self, model_id: str, model: ImageTextModel) -> None:
+        """What chats completes plain texts, too, with the same tokenizer."""
         llm = self._specs[f"{model_id}.llm"]
         vision = self._specs.get(f"{model_id}.vision_encoder")
         projector = vision.projector if vision is not None else None
-        return ImageTextPipeline(
+        prompts = PromptBuilder.load(
+            resolve(llm.source, part_files(llm).without_weights()),
+            projector=resolve(projector, PROJECTOR_FILES.without_weights()) if projector is not None else None,
+            max_tokens=model.llm.max_context_tokens,
+            tools=model.tools,
+            thoughts=model.thoughts,
+        )
+        client, limit, chunk = self._clients[model_id], model.llm.max_context_tokens, prefill_chunk_tokens(model.llm)
+        self._chat[model_id] = ImageTextPipeline(
             model_id,
-            self._clients[model_id],
-            PromptBuilder.load(
-                resolve(llm.source, part_files(llm).without_weights()),
-                projector=resolve(projector, PROJECTOR_FILES.without_weights()) if projector is not None else None,
-                max_tokens=model.llm.max_context_tokens,
-            ),
+            client,
+            prompts,
             threads=self._threads,
             vision_fingerprint=self._named(f"{model_id}.vision_encoder") if vision is not None else None,
             max_pixels=self._config.limits.image_pixels,
-            max_context_tokens=model.llm.max_context_tokens,
-            chunk_tokens=prefill_chunk_tokens(model.llm),
+            max_context_tokens=limit,
+            chunk_tokens=chunk,
+        )
+        self._texts[model_id] = CompletionPipeline(
+            model_id, client, prompts.plain(), threads=self._threads, max_context_tokens=limit, chunk_tokens=chunk
         )
 
     def _painter(self, model_id: str, model: TextToImageModel, rules: PaintRules) -> TextToImagePipeline:

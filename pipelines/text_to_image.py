@@ -23,6 +23,7 @@ from pipelines.threads import Threads
 from stages.contract.blob import Blob
 from stages.contract.errors import InvalidRequest, StageFailed
 from stages.contract.item import InputReceipts, StreamEnd
+from stages.contract.news import NO_HINTS, Hints
 from stages.contract.recipe import Recipe
 from stages.contract.work import Work
 from stages.diffusion.messages import (
@@ -34,6 +35,7 @@ from stages.diffusion.messages import (
     EncodePrompt,
     EncodeToLatents,
     Latents,
+    Original,
     PromptEmbedding,
 )
 
@@ -55,6 +57,10 @@ class PaintingWork(Protocol):
 
     def of(self, payload: Denoise) -> Work:
         """Of all steps. Any thread."""
+        ...
+
+    def hints(self, payload: Denoise) -> Hints:
+        """Of its states that are kept, which spare as much of that. Any thread."""
         ...
 
 
@@ -103,9 +109,14 @@ class TextToImagePipeline:
             async for event in events:
                 yield event
 
+    async def forecast(self, job: PaintJob, context: RequestContext) -> float | None:
+        payload = await self._threads.prompts.run(_size_of(job), self._payload, job, context.salt)
+        return self._client.forecast(self._visits(payload, job.n), priority=context.priority)
+
     def _visits(self, payload: Denoise, num_images: int) -> Sequence[Visit]:
         """One after the other; the images beside one another, of one prompt."""
-        painting = Visit(self._denoiser, self._work.of(payload).beside(num_images))
+        hints = self._work.hints(payload) if num_images == 1 else NO_HINTS  # the others are of other seeds
+        painting = Visit(self._denoiser, self._work.of(payload).beside(num_images), hints)
         decoding = Visit(self._decoder, _decoding_work(payload).beside(num_images))
         return [Visit(self._text, payload.prompt.work), painting, decoding]
 
@@ -126,6 +137,7 @@ class TextToImagePipeline:
             preview_steps=_preview_steps(steps, job.partial_images),
             init=self._init(job, size, salt),
             strength=rules.strength(job),
+            masked=job.init is not None and job.init.mask is not None,
             keep_steps=self._kept(job, steps, trunk_steps),
             salt=salt,
             trunk=prompts.get("trunk"),
@@ -173,13 +185,24 @@ class TextToImagePipeline:
         """The given image's latents: the same image at the same size is encoded once. Raises `InvalidRequest`."""
         if job.init is None:
             return None
-        part, (width, height) = job.init.image, size
+        part, mask, (width, height) = job.init.image, job.init.mask, size
         if self._vae_fingerprint is None:
             raise InvalidRequest("this model edits no images: it has no vae_encoder", param=part.param)
-        image, weights = digest(part.data), self._vae_fingerprint
-        key = name("image_latents", weights=weights, tenant=salt, image=image, width=width, height=height)
-        payload = EncodeToLatents(Blob(part.data), width, height, self._max_image_pixels)
-        return Recipe(key, self._encoder, payload, part.param, Work(float(width * height)))
+        self._rules.refuse_other_masks(job.init)
+        key = name(
+            "image_latents",
+            weights=self._vae_fingerprint,
+            tenant=salt,
+            image=digest(part.data),
+            width=width,
+            height=height,
+            mask=digest(mask.data) if mask is not None else None,
+        )
+        payload = EncodeToLatents(
+            Blob(part.data), width, height, self._max_image_pixels, Blob(mask.data) if mask is not None else None
+        )
+        params = {"mask": mask.param} if mask is not None else {}
+        return Recipe(key, self._encoder, payload, part.param, Work(float(width * height)), params)
 
     async def _image(self, index: int, payload: Denoise, context: RequestContext) -> AsyncGenerator[PaintEvent, None]:
         """Denoises, and decodes beside that what there is to see, in its order."""
@@ -193,7 +216,8 @@ class TextToImagePipeline:
     async def _denoised(
         self, index: int, payload: Denoise, seen: "asyncio.Queue[_Seen]", context: RequestContext
     ) -> AsyncGenerator[PaintEvent, None]:
-        item = context.item(f"image:{index}", payload, work=self._work.of(payload))
+        work, hints = self._work.of(payload), self._work.hints(payload)
+        item = context.item(f"image:{index}", payload, work=work, hints=hints)
         latents: Latents | None = None
         previewed: set[int] = set()
         stream = self._client.stream(self._denoiser, item, restartable=True, lost=context.lost_replicas)
@@ -225,17 +249,27 @@ class TextToImagePipeline:
             is_last = one.partial is None
             key = await self._pixels_name(one, payload)
             part = f"decode:{index}:{'end' if one.partial is None else one.partial}"
-            item = context.item(part, DecodeLatents(one.latents), name=key, work=_decoding_work(payload))
+            item = context.item(part, DecodeLatents(one.latents, _original(payload)), name=key, work=_decoding_work(payload))
             reply = await self._client.call(self._decoder, item, lost=context.lost_replicas)
             context.add(*reply.receipts)
             yield PaintImage(index, reply.value.pixels, payload.seed, one.partial)
 
     async def _pixels_name(self, seen: _Seen, payload: Denoise) -> str | None:
-        """Of a finished image that is to be found again; by the latents themselves, whatever they were made of."""
+        """Of a finished image that is to be found again; by the latents themselves, whatever they were made of, and what is put over
+        them."""
         if seen.partial is not None or self._decoder_fingerprint is None or payload.steps not in payload.keep_steps:
             return None
         latents = await self._threads.digests.run(seen.latents.num_bytes, _digest_of, seen.latents)
-        return name("pixels", weights=self._decoder_fingerprint, tenant=payload.salt, latents=latents)
+        original = payload.init.name if payload.init is not None and payload.masked else None
+        return name("pixels", weights=self._decoder_fingerprint, tenant=payload.salt, latents=latents, original=original)
+
+
+def _original(payload: Denoise) -> Original | None:
+    """What of the given image stays, to the pixel."""
+    given = payload.init.payload if payload.init is not None else None
+    if not isinstance(given, EncodeToLatents) or given.mask is None:
+        return None
+    return Original(given.data, given.mask, given.max_pixels)
 
 
 def _decoding_work(payload: Denoise) -> Work:
@@ -245,7 +279,8 @@ def _decoding_work(payload: Denoise) -> Work:
 def _size_of(job: PaintJob) -> int:
     """Of what is to be read: characters and bytes."""
     texts = (job.prompt, job.negative_prompt, job.trunk.prompt if job.trunk is not None else None)
-    return sum(len(text or "") for text in texts) + (len(job.init.image.data) if job.init is not None else 0)
+    given = [part for part in (job.init.image, job.init.mask) if part is not None] if job.init is not None else []
+    return sum(len(text or "") for text in texts) + sum(len(part.data) for part in given)
 
 
 def _trunk_steps(job: PaintJob, steps: int) -> int:

@@ -32,7 +32,7 @@ class Threads:
     `decoding`: and shrunk. `prompts`: chat
     templates and tokenizers, by characters. `digests`: names of images, by
     their bytes. `painting`: finished images to files, by pixels. `answers`:
-    large answers to bytes. `names`: the system's resolver."""
+    large answers to bytes. `names`: the system's resolver. `kept`: what clients come back for, where another process has it."""
 
     parsing: TwoLanes
     images: TwoLanes
@@ -42,6 +42,7 @@ class Threads:
     painting: TwoLanes
     answers: ThreadPool
     names: DaemonThreads
+    kept: ThreadPool
 
     @classmethod
     def new(cls) -> "Threads":
@@ -66,9 +67,19 @@ class Threads:
             painting=TwoLanes("encoding images", threads=2, max_waiting=MAX_WAITING, small=SMALL_IMAGE_PIXELS),
             answers=ThreadPool("writing answers", threads=2, max_waiting=MAX_WAITING),
             names=DaemonThreads("looking up names", max_threads=MAX_LOOK_UPS, is_shared=True),
+            kept=ThreadPool("reading and writing what is kept", threads=4, max_waiting=MAX_WAITING),
         )
 
     def close(self) -> None:
         """What has not started never does; waits for nobody."""
-        for pool in (self.parsing, self.images, self.decoding, self.prompts, self.digests, self.painting, self.answers):
+        for pool in (
+            self.parsing,
+            self.images,
+            self.decoding,
+            self.prompts,
+            self.digests,
+            self.painting,
+            self.answers,
+            self.kept,
+        ):
             pool.close()

@@ -140,7 +140,7 @@ class _Run:
 def _goals(rows: Sequence[dict[str, Value]]) -> Sequence[Goal]:
     checked = [row for row in rows if "ok" in row]
     goals = [Goal("what was checked and is so", sum(bool(row["ok"]) for row in checked) / max(1, len(checked)), 1.0)]
-    shares = [float(row["share"]) for row in rows if isinstance(row.get("share"), float)]
+    shares = [share for row in rows if isinstance(share := row.get("share"), float)]
     if shares:
         goals.append(Goal("choosing / step, the dearest mix", max(shares), MAX_SHARE, at_most=True))
     return goals

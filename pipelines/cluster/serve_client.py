@@ -91,18 +91,26 @@ class ServeStageClient:
     def admit(self, visits: Sequence[Visit], *, deadline: float, priority: int = 0) -> None:
         if self._admission is None or math.isinf(deadline):
             return
-        for visit in visits:
-            self._meet(visit.stage)
         left_s = deadline - time.time()
-        ranked = [self._ranked(visit.stage, Wanted(visit.work, visit.hints, visit.name, priority, left_s)) for visit in visits]
-        known = [visit for visit in ranked if visit is not None and visit.is_known]
-        refusal = admit(forecast(known, self._admission), left_s, priority=priority, settings=self._admission)
+        expected = forecast(self._known(visits, priority, left_s), self._admission)
+        refusal = admit(expected, left_s, priority=priority, settings=self._admission)
         if refusal is not None:
             stages = ", ".join(visit.stage for visit in visits)
             raise QueueFull(
                 f"{stages}: too much is to be done before it: {refusal.why} (routing.admission); try again",
                 retry_after_s=max(1.0, refusal.retry_after_s),
             )
+
+    def forecast(self, visits: Sequence[Visit], *, priority: int = 0) -> float | None:
+        """Of the stages that have been seen to work."""
+        known = self._known(visits, priority, math.inf)
+        return forecast(known, self._admission or Admission()).finish_s if known else None
+
+    def _known(self, visits: Sequence[Visit], priority: int, left_s: float) -> Sequence[Ranked]:
+        for visit in visits:
+            self._meet(visit.stage)
+        ranked = [self._ranked(visit.stage, Wanted(visit.work, visit.hints, visit.name, priority, left_s)) for visit in visits]
+        return [visit for visit in ranked if visit is not None and visit.is_known]
 
     async def call(self, stage: str, item: Item[Any], *, lost: set[str] | None = None) -> Reply[Any]:
         attempts = _Attempts(lost)

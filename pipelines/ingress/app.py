@@ -9,10 +9,14 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
+from cache.store import MemoryStore, Store
 from pipelines.ingress.body.body_budget import BodyBudget, BoundedBodies, count_fetched
 from pipelines.ingress.images.image_store import ImageStore
 from pipelines.ingress.images.image_url import ImageSource
+from pipelines.ingress.kept.kept_values import KeptValues
+from pipelines.ingress.kept.work import KeptWork
 from pipelines.ingress.playground import add_playground
 from pipelines.ingress.request.arrival import Arrival
 from pipelines.ingress.request.errors import json_response, routing_error_handler, triptych_error_handler
@@ -23,45 +27,91 @@ from pipelines.ingress.request.recent_receipts import RecentReceipts
 from pipelines.ingress.request.request_log import RequestLog
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.ingress.request.whole_answer import WholeAnswer
-from pipelines.ingress.routes.api_description import POST_ERRORS, ApiDescription, asking, describe, error_answers, operation
+from pipelines.ingress.routes.api_description import (
+    EVENTS,
+    POST_ERRORS,
+    ApiDescription,
+    asking,
+    describe,
+    error_answers,
+    operation,
+)
+from pipelines.ingress.routes.batches.added import add_batches, add_files
+from pipelines.ingress.routes.batches.built import batch_routes
 from pipelines.ingress.routes.chat import ChatRoute
+from pipelines.ingress.routes.chat_question import ChatQuestions
 from pipelines.ingress.routes.embeddings import EmbeddingsRoute
-from pipelines.ingress.routes.images import ImagesRoute
 from pipelines.ingress.routes.models import ModelsRoute
-from pipelines.ingress.schemas.chat import ChatBody, ChatCompletion
+from pipelines.ingress.routes.painting.images import ImagesRoute
+from pipelines.ingress.routes.painting.job_paths import FILES, add_image_jobs, image_jobs
+from pipelines.ingress.routes.responses.added import add_responses
+from pipelines.ingress.routes.responses.route import ResponsesRoute
+from pipelines.ingress.routes.texts.added import add_completions, add_tokens
+from pipelines.ingress.routes.texts.completions import CompletionsRoute
+from pipelines.ingress.routes.texts.tokens import TokensRoute
+from pipelines.ingress.schemas.batches import BatchBody, FileBody
+from pipelines.ingress.schemas.chat import ChatBody
+from pipelines.ingress.schemas.chats.answer import ChatCompletion
+from pipelines.ingress.schemas.completions import CompletionsBody
 from pipelines.ingress.schemas.embeddings import EmbeddingsAnswer, EmbeddingsBody
-from pipelines.ingress.schemas.images import EditBody, ImagesAnswer, ImagesBody
+from pipelines.ingress.schemas.image_jobs import JobBody, JobForm
+from pipelines.ingress.schemas.images import EditBody, EditJson, ImagesAnswer, ImagesBody
 from pipelines.ingress.schemas.models import Health, ModelEntry, ModelList, Readiness
 from pipelines.ingress.schemas.receipt import Receipt
+from pipelines.ingress.schemas.responses import ResponsesBody
+from pipelines.ingress.schemas.tokens import DetokenizeBody, TokenizeBody
 from pipelines.jobs import Service
 from pipelines.settings.derived import body_bytes_in_flight
 from pipelines.settings.schema.config import LimitsConfig
 from pipelines.threads import Threads
 from stages.contract.errors import TriptychError
 
-EVENTS: dict[str, Any] = {"content": {"text/event-stream": {}}}  # events, not one value: they have no schema of their own here
+CORS: dict[str, Any] = {
+    "allow_methods": ["GET", "POST", "DELETE"],
+    "allow_headers": ["*"],  # clients' libraries have headers of their own
+    "expose_headers": ["x-request-id", "retry-after", "retry-after-ms", "x-should-retry"],
+    "max_age": 600,
+}
+"""No credentials: keys are sent by whoever has them, and there are no cookies."""
 DESCRIPTION = "Images and language in OpenAI's shapes. Fields of Triptych's own live under `triptych` and are optional."
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What outlives a change of settings: counters, the images whose addresses were given out, threads, what bodies weigh, and the
-    latest receipts."""
+    """What outlives a change of settings: counters, what clients come back for, threads, what bodies weigh, and the latest receipts."""
 
     metrics: RequestMetrics
-    images: ImageStore
+    values: KeptValues
+    jobs: KeptWork
+    batches: KeptWork
     threads: Threads
     bodies: BodyBudget
     receipts: RecentReceipts
 
     @classmethod
-    def new(cls, settings: IngressSettings, threads: Threads | None = None) -> "Kept":
-        """`threads` None: some of its own."""
-        store = ImageStore(capacity_bytes=settings.kept_image_bytes, keep_s=settings.kept_image_s)
-        bodies = BodyBudget(0)
-        kept = cls(RequestMetrics(), store, threads if threads is not None else Threads.new(), bodies, RecentReceipts())
+    def new(cls, settings: IngressSettings, threads: Threads | None = None, store: Store | None = None) -> "Kept":
+        """`threads` None: some of its own. `store`: of what clients come back for; None: this process's memory."""
+        threads = threads if threads is not None else Threads.new()
+        values = KeptValues(MemoryStore(settings.kept.memory_bytes), threads.kept)
+        values.keep_in(store)
+        jobs, batches = KeptWork("imgjob", values), KeptWork("batch", values)
+        kept = cls(RequestMetrics(), values, jobs, batches, threads, BodyBudget(0), RecentReceipts())
         kept.limit(settings.limits, is_shared=len(set(settings.keys.values())) > 1)
         return kept
+
+    def keep_in(self, store: Store | None) -> None:
+        """Where what clients come back for is from now on. What is elsewhere is not found any more. None: this process's memory."""
+        self.values.keep_in(store)
+
+    def tend(self) -> None:
+        """Does what is to be done and no connection waits for, from now on. Idempotent; on the event loop."""
+        self.jobs.tend()
+        self.batches.tend()
+
+    async def close(self) -> None:
+        """What is under way is left to other processes."""
+        await self.jobs.close()
+        await self.batches.close()
 
     def limit(self, limits: LimitsConfig, *, is_shared: bool = False) -> None:
         """Judges what comes from now on by these; `is_shared`: by several tenants. On the event loop, once they are in use."""
@@ -87,22 +137,41 @@ def create_app(service: Service, settings: IngressSettings, kept: Kept | None = 
     app.add_exception_handler(TriptychError, triptych_error_handler)
     app.add_exception_handler(HTTPException, routing_error_handler)
     app.add_middleware(BoundedBodies, budget=kept.bodies)
+    if settings.cors_origins:
+        app.add_middleware(CORSMiddleware, allow_origins=sorted(settings.cors_origins), **CORS)
     if not settings.keys:
-        app.add_middleware(LocalCallersOnly)
+        app.add_middleware(LocalCallersOnly, origins=settings.cors_origins)
     app.add_middleware(RequestLog, metrics=kept.metrics, adds_id=settings.adds_request_id)
     arrival, receipts = Arrival(service, settings, threads), ReceiptPrinter(settings.sees_all, kept.receipts)
     keyed = bool(settings.keys)
-    _add_chat(app, ChatRoute(arrival, settings, images, receipts, threads))
-    _add_images(app, ImagesRoute(arrival, settings, images, receipts, kept.images, threads))
+    questions = ChatQuestions(service, settings, images, threads)
+    _add_chat(app, ChatRoute(arrival, settings, questions, receipts, threads))
+    add_responses(app, ResponsesRoute(arrival, settings, receipts, questions, threads))
+    add_completions(app, CompletionsRoute(arrival, settings, receipts, threads))
+    add_tokens(app, TokensRoute(arrival, settings, questions, threads))
+    limits = settings.kept
+    store = ImageStore(kept.values, settings.server(), keep_s=limits.image_s, tenant_bytes=limits.image_bytes)
+    _add_images(app, ImagesRoute(arrival, settings, images, receipts, store, threads))
+    add_image_jobs(app, image_jobs(kept.jobs, kept.values, arrival, images, receipts), keyed=keyed)
     _add_embeddings(app, EmbeddingsRoute(arrival, settings, images, receipts, threads))
+    files, batches = batch_routes(app, arrival, settings, kept.values, kept.batches, threads)
+    add_files(app, files, keyed=keyed)
+    add_batches(app, batches, keyed=keyed)
     _add_models(app, ModelsRoute(service), arrival, keyed=keyed)
     _add_receipts(app, receipts, arrival, keyed=keyed)
     add_playground(app)
     painters = [card for card in service.models() if card.pipeline == "text_to_image"]
     ids: dict[type[BaseModel], tuple[str, ...]] = {
         ChatBody: _ids(service, "image_text"),
+        CompletionsBody: _ids(service, "image_text"),
+        ResponsesBody: _ids(service, "image_text"),
+        TokenizeBody: _ids(service, "image_text"),
+        DetokenizeBody: _ids(service, "image_text"),
+        FileBody: (),
+        BatchBody: (),
         ImagesBody: tuple(card.id for card in painters),
-        EditBody: tuple(card.id for card in painters if card.accepts_images),
+        **dict.fromkeys((EditBody, EditJson), tuple(card.id for card in painters if card.accepts_images)),
+        **dict.fromkeys((JobForm, JobBody), tuple(card.id for card in painters)),
         EmbeddingsBody: _ids(service, "embed"),
     }
     if settings.models:  # each tenant has its own; the description is for all
@@ -143,7 +212,7 @@ def _add_images(app: FastAPI, route: ImagesRoute) -> None:
         "/v1/images/edits",
         response_model=None,
         responses={200: {"model": ImagesAnswer, **EVENTS}, **error_answers(*POST_ERRORS)},
-        openapi_extra=asking(EditBody, route.settings, as_form=True),
+        openapi_extra=asking(EditJson, route.settings, form=EditBody),
     )
     async def images_edits(request: Request) -> Response:
         """Paints over an image as a sentence says; whole, or as server-sent events with previews."""
@@ -152,13 +221,13 @@ def _add_images(app: FastAPI, route: ImagesRoute) -> None:
     @app.get(
         "/v1/images/files/{key}",
         response_class=Response,
-        responses={200: {"content": {f"image/{kind}": {} for kind in ("png", "jpeg", "webp")}}, **error_answers(403, 404)},
+        responses={200: {"content": FILES}, **error_answers(403, 404, 503)},
         openapi_extra=operation(),
     )
     async def images_files(key: str) -> Response:
         """An image made with `response_format: "url"`. Its address is its key: it cannot be guessed, and is good for a
         while."""
-        image = route.store.get(key)
+        image = await route.store.get(key)
         if image is None:
             raise HTTPException(404)
         headers = {"cache-control": "private, max-age=60", "content-security-policy": "default-src 'none'"}

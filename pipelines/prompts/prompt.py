@@ -5,29 +5,49 @@ tokens in a user's text as text. Loads tokenizer, processor and configuration fi
 HTTP. Everything here is CPU work (milliseconds): call `build` off the event loop, from any thread.
 """
 
-import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from jinja2 import TemplateError
 
-from pipelines.jobs import ImagePart, Message, TextPart
+from pipelines.jobs import ImagePart, Message, TemplateOptions
 from pipelines.prompts.control_tokens import ControlTokens, unused_mark
+from pipelines.prompts.conversation import (
+    called_functions,
+    changed,
+    entry_of,
+    harmless_parts,
+    short_id,
+    texts_of,
+    texts_of_message,
+    with_own_thoughts,
+)
+from pipelines.prompts.dialects import AUTO, dialect_of, takes_system
+from pipelines.prompts.generic import in_words
+from pipelines.prompts.plain import PlainTexts
+from pipelines.prompts.render_bounds import rendering_bounded, watch_templates
+from pipelines.prompts.writers import Entry, Placeholder, ProcessorPromptWriter, PromptWriter, TextPromptWriter
+from pipelines.tools.asked import Tools
+from pipelines.tools.dialect import Dialect
 from stages.checkpoints.checkpoint import Checkpoint
 from stages.contract.errors import ConfigurationError, InvalidRequest, TriptychError
 from stages.device.torchvision_shim import ensure_torchvision
 from stages.llm.model.tokenizer import gguf_file, load_tokenizer
 from stages.text.text_tokenizer import TextTokenizer
-from stages.vision.placeholders import num_image_patches, num_image_tokens
+
+PLAIN = TemplateOptions()
+MAX_BEGUN_CHARS = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """`images`: of the placeholder tokens, in order."""
+    """`images`: of the placeholder tokens, in order. `begun`: how its text ends, which may be the beginning of a thought."""
 
     token_ids: tuple[int, ...]
     images: tuple["PlacedImage", ...] = ()
+    begun: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,33 +60,20 @@ class PlacedImage:
     num_patches: int
 
 
-class PromptWriter(Protocol):
-    """How one kind of model writes a conversation."""
-
-    @property
-    def template(self) -> str: ...
-
-    @property
-    def image_token(self) -> str | None: ...
-
-    def num_image_tokens(self, image: ImagePart) -> int: ...
-
-    def num_image_patches(self, image: ImagePart) -> int: ...
-
-    def render(self, messages: Sequence[Message]) -> str:
-        """The template's text, with one image token (or all of them) for each image."""
-        ...
-
-    def adds_special_tokens(self, text: str) -> bool:
-        """Whether tokenizing adds the tokenizer's own begin token."""
-        ...
-
-
 class PromptBuilder:
     """For one model; thread-safe. `max_tokens`: a prompt of far more is refused before it is read to its end."""
 
-    def __init__(self, tokenizer: Any, writer: PromptWriter, checkpoint: Checkpoint, max_tokens: int | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        writer: PromptWriter,
+        checkpoint: Checkpoint,
+        max_tokens: int | None = None,
+        dialect: Dialect | None = None,
+    ) -> None:
         self._writer, self._checkpoint, self._max_tokens = writer, checkpoint, max_tokens
+        self._dialect = dialect_of(writer, tokenizer) if dialect is None else dialect
+        self._takes_system = takes_system(writer)
         self._backend = tokenizer.backend_tokenizer
         self._texts = TextTokenizer.of(tokenizer, param="messages", max_tokens=max_tokens)
         self._image_token_id = self._backend.token_to_id(writer.image_token) if writer.image_token else None
@@ -76,21 +83,38 @@ class PromptBuilder:
 
     @classmethod
     def load(
-        cls, checkpoint: Checkpoint, projector: Checkpoint | None = None, max_tokens: int | None = None
+        cls,
+        checkpoint: Checkpoint,
+        projector: Checkpoint | None = None,
+        max_tokens: int | None = None,
+        *,
+        tools: str = AUTO,
+        thoughts: str = AUTO,
     ) -> "PromptBuilder":
-        """`projector`: of a model made of an open_clip tower, a projector and a text-only language model. Raises
-        `ConfigurationError` for a checkpoint without tokenizer or chat template."""
+        """`projector`: of a model made of an open_clip tower, a projector and a text-only language model. `tools`, `thoughts`: the
+        configuration's word on how it calls and thinks. Raises `ConfigurationError` for a checkpoint without tokenizer or chat template."""
         from stages.vision.vlm_files import VLM_PARTS
 
         ensure_torchvision()
+        watch_templates()
+        writer: PromptWriter
         if gguf_file(checkpoint.folder) is None and (config := _load_config(checkpoint)).model_type in VLM_PARTS:
             processor = _load_processor(checkpoint)
-            writer = ProcessorPromptWriter(processor, int(config.vision_config.patch_size))
-            return cls(processor.tokenizer, writer, checkpoint, max_tokens)
-        tokenizer = load_tokenizer(checkpoint.folder)
-        _check_template(checkpoint, tokenizer.chat_template)
-        placeholder = Placeholder.load(projector) if projector is not None else None
-        return cls(tokenizer, TextPromptWriter(tokenizer, placeholder), checkpoint, max_tokens)
+            tokenizer, writer = processor.tokenizer, ProcessorPromptWriter(processor, int(config.vision_config.patch_size))
+        else:
+            tokenizer = load_tokenizer(checkpoint.folder)
+            _check_template(checkpoint, tokenizer.chat_template)
+            writer = TextPromptWriter(tokenizer, Placeholder.load(projector) if projector is not None else None)
+        return cls(tokenizer, writer, checkpoint, max_tokens, dialect_of(writer, tokenizer, tools=tools, thoughts=thoughts))
+
+    @property
+    def dialect(self) -> Dialect:
+        """How the model calls tools and thinks."""
+        return self._dialect
+
+    def plain(self) -> PlainTexts:
+        """What the same tokenizer makes of texts without a template."""
+        return PlainTexts(self._texts, self._backend, self._max_tokens)
 
     @property
     def max_context_tokens(self) -> int | None:
@@ -98,32 +122,70 @@ class PromptBuilder:
         limit = getattr(_load_config(self._checkpoint).get_text_config(), "max_position_embeddings", None)
         return int(limit) if limit is not None else None
 
-    def num_chars(self, messages: Sequence[Message]) -> int:
+    def num_chars(self, messages: Sequence[Message], tools: Tools | None = None) -> int:
         """Of all texts together, and of what stands for the images. Raises `InvalidRequest` for images that the model can't see."""
         token = self._writer.image_token or ""
-        return sum(
-            len(part.text) if isinstance(part, TextPart) else len(token) * self._writer.num_image_tokens(part)
-            for message in messages
-            for part in message.parts
-        )
+        images = (part for message in messages for part in message.parts if isinstance(part, ImagePart))
+        num_image_chars = sum(len(token) * self._writer.num_image_tokens(image) for image in images)
+        texts = (text for message in messages for text in texts_of_message(message))
+        return num_image_chars + sum(map(len, texts)) + sum(map(len, texts_of(_shown(tools))))
 
-    def build(self, messages: Sequence[Message]) -> Prompt:
+    def build(self, messages: Sequence[Message], tools: Tools | None = None, options: TemplateOptions = PLAIN) -> Prompt:
         """Raises `InvalidRequest` for a conversation that the model's template refuses (such as two user messages in a row), that
-        its tokenizer can't read, or that is far too long."""
-        images = [part for message in messages for part in message.parts if isinstance(part, ImagePart)]
-        mark = unused_mark(part.text for message in messages for part in message.parts if isinstance(part, TextPart))
-        text = self._rendered([self._harmless(message, mark) for message in messages])
+        its tokenizer can't read, that is far too long, or that takes the template too long; `Cancelled` once nobody waits for it."""
+        own = [with_own_thoughts(message, self._dialect.thoughts) for message in messages]
+        if not self._dialect.knows_tools:
+            own, tools = list(in_words(own, tools, takes_system=self._takes_system)), None
+        images = [part for message in own for part in message.parts if isinstance(part, ImagePart)]
+        shown, variables = _shown(tools), self._variables(options)
+        mark = unused_mark((*(text for message in own for text in texts_of_message(message)), *texts_of([shown, variables])))
+        text = self._rendered(self._entries(own, mark), self._broken(shown, mark), options, self._broken(variables, mark))
         token_ids = self._tokenized(self._with_placeholders(text, images), mark)
-        return Prompt(tuple(token_ids), tuple(self._spans(token_ids, images)))
+        return Prompt(tuple(token_ids), tuple(self._spans(token_ids, images)), self._begun(text))
 
-    def _rendered(self, messages: Sequence[Message]) -> str:
+    def _entries(self, messages: Sequence[Message], mark: str) -> list[Entry]:
+        """As the template takes them, with broken control tokens."""
+        form, functions = self._dialect.format, called_functions(messages)
+        call_id = str if form is None or form.num_id_chars is None else short_id(form.num_id_chars)
+        entries: list[Entry] = []
+        for message in messages:
+            content = self._writer.content(harmless_parts(message.parts, self._control, mark))
+            entry = entry_of(message, functions, call_id)
+            entries.append({"role": message.role, "content": content, **self._broken(entry, mark)})
+        return entries
+
+    def _broken(self, value: Any, mark: str) -> Any:
+        return changed(value, lambda text: self._control.broken(text, mark))
+
+    def _variables(self, options: TemplateOptions) -> dict[str, Any]:
+        """Those that the template looks at."""
+        return {name: value for name, value in options.variables.items() if self.uses(name)}
+
+    def uses(self, variable: str) -> bool:
+        """Whether the template looks at a variable of that name."""
+        return re.search(rf"\b{re.escape(variable)}\b", self._writer.template) is not None
+
+    def _rendered(
+        self, entries: Sequence[Entry], tools: Sequence[Entry], options: TemplateOptions, variables: Mapping[str, Any]
+    ) -> str:
         try:
-            return self._writer.render(messages)
+            with rendering_bounded():
+                return self._writer.render(
+                    entries,
+                    tools,
+                    add_generation_prompt=options.begins_answer and not options.continues,
+                    continue_final_message=options.continues,
+                    **variables,
+                )
         except TriptychError:
             raise
         except Exception as error:  # a template is a program: what it fails on is in these messages
             told = f"refuses these messages: {error}" if type(error) is TemplateError else "cannot take these messages"
             raise InvalidRequest(f"the model's chat template {told}", param="messages") from error
+
+    def _begun(self, text: str) -> str:
+        """What of the answer the prompt has written already, as far as its reader must know."""
+        return text if self._dialect.response_template is not None else text[-MAX_BEGUN_CHARS:]
 
     def encode(self, text: str) -> Sequence[int]:
         """A plain text's tokens: no template, no begin token, and control tokens read as text."""
@@ -133,19 +195,6 @@ class PromptBuilder:
     def count(self, messages: Sequence[Message]) -> int:
         """Tokens of the whole prompt."""
         return len(self.build(messages).token_ids)
-
-    def _harmless(self, message: Message, mark: str) -> Message:
-        """The message with broken control tokens. Only an image's placeholders keep two texts of it apart."""
-        parts: list[TextPart | ImagePart] = []
-        run: list[str] = []
-        for part in message.parts:
-            if isinstance(part, TextPart):
-                run.append(part.text)
-                continue
-            parts += [*map(TextPart, self._control.broken_apart(run, mark)), part]
-            run = []
-        parts += map(TextPart, self._control.broken_apart(run, mark))
-        return Message(message.role, tuple(parts))
 
     def _with_placeholders(self, text: str, images: Sequence[ImagePart]) -> str:
         token = self._writer.image_token
@@ -192,110 +241,13 @@ class PromptBuilder:
         return spans
 
 
-@dataclass(frozen=True, slots=True)
-class Placeholder:
-    """Which token, and how many of it, stand for an image in a text-only model with a projector."""
-
-    token: str
-    num_tokens: int
-
-    @classmethod
-    def load(cls, projector: Checkpoint) -> "Placeholder":
-        path = projector.folder / "config.json"
-        try:
-            config = json.loads(path.read_text())
-            return cls(str(config["image_token"]), int(config["num_image_tokens"]))
-        except (OSError, ValueError, KeyError) as error:
-            raise ConfigurationError(f"{projector.source} is no projector: {path.name}: {error}") from error
-
-
-class TextPromptWriter:
-    """A text-only model; with an `Placeholder`, one that was taught to see through a projector.
-
-    Messages are strings, the texts of one joined by line ends. A message's only image comes first, right before its text,
-    wherever it stands, because that is how a projector is trained (`ProjectorConfig.place_image`); several stay at their
-    places.
-    """
-
-    def __init__(self, tokenizer: Any, placeholder: Placeholder | None) -> None:
-        self._tokenizer, self._placeholder = tokenizer, placeholder
-
-    @property
-    def template(self) -> str:
-        return str(self._tokenizer.chat_template)
-
-    @property
-    def image_token(self) -> str | None:
-        return self._placeholder.token if self._placeholder is not None else None
-
-    def num_image_tokens(self, image: ImagePart) -> int:
-        if self._placeholder is None:
-            raise InvalidRequest("this model sees no images", param=image.param)
-        return self._placeholder.num_tokens
-
-    def num_image_patches(self, image: ImagePart) -> int:
-        """A projector has a token for each."""
-        return self.num_image_tokens(image)
-
-    def render(self, messages: Sequence[Message]) -> str:
-        conversation = [{"role": message.role, "content": self._content(message)} for message in messages]
-        return str(self._tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
-
-    def _content(self, message: Message) -> str:
-        images = [part for part in message.parts if isinstance(part, ImagePart)]
-        if images and self._placeholder is None:
-            raise InvalidRequest("this model sees no images", param=images[0].param)
-        parts = sorted(message.parts, key=lambda part: isinstance(part, TextPart)) if len(images) == 1 else message.parts
-        content = ""
-        after_text = False
-        for part in parts:
-            if isinstance(part, TextPart):
-                content += ("\n" if after_text else "") + part.text
-            elif self._placeholder is not None:
-                content += self._placeholder.token
-            after_text = isinstance(part, TextPart)
-        return content
-
-    def adds_special_tokens(self, text: str) -> bool:
-        return False
-
-
-class ProcessorPromptWriter:
-    """A vision-language model of `transformers`: its processor knows the template and the placeholders."""
-
-    def __init__(self, processor: Any, patch_size: int) -> None:
-        self._processor, self._patch_size = processor, patch_size
-
-    @property
-    def template(self) -> str:
-        return str(self._processor.chat_template or self._processor.tokenizer.chat_template)
-
-    @property
-    def image_token(self) -> str | None:
-        return str(self._processor.image_token)
-
-    def num_image_tokens(self, image: ImagePart) -> int:
-        return num_image_tokens(self._processor, image.height, image.width)
-
-    def num_image_patches(self, image: ImagePart) -> int:
-        return num_image_patches(self._processor, self._patch_size, image.height, image.width)
-
-    def render(self, messages: Sequence[Message]) -> str:
-        conversation = [{"role": message.role, "content": [_as_part(part) for part in message.parts]} for message in messages]
-        return str(self._processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
-
-    def adds_special_tokens(self, text: str) -> bool:
-        begin = self._processor.tokenizer.bos_token
-        return begin is None or not text.startswith(begin)
+def _shown(tools: Tools | None) -> list[Entry]:
+    return [] if tools is None else [function.as_json() for function in tools.functions]
 
 
 def _is_written(token: str, template: str) -> bool:
     """Whether a template writes it; white space is not the template's alone, though tokenizers have tokens for runs of it."""
     return not token.isspace() and token in template
-
-
-def _as_part(part: TextPart | ImagePart) -> dict[str, str]:
-    return {"type": "text", "text": part.text} if isinstance(part, TextPart) else {"type": "image"}
 
 
 def _load_config(checkpoint: Checkpoint) -> Any:

@@ -7,7 +7,7 @@ A refusal names the field, the value, what is allowed, and the setting that allo
 from dataclasses import dataclass
 from typing import Self
 
-from pipelines.jobs import PaintJob
+from pipelines.jobs import GivenImage, PaintJob
 from pipelines.settings.derived import max_pixels
 from pipelines.settings.schema.config import TextToImageModel
 from stages.contract.errors import ConfigurationError, InvalidRequest
@@ -98,9 +98,20 @@ class PaintRules:
         return job.sampler
 
     def strength(self, job: PaintJob) -> float:
-        if job.init is None or job.init.strength is None:
+        """Not asked for: within a mask nothing of what was there stays; else the model's."""
+        if job.init is None or (job.init.strength is None and job.init.mask is None):
             return self.default_strength
-        return job.init.strength
+        return job.init.strength if job.init.strength is not None else 1.0
+
+    def refuse_other_masks(self, init: GivenImage) -> None:
+        """Raises `InvalidRequest` for a mask that is not of its image's size."""
+        image, mask = init.image, init.mask
+        if mask is not None and (mask.width, mask.height) != (image.width, image.height):
+            raise InvalidRequest(
+                f"mask has {mask.width} x {mask.height} pixels and the image {image.width} x {image.height}; a mask is as large as its "
+                "image",
+                param=mask.param,
+            )
 
     def _refuse_what_the_checkpoint_cannot(self, path: str, info: PainterInfo) -> None:
         for size in self.sizes:

@@ -30,14 +30,19 @@ class Making(Payload, Protocol):
 @dataclass(frozen=True, slots=True)
 class Recipe(Generic[V]):
     """A result that need not exist yet. `name`: the digest of what makes it; `stage`: who makes it, MODEL.PART; `param`: the
-    field of the request that it stands for, to be named where that is at fault; `work`: about how much it will take, None where nobody
-    knows."""
+    field of the request that it stands for, to be named where that is at fault, and `params`: others, by the payload's names for them;
+    `work`: about how much it will take, None where nobody knows."""
 
     name: str
     stage: str
     payload: Making
     param: str | None = field(default=None, compare=False)
     work: Work | None = field(default=None, compare=False)
+    params: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    def asked_as(self, at_fault: str | None) -> str | None:
+        """What the request calls the payload's field."""
+        return self.params.get(at_fault or "", self.param)
 
 
 class Inputs:

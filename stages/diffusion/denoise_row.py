@@ -12,6 +12,7 @@ import torch
 
 from stages.diffusion.families.family import Condition
 from stages.diffusion.sampling.schedule import Schedule
+from stages.diffusion.sampling.surroundings import Surroundings
 from stages.diffusion.step_state import StepState
 
 
@@ -32,7 +33,8 @@ class PreparedDenoise:
     height, width] float32, noised as the first call expects; `generator_state`: after the draws for them. `preview_calls`: after
     which model calls an estimate is wanted. `unconditional`: None without classifier-free guidance. `begins_at`: the state that it
     goes on from (None: from the beginning); after the last call, nothing of the rest is needed. `trunk`: what the first `trunk_calls`
-    are conditioned on in place of `condition`, shaped like it (None: those lie behind, or there are none)."""
+    are conditioned on in place of `condition`, shaped like it (None: those lie behind, or there are none). `surroundings`: what is not
+    painted (None: all is)."""
 
     latents: torch.Tensor
     schedule: Schedule
@@ -45,6 +47,7 @@ class PreparedDenoise:
     begins_at: StepState | None = None
     trunk: Condition | None = None
     trunk_calls: int = 0
+    surroundings: Surroundings | None = None
 
     @property
     def num_model_rows(self) -> int:
@@ -69,6 +72,7 @@ class DenoiseRow:
     keeping: Keeping
     trunk: Condition | None
     trunk_calls: int
+    surroundings: Surroundings | None
     call: int = 0
 
     @classmethod
@@ -87,6 +91,7 @@ class DenoiseRow:
             keeping=prepared.keeping,
             trunk=None if prepared.trunk is None else _on(device, prepared.trunk),
             trunk_calls=prepared.trunk_calls,
+            surroundings=None if prepared.surroundings is None else prepared.surroundings.on(device),
         )
 
     @property
@@ -112,12 +117,14 @@ class DenoiseRow:
         estimate = self.schedule.estimate(output, self.call, self.latents) if wanted else None
         self.latents = self.schedule.step(output, self.call, self.latents, self.generator)
         self.call += 1
+        if self.surroundings is not None:
+            self.latents = self.surroundings.around(self.latents, self.schedule, self.call)
         return estimate
 
     def release(self) -> None:
         """Lets go of the device's memory."""
         self.latents = self.latents.new_empty(0)
-        self.condition, self.unconditional, self.trunk = {}, None, None
+        self.condition, self.unconditional, self.trunk, self.surroundings = {}, None, None, None
         self.schedule.release()
 
 

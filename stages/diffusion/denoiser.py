@@ -10,6 +10,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -22,6 +23,7 @@ from stages.contract.recipe import NO_INPUTS, Inputs, Recipe
 from stages.contract.stage import Share, Stepped
 from stages.contract.work import Work
 from stages.device.uploads import uploaded
+from stages.diffusion.beginning import Beginning, beginning
 from stages.diffusion.checkpoint.checkpoint_parts import DiffusersFolder, open_folder
 from stages.diffusion.denoise_request import calls_of, check_request, is_guided
 from stages.diffusion.denoise_row import DenoiseRow, Keeping, PreparedDenoise
@@ -89,11 +91,13 @@ class Denoiser:
         return PageRun(tuple(names.values()), work=work, num_bytes=2 * latents_bytes + _BYTES_BESIDE, each_holds_all=True)
 
     def needs(self, payload: Denoise, inputs: Inputs = NO_INPUTS) -> Sequence[Recipe[Any]]:
-        """Who goes on from a state needs no image to begin with, behind the trunk not that prompt, and after the last step none."""
+        """Who goes on from a state needs no image to begin with, but around what is painted, behind the trunk not that prompt, and after
+        the last step none."""
         step, _ = self._left_at(payload, inputs)
         if step == payload.steps:
             return ()
-        trunk, init = payload.trunk if step < payload.trunk_steps else None, None if step else payload.init
+        trunk = payload.trunk if step < payload.trunk_steps else None
+        init = payload.init if payload.masked or not step else None
         return tuple(recipe for recipe in (payload.prompt, payload.negative, trunk, init) if recipe is not None)
 
     def prepare(self, payload: Denoise, inputs: Inputs) -> PreparedDenoise:
@@ -103,12 +107,12 @@ class Denoiser:
             names = self._state_names(payload)
             calls = calls_of(names, payload, schedule.num_calls)
             step, state = self._left_at(payload, inputs, schedule)
-            latents, generator_state = self._beginning(payload, inputs, schedule) if state is None else _left(state)
+            begins = self._begins(payload, inputs, schedule, state)
             condition, unconditional = ({}, None) if step == payload.steps else self._conditions(payload, inputs)
             return PreparedDenoise(
-                latents=latents,
+                latents=begins.latents,
                 schedule=schedule,
-                generator_state=generator_state,
+                generator_state=begins.generator_state,
                 condition=condition,
                 unconditional=unconditional,
                 guidance_scale=payload.guidance_scale,
@@ -117,6 +121,7 @@ class Denoiser:
                 begins_at=state,
                 trunk=self._shaped_as(condition, payload.trunk, payload, inputs) if step < payload.trunk_steps else None,
                 trunk_calls=calls_of([payload.trunk_steps], payload, schedule.num_calls).get(payload.trunk_steps, 0),
+                surroundings=begins.surroundings,
             )
 
     def share(self, prepared: PreparedDenoise) -> Share:
@@ -239,17 +244,15 @@ class Denoiser:
         factor = self._info.latent_factor
         return 1, self._info.latent_channels, payload.height // factor, payload.width // factor
 
-    def _beginning(self, payload: Denoise, inputs: Inputs, schedule: Schedule) -> tuple[torch.Tensor, torch.Tensor]:
-        """Latents before the first call, [1, channels, height, width], and the generator's state after the draws for them: those
-        that the library's pipelines make for this seed."""
-        generator = torch.Generator("cpu").manual_seed(payload.seed)
-        shape = self._shape(payload)
-        if payload.init is None:
-            latents = torch.randn(shape, generator=generator) * schedule.initial_scale
-        else:
-            image = _draw(inputs[payload.init], shape, generator)
-            latents = schedule.add_noise(image, torch.randn(shape, generator=generator))
-        return latents, generator.get_state()
+    def _begins(self, payload: Denoise, inputs: Inputs, schedule: Schedule, state: StepState | None) -> Beginning:
+        """Or goes on, from a state: then of a given image nothing is wanted but what stays of it."""
+        shape, init = self._shape(payload), payload.init
+        if state is None:
+            return beginning(payload, shape, inputs[init] if init is not None else None, schedule)
+        left = Beginning(torch.tensor(state.tensors[LATENTS]), torch.tensor(state.tensors[GENERATOR]))
+        if init is None or not payload.masked or state.call >= schedule.num_calls:
+            return left
+        return replace(left, surroundings=beginning(payload, shape, inputs[init], schedule).surroundings)
 
     def _conditions(self, payload: Denoise, inputs: Inputs) -> tuple[Condition, Condition | None]:
         condition = self._condition(inputs[payload.prompt], payload)
@@ -282,22 +285,6 @@ def _cost(latents: torch.Tensor, num_model_rows: int) -> float:
 
 def _shapes(condition: Condition) -> tuple[tuple[str, tuple[int, ...]], ...]:
     return tuple((name, tuple(value.shape)) for name, value in condition.items())
-
-
-def _left(state: StepState) -> tuple[torch.Tensor, torch.Tensor]:
-    """Latents and generator's state where a painting was left."""
-    return torch.tensor(state.tensors[LATENTS]), torch.tensor(state.tensors[GENERATOR])
-
-
-def _draw(init: Latents, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
-    """Latents of a given image: as they are, or drawn around them where a vae encoder gave their standard deviation."""
-    for name, array in init.arrays().items():
-        if (1, *array.shape) != shape:
-            raise StageFailed(f"init {name} has shape {array.shape}; this size of image wants {shape[1:]}")
-    latents = torch.tensor(init.latents).float()[None]
-    if init.std is None:
-        return latents
-    return latents + torch.tensor(init.std).float()[None] * torch.randn(shape, generator=generator)
 
 
 def _guide(output: torch.Tensor, guided: Sequence[DenoiseRow], num_rows: int) -> torch.Tensor:

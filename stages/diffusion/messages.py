@@ -26,10 +26,11 @@ class PromptEmbedding(Result):
 @dataclass(frozen=True, slots=True)
 class Latents(Result):
     """`latents`: [channels, height, width] float32, in the denoiser's scale. `std`: as large, where a VAE encoder says how sure it
-    is of each."""
+    is of each. `mask`: [1, height, width] float32, where a part of a given image is to be painted: 1 there, else 0."""
 
     latents: NDArray[np.float32]
     std: NDArray[np.float32] | None = None
+    mask: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,24 +56,36 @@ class EncodePrompt:
 @dataclass(frozen=True, slots=True)
 class EncodeToLatents:
     """For a VAE encoder, which makes `Latents`: an encoded image (as `stages/images/image.py` accepts it), scaled to cover
-    `width` x `height` and cut about its middle."""
+    `width` x `height` and cut about its middle. `mask`: an image as large as it, transparent where it is to be painted (None: all of it
+    is)."""
 
     makes: ClassVar[type[Result]] = Latents
     data: bytes | Blob
     width: int
     height: int
     max_pixels: int
+    mask: bytes | Blob | None = None
 
     def needs(self) -> Sequence[Recipe[Any]]:
         return ()
 
 
 @dataclass(frozen=True, slots=True)
+class Original:
+    """What of a painting stays as it was, to the pixel: a given image, where its mask is opaque. Both as `EncodeToLatents` has them."""
+
+    data: bytes | Blob
+    mask: bytes | Blob
+    max_pixels: int
+
+
+@dataclass(frozen=True, slots=True)
 class DecodeLatents:
-    """For a VAE decoder, which makes `Pixels`: latents as the denoiser gives them."""
+    """For a VAE decoder, which makes `Pixels`: latents as the denoiser gives them. `original`: what is put over them (None: nothing)."""
 
     makes: ClassVar[type[Result]] = Pixels
     latents: Latents
+    original: Original | None = None
 
     def needs(self) -> Sequence[Recipe[Any]]:
         return ()
@@ -82,7 +95,8 @@ class DecodeLatents:
 class Denoise:
     """For a denoiser. `negative` None: no classifier-free guidance (one row instead of two). `sampler` None: the checkpoint's own.
     `preview_steps`: after which steps (1-based) an estimate of the finished latents is wanted. `init` with `strength` (0-1]:
-    start from these latents (image-to-image). `keep_steps`: after which steps the painting's state is to be remembered, so that who
+    start from these latents (image-to-image). `masked`: only where their mask says; elsewhere the latents stay the given ones, noised as
+    each step has it (inpainting). `keep_steps`: after which steps the painting's state is to be remembered, so that who
     asks for the same again goes on from there; after the last one, it is done at once. What is remembered for one `salt` serves no
     other. `trunk`: what the first `trunk_steps` follow in place of `prompt`; as long as it. Paintings that differ in `prompt` alone
     share those steps."""
@@ -98,6 +112,7 @@ class Denoise:
     preview_steps: tuple[int, ...] = ()
     init: Recipe[Latents] | None = None
     strength: float = 1.0
+    masked: bool = False
     keep_steps: tuple[int, ...] = ()
     salt: str = field(default="", repr=False)
     trunk: Recipe[PromptEmbedding] | None = None

@@ -97,6 +97,7 @@ def _painting(payload: Denoise, sampler: str) -> str:
         sampler=sampler,
         init=payload.init.name if payload.init is not None else None,
         strength=float(payload.strength),
+        masked=payload.masked,
         trunk=[payload.trunk.name, payload.trunk_steps] if payload.trunk is not None else None,
     )
 

@@ -155,7 +155,7 @@ class HostedEngine:
         try:
             reply = await self._resolve(recipe, item)
         except InvalidRequest as error:
-            raise error.for_request(recipe.param) from error.__cause__
+            raise error.for_request(recipe.asked_as(error.param)) from error.__cause__
         return reply.value, held(reply.receipts, time.monotonic())
 
     def _full(self) -> QueueFull:

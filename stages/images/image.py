@@ -3,19 +3,20 @@
 Decides which formats are images, that nothing is decoded before its size is known to be within the limits and there is room for its
 pixels in this process, and what RGB means for images with an orientation, transparency, 16 bits or CMYK. Knows no HTTP and no model.
 Everything here is CPU work (milliseconds to a second): keep it off event loops. Work that nobody waits for any more stops between
-blocks of the file and bands of the image (`stages/contract/wanted.py`); what can't be stopped is one call of a codec, at most one
-pass over the image.
+blocks of the file, of about a million pixels each, and bands of the image (`stages/contract/wanted.py`). What can't be stopped is one
+call of a codec that takes the file as a whole (WebP), or paints once it has read all of it (progressive JPEG).
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps
+from PIL import AvifImagePlugin, Image, ImageFile, ImageOps
 
 from stages.contract.errors import InvalidRequest, TooLarge, TriptychError
 from stages.contract.wanted import stop_if_unwanted
@@ -29,6 +30,8 @@ OutputFormat = Literal["png", "jpeg", "webp"]
 MAX_PROPORTION = 200
 """Of the longer side to the shorter one. Models scale an image by its shorter side: a line of pixels would become gigabytes."""
 _BAND_PIXELS = 1 << 20
+_BLOCK_BYTES = range(1 << 10, 1 << 16)
+"""Of a file, read at a time. A block of Pillow's own size holds all of a large image that is easily compressed."""
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -53,7 +56,7 @@ def inspect(data: bytes, *, max_bytes: int, max_pixels: int, param: str) -> Imag
     """Checks an image without decoding its pixels. `param` is the request's field, for messages.
 
     Raises `TooLarge` over `max_bytes` (`limits.image_bytes`) or `max_pixels` (`limits.image_pixels`), `InvalidRequest` for
-    what is no PNG, JPEG, WebP, GIF or BMP, and for what is longer than `MAX_PROPORTION`. A file that is cut off or lies may still
+    what is no PNG, JPEG, WebP, AVIF, GIF or BMP, and for what is longer than `MAX_PROPORTION`. A file that is cut off or lies may still
     fail in `decode`.
     """
     if len(data) > max_bytes:
@@ -74,33 +77,54 @@ def decoded(data: bytes, *, max_pixels: int, param: str, budget: PixelBudget | N
     `InvalidRequest` for a file that is none, is cut off or lies, and for what is longer than `MAX_PROPORTION`; `Overloaded` where
     others need all the room for too long; `Cancelled` once nobody waits for it.
     """
+    with _decoded(data, _over_white, max_pixels, param, budget) as image:
+        yield image
+
+
+@contextmanager
+def decoded_alpha(data: bytes, *, max_pixels: int, param: str, budget: PixelBudget | None = None) -> Iterator[Image.Image]:
+    """How opaque the image is, in mode L: its first frame, turned as EXIF says. As `decoded`; `InvalidRequest` also for an image without
+    transparency."""
+    with _decoded(data, partial(_alpha, param), max_pixels, param, budget) as image:
+        yield image
+
+
+@contextmanager
+def _decoded(
+    data: bytes, wanted: Callable[[Image.Image], Image.Image], max_pixels: int, param: str, budget: PixelBudget | None
+) -> Iterator[Image.Image]:
+    """What is wanted of the image's pixels."""
     stop_if_unwanted()
     with _read(data, max_pixels, param) as (header, essence):
         pixels = header.width * header.height
     budget = budget or pixels_of_this_process()
     with budget.hold(max(pixels, min(pixels + essence.tables, budget.max_pixels)), param=param):
         with _faults_named(max_pixels, param):
-            image = _rgb(header, essence, max_pixels, param)
+            image = _upright(header, essence, wanted, max_pixels, param)
         yield image
 
 
-def _rgb(header: Header, essence: Essence, max_pixels: int, param: str) -> Image.Image:
+def _upright(
+    header: Header, essence: Essence, wanted: Callable[[Image.Image], Image.Image], max_pixels: int, param: str
+) -> Image.Image:
     if header.format is ImageFormat.PNG:
         check_rows(essence.data, stop_if_unwanted)
     with _opened(essence, header, max_pixels, param) as image:
         image.load()
         stop_if_unwanted()
-        flat = _over_white(_eight_bit(image))
+        flat = wanted(_eight_bit(image))
     del image  # of a WebP it holds the canvas twice
     transpose = _TRANSPOSES.get(essence.orientation)
     stop_if_unwanted()
     return flat if transpose is None else flat.transpose(transpose)
 
 
-def fit(image: Image.Image, width: int, height: int) -> NDArray[np.uint8]:
-    """[height, width, 3] uint8 of an image in mode RGB: scaled to cover that size with its proportions kept, and cut about its
-    middle where they differ. An image of that size stays as it is. Lanczos, as the diffusion library scales."""
-    fitted = image if image.size == (width, height) else ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
+def fit(image: Image.Image, width: int, height: int, *, sharply: bool = False) -> NDArray[np.uint8]:
+    """[height, width, 3] uint8 of an image in mode RGB, [height, width] of one in mode L: scaled to cover that size with its proportions
+    kept, and cut about its middle where they differ. An image of that size stays as it is. Lanczos, as the diffusion library scales;
+    `sharply`: no pixel is a mixture of others."""
+    how = Image.Resampling.NEAREST if sharply else Image.Resampling.LANCZOS
+    fitted = image if image.size == (width, height) else ImageOps.fit(image, (width, height), how)
     return np.array(fitted, dtype=np.uint8)
 
 
@@ -138,9 +162,16 @@ def _read(data: bytes, max_pixels: int, param: str) -> Iterator[tuple[Header, Es
 @contextmanager
 def _opened(essence: Essence, header: Header, max_pixels: int, param: str) -> Iterator[ImageFile.ImageFile]:
     """The image, opened but not decoded, by the plugin of its own format and no other."""
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # as all others; of its own it takes every core
     with Image.open(_WatchedFile(essence.data), formats=[header.format.value]) as image:
         _check_size(*image.size, max_pixels, param)
+        image.decodermaxblock = _block_bytes(len(essence.data), image.width * image.height)
         yield image
+
+
+def _block_bytes(num_bytes: int, pixels: int) -> int:
+    """As many of the file's bytes as hold about a band of its pixels."""
+    return min(max(num_bytes * _BAND_PIXELS // pixels, _BLOCK_BYTES.start), _BLOCK_BYTES.stop)
 
 
 @contextmanager
@@ -188,6 +219,12 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     if transparent is None:
         return high
     return Image.merge("LA", (high, Image.fromarray(np.where(grey == transparent, 0, 255).astype(np.uint8))))
+
+
+def _alpha(param: str, image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        raise InvalidRequest(f"{param}: it has no transparency (alpha), which says what is to be painted", param=param)
+    return image.convert("RGBA").getchannel("A")
 
 
 def _over_white(image: Image.Image) -> Image.Image:

@@ -3,7 +3,7 @@ to see.
 
 Pure, and trusts nothing: some decoders allocate the whole canvas when they are merely opened, and others walk millions of tiny
 pieces, so size and structure are read here first.
-Knows no limits and decodes no pixels. PNG, JPEG, WebP, GIF and BMP; nothing else is an image. What each looks like is in
+Knows no limits and decodes no pixels. PNG, JPEG, WebP, AVIF, GIF and BMP; nothing else is an image. What each looks like is in
 `stages/images/formats/`.
 """
 
@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from stages.images.formats import bmp, gif, jpeg, png, webp
+from stages.images.formats import avif, bmp, gif, jpeg, png, webp
 from stages.images.formats.essence import BadHeader, Essence, ImageFormat
 
 _SIZES: Mapping[ImageFormat, Callable[[bytes | memoryview], tuple[int, int]]] = {
@@ -20,6 +20,7 @@ _SIZES: Mapping[ImageFormat, Callable[[bytes | memoryview], tuple[int, int]]] = 
     ImageFormat.WEBP: webp.size,
     ImageFormat.GIF: gif.size,
     ImageFormat.BMP: bmp.size,
+    ImageFormat.AVIF: avif.size,
 }
 _ESSENCES: Mapping[ImageFormat, Callable[[bytes], Essence]] = {
     ImageFormat.PNG: png.essence,
@@ -27,6 +28,7 @@ _ESSENCES: Mapping[ImageFormat, Callable[[bytes], Essence]] = {
     ImageFormat.WEBP: webp.essence,
     ImageFormat.GIF: gif.essence,
     ImageFormat.BMP: bmp.essence,
+    ImageFormat.AVIF: avif.essence,
 }
 
 
@@ -52,6 +54,8 @@ def sniff(data: bytes | memoryview) -> ImageFormat | None:
         return ImageFormat.WEBP
     if magic.startswith(b"BM"):
         return ImageFormat.BMP
+    if avif.is_avif(data):
+        return ImageFormat.AVIF
     return None
 
 
@@ -59,7 +63,7 @@ def read_header(data: bytes | memoryview) -> Header:
     """Copies nothing of the image, and looks at little of it. Raises `BadHeader`."""
     found = sniff(data)
     if found is None:
-        raise BadHeader("its first bytes are not those of a PNG, JPEG, WebP, GIF or BMP")
+        raise BadHeader("its first bytes are not those of a PNG, JPEG, WebP, AVIF, GIF or BMP")
     try:
         width, height = _SIZES[found](data)
     except (struct.error, IndexError) as error:

@@ -6,6 +6,7 @@ Decides when text is ready and where it ends. Knows no model and no sampling.
 import codecs
 import re
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -31,10 +32,12 @@ class Shown:
 
 
 class StopStrings:
-    """Holds text back while a stop string may be beginning at its end. A character costs the same, however much is held."""
+    """Holds text back while a stop string may be beginning at its end. A character costs the same, however much is held. `shows`: the
+    stop string itself is shown."""
 
-    def __init__(self, stops: tuple[str, ...]) -> None:
+    def __init__(self, stops: tuple[str, ...], *, shows: bool = False) -> None:
         self._stops = [_StopString(stop) for stop in stops if stop]
+        self._shows = shows
         self._held = ""
 
     def push(self, text: str) -> tuple[str, bool]:
@@ -43,9 +46,10 @@ class StopStrings:
         self._held += text
         if not self._stops:
             return self.flush(), False
-        found = [at for stop in self._stops if (at := stop.found(self._held, searched)) >= 0]
+        found = [(at, len(stop)) for stop in self._stops if (at := stop.found(self._held, searched)) >= 0]
         if found:
-            shown, self._held = self._held[: min(found)], ""
+            at, length = min(found)
+            shown, self._held = self._held[: at + (length if self._shows else 0)], ""
             return shown, True
         cut = len(self._held) - max(stop.read(text) for stop in self._stops)
         shown, self._held = self._held[:cut], self._held[cut:]
@@ -68,6 +72,9 @@ class _StopString:
             at = self._longer(at, character)
             self._shorter.append(at)
 
+    def __len__(self) -> int:
+        return len(self._text)
+
     def found(self, held: str, searched: int) -> int:
         """Where it stands in `held`, of which `searched` characters are known not to hold it; -1 nowhere."""
         return held.find(self._text, max(0, searched - len(self._text) + 1))
@@ -85,7 +92,7 @@ class _StopString:
 
 
 @lru_cache(maxsize=64)
-def _special_tokens(tokenizer: Tokenizer) -> frozenset[int]:
+def special_tokens(tokenizer: Tokenizer) -> frozenset[int]:
     return frozenset(number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special)
 
 
@@ -94,11 +101,11 @@ class Decoding:
 
     Tokens that stand for bytes are read as UTF-8: held back is only what may yet become a character, at most three bytes, and what is
     none becomes U+FFFD. A word's text depends on its neighbours (a leading space is dropped at the beginning), so it is decoded
-    behind the token that was given last, whose own text is cut off again.
+    behind the token that was given last, whose own text is cut off again. `shown`: the special tokens that have a text.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, shown: Collection[int] = ()) -> None:
+        self._tokenizer, self._shown = tokenizer, shown
         self._bytes = _token_bytes(tokenizer)
         self._characters = codecs.getincrementaldecoder("utf-8")("replace")
         self._given: list[int] = []  # the tokens given last, and their text by themselves
@@ -107,8 +114,10 @@ class Decoding:
 
     def push(self, token: int) -> str:
         """The text that is certain now."""
-        if token in _special_tokens(self._tokenizer):
-            return ""  # it has no text, and may stand between a character's bytes
+        if token in special_tokens(self._tokenizer):
+            if token not in self._shown:
+                return ""  # it has no text, and may stand between a character's bytes
+            return self._characters.decode(b"", final=True) + (self._tokenizer.id_to_token(token) or "")
         if self._bytes.is_of_bytes(token):
             self._give([] if self._bytes.is_byte_level else [token])
             return self._characters.decode(self._bytes.of(token))
@@ -135,11 +144,21 @@ class Decoding:
 
 
 class TextStream:
-    """One answer's text, token by token. Special tokens have none."""
+    """One answer's text, token by token. Special tokens have none, but for `shown`. `stops` count from the token `min_tokens` on;
+    `shows_stop`: the one that ends the answer is shown."""
 
-    def __init__(self, tokenizer: Tokenizer, stops: tuple[str, ...]) -> None:
-        self._decoding = Decoding(tokenizer)
-        self._stops = StopStrings(stops)
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        stops: tuple[str, ...],
+        *,
+        shown: Collection[int] = (),
+        min_tokens: int = 0,
+        shows_stop: bool = False,
+    ) -> None:
+        self._decoding = Decoding(tokenizer, shown)
+        self._stops = StopStrings(stops, shows=shows_stop)
+        self._unstopped = max(0, min_tokens - 1)  # tokens that may still hold a stop string
         self._decoded = 0  # characters that the decoder has given
         self._shown = 0  # characters that were shown
         self._waiting: deque[tuple[int, TokenLogprob]] = deque()  # where each token's text begins, and its log probability
@@ -149,6 +168,9 @@ class TextStream:
             self._waiting.append((self._decoded, logprob))
         text = self._decoding.push(token)
         self._decoded += len(text)
+        if self._unstopped:
+            self._unstopped -= 1
+            return self._release(text, stopped=False)
         shown, stopped = self._stops.push(text)
         return self._release(shown, stopped)
 

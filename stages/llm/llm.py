@@ -14,6 +14,7 @@ only: `resume` treats prompt and answer so far as a prompt.
 
 import logging
 from collections.abc import Collection, Hashable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -31,25 +32,31 @@ from stages.device.cuda_graphs import CudaGraphs
 from stages.device.packed_linear import is_packed
 from stages.device.uploads import uploaded
 from stages.llm.answer_lengths import AnswerLengths
-from stages.llm.detokenizer import Shown, TextStream, TokenTexts
-from stages.llm.messages import Generate, GenerationEnd, Sampling, TokenDelta, TokenLogprob
+from stages.llm.detokenizer import Shown, TextStream, TokenTexts, special_tokens
+from stages.llm.ending import end_tokens
+from stages.llm.messages import Generate, GenerationEnd, PromptLogprobs, Sampling, TokenDelta, TokenLogprob
 from stages.llm.model.forward import Forward, PlacedImage
 from stages.llm.model.image_positions import ImagePositions
 from stages.llm.model.loading import LoadedLanguageModel, load_language_model
 from stages.llm.model.self_check import check_answers, record_decode
+from stages.llm.model.slot_cache import Chunk
 from stages.llm.model.slot_pages import CannotPage, SlotPages
 from stages.llm.model.slot_table import Placement, SlotContents, SlotTable
 from stages.llm.pages.at_hand import PagesAtHand
 from stages.llm.pages.kv_page import KvPage
 from stages.llm.pages.naming import PageNaming
 from stages.llm.paging import Paging
-from stages.llm.prefill import group_by_length, share_budget
+from stages.llm.prefill import planned
 from stages.llm.prompt import PreparedPrompt, PromptPreparer
 from stages.llm.prompt_reading import PromptReader
 from stages.llm.prompt_rules import PromptRules
 from stages.llm.row import LlmRow, SuspendedAnswer
 from stages.llm.sampling.sampling import RowSampler, SampledToken, make_ready, sample
+from stages.llm.sampling.scoring import PromptScoring, are_numbers, tokens_within
 from stages.llm.settings import LlmSettings
+from stages.llm.structure.row_structure import RowStructure
+from stages.llm.structure.structures import Structures
+from stages.llm.structure.vocabulary import Vocabulary
 from stages.llm.work import answer_work
 
 MIN_CHUNK_TOKENS = 16  # fewer make no pass noticeably smaller
@@ -62,8 +69,8 @@ class _OnlyUnpacked(Exception):
 
 
 class Llm:
-    """An `IterativeStage[Generate, PreparedPrompt, LlmRow]`, and `Paged[Generate]`. Events of a row: `TokenDelta` for every token, then
-    `GenerationEnd`.
+    """An `IterativeStage[Generate, PreparedPrompt, LlmRow]`, and `Paged[Generate]`. Events of a row: `PromptLogprobs` where they were asked
+    for, `TokenDelta` for every token, then `GenerationEnd`.
 
     Tokens are counted as computed: the stop token that ends an answer counts, though it is not shown.
     """
@@ -83,7 +90,9 @@ class Llm:
             three_positions=image_positions is not None,
         )
         num_tokens, width = loaded.model.get_input_embeddings().weight.shape
+        self._structures = Structures(Vocabulary(self._tokenizer, loaded.eos_tokens, num_tokens))
         self._rules = PromptRules(num_tokens, settings.max_context_tokens)
+        self._max_scored = tokens_within(num_tokens)
         naming = PageNaming(settings.page_tokens, settings.page_dtype, image_positions is not None)
         self._table = SlotTable(settings.num_slots, naming)
         self._lengths = AnswerLengths()
@@ -206,8 +215,11 @@ class Llm:
         return self._table.resident_names()
 
     def prepare(self, payload: Generate, inputs: Inputs) -> PreparedPrompt:
-        """Raises `StageFailed` for features of another model."""
-        return self._preparer.prepare(payload, inputs)
+        """Raises `StageFailed` for features of another model, `InvalidRequest` for a constraint that can't be enforced."""
+        prepared, constraint = self._preparer.prepare(payload, inputs), payload.sampling.constraint
+        return (
+            prepared if constraint is None else replace(prepared, structure=self._structures.start(constraint, payload.salt))
+        )
 
     def share(self, prepared: PreparedPrompt) -> Share:
         """Of what is still to be computed of the prompt, as things stand. Any thread."""
@@ -219,11 +231,22 @@ class Llm:
         return self._table.num_free > 0
 
     def start(self, payload: Generate, prepared: PreparedPrompt) -> LlmRow:
-        sampler = RowSampler(payload.sampling, [token for token in payload.token_ids if token < self._rules.num_tokens])
-        text = TextStream(self._tokenizer, payload.sampling.stop)
+        structure = None if prepared.structure is None else RowStructure(prepared.structure)
+        prompt = [token for token in payload.token_ids if token < self._rules.num_tokens]
+        sampling = payload.sampling
+        sampler = RowSampler(sampling, prompt, structure, end_tokens(sampling, self._eos_tokens))
+        text = TextStream(
+            self._tokenizer,
+            sampling.stop,
+            shown=sampling.shown_tokens if sampling.skip_special_tokens else special_tokens(self._tokenizer),
+            min_tokens=sampling.min_tokens,
+            shows_stop=sampling.include_stop_str_in_output,
+        )
         names = prepared.read.page_names
         brought = [names[number] for number in prepared.at_hand.pages]
-        row = self._row(payload, prepared, SuspendedAnswer((), 0, sampler, text))
+        most = payload.sampling.prompt_logprobs
+        scoring = None if most is None else PromptScoring(prepared.read.tokens, most)
+        row = self._row(payload, prepared, SuspendedAnswer((), 0, sampler, text, scoring))
         self._paging.came(names, brought)
         return row
 
@@ -252,9 +275,11 @@ class Llm:
             max_tokens=min(payload.sampling.max_tokens or room, room),
             sampler=so_far.sampler,
             text=so_far.text,
+            end_tokens=end_tokens(payload.sampling, self._eos_tokens),
             images=images,
             positions=positions,
             position_delta=prepared.position_delta,
+            scoring=so_far.scoring,
         )
 
     def _on_device(self, prepared: PreparedPrompt, num_reused: int) -> tuple[tuple[PlacedImage, ...], Tensor | None]:
@@ -287,7 +312,8 @@ class Llm:
 
     def cost(self, row: LlmRow) -> float:
         """Tokens that the row may add to the next step."""
-        return float(min(max(1, row.num_waiting), self._chunk_tokens))
+        most = min(self._chunk_tokens, self._max_scored) if row.is_scored else self._chunk_tokens
+        return float(min(max(1, row.num_waiting), most))
 
     def rest(self, row: LlmRow) -> Work:
         """Of its prompt, and of the answer as far as others tell how long that will be."""
@@ -311,12 +337,15 @@ class Llm:
         except Exception:
             # Some of the step's passes may have run. What they wrote into the slots will be written again, and the same.
             for row, (num_computed, images) in zip(rows, before, strict=True):
-                row.contents.num_computed, row.images = num_computed, images
+                row.contents.num_computed, row.images, row.scored = num_computed, images, ()
             raise
         stepped = [
-            self._advanced(row, sampled[index])
-            if index in sampled
-            else Stepped(work=row.contents.num_computed - before[index][0])
+            self._with_scores(
+                row,
+                self._advanced(row, sampled[index])
+                if index in sampled
+                else Stepped(work=row.contents.num_computed - before[index][0]),
+            )
             for index, row in enumerate(rows)
         ]
         for row in rows:
@@ -329,9 +358,11 @@ class Llm:
         """The next token of every row (by its index) whose prompt is computed by the end of the step."""
         ready: list[int] = []
         logits: list[Tensor] = []
-        for indices, lengths in self._passes(rows):
+        for one in planned(rows, self._chunk_tokens, self._max_scored):
+            indices, lengths = one.indices, one.lengths
             members = [rows[index] for index in indices]
-            found = self._forward.run(members, [row.next_chunk(length) for row, length in zip(members, lengths, strict=True)])
+            chunks = [row.next_chunk(length) for row, length in zip(members, lengths, strict=True)]
+            found = self._scored(members, chunks) if one.is_scored else self._forward.run(members, chunks)
             for row, length in zip(members, lengths, strict=True):
                 row.contents.num_computed += length
                 row.images = row.images if row.num_waiting else ()
@@ -345,24 +376,41 @@ class Llm:
         sampled = sample(torch.cat(logits), [rows[index].sampler for index in ready])
         return dict(zip(ready, sampled, strict=True))
 
-    def _passes(self, rows: Sequence[LlmRow]) -> list[tuple[list[int], list[int]]]:
-        """The step's forward passes: (rows' indices, tokens of each). One for all running answers, the others for prompts."""
-        answering = [index for index, row in enumerate(rows) if not row.num_waiting]
-        answering.sort(key=lambda index: rows[index].slot)
-        waiting = [index for index, row in enumerate(rows) if row.num_waiting]
-        shares = share_budget([rows[index].num_waiting for index in waiting], self._chunk_tokens)
-        passes = [(answering, [1] * len(answering))] if answering else []
-        for group in group_by_length(shares):
-            passes.append(([waiting[member] for member in group], [shares[member] for member in group]))
-        return passes
+    def _scored(self, rows: Sequence[LlmRow], chunks: Sequence[Chunk]) -> Tensor:
+        """Logits [rows, vocabulary] behind the chunks' last tokens, once all of them were looked at."""
+        whole = self._forward.run_whole(rows, chunks)
+        for row, chunk, logits in zip(rows, chunks, whole, strict=True):
+            if row.scoring is not None:
+                row.scored = row.scoring.read(logits[-chunk.length :], chunk.start)
+        return whole[:, -1].clone()  # a view would hold all of them
+
+    def _with_scores(self, row: LlmRow, stepped: Stepped) -> Stepped:
+        """With what the step found of the prompt."""
+        if row.scoring is None or not row.scored:
+            return stepped
+        scored, row.scored = row.scored, ()
+        if not are_numbers(scored):
+            row.is_sound = False
+            return _no_numbers()
+        row.scoring.told(scored)
+        return replace(stepped, events=(PromptLogprobs(tuple(map(self._told, scored))), *stepped.events))
+
+    def _told(self, scored: SampledToken) -> TokenLogprob:
+        top = tuple(self._texts.logprob(token, logprob) for token, logprob in scored.top)
+        return self._texts.logprob(scored.token, scored.logprob, top)
 
     def _advanced(self, row: LlmRow, sampled: SampledToken) -> Stepped:
         row.is_sound = not sampled.failed
         if sampled.failed:
-            return Stepped(error=StageFailed("the language model computed values that are no numbers; check llm.dtype"))
+            return _no_numbers()
+        if (structure := row.sampler.structure) is not None:
+            if structure.failure is not None:
+                return Stepped(error=structure.failure)
+            if structure.is_complete:
+                return self._ended(row, row.text.end(), "stop")
         row.contents.tokens.append(sampled.token)
-        if sampled.token in self._eos_tokens:
-            return self._ended(row, row.text.end(), "stop")
+        if sampled.token in row.end_tokens:
+            return self._ended_by(row, sampled)
         shown = row.text.push(sampled.token, self._logprob(row, sampled))
         if shown.stopped:
             return self._ended(row, shown, "stop")
@@ -371,15 +419,22 @@ class Llm:
         tail = row.text.end()
         return self._ended(row, Shown(shown.text + tail.text, shown.logprobs + tail.logprobs), "length")
 
-    def _ended(self, row: LlmRow, shown: Shown, reason: str) -> Stepped:
+    def _ended_by(self, row: LlmRow, sampled: SampledToken) -> Stepped:
+        """By a token, which is shown only where that is asked for."""
+        last = row.text.push(sampled.token) if row.sampler.sampling.include_stop_str_in_output else Shown()
+        tail = row.text.end()
+        shown = Shown(last.text + tail.text, last.logprobs + tail.logprobs)
+        return self._ended(row, shown, "stop", self._logprob(row, sampled))
+
+    def _ended(self, row: LlmRow, shown: Shown, reason: str, stop_token: TokenLogprob | None = None) -> Stepped:
         self._lengths.saw(row.num_generated, was_cut=reason == "length")
-        return Stepped((_delta(shown), GenerationEnd(reason, row.num_generated, row.num_cached)), done=True)
+        end = GenerationEnd(reason, row.num_generated, row.num_cached, stop_token)
+        return Stepped((_delta(shown), end), done=True)
 
     def _logprob(self, row: LlmRow, sampled: SampledToken) -> TokenLogprob | None:
         if row.sampler.sampling.logprobs is None:
             return None
-        top = tuple(self._texts.logprob(token, logprob) for token, logprob in sampled.top)
-        return self._texts.logprob(sampled.token, sampled.logprob, top)
+        return self._told(sampled)
 
     def finish(self, row: LlmRow) -> None:
         if not row.is_sound:
@@ -389,6 +444,10 @@ class Llm:
             with torch.inference_mode():
                 self._forward.slots.wipe(row.slot)
         self._table.release(row.slot)
+
+
+def _no_numbers() -> Stepped:
+    return Stepped(error=StageFailed("the language model computed values that are no numbers; check llm.dtype"))
 
 
 def _delta(shown: Shown) -> TokenDelta:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Le
@@ -30,11 +31,38 @@ NumLogprobs = Annotated[int, Ge(0), Le(20)]
 Bias = Annotated[float, Ge(-100), Le(100)]
 
 
+class ConstraintKind(StrEnum):
+    """What `Constraint.text` is: a JSON schema; nothing (any JSON object); a regular expression, of all of the text; a JSON array of the
+    texts that may be said; a grammar in llguidance's dialect of Lark."""
+
+    JSON_SCHEMA = "json_schema"
+    JSON_OBJECT = "json_object"
+    REGEX = "regex"
+    CHOICE = "choice"
+    GRAMMAR = "grammar"
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What an answer must be, as a whole; `stages/llm/structure/` checks and enforces it. `after`: it begins behind the first of these
+    tokens, and before that anything may be said; `may_end_before`: also nothing else. `whitespace`: a regular expression of what may
+    stand, once, wherever JSON may have white space ("": nothing); None: as `stages/llm/structure/grammars.py` has it."""
+
+    kind: ConstraintKind
+    text: str = ""
+    after: tuple[int, ...] = ()
+    may_end_before: bool = True
+    whitespace: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How the next token is chosen, within the bounds of each field (`stages/llm/bounds.py` checks them). `max_tokens` 0: as many
-    as fit. temperature 0 is greedy. `logprobs` None: none; n: the n likeliest beside the chosen one. `top_k` 0, `min_p` 0 and
-    `repetition_penalty` 1 do nothing."""
+    as fit. temperature 0 is greedy. `logprobs` None: none; n: the n likeliest beside the chosen one; `prompt_logprobs`: the same of the
+    prompt's own tokens, of which then none is spared. `top_k` 0, `min_p` 0 and `repetition_penalty` 1 do nothing. `constraint` None:
+    anything may be said. `min_tokens`: before so many nothing ends the answer, unless `constraint` leaves it nothing else to say;
+    `ignore_eos`: the model's own end tokens don't; `stop_token_ids` do too. `include_stop_str_in_output`: what ended it is shown. Special
+    tokens have no text, but for `shown_tokens`, and all where `skip_special_tokens` is false."""
 
     max_tokens: Annotated[int, Ge(0)]
     temperature: Temperature = 1.0
@@ -48,6 +76,14 @@ class Sampling:
     top_k: TopK = 0
     min_p: MinP = 0.0
     repetition_penalty: RepetitionPenalty = 1.0
+    constraint: Constraint | None = None
+    prompt_logprobs: NumLogprobs | None = None
+    min_tokens: Annotated[int, Ge(0)] = 0
+    ignore_eos: bool = False
+    stop_token_ids: tuple[int, ...] = ()
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    shown_tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +109,14 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptLogprobs:
+    """From an LLM that was asked for them, while it reads a prompt: how likely the prompt's next tokens were, each behind those before it.
+    The first such event begins with the second token: nothing is before the first."""
+
+    logprobs: tuple[TokenLogprob, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TokenDelta:
     """From an LLM: text that can be shown now ("" while a character is incomplete or a stop string may be beginning)."""
 
@@ -83,8 +127,10 @@ class TokenDelta:
 
 @dataclass(frozen=True, slots=True)
 class GenerationEnd:
-    """From an LLM, last. `reason` is "stop" or "length". Counts are exact; `cached_tokens` of the prompt were not computed."""
+    """From an LLM, last. `reason` is "stop" or "length". Counts are exact; `cached_tokens` of the prompt were not computed. `stop_token`:
+    what ended the answer, where that was a token and log probabilities were asked for; it is not shown."""
 
     reason: str
     completion_tokens: int
     cached_tokens: int = 0
+    stop_token: TokenLogprob | None = None

@@ -1,10 +1,59 @@
-"""Which waiting prompts advance in a step, and by how many tokens. Pure; knows no tensors.
+"""Which waiting prompts advance in a step, by how many tokens, and which of them share a forward pass. Pure; knows no tensors.
 
 The first prompt is sure of half the budget: the longest-waiting one of the tenant whose turn it is, since that is the order of a
 step's rows. The rest goes to whoever is nearest to its first token: short prompts overtake a long one, and no prompt starves.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Waiting(Protocol):
+    """What must be known of a row (see `LlmRow`)."""
+
+    @property
+    def slot(self) -> int: ...
+    @property
+    def num_waiting(self) -> int: ...
+    @property
+    def is_scored(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One forward pass: the rows' indices, tokens of each; `is_scored`: the logits behind all of them are looked at."""
+
+    indices: list[int]
+    lengths: list[int]
+    is_scored: bool = False
+
+
+def planned(rows: Sequence[Waiting], budget: int, max_scored: int) -> list[Pass]:
+    """A step's passes: one for all running answers, the others for prompts. `budget` tokens of prompts in all; passes that are scored
+    have `max_scored` at most, the padding counted."""
+    answering = [index for index, row in enumerate(rows) if not row.num_waiting]
+    answering.sort(key=lambda index: rows[index].slot)
+    waiting = [index for index, row in enumerate(rows) if row.num_waiting]
+    shares = share_budget([_room(rows[index], max_scored) for index in waiting], budget)
+    passes = [Pass(answering, [1] * len(answering))] if answering else []
+    for is_scored in (False, True):
+        of_kind = [share if rows[index].is_scored == is_scored else 0 for index, share in zip(waiting, shares, strict=True)]
+        for group in group_by_length(of_kind):
+            for part in _within(group, of_kind, max_scored) if is_scored else [group]:
+                passes.append(Pass([waiting[place] for place in part], [of_kind[place] for place in part], is_scored))
+    return passes
+
+
+def _room(row: Waiting, max_scored: int) -> int:
+    return min(row.num_waiting, max_scored) if row.is_scored else row.num_waiting
+
+
+def _within(group: Sequence[int], lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+    """The group, longest first, in parts that are as long as its longest times their number."""
+    num_rows = max(1, max_tokens // lengths[group[0]])
+    for first in range(0, len(group), num_rows):
+        yield list(group[first : first + num_rows])
 
 
 def share_budget(remaining: Sequence[int], budget: int) -> list[int]:

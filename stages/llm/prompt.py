@@ -25,6 +25,7 @@ from stages.llm.model.slot_table import SlotContents, SlotImage, SlotTable
 from stages.llm.pages.at_hand import PagesAtHand
 from stages.llm.pages.kv_page import Grid, KvPage
 from stages.llm.prompt_reading import PromptReader, ReadPrompt
+from stages.llm.structure.row_structure import Start
 from stages.vision.messages import VisionFeatures
 
 
@@ -40,7 +41,7 @@ class PreparedImage:
 @dataclass(frozen=True, slots=True)
 class PreparedPrompt:
     """`positions` [3, tokens] and `position_delta`: as `LlmRow` has them, on the host; None, too, while an image's grid is `unknown`.
-    `at_hand`: the pages that were brought, until a slot has them."""
+    `at_hand`: the pages that were brought, until a slot has them. `structure`: where the answer begins that is held to something."""
 
     read: ReadPrompt
     at_hand: PagesAtHand
@@ -48,6 +49,7 @@ class PreparedPrompt:
     positions: Tensor | None = None
     position_delta: int = 0
     unknown: tuple[Recipe[VisionFeatures], ...] = ()
+    structure: Start | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -56,7 +58,8 @@ class PreparedPrompt:
     def contents(self, answer: Iterable[int] = ()) -> SlotContents:
         """What a slot will hold of it, with what was answered before."""
         images = tuple(prepared.image for prepared in self.images)
-        return SlotContents(self.read.salt, [*self.read.tokens, *answer], images, chain=list(self.read.chain))
+        tokens, chain = [*self.read.tokens, *answer], list(self.read.chain)
+        return SlotContents(self.read.salt, tokens, images, chain=chain, may_reuse=not self.read.is_scored)
 
     def lacks(self, num_reused: int) -> tuple[Recipe[VisionFeatures], ...]:
         """Whose features are missing where the first `num_reused` tokens need not be computed."""
@@ -80,7 +83,7 @@ class PromptPreparer:
         if self.pages is None:
             return PageRun()
         read, each = self.reader.read(payload), self.pages.page_tokens
-        if not read.page_names:
+        if not read.page_names or read.is_scored:
             return PageRun()
         held = self.table.num_reusable(read.contents())
         num_resident = (held + 1 if held == len(read.tokens) - 1 else held) // each

@@ -18,22 +18,24 @@ MAX_RECENT = 64
 @dataclass(frozen=True, slots=True)
 class ReadPrompt:
     """`tokens`: an image's placeholder that the vocabulary doesn't have is 0, as it is never looked at. `images`: their grids are not
-    known. `chain`: the names of its beginnings, page by page."""
+    known. `chain`: the names of its beginnings, page by page. `is_scored`: all of its tokens are to be computed, since it is asked how
+    likely they were."""
 
     salt: str = field(repr=False)
     tokens: tuple[int, ...]
     images: tuple[SlotImage, ...]
     chain: tuple[str, ...]
+    is_scored: bool = False
 
     @property
     def page_names(self) -> tuple[str, ...]:
         return self.chain[1:]
 
     def contents(self) -> SlotContents:
-        return SlotContents(self.salt, list(self.tokens), self.images, chain=list(self.chain))
+        return SlotContents(self.salt, list(self.tokens), self.images, chain=list(self.chain), may_reuse=not self.is_scored)
 
 
-_Key = tuple[str, tuple[int, ...], tuple[SlotImage, ...]]
+_Key = tuple[str, tuple[int, ...], tuple[SlotImage, ...], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class PromptReader:
 
     def read(self, payload: Generate) -> ReadPrompt:
         images = tuple(SlotImage(span.offset, span.length, span.features.name) for span in payload.images)
-        key = payload.salt, payload.token_ids, images
+        key = payload.salt, payload.token_ids, images, _is_scored(payload)
         with self._lock:
             if (known := self._recent.get(key)) is not None:
                 return known
@@ -65,4 +67,8 @@ class PromptReader:
             tokens[span] = [token if token < self.num_tokens else 0 for token in tokens[span]]
         chain: list[str] = []
         self.naming.extend(chain, payload.salt, tokens, images)
-        return ReadPrompt(payload.salt, tuple(tokens), images, tuple(chain))
+        return ReadPrompt(payload.salt, tuple(tokens), images, tuple(chain), _is_scored(payload))
+
+
+def _is_scored(payload: Generate) -> bool:
+    return payload.sampling.prompt_logprobs is not None

@@ -51,6 +51,17 @@ class PromptRules:
                     f"logit_bias names token {token}; the vocabulary has tokens 0 to {self.num_tokens - 1}", param="logit_bias"
                 )
 
+        for token in sampling.stop_token_ids:
+            if not 0 <= token < self.num_tokens:
+                raise InvalidRequest(
+                    f"stop_token_ids names token {token}; the vocabulary has tokens 0 to {self.num_tokens - 1}",
+                    param="stop_token_ids",
+                )
+        if sampling.min_tokens > sampling.max_tokens > 0:
+            raise InvalidRequest(
+                f"min_tokens {sampling.min_tokens} is more than max_tokens, which is {sampling.max_tokens}", param="min_tokens"
+            )
+
     def _check_image(self, image: ImageSpan, after: int, num_prompt: int) -> None:
         if image.offset < after or image.length < 1 or image.offset + image.length > num_prompt:
             raise InvalidRequest(

@@ -10,6 +10,7 @@ from stages.llm.model.forward import PlacedImage
 from stages.llm.model.slot_cache import Chunk
 from stages.llm.model.slot_table import SlotContents
 from stages.llm.sampling.sampling import RowSampler
+from stages.llm.sampling.scoring import PromptScoring, Scored
 
 
 @dataclass(slots=True)
@@ -30,13 +31,21 @@ class LlmRow:
     images: tuple[PlacedImage, ...] = ()
     positions: Tensor | None = None
     position_delta: int = 0
+    end_tokens: frozenset[int] = frozenset()
     foreseen: float = 0.0  # tokens of its answer, in all
     is_sound: bool = False  # the last logits were numbers, so all that the slot holds of this row are
+    scoring: PromptScoring | None = None
+    scored: Scored = ()  # of the prompt, in the step that was just computed
 
     @property
     def num_waiting(self) -> int:
         """Tokens that were given and are still to be computed."""
         return max(0, self.num_given - self.contents.num_computed)
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether something is still to be told of the prompt's own tokens."""
+        return self.scoring is not None and not self.scoring.is_done
 
     @property
     def num_generated(self) -> int:
@@ -48,7 +57,7 @@ class LlmRow:
         return self.contents.tokens[self.num_prompt :]
 
     def suspended(self) -> "SuspendedAnswer":
-        return SuspendedAnswer(tuple(self.answer), self.num_cached, self.sampler, self.text)
+        return SuspendedAnswer(tuple(self.answer), self.num_cached, self.sampler, self.text, self.scoring)
 
     def next_chunk(self, length: int = 1) -> Chunk:
         return Chunk(self.slot, self.contents.num_computed, length)
@@ -56,10 +65,11 @@ class LlmRow:
 
 @dataclass(frozen=True, slots=True)
 class SuspendedAnswer:
-    """What a row that had to make way goes on from: the tokens generated so far, and where its sampling and its text stand.
-    Keys and values are found again by the tokens, as far as a slot still holds them, or else computed again."""
+    """What a row that had to make way goes on from: the tokens generated so far, and where its sampling, its text and what is told of its
+    prompt stand. Keys and values are found again by the tokens, as far as a slot still holds them, or else computed again."""
 
     tokens: tuple[int, ...]
     num_cached: int
     sampler: RowSampler
     text: TextStream
+    scoring: PromptScoring | None = None

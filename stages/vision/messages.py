@@ -23,7 +23,7 @@ class VisionFeatures(Result):
 
 @dataclass(frozen=True, slots=True)
 class EncodeImage:
-    """For a vision encoder, which makes `VisionFeatures`: an encoded image (PNG, JPEG, WebP, GIF, BMP), as
+    """For a vision encoder, which makes `VisionFeatures`: an encoded image (PNG, JPEG, WebP, AVIF, GIF, BMP), as
     `stages/images/image.py` accepts it."""
 
     makes: ClassVar[type[Result]] = VisionFeatures

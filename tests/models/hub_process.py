@@ -24,6 +24,9 @@ class Nobody:
     def admit(self, visits: Sequence[Visit], *, deadline: float, priority: int = 0) -> None:
         raise NotImplementedError
 
+    def forecast(self, visits: Sequence[Visit], *, priority: int = 0) -> float | None:
+        raise NotImplementedError
+
     async def call(self, stage: str, item: Item[Any], *, lost: set[str] | None = None) -> Reply[Any]:
         raise NotImplementedError
 

@@ -17,11 +17,16 @@ class MeasuredClient:
         self.items: list[Item[Any]] = []
         self.visits: list[Visit] = []
         self.refusal: TriptychError | None = None
+        self.forecast_s: float | None = None
 
     def admit(self, visits: Sequence[Visit], *, deadline: float, priority: int = 0) -> None:
         self.visits += visits
         if self.refusal is not None:
             raise self.refusal
+
+    def forecast(self, visits: Sequence[Visit], *, priority: int = 0) -> float | None:
+        self.visits += visits
+        return self.forecast_s
 
     async def call(self, stage: str, item: Item[Any], *, lost: set[str] | None = None) -> Reply[Any]:
         self.items.append(item)

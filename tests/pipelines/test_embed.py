@@ -85,6 +85,8 @@ async def test_what_was_made_for_an_input_is_on_the_receipt_too() -> None:
     class Nested:
         def admit(self, visits: Sequence[Visit], **options: Any) -> None: ...
 
+        def forecast(self, visits: Sequence[Visit], **options: Any) -> None: ...
+
         async def call(self, stage: str, item: object, **options: Any) -> Any:
             value = Embedding(np.ones(2, np.float32), np.asarray(1))
             return Reply(value, StageReceipt(stage), inputs=(StageReceipt("m.other", ago_s=1.0),))

@@ -1,4 +1,4 @@
-"""From a multipart form to a checked body and its one file, with the bounds and the errors of `bodies.py`.
+"""From a multipart form to a checked body and its files, with the bounds and the errors of `bodies.py`.
 
 A form has no types: a field's text is read as what the body declares. A field within a field is written `outer[inner]`, as
 OpenAI's SDK writes it. Parsed off the event loop where large, in small pieces; nothing is spooled to disk: the body is bounded. Knows
@@ -7,7 +7,7 @@ no particular form.
 
 import logging
 import re
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -18,11 +18,11 @@ from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from pipelines.ingress.body.bodies import LOOK_BYTES, explained, refuse_other_types, shown, whole_body
-from pipelines.ingress.schemas.strict import AskingBody
+from pipelines.ingress.schemas.strict import WholeBody
 from stages.concurrency.thread_pool import TwoLanes
 from stages.contract.errors import InvalidRequest
 
-B = TypeVar("B", bound=AskingBody)
+B = TypeVar("B", bound=WholeBody)
 T = TypeVar("T")
 
 MEDIA_TYPE = "multipart/form-data"
@@ -40,6 +40,7 @@ class Part:
     name: str
     data: bytes = field(repr=False)
     is_file: bool
+    filename: str = ""
 
     def text(self) -> str:
         """Raises `InvalidRequest`."""
@@ -51,30 +52,44 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Form(Generic[B]):
+    """`files`: by the name of the field, in their order; `filenames`: what the client calls them, "" where it doesn't say."""
+
     body: B
-    file: bytes
+    files: Mapping[str, Sequence[bytes]]
+    filenames: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-async def read_form(request: Request, model: type[B], parsing: TwoLanes, *, file: str, max_bytes: int) -> Form[B]:
-    """The checked fields, and the bytes of the part named `file` (or `file[]`, as the SDK names the members of a list).
+async def read_form(
+    request: Request, model: type[B], parsing: TwoLanes, *, files: Mapping[str, int], max_bytes: int
+) -> Form[B]:
+    """The checked fields, and the bytes of the parts named in `files` (or `name[]`, as the SDK names the members of a list), of each at
+    most so many.
 
-    Raises as `read_json` does; a missing file, several, and a file where text is meant are an `InvalidRequest` too.
+    Raises as `read_json` does; too many files, and a file where text is meant, are an `InvalidRequest` too.
     """
     content_type = refuse_other_types(request, MEDIA_TYPE)
     body = await whole_body(request, max_bytes)
-    return await parsing.run(len(body), parse_form, content_type, body, model, file=file)
+    return await parsing.run(len(body), parse_form, content_type, body, model, files=files)
 
 
-def parse_form(content_type: str, body: bytes | bytearray, model: type[B], *, file: str) -> Form[B]:
+def parse_form(content_type: str, body: bytes | bytearray, model: type[B], *, files: Mapping[str, int]) -> Form[B]:
     """Raises `InvalidRequest`."""
     parts = _finished(_parts(content_type, body))
-    names = (file, f"{file}[]")
-    document = _document([part for part in parts if part.name not in names], model)
+    named = {each: name for name in files for each in (name, f"{name}[]")}
+    document = _document([part for part in parts if part.name not in named], model)
     try:
         fields = model.model_validate_strings(document)
     except ValidationError as error:
-        raise explained(error.errors(include_url=False), document) from None
-    return Form(fields, _only_file([part for part in parts if part.name in names], file))
+        raise explained(error.errors(include_url=False), document, model.model_fields) from None
+    given = {name: [part for part in parts if named.get(part.name) == name] for name in files}
+    for name, most in files.items():
+        if len(given[name]) > most:
+            raise InvalidRequest(f"{name}: {len(given[name])} files are given; at most {most}", param=name)
+    return Form(
+        fields,
+        {name: [part.data for part in each] for name, each in given.items()},
+        {name: [part.filename for part in each] for name, each in given.items()},
+    )
 
 
 class _Parser(MultiPartParser):
@@ -155,11 +170,12 @@ async def _part(latin_name: str, value: str | UploadFile) -> Part:
     if not 0 < len(name) <= MAX_NAME_CHARS:
         raise InvalidRequest(f"a part of the form has a name of {len(name)} characters; 1 to {MAX_NAME_CHARS} are allowed")
     if isinstance(value, UploadFile):
-        return Part(name, await value.read(), is_file=True)
+        filename = (value.filename or "").encode("latin-1", "replace").decode(errors="replace")
+        return Part(name, await value.read(), is_file=True, filename=filename)
     return Part(name, value.encode("latin-1"), is_file=False)
 
 
-def _document(parts: Sequence[Part], model: type[AskingBody]) -> Document:
+def _document(parts: Sequence[Part], model: type[WholeBody]) -> Document:
     """The fields by name, as the body nests them."""
     document: Document = {}
     for part in parts:
@@ -172,12 +188,3 @@ def _document(parts: Sequence[Part], model: type[AskingBody]) -> Document:
             raise InvalidRequest(f"{part.name} is given twice", param=part.name)
         fields[key] = "" if part.is_file else part.text()  # a file that no field is for: refused by its name
     return document
-
-
-def _only_file(files: Sequence[Part], file: str) -> bytes:
-    """A part with the file's name is taken as one, with a file name or without."""
-    if not files:
-        raise InvalidRequest(f"{file} is required", param=file)
-    if len(files) > 1:
-        raise InvalidRequest(f"{file}: {len(files)} files are given; at most 1", param=file)
-    return files[0].data

@@ -6,11 +6,10 @@ What costs CPU time worth mentioning (base64, reading headers) happens off the e
 has them decoded (`pipelines/ingress/images/image_detail.py`).
 """
 
-import binascii
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from pipelines.ingress.images.data_url import NoDataUrl, TooLong, from_data_url
 from pipelines.ingress.images.fetch import Fetcher, FetchPolicy, Held
 from pipelines.ingress.images.image_detail import LowDetail
 from pipelines.ingress.images.names import NameLookUps
@@ -22,9 +21,8 @@ from stages.concurrency.together import together
 from stages.contract.errors import InvalidRequest, TooLarge
 from stages.images.image import inspect
 
-_MAX_DATA_HEADER = 256
-_BASE64_PIECE = 1 << 18  # a call holds the interpreter's lock; a multiple of 4
-_DATA_HEADER = re.compile(r"data:image/[a-z0-9.+-]+(;[a-z0-9-]+=[^;,]*)*;base64", re.IGNORECASE)
+_MAX_SCHEME = 16
+_DATA = b"data:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +32,14 @@ class WantedImage:
     url: str
     param: str
     low_detail: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GivenFile:
+    """An image that came as a file, or a text in its place that is a data: URL. `param`: the form's field."""
+
+    data: bytes = field(repr=False)
+    param: str
 
 
 class ImageSource:
@@ -46,15 +52,22 @@ class ImageSource:
         self._low_detail = LowDetail(threads.decoding, max_pixels=limits.image_pixels)
         self._fetcher = Fetcher(fetch, limits.image_bytes, resolver=NameLookUps(threads.names), held=held)
 
-    async def load(self, wanted: Sequence[WantedImage]) -> Sequence[ImagePart]:
+    async def load(self, wanted: Sequence[WantedImage | GivenFile]) -> Sequence[ImagePart]:
         """The images of one request, in order. Raises `InvalidRequest` or `TooLarge`, naming the `param` at fault; nothing is decoded
         before all are known to be within the limits. What an address says of its media type is only a hint."""
-        parts = await together(self._loaded(image.url, image.param) for image in wanted)
+        parts = await together(map(self._taken, wanted))
         self._check_sum(parts)
         return await together(self._as_wanted(part, image) for part, image in zip(parts, wanted, strict=True))
 
-    async def _as_wanted(self, part: ImagePart, image: WantedImage) -> ImagePart:
-        return await self._low_detail.shrunk(part) if image.low_detail else part
+    async def _taken(self, image: WantedImage | GivenFile) -> ImagePart:
+        if isinstance(image, WantedImage):
+            return await self._loaded(image.url, image.param)
+        if image.data[: len(_DATA)].lower() == _DATA:
+            return await self._loaded(image.data.decode("latin-1"), image.param)
+        return await self.take(image.data, param=image.param)
+
+    async def _as_wanted(self, part: ImagePart, image: WantedImage | GivenFile) -> ImagePart:
+        return await self._low_detail.shrunk(part) if isinstance(image, WantedImage) and image.low_detail else part
 
     def _check_sum(self, parts: Sequence[ImagePart]) -> None:
         most, num = request_pixels(self._limits), 0
@@ -67,7 +80,7 @@ class ImageSource:
                 )
 
     async def _loaded(self, url: str, param: str) -> ImagePart:
-        scheme = url[:_MAX_DATA_HEADER].partition(":")[0].lower()
+        scheme = url[:_MAX_SCHEME].partition(":")[0].lower()
         if scheme == "data":
             return await self._threads.images.run(len(url), self._from_data_url, url, param)
         if scheme in ("http", "https"):
@@ -81,33 +94,19 @@ class ImageSource:
         return await self._threads.images.run(len(data), self._part, data, param)
 
     def _from_data_url(self, url: str, param: str) -> ImagePart:
-        comma = url.find(",", 0, _MAX_DATA_HEADER)
-        if comma < 0 or not _DATA_HEADER.fullmatch(url, 0, comma):
-            raise InvalidRequest(f"{param}: {url[:40]!r} is not of the form data:image/<type>;base64,<bytes>", param=param)
-        encoded = len(url) - comma - 1
-        at_least = encoded // 4 * 3 - 2
-        if at_least > self._limits.image_bytes:
-            raise TooLarge(
-                f"{param}: the image has about {at_least} bytes; at most {self._limits.image_bytes} (limits.image_bytes)",
-                param=param,
-            )
+        """Of base64 alone, in the forms that clients send it (`data_url.py`)."""
         try:
-            data = _from_base64(url, comma + 1)
-        except ValueError as error:
-            raise InvalidRequest(f"{param}: the data: URL is not valid base64: {error}", param=param) from error
+            data = from_data_url(url, max_bytes=self._limits.image_bytes)
+        except NoDataUrl as error:
+            raise InvalidRequest(f"{param}: {url[:40]!r} {error}", param=param) from None
+        except TooLong as error:
+            raise TooLarge(
+                f"{param}: the image has over {error} bytes; at most {self._limits.image_bytes} (limits.image_bytes)",
+                param=param,
+            ) from None
         return self._part(data, param)
 
     def _part(self, data: bytes, param: str) -> ImagePart:
         limits = self._limits
         info = inspect(data, max_bytes=limits.image_bytes, max_pixels=limits.image_pixels, param=param)
         return ImagePart(data, info.width, info.height, param)
-
-
-def _from_base64(text: str, start: int) -> bytes:
-    """What follows `start`. Raises `ValueError`."""
-    data = bytearray()
-    for at in range(start, len(text), _BASE64_PIECE):
-        if len(data) * 4 != (at - start) * 3:
-            raise ValueError("there is more behind its end")
-        data += binascii.a2b_base64(text[at : at + _BASE64_PIECE], strict_mode=True)
-    return bytes(data)

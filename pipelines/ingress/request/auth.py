@@ -40,5 +40,10 @@ class KeyRing:
             raise NotAuthorized("the API key is not known (auth.keys)")
         return self._caller(tenant)
 
+    def of(self, tenant: str) -> Caller | None:
+        """None: no key is that tenant's."""
+        known = set(self.keys.values()) if self.keys else {SINGLE_TENANT}
+        return self._caller(tenant) if tenant in known else None
+
     def _caller(self, tenant: str) -> Caller:
         return Caller(tenant, salt_of(self.secret, tenant))

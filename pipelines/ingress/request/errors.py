@@ -86,6 +86,20 @@ class Forbidden(TriptychError):
     code = "forbidden"
 
 
+class NotKept(TriptychError):
+    """What a client comes back for is not there."""
+
+    code = "not_found"
+
+
+class NotDone(TriptychError):
+    """Nothing has come of it yet, or nothing ever will."""
+
+    code = "not_completed"
+
+
+TABLE[NotKept] = HttpAnswer(404, "invalid_request_error")
+TABLE[NotDone] = HttpAnswer(409, "invalid_request_error", retry=False)
 TABLE[UnsupportedMediaType] = HttpAnswer(415, "invalid_request_error")
 TABLE[Forbidden] = HttpAnswer(403, "permission_error", retry=False)
 
@@ -96,9 +110,13 @@ def answer_to(error: TriptychError) -> HttpAnswer:
 
 
 def error_body(error: TriptychError, request: Request) -> ErrorBody:
-    """What the server is to blame for, and what only a log may tell, is logged here, under the request's id."""
-    row, request_id = answer_to(error), request.state.request_id
-    asked_as: Mapping[str, str] = getattr(request.state, "asked_as", {})  # what `AskingBody.asked_as` said, once it was read
+    return told_error(error, request.state.request_id, getattr(request.state, "asked_as", {}))
+
+
+def told_error(error: TriptychError, request_id: str, asked_as: Mapping[str, str]) -> ErrorBody:
+    """What the server is to blame for, and what only a log may tell, is logged here, under the request's id. `asked_as`: what
+    `AskingBody.asked_as` said, once the body was read."""
+    row = answer_to(error)
     told = error.for_request(asked_as.get(error.param or ""))
     if row.sentence or error.detail is not None:
         level = logging.ERROR if row.status >= SERVER_ERROR else logging.INFO

@@ -3,11 +3,12 @@
 Without keys whoever reaches the server counts as its one user. That it listens on loopback keeps other machines out, but not the pages
 in this user's browser. Any page can send requests to loopback, and one whose own name comes to resolve to loopback (DNS rebinding) can
 read the answers. So a request must be addressed to a loopback host, and a browser must say that it comes from a page of this very
-server (Fetch Metadata, Origin) or from nobody's: an address that was typed, or a link that opens the page at /, which does nothing by
-itself. Who is no browser says nothing of the kind, and need not. Knows no bodies, and of routes the page's only.
+server (Fetch Metadata, Origin), from one that the configuration names, or from nobody's: an address that was typed, or a link that
+opens the page at /, which does nothing by itself. Who is no browser says nothing of the kind, and need not. Knows no bodies, and of
+routes the page's only.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -20,27 +21,29 @@ from pipelines.settings.loopback import is_loopback
 
 PAGE = "/"
 OWN_SITES = frozenset({"same-origin", "none"})  # of Sec-Fetch-Site
+OWN_PAGES = "without auth.keys only pages of this server, and of ingress.cors_origins, are answered"
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class LocalCallersOnly:
     """ASGI middleware: answers 403 in the app's place. Stands behind `RequestLog`, which gives the request its id."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, origins: Collection[str] = ()) -> None:
+        """`origins`: whose pages may ask, too."""
+        self._app, self._origins = app, origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             try:
-                check_local(scope)
+                check_local(scope, self._origins)
             except Forbidden as error:
                 await error_response(error, Request(scope))(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
 
-def check_local(scope: Scope) -> None:
-    """Raises `Forbidden` for a request that may be another's than this machine's user's."""
+def check_local(scope: Scope, allowed: Collection[str] = ()) -> None:
+    """Raises `Forbidden` for a request that may be another's than this machine's user's. `allowed`: origins whose pages may ask."""
     headers = Headers(scope=scope)
     hosts = headers.getlist("host")
     stranger = next((address for address in _come_from(scope, headers) if not is_loopback(address)), None)
@@ -50,12 +53,17 @@ def check_local(scope: Scope) -> None:
         raise Forbidden(
             f"without auth.keys only requests to localhost, 127.0.0.1 or [::1] are answered; the Host header is {shown(hosts)}"
         )
-    sites = headers.getlist("sec-fetch-site")
+    sites, origins = headers.getlist("sec-fetch-site"), headers.getlist("origin")
+    if origins and all(given in allowed for given in origins):
+        return
     if not OWN_SITES.issuperset(sites) and not _opens_the_page(scope, headers):
-        raise Forbidden(f"without auth.keys only pages of this server are answered; Sec-Fetch-Site is {shown(sites)}")
-    origins = headers.getlist("origin")
+        raise Forbidden(
+            f"without auth.keys only pages of this server are answered; Sec-Fetch-Site is {shown(sites)} (ingress.cors_origins)"
+        )
     if any(_origin(given) != _own_origin(scope, hosts[0]) for given in origins):
-        raise Forbidden(f"without auth.keys only pages of this server are answered; Origin is {shown(origins)}")
+        raise Forbidden(
+            f"without auth.keys only pages of this server are answered; Origin is {shown(origins)} (ingress.cors_origins)"
+        )
 
 
 def _come_from(scope: Scope, headers: Headers) -> Iterator[str]:

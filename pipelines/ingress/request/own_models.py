@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from pipelines.jobs import ChatPipeline, EmbedPipeline, ModelCard, PaintPipeline, Service, StageCard
+from pipelines.jobs import ChatPipeline, EmbedPipeline, ModelCard, PaintPipeline, Service, StageCard, TextPipeline
 from stages.contract.errors import InvalidRequest, UnknownModel
 from stages.contract.item import StageMetrics
 
@@ -25,6 +25,10 @@ class OwnModels:
     def chat_pipeline(self, model: str) -> ChatPipeline:
         self._check(model, "image_text", "answer chat requests")
         return self.service.chat_pipeline(model)
+
+    def text_pipeline(self, model: str) -> TextPipeline:
+        self._check(model, "image_text", "complete texts")
+        return self.service.text_pipeline(model)
 
     def paint_pipeline(self, model: str) -> PaintPipeline:
         self._check(model, "text_to_image", "paint images")

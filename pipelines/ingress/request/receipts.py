@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pipelines.context import RequestContext
 from pipelines.ingress.request.recent_receipts import RecentReceipts
-from pipelines.ingress.schemas.receipt import Receipt, StageEntry
+from pipelines.ingress.schemas.receipt import NoteEntry, Receipt, StageEntry
 from stages.contract.item import StageReceipt
 
 
@@ -25,6 +25,7 @@ class ReceiptPrinter:
             total_s=_seconds(max(0.0, time.time() - context.created)),
             device_s=_seconds(context.device_seconds()),
             stages=[_entry(receipt, whole=self.sees_all(context.tenant)) for receipt in context.receipts],
+            **_notes(context),
         )
         self.recent.keep(context.tenant, receipt)
         return receipt
@@ -32,6 +33,11 @@ class ReceiptPrinter:
     def again(self, request_id: str, tenant: str) -> Receipt | None:
         """Of a request that was through not long ago, as far as the tenant may know of it."""
         return self.recent.find(request_id, tenant, of_all=self.sees_all(tenant))
+
+
+def _notes(context: RequestContext) -> dict[str, list[NoteEntry]]:
+    notes = [NoteEntry(field=note.field, note=note.text) for note in context.notes]
+    return {"notes": notes} if notes else {}
 
 
 def _entry(receipt: StageReceipt, *, whole: bool) -> StageEntry:

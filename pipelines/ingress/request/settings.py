@@ -6,8 +6,14 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 
 from pipelines.ingress.images.fetch import FetchPolicy
-from pipelines.ingress.request.auth import KeyRing
+from pipelines.ingress.request.auth import Caller, KeyRing
+from pipelines.ingress.request.own_address import OwnAddress
+from pipelines.settings.schema.auth import salt_of
 from pipelines.settings.schema.config import AppConfig, LimitsConfig
+from pipelines.settings.schema.http import HttpConfig, KeptConfig
+
+NOBODY = ""
+"""In place of a tenant's name, which has at least a letter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,14 +27,20 @@ class IngressSettings:
     operators: frozenset[str] = frozenset()
     models: Mapping[str, frozenset[str]] = field(default_factory=dict)
     fetch: FetchPolicy = field(default_factory=FetchPolicy)
-    heartbeat_s: float = 10
-    kept_image_s: float = 600
-    kept_image_bytes: int = 64 * 2**20
+    heartbeat_s: float = HttpConfig().heartbeat_s
+    headers_within_s: float = HttpConfig().headers_within_s
+    kept: KeptConfig = field(default_factory=KeptConfig)
+    address: OwnAddress = field(default_factory=lambda: OwnAddress(None, ()))
+    cors_origins: frozenset[str] = frozenset()
     fingerprint: str = "triptych"
     adds_request_id: bool = True
 
     def key_ring(self) -> KeyRing:
         return KeyRing(self.keys, self.secret)
+
+    def server(self) -> Caller:
+        """Whose what is kept for anybody is: no tenant's."""
+        return Caller(NOBODY, salt_of(self.secret, NOBODY))
 
     def sees_all(self, tenant: str) -> bool:
         """Whether a tenant is told how the whole server does. That tells one tenant about another, so it is for a single tenant, and for
@@ -48,6 +60,11 @@ def settings_of(config: AppConfig) -> IngressSettings:
         fetch=FetchPolicy(
             enabled=config.fetch.enabled, timeout_s=config.fetch.timeout_s, allowed_hosts=config.fetch.allowed_hosts
         ),
+        heartbeat_s=config.ingress.heartbeat_s,
+        headers_within_s=config.ingress.headers_within_s,
+        kept=config.ingress.kept,
+        address=OwnAddress(config.ingress.public_url, config.ingress.trusted_proxies),
+        cors_origins=frozenset(config.ingress.cors_origins),
         fingerprint=f"triptych-{_version()}",
         adds_request_id=False,
     )

@@ -1,12 +1,14 @@
-"""Server-sent events: look at the first event before any header is sent, keep the line warm, stop at once.
+"""Server-sent events: look at the first event before any header is sent, if it comes soon, keep the line warm, stop at once.
 
-Knows no pipelines and no bodies: a `StreamWriter` turns events into frames. An error before the first event is raised, so that
-it becomes an ordinary response; one after that becomes the stream's last event. Holds no events: whoever makes them is asked for
+Knows no pipelines and no bodies: a `StreamWriter` turns events into frames. An error before the headers is raised, so that it becomes an
+ordinary response; one after that becomes the stream's last event. Proxies give up on who says nothing for long, so headers don't wait
+for ever: what is refused is refused soon. Holds no events: whoever makes them is asked for
 the next one when the last is on its way.
 """
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar, cast
@@ -43,16 +45,32 @@ class StreamWriter(Protocol[E_contra]):
 
 @dataclass(frozen=True, slots=True)
 class Opened(Generic[E]):
-    """Events of which the first is there (None: there are none), so that headers may be sent."""
+    """Events of which the first is there, or has been waited for long enough: headers may be sent. `first`: it, or None where there are
+    none; not done: it is still to come."""
 
-    first: E | None
+    first: "asyncio.Task[E | None]"
     rest: AsyncGenerator[E]
 
+    async def close(self) -> None:
+        await stopped(self.first)
+        await self.rest.aclose()
 
-async def opened(events: AsyncIterator[E]) -> Opened[E]:
-    """Raises what came instead of the first event."""
-    rest = cast("AsyncGenerator[E]", events)
-    return Opened(await anext(rest, None), rest)
+
+async def opened(events: AsyncIterator[E], within_s: float = math.inf) -> Opened[E]:
+    """Raises what came instead of the first event, if that is within so many seconds."""
+    found = Opened(asyncio.ensure_future(_next(events)), cast("AsyncGenerator[E]", events))
+    try:
+        done, _ = await asyncio.wait({found.first}, timeout=within_s if math.isfinite(within_s) else None)
+    except asyncio.CancelledError:
+        await found.close()
+        raise
+    if done:
+        found.first.result()
+    return found
+
+
+async def _next(events: AsyncIterator[E]) -> E | None:
+    return await anext(events, None)
 
 
 class EventStream(Response, Generic[E]):
@@ -88,14 +106,15 @@ class EventStream(Response, Generic[E]):
             logger.debug("the client went away during a stream")
         finally:
             await stopped(sender, watcher, heart)
-            await self._events.rest.aclose()
+            await self._events.close()
 
     async def _send(self, line: "_Line") -> None:
         await line.open(self.status_code, self.raw_headers)
         try:
             async with in_time(self._context):
-                if self._events.first is not None:
-                    await line.say(await self._writer.frame(self._events.first))
+                first = await asyncio.shield(self._events.first)
+                if first is not None:
+                    await line.say(await self._writer.frame(first))
                 async for event in self._events.rest:
                     await line.say(await self._writer.frame(event))
             last = await self._writer.end()

@@ -19,12 +19,15 @@ from pipelines.ingress.schemas.errors import ErrorBody
 
 JsonObject = dict[str, Any]  # OpenAPI's own shape, which FastAPI takes and gives as plain dictionaries
 
+EVENTS: JsonObject = {"content": {"text/event-stream": {}}}  # events, not one value: they have no schema of their own here
 REF = "#/components/schemas/{model}"
+CONFLICT = 409
 REASONS = {
     400: "the request is at fault; `param` names the field",
     401: "an API key is needed, or is not known",
     403: "no keys are configured, and this may be another's request than this machine's user's",
     404: "not served",
+    CONFLICT: "not done yet, or never to be",
     413: "over a configured limit",
     415: "another content-type than the operation takes",
     429: "a queue is full; Retry-After says when to try again",
@@ -32,7 +35,7 @@ REASONS = {
     503: "no live replica; Retry-After says when to try again",
     504: "the request's time is up",
 }
-POST_ERRORS = tuple(REASONS)
+POST_ERRORS = tuple(status for status in REASONS if status != CONFLICT)
 
 
 def error_answers(*statuses: int) -> dict[int | str, JsonObject]:
@@ -47,16 +50,17 @@ def operation(*, keyed: bool = False) -> JsonObject:
     return extra
 
 
-def asking(body: type[BaseModel], settings: IngressSettings, *, as_form: bool = False) -> JsonObject:
-    """What an operation with a body says beyond its answers. `as_form`: the body is a multipart form, not JSON."""
+def asking(body: type[BaseModel] | None, settings: IngressSettings, *, form: type[BaseModel] | None = None) -> JsonObject:
+    """What an operation with a body says beyond its answers. `body`: as JSON; `form`: as a multipart form. It takes at least one."""
     extra = operation(keyed=bool(settings.keys))
     timeout = {"type": "number", "exclusiveMinimum": 0, "maximum": settings.limits.max_request_s}
     extra["parameters"].append(_header(TIMEOUT_HEADER, timeout))
-    schema = {"$ref": REF.format(model=body.__name__)}
-    nested = {"triptych": {"style": "deepObject", "explode": True}}  # triptych[seed], not JSON within a form
-    content: JsonObject = (
-        {FORM: {"schema": schema, "encoding": nested}} if as_form else {"application/json": {"schema": schema}}
-    )
+    content: JsonObject = {}
+    if body is not None:
+        content["application/json"] = {"schema": {"$ref": REF.format(model=body.__name__)}}
+    if form is not None:
+        nested = {"triptych": {"style": "deepObject", "explode": True}}  # triptych[seed], not JSON within a form
+        content[FORM] = {"schema": {"$ref": REF.format(model=form.__name__)}, "encoding": nested}
     extra["requestBody"] = {"required": True, "content": content}
     return extra
 
@@ -109,7 +113,7 @@ def _description(app: FastAPI, bodies: Mapping[type[BaseModel], Sequence[str]]) 
 def _operations(description: JsonObject) -> Iterable[JsonObject]:
     for path in description["paths"].values():
         for method, found in path.items():
-            if method in ("get", "post"):
+            if method in ("get", "post", "delete"):
                 yield found
 
 

@@ -6,7 +6,8 @@ import asyncio
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from itertools import groupby
+from typing import Any, Literal, cast
 
 from pydantic_core import to_json
 
@@ -14,21 +15,25 @@ from pipelines.context import RequestContext
 from pipelines.ingress.request.receipts import ReceiptPrinter
 from pipelines.ingress.request.sse import data_frame
 from pipelines.ingress.request.whole_answer import listed
-from pipelines.ingress.schemas.chat import (
+from pipelines.ingress.schemas.chats.answer import (
     AnswerMessage,
+    CalledFunction,
     ChatCompletion,
     Choice,
+    CompletionTokensDetails,
     Logprobs,
     PromptTokensDetails,
     TokenEntry,
+    ToolCall,
     TopLogprob,
     Usage,
 )
 from pipelines.jobs import ChatEvent, ChatStarted, ChoiceEvents
+from pipelines.tools.events import AnswerEvent, ReasoningDelta, ToolArgumentsDelta, ToolCallBegun
 from stages.contract.errors import StageFailed
 from stages.llm.messages import GenerationEnd, TokenDelta, TokenLogprob
 
-Reason = Literal["stop", "length"]
+Reason = Literal["stop", "length", "tool_calls"]
 MAX_EVENTS_A_CHUNK = 64
 
 
@@ -51,7 +56,7 @@ class ChatCount:
 
     def __init__(self, num_choices: int) -> None:
         self.num_choices = num_choices
-        self._prompt_tokens = 0
+        self._prompt_tokens = self._reasoning_tokens = 0
         self._ends: dict[int, GenerationEnd] = {}
 
     def take(self, event: ChatEvent) -> None:
@@ -59,6 +64,7 @@ class ChatCount:
             case ChatStarted(prompt_tokens):
                 self._prompt_tokens = prompt_tokens
             case ChoiceEvents(index, events):
+                self._reasoning_tokens += sum(one.num_tokens for one in events if isinstance(one, ReasoningDelta))
                 if isinstance(events[-1], GenerationEnd):
                     self._ends[index] = events[-1]
 
@@ -72,18 +78,58 @@ class ChatCount:
         """Exact. The prompt counts once however many choices it has; cached is what none of them had to compute."""
         ends = self.ends()
         completion_tokens = sum(end.completion_tokens for end in ends)
+        thoughts = CompletionTokensDetails(reasoning_tokens=self._reasoning_tokens)
         return Usage(
             prompt_tokens=self._prompt_tokens,
             completion_tokens=completion_tokens,
             total_tokens=self._prompt_tokens + completion_tokens,
             prompt_tokens_details=PromptTokensDetails(cached_tokens=min(end.cached_tokens for end in ends)),
+            **({"completion_tokens_details": thoughts} if self._reasoning_tokens else {}),
         )
+
+
+@dataclass(slots=True)
+class _CallSoFar:
+    id: str
+    name: str
+    arguments: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class _ChoiceSoFar:
     text: list[str] = field(default_factory=list)
+    thoughts: list[str] = field(default_factory=list)
+    calls: list[_CallSoFar] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
+
+    def take(self, events: Sequence[AnswerEvent]) -> None:
+        for event in events:
+            match event:
+                case TokenDelta():
+                    self.text.append(event.text)
+                    self.logprobs.extend(event.logprobs)
+                case ReasoningDelta():
+                    self.thoughts.append(event.text)
+                case ToolCallBegun():
+                    self.calls.append(_CallSoFar(event.id, event.name))
+                case ToolArgumentsDelta():
+                    self.calls[event.index].arguments.append(event.text)
+                case _:
+                    pass
+
+    def message(self) -> AnswerMessage:
+        text = "".join(self.text)
+        said = text if text or not (self.calls or self.thoughts) else None
+        more: dict[str, Any] = {}
+        if self.thoughts:
+            more["reasoning_content"] = "".join(self.thoughts)
+        if self.calls:
+            more["tool_calls"] = [_called(call) for call in self.calls]
+        return AnswerMessage(role="assistant", content=said, refusal=None, **more)
+
+
+def _called(call: _CallSoFar) -> ToolCall:
+    return ToolCall(id=call.id, type="function", function=CalledFunction(name=call.name, arguments="".join(call.arguments)))
 
 
 class WholeChat:
@@ -97,9 +143,7 @@ class WholeChat:
     def take(self, event: ChatEvent) -> None:
         self._count.take(event)
         if isinstance(event, ChoiceEvents):
-            choice = self._choices[event.index]
-            choice.text.append(text_of(event.events))
-            choice.logprobs.extend(logprobs_of(event.events))
+            self._choices[event.index].take(event.events)
 
     @property
     def is_large(self) -> bool:
@@ -127,7 +171,7 @@ def _choice(index: int, so_far: _ChoiceSoFar, end: GenerationEnd) -> Sequence[by
     """Its JSON, in pieces: one a token that has logprobs."""
     choice = Choice(
         index=index,
-        message=AnswerMessage(role="assistant", content="".join(so_far.text), refusal=None),
+        message=so_far.message(),
         logprobs=Logprobs(content=[], refusal=None) if so_far.logprobs else None,
         finish_reason=cast("Reason", end.reason),
     )
@@ -151,8 +195,8 @@ class ChunkEncoder:
         self._before = to_json(same)[:-1] + b',"choices":['
         self._after = b'],"usage":null' if include_usage else b"]"
 
-    def delta(self, index: int, delta: Mapping[str, str], logprobs: Logprobs | None = None) -> bytes:
-        """New text of a choice."""
+    def delta(self, index: int, delta: Mapping[str, object], logprobs: Logprobs | None = None) -> bytes:
+        """What is new of a choice."""
         return self._frame(self._choice(index, delta, logprobs, None), self._after)
 
     def end(self, index: int, end: GenerationEnd, extra: bytes = b"") -> bytes:
@@ -163,7 +207,7 @@ class ChunkEncoder:
         """The chunk without choices that ends a stream whose usage was asked for."""
         return self._frame(b"", b'],"usage":' + usage.to_json() + extra)
 
-    def _choice(self, index: int, delta: Mapping[str, str], logprobs: Logprobs | None, reason: str | None) -> bytes:
+    def _choice(self, index: int, delta: Mapping[str, object], logprobs: Logprobs | None, reason: str | None) -> bytes:
         return to_json({"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason})
 
     def _frame(self, choice: bytes, after: bytes) -> bytes:
@@ -175,9 +219,16 @@ class ChatStreamWriter:
     the stream, because the last chunk carries the receipt."""
 
     def __init__(
-        self, head: ChatHead, context: RequestContext, receipts: ReceiptPrinter, *, num_choices: int, include_usage: bool
+        self,
+        head: ChatHead,
+        context: RequestContext,
+        receipts: ReceiptPrinter,
+        *,
+        num_choices: int,
+        include_usage: bool,
+        may_call: bool = False,
     ) -> None:
-        self._context, self._receipts, self._include_usage = context, receipts, include_usage
+        self._context, self._receipts, self._include_usage, self._may_call = context, receipts, include_usage, may_call
         self._encoder, self._count = ChunkEncoder(head, include_usage=include_usage), ChatCount(num_choices)
         self._held: tuple[int, GenerationEnd] | None = None
 
@@ -185,7 +236,7 @@ class ChatStreamWriter:
         self._count.take(event)
         match event:
             case ChatStarted():
-                begun = {"role": "assistant", "content": ""}
+                begun = {"role": "assistant", "content": None if self._may_call else ""}
                 return b"".join(self._encoder.delta(index, begun) for index in range(self._count.num_choices))
             case ChoiceEvents(index, events):
                 return await self._all_said(index, events) + self._ended(index, events[-1])
@@ -197,7 +248,7 @@ class ChatStreamWriter:
             return self._ending(receipt)
         return self._ending() + self._encoder.usage(usage, receipt)
 
-    async def _all_said(self, index: int, events: Sequence[TokenDelta | GenerationEnd]) -> bytes:
+    async def _all_said(self, index: int, events: Sequence[AnswerEvent]) -> bytes:
         """One chunk; several, and others get their turn, where a slow reader has let much come together."""
         chunks = []
         for start in range(0, len(events), MAX_EVENTS_A_CHUNK):
@@ -206,11 +257,26 @@ class ChatStreamWriter:
             chunks.append(self._said(index, events[start : start + MAX_EVENTS_A_CHUNK]))
         return b"".join(chunks)
 
-    def _said(self, index: int, events: Sequence[TokenDelta | GenerationEnd]) -> bytes:
-        text, logprobs = text_of(events), logprobs_of(events)
-        return self._encoder.delta(index, {"content": text}, logprobs_body(logprobs)) if text or logprobs else b""
+    def _said(self, index: int, events: Sequence[AnswerEvent]) -> bytes:
+        """A chunk for each run of events of one kind."""
+        runs = groupby(events, key=type)
+        return b"".join(self._run(index, list(run)) for _, run in runs)
 
-    def _ended(self, index: int, last: TokenDelta | GenerationEnd) -> bytes:
+    def _run(self, index: int, run: Sequence[AnswerEvent]) -> bytes:
+        match run[0]:
+            case TokenDelta():
+                text, logprobs = text_of(run), logprobs_of(run)
+                told = text or logprobs
+                return self._encoder.delta(index, {"content": text}, logprobs_body(logprobs)) if told else b""
+            case ReasoningDelta():
+                text = "".join(event.text for event in run if isinstance(event, ReasoningDelta))
+                return self._encoder.delta(index, {"reasoning_content": text})
+            case ToolCallBegun() | ToolArgumentsDelta():
+                return b"".join(self._encoder.delta(index, {"tool_calls": [call]}) for call in call_deltas(run))
+            case _:
+                return b""
+
+    def _ended(self, index: int, last: AnswerEvent) -> bytes:
         if not isinstance(last, GenerationEnd):
             return b""
         earlier, self._held = self._held, (index, last)
@@ -220,11 +286,24 @@ class ChatStreamWriter:
         return self._encoder.end(*self._held, extra) if self._held is not None else b""
 
 
-def text_of(events: Sequence[TokenDelta | GenerationEnd]) -> str:
+def call_deltas(events: Sequence[AnswerEvent]) -> Sequence[Mapping[str, object]]:
+    """As OpenAI tells calls: first whose they are, then their arguments; what came together of one call's is told together."""
+    deltas: list[dict[str, object]] = []
+    for event in events:
+        if isinstance(event, ToolCallBegun):
+            function = {"name": event.name, "arguments": ""}
+            deltas.append({"index": event.index, "id": event.id, "type": "function", "function": function})
+    arguments = [event for event in events if isinstance(event, ToolArgumentsDelta)]
+    for index, pieces in groupby(arguments, key=lambda event: event.index):
+        deltas.append({"index": index, "function": {"arguments": "".join(piece.text for piece in pieces)}})
+    return deltas
+
+
+def text_of(events: Sequence[AnswerEvent]) -> str:
     return "".join(event.text for event in events if isinstance(event, TokenDelta))
 
 
-def logprobs_of(events: Sequence[TokenDelta | GenerationEnd]) -> Sequence[TokenLogprob]:
+def logprobs_of(events: Sequence[AnswerEvent]) -> Sequence[TokenLogprob]:
     return [entry for event in events if isinstance(event, TokenDelta) for entry in event.logprobs]
 
 

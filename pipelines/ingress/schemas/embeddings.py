@@ -4,9 +4,9 @@ A string is always a text, a data URL too; an image is an object, as in chat: `{
 ...}}`.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from pipelines.ingress.schemas.receipt import Receipt
 from pipelines.ingress.schemas.strict import AskingBody, EndUser, ImageAddress, RequestBody, ResponseBody
@@ -22,12 +22,28 @@ class ImageInput(RequestBody):
     image_url: ImageAddress
 
 
+def _no_tokens(value: object) -> object:
+    """Clients that cut texts to another model's length send its tokens, which mean other words here."""
+    members = value if isinstance(value, list) else [value]
+    if any(isinstance(member, int) or (isinstance(member, list) and member) for member in members[:1]):
+        raise ValueError(
+            "must be texts or images, not token ids: they are another tokenizer's; "
+            "langchain_openai.OpenAIEmbeddings sends texts with check_embedding_ctx_length=False"
+        )
+    return value
+
+
 PlainText = Annotated[str, Field(min_length=1)]
 EmbeddingInput = PlainText | Annotated[TextInput | ImageInput, Field(discriminator="type")]
 
 
 class EmbeddingsBody(AskingBody):
-    input: EmbeddingInput | Annotated[list[EmbeddingInput], Field(min_length=1, max_length=4096, fail_fast=True)]
+    token_lists: ClassVar[frozenset[str]] = frozenset({"input"})  # to be refused as such
+
+    input: Annotated[
+        EmbeddingInput | Annotated[list[EmbeddingInput], Field(min_length=1, max_length=4096, fail_fast=True)],
+        BeforeValidator(_no_tokens),
+    ]
     encoding_format: Literal["float", "base64"] | None = None
     # Without effect here, so accepted.
     user: EndUser | None = None

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from pipelines.ingress.schemas.receipt import Receipt
-from pipelines.ingress.schemas.strict import WHOLE, AskingBody, EndUser, Extras, RequestBody, ResponseBody, Seed
+from pipelines.ingress.schemas.strict import WHOLE, AskingBody, EndUser, Extras, RequestBody, ResponseBody, Seed, UnsaidModelId
 from stages.diffusion.messages import MAX_GUIDANCE_SCALE
 
 Steps = Annotated[int, Field(ge=1, le=10_000), WHOLE]
@@ -46,8 +46,10 @@ class EditExtras(PaintExtras):
 
 
 class PaintBody(AskingBody):
-    """What both ask for."""
+    """What both ask for. Of what OpenAI's models take and ours don't, the values that it documents are accepted where they change nothing
+    that was asked for: the receipt says so (`notes`)."""
 
+    model: UnsaidModelId = ""
     prompt: Annotated[str, Field(min_length=1, json_schema_extra={"pattern": r"\S"})]
     n: Annotated[int, Field(ge=1), WHOLE] | None = None
     size: Annotated[str, Field(pattern=r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$")] | None = None
@@ -62,12 +64,16 @@ class PaintBody(AskingBody):
     seed: Seed | None = None
     scheduler: Sampler | None = None
     triptych: PaintExtras | None = None
-    # Without effect here, so accepted.
     user: EndUser | None = None
     safety_identifier: EndUser | None = None
-    quality: Literal["auto"] | None = None
+    quality: Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"] | None = None
+    complexity: Literal["low", "medium", "high"] | None = None
     moderation: Literal["auto", "low"] | None = None
     background: Literal["auto", "opaque"] | None = None
+
+    def without_effect(self) -> Mapping[str, str]:
+        given = ((name, getattr(self, name, None), why) for name, why in UNHEEDED.items())
+        return {name: why for name, value, why in given if value not in (None, "auto")}
 
     def asked_as(self) -> Mapping[str, str]:
         own = {job: f"triptych.{name}" for job, name in _OWN.items() if getattr(self.triptych, name, None) is not None}
@@ -86,8 +92,27 @@ _OWN = {
 """What a job calls the fields that may stand under `triptych` too -> their names there and at the top level."""
 
 
+UNHEEDED = {
+    "quality": "num_inference_steps says how much work a painting is",
+    "complexity": "num_inference_steps says how much work a painting is",
+    "style": "say in the prompt which style is wanted",
+    "input_fidelity": "strength says how much of the image is painted over, and mask where",
+}
+
+
 class ImagesBody(PaintBody):
-    style: None = None
+    style: Literal["vivid", "natural"] | None = None
+
+
+IMAGE = (
+    "the image to start from: PNG, JPEG, WebP, AVIF, GIF (first frame) or BMP. It is scaled to cover the size, and cut about its middle "
+    "where the proportions differ"
+)
+MASK = (
+    "an image as large as the one to start from, with transparency: only where it is transparent is anything painted, and everywhere else "
+    "the image's pixels stay as they are (before they are encoded)"
+)
+EDITED_SIZE = "not given, or auto: the image's own size where the model paints it, or else the model's default"
 
 
 def _as_form(schema: dict[str, Any]) -> None:
@@ -97,25 +122,49 @@ def _as_form(schema: dict[str, Any]) -> None:
         if len(types) == 1:
             kept = {key: value for key, value in found.items() if key not in ("anyOf", "default")}
             schema["properties"][name] = kept | types[0]
-    schema["properties"]["image"] = {
-        "type": "string",
-        "contentMediaType": "application/octet-stream",
-        "description": "the image to start from, one file: PNG, JPEG, WebP, GIF (first frame) or BMP. It is scaled to cover "
-        "the size, and cut about its middle where the proportions differ",
-    }
-    schema["properties"]["size"]["description"] = (
-        "not given, or auto: the image's own size where the model paints it, or else the model's default"
-    )
+    for name, description in (("image", IMAGE), ("mask", MASK)):
+        schema["properties"][name] = {
+            "type": "string",
+            "contentMediaType": "application/octet-stream",
+            "description": f"a file: {description}",
+        }
+    schema["properties"]["size"]["description"] = EDITED_SIZE
     schema["required"].append("image")
 
 
 class EditBody(PaintBody):
-    """A multipart form. The image is beside these fields, and starts what is painted."""
+    """A multipart form. Image and mask are files beside these fields."""
 
     model_config = ConfigDict(json_schema_extra=_as_form)
 
     strength: Strength | None = None
+    input_fidelity: Literal["low", "high"] | None = None
     triptych: EditExtras | None = None
+
+
+class GivenAddress(RequestBody):
+    image_url: Annotated[
+        str, Field(min_length=1, description="a data: URL, or an http(s) address where fetching is configured")
+    ]
+
+    @model_validator(mode="before")
+    @classmethod
+    def no_file_ids(cls, given: object) -> object:
+        if isinstance(given, Mapping) and given.get("file_id") is not None:
+            raise ValueError("file_id is not supported: send the image itself, as a data: URL in image_url")
+        return given
+
+
+class EditJson(EditBody):
+    """The same as JSON."""
+
+    model_config = ConfigDict(json_schema_extra=lambda schema: schema["properties"]["size"].update(description=EDITED_SIZE))
+
+    images: Annotated[list[GivenAddress], Field(min_length=1, max_length=16, description=IMAGE)]
+    mask: Annotated[GivenAddress, Field(description=MASK)] | None = None
+
+    def asked_as(self) -> Mapping[str, str]:
+        return {**super().asked_as(), "image": "images[0].image_url", "mask": "mask.image_url"}
 
 
 class ImageNote(ResponseBody):

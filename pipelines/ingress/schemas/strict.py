@@ -50,6 +50,11 @@ Priority = Annotated[
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1), WHOLE]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1), WHOLE]
 ModelId = Annotated[str, Field(min_length=1, max_length=256, description="one of GET /v1/models")]
+UnsaidModelId = Annotated[
+    str,
+    Field(max_length=256, description="one of GET /v1/models; may be left out where only one would do"),
+    BeforeValidator(lambda given: "" if given is None else given),
+]
 EndUser = Annotated[str, Field(max_length=512)]
 
 
@@ -59,21 +64,31 @@ class Extras(RequestBody):
     priority: Priority = 0
 
 
-class AskingBody(RequestBody):
-    """The whole body of a request to a model. `long_list`: the field of which there may be so much that it is checked in pieces, each
-    as if it were all."""
+class WholeBody(RequestBody):
+    """The whole body of a request. `long_list`: the field of which there may be so much that it is checked in pieces, each as if it were
+    all. `token_lists`: the fields that may hold any number of tokens."""
 
     long_list: ClassVar[str] = ""
-    model: ModelId
+    token_lists: ClassVar[frozenset[str]] = frozenset()
     triptych: Extras | None = None
 
     def asked_as(self) -> Mapping[str, str]:
         """What a job, or the payload that it becomes, calls a field -> what this body calls it, where they differ."""
         return {}
 
+    def without_effect(self) -> Mapping[str, str]:
+        """Fields that were given, are accepted and change nothing of the answer, and why: told in the receipt."""
+        return {}
+
+
+class AskingBody(WholeBody):
+    """Of a request to a model."""
+
+    model: ModelId
+
 
 class ImageAddress(RequestBody):
-    """Where an image is: a data URL (base64 PNG, JPEG, WebP, GIF or BMP), or an http(s) address where fetching is
+    """Where an image is: a data URL (base64 PNG, JPEG, WebP, AVIF, GIF or BMP), or an http(s) address where fetching is
     configured."""
 
     url: Annotated[str, Field(min_length=1)]

@@ -14,9 +14,11 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipelines.settings.schema.auth import AuthConfig
 from pipelines.settings.schema.deployments import ActorOptions, DeploymentConfig, PartOverrides
+from pipelines.settings.schema.http import ANY_ORIGIN, HttpConfig
 from pipelines.settings.schema.orchestration import ChatSlo, EmbedSlo, PaintSlo, RoutingConfig, ScalingConfig
 from pipelines.settings.schema.remembering import CacheConfig
 from pipelines.settings.schema.strict import Strict
+from pipelines.tools.formats import BY_NAME
 from stages.contract.limits import QueueLimits
 from stages.diffusion.messages import MAX_GUIDANCE_SCALE
 
@@ -131,12 +133,22 @@ PARTS: Mapping[str, type[PartConfig]] = {
 
 
 class ImageTextModel(Strict):
-    """Chat, with images where there is a vision encoder."""
+    """Chat, with images where there is a vision encoder. `tools`: how the model writes calls: as its template does (auto), as a format of
+    that name, or not at all (none). `thoughts`: whether what it thinks is told apart from what it answers."""
 
     pipeline: Literal["image_text"]
     llm: LlmConfig
     vision_encoder: VisionEncoderConfig | None = None
     slo: ChatSlo = ChatSlo()
+    tools: str = "auto"
+    thoughts: Literal["auto", "none"] = "auto"
+
+    @field_validator("tools")
+    @classmethod
+    def tools_are_known(cls, tools: str) -> str:
+        if tools not in (known := ("auto", "none", *BY_NAME)):
+            raise ValueError(f"{tools!r} is no format of calls; write one of {', '.join(known)}")
+        return tools
 
     def parts(self) -> dict[str, PartConfig]:
         return {"llm": self.llm} | ({"vision_encoder": self.vision_encoder} if self.vision_encoder else {})
@@ -236,6 +248,7 @@ class LimitsConfig(Strict):
         None, ge=1, description="of an answer that asks for no bound, as far as the context holds it; None: 512"
     )
     max_choices: int = Field(8, ge=1)
+    completion_choices: int = Field(128, ge=1, description="of one request for completions: its prompts, times n")
     max_images: int = Field(10, ge=1)
     embedding_inputs: int = Field(256, ge=1)
     default_request_s: float = Field(120, gt=0)
@@ -256,7 +269,7 @@ class FetchConfig(Strict):
     allowed_hosts: tuple[str, ...] = ()
 
 
-class IngressConfig(Strict):
+class IngressConfig(HttpConfig):
     """The HTTP surface. `stages` that live in its own process cost no hop, and scale, compute and fall with it."""
 
     stages: tuple[str, ...] = Field((), description="MODEL.PART names")
@@ -323,6 +336,15 @@ class AppConfig(Strict):
         clashes = {INGRESS, "metrics", "redis", "redis-kv"} & set(self.deployments)
         if clashes:
             raise ValueError(f"deployments: {', '.join(clashes)} is taken by Triptych itself; choose another name")
+        return self
+
+    @model_validator(mode="after")
+    def pages_of_strangers_need_keys(self) -> "AppConfig":
+        if ANY_ORIGIN in self.ingress.cors_origins and not self.auth.keys:
+            raise ValueError(
+                "ingress.cors_origins: \"*\" without auth.keys would let any page that this machine's user opens ask in that user's "
+                "name; name the origins, or give keys"
+            )
         return self
 
     @model_validator(mode="after")

@@ -36,7 +36,7 @@ from pipelines.settings.schema.deployments import ActorOptions, AutoscalingConfi
 from pipelines.settings.schema.orchestration import RoutingConfig
 from pipelines.settings.schema.remembering import CacheConfig
 from pipelines.settings.schema.strict import Strict
-from pipelines.settings.serve.replica_spec import CacheSpec, ReplicaSpec
+from pipelines.settings.serve.replica_spec import CacheSpec, RedisSpec, ReplicaSpec
 from pipelines.settings.serve.scaled import SCALER, SCALER_BUILDER, ScalerArgs, is_scaled, scaler_settings
 from pipelines.settings.serve.specs import (
     REDIS,
@@ -130,11 +130,13 @@ class SurfaceArgs(Strict):
 
 
 class SurfaceSettings(Strict):
-    """What may change while the HTTP surface runs: everything that it serves. `stages`: where each is; `queues`: of its own ones."""
+    """What may change while the HTTP surface runs: everything that it serves. `stages`: where each is; `queues`: of its own ones; `kept`:
+    where what clients come back for is kept (None: in its memory)."""
 
     config: AppConfig
     stages: Addresses = {}
     queues: dict[str, QueueConfig] = {}
+    kept: RedisSpec | None = None
 
 
 class RedisArgs(Strict):
@@ -226,6 +228,7 @@ def surface_application(config: AppConfig, name: str, hosts: Mapping[str, str]) 
         config=_seen_by_surface(config),
         stages=_addresses(placed, hosts),
         queues=_queues(config.ingress, config),
+        kept=cache_spec(config, name).redis,
     )
     overrides = {
         "num_replicas": config.ingress.num_replicas,
@@ -250,7 +253,9 @@ def _seen_by_surface(config: AppConfig) -> AppConfig:
         for name, model in config.models.items()
     }
     ingress = IngressConfig(
-        stages=config.ingress.stages, ray_actor_options=ActorOptions(num_gpus=capacity(config.ingress, config).num_gpus)
+        stages=config.ingress.stages,
+        ray_actor_options=ActorOptions(num_gpus=capacity(config.ingress, config).num_gpus),
+        **config.ingress.http(),
     )
     return AppConfig.model_construct(
         models=models,

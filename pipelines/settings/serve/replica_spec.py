@@ -7,6 +7,7 @@ from typing import Any
 
 from cache.memory import MemoryTier
 from cache.redis.private_socket import Private
+from cache.store import Store
 from cache.tier import Tier
 from cache.tiered import TieredCache
 from pipelines.settings.environment import secret_of
@@ -51,6 +52,16 @@ class RedisSpec:
                 ttl_s_of=self.ttl_s_of,
                 **(_RUNS if self.in_runs else {}),
             )
+        except ValueError:
+            raise where.refused() from None
+
+    def open_store(self) -> Store:
+        """The same server as a place for what is counted on. Raises `ConfigurationError` where the URL can't be used."""
+        from cache.redis.redis_store import RedisStore
+
+        where = self.place()
+        try:
+            return RedisStore(where.url, cluster=self.cluster, private=where.private, part_bytes=self.part_bytes)
         except ValueError:
             raise where.refused() from None
 

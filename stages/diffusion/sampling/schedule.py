@@ -82,13 +82,16 @@ class Schedule:
         result: torch.Tensor = self.scheduler.step(output, self._timesteps[call], latents, **extra, return_dict=False)[0]
         return result
 
-    def add_noise(self, latents: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """Latents of an image, noised as much as the first call expects. Both on the CPU."""
-        first = self.scheduler.timesteps[self._first : self._first + 1]
+    def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, call: int = 0) -> torch.Tensor:
+        """Latents of an image, noised as much as that call expects; after the last call not at all. Of a schedule that is walked, the next
+        call. On one device."""
+        if call >= self.num_calls:
+            return latents
+        timestep = self.scheduler.timesteps[self._first + call : self._first + call + 1]
         if hasattr(self.scheduler, "add_noise"):
-            added: torch.Tensor = self.scheduler.add_noise(latents, noise, first)
+            added: torch.Tensor = self.scheduler.add_noise(latents, noise, timestep)
             return added
-        scaled: torch.Tensor = self.scheduler.scale_noise(latents, first, noise)
+        scaled: torch.Tensor = self.scheduler.scale_noise(latents, timestep, noise)
         return scaled
 
     def estimate(self, output: torch.Tensor, call: int, latents: torch.Tensor) -> torch.Tensor:

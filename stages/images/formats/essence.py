@@ -16,6 +16,7 @@ class ImageFormat(StrEnum):
     WEBP = "WEBP"
     GIF = "GIF"
     BMP = "BMP"
+    AVIF = "AVIF"
 
 
 class BadHeader(ValueError):

@@ -14,7 +14,7 @@ from torch import Tensor
 from stages.device.packed_linear import EXPECTED_ROWS, pack_linears
 from stages.device.uploads import uploaded
 from stages.llm.model.compiled_decode import CompiledDecode, neighbours
-from stages.llm.model.model_call import Masks, last_logits
+from stages.llm.model.model_call import Masks, last_logits, logits_behind
 from stages.llm.model.recorded_decode import LaunchedStep, Record, RecordedDecode
 from stages.llm.model.slot_cache import READ_STEP, Chunk, SlotCache, Window, window_over
 from stages.llm.model.slot_table import SlotContents
@@ -103,16 +103,28 @@ class Forward:
                 return replayed
         lines = neighbours(chunks, self.slots.num_slots) if self._decode is not None else None
         window = window_over(chunks, self.slots.max_tokens, self._device, lines, read_at_least=read_at_least)
-        places = torch.zeros(window.batch, window.width, dtype=torch.long, device=self._device)
-        places[window.write_from] = window.write_to[1]
-        tokens, masks = self._tokens(rows, window), self._masks(places, window.read_length)
-        positions = self._positions(rows, window, places)
+        tokens, positions, masks = self._inputs(rows, window)
         if self._decode is not None and lines is not None and "input_ids" in tokens:
             logits = self._decode.run(tokens["input_ids"], positions, masks, window)
         else:
             self.slots.look_through(window)
             logits = last_logits(self._model, tokens, positions, masks, self.slots)
         return logits if window.in_order else logits[uploaded(torch.tensor(window.lines), self._device)]
+
+    def run_whole(self, rows: Sequence[Reader], chunks: Sequence[Chunk]) -> Tensor:
+        """As `run`, but logits [rows, width, vocabulary] for the token after each of a chunk's tokens, the last of which stands in the
+        last column. `width` is the longest chunk's."""
+        window = window_over(chunks, self.slots.max_tokens, self._device)
+        tokens, positions, masks = self._inputs(rows, window)
+        self.slots.look_through(window)
+        logits = logits_behind(self._model, tokens, positions, masks, self.slots, num_last=window.width)
+        return logits if window.in_order else logits[list(window.lines)]
+
+    def _inputs(self, rows: Sequence[Reader], window: Window) -> tuple[dict[str, Tensor], Tensor, Masks]:
+        places = torch.zeros(window.batch, window.width, dtype=torch.long, device=self._device)
+        places[window.write_from] = window.write_to[1]
+        tokens, masks = self._tokens(rows, window), self._masks(places, window.read_length)
+        return tokens, self._positions(rows, window, places), masks
 
     def _tokens(self, rows: Sequence[Reader], window: Window) -> dict[str, Tensor]:
         given: list[int] = []

@@ -11,7 +11,14 @@ differ."""
 
 
 def last_logits(model: Any, tokens: Mapping[str, Tensor], positions: Tensor, masks: Masks, cache: Any) -> Tensor:
-    """Writes the tokens' keys and values to the cache. Logits [batch, vocabulary] after each row's last token. `tokens`:
+    """`logits_behind` each row's last token only: [batch, vocabulary]."""
+    return logits_behind(model, tokens, positions, masks, cache, num_last=1)[:, -1]
+
+
+def logits_behind(
+    model: Any, tokens: Mapping[str, Tensor], positions: Tensor, masks: Masks, cache: Any, *, num_last: int
+) -> Tensor:
+    """Writes the tokens' keys and values to the cache. Logits [batch, num_last, vocabulary] after each of a row's last tokens. `tokens`:
     {"input_ids": [batch, width]} or {"inputs_embeds": [batch, width, dim]}; positions [batch, width] or [3, batch, width]."""
     output = model(
         **tokens,
@@ -19,7 +26,7 @@ def last_logits(model: Any, tokens: Mapping[str, Tensor], positions: Tensor, mas
         position_ids=positions,
         past_key_values=cache,
         use_cache=True,
-        logits_to_keep=1,
+        logits_to_keep=num_last,
     )
-    logits: Tensor = output.logits[:, -1]
+    logits: Tensor = output.logits[:, -num_last:]
     return logits

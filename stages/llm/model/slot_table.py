@@ -37,7 +37,8 @@ class SlotImage:
 @dataclass(slots=True)
 class SlotContents:
     """What is, or was last, in a slot: keys and values of the first `num_computed` of `tokens`; `num_reused` of them were not computed
-    there. `chain`: the names of its beginnings, page by page (`PageNaming`), as far as they are known."""
+    there. `chain`: the names of its beginnings, page by page (`PageNaming`), as far as they are known. `may_reuse` False: all of it must be
+    computed, whatever other slots hold."""
 
     salt: str = field(repr=False)
     tokens: list[int]
@@ -45,6 +46,7 @@ class SlotContents:
     num_computed: int = 0
     chain: list[str] = field(default_factory=list)
     num_reused: int = 0
+    may_reuse: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,8 @@ class SlotTable:
 
     def _longest_match(self, newcomer: SlotContents) -> tuple[int | None, int]:
         self._name(newcomer)
+        if not newcomer.may_reuse:
+            return None, 0
         all_contents = self._contents
         num_pages = self._num_shared(newcomer.chain)
         while num_pages >= 0:

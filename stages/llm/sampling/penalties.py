@@ -5,7 +5,7 @@
 all rows' changes are applied together.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from stages.device.uploads import uploaded
 from stages.llm.messages import Sampling
 
 _ROOM = 64
+UNLIKELY = 1e9
+"""What an end token loses while the answer is not to end: any other is likelier, but where nothing else may follow it is still said."""
 
 Changes = NDArray[np.int64]
 """[n, 2], of a token each: where it stands, and (two float32 in the place of one int64, so that all of it goes to a device in one
@@ -23,27 +25,30 @@ piece) what is subtracted (of a bias: added), and what it is divided or multipli
 
 
 class Penalties:
-    """One request's. `prompt`: the tokens that it asks with."""
+    """One request's. `prompt`: the tokens that it asks with; `end_tokens`: those that end the answer, which it is not to do yet."""
 
-    def __init__(self, sampling: Sampling, prompt: Sequence[int]) -> None:
+    def __init__(self, sampling: Sampling, prompt: Sequence[int], end_tokens: Collection[int] = ()) -> None:
         self._sampling = sampling
         self._penalises = bool(sampling.frequency_penalty or sampling.presence_penalty or sampling.repetition_penalty != 1)
         repeated = dict.fromkeys(prompt, 0) if sampling.repetition_penalty != 1 else {}
         self._counts: dict[int, int] = repeated  # of each token that is penalised: how often it was answered
         self._places = {token: place for place, token in enumerate(self._counts)}
         self._bias = _changes([*sampling.logit_bias], [*sampling.logit_bias.values()])
+        self._num_before_end = sampling.min_tokens if end_tokens else 0
+        self._no_end = np.concatenate([self._bias, _changes([*end_tokens], -UNLIKELY)])
         self._penalised = _changes([*self._places], 0.0, sampling.repetition_penalty)
         self._amounts = _numbers(self._penalised)[:, 0]
 
     @staticmethod
-    def of(sampling: Sampling, prompt: Sequence[int]) -> "Penalties | None":
+    def of(sampling: Sampling, prompt: Sequence[int], end_tokens: Collection[int] = ()) -> "Penalties | None":
         """None where the request changes nothing."""
-        given = sampling.logit_bias or sampling.frequency_penalty or sampling.presence_penalty
-        return Penalties(sampling, prompt) if given or sampling.repetition_penalty != 1 else None
+        changes = bool(sampling.logit_bias or sampling.frequency_penalty or sampling.presence_penalty)
+        given = changes or bool(sampling.min_tokens and end_tokens)
+        return Penalties(sampling, prompt, end_tokens) if given or sampling.repetition_penalty != 1 else None
 
     @property
     def bias(self) -> Changes:
-        return self._bias
+        return self._no_end if self._num_before_end > 0 else self._bias
 
     @property
     def penalised(self) -> Changes:
@@ -56,6 +61,7 @@ class Penalties:
 
     def accept(self, token: int) -> None:
         """`token` was added to the answer."""
+        self._num_before_end -= 1
         if not self._penalises:
             return
         count = self._counts.get(token, 0) + 1

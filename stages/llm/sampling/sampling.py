@@ -1,7 +1,7 @@
 """The next token of every row, sampled for all rows together.
 
-Decides how sampling parameters change a distribution, in vLLM's order: bias and penalties, temperature, min_p, top_k, top_p. Log
-probabilities are of the model's own distribution, before any of that. Knows no model, no text and no slots.
+Decides how sampling parameters change a distribution, in vLLM's order: bias and penalties, what may not come next, temperature, min_p,
+top_k, top_p. Log probabilities are of the model's own distribution, before any of that. Knows no model, no text and no slots.
 
 What a row draws is a function of its seed, its position in the answer and its own logits, never of what shares the batch. All is
 computed where the logits are, and read back once a step.
@@ -9,7 +9,7 @@ computed where the logits are, and read back once a step.
 
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,23 +19,32 @@ from stages.device.uploads import uploaded
 from stages.llm.messages import Sampling
 from stages.llm.sampling.candidates import BLOCK, keep, likeliest, top
 from stages.llm.sampling.likeliest_share import works_on
+from stages.llm.sampling.masks import apply_masks
 from stages.llm.sampling.noise import draw
 from stages.llm.sampling.penalties import Penalties, apply_penalties
 from stages.llm.sampling.race import draw_in_two
 from stages.llm.sampling.row_numbers import RowNumbers
+from stages.llm.structure.row_structure import RowStructure
 
 _LOG2_E = math.log2(math.e)
 
 
 class RowSampler:
     """One request's sampling: its parameters, its seed (drawn here where the request has none), and what of its answer matters
-    to the next token. `prompt`: the tokens that it asks with."""
+    to the next token. `prompt`: the tokens that it asks with. `structure`: what the answer is held to. `end_tokens`: those that end it."""
 
-    def __init__(self, sampling: Sampling, prompt: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        sampling: Sampling,
+        prompt: Sequence[int] = (),
+        structure: RowStructure | None = None,
+        end_tokens: Collection[int] = (),
+    ) -> None:
         self.sampling = sampling
+        self.structure = structure
         self.seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
         self.position = 0
-        self.penalties = Penalties.of(sampling, prompt)
+        self.penalties = Penalties.of(sampling, prompt, end_tokens)
 
     def accept(self, token: int) -> None:
         """`token` was added to the answer."""
@@ -59,6 +68,13 @@ def sample(logits: Tensor, samplers: Sequence[RowSampler]) -> list[SampledToken]
     sampled = [_read(line, sampler) for line, sampler in zip(decide(logits, samplers).tolist(), samplers, strict=True)]
     for sampler, one in zip(samplers, sampled, strict=True):
         sampler.accept(one.token)
+    RowStructure.advance(
+        [
+            (sampler.structure, one.token)
+            for sampler, one in zip(samplers, sampled, strict=True)
+            if sampler.structure is not None and not one.failed
+        ]
+    )
     return sampled
 
 
@@ -89,10 +105,16 @@ def _read(line: list[float], sampler: RowSampler) -> SampledToken:
 
 def _adjusted(logits: Tensor, samplers: Sequence[RowSampler]) -> Tensor:
     penalties = [sampler.penalties for sampler in samplers]
-    if all(one is None for one in penalties):
+    masks = [
+        (row, mask)
+        for row, sampler in enumerate(samplers)
+        if sampler.structure is not None and (mask := sampler.structure.settled()) is not None
+    ]
+    if not masks and all(one is None for one in penalties):
         return logits
     adjusted = logits.clone(memory_format=torch.contiguous_format)
     apply_penalties(adjusted, penalties)
+    apply_masks(adjusted, masks)
     return adjusted
 
 
@@ -141,15 +163,15 @@ def _logprobs(logits: Tensor, tokens: Tensor, samplers: Sequence[RowSampler]) ->
     wanted = [row for row, sampler in enumerate(samplers) if sampler.sampling.logprobs is not None]
     most = max((samplers[row].sampling.logprobs or 0 for row in wanted), default=0)
     if len(wanted) == len(samplers):
-        return _logprobs_of_all(logits, tokens, most)
+        return logprobs_of(logits, tokens, most)
     found = torch.zeros(len(samplers), 1 + 2 * most, dtype=torch.float64, device=logits.device)
     if wanted:
         rows = uploaded(torch.tensor(wanted), logits.device)
-        found[rows] = _logprobs_of_all(logits[rows], tokens[rows], most)
+        found[rows] = logprobs_of(logits[rows], tokens[rows], most)
     return found
 
 
-def _logprobs_of_all(logits: Tensor, tokens: Tensor, most: int) -> Tensor:
+def logprobs_of(logits: Tensor, tokens: Tensor, most: int) -> Tensor:
     values, places = top(logits, most)
     highest = values[:, :1] if most else logits.amax(dim=-1, keepdim=True)
     # As `logsumexp`, which takes twice as long.

@@ -6,7 +6,7 @@ A test makes it wait or fail by handing it a `Gate` or an error. One word is one
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -20,6 +20,8 @@ from pipelines.jobs import (
     ChatPipeline,
     ChatStarted,
     ChoiceEvents,
+    CompleteJob,
+    CompletionEvent,
     Embedded,
     EmbedJob,
     EmbedPipeline,
@@ -30,12 +32,17 @@ from pipelines.jobs import (
     PaintJob,
     PaintPipeline,
     PaintProgress,
+    PlainPrompt,
+    PromptsRead,
+    ReadText,
     StageCard,
     TextPart,
+    TextPipeline,
 )
+from pipelines.tools.events import AnswerEvent
 from stages.contract.errors import InvalidRequest, UnknownModel
 from stages.contract.item import StageMetrics, StageReceipt
-from stages.llm.messages import GenerationEnd, Sampling, TokenDelta, TokenLogprob
+from stages.llm.messages import GenerationEnd, PromptLogprobs, Sampling, TokenDelta, TokenLogprob
 
 CHAT, PAINT, EMBED = "fake/chat", "fake-painter", "fake-clip"
 PAINT_PARTS = ("text_encoder", "denoiser", "vae_decoder", "vae_encoder")
@@ -80,10 +87,12 @@ class FakeService:
     stages_ready: bool = True
     stages_error: Exception | None = None
     edits: bool = True
-    jobs: list[ChatJob | PaintJob | EmbedJob] = field(default_factory=list)
+    jobs: list[ChatJob | CompleteJob | PaintJob | EmbedJob] = field(default_factory=list)
     contexts: list[RequestContext] = field(default_factory=list)
     running: int = 0
     seen_prompts: set[str] = field(default_factory=set)
+    words: list[str] = field(default_factory=list)  # by token
+    script: Sequence[AnswerEvent] = ()  # what a chat says in place of what it was told
 
     def models(self) -> Sequence[ModelCard]:
         return (
@@ -115,6 +124,10 @@ class FakeService:
     def chat_pipeline(self, model: str) -> ChatPipeline:
         self._require(model, CHAT, "answer chat requests")
         return FakeChat(self)
+
+    def text_pipeline(self, model: str) -> TextPipeline:
+        self._require(model, CHAT, "complete texts")
+        return FakeTexts(self)
 
     def paint_pipeline(self, model: str) -> PaintPipeline:
         self._require(model, PAINT, "paint images")
@@ -152,7 +165,7 @@ class FakeService:
         ]
 
     @asynccontextmanager
-    async def work(self, job: ChatJob | PaintJob | EmbedJob, context: RequestContext) -> AsyncIterator["Events"]:
+    async def work(self, job: ChatJob | CompleteJob | PaintJob | EmbedJob, context: RequestContext) -> AsyncIterator["Events"]:
         """Around one request: notes it, and knows when it ends."""
         self.jobs.append(job)
         self.contexts.append(context)
@@ -161,6 +174,12 @@ class FakeService:
             yield Events(self.gate, self.trouble)
         finally:
             self.running -= 1
+
+    def tokens(self, text: str) -> tuple[int, ...]:
+        """Every word gets a number when it is first seen."""
+        words = [word if at == 0 else f" {word}" for at, word in enumerate(text.split(" "))]
+        self.words += [word for word in dict.fromkeys(words) if word not in self.words]
+        return tuple(map(self.words.index, words))
 
     def _require(self, model: str, served: str, what: str) -> None:
         ids = [card.id for card in self.models()]
@@ -201,13 +220,16 @@ class FakeChat:
             self.service.seen_prompts.add(f"{context.salt}{prompt}")
             await events.tick()
             yield ChatStarted(prompt_tokens)
-            words = answer_words(job)
+            for said in self.service.script:
+                await events.tick()
+                yield ChoiceEvents(0, (said,))
+            words = answer_words(job) if not self.service.script else []
             limit = job.sampling.max_tokens
             for word in words[:limit]:
                 for index in range(job.n):
                     await events.tick()
-                    yield ChoiceEvents(index, (TokenDelta(word, 1, _logprobs(job, word)),))
-            for index in range(job.n):
+                    yield ChoiceEvents(index, (TokenDelta(word, 1, _logprobs(job.sampling.logprobs, word)),))
+            for index in range(job.n if not self.service.script else 0):
                 await events.tick()
                 reason = "length" if len(words) > limit else "stop"
                 yield ChoiceEvents(index, (GenerationEnd(reason, min(len(words), limit), cached_tokens),))
@@ -215,10 +237,65 @@ class FakeChat:
                 context.add(_receipt(f"{CHAT}.{stage}"))
             await events.tick()
 
+    async def token_ids(self, job: ChatJob) -> Sequence[int]:
+        return self.service.tokens(spoken(job))
+
+
+@dataclass(frozen=True, slots=True)
+class FakeTexts:
+    """Goes on with a prompt by saying it again, in capitals, and ends; a word, with the blank before it, is a token."""
+
+    service: FakeService
+
+    async def complete(self, job: CompleteJob, context: RequestContext) -> AsyncIterator[CompletionEvent]:
+        async with self.service.work(job, context) as events:
+            read = [await self.read(prompt) for prompt in job.prompts]
+            await events.tick()
+            yield PromptsRead(tuple(read))
+            for index in range(len(read) * job.n):
+                for heard in self._said(job, read[index // job.n]):
+                    await events.tick()
+                    yield ChoiceEvents(index, heard)
+            context.add(_receipt(f"{CHAT}.llm"))
+            await events.tick()
+
+    def _said(self, job: CompleteJob, read: ReadText) -> Iterator[Sequence[PromptLogprobs | TokenDelta | GenerationEnd]]:
+        words, limit = [self.service.words[token] for token in read.token_ids], job.sampling.max_tokens
+        for word in words[1:] if job.sampling.prompt_logprobs is not None else ():
+            yield [PromptLogprobs(_logprobs(job.sampling.prompt_logprobs, word))]
+        for word in words[:limit]:
+            yield [TokenDelta(word.upper(), 1, _logprobs(job.sampling.logprobs, word.upper()))]
+        ends = _logprobs(job.sampling.logprobs, "<end>") if len(words) < limit else ()
+        reason = "stop" if len(words) < limit else "length"
+        yield [GenerationEnd(reason, min(len(words) + 1, limit), stop_token=ends[0] if ends else None)]
+
+    async def read(self, prompt: PlainPrompt) -> ReadText:
+        if not isinstance(prompt.content, str):
+            return ReadText(
+                tuple(prompt.content), await self.text_of(prompt.content), first=self.service.words[prompt.content[0]]
+            )
+        ids = self.service.tokens(prompt.content)
+        return ReadText(ids, prompt.content, first=self.service.words[ids[0]])
+
+    async def text_of(self, token_ids: Sequence[int]) -> str:
+        for place, token in enumerate(token_ids):
+            if token >= len(self.service.words):
+                raise InvalidRequest(f"tokens[{place}] is {token}, which is no word", param=f"tokens[{place}]")
+        return "".join(self.service.words[token] for token in token_ids)
+
+    async def spelled(self, token_ids: Sequence[int]) -> Sequence[str]:
+        return [self.service.words[token] for token in token_ids]
+
 
 @dataclass(frozen=True, slots=True)
 class FakePainter:
     service: FakeService
+
+    async def forecast(self, job: PaintJob, context: RequestContext) -> float | None:
+        """Of a prompt that is "impossible", it is none."""
+        if job.prompt == "impossible":
+            raise InvalidRequest("prompt: nobody can paint that", param="prompt")
+        return 3.0
 
     async def paint(self, job: PaintJob, context: RequestContext) -> AsyncIterator[PaintEvent]:
         """A gradient in a colour that follows from the prompt and the seed; of a given image it keeps the size."""
@@ -284,8 +361,7 @@ def gradient(job: PaintJob, seed: int, progress: float) -> NDArray[np.uint8]:
     return np.asarray(255 - (255 - colour.astype(np.float32)) * across * down * progress, dtype=np.uint8)
 
 
-def _logprobs(job: ChatJob, word: str) -> tuple[TokenLogprob, ...]:
-    wanted = job.sampling.logprobs
+def _logprobs(wanted: int | None, word: str) -> tuple[TokenLogprob, ...]:
     if wanted is None:
         return ()
     top = tuple(TokenLogprob(rank, f"{word}{rank}", f"{word}{rank}".encode(), -1.0 - rank) for rank in range(wanted))

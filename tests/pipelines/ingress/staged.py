@@ -6,9 +6,10 @@ from cache.memory import MemoryTier
 from cache.tiered import TieredCache
 from pipelines.client import LocalStageClient, StageClient
 from pipelines.cluster.serve_client import ServeStageClient
+from pipelines.complete import CompletionPipeline
 from pipelines.embed import ClipEmbedPipeline
 from pipelines.image_text import ImageTextPipeline
-from pipelines.jobs import ChatPipeline, EmbedPipeline, PaintPipeline
+from pipelines.jobs import ChatPipeline, EmbedPipeline, PaintPipeline, TextPipeline
 from pipelines.text_to_image import TextToImagePipeline
 from pipelines.threads import Threads
 from stages.contract.errors import InvalidRequest
@@ -22,6 +23,7 @@ from stages.vision.work import EmbeddingWork
 from tests.pipelines.cluster.fake_serve import FakeDeployment
 from tests.pipelines.ingress.fakes import CHAT, EMBED, PAINT, FakeService
 from tests.pipelines.stages import FakeDenoiser, FakeLlm, Given, OneShot, embedder, text_encoder, vae_decoder
+from tests.pipelines.test_complete import LetterTexts
 from tests.pipelines.test_image_text import Letters
 from tests.pipelines.test_text_to_image import RULES, Steps, Words
 from tests.stages.fakes import Gate
@@ -103,6 +105,11 @@ class Staged(FakeService):
             max_pixels=100,
             max_context_tokens=1000,
             chunk_tokens=256,
+        )
+
+    def text_pipeline(self, model: str) -> TextPipeline:
+        return CompletionPipeline(
+            model, self._client, LetterTexts(), threads=self._threads, max_context_tokens=1000, chunk_tokens=256
         )
 
     def paint_pipeline(self, model: str) -> PaintPipeline:

@@ -19,6 +19,8 @@ from pipelines.jobs import (
     ChatPipeline,
     ChatStarted,
     ChoiceEvents,
+    CompleteJob,
+    CompletionEvent,
     Embedded,
     EmbedJob,
     EmbedPipeline,
@@ -26,9 +28,13 @@ from pipelines.jobs import (
     PaintImage,
     PaintJob,
     PaintPipeline,
+    PlainPrompt,
+    PromptsRead,
+    ReadText,
+    TextPipeline,
 )
 from stages.contract.item import StageMetrics
-from stages.llm.messages import GenerationEnd, TokenDelta, TokenLogprob
+from stages.llm.messages import GenerationEnd, PromptLogprobs, TokenDelta, TokenLogprob
 from tests.pipelines.ingress.fakes import CHAT, EMBED, PAINT, FakeService
 from tests.pipelines.ingress.surface import data_url
 
@@ -47,12 +53,15 @@ class LargeService(FakeService):
         self.pixels = rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
         self.vectors = tuple(rng.random((256, WIDTH), dtype=np.float32))
         top = tuple(TokenLogprob(rank, f" word{rank}", b" word", -1.5 - rank) for rank in range(20))
-        self.tokens = tuple(
+        self.tokens_said = tuple(
             TokenDelta(" word", 1, (TokenLogprob(1, " word", b" word", -0.5, top),)) for _ in range(NUM_TOKENS)
         )
 
     def chat_pipeline(self, model: str) -> ChatPipeline:
         return LargeChat(self)
+
+    def text_pipeline(self, model: str) -> TextPipeline:
+        return LargeTexts(self)
 
     def paint_pipeline(self, model: str) -> PaintPipeline:
         return LargePainter(self)
@@ -77,12 +86,38 @@ class LargeChat:
     service: LargeService
 
     async def chat(self, job: ChatJob, context: RequestContext) -> AsyncIterator[ChatEvent]:
-        tokens = self.service.tokens
+        tokens = self.service.tokens_said
         if job.sampling.logprobs is None:
             tokens = tuple(replace(token, logprobs=()) for token in tokens)
         yield ChatStarted(1)
         for index in range(job.n):
             yield ChoiceEvents(index, (*tokens, GenerationEnd("stop", len(tokens))))
+
+    async def token_ids(self, job: ChatJob) -> Sequence[int]:
+        return range(100_000)
+
+
+@dataclass(frozen=True, slots=True)
+class LargeTexts:
+    """All that is told of a prompt comes together."""
+
+    service: LargeService
+
+    async def complete(self, job: CompleteJob, context: RequestContext) -> AsyncIterator[CompletionEvent]:
+        yield PromptsRead(tuple([await self.read(prompt) for prompt in job.prompts]))
+        tokens = self.service.tokens_said
+        of_prompt = PromptLogprobs(tuple(token.logprobs[0] for token in tokens))
+        for index in range(len(job.prompts) * job.n):
+            yield ChoiceEvents(index, (of_prompt, *tokens[: job.sampling.max_tokens], GenerationEnd("stop", len(tokens))))
+
+    async def read(self, prompt: PlainPrompt) -> ReadText:
+        return ReadText((1,), "word") if isinstance(prompt.content, str) else ReadText(prompt.content, "word" * 1000)
+
+    async def text_of(self, token_ids: Sequence[int]) -> str:
+        return "word " * len(token_ids)
+
+    async def spelled(self, token_ids: Sequence[int]) -> Sequence[str]:
+        return ["word"] * len(token_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +225,10 @@ def _embed(**fields: Any) -> Asked:
     return _json("/v1/embeddings", model=EMBED, input=["x" * 780] * 256, **fields)
 
 
+def _complete(prompt: object, **fields: Any) -> Asked:
+    return _json("/v1/completions", model=CHAT, prompt=prompt, **fields)
+
+
 _PARTS = [{"type": "text", "text": "a"}] * 1000
 WORST: Mapping[str, Callable[[], Asked]] = {
     "chat, most parts": lambda: _chat(*[_PARTS] * 8),
@@ -200,6 +239,20 @@ WORST: Mapping[str, Callable[[], Asked]] = {
     "chat, largest images, shrunk": lambda: _chat([_image(noise(900, 900), "low")] * 8),
     "chat, most logprobs": lambda: _chat("a", n=8, logprobs=True, top_logprobs=20),
     "chat, most logprobs, streamed": lambda: _chat("a", n=8, logprobs=True, top_logprobs=20, stream=True),
+    "chat, largest schema": lambda: _chat("a", guided_json={"enum": ["é" * 15] * 4000}),
+    "chat, a schema that is too large": lambda: _chat(
+        "a", guided_json={"properties": {f"k{i}": {"enum": ["x" * 600] * 4} for i in range(4000)}}
+    ),
+    "completions, longest prompts": lambda: _complete([[1] * 1500] * 128),
+    "completions, most prompts": lambda: _complete(["x" * 1500] * 128),
+    "completions, most tokens": lambda: _complete([1] * 190_000),
+    "completions, most logprobs": lambda: _complete(["x"] * 16, echo=True, logprobs=20),
+    "completions, most logprobs, streamed": lambda: _complete(["x"] * 16, echo=True, logprobs=20, stream=True),
+    "tokenize": lambda: _json("/tokenize", prompt="x " * 100_000, return_token_strs=True),
+    "tokenize, a conversation": lambda: _json(
+        "/tokenize", messages=[{"role": "user", "content": "a" * 48}] * 4096, return_token_strs=True
+    ),
+    "detokenize": lambda: _json("/detokenize", tokens=[1] * 190_000),
     "generations": lambda: _paint(n=2),
     "generations, by address": lambda: _paint(n=2, response_format="url"),
     "generations, streamed": lambda: _paint(n=2, stream=True),

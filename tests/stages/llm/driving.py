@@ -11,7 +11,7 @@ from typing import Any
 from stages.contract.recipe import NO_INPUTS, Inputs, InputsMissing, Recipe
 from stages.contract.result import Result
 from stages.llm.llm import Llm
-from stages.llm.messages import Generate, GenerationEnd, TokenDelta, TokenLogprob
+from stages.llm.messages import Generate, GenerationEnd, PromptLogprobs, TokenDelta, TokenLogprob
 from stages.llm.prompt import PreparedPrompt
 from stages.llm.row import LlmRow, SuspendedAnswer
 from stages.vision.messages import EncodeImage, VisionFeatures
@@ -28,6 +28,7 @@ class Answer:
     text: str = ""
     tokens: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    of_prompt: list[TokenLogprob] = field(default_factory=list)
     end: GenerationEnd | None = None
     error: Exception | None = None
     steps: list[int] = field(default_factory=list)  # at which step each token came
@@ -125,6 +126,8 @@ def _step(llm: Llm, step: int, running: dict[int, LlmRow], answers: list[Answer]
                 answer.text += event.text
                 answer.logprobs += event.logprobs
                 answer.steps.append(step)
+            elif isinstance(event, PromptLogprobs):
+                answer.of_prompt += event.logprobs
             elif isinstance(event, GenerationEnd):
                 answer.end = event
         answer.error = stepped.error

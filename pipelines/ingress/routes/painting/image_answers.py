@@ -62,8 +62,7 @@ class ImageAnswer:
 
     async def whole(self, images: Sequence[PaintImage]) -> Sequence[bytes]:
         """The body, as JSON in pieces."""
-        painting = self._threads.painting
-        entries = await together(painting.run(_num_pixels(image), self._entry, image) for image in images)
+        entries = await together(map(self._entry, images))
         before, after = ImagesAnswer(
             created=self._created,
             background="opaque",
@@ -83,14 +82,18 @@ class ImageAnswer:
         before, after = event.around("b64_json", '""')
         return data_frame(before, *base64_pieces(self._encode(image)), after, event=event.type)
 
-    def _entry(self, image: PaintImage) -> Sequence[bytes]:
+    async def _entry(self, image: PaintImage) -> Sequence[bytes]:
         """Its JSON, in pieces."""
-        data, note = self._encode(image), ImageNote(index=image.index, seed=image.seed)
-        if self._output.as_url:
-            key = self._store.put(data, f"image/{self._output.format}", tenant=self._context.tenant)
-            return [ImageEntry(url=f"{self._base_url}{FILES_PATH}{key}", triptych=note).to_json()]
+        note, painting = ImageNote(index=image.index, seed=image.seed), self._threads.painting
+        if not self._output.as_url:
+            return await painting.run(_num_pixels(image), self._in_base64, image, note)
+        data = await painting.run(_num_pixels(image), self._encode, image)
+        key = await self._store.put(data, f"image/{self._output.format}", tenant=self._context.tenant)
+        return [ImageEntry(url=f"{self._base_url}{FILES_PATH}{key}", triptych=note).to_json()]
+
+    def _in_base64(self, image: PaintImage, note: ImageNote) -> Sequence[bytes]:
         before, after = ImageEntry(b64_json="", triptych=note).around("b64_json", '""')
-        return [before, *base64_pieces(data), after]
+        return [before, *base64_pieces(self._encode(image)), after]
 
     def _partial(self, image: PaintImage) -> PartialImageEvent:
         """Without the image itself; so is `_completed`."""

@@ -1,0 +1,105 @@
+"""What a job is to the HTTP process that does it: a painting like any other, whose progress is noted and whose images are kept.
+
+Decides what is noted of it. Who does it, when, and how often is `pipelines/ingress/kept/work.py`. Knows no HTTP.
+"""
+
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, cast
+
+from pipelines.context import RequestContext
+from pipelines.ingress.kept.kept_values import KeptValues, Kind, Owner
+from pipelines.ingress.kept.work import Task
+from pipelines.ingress.kept.work_state import JsonObject
+from pipelines.ingress.request.arrival import Arrival
+from pipelines.ingress.request.errors import internal_error_body, told_error
+from pipelines.ingress.request.receipts import ReceiptPrinter
+from pipelines.ingress.routes.painting.job_request import JobRequest
+from pipelines.jobs import PaintEvent, PaintImage, PaintProgress
+from pipelines.threads import Threads
+from stages.concurrency.thread_pool import working_for
+from stages.contract.errors import StageFailed, TriptychError
+from stages.images.image import encode
+
+PACE_S = 1.0
+"""How often the stages tell of a job's steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobWorker:
+    """A `Worker`. `images`: what is kept of its images, under the job's id and their index."""
+
+    arrival: Arrival
+    receipts: ReceiptPrinter
+    threads: Threads
+    values: KeptValues
+    images: Kind
+
+    async def run(self, task: Task, report: Callable[[JsonObject], None]) -> JsonObject:
+        request = JobRequest.of(task.given)
+        context = RequestContext(
+            id=task.id,
+            tenant=task.owner.tenant,
+            salt=task.owner.salt,
+            priority=request.priority,
+            deadline=task.until,
+            pace_s=PACE_S,
+        )
+        for name, why in request.notes.items():
+            context.note(name, why)
+        with working_for(context.tenant):
+            try:
+                return await self._painted(request, context, report)
+            except TriptychError as error:
+                raise error.for_request(request.asked_as.get(error.param or "")) from error.__cause__
+
+    def told_error(self, task_id: str, error: Exception) -> JsonObject:
+        body = told_error(error, task_id, {}) if isinstance(error, TriptychError) else internal_error_body(task_id)
+        return body.error.model_dump()
+
+    def owner_of(self, tenant: str) -> Owner | None:
+        return self.arrival.settings.key_ring().of(tenant)
+
+    async def _painted(self, request: JobRequest, context: RequestContext, report: Callable[[JsonObject], None]) -> JsonObject:
+        pipeline = self.arrival.served(context.tenant).paint_pipeline(request.model)
+        progress, kept = _Progress(), dict[int, JsonObject]()
+        async with aclosing(cast("AsyncGenerator[PaintEvent]", pipeline.paint(request.job, context))) as events:
+            async for event in events:
+                if isinstance(event, PaintProgress):
+                    report(progress.after(event, request.job.n))
+                elif event.partial is None:
+                    kept[event.index] = await self._keep(event, request, context)
+        if len(kept) < request.job.n:
+            raise StageFailed(f"{len(kept)} of {request.job.n} images were painted")
+        receipt = self.receipts.receipt(context).model_dump(exclude_unset=True)
+        return {**progress.told(), "images": [kept[index] for index in sorted(kept)], "receipt": receipt}
+
+    async def _keep(self, image: PaintImage, request: JobRequest, context: RequestContext) -> JsonObject:
+        height, width = image.pixels.shape[:2]
+        data = await self.threads.painting.run(height * width, encode, image.pixels, request.format, quality=request.quality)
+        # One of that id is of the same seed: from a process that came so far and died.
+        await self.values.put(self.images, image_id(context.id, image.index), data, context)
+        return {"index": image.index, "seed": image.seed, "size": f"{width}x{height}"}
+
+
+def image_id(job_id: str, index: int) -> str:
+    return f"{job_id}-{index}"
+
+
+class _Progress:
+    """Steps of all images of a job together, and since when."""
+
+    def __init__(self) -> None:
+        self._done: dict[int, int] = {}
+        self._total = 0
+        self._first_at: float | None = None
+
+    def after(self, event: PaintProgress, num_images: int) -> dict[str, Any]:
+        self._first_at = self._first_at or time.time()
+        self._done[event.index], self._total = event.step, event.total * num_images
+        return self.told()
+
+    def told(self) -> dict[str, Any]:
+        return {"done": sum(self._done.values()), "total": self._total, "first_at": self._first_at, "at": time.time()}

@@ -1,0 +1,218 @@
+"""Work that no connection waits for: who does it, that it ends once, and what becomes of it where its process dies."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from pipelines.ingress.kept.kept_values import KeptFull
+from pipelines.ingress.kept.work import MAX_TRIES, KeptWork
+from pipelines.ingress.kept.work_state import Status, WorkState
+from stages.contract.errors import InvalidRequest, Overloaded
+from tests.pipelines.ingress.kept.workers import ADA, BOB, Clock, FakeWorker, SharedStore, process
+
+WAIT_S = 20
+
+
+async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
+    """The event loop's other tasks go on meanwhile."""
+    async with asyncio.timeout(WAIT_S):
+        while not await is_so():  # noqa: ASYNC110 - a store tells nobody of its changes
+            await asyncio.sleep(0.001)
+
+
+async def ended(work: KeptWork, id: str) -> WorkState:
+    async def is_over() -> bool:
+        state = await work.state(id, ADA)
+        return state is not None and state.status.is_over
+
+    await until(is_over)
+    state = await work.state(id, ADA)
+    assert state is not None
+    return state
+
+
+async def test_what_is_submitted_is_done_and_its_outcome_is_told_to_whoever_asks_anywhere() -> None:
+    clock = Clock()
+    store, worker = SharedStore(10**6, clock), FakeWorker()
+    here, there = process(store, clock, worker), process(store, clock, FakeWorker())
+    submitted = await here.submit("a", b"a boat", ADA, for_s=60, about={"model": "m"})
+    assert (submitted.status, submitted.about) == (Status.QUEUED, {"model": "m"})
+    worker.open.set()
+    done = await ended(there, "a")
+    assert (done.status, done.told, done.tries) == (Status.DONE, {"said": "a boat"}, 1)
+    assert await there.state("a", BOB) is None
+    assert [state.id for state in await there.listed(ADA, limit=10)] == ["a"]
+    assert await there.listed(BOB, limit=10) == []
+    await here.close()
+
+
+async def test_the_same_id_is_not_submitted_twice() -> None:
+    clock = Clock()
+    store, worker = SharedStore(10**6, clock), FakeWorker()
+    worker.open.set()
+    here = process(store, clock, worker)
+    await here.submit("a", b"one", ADA, for_s=60)
+    done = await ended(here, "a")
+    assert await here.submit("a", b"two", ADA, for_s=60) == done
+    assert worker.began == ["a"]
+    await here.close()
+
+
+async def test_work_of_a_process_that_died_is_taken_up_by_another_when_its_lease_has_run_out() -> None:
+    clock = Clock()
+    store, hanging, worker = SharedStore(10**6, clock), FakeWorker(), FakeWorker()
+    dying, other = process(store, clock, hanging), process(store, clock, worker)
+    await dying.submit("a", b"a boat", ADA, for_s=600)
+    await until(lambda: is_begun(hanging, "a"))
+    dies(dying)
+    worker.open.set()
+    other.tend()
+    await asyncio.sleep(0)
+    assert worker.began == []
+    clock.now += 16
+    done = await ended(other, "a")
+    assert (done.status, done.told, done.tries) == (Status.DONE, {"said": "a boat"}, 2)
+    await other.close()
+
+
+async def test_a_process_that_ends_in_order_leaves_its_work_to_others_at_once() -> None:
+    clock = Clock()
+    store, hanging, worker = SharedStore(10**6, clock), FakeWorker(), FakeWorker()
+    ending, other = process(store, clock, hanging), process(store, clock, worker)
+    await ending.submit("a", b"a boat", ADA, for_s=600)
+    await until(lambda: is_begun(hanging, "a"))
+    await ending.close()
+    worker.open.set()
+    other.tend()
+    assert (await ended(other, "a")).tries == 1
+    await other.close()
+
+
+async def test_work_that_ends_the_processes_that_do_it_is_given_up() -> None:
+    clock = Clock()
+    store = SharedStore(10**6, clock)
+    for _ in range(MAX_TRIES):
+        hanging = FakeWorker()
+        dying = process(store, clock, hanging)
+        await dying.submit("a", b"a boat", ADA, for_s=600)
+        dying.tend()
+        await until(lambda hanging=hanging: is_begun(hanging, "a"))  # type: ignore[misc]
+        dies(dying)
+        clock.now += 16
+    worker = FakeWorker()
+    last = process(store, clock, worker)
+    last.tend()
+    failed = await ended(last, "a")
+    assert (failed.status, worker.began) == (Status.FAILED, [])
+    await last.close()
+
+
+async def test_who_lost_its_lease_to_another_stops() -> None:
+    clock = Clock()
+    store, slow, worker = SharedStore(10**6, clock), FakeWorker(), FakeWorker()
+    held_up, other = process(store, clock, slow, renew_s=20), process(store, clock, worker)
+    await held_up.submit("a", b"a boat", ADA, for_s=6000)
+    await until(lambda: is_begun(slow, "a"))
+    clock.now += 16
+    other.tend()
+    await until(lambda: is_begun(worker, "a"))
+    clock.now += 5  # now it renews its leases
+    assert slow.ended == []
+    await until(lambda: is_ended(slow, "a"))
+    worker.open.set()
+    assert (await ended(other, "a")).status is Status.DONE
+    await held_up.close()
+    await other.close()
+
+
+@pytest.mark.parametrize("where", ["here", "there", "nowhere"])
+async def test_what_is_cancelled_is_done_no_further_wherever_it_runs(where: str) -> None:
+    clock = Clock()
+    store, worker = SharedStore(10**6, clock), FakeWorker()
+    here, there = (
+        process(store, clock, worker, max_running=0 if where == "nowhere" else 2),
+        process(store, clock, FakeWorker()),
+    )
+    await here.submit("a", b"a boat", ADA, for_s=600)
+    if where != "nowhere":
+        await until(lambda: is_begun(worker, "a"))
+    assert await here.cancel("a", BOB) is None
+    await (here if where == "here" else there).cancel("a", ADA)
+    assert (await ended(there, "a")).status is Status.CANCELLED
+    assert worker.ended == worker.began
+    await here.close()
+
+
+async def test_work_that_finds_no_room_is_tried_again_and_counts_as_queued_until_then() -> None:
+    clock = Clock()
+    worker = FakeWorker(fails=[Overloaded("full", retry_after_s=0.01), Overloaded("full", retry_after_s=0.01)])
+    worker.open.set()
+    here = process(SharedStore(10**6, clock), clock, worker)
+    await here.submit("a", b"a boat", ADA, for_s=600)
+    done = await ended(here, "a")
+    assert (done.status, done.tries, worker.began) == (Status.DONE, 1, ["a"] * 3)
+    await here.close()
+
+
+async def test_a_failure_is_told_and_not_tried_again() -> None:
+    clock = Clock()
+    worker = FakeWorker(fails=[InvalidRequest("it is no image")])
+    here = process(SharedStore(10**6, clock), clock, worker)
+    await here.submit("a", b"a boat", ADA, for_s=600)
+    failed = await ended(here, "a")
+    assert (failed.status, failed.error) == (Status.FAILED, {"message": "it is no image"})
+    assert worker.began == ["a"]
+    await here.close()
+
+
+async def test_work_that_is_not_done_by_its_time_fails_then() -> None:
+    clock = Clock()
+    here = process(SharedStore(10**6, clock), clock, FakeWorker())
+    await here.submit("a", b"a boat", ADA, for_s=0.01)
+    failed = await ended(here, "a")
+    assert failed.error == {"message": "its time of 0 s is up"}
+    await here.close()
+
+
+async def test_only_so_much_runs_at_a_time_and_tenants_take_turns() -> None:
+    clock = Clock()
+    worker = FakeWorker()
+    here = process(SharedStore(10**6, clock), clock, worker, max_running=0)
+    for id in ("a1", "a2", "a3"):
+        await here.submit(id, b"", ADA, for_s=600)
+    await here.submit("b1", b"", BOB, for_s=600)
+    here.max_running = 2
+    await until(lambda: is_begun(worker, "b1"))
+    assert sorted(worker.began) == ["a1", "b1"]
+    worker.open.set()
+    await ended(here, "a3")
+    await here.close()
+
+
+async def test_a_tenant_with_as_much_work_as_it_may_keep_is_told_which_setting_says_so() -> None:
+    clock = Clock()
+    here = process(SharedStore(10**6, clock), clock, FakeWorker(), max_running=0)
+    for number in range(10):
+        await here.submit(f"a{number}", b"", ADA, for_s=600)
+    with pytest.raises(KeptFull, match=r"ingress\.kept\.jobs"):
+        await here.submit("more", b"", ADA, for_s=600)
+    await here.submit("more", b"", BOB, for_s=600)
+    await here.forget("a3", ADA)
+    await here.submit("more", b"", ADA, for_s=600)
+    await here.close()
+
+
+async def is_begun(worker: FakeWorker, id: str) -> bool:
+    return id in worker.began
+
+
+async def is_ended(worker: FakeWorker, id: str) -> bool:
+    return id in worker.ended
+
+
+def dies(work: KeptWork) -> None:
+    """It looks after nothing any more, and tells nobody."""
+    assert work._tending is not None
+    work._tending.cancel()
+    work._running.clear()
