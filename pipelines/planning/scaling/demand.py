@@ -91,7 +91,7 @@ def need(history: History, capacity: float, attainable: float, line: Line, setti
     if risen is not None or lately.lower(settings.certainty) > beyond:
         asked.append((comes + line.incoming) / settings.target_utilisation)
     beyond_chance = line.drains - _by_chance(history, capacity, line, settings) / line.drain_s
-    if beyond_chance > 0 and lately.lower(settings.certainty) + line.incoming + beyond_chance > capacity:
+    if beyond_chance > 0 and lately.lower(_SURELY) + line.incoming + beyond_chance > capacity:
         asked.append(comes + line.incoming + line.drains)
     more = max(asked, default=None)
     return Need(
