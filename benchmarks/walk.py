@@ -42,7 +42,7 @@ class Walk:
             self._counting = False
 
     def close(self) -> None:
-        threading.setprofile(None)  # type: ignore[arg-type]
+        threading.setprofile(None)
         sys.setprofile(None)
 
     @property

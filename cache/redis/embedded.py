@@ -28,7 +28,9 @@ _MAX_SOCKET_PATH = 100  # the kernel's bound is about 107 bytes
 _POLL_S = 0.01
 _STARTING_S = 60
 _ANSWER_WITHIN_S = 2.0
-_COMMANDS = ("get", "getrange", "set", "unlink", "exists", "ping", "info", "dbsize", "scan", "pttl")
+_CACHE = ("get", "getrange", "set", "unlink", "exists", "ping", "info", "dbsize", "scan", "pttl")
+_KEPT = ("pexpire", "zadd", "zrange", "zrem", "zremrangebyscore")  # `redis_store.py`
+_COMMANDS = _CACHE + _KEPT
 """All that a client may say: no scripts, no modules, no configuration, nothing that looks at other clients or at the disk. The last two
 are for whoever looks at what is there (`triptych cache`)."""
 

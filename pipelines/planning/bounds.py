@@ -28,10 +28,11 @@ class Bounds:
 
 def budget(plan: Plan, devices: Sequence[Device], given: BudgetConfig) -> Mapping[str, float]:
     """As the scaler counts devices: those that were planned for, of the types that the plan uses, or fewer where less was allowed."""
-    used, counts = {pool.device for pool in plan.pools}, Counter[str]()
+    used, counts = {pool.device for pool in plan.pools}, dict[str, float]()
     for device in devices:
         if device.name in used:
-            counts[counted_as(device)] += device.count * counted(device, 1.0)
+            name = counted_as(device)
+            counts[name] = counts.get(name, 0.0) + device.count * counted(device, 1.0)
     limits = given.devices or {}
     return limits | {name: min(count, limits.get(name, count)) for name, count in counts.items()}
 

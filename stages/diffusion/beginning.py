@@ -33,7 +33,8 @@ def beginning(payload: Denoise, shape: tuple[int, ...], init: Latents | None, sc
     noise = torch.randn(shape, generator=generator)
     if not payload.masked:
         return Beginning(schedule.add_noise(image, noise), generator.get_state())
-    # What is painted all over begins with nothing of the image, as the library's pipeline for masks has it.
+    # As the library's pipeline for masks: it draws latents of what is around, too, and what is painted all over begins with noise alone.
+    torch.randn(shape, generator=generator)
     latents = noise * schedule.initial_scale if payload.strength == 1 else schedule.add_noise(image, noise)
     return Beginning(latents, generator.get_state(), Surroundings(image, noise, _mask(init, shape)))
 

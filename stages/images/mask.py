@@ -30,5 +30,5 @@ def painted(data: bytes, width: int, height: int, *, max_pixels: int, param: str
 def by_cells(is_painted: NDArray[np.bool_], factor: int) -> NDArray[np.float32]:
     """[1, height, width] of squares of `factor` pixels a side: 1 where any pixel is painted, else 0. Both sides are multiples of it."""
     height, width = is_painted.shape
-    cells = is_painted.reshape(height // factor, factor, width // factor, factor).any(axis=(1, 3))
-    return cells[None].astype(np.float32)
+    cells = np.any(is_painted.reshape(height // factor, factor, width // factor, factor), axis=(1, 3))
+    return np.asarray(cells[None], dtype=np.float32)

@@ -79,10 +79,9 @@ async def test_any_object_a_pattern_and_choices(client: openai.AsyncOpenAI) -> N
 
 async def test_a_schema_that_cant_be_enforced_is_a_400_by_its_keyword(client: openai.AsyncOpenAI) -> None:
     schema = {"type": "object", "properties": {"tags": {"type": "array", "uniqueItems": True}}}
+    asked: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     with pytest.raises(openai.BadRequestError) as refused:
-        await client.chat.completions.create(
-            model="m", messages=ASKED, response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
-        )
+        await client.chat.completions.create(model="m", messages=ASKED, response_format=asked)
     assert refused.value.param == "response_format.json_schema.schema"
     assert "uniqueItems (at $.properties.tags.uniqueItems)" in str(refused.value)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
-FORMATS = ["PNG", "JPEG", "WEBP", "GIF", "BMP"]
+FORMATS = ["PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF"]
 
 
 def quarters(width: int = 40, height: int = 24) -> Image.Image:
@@ -26,6 +26,8 @@ def quarters(width: int = 40, height: int = 24) -> Image.Image:
 def save(image: Image.Image, format: str, **options: Any) -> bytes:
     if format == "JPEG":
         options = {"quality": 95, "subsampling": 0} | options
+    if format == "AVIF":
+        options = {"quality": 100, "subsampling": "4:4:4", "speed": 8} | options
     if format == "WEBP":
         options = {"lossless": True} | options
     out = io.BytesIO()

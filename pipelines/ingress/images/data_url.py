@@ -37,11 +37,11 @@ def from_data_url(url: str, *, max_bytes: int) -> bytes:
     if comma < 0 or not _HEAD.fullmatch(head) or head.lower().count("base64") > 1:
         raise NoDataUrl("is not of the form data:image/<type>;base64,<bytes>")
     at_least = (len(url) - comma) // MAX_CHARS_A_BYTE
-    if at_least > max_bytes:
+    if at_least > max_bytes + MAX_CHARS_A_BYTE:
         raise TooLong(at_least)
     data, left = bytearray(), b""
     for piece in _pieces(url, comma + 1):
-        if left.endswith(b"=") and piece:
+        if left.endswith(b"=") and piece.strip(b"="):
             raise NoDataUrl("is not valid base64: there is more behind its end")
         left += piece
         whole = left[: len(left) // 4 * 4]

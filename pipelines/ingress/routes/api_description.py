@@ -21,12 +21,13 @@ JsonObject = dict[str, Any]  # OpenAPI's own shape, which FastAPI takes and give
 
 EVENTS: JsonObject = {"content": {"text/event-stream": {}}}  # events, not one value: they have no schema of their own here
 REF = "#/components/schemas/{model}"
+CONFLICT = 409
 REASONS = {
     400: "the request is at fault; `param` names the field",
     401: "an API key is needed, or is not known",
     403: "no keys are configured, and this may be another's request than this machine's user's",
     404: "not served",
-    409: "not done yet, or never to be",
+    CONFLICT: "not done yet, or never to be",
     413: "over a configured limit",
     415: "another content-type than the operation takes",
     429: "a queue is full; Retry-After says when to try again",
@@ -34,7 +35,7 @@ REASONS = {
     503: "no live replica; Retry-After says when to try again",
     504: "the request's time is up",
 }
-POST_ERRORS = tuple(status for status in REASONS if status != 409)
+POST_ERRORS = tuple(status for status in REASONS if status != CONFLICT)
 
 
 def error_answers(*statuses: int) -> dict[int | str, JsonObject]:

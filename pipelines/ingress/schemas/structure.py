@@ -106,7 +106,7 @@ class StructureFields(RequestBody):
 
     def structure(self) -> Constraint | None:
         """What the answer must be. Raises `InvalidRequest` where that is said twice."""
-        said = self._said()
+        said = self._constraints()
         if len(said) > 1:
             (first, _), (second, _), *_ = said
             raise InvalidRequest(f"{second} and {first} both say what the answer must be; give one", param=second)
@@ -114,10 +114,10 @@ class StructureFields(RequestBody):
 
     def structure_field(self) -> str:
         """What this body calls it."""
-        said = self._said()
+        said = self._constraints()
         return said[0][0] if said else "response_format"
 
-    def _said(self) -> list[tuple[str, Constraint]]:
+    def _constraints(self) -> list[tuple[str, Constraint]]:
         own, space = self.structured_outputs or StructuredOutputs(), self._whitespace()
         by_field = {
             "response_format.json_schema.schema": _of_format(self.response_format),

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass, field, replace
@@ -79,10 +79,28 @@ class StagePages:
         self._counters, self._rule = PageCounters.of(cache.tier_names), FetchRule()
         self._held = HeldPages()
         self._fetching = PageFetching(cache)
-        self._writer = PageWriter(cache, self._kind, origin, deliver, on_room=paging.room_again, on_lost=paging.lost)
+        self._writer = PageWriter(
+            cache,
+            self._kind,
+            origin,
+            deliver,
+            on_room=paging.room_again,
+            on_lost=paging.lost,
+            on_written=self._are_at_hand,
+        )
+        self._told: Callable[[Mapping[str, str], float], None] | None = None
         self._forgetting: set[asyncio.Task[None]] = set()
         self._latest = PageRun()
         paging.remember_with(self._writer)
+
+    def tell(self, told: Callable[[Mapping[str, str], float], None]) -> None:
+        """Is called with pages that are in memory now: by name, the key of each, and when. Of those that are of use one by one only: of a
+        run from the first, its beginnings are told apart."""
+        self._told = told
+
+    def _are_at_hand(self, names: Sequence[str]) -> None:
+        if self._told is not None and self._latest.each_holds_all:
+            self._told({name: remembered_as(name, self._origin) for name in names}, time.monotonic())
 
     def metrics(self) -> dict[str, float]:
         work, num_bytes = self._latest.work, self._latest.num_bytes
@@ -224,6 +242,8 @@ class StagePages:
                 beginning.bytes_moved += found.bytes
         beginning.pages = Inputs(pages)
         beginning.keep([keys[name] for name in pages])
+        self._cache.used([remembered_as(name, self._origin) for name in run.names])  # what came from far came last
+        self._are_at_hand(list(pages))
         self._tell(run, list(pages), used, beginning)
 
     def _forget(self, key: str) -> None:

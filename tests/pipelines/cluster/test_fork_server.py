@@ -23,7 +23,8 @@ def drawn():
 
 print(json.dumps({
     "name": __name__, "arguments": sys.argv[1:], "folder": os.getcwd(), "asked": os.environ.get("ASKED"),
-    "inherited": os.environ.get("NOT_ASKED"), "imported": "ray.serve" in sys.modules, "has_torch": "torch" in sys.modules, "parent": os.getppid(),
+    "inherited": os.environ.get("NOT_ASKED"), "imported": "ray.serve" in sys.modules, "has_torch": "torch" in sys.modules,
+    "parent": os.getppid(),
     "path": sys.path[0], "drawn": drawn(), "child_signals": signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL, "given": sys.stdin.read(),
 }))
 print("to stderr", file=sys.stderr)

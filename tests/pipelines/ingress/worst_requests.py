@@ -239,6 +239,10 @@ WORST: Mapping[str, Callable[[], Asked]] = {
     "chat, largest images, shrunk": lambda: _chat([_image(noise(900, 900), "low")] * 8),
     "chat, most logprobs": lambda: _chat("a", n=8, logprobs=True, top_logprobs=20),
     "chat, most logprobs, streamed": lambda: _chat("a", n=8, logprobs=True, top_logprobs=20, stream=True),
+    "chat, largest schema": lambda: _chat("a", guided_json={"enum": ["é" * 15] * 4000}),
+    "chat, a schema that is too large": lambda: _chat(
+        "a", guided_json={"properties": {f"k{i}": {"enum": ["x" * 600] * 4} for i in range(4000)}}
+    ),
     "completions, longest prompts": lambda: _complete([[1] * 1500] * 128),
     "completions, most prompts": lambda: _complete(["x" * 1500] * 128),
     "completions, most tokens": lambda: _complete([1] * 190_000),
@@ -249,10 +253,6 @@ WORST: Mapping[str, Callable[[], Asked]] = {
         "/tokenize", messages=[{"role": "user", "content": "a" * 48}] * 4096, return_token_strs=True
     ),
     "detokenize": lambda: _json("/detokenize", tokens=[1] * 190_000),
-    "chat, largest schema": lambda: _chat("a", guided_json={"enum": ["é" * 15] * 4000}),
-    "chat, a schema that is too large": lambda: _chat(
-        "a", guided_json={"properties": {f"k{i}": {"enum": ["x" * 600] * 4} for i in range(4000)}}
-    ),
     "generations": lambda: _paint(n=2),
     "generations, by address": lambda: _paint(n=2, response_format="url"),
     "generations, streamed": lambda: _paint(n=2, stream=True),

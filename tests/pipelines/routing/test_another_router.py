@@ -25,7 +25,7 @@ async def test_replicas_take_turns_and_a_full_one_is_passed_over() -> None:
     )
     router.initialize_state()
     replicas = [Replica(number) for number in range(3)]
-    router.update_replicas(list(replicas))  # type: ignore[arg-type]
+    router.update_replicas(list(replicas))
 
     async def route() -> str:
         metadata = RequestMetadata("r", "r", call_method="call")

@@ -152,8 +152,8 @@ def test_an_image_is_decoded_scaled_and_cut_as_it_is_prepared(sd_folder: Path) -
     given = an_image(1, height=50, width=70)
     item = stage.prepare(as_sent(given, width=32, height=24), NO_INPUTS)
     expected = ImageOps.fit(Image.fromarray(given), (32, 24), Image.Resampling.LANCZOS)
-    np.testing.assert_array_equal(item, np.asarray(expected))
-    np.testing.assert_array_equal(stage.prepare(as_sent(given[:32, :32]), NO_INPUTS), given[:32, :32])
+    np.testing.assert_array_equal(item.pixels, np.asarray(expected))
+    np.testing.assert_array_equal(stage.prepare(as_sent(given[:32, :32]), NO_INPUTS).pixels, given[:32, :32])
 
 
 @pytest.mark.parametrize("data", [b"no image", encode(an_image(), "png")[:80]])

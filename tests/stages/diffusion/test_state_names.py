@@ -45,6 +45,7 @@ OTHERS: dict[str, list[Any]] = {
     "seed": [6, 0, -5, 2**63],
     "init": [image("j"), None],
     "strength": [0.6, 1.0],
+    "masked": [True],
     "salt": ["", "other"],
     "trunk": [prompt("u"), prompt("p"), None],
     "trunk_steps": [3, 5],

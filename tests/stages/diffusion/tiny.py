@@ -141,23 +141,24 @@ def save_stable_diffusion_xl(folder: Path, **vae: Any) -> Path:
     return folder
 
 
-def save_stable_diffusion_3(folder: Path, *, t5: bool = True, scheduler: Any = None) -> Path:
+def save_stable_diffusion_3(folder: Path, *, t5: bool = True, scheduler: Any = None, channels: int = 4) -> Path:
+    """`channels`: of its latents."""
     torch.manual_seed(0)
     transformer = SD3Transformer2DModel(
         sample_size=8,
         patch_size=2,
-        in_channels=4,
+        in_channels=channels,
         num_layers=1,
         attention_head_dim=8,
         num_attention_heads=2,
         joint_attention_dim=32,
         caption_projection_dim=16,
         pooled_projection_dim=24,
-        out_channels=4,
+        out_channels=channels,
         pos_embed_max_size=12,
     )
     pipeline = StableDiffusion3Pipeline(
-        vae=autoencoder(scaling_factor=1.5305, shift_factor=0.0609),
+        vae=autoencoder(scaling_factor=1.5305, shift_factor=0.0609, latent_channels=channels),
         text_encoder=CLIPTextModelWithProjection(clip_config(16, projection_dim=16)),
         text_encoder_2=CLIPTextModelWithProjection(clip_config(8, projection_dim=8)),
         text_encoder_3=t5_encoder() if t5 else None,

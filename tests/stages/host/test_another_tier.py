@@ -72,7 +72,8 @@ async def test_a_result_outlives_its_replica_and_the_receipt_says_where_it_was(s
     assert (await first.add()).receipt.cache == "miss"
     await first.host.settled()
     reply = await second.add()
-    assert (reply.value.total, reply.receipt.cache, second.adder.batches) == (5, "folder", [])
+    assert (int(reply.value.total), reply.receipt.cache) == (5, "folder")
+    assert second.adder.batches == []
     assert reply.receipt.bytes_moved > 0
     assert (await second.add()).receipt.cache == "memory"  # remembered above
     assert (second.count("cache_hits_folder_total"), second.count("cache_hits_memory_total")) == (1, 1)

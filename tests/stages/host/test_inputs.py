@@ -399,6 +399,7 @@ async def test_stages_elsewhere_are_counted_by_what_was_answered_here(scene: Sce
     assert (count.is_hosted, adder.is_hosted) == (True, False)
     assert adder.counters == {
         "cache_hits_memory_total": 1,
+        "cache_hits_redis_total": 0,
         "cache_misses_total": 0,  # counted there
         "cache_joined_total": 0,
         "cache_waits_total": 0,

@@ -13,10 +13,9 @@ from stages.contract.errors import InvalidRequest
 from stages.llm.llm import Llm
 from stages.llm.messages import Constraint, ConstraintKind, Generate, Sampling
 from stages.llm.settings import LlmSettings
-from tests.fuzz import effort
+from tests.fuzz.effort import effort
 from tests.stages.llm.driving import Answer, drive
 from tests.stages.llm.oracle import load
-from tests.stages.llm.structure.hostile import CONSTRAINTS
 from tests.stages.llm.structure.schemas_at_random import schemas
 from tests.stages.llm.tiny_models import save_decoder
 
@@ -162,8 +161,9 @@ def test_free_answers_behind_a_mark_are_held_from_there_on(llm: Llm) -> None:
     jsonschema_rs.validator_for(PERSON).validate(json.loads(shown))
 
 
-def test_what_turns_out_to_take_too_much_work_fails_alone(llm: Llm) -> None:
-    failed, fine = drive(llm, [(0, held(CONSTRAINTS["a pattern of patterns"])), (0, held())])
+def test_what_turns_out_to_lead_nowhere_fails_alone(llm: Llm) -> None:
+    nowhere = Constraint(ConstraintKind.GRAMMAR, 'start: "a" NOTHING\nNOTHING: /b/ & /c/')
+    failed, fine = drive(llm, [(0, held(nowhere)), (0, held())])
     assert isinstance(failed.error, InvalidRequest)
     assert failed.error.param == "constraint"
     assert is_of(PERSON, fine)

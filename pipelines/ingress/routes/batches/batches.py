@@ -44,7 +44,7 @@ class BatchesRoute:
             )
         about = {**body.model_dump(exclude={"triptych"}), "until": time.time() + window_s}
         state = await self.work.submit(new_id("batch_"), b"{}", context, for_s=window_s + GRACE_S, about=about)
-        return json_response(_told(state).to_json())
+        return json_response(batch_told(state).to_json())
 
     async def one(self, request: Request, id: str) -> Response:
         return json_response((await self._found(id, self.arrival.identify(request))).to_json())
@@ -73,8 +73,8 @@ class BatchesRoute:
     async def _whole(self, state: WorkState, owner: Owner) -> BatchAnswer:
         """With the files of one that was called off, which are written for whoever asks first."""
         if state.status is not Status.CANCELLED:
-            return _told(state)
-        return _told(state, await self.worker.end_early(state.id, state.about, owner))
+            return batch_told(state)
+        return batch_told(state, await self.worker.end_early(state.id, state.about, owner))
 
     def _window_s(self, given: str) -> float:
         """Raises `InvalidRequest`."""
@@ -87,8 +87,8 @@ class BatchesRoute:
         return float(window_s)
 
 
-def _told(state: WorkState, ended: Mapping[str, Any] | None = None) -> BatchAnswer:
-    """`ended`: what came of one that was called off."""
+def batch_told(state: WorkState, ended: Mapping[str, Any] | None = None) -> BatchAnswer:
+    """What a client is told. `ended`: what came of one that was called off."""
     told, about = state.told if ended is None else ended, state.about
     faults = list(told.get("faults") or ([_fault(state.error)] if state.error else []))
     status = _status(state, told)

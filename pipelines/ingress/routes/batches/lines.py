@@ -56,7 +56,7 @@ def read_lines(content: bytes, endpoint: str, *, max_lines: int) -> tuple[Sequen
         if len(faults) >= MAX_ERRORS:
             break
         if len(lines) > max_lines:
-            return (), [Fault("too_many_requests", f"the file holds over {max_lines} requests (ingress.kept.batch_requests)")]
+            return [], [Fault("too_many_requests", f"the file holds over {max_lines} requests (ingress.kept.batch_requests)")]
     if not lines and not faults:
         faults.append(Fault("empty_file", "the file holds no requests"))
     return ([] if faults else lines), faults

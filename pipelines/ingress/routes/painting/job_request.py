@@ -47,7 +47,7 @@ class JobRequest:
             job = fields.pop("job")
             trunk = Trunk(**job["trunk"]) if job["trunk"] is not None else None
             return cls(job=PaintJob(**{**job, "init": init, "trunk": trunk}), **fields)
-        except (struct.error, ValueError, KeyError, TypeError, IndexError) as error:
+        except (struct.error, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             raise StageFailed("the request of this job can't be read any more", detail=str(error)) from error
 
 

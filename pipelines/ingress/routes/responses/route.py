@@ -91,7 +91,9 @@ async def _told(
                 yield Begun()
             else:
                 yield [told for said in event.events for told in output.take(said)]
-    for item in output.paintings if painter is not None else ():
+    if painter is None:
+        return
+    for item in output.paintings:
         async with aclosing(painter.painted(item, context)) as painted:
             async for told in painted:
                 yield [told]

@@ -1,63 +1,58 @@
-"""Images kept under addresses: for how long, how many, and at whose expense."""
+"""Images kept under addresses: for how long, how many, at whose expense, and where."""
 
 from pipelines.ingress.images.image_store import ImageStore
+from pipelines.ingress.request.auth import Caller
+from tests.pipelines.ingress.kept.workers import Clock, SharedStore, values_in
+
+SERVER = Caller("", "the server's salt")
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+def store(clock: Clock, shared: SharedStore | None = None, *, tenant_bytes: int = 100) -> ImageStore:
+    values = values_in(shared or SharedStore(10**6, clock))
+    return ImageStore(values, SERVER, keep_s=60, tenant_bytes=tenant_bytes)
 
 
-def store(capacity_bytes: int = 10, clock: Clock | None = None) -> ImageStore:
-    return ImageStore(capacity_bytes=capacity_bytes, keep_s=60, now=clock or Clock())
+async def kept(store: ImageStore, *keys: str) -> list[bool]:
+    return [await store.get(key) is not None for key in keys]
 
 
-def kept(store: ImageStore, *keys: str) -> list[bool]:
-    return [store.get(key) is not None for key in keys]
-
-
-def test_an_image_is_found_under_its_key_until_its_time_is_over() -> None:
+async def test_an_image_is_found_under_its_key_until_its_time_is_over() -> None:
     clock = Clock()
-    images = store(clock=clock)
-    key = images.put(b"abc", "image/png", tenant="ada")
-    found = images.get(key)
+    images = store(clock)
+    key = await images.put(b"abc", "image/png", tenant="ada")
+    found = await images.get(key)
     assert found is not None
     assert (found.data, found.media_type) == (b"abc", "image/png")
-    clock.now = 61
-    assert kept(images, key, "unknown") == [False, False]
+    clock.now += 61
+    assert await kept(images, key, "unknown", "../x") == [False, False, False]
 
 
-def test_what_was_asked_for_longest_ago_goes_first() -> None:
-    images = store()
-    keys = [images.put(b"1234", "image/png", tenant="ada") for _ in range(2)]
-    images.get(keys[0])
-    keys.append(images.put(b"1234", "image/png", tenant="ada"))
-    assert kept(images, *keys) == [True, False, True]
+async def test_an_image_is_found_by_every_process_that_shares_the_store() -> None:
+    clock = Clock()
+    shared = SharedStore(10**6, clock)
+    key = await store(clock, shared).put(b"abc", "image/webp", tenant="ada")
+    found = await store(clock, shared).get(key)
+    assert found is not None
+    assert (found.data, found.media_type) == (b"abc", "image/webp")
 
 
-def test_who_keeps_the_most_makes_room_and_no_other_tenant() -> None:
-    images = store()
-    few = images.put(b"12", "image/png", tenant="ada")
-    many = [images.put(b"1234", "image/png", tenant="bob") for _ in range(20)]
-    assert kept(images, few, *many[-3:]) == [True, False, True, True]
-    more = images.put(b"12", "image/png", tenant="eve")
-    assert kept(images, few, *many[-2:], more) == [True, False, True, True]
+async def test_a_tenants_oldest_make_room_and_no_other_tenants() -> None:
+    images = store(Clock())
+    few = await images.put(b"12", "image/png", tenant="ada")
+    many = [await images.put(b"1" * 30, "image/png", tenant="bob") for _ in range(5)]
+    assert await kept(images, few, *many) == [True, False, False, False, True, True]
 
 
-def test_the_newest_image_is_kept_whatever_its_size() -> None:
-    images = store()
-    old = [images.put(b"123", "image/png", tenant=tenant) for tenant in ("ada", "bob")]
-    large = images.put(b"x" * 50, "image/png", tenant="eve")
-    assert kept(images, *old, large) == [False, False, True]
-    small = images.put(b"1", "image/png", tenant="ada")
-    assert kept(images, large, small) == [False, True]
+async def test_the_newest_image_is_kept_whatever_its_size() -> None:
+    images = store(Clock())
+    large = await images.put(b"x" * 500, "image/png", tenant="eve")
+    assert await kept(images, large) == [True]
+    small = await images.put(b"1", "image/png", tenant="eve")
+    assert await kept(images, large, small) == [False, True]
 
 
-def test_keys_tell_nothing_of_each_other() -> None:
-    images = store(capacity_bytes=1000)
-    keys = {images.put(b"1", "image/png", tenant="ada") for _ in range(100)}
+async def test_keys_tell_nothing_of_each_other() -> None:
+    images = store(Clock(), tenant_bytes=10**6)
+    keys = {await images.put(b"1", "image/png", tenant="ada") for _ in range(100)}
     assert len(keys) == 100
     assert {len(key) for key in keys} == {43}  # 256 bits

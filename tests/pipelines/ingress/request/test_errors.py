@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pipelines.ingress.request.auth import KeyRing
 from pipelines.ingress.request.errors import CLIENT_CLOSED_REQUEST, TABLE, answer_to
 from pipelines.ingress.request.settings import IngressSettings, settings_of
-from pipelines.ingress.routes.api_description import POST_ERRORS
+from pipelines.ingress.routes.api_description import CONFLICT, POST_ERRORS, REASONS
 from pipelines.settings.schema.auth import SINGLE_TENANT
 from pipelines.settings.schema.config import AppConfig, LimitsConfig
 from stages.contract import errors
@@ -242,7 +242,8 @@ async def test_an_error_nobody_foresaw_is_a_500_that_tells_only_the_request_id(c
 
 
 def test_every_status_that_an_error_can_have_is_described() -> None:
-    assert {row.status for row in TABLE.values()} - {CLIENT_CLOSED_REQUEST} == set(POST_ERRORS)
+    assert {row.status for row in TABLE.values()} - {CLIENT_CLOSED_REQUEST} == set(REASONS)
+    assert set(REASONS) - set(POST_ERRORS) == {CONFLICT}
 
 
 # ---- whose words ----

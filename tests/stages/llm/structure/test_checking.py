@@ -12,7 +12,8 @@ from stages.llm.structure.checking import check, check_schema
 from stages.llm.structure.row_structure import RowStructure
 from stages.llm.structure.structures import Structures
 from tests.stages.llm.structure.hostile import CONSTRAINTS
-from tests.stages.llm.structure.test_vocabulary import allowed, byte_level, vocabulary
+from tests.stages.llm.structure.test_vocabulary import allowed, vocabulary
+from tests.stages.llm.structure.tokenizers_of_all_kinds import byte_level
 
 PARAM = "tools[2].function.parameters"
 

@@ -22,6 +22,7 @@ from tests.stages.llm.structure.tokenizers_of_all_kinds import (
     TOOL,
     byte_level,
     metaspace,
+    token_of,
     with_tool_mark,
     word_pieces,
 )
@@ -39,7 +40,7 @@ SCHEMA = {
 
 
 def vocabulary(tokenizer: Tokenizer) -> Vocabulary:
-    return Vocabulary(tokenizer, [tokenizer.token_to_id(END)], tokenizer.get_vocab_size())
+    return Vocabulary(tokenizer, [token_of(tokenizer, END)], tokenizer.get_vocab_size())
 
 
 def allowed(mask: Mask) -> list[int]:
@@ -49,7 +50,7 @@ def allowed(mask: Mask) -> list[int]:
 def said(tokenizer: Tokenizer, structures: Structures, constraint: Constraint, seed: int, most: int = 400) -> tuple[str, bool]:
     """Tokens at random, as far as they may come: the text that is shown, and whether it came to its end."""
     draw, structure, stream = random.Random(seed), RowStructure(structures.start(constraint, "")), TextStream(tokenizer, ())
-    text, end = "", tokenizer.token_to_id(END)
+    text, end = "", token_of(tokenizer, END)
     for _ in range(most):
         mask = structure.settled()
         assert structure.failure is None
@@ -106,15 +107,15 @@ def test_special_tokens_are_no_text_and_others_that_were_added_are() -> None:
     tokenizer = with_tool_mark(byte_level())
     structures = Structures(vocabulary(tokenizer))
     first = structures.start(Constraint(ConstraintKind.CHOICE, json.dumps([TOOL, "<s>"])), "").mask
-    assert tokenizer.token_to_id(TOOL) in allowed(first)
-    assert tokenizer.token_to_id("<s>") not in allowed(first)
+    assert token_of(tokenizer, TOOL) in allowed(first)
+    assert token_of(tokenizer, "<s>") not in allowed(first)
 
 
 def test_a_special_token_comes_where_a_grammar_names_its_number() -> None:
     tokenizer = byte_level()
-    structures, mark = Structures(vocabulary(tokenizer)), tokenizer.token_to_id("<s>")
+    structures, mark = Structures(vocabulary(tokenizer)), token_of(tokenizer, "<s>")
     row = RowStructure(structures.start(Constraint(ConstraintKind.GRAMMAR, f'start: <[{mark}]> "a"'), ""))
-    for token in (mark, tokenizer.token_to_id("a"), tokenizer.token_to_id(END)):
+    for token in (mark, token_of(tokenizer, "a"), token_of(tokenizer, END)):
         mask = row.settled()
         assert mask is not None
         assert allowed(mask) == [token]
@@ -123,7 +124,7 @@ def test_a_special_token_comes_where_a_grammar_names_its_number() -> None:
 
 def test_columns_that_no_token_has_are_never_chosen() -> None:
     tokenizer = byte_level()
-    wide = Vocabulary(tokenizer, [tokenizer.token_to_id(END)], tokenizer.get_vocab_size() + 77)
+    wide = Vocabulary(tokenizer, [token_of(tokenizer, END)], tokenizer.get_vocab_size() + 77)
     start = Structures(wide).start(Constraint(ConstraintKind.REGEX, "(?s:.)*"), "")
     assert max(allowed(start.mask)) < tokenizer.get_vocab_size()
 
@@ -141,7 +142,7 @@ def test_a_model_without_end_tokens_is_complete_where_nothing_may_follow() -> No
     structures = Structures(Vocabulary(tokenizer, [], tokenizer.get_vocab_size()))
     structure = RowStructure(structures.start(Constraint(ConstraintKind.CHOICE, '["a"]'), ""))
     assert not structure.is_complete
-    RowStructure.advance([(structure, tokenizer.token_to_id("a"))])
+    RowStructure.advance([(structure, token_of(tokenizer, "a"))])
     assert structure.settled() is None
     assert structure.is_complete
     assert structure.failure is None
@@ -162,7 +163,7 @@ def test_what_no_token_can_say_is_told_as_soon_as_that_is_known() -> None:
     assert refused.value.param == "constraint"
     row = RowStructure(structures.start(Constraint(ConstraintKind.CHOICE, '["añ"]'), ""))
     assert row.settled() is not None
-    RowStructure.advance([(row, tokenizer.token_to_id("a"))])
+    RowStructure.advance([(row, token_of(tokenizer, "a"))])
     assert row.settled() is None
     assert isinstance(row.failure, InvalidRequest)
 
@@ -195,7 +196,7 @@ def test_rows_of_a_step_are_a_few_pieces_of_work(num_rows: int, num_threads: int
     start = Structures(vocabulary(tokenizer)).start(Constraint(ConstraintKind.JSON_OBJECT), "")
     start = replace(start, workers=Workers(noted, num_threads))
     rows = [RowStructure(start) for _ in range(num_rows)]
-    RowStructure.advance([(row, tokenizer.token_to_id("{")) for row in rows])
+    RowStructure.advance([(row, token_of(tokenizer, "{")) for row in rows])
     assert noted.sizes == sizes
     masks = [row.settled() for row in rows]
     assert masks[0] is not None
@@ -208,7 +209,7 @@ def test_a_token_that_ends_the_answer_makes_no_work() -> None:
     noted = Noted()
     start = Structures(vocabulary(tokenizer)).start(Constraint(ConstraintKind.REGEX, "a?"), "")
     row = RowStructure(replace(start, workers=Workers(noted, 1)))
-    RowStructure.advance([(row, tokenizer.token_to_id(END))])
+    RowStructure.advance([(row, token_of(tokenizer, END))])
     assert noted.sizes == []
 
 
@@ -224,7 +225,7 @@ def test_work_that_fails_is_the_stages_fault_and_told_as_such() -> None:
 
 def test_before_a_mark_anything_may_be_said_and_behind_it_only_json() -> None:
     tokenizer = with_tool_mark(byte_level())
-    mark, end = tokenizer.token_to_id(TOOL), tokenizer.token_to_id(END)
+    mark, end = token_of(tokenizer, TOOL), token_of(tokenizer, END)
     structures = Structures(vocabulary(tokenizer))
     row = RowStructure(structures.start(Constraint(ConstraintKind.JSON_OBJECT, after=(mark,)), ""))
     assert row.settled() is None
@@ -239,7 +240,7 @@ def test_before_a_mark_anything_may_be_said_and_behind_it_only_json() -> None:
 
 def test_before_a_mark_that_must_come_an_answer_may_not_end() -> None:
     tokenizer = with_tool_mark(byte_level())
-    mark, end = tokenizer.token_to_id(TOOL), tokenizer.token_to_id(END)
+    mark, end = token_of(tokenizer, TOOL), token_of(tokenizer, END)
     constraint = Constraint(ConstraintKind.JSON_OBJECT, after=(mark,), may_end_before=False)
     mask = RowStructure(Structures(vocabulary(tokenizer)).start(constraint, "")).settled()
     assert mask is not None

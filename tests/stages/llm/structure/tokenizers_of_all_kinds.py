@@ -59,6 +59,12 @@ def with_tool_mark(tokenizer: Tokenizer) -> Tokenizer:
     return tokenizer
 
 
+def token_of(tokenizer: Tokenizer, spelled: str) -> int:
+    found = tokenizer.token_to_id(spelled)
+    assert found is not None, spelled
+    return found
+
+
 KINDS = {
     "byte-level": byte_level,
     "byte fallback": byte_fallback,
