@@ -23,7 +23,7 @@ help:
 	@echo "make test   set up and run every test"
 	@echo "make check  format, lint, types, import contracts, fast tests"
 	@echo "make fuzz   try hostile input for FUZZ_SECONDS (3600), and keep what fails"
-	@echo "make audit  known faults in what is installed, its licences and its bill of materials"
+	@echo "make audit  known faults in what is installed, its licences and its bill of materials (AUDIT=--may-be-unreachable)"
 	@echo "make lock   write locks/ anew after pyproject.toml has changed (UPGRADE=--upgrade: the newest of everything)"
 	@echo "TORCH=cpu or TORCH=cuda chooses the build of torch; left out: cpu where pip is offered one"
 
@@ -87,7 +87,7 @@ $(TOOLS)/.installed: $(STAMP) locks/tools.txt
 	@touch $@
 
 audit: $(TOOLS)/.installed
-	@$(TOOLS)/bin/python .ci/audit.py --environment $(BIN)/python --lock locks/cuda.txt --into .triptych/audit
+	@$(TOOLS)/bin/python .ci/audit.py --environment $(BIN)/python --lock locks/cuda.txt --into .triptych/audit $(AUDIT)
 
 lock: $(TOOLS)/.installed
 	@cd locks && $(TOOLS)/bin/$(COMPILE) tools.in -o tools.txt

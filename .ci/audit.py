@@ -1,7 +1,8 @@
 """Known faults of what is locked, and of what is installed its licences and its bill of materials (CycloneDX).
 
 Runs pip-audit, pip-licenses and cyclonedx-py, of the environment that runs this file. Ends with 1 where a locked version has a
-known fault, with 0 where none is known or no database of faults can be reached; it says which. Decides nothing about licences.
+known fault, with 2 where no database of faults can be reached, so that nothing was looked up, and with 0 where none is known.
+`--may-be-unreachable`, for machines that reach no database, says so as loudly and ends with 0. Decides nothing about licences.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 TOOLS = Path(sys.executable).parent
+SOUND, FAULTY, UNREACHABLE = 0, 1, 2
 
 
 def main() -> int:
@@ -21,11 +23,13 @@ def main() -> int:
     parser.add_argument("--environment", type=Path, required=True, help="the interpreter whose packages are listed")
     parser.add_argument("--lock", type=Path, required=True, help="the lock whose versions are looked up")
     parser.add_argument("--into", type=Path, required=True, help="the folder for sbom.json and licenses.json")
+    parser.add_argument("--may-be-unreachable", action="store_true", help="a database of faults; end with 0 without it")
     given = parser.parse_args()
     given.into.mkdir(parents=True, exist_ok=True)
     _list_contents(given.environment, given.into / "sbom.json")
     _list_licenses(given.environment, given.into / "licenses.json")
-    return _look_up(given.lock)
+    status = _look_up(given.lock)
+    return 0 if status == UNREACHABLE and given.may_be_unreachable else status
 
 
 def _list_contents(environment: Path, path: Path) -> None:
@@ -41,10 +45,10 @@ def _list_licenses(environment: Path, path: Path) -> None:
 
 def _look_up(lock: Path) -> int:
     told = _run("pip-audit", "-r", str(lock), "--require-hashes", "--disable-pip", "-f", "json", "--progress-spinner", "off")
-    if not told.stdout.startswith("{"):
-        print(f"{lock}: not audited: {_last_line(told.stderr)}")
-        return 0
-    lines, status = verdict(json.loads(told.stdout)["dependencies"])
+    if told.stdout.startswith("{"):
+        lines, status = verdict(json.loads(told.stdout)["dependencies"])
+    else:
+        lines, status = [f"NOT AUDITED: {_last_line(told.stderr)}"], UNREACHABLE
     print("\n".join(f"{lock}: {line}" for line in lines))
     return status
 
@@ -54,13 +58,16 @@ def verdict(packages: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str], int]:
     that is no good news."""
     known = [package for package in packages if "skip_reason" not in package]
     if not known:
-        return ["not audited: no database of known faults can be reached from here"], 0
+        return ["NOT AUDITED: no database of known faults can be reached from here"], UNREACHABLE
     faults = [
         f"{package['name']} {package['version']}: {fault['id']}, fixed in {', '.join(fault['fix_versions']) or 'no version'}"
         for package in known
         for fault in package["vulns"]
     ]
-    return [*faults, f"{len(known)} of {len(packages)} packages looked up, {len(faults)} known faults"], 1 if faults else 0
+    skipped = [str(package["name"]) for package in packages if "skip_reason" in package]
+    left_out = f"; not looked up: {', '.join(skipped)}" if skipped else ""
+    told = f"{len(known)} of {len(packages)} packages looked up, {len(faults)} known faults{left_out}"
+    return [*faults, told], FAULTY if faults else SOUND
 
 
 def _run(tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -9,8 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.report import RESULTS
-from benchmarks.server import ROOT
+from benchmarks.report import RESULTS, ROOT
 
 QUICK_RESULTS = ROOT / ".triptych" / "quick-benchmarks"
 

@@ -1,4 +1,4 @@
-"""Bars and lines as an SVG picture, to be shown in a page. Decides what it looks like; knows nothing of what is measured."""
+"""Bars and lines as an SVG image, to be shown in a page. Decides what it looks like; knows nothing of what is measured."""
 
 from __future__ import annotations
 

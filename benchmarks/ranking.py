@@ -1,5 +1,8 @@
-"""How long it takes to choose a replica: `python -m benchmarks.ranking`. Microseconds, and beside them how many times a plain minimum over
-as many numbers that is, since machines differ."""
+"""How long it takes to choose a replica: `python -m benchmarks.ranking` (some seconds). Microseconds, and beside them how many times a
+plain minimum over as many numbers that is, since machines differ.
+
+Decides what is ranked: replicas that have something else to do and hold something else, asked of Serve's own account whether they are full.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,11 @@ import statistics
 import time
 from collections.abc import Callable
 
+from ray.serve._private.common import DeploymentID, ReplicaID
+from ray.serve._private.request_router.common import ReplicaQueueLengthCache
+
+from benchmarks.command import results_folder, start
+from benchmarks.report import Goal, Report
 from pipelines.routing.candidate import Wanted
 from pipelines.routing.table import Member, ReplicaTable
 from stages.contract.cost import Speed, StepTimes
@@ -16,7 +24,8 @@ from stages.contract.work import Work
 
 POOLS = ("fast", "medium", "slow")
 STAGE, WORK = "model.stage", Work(100.0, 20.0)
-ROUNDS, TIMES = 15, 200
+ROUNDS, TIMES = 31, 100
+GOAL_US = 50.0
 
 
 def microseconds(act: Callable[[], object]) -> float:
@@ -32,10 +41,13 @@ def microseconds(act: Callable[[], object]) -> float:
 
 def table_of(num_replicas: int) -> ReplicaTable:
     """Three pools of speeds 1 : 3 : 6, of which each replica has something else to do and holds something else."""
-    table = ReplicaTable(random.Random(1).random)
+    table, ongoing = ReplicaTable(random.Random(1).random), ReplicaQueueLengthCache()
     for pool, times in (("fast", 1), ("medium", 2), ("slow", 6)):
         names = [f"{pool}{number}" for number in range(num_replicas // 3 + (pool == "fast") * (num_replicas % 3))]
-        table.members(pool, [Member(name, 64) for name in names], lambda replica: None, 0.0)
+        ids = {name: ReplicaID(name, DeploymentID(pool, "app")) for name in names}
+        for number, name in enumerate(names):
+            ongoing.update(ids[name], number % 20)
+        table.members(pool, [Member(name, 64) for name in names], lambda name, ids=ids: ongoing.get(ids[name]), 0.0)  # type: ignore[misc]
         speed = Speed(StepTimes(((1.0, 0.01 * times), (64.0, 0.02 * times))), max_rows=16, max_amount=64.0)
         for number, name in enumerate(names):
             holds = frozenset(hint(f"{name} {one}") for one in range(200))
@@ -45,18 +57,22 @@ def table_of(num_replicas: int) -> ReplicaTable:
 
 
 def main() -> None:
+    quick = start(__doc__)
     chain = tuple(hint(f"page {number}") for number in range(94))
     asked = {
         "nothing known of it": Wanted(WORK),
         "a result's name": Wanted(Work(1.0), Hints((7,), Work(1.0)), name=7),
         "a prompt of 94 blocks": Wanted(WORK, Hints(chain, Work(1.0, 0.1))),
     }
+    report = Report("ranking", {"pools": len(POOLS)})
     for num_replicas in (16, 1000):
         table = table_of(num_replicas)
         for what, wanted in asked.items():
             taken = microseconds(lambda wanted=wanted, table=table: table.ranked(STAGE, POOLS, wanted, time.monotonic()))  # type: ignore[misc]
             plain = microseconds(lambda: min([float(number) for number in range(16)]))
-            print(f"{num_replicas:5} replicas, {what:22} {taken:6.1f} us, {taken / plain:5.1f} times a plain minimum of 16")
+            report.add(side=f"{num_replicas} replicas", load=what, us=round(taken, 1), times_a_minimum=round(taken / plain, 1))
+            report.goals.append(Goal(f"{num_replicas} replicas, {what}: microseconds", round(taken, 1), GOAL_US, at_most=True))
+    report.publish(results_folder(quick=quick))
 
 
 if __name__ == "__main__":

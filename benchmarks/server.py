@@ -14,26 +14,31 @@ from pathlib import Path
 
 import httpx
 
+from benchmarks.report import ROOT
 from pipelines.tour import free_port
 
-ROOT = Path(__file__).parent.parent
 READY_S = 300.0
 STOP_S = 60.0
 
 
 @contextmanager
 def serving(
-    command: Sequence[str], *, port: int, ready: str = "/health", env: Mapping[str, str] | None = None
+    command: Sequence[str],
+    *,
+    port: int,
+    ready: str = "/health",
+    env: Mapping[str, str] | None = None,
+    folder: Path = ROOT,
 ) -> Iterator[str]:
-    """Runs `command` until the block ends; yields the address, once `ready` answers 200 there. Raises `RuntimeError` with the
+    """Runs `command` in `folder` until the block ends; yields the address, once `ready` answers 200 there. Raises `RuntimeError` with the
     end of the server's log where it ends by itself or is not ready in time."""
     url = f"http://127.0.0.1:{port}"
-    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-        log = Path(folder) / "server.log"
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as own:
+        log = Path(own) / "server.log"
         with log.open("w") as output:
             process = subprocess.Popen(
                 command,
-                cwd=ROOT,
+                cwd=folder,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

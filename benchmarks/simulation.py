@@ -8,9 +8,12 @@ system: the schedulers of 953 replicas, four HTTP processes' tables, and the rep
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import islice
 
 from benchmarks.command import results_folder, start, tell
+from benchmarks.fleet.cases import without_collecting
 from benchmarks.report import Goal, Report
 from pipelines.planning.simulation.arrivals import gamma
 from pipelines.planning.simulation.engines.devices import Noise
@@ -18,6 +21,7 @@ from pipelines.planning.simulation.fleet import Delay, Fleet, Hosted, Pool, Stag
 from pipelines.planning.simulation.own import OwnRouter
 from pipelines.planning.simulation.simulation import simulate
 from pipelines.planning.simulation.traffic import Kind, chats, exponential, fixed, paintings, traffic, zipf
+from pipelines.planning.simulation.workload import Request
 from stages.contract.cost import Speed, StepTimes
 from stages.contract.work import Work
 
@@ -43,8 +47,8 @@ def main() -> None:
     rate = LOAD * _bottleneck(fleet)
     tell(f"{num} requests, {rate:.0f} a second, on {num_devices} devices")
     began, cpu = time.perf_counter(), time.process_time()
-    load = traffic(islice(gamma(rate, 1.5, seed=1), num), _kinds(), seed=2)
-    result = simulate(fleet, load, OwnRouter, seed=3)
+    load = _counted(traffic(islice(gamma(rate, 1.5, seed=1), num), _kinds(), seed=2), num)
+    result = without_collecting(partial(simulate, fleet, load, OwnRouter, seed=3))
     wall_s, cpu_s = time.perf_counter() - began, time.process_time() - cpu
     figures = result.figures()
     report = Report("simulation", {"devices": num_devices, "types": len(SLOWNESS), "requests": num, "rate": round(rate, 1)})
@@ -62,6 +66,15 @@ def main() -> None:
         report.add(side=device, utilisation=round(done.utilisation, 3), full_batch_part=round(done.full_part, 3))
     report.goals.append(Goal("seconds of one core", cpu_s, MAX_S * num / NUM_REQUESTS, at_most=True))
     report.publish(results_folder(quick=quick))
+
+
+def _counted(requests: Iterable[Request], num: int) -> Iterator[Request]:
+    """Says how far it has come, twenty times."""
+    began = time.process_time()
+    for count, request in enumerate(requests, 1):
+        yield request
+        if count % (num // 20) == 0:
+            tell(f"{count} of {num} requests have come, {time.process_time() - began:.0f} s of CPU")
 
 
 def _fleet() -> Fleet:

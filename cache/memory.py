@@ -1,7 +1,7 @@
 """The upper tier: values in this process's memory, the least recently used forgotten first, bounded by bytes.
 
-Decides what is kept, what must be copied to keep it, and whom it is shown: what was put under another seal is not there. Knows no Redis
-and no codec format.
+Decides what is kept, what must be copied to keep it, and whom it is shown: what was put under another seal is not there. Of what is used
+together the end is forgotten before the beginning, as a tree loses its leaves first. Knows no Redis and no codec format.
 """
 
 import threading
@@ -46,7 +46,7 @@ class MemoryTier:
     def get_many(self, keys: Sequence[str], label: Label = UNLABELLED) -> dict[str, Arrays]:
         wanted, found = dict.fromkeys(keys), dict[str, Arrays]()
         with self._lock:
-            for key in wanted:
+            for key in reversed(wanted):
                 entry = self._entries.get(key)
                 if entry is not None and entry.seal == label.seal:
                     found[key] = dict(entry.value)  # the caller may edit its dict, not ours
@@ -55,10 +55,10 @@ class MemoryTier:
 
     def holds(self, keys: Sequence[str]) -> set[str]:
         with self._lock:
-            return {key for key in keys if key in self._entries}
+            return {key for key in reversed(keys) if self._entries.get(key) is not None}
 
     def put_many(self, values: Mapping[str, Arrays], label: Label = UNLABELLED) -> None:
-        for key, value in values.items():
+        for key, value in reversed(list(values.items())):
             if not (is_storable(value) and is_finite(value)):
                 self._accounts.count(label.kind, errors=1)
             elif self._closed or _charge(value) > self._entries.maxsize:

@@ -79,14 +79,18 @@ class Tier(Protocol):
         ...
 
     def get_many(self, keys: Sequence[str], label: Label = UNLABELLED) -> dict[str, Arrays]:
-        """What is found; keys that are missing are missing. One round trip."""
+        """What is found; keys that are missing are missing. One round trip. As to who is forgotten first, the first of the keys was
+        used last: of what is asked for together, the beginning is of use without the end, and not the other way round."""
         ...
 
     def holds(self, keys: Sequence[str]) -> set[str]:
-        """Of these keys, those that would be found now: a hint, without fetching, counted nowhere. One round trip."""
+        """Of these keys, those that would be found now: a hint, without fetching, counted nowhere. One round trip. What is asked
+        about may count as used, as by `get_many`."""
         ...
 
-    def put_many(self, values: Mapping[str, Arrays], label: Label = UNLABELLED) -> None: ...
+    def put_many(self, values: Mapping[str, Arrays], label: Label = UNLABELLED) -> None:
+        """As to who is forgotten first, as `get_many`."""
+        ...
 
     def delete(self, keys: Sequence[str]) -> None:
         """Forgets; unknown keys are fine."""

@@ -20,7 +20,9 @@ from stages.contract.errors import InvalidRequest
 from stages.contract.news import NO_HINTS, Hints
 from stages.contract.work import Work
 from stages.llm.messages import Generate, GenerationEnd, PromptLogprobs, Sampling
+from stages.llm.structure.checking import check
 
+CHECK_CHARS = 16  # a character of what an answer is held to is as much work as so many of a prompt
 TOKEN_CHARS = 4  # a token of a prompt that is given as tokens is about as much work
 
 
@@ -51,6 +53,8 @@ class CompletionPipeline:
         self._answering = Answering(f"{model}.llm", client, max_context_tokens=max_context_tokens, chunk_tokens=chunk_tokens)
 
     async def complete(self, job: CompleteJob, context: RequestContext) -> AsyncGenerator[CompletionEvent, None]:
+        if (constraint := job.sampling.constraint) is not None:
+            await self._threads.prompts.run(CHECK_CHARS * len(constraint.text), check, constraint)
         num_chars = sum(map(_num_chars, job.prompts))
         asked = await self._threads.prompts.run(num_chars, self._asked, job, context.salt)
         hints = asked[0][2] if len(asked) == 1 else NO_HINTS

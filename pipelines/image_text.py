@@ -76,19 +76,20 @@ class ImageTextPipeline:
 
     async def chat(self, job: ChatJob, context: RequestContext) -> AsyncGenerator[ChatEvent, None]:
         dialect = self._prompts.dialect
-        dialect.check(job.tools)
+        dialect.check(job.tools, job.sampling.constraint)
         self._refuse_images_if_blind(job)
         self._note_what_is_not_used(job, context)
         prompt = await self._prompt(job)
         sampling = self._answering.fit(job.sampling, len(prompt.token_ids), may_shorten=job.may_shorten, param="messages")
-        sampling = dialect.sampling(sampling, job.tools, prompt.begun)
+        answer = dialect.answer(sampling, job.tools, prompt.begun)
+        sampling = answer.sampling()
         await self._check(sampling)
         num_bytes = sum(len(placed.image.data) for placed in prompt.images)
         images, hints = await self._threads.digests.run(num_bytes, self._hashed, prompt, context.salt)
         payload = Generate(tuple(prompt.token_ids), sampling, images, salt=context.salt)
         self._client.admit(self._visits(payload, hints, job.n), deadline=context.deadline, priority=context.priority)
         choices = [self._answering.choice(index, payload, hints, context) for index in range(job.n)]
-        readers = [dialect.reader(job.tools, prompt.begun) for _ in choices]
+        readers = [answer.reader() for _ in choices]
         started = False
         async with aclosing(choices[0] if job.n == 1 else merged(choices)) as events:
             async for event in events:

@@ -23,6 +23,7 @@ from pipelines.threads import Threads
 from stages.contract.blob import Blob
 from stages.contract.errors import InvalidRequest, StageFailed
 from stages.contract.item import InputReceipts, StreamEnd
+from stages.contract.news import NO_HINTS, Hints
 from stages.contract.recipe import Recipe
 from stages.contract.work import Work
 from stages.diffusion.messages import (
@@ -56,6 +57,10 @@ class PaintingWork(Protocol):
 
     def of(self, payload: Denoise) -> Work:
         """Of all steps. Any thread."""
+        ...
+
+    def hints(self, payload: Denoise) -> Hints:
+        """Of its states that are kept, which spare as much of that. Any thread."""
         ...
 
 
@@ -110,7 +115,8 @@ class TextToImagePipeline:
 
     def _visits(self, payload: Denoise, num_images: int) -> Sequence[Visit]:
         """One after the other; the images beside one another, of one prompt."""
-        painting = Visit(self._denoiser, self._work.of(payload).beside(num_images))
+        hints = self._work.hints(payload) if num_images == 1 else NO_HINTS  # the others are of other seeds
+        painting = Visit(self._denoiser, self._work.of(payload).beside(num_images), hints)
         decoding = Visit(self._decoder, _decoding_work(payload).beside(num_images))
         return [Visit(self._text, payload.prompt.work), painting, decoding]
 
@@ -210,7 +216,8 @@ class TextToImagePipeline:
     async def _denoised(
         self, index: int, payload: Denoise, seen: "asyncio.Queue[_Seen]", context: RequestContext
     ) -> AsyncGenerator[PaintEvent, None]:
-        item = context.item(f"image:{index}", payload, work=self._work.of(payload))
+        work, hints = self._work.of(payload), self._work.hints(payload)
+        item = context.item(f"image:{index}", payload, work=work, hints=hints)
         latents: Latents | None = None
         previewed: set[int] = set()
         stream = self._client.stream(self._denoiser, item, restartable=True, lost=context.lost_replicas)

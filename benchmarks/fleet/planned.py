@@ -1,15 +1,16 @@
-"""The plan beside what people do without one, on equal hardware; and the planned fleet under traces: asked too much, in bursts, with much
-that comes again. Knows no report."""
+"""The plan beside what people do without one, on equal hardware; and the planned fleet under traces: in bursts, with much that comes
+again. Knows no report."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from benchmarks.command import tell
 from benchmarks.fleet import plans
-from benchmarks.fleet.baselines import LEAST_OUTSTANDING, TWO_CHOICES
+from benchmarks.fleet.cases import each
 from benchmarks.fleet.plans import BY_TYPE, EVEN, MONOLITH
 from benchmarks.fleet.simulated import OURS, SIDES, fleet_of, router_of
 from benchmarks.fleet.workloads import MIXED, REUSED, Taste, requests
@@ -22,7 +23,6 @@ from pipelines.planning.simulation.simulation import simulate
 
 PLANNED = "planned"
 SATURATED = 1.25  # of the plan's own rate with devices that never rest
-OVERLOADS = (0.5, 1.0, 1.5, 2.5, 5.0)  # of the planned rate
 BURSTS_CV = 3.0
 FILLED = 0.3  # of the time, until what is counted begins
 
@@ -62,13 +62,22 @@ def the_plan(taste: Taste = MIXED) -> Plan:
     return plan(plans.planned_for(taste))
 
 
-def beside_others(found: Plan, seconds: float) -> Iterator[Ran]:
+def beside_others(found: Plan, seconds: float, jobs: int = 1) -> Iterator[Ran]:
     """At the rate that the plan promises, and at what its devices do when they never rest."""
-    for load, rate in (("the plan's rate", found.rate), ("the plan's rate, no rest", found.saturated_rate)):
-        for side in (PLANNED, EVEN, BY_TYPE, MONOLITH):
-            tell(f"plans: {side} at {load}")
-            pools = plans.pools_of(found) if side == PLANNED else plans.without_a_plan(side)
-            yield _ran(side, load, rate, pools, OURS, poisson(rate, seed=1), seconds, admits=True)
+    loads = {"the plan's rate": found.rate, "the plan's rate, no rest": found.saturated_rate}
+    return each(
+        [
+            (f"plans: {side} at {load}", partial(_beside, side, load, rate, found, seconds))
+            for load, rate in loads.items()
+            for side in (PLANNED, EVEN, BY_TYPE, MONOLITH)
+        ],
+        jobs,
+    )
+
+
+def _beside(side: str, load: str, rate: float, found: Plan, seconds: float) -> Ran:
+    pools = plans.pools_of(found) if side == PLANNED else plans.without_a_plan(side)
+    return _ran(side, load, rate, pools, OURS, poisson(rate, seed=1), seconds, admits=True)
 
 
 def saturated(found: Plan, seconds: float) -> AtSaturation:
@@ -84,40 +93,25 @@ def saturated(found: Plan, seconds: float) -> AtSaturation:
     return AtSaturation(part, {device: each.full_part for device, each in result.by_device().items()}, found.gap)
 
 
-def overloaded(found: Plan, seconds: float) -> Iterator[Ran]:
-    for times, side in itertools.product(OVERLOADS, (OURS, TWO_CHOICES, LEAST_OUTSTANDING)):
-        tell(f"overload: {times:g} times the planned rate, {side}")
-        rate = times * found.rate
-        yield _ran(side, f"{times:g}", rate, plans.pools_of(found), side, poisson(rate, seed=3), seconds, admits=True)
-
-
-def traces(found: Plan, seconds: float) -> Iterator[Ran]:
+def traces(found: Plan, seconds: float, jobs: int = 1) -> Iterator[Ran]:
     """At the planned rate: in bursts, and with much that comes again."""
-    for side in SIDES:
-        tell(f"bursts, {side}")
-        yield _ran(
-            side,
-            "in bursts",
-            found.rate,
-            plans.pools_of(found),
-            side,
-            gamma(found.rate, BURSTS_CV, seed=4),
-            seconds,
-            admits=True,
-        )
-    for side in SIDES:
-        tell(f"reuse, {side}")
-        yield _ran(
-            side,
-            "skewed reuse",
-            found.rate,
-            plans.pools_of(found),
-            side,
-            poisson(found.rate, seed=5),
-            seconds,
-            admits=True,
-            taste=REUSED,
-        )
+    return each(
+        [
+            *((f"bursts, {side}", partial(_in_bursts, side, found, seconds)) for side in SIDES),
+            *((f"reuse, {side}", partial(_reused, side, found, seconds)) for side in SIDES),
+        ],
+        jobs,
+    )
+
+
+def _in_bursts(side: str, found: Plan, seconds: float) -> Ran:
+    arrivals = gamma(found.rate, BURSTS_CV, seed=4)
+    return _ran(side, "in bursts", found.rate, plans.pools_of(found), side, arrivals, seconds, admits=True)
+
+
+def _reused(side: str, found: Plan, seconds: float) -> Ran:
+    arrivals, pools = poisson(found.rate, seed=5), plans.pools_of(found)
+    return _ran(side, "skewed reuse", found.rate, pools, side, arrivals, seconds, admits=True, taste=REUSED)
 
 
 def _ran(

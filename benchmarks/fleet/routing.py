@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
-from benchmarks.command import tell
+from benchmarks.fleet.cases import each
 from benchmarks.fleet.mixes import Mix, mixes
 from benchmarks.fleet.simulated import SIDES, fleet_of, pools_of, requests_of, router_of, stage_of
 from pipelines.planning.simulation.result import Figures, Result
@@ -29,12 +30,16 @@ class Routed:
     shares: Mapping[str, float]
 
 
-def routed(num_requests: int) -> Iterator[Routed]:
-    for load in (BUSY, TOO_MUCH):
-        for mix in mixes(RATE, num_requests, load, replicas=TIMES):
-            for side in SIDES:
-                tell(f"routing: {mix.name} at {load:g}, {side}")
-                yield _one(mix, side, load, _simulated(mix, side))
+def routed(num_requests: int, jobs: int = 1) -> Iterator[Routed]:
+    return each(
+        [
+            (f"routing: {mix.name} at {load:g}, {side}", partial(_one, mix, side, load))
+            for load in (BUSY, TOO_MUCH)
+            for mix in mixes(RATE, num_requests, load, replicas=TIMES)
+            for side in SIDES
+        ],
+        jobs,
+    )
 
 
 def _simulated(mix: Mix, side: str) -> Result:
@@ -44,7 +49,8 @@ def _simulated(mix: Mix, side: str) -> Result:
     return simulate(fleet, requests_of(mix), router_of(side), window=(0.2 * last, last))
 
 
-def _one(mix: Mix, side: str, load: float, result: Result) -> Routed:
+def _one(mix: Mix, side: str, load: float) -> Routed:
+    result = _simulated(mix, side)
     found = result.requests
     counts = {name: found.pool.count(place) for place, name in enumerate(found.pools)}
     return Routed(

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
-from benchmarks.command import tell
+from benchmarks.fleet.cases import each
 from benchmarks.fleet.devices import BY_NAME, DECODER, DENOISER, FLEET, LLM, TEXT
 from benchmarks.fleet.others import ServesScaling
 from benchmarks.fleet.plans import stages
@@ -31,7 +32,8 @@ SETTLED_S = 600.0  # what was started with is somebody's guess
 CHATS, PAINTINGS = Taste(paintings=0.0, with_image=0.0), Taste(paintings=1.0)
 CHATS_PER_S, PAINTINGS_PER_S = 5.0, 0.09  # that one L4 does with three quarters of its batches full, about
 PART_FULL = 0.75  # of a batch: what Serve is told to aim at
-Asked = Callable[[], Iterable[Request]]
+CHATS_IN_ALL, PAINTINGS_IN_ALL = DEVICES * CHATS_PER_S, DEVICES * PAINTINGS_PER_S
+Asked = Callable[[float], Iterable[Request]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +51,20 @@ class Scaled:
     most_devices: int
 
 
-def scaled(hours: float) -> Iterator[Scaled]:
-    for load, asked in _loads(hours).items():
-        for side in SCALERS:
-            tell(f"scaling: {load}, {side}")
-            yield _one(
-                side,
-                load,
-                simulate(
-                    fleet_of(stages(), _pools(side), OURS),
-                    asked(),
-                    router_of(OURS),
-                    scaler=_scaler(side),
-                    window=(SETTLED_S, SETTLED_S + 3600 * hours),
-                ),
-            )
+def scaled(hours: float, scalers: Sequence[str] = SCALERS, jobs: int = 1) -> Iterator[Scaled]:
+    return each(
+        [
+            (f"scaling: {load}, {side}", partial(_scaled, side, load, asked, hours))
+            for load, asked in LOADS.items()
+            for side in scalers
+        ],
+        jobs,
+    )
+
+
+def _scaled(side: str, load: str, asked: Asked, hours: float) -> Scaled:
+    fleet, window = fleet_of(stages(), _pools(side), OURS), (SETTLED_S, SETTLED_S + 3600 * hours)
+    return _one(side, load, simulate(fleet, asked(hours), router_of(OURS), scaler=_scaler(side), window=window))
 
 
 def _pools(side: str) -> tuple[Pool, ...]:
@@ -88,25 +89,27 @@ def _scaler(side: str) -> Scaler:
     return ServesScaling({CHAT: PART_FULL * BY_NAME[LLM].max_rows, PAINTING: PART_FULL * BY_NAME[DENOISER].max_rows})
 
 
-def _loads(hours: float) -> dict[str, Asked]:
-    """What is asked for `hours`, after a while to settle."""
+def constant(hours: float) -> Iterable[Request]:
+    return _both(poisson(0.35 * CHATS_IN_ALL, 1), poisson(0.35 * PAINTINGS_IN_ALL, 2), SETTLED_S + 3600 * hours)
+
+
+def turns(hours: float) -> Iterable[Request]:
+    """Chats by day, paintings by night."""
     seconds = SETTLED_S + 3600 * hours
-    chats, paintings = DEVICES * CHATS_PER_S, DEVICES * PAINTINGS_PER_S
+    nights = day_and_night(0.05 * PAINTINGS_IN_ALL, 0.7 * PAINTINGS_IN_ALL, seconds, 4)
+    night = (at - seconds / 2 for at in nights if at >= seconds / 2)
+    return _both(day_and_night(0.1 * CHATS_IN_ALL, 0.7 * CHATS_IN_ALL, seconds, 3), night, seconds)
 
-    def constant() -> Iterable[Request]:
-        return _both(poisson(0.35 * chats, 1), poisson(0.35 * paintings, 2), seconds)
 
-    def turns() -> Iterable[Request]:
-        """Chats by day, paintings by night."""
-        night = (at - seconds / 2 for at in day_and_night(0.05 * paintings, 0.7 * paintings, seconds, 4) if at >= seconds / 2)
-        return _both(day_and_night(0.1 * chats, 0.7 * chats, seconds, 3), night, seconds)
+def burst(hours: float) -> Iterable[Request]:
+    third = 1200 * hours
+    pieces = [(SETTLED_S + third, 0.1), (third, 0.6), (third, 0.1)]
+    paintings = ramp([(seconds, part * PAINTINGS_IN_ALL) for seconds, part in pieces], 6)
+    return _both(poisson(0.25 * CHATS_IN_ALL, 5), paintings, SETTLED_S + 3600 * hours)
 
-    def burst() -> Iterable[Request]:
-        third = 1200 * hours
-        pieces = [(SETTLED_S + third, 0.1 * paintings), (third, 0.6 * paintings), (third, 0.1 * paintings)]
-        return _both(poisson(0.25 * chats, 5), ramp(pieces, 6), seconds)
 
-    return {"constant": constant, "day and night": turns, "burst of paintings": burst}
+LOADS: dict[str, Asked] = {"constant": constant, "day and night": turns, "burst of paintings": burst}
+"""What is asked for so many hours, after a while to settle."""
 
 
 def _both(chats: Iterable[float], paintings: Iterable[float], seconds: float) -> Iterable[Request]:

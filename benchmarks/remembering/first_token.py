@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.command import tell
 from benchmarks.http_client import http_client
 from benchmarks.remembering.asking import ask
-from benchmarks.remembering.prompts import Beginnings, Body, about_picture, picture_addresses
+from benchmarks.remembering.prompts import Beginnings, Body, about_image_at, image_addresses
 from benchmarks.remembering.samples import (
     AGAIN,
     ALONE,
@@ -38,6 +38,8 @@ from benchmarks.remembering.sides import MODEL, Served, one_of_each, served, vll
 
 QUESTION_TOKENS = 32
 NUM_SLOTS = 2
+BESIDE = 64
+"""What memory holds beside one long beginning: a page, for what is asked about it makes one more."""
 SETTLE_S = 2.5  # exporting behind the answer, and a report
 MAX_TRIES = 12  # of being sent to another replica
 ANOTHERS, NEW, FILLERS = 500, 1_000, 2_000
@@ -66,7 +68,7 @@ class _Chats:
         return await self._asked(beginning.body(MODEL, question), tokens(num_tokens), situation, number)
 
     async def about_image(self, address: str, situation: str, number: int) -> None:
-        await self._asked(about_picture(MODEL, address, "Describe the picture."), IMAGE, situation, number)
+        await self._asked(about_image_at(MODEL, address, "Describe the picture."), IMAGE, situation, number)
 
     async def alone(self, number: int) -> None:
         """A chat as long as what follows a beginning, and unlike all before."""
@@ -92,7 +94,7 @@ class _Chats:
 def measure(plan: Plan) -> list[Sample]:
     """Of one replica, on a server of its own."""
     all_tokens = (plan.long_tokens + SHORT) * (plan.rounds + 3)
-    config = one_of_each(num_slots=NUM_SLOTS, memory_tokens=plan.long_tokens, redis_tokens=all_tokens)
+    config = one_of_each(num_slots=NUM_SLOTS, memory_tokens=plan.long_tokens + BESIDE, redis_tokens=all_tokens)
     tell("first token: one replica")
     with served(config) as server:
         return asyncio.run(_on_one_replica(server, Beginnings(), plan))
@@ -131,7 +133,7 @@ async def _round(chats: _Chats, number: int, long_tokens: int) -> None:
     await chats.about(SHORT, MEMORY_LOST, number)  # by the long one
     if number:
         await chats.about(long_tokens, MEMORY_LOST, number - 1)
-    (address,) = picture_addresses(1, number)
+    (address,) = image_addresses(1, number)
     await chats.about_image(address, COLD, number)
     await chats.about_image(address, AGAIN, number)
     await chats.overwrite_slots()

@@ -85,13 +85,13 @@ def _text(words: list[str]) -> str:
     return " ".join(words)
 
 
-def about_picture(model: str, address: str, question: str, num_tokens: int = 1) -> Body:
+def about_image_at(model: str, address: str, question: str, num_tokens: int = 1) -> Body:
     """An OpenAI chat request about an image."""
     content: list[Any] = [{"type": "image_url", "image_url": {"url": address}}, {"type": "text", "text": question}]
     return _body(model, [{"role": "user", "content": content}], num_tokens)
 
 
-def picture_addresses(count: int, seed: int) -> list[str]:
+def image_addresses(count: int, seed: int) -> list[str]:
     """Images as data URLs, no two the same."""
     found = []
     for scene in held_out_scenes(count, seed, distinct=True):

@@ -16,7 +16,7 @@ from benchmarks.counters import stage_counts
 from benchmarks.http_client import http_client
 from benchmarks.load import closed_loop
 from benchmarks.remembering.asking import ENCODER, ask
-from benchmarks.remembering.prompts import Beginnings, Body, about_picture, picture_addresses
+from benchmarks.remembering.prompts import Beginnings, Body, about_image_at, image_addresses
 from benchmarks.remembering.samples import FORGETS, IMAGES, NEW, PROMPTS, REMEMBERS, Asked, Run
 from benchmarks.remembering.sides import MODEL
 from benchmarks.remembering.traffic import reused, traffic
@@ -70,8 +70,8 @@ class _Loads:
 
     async def warm(self, url: str) -> None:
         async with http_client(url) as client:
-            (address,) = picture_addresses(1, self._take(1))
-            about_image = about_picture(MODEL, address, "Describe the picture.")
+            (address,) = image_addresses(1, self._take(1))
+            about_image = about_image_at(MODEL, address, "Describe the picture.")
             bodies = [self._chat(64, self._take(1), self._take(1), 1) for _ in range(4)]
             await asyncio.gather(*(ask(client, body) for body in (*bodies, about_image)))
 
@@ -94,9 +94,9 @@ class _Loads:
         return [self._chat(NEW_TOKENS, first + number, index, NEW_TOKENS_OUT) for index, number in enumerate(order)]
 
     def _images(self, order: list[int]) -> list[Body]:
-        addresses = picture_addresses(max(order) + 1, self._take(1))
+        addresses = image_addresses(max(order) + 1, self._take(1))
         return [
-            about_picture(MODEL, addresses[number], f"Describe picture {index}.", TOKENS_OUT)
+            about_image_at(MODEL, addresses[number], f"Describe image {index}.", TOKENS_OUT)
             for index, number in enumerate(order)
         ]
 

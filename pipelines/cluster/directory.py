@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from pipelines.cluster import serve_status
 from pipelines.cluster.last_answer import LastAnswer
 from pipelines.jobs import StageCard
 from pipelines.settings.derived import Home, capacity
@@ -86,7 +86,7 @@ class ServeDirectory:
         return await self._thread.run(self._ask)
 
     def _ask(self) -> dict[str, int]:
-        known = serve.status().applications
+        known = serve_status.applications()
         found = {name: known[app].deployments.get(name) for name, app in self._applications.items() if app in known}
         return {name: serving(status.replica_states) for name, status in found.items() if status is not None}
 

@@ -5,6 +5,9 @@ its own. So a Ray worker is not started but asked for: Ray runs this file in pla
 runtime environment), it hands its arguments, environment and standard streams to the fork server of this machine (starting one
 where there is none), and ends; the fork goes on as the worker. Where anything is not as expected, it becomes an ordinary worker.
 
+Two servers, the second a fork of the first: what Serve builds applications with, and hosts no stage, needs only what imports in a
+moment, and must not wait while the other imports what stages need.
+
 Decides what is imported beforehand, and that a fork server ends with its node. Knows nothing of stages, nor of Ray beyond how a
 worker is run. It is run by its path, with the standard library only, and imports nothing of Triptych, whose code may change.
 
@@ -32,8 +35,17 @@ import time
 from collections.abc import Mapping
 from typing import IO, Any, NamedTuple
 
-IMPORTED = (
+BASE = (
     "ray.serve",
+    "numpy",
+    "pydantic",
+    "fastapi",
+    "httpx",
+    "PIL.Image",
+    "redis.asyncio",
+)
+"""Third-party modules that every process of Triptych needs, in order. A module that isn't there is left out."""
+STAGES = (
     "torch",
     "torchvision",
     "transformers",
@@ -44,36 +56,33 @@ IMPORTED = (
     "diffusers.models.autoencoders.autoencoder_kl",
     "open_clip",
 )
-"""Third-party modules that stages need, in order: what needs only the first is not kept waiting by the rest. A module that isn't
-there is left out."""
-BASE = 1
-"""How many of them a worker needs that hosts no stage."""
+"""And those that stages need."""
+OF_STAGES = ".stages"
+"""Ends the address of the server that has imported them, too."""
+WITH_STAGES, WITHOUT_STAGES = "stages", "base"
 LIBRARIES_READ = ("RAY_", "HF_", "TRANSFORMERS_", "DIFFUSERS_", "TORCH", "PYTORCH_", "ONEDNN_", "DNNL_", "ATEN_", "OMP_", "GOMP_",
                   "KMP_", "MKL_", "OPENBLAS_", "NCCL_", "CUDA_HOME", "LD_", "PYTHON", "HUGGINGFACE_", "XDG_", "HOME")  # fmt: skip
 """Environment variables by their beginning that a library reads when it is imported: a fork can't have others."""
 RAYLET = "RAY_RAYLET_PID"
 PER_WORKER = ("RAY_JOB_ID",)
-PROTOCOL = 1  # of requests; another one has servers of its own
+PROTOCOL = 2  # of requests; another one has servers of its own
 ANSWER_WITHIN_S = 40.0
 """After that a worker is an ordinary one. Ray gives up on a worker that has not come after 60 s."""
 STREAMS = 3
 
 
 def command(*, stages: bool) -> str:
-    """For Ray's `py_executable`: a worker with all modules imported where it hosts stages, else with the first only. On a node
-    where the interpreter or this file is elsewhere, it is an ordinary worker."""
-    python, file, modules = sys.executable, os.path.abspath(__file__), len(IMPORTED) if stages else BASE
-    script = (
-        f'if [ -x "{python}" ] && [ -f "{file}" ]; then exec "{python}" -S -E "{file}" {modules} "$@"; fi; exec python3 "$@"'
-    )
+    """For Ray's `py_executable`: a worker with all modules imported where it hosts stages, else without those that only stages need.
+    On a node where the interpreter or this file is elsewhere, it is an ordinary worker."""
+    python, file, kind = sys.executable, os.path.abspath(__file__), WITH_STAGES if stages else WITHOUT_STAGES
+    script = f'if [ -x "{python}" ] && [ -f "{file}" ]; then exec "{python}" -S -E "{file}" {kind} "$@"; fi; exec python3 "$@"'
     return f"sh -c '{script}' worker"
 
 
-def become_worker(num_modules: int, arguments: list[str]) -> None:
-    """Runs `python arguments` as a fork of the fork server, once that has imported so many modules; in this process where that
-    can't be."""
+def become_worker(arguments: list[str], *, stages: bool) -> None:
+    """Runs `python arguments` as a fork of a fork server, once that has imported what it is for; in this process where that can't be."""
     try:
-        forked = sys.platform == "linux" and _ask(address(os.environ), num_modules, arguments)
+        forked = sys.platform == "linux" and _ask(address(os.environ), arguments, stages=stages)
     except (OSError, ValueError) as error:
         print(f"triptych: no fork server ({error}); an ordinary worker starts", file=sys.stderr)
         forked = False
@@ -88,7 +97,7 @@ def address(environment: Mapping[str, str]) -> str:
         raise ValueError(f"{RAYLET} is not set")
     names = [name for name in environment if name.startswith(LIBRARIES_READ) and name not in PER_WORKER]
     read = sorted((name, environment[name]) for name in names)
-    digest = hashlib.sha256(json.dumps([PROTOCOL, sys.executable, IMPORTED, read]).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(json.dumps([PROTOCOL, sys.executable, BASE, STAGES, read]).encode()).hexdigest()[:16]
     folder = os.path.join(tempfile.gettempdir(), f"triptych-workers-{os.getuid()}")
     with contextlib.suppress(FileExistsError):
         os.mkdir(folder, 0o700)
@@ -98,18 +107,18 @@ def address(environment: Mapping[str, str]) -> str:
     return os.path.join(folder, digest)
 
 
-def _ask(path: str, num_modules: int, arguments: list[str]) -> bool:
+def _ask(path: str, arguments: list[str], *, stages: bool) -> bool:
     """Whether a fork runs the arguments now."""
-    with _connected(path) as server:
+    with _connected(path, OF_STAGES if stages else "") as server:
         server.settimeout(ANSWER_WITHIN_S)
-        request = json.dumps([num_modules, arguments, dict(os.environ), os.getcwd()]).encode()
+        request = json.dumps([arguments, dict(os.environ), os.getcwd()]).encode()
         socket.send_fds(server, [struct.pack("<Q", len(request))], list(range(STREAMS)))
         server.sendall(request)
         return server.recv(1) == b"y"
 
 
-def _connected(path: str) -> socket.socket:
-    """To the fork server that listens at `path`; one is started where none does."""
+def _connected(path: str, kind: str) -> socket.socket:
+    """To the fork server that listens at `path` and `kind`; both are started where it doesn't."""
     give_up = time.monotonic() + ANSWER_WITHIN_S
     with open(path + ".lock", "w") as lock:
         while not _locked(lock):
@@ -119,10 +128,10 @@ def _connected(path: str) -> socket.socket:
         server = socket.socket(socket.AF_UNIX)
         server.settimeout(ANSWER_WITHIN_S)
         try:
-            server.connect(path)
+            server.connect(path + kind)
         except (FileNotFoundError, ConnectionRefusedError):
             _spawn(path)
-            server.connect(path)
+            server.connect(path + kind)
         return server
 
 
@@ -135,16 +144,12 @@ def _locked(lock: IO[str]) -> bool:
 
 
 def _spawn(path: str) -> None:
-    """A fork server listens at `path` when this returns; it has imported nothing yet."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(path)
-        listening.listen(256)
-        file = listening.fileno()
+    """Fork servers listen at `path` when this returns; they have imported nothing yet."""
+    with _listening(path) as base, _listening(path + OF_STAGES) as of_stages:
+        files = [base.fileno(), of_stages.fileno()]
         subprocess.Popen(
-            [sys.executable, os.path.abspath(__file__), "--listen", str(file), path],
-            pass_fds=[file],
+            [sys.executable, os.path.abspath(__file__), "--listen", *map(str, files), path],
+            pass_fds=files,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -153,11 +158,19 @@ def _spawn(path: str) -> None:
         )
 
 
+def _listening(path: str) -> socket.socket:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(path)
+    listening.listen(256)
+    return listening
+
+
 class _Request(NamedTuple):
     """What a worker is to run, and as whom. `client` waits to be told that it runs."""
 
     client: socket.socket
-    num_modules: int
     arguments: list[str]
     environment: dict[str, str]
     folder: str
@@ -170,50 +183,38 @@ class _Request(NamedTuple):
 
 
 class _Server:
-    """Listens, imports in between, forks. `run` returns in a fork only, with what it is to run."""
+    """Listens, imports, forks. `run` returns in a fork only, with what it is to run."""
 
     def __init__(self, listening: socket.socket, path: str) -> None:
         self._listening, self._path = listening, path
-        self._waiting: list[_Request] = []
         self._node = os.pidfd_open(int(os.environ[RAYLET]))  # readable once it has ended
 
     def run(self) -> list[str]:
-        for num_imported, module in enumerate(IMPORTED, start=1):
-            _import(module)
-            arguments = self._turn(num_imported, 0.0)
-            if arguments is not None:
-                return arguments
         gc.collect()
         gc.freeze()  # a fork's collector would touch, and so copy, every page of what was imported
-        while True:
-            arguments = self._turn(len(IMPORTED), None)
-            if arguments is not None:
-                return arguments
-
-    def _turn(self, num_imported: int, within_s: "float | None") -> "list[str] | None":
-        """Takes in who asks, and forks for those who need no more than is imported. In the fork: what it is to run."""
         with selectors.DefaultSelector() as selector:
             selector.register(self._listening, selectors.EVENT_READ)
             selector.register(self._node, selectors.EVENT_READ)
-            while events := selector.select(0.0 if self._waiting else within_s):
-                within_s = 0.0
-                if any(key.fileobj == self._node for key, _ in events):
+            while True:
+                ready = [key.fileobj for key, _ in selector.select()]
+                if self._node in ready:
                     self._end()
                 request = _request(self._listening.accept()[0])
-                self._waiting += [request] if request is not None else []
-        ready = [request for request in self._waiting if request.num_modules <= num_imported]
-        for request in ready:
-            self._waiting.remove(request)
-            if _has_gone(request.client):  # it was given up, or is an ordinary worker by now
-                request.close()
-                continue
-            if os.fork() == 0:
-                self._become(request)
-                return request.arguments
-            with contextlib.suppress(OSError):
-                request.client.sendall(b"y")
+                if request is not None and self._forked(request):
+                    return request.arguments
+
+    def _forked(self, request: _Request) -> bool:
+        """Whether this is the fork, as the asking process was."""
+        if _has_gone(request.client):  # it was given up, or is an ordinary worker by now
             request.close()
-        return None
+            return False
+        if os.fork() == 0:
+            self._become(request)
+            return True
+        with contextlib.suppress(OSError):
+            request.client.sendall(b"y")
+        request.close()
+        return False
 
     def _become(self, request: _Request) -> None:
         """This fork is as the asking process was."""
@@ -222,8 +223,6 @@ class _Server:
         os.close(self._node)
         self._listening.close()
         request.client.close()
-        for waiting in self._waiting:
-            waiting.close()
         os.environ.clear()
         os.environ.update(request.environment)
         os.chdir(request.folder)
@@ -232,9 +231,9 @@ class _Server:
             os.close(stream)
 
     def _end(self) -> None:
-        for path in (self._path, self._path + ".lock"):
+        for end in ("", OF_STAGES, ".lock"):
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+                os.unlink(self._path + end)
         os._exit(0)
 
 
@@ -248,8 +247,8 @@ def _request(client: socket.socket) -> "_Request | None":
         body = b""
         while len(body) < length:
             body += client.recv(2**16) or _gone()
-        num_modules, arguments, environment, folder = json.loads(body)
-        return _Request(client, num_modules, arguments, environment, folder, list(streams))
+        arguments, environment, folder = json.loads(body)
+        return _Request(client, arguments, environment, folder, list(streams))
     except (OSError, ValueError, struct.error):
         client.close()
         for stream in streams:
@@ -310,9 +309,24 @@ def _of_triptych(name: str) -> Any:
     return module
 
 
-def _listen(file: int, path: str) -> None:
+def _has_no_gpu() -> bool:
+    """Whether something that was imported has looked for GPUs after all: then CUDA refuses this fork, and an ordinary worker must do."""
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.cuda._is_in_bad_fork())
+
+
+def _listen(base: int, of_stages: int, path: str) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks: they are Ray's
-    arguments = _Server(socket.socket(fileno=file), path).run()
+    listening = {False: socket.socket(fileno=base), True: socket.socket(fileno=of_stages)}
+    for module in BASE:
+        _import(module)
+    stages = os.fork() == 0
+    listening[not stages].close()
+    for module in STAGES if stages else ():
+        _import(module)
+    arguments = _Server(listening[stages], path).run()
+    if _has_no_gpu():
+        os.execv(sys.executable, [sys.executable, *arguments])
     sys.argv = arguments
     sys.path[0] = os.path.dirname(os.path.abspath(arguments[0]))
     runpy.run_path(arguments[0], run_name="__main__")
@@ -320,6 +334,6 @@ def _listen(file: int, path: str) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--listen"]:
-        _listen(int(sys.argv[2]), sys.argv[3])
+        _listen(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
     else:
-        become_worker(int(sys.argv[1]), sys.argv[2:])
+        become_worker(sys.argv[2:], stages=sys.argv[1] == WITH_STAGES)

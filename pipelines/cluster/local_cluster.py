@@ -124,6 +124,8 @@ def _start_ray(num_cpus: int, *, fork_server: bool) -> None:
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # none would be used: ours have a runtime environment
     os.environ.setdefault("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.25")  # Serve's own 0.1 takes a small machine's time
     os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", CALLBACK)
+    for other_way in ("RAY_SERVE_ENABLE_DIRECT_INGRESS", "RAY_SERVE_ENABLE_HA_PROXY"):
+        os.environ[other_way] = "0"  # clients would reach replicas without passing what bounds heads and bodies
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     import ray
 

@@ -12,6 +12,7 @@ from ray.serve.context import _get_global_client
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatusOverview, ServeDeploySchema
 
+from pipelines.cluster import serve_status
 from pipelines.cluster.metrics_table import SettingsInUse
 from pipelines.cluster.scaling.serve_numbers import present
 from pipelines.settings.nodes import Node
@@ -54,7 +55,7 @@ class RunningServe:
 
     def status(self) -> Mapping[str, ApplicationStatusOverview]:
         """By application."""
-        return serve.status().applications
+        return serve_status.applications()
 
     def configure(self, config: Mapping[str, Any]) -> None:
         """A whole Serve config: what was given in an earlier one and is not in this one ends. What is scaled keeps its numbers."""

@@ -45,6 +45,7 @@ def plan(
     """Which stages on which devices: the highest rate within the SLOs, or the least cost for a rate."""
     console = Console()
     with errors(console):
+        from pipelines.planning.bounds import allowed
         from pipelines.planning.planner import plan as planned
         from pipelines.planning.reading.described import request_classes
         from pipelines.planning.reading.profiled import fleet
@@ -56,7 +57,8 @@ def plan(
 
         app = load(config).app
         classes = request_classes(read_workload(workload, slo or ()), app)
-        needed = fleet(app, _devices(inventory, address), read_profiles(*(profiles or [Path(app.profiles)])), classes)
+        devices = allowed(_devices(inventory, address), app.scaling.budget)
+        needed = fleet(app, devices, read_profiles(*(profiles or [Path(app.profiles)])), classes)
         wanted = sum(each.rate for each in classes) if cost and rate is None else rate
         asked = Asked() if wanted is None else Asked(Goal.COST, wanted)
         with console.status("planning"):
@@ -64,7 +66,7 @@ def plan(
                 needed, Rules(utilisation or app.scaling.target_utilisation, replicas), asked, Patience(time_limit)
             )
         if out is not None:
-            out.write_text(planned_file(config.read_text(), str(config), found, needed.devices, app))
+            out.write_text(planned_file(config.read_text(), str(config), found, needed.devices, app, replicas))
             out.with_suffix(".plan.json").write_text(json.dumps(found.as_json(), indent=1) + "\n")
         if as_json:
             typer.echo(json.dumps(found.as_json(), indent=1))

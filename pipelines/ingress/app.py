@@ -27,31 +27,45 @@ from pipelines.ingress.request.recent_receipts import RecentReceipts
 from pipelines.ingress.request.request_log import RequestLog
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.ingress.request.whole_answer import WholeAnswer
-from pipelines.ingress.routes.api_description import POST_ERRORS, ApiDescription, asking, describe, error_answers, operation
+from pipelines.ingress.routes.api_description import (
+    EVENTS,
+    POST_ERRORS,
+    ApiDescription,
+    asking,
+    describe,
+    error_answers,
+    operation,
+)
+from pipelines.ingress.routes.batches.added import add_batches, add_files
+from pipelines.ingress.routes.batches.built import batch_routes
 from pipelines.ingress.routes.chat import ChatRoute
 from pipelines.ingress.routes.chat_question import ChatQuestions
 from pipelines.ingress.routes.embeddings import EmbeddingsRoute
 from pipelines.ingress.routes.models import ModelsRoute
 from pipelines.ingress.routes.painting.images import ImagesRoute
 from pipelines.ingress.routes.painting.job_paths import FILES, add_image_jobs, image_jobs
+from pipelines.ingress.routes.responses.added import add_responses
+from pipelines.ingress.routes.responses.route import ResponsesRoute
+from pipelines.ingress.routes.texts.added import add_completions, add_tokens
 from pipelines.ingress.routes.texts.completions import CompletionsRoute
 from pipelines.ingress.routes.texts.tokens import TokensRoute
+from pipelines.ingress.schemas.batches import BatchBody, FileBody
 from pipelines.ingress.schemas.chat import ChatBody
 from pipelines.ingress.schemas.chats.answer import ChatCompletion
-from pipelines.ingress.schemas.completions import Completion, CompletionsBody
+from pipelines.ingress.schemas.completions import CompletionsBody
 from pipelines.ingress.schemas.embeddings import EmbeddingsAnswer, EmbeddingsBody
 from pipelines.ingress.schemas.image_jobs import JobBody, JobForm
 from pipelines.ingress.schemas.images import EditBody, EditJson, ImagesAnswer, ImagesBody
 from pipelines.ingress.schemas.models import Health, ModelEntry, ModelList, Readiness
 from pipelines.ingress.schemas.receipt import Receipt
-from pipelines.ingress.schemas.tokens import DetokenizeBody, Detokenized, TokenizeBody, Tokenized
+from pipelines.ingress.schemas.responses import ResponsesBody
+from pipelines.ingress.schemas.tokens import DetokenizeBody, TokenizeBody
 from pipelines.jobs import Service
 from pipelines.settings.derived import body_bytes_in_flight
 from pipelines.settings.schema.config import LimitsConfig
 from pipelines.threads import Threads
 from stages.contract.errors import TriptychError
 
-EVENTS: dict[str, Any] = {"content": {"text/event-stream": {}}}  # events, not one value: they have no schema of their own here
 CORS: dict[str, Any] = {
     "allow_methods": ["GET", "POST", "DELETE"],
     "allow_headers": ["*"],  # clients' libraries have headers of their own
@@ -69,6 +83,7 @@ class Kept:
     metrics: RequestMetrics
     values: KeptValues
     jobs: KeptWork
+    batches: KeptWork
     threads: Threads
     bodies: BodyBudget
     receipts: RecentReceipts
@@ -79,7 +94,8 @@ class Kept:
         threads = threads if threads is not None else Threads.new()
         values = KeptValues(MemoryStore(settings.kept.memory_bytes), threads.kept)
         values.keep_in(store)
-        kept = cls(RequestMetrics(), values, KeptWork("imgjob", values), threads, BodyBudget(0), RecentReceipts())
+        jobs, batches = KeptWork("imgjob", values), KeptWork("batch", values)
+        kept = cls(RequestMetrics(), values, jobs, batches, threads, BodyBudget(0), RecentReceipts())
         kept.limit(settings.limits, is_shared=len(set(settings.keys.values())) > 1)
         return kept
 
@@ -90,10 +106,12 @@ class Kept:
     def tend(self) -> None:
         """Does what is to be done and no connection waits for, from now on. Idempotent; on the event loop."""
         self.jobs.tend()
+        self.batches.tend()
 
     async def close(self) -> None:
         """What is under way is left to other processes."""
         await self.jobs.close()
+        await self.batches.close()
 
     def limit(self, limits: LimitsConfig, *, is_shared: bool = False) -> None:
         """Judges what comes from now on by these; `is_shared`: by several tenants. On the event loop, once they are in use."""
@@ -126,15 +144,19 @@ def create_app(service: Service, settings: IngressSettings, kept: Kept | None = 
     app.add_middleware(RequestLog, metrics=kept.metrics, adds_id=settings.adds_request_id)
     arrival, receipts = Arrival(service, settings, threads), ReceiptPrinter(settings.sees_all, kept.receipts)
     keyed = bool(settings.keys)
-    chats = ChatRoute(arrival, settings, ChatQuestions(service, settings, images, threads), receipts, threads)
-    _add_chat(app, chats)
-    _add_completions(app, CompletionsRoute(arrival, settings, receipts, threads))
-    _add_tokens(app, TokensRoute(arrival, settings, chats, threads))
+    questions = ChatQuestions(service, settings, images, threads)
+    _add_chat(app, ChatRoute(arrival, settings, questions, receipts, threads))
+    add_responses(app, ResponsesRoute(arrival, settings, receipts, questions, threads))
+    add_completions(app, CompletionsRoute(arrival, settings, receipts, threads))
+    add_tokens(app, TokensRoute(arrival, settings, questions, threads))
     limits = settings.kept
     store = ImageStore(kept.values, settings.server(), keep_s=limits.image_s, tenant_bytes=limits.image_bytes)
     _add_images(app, ImagesRoute(arrival, settings, images, receipts, store, threads))
     add_image_jobs(app, image_jobs(kept.jobs, kept.values, arrival, images, receipts), keyed=keyed)
     _add_embeddings(app, EmbeddingsRoute(arrival, settings, images, receipts, threads))
+    files, batches = batch_routes(app, arrival, settings, kept.values, kept.batches, threads)
+    add_files(app, files, keyed=keyed)
+    add_batches(app, batches, keyed=keyed)
     _add_models(app, ModelsRoute(service), arrival, keyed=keyed)
     _add_receipts(app, receipts, arrival, keyed=keyed)
     add_playground(app)
@@ -142,8 +164,11 @@ def create_app(service: Service, settings: IngressSettings, kept: Kept | None = 
     ids: dict[type[BaseModel], tuple[str, ...]] = {
         ChatBody: _ids(service, "image_text"),
         CompletionsBody: _ids(service, "image_text"),
+        ResponsesBody: _ids(service, "image_text"),
         TokenizeBody: _ids(service, "image_text"),
         DetokenizeBody: _ids(service, "image_text"),
+        FileBody: (),
+        BatchBody: (),
         ImagesBody: tuple(card.id for card in painters),
         **dict.fromkeys((EditBody, EditJson), tuple(card.id for card in painters if card.accepts_images)),
         **dict.fromkeys((JobForm, JobBody), tuple(card.id for card in painters)),
@@ -170,41 +195,6 @@ def _add_chat(app: FastAPI, route: ChatRoute) -> None:
     async def chat_completions(request: Request) -> Response:
         """Answers a chat, with images where the model sees them; whole, or as server-sent events."""
         return await route(request)
-
-
-def _add_completions(app: FastAPI, route: CompletionsRoute) -> None:
-    @app.post(
-        "/v1/completions",
-        response_model=None,
-        responses={200: {"model": Completion, **EVENTS}, **error_answers(*POST_ERRORS)},
-        openapi_extra=asking(CompletionsBody, route.settings),
-    )
-    async def completions(request: Request) -> Response:
-        """Goes on with plain texts; whole, or as server-sent events. With `echo` and `logprobs` it tells of the texts' own tokens how
-        likely they are."""
-        return await route(request)
-
-
-def _add_tokens(app: FastAPI, route: TokensRoute) -> None:
-    @app.post(
-        "/tokenize",
-        response_model=None,
-        responses={200: {"model": Tokenized}, **error_answers(*POST_ERRORS)},
-        openapi_extra=asking(TokenizeBody, route.settings),
-    )
-    async def tokenize(request: Request) -> Response:
-        """The tokens of a text, or of the prompt that a conversation becomes."""
-        return await route.tokenize(request)
-
-    @app.post(
-        "/detokenize",
-        response_model=None,
-        responses={200: {"model": Detokenized}, **error_answers(*POST_ERRORS)},
-        openapi_extra=asking(DetokenizeBody, route.settings),
-    )
-    async def detokenize(request: Request) -> Response:
-        """The text of some tokens."""
-        return await route.detokenize(request)
 
 
 def _add_images(app: FastAPI, route: ImagesRoute) -> None:

@@ -8,10 +8,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from stages.contract.cost import Speed
+from stages.contract.cost import Speed, StepTimes
 from stages.contract.work import Work
 
 GIB = 2**30
+CROSSING = StepTimes(((0.0, 0.005), (1e6, 0.015), (8e6, 0.035)))
+"""Seconds from one deployment to another and back, by the bytes that come back. Without any: what stages that are apart add to a request
+beside stages in one replica, a call (`benchmarks/results/overhead.json`, two cores for everything); with: as an array's through Ray."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +51,14 @@ class Measured:
 @dataclass(frozen=True, slots=True)
 class Demand:
     """What one request asks of a stage: `items` of `work` each, on the average, after what is remembered. `first`: the part of it until
-    the first output (of an LLM: its prompt). Items of one request run beside each other."""
+    the first output (of an LLM: its prompt). Items of one request run beside each other. `result_bytes`: of one item's result, as it goes
+    to whoever needs it."""
 
     stage: str
     work: Work
     items: float = 1.0
     first: Work | None = None
+    result_bytes: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +84,15 @@ class RequestClass:
 @dataclass(frozen=True, slots=True)
 class Fleet:
     """All that a plan follows from. `stages`: MODEL.PART of all that must be placed, also those that no class visits. `measured`: by stage
-    and name of the device; what is not there can't run there. `why_not`: of some that aren't there, the reason."""
+    and name of the device; what is not there can't run there. `why_not`: of some that aren't there, the reason. `crossing`: seconds that a
+    result of so many bytes takes from one deployment to another."""
 
     stages: tuple[str, ...]
     devices: tuple[Device, ...]
     measured: Mapping[tuple[str, str], Measured]
     classes: tuple[RequestClass, ...]
     why_not: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    crossing: StepTimes = CROSSING
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.jobs import TextPart
+from pipelines.prompts.render_bounds import rendering_bounded
 from pipelines.prompts.writers import Entry, PromptWriter
 from pipelines.tools.dialect import Dialect
 from pipelines.tools.formats import BY_NAME, PROBE, format_of, thought_marks_in
 
 AUTO, NONE = "auto", "none"
+PROBE_S = 0.5  # of CPU, for each small conversation
 _ARGUMENTS = {"probe_argument": "probe_value"}
 _TOOL = {
     "type": "function",
@@ -38,6 +40,7 @@ def dialect_of(writer: PromptWriter, tokenizer: Any, *, tools: str = AUTO, thoug
         form = format_of(_written_call(writer))
     marks = thought_marks_in(writer.template) if thoughts == AUTO else None
     template = getattr(tokenizer, "response_template", None) if tools == AUTO and thoughts == AUTO else None
+    added: Mapping[int, Any] = tokenizer.added_tokens_decoder
     text = "" if form is None else form.marks
     if marks is not None:
         text += marks.opening + marks.closing
@@ -48,7 +51,8 @@ def dialect_of(writer: PromptWriter, tokenizer: Any, *, tools: str = AUTO, thoug
         knows_tools=knows_tools,
         thoughts=marks,
         response_template=template,
-        tokens={token: number for number, token in _special_tokens(tokenizer) if token in text},
+        tokens={token.content: number for number, token in added.items() if token.content in text},
+        special={token.content: number for number, token in added.items() if token.special and token.content in text},
         is_refused=tools == NONE,
     )
 
@@ -75,13 +79,9 @@ def _user(writer: PromptWriter) -> Entry:
 
 
 def _rendered(writer: PromptWriter, conversation: Sequence[Entry], tools: Sequence[Entry]) -> str | None:
-    """None: the template refuses it."""
+    """None: the template refuses it, or takes too long."""
     try:
-        return writer.render(conversation, tools, add_generation_prompt=True)
+        with rendering_bounded(max_render_s=PROBE_S):
+            return writer.render(conversation, tools, add_generation_prompt=True)
     except Exception:  # a template is a program, and may fail on anything that its authors never tried
         return None
-
-
-def _special_tokens(tokenizer: Any) -> Sequence[tuple[int, str]]:
-    added: Mapping[int, Any] = tokenizer.added_tokens_decoder
-    return [(number, token.content) for number, token in added.items() if token.special]

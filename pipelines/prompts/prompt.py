@@ -27,6 +27,7 @@ from pipelines.prompts.conversation import (
 from pipelines.prompts.dialects import AUTO, dialect_of, takes_system
 from pipelines.prompts.generic import in_words
 from pipelines.prompts.plain import PlainTexts
+from pipelines.prompts.render_bounds import rendering_bounded, watch_templates
 from pipelines.prompts.writers import Entry, Placeholder, ProcessorPromptWriter, PromptWriter, TextPromptWriter
 from pipelines.tools.asked import Tools
 from pipelines.tools.dialect import Dialect
@@ -95,6 +96,7 @@ class PromptBuilder:
         from stages.vision.vlm_files import VLM_PARTS
 
         ensure_torchvision()
+        watch_templates()
         writer: PromptWriter
         if gguf_file(checkpoint.folder) is None and (config := _load_config(checkpoint)).model_type in VLM_PARTS:
             processor = _load_processor(checkpoint)
@@ -130,7 +132,7 @@ class PromptBuilder:
 
     def build(self, messages: Sequence[Message], tools: Tools | None = None, options: TemplateOptions = PLAIN) -> Prompt:
         """Raises `InvalidRequest` for a conversation that the model's template refuses (such as two user messages in a row), that
-        its tokenizer can't read, or that is far too long."""
+        its tokenizer can't read, that is far too long, or that takes the template too long; `Cancelled` once nobody waits for it."""
         own = [with_own_thoughts(message, self._dialect.thoughts) for message in messages]
         if not self._dialect.knows_tools:
             own, tools = list(in_words(own, tools, takes_system=self._takes_system)), None
@@ -167,13 +169,14 @@ class PromptBuilder:
         self, entries: Sequence[Entry], tools: Sequence[Entry], options: TemplateOptions, variables: Mapping[str, Any]
     ) -> str:
         try:
-            return self._writer.render(
-                entries,
-                tools,
-                add_generation_prompt=options.begins_answer and not options.continues,
-                continue_final_message=options.continues,
-                **variables,
-            )
+            with rendering_bounded():
+                return self._writer.render(
+                    entries,
+                    tools,
+                    add_generation_prompt=options.begins_answer and not options.continues,
+                    continue_final_message=options.continues,
+                    **variables,
+                )
         except TriptychError:
             raise
         except Exception as error:  # a template is a program: what it fails on is in these messages

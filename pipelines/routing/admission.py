@@ -23,7 +23,7 @@ class Admission:
     """`quantile`: of when a request ends, that must be in time. `background_part`: which part of its time what is not urgent (priority
     over 0) may count on. `margin`: how much longer than expected that quantile is at least, also where nothing was seen yet."""
 
-    quantile: float = 0.95
+    quantile: float = 0.99
     background_part: float = 0.5
     margin: float = 1.1
 
@@ -50,9 +50,15 @@ def forecast(visits: Sequence[Ranked], settings: Admission = Admission()) -> For
     where devices are shared: quantiles are added."""
     return Forecast(
         finish_s=sum(visit.finish_s for visit in visits),
-        quantile_s=sum(visit.finish_s * _lateness(visit.speed, settings) for visit in visits),
+        quantile_s=sum(_quantile_s(visit, settings) for visit in visits),
         alone_s=sum(visit.alone_s for visit in visits),
     )
+
+
+def _quantile_s(visit: Ranked, settings: Admission) -> float:
+    """Where a request is to be refused, others come as soon as any end. What it takes beside the device is no longer where lines are."""
+    beside_s = min(visit.speed.beside_s, visit.finish_s)
+    return max(visit.crowded_s, beside_s + (visit.finish_s - beside_s) * _lateness(visit.speed, settings))
 
 
 def _lateness(speed: Speed, settings: Admission) -> float:

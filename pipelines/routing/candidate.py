@@ -1,5 +1,6 @@
 """What is known of the replicas that could take an item, what is asked of them, and what comes of it. Decides nothing; pure."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from stages.contract.cost import Ahead, Speed, StepTimes
@@ -14,10 +15,10 @@ UNKNOWN = Speed(StepTimes(((1.0, 1.0),)), max_rows=1, max_amount=1.0)
 class Candidate:
     """One replica of one pool. `news`: the latest (None: nobody has heard of it), which came at `came_at` and is taken to be of `heard_at`
     (monotonic seconds of whoever ranks). `sent`, `num_sent`: what this process has sent there since that news could have told of it, and
-    has no answer to, the latest at `sent_at`. `ongoing`: of its `max_ongoing` places, as many are taken, as far as that is known.
-    `starts_in_s`: a replica that is yet to be started (named "", and `sent` is all that waits). `seed`: what it owns names by
-    (`ownership.py`). `ahead`, `drain_s`: what follows from news and what was sent, and how long all of it takes; whoever changes any of
-    that calls `changed`."""
+    has no answer to, the latest at `sent_at`. `fills`: whether all its places are taken, as far as that is known (None: it has room). That
+    takes some microseconds. `starts_in_s`: a replica that is yet to be started (named "", and `sent` is all that waits). `seed`: what it
+    owns names by (`ownership.py`). `others`: the other stages of the same replica that share its device. `ahead`, `drain_s`: what follows
+    from news and what was sent, and how long all of it takes; whoever changes any of that calls `changed`."""
 
     pool: str
     replica: str
@@ -26,10 +27,10 @@ class Candidate:
     sent: Work = NO_WORK
     num_sent: int = 0
     sent_at: float = 0.0
-    max_ongoing: int = 2**30
-    ongoing: int | None = None
+    fills: Callable[[], bool] | None = None
     starts_in_s: float = 0.0
     seed: int = 0
+    others: "tuple[Candidate, ...]" = ()
     ahead: Ahead | None = None
     drain_s: float = 0.0
     came_at: float = 0.0
@@ -39,7 +40,7 @@ class Candidate:
 
     @property
     def is_full(self) -> bool:
-        return self.ongoing is not None and self.ongoing >= self.max_ongoing
+        return self.fills is not None and self.fills()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +74,13 @@ class Ranking:
 @dataclass(frozen=True, slots=True)
 class Ranked:
     """`finish_s`, `runner_up_s`: seconds from now, expected. `speed`: of the best. `alone_s`: as `finish_s`, had the best nothing
-    else to do. `remembered`: what of the item is held there, in words."""
+    else to do; `crowded_s`: with as much beside it to its end as there is now. `remembered`: what of the item is held there, in words."""
 
     best: Candidate
     finish_s: float
     speed: Speed
     alone_s: float
+    crowded_s: float
     runner_up: Candidate | None = None
     runner_up_s: float | None = None
     remembered: tuple[str, ...] = ()

@@ -2,16 +2,18 @@
 
 Decides what is supposed where news is old, or lacks something: outstanding work goes on being done after it was told of; what others have
 sent meanwhile is supposed to be as everywhere in the pool, the more the older the news; a speed that nobody knows is the pool's, or else
-the stage's. How long work takes is `stages/contract/cost.py`. Pure; who is chosen is `ranking.py`. A few floats a replica: this is done
-for every candidate of every item, and what follows from news alone is kept with it (`Candidate.ahead`).
+the stage's; other stages on the same device take their share of its time while they have work. How long work takes is
+`stages/contract/cost.py`. Pure; who is chosen is `ranking.py`. This is done for every candidate of every item: a few floats each, and what
+follows from news alone is kept with it (`Candidate.ahead`).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.routing.candidate import UNKNOWN, Candidate, Ranking, Wanted
-from stages.contract.cost import NOTHING_AHEAD, Ahead, Speed
-from stages.contract.news import Hints, StageNews
+from pipelines.routing.holding import Held
+from stages.contract.cost import NOTHING_AHEAD, Ahead, Speed, shared_s
 from stages.contract.work import NO_WORK, Work
 
 ONE = Work(1.0, 1.0)
@@ -21,53 +23,86 @@ GONE = 0.2
 FRESH = 0.1
 """News that is younger than this part of its half life is taken as it is."""
 
+_Line = tuple[Speed, float, float, float]
+"""What a newcomer finds at a replica: its speed, and an `Ahead` as it is by now."""
+
 
 @dataclass(slots=True, eq=False)
 class Expected:
-    """At one replica. `finish_s`: expected; `cost_s`: what it is ranked by, which counts failures, too. `work`: what is left of the item
-    there. `num_held`: how many of its beginnings are held there; `num_parts`: of what it needs."""
+    """At one replica. `work`: what is left of the item there. `length_held`: so many times `Hints.each` of its beginning is held there;
+    `num_parts`: of what it needs."""
 
     candidate: Candidate
     speed: Speed
     work: Work
     finish_s: float
-    cost_s: float
-    num_held: int
+    length_held: int
     num_parts: int
 
-    @property
-    def alone_s(self) -> float:
-        """Had it nothing else to do."""
-        return self.candidate.starts_in_s + self.speed.after(self.work, NOTHING_AHEAD)
 
+class Outlook:
+    """Of one item. `costs`: what each of the candidates is ranked by, in their order: seconds until it is done there, failures counted."""
 
-def expected_at(candidates: Sequence[Candidate], wanted: Wanted, now: float, settings: Ranking) -> list[Expected]:
-    """One for each, in their order."""
-    speeds = _speeds(candidates)
-    work = wanted.work if wanted.work is not None else _usual(candidates)
-    ahead = _believed(candidates, _remaining(candidates, speeds, now), now, settings)
-    chain, is_plain = frozenset(wanted.hints.chain), not wanted.hints.chain and not wanted.hints.parts
-    found = []
-    for candidate, speed, before in zip(candidates, speeds, ahead, strict=True):
+    __slots__ = ("_candidates", "_held", "_is_plain", "_lines", "_now", "_wanted", "_work", "costs")
+
+    def __init__(self, candidates: Sequence[Candidate], wanted: Wanted, held: Held, now: float, settings: Ranking) -> None:
+        self._candidates, self._wanted, self._held, self._now = candidates, wanted, held, now
+        self._work = wanted.work if wanted.work is not None else _usual(candidates)
+        self._is_plain = not held.beginnings and not wanted.hints.parts
+        self._lines = _lines(candidates, now, settings)
+        self.costs = [self._cost_s(one, line, settings) for one, line in zip(candidates, self._lines, strict=True)]
+
+    def _cost_s(self, candidate: Candidate, line: _Line, settings: Ranking) -> float:
         news = candidate.news
-        if is_plain or news is None or (chain.isdisjoint(news.holds) and not wanted.hints.parts):
-            finish_s = candidate.starts_in_s + speed.after(work, before)
-            one = Expected(candidate, speed, work, finish_s, finish_s, 0, 0)
+        if self._is_plain and not candidate.others:  # as `_finish_s`; most are
+            speed, waits_s, beside, lasts = line
+            finish_s = candidate.starts_in_s + speed.beside_s + speed.done_s(self._work, waits_s, beside, lasts)
         else:
-            one = _with_held(candidate, speed, work, before, wanted.hints)
-        if news is not None and news.failing > 0:
-            one.cost_s = (one.finish_s + news.failing * settings.retry_s) / (1 - min(news.failing, MAX_FAILING))
-        found.append(one)
-    return found
+            finish_s = self._finish_s(candidate, line)
+        if news is None or not news.failing:
+            return finish_s
+        return (finish_s + news.failing * settings.retry_s) / (1 - min(news.failing, MAX_FAILING))
 
+    def at(self, place: int) -> Expected:
+        candidate, line = self._candidates[place], self._lines[place]
+        length, num_parts = self._held.length_at(candidate), self._held.num_parts_at(candidate)
+        left = self._left(length)
+        left = left if left is not None else self._work * GONE
+        return Expected(candidate, line[0], left, self._finish_s(candidate, line), length, num_parts)
 
-def _speeds(candidates: Sequence[Candidate]) -> list[Speed]:
-    speeds = [candidate.news.speed if candidate.news is not None else None for candidate in candidates]
-    if None not in speeds:
-        return speeds  # type: ignore[return-value]
-    known = {candidate.pool: speed for candidate, speed in zip(candidates, speeds, strict=True) if speed is not None}
-    any_pool = next(iter(known.values()), UNKNOWN)
-    return [speed or known.get(candidate.pool, any_pool) for candidate, speed in zip(candidates, speeds, strict=True)]
+    def crowded_s(self, place: int) -> float:
+        """Until it is done if others come as soon as any end, so that its stage has as much beside it to its end as there is now."""
+        return self._finish_s(self._candidates[place], self._lines[place], is_crowded=True)
+
+    def alone_s(self, place: int) -> float:
+        """Had it nothing else to do. What it needs of others is not counted."""
+        candidate, speed = self._candidates[place], self._lines[place][0]
+        left = self._work if self._is_plain else self._left(self._held.length_at(candidate))
+        if left is not None:
+            return candidate.starts_in_s + speed.beside_s + speed.after(left, NOTHING_AHEAD)
+        return candidate.starts_in_s + GONE * (speed.beside_s + speed.after(self._work, NOTHING_AHEAD))
+
+    def _finish_s(self, candidate: Candidate, line: _Line, *, is_crowded: bool = False) -> float:
+        """What it holds of the item need not be done. Who holds the whole result waits for nothing, unless that is gone by then."""
+        speed, waits_s, beside, lasts = line
+        lasts = math.inf if is_crowded else lasts
+        left = self._work if self._is_plain else self._left(self._held.length_at(candidate))
+        takes_s = speed.done_s(left if left is not None else self._work, waits_s, beside, lasts)
+        if candidate.others:
+            takes_s = shared_s(takes_s, _others_s(candidate, self._now))
+        takes_s += speed.beside_s
+        if left is None:
+            takes_s *= GONE
+        elif not self._is_plain and (parts := self._wanted.hints.parts):
+            takes_s += (len(parts) - self._held.num_parts_at(candidate)) * self._wanted.hints.part_s
+        return candidate.starts_in_s + takes_s
+
+    def _left(self, length_held: int) -> Work | None:
+        """Of the item, where so much of it is held; None: all of it is."""
+        if not length_held:
+            return self._work
+        left = self._work - self._wanted.hints.each * length_held
+        return left if left.amount > 0 else None
 
 
 def _usual(candidates: Sequence[Candidate]) -> Work:
@@ -80,22 +115,29 @@ def _usual(candidates: Sequence[Candidate]) -> Work:
     return Work(sum(news.outstanding.amount for news in told) / num_items, steps) if steps > 0 else ONE
 
 
-def _remaining(candidates: Sequence[Candidate], speeds: Sequence[Speed], now: float) -> list[Ahead]:
-    """Of each, what lies before a newcomer: without what is done since the news came, or more was sent."""
-    found = []
-    for candidate, speed in zip(candidates, speeds, strict=True):
-        ahead = candidate.ahead
+def _lines(candidates: Sequence[Candidate], now: float, settings: Ranking) -> list[_Line]:
+    """One for each. The older the news, the more it is as with the others of its pool; at least what this process has sent there itself."""
+    fresh_s = FRESH * settings.news_half_life_s
+    found, is_fresh, speeds = [], True, None
+    for candidate in candidates:
+        news, ahead = candidate.news, candidate.ahead
+        speed = news.speed if news is not None else None
+        if speed is None:
+            speeds = _speeds(candidates) if speeds is None else speeds
+            speed, ahead = speeds.get(candidate.pool, speeds[""]), None  # it may be another by now
         if ahead is None:
             ahead = _look_ahead(candidate, speed)
-        if candidate.drain_s > 0 and candidate.news is not None:
-            heard_at, sent_at = candidate.heard_at, candidate.sent_at
-            left = 1 - (now - (heard_at if heard_at > sent_at else sent_at)) / candidate.drain_s
-            if left <= 0:
-                ahead = NOTHING_AHEAD
-            elif left < 1:
-                ahead = Ahead(left * ahead.waits_s, left * ahead.beside, ahead.lasts)
-        found.append(ahead)
-    return found
+        if news is None or now - candidate.heard_at > fresh_s:
+            is_fresh = False
+        left = _part_left(candidate, now) if news is not None and candidate.drain_s else 1.0
+        found.append((speed, left * ahead.waits_s, left * ahead.beside, ahead.lasts))
+    return found if is_fresh else _believed(candidates, found, now, fresh_s, settings.news_half_life_s)
+
+
+def _speeds(candidates: Sequence[Candidate]) -> dict[str, Speed]:
+    """That somebody knows, by pool; "": of any."""
+    known = {one.pool: one.news.speed for one in candidates if one.news is not None and one.news.speed is not None}
+    return {"": next(iter(known.values()), UNKNOWN), **known}
 
 
 def _look_ahead(candidate: Candidate, speed: Speed) -> Ahead:
@@ -105,56 +147,57 @@ def _look_ahead(candidate: Candidate, speed: Speed) -> Ahead:
     outstanding, num_items = outstanding + candidate.sent, num_items + candidate.num_sent
     if num_items and outstanding.steps <= 0:  # of whose work nobody knows
         outstanding = ONE * num_items
-    candidate.ahead, candidate.drain_s = speed.ahead(outstanding, num_items), speed.drain_s(outstanding, num_items)
-    return candidate.ahead
+    candidate.ahead, candidate.drain_s = ahead, _ = speed.ahead(outstanding, num_items), speed.drain_s(outstanding, num_items)
+    return ahead
 
 
-def _believed(candidates: Sequence[Candidate], ahead: list[Ahead], now: float, settings: Ranking) -> list[Ahead]:
-    """The older the news, the more it is as with the others of its pool; at least what this process has sent there itself."""
-    fresh_s = FRESH * settings.news_half_life_s
-    if all(candidate.news is not None and now - candidate.heard_at <= fresh_s for candidate in candidates):
-        return ahead
-    means = _means(candidates, ahead)
-    found = []
-    for candidate, own in zip(candidates, ahead, strict=True):
-        age_s = now - candidate.heard_at
-        if candidate.news is not None and age_s <= fresh_s:
-            found.append(own)
+def _part_left(candidate: Candidate, now: float) -> float:
+    """Of what it had to do. What shares its device slows that down, too."""
+    heard_at, sent_at, drain_s = candidate.heard_at, candidate.sent_at, candidate.drain_s
+    if candidate.others:
+        drain_s = shared_s(drain_s, (_drain_s(other) for other in candidate.others))
+    left = 1 - (now - (heard_at if heard_at > sent_at else sent_at)) / drain_s
+    return 0.0 if left <= 0 else 1.0 if left >= 1 else left
+
+
+def _others_s(candidate: Candidate, now: float) -> list[float]:
+    """How long each of the stages that share its device has yet to do, had it the device alone."""
+    return [drain_s * _part_left(other, now) for other in candidate.others if (drain_s := _drain_s(other)) > 0]
+
+
+def _drain_s(candidate: Candidate) -> float:
+    """Of all that it has to do, as it was told; nothing where nobody knows."""
+    news = candidate.news
+    if news is None or news.speed is None:
+        return 0.0
+    if candidate.ahead is None:
+        _look_ahead(candidate, news.speed)
+    return candidate.drain_s
+
+
+def _believed(
+    candidates: Sequence[Candidate], lines: list[_Line], now: float, fresh_s: float, half_life_s: float
+) -> list[_Line]:
+    means, found = _means(candidates, lines), []
+    for candidate, line in zip(candidates, lines, strict=True):
+        is_heard, age_s = candidate.news is not None, now - candidate.heard_at
+        if is_heard and age_s <= fresh_s:
+            found.append(line)
             continue
-        trust = 0.5 ** (age_s / settings.news_half_life_s) if candidate.news is not None else 0.0
+        speed, own_s, own, lasts = line
         waits_s, beside = means.get(candidate.pool, (0.0, 0.0))
         if candidate.num_sent:
-            waits_s, beside = max(waits_s, own.waits_s), max(beside, own.beside)
-        found.append(Ahead(trust * own.waits_s + (1 - trust) * waits_s, trust * own.beside + (1 - trust) * beside, own.lasts))
+            waits_s, beside = max(waits_s, own_s), max(beside, own)
+        trust = 0.5 ** (age_s / half_life_s) if is_heard else 0.0
+        found.append((speed, waits_s + trust * (own_s - waits_s), beside + trust * (own - beside), lasts))
     return found
 
 
-def _means(candidates: Sequence[Candidate], ahead: Sequence[Ahead]) -> dict[str, tuple[float, float]]:
+def _means(candidates: Sequence[Candidate], lines: Sequence[_Line]) -> dict[str, tuple[float, float]]:
     """By pool, over those that anything was heard of."""
     sums: dict[str, tuple[float, float, int]] = {}
-    for candidate, one in zip(candidates, ahead, strict=True):
+    for candidate, (_, waits_s, beside, _) in zip(candidates, lines, strict=True):
         if candidate.news is not None:
-            waits_s, beside, count = sums.get(candidate.pool, (0.0, 0.0, 0))
-            sums[candidate.pool] = waits_s + one.waits_s, beside + one.beside, count + 1
+            all_s, all_beside, count = sums.get(candidate.pool, (0.0, 0.0, 0))
+            sums[candidate.pool] = all_s + waits_s, all_beside + beside, count + 1
     return {pool: (waits_s / count, beside / count) for pool, (waits_s, beside, count) in sums.items()}
-
-
-def _with_held(candidate: Candidate, speed: Speed, work: Work, ahead: Ahead, hints: Hints) -> Expected:
-    """What it holds of the item need not be done. Who holds the whole result waits for nothing, unless that is gone by then."""
-    num_held, num_parts = held_at(candidate.news, hints)
-    left = work - hints.each * num_held if num_held else work
-    if left.amount > 0 or not num_held:
-        takes_s = speed.after(left, ahead) + (len(hints.parts) - num_parts) * hints.part_s
-    else:
-        left, takes_s = work * GONE, GONE * speed.after(work, ahead)
-    finish_s = candidate.starts_in_s + takes_s
-    return Expected(candidate, speed, left, finish_s, finish_s, num_held, num_parts)
-
-
-def held_at(news: StageNews | None, hints: Hints) -> tuple[int, int]:
-    """How many of the item's beginnings, and of the results that it needs, are held there."""
-    if news is None or not news.holds:
-        return 0, 0
-    holds, chain = news.holds, hints.chain
-    num_held = next((at for at in range(len(chain), 0, -1) if chain[at - 1] in holds), 0)
-    return num_held, sum(part in holds for part in hints.parts)

@@ -4,8 +4,8 @@ Decides by rendezvous hashing (Thaler and Ravishankar, 1998): every replica has 
 whoever sees the same replicas finds the same owner, without a table; a replica that comes takes only what it owns from then on, and
 one that goes leaves each other replica its part of what it owned. Pure; knows no requests and no cluster.
 
-A weight mixes eight bytes of the name with eight of the replica's (Steele, Lea and Flood, "Fast splittable pseudorandom number
-generators", 2014: SplitMix64's finalizer), in numpy where there are many replicas: a thousand are as quick as a dozen.
+A weight mixes eight bytes of the name with eight of the replica's, which are digests both, so that half of SplitMix64's finalizer (Steele,
+Lea and Flood, "Fast splittable pseudorandom number generators", 2014) is enough; in numpy where there are many replicas.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from stages.contract.news import hint
 
 _BITS = 2**64 - 1
-_FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+_FIRST, _SECOND, _HALF = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 32
+_FIRST_ARRAY, _SECOND_ARRAY, _HALF_ARRAY = (np.array(one, np.uint64) for one in (_FIRST, _SECOND, _HALF))
 
 
 def seed_of(replica: str) -> int:
@@ -25,24 +26,33 @@ def seed_of(replica: str) -> int:
 
 def weight(name: int, seed: int) -> int:
     """`name`: a hint. 64 bits."""
-    mixed = name ^ seed
-    mixed = ((mixed ^ (mixed >> 30)) * _FIRST) & _BITS
-    mixed = ((mixed ^ (mixed >> 27)) * _SECOND) & _BITS
-    return mixed ^ (mixed >> 31)
+    mixed = ((name ^ seed) * _FIRST) & _BITS
+    return ((mixed ^ (mixed >> _HALF)) * _SECOND) & _BITS
 
 
-def weights(name: int, seeds: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """[replicas] -> [replicas], each as `weight` says."""
-    mixed = seeds ^ np.uint64(name)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(_FIRST)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(_SECOND)
-    return np.asarray(mixed ^ (mixed >> np.uint64(31)))
+class Owners:
+    """Of names, among these replicas, by their seeds. For one thread at a time: it weighs where it has weighed before."""
 
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self._seeds = np.array(seeds, np.uint64)
+        self._weights, self._shifted = np.empty_like(self._seeds), np.empty_like(self._seeds)
+        self._name = np.zeros((), np.uint64)
 
-def owners(name: int, seeds: NDArray[np.uint64], how_many: int = 1) -> Sequence[int]:
-    """Places in `seeds`: of the owner, and of those that would own it next, at most so many."""
-    heavy, found = weights(name, seeds), []
-    for _ in range(min(how_many, len(seeds))):
-        found.append(int(heavy.argmax()))
-        heavy[found[-1]] = 0
-    return found
+    def of(self, name: int, how_many: int = 1) -> Sequence[int]:
+        """Places among the seeds: of the owner, and of those that would own it next, at most so many."""
+        heavy, found = self.weights(name), []
+        for _ in range(min(how_many, len(heavy))):
+            found.append(int(heavy.argmax()))
+            heavy[found[-1]] = 0
+        return found
+
+    def weights(self, name: int) -> NDArray[np.uint64]:
+        """[replicas], each as `weight` says, until the next name is asked for."""
+        self._name[()] = name
+        mixed, shifted = self._weights, self._shifted
+        np.bitwise_xor(self._seeds, self._name, out=mixed)
+        np.multiply(mixed, _FIRST_ARRAY, out=mixed)
+        np.right_shift(mixed, _HALF_ARRAY, out=shifted)
+        np.bitwise_xor(mixed, shifted, out=mixed)
+        np.multiply(mixed, _SECOND_ARRAY, out=mixed)
+        return mixed

@@ -9,7 +9,8 @@ for it, and is therefore sooner; its line is never longer than another's by more
 from collections.abc import Callable, Sequence
 
 from pipelines.routing.candidate import UNKNOWN, Candidate, Ranked, Ranking, Wanted
-from pipelines.routing.expected import Expected, expected_at
+from pipelines.routing.expected import Expected, Outlook
+from pipelines.routing.holding import Held
 from pipelines.routing.ownership import weight
 
 TIGHT = 0.5
@@ -17,59 +18,98 @@ TIGHT = 0.5
 
 
 def rank(
-    wanted: Wanted, candidates: Sequence[Candidate], now: float, draw: Callable[[], float], settings: Ranking = Ranking()
+    wanted: Wanted,
+    candidates: Sequence[Candidate],
+    held: Held,
+    now: float,
+    draw: Callable[[], float],
+    settings: Ranking = Ranking(),
 ) -> Ranked | None:
-    """None: there are no candidates. Where all are full, the one that would be soonest all the same. `draw`: numbers from 0 to 1."""
-    free = [candidate for candidate in candidates if not candidate.is_full] or candidates
-    if not free:
+    """None: there are no candidates. Where all are full, the one that would be soonest all the same. `held`: who holds what of the item;
+    `draw`: numbers from 0 to 1."""
+    if not candidates:
         return None
-    expected = expected_at(free, wanted, now, settings)
-    soonest = min(expected, key=_cost)
-    best, why = _chosen(wanted, expected, soonest, draw, settings)
-    runner_up = min((one for one in expected if one is not best), key=_cost, default=None)
+    found = _ranked(wanted, candidates, held, now, draw, settings)
+    if found.best.is_full or (found.runner_up is not None and found.runner_up.is_full):  # only then the others are asked
+        free = [candidate for candidate in candidates if not candidate.is_full]
+        if num_full := len(candidates) - len(free) if free else 0:
+            found = _ranked(wanted, free, held, now, draw, settings, num_full)
+    return found
+
+
+def _ranked(
+    wanted: Wanted,
+    candidates: Sequence[Candidate],
+    held: Held,
+    now: float,
+    draw: Callable[[], float],
+    settings: Ranking,
+    num_full: int = 0,
+) -> Ranked:
+    outlook = Outlook(candidates, wanted, held, now, settings)
+    costs = outlook.costs
+    soonest = costs.index(min(costs))
+    first = outlook.at(soonest)
+    place, why = _chosen(wanted, candidates, outlook, soonest, first, draw, settings)
+    next_one = soonest if place != soonest else _next(costs, soonest)
+    best = first if place == soonest else outlook.at(place)
+    runner_up = outlook.at(next_one) if next_one is not None else None
+    late_s = best.finish_s - first.finish_s if costs[soonest] < costs[place] else 0.0
     return Ranked(
         best=best.candidate,
         finish_s=best.finish_s,
         speed=best.speed,
-        alone_s=best.alone_s,
+        alone_s=outlook.alone_s(place),
+        crowded_s=outlook.crowded_s(place),
         runner_up=runner_up.candidate if runner_up is not None else None,
         runner_up_s=runner_up.finish_s if runner_up is not None else None,
         remembered=_remembered(wanted, best),
-        reasons=_reasons(best, runner_up, why, num_full=len(candidates) - len(free)),
+        reasons=_reasons(best, why, late_s, num_full),
     )
 
 
-def _cost(expected: Expected) -> float:
-    return expected.cost_s
+def _next(costs: Sequence[float], soonest: int) -> int | None:
+    """The soonest of the others."""
+    others = min((*costs[:soonest], *costs[soonest + 1 :]), default=None)
+    if others is None:
+        return None
+    at = costs.index(others)
+    return at if at != soonest else costs.index(others, soonest + 1)
 
 
 def _chosen(
-    wanted: Wanted, expected: Sequence[Expected], soonest: Expected, draw: Callable[[], float], settings: Ranking
-) -> tuple[Expected, str]:
-    """And in half a sentence why."""
-    if len(expected) == 1:
+    wanted: Wanted,
+    candidates: Sequence[Candidate],
+    outlook: Outlook,
+    soonest: int,
+    first: Expected,
+    draw: Callable[[], float],
+    settings: Ranking,
+) -> tuple[int, str]:
+    """Its place, and in half a sentence why. `first`: the soonest."""
+    costs = outlook.costs
+    if len(costs) == 1:
         return soonest, "the only one"
-    is_known = soonest.speed is not UNKNOWN
-    if wanted.priority < 0 or (is_known and soonest.finish_s > TIGHT * wanted.left_s):
+    is_known = first.speed is not UNKNOWN
+    if wanted.priority < 0 or (is_known and first.finish_s > TIGHT * wanted.left_s):
         return soonest, "the soonest, as it is urgent"
-    if soonest.num_held:
+    if first.length_held:
         return soonest, "the soonest, with what it holds of it"
     if wanted.name is not None:
-        return _owner(
-            wanted.name, _within(expected, soonest, settings.ahead_batches * _full_batch_s(soonest))
-        ), "the name's owner"
+        near = _within(costs, costs[soonest] + settings.ahead_batches * _full_batch_s(first))
+        return _owner(wanted.name, candidates, near), "the name's owner"
     if wanted.priority > 0 and is_known:
-        late_s = min(settings.batch_slack * soonest.cost_s, TIGHT * wanted.left_s - soonest.finish_s)
-        slowest = max(_within(expected, soonest, late_s), key=lambda one: (one.alone_s, -one.cost_s))
-        if slowest is not soonest:
+        late_s = min(settings.batch_slack * costs[soonest], TIGHT * wanted.left_s - first.finish_s)
+        near = _within(costs, costs[soonest] + late_s)
+        slowest = max(near, key=lambda place: (outlook.alone_s(place), -costs[place]))
+        if slowest != soonest:
             return slowest, "soon enough, and it leaves a faster device to others"
-    near = _within(expected, soonest, settings.near * soonest.cost_s)
-    return (soonest, "the soonest") if len(near) == 1 else (_drawn(near, draw), "one of the soonest")
+    near = _within(costs, costs[soonest] + settings.near * costs[soonest])
+    return (soonest, "the soonest") if len(near) == 1 else (_drawn(near, outlook, draw), "one of the soonest")
 
 
-def _within(expected: Sequence[Expected], soonest: Expected, late_s: float) -> list[Expected]:
-    bound = soonest.cost_s + late_s
-    return [one for one in expected if one.cost_s <= bound]
+def _within(costs: Sequence[float], bound: float) -> list[int]:
+    return [place for place, cost_s in enumerate(costs) if cost_s <= bound]
 
 
 def _full_batch_s(expected: Expected) -> float:
@@ -79,42 +119,44 @@ def _full_batch_s(expected: Expected) -> float:
     return work.steps * speed.step_s(min(speed.max_amount, speed.max_rows * work.amount / work.steps))
 
 
-def _owner(name: int, near: Sequence[Expected]) -> Expected:
-    return max(near, key=lambda one: weight(name, one.candidate.seed))
+def _owner(name: int, candidates: Sequence[Candidate], near: Sequence[int]) -> int:
+    return max(near, key=lambda place: weight(name, candidates[place].seed))
 
 
-def _drawn(near: Sequence[Expected], draw: Callable[[], float]) -> Expected:
+def _drawn(near: Sequence[int], outlook: Outlook, draw: Callable[[], float]) -> int:
     """A device that is twice as fast twice as often."""
-    shares = [1.0 / max(one.alone_s, 1e-9) for one in near]
+    shares = [1.0 / max(outlook.alone_s(place), 1e-9) for place in near]
     left = draw() * sum(shares)
-    for one, share in zip(near, shares, strict=True):
+    for place, share in zip(near, shares, strict=True):
         left -= share
         if left <= 0:
-            return one
+            return place
     return near[-1]
 
 
 def _remembered(wanted: Wanted, best: Expected) -> tuple[str, ...]:
-    told = []
-    if best.num_held and wanted.name in wanted.hints.chain:
+    told, hints = [], wanted.hints
+    if best.length_held and wanted.name in hints.chain:
         told.append("its result")
-    elif best.num_held:
-        amount = best.num_held * wanted.hints.each.amount
-        told.append(f"{amount:g} {wanted.hints.unit} of its beginning".replace("  ", " "))
+    elif best.length_held:
+        amount = best.length_held * (hints.each.amount if hints.each_units is None else hints.each_units)
+        told.append(f"{amount:g} {hints.unit} of its beginning".replace("  ", " "))
     if best.num_parts:
         told.append(f"{best.num_parts} of the results that it needs")
     return tuple(told)
 
 
-def _reasons(best: Expected, runner_up: Expected | None, why: str, num_full: int) -> tuple[str, ...]:
+def _reasons(best: Expected, why: str, late_s: float, num_full: int) -> tuple[str, ...]:
     told = [why]
     if best.speed is UNKNOWN:
         told.append("nobody knows its speed yet")
-    elif runner_up is not None and runner_up.cost_s < best.cost_s:
-        told.append(f"{best.finish_s - runner_up.finish_s:.3g} s later than the soonest")
+    elif late_s:
+        told.append(f"{late_s:.3g} s later than the soonest")
     news = best.candidate.news
     if num_others := best.candidate.num_sent + (news.num_items if news is not None else 0):
         told.append(f"{num_others} others are there")
+    if num_beside := sum(other.news.num_items for other in best.candidate.others if other.news is not None):
+        told.append(f"its device is shared with {num_beside} of other stages")
     if best.speed.is_estimate:
         told.append("its speed is an estimate")
     if num_full:

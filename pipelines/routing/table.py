@@ -9,15 +9,15 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
-
-import numpy as np
-from numpy.typing import NDArray
+from functools import cache, partial
+from itertools import islice
 
 from pipelines.routing.candidate import Candidate, Ranked, Ranking, Wanted
-from pipelines.routing.ownership import owners, seed_of
+from pipelines.routing.holding import Held, Holders
+from pipelines.routing.making import Making
+from pipelines.routing.ownership import Owners, seed_of
 from pipelines.routing.ranking import rank
-from stages.contract.news import Hints, StageNews
+from stages.contract.news import StageNews
 from stages.contract.work import NO_WORK, Work
 
 ON_ITS_WAY_S = 0.02
@@ -27,6 +27,8 @@ STILL_SO_S = 12.0
 again, unchanged (`pipelines/cluster/replica.py`)."""
 MAX_HOLDERS = 4
 NUM_OWNERS = 2
+NEIGHBOURS = 4
+"""Of a sample so many stand together in an order that is drawn once: fewer draws, and as good as one for each."""
 
 
 _Key = tuple[str, str]  # pool and replica
@@ -71,23 +73,25 @@ class Member:
 
 @dataclass(slots=True)
 class _Stage:
-    """Of one stage. `sent`: in order, to each replica; `open`: all that has no answer; `holders`: by hint;
-    `making`: by name."""
+    """Of one stage. `sent`: in order, to each replica; `open`: all that has no answer; `rosters`: by the pools that are asked for."""
 
     known: dict[_Key, Candidate] = field(default_factory=dict)
     sent: dict[_Key, deque[Sent]] = field(default_factory=dict)
     open: dict[int, Sent] = field(default_factory=dict)
-    holders: dict[int, set[_Key]] = field(default_factory=dict)
-    making: dict[int, "_Making"] = field(default_factory=dict)
+    rosters: dict[tuple[str, ...], "_Roster"] = field(default_factory=dict)
+    holders: Holders = field(default_factory=Holders)
+    making: Making = field(default_factory=Making)
     usual: Work | None = None
 
 
-@dataclass(slots=True)
-class _Making:
-    """A result of this name is being made, or looked for, there; so many of this process wait for it."""
+@dataclass(frozen=True, slots=True)
+class _Roster:
+    """Who is there of some pools. `owners`: of names, by their places; `asleep`: those of the pools that have nobody."""
 
-    key: _Key
-    waiting: int = 1
+    candidates: list[Candidate]
+    there: frozenset[Candidate]
+    owners: Owners
+    asleep: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -96,6 +100,10 @@ class _Pool:
     ongoing: Callable[[str], int | None] = lambda replica: None
     starts_in_s: float | None = None
     asleep_at: float | None = None  # since when somebody waits for it to have a replica
+
+    def is_full(self, replica: str) -> bool:
+        member, ongoing = self.members.get(replica), self.ongoing(replica)
+        return member is not None and ongoing is not None and ongoing >= member.max_ongoing
 
 
 class ReplicaTable:
@@ -106,7 +114,7 @@ class ReplicaTable:
         self._lock = threading.RLock()
         self._stages: dict[str, _Stage] = {}
         self._pools: dict[str, _Pool] = {}
-        self._seeds: dict[tuple[str, ...], tuple[list[_Key], NDArray[np.uint64]]] = {}
+        self._at: dict[_Key, dict[str, Candidate]] = {}  # by stage, of each replica that has told of several
 
     def rank_by(self, settings: Ranking) -> None:
         """From now on."""
@@ -123,7 +131,10 @@ class ReplicaTable:
     def members(self, pool: str, members: Sequence[Member], ongoing: Callable[[str], int | None], now: float) -> None:
         """Who is in a pool from now on. `ongoing`: how many requests a replica has in hand, as far as that is known."""
         with self._lock:
-            known = self._pools.setdefault(pool, _Pool())
+            if pool not in self._pools:
+                self._pools[pool] = _Pool()
+                self._forget_rosters(pool)
+            known = self._pools[pool]
             if members and known.asleep_at is not None:
                 known.starts_in_s, known.asleep_at = now - known.asleep_at, None
             was = known.members
@@ -131,14 +142,16 @@ class ReplicaTable:
             known.members = {member.replica: member for member in members}
             known.ongoing = ongoing
             if known.members.keys() != was.keys():
-                self._forget_seeds(pool)
-            for stage in self._stages.values():
-                for replica in gone:
+                self._forget_rosters(pool)
+            for replica in gone:
+                self._at.pop((pool, replica), None)
+                for stage in self._stages.values():
                     _forget(stage, (pool, replica))
 
-    def _forget_seeds(self, pool: str) -> None:
-        for pools in [pools for pools in self._seeds if pool in pools]:
-            del self._seeds[pools]
+    def _forget_rosters(self, pool: str) -> None:
+        for stage in self._stages.values():
+            for pools in [pools for pools in stage.rosters if pool in pools]:
+                del stage.rosters[pools]
 
     def heard(self, pool: str, news: StageNews, now: float, *, delay_s: float = ON_ITS_WAY_S) -> None:
         """What a replica told; older than what is known, or of one that is gone, it is passed over. `delay_s`: how long it may have been on
@@ -146,14 +159,16 @@ class ReplicaTable:
         with self._lock:
             if pool in self._pools and news.replica not in self._pools[pool].members:
                 return
-            stage, key = self._stages.setdefault(news.stage, _Stage()), (pool, news.replica)
+            stage, key = self._stage(news.stage), (pool, news.replica)
             candidate = _candidate(stage, key)
             if candidate.news is not None and candidate.news.number >= news.number:
                 if candidate.news.number == news.number and not news.num_items and now - candidate.came_at <= STILL_SO_S:
                     candidate.heard_at = now  # it is still so; who has work, does it meanwhile
                 return
-            _index(stage, key, candidate.news.holds if candidate.news is not None else frozenset(), news.holds)
-            candidate.news, candidate.came_at = news, now
+            before, candidate.news, candidate.came_at = candidate.news, news, now
+            stage.holders.holds(candidate, before.holds if before is not None else (), news.holds)
+            if before is None and news.is_shared:
+                self._share(key, candidate)
             candidate.heard_at = max(candidate.heard_at, now - delay_s)
             candidate.changed()
             for sent in _told_of(stage.sent.get(key), news.replica, now - delay_s):
@@ -161,17 +176,30 @@ class ReplicaTable:
             if news.num_items and news.outstanding.steps > 0:
                 stage.usual = news.outstanding * (1 / news.num_items)
 
+    def _share(self, key: _Key, candidate: Candidate) -> None:
+        """With the other stages of its replica that compute on the same device."""
+        assert candidate.news is not None
+        here = self._at.setdefault(key, {})
+        here[candidate.news.stage] = candidate
+        for one in here.values():
+            one.others = tuple(other for other in here.values() if other is not one and _are_together(one, other))
+
+    def _stage(self, name: str) -> _Stage:
+        stage = self._stages.get(name)
+        if stage is None:
+            stage = self._stages[name] = _Stage()
+        return stage
+
     # ---- what was sent ----
 
     def sent(self, stage: str, pool: str, replica: str, work: Work | None, now: float, *, name: int | None = None) -> Sent:
         """On its way to this replica ("": the pool's router has yet to find one). To be ended with `ended`. What is being made there
         already is no more work."""
         with self._lock:
-            of = self._stages.setdefault(stage, _Stage())
-            making = of.making.get(name) if name is not None else None
-            work = NO_WORK if making is not None and making.key == (pool, replica) else work
+            of = self._stage(stage)
+            work = NO_WORK if name is not None and of.making.at(name) == (pool, replica) else work
             sent = Sent(stage, pool, replica, work if work is not None else of.usual or NO_WORK, now, name)
-            _join(of, sent)
+            of.making.join(name, pool, replica)
             of.open[id(sent)] = sent
             asleep = self._pools.get(pool)
             if asleep is not None and not replica and not asleep.members and asleep.asleep_at is None:
@@ -187,12 +215,12 @@ class ReplicaTable:
                 return
             if sent.counts:
                 self._uncount(of, sent)
-            _leave(of, sent)
+            of.making.leave(sent.name, sent.pool, sent.replica)
             was, waited_since = sent.replica, sent.at
             sent.replica, sent.at, sent.counts = replica, now, True
             if not was:
                 self._waits_no_more(sent.pool, waited_since)
-            _join(of, sent)
+            of.making.join(sent.name, sent.pool, replica)
             self._count(of, sent)
 
     def ended(self, sent: Sent) -> None:
@@ -200,7 +228,7 @@ class ReplicaTable:
         with self._lock:
             of = self._stages[sent.stage]
             if of.open.pop(id(sent), None) is not None:
-                _leave(of, sent)
+                of.making.leave(sent.name, sent.pool, sent.replica)
                 if not sent.replica:
                     self._waits_no_more(sent.pool, sent.at)
             if sent.counts:
@@ -259,82 +287,76 @@ class ReplicaTable:
     ) -> Ranked | None:
         """Over the replicas of these pools, but for those named, if there are others. None: there are none that anybody knows of."""
         with self._lock:
-            known = self._stages.setdefault(stage, _Stage())
-            candidates = self._candidates(known, tuple(pools), wanted, now)
+            known = self._stage(stage)
+            held, roster = known.holders.of(wanted.hints), self._roster(known, tuple(pools))
+            candidates = self._candidates(known, roster, held, wanted, now)
             if wanted.work is None and known.usual is not None:
                 wanted = replace(wanted, work=known.usual)
-            if making := [
-                one for one in candidates if self._is_made_at(known, one, wanted.name) and one.replica not in without
-            ]:
-                found = rank(wanted, making, now, self._draw, self._settings)
+            making = self._being_made(known, roster, wanted.name)
+            if making is not None and making.replica not in without:
+                found = rank(wanted, [making], held, now, self._draw, self._settings)
                 return replace(found, reasons=("it is being made there",)) if found is not None else None
             if without:
                 candidates = [one for one in candidates if one.replica not in without] or candidates
-            return rank(wanted, candidates, now, self._draw, self._settings)
+            return rank(wanted, candidates, held, now, self._draw, self._settings)
 
-    def _is_made_at(self, known: _Stage, one: Candidate, name: int | None) -> bool:
-        making = known.making.get(name) if name is not None else None
-        return making is not None and making.key == (one.pool, one.replica) and not one.is_full
+    def _being_made(self, known: _Stage, roster: _Roster, name: int | None) -> Candidate | None:
+        """Where that is, as long as there is room."""
+        key = known.making.at(name) if name is not None else None
+        one = known.known.get(key) if key is not None else None
+        return one if one is not None and one in roster.there and not one.is_full else None
 
-    def _candidates(self, known: _Stage, pools: tuple[str, ...], wanted: Wanted, now: float) -> list[Candidate]:
-        keys, seeds = self._all(pools)
-        if len(keys) > self._settings.max_candidates:
-            keys = self._some(known, pools, keys, seeds, wanted)
-        found = []
-        for key in keys:
-            pool, candidate = self._pools[key[0]], _candidate(known, key)
-            candidate.max_ongoing = pool.members[key[1]].max_ongoing
-            candidate.ongoing = pool.ongoing(key[1])
-            found.append(candidate)
-        return found + self._asleep(known, pools, now)
+    def _roster(self, known: _Stage, pools: tuple[str, ...]) -> _Roster:
+        roster = known.rosters.get(pools)
+        if roster is None:
+            there = {name: self._pools[name] for name in pools if name in self._pools}
+            candidates = []
+            for name, pool in there.items():
+                for replica in pool.members:
+                    candidate = _candidate(known, (name, replica))
+                    candidate.fills = partial(pool.is_full, replica)
+                    candidates.append(candidate)
+            if len(candidates) > self._settings.max_candidates:
+                candidates.sort(key=lambda one: self._draw())
+            owners = Owners([candidate.seed for candidate in candidates])
+            asleep = tuple(name for name, pool in there.items() if not pool.members)
+            roster = known.rosters[pools] = _Roster(candidates, frozenset(candidates), owners, asleep)
+        return roster
 
-    def _asleep(self, known: _Stage, pools: tuple[str, ...], now: float) -> list[Candidate]:
+    def _candidates(self, known: _Stage, roster: _Roster, held: Held, wanted: Wanted, now: float) -> Sequence[Candidate]:
+        found: Sequence[Candidate] = roster.candidates
+        if len(found) > self._settings.max_candidates:
+            found = self._some(known, roster, held, wanted)
+        return [*found, *self._asleep(known, roster, now)] if roster.asleep else found
+
+    def _asleep(self, known: _Stage, roster: _Roster, now: float) -> list[Candidate]:
         """Pools without replicas, as far as somebody has seen how long one takes to start; with all that waits for them. The longer one
         was waited for beyond that, the longer it is yet to take: it may never be woken."""
         found = []
-        for name in pools:
-            pool = self._pools.get(name)
-            if pool is not None and not pool.members and pool.starts_in_s is not None:
+        for name in roster.asleep:
+            pool = self._pools[name]
+            if pool.starts_in_s is not None:
                 waited_s = now - pool.asleep_at if pool.asleep_at is not None else 0.0
                 candidate = _candidate(known, (name, ""))
                 candidate.starts_in_s = max(pool.starts_in_s, waited_s)
-                candidate.changed()
                 found.append(candidate)
         return found
 
-    def _all(self, pools: tuple[str, ...]) -> tuple[list[_Key], NDArray[np.uint64]]:
-        if pools not in self._seeds:
-            keys = [(pool, replica) for pool in pools if pool in self._pools for replica in self._pools[pool].members]
-            self._seeds[pools] = keys, np.array([seed_of(replica) for _, replica in keys], np.uint64)
-        return self._seeds[pools]
-
-    def _some(
-        self, known: _Stage, pools: Collection[str], keys: Sequence[_Key], seeds: NDArray[np.uint64], wanted: Wanted
-    ) -> list[_Key]:
-        chosen = dict.fromkeys(self._holders(known, pools, wanted.hints))
+    def _some(self, known: _Stage, roster: _Roster, held: Held, wanted: Wanted) -> list[Candidate]:
+        everybody = roster.candidates
+        chosen = dict.fromkeys(islice((one for one in held.holders() if one in roster.there), MAX_HOLDERS))
         if wanted.name is not None:
-            making = known.making.get(wanted.name)
-            if making is not None and self._is_there(making.key, pools):
-                chosen[making.key] = None
-            chosen |= dict.fromkeys(keys[at] for at in owners(wanted.name, seeds, NUM_OWNERS))
+            if (making := self._being_made(known, roster, wanted.name)) is not None:
+                chosen[making] = None
+            for place in roster.owners.of(wanted.name, NUM_OWNERS):
+                chosen[everybody[place]] = None
         missing = max(1, self._settings.max_candidates - len(chosen))
-        chosen |= dict.fromkeys(keys[int(self._draw() * len(keys)) % len(keys)] for _ in range(missing))
+        while missing > 0:
+            begins, count = int(self._draw() * len(everybody)) % len(everybody), min(missing, NEIGHBOURS)
+            some = everybody[begins : begins + count]
+            chosen.update(dict.fromkeys(some + everybody[: count - len(some)]))
+            missing -= NEIGHBOURS
         return list(chosen)
-
-    def _holders(self, known: _Stage, pools: Collection[str], hints: Hints) -> list[_Key]:
-        """In these pools. Of the longest beginnings first."""
-        found: dict[_Key, None] = {}
-        for held in (*reversed(hints.chain), *hints.parts):
-            for key in known.holders.get(held, ()):
-                if self._is_there(key, pools):
-                    found[key] = None
-                if len(found) == MAX_HOLDERS:
-                    return list(found)
-        return list(found)
-
-    def _is_there(self, key: _Key, pools: Collection[str]) -> bool:
-        pool = self._pools.get(key[0]) if key[0] in pools else None
-        return pool is not None and key[1] in pool.members
 
 
 def _candidate(stage: _Stage, key: _Key) -> Candidate:
@@ -344,32 +366,8 @@ def _candidate(stage: _Stage, key: _Key) -> Candidate:
     return candidate
 
 
-def _index(stage: _Stage, key: _Key, before: frozenset[int], after: frozenset[int]) -> None:
-    for held in before - after:
-        holders = stage.holders[held]
-        holders.discard(key)
-        if not holders:
-            del stage.holders[held]
-    for held in after - before:
-        stage.holders.setdefault(held, set()).add(key)
-
-
-def _join(stage: _Stage, sent: Sent) -> None:
-    if sent.name is None or not sent.replica:
-        return
-    making = stage.making.get(sent.name)
-    if making is None:
-        stage.making[sent.name] = _Making((sent.pool, sent.replica))
-    elif making.key == (sent.pool, sent.replica):
-        making.waiting += 1
-
-
-def _leave(stage: _Stage, sent: Sent) -> None:
-    making = stage.making.get(sent.name) if sent.name is not None else None
-    if making is not None and making.key == (sent.pool, sent.replica):
-        making.waiting -= 1
-        if not making.waiting:
-            del stage.making[sent.name]  # type: ignore[arg-type]
+def _are_together(one: Candidate, other: Candidate) -> bool:
+    return one.news is not None and other.news is not None and one.news.device == other.news.device
 
 
 def _told_of(sent: deque[Sent] | None, replica: str, before: float) -> list[Sent]:
@@ -388,7 +386,7 @@ def _forget(stage: _Stage, key: _Key) -> None:
         if sent.replica == key[1]:
             sent.counts = False
     if candidate is not None and candidate.news is not None:
-        _index(stage, key, candidate.news.holds, frozenset())
+        stage.holders.holds(candidate, candidate.news.holds, ())
 
 
 @cache

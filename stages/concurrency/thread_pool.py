@@ -17,6 +17,7 @@ from functools import partial
 from typing import ParamSpec, TypeVar, cast
 
 from stages.contract.errors import Overloaded, Unavailable
+from stages.contract.wanted import wanted_while
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -53,7 +54,8 @@ class ThreadPool:
     async def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """What the function returns or raises; of its caller's context it knows the tenant alone. Raises `Overloaded` where
         `max_waiting` wait already, its turn has not come in time, or the system has no thread for it; `Unavailable` once it is closed.
-        Cancelled: what has not started never does; what has goes on unheeded, and its thread is taken until it ends."""
+        Cancelled: what has not started never does; what has is unwanted from then on (`stages/contract/wanted.py`), and takes its thread
+        until it looks."""
         if self._closed:
             raise self._ended()
         if self._num_running < self._threads:
@@ -62,10 +64,14 @@ class ThreadPool:
             await self._turn(TENANT.get())
             if self._closed:
                 raise self._ended()
-        future = self._begun(_called_for, TENANT.get(), function, *args, **kwargs)
+        given_up = threading.Event()
+        future = self._begun(_called_for, TENANT.get(), given_up, function, *args, **kwargs)
         loop = asyncio.get_running_loop()
         future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._next) if not loop.is_closed() else None)
-        return await asyncio.wrap_future(future)
+        try:
+            return await asyncio.wrap_future(future)
+        finally:
+            given_up.set()
 
     def __len__(self) -> int:
         """What waits or runs."""
@@ -214,8 +220,8 @@ class DaemonThreads:
                 del self._running[tenant]
 
 
-def _called_for(tenant: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-    with working_for(tenant):
+def _called_for(tenant: str, given_up: threading.Event, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    with working_for(tenant), wanted_while(lambda: not given_up.is_set()):
         return _called(function, *args, **kwargs)
 
 

@@ -10,6 +10,7 @@ average, over their number.
 
 import math
 from bisect import bisect_left
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 
@@ -34,12 +35,16 @@ class StepTimes:
 
     def seconds(self, amount: float) -> float:
         points = self.points
-        if amount <= points[0][0]:
-            return points[0][1]
-        if len(points) == 1:
-            return points[0][1] * amount / points[0][0] if points[0][0] > 0 else points[0][1]
-        at = bisect_left(points, (amount,), 1, len(points) - 1)
-        (lower, begins), (upper, ends) = points[at - 1], points[at]
+        lower, begins = points[0]
+        if amount <= lower:
+            return begins
+        if len(points) == 2:
+            upper, ends = points[1]
+        elif len(points) == 1:
+            return begins * amount / lower if lower > 0 else begins
+        else:
+            at = bisect_left(points, (amount,), 1, len(points) - 1)
+            (lower, begins), (upper, ends) = points[at - 1], points[at]
         return begins + (ends - begins) * (amount - lower) / (upper - lower) if ends > begins else begins
 
     def more_s(self, amount: float) -> float:
@@ -62,12 +67,19 @@ class Ahead:
 NOTHING_AHEAD = Ahead(0.0, 0.0, math.inf)
 
 
+def shared_s(alone_s: float, others_s: Iterable[float]) -> float:
+    """Until what takes `alone_s` of a device's time is done there, beside others that have so much left to do and get as large a share of
+    its time: until then each has had as much as it, or all that it wanted (processor sharing)."""
+    return alone_s + sum(min(alone_s, other_s) for other_s in others_s)
+
+
 @dataclass(frozen=True, slots=True)
 class Speed:
     """What one replica of a stage does on its device. `max_rows`, `max_amount`: of one step. `factor`: by how much longer than `step`
     says it was seen to take (also because the device is shared). `is_estimate`: by a datasheet, not by a measurement. `is_one_shot`: its
     batches run to their ends, and nobody joins meanwhile. `margin`: of twenty items nineteen took no longer than so many times what was
-    expected (1: nothing was seen)."""
+    expected (1: nothing was seen). `beside_s`: what every item takes beside that, however much is to be done: to be prepared, to be handed
+    over."""
 
     step: StepTimes
     max_rows: int
@@ -76,6 +88,7 @@ class Speed:
     is_estimate: bool = False
     is_one_shot: bool = False
     margin: float = 1.0
+    beside_s: float = 0.0
 
     def step_s(self, amount: float) -> float:
         return self.factor * self.step.seconds(amount)
@@ -104,15 +117,19 @@ class Speed:
 
     def after(self, work: Work, ahead: Ahead) -> float:
         """Until it is done."""
+        return self.done_s(work, ahead.waits_s, ahead.beside, ahead.lasts)
+
+    def done_s(self, work: Work, waits_s: float, beside: float, lasts: float) -> float:
+        """As `after`, of what an `Ahead` says."""
         steps = work.steps
         if steps <= 0:
-            return ahead.waits_s
-        own, beside = work.amount / steps, ahead.beside
-        if ahead.lasts < steps:
-            beside *= ahead.lasts / steps
-        if self.is_one_shot and beside and beside + own > self.max_amount:
-            return ahead.waits_s + self.factor * (self.step.seconds(beside) + self.step.seconds(own))
-        return ahead.waits_s + self.factor * steps * self.step.seconds(own + beside)
+            return waits_s
+        own = work.amount / steps
+        if lasts < steps:
+            beside *= lasts / steps
+        if beside and self.is_one_shot and beside + own > self.max_amount:
+            return waits_s + self.factor * (self.step.seconds(beside) + self.step.seconds(own))
+        return waits_s + self.factor * steps * self.step.seconds(own + beside)
 
     def finish_quantile_s(
         self, work: Work, outstanding: Work = NO_WORK, num_items: float = 0, quantile: float = MARGIN_QUANTILE

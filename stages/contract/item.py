@@ -70,8 +70,8 @@ class StageReceipt:
     batch_size: float = 0.0  # mean over the steps it took part in
     steps: int = 0
     cache: str = "off"
-    """Of a result: "off" | "miss" | "memory" | "redis" | "joined" (another request was already computing it). Of a row, where its
-    beginning comes from, the farthest: "off" | "miss" | "slots" (the stage holds it) | "memory" | "redis"."""
+    """Of a result: "off" | "miss" | "joined" (another request was already computing it) | the tier that had it ("memory", "redis"). Of a
+    row, where its beginning comes from, the farthest: "off" | "miss" | "slots" (the stage holds it) | a tier."""
     bytes_moved: int = 0
     cache_s: float = 0.0  # waited for pages of its beginning, before it was in the queue
     ago_s: float = 0.0  # how long before it was handed on it ended, by the clock of whoever handed it on
@@ -145,24 +145,24 @@ class StageMetrics:
     step_taken_seconds_total and step_error_seconds_total (of steps and batches: what the cost model said, what they took, and by how
     much the two differed), finish_expected_seconds_total, finish_taken_seconds_total and finish_error_seconds_total (the same of
     items, from submission to their ends),
-    cache_hits_memory_total, cache_hits_redis_total, cache_misses_total, cache_joined_total, cache_waits_total and
+    cache_hits_TIER_total (of each tier that the cache has), cache_misses_total, cache_joined_total, cache_waits_total and
     cache_wait_seconds_total (for another process that was making the same).
 
     Of the caches of a process, told with its first stage; CACHE is "cache" (results) or "pages" (where rows begin), TIER "memory" or
     "redis", KIND what the values are ("vision_features"):
     CACHE_evictions_total and CACHE_memory_bytes (of memory), CACHE_errors_total, CACHE_corrupt_total (values that did not check),
-    CACHE_redis_down (1: it doesn't answer, and is left alone for now), CACHE_redis_opened_total (how often that began),
+    CACHE_TIER_down (of a far tier; 1: it doesn't answer, and is left alone for now), CACHE_TIER_opened_total (how often that began),
     CACHE_TIER_KIND_hits_total, ..._misses_total, ..._puts_total, ..._put_bytes_total, ..._dropped_total, ..._corrupt_total.
 
     Of a stage whose rows begin where others left off, with pages remembered:
-    page_hits_slots_total, page_hits_memory_total, page_hits_redis_total, page_misses_total (of the pages that newcomers' beginnings
-    have: where they were, and how many had to be computed), page_bytes_fetched_total (from Redis),
+    page_hits_slots_total, page_hits_TIER_total, page_misses_total (of the pages that newcomers' beginnings
+    have: where they were, and how many had to be computed), page_bytes_fetched_total (from far tiers),
     page_fetches_chosen_total, page_fetches_declined_total (computing is expected to be faster), page_fetches_refused_total (too much
     waited or was held already), page_fetches_failed_total (nothing came of it, or the cache didn't answer),
     page_wait_seconds_total (of items, for where pages are and for pages), page_fetch_seconds_total (of it, for pages),
     page_fetch_error_seconds_total (by how much that differed from what was expected, where anything was),
-    page_bytes_in_flight (of pages that items hold which have not started), page_compute_seconds, page_fetch_memory_seconds and
-    page_fetch_redis_seconds (what a page is expected to take; 0: nobody knows), pages_exported_total and page_bytes_exported_total
+    page_bytes_in_flight (of pages that items hold which have not started), page_compute_seconds and page_fetch_TIER_seconds
+    (what a page is expected to take; 0: nobody knows), pages_exported_total and page_bytes_exported_total
     (handed to the cache), pages_dropped_total (came faster than they could be written), page_bytes_writing (that wait for it),
     page_failures_total (how often the stage failed over pages; no request did)"""
 

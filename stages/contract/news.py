@@ -18,7 +18,8 @@ class StageNews:
     `num_items` that wait or run (not of those that wait for inputs). `failing`: which part of its latest items it failed by its own
     fault, 0 to 1. `holds`: hints (`hint`) of names whose results are at hand there, the latest ones only. `arrived`, `num_arrived`,
     `num_left`: what has come to the engine since it started, and how many have left it. `number`: later news of the same replica has a
-    higher one."""
+    higher one. `is_shared`: its device's time is also the other stages' of this replica that compute on the same one; `speed` is then as it
+    would be alone."""
 
     stage: str
     replica: str
@@ -33,19 +34,29 @@ class StageNews:
     num_arrived: int = 0
     num_left: int = 0
     number: int = 0
+    is_shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Hints:
     """What of an item may be at hand somewhere, by hints. `chain`: of its beginnings, the shortest first; the longest that is held counts
-    for all of them, and each saves `each` more. A result that has a name is a chain of one, which saves all its work. `parts`: of results
-    of other stages that it needs; `part_s`: what having one saves. `unit`: of what `each` counts, for people."""
+    for all of them. It saves `each` as many times as `lengths` says of it (empty: 1, 2, 3 and so on). A result that has a name is a chain
+    of one, which saves all its work. `parts`: of results of other stages that it needs; `part_s`: what having one saves. For people, `each`
+    is `each_units` (None: its amount) of a `unit`. `is_kept_by_name`: they are hints of names of pages, of which replicas tell those that
+    they have; else of beginnings whose stage holds them once it has begun."""
 
     chain: tuple[int, ...] = ()
     each: Work = NO_WORK
     parts: tuple[int, ...] = ()
     part_s: float = 0.0
     unit: str = ""
+    lengths: tuple[int, ...] = ()
+    each_units: float | None = None
+    is_kept_by_name: bool = False
+
+    def length(self, place: int) -> int:
+        """How many times `each` that beginning saves."""
+        return self.lengths[place] if self.lengths else place + 1
 
 
 NO_HINTS = Hints()

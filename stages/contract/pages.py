@@ -34,11 +34,13 @@ class PageRun:
 
 @dataclass(frozen=True, slots=True)
 class MadePage:
-    """A page that is to be remembered: on the host, and nobody changes it any more. `salt`: of whoever it was made for."""
+    """A page that is to be remembered: on the host, and nobody changes it any more. `salt`: of whoever it was made for. `before`: the names
+    of the pages, in order, without which it is of no use."""
 
     name: str
     salt: str = field(repr=False)
     value: Result
+    before: tuple[str, ...] = ()
 
 
 @runtime_checkable

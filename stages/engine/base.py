@@ -27,6 +27,7 @@ from stages.contract.stage import Resident, Share
 from stages.contract.wanted import wanted_while
 from stages.device.cores import CoreLease
 from stages.device.device_name import device_name
+from stages.device.shared_device import DeviceShare, SharedDevice
 from stages.engine.delivery import Deliver, deliver_here
 from stages.engine.device_faults import DeviceFaults
 from stages.engine.health import MAX_STEP_S
@@ -58,7 +59,8 @@ class PreparingStage(Protocol[P_contra, Q_co]):
 
 class EngineOptions(TypedDict, total=False):
     """What both kinds of engine may be told beside their name and bounds. `cores`: its part of the machine's, where it computes on
-    the CPU; the engine closes it. `measured`: how fast its device is, by a profile, or by an estimate (None: it learns that)."""
+    the CPU; the engine closes it. `measured`: how fast its device is, by a profile, or by an estimate (None: it learns that). `share`: of a
+    device that other stages compute on, too."""
 
     replica: str
     dtype: str
@@ -68,6 +70,7 @@ class EngineOptions(TypedDict, total=False):
     prepare_threads: int
     max_step_s: float
     measured: MeasuredSteps | None
+    share: DeviceShare | None
 
 
 class SubmittedItem:
@@ -112,9 +115,12 @@ class BaseEngine(ABC, Generic[P, Q]):
         prepare_threads: int = 2,
         max_step_s: float = MAX_STEP_S,
         measured: MeasuredSteps | None = None,
+        share: DeviceShare | None = None,
     ) -> None:
         """Starts no thread yet: `_thread` is to be started once the engine is complete."""
         self._preparer, self._cores = stage, cores
+        self._share = share if share is not None else SharedDevice().share()
+        self._share.is_of(self.load)
         scheduler.speed.begin_with(measured)
         self._in_flight = InFlight(
             EngineIdentity(name, stage.device, replica, dtype, device_name(stage.device)), scheduler, deliver, clock
@@ -165,10 +171,10 @@ class BaseEngine(ABC, Generic[P, Q]):
 
     def submit(self, item: Item[P], inputs: Inputs, receiver: Receiver) -> Handle:
         try:
-            cost = self._checked_cost(item.payload)
+            cost, others_s = self._checked_cost(item.payload), self._share.others_s()
             with self._in_flight.lock:
                 self._refuse_if_ended()
-                work = self._in_flight.accept(item, inputs, receiver, cost)
+                work = self._in_flight.accept(item, inputs, receiver, cost, others_s)
                 self._prepare_soon(work)
             if work.settled:
                 self._in_flight.flush()

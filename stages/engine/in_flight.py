@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from stages.contract.cost import shared_s
 from stages.contract.engine import EngineIdentity, Load, Receiver
 from stages.contract.errors import DeadlineExceeded, Overloaded, StageFailed, TriptychError
 from stages.contract.item import Item
@@ -54,8 +55,9 @@ class InFlight:
     def now(self) -> float:
         return self._clock.monotonic()
 
-    def accept(self, item: Item[Any], inputs: Inputs, receiver: Receiver, cost: float) -> Work:
-        """Queues it, to be prepared. Raises `QueueFull`, `DeadlineExceeded`, or `ValueError` for an impossible cost."""
+    def accept(self, item: Item[Any], inputs: Inputs, receiver: Receiver, cost: float, others_s: Sequence[float] = ()) -> Work:
+        """Queues it, to be prepared. `others_s`: what other stages have yet to do on the device. Raises `QueueFull`, `DeadlineExceeded`, or
+        `ValueError` for an impossible cost."""
         now = self.now()
         work = Work(
             f"{item.id}#{next(self._serial)}", item, receiver, now, self._clock.to_monotonic(item.deadline), inputs, cost
@@ -64,7 +66,7 @@ class InFlight:
             self.counters.expired_total += 1
             raise self.too_late(work)
         foreseen = self.scheduler.speed.foreseen(cost, item.work)
-        self._expect(work, foreseen, now)
+        self._expect(work, foreseen, others_s, now)
         try:
             self.scheduler.add(
                 Entry(
@@ -89,11 +91,11 @@ class InFlight:
         self._live[work.id] = work
         return work
 
-    def _expect(self, work: Work, foreseen: Amount, now: float) -> None:
+    def _expect(self, work: Work, foreseen: Amount, others_s: Sequence[float], now: float) -> None:
         load = self.scheduler.load(now)
         work.found_nothing = not load.num_items
         if load.speed is not None:
-            work.expected_s = load.speed.finish_s(foreseen, load.outstanding, load.num_items)
+            work.expected_s = shared_s(load.speed.finish_s(foreseen, load.outstanding, load.num_items), others_s)
 
     def _learn(self, work: Work) -> None:
         """From how long it took."""

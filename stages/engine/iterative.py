@@ -81,11 +81,13 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
         batch = self._schedule()
         if batch.entries:
             began = self._in_flight.now()
+            self._share.begin(began)
             stepped = self._step([entry.work for entry in batch.entries], began)
+            device_s = self._share.end(self._in_flight.now())
             if isinstance(stepped, OutOfMemory):
-                self._row_faults.did_not_fit(batch, self._in_flight.now() - began)
+                self._row_faults.did_not_fit(batch, device_s)
             else:
-                self._tell(batch, stepped, began)
+                self._tell(batch, stepped, began, device_s)
         self._in_flight.flush()  # before rows are freed: what was said shouldn't wait for that
         self._rows.let_go()
         if self._paging is not None:
@@ -156,8 +158,9 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
     def _translated(self, one: Stepped, work: Work) -> Stepped:
         return one if one.error is None else replace(one, error=as_stage_error(self.identity.stage, one.error, work.item.id))
 
-    def _tell(self, batch: Batch[Work], stepped: Sequence[Stepped], began: float) -> None:
-        """Events and endings, to whoever is still there; and what the others need of their next step, to the scheduler."""
+    def _tell(self, batch: Batch[Work], stepped: Sequence[Stepped], began: float, device_s: float) -> None:
+        """Events and endings, to whoever is still there; and what the others need of their next step, to the scheduler. `device_s`: that
+        the step had of the device."""
         seconds = self._in_flight.now() - began
         works = [entry.work for entry in batch.entries]
         went_well = self._row_faults.went_well(batch, stepped)
@@ -172,7 +175,7 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
             worked = {work.id: one.work for work, one in zip(works, stepped, strict=True) if one.work is not None}
             done = {work.id for work in works} - shares.keys()
             ids = [work.id for work in works]
-            did = self._scheduler.complete(ids, seconds, done=done, shares=shares, worked=worked, went_well=went_well)
+            did = self._scheduler.complete(ids, device_s, done=done, shares=shares, worked=worked, went_well=went_well)
             for work, one, share in zip(works, stepped, shared, strict=True):
                 self._in_flight.tell(work, one.events)
                 if isinstance(share, TriptychError):

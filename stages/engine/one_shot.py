@@ -58,6 +58,7 @@ class OneShotEngine(BaseEngine[P, Q], Generic[P, Q, V]):
         began = self._in_flight.now()
         batch = self._schedule()
         parts, num_runs, went_well = BatchParts(batch.entries, self._in_flight, self._faults), 0, False
+        self._share.begin(began)
         while part := parts.following():  # all of it, unless that fails
             self._in_flight.flush()  # what the parts before it gave
             num_runs += 1
@@ -67,8 +68,9 @@ class OneShotEngine(BaseEngine[P, Q], Generic[P, Q, V]):
                 parts.failed(part, results)
             elif (good := parts.went_well(part, results)) is not None:
                 self._good, went_well = good.prepared, True
+        seconds = self._share.end(self._in_flight.now())
         if batch.entries:
-            self._complete(batch, self._in_flight.now() - began, went_well=went_well and num_runs == 1)
+            self._complete(batch, seconds, went_well=went_well and num_runs == 1)
         self._in_flight.flush()  # only now: whoever gets an answer is told what is left to do here, and its own item is not
 
     def _run(self, works: Sequence[Work]) -> Sequence[V] | TriptychError:

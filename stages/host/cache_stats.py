@@ -5,14 +5,42 @@ Asking a far tier is no work for the event loop: it is asked aside, and its last
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from cache.tier import TierStats
 from cache.tiered import MEMORY, TieredCache
 from stages.contract.errors import Overloaded
 from stages.host.cache_threads import CacheThreads
+
+
+@dataclass(slots=True)
+class CacheCounters:
+    """Of one stage's results, as far as this process answered for them: what it asked of another process is counted there. `hits`: by
+    tier; `waits`: for another process that was making the same."""
+
+    hits: dict[str, int]
+    misses: int = 0
+    joined: int = 0
+    waits: int = 0
+    wait_s: float = 0.0
+
+    @classmethod
+    def of(cls, tiers: Iterable[str]) -> "CacheCounters":
+        return cls(dict.fromkeys(tiers, 0))
+
+    def waited(self, seconds: float) -> None:
+        self.waits += 1
+        self.wait_s += seconds
+
+    def as_metrics(self) -> dict[str, float]:
+        return {f"cache_hits_{tier}_total": float(count) for tier, count in self.hits.items()} | {
+            "cache_misses_total": float(self.misses),
+            "cache_joined_total": float(self.joined),
+            "cache_waits_total": float(self.waits),
+            "cache_wait_seconds_total": self.wait_s,
+        }
 
 
 class CacheStats:

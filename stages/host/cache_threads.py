@@ -39,6 +39,11 @@ class CacheThreads:
         self._writing = ThreadPool(f"writing {what}", threads=1, max_waiting=MAX_WAITING)
         self._writing_bytes = 0
 
+    @property
+    def tier_names(self) -> tuple[str, ...]:
+        """From the first looked in to the last."""
+        return self._cache.tier_names
+
     async def get_many(self, keys: Sequence[str], label: Label = UNLABELLED) -> Mapping[str, Found]:
         if not self._cache.is_far:
             return self._cache.get_many(keys, label)
@@ -67,6 +72,11 @@ class CacheThreads:
             with suppress(Overloaded):
                 return near | await self._asking.run(self._cache.where, far)
         return near
+
+    def used(self, keys: Sequence[str]) -> None:
+        """These were used by whoever holds them himself: what of them is in memory is not to be forgotten before what was used longer
+        ago, nor its beginning before its end."""
+        self._near.where(keys)
 
     def get_near(self, keys: Sequence[str], label: Label = UNLABELLED) -> Mapping[str, Found]:
         """From memory alone, at once."""

@@ -8,7 +8,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, TypeGuard
 
 from cache.tiered import TieredCache
@@ -22,13 +22,15 @@ from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.news import StageNews
 from stages.contract.recipe import Recipe
 from stages.contract.stage import IterativeStage, OneShotStage
-from stages.device.cores import SharedCores
+from stages.device.cores import SharedCores, available_cores
+from stages.device.shared_device import DeviceShare, SharedDevice
 from stages.engine.base import EngineOptions
 from stages.engine.delivery import LoopDelivery
 from stages.engine.health import MAX_STEP_S
 from stages.engine.iterative import IterativeEngine
 from stages.engine.one_shot import OneShotEngine
 from stages.engine.scheduling.learned_speed import MeasuredSteps
+from stages.host.at_hand import AtHand
 from stages.host.cache_stats import CacheStats, counters_of
 from stages.host.cache_threads import CacheThreads
 from stages.host.deadlines import at_deadline
@@ -76,6 +78,9 @@ class StageHost:
         self._contents: dict[str, Contents] = {}
         self._elsewhere = elsewhere
         self._resolver = Resolver(self._cache, self._cache_threads, replica)
+        self._at_hand = AtHand(self._makers, self._cache, pages)
+        self._devices: dict[str, SharedDevice] = {}
+        self._shares: dict[str, DeviceShare] = {}
         self._closed = False
 
     def add(
@@ -98,6 +103,7 @@ class StageHost:
         if not (_is_iterative(stage) or _is_one_shot(stage)):
             raise ConfigurationError(f"stage {name!r}: {type(stage).__name__} has neither run nor step")
         shared = self._cores if stage.device == "cpu" else None
+        share = self._shares[name] = self._device(stage.device).share()
         options = EngineOptions(
             replica=self._replica,
             dtype=dtype,
@@ -105,6 +111,7 @@ class StageHost:
             cores=shared.lease(self._torch_threads) if shared is not None else None,
             max_step_s=max_step_s,
             measured=measured,
+            share=share,
         )
         engine: Engine[Any]
         if _is_iterative(stage):
@@ -112,6 +119,13 @@ class StageHost:
         elif _is_one_shot(stage):
             engine = OneShotEngine(stage, name=name, batch=batch, queue=queue, **options)
         self.add_engine(engine, max_waiting=queue.max_items, contents=contents)
+
+    def _device(self, name: str) -> SharedDevice:
+        """On a CPU as many stages compute at their full speed as have cores of their own."""
+        if name not in self._devices:
+            num_cores = self._cores.num_cores if self._cores is not None else available_cores()
+            self._devices[name] = SharedDevice(num_cores / self._torch_threads if name == "cpu" else 1.0)
+        return self._devices[name]
 
     def add_engine(
         self, engine: Engine[Any], *, max_waiting: int = QueueLimits().max_items, contents: Contents | None = None
@@ -123,7 +137,9 @@ class StageHost:
         origin = Origin.of(engine.identity, contents.whole if contents is not None else "")
         hosted = HostedEngine(engine, self._resolve, max_waiting, self._pages_of(engine, origin))
         self._hosted[name] = hosted
-        self._telling[name] = Telling(engine, self._replica, remembers=bool(self._cache.tier_names))
+        self._telling[name] = Telling(engine, self._replica, self._at_hand)
+        if hosted.pages is not None:
+            hosted.pages.tell(self._telling[name].kept)
         if contents is not None:
             self._contents[name] = contents
         if engine.result_type is not None:
@@ -176,7 +192,7 @@ class StageHost:
                 due = now() + item.pace_s
                 if not has_begun:
                     has_begun = True
-                    telling.began(item)
+                    telling.began(item, time.monotonic())
                 if isinstance(events[-1], StreamEnd):
                     telling.ended(item, time.monotonic())
                 yield events
@@ -218,7 +234,7 @@ class StageHost:
 
     def activity(self) -> object:
         """Another one whenever a stage has done anything. Asks no far tier."""
-        counters = {name: replace(counters) for name, counters in self._resolver.counters.items()}
+        counters = {name: counters.as_metrics() for name, counters in self._resolver.counters.items()}
         return [hosted.metrics() for hosted in self._hosted.values()], counters
 
     def load(self) -> Mapping[str, Load]:
@@ -228,7 +244,19 @@ class StageHost:
     def news(self) -> tuple[StageNews, ...]:
         """What every stage tells whoever routes to it. To be called on the event loop."""
         now = time.monotonic()
-        return tuple(_counted(telling.news(now), self._hosted[name]) for name, telling in self._telling.items())
+        return tuple(self._counted(telling.news(now), name) for name, telling in self._telling.items())
+
+    def _counted(self, news: StageNews, name: str) -> StageNews:
+        """With what came to the engine, and left it, and whether it has its device to itself."""
+        hosted, share = self._hosted[name], self._shares.get(name)
+        num_left = max(0, hosted.num_arrived - news.num_items)
+        return replace(
+            news,
+            arrived=hosted.arrived,
+            num_arrived=hosted.num_arrived,
+            num_left=num_left,
+            is_shared=share is not None and share.is_shared,
+        )
 
     def residency(self) -> Mapping[str, Collection[str]]:
         """Names of the results that every stage holds in a form that spares it being given them, by the stage's name."""
@@ -323,7 +351,7 @@ class StageHost:
             )
 
     def _cache_counters(self, stage: str) -> dict[str, float]:
-        return asdict(self._resolver.counters_of(stage)) if stage in self._makers else {}
+        return self._resolver.counters_of(stage).as_metrics() if stage in self._makers else {}
 
     def _shared_cache_counters(self) -> dict[str, float]:
         told: dict[str, float] = {}
@@ -338,9 +366,3 @@ def _is_iterative(stage: object) -> TypeGuard[IterativeStage[Any, Any, Any]]:
 
 def _is_one_shot(stage: object) -> TypeGuard[OneShotStage[Any, Any, Any]]:
     return callable(getattr(stage, "run", None))
-
-
-def _counted(news: StageNews, hosted: HostedEngine) -> StageNews:
-    """With what came to the engine, and left it."""
-    num_left = max(0, hosted.num_arrived - news.num_items)
-    return replace(news, arrived=hosted.arrived, num_arrived=hosted.num_arrived, num_left=num_left)

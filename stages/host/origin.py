@@ -7,6 +7,7 @@ and may for a while, where a model is being replaced, think of other weights. Pu
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 
 from cache.keys import name as named
@@ -29,6 +30,7 @@ class Origin:
         return cls(key, identity.device, identity.dtype)
 
 
+@lru_cache(maxsize=8192)
 def remembered_as(name: str, origin: str) -> str:
     """The key in the cache of a result; `name`: what pipelines call it; `origin`: the key of who makes it."""
     return named("made_by", origin=origin, result=name)

@@ -30,6 +30,7 @@ from stages.concurrency.thread_pool import TENANT
 from stages.contract.errors import Cancelled, DeadlineExceeded, TriptychError
 from stages.contract.item import Item, Reply, StageReceipt
 from stages.engine.work import as_stage_error
+from stages.host.cache_stats import CacheCounters
 from stages.host.cache_threads import CacheThreads
 from stages.host.claiming import Claiming, patience_s
 from stages.host.deadlines import at_deadline, remaining_s
@@ -38,23 +39,6 @@ from stages.host.origin import Origin, remembered_as
 from stages.host.single_flight import Flight
 
 RECENT = 0.2  # how much the last result counts for how long one usually takes
-
-
-@dataclass(slots=True)
-class CacheCounters:
-    """Of one stage's results, as far as this process answered for them: what it asked of another process is counted there. `waits`: for
-    another process that was making the same."""
-
-    cache_hits_memory_total: int = 0
-    cache_hits_redis_total: int = 0
-    cache_misses_total: int = 0
-    cache_joined_total: int = 0
-    cache_waits_total: int = 0
-    cache_wait_seconds_total: float = 0.0
-
-    def waited(self, seconds: float) -> None:
-        self.cache_waits_total += 1
-        self.cache_wait_seconds_total += seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +65,7 @@ class Resolver:
         return self._counters
 
     def counters_of(self, stage: str) -> CacheCounters:
-        return self._counters.setdefault(stage, CacheCounters())
+        return self._counters.setdefault(stage, CacheCounters.of(self._cache.tier_names))
 
     async def result(self, item: Item[Any], maker: Maker) -> Reply[Any]:
         """Cancelling the task withdraws the item. Raises any `TriptychError`."""
@@ -201,7 +185,7 @@ class Resolver:
     def _as_made(self, reply: Reply[Any], maker: Maker) -> Reply[Any]:
         if not (maker.is_here and self._remembers):
             return reply
-        self.counters_of(maker.stage).cache_misses_total += 1
+        self.counters_of(maker.stage).misses += 1
         moved = reply.value.num_bytes if self._is_far else 0
         return replace(reply, receipt=replace(reply.receipt, cache="miss", bytes_moved=moved))
 
@@ -227,25 +211,21 @@ class Resolver:
         return None
 
     def _from_cache(self, result: Any, found: Found, origin: Origin, maker: Maker) -> Reply[Any]:
-        """Bytes move from Redis only; what is in memory is where it is needed."""
-        near, counters = found.tier == MEMORY, self.counters_of(maker.stage)
-        if near:
-            counters.cache_hits_memory_total += 1
-        else:
-            counters.cache_hits_redis_total += 1
+        """Bytes move from far tiers only; what is in memory is where it is needed."""
+        self.counters_of(maker.stage).hits[found.tier] += 1
         receipt = StageReceipt(
             maker.stage,
             self._replica,
             origin.device,
             origin.dtype,
             cache=found.tier,
-            bytes_moved=0 if near else found.bytes,
+            bytes_moved=0 if found.tier == MEMORY else found.bytes,
         )
         return Reply(result, receipt, origin=origin.key)
 
     def _as_joined(self, reply: Reply[Any], maker: Maker) -> Reply[Any]:
         """The device's time and the bytes are on the receipt of whoever began it; here they would be counted twice."""
-        self.counters_of(maker.stage).cache_joined_total += 1
+        self.counters_of(maker.stage).joined += 1
         return replace(reply, receipt=_joined(reply.receipt), inputs=tuple(map(_joined, reply.inputs)))
 
 

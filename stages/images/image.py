@@ -3,8 +3,8 @@
 Decides which formats are images, that nothing is decoded before its size is known to be within the limits and there is room for its
 pixels in this process, and what RGB means for images with an orientation, transparency, 16 bits or CMYK. Knows no HTTP and no model.
 Everything here is CPU work (milliseconds to a second): keep it off event loops. Work that nobody waits for any more stops between
-blocks of the file and bands of the image (`stages/contract/wanted.py`); what can't be stopped is one call of a codec, at most one
-pass over the image.
+blocks of the file, of about a million pixels each, and bands of the image (`stages/contract/wanted.py`). What can't be stopped is one
+call of a codec that takes the file as a whole (WebP), or paints once it has read all of it (progressive JPEG).
 """
 
 import io
@@ -30,6 +30,8 @@ OutputFormat = Literal["png", "jpeg", "webp"]
 MAX_PROPORTION = 200
 """Of the longer side to the shorter one. Models scale an image by its shorter side: a line of pixels would become gigabytes."""
 _BAND_PIXELS = 1 << 20
+_BLOCK_BYTES = range(1 << 10, 1 << 16)
+"""Of a file, read at a time. A block of Pillow's own size holds all of a large image that is easily compressed."""
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -163,7 +165,13 @@ def _opened(essence: Essence, header: Header, max_pixels: int, param: str) -> It
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # as all others; of its own it takes every core
     with Image.open(_WatchedFile(essence.data), formats=[header.format.value]) as image:
         _check_size(*image.size, max_pixels, param)
+        image.decodermaxblock = _block_bytes(len(essence.data), image.width * image.height)
         yield image
+
+
+def _block_bytes(num_bytes: int, pixels: int) -> int:
+    """As many of the file's bytes as hold about a band of its pixels."""
+    return min(max(num_bytes * _BAND_PIXELS // pixels, _BLOCK_BYTES.start), _BLOCK_BYTES.stop)
 
 
 @contextmanager

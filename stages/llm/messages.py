@@ -61,8 +61,8 @@ class Sampling:
     as fit. temperature 0 is greedy. `logprobs` None: none; n: the n likeliest beside the chosen one; `prompt_logprobs`: the same of the
     prompt's own tokens, of which then none is spared. `top_k` 0, `min_p` 0 and `repetition_penalty` 1 do nothing. `constraint` None:
     anything may be said. `min_tokens`: before so many nothing ends the answer, unless `constraint` leaves it nothing else to say;
-    `ignore_eos`: the model's own end tokens don't; `stop_token_ids` do too. `include_stop`: what ended it is shown. Tokens that are
-    special have no text, but for `shown_tokens`, and all where `skip_special` is false."""
+    `ignore_eos`: the model's own end tokens don't; `stop_token_ids` do too. `include_stop_str_in_output`: what ended it is shown. Special
+    tokens have no text, but for `shown_tokens`, and all where `skip_special_tokens` is false."""
 
     max_tokens: Annotated[int, Ge(0)]
     temperature: Temperature = 1.0
@@ -81,8 +81,8 @@ class Sampling:
     min_tokens: Annotated[int, Ge(0)] = 0
     ignore_eos: bool = False
     stop_token_ids: tuple[int, ...] = ()
-    include_stop: bool = False
-    skip_special: bool = True
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
     shown_tokens: tuple[int, ...] = ()
 
 

@@ -94,7 +94,8 @@ class Paging:
         if self._table.naming.three_positions and None in beginning:
             return ()
         grids = _as_array([grid for grid in beginning if grid is not None])
-        return (MadePage(page.name, contents.salt, self._pages.read(page.slot, page.number, grids)),)
+        before = tuple(contents.chain[1 : page.number + 1])
+        return (MadePage(page.name, contents.salt, self._pages.read(page.slot, page.number, grids), before),)
 
 
 def _as_array(grids: Sequence[tuple[int, int, int]]) -> NDArray[np.int64] | None:

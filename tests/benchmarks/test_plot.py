@@ -1,4 +1,4 @@
-"""Pictures of what was measured."""
+"""Charts of what was measured."""
 
 import xml.etree.ElementTree as ET
 
@@ -8,8 +8,8 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def test_lines_share_their_axes_and_rise_with_their_values() -> None:
-    picture = svg([Lines("a < b", "x", "y", [Line("low", [(0, 1), (2, 1)]), Line("high", [(0, 2), (2, 4.5)])])])
-    root = ET.fromstring(picture)
+    chart = svg([Lines("a < b", "x", "y", [Line("low", [(0, 1), (2, 1)]), Line("high", [(0, 2), (2, 4.5)])])])
+    root = ET.fromstring(chart)
     low, high = (path for path in root.iter(f"{SVG}path") if path.get("fill") == "none")
     ends = [[float(part) for part in str(path.get("d")).split("L")[-1].split()] for path in (low, high)]
     assert ends[0][0] == ends[1][0]

@@ -89,8 +89,8 @@ def test_speeds_are_compared_within_a_turn() -> None:
     assert [row["to_forgetting"] for row in report.rows] == [None, 3.0, None, 0.5]
 
 
-def test_a_picture_is_sound_xml_and_its_bars_are_to_scale() -> None:
-    picture = svg([Panel("a < b", [Bar("one & two", 1.0, "1.0", is_reference=True), Bar("half", 0.5, "0.5")])])
-    drawn = [node for node in ET.fromstring(picture).iter() if node.tag.endswith("rect")]
+def test_a_chart_is_sound_xml_and_its_bars_are_to_scale() -> None:
+    chart = svg([Panel("a < b", [Bar("one & two", 1.0, "1.0", is_reference=True), Bar("half", 0.5, "0.5")])])
+    drawn = [node for node in ET.fromstring(chart).iter() if node.tag.endswith("rect")]
     widths = [float(node.attrib["width"]) for node in drawn[1:]]
     assert widths[1] == pytest.approx(widths[0] / 2, abs=0.1)

@@ -16,11 +16,29 @@ ENTRY = 1000 + ENTRY_BYTES
 
 def test_the_least_recently_used_is_forgotten_first() -> None:
     tier = MemoryTier(3 * ENTRY)
-    tier.put_many({key: {"x": floats(1000)} for key in "abc"})
+    for key in "abc":
+        tier.put_many({key: {"x": floats(1000)}})
     tier.get_many(["a"])
     tier.put_many({"d": {"x": floats(1000)}})
     assert set(tier.get_many(list("abcd"))) == {"a", "c", "d"}
     assert tier.stats().evictions == 1
+
+
+@pytest.mark.parametrize("how", ["put", "got", "asked about"])
+def test_of_what_is_used_together_the_end_is_forgotten_before_the_beginning(how: str) -> None:
+    tier = MemoryTier(4 * ENTRY)
+    for key in "abcd" if how != "put" else ():
+        tier.put_many({key: {"x": floats(1000)}})
+    if how == "put":
+        tier.put_many({key: {"x": floats(1000)} for key in "abcd"})
+    elif how == "got":
+        tier.get_many(list("abcd"))
+    else:
+        tier.holds(list("abcd"))
+    for number, left in enumerate(("abc", "ab", "a")):
+        tier.put_many({f"new {number}": {"x": floats(1000)}})
+        assert set(tier.get_many(["nothing", *"abcd"])) == set(left)
+        tier.get_many([f"new {new}" for new in range(number + 1)])
 
 
 def test_a_value_bigger_than_the_capacity_is_not_stored_and_forgets_nothing() -> None:

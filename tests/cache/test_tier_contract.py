@@ -1,4 +1,4 @@
-"""What every tier promises (`cache/tier.py`), asked of memory, of Redis on a unix socket, and of Redis over TCP."""
+"""What every tier promises (`cache/tier.py`), asked of memory, of Redis on a unix socket and over TCP, and of one that only tests know."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -15,6 +15,7 @@ from cache.memory import MemoryTier
 from cache.redis.embedded import EmbeddedRedis
 from cache.redis.redis_tier import RedisTier
 from cache.tier import UNLABELLED, Label, Tier
+from tests.cache.folder_tier import FolderTier
 from tests.cache.redis_server import RedisServer
 from tests.cache.values import floats, same, values
 
@@ -39,6 +40,7 @@ MAKERS: dict[str, Callable[[pytest.FixtureRequest], Tier]] = {
     "memory": lambda request: MemoryTier(64 * MiB),
     "redis over unix": lambda request: RedisTier(request.getfixturevalue("embedded_url"), namespace=request.node.name),
     "redis over tcp": lambda request: RedisTier(request.getfixturevalue("tcp_url"), namespace=request.node.name),
+    "a folder": lambda request: FolderTier(request.getfixturevalue("tmp_path")),
 }
 
 

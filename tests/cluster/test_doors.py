@@ -98,9 +98,12 @@ def deployed(config: dict[str, Any]) -> str:
     from ray.serve.context import _get_global_client
     from ray.serve.schema import ServeDeploySchema
 
+    from pipelines.cluster import serve_status
+
     _get_global_client().deploy_apps(ServeDeploySchema.model_validate(config))
     settled = ("RUNNING", "DEPLOY_FAILED", "UNHEALTHY")
     eventually(lambda: serve.status().applications["triptych"].status.value in settled, "settled", 240)
+    eventually(lambda: serve_status.applications() == serve.status().applications, "told alike", 30)
     status = serve.status().applications["triptych"]
     return f"{status.status.value}: {status.message}"
 

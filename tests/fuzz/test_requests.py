@@ -23,6 +23,28 @@ ROUTES: dict[str, list[dict[str, Any]]] = {
         ),
         chat_body("a", triptych={"priority": 1}, logit_bias={"5": 1}, presence_penalty=1.0, user="ada"),
     ],
+    "/v1/completions": [
+        {"model": CHAT, "prompt": ["a b", "c"], "echo": True, "logprobs": 2, "max_tokens": 3, "n": 2, "stop": "x"},
+        {"model": CHAT, "prompt": [[0, 1], [2]], "stream": True, "logit_bias": {"5": 1}},
+        {"model": CHAT, "prompt": "a", "guided_regex": "a+", "top_p": 0, "best_of": 1},
+    ],
+    "/v1/responses": [
+        {"model": CHAT, "input": "a", "instructions": "b", "stream": True, "top_logprobs": 2, "metadata": {"a": "b"}},
+        {
+            "model": CHAT,
+            "input": [
+                {"role": "user", "content": [{"type": "input_image", "image_url": data_url(png())}]},
+                {"type": "reasoning", "id": "r", "summary": [], "content": [{"type": "reasoning_text", "text": "x"}]},
+                {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+                {"type": "function_call_output", "call_id": "c", "output": "5"},
+            ],
+            "tools": [{"type": "function", "name": "f", "parameters": {"type": "object"}}, {"type": "image_generation"}],
+            "text": {"format": {"type": "json_schema", "name": "n", "schema": {"type": "object"}}},
+        },
+    ],
+    "/tokenize": [{"prompt": "a b", "return_token_strs": True}, {"messages": chat_body("a")["messages"]}],
+    "/detokenize": [{"tokens": [0, 1]}],
+    "/v1/batches": [{"input_file_id": "file-x", "endpoint": "/v1/completions", "completion_window": "1h"}],
     "/v1/images/generations": [
         {"model": PAINT, "prompt": "a boat", "n": 2, "size": "64x64", "triptych": {"num_inference_steps": 3}},
         {"model": PAINT, "prompt": "a boat", "stream": True, "partial_images": 1, "response_format": "b64_json"},

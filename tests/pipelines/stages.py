@@ -185,6 +185,19 @@ class FakeLlm(Rows[Generate]):
         return Stepped((TokenDelta(word, 1), GenerationEnd("stop", 3)), done=True)
 
 
+class SayingLlm(Rows[Generate]):
+    """Says what it was given to say, a piece a step."""
+
+    def __init__(self, pieces: Sequence[str], reason: str = "stop") -> None:
+        super().__init__()
+        self.pieces, self.reason = pieces, reason
+
+    def stepped(self, row: Row[Generate]) -> Stepped:
+        if row.steps <= len(self.pieces):
+            return Stepped((TokenDelta(self.pieces[row.steps - 1], 1),))
+        return Stepped((GenerationEnd(self.reason, row.steps),), done=True)
+
+
 class FakeDenoiser(Rows[Denoise]):
     """Its latents are what its inputs add up to."""
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -14,9 +14,11 @@ from pipelines.client import LocalStageClient
 from pipelines.cluster.serve_client import ServeStageClient
 from pipelines.context import RequestContext
 from pipelines.image_text import ImageTextPipeline
-from pipelines.jobs import ChatEvent, ChatJob, ChatStarted, ChoiceEvents, ImagePart, Message, TextPart
-from pipelines.prompts.prompt import PlacedImage, Prompt
+from pipelines.jobs import ChatEvent, ChatJob, ChatStarted, ChoiceEvents, ImagePart, Message, TemplateOptions, TextPart
+from pipelines.prompts.prompt import PLAIN, PlacedImage, Prompt
 from pipelines.threads import Threads
+from pipelines.tools.asked import Tools
+from pipelines.tools.dialect import Dialect
 from stages.contract.errors import DeadlineExceeded, InvalidRequest, QueueFull, StageFailed, Unavailable
 from stages.contract.item import StageReceipt, StreamEnd
 from stages.contract.limits import QueueLimits
@@ -34,12 +36,20 @@ LLM, VISION = "m.llm", "m.vision_encoder"
 
 
 class Letters:
-    """One token a letter, and four an image."""
+    """One token a letter, and four an image. `begun`: what its template ends with; `variables`: what it looks at."""
 
-    def num_chars(self, messages: Sequence[Message]) -> int:
-        return len(self.build(messages).token_ids)
+    def __init__(self, dialect: Dialect = Dialect(), begun: str = "", variables: Collection[str] = ()) -> None:
+        self.dialect, self._begun, self._variables = dialect, begun, variables
+        self.asked: list[tuple[Tools | None, TemplateOptions]] = []
 
-    def build(self, messages: Sequence[Message]) -> Prompt:
+    def uses(self, variable: str) -> bool:
+        return variable in self._variables
+
+    def num_chars(self, messages: Sequence[Message], tools: Tools | None = None) -> int:
+        return sum(len(part.text) if isinstance(part, TextPart) else 4 for message in messages for part in message.parts)
+
+    def build(self, messages: Sequence[Message], tools: Tools | None = None, options: TemplateOptions = PLAIN) -> Prompt:
+        self.asked.append((tools, options))
         token_ids: list[int] = []
         images: list[PlacedImage] = []
         for message in messages:
@@ -49,7 +59,7 @@ class Letters:
                     token_ids += [0] * 4
                 else:
                     token_ids += map(ord, part.text)
-        return Prompt(tuple(token_ids), tuple(images))
+        return Prompt(tuple(token_ids), tuple(images), self._begun)
 
 
 class Scene:

@@ -1,6 +1,8 @@
 """Paintings that were interrupted go on, and finished ones are found again: with a small real painter, over hosts that share a tier."""
 
 import asyncio
+import random
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
@@ -18,6 +20,7 @@ from pipelines.client import LocalStageClient
 from pipelines.cluster.serve_client import ServeStageClient
 from pipelines.context import RequestContext
 from pipelines.jobs import PaintEvent, PaintImage, PaintJob, PaintProgress, Trunk
+from pipelines.routing.table import Member, ReplicaTable, pool_key
 from pipelines.rules.paint_rules import PaintRules
 from pipelines.text_to_image import TextToImagePipeline
 from pipelines.threads import Threads
@@ -366,3 +369,24 @@ async def test_a_painting_whose_replica_dies_goes_on_elsewhere_and_shows_no_prev
     assert [event.partial for event in events if isinstance(event, PaintImage)] == [0, 1, 2, None]
     assert len(scene.second.backbone.rows) == 4
     await painters.close()
+
+
+async def test_a_painting_that_is_asked_for_again_is_sent_where_its_last_kept_state_is(scene: Scene) -> None:
+    """Both replicas are idle and know one another's pages by the shared tier only."""
+    table, hosts = ReplicaTable(random.Random(1).random), {"r1": scene.first.host, "r2": scene.second.host}
+    pools = {name: FakeDeployment(lambda host=host: host) for name, host in hosts.items()}  # type: ignore[misc]
+    for name in pools:
+        table.members(pool_key("app", name), [Member(name, 64)], lambda replica: None, 0.0)
+    handles: Any = {name: pool.handle for name, pool in pools.items()}
+    stages = dict.fromkeys((TEXT, DENOISER, DECODER), tuple(pools))
+    pipeline = scene.pipeline(ServeStageClient(handles, stages, table=table), keep=[2, 4])
+    for seed in range(4):
+        (first,) = [one for one in (await paint(pipeline, job(seed=seed))).receipts if one.stage == DENOISER]
+        await scene.settled()
+        for name, host in hosts.items():  # as it is published
+            for news in host.news():
+                table.heard(pool_key("app", name), news, time.monotonic())
+        (again,) = [one for one in (await paint(pipeline, job(seed=seed))).receipts if one.stage == DENOISER]
+        assert again.replica == first.replica
+        assert again.remembered[0] == "4 model calls of its beginning"
+    await asyncio.gather(*(pool.close() for pool in pools.values()))

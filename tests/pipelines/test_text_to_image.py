@@ -18,8 +18,10 @@ from pipelines.rules.paint_rules import PaintRules
 from pipelines.text_to_image import TextToImagePipeline
 from pipelines.threads import Threads
 from stages.contract.errors import DeadlineExceeded, InvalidRequest, QueueFull
+from stages.contract.news import Hints, hint
 from stages.contract.work import Work
 from stages.diffusion.messages import Denoise, EncodePrompt
+from stages.diffusion.step_state import state_names
 from stages.host.host import StageHost
 from tests.pipelines.cluster.fake_serve import FakeDeployment
 from tests.pipelines.measured_client import MeasuredClient
@@ -59,6 +61,11 @@ class Words:
 
 class Steps:
     """A unit a step."""
+
+    def hints(self, payload: Denoise) -> Hints:
+        names = state_names(payload, str(payload.sampler))
+        chain = tuple(hint(name) for name in names.values())
+        return Hints(chain, Work(1.0, 1.0), lengths=tuple(names), is_kept_by_name=True)
 
     def of(self, payload: Denoise) -> Work:
         return Work(float(payload.steps), float(payload.steps))

@@ -173,7 +173,8 @@ class Speller:
     def _made(self, row: Spelling) -> None:
         name = f"{row.payload.salt}:{row.spelled}"
         text = row.spelled if self.each_holds_all else row.spelled[-PAGE:]
-        self.to_export[name] = MadePage(name, row.payload.salt, Letters.of_text(text))
+        before = tuple(other for other in row.payload.page_names() if len(other) < len(name))
+        self.to_export[name] = MadePage(name, row.payload.salt, Letters.of_text(text), before)
         if not self.forgets:
             self.holds[name] = text
 

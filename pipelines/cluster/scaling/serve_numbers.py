@@ -6,10 +6,10 @@ Serve's controller is asked on a thread of its own: it may hang, and can't be st
 from collections.abc import Mapping
 
 import ray
-from ray import serve
 from ray.serve._private.common import DeploymentID
 from ray.serve.context import _get_global_client
 
+from pipelines.cluster import serve_status
 from pipelines.planning.scaling.observation import Present
 from stages.concurrency.thread_pool import DaemonThreads
 
@@ -33,7 +33,7 @@ class ServeNumbers:
 
 def present() -> Mapping[tuple[str, str], Present]:
     found = {}
-    for name, application in serve.status().applications.items():
+    for name, application in serve_status.applications().items():
         for deployment, status in application.deployments.items():
             found[name, deployment] = _present(status.replica_states)
     return found

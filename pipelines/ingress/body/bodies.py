@@ -15,11 +15,11 @@ from fastapi import Request
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, from_json
 
-from pipelines.ingress.schemas.strict import AskingBody
+from pipelines.ingress.schemas.strict import WholeBody
 from stages.concurrency.thread_pool import TwoLanes
 from stages.contract.errors import InvalidRequest, TooLarge
 
-B = TypeVar("B", bound=AskingBody)
+B = TypeVar("B", bound=WholeBody)
 
 JSON_TYPE = "application/json"
 MAX_VALUES = 200_000  # a body of nothing but tiny values costs a hundred times its size in memory
@@ -46,7 +46,9 @@ UNSUPPORTED = {
     "dimensions": "vectors come at the model's own width; leave dimensions out",
     "store": "answers are not stored",
     "suffix": "models here only go on with a text",
-    "background": "images are opaque",
+    "background": "images are opaque, and answers come with their request",
+    "previous_response_id": "responses are not stored; send the conversation's items in input",
+    "conversation": "responses are not stored; send the conversation's items in input",
     "markup": "say in the prompt what is to change, and in mask where",
     "frame_count": "images have one frame",
     "frame_duration_ms": "images have one frame",
@@ -120,6 +122,15 @@ async def bounded(request: Request, max_bytes: int) -> AsyncGenerator[bytes]:
 
 def parse(body: bytes | bytearray, model: type[B]) -> B:
     """Raises `InvalidRequest`."""
+    document = document_of(body)
+    _refuse_crowds(
+        {name: value for name, value in document.items() if not (name in model.token_lists and _are_numbers(value))}
+    )
+    return checked(document, model)
+
+
+def document_of(body: bytes | bytearray) -> dict[str, Any]:
+    """The object that the bytes are as JSON. Raises `InvalidRequest`."""
     _refuse_what_takes_long(body)
     try:
         document = from_json(body, allow_inf_nan=False)
@@ -127,10 +138,7 @@ def parse(body: bytes | bytearray, model: type[B]) -> B:
         raise InvalidRequest(f"the body is not valid JSON: {error}") from None
     if not isinstance(document, dict):
         raise InvalidRequest(f"the body must be a JSON object (given: {shown(document)})")
-    _refuse_crowds(
-        {name: value for name, value in document.items() if not (name in model.token_lists and _are_numbers(value))}
-    )
-    return checked(document, model)
+    return document
 
 
 def _refuse_what_takes_long(body: bytes | bytearray) -> None:

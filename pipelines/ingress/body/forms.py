@@ -18,11 +18,11 @@ from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from pipelines.ingress.body.bodies import LOOK_BYTES, explained, refuse_other_types, shown, whole_body
-from pipelines.ingress.schemas.strict import AskingBody
+from pipelines.ingress.schemas.strict import WholeBody
 from stages.concurrency.thread_pool import TwoLanes
 from stages.contract.errors import InvalidRequest
 
-B = TypeVar("B", bound=AskingBody)
+B = TypeVar("B", bound=WholeBody)
 T = TypeVar("T")
 
 MEDIA_TYPE = "multipart/form-data"
@@ -40,6 +40,7 @@ class Part:
     name: str
     data: bytes = field(repr=False)
     is_file: bool
+    filename: str = ""
 
     def text(self) -> str:
         """Raises `InvalidRequest`."""
@@ -51,10 +52,11 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Form(Generic[B]):
-    """`files`: by the name of the field, in their order."""
+    """`files`: by the name of the field, in their order; `filenames`: what the client calls them, "" where it doesn't say."""
 
     body: B
     files: Mapping[str, Sequence[bytes]]
+    filenames: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 async def read_form(
@@ -79,11 +81,15 @@ def parse_form(content_type: str, body: bytes | bytearray, model: type[B], *, fi
         fields = model.model_validate_strings(document)
     except ValidationError as error:
         raise explained(error.errors(include_url=False), document, model.model_fields) from None
-    found = {name: [part.data for part in parts if named.get(part.name) == name] for name in files}
+    given = {name: [part for part in parts if named.get(part.name) == name] for name in files}
     for name, most in files.items():
-        if len(found[name]) > most:
-            raise InvalidRequest(f"{name}: {len(found[name])} files are given; at most {most}", param=name)
-    return Form(fields, found)
+        if len(given[name]) > most:
+            raise InvalidRequest(f"{name}: {len(given[name])} files are given; at most {most}", param=name)
+    return Form(
+        fields,
+        {name: [part.data for part in each] for name, each in given.items()},
+        {name: [part.filename for part in each] for name, each in given.items()},
+    )
 
 
 class _Parser(MultiPartParser):
@@ -164,11 +170,12 @@ async def _part(latin_name: str, value: str | UploadFile) -> Part:
     if not 0 < len(name) <= MAX_NAME_CHARS:
         raise InvalidRequest(f"a part of the form has a name of {len(name)} characters; 1 to {MAX_NAME_CHARS} are allowed")
     if isinstance(value, UploadFile):
-        return Part(name, await value.read(), is_file=True)
+        filename = (value.filename or "").encode("latin-1", "replace").decode(errors="replace")
+        return Part(name, await value.read(), is_file=True, filename=filename)
     return Part(name, value.encode("latin-1"), is_file=False)
 
 
-def _document(parts: Sequence[Part], model: type[AskingBody]) -> Document:
+def _document(parts: Sequence[Part], model: type[WholeBody]) -> Document:
     """The fields by name, as the body nests them."""
     document: Document = {}
     for part in parts:

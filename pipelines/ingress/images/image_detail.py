@@ -4,8 +4,6 @@ Decides how much may wait to be decoded, by pixels, in parts to its tenants. It 
 may decode at a time; who stops waiting stops it, too.
 """
 
-import threading
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +13,6 @@ from pipelines.jobs import ImagePart
 from stages.concurrency.thread_pool import TENANT, ThreadPool
 from stages.contract.errors import Overloaded
 from stages.contract.limits import QueueLimits
-from stages.contract.wanted import wanted_while
 from stages.engine.scheduling.room import Tally, has_room_for_cost
 from stages.images.image import decoded, encode
 from stages.images.pixel_budget import PixelBudget, pixels_of_this_process
@@ -39,13 +36,12 @@ class LowDetail:
         `Overloaded` where there is too much to decode before it. Cancelled: decoding stops, at the next block of the file."""
         if max(part.width, part.height) <= LOW_DETAIL_SIDE:
             return part
-        tenant, given_up = TENANT.get(), threading.Event()
+        tenant = TENANT.get()
         self._refuse_if_full(tenant, part.pixels)
         self._in_hand.add(tenant, part.pixels)
         try:
-            return await self._pool.run(self._shrink, part, lambda: not given_up.is_set())
+            return await self._pool.run(self._shrink, part)
         finally:
-            given_up.set()
             self._in_hand.remove(tenant, part.pixels)
 
     def _refuse_if_full(self, tenant: str, pixels: int) -> None:
@@ -57,9 +53,8 @@ class LowDetail:
                 retry_after_s=RETRY_AFTER_S,
             )
 
-    def _shrink(self, part: ImagePart, is_wanted: Callable[[], bool]) -> ImagePart:
-        with wanted_while(is_wanted):
-            with decoded(part.data, max_pixels=self._max_pixels, param=part.param, budget=self._budget) as image:
-                image.thumbnail((LOW_DETAIL_SIDE, LOW_DETAIL_SIDE), Image.Resampling.BICUBIC)
-                pixels = np.asarray(image)
-            return replace(part, data=encode(pixels, "png"), width=image.width, height=image.height)
+    def _shrink(self, part: ImagePart) -> ImagePart:
+        with decoded(part.data, max_pixels=self._max_pixels, param=part.param, budget=self._budget) as image:
+            image.thumbnail((LOW_DETAIL_SIDE, LOW_DETAIL_SIDE), Image.Resampling.BICUBIC)
+            pixels = np.asarray(image)
+        return replace(part, data=encode(pixels, "png"), width=image.width, height=image.height)

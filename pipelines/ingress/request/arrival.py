@@ -14,18 +14,19 @@ from fastapi import Request
 from pipelines.context import RequestContext
 from pipelines.ingress.body.bodies import read_json, shown
 from pipelines.ingress.body.forms import Form, read_form
+from pipelines.ingress.kept.kept_values import Owner
 from pipelines.ingress.proxy.proxy_headers import OWN_HEADER, SHARED_HEADER
-from pipelines.ingress.request.auth import Caller
 from pipelines.ingress.request.disconnect import in_time
+from pipelines.ingress.request.offline import offline_of
 from pipelines.ingress.request.own_models import OwnModels
 from pipelines.ingress.request.settings import IngressSettings
-from pipelines.ingress.schemas.strict import AskingBody
+from pipelines.ingress.schemas.strict import WholeBody
 from pipelines.jobs import ModelCard, Service
 from pipelines.threads import Threads
 from stages.concurrency.thread_pool import TENANT
 from stages.contract.errors import InvalidRequest, NotAuthorized
 
-B = TypeVar("B", bound=AskingBody)
+B = TypeVar("B", bound=WholeBody)
 T = TypeVar("T")
 
 TIMEOUT_HEADER = SHARED_HEADER
@@ -44,14 +45,20 @@ class Arrival:
         """Raises `NotAuthorized`, and `InvalidRequest` for a timeout header that is not a number within the bounds."""
         caller = self.identify(request)
         context = RequestContext(id=request.state.request_id, tenant=caller.tenant, salt=caller.salt)
+        if (offline := offline_of(request)) is not None:
+            context.deadline = offline.deadline
+            return context
         context.deadline = context.created + self._timeout_s(
             request.headers.get(TIMEOUT_HEADER, request.headers.get(OWN_HEADER))
         )
         return context
 
-    def identify(self, request: Request) -> Caller:
+    def identify(self, request: Request) -> Owner:
         """Raises `NotAuthorized`."""
-        caller = self.settings.key_ring().identify(request.headers.get("authorization"))
+        offline = offline_of(request)
+        caller: Owner = (
+            offline.owner if offline is not None else self.settings.key_ring().identify(request.headers.get("authorization"))
+        )
         request.state.tenant = caller.tenant  # for `RequestLog`, which counts
         TENANT.set(caller.tenant)
         return caller
@@ -101,7 +108,7 @@ class Arrival:
                 f"{error.message}; models: {_listed(self.served(context.tenant).models())}", param="model"
             ) from None
 
-    def _understood(self, request: Request, body: AskingBody, context: RequestContext) -> None:
+    def _understood(self, request: Request, body: WholeBody, context: RequestContext) -> None:
         """Notes what the whole request is to know of its body. Raises `InvalidRequest` for a priority that is not the client's to
         choose."""
         request.state.asked_as = body.asked_as()
@@ -113,7 +120,8 @@ class Arrival:
                 f"triptych.priority {priority}: under 0 is allowed only where one tenant is served (no auth.keys)",
                 param="triptych.priority",
             )
-        context.priority = priority
+        offline = offline_of(request)
+        context.priority = priority if offline is None else offline.priority
 
     def _timeout_s(self, header: str | None) -> float:
         if header is None:

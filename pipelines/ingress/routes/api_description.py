@@ -19,6 +19,7 @@ from pipelines.ingress.schemas.errors import ErrorBody
 
 JsonObject = dict[str, Any]  # OpenAPI's own shape, which FastAPI takes and gives as plain dictionaries
 
+EVENTS: JsonObject = {"content": {"text/event-stream": {}}}  # events, not one value: they have no schema of their own here
 REF = "#/components/schemas/{model}"
 CONFLICT = 409
 REASONS = {
@@ -49,12 +50,14 @@ def operation(*, keyed: bool = False) -> JsonObject:
     return extra
 
 
-def asking(body: type[BaseModel], settings: IngressSettings, *, form: type[BaseModel] | None = None) -> JsonObject:
-    """What an operation with a body says beyond its answers. `body`: as JSON; `form`: as a multipart form, where it takes that too."""
+def asking(body: type[BaseModel] | None, settings: IngressSettings, *, form: type[BaseModel] | None = None) -> JsonObject:
+    """What an operation with a body says beyond its answers. `body`: as JSON; `form`: as a multipart form. It takes at least one."""
     extra = operation(keyed=bool(settings.keys))
     timeout = {"type": "number", "exclusiveMinimum": 0, "maximum": settings.limits.max_request_s}
     extra["parameters"].append(_header(TIMEOUT_HEADER, timeout))
-    content: JsonObject = {"application/json": {"schema": {"$ref": REF.format(model=body.__name__)}}}
+    content: JsonObject = {}
+    if body is not None:
+        content["application/json"] = {"schema": {"$ref": REF.format(model=body.__name__)}}
     if form is not None:
         nested = {"triptych": {"style": "deepObject", "explode": True}}  # triptych[seed], not JSON within a form
         content[FORM] = {"schema": {"$ref": REF.format(model=form.__name__)}, "encoding": nested}

@@ -1,8 +1,6 @@
 """The `triptych` object of a response: what ran where on behalf of this very request, and how long it took. Knows no
 pipelines."""
 
-from typing import Literal
-
 from pydantic import Field
 
 from pipelines.ingress.schemas.strict import ResponseBody
@@ -22,7 +20,9 @@ class StageEntry(ResponseBody):
     batch_size: float | None = Field(None, description="mean over the steps")
     steps: int
     ended_s: float = Field(description="seconds after the request's arrival; its last step ended about then")
-    cache: Literal["off", "miss", "slots", "memory", "redis", "joined"] | None = None
+    cache: str | None = Field(
+        None, description="off, miss, joined, slots, or the tier of the cache that had it: memory, redis"
+    )
     bytes_moved: int | None = None
     cache_s: float | None = Field(
         None, description="waited for what is remembered of its beginning, before it waited for the device"

@@ -64,13 +64,12 @@ class Extras(RequestBody):
     priority: Priority = 0
 
 
-class AskingBody(RequestBody):
-    """The whole body of a request to a model. `long_list`: the field of which there may be so much that it is checked in pieces, each
-    as if it were all. `token_lists`: the fields that may hold any number of tokens."""
+class WholeBody(RequestBody):
+    """The whole body of a request. `long_list`: the field of which there may be so much that it is checked in pieces, each as if it were
+    all. `token_lists`: the fields that may hold any number of tokens."""
 
     long_list: ClassVar[str] = ""
     token_lists: ClassVar[frozenset[str]] = frozenset()
-    model: ModelId
     triptych: Extras | None = None
 
     def asked_as(self) -> Mapping[str, str]:
@@ -80,6 +79,12 @@ class AskingBody(RequestBody):
     def without_effect(self) -> Mapping[str, str]:
         """Fields that were given, are accepted and change nothing of the answer, and why: told in the receipt."""
         return {}
+
+
+class AskingBody(WholeBody):
+    """Of a request to a model."""
+
+    model: ModelId
 
 
 class ImageAddress(RequestBody):

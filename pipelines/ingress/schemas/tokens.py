@@ -8,15 +8,13 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from pipelines.ingress.schemas.completions import TokenId
-from pipelines.ingress.schemas.strict import AskingBody, ModelId, ResponseBody
-
-AnyModel = Annotated[ModelId, Field(description="may be left out where one model speaks")]
+from pipelines.ingress.schemas.strict import AskingBody, ResponseBody, UnsaidModelId
 
 
 class TokenizeBody(AskingBody):
     """A text, or a conversation as /v1/chat/completions takes it."""
 
-    model: AnyModel = ""
+    model: UnsaidModelId = ""
     prompt: str | None = None
     add_special_tokens: bool | None = Field(
         None, description="of a text: with the tokenizer's own begin and end; left out: true"
@@ -43,7 +41,7 @@ class Tokenized(ResponseBody):
 class DetokenizeBody(AskingBody):
     token_lists: ClassVar[frozenset[str]] = frozenset({"tokens"})
 
-    model: AnyModel = ""
+    model: UnsaidModelId = ""
     tokens: Annotated[list[TokenId], Field(fail_fast=True)]
 
 

@@ -6,6 +6,7 @@ themselves count it (their `weigh`), for an average request.
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from pipelines.planning.fleet import Demand, RequestClass, Slo
 from pipelines.planning.reading.workload import ClassConfig, SloConfig, WorkConfig
@@ -16,6 +17,8 @@ from stages.contract.work import Work
 
 DEFAULT_STEPS = 50  # of a model whose checkpoint alone knows
 EMBEDDED_TOKENS = 77  # a text is computed at the model's full context
+LATENT_BYTES = 4 * 16  # of one position, in float32: no model has more channels
+PIXEL_BYTES = 3
 
 
 def request_classes(described: Mapping[str, ClassConfig], config: AppConfig) -> tuple[RequestClass, ...]:
@@ -35,7 +38,7 @@ def _class(name: str, each: ClassConfig, config: AppConfig) -> RequestClass:
                 f"classes.{name}.{setting}: {unknown[0]!r} is not one of {each.model}'s {', '.join(parts)}"
             )
     demands = [
-        Demand(f"{each.model}.{part}", demand.work, demand.items, demand.first)
+        replace(demand, stage=f"{each.model}.{part}")
         for part, demand in _visited(each, model)
         if part in parts and f"{each.model}.{part}" not in config.ingress.stages
     ]
@@ -62,13 +65,15 @@ def _visited(each: ClassConfig, model: ModelConfig) -> Iterator[tuple[str, Deman
 
 def _given(work: WorkConfig) -> Demand:
     first = Work(work.first_amount, work.first_steps) if work.first_amount is not None else None
-    return Demand("", Work(work.amount, work.steps), work.items, first)
+    return Demand("", Work(work.amount, work.steps), work.items, first, work.result_bytes)
 
 
 def _reckoned(each: ClassConfig, model: ModelConfig) -> Iterator[tuple[str, Demand]]:
     if isinstance(model, ImageTextModel):
         if model.vision_encoder is not None and each.images:
-            yield "vision_encoder", Demand("", Work(each.image_patches), each.images * _new(each, "vision_encoder"))
+            features = each.image_tokens * each.feature_bytes
+            encoded = each.images * _new(each, "vision_encoder")
+            yield "vision_encoder", Demand("", Work(each.image_patches), encoded, result_bytes=features)
         yield "llm", _llm(each, model)
     elif isinstance(model, TextToImageModel):
         yield from _painting(each, model)
@@ -90,11 +95,14 @@ def _painting(each: ClassConfig, model: TextToImageModel) -> Iterator[tuple[str,
     rows = 2 if each.guidance else 1
     positions = pixels(each.size) / each.latent_factor**2
     painted = images * _new(each, "denoiser")
-    yield "text_encoder", Demand("", Work(max(1.0, each.prompt_tokens)), _new(each, "text_encoder"))
+    latents, embeddings = positions * LATENT_BYTES, EMBEDDED_TOKENS * each.feature_bytes
+    texts = Work(max(1.0, each.prompt_tokens))
+    yield "text_encoder", Demand("", texts, _new(each, "text_encoder"), result_bytes=embeddings)
     if each.edits:
-        yield "vae_encoder", Demand("", Work(float(pixels(each.size))), _new(each, "vae_encoder"))
-    yield "denoiser", Demand("", Work(positions * rows * steps, steps), painted)
-    yield "vae_decoder", Demand("", Work(float(pixels(each.size))), images * _new(each, "vae_decoder"))
+        yield "vae_encoder", Demand("", Work(float(pixels(each.size))), _new(each, "vae_encoder"), result_bytes=latents)
+    yield "denoiser", Demand("", Work(positions * rows * steps, steps), painted, result_bytes=latents)
+    decoded, image = images * _new(each, "vae_decoder"), pixels(each.size) * PIXEL_BYTES
+    yield "vae_decoder", Demand("", Work(float(pixels(each.size))), decoded, result_bytes=float(image))
 
 
 def _new(each: ClassConfig, part: str) -> float:

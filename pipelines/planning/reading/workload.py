@@ -27,6 +27,7 @@ class WorkConfig(Strict):
     items: float = Field(1, ge=0)
     first_amount: float | None = Field(None, gt=0)
     first_steps: float = Field(1, gt=0)
+    result_bytes: float = Field(0, ge=0, description="of one item's result, on its way to another stage")
 
 
 class SloConfig(Strict):
@@ -50,6 +51,9 @@ class ClassConfig(Strict):
     steps: int | None = Field(None, ge=1, description="None: the model's default")
     guidance: bool = True
     latent_factor: int = Field(8, ge=1, description="pixels along a side of a latent position")
+    feature_bytes: float = Field(
+        8192, ge=0, description="of one token's or patch's features, from an encoder to the next stage"
+    )
     edits: bool = Field(False, description="each painting begins with a given image")
     remembered: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
     work: dict[str, WorkConfig] = {}

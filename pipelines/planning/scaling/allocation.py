@@ -49,14 +49,19 @@ class Allocation:
 
     def __post_init__(self) -> None:
         self._group = {stage: group for group in self.groups for stage in group.stages}
-        for offer in self.offers.values():
+        self.offer(self.offers)
+
+    def offer(self, offers: Mapping[str, Offer]) -> None:
+        """From now on the replicas of the same pools add this: the stages of one process share its device otherwise."""
+        self.offers, self._worth, self._capacity = offers, {}, {}
+        for offer in offers.values():
             for stage, added in offer.adds.items():
                 if added > 0:
                     self._worth[stage] = min(self._worth.get(stage, float("inf")), offer.cost / added)
         self._used = dict.fromkeys(self.limits, 0.0)
         self._taken = {group: dict.fromkeys(self.limits, 0.0) for group in self.groups}
-        wanted, self.counts = self.counts, dict.fromkeys(self.offers, 0)
-        for pool, count in wanted.items():
+        counts, self.counts = self.counts, dict.fromkeys(offers, 0)
+        for pool, count in counts.items():
             self._change(pool, count)
 
     def capacity(self, stage: str) -> float:

@@ -7,12 +7,15 @@ in hand.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import log
 
 from pipelines.planning.scaling.history import History, Rate
 from pipelines.planning.scaling.pool_state import Scaling
 
-PERIODS = (2, 4, 8, 16)
-"""Windows that a risen rate is looked for in."""
+PERIODS = (2, 4, 8, 16, 32)
+"""Windows that a risen rate is looked for in: a burst shows in the shortest, a slow rise beyond what is chance in the longest."""
+LATELY = 16
+"""Periods, for what comes now."""
 LONGER = 4
 """Where few items came, what is let go of is judged by up to so many times as long."""
 LITTLE = 1e-9
@@ -20,7 +23,11 @@ LITTLE = 1e-9
 _FEW = 50
 _SURELY = 2.0
 """Standard deviations, for what a single look at it does not decide."""
+_TO_FALL = 4.0
+"""For what is let go of: what goes by chance comes back by chance."""
 _MARGIN = 0.1
+_RARELY = 1e-3
+"""So much of the time a line that chance alone makes may be longer than what is taken for chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +66,7 @@ class Need:
             return float(max(self.history.in_hand(down_after_s)))
         quarter = down_after_s / 4
         surges = [self.history.rate(ago + quarter, ago).lower(_SURELY) for ago in (0, quarter, 2 * quarter, 3 * quarter)]
-        comes = self.line.incoming + max(*surges, self._counted(down_after_s).upper(_SURELY))
+        comes = self.line.incoming + max(*surges, self._counted(down_after_s).upper(_TO_FALL))
         return max(comes / settings.target_utilisation / (1 - _MARGIN), comes + self.line.drains)
 
     def _counted(self, seconds: float) -> Rate:
@@ -78,12 +85,13 @@ def need(history: History, capacity: float, attainable: float, line: Line, setti
     windows = [periods * settings.period_s for periods in PERIODS]
     beyond = max(0.0, settings.most_utilisation * capacity - line.incoming)
     risen = history.rises([each for each in windows if each >= up_after_s] or [up_after_s], settings.certainty, beyond)
-    lately, steady = history.rate(windows[-1]), history.steady(windows[-1])
+    lately, steady = history.rate(LATELY * settings.period_s), history.steady(LATELY * settings.period_s)
     comes = max(steady, risen or 0.0)
     asked = [LITTLE] if capacity <= 0 and (is_awake(history, settings) or line.incoming > 0) else []
     if risen is not None or lately.lower(settings.certainty) > beyond:
         asked.append((comes + line.incoming) / settings.target_utilisation)
-    if line.waiting > 0 and lately.lower(_SURELY) + line.incoming + line.drains > capacity:
+    beyond_chance = line.drains - _by_chance(history, capacity, line, settings) / line.drain_s
+    if beyond_chance > 0 and lately.lower(settings.certainty) + line.incoming + beyond_chance > capacity:
         asked.append(comes + line.incoming + line.drains)
     more = max(asked, default=None)
     return Need(
@@ -94,6 +102,16 @@ def need(history: History, capacity: float, attainable: float, line: Line, setti
         delivers=min(max(capacity, min(more or 0.0, attainable)), comes + line.drains),
         line=line,
     )
+
+
+def _by_chance(history: History, capacity: float, line: Line, settings: Scaling) -> float:
+    """Items that may well wait with no more coming than usual: a line's length is exponential in heavy traffic, its mean by how clumped
+    arrivals are and how near they are to the capacity (Kingman, 1962). At most what the replicas do in the time that it may take."""
+    if history.marks[-1].at - history.began_at < LATELY * settings.period_s or capacity <= 0:
+        return 0.0
+    busy = min(settings.most_utilisation, history.usual_rate / capacity)
+    mean = history.dispersion / (2 * (1 - busy))
+    return min(capacity * line.drain_s, mean * -log(_RARELY))
 
 
 def need_by_items(history: History, capacity: float, running: float, settings: Scaling, up_after_s: float) -> Need:

@@ -15,6 +15,8 @@ from stages.contract.work import NO_WORK, Work
 SUSTAINED = 0.1  # of what came later beyond the usual, so much came earlier, too
 MAX_DISPERSION = 25.0
 FEWEST_SAMPLES, MOST_SAMPLES = 8, 64
+LEFT_OUT = 16  # of so many squares the largest
+WITHOUT_THEM = 0.72  # of the mean of normal deviates' squares remains without the largest 1/16 of them
 _EARLY_S = 1e-6  # by how much a decision may come too early
 
 
@@ -93,6 +95,13 @@ class History:
     def began_at(self) -> float:
         return self.marks[0].at
 
+    @property
+    def usual_rate(self) -> float:
+        """Items a second, in all the time that is known, with what was there at its beginning and is not done yet: what few seconds say of
+        stages beside each other is chance."""
+        first, last = self.marks[0], self.marks[-1]
+        return (last.items - first.items + last.in_hand) / (last.at - first.at) if last.at > first.at else 0.0
+
     def rate(self, from_s: float, to_s: float = 0.0) -> Rate:
         """Of arrivals, between so and so many seconds ago; as far as that is known."""
         begin, end = self._mark(from_s), self._mark(to_s)
@@ -141,5 +150,6 @@ def _dispersion(marks: Sequence[Mark]) -> float:
     came = [after.items - before.items for before, after in pairwise(marks[-MOST_SAMPLES:])]
     mean = sum(came) / len(came)
     squares = sorted((after - before) ** 2 for before, after in pairwise(came))
-    kept = squares[: max(1, len(squares) - len(squares) // 16)]
-    return min(MAX_DISPERSION, max(1.0, sum(kept) / len(kept) / 2 / mean)) if mean > 0 else 1.0
+    kept = squares[: max(1, len(squares) - len(squares) // LEFT_OUT)]
+    part = WITHOUT_THEM if len(kept) < len(squares) else 1.0
+    return min(MAX_DISPERSION, max(1.0, sum(kept) / len(kept) / part / 2 / mean)) if mean > 0 else 1.0

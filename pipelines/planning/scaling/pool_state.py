@@ -84,4 +84,4 @@ class Scaling:
     most_utilisation: float = 0.9
     drain_s: float = 20.0
     period_s: float = 2.0
-    certainty: float = 3.0
+    certainty: float = 4.0

@@ -6,8 +6,9 @@ another one, still at its last requests, has yet to leave. So numbers rise at on
 what must be known from one decision to the next is a `Memory` that goes in and comes out.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from pipelines.planning.scaling.allocation import Allocation, Bounds, Group
 from pipelines.planning.scaling.capacity import PRICE, Offer, batch_rows, item_rates, offers
@@ -55,12 +56,13 @@ def targets(
     known = [_with_speeds(pool, speeds) for pool in pools]
     histories = _histories(known, settings, memory, now)
     rates = item_rates(known, {stage: history.item for stage, history in histories.items()})
-    offered = offers(known, budget, rates, _wanted(histories, rates, settings))
+    share = partial(offers, known, budget, rates)
+    usual = {stage: histories[stage].usual_rate for stage in rates}
     starting = _starting(pools, memory, now)
-    allocation = _as_decided(known, budget, offered, _bounds(pools, starting, now), memory)
+    allocation = _as_decided(known, budget, share(usual), _bounds(pools, starting, now), memory)
     needs = _needs(known, allocation, histories, rates, settings)
-    _reallocate(allocation, known, needs, memory, settings, now)
-    wanted = _within_room(known, offered, allocation, needs, memory)
+    _reallocate(allocation, known, needs, share, usual, memory, settings, now)
+    wanted = _within_room(known, allocation, needs, memory)
     risen = {stage: now for stage, each in needs.items() if each.more is not None}
     fallen = {load.stage: now for pool in pools if _has_fallen(pool.pool, allocation, memory) for load in pool.stages}
     return wanted, Memory(
@@ -76,16 +78,23 @@ def _reallocate(
     allocation: Allocation,
     pools: Sequence[PoolState],
     needs: Mapping[str, Need],
+    share: Callable[[Mapping[str, float]], Mapping[str, Offer]],
+    usually: Mapping[str, float],
     memory: Memory,
     settings: Scaling,
     now: float,
 ) -> None:
-    usual = {stage: max(each.usual, LITTLE if each.is_awake else 0.0) for stage, each in needs.items()}
+    """`share`: what replicas add where stages are to do so much; `usually`: what those do that ask for nothing. Where the stages of one
+    process have parts of its device in proportion to what each needs, there is enough for one of them where there is for all."""
+    wanted = {stage: max(each.usual, LITTLE if each.is_awake else 0.0) for stage, each in needs.items()}
     more = {stage: each.more for stage, each in needs.items() if each.more is not None}
-    wanted = {**usual, **more}
+    wanted |= more
     allocation.shed(wanted)
     allocation.keep_minimums()
-    allocation.lower_to(_least(pools, needs, memory, settings, now), {pool.pool: pool.running for pool in pools})
+    least = _least(pools, needs, memory, settings, now)
+    allocation.offer(share({**usually, **least}))
+    allocation.lower_to(least, {pool.pool: pool.running for pool in pools})
+    allocation.offer(share({**usually, **more}))
     starved = allocation.raise_to(more)
     allocation.take_for(starved, more, wanted)
 
@@ -210,13 +219,12 @@ def _limits(budget: Budget) -> Mapping[str, float]:
 
 def _within_room(
     pools: Sequence[PoolState],
-    offered: Mapping[str, Offer],
     allocation: Allocation,
     needs: Mapping[str, Need],
     memory: Memory,
 ) -> Mapping[str, int]:
     """What was decided, as far as devices are free: those of replicas that are stopping, or have yet to be stopped, are not."""
-    counts = allocation.counts
+    counts, offered = allocation.counts, allocation.offers
     present = {pool.pool: max(pool.running + pool.starting, memory.targets.get(pool.pool, 0)) for pool in pools}
     given = {pool.pool: min(counts[pool.pool], present[pool.pool]) for pool in pools}
     free = dict(allocation.limits)
@@ -284,14 +292,6 @@ def _histories(pools: Sequence[PoolState], settings: Scaling, memory: Memory, no
         backlog = sum((load.backlog for load in loads), NO_WORK)
         found[stage] = history.supposing(backlog * (1 / num_items)) if num_items else history
     return found
-
-
-def _wanted(
-    histories: Mapping[str, History], rates: Mapping[str, Mapping[str, float]], settings: Scaling
-) -> Mapping[str, float]:
-    """Items a second of each stage, on average: by these the stages of one process share its device."""
-    seconds = PERIODS[-1] * settings.period_s
-    return {stage: histories[stage].rate(seconds).mean for stage in rates}
 
 
 def _speeds(pools: Sequence[PoolState]) -> Mapping[tuple[str, str], Speed]:

@@ -7,7 +7,7 @@ Decides when a call is made again: after a pause where nobody had room, or where
 import math
 import random
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipelines.planning.simulation.deciders import Place, Router
@@ -102,7 +102,7 @@ class Caller:
 
         def answered(outcome: Outcome, first_at: float) -> None:
             place.ongoing -= 1
-            news = None if replica.is_dead else replica.news(pending.task.stage)
+            news = () if replica.is_dead else replica.all_news()
             way_s = self._ways.notice_s if replica.is_dead else self._ways.hop.draw(self._source)
             when = self._clock.now + quantized(way_s)
             self._clock.at(when, ANSWERS, self._who, self._answered, pending, place, token, outcome, first_at, news)
@@ -111,11 +111,11 @@ class Caller:
         self._clock.at(arrives, ARRIVES, replica.who, replica.receive, pending.task, pending.request, answered)
 
     def _answered(
-        self, pending: _Pending, place: Place, token: object, outcome: Outcome, first_at: float, news: StageNews | None
+        self, pending: _Pending, place: Place, token: object, outcome: Outcome, first_at: float, news: Sequence[StageNews]
     ) -> None:
         self.router.ended(token)
-        if news is not None:
-            self.router.heard(place.pool, news, self._clock.now)
+        for one in news:
+            self.router.heard(place.pool, one, self._clock.now)
         if outcome is Outcome.LOST:
             pending.num_lost += 1
             if pending.num_lost < MAX_LOST:

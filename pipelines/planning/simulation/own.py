@@ -59,7 +59,7 @@ class OwnRouter:
         found = [one for one in ranked if one is not None and one.is_known]
         if len(found) < len(visits):
             return None
-        return admit(forecast(found), left_s, priority=priority, settings=self._admission)
+        return admit(forecast(found, self._admission), left_s, priority=priority, settings=self._admission)
 
 
 class OwnScaler:

@@ -8,7 +8,7 @@ its caller.
 import itertools
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -121,7 +121,12 @@ class Replica:
             arrived=counted.arrived,
             num_arrived=counted.num_arrived,
             num_left=counted.num_left,
+            is_shared=len(self._stages) > 1,
         )
+
+    def all_news(self) -> Sequence[StageNews]:
+        """As it goes with every reply."""
+        return [self.news(stage) for stage in self._stages]
 
     def slow_down(self, slowness: float) -> None:
         """From the next step on."""

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations, pairwise
 
 from pipelines.planning.fleet import GIB, Device, Fleet, Rules
-from pipelines.planning.solving.limits import Limit, full_step_s, heaviest, limits, taken_s
+from pipelines.planning.solving.crossings import crossings, handing
+from pipelines.planning.solving.limits import Limit, Taken, full_step_s, heaviest, limits, taken_s
 from stages.contract.cost import Speed
 from stages.contract.work import Work
 from stages.host.nesting import needed_by
@@ -40,7 +41,8 @@ class Hosted:
 @dataclass(frozen=True, slots=True)
 class Column:
     """A kind of replica. `serves`: class and stage, of those whose bounds it keeps. `taken_s`: what each bound's stages take there.
-    `why_batch`: what speaks against larger batches."""
+    `why_batch`: what speaks against larger batches. `crossing_s`: by class and stage, of what goes from one deployment to
+    another for it; `handing_s`: by stage, how long that keeps the device from other work, where that is a node's CPUs."""
 
     device: str
     fraction: float
@@ -48,6 +50,8 @@ class Column:
     why_batch: str
     serves: frozenset[tuple[str, str]] = frozenset()
     taken_s: Mapping[Key, float] = field(default_factory=dict)
+    crossing_s: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    handing_s: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def kind(self) -> tuple[str, float, tuple[str, ...], tuple[int, ...]]:
@@ -71,7 +75,9 @@ class Column:
 
     def rate(self, stage: str, work: Work) -> float:
         """Items a second that a whole device of these replicas does, with nothing else to do."""
-        return self.speed(stage).rate(work)
+        handing_s = self.handing_s.get(stage, 0.0)
+        rate = self.speed(stage).rate(work)
+        return rate / (1 + rate * handing_s)
 
 
 def columns(fleet: Fleet, rules: Rules) -> Sequence[Column]:
@@ -166,7 +172,9 @@ def hosting(
         for stage, level in zip(group, levels, strict=True)
         if (each := fleet.measured[stage, device.name])
     ]
-    return Column(device.name, fraction, tuple(hosted), why)
+    cpus = None if device.is_gpu else device.cpus_per_node
+    crossing_s = crossings(group, fleet)
+    return Column(device.name, fraction, tuple(hosted), why, crossing_s=crossing_s, handing_s=handing(crossing_s, fleet, cpus))
 
 
 def overfull(column: Column, device: Device, fleet: Fleet, rules: Rules) -> str:
@@ -195,6 +203,8 @@ def timed(column: Column, bounds: Sequence[Limit], beside: Mapping[str, Work]) -
             if taken is not None:
                 pause_s = sum(steps.values()) - steps[each.stage]
                 seconds = taken_s(*taken, each.speed, beside[each.stage], pause_s, column.fraction)
+                if taken[1] is not Taken.STEP:
+                    seconds += column.crossing_s.get((limit.of_class, each.stage), 0.0)
                 found[limit.of_class, limit.setting, each.stage] = seconds
     return replace(column, taken_s=found)
 

@@ -142,7 +142,8 @@ def split(
 ) -> Iterator[tuple[Column, int]]:
     """`loads`: of the pool, by stage, in whole devices' time; `least`: replicas that a stage must have here whatever it has to do. Columns
     and replicas that do the same, with each stage in as few replicas as will do: those with little to do in the first ones, all in a nest,
-    so that every replica has room for what it must do (Hall's condition along the nest)."""
+    so that every replica has room for what it must do (Hall's condition along the nest). What a stage needs stays at hand where it
+    would be late, or CPUs busy, if that came from elsewhere."""
     room = utilisation * column.fraction
     stages = sorted(column.stages, key=lambda stage: (loads.get(stage, 0.0), column.stages.index(stage)))
     ends: dict[str, int] = {}
@@ -154,7 +155,8 @@ def split(
         ends[stage] = end
     for stage in stages:
         needs = needed_by(stage, column.stages)  # whoever waits for others has all of them at hand, or none
-        ends |= dict.fromkeys(needs, max((ends[need] for need in needs), default=0))
+        end = max((ends[need] for need in needs), default=0)
+        ends |= dict.fromkeys(needs, max(end, ends[stage]) if _is_pressed(stage, column) else end)
     begin = 0
     for end in sorted(set(ends.values()) - {0}):
         hosted = tuple(each for each in column.hosted if ends[each.stage] >= end)
@@ -162,3 +164,9 @@ def split(
         serves = frozenset(pair for pair in column.serves if pair[1] in stages_here)
         yield replace(column, hosted=hosted, serves=serves), end - begin
         begin = end
+
+
+def _is_pressed(stage: str, column: Column) -> bool:
+    """Whether it matters what goes from one deployment to another for it."""
+    is_bound = any(key[2] == stage and (key[0], stage) in column.crossing_s and key[1] != "token_s" for key in column.taken_s)
+    return is_bound or stage in column.handing_s

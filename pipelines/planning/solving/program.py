@@ -28,6 +28,7 @@ from pipelines.planning.solving.quiet import quiet
 Flow = tuple[str, str, int]  # class, stage, index of the column
 TINY = 1e-9  # of a device's time: nothing
 EPSILON = 1e-6  # of the objective: of two plans as good, the one with fewer devices
+CROSSED = 1e-6  # and for each of a request's results that goes from one replica to another: the one with fewer of those
 
 
 class Goal(StrEnum):
@@ -97,6 +98,7 @@ class Written:
     capacity: Sequence[int]  # rows, by index of the column
     parts: Sequence[float]  # of a device's time, by index of the column, that one replica adds
     scale: float
+    preferences: float  # the most that epsilons add to the objective
 
 
 def written(
@@ -117,14 +119,16 @@ def written(
     rate = rows.variable(wanted / scale, cost=-1.0 if asked.goal is Goal.RATE else 0.0)
     rows.lower[rate] = (wanted if asked.goal is Goal.COST else at_least) / scale
     replicas = _replicas(rows, fleet, columns, between)
-    busy = _flows(rows, fleet, columns, rate, scale)
+    crossed = CROSSED if asked.goal is Goal.RATE else 0.0
+    busy = _flows(rows, fleet, columns, rate, scale, crossed)
     capacity = _capacities(rows, columns, rules, replicas, busy)
     _devices(rows, fleet, columns, replicas, asked)
     _spread(rows, fleet, rules, columns, replicas)
     for limit in together:
         _chosen_times(rows, fleet, columns, limit, busy)
     parts = [rules.utilisation * column.fraction for column in columns]
-    return Written(rows, rate, replicas, busy, capacity, parts, scale)
+    preferences = EPSILON + crossed * _most_crossings(fleet, columns)
+    return Written(rows, rate, replicas, busy, capacity, parts, scale, preferences)
 
 
 def _replicas(rows: Rows, fleet: Fleet, columns: Sequence[Column], between: Sequence[tuple[int, int]] | None) -> Sequence[int]:
@@ -141,8 +145,9 @@ def most_replicas(fleet: Fleet, columns: Sequence[Column]) -> Sequence[int]:
     return [int(counts[column.device] / column.fraction) for column in columns]
 
 
-def _flows(rows: Rows, fleet: Fleet, columns: Sequence[Column], rate: int, scale: float) -> Mapping[Flow, int]:
-    """In the time of whole devices: then no coefficient is far from 1."""
+def _flows(rows: Rows, fleet: Fleet, columns: Sequence[Column], rate: int, scale: float, crossed: float) -> Mapping[Flow, int]:
+    """In the time of whole devices: then no coefficient is far from 1. `crossed`: of the objective, for a result of every request
+    that goes from one deployment to another."""
     busy: dict[Flow, int] = {}
     total = sum(each.rate for each in fleet.classes)
     for each in fleet.classes:
@@ -153,10 +158,23 @@ def _flows(rows: Rows, fleet: Fleet, columns: Sequence[Column], rate: int, scale
             entries = {rate: -1.0}
             for index, column in enumerate(columns):
                 if (each.name, demand.stage) in column.serves:
-                    flow = busy[each.name, demand.stage, index] = rows.variable()
-                    entries[flow] = column.rate(demand.stage, demand.work) / per_request
+                    requests = column.rate(demand.stage, demand.work) / per_request
+                    results = column.crossing_s.get((each.name, demand.stage), 0.0) / fleet.crossing.seconds(0.0)
+                    cost = crossed * results * requests * per_request / scale
+                    flow = busy[each.name, demand.stage, index] = rows.variable(cost=cost)
+                    entries[flow] = requests
             rows.row(entries, 0.0, 0.0)
     return busy
+
+
+def _most_crossings(fleet: Fleet, columns: Sequence[Column]) -> float:
+    """Of one request of the mix, in results without any bytes."""
+    total, one_s = sum(each.rate for each in fleet.classes), fleet.crossing.seconds(0.0)
+    most: dict[tuple[str, str], float] = {}
+    for key, seconds in ((key, seconds) for column in columns for key, seconds in column.crossing_s.items()):
+        most[key] = max(most.get(key, 0.0), seconds / one_s)
+    demands = [(each, demand) for each in fleet.classes for demand in each.demands]
+    return sum(each.rate / total * demand.items * most.get((each.name, demand.stage), 0.0) for each, demand in demands)
 
 
 def _capacities(
@@ -261,7 +279,7 @@ def _constraints(rows: Rows) -> LinearConstraint:
 
 
 def _bound(program: Written, asked: Asked, dual: float) -> float:
-    return dual if asked.goal is Goal.COST else program.scale * (EPSILON - dual)
+    return dual if asked.goal is Goal.COST else program.scale * (program.preferences - dual)
 
 
 def _read(program: Written, values: NDArray[Any], bound: float) -> Solution:

@@ -23,6 +23,13 @@ class KeptConfig(Strict):
     jobs: int = Field(64, ge=1, description="of one tenant, done ones included")
     job_bytes: int = Field(256 * MiB, ge=MiB, description="of one tenant's jobs: what they are given, and what came of them")
     running_jobs: int = Field(8, ge=1, description="that one HTTP replica has under way")
+    file_s: float = Field(7 * 86_400, gt=0, description="how long a file is kept: the input of a batch, or what came of one")
+    files: int = Field(1000, ge=1, description="of one tenant")
+    file_bytes: int = Field(256 * MiB, ge=MiB, description="of one tenant's files")
+    batch_s: float = Field(86_400, gt=0, description="the longest that a batch may take; it is kept for as long again")
+    batches: int = Field(64, ge=1, description="of one tenant, done ones included")
+    batch_requests: int = Field(50_000, ge=1, description="of one batch")
+    batch_at_once: int = Field(8, ge=1, description="requests of batches that one HTTP replica has under way")
     memory_bytes: int = Field(512 * MiB, ge=MiB, description="of all that is kept in memory, where there is no cache.redis")
 
 

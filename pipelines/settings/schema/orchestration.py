@@ -18,7 +18,7 @@ class AdmissionConfig(Strict):
     """What can't be done in time is refused at once. `quantile`: of when it is expected to end. `background_part`: of the time that they
     have, requests with a priority over 0 may count on so much only."""
 
-    quantile: float = Field(0.95, ge=0.5, le=0.999)
+    quantile: float = Field(0.99, ge=0.5, le=0.999)
     background_part: float = Field(0.5, ge=0, le=1)
 
 

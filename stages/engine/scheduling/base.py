@@ -56,6 +56,9 @@ class Scheduler(ABC, Generic[W]):
     def running(self) -> Sequence[Entry[W]]: ...
 
     @abstractmethod
+    def is_running(self, entry_id: str) -> bool: ...
+
+    @abstractmethod
     def has_work(self) -> bool:
         """Whether there is anything to run, or to start."""
 
@@ -73,7 +76,7 @@ class Scheduler(ABC, Generic[W]):
 
     def add(self, entry: Entry[W]) -> None:
         """Raises `QueueFull`; `ValueError` for an id that is already here."""
-        if any(entry.id == other.id for other in self.running()):
+        if self.is_running(entry.id):
             raise ValueError(f"{entry.id} is already running")
         self.waiting.add(entry)
 

@@ -2,9 +2,9 @@
 items took. Pure: whoever saw them says so.
 
 Decides how much what was measured beforehand counts, and for how long. With a profile only one factor is learned, which also stands for
-whoever else shares the device; without one the line between a step's amount and its time. Beside that, how much work an item is of which
-nobody said so, and by how much items miss what was expected of them. What each takes beside the device's time is learned apart, from
-those that were alone: it doesn't multiply whole lines.
+other processes that share the device; without one the line between a step's amount and its time. Beside that, how much work an item is
+of which nobody said so, and by how much items miss what was expected of them. What each takes beside the device's time is learned apart,
+from those that were alone: it doesn't multiply whole lines.
 """
 
 import math
@@ -65,22 +65,33 @@ class LearnedSpeed:
         self._measured = measured
         self._times = measured.times if measured is not None else None
 
-    def observe(self, amount: float, seconds: float) -> None:
-        """A step of so much took so long."""
+    def observe(self, amount: float, seconds: float, *, times: int = 1) -> None:
+        """A step of so much took so long; `times`: so many of them, one after another."""
         if amount <= 0:
             return
-        if self._times is not None:
-            expected_s = self._factor * self._times.seconds(amount)
-            self.misses.step_expected_seconds_total += expected_s
-            self.misses.step_taken_seconds_total += seconds
-            self.misses.step_error_seconds_total += abs(seconds - expected_s)
-        if self._measured is None:
-            self._draw_on(amount, seconds)
+        if self._measured is not None:
+            self._correct(self._measured.times.seconds(amount), seconds, times)
             return
-        expected_s = self._measured.times.seconds(amount)
-        keep, most_s = 0.5 ** (expected_s / HALF_LIFE_S), MAX_MISS * self._factor * expected_s
-        self._expected_s = self._expected_s * keep + expected_s
-        self._taken_s = self._taken_s * keep + min(seconds, most_s)
+        for _ in range(times):
+            if self._times is not None:
+                self._miss(self._factor * self._times.seconds(amount), seconds)
+            self._draw_on(amount, seconds)
+
+    def _miss(self, expected_s: float, seconds: float) -> None:
+        misses = self.misses
+        misses.step_expected_seconds_total += expected_s
+        misses.step_taken_seconds_total += seconds
+        misses.step_error_seconds_total += abs(seconds - expected_s)
+
+    def _correct(self, by_profile_s: float, seconds: float, times: int) -> None:
+        """The factor, by steps that the profile says take so long."""
+        keep = 0.5 ** (by_profile_s / HALF_LIFE_S)
+        for _ in range(times):
+            expected_s = self._factor * by_profile_s
+            self._miss(expected_s, seconds)
+            most_s = MAX_MISS * expected_s
+            self._expected_s = self._expected_s * keep + by_profile_s
+            self._taken_s = self._taken_s * keep + (seconds if seconds < most_s else most_s)
 
     def _draw_on(self, amount: float, seconds: float) -> None:
         """The line, without a profile."""
@@ -138,6 +149,7 @@ class LearnedSpeed:
             self._measured is not None and self._measured.is_estimate,
             self._is_one_shot,
             self._margin,
+            self._beside_s,
         )
 
     def more_s(self, amount: float) -> float | None:

@@ -26,6 +26,7 @@ class MemoryBound:
     def __init__(self, configured: BatchLimits, patience: int = PATIENCE) -> None:
         self._configured = configured
         self._items, self._cost = configured.max_items, configured.max_cost
+        self._limits = configured
         self._fitted = 0.0  # the highest cost that went well
         self._too_much = math.inf  # the lowest above it that didn't
         self._patience, self._num_good = patience, 0
@@ -33,7 +34,9 @@ class MemoryBound:
 
     @property
     def limits(self) -> BatchLimits:
-        return BatchLimits(self._items, self._cost)
+        if self._limits.max_items != self._items or self._limits.max_cost != self._cost:
+            self._limits = BatchLimits(self._items, self._cost)
+        return self._limits
 
     @property
     def is_lowered(self) -> bool:

@@ -24,14 +24,17 @@ class Row(Generic[W]):
     did: Work = NO_WORK
     is_charged: bool = False  # for a step, at least
 
-    def worked(self, work: float) -> None:
-        """So much, in a step. As long as it goes on there is a step before it, whatever was foreseen."""
+    def worked(self, work: float, steps: float = 1.0) -> None:
+        """So much, in so many steps. As long as it goes on there is a step before it, whatever was foreseen."""
         if work <= 0:
             return
-        step = Work(work, 1.0)
-        self.did, self.left = self.did + step, self.left - step
-        if self.left.steps < 1.0:
-            self.left = Work(max(self.cost, self.left.amount), 1.0)
+        did, left = self.did, self.left
+        amount, left_steps = left.amount - work, left.steps - steps
+        self.did = Work(did.amount + work, did.steps + steps)
+        if left_steps < 1.0:
+            self.left = Work(amount if amount > self.cost else max(0.0, self.cost), 1.0)
+        else:
+            self.left = Work(amount if amount > 0.0 else 0.0, left_steps)
 
     def shares(self, share: Share) -> None:
         """From now on."""

@@ -72,6 +72,9 @@ class OneShotScheduler(Scheduler[W]):
     def running(self) -> Sequence[Entry[W]]:
         return list(self._running.values())
 
+    def is_running(self, entry_id: str) -> bool:
+        return entry_id in self._running
+
     def _left_of_running(self, now: float | None) -> Work:
         if not self._running:
             return NO_WORK
@@ -141,8 +144,12 @@ class IterativeScheduler(Scheduler[W]):
     def running(self) -> Sequence[Entry[W]]:
         return [row.entry for row in self._rows.values()]
 
+    def is_running(self, entry_id: str) -> bool:
+        return entry_id in self._rows
+
     def _left_of_running(self, now: float | None) -> Work:
-        return sum((row.left for row in self._rows.values()), NO_WORK)
+        left = [row.left for row in self._rows.values()]
+        return Work(sum(one.amount for one in left), sum(one.steps for one in left)) if left else NO_WORK
 
     def add(self, entry: Entry[W]) -> None:
         """Of which nobody knows how much it is, it is supposed to be as much as others were."""

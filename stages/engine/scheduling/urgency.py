@@ -30,8 +30,18 @@ def weight(entry: Entry[W], now: float) -> float:
     """How often a row takes part in steps, compared to others: by its priority 0.5, 1 or 2, up to twice that as its deadline
     comes near.
     """
-    by_priority: float = 2.0 ** -max(-1, min(1, entry.priority))
-    return by_priority * (1.0 + _used(entry, now))
+    return weighs(*pressed(entry), now)
+
+
+def pressed(entry: Entry[Any]) -> tuple[float, float, float]:
+    """What its weight follows from, at any time: by its priority, when it came, and how long it may take."""
+    return 2.0 ** -max(-1, min(1, entry.priority)), entry.arrival, entry.deadline - entry.arrival
+
+
+def weighs(by_priority: float, arrival: float, allowed: float, now: float) -> float:
+    """Of `pressed`."""
+    used = (now - arrival) / allowed if allowed > 0 else 1.0
+    return by_priority * (1.0 + (1.0 if used > 1.0 else used if used > 0.0 else 0.0))
 
 
 def _used(entry: Entry[Any], now: float) -> float:

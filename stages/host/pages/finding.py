@@ -7,7 +7,8 @@ take, and nobody is refused for them. What is worth fetching is `rule.py`'s affa
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass, field, replace
@@ -75,13 +76,31 @@ class StagePages:
     def __init__(self, stage: str, paging: Paging[Any], cache: CacheThreads, origin: str, deliver: Deliver) -> None:
         self._stage, self._paging, self._cache, self._origin = stage, paging, cache, origin
         self._kind = paging.page_type.kind()
-        self._counters, self._rule = PageCounters(), FetchRule()
+        self._counters, self._rule = PageCounters.of(cache.tier_names), FetchRule()
         self._held = HeldPages()
         self._fetching = PageFetching(cache)
-        self._writer = PageWriter(cache, self._kind, origin, deliver, on_room=paging.room_again, on_lost=paging.lost)
+        self._writer = PageWriter(
+            cache,
+            self._kind,
+            origin,
+            deliver,
+            on_room=paging.room_again,
+            on_lost=paging.lost,
+            on_written=self._are_at_hand,
+        )
+        self._told: Callable[[Mapping[str, str], float], None] | None = None
         self._forgetting: set[asyncio.Task[None]] = set()
         self._latest = PageRun()
         paging.remember_with(self._writer)
+
+    def tell(self, told: Callable[[Mapping[str, str], float], None]) -> None:
+        """Is called with pages that are in memory now: by name, the key of each, and when. Of those that are of use one by one only: of a
+        run from the first, its beginnings are told apart."""
+        self._told = told
+
+    def _are_at_hand(self, names: Sequence[str]) -> None:
+        if self._told is not None and self._latest.each_holds_all:
+            self._told({name: remembered_as(name, self._origin) for name in names}, time.monotonic())
 
     def metrics(self) -> dict[str, float]:
         work, num_bytes = self._latest.work, self._latest.num_bytes
@@ -90,8 +109,9 @@ class StagePages:
             **self._writer.metrics(),
             "page_bytes_in_flight": float(self._held.num_bytes),
             "page_compute_seconds": self._paging.seconds_for(work) or 0.0,
-            "page_fetch_memory_seconds": self._rule.seconds_for(MEMORY, num_bytes) or 0.0,
-            "page_fetch_redis_seconds": self._rule.seconds_for("redis", num_bytes) or 0.0,
+            **{
+                f"page_fetch_{tier}_seconds": self._rule.seconds_for(tier, num_bytes) or 0.0 for tier in self._cache.tier_names
+            },
         }
 
     def run_of(self, item: Item[Any]) -> PageRun:
@@ -99,6 +119,7 @@ class StagePages:
         run = self._paging.run_of(item.payload, item.tenant)
         if run.names:
             self._latest = run
+            self._cache.used([remembered_as(name, self._origin) for name in run.names])
         return run
 
     def as_held(self, run: PageRun) -> Beginning:
@@ -221,6 +242,8 @@ class StagePages:
                 beginning.bytes_moved += found.bytes
         beginning.pages = Inputs(pages)
         beginning.keep([keys[name] for name in pages])
+        self._cache.used([remembered_as(name, self._origin) for name in run.names])  # what came from far came last
+        self._are_at_hand(list(pages))
         self._tell(run, list(pages), used, beginning)
 
     def _forget(self, key: str) -> None:
@@ -240,14 +263,21 @@ class StagePages:
             self._counters.page_fetches_failed_total += 1
             beginning.cache = self.as_held(run).cache
             return
-        far = [found.tier for found in used if found.tier != MEMORY]
-        beginning.cache = far[0] if far else MEMORY
+        beginning.cache = max((found.tier for found in used), key=self._cache.tier_names.index)
         num_spared = run.names.index(names[-1]) + 1 - run.num_resident
-        num_far = num_spared * len(far) // len(used)
         self._counters.page_hits_slots_total += run.num_resident
-        self._counters.page_hits_redis_total += num_far
-        self._counters.page_hits_memory_total += num_spared - num_far
+        for tier, count in parted(num_spared, Counter(found.tier for found in used)).items():
+            self._counters.hits[tier] += count
         self._counters.page_misses_total += len(run.names) - run.num_resident - num_spared
+
+
+def parted(whole: int, parts: Mapping[str, int]) -> Mapping[str, int]:
+    """`whole` in proportion to the parts, which are not all 0: whole numbers that add up to it."""
+    total, shares, before = sum(parts.values()), {}, 0
+    for name, part in parts.items():
+        shares[name] = whole * (before + part) // total - whole * before // total
+        before += part
+    return shares
 
 
 def _within(item: Item[Any], seconds: float) -> float:

@@ -23,7 +23,8 @@ MAX_WAITING_BYTES = 64 * 2**20
 
 class PageWriter:
     """A `PageTaker`. `kind`: of the pages, for their labels; `origin`: the key of who makes them; `deliver` calls on the event loop;
-    `on_room` is called there where there is room after there was none; `on_lost`, on any thread, with the names of what it drops."""
+    `on_room` is called there where there is room after there was none; `on_lost`, on any thread, with the names of what it drops;
+    `on_written`, there, with those of what the cache took."""
 
     def __init__(
         self,
@@ -34,9 +35,10 @@ class PageWriter:
         *,
         on_room: Callable[[], None],
         on_lost: Callable[[Sequence[str]], None],
+        on_written: Callable[[Sequence[str]], None] = lambda names: None,
     ) -> None:
         self._cache, self._kind, self._origin, self._deliver = cache, kind, origin, deliver
-        self._on_room, self._on_lost = on_room, on_lost
+        self._on_room, self._on_lost, self._on_written = on_room, on_lost, on_written
         self._lock = threading.Lock()
         self._waiting_bytes = self._num_exported = self._num_bytes = self._num_dropped = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -92,6 +94,8 @@ class PageWriter:
             for salt, made in by_salt.items():
                 if await self._cache.put_many(self._values(made), Label(self._kind, salt)):
                     lost.difference_update(page.name for page in made)
+                for page in made:
+                    self._cache.used([remembered_as(name, self._origin) for name in page.before])
         finally:
             self._written(pages, lost)
 
@@ -99,7 +103,8 @@ class PageWriter:
         return {remembered_as(page.name, self._origin): page.value.freeze().arrays() for page in pages}
 
     def _written(self, pages: Sequence[MadePage], lost: Collection[str]) -> None:
-        num_written = sum(page.name not in lost for page in pages)
+        written = [page.name for page in pages if page.name not in lost]
+        num_written = len(written)
         num_bytes = sum(page.value.num_bytes for page in pages)
         with self._lock:
             had_room = self.has_room()
@@ -109,5 +114,7 @@ class PageWriter:
             self._num_bytes += num_bytes if num_written else 0
         if lost:
             self._on_lost(sorted(lost))
+        if written:
+            self._on_written(written)
         if not had_room and self.has_room():
             self._on_room()

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stages.device.uploads import uploaded
 from stages.llm.messages import Sampling
 
 _ROOM = 64
@@ -41,8 +42,8 @@ class Penalties:
     @staticmethod
     def of(sampling: Sampling, prompt: Sequence[int], end_tokens: Collection[int] = ()) -> "Penalties | None":
         """None where the request changes nothing."""
-        given = sampling.logit_bias or sampling.frequency_penalty or sampling.presence_penalty
-        given = given or (sampling.min_tokens and end_tokens)
+        changes = bool(sampling.logit_bias or sampling.frequency_penalty or sampling.presence_penalty)
+        given = changes or bool(sampling.min_tokens and end_tokens)
         return Penalties(sampling, prompt, end_tokens) if given or sampling.repetition_penalty != 1 else None
 
     @property
@@ -113,6 +114,6 @@ def _on_device(changes: Sequence[tuple[int, Changes]], device: torch.device) -> 
     """The columns of all changes, each one's indices beginning where its row does."""
     together = np.concatenate([one for _, one in changes])
     together[:, 0] += np.repeat([first for first, _ in changes], [len(one) for _, one in changes])
-    uploaded = torch.from_numpy(together).to(device)
-    numbers = uploaded[:, 1:].view(torch.float32)
-    return uploaded[:, 0], numbers[:, 0], numbers[:, 1]
+    there = uploaded(torch.from_numpy(together), device)
+    numbers = there[:, 1:].view(torch.float32)
+    return there[:, 0], numbers[:, 0], numbers[:, 1]

@@ -19,7 +19,7 @@ from stages.llm.structure.limits import MAX_DEPTH, MAX_MULTIPLE, MAX_TEXT_BYTES,
 
 _MAX_TOLD = 300
 _UNKNOWN_KEYS = re.compile(r"Unimplemented keys: (\[.*\])")
-_LISTING = re.compile(r"(\s+1 \| .*)|<non-verbose/>|(^|at )\d+\(\d+\): |failed to compile JSON schema: ", re.DOTALL)
+_LISTING = re.compile(r"(\n *\d+ \| .*)|<non-verbose/>|(^|at )\d+\(\d+\): |failed to compile JSON schema: ", re.DOTALL)
 """Of llguidance's messages: where in a grammar of our own making, and how that reads."""
 
 _NAMED = (

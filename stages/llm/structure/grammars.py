@@ -5,16 +5,18 @@ nothing but what it must read (`checking.py`).
 """
 
 import json
+import re
 from typing import Any
 
 from llguidance import regex_to_lark
-from llguidance.gbnf_to_lark import any_to_lark
+from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from stages.llm.messages import Constraint, ConstraintKind
 
 JSON_WHITESPACE = r" |\n {0,16}"
 """A space, or a new line with its indentation: as models write JSON, and never without end."""
 
+_IS_LARK = re.compile(r"^[ \t]*(?:%llguidance\b|start[ \t]*:)", re.MULTILINE)
 _JSON = (ConstraintKind.JSON_SCHEMA, ConstraintKind.JSON_OBJECT)
 _ANY_OBJECT = {"type": "object"}
 _OPTIONS = '%llguidance {"no_forcing": true}\n'
@@ -28,17 +30,31 @@ class Unreadable(ValueError):
 def grammar(constraint: Constraint, *, drops_space: bool = False) -> str:
     """What `llguidance.LLMatcher` takes. `drops_space`: of an answer that begins with a space, that will not be shown. Raises
     `Unreadable`."""
-    before = ""
-    if not constraint.after:
-        before = '" "? ' if drops_space else ""
-    elif constraint.kind in _JSON:
-        before = r"/\n{0,2}/ "  # models leave lines free behind their thoughts
-    if constraint.kind is not ConstraintKind.GRAMMAR:
-        return f"{_OPTIONS}start: {before}answer\nanswer: {rule(constraint)}"
-    lark = _OPTIONS + _lark(constraint.text)
-    if not before:
-        return lark
-    return json.dumps({"grammars": [{"lark_grammar": f"start: {before}@answer"}, {"name": "answer", "lark_grammar": lark}]})
+    drops_space = drops_space and not constraint.after
+    if constraint.kind is ConstraintKind.GRAMMAR:
+        lark = _OPTIONS + _lark(constraint.text)
+        spaced = {"lark_grammar": 'start: " "? @answer'}
+        return json.dumps({"grammars": [spaced, {"name": "answer", "lark_grammar": lark}]}) if drops_space else lark
+    if drops_space:
+        return _OPTIONS + _behind_space(constraint)
+    lines = (
+        r"/\n{0,2}/ " if constraint.after and constraint.kind in _JSON else ""
+    )  # as models leave free behind their thoughts
+    return f"{_OPTIONS}start: {lines}answer\nanswer: {rule(constraint)}"
+
+
+def _behind_space(constraint: Constraint) -> str:
+    """What is shown is the same, whether the first token is spelled with a space or not; one that is to be shown takes another."""
+    match constraint.kind:
+        case ConstraintKind.REGEX:
+            return f'start: " " ANSWER | BARE\nANSWER: {rule(constraint)}\nBARE: ANSWER & /([^ ](?s:.*))?/'
+        case ConstraintKind.CHOICE:
+            choices = _choices(constraint.text)
+            return "start: " + " | ".join(
+                map(literal, [f" {one}" for one in choices] + [one for one in choices if one[:1] != " "])
+            )
+        case _:
+            return f'start: " "? answer\nanswer: {rule(constraint)}'
 
 
 def rule(constraint: Constraint) -> str:
@@ -90,7 +106,9 @@ def _choices(text: str) -> list[str]:
 
 def _lark(text: str) -> str:
     """Also from GBNF, which other servers take."""
+    if _IS_LARK.search(text):
+        return text
     try:
-        return any_to_lark(text)
+        return gbnf_to_lark(text)
     except Exception as error:  # its reader raises whatever it stumbles over
         raise Unreadable(f"the grammar is neither Lark with a rule start nor GBNF: {error}") from error

@@ -15,6 +15,17 @@ from llguidance import LLMatcher
 from stages.contract.errors import InvalidRequest, StageFailed, TriptychError
 from stages.llm.structure.vocabulary import Mask, Vocabulary
 
+ROWS_A_PIECE = 8
+"""A mask takes some ten microseconds, as to wake a thread does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """Where a stage's masks are made."""
+
+    executor: Executor
+    num_threads: int
+
 
 @dataclass(frozen=True, slots=True)
 class Start:
@@ -24,7 +35,7 @@ class Start:
     vocabulary: Vocabulary
     matcher: LLMatcher
     mask: Mask
-    executor: Executor
+    workers: Workers
     after: frozenset[int] = frozenset()
     before: Mask | None = None
 
@@ -59,9 +70,13 @@ class RowStructure:
     def advance(taken: "Sequence[tuple[RowStructure, int]]") -> None:
         """Tokens that were chosen, of rows of one stage."""
         reading = [(structure, token) for structure, token in taken if structure._takes(token)]
-        if reading:
-            pending = reading[0][0]._start.executor.submit(_read, reading)
-            for structure, _ in reading:
+        if not reading:
+            return
+        workers = reading[0][0]._start.workers
+        num_pieces = min(workers.num_threads, -(-len(reading) // ROWS_A_PIECE))
+        for piece in (reading[first::num_pieces] for first in range(num_pieces)):
+            pending = workers.executor.submit(_read, piece)
+            for structure, _ in piece:
                 structure._pending = pending
 
     def _takes(self, token: int) -> bool:

@@ -12,12 +12,16 @@ from cachetools import LRUCache
 from llguidance import LLMatcher
 
 from stages.contract.errors import InvalidRequest
+from stages.device.cores import available_cores
 from stages.llm.messages import Constraint, ConstraintKind
 from stages.llm.structure.checking import check, refusal
 from stages.llm.structure.grammars import grammar
 from stages.llm.structure.limits import MAX_KEPT, parser_limits
-from stages.llm.structure.row_structure import Start, dead_end
+from stages.llm.structure.row_structure import Start, Workers, dead_end
 from stages.llm.structure.vocabulary import Vocabulary
+
+CORES_A_THREAD = 4
+"""Of a machine's cores, for masks: on a small one the model needs them."""
 
 
 class Structures:
@@ -25,7 +29,8 @@ class Structures:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="masks of tokens")
+        num_threads = max(1, available_cores() // CORES_A_THREAD)
+        self._workers = Workers(ThreadPoolExecutor(num_threads, thread_name_prefix="masks of tokens"), num_threads)
         self._kept: LRUCache[tuple[str, Constraint], Start] = LRUCache(MAX_KEPT)
         self._lock = Lock()
 
@@ -55,4 +60,4 @@ class Structures:
         if matcher.is_error():
             raise dead_end(matcher.get_error())
         before = None if constraint.may_end_before else vocabulary.mask_without_ends()
-        return Start(vocabulary, matcher, mask, self._executor, frozenset(constraint.after), before)
+        return Start(vocabulary, matcher, mask, self._workers, frozenset(constraint.after), before)

@@ -30,6 +30,8 @@ class Vocabulary:
         self.end_tokens = frozenset(token for token in end_tokens if token < num_tokens)
         self.drops_space, self.is_sound = _as_shown(backend, known, silent)
         self._num_tokens = num_tokens
+        if self.drops_space and (byte := backend.token_to_id("<0x20>")) is not None:
+            silent.add(byte)  # it is shown where the same as a word is not, and never needed
         texts = [b"" if token in silent else known.of(token) for token in range(num_tokens)]
         self.tokenizer = _tree(texts, self.end_tokens)
 

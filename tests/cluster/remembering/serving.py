@@ -22,6 +22,7 @@ from PIL import Image
 
 from demo.held_out import example
 from tests.cache.redis_server import RedisServer
+from tests.cache.slow_line import SlowLine
 from tests.cluster.server import Server, eventually, served, shipped_config
 
 SEE, PAINT = "triptych-see", "triptych-paint"
@@ -168,10 +169,10 @@ def _timed(ask: Any, began: float) -> tuple[Any, float]:
 
 
 class Remembering:
-    """The server, its tenants, and its Redis servers: of results, and of pages."""
+    """The server, its tenants, and its Redis servers, of results and of pages, each at the end of a line."""
 
-    def __init__(self, server: Server, results: RedisServer, pages: RedisServer) -> None:
-        self.server, self.results, self.pages = server, results, pages
+    def __init__(self, server: Server, results: RedisServer, pages: RedisServer, lines: Sequence[SlowLine]) -> None:
+        self.server, self.results, self.pages, self.lines = server, results, pages, lines
         self._tenants: dict[str, Tenant] = {}
         self._free = iter(TENANTS[1:])
         server.http.headers["authorization"] = f"Bearer {key_of(OPERATOR)}"
@@ -236,8 +237,9 @@ def remembering(folder: Path) -> Iterator[Remembering]:
             stack.callback(store.kill)
             stores.append(store.start())
         results, pages = stores
-        server = stack.enter_context(served(_config(folder, results.url, pages.url), folder))
-        yield stack.enter_context(closing(Remembering(server, results, pages)))
+        lines = [stack.enter_context(closing(SlowLine(folder / name / "s.sock"))) for name in ("results", "pages")]
+        server = stack.enter_context(served(_config(folder, *(line.url for line in lines)), folder))
+        yield stack.enter_context(closing(Remembering(server, results, pages, lines)))
 
 
 def key_of(tenant: str) -> str:

@@ -1,10 +1,10 @@
-"""Redis dies, freezes, fills up, is emptied and comes back while requests run: none fails, none is answered otherwise, and `/metrics`
-tells of it. Real servers behind the real product; every fault meets a tenant for whom nothing is remembered yet, so that all is looked
-for."""
+"""Redis dies, freezes, is slow, fills up, is emptied and comes back while requests run: none fails, none is answered otherwise, and
+`/metrics` tells of it. Real servers behind the real product; every fault meets a tenant for whom nothing is remembered yet, so that all
+is looked for."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 
@@ -50,6 +50,18 @@ def frozen(remembering: Remembering) -> Iterator[None]:
 
 
 @contextmanager
+def slow(remembering: Remembering) -> Iterator[None]:
+    """What they say comes a byte at a time."""
+    for line in remembering.lines:
+        line.slow_down()
+    try:
+        yield
+    finally:
+        for line in remembering.lines:
+            line.recover()
+
+
+@contextmanager
 def full(remembering: Remembering) -> Iterator[None]:
     """It takes nothing more, and gives what it has."""
     for store in remembering.stores:
@@ -81,6 +93,12 @@ def is_down(remembering: Remembering, stage: str, cache: str) -> bool:
     return remembering.server.counter(f"triptych_stage_{cache}_redis_down", stage) > 0
 
 
+def closed(remembering: Remembering) -> bool:
+    """Whether every breaker is: somebody must try."""
+    remembering.operator.ask("Is it back?")
+    return not any(is_down(remembering, stage, cache) for stage in (LLM, ENCODER) for cache in ("cache", "pages"))
+
+
 def opened(remembering: Remembering) -> float:
     """How often breakers have opened."""
     counter = remembering.server.counter
@@ -89,22 +107,19 @@ def opened(remembering: Remembering) -> float:
 
 def test_killed_no_request_fails_and_the_breaker_opens_and_closes_again(remembering: Remembering, without: Answers) -> None:
     eventually(lambda: opened(remembering) > 0, "/metrics tells that a breaker has opened")
-
-    def closed() -> bool:
-        remembering.operator.ask("Is it back?")  # somebody must try
-        return not any(is_down(remembering, stage, cache) for stage in (LLM, ENCODER) for cache in ("cache", "pages"))
-
-    eventually(closed, "every breaker is closed again")
+    eventually(lambda: closed(remembering), "every breaker is closed again")
     tenant, before = remembering.stranger(), remembering.keys()
     everything(tenant, IMAGE).assert_same(without)
     assert remembering.written(before, at_least=4)
 
 
-def test_frozen_no_request_fails_and_each_is_delayed_by_less_than_its_look_ups_may_take(
-    remembering: Remembering, without: Answers
+@pytest.mark.parametrize("fault", [frozen, slow])
+def test_frozen_or_slow_no_request_fails_and_each_is_delayed_by_less_than_its_look_ups_may_take(
+    remembering: Remembering, without: Answers, fault: Callable[[Remembering], AbstractContextManager[None]]
 ) -> None:
+    eventually(lambda: closed(remembering), "every breaker is closed")
     before = opened(remembering)
-    with frozen(remembering):
+    with fault(remembering):
         found = everything(remembering.stranger(), IMAGE)
         eventually(lambda: opened(remembering) > before, "/metrics tells that a breaker has opened")
     found.assert_same(without)

@@ -114,6 +114,21 @@ async def test_who_is_in_a_pool_is_waited_for_once_only(scene: Scene, monkeypatc
     assert len(meetings) == MEETINGS
 
 
+@pytest.mark.parametrize(
+    ("priority", "left_s", "chosen"), [(0, 1e6, "left"), (1, 1e6, "right"), (1, 15.0, "left"), (-1, 1e6, "left")]
+)
+async def test_what_is_not_urgent_leaves_the_faster_pool_to_others_unless_its_deadline_is_near(
+    scene: Scene, priority: int, left_s: float, chosen: str
+) -> None:
+    """Alone it takes 11 seconds at the left, and 20 at the right."""
+    for pool, times in (("left", 100.0), ("right", 180.0)):
+        told = replace(news(pool, times=times, each=ONE), stage=ADD, number=10**6)
+        scene.table.heard(pool_key("app", pool), told, time.monotonic())
+    receipt = (await scene.ask(Add(1, 2), priority=priority, deadline=time.time() + left_s)).receipt
+    assert receipt.pool == chosen
+    assert receipt.reasons[0].startswith("the soonest" if chosen == "left" else "soon enough")
+
+
 @pytest.mark.parametrize("method", ["call", "stream"])
 async def test_what_waits_for_a_pool_to_start_goes_to_another_that_has_a_replica_by_then(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, method: str

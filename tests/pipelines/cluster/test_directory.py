@@ -7,9 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ray import serve
 
-from pipelines.cluster import directory
+from pipelines.cluster import directory, serve_status
 from pipelines.cluster.directory import Computing, ServeDirectory, computing, serving
 from pipelines.settings.config_file import parse
 from stages.contract.errors import Unavailable
@@ -52,11 +51,11 @@ class Controller:
     def __init__(self) -> None:
         self.here, self.times_asked = threading.Event(), 0
 
-    def status(self) -> Any:
+    def applications(self) -> Any:
         self.times_asked += 1
         self.here.wait()
         deployment = SimpleNamespace(replica_states={"RUNNING": 1})
-        return SimpleNamespace(applications={"app": SimpleNamespace(deployments={"clip": deployment})})
+        return {"app": SimpleNamespace(deployments={"clip": deployment})}
 
 
 class Table:
@@ -77,7 +76,7 @@ class Table:
 @pytest.fixture
 def controller(monkeypatch: pytest.MonkeyPatch) -> Iterator[Controller]:
     controller = Controller()
-    monkeypatch.setattr(serve, "status", controller.status)
+    monkeypatch.setattr(serve_status, "applications", controller.applications)
     monkeypatch.setattr(directory, "ANSWER_WITHIN_S", 0.05)
     yield controller
     controller.here.set()

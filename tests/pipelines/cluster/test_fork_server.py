@@ -23,7 +23,8 @@ def drawn():
 
 print(json.dumps({
     "name": __name__, "arguments": sys.argv[1:], "folder": os.getcwd(), "asked": os.environ.get("ASKED"),
-    "inherited": os.environ.get("NOT_ASKED"), "imported": "ray.serve" in sys.modules, "parent": os.getppid(),
+    "inherited": os.environ.get("NOT_ASKED"), "imported": "ray.serve" in sys.modules, "has_torch": "torch" in sys.modules,
+    "parent": os.getppid(),
     "path": sys.path[0], "drawn": drawn(), "child_signals": signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL, "given": sys.stdin.read(),
 }))
 print("to stderr", file=sys.stderr)
@@ -54,13 +55,19 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run(script: Path, node: "subprocess.Popen[bytes] | None", *arguments: str, **environment: str) -> dict[str, Any]:
+def run(
+    script: Path,
+    node: "subprocess.Popen[bytes] | None",
+    *arguments: str,
+    kind: str = fork_server.WITHOUT_STAGES,
+    **environment: str,
+) -> dict[str, Any]:
     """What the worker says of itself. It writes to files, as Ray's do: the asking process is gone when it does."""
     settings = {name: value for name, value in os.environ.items() if name != fork_server.RAYLET} | environment
     if node is not None:
         settings[fork_server.RAYLET] = str(node.pid)
     read_end, write_end = os.pipe()
-    command = [sys.executable, "-S", "-E", fork_server.__file__, "1", str(script), *arguments]
+    command = [sys.executable, "-S", "-E", fork_server.__file__, kind, str(script), *arguments]
     with os.fdopen(read_end) as said:
         asking = subprocess.Popen(
             command, cwd=script.parent, env=settings, stdin=subprocess.PIPE, stdout=write_end, stderr=subprocess.STDOUT
@@ -80,17 +87,21 @@ def test_a_worker_is_a_fork_that_is_as_the_asking_process_was_and_the_server_end
 ) -> None:
     first = run(script, node, "--one", "two words", ASKED="yes", TMPDIR=str(folder), NOT_ASKED="only the first")
     second = run(script, node, ASKED="again", TMPDIR=str(folder))
+    hosts_stages = run(script, node, kind=fork_server.WITH_STAGES, TMPDIR=str(folder))
     assert (first["name"], first["arguments"], first["given"]) == ("__main__", ["--one", "two words"], "hello")
     assert (first["folder"], first["path"]) == (str(script.parent), str(script.parent))
     assert (first["asked"], second["asked"], second["inherited"]) == ("yes", "again", None)
     assert first["imported"]
+    assert (first["has_torch"], hosts_stages["has_torch"]) == (False, True)
     assert first["child_signals"]
     assert first["drawn"] != second["drawn"]  # Ray calls its tasks by such numbers
     assert first["parent"] == second["parent"] != os.getpid()
-    server = psutil.Process(first["parent"])
+    servers = [psutil.Process(one["parent"]) for one in (first, hosts_stages)]
+    assert servers[0] != servers[1]
     node.kill()
     node.communicate()
-    server.wait(timeout=60)
+    for server in servers:
+        server.wait(timeout=60)
     assert not [path for path in folder.rglob("*") if not path.is_dir()]
 
 

@@ -39,6 +39,7 @@ from pipelines.jobs import (
     TextPart,
     TextPipeline,
 )
+from pipelines.tools.events import AnswerEvent
 from stages.contract.errors import InvalidRequest, UnknownModel
 from stages.contract.item import StageMetrics, StageReceipt
 from stages.llm.messages import GenerationEnd, PromptLogprobs, Sampling, TokenDelta, TokenLogprob
@@ -91,6 +92,7 @@ class FakeService:
     running: int = 0
     seen_prompts: set[str] = field(default_factory=set)
     words: list[str] = field(default_factory=list)  # by token
+    script: Sequence[AnswerEvent] = ()  # what a chat says in place of what it was told
 
     def models(self) -> Sequence[ModelCard]:
         return (
@@ -218,13 +220,16 @@ class FakeChat:
             self.service.seen_prompts.add(f"{context.salt}{prompt}")
             await events.tick()
             yield ChatStarted(prompt_tokens)
-            words = answer_words(job)
+            for said in self.service.script:
+                await events.tick()
+                yield ChoiceEvents(0, (said,))
+            words = answer_words(job) if not self.service.script else []
             limit = job.sampling.max_tokens
             for word in words[:limit]:
                 for index in range(job.n):
                     await events.tick()
                     yield ChoiceEvents(index, (TokenDelta(word, 1, _logprobs(job.sampling.logprobs, word)),))
-            for index in range(job.n):
+            for index in range(job.n if not self.service.script else 0):
                 await events.tick()
                 reason = "length" if len(words) > limit else "stop"
                 yield ChoiceEvents(index, (GenerationEnd(reason, min(len(words), limit), cached_tokens),))

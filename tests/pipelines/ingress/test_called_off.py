@@ -30,6 +30,9 @@ def many(kind: str, *, stream: bool) -> tuple[str, str, JsonObject, Callable[[St
     if kind == "embed":
         texts = [f"text {number}" for number in range(200)]
         return "/v1/embeddings", f"{EMBED}.embedder", {"model": EMBED, "input": [*texts, BAD_TEXT]}, lambda it: it.embedder
+    if kind == "complete":
+        body = {"model": CHAT, "prompt": ["a"] * 4, "n": 4, "seed": BAD_SEED - 3, "max_tokens": 9, "stream": stream}
+        return "/v1/completions", f"{CHAT}.llm", body, lambda it: it.llm
     if kind == "chat":
         body = chat_body("hello", n=4, seed=BAD_SEED - 3, stream=stream)
         return "/v1/chat/completions", f"{CHAT}.llm", body, lambda it: it.llm
@@ -37,7 +40,10 @@ def many(kind: str, *, stream: bool) -> tuple[str, str, JsonObject, Callable[[St
     return "/v1/images/generations", f"{PAINT}.denoiser", body, lambda it: it.denoiser
 
 
-KINDS = [("embed", False), ("chat", False), ("chat", True), ("paint", False), ("paint", True)]
+KINDS = [
+    *(("embed", False), ("chat", False), ("chat", True), ("paint", False), ("paint", True)),
+    *(("complete", False), ("complete", True)),
+]
 
 
 @pytest.mark.parametrize(("kind", "stream"), KINDS)

@@ -24,6 +24,8 @@ SECRET = "/home/ada/models: mat1 and mat2 shapes cannot be multiplied (77x32 and
 ID = "request-7"
 CHATTING = ("/v1/chat/completions", chat_body())
 PAINTING: tuple[str, JsonObject] = ("/v1/images/generations", {"model": PAINT, "prompt": "a boat", "size": "64x64"})
+COMPLETING: tuple[str, JsonObject] = ("/v1/completions", {"model": CHAT, "prompt": "a b"})
+RESPONDING: tuple[str, JsonObject] = ("/v1/responses", {"model": CHAT, "input": "a b"})
 EMBEDDING: tuple[str, JsonObject] = ("/v1/embeddings", {"model": EMBED, "input": ["a", "b"]})
 
 ERRORS: list[Exception] = [
@@ -56,7 +58,9 @@ async def told(service: FakeService, path: str, body: JsonObject, **fields: Any)
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("after", [0, 2])
-@pytest.mark.parametrize(("path", "body"), [CHATTING, PAINTING], ids=["chat", "paint"])
+@pytest.mark.parametrize(
+    ("path", "body"), [CHATTING, PAINTING, COMPLETING, RESPONDING], ids=["chat", "paint", "complete", "respond"]
+)
 async def test_no_error_tells_a_client_what_is_for_the_log(
     caplog: pytest.LogCaptureFixture, error: Exception, after: int, path: str, body: JsonObject
 ) -> None:

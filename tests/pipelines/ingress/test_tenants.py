@@ -145,6 +145,40 @@ BODIES: dict[str, tuple[str, JsonObject]] = {
 }
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": "a"}),
+        ("/v1/responses", {"input": "a"}),
+        ("/tokenize", {"prompt": "a"}),
+        ("/detokenize", {"tokens": []}),
+    ],
+)
+async def test_whatever_a_model_is_asked_it_is_the_tenants_own(path: str, body: JsonObject) -> None:
+    async with client_for(FakeService(), PARTED) as client:
+        statuses = {
+            tenant: (await client.post(path, json=body | {"model": CHAT}, headers=key(tenant))).status_code
+            for tenant in TENANTS
+        }
+        hidden = await client.post(path, json=body | {"model": PAINT}, headers=key("bob"))
+        unknown = await client.post(path, json=body | {"model": "nope"}, headers=key("ada"))
+        nobody = await client.post(path, json=body | {"model": CHAT})
+    assert statuses == {"ada": 404, "bob": 200, "root": 200}
+    assert (hidden.status_code, nobody.status_code) == (404, 401)
+    assert CHAT not in unknown.text
+
+
+async def test_a_painter_that_is_not_the_tenants_paints_nothing_for_its_models() -> None:
+    asked = {"model": CHAT, "input": "a", "tools": [{"type": "image_generation", "model": PAINT}]}
+    async with client_for(FakeService(), PARTED) as client:
+        named = await client.post("/v1/responses", json=asked, headers=key("bob"))
+        unnamed = await client.post(
+            "/v1/responses", json=asked | {"tools": [{"type": "image_generation"}]}, headers=key("bob")
+        )
+    assert (named.status_code, unnamed.status_code) == (404, 400)
+    assert "text_to_image" not in unnamed.text
+
+
 async def test_a_tenant_sees_and_asks_its_own_models_only() -> None:
     allowed = {"ada": {PAINT}, "bob": {CHAT, EMBED}, "root": {CHAT, PAINT, EMBED}}
     async with client_for(FakeService(), PARTED) as client:

@@ -242,6 +242,10 @@ WORST: Mapping[str, Callable[[], Asked]] = {
     "chat, largest images, shrunk": lambda: _chat([_image(noise(900, 900), "low")] * 8),
     "chat, most logprobs": lambda: _chat("a", n=8, logprobs=True, top_logprobs=20),
     "chat, most logprobs, streamed": lambda: _chat("a", n=8, logprobs=True, top_logprobs=20, stream=True),
+    "chat, largest schema": lambda: _chat("a", guided_json={"enum": ["é" * 15] * 4000}),
+    "chat, a schema that is too large": lambda: _chat(
+        "a", guided_json={"properties": {f"k{i}": {"enum": ["x" * 600] * 4} for i in range(4000)}}
+    ),
     "completions, longest prompts": lambda: _complete([[1] * 1500] * 128),
     "completions, most prompts": lambda: _complete(["x" * 1500] * 128),
     "completions, most tokens": lambda: _complete([1] * 190_000),

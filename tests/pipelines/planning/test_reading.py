@@ -108,12 +108,14 @@ def test_a_painting_is_its_steps_times_positions_times_rows_and_then_its_pixels(
     ]
     assert (denoise.work, denoise.items) == (Work(64 * 32 * 2 * 30, 30), 2)
     assert (decode.work, decode.items) == (Work(512 * 256), 2)
+    assert encode.result_bytes == denoise.result_bytes == 64 * 32 * 16 * 4
+    assert (text.result_bytes, decode.result_bytes) == (77 * 8192, 512 * 256 * 3)
 
 
 def test_work_may_be_said_stage_by_stage(config: AppConfig) -> None:
-    given = {"llm": {"amount": 10, "steps": 4, "first_amount": 6, "first_steps": 1}}
+    given = {"llm": {"amount": 10, "steps": 4, "first_amount": 6, "first_steps": 1, "result_bytes": 7}}
     (llm,) = classes(config, chat={"model": "triptych-see", "rate": 1, "work": given})["chat"].demands
-    assert (llm.work, llm.first) == (Work(10, 4), Work(6, 1))
+    assert (llm.work, llm.first, llm.result_bytes) == (Work(10, 4), Work(6, 1), 7)
 
 
 def test_a_bound_on_the_command_line_is_over_the_files(config: AppConfig) -> None:

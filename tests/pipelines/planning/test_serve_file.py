@@ -7,14 +7,19 @@ import pytest
 import yaml
 
 from pipelines.commands.console import DEFAULT_CONFIG
+from pipelines.planning.bounds import Bounds, allowed, bounds
+from pipelines.planning.bounds import budget as planned_budget
 from pipelines.planning.fleet import GIB, Demand, Device, RequestClass, Rules
-from pipelines.planning.plan import Plan
+from pipelines.planning.plan import DeviceUse, Plan, PlannedPool, PlannedStage
 from pipelines.planning.planner import plan
 from pipelines.planning.serve_file import planned_file
 from pipelines.planning.solving.search import Patience
 from pipelines.settings.cautions import cautions
-from pipelines.settings.config_file import load, serve_document
+from pipelines.settings.config_file import load, parse, serve_document
 from pipelines.settings.derived import batch_items, derivations
+from pipelines.settings.schema.deployments import DeploymentConfig
+from pipelines.settings.schema.orchestration import BudgetConfig
+from pipelines.settings.serve.scaled import budget_faults, scaler_settings
 from stages.contract.errors import ConfigurationError
 from stages.contract.work import Work
 from tests.pipelines.planning.fleets import fleet, measured
@@ -26,7 +31,7 @@ DEVICES = (
 ROWS = {"llm": 16, "vision_encoder": 16, "text_encoder": 32, "denoiser": 4, "vae_decoder": 8, "vae_encoder": 8, "embedder": 32}
 
 
-def planned(utilisation: float = 0.8) -> Plan:
+def planned(utilisation: float = 0.8, replicas: int = 1) -> Plan:
     """Everything in the shipped file; the LLM in larger batches and the denoiser in smaller ones than it says."""
     stages = load(DEFAULT_CONFIG).app.stage_names()
     on_any = {
@@ -47,7 +52,9 @@ def planned(utilisation: float = 0.8) -> Plan:
     )
     paint = RequestClass("paint", 1, tuple(Demand(f"triptych-paint.{part}", work) for part, work in PAINTING.items()))
     return plan(
-        replace(fleet(DEVICES, (chat, paint), ()), stages=stages, measured=known), Rules(utilisation), patience=Patience(3)
+        replace(fleet(DEVICES, (chat, paint), ()), stages=stages, measured=known),
+        Rules(utilisation, replicas),
+        patience=Patience(3),
     )
 
 
@@ -58,6 +65,12 @@ def written(found: Plan, text: str | None = None) -> str:
     return planned_file(text or DEFAULT_CONFIG.read_text(), "base.yaml", found, DEVICES, load(DEFAULT_CONFIG).app)
 
 
+def replicas(deployment: DeploymentConfig) -> int | None:
+    """That it begins with."""
+    scaling = deployment.autoscaling_config
+    return deployment.num_replicas if scaling is None else scaling.initial_replicas
+
+
 def test_what_is_written_is_what_was_planned_and_can_be_deployed(tmp_path: Path) -> None:
     found, path = planned(), tmp_path / "planned.yaml"
     path.write_text(written(found))
@@ -65,7 +78,7 @@ def test_what_is_written_is_what_was_planned_and_can_be_deployed(tmp_path: Path)
     assert set(file.app.deployments) == {pool.name for pool in found.pools}
     for pool in found.pools:
         deployment = file.app.deployments[pool.name]
-        assert deployment.num_replicas == pool.replicas
+        assert replicas(deployment) == pool.replicas
         assert deployment.stages == tuple(each.stage for each in pool.stages)
         options = deployment.ray_actor_options
         assert options.num_gpus == (pool.fraction if pool.device == "A100" else None)
@@ -110,6 +123,87 @@ def test_where_every_device_is_taken_old_replicas_go_first() -> None:
     assert full
     for pool in found.pools:
         assert (args["deployments"][pool.name].get("max_surge_percent") == 0) == (pool.device in full)
+
+
+@pytest.mark.parametrize("at_least", [1, 2])
+def test_the_scaler_may_use_all_devices_that_were_planned_for_and_leaves_every_stage_its_replicas(at_least: int) -> None:
+    found, app = planned(replicas=at_least), load(DEFAULT_CONFIG).app
+    args = yaml.safe_load(planned_file(DEFAULT_CONFIG.read_text(), "base.yaml", found, DEVICES, app, at_least))
+    config = parse(args["applications"][0]["args"])
+    assert config.scaling.budget.devices == {"A100": 2, "cpu": 7.2}
+    kept = dict.fromkeys(config.stage_names(), 0)
+    for pool in scaler_settings(config, dict.fromkeys(config.deployments, "app")).pools:
+        planned_pool = next(each for each in found.pools if each.name == pool.deployment)
+        device = next(each for each in DEVICES if each.name == planned_pool.device)
+        assert pool.max_replicas * planned_pool.fraction == device.count
+        assert pool.min_replicas <= pool.initial_replicas == planned_pool.replicas <= pool.max_replicas
+        for stage in pool.stages:
+            kept[stage] += pool.min_replicas
+    visited = {share.stage for share in found.shares}
+    assert all(count >= (at_least if stage in visited else 1) for stage, count in kept.items())
+    assert not budget_faults(config)
+
+
+def test_what_was_allowed_already_is_allowed_still() -> None:
+    """Fewer devices than there are, and types that no pool is on."""
+    found, app = planned(), load(DEFAULT_CONFIG).app
+    budget = BudgetConfig(devices={"A100": 1.0, "T4": 3.0}, price_per_hour=9.0)
+    (fewer, slow) = allowed(DEVICES, budget)
+    assert (fewer.count, slow.count) == (1, 2)
+    given = app.model_copy(update={"scaling": app.scaling.model_copy(update={"budget": budget})})
+    assert planned_budget(found, DEVICES, given.scaling.budget) == {"A100": 1.0, "T4": 3.0, "cpu": 7.2}
+    for pool in bounds(found, DEVICES, planned_budget(found, DEVICES, budget), 1).values():
+        assert pool.least <= pool.most
+
+
+def test_types_that_the_budget_cannot_tell_apart_are_kept_apart_by_the_pools_own_bounds() -> None:
+    """Two kinds of nodes without GPUs: both are "cpu" to the budget."""
+    kinds = tuple(replace(DEVICES[1], name=name, found_by={"label_selector": {"speed": name}}) for name in ("near", "far"))
+    pools = tuple(
+        PlannedPool(
+            f"{stage}-{kind.name}",
+            kind.name,
+            0.5,
+            count,
+            (PlannedStage(stage, measured(1, 1, 1).speed, "auto", 0.5),),
+            0.5,
+            0,
+            False,
+        )
+        for stage, kind, count in (("a.llm", kinds[0], 1), ("b.llm", kinds[0], 2), ("b.llm", kinds[1], 3))
+    )
+    uses = tuple(DeviceUse(kind.name, kind.count, kind.count, 0.5, None) for kind in kinds)
+    found = replace(planned(), pools=pools, devices=uses)
+    may = bounds(found, kinds, planned_budget(found, kinds, BudgetConfig()), 1)
+    assert may["a.llm-near"] == Bounds(1, 2)  # half a device is free
+    assert may["b.llm-near"].most == 3
+    assert may["b.llm-far"] == Bounds(1, 4)
+
+
+@pytest.mark.parametrize(
+    ("scaling", "is_kept"),
+    [
+        ("scaling: {drain_s: 7, budget: {devices: {A100: 1}}}", "drain_s: 7"),
+        ("scaling: {drain_s: 7}", "drain_s: 7"),
+        ("scaling:\n  drain_s: 7  # soon\n  budget:\n    # dear\n    price_per_hour: 9", "# dear"),
+        ("scaling:\n  budget:\n    devices:\n      A100: 1\n      T4: 2\n  # soon\n  drain_s: 7", "# soon"),
+        ("scaling:", ""),
+    ],
+)
+def test_the_budget_is_put_where_scaling_is_spoken_of_and_nothing_else_is_changed(scaling: str, is_kept: str) -> None:
+    text = DEFAULT_CONFIG.read_text()
+    line = next(line for line in text.split("\n") if line.strip().startswith("deployments:"))
+    indent = line[: len(line) - len(line.lstrip())]
+    block = "".join(f"{indent}{each}\n" for each in scaling.split("\n"))
+    once = written(planned(), text.replace(line, block + line, 1))
+    args = yaml.safe_load(once)["applications"][0]["args"]
+    before = yaml.safe_load(scaling)["scaling"] or {}
+    assert is_kept in once
+    assert args["scaling"]["budget"]["devices"]["A100"] in (1, 2)
+    assert {name: value for name, value in args["scaling"].items() if name != "budget"} == {
+        name: value for name, value in before.items() if name != "budget"
+    }
+    assert written(planned(), once) == once
 
 
 def test_a_file_without_deployments_gets_them() -> None:

@@ -1,11 +1,12 @@
 """Replicas of pools of unlike speed, for tests of who is chosen."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from pipelines.routing.candidate import Candidate
+from pipelines.routing.holding import Held, Holders
 from pipelines.routing.ownership import seed_of, weight
 from stages.contract.cost import Speed, StepTimes
-from stages.contract.news import StageNews, hint
+from stages.contract.news import NO_HINTS, Hints, StageNews, hint
 from stages.contract.work import Work
 
 STAGE = "m.stage"
@@ -42,3 +43,11 @@ def candidate(
 
 def owner(name: str, replicas: Collection[str]) -> str:
     return max(replicas, key=lambda replica: weight(hint(name), seed_of(replica)))
+
+
+def held(candidates: Sequence[Candidate], hints: Hints = NO_HINTS) -> Held:
+    """What they hold of an item."""
+    holders = Holders()
+    for one in candidates:
+        holders.holds(one, (), one.news.holds if one.news is not None else ())
+    return holders.of(hints)

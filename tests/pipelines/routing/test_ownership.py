@@ -2,12 +2,11 @@
 
 from collections import Counter
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.routing.ownership import owners, weight, weights
+from pipelines.routing.ownership import Owners, weight
 from tests.pipelines.routing.fleet import owner
 
 NAMES = st.text(max_size=80)
@@ -55,8 +54,8 @@ def test_what_a_replica_owned_goes_to_all_others() -> None:
 
 @given(st.integers(0, 2**64 - 1), st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=20, unique=True))
 def test_many_replicas_are_weighed_as_one_is(name: int, seeds: list[int]) -> None:
-    together = weights(name, np.array(seeds, np.uint64))
-    assert together.tolist() == [weight(name, seed) for seed in seeds]
+    own = Owners(seeds)
+    assert own.weights(name).tolist() == [weight(name, seed) for seed in seeds]
     best = sorted(range(len(seeds)), key=lambda at: -weight(name, seeds[at]))
-    assert list(owners(name, np.array(seeds, np.uint64), 2)) == best[:2]
-    assert list(owners(name, np.array(seeds, np.uint64))) == best[:1]
+    assert list(own.of(name, 2)) == best[:2]
+    assert list(own.of(name)) == best[:1]

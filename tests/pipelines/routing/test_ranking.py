@@ -14,7 +14,7 @@ from pipelines.routing.ownership import weight
 from pipelines.routing.ranking import rank
 from stages.contract.news import Hints
 from stages.contract.work import Work
-from tests.pipelines.routing.fleet import candidate, speed
+from tests.pipelines.routing.fleet import candidate, held, speed
 
 WORK = Work(10.0, 10.0)
 CANDIDATES = st.lists(
@@ -34,7 +34,7 @@ CANDIDATES = st.lists(
 
 
 def ranked(wanted: Wanted, *candidates: Candidate, now: float = 0.0, draw: float = 0.0) -> Ranked:
-    found = rank(wanted, candidates, now, iter(repeat(draw)).__next__)
+    found = rank(wanted, candidates, held(candidates, wanted.hints), now, iter(repeat(draw)).__next__)
     assert found is not None
     return found
 
@@ -51,7 +51,7 @@ def test_one_of_the_candidates_is_chosen_and_another_is_the_runner_up(
 
 
 def test_nobody_is_chosen_of_nobody() -> None:
-    assert rank(Wanted(WORK), [], 0.0, random.random) is None
+    assert rank(Wanted(WORK), [], held([]), 0.0, random.random) is None
 
 
 @given(st.integers(0, 30), st.integers(0, 30), st.sampled_from([1.0, 3.0, 6.0]))
@@ -100,14 +100,14 @@ def test_several_callers_with_the_same_news_do_not_all_choose_the_same_replica()
     assert max(counts.values()) < 160
 
 
-@pytest.mark.parametrize(("held", "chosen"), [(80, "holder"), (2, "idle")])
-def test_what_is_remembered_there_counts_as_done_and_no_more(held: int, chosen: str) -> None:
+@pytest.mark.parametrize(("length", "chosen"), [(80, "holder"), (2, "idle")])
+def test_what_is_remembered_there_counts_as_done_and_no_more(length: int, chosen: str) -> None:
     """The holder is busy: what it holds must be worth more than the wait."""
     hints = Hints(tuple(range(100)), Work(1.0, 1.0), unit="tokens")
-    holder, idle = candidate("holder", 9, holds=[held - 1]), candidate("idle")
+    holder, idle = candidate("holder", 9, holds=[length - 1]), candidate("idle")
     found = ranked(Wanted(Work(100.0, 100.0), hints), holder, idle)
     assert found.best.replica == chosen
-    assert found.remembered == ((f"{held} tokens of its beginning",) if chosen == "holder" else ())
+    assert found.remembered == ((f"{length} tokens of its beginning",) if chosen == "holder" else ())
 
 
 def test_affinity_makes_no_hot_spot() -> None:
@@ -238,12 +238,11 @@ def test_where_no_speed_is_known_no_deadline_is_near_and_a_name_goes_to_its_owne
 
 def test_full_replicas_are_passed_over_unless_all_are() -> None:
     full, free = candidate("full"), candidate("free", 20)
-    full.max_ongoing = free.max_ongoing = 4
-    full.ongoing, free.ongoing = 4, 3
+    full.fills, free.fills = (lambda: True), (lambda: False)
     found = ranked(Wanted(WORK), full, free)
     assert found.best is free
     assert "1 others are full" in found.reasons
-    free.ongoing = 4
+    free.fills = full.fills
     assert ranked(Wanted(WORK), full, free).best is full
 
 
@@ -260,7 +259,7 @@ def test_a_model_of_cost_is_asked_as_often_as_there_are_candidates_and_no_more(
     """What follows from the news alone is worked out once, when it comes."""
     asked: Counter[str] = Counter()
     cls = type(speed())
-    for method in ("step_s", "drain_s", "finish_s"):
+    for method in ("step_s", "drain_s", "finish_s", "ahead", "done_s"):
         was = getattr(cls, method)
 
         def counting(self: object, *args: object, was: object = was, method: str = method) -> object:
@@ -273,5 +272,6 @@ def test_a_model_of_cost_is_asked_as_often_as_there_are_candidates_and_no_more(
     ranked(wanted, *fleet)
     asked.clear()
     ranked(wanted, *fleet)
-    assert asked["drain_s"] == asked["finish_s"] == 0
-    assert asked["step_s"] <= len(fleet) + 1
+    assert asked["drain_s"] == asked["finish_s"] == asked["ahead"] == 0
+    assert asked["step_s"] <= 1
+    assert asked["done_s"] <= len(fleet) + 4  # and of the best and the runner-up, also alone

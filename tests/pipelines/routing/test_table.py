@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -224,7 +225,8 @@ def test_of_many_replicas_a_sample_is_looked_at_with_the_holder_and_the_names_ow
     wanted = Wanted(Work(100.0, 100.0), Hints((7,), Work(90.0, 90.0)), name=99)
     own = max((f"a{number}" for number in range(1000)), key=lambda replica: weight(99, seed_of(replica)))
     for _ in range(50):
-        candidates = known._candidates(known._stages[STAGE], ("a",), wanted, 0.0)
+        stage = known._stages[STAGE]
+        candidates = known._candidates(stage, known._roster(stage, ("a",)), stage.holders.of(wanted.hints), wanted, 0.0)
         assert len(candidates) <= 16
         seen.update({one.replica for one in candidates})
     assert seen["a123"] == seen[own] == 50
@@ -236,21 +238,24 @@ def test_of_many_replicas_a_sample_is_looked_at_with_the_holder_and_the_names_ow
 
 def test_what_names_are_owned_by_is_worked_out_again_only_for_pools_whose_members_changed() -> None:
     known = table(a=20, b=20)
-    before = {pools: known._all(pools) for pools in (("a",), ("b",), ("a", "b"))}
+    stage = known._stage(STAGE)
+    before = {pools: known._roster(stage, pools) for pools in (("a",), ("b",), ("a", "b"))}
     members = [Member(f"a{number}", 32) for number in range(20)]
     known.members("a", members, lambda replica: None, 1.0)
-    assert all(known._all(pools) is found for pools, found in before.items())
+    assert all(known._roster(stage, pools) is found for pools, found in before.items())
     known.members("a", members[1:], lambda replica: None, 2.0)
-    assert known._all(("b",)) is before["b",]
-    assert [len(known._all(pools)[0]) for pools in (("a",), ("a", "b"))] == [19, 39]
+    assert known._roster(stage, ("b",)) is before["b",]
+    assert [len(known._roster(stage, pools).candidates) for pools in (("a",), ("a", "b"))] == [19, 39]
 
 
 def test_what_very_many_hold_adds_only_few_candidates() -> None:
     known = table(a=1000)
     for number in range(200):
         known.heard("a", news(f"a{number}", 0, holds=[7]), 0.0)
-    holders = known._holders(known._stages[STAGE], ["a"], Hints((7,), WORK))
-    assert len(holders) == MAX_HOLDERS
+    stage = known._stages[STAGE]
+    chosen = known._some(stage, known._roster(stage, ("a",)), stage.holders.of(Hints((7,), WORK)), URGENT)
+    assert len(chosen) <= 16
+    assert sum(7 in one.news.holds for one in chosen[:MAX_HOLDERS] if one.news is not None) == MAX_HOLDERS
 
 
 @pytest.mark.parametrize("count", [2, 20])
@@ -294,3 +299,37 @@ def test_what_is_being_made_for_one_is_waited_for_there_by_all_who_want_it() -> 
     for one in sent:
         known.ended(one)
     assert not known._stages[STAGE].making
+
+
+def test_stages_of_one_replica_that_share_its_device_make_one_another_slower_and_others_do_not() -> None:
+    known = table(a=2)
+    for number, (stage, device, is_shared) in enumerate(
+        [(STAGE, "gpu", True), ("m.beside", "gpu", True), ("m.apart", "cpu", True), ("m.alone", "gpu", False)]
+    ):
+        told = replace(news("a0", 0 if stage == STAGE else 50), stage=stage, device=device, is_shared=is_shared)
+        known.heard("a", replace(told, number=number + 1), 0.0)
+    one = known._stages[STAGE].known["a", "a0"]
+    assert [other.news.stage for other in one.others if other.news is not None] == ["m.beside"]
+    found = known.ranked(STAGE, ["a"], URGENT, 0.0)
+    assert found is not None
+    assert found.best.replica == "a1"
+    known.members("a", [Member("a1", 64)], lambda replica: None, 1.0)
+    known.members("a", [Member("a0", 64), Member("a1", 64)], lambda replica: None, 2.0)
+    known.heard("a", replace(news("a0", 0, number=9), is_shared=True), 3.0)
+    assert not known._stages[STAGE].known["a", "a0"].others  # the one that was called so before is gone
+
+
+def test_what_is_sent_to_a_stage_counts_at_once_where_others_share_its_device() -> None:
+    known = table(a=1)
+    for stage in (STAGE, "m.beside"):
+        known.heard("a", replace(news("a0", 0), stage=stage, is_shared=True), 0.0)
+    before = known.ranked(STAGE, ["a"], URGENT, 0.1)
+    sent = known.sent("m.beside", "a", "a0", WORK * 20, 0.1)
+    after = known.ranked(STAGE, ["a"], URGENT, 0.1)
+    assert before is not None
+    assert after is not None
+    assert after.finish_s == pytest.approx(2 * before.finish_s)
+    known.ended(sent)
+    again = known.ranked(STAGE, ["a"], URGENT, 0.1)
+    assert again is not None
+    assert again.finish_s == pytest.approx(before.finish_s)

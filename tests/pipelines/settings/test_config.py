@@ -83,7 +83,7 @@ REFUSED = [
     ("cache.redis", {"url_env": "X", "url_file": "/x"}, ["cache.redis", "one of url, url_env, url_file"]),
     ("cache.redis", {"cluster": True}, ["cache.redis", "cluster is for a server elsewhere"]),
     ("cache.redis", {"url": "unix:///x", "cluster": True}, ["cache.redis", "redis:// or rediss://"]),
-    ("cache.redis", {"ttl_s_of": {"picture": 1}}, ["cache.redis.ttl_s_of", "picture", "vision_features", "kv_page"]),
+    ("cache.redis", {"ttl_s_of": {"photo": 1}}, ["cache.redis.ttl_s_of", "photo", "vision_features", "kv_page"]),
     ("cache.redis", {"ttl_s_of": {"latents": 0}}, ["cache.redis.ttl_s_of.latents", "greater than 0"]),
     ("cache.kv", {"redis": {"url": "redis://:pw@cache"}}, ["cache.kv.redis.url", "which Serve would show"]),
     ("cache.kv", {"memory": 1}, ["cache.kv.memory", "Extra inputs"]),

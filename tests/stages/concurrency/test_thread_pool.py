@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from stages.concurrency.thread_pool import TENANT, DaemonThreads, ThreadPool, TwoLanes
-from stages.contract.errors import Overloaded, Unavailable
+from stages.contract.errors import Cancelled, Overloaded, Unavailable
+from stages.contract.wanted import stop_if_unwanted
+from tests.stages.fakes import PATIENCE_S
 
 ROOT = Path(__file__).parents[3]
 
@@ -49,6 +51,27 @@ async def test_who_finds_the_line_full_is_refused_and_there_is_room_again_when_i
     go_on.set()
     assert (await running, await waiting) == (True, 1)
     assert await pool.run(sum, [2]) == 2
+    pool.close()
+
+
+async def test_what_runs_when_its_caller_leaves_is_told_that_nobody_wants_it() -> None:
+    pool, begun, gone, ended = ThreadPool("sums", threads=1, max_waiting=1), *(threading.Event() for _ in range(3))
+
+    def work() -> None:
+        stop_if_unwanted()
+        begun.set()
+        gone.wait(PATIENCE_S)
+        try:
+            stop_if_unwanted()
+        except Cancelled:
+            ended.set()
+
+    running = asyncio.ensure_future(pool.run(work))
+    await asyncio.to_thread(begun.wait, PATIENCE_S)
+    running.cancel()
+    await asyncio.wait([running])
+    gone.set()
+    assert await asyncio.to_thread(ended.wait, PATIENCE_S)
     pool.close()
 
 

@@ -385,7 +385,6 @@ async def test_metrics_have_every_counter_by_its_agreed_name(host: StageHost) ->
         "finish_taken_seconds_total",
         "finish_error_seconds_total",
         "cache_hits_memory_total",
-        "cache_hits_redis_total",
         "cache_misses_total",
         "cache_joined_total",
         "cache_waits_total",

@@ -2,6 +2,7 @@
 
 import tracemalloc
 import zlib
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from stages.contract.errors import InvalidRequest, TooLarge
+from stages.images import image as codecs
 from stages.images.formats.essence import ImageFormat
 from stages.images.image import ImageInfo, decoded, encode, fit, inspect
 from stages.images.image_header import read_header
@@ -424,6 +426,26 @@ def test_any_damage_gives_an_image_within_the_limit_or_a_refusal(
     except InvalidRequest:
         return
     assert image.width * image.height <= 10_000
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "BMP"])
+def test_a_decode_may_be_stopped_about_every_million_pixels(format: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an image that is easily compressed, a block of Pillow's own size holds everything."""
+    side, ends = 3000, [0]
+
+    class Noted(codecs._WatchedFile):
+        def read(self, size: int | None = -1, /) -> bytes:
+            found = super().read(size)
+            ends.append(self.tell())
+            return found
+
+    data = save(Image.new("RGB", (side, side), "teal"), format)
+    monkeypatch.setattr(codecs, "_WatchedFile", Noted)
+    with decoded(data, max_pixels=side * side, param="image"):
+        pass
+    assert ends[-1] > len(data) * 0.9
+    farthest = max(later - earlier for earlier, later in pairwise(ends))
+    assert farthest * side * side / len(data) < 1.3 * 2**20
 
 
 def test_a_refusal_speaks_of_no_object_of_ours() -> None:

@@ -65,7 +65,7 @@ class TemplateFields(RequestBody):
             )
         variables = {} if self.chat_template_kwargs is None else self.chat_template_kwargs
         _check(variables)
-        asked = [*self._said(), *((f"chat_template_kwargs.{name}", {name: value}) for name, value in variables.items())]
+        asked = [*self._openais(), *((f"chat_template_kwargs.{name}", {name: value}) for name, value in variables.items())]
         return TemplateOptions(
             variables={name: value for _, said in asked for name, value in said.items()},
             asked={field: tuple(said) for field, said in asked},
@@ -74,7 +74,7 @@ class TemplateFields(RequestBody):
             echoes=bool(self.echo),
         )
 
-    def _said(self) -> Sequence[tuple[str, Mapping[str, Any]]]:
+    def _openais(self) -> Sequence[tuple[str, Mapping[str, Any]]]:
         """OpenAI's fields, and what templates call them."""
         said: list[tuple[str, Mapping[str, Any]]] = []
         if self.reasoning_effort is not None:

@@ -24,8 +24,10 @@ class FunctionBody(LenientBody):
 
 
 class ToolBody(LenientBody):
+    """`function` is required, which is looked at behind `type`: other tools have none."""
+
     type: Literal["function"]
-    function: FunctionBody
+    function: FunctionBody | None = None
 
 
 class NamedFunction(LenientBody):
@@ -61,7 +63,7 @@ class ToolFields(RequestBody):
 
     def asked_tools(self) -> Tools | None:
         """What may be called; None: nothing. Raises `InvalidRequest` for a choice of what is not there."""
-        functions = tuple(_function(place, tool.function) for place, tool in enumerate(self.tools or ()))
+        functions = tuple(_function(place, tool) for place, tool in enumerate(self.tools or ()))
         _refuse_twice(functions)
         choice = self.tool_choice
         if choice == "none" or (not functions and choice in (None, "auto")):
@@ -77,7 +79,10 @@ class ToolFields(RequestBody):
         return Tools(functions, ToolChoice(choice or "auto"), parallel)
 
 
-def _function(place: int, body: FunctionBody) -> Function:
+def _function(place: int, tool: ToolBody) -> Function:
+    body = tool.function
+    if body is None:
+        raise InvalidRequest(f"tools[{place}].function is required", param=f"tools[{place}].function")
     return Function(
         body.name,
         body.description,

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from pipelines.planning.simulation.engines.clock import QUANTUM_S, quantized
 from stages.contract.cost import Speed
+from stages.contract.engine import Load
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,8 @@ class Takes(Protocol):
 
     def turn(self) -> None: ...
 
+    def load(self) -> Load: ...
+
 
 class Device:
     """Of one replica. `slowness`: by how much longer than their profiles say everything takes there, whatever anybody believes. `window`:
@@ -65,9 +68,18 @@ class Device:
         self._noise, self._source = noise, source
         self._holder: Takes | None = None
         self._line: deque[Takes] = deque()
+        self._engines: list[Takes] = []
 
     def draw(self) -> float:
         return self._source.lognormvariate(0.0, self._noise.sigma) if self._noise.sigma else 1.0
+
+    def has(self, engine: Takes) -> None:
+        """One more stage is there."""
+        self._engines.append(engine)
+
+    def others_s(self, engine: Takes) -> list[float]:
+        """How long each of the others has yet to do, had it the device alone."""
+        return [other.load().seconds_ahead for other in self._engines if other is not engine]
 
     def take(self, engine: Takes) -> None:
         """It has its turn now, or after those that came before."""

@@ -14,7 +14,7 @@ from enum import Enum
 from pipelines.planning.simulation.engines.clock import DEVICE, Clock
 from pipelines.planning.simulation.engines.devices import Device, DeviceTime
 from pipelines.planning.simulation.engines.folding import FoldingScheduler
-from stages.contract.cost import Speed
+from stages.contract.cost import Speed, shared_s
 from stages.contract.engine import Load
 from stages.contract.item import DEFAULT_TENANT
 from stages.contract.limits import BatchLimits, QueueLimits
@@ -65,6 +65,7 @@ class VirtualEngine(ABC):
         """`speed`: as it really is, whatever the scheduler knows of it."""
         self._clock, self._who, self._scheduler, self._device = clock, who, scheduler, device
         self._time = DeviceTime(device, speed)
+        device.has(self)
         self._chunk = chunk
         self._is_busy = self._is_dead = False
 
@@ -90,7 +91,8 @@ class VirtualEngine(ABC):
         piece.submitted_at = now
         piece.is_typical = load.num_items > 0 and piece.priority <= 0
         if load.speed is not None:
-            piece.expected_s = load.speed.finish_s(foreseen, load.outstanding, load.num_items)
+            alone_s = load.speed.finish_s(foreseen, load.outstanding, load.num_items)
+            piece.expected_s = shared_s(alone_s, self._device.others_s(self))
         if self._is_busy:
             self.interrupt()
         else:

@@ -9,12 +9,10 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from stages.contract.limits import BatchLimits, QueueLimits
-from stages.contract.work import Work
 from stages.engine.scheduling.fairness import fill_fairly
 from stages.engine.scheduling.learned_speed import LearnedSpeed
-from stages.engine.scheduling.row import Row
 from stages.engine.scheduling.scheduler import Batch, Entry, IterativeScheduler
-from stages.engine.scheduling.urgency import CLOSE, weight
+from stages.engine.scheduling.urgency import CLOSE, pressed, weighs
 
 W = TypeVar("W")
 
@@ -64,10 +62,9 @@ class FoldingScheduler(IterativeScheduler[W]):
         """After a step that began then, of which `complete` has yet to be told: so many more like it, each with a `complete` for the
         one before it. The rows of the last one, in its order."""
         for row in self._rows.values():
-            _work(row, num_steps)
+            row.worked(num_steps * row.cost, num_steps)  # amounts are such that sums of them are exact
         amount = sum(row.cost for row in self._rows.values())
-        for _ in range(num_steps):
-            self.speed.observe(amount, step_s)
+        self.speed.observe(amount, step_s, times=num_steps)
         if self._is_shared:
             self._charge_each(num_steps, step_s)
         self._have_turns(num_steps - 1, began, step_s)
@@ -86,22 +83,14 @@ class FoldingScheduler(IterativeScheduler[W]):
         """As `next_batch` has its rows, so many times."""
         for rows in self._rows_by_tenant().values():
             dues = [row.due for row in rows]
-            turns = [None if math.isfinite(row.entry.deadline) else 1 / weight(row.entry, began) for row in rows]
+            pressing = [pressed(row.entry) for row in rows]
             first = self._times[rows[0].tenant]
             for number in range(1, num_steps + 1):
                 now, first = began + number * step_s, min(dues)
-                for at, turn in enumerate(turns):
-                    turn = turn or 1 / weight(rows[at].entry, now)
+                for at, (by_priority, arrival, allowed) in enumerate(pressing):
+                    turn = 1 / weighs(by_priority, arrival, allowed, now)
                     due = first + turn
                     dues[at] = (due if due < dues[at] else dues[at]) + turn
             self._times[rows[0].tenant] = first
             for row, due in zip(rows, dues, strict=True):
                 row.due = due
-
-
-def _work(row: Row[W], num_steps: int) -> None:
-    """As `row.worked` so many times. Amounts are such that sums of them are exact."""
-    steps = Work(num_steps * row.cost, num_steps)
-    row.did, row.left = row.did + steps, row.left - steps
-    if row.left.steps < 1.0:
-        row.left = Work(max(row.cost, row.left.amount), 1.0)

@@ -88,6 +88,11 @@ async def test_every_field_reaches_the_pipeline() -> None:
             top_k=40,
             min_p=0.125,
             repetition_penalty=1.25,
+            min_tokens=3,
+            ignore_eos=True,
+            stop_token_ids=[5, 6, 5],
+            include_stop_str_in_output=True,
+            skip_special_tokens=False,
             n=2,
         )
     )
@@ -106,11 +111,22 @@ async def test_every_field_reaches_the_pipeline() -> None:
         top_k=40,
         min_p=0.125,
         repetition_penalty=1.25,
+        min_tokens=3,
+        ignore_eos=True,
+        stop_token_ids=(5, 6),
+        include_stop_str_in_output=True,
+        skip_special_tokens=False,
     )
 
 
 def test_no_field_of_sampling_is_out_of_a_requests_reach() -> None:
-    assert {field.name for field in fields(Sampling)} <= set(ChatBody.model_fields)
+    said_otherwise = {"constraint", "shown_tokens", "prompt_logprobs"}  # by response_format and tools; of plain texts
+    assert {field.name for field in fields(Sampling)} - said_otherwise <= set(ChatBody.model_fields)
+
+
+async def test_a_share_of_nothing_is_the_likeliest_token() -> None:
+    sampling = (await asked(chat_body(top_p=0, temperature=0.7))).sampling
+    assert (sampling.temperature, sampling.top_p) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize(("top_k", "means"), [(-1, 0), (0, 0), (1, 1)])
@@ -154,6 +170,13 @@ async def test_null_means_not_given() -> None:
         {"modalities": ["text"]},
         {"tools": []},
         {"tool_choice": "none"},
+        {"tool_choice": "auto"},
+        {"prompt_cache_retention": "24h"},
+        {"request_id": "r"},
+        {"verbosity": "low"},
+        {"reasoning_effort": "high"},
+        {"stream_options": {"include_usage": True, "include_obfuscation": True}, "stream": True},
+        {"separate_reasoning": True},
         {"parallel_tool_calls": True},
         {"prompt_cache_key": "k"},
         {"safety_identifier": "s"},
@@ -166,18 +189,17 @@ async def test_a_field_without_effect_is_accepted(fields: JsonObject) -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-        ({"tool_choice": "required"}, "tool_choice"),
         ({"functions": []}, "functions"),
+        ({"function_call": "auto"}, "function_call"),
+        ({"chat_template": "{{ messages }}"}, "chat_template"),
+        ({"documents": [{"text": "x"}]}, "documents"),
         ({"modalities": ["audio"]}, "modalities[0]"),
         ({"audio": {"voice": "alloy", "format": "wav"}}, "audio"),
-        ({"prediction": {"type": "content", "content": "x"}}, "prediction"),
         ({"web_search_options": {}}, "web_search_options"),
-        ({"reasoning_effort": "high"}, "reasoning_effort"),
-        ({"store": True}, "store"),
-        ({"service_tier": "flex"}, "service_tier"),
         ({"best_of": 3}, "best_of"),
-        ({"stream_options": {"include_obfuscation": True}, "stream": True}, "stream_options.include_obfuscation"),
+        ({"messages": [{"role": "user", "content": "x", "images": ["aaaa"]}]}, "messages[0].images"),
+        ({"messages": [{"role": "user", "content": "x", "audio": {}}]}, "messages[0].audio"),
+        ({"messages": [{"role": "assistant", "content": "x", "prefix": True}]}, "messages[0].prefix"),
     ],
 )
 async def test_a_field_with_an_effect_that_is_not_offered_is_refused_by_name(fields: JsonObject, param: str) -> None:
@@ -192,7 +214,12 @@ async def test_a_field_with_an_effect_that_is_not_offered_is_refused_by_name(fie
     [
         ({"temperature": 2.5}, "temperature", "2.5"),
         ({"temperature": "1"}, "temperature", '"1"'),
-        ({"top_p": 0}, "top_p", "greater than 0"),
+        ({"top_p": -0.1}, "top_p", "greater than or equal to 0"),
+        ({"min_tokens": -1}, "min_tokens", "0"),
+        ({"stop_token_ids": [-1]}, "stop_token_ids[0]", "0"),
+        ({"temprature": 1}, "temprature", "did you mean temperature?"),
+        ({"max_token": 1}, "max_token", "did you mean max_tokens?"),
+        ({"quux": 1}, "quux", "quux is not supported"),
         ({"n": 0}, "n", "1"),
         ({"n": 9}, "n", "limits.max_choices"),
         ({"max_tokens": 0}, "max_tokens", "1"),
@@ -213,10 +240,11 @@ async def test_a_field_with_an_effect_that_is_not_offered_is_refused_by_name(fie
         ({"repetition_penalty": 0}, "repetition_penalty", "greater than 0"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "stream: true"),
         ({"messages": []}, "messages", "1"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "tool"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id", "required"),
+        ({"messages": [{"role": "critic", "content": "x"}]}, "messages[0].role", "critic"),
+        ({"messages": [{"role": "assistant", "content": None}]}, "messages[0].content", "calls nothing"),
         ({"messages": [{"content": "x"}]}, "messages[0].role", "required"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "required"),
-        ({"messages": [{"role": "user", "content": "x", "name": "ada"}]}, "messages[0].name", "not supported"),
         ({"messages": "hello"}, "messages", "hello"),
         ({"triptych": {"priority": 99}}, "triptych.priority", "10"),
         ({"triptych": {"speed": 1}}, "triptych.speed", "not supported"),

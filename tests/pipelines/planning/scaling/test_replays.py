@@ -1,6 +1,7 @@
 """Whole courses of load through the scaling policy: how soon it rises, how calm it stays, whom it gives what, and the budget."""
 
 import math
+import random
 from itertools import pairwise
 
 import pytest
@@ -25,6 +26,30 @@ def test_a_constant_noisy_load_changes_nothing(rate: float, items_per_s: float, 
         [pool("a", "m.s", items_per_s, rows=rows)], {"m.s": lambda now: rate}, 900, initial={"a": replicas}, seed=seed
     )
     assert course.changes() == 0
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_the_constant_load_is_nothing_changes_once_it_has_settled(seed: int) -> None:
+    """Half an hour, of stages of every size: with few long items, what is chance is most of what is seen."""
+    draw = random.Random(seed)
+    rows, replicas = draw.choice([1, 1, 2, 8, 64]), draw.randint(2, 12)
+    rate = 10 ** draw.uniform(-0.7, 1.2)
+    items_per_s = rate / replicas / draw.uniform(0.6, 0.8)
+    course = replay(
+        [pool("a", "m.s", items_per_s, rows=rows)], {"m.s": lambda now: rate}, 2700, initial={"a": replicas}, seed=seed
+    )
+    assert course.changes(900) == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_little_more_than_the_replicas_do_is_found_out_by_what_waits_however_few_items_come(seed: int) -> None:
+    """Ten seconds each: by their number alone a fifth more would tell nothing for half an hour."""
+    course = replay(
+        [pool("a", "m.s", 0.1, rows=1)], {"m.s": lambda now: 0.48 if now > 600 else 0.25}, 1000, initial={"a": 4}, seed=seed
+    )
+    assert course.at(600)["a"] == 4
+    assert course.at(1000)["a"] >= 5
+    assert max(waited for _, waited in course.waits["m.s"]) < 150
 
 
 @pytest.mark.parametrize("at", [300.5, 301.0, 301.6])

@@ -147,6 +147,27 @@ def test_the_stages_of_one_process_share_its_device() -> None:
     assert 2 * after("m.0") - 1 <= after("m.0", "n.0") <= 2 * after("m.0") + 1
 
 
+@pytest.mark.parametrize("lately", [(0.0, 0.4), (0.4, 0.0), (0.0, 0.0), (0.3, 0.3)])
+def test_what_a_few_seconds_bring_to_stages_that_share_a_process_takes_and_gives_no_replica(
+    lately: tuple[float, float],
+) -> None:
+    """One of them takes nearly all of the device; which of them has more of the few items that came just now is chance."""
+
+    def state(slow: float, quick: float) -> PoolState:
+        loads = [
+            StageLoad(stage, speed(step_s), arriving=rate, work=ITEM * rate, leaving=rate)
+            for stage, step_s, rate in (("m.0", 5.0, slow), ("m.1", 0.02, quick))
+        ]
+        return PoolState("a", tuple(loads), running=2, max_replicas=20)
+
+    memory, counts = Memory(), set()
+    for step in range(300):
+        rates = (0.2, 0.2) if step < 280 else lately
+        wanted, memory = targets([state(*rates)], Budget(), RULES, memory, 2.0 * step)
+        counts.add(wanted["a"])
+    assert counts == {2}
+
+
 @pytest.mark.parametrize(("budget", "expected"), [({"L4": 2.0}, {"a": 2}), ({"L4": 1.0}, {"a": 1}), ({}, {"a": 3})])
 def test_minimums_are_kept_as_far_as_the_budget_goes(budget: dict[str, float], expected: dict[str, int]) -> None:
     three = PoolState("a", (StageLoad("m.0"),), device="L4", min_replicas=3, max_replicas=3)

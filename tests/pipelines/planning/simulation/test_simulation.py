@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 
@@ -21,6 +22,7 @@ from pipelines.planning.simulation.simulation import simulate
 from pipelines.planning.simulation.workload import Request, Task
 from pipelines.routing.admission import Admission
 from stages.contract.cost import Speed, StepTimes
+from stages.contract.news import StageNews
 
 ENCODER, LLM = "m.encoder", "m.llm"
 
@@ -210,3 +212,23 @@ def test_every_request_ends_once_whatever_happens(source: random.Random, seed: i
     results = [simulate(fleet, load, OwnRouter, seed=seed, folds=folds) for folds in (True, False)]
     assert sorted(results[0].requests.at) == [one.at_s for one in load]
     assert results[0].requests == results[1].requests
+
+
+class Blind(OwnRouter):
+    """Hears nothing of who shares a device."""
+
+    def heard(self, pool: str, news: StageNews, now: float) -> None:
+        super().heard(pool, replace(news, is_shared=False), now)
+
+
+def test_who_counts_what_else_a_device_has_to_do_sends_less_there_and_all_are_done_sooner() -> None:
+    """Two replicas paint all the time, beside what two others do alone."""
+    painter = Speed(StepTimes(((1.0, 0.1),)), 8, math.inf)
+    both = Pool("both", "gpu", (Hosted(ENCODER, one_shot(0.1)), Hosted(LLM, painter)), 2)
+    fleet = Fleet((Stage(ENCODER), Stage(LLM, is_iterative=True)), (both, pool("own", one_shot(0.1), 2)), num_callers=2)
+    painted = [Request(at, (Task(LLM, steps=20),), "painting") for at in islice(every(1.0), 60)]
+    asked = images(islice(poisson(14.0, 4), 840), kind="image")
+    load = sorted([*painted, *asked], key=lambda request: request.at_s)
+    seeing, blind = (simulate(fleet, load, router, window=(5.0, 60.0)) for router in (OwnRouter, Blind))
+    assert seeing.figures("image").mean_s < 0.5 * blind.figures("image").mean_s
+    assert seeing.figures("painting").mean_s <= blind.figures("painting").mean_s

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cache.codec import Arrays
-from cache.memory import MemoryTier
+from cache.memory import ENTRY_BYTES, MemoryTier
 from cache.tier import UNLABELLED, Label
 from cache.tiered import TieredCache
 from stages.checkpoints.checkpoint import Contents
@@ -26,7 +26,7 @@ from stages.host.pages.held import MAX_HELD_BYTES
 from tests.stages.fakes import PATIENCE_S, Add, Adder, FarTier, Gate
 from tests.stages.host.test_host import collect, once
 from tests.stages.host.test_inputs import plus
-from tests.stages.paged import Letters, Spell, Speller
+from tests.stages.paged import PAGE, Letters, Spell, Speller
 
 TEXT = "abcdefgh"
 ORIGIN = Origin.of(EngineIdentity("m.spell", "cpu"), "w").key
@@ -199,7 +199,8 @@ async def test_short_items_and_hosts_without_pages_look_for_nothing(scene: Scene
 
 
 async def test_every_counter_of_pages_has_its_agreed_name(scene: Scene) -> None:
-    documented = set(re.findall(r"\bpages?_\w+", inspect.getsource(StageMetrics)))
+    named = re.findall(r"\bpages?_\w+", inspect.getsource(StageMetrics))
+    documented = {name.replace("TIER", tier) for name in named for tier in ("memory", "redis")}
     await scene.spell()
     await once(lambda: scene.host.metrics()[0].counters.get("pages_redis_letters_puts_total") == 4)
     spell = next(stage for stage in scene.host.metrics() if stage.stage == "m.spell")
@@ -208,6 +209,21 @@ async def test_every_counter_of_pages_has_its_agreed_name(scene: Scene) -> None:
     shared = scene.host.metrics()[0].counters
     assert (shared["pages_memory_letters_puts_total"], shared["pages_redis_down"]) == (4, 0)
     assert shared["pages_memory_bytes"] > 0
+
+
+@pytest.mark.parametrize("forgets", [True, False])
+async def test_where_memory_is_too_small_the_end_of_a_run_goes_first_also_while_the_stage_itself_holds_it(
+    forgets: bool,
+) -> None:
+    scene = Scene(memory_bytes=3 * (PAGE + ENTRY_BYTES))
+    scene.speller.forgets = forgets
+    keys = [remembered_as(name, ORIGIN) for name in Spell(TEXT).page_names()]
+    for _ in range(3):
+        await scene.spell()
+        await once(lambda: scene.count("pages_exported_total") >= 4)
+        await scene.host.settled()
+        assert scene.memory.holds(keys) >= set(keys[:2])
+    await scene.close()
 
 
 # ---- what goes wrong ----

@@ -1,0 +1,77 @@
+"""Five times as much is asked as two pools can do, on real Serve: what is refused, and whether what is admitted keeps its deadline. What is
+counted is items; the load without overload is measured beside it."""
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator
+from enum import Enum
+
+import pytest
+
+from pipelines.client import Visit
+from pipelines.cluster.serve_client import ServeStageClient
+from stages.contract.errors import DeadlineExceeded, QueueFull
+from stages.contract.item import Item
+from stages.contract.work import Work
+from tests.cluster.paced_pools import CAPACITY, STAGE, paced_pools
+from tests.stages.fakes import Add
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+
+DEADLINE_S, SECONDS = 3.0, 8.0
+URGENT, LATER = 0, 1
+
+
+class End(Enum):
+    DONE = "done"
+    LATE = "late"
+    REFUSED = "refused"
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[ServeStageClient]:
+    with paced_pools() as made:
+        yield made
+
+
+async def one(client: ServeStageClient, number: int, priority: int) -> tuple[int, End]:
+    """As a pipeline does it: admitted, or refused at once."""
+    deadline, work = time.time() + DEADLINE_S, Work(1.0)
+    try:
+        client.admit([Visit(STAGE, work)], deadline=deadline, priority=priority)
+        await client.call(STAGE, Item(f"r{number}", Add(2, number), priority=priority, deadline=deadline, work=work))
+    except QueueFull:
+        return priority, End.REFUSED
+    except DeadlineExceeded:
+        return priority, End.LATE
+    return priority, End.DONE
+
+
+async def loaded(client: ServeStageClient, rate: float, seconds: float) -> Counter[tuple[int, End]]:
+    """Items come at random, whatever becomes of those before them; half of them are not urgent."""
+    source, at = random.Random(5), time.monotonic()
+    asked: list[asyncio.Future[tuple[int, End]]] = []
+    until = at + seconds
+    while at < until:
+        await asyncio.sleep(max(0.0, at - time.monotonic()))
+        asked.append(asyncio.ensure_future(one(client, len(asked), source.choice((URGENT, LATER)))))
+        at += source.expovariate(rate)
+    return Counter(await asyncio.gather(*asked))
+
+
+async def test_overload_costs_nothing_of_what_is_done_in_time_and_what_is_not_urgent_is_refused_first(
+    client: ServeStageClient,
+) -> None:
+    await loaded(client, 0.5 * CAPACITY, 4.0)  # tells how fast they are
+    usual = await loaded(client, CAPACITY, SECONDS)
+    much = await loaded(client, 5 * CAPACITY, SECONDS)
+    assert done(much) >= 0.9 * done(usual)
+    assert much[URGENT, End.LATE] + much[LATER, End.LATE] <= 0.03 * done(much)
+    assert much[URGENT, End.REFUSED] + much[LATER, End.REFUSED] >= 2 * done(much)
+    assert much[LATER, End.DONE] <= 0.25 * much[URGENT, End.DONE]
+
+
+def done(counts: Counter[tuple[int, End]]) -> int:
+    return counts[URGENT, End.DONE] + counts[LATER, End.DONE]

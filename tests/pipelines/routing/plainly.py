@@ -1,0 +1,101 @@
+"""The expected finish at every replica, worked out the plain way: one formula after the other, nothing kept from one item to the next. What
+`pipelines/routing/expected.py` finds quickly must be this."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from pipelines.routing.candidate import UNKNOWN, Candidate, Ranking, Wanted
+from stages.contract.cost import Ahead, Speed, shared_s
+from stages.contract.news import Hints, StageNews
+from stages.contract.work import NO_WORK, Work
+
+GONE, FRESH, MAX_FAILING = 0.2, 0.1, 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    finish_s: float
+    cost_s: float
+    alone_s: float
+    length_held: int
+
+
+def expected(candidates: Sequence[Candidate], wanted: Wanted, now: float, settings: Ranking = Ranking()) -> list[Plain]:
+    speeds = [speed_of(one, candidates) for one in candidates]
+    own = [ahead_now(one, speed, now) for one, speed in zip(candidates, speeds, strict=True)]
+    found = []
+    for one, speed, line in zip(candidates, speeds, own, strict=True):
+        pool = [ahead for other, ahead in zip(candidates, own, strict=True) if other.news and other.pool == one.pool]
+        found.append(_at(one, speed, believed(one, line, pool, now, settings), wanted, now, settings))
+    return found
+
+
+def speed_of(one: Candidate, candidates: Sequence[Candidate]) -> Speed:
+    """Its own, its pool's, anybody's."""
+    if one.news is not None and one.news.speed is not None:
+        return one.news.speed
+    known = [(other.pool, other.news.speed) for other in candidates if other.news is not None and other.news.speed is not None]
+    pool = one.pool if any(name == one.pool for name, _ in known) else known[0][0] if known else ""
+    return [speed for name, speed in known if name == pool][-1] if known else UNKNOWN
+
+
+def outstanding(one: Candidate) -> tuple[Work, int]:
+    told, num = (one.news.outstanding, one.news.num_items) if one.news is not None else (NO_WORK, 0)
+    work, num = told + one.sent, num + one.num_sent
+    return (Work(float(num), float(num)) if num and work.steps <= 0 else work), num
+
+
+def part_left(one: Candidate, speed: Speed, now: float) -> float:
+    drain_s = speed.drain_s(*outstanding(one))
+    if one.news is None or drain_s <= 0:
+        return 1.0
+    others_s = [other.news.speed.drain_s(*outstanding(other)) for other in one.others if other.news and other.news.speed]
+    age_s = now - max(one.heard_at, one.sent_at)
+    return min(1.0, max(0.0, 1 - age_s / shared_s(drain_s, others_s)))
+
+
+def ahead_now(one: Candidate, speed: Speed, now: float) -> Ahead:
+    ahead, left = speed.ahead(*outstanding(one)), part_left(one, speed, now)
+    return Ahead(left * ahead.waits_s, left * ahead.beside, ahead.lasts)
+
+
+def believed(one: Candidate, own: Ahead, pool: Sequence[Ahead], now: float, settings: Ranking) -> Ahead:
+    age_s = now - one.heard_at
+    if one.news is not None and age_s <= FRESH * settings.news_half_life_s:
+        return own
+    trust = 0.5 ** (age_s / settings.news_half_life_s) if one.news is not None else 0.0
+    waits_s, beside = (fmean(each.waits_s for each in pool), fmean(each.beside for each in pool)) if pool else (0.0, 0.0)
+    if one.num_sent:
+        waits_s, beside = max(waits_s, own.waits_s), max(beside, own.beside)
+    return Ahead(trust * own.waits_s + (1 - trust) * waits_s, trust * own.beside + (1 - trust) * beside, own.lasts)
+
+
+def _at(one: Candidate, speed: Speed, ahead: Ahead, wanted: Wanted, now: float, settings: Ranking) -> Plain:
+    assert wanted.work is not None
+    length, num_parts = held_at(one.news, wanted.hints)
+    left = wanted.work - wanted.hints.each * length if length else wanted.work
+    is_whole = bool(length) and left.amount <= 0
+    takes_s = speed.after(wanted.work if is_whole else left, ahead)
+    alone_s = speed.finish_s(wanted.work if is_whole else left) + speed.beside_s
+    others_s = [
+        part_left(other, other.news.speed, now) * other.news.speed.drain_s(*outstanding(other))
+        for other in one.others
+        if other.news is not None and other.news.speed is not None
+    ]
+    takes_s = shared_s(takes_s, others_s) + speed.beside_s
+    if is_whole:
+        takes_s, alone_s = GONE * takes_s, GONE * alone_s
+    else:
+        takes_s += (len(wanted.hints.parts) - num_parts) * wanted.hints.part_s
+    finish_s = one.starts_in_s + takes_s
+    failing = one.news.failing if one.news is not None else 0.0
+    cost_s = (finish_s + failing * settings.retry_s) / (1 - min(failing, MAX_FAILING)) if failing else finish_s
+    return Plain(finish_s, cost_s, one.starts_in_s + alone_s, length)
+
+
+def held_at(news: StageNews | None, hints: Hints) -> tuple[int, int]:
+    """How much of the item's beginning, and how many of the results that it needs, are held there."""
+    holds = news.holds if news is not None else frozenset()
+    lengths = [hints.length(place) for place, held in enumerate(hints.chain) if held in holds]
+    return max(lengths, default=0), sum(part in holds for part in hints.parts)

@@ -1,0 +1,135 @@
+"""What can't be enforced is refused before anything runs, and told by keyword and place."""
+
+import json
+import random
+from typing import Any
+
+import pytest
+
+from stages.contract.errors import InvalidRequest
+from stages.llm.messages import Constraint, ConstraintKind
+from stages.llm.structure.checking import check, check_schema
+from stages.llm.structure.row_structure import RowStructure
+from stages.llm.structure.structures import Structures
+from tests.stages.llm.structure.hostile import CONSTRAINTS
+from tests.stages.llm.structure.test_vocabulary import allowed, vocabulary
+from tests.stages.llm.structure.tokenizers_of_all_kinds import byte_level
+
+PARAM = "tools[2].function.parameters"
+
+
+def refused(constraint: Constraint, param: str = PARAM) -> str:
+    with pytest.raises(InvalidRequest) as caught:
+        check(constraint, param)
+    assert caught.value.param == param
+    assert caught.value.message.startswith(param)
+    assert len(caught.value.message) < 600
+    return caught.value.message
+
+
+def within(schema: Any) -> Constraint:
+    """As a property, beside one that is called as a keyword is."""
+    whole = {"type": "object", "properties": {"not": {"type": "string"}, "a": schema}}
+    return Constraint(ConstraintKind.JSON_SCHEMA, json.dumps(whole))
+
+
+@pytest.mark.parametrize(
+    ("schema", "keyword"),
+    [
+        ({"not": {"type": "string"}}, "not"),
+        ({"if": {}, "then": {}}, "if"),
+        ({"type": "array", "uniqueItems": True}, "uniqueItems"),
+        ({"type": "array", "contains": {"type": "integer"}}, "contains"),
+        ({"propertyNames": {"pattern": "^x"}}, "propertyNames"),
+        ({"dependentRequired": {"a": ["b"]}}, "dependentRequired"),
+        ({"unevaluatedProperties": False}, "unevaluatedProperties"),
+        ({"$dynamicRef": "#x"}, "$dynamicRef"),
+        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "oneOf"),
+        ({"type": "string", "format": "weird"}, "format"),
+        ({"type": "string", "pattern": "a(?!b)"}, "pattern"),
+        ({"type": "string", "pattern": "[a"}, "pattern"),
+        ({"$ref": "http://example.org/x"}, "$ref"),
+        ({"$ref": "#/$defs/x"}, "$ref"),
+        ({"type": "foo"}, "type"),
+        ({"type": "integer", "minimum": "x"}, "minimum"),
+        ({"type": "object", "patternProperties": {"^a": {}, "^ab": {}}}, "patternProperties"),
+        ({"type": "integer", "multipleOf": 99_991}, "multipleOf"),
+        ({"type": "number", "multipleOf": 1e30}, "multipleOf"),
+        ({"type": "number", "multipleOf": 0.12345}, "multipleOf"),
+    ],
+)
+def test_a_keyword_that_cant_be_enforced_is_named_with_its_place(schema: Any, keyword: str) -> None:
+    assert f"the keyword {keyword} (at $.properties.a.{keyword})" in refused(within(schema))
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "number", "multipleOf": 0.01},
+        {"type": "integer", "multipleOf": 100},
+        {"oneOf": [{"type": "integer"}, {"type": "string"}]},
+        {"oneOf": [{"properties": {"kind": {"const": kind}}, "required": ["kind"], "type": "object"} for kind in "ab"]},
+        {"type": ["string", "null"], "format": "date-time"},
+        {"$defs": {"x": {"type": "integer"}}, "properties": {"x": {"$ref": "#/properties/a/$defs/x"}}},
+        {"title": "T", "description": "D", "default": 1, "examples": [{"not": 1}], "enum": [{"not": 1}, 2]},
+        {"type": "string", "minLength": 1, "maxLength": 40, "pattern": "^[a-z]+$"},
+    ],
+)
+def test_what_can_be_enforced_is_let_through(schema: Any) -> None:
+    check(within(schema))
+    check_schema(schema if "$defs" not in schema else {}, PARAM)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[1]", "is an object"),
+        ("{", "no JSON schema"),
+        ('{"minimum": NaN}', "NaN"),
+        ('{"const": "\\ud800"}', "enforced"),
+        ("[" * 5000, "no JSON schema"),
+        ('{"items":' * 80 + "{}" + "}" * 80, "more than 64 levels"),
+        (json.dumps({"description": "x" * 70_000}), "65536"),
+    ],
+    ids=["an array", "half", "no number", "half a pair", "very deep", "deep", "long"],
+)
+def test_what_is_no_schema_or_too_large_is_told(text: str, told: str) -> None:
+    assert told in refused(Constraint(ConstraintKind.JSON_SCHEMA, text))
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "told"),
+    [
+        (ConstraintKind.REGEX, "(?=a)", "look-around"),
+        (ConstraintKind.REGEX, "[a", "unclosed"),
+        (ConstraintKind.CHOICE, "[]", "at least one"),
+        (ConstraintKind.CHOICE, '["\\ud800"]', "surrogate"),
+        (ConstraintKind.GRAMMAR, "start: y", '"y"'),
+        (ConstraintKind.GRAMMAR, 'start: %json {"not": {}}', '"not"'),
+    ],
+)
+def test_what_is_wrong_with_others_is_told_in_a_few_words(kind: ConstraintKind, text: str, told: str) -> None:
+    message = refused(Constraint(kind, text))
+    assert told in message
+    assert "no_forcing" not in message
+
+
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_what_is_hostile_is_refused_or_costs_a_bounded_amount(name: str) -> None:
+    """All work is counted (`limits.py`), so what is let through goes on or ends with an error of its own request."""
+    structures, refusal = Structures(vocabulary(byte_level())), None
+    try:
+        start = structures.start(CONSTRAINTS[name], "")
+    except InvalidRequest as error:
+        refusal = error
+    if refusal is not None:
+        assert refusal.param == "constraint"
+        assert len(refusal.message) < 600
+        return
+    row, draw = RowStructure(start), random.Random(0)
+    for _ in range(60):
+        mask = row.settled()
+        if mask is None:
+            assert isinstance(row.failure, InvalidRequest)
+            return
+        RowStructure.advance([(row, draw.choice(allowed(mask)))])
