@@ -146,7 +146,8 @@ async def test_a_call_that_the_model_chooses_to_make_fits_its_schema_too_and_str
                 pass
             streamed = await stream.get_final_completion()
     check(calls_of(whole))
-    (again,) = streamed.choices[0].message.tool_calls or ()
+    assert streamed.choices[0].message.tool_calls is not None
+    again = streamed.choices[0].message.tool_calls[0]
     assert again.function.arguments == calls_of(whole)[0].function.arguments
     assert again.id
 
