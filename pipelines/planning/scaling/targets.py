@@ -85,7 +85,8 @@ def _reallocate(
     now: float,
 ) -> None:
     """`share`: what replicas add where stages are to do so much; `usually`: what those do that ask for nothing. Where the stages of one
-    process have parts of its device in proportion to what each needs, there is enough for one of them where there is for all."""
+    process have parts of its device in proportion to what each needs, there is enough for one of them where there is for all. Who has more
+    than it must have keeps that, unless another lacks it."""
     wanted = {stage: max(each.usual, LITTLE if each.is_awake else 0.0) for stage, each in needs.items()}
     more = {stage: each.more for stage, each in needs.items() if each.more is not None}
     wanted |= more
@@ -96,7 +97,8 @@ def _reallocate(
     allocation.lower_to(least, {pool.pool: pool.running for pool in pools})
     allocation.offer(share({**usually, **more}))
     starved = allocation.raise_to(more)
-    allocation.take_for(starved, more, wanted)
+    bearable = {stage: rate / settings.most_utilisation for stage, rate in usually.items()}
+    allocation.take_for(starved, more, {**wanted, **bearable, **more})
 
 
 def _least(

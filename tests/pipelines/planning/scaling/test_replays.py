@@ -213,6 +213,21 @@ def test_who_needs_little_gets_all_of_it_where_another_wants_everything() -> Non
     assert max(waited for at, waited in course.waits["n.s"]) < 10
 
 
+def test_what_one_keeps_for_bursts_goes_to_who_lacks_it_now() -> None:
+    """With a replica less it is busy for four fifths of the time; the other has more to do than it can."""
+    course = replay(
+        [pool("a", "m.s", 10, device="L4"), pool("b", "n.s", 10, device="L4")],
+        {"m.s": lambda now: 24, "n.s": lambda now: 26 if now > 300 else 15},
+        600,
+        initial={"a": 4, "b": 2},
+        budget=lambda now: Budget({"L4": 6.0}),
+    )
+    assert course.at(300) == {"a": 4, "b": 2}
+    assert course.at(400) == {"a": 3, "b": 3}
+    assert course.changes(420) == 0
+    assert num_present(course) <= 6
+
+
 @pytest.mark.parametrize(("weight", "shares"), [(1.0, {"a": 10, "b": 10}), (3.0, {"a": 5, "b": 15})])
 def test_who_wants_everything_gets_a_part_by_weight_and_nobody_flaps(weight: float, shares: dict[str, int]) -> None:
     pools = [pool("a", "m.s", 5, device="L4"), pool("b", "n.s", 5, device="L4", weight=weight)]
