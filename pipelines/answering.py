@@ -35,9 +35,8 @@ class Answering:
         room = limit - num_prompt_tokens
         if room < 1:
             raise InvalidRequest(
-                f"{param} {'have' if param == 'messages' else 'has'} {num_prompt_tokens} tokens and the context is {limit} "
-                "(models.*.llm.max_context_tokens), which leaves no room for an answer; "
-                f"shorten {'them' if param == 'messages' else 'it'}",
+                f"{param}: a prompt of {num_prompt_tokens} tokens leaves no room for an answer in the context of {limit} "
+                "(models.*.llm.max_context_tokens); shorten it",
                 param=param,
             )
         if asked <= room:

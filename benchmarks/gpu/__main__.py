@@ -107,7 +107,6 @@ class _Run:
             "--into",
             str(self._file(part)),
             *["--quick"] * self._asked.quick,
-            *["--launched"] * self._asked.launched,
         ]
         return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"})
 

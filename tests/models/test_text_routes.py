@@ -30,12 +30,12 @@ class Colour(BaseModel):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_decoder("llama", tmp_path_factory.mktemp("llama"))
+    return save_decoder("llama", tmp_path_factory.mktemp("llama"), max_position_embeddings=2048)
 
 
 @pytest.fixture
 async def client(folder: Path) -> AsyncIterator[openai.AsyncOpenAI]:
-    llm = {"loader": "transformers", "source": {"folder": str(folder)}, "dtype": "float32", "max_context_tokens": 512}
+    llm = {"loader": "transformers", "source": {"folder": str(folder)}, "dtype": "float32", "max_context_tokens": 2048}
     config = parse({"models": {"m": {"pipeline": "image_text", "llm": llm}}})
     async with one_process(config) as service, server_for(service, settings_of(config)) as address:
         async with openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0) as client:

@@ -130,7 +130,9 @@ async def test_one_bad_prompt_fails_all_and_is_named(scene: Scene) -> None:
     with pytest.raises(InvalidRequest, match=r"prompt\[1\] has no tokens") as error:
         await scene.complete(job("a", ""))
     assert error.value.param == "prompt[1]"
-    with pytest.raises(InvalidRequest, match=rf"prompt\[1\] .*70 tokens and the context is {CONTEXT}") as error:
+    with pytest.raises(
+        InvalidRequest, match=rf"prompt\[1\]: a prompt of 70 tokens leaves no room .* context of {CONTEXT}"
+    ) as error:
         await scene.complete(job("a", "b" * 70))
     assert error.value.param == "prompt[1]"
     with pytest.raises(InvalidRequest, match="at most 2 fit"):

@@ -19,7 +19,7 @@ from stages.device.uploads import uploaded
 from stages.llm.messages import Sampling
 from stages.llm.sampling.candidates import BLOCK, keep, likeliest, top
 from stages.llm.sampling.likeliest_share import works_on
-from stages.llm.sampling.masks import apply_masks
+from stages.llm.sampling.masks import apply_masks, with_masks
 from stages.llm.sampling.noise import draw
 from stages.llm.sampling.penalties import Penalties, apply_penalties
 from stages.llm.sampling.race import draw_in_two
@@ -110,8 +110,8 @@ def _adjusted(logits: Tensor, samplers: Sequence[RowSampler]) -> Tensor:
         for row, sampler in enumerate(samplers)
         if sampler.structure is not None and (mask := sampler.structure.settled()) is not None
     ]
-    if not masks and all(one is None for one in penalties):
-        return logits
+    if all(one is None for one in penalties):
+        return with_masks(logits, masks) if masks else logits
     adjusted = logits.clone(memory_format=torch.contiguous_format)
     apply_penalties(adjusted, penalties)
     apply_masks(adjusted, masks)

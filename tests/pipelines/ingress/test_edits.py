@@ -327,7 +327,7 @@ async def test_a_mask_goes_with_its_image(as_json: bool) -> None:
         ({}, "images", "images is required"),
         ({"images": []}, "images", "at least 1"),
         ({"images": [{"image_url": data_url(png())}] * 2}, "images", "every model here edits 1 at a time"),
-        ({"images": [{"image_url": data_url(png())}] * 17}, "images", "at most 16"),
+        ({"images": [{"image_url": data_url(png())}] * 17}, "images", "limits.images_per_request"),
         ({"images": [{"file_id": "file-1"}]}, "images[0]", "file_id is not supported: send the image itself"),
         ({"images": [{"image_url": "cat.png"}]}, "images[0].image_url", "neither a data: URL"),
         ({"images": [{"image_url": data_url(b"no image")}]}, "images[0].image_url", "not an image that can be read"),

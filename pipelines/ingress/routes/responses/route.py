@@ -29,7 +29,7 @@ from pipelines.ingress.schemas.chat import ChatBody
 from pipelines.ingress.schemas.responses import ResponsesBody
 from pipelines.jobs import ChatEvent, ChatJob, ChatPipeline, ChatStarted, Service
 from pipelines.threads import Threads
-from stages.contract.errors import InvalidRequest
+from stages.contract.errors import InvalidRequest, StageFailed
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +91,9 @@ async def _told(
                 yield Begun()
             else:
                 yield [told for said in event.events for told in output.take(said)]
-    if painter is None:
-        return
     for item in output.paintings:
+        if painter is None:
+            raise StageFailed("something is to be painted that nobody asked for")
         async with aclosing(painter.painted(item, context)) as painted:
             async for told in painted:
                 yield [told]

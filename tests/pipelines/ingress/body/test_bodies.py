@@ -88,12 +88,13 @@ def form(file: bytes) -> bytes:
 
 @pytest.mark.parametrize("file", [b"", b"\r\n--", b"\r\n--bX" * (MAX_PARTS - 3), bytes(300_000), b"\r\n" * 200_000])
 def test_a_file_is_its_bytes(file: bytes) -> None:
-    assert parse_form(FORM, form(file), EditBody, file="image").file == file
+    found = parse_form(FORM, form(file), EditBody, files={"image": 1})
+    assert (found.files["image"], found.filenames["image"]) == ([file], ["x"])
 
 
 def test_a_file_full_of_the_forms_boundary_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="boundary"):
-        parse_form(FORM, form(b"\r\n--bX" * 100_000), EditBody, file="image")
+        parse_form(FORM, form(b"\r\n--bX" * 100_000), EditBody, files={"image": 1})
 
 
 @pytest.mark.parametrize("inside", ["", "logit_bias", "metadata", "triptych"])
