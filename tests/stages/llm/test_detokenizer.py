@@ -55,6 +55,34 @@ def test_special_tokens_have_no_text(tokenizer: Tokenizer) -> None:
     assert stream.push(tokenizer.encode("<|im_start|>").ids[0]).text == ""
 
 
+def test_a_special_token_is_shown_where_that_is_asked_for_and_loses_no_space_behind_it(tokenizer: Tokenizer) -> None:
+    (start,) = tokenizer.encode("<|im_start|>").ids
+    (end,) = tokenizer.encode("<|im_end|>").ids
+    stream = TextStream(tokenizer, (), shown={start})
+    tokens = [*tokenizer.encode("a b").ids, start, *tokenizer.encode(" c").ids, end]
+    assert "".join(stream.push(token).text for token in tokens) + stream.end().text == "a b<|im_start|> c"
+
+
+def test_a_character_that_a_shown_token_cuts_is_told_to_be_none(tokenizer: Tokenizer) -> None:
+    (start,) = tokenizer.encode("<|im_start|>").ids
+    stream = TextStream(tokenizer, (), shown={start})
+    half = tokenizer.encode("🙂", add_special_tokens=False).ids[:-1]
+    assert "".join(stream.push(token).text for token in [*half, start]) == f"{BROKEN}<|im_start|>"
+
+
+def test_a_stop_string_is_shown_where_that_is_asked_for() -> None:
+    stops = StopStrings(("END", "ENDING"), shows=True)
+    assert [stops.push(text) for text in ("the E", "N", "D is")] == [("the ", False), ("", False), ("END", True)]
+
+
+def test_a_stop_string_before_the_least_length_stops_nothing(tokenizer: Tokenizer) -> None:
+    tokens = tokenizer.encode("x x x x x", add_special_tokens=False).ids
+    stream = TextStream(tokenizer, ("x",), min_tokens=3)
+    shown = [stream.push(token) for token in tokens]
+    assert not any(one.stopped for one in shown[:2])
+    assert any(one.stopped for one in shown[2:4])
+
+
 def shown_of(tokenizer: Tokenizer, tokens: list[int], stops: tuple[str, ...] = ()) -> tuple[str, bool]:
     """All that is shown of `tokens`, and whether a stop string ended it."""
     stream, text = TextStream(tokenizer, stops), ""

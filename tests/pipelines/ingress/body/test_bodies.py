@@ -97,7 +97,7 @@ def test_a_file_full_of_the_forms_boundary_is_refused() -> None:
         parse_form(FORM, form(b"\r\n--bX" * 100_000), EditBody, files={"image": 1})
 
 
-@pytest.mark.parametrize("inside", ["", "logit_bias", "metadata"])
+@pytest.mark.parametrize("inside", ["", "logit_bias", "metadata", "triptych"])
 def test_a_member_that_is_not_known_is_told_by_the_beginning_of_its_name(inside: str) -> None:
     unknown = {"x" * 1_000_000: 1}
     with pytest.raises(InvalidRequest, match=r"x{100}") as refused:
