@@ -26,8 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.command import tell
-from benchmarks.report import RESULTS, Report, Value
-from benchmarks.server import ROOT
+from benchmarks.report import RESULTS, ROOT, Report, Value
 from tests.stages.llm.oracle import Outcome, Verdict, judged
 from tests.stages.llm.tiny_architectures import VARIANTS
 

@@ -9,9 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.report import RESULTS
+from benchmarks.report import RESULTS, ROOT
 
-ROOT = Path(__file__).parent.parent
 QUICK_RESULTS = ROOT / ".triptych" / "quick-benchmarks"
 
 

@@ -18,8 +18,7 @@ import httpx
 from benchmarks.beside_models import Kind, kinds
 from benchmarks.command import results_folder, start, tell
 from benchmarks.http_client import post
-from benchmarks.report import Report
-from benchmarks.server import ROOT
+from benchmarks.report import ROOT, Report
 from benchmarks.triptych import shipped_config
 from benchmarks.walk import Walk
 from pipelines.ingress.app import create_app

@@ -18,7 +18,8 @@ from rich.table import Table
 
 from stages.device.cores import available_cores
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
 _PACKAGES = ("torch", "transformers", "diffusers", "ray", "open_clip_torch")
 
 Value = str | int | float | bool | None

@@ -24,6 +24,7 @@ from benchmarks.llm_checkpoint import save_text_model
 from benchmarks.llm_rows import started
 from benchmarks.report import Goal, Report
 from benchmarks.sampling_agreement import agreement
+from benchmarks.sampling_mixes import MIXED, MIXES, samplers_of
 from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
 from stages.device.openmp import on_passing_thread
 from stages.llm.detokenizer import TokenTexts
@@ -36,26 +37,6 @@ THREADS = 2
 ROWS = (1, 16)
 MAX_SHARE = 0.05
 WIDE = 151_936
-LONG = 10**6
-
-MIXES: dict[str, dict[str, Any]] = {
-    "greedy": {"temperature": 0.0},
-    "temperature 1": {},
-    "temperature 1, top_p 0.9": {"top_p": 0.9},
-    "penalties": {"frequency_penalty": 0.5, "presence_penalty": 0.3},
-    "logprobs 20": {"logprobs": 20},
-    "logit_bias of 300": {"logit_bias": dict.fromkeys(range(300), 1.0)},
-    "top_k 20, top_p 0.8, repetition 1.05": {"temperature": 0.7, "top_k": 20, "top_p": 0.8, "repetition_penalty": 1.05},
-    "everything": {
-        "temperature": 0.8,
-        "top_p": 0.9,
-        "frequency_penalty": 0.5,
-        "presence_penalty": 0.3,
-        "logprobs": 20,
-        "logit_bias": dict.fromkeys(range(300), 1.0),
-    },
-}
-MIXED = "a mix of them"
 
 
 def main() -> None:
@@ -92,7 +73,7 @@ def _cost(report: Report, llm: Llm, dtype: str, folder: Path, *, turns: int) -> 
         rows = [started(llm, _work(index)) for index in range(count)]
         llm.step(rows)  # reads the prompts
         sides: dict[str, Callable[[], object]] = {"step": lambda rows=rows: llm.step(rows)}  # type: ignore[misc]
-        for mix, samplers in _samplers(count).items():
+        for mix, samplers in samplers_of(count).items():
             sides[mix] = _choosing(logits[:count], samplers, texts)
         seconds = _in_turns(sides, turns)
         for row in rows:
@@ -121,7 +102,7 @@ def _wide(report: Report, logits: Tensor, *, turns: int) -> None:
     for count in ROWS:
         these = wide[:count]
         sides: dict[str, Callable[[], object]] = {"before": lambda these=these: _before(these)}  # type: ignore[misc]
-        sides |= {mix: _choosing(these, samplers, None) for mix, samplers in _samplers(count).items()}
+        sides |= {mix: _choosing(these, samplers, None) for mix, samplers in samplers_of(count).items()}
         seconds = _in_turns(sides, turns)
         for mix in (*MIXES, MIXED):
             ratio = seconds[mix] / seconds["before"]
@@ -141,20 +122,6 @@ def _choosing(logits: Tensor, samplers: Sequence[RowSampler], texts: TokenTexts 
                 texts.logprob(chosen.token, chosen.logprob, tuple(texts.logprob(*one) for one in chosen.top))
 
     return once
-
-
-def _samplers(count: int) -> dict[str, list[RowSampler]]:
-    prompt = list(range(1000, 1200))
-    found = {
-        name: [RowSampler(Sampling(LONG, seed=row, **mix), prompt) for row in range(count)] for name, mix in MIXES.items()
-    }
-    every = [*MIXES.values()]
-    found[MIXED] = [RowSampler(Sampling(LONG, seed=row, **every[-1 - row % len(every)]), prompt) for row in range(count)]
-    for samplers in found.values():
-        for sampler in samplers:
-            for token in range(200):  # as in the middle of an answer
-                sampler.accept(token)
-    return found
 
 
 def _in_turns(sides: dict[str, Callable[[], object]], turns: int) -> dict[str, float]:

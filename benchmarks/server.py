@@ -14,9 +14,9 @@ from pathlib import Path
 
 import httpx
 
+from benchmarks.report import ROOT
 from pipelines.tour import free_port
 
-ROOT = Path(__file__).parent.parent
 READY_S = 300.0
 STOP_S = 60.0
 

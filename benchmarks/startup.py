@@ -22,8 +22,8 @@ import psutil
 
 from benchmarks.command import results_folder, start, tell
 from benchmarks.http_client import http_client, post
-from benchmarks.report import Goal, Report
-from benchmarks.server import ROOT, module, port, serving
+from benchmarks.report import ROOT, Goal, Report
+from benchmarks.server import module, port, serving
 from benchmarks.triptych import Config, served, shipped_config
 
 IMPORT = """

@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from benchmarks.server import ROOT, module, port, serving
+from benchmarks.report import ROOT
+from benchmarks.server import module, port, serving
 
 Config = dict[str, Any]
 """A `serve_config.yaml`, parsed."""

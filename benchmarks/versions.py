@@ -24,8 +24,8 @@ from benchmarks.beside_models import Breakdown, Kind, broken_down, median_parts_
 from benchmarks.command import described, results_folder, started, tell
 from benchmarks.hops import NEW_IMAGE, REMEMBERED_IMAGE, asked
 from benchmarks.http_client import http_client, post
-from benchmarks.report import Goal, Report
-from benchmarks.server import ROOT, port, serving
+from benchmarks.report import ROOT, Goal, Report
+from benchmarks.server import port, serving
 
 BEFORE, AFTER = "before", "after"
 NUM_PAIRS, NUM_WARM_UP, QUICK_PAIRS = 40, 8, 2

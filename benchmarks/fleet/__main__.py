@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from benchmarks.command import ROOT, described, results_folder, started
+from benchmarks.command import described, results_folder, started
 from benchmarks.fleet.baselines import LEAST_OUTSTANDING, TWO_CHOICES
 from benchmarks.fleet.devices import FLEET
 from benchmarks.fleet.overload import Overloaded, overloaded
@@ -25,7 +25,7 @@ from benchmarks.fleet.routing import BUSY, TOO_MUCH, Routed, routed
 from benchmarks.fleet.scaled import DEVICES, SCALERS, SERVES, Scaled, scaled
 from benchmarks.fleet.simulated import OURS
 from benchmarks.plot import Bar, Line, Lines, Panel, svg
-from benchmarks.report import Goal, Report
+from benchmarks.report import ROOT, Goal, Report
 
 DOCS = ROOT / "docs"
 P99_GOALS = {TWO_CHOICES: 0.6, LEAST_OUTSTANDING: 0.7}

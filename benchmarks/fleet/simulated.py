@@ -43,12 +43,17 @@ def stage_of(mix: Mix) -> Stage:
     return Stage(STAGE, mix.is_iterative)
 
 
-def pools_of(mix: Mix) -> tuple[Pool, ...]:
-    return tuple(Pool(pool.name, pool.name, (Hosted(STAGE, pool.speed),), pool.num_replicas) for pool in mix.pools)
+def pools_of(mix: Mix, *, has_profile: bool = True) -> tuple[Pool, ...]:
+    """`has_profile`: else its replicas learn their speed."""
+    return tuple(
+        Pool(pool.name, pool.name, (Hosted(STAGE, pool.speed, has_profile=has_profile),), pool.num_replicas)
+        for pool in mix.pools
+    )
 
 
-def requests_of(mix: Mix) -> list[Request]:
+def requests_of(mix: Mix, after_s: float = 0.0) -> list[Request]:
+    """`after_s`: so much later."""
     return [
-        Request(request.at_s, (Task(STAGE, request.work.amount / request.work.steps, round(request.work.steps)),))
+        Request(after_s + request.at_s, (Task(STAGE, request.work.amount / request.work.steps, round(request.work.steps)),))
         for request in mix.requests
     ]

@@ -309,6 +309,12 @@ def _of_triptych(name: str) -> Any:
     return module
 
 
+def _has_no_gpu() -> bool:
+    """Whether something that was imported has looked for GPUs after all: then CUDA refuses this fork, and an ordinary worker must do."""
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.cuda._is_in_bad_fork())
+
+
 def _listen(base: int, of_stages: int, path: str) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks: they are Ray's
     listening = {False: socket.socket(fileno=base), True: socket.socket(fileno=of_stages)}
@@ -319,6 +325,8 @@ def _listen(base: int, of_stages: int, path: str) -> None:
     for module in STAGES if stages else ():
         _import(module)
     arguments = _Server(listening[stages], path).run()
+    if _has_no_gpu():
+        os.execv(sys.executable, [sys.executable, *arguments])
     sys.argv = arguments
     sys.path[0] = os.path.dirname(os.path.abspath(arguments[0]))
     runpy.run_path(arguments[0], run_name="__main__")

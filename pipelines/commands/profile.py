@@ -51,11 +51,11 @@ def profile(
         known = {_key(one): one for one in (read_profile_file(out) if out.exists() else ())}
         for spec in specs:
             with console.status(f"{spec.name}: {spec.source}"):
-                found = _profile(spec, _size(app, spec.name), seconds)
+                found = profiled(spec, _size(app, spec.name), seconds)
             known[_key(found)] = found
             for line in _told(found):
                 console.print(line, soft_wrap=True, highlight=False)
-            write_profile_file(out, known.values(), _here())
+            write_profile_file(out, known.values(), measured_here())
 
 
 def _chosen(app: AppConfig, names: Sequence[str]) -> list[StageSpec]:
@@ -75,7 +75,8 @@ def _size(app: AppConfig, stage: str) -> tuple[int, int] | None:
     return int(width), int(height)
 
 
-def _profile(spec: StageSpec, size: tuple[int, int] | None, seconds: float) -> StageProfile:
+def profiled(spec: StageSpec, size: tuple[int, int] | None, seconds: float) -> StageProfile:
+    """`size`: of what a painter paints (None: its checkpoint's own); `seconds`: for each number of rows and each amount."""
     samples = list(samples_of(spec, size))  # what makes its inputs is loaded and gone before it
     gc.collect()
     began = time.perf_counter()
@@ -110,7 +111,8 @@ def _told(profile: StageProfile) -> Iterator[str]:
         yield f"  {point.rows:4} rows  {point.amount:10,.0f}  {1000 * point.seconds:10.2f} ms  (middle half within {spread})"
 
 
-def _here() -> Measured:
+def measured_here() -> Measured:
+    """What a file of profiles says of where they were measured."""
     return Measured(
         machine=f"{platform.system()} {platform.machine()}",
         num_cpus=available_cores(),

@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.jobs import TextPart
+from pipelines.prompts.render_bounds import rendering_bounded
 from pipelines.prompts.writers import Entry, PromptWriter
 from pipelines.tools.dialect import Dialect
 from pipelines.tools.formats import BY_NAME, PROBE, format_of, thought_marks_in
 
 AUTO, NONE = "auto", "none"
+PROBE_S = 0.5  # of CPU, for each small conversation
 _ARGUMENTS = {"probe_argument": "probe_value"}
 _TOOL = {
     "type": "function",
@@ -77,8 +79,9 @@ def _user(writer: PromptWriter) -> Entry:
 
 
 def _rendered(writer: PromptWriter, conversation: Sequence[Entry], tools: Sequence[Entry]) -> str | None:
-    """None: the template refuses it."""
+    """None: the template refuses it, or takes too long."""
     try:
-        return writer.render(conversation, tools, add_generation_prompt=True)
+        with rendering_bounded(max_render_s=PROBE_S):
+            return writer.render(conversation, tools, add_generation_prompt=True)
     except Exception:  # a template is a program, and may fail on anything that its authors never tried
         return None

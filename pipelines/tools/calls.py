@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pipelines.tools.events import AnswerEvent, ToolArgumentsDelta, ToolCallBegun
 from pipelines.tools.formats import NamedMarks
 from pipelines.tools.json_reading import is_text, json_text, told_value, value_end, value_of
-from pipelines.tools.pythonic import MAX_CHARS, WrittenCall, calls_of
+from pipelines.tools.pythonic import MAX_CHARS, ListScan, WrittenCall, calls_of
 from pipelines.tools.tagged import ArgumentTypes, tagged_call
 from pipelines.tools.unread import Reading, Unread
 
@@ -99,18 +99,12 @@ def _object(source: Unread, calls: Calls, at: int) -> Reading[bool]:
         return False
     at += 1
     while True:
-        at = yield from source.past_space(at)
-        if not (yield from source.has(at)):
-            return False
-        if source.rest[at] == "}":
-            break
-        if source.rest[at] == ",":
-            at += 1
-            continue
-        member = yield from _key(source, at)
+        member = yield from _member(source, at)
         if member is None:
             return False
         key, at = member
+        if key is None:
+            break
         if key in ARGUMENT_KEYS and name is not None and source.rest.startswith("{", at):
             source.take(at)
             yield from _streamed(source, calls, name)
@@ -119,21 +113,34 @@ def _object(source: Unread, calls: Calls, at: int) -> Reading[bool]:
         end = yield from value_end(source, at)
         if end is None:
             return False
+        raw, at = source.rest[at:end], end
         if key in NAME_KEYS and name is None:
-            name = _text(source.rest[at:end])
+            name = _text(raw)
             if not calls.is_one(name):
                 return False
         elif key in ARGUMENT_KEYS:
-            arguments = source.rest[at:end]
-        at = end
+            arguments = raw
     if name is None:
         return False
-    source.take(at + 1)
+    source.take(at)
     yield from calls.whole(name, _arguments(arguments))
     return True
 
 
-def _key(source: Unread, at: int) -> Reading[tuple[str, int] | None]:
+def _member(source: Unread, at: int) -> Reading[tuple[str | None, int] | None]:
+    """The next member's name, and where its value begins; at the object's end no name, and where that is; None: neither stands there."""
+    while True:
+        at = yield from source.past_space(at)
+        if not (yield from source.has(at)):
+            return None
+        if source.rest[at] == "}":
+            return None, at + 1
+        if source.rest[at] != ",":
+            return (yield from _key(source, at))
+        at += 1
+
+
+def _key(source: Unread, at: int) -> Reading[tuple[str | None, int] | None]:
     """A member's name, and where its value begins."""
     if source.rest[at] != '"':
         return None
@@ -158,54 +165,27 @@ def _streamed(source: Unread, calls: Calls, name: str) -> Reading[None]:
 def _closed(source: Unread) -> Reading[None]:
     """Past the rest of the object that the arguments stood in."""
     while True:
-        at = yield from source.past_space()
-        if not (yield from source.has(at)):
-            return
-        if source.rest[at] == "}":
-            source.take(at + 1)
-            return
-        if source.rest[at] != ",":
-            return
-        member = yield from _after_comma(source, at)
+        member = yield from _member(source, 0)
         if member is None:
             return
-        source.take(member)
-
-
-def _after_comma(source: Unread, at: int) -> Reading[int | None]:
-    """Where the member behind a comma ends."""
-    at = yield from source.past_space(at + 1)
-    if not (yield from source.has(at)):
-        return None
-    member = yield from _key(source, at)
-    return None if member is None else (yield from value_end(source, member[1]))
+        key, at = member
+        end = at if key is None else (yield from value_end(source, at))
+        if end is None:
+            return
+        source.take(end)
+        if key is None:
+            return
 
 
 def _pythonic(source: Unread, calls: Calls, at: int) -> Reading[bool]:
     """Told when the list is whole, since only then it is known to be one."""
-    seen, depth, quote = at, 0, ""
-    while True:
-        while seen < len(source.rest):
-            character = source.rest[seen]
-            if quote:
-                if character == "\\":
-                    if not (yield from source.has(seen + 1)):
-                        return False
-                    seen += 1
-                elif character == quote:
-                    quote = ""
-            elif character in "\"'":
-                quote = character
-            elif character in "[({":
-                depth += 1
-            elif character in "])}":
-                depth -= 1
-            seen += 1
-            if not depth and not quote:
-                return (yield from _written(source, calls, at, seen))
-        if source.ended or seen - at > MAX_CHARS:
+    scan, seen = ListScan(), at
+    while (end := scan.end(source.rest, seen)) is None:
+        if source.ended or len(source.rest) - at > MAX_CHARS:
             return False
+        seen = len(source.rest)
         yield None
+    return (yield from _written(source, calls, at, end))
 
 
 def _written(source: Unread, calls: Calls, at: int, end: int) -> Reading[bool]:

@@ -18,6 +18,36 @@ class WrittenCall:
     arguments: str
 
 
+class ListScan:
+    """Where a list in a text that comes in pieces ends, from its first character on: by strings and brackets alone."""
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._quote = ""
+        self._escaped = False
+
+    def end(self, text: str, start: int) -> int | None:
+        """Where in `text`, of which it has seen what is before `start`, the list has ended; None: not yet."""
+        for at in range(start, len(text)):
+            self._take(text[at])
+            if not self._depth and not self._quote:
+                return at + 1
+        return None
+
+    def _take(self, character: str) -> None:
+        if self._escaped:
+            self._escaped = False
+        elif self._quote:
+            self._escaped = character == "\\"
+            self._quote = "" if character == self._quote else self._quote
+        elif character in "\"'":
+            self._quote = character
+        elif character in "[({":
+            self._depth += 1
+        elif character in "])}":
+            self._depth -= 1
+
+
 def calls_of(text: str) -> tuple[WrittenCall, ...]:
     """Of a list of calls. Raises `ValueError` for anything else."""
     try:

@@ -22,6 +22,7 @@ from stages.contract.pages import MadePage, PageRun
 from stages.contract.recipe import NO_INPUTS, Inputs, Recipe
 from stages.contract.stage import Share, Stepped
 from stages.contract.work import Work
+from stages.device.uploads import uploaded
 from stages.diffusion.beginning import Beginning, beginning
 from stages.diffusion.checkpoint.checkpoint_parts import DiffusersFolder, open_folder
 from stages.diffusion.denoise_request import calls_of, check_request, is_guided
@@ -227,7 +228,7 @@ class Denoiser:
         conditions = [row.followed for row in prompted] + [row.unconditional or {} for row in guided]
         output = self._backbone.predict(
             torch.cat(inputs + inputs[: len(guided)]),
-            torch.tensor(timesteps, dtype=torch.float32).to(self._backbone.device),
+            uploaded(torch.tensor(timesteps, dtype=torch.float32), self._backbone.device),
             {name: torch.stack([condition[name] for condition in conditions]) for name in conditions[0]},
             [row.guidance_scale for row in prompted + guided],
         )
@@ -290,7 +291,8 @@ def _guide(output: torch.Tensor, guided: Sequence[DenoiseRow], num_rows: int) ->
     """Classifier-free guidance (Ho and Salimans, 2022, arXiv 2207.12598) over the first `len(guided)` rows."""
     if not guided:
         return output
-    scale = torch.tensor([row.guidance_scale for row in guided], dtype=torch.float32).to(output.device).view(-1, 1, 1, 1)
+    scales = torch.tensor([row.guidance_scale for row in guided], dtype=torch.float32)
+    scale = uploaded(scales, output.device).view(-1, 1, 1, 1)
     prompted, unprompted = output[: len(guided)], output[num_rows:]
     return torch.cat([unprompted + scale * (prompted - unprompted), output[len(guided) : num_rows]])
 

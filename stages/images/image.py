@@ -11,6 +11,7 @@ import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -84,7 +85,7 @@ def decoded(data: bytes, *, max_pixels: int, param: str, budget: PixelBudget | N
 def decoded_alpha(data: bytes, *, max_pixels: int, param: str, budget: PixelBudget | None = None) -> Iterator[Image.Image]:
     """How opaque the image is, in mode L: its first frame, turned as EXIF says. As `decoded`; `InvalidRequest` also for an image without
     transparency."""
-    with _decoded(data, _alpha, max_pixels, param, budget) as image:
+    with _decoded(data, partial(_alpha, param), max_pixels, param, budget) as image:
         yield image
 
 
@@ -220,9 +221,9 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     return Image.merge("LA", (high, Image.fromarray(np.where(grey == transparent, 0, 255).astype(np.uint8))))
 
 
-def _alpha(image: Image.Image) -> Image.Image:
+def _alpha(param: str, image: Image.Image) -> Image.Image:
     if not image.has_transparency_data:
-        raise BadHeader("nothing of it can be transparent")
+        raise InvalidRequest(f"{param}: it has no transparency (alpha), which says what is to be painted", param=param)
     return image.convert("RGBA").getchannel("A")
 
 

@@ -28,7 +28,9 @@ from stages.contract.recipe import NO_INPUTS, Inputs, InputsMissing, Recipe
 from stages.contract.result import Result
 from stages.contract.stage import Share, Stepped
 from stages.contract.work import Work
+from stages.device.cuda_graphs import CudaGraphs
 from stages.device.packed_linear import is_packed
+from stages.device.uploads import uploaded
 from stages.llm.answer_lengths import AnswerLengths
 from stages.llm.detokenizer import Shown, TextStream, TokenTexts, special_tokens
 from stages.llm.ending import end_tokens
@@ -36,7 +38,7 @@ from stages.llm.messages import Generate, GenerationEnd, PromptLogprobs, Samplin
 from stages.llm.model.forward import Forward, PlacedImage
 from stages.llm.model.image_positions import ImagePositions
 from stages.llm.model.loading import LoadedLanguageModel, load_language_model
-from stages.llm.model.self_check import check_answers
+from stages.llm.model.self_check import check_answers, record_decode
 from stages.llm.model.slot_cache import Chunk
 from stages.llm.model.slot_pages import CannotPage, SlotPages
 from stages.llm.model.slot_table import Placement, SlotContents, SlotTable
@@ -49,7 +51,7 @@ from stages.llm.prompt import PreparedPrompt, PromptPreparer
 from stages.llm.prompt_reading import PromptReader
 from stages.llm.prompt_rules import PromptRules
 from stages.llm.row import LlmRow, SuspendedAnswer
-from stages.llm.sampling.sampling import RowSampler, SampledToken, sample
+from stages.llm.sampling.sampling import RowSampler, SampledToken, make_ready, sample
 from stages.llm.sampling.scoring import PromptScoring, are_numbers, tokens_within
 from stages.llm.settings import LlmSettings
 from stages.llm.structure.row_structure import RowStructure
@@ -111,10 +113,17 @@ class Llm:
         if options.compile:
             with torch.inference_mode():
                 llm._forward.compile()
+        if llm._forward.device.type == "cuda":
+            record_decode(llm._forward, CudaGraphs(llm._forward.device))
+        make_ready(llm._forward.device)
         return llm
 
     @classmethod
     def _checked(cls, checkpoint: Checkpoint, options: LoadOptions, settings: LlmSettings, *, pack: bool) -> "Llm":
+        if options.device.startswith("cuda"):
+            torch.backends.cuda.enable_cudnn_sdp(
+                False
+            )  # it plans anew for every length, and a step has another one all the time
         loaded = load_language_model(checkpoint, options, pack=pack)
         limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
         if limit is not None and settings.max_context_tokens > limit:
@@ -359,7 +368,9 @@ class Llm:
                 row.images = row.images if row.num_waiting else ()
             done = [line for line, row in enumerate(members) if not row.num_waiting]
             ready += [indices[line] for line in done]
-            logits.append(found if len(done) == len(members) else found[done])
+            logits.append(
+                found if len(done) == len(members) else found[uploaded(torch.tensor(done, dtype=torch.long), found.device)]
+            )
         if not ready:
             return {}
         sampled = sample(torch.cat(logits), [rows[index].sampler for index in ready])

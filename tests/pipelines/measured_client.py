@@ -17,6 +17,7 @@ class MeasuredClient:
         self.items: list[Item[Any]] = []
         self.visits: list[Visit] = []
         self.refusal: TriptychError | None = None
+        self.forecast_s: float | None = None
 
     def admit(self, visits: Sequence[Visit], *, deadline: float, priority: int = 0) -> None:
         self.visits += visits
@@ -24,7 +25,8 @@ class MeasuredClient:
             raise self.refusal
 
     def forecast(self, visits: Sequence[Visit], *, priority: int = 0) -> float | None:
-        return self._client.forecast(visits, priority=priority)
+        self.visits += visits
+        return self.forecast_s
 
     async def call(self, stage: str, item: Item[Any], *, lost: set[str] | None = None) -> Reply[Any]:
         self.items.append(item)

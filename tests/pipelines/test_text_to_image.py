@@ -18,9 +18,10 @@ from pipelines.rules.paint_rules import PaintRules
 from pipelines.text_to_image import TextToImagePipeline
 from pipelines.threads import Threads
 from stages.contract.errors import DeadlineExceeded, InvalidRequest, QueueFull
-from stages.contract.news import NO_HINTS, Hints
+from stages.contract.news import Hints, hint
 from stages.contract.work import Work
 from stages.diffusion.messages import Denoise, EncodePrompt
+from stages.diffusion.step_state import state_names
 from stages.host.host import StageHost
 from tests.pipelines.cluster.fake_serve import FakeDeployment
 from tests.pipelines.measured_client import MeasuredClient
@@ -62,7 +63,9 @@ class Steps:
     """A unit a step."""
 
     def hints(self, payload: Denoise) -> Hints:
-        return NO_HINTS
+        names = state_names(payload, str(payload.sampler))
+        chain = tuple(hint(name) for name in names.values())
+        return Hints(chain, Work(1.0, 1.0), lengths=tuple(names), is_kept_by_name=True)
 
     def of(self, payload: Denoise) -> Work:
         return Work(float(payload.steps), float(payload.steps))
@@ -229,6 +232,59 @@ async def test_what_is_no_image_is_named_by_its_own_field(scene: Scene) -> None:
     with pytest.raises(InvalidRequest) as raised:
         await scene.paint(edit(BAD))
     assert raised.value.param == "image"
+
+
+def within_a_mask(mask: bytes = b"mask", size: tuple[int, int] = (64, 64), **fields: Any) -> PaintJob:
+    given = GivenImage(ImagePart(b"xy", 64, 64, "image"), fields.pop("strength", None), ImagePart(mask, *size, "mask"))
+    return PaintJob("a boat", init=given, **fields)
+
+
+async def test_a_mask_goes_with_its_image_and_what_it_keeps_is_put_over_every_image_that_is_shown(scene: Scene) -> None:
+    events = await scene.paint(within_a_mask(partial_images=1, n=2))
+    painted = scene.denoised()
+    assert [(payload.masked, payload.strength) for payload in painted] == [(True, 1.0)] * 2
+    (encoded,) = scene.encoder.made
+    assert (bytes(encoded.data), bytes(encoded.mask or b"")) == (b"xy", b"mask")
+    assert len(images(events)) == len(scene.decoder.made) == 4
+    for shown in scene.decoder.made:
+        assert shown.original is not None
+        assert (bytes(shown.original.data), bytes(shown.original.mask), shown.original.max_pixels) == (b"xy", b"mask", 100)
+    await scene.paint(edit())
+    assert scene.decoder.made[-1].original is None
+
+
+async def test_what_is_painted_over_within_a_mask_is_all_or_what_was_asked_for(scene: Scene) -> None:
+    for strength in (None, 0.5):
+        await scene.paint(within_a_mask(strength=strength))
+    assert [payload.strength for payload in scene.denoised()] == [1.0, 0.5]
+
+
+async def test_another_mask_is_another_painting_and_other_pixels(scene: Scene) -> None:
+    pipeline = scene.pipeline(decoder_fingerprint="decoder")
+    for mask in (b"one", b"two", b"one"):
+        _ = [event async for event in pipeline.paint(within_a_mask(mask, seed=3), RequestContext())]
+        await scene.host.settled()
+    names = [payload.init.name for payload in scene.denoised() if payload.init is not None]
+    assert (names[0] == names[2], names[0] == names[1]) == (True, False)
+    pixels = [item.name for item in scene.client.items if item.id.partition(":")[2].startswith("decode:")]
+    assert (pixels[0] == pixels[2], pixels[0] == pixels[1], None in pixels) == (True, False, False)
+
+
+async def test_a_mask_of_another_size_is_refused_before_anything_runs(scene: Scene) -> None:
+    with pytest.raises(InvalidRequest, match="mask has 32 x 64 pixels and the image 64 x 64") as raised:
+        await scene.paint(within_a_mask(size=(32, 64)))
+    assert raised.value.param == "mask"
+    assert scene.client.items == []
+
+
+async def test_when_it_will_be_done_is_told_without_anything_begun(scene: Scene) -> None:
+    scene.client.forecast_s = 4.5
+    assert await scene.pipeline().forecast(PaintJob("a boat", n=2), RequestContext()) == 4.5
+    assert [visit.stage for visit in scene.client.visits] == [TEXT, DENOISER, DECODER]
+    assert scene.client.items == []
+    with pytest.raises(InvalidRequest, match="at most 9"):
+        await scene.pipeline().forecast(PaintJob("a " * 20), RequestContext())
+    assert await scene.pipeline(LocalStageClient(scene.host)).forecast(PaintJob("a boat"), RequestContext()) is None
 
 
 async def test_a_model_that_edits_nothing_refuses_an_image_before_anything_runs(scene: Scene) -> None:

@@ -111,13 +111,11 @@ class KeptValues:
         return list(reversed(await self._asked(self._listed, kind, owner.tenant)))
 
     async def ask(self, question: Callable[[Store], T]) -> T:
-        """What the store itself says, off the event loop where it is elsewhere."""
+        """What the store itself says, off the event loop."""
         return await self._asked(lambda: question(self._store))
 
     async def _asked(self, function: Callable[..., T], *args: object, **kwargs: object) -> T:
         try:
-            if not self._store.is_shared:
-                return function(*args, **kwargs)
             return await self._pool.run(function, *args, **kwargs)
         except StoreDown as error:
             raise Unavailable(

@@ -36,9 +36,10 @@ from stages.llm.messages import Sampling
 from stages.llm.structure.checking import check_schema
 
 PART_BYTES = 64  # of a body that is as much work as a part of a message
-CHECK_BYTES = 16  # of a body that are as much work as a byte of a schema
-MAX_TOOL_BYTES = 48 * 1024
-"""Of the schemas of all tools, for answers to be held to them: a grammar of more is refused as too large."""
+TOOL_BYTES = 4096  # of a body that are as much work as a tool's
+CHECK_BYTES = 16  # of a body that are as much work as a character of a schema
+MAX_TOOL_CHARS = 48 * 1024
+"""Of all tools, for answers to be held to their schemas: a grammar of more is refused as too large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +72,16 @@ class ChatQuestions:
         tools = body.asked_tools()
         if tools is None:
             return None
-        sizes = [len(json.dumps(arguments_schema(function))) for function in tools.functions]
-        size = sum(sizes)
+        size = await self.threads.parsing.run(TOOL_BYTES * len(tools.functions), _size, tools.functions)
         check_length(size, self.settings.limits, param="tools")
         must_hold = tools.must_call or body.structure() is not None
-        if size > MAX_TOOL_BYTES and must_hold:
+        if size > MAX_TOOL_CHARS and must_hold:
             raise InvalidRequest(
-                f"tools have schemas of {size} bytes; at most {MAX_TOOL_BYTES} for answers that are held to them",
+                f"tools have {size} characters; at most {MAX_TOOL_CHARS} for answers that are held to their schemas",
                 param="tools",
             )
-        if size > MAX_TOOL_BYTES:
-            context.note("tools", f"calls are not held to these schemas: they are larger than {MAX_TOOL_BYTES} bytes")
+        if size > MAX_TOOL_CHARS:
+            context.note("tools", f"calls are not held to these schemas: they have more than {MAX_TOOL_CHARS} characters")
             return replace(tools, functions=tuple(replace(one, is_enforceable=False) for one in tools.functions))
         functions, told = await self.threads.parsing.run(CHECK_BYTES * size, _enforceable, tools.functions, must_hold)
         for function, why in told:
@@ -111,6 +111,11 @@ def _defaults(cards: Sequence[ModelCard], model: str) -> Sampling:
         if card.id == model and card.sampling is not None:
             return card.sampling
     raise UnknownModel(f"model {model!r} answers no chats", param="model")
+
+
+def _size(functions: Sequence[Function]) -> int:
+    """Characters that the template writes, about."""
+    return sum(len(json.dumps(function.as_json(), ensure_ascii=False)) for function in functions)
 
 
 def _enforceable(

@@ -26,7 +26,7 @@ class JobBody(JobForm):
 
     model_config = ConfigDict(json_schema_extra=_sizes)
 
-    images: Annotated[list[GivenAddress], Field(min_length=1, max_length=16, description=IMAGE)] | None = None
+    images: Annotated[list[GivenAddress], Field(min_length=1, description=IMAGE)] | None = None
     mask: Annotated[GivenAddress, Field(description=MASK)] | None = None
 
     def asked_as(self) -> dict[str, str]:

@@ -160,7 +160,7 @@ class EditJson(EditBody):
 
     model_config = ConfigDict(json_schema_extra=lambda schema: schema["properties"]["size"].update(description=EDITED_SIZE))
 
-    images: Annotated[list[GivenAddress], Field(min_length=1, max_length=16, description=IMAGE)]
+    images: Annotated[list[GivenAddress], Field(min_length=1, description=IMAGE)]
     mask: Annotated[GivenAddress, Field(description=MASK)] | None = None
 
     def asked_as(self) -> Mapping[str, str]:

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 
-from pipelines.planning.scaling.history import History, Rate
+from pipelines.planning.scaling.history import History, Rate, certainty
 from pipelines.planning.scaling.pool_state import Scaling
 
-PERIODS = (2, 4, 8, 16, 32)
+PERIODS = (2, 4, 8, 16, 32, 64)
 """Windows that a risen rate is looked for in: a burst shows in the shortest, a slow rise beyond what is chance in the longest."""
 LATELY = 16
 """Periods, for what comes now."""
@@ -88,10 +88,10 @@ def need(history: History, capacity: float, attainable: float, line: Line, setti
     lately, steady = history.rate(LATELY * settings.period_s), history.steady(LATELY * settings.period_s)
     comes = max(steady, risen or 0.0)
     asked = [LITTLE] if capacity <= 0 and (is_awake(history, settings) or line.incoming > 0) else []
-    if risen is not None or lately.lower(settings.certainty) > beyond:
+    if risen is not None or lately.lower(certainty(LATELY * settings.period_s, windows[0], settings.certainty)) > beyond:
         asked.append((comes + line.incoming) / settings.target_utilisation)
     beyond_chance = line.drains - _by_chance(history, capacity, line, settings) / line.drain_s
-    if beyond_chance > 0 and lately.lower(settings.certainty) + line.incoming + beyond_chance > capacity:
+    if beyond_chance > 0 and lately.lower(_SURELY) + line.incoming + beyond_chance > capacity:
         asked.append(comes + line.incoming + line.drains)
     more = max(asked, default=None)
     return Need(

@@ -8,13 +8,14 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from math import sqrt
+from math import log2, sqrt
 
 from stages.contract.work import NO_WORK, Work
 
 SUSTAINED = 0.1  # of what came later beyond the usual, so much came earlier, too
 MAX_DISPERSION = 25.0
 FEWEST_SAMPLES, MOST_SAMPLES = 8, 64
+LESS_TWICE_AS_LONG = 0.25  # standard deviations
 LEFT_OUT = 16  # of so many squares the largest
 WITHOUT_THEM = 0.72  # of the mean of normal deviates' squares remains without the largest 1/16 of them
 _EARLY_S = 1e-6  # by how much a decision may come too early
@@ -117,8 +118,9 @@ class History:
         return [mark.in_hand for mark in self.marks if mark.at >= since] or [self.marks[-1].in_hand]
 
     def rises(self, windows: Sequence[float], deviations: float, beyond: float) -> float | None:
-        """The rate that arrivals have risen to, where one of the windows (seconds) shows that they are more than `beyond`."""
-        found = [self._risen_to(window, deviations, beyond) for window in windows]
+        """The rate that arrivals have risen to, where one of the windows (seconds, the shortest first) shows that they are more than
+        `beyond`. `deviations`: by which the shortest has to."""
+        found = [self._risen_to(each, certainty(each, windows[0], deviations), beyond) for each in windows]
         return max((rate for rate in found if rate is not None), default=None)
 
     def _risen_to(self, window: float, deviations: float, beyond: float) -> float | None:
@@ -141,6 +143,12 @@ class History:
         index = bisect_right(self.marks, at, key=lambda mark: mark.at)
         near = self.marks[max(0, index - 1) : index + 1]
         return min(near, key=lambda mark: abs(mark.at - at))
+
+
+def certainty(window: float, shortest: float, deviations: float) -> float:
+    """Standard deviations by which a window must show something, where the shortest must by so many: the longer, the seldomer another one
+    is looked at, and chance has as many fewer turns."""
+    return deviations - LESS_TWICE_AS_LONG * log2(max(1.0, window / shortest))
 
 
 def _dispersion(marks: Sequence[Mark]) -> float:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations, pairwise
 
 from pipelines.planning.fleet import GIB, Device, Fleet, Rules
-from pipelines.planning.solving.crossings import crossings, handing
+from pipelines.planning.solving.crossings import calls, crossings, handing
 from pipelines.planning.solving.limits import Limit, Taken, full_step_s, heaviest, limits, taken_s
 from stages.contract.cost import Speed
 from stages.contract.work import Work
@@ -52,19 +52,18 @@ class Column:
     taken_s: Mapping[Key, float] = field(default_factory=dict)
     crossing_s: Mapping[tuple[str, str], float] = field(default_factory=dict)
     handing_s: Mapping[str, float] = field(default_factory=dict)
+    stages: tuple[str, ...] = field(init=False)
+    rows: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """What is asked for a hundred thousand times while a plan is looked for."""
+        object.__setattr__(self, "stages", tuple(each.stage for each in self.hosted))
+        object.__setattr__(self, "rows", tuple(each.speed.max_rows for each in self.hosted))
 
     @property
     def kind(self) -> tuple[str, float, tuple[str, ...], tuple[int, ...]]:
         """The same of columns that are the same replicas."""
         return (self.device, self.fraction, self.stages, self.rows)
-
-    @property
-    def stages(self) -> tuple[str, ...]:
-        return tuple(each.stage for each in self.hosted)
-
-    @property
-    def rows(self) -> tuple[int, ...]:
-        return tuple(each.speed.max_rows for each in self.hosted)
 
     def is_at_least(self, other: "Column") -> bool:
         """Of columns with the same stages: in the batch of each."""
@@ -173,7 +172,7 @@ def hosting(
         if (each := fleet.measured[stage, device.name])
     ]
     cpus = None if device.is_gpu else device.cpus_per_node
-    crossing_s = crossings(group, fleet)
+    crossing_s = crossings(group, calls(fleet.classes, fleet.crossing))
     return Column(device.name, fraction, tuple(hosted), why, crossing_s=crossing_s, handing_s=handing(crossing_s, fleet, cpus))
 
 

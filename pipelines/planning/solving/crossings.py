@@ -5,25 +5,46 @@ themselves are asked for by the HTTP surface, which is elsewhere in any case. Pu
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 from pipelines.planning.fleet import Demand, Fleet, RequestClass
+from stages.contract.cost import StepTimes
 from stages.host.nesting import needed_by
 
 
-def crossings(group: Sequence[str], fleet: Fleet) -> Mapping[tuple[str, str], float]:
-    """Seconds by class and stage, where these stages share a replica: the call of a stage that nobody in the fleet needs, with its result,
-    and those results that it needs and are made elsewhere, one after another."""
-    found = {}
-    for each in fleet.classes:
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """What a class's items at a stage have asked for elsewhere: the stage itself (`own_s`; 0: another stage asks for it, or nobody), and by
+    stage the results that it needs."""
+
+    of_class: str
+    stage: str
+    own_s: float
+    needs_s: Mapping[str, float]
+
+
+@lru_cache(maxsize=8)
+def calls(classes: tuple[RequestClass, ...], crossing: StepTimes) -> Sequence[Calls]:
+    """Wherever the stages are. Requests ask for a stage that no other of their stages needs."""
+    found = []
+    for each in classes:
         visited = [demand for demand in each.demands if demand.items > 0]
+        needed = {need.stage for demand in visited for need in _needed(demand, visited)}
         for demand in visited:
-            if demand.stage in group:
-                needs = _needed(demand, each)
-                calls = [need for need in needs if need.stage not in group]
-                is_asked_for = not any(demand in _needed(other, each) for other in visited)
-                seconds = [fleet.crossing.seconds(call.result_bytes) for call in (*calls, *([demand] if is_asked_for else []))]
-                found[each.name, demand.stage] = sum(seconds)
+            own_s = 0.0 if demand.stage in needed else crossing.seconds(demand.result_bytes)
+            needs_s = {need.stage: crossing.seconds(need.result_bytes) for need in _needed(demand, visited)}
+            found.append(Calls(each.name, demand.stage, own_s, needs_s))
     return found
+
+
+def crossings(group: Sequence[str], calls: Sequence[Calls]) -> Mapping[tuple[str, str], float]:
+    """Seconds by class and stage, where these stages share a replica, one call after another."""
+    return {
+        (each.of_class, each.stage): each.own_s + sum(seconds for stage, seconds in each.needs_s.items() if stage not in group)
+        for each in calls
+        if each.stage in group
+    }
 
 
 def handing(crossing_s: Mapping[tuple[str, str], float], fleet: Fleet, cpus: float | None) -> Mapping[str, float]:
@@ -42,7 +63,7 @@ def handing(crossing_s: Mapping[tuple[str, str], float], fleet: Fleet, cpus: flo
     return {stage: seconds / items[stage] / cpus for stage, seconds in taken.items()}
 
 
-def _needed(demand: Demand, of: RequestClass) -> Sequence[Demand]:
-    """What of the class's demands it waits for."""
-    needs = needed_by(demand.stage, [other.stage for other in of.demands])
-    return [other for other in of.demands if other.stage in needs and other.items > 0]
+def _needed(demand: Demand, visited: Sequence[Demand]) -> Sequence[Demand]:
+    """What of all that is visited it waits for."""
+    needs = needed_by(demand.stage, [other.stage for other in visited])
+    return [other for other in visited if other.stage in needs]

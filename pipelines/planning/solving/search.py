@@ -22,7 +22,7 @@ ROUND_S = 1.0  # for a round of the solver, however late it is
 SHARE = 0.5  # of the time that is left, for each round of the solver
 NEARLY = 0.1  # of all time: too little for another
 FOR_PLAN = 0.8  # of all time; the rest is for what one more device would bring
-ROUNDS = (4, 8)  # columns for each type of device, before all of them
+ROUNDS = (4, 8, 16)  # columns for each type of device, before all of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,18 @@ class Found:
     shared: Solution
     value: float
     among: Sequence[Column]
+
+
+@dataclass(slots=True)
+class _Way:
+    """Of sharing out the bounds on requests' times. `narrow`: the columns that keep them, `among`: of those, the ones that are looked at;
+    `relaxation`: over these. `closes`: some column would keep bounds that it doesn't keep so. `is_searched`: all of them were looked at."""
+
+    narrow: Sequence[Column]
+    among: Sequence[Column]
+    relaxation: Solution
+    closes: bool
+    is_searched: bool = False
 
 
 @dataclass(slots=True)
@@ -81,56 +93,55 @@ class Search:
         return self._with_longest(tried, scale)
 
     def _with_longest(self, tried: Sequence[Times], scale: float) -> tuple[Found | None, float]:
+        """Few columns of every way of sharing out the bounds are searched before many of any: which way is best, few tell already."""
         relaxation = self._relaxed(self.every, scale)
         bound = relaxation.bound if relaxation is not None else self._loosest()
-        narrow = [self._narrowed(most) for most in tried]
-        values = [self._value(self._relaxed(each, scale)) for each in narrow]
+        ways = [way for most in tried if (way := self._way(most, scale)) is not None]
+        ways.sort(key=lambda way: -self._value(way.relaxation))
         best: Found | None = None
-        for at in sorted(range(len(tried)), key=lambda at: -values[at]):
-            closes = self._closes(tried[at])
-            best, other = self._searched(narrow[at], best, scale, bound)
-            if not closes:
-                bound = self._tighter(bound, other)
-            if not closes or self._is_done(best, bound) or self._is_nearly_over():
-                return best, bound
+        for most in (*ROUNDS, len(self.every)):
+            for way in ways:
+                best, other = self._round(way, most, best, scale)
+                if not way.closes:
+                    bound = self._tighter(bound, other)
+                if self._is_done(best, bound) or self._is_nearly_over() or (way.is_searched and not way.closes):
+                    return best, bound
         among_all, other = self._among_all(best, scale)
         return self._better(best, among_all), self._tighter(bound, other)
+
+    def _way(self, most: Times, scale: float) -> "_Way | None":
+        """None: with these times the stages can't all be placed."""
+        narrow = self._narrowed(most)
+        among = maximal(narrow)
+        relaxation = self._relaxed(among, scale)
+        return None if relaxation is None else _Way(narrow, among, relaxation, self._closes(most))
 
     def _closes(self, most: Times) -> bool:
         """Whether these times close any column to a class that it serves."""
         return any(narrowed(column, most).serves != column.serves for column in self.every)
 
-    def _value(self, solution: Solution | None) -> float:
-        if solution is None:
-            return -math.inf
+    def _value(self, solution: Solution) -> float:
         return solution.bound if self.asked.goal is Goal.RATE else -solution.bound
 
     def _relaxed(self, among: Sequence[Column], scale: float) -> Solution | None:
         return relaxed(written(self.fleet, self.rules, among, self.asked, scale=scale), self.asked)
 
-    def _searched(
-        self, narrow: Sequence[Column], best: Found | None, scale: float, bound: float
-    ) -> tuple[Found | None, float]:
-        """What is better than `best`, else that; and the bound of these columns. First among the few that the relaxation likes most: then
-        the solver finds in a second what it may not find among all in a minute."""
-        among = maximal(narrow)
-        relaxation = self._relaxed(among, scale)
-        if relaxation is None:
-            return best, self._loosest()
-        for most in (*ROUNDS, len(among)):
-            few = likeliest(among, relaxation, most)
-            if best is None:
-                dived = dive(self.fleet, self.rules, few, self.asked, scale, self._is_nearly_over)
-                best = None if dived is None else self._shared(few, narrow, dived, scale)
-            program = written(self.fleet, self.rules, few, self.asked, scale=scale, at_least=self._at_least(best))
-            solution = self._solved(program)
-            if solution is not None:
-                best = self._better(best, self._shared(few, narrow, [round(count) for count in solution.replicas], scale))
-            if len(few) == len(among):
-                return best, relaxation.bound if solution is None else solution.bound
-            if self._is_done(best, bound) or self._is_nearly_over():
-                break
-        return best, relaxation.bound
+    def _round(self, way: "_Way", most: int, best: Found | None, scale: float) -> tuple[Found | None, float]:
+        """What is better than `best` among so many columns of each type of device, else that; and the bound of the way's columns. First
+        the few that the relaxation likes most: of those the solver finds in a second what it may not find among all in a minute."""
+        if way.is_searched:
+            return best, way.relaxation.bound
+        few = likeliest(way.among, way.relaxation, most)
+        if best is None:
+            dived = dive(self.fleet, self.rules, few, self.asked, scale, self._is_nearly_over)
+            best = None if dived is None else self._shared(few, way.narrow, dived, scale)
+        program = written(self.fleet, self.rules, few, self.asked, scale=scale, at_least=self._at_least(best))
+        solution = self._solved(program)
+        if solution is not None:
+            replicas = [round(count) for count in solution.replicas]
+            best = self._better(best, self._shared(few, way.narrow, replicas, scale))
+        way.is_searched = len(few) == len(way.among)
+        return best, way.relaxation.bound if solution is None or not way.is_searched else solution.bound
 
     def _solved(self, program: Written) -> Solution | None:
         left_s = max(ROUND_S, SHARE * self._left_s())

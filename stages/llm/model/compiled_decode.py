@@ -11,16 +11,15 @@ Knows no requests.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from stages.contract.errors import ConfigurationError
+from stages.llm.model.grouped_heads import with_grouped_heads
 from stages.llm.model.model_call import Masks, last_logits
 from stages.llm.model.slot_cache import Chunk, SlotCache, Window
 
@@ -28,8 +27,6 @@ MAX_IDLE_SHARE = 2
 MIN_LINES = 8
 """Rows of a step may lie in as many neighbouring slots as this many times their number, and in this many in any case: with few
 rows a step's time hardly depends on how many there are."""
-
-_ATTENTION = "triptych_grouped"
 
 
 def neighbours(chunks: Sequence[Chunk], num_slots: int) -> range | None:
@@ -49,8 +46,7 @@ class CompiledDecode:
     afterwards: its weights are shared, its modules are not."""
 
     def __init__(self, model: Any, slots: SlotCache) -> None:
-        self._model, self._slots = _sharing_weights(model), slots
-        _group_heads(self._model)
+        self._model, self._slots = with_grouped_heads(model), slots
         self._on_cpu = model.get_input_embeddings().weight.device.type == "cpu"
         self._graph = torch.compile(self._logits, fullgraph=True)
 
@@ -77,12 +73,13 @@ class CompiledDecode:
             ) from error
 
     def run(self, ids: Tensor, positions: Tensor, masks: Masks, window: Window) -> Tensor:
-        """`window` lies over neighbouring slots, a token each. Logits [batch, vocabulary]."""
+        """A `Step` (`recorded_decode.py`). `window` lies over neighbouring slots, a token each. Logits [batch, vocabulary]."""
         lines, places_of_lines = window.write_from[0], window.write_to[1]
         places = torch.zeros(window.batch, dtype=torch.long, device=ids.device)
         places[lines] = places_of_lines
         active = torch.zeros(window.batch, dtype=torch.bool, device=ids.device)
-        active[lines] = True
+        active[lines] = places_of_lines < self._slots.max_tokens
+        places *= active  # what lies behind is not among what the graph is given
         slots = range(window.first_slot, window.first_slot + window.batch)
         keys, values = self._slots.readable(slots, window.read_length)
         logits: Tensor = self._graph(ids, positions, masks, places, active, keys, values)
@@ -151,36 +148,3 @@ def _mark_symbols(arguments: tuple[Any, ...], batch: int) -> None:
         torch._dynamo.maybe_mark_dynamic(mask, 3)
     for tensor in (*keys, *values):
         torch._dynamo.maybe_mark_dynamic(tensor, 2)
-
-
-def _sharing_weights(model: Any) -> Any:
-    """A copy of the model's modules and configuration over the same parameters and buffers."""
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
-
-
-def _group_heads(model: Any) -> None:
-    """Heads that share keys are computed as rows of one head, as the library does it when it isn't compiled: nothing is
-    repeated."""
-    from transformers.modeling_utils import AttentionInterface
-
-    AttentionInterface.register(_ATTENTION, _grouped_attention)
-    config = model.config.get_text_config()
-    if config._attn_implementation == "sdpa":
-        config._attn_implementation = _ATTENTION
-
-
-def _grouped_attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **arguments: Any
-) -> tuple[Tensor, None]:
-    """[batch, heads, 1, dim] -> [batch, 1, heads, dim]; anything longer than one token as the library has it."""
-    batch, heads, length, dim = query.shape
-    if length > 1 or arguments.get("position_bias") is not None:
-        from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-        found: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **arguments)
-        return found
-    grouped = query.reshape(batch, key.shape[1], heads // key.shape[1], dim)
-    attended = functional.scaled_dot_product_attention(
-        grouped, key, value, attn_mask=attention_mask, scale=arguments.get("scaling")
-    )
-    return attended.reshape(batch, 1, heads, value.shape[-1]), None

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from stages.device.packed_linear import EXPECTED_ROWS, pack_linears
+from stages.device.uploads import uploaded
 from stages.llm.model.compiled_decode import CompiledDecode, neighbours
 from stages.llm.model.model_call import Masks, last_logits, logits_behind
+from stages.llm.model.recorded_decode import LaunchedStep, Record, RecordedDecode
 from stages.llm.model.slot_cache import READ_STEP, Chunk, SlotCache, Window, window_over
 from stages.llm.model.slot_table import SlotContents
 from stages.llm.model.windows import Windows
@@ -58,6 +60,7 @@ class Forward:
         self._config = config
         self._three_positions = three_positions
         self._decode: CompiledDecode | None = None
+        self._recorded: RecordedDecode | None = None
         self.slots = SlotCache(config.num_hidden_layers, num_slots, max_tokens)
 
     @property
@@ -78,9 +81,26 @@ class Forward:
         self._decode = decode
         pack_linears(self._model)  # for prompts
 
+    def record(self, record: Record) -> None:
+        """From now on steps of one token a row are replayed, where they can be. After the first pass only. Raises what stands in the
+        way, and then nothing has changed."""
+        step = LaunchedStep(self._model, self.slots) if self._decode is None else self._decode.run
+        three = self._three_positions
+        recorded = RecordedDecode(step, self.slots, self._masks, self._device, three_positions=three, record=record)
+        recorded.record()
+        self._recorded = recorded
+
+    def forget_recorded(self) -> None:
+        """All steps are computed from now on."""
+        self._recorded = None
+
     def run(self, rows: Sequence[Reader], chunks: Sequence[Chunk], *, read_at_least: int = 0) -> Tensor:
         """Logits [rows, vocabulary] for the token after each chunk. Each chunk is of the row at its place, in different
         slots. `read_at_least`: as many tokens of a slot are read, as beside a row that is so long."""
+        if self._recorded is not None and not _sees(rows, chunks):
+            replayed = self._recorded.run(rows, chunks, read_at_least=read_at_least)
+            if replayed is not None:
+                return replayed
         lines = neighbours(chunks, self.slots.num_slots) if self._decode is not None else None
         window = window_over(chunks, self.slots.max_tokens, self._device, lines, read_at_least=read_at_least)
         tokens, positions, masks = self._inputs(rows, window)
@@ -89,7 +109,7 @@ class Forward:
         else:
             self.slots.look_through(window)
             logits = last_logits(self._model, tokens, positions, masks, self.slots)
-        return logits if window.in_order else logits[list(window.lines)]
+        return logits if window.in_order else logits[uploaded(torch.tensor(window.lines), self._device)]
 
     def run_whole(self, rows: Sequence[Reader], chunks: Sequence[Chunk]) -> Tensor:
         """As `run`, but logits [rows, width, vocabulary] for the token after each of a chunk's tokens, the last of which stands in the
@@ -111,8 +131,8 @@ class Forward:
         for row, chunk in zip(rows, window.chunks, strict=True):
             given += row.contents.tokens[chunk.start : chunk.end]
         ids = torch.zeros(window.batch, window.width, dtype=torch.long, device=self._device)
-        ids[window.write_from] = torch.tensor(given, device=self._device)
-        if not any(image.end > chunk.start for row, chunk in zip(rows, window.chunks, strict=True) for image in row.images):
+        ids[window.write_from] = uploaded(torch.tensor(given), self._device)
+        if not _sees(rows, window.chunks):
             return {"input_ids": ids}
         embeddings = self._embed(ids)
         for row, chunk, line in zip(rows, window.chunks, window.lines, strict=True):
@@ -140,6 +160,11 @@ class Forward:
             if row.positions is not None:
                 positions[:, line, window.width - chunk.length :] = _row_positions(row, row.positions, chunk)
         return positions
+
+
+def _sees(rows: Sequence[Reader], chunks: Sequence[Chunk]) -> bool:
+    """Whether an image may stand in any of the chunks."""
+    return any(image.end > chunk.start for row, chunk in zip(rows, chunks, strict=True) for image in row.images)
 
 
 def _row_positions(row: Reader, of_prompt: Tensor, chunk: Chunk) -> Tensor:

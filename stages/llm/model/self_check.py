@@ -6,6 +6,7 @@ library has it read a prompt, and once from slots as a running stage would: in c
 beside a text far along. Decides what is read and how far the results may differ. Knows no architecture by name.
 """
 
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from torch import Tensor
 from stages.contract.errors import ConfigurationError
 from stages.contract.faults import Fault, fault_of
 from stages.llm.model.forward import Forward, PlacedImage
+from stages.llm.model.recorded_decode import Record
 from stages.llm.model.slot_cache import Chunk
 from stages.llm.model.slot_table import SlotContents
 
@@ -31,6 +33,8 @@ MAX_DIFFERENCE_OF_SHORT_TYPES = 0.2
 
 MAX_MOVED = {torch.float32: 1e-3, torch.float64: 1e-3}
 MAX_MOVED_OF_SHORT_TYPES = 0.01
+
+log = logging.getLogger("triptych.stages")
 
 _WINDOWS = ("sliding_window", "attention_chunk_size")
 
@@ -107,6 +111,31 @@ def check_answers(model: Any, forward: Forward) -> None:
     for how, difference in differences:
         if not difference <= worst:
             raise ConfigurationError(_differs(model, how, difference))
+
+
+def record_decode(forward: Forward, record: Record) -> None:
+    """Has `forward` replay its steps of one token a row. Where that can't be done, or gives something else, they are computed as
+    before, and the log says why. Leaves in the slots what is nobody's."""
+    with torch.inference_mode():
+        computed = _ends(forward)
+        try:
+            forward.record(record)
+            difference = _difference(_ends(forward), computed)
+        except Exception as error:  # as above
+            forward.forget_recorded()
+            log.warning("decoding steps are not replayed: %s", _short(error))
+            return
+    if not difference <= MAX_DIFFERENCE.get(forward.dtype, MAX_DIFFERENCE_OF_SHORT_TYPES):
+        forward.forget_recorded()
+        log.warning("decoding steps are not replayed: their logits are %.0f %% off", 100 * difference)
+
+
+def _ends(forward: Forward) -> Tensor:
+    """Logits of a token that stands first in the first and the last slot, and of one that stands last there."""
+    num_slots, max_tokens = forward.slots.num_slots, forward.slots.max_tokens
+    reader, slots = _Reader(SlotContents("", [0] * max_tokens)), sorted({0, num_slots - 1})
+    found = [forward.run([reader] * len(slots), [Chunk(slot, place, 1) for slot in slots]) for place in (0, max_tokens - 1)]
+    return torch.cat(found)
 
 
 def _differs(model: Any, how: str, difference: float) -> str:

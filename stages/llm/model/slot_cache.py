@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from stages.device.uploads import uploaded
+
 READ_STEP = 64
 """Reads end at a multiple of this many tokens: few distinct shapes, and aligned memory."""
 
@@ -91,7 +93,7 @@ def window_over(
         columns += range(width - chunk.length, width)
         targets += [chunk.slot] * chunk.length
         positions += range(chunk.start, chunk.end)
-    index = torch.tensor([rows, columns, targets, positions], device=device)
+    index = uploaded(torch.tensor([rows, columns, targets, positions]), device)
     return Window(
         chunks=tuple(chunks),
         lines=lines,
@@ -99,7 +101,7 @@ def window_over(
         width=width,
         read_length=min(max_tokens, -(-longest // READ_STEP) * READ_STEP),
         first_slot=first,
-        read_slots=None if together else torch.tensor(slots, device=device),
+        read_slots=None if together else uploaded(torch.tensor(slots), device),
         write_from=(index[0], index[1]),
         write_to=(index[2], index[3]),
     )

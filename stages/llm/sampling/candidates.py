@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.llm.messages import Sampling
+from stages.llm.sampling.likeliest_share import keep_share, works_on
 from stages.llm.sampling.row_numbers import RowNumbers
 
 BLOCK = 256
@@ -48,7 +49,11 @@ def keep_on_device(masses: Tensor, settings: Sequence[Sampling], numbers: RowNum
         kept = numbers.top_k[:, None]
         least = top(masses, max(counts))[0].gather(1, (kept - 1).clamp(min=0, max=max(counts) - 1))
         masses.masked_fill_((masses < least) & (kept > 0), 0.0)
-    if any(one.top_p < 1 for one in settings):
+    if all(one.top_p >= 1 for one in settings):
+        return
+    if works_on(masses.device):
+        keep_share(masses, numbers.top_p)
+    else:
         top_p = numbers.top_p[:, None]
         masses.copy_(torch.where(top_p < 1, _likeliest_share(masses, top_p), masses))
 

@@ -7,29 +7,29 @@ function; knows no logits.
 import torch
 from torch import Tensor
 
-_GOLDEN = 0x9E3779B97F4A7C15 - 2**64
-_FIRST = 0xBF58476D1CE4E5B9 - 2**64
-_SECOND = 0x94D049BB133111EB - 2**64
+GOLDEN = 0x9E3779B97F4A7C15 - 2**64
+FIRST_FACTOR = 0xBF58476D1CE4E5B9 - 2**64
+SECOND_FACTOR = 0x94D049BB133111EB - 2**64
 _BITS = 52  # with a half added, still exact in float64
 
 
 def row_keys(seeds: Tensor, positions: Tensor) -> Tensor:
     """[rows] int64 each -> [rows, 1]: what `exponential` mixes a row's tokens with."""
-    return _mixed(_mixed(seeds + _GOLDEN) + positions * _GOLDEN)[:, None]
+    return _mixed(_mixed(seeds + GOLDEN) + positions * GOLDEN)[:, None]
 
 
 def exponential(keys: Tensor, numbers: Tensor) -> Tensor:
     """Exponentially distributed numbers of mean 1 (float64, never 0) for `keys` [rows, 1] and `numbers` [rows or 1, n] int64.
     Equal on every device but for the last bits of a logarithm."""
-    bits = (_mixed(keys + numbers * _GOLDEN) >> (64 - _BITS)) & (2**_BITS - 1)
+    bits = (_mixed(keys + numbers * GOLDEN) >> (64 - _BITS)) & (2**_BITS - 1)
     return -((bits.double() + 0.5) * 2.0**-_BITS).log()
 
 
 def _mixed(state: Tensor) -> Tensor:
     """SplitMix64's output function (Steele, Lea and Flood 2014) on int64, which wraps; shifts there keep the sign, so it is
     masked away."""
-    state = (state ^ ((state >> 30) & (2**34 - 1))) * _FIRST
-    state = (state ^ ((state >> 27) & (2**37 - 1))) * _SECOND
+    state = (state ^ ((state >> 30) & (2**34 - 1))) * FIRST_FACTOR
+    state = (state ^ ((state >> 27) & (2**37 - 1))) * SECOND_FACTOR
     return state ^ ((state >> 31) & (2**33 - 1))
 
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stages.device.uploads import uploaded
 from stages.llm.messages import Sampling
 
 _ROOM = 64
@@ -113,6 +114,6 @@ def _on_device(changes: Sequence[tuple[int, Changes]], device: torch.device) -> 
     """The columns of all changes, each one's indices beginning where its row does."""
     together = np.concatenate([one for _, one in changes])
     together[:, 0] += np.repeat([first for first, _ in changes], [len(one) for _, one in changes])
-    uploaded = torch.from_numpy(together).to(device)
-    numbers = uploaded[:, 1:].view(torch.float32)
-    return uploaded[:, 0], numbers[:, 0], numbers[:, 1]
+    there = uploaded(torch.from_numpy(together), device)
+    numbers = there[:, 1:].view(torch.float32)
+    return there[:, 0], numbers[:, 0], numbers[:, 1]

@@ -7,7 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stages.device.uploads import uploaded
 from stages.llm.messages import Sampling
+from stages.llm.sampling.noise import row_keys
 
 _LEAST_TEMPERATURE = 1e-30
 """In float32 still a number to divide by, and greedy."""
@@ -18,10 +20,10 @@ _NO_VOCABULARY = 2**31
 
 @dataclass(frozen=True, slots=True)
 class RowNumbers:
-    """[rows] each, on one device: `seed`, `position` and `top_k` int64, `temperature` (more than 0), `top_p` and `min_p` float64."""
+    """On one device: `key` [rows, 1] int64 of a row's noise (`noise.row_keys`), and [rows] each: `top_k` int64, `temperature` (more than
+    0), `top_p` and `min_p` float64."""
 
-    seed: Tensor
-    position: Tensor
+    key: Tensor
     top_k: Tensor
     temperature: Tensor
     top_p: Tensor
@@ -31,12 +33,12 @@ class RowNumbers:
     def of(
         cls, settings: Sequence[Sampling], device: torch.device, keyed: Sequence[tuple[int, int]] | None = None
     ) -> "RowNumbers":
-        """`keyed`: a row's seed and position each; zeros where nothing is drawn."""
-        whole, real = np.zeros((3, len(settings)), np.int64), np.empty((3, len(settings)))
-        whole[2] = [min(one.top_k, _NO_VOCABULARY) for one in settings]
+        """`keyed`: a row's seed and position each; no key where nothing is drawn."""
+        whole, real = np.zeros((2, len(settings)), np.int64), np.empty((3, len(settings)))
+        whole[1] = [min(one.top_k, _NO_VOCABULARY) for one in settings]
         if keyed is not None:
-            whole[:2] = np.array(keyed, np.int64).T
+            whole[0] = row_keys(*torch.from_numpy(np.array(keyed, np.int64).T)).numpy()[:, 0]
         real[0] = [max(one.temperature, _LEAST_TEMPERATURE) for one in settings]
         real[1], real[2] = [one.top_p for one in settings], [one.min_p for one in settings]
-        numbers = torch.from_numpy(np.concatenate([whole, real.view(np.int64)])).to(device)
-        return cls(*numbers[:3], *numbers[3:].view(torch.float64))
+        numbers = uploaded(torch.from_numpy(np.concatenate([whole, real.view(np.int64)])), device)
+        return cls(numbers[0, :, None], numbers[1], *numbers[2:].view(torch.float64))

@@ -15,11 +15,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stages.device.uploads import uploaded
 from stages.llm.messages import Sampling
 from stages.llm.sampling.candidates import BLOCK, keep, likeliest, top
-from stages.llm.sampling.masks import apply_masks
-from stages.llm.sampling.noise import draw, row_keys
+from stages.llm.sampling.likeliest_share import works_on
+from stages.llm.sampling.masks import apply_masks, with_masks
+from stages.llm.sampling.noise import draw
 from stages.llm.sampling.penalties import Penalties, apply_penalties
+from stages.llm.sampling.race import draw_in_two
 from stages.llm.sampling.row_numbers import RowNumbers
 from stages.llm.structure.row_structure import RowStructure
 
@@ -75,6 +78,11 @@ def sample(logits: Tensor, samplers: Sequence[RowSampler]) -> list[SampledToken]
     return sampled
 
 
+def make_ready(device: torch.device) -> None:
+    """Whatever choosing there would have to compile first. At load, so that no answer waits for it."""
+    works_on(device)
+
+
 def decide(logits: Tensor, samplers: Sequence[RowSampler]) -> Tensor:
     """What `sample` reads back: [rows, 3 + 2 n] float64, on the logits' device: token, whether it failed, the token's log
     probability, then n likeliest tokens and their log probabilities; n is the most that a row asks for."""
@@ -102,8 +110,8 @@ def _adjusted(logits: Tensor, samplers: Sequence[RowSampler]) -> Tensor:
         for row, sampler in enumerate(samplers)
         if sampler.structure is not None and (mask := sampler.structure.settled()) is not None
     ]
-    if not masks and all(one is None for one in penalties):
-        return logits
+    if all(one is None for one in penalties):
+        return with_masks(logits, masks) if masks else logits
     adjusted = logits.clone(memory_format=torch.contiguous_format)
     apply_penalties(adjusted, penalties)
     apply_masks(adjusted, masks)
@@ -117,7 +125,7 @@ def _tokens(adjusted: Tensor, highest: Tensor, samplers: Sequence[RowSampler]) -
         return _drawn(adjusted, highest, samplers)
     tokens = likeliest(adjusted)
     if drawn:
-        rows = torch.tensor(drawn, device=adjusted.device)
+        rows = uploaded(torch.tensor(drawn), adjusted.device)
         tokens[rows] = _drawn(adjusted[rows], highest[rows], [samplers[row] for row in drawn])
     return tokens
 
@@ -129,7 +137,7 @@ def _drawn(adjusted: Tensor, highest: Tensor, samplers: Sequence[RowSampler]) ->
     is_scaled = any(one.temperature != 1 for one in settings)
     masses = _masses(adjusted, highest, numbers.temperature.float() if is_scaled else None)
     keep(masses, settings, numbers)
-    return draw(masses, row_keys(numbers.seed, numbers.position), BLOCK)
+    return (draw_in_two if works_on(masses.device) else draw)(masses, numbers.key, BLOCK)
 
 
 def _masses(adjusted: Tensor, highest: Tensor, temperatures: Tensor | None) -> Tensor:
@@ -158,17 +166,16 @@ def _logprobs(logits: Tensor, tokens: Tensor, samplers: Sequence[RowSampler]) ->
         return logprobs_of(logits, tokens, most)
     found = torch.zeros(len(samplers), 1 + 2 * most, dtype=torch.float64, device=logits.device)
     if wanted:
-        rows = torch.tensor(wanted, device=logits.device)
+        rows = uploaded(torch.tensor(wanted), logits.device)
         found[rows] = logprobs_of(logits[rows], tokens[rows], most)
     return found
 
 
 def logprobs_of(logits: Tensor, tokens: Tensor, most: int) -> Tensor:
-    """[rows, 1 + 2 most] float64, of `logits` [rows, vocabulary] float32: the log probability of a row's token, then the `most` likeliest
-    tokens, then theirs."""
-    highest = logits.amax(dim=-1, keepdim=True)
-    exponentials = _exp_of_difference(logits, highest, None, out=torch.empty_like(logits))
-    total = highest + exponentials.sum(dim=-1, keepdim=True).log_()  # as `logsumexp`, which takes twice as long
     values, places = top(logits, most)
+    highest = values[:, :1] if most else logits.amax(dim=-1, keepdim=True)
+    # As `logsumexp`, which takes twice as long.
+    exponentials = torch.add(highest * -_LOG2_E, logits, alpha=_LOG2_E).exp2_()
+    total = highest + exponentials.sum(dim=-1, keepdim=True).log_()
     own = logits.gather(1, tokens[:, None])
     return torch.cat([(own - total).double(), places.double(), (values - total).double()], dim=1)

@@ -66,5 +66,5 @@ async def test_others_are_answered_meanwhile(app: FastAPI, name: str) -> None:
     print(
         f"{name}: {answer.status}, {len(asked.body)} bytes in, {answer.num_bytes} out, {worst * 1000:.1f} ms; unit {unit * 1000:.1f} ms"
     )
-    assert answer.status in (200, 400)
+    assert answer.status in (200, 202, 400)
     assert worst < BOUND * unit

@@ -13,7 +13,7 @@ from pipelines.jobs import GivenImage, ImagePart, PaintJob
 from pipelines.settings.schema.config import LimitsConfig
 from stages.contract.errors import StageFailed
 from tests.pipelines.ingress.fakes import CHAT, PAINT, PAINT_PARTS, FakeService, Trouble, gradient
-from tests.pipelines.ingress.surface import JsonObject, client_for, error_of, png, sse_events
+from tests.pipelines.ingress.surface import JsonObject, client_for, data_url, error_of, png, sse_events
 
 PATH = "/v1/images/edits"
 FIELDS = {"model": PAINT, "prompt": "a boat", "seed": "5"}
@@ -138,9 +138,11 @@ async def test_a_late_error_is_the_streams_last_event() -> None:
         ("output_format", "gif", "must be 'png', 'jpeg' or 'webp'"),
         ("output_compression", "50", "jpeg or webp"),
         ("background", "transparent", "images are opaque"),
-        ("quality", "high", "num_inference_steps"),
-        ("input_fidelity", "high", "input_fidelity is not supported: set strength instead"),
-        ("mask", "x", "mask is not supported"),
+        ("quality", "best", "must be 'auto', 'low'"),
+        ("input_fidelity", "medium", "must be 'low' or 'high'"),
+        ("mask", "x", "mask: not an image that can be read"),
+        ("markup", "x", "markup is not supported: say in the prompt what is to change, and in mask where"),
+        ("frame_count", "2", "frame_count is not supported: images have one frame"),
         ("image_url", "x", "image_url is not supported"),
         ("triptych[x][y]", "x", "triptych[x][y] is not supported"),
         ("triptych", "{}", "triptych: must be an object"),
@@ -156,7 +158,7 @@ async def test_a_wrong_value_is_told_with_its_field(field: str, value: str, told
     assert len(error["message"]) < 400
 
 
-@pytest.mark.parametrize("field", ["model", "prompt", "image"])
+@pytest.mark.parametrize("field", ["prompt", "image"])
 async def test_what_is_needed_is_said_to_be(field: str) -> None:
     fields: Files = [(name, (None, value)) for name, value in FIELDS.items()]
     error = await refused({}, [part for part in fields + one_file() if part[0] != field])
@@ -168,7 +170,7 @@ async def test_a_model_without_a_vae_encoder_says_so() -> None:
     assert error["message"] == "this model edits no images: it has no vae_encoder"
 
 
-@pytest.mark.parametrize("name", ["mask", "markup", "photo", "image[x]"])
+@pytest.mark.parametrize("name", ["markup", "photo", "image[x]"])
 async def test_a_file_that_has_no_place_is_refused_by_name(name: str) -> None:
     error = await refused(FIELDS, [*one_file(), (name, ("m.png", png(), "image/png"))])
     assert (error["param"], error["message"].partition(":")[0]) == (name, f"{name} is not supported")
@@ -182,7 +184,14 @@ async def test_a_file_where_text_is_meant_is_refused() -> None:
 @pytest.mark.parametrize("names", [("image", "image"), ("image[]", "image[]"), ("image", "image[]")])
 async def test_several_images_are_refused(names: tuple[str, str]) -> None:
     error = await refused(FIELDS, [(name, ("a.png", png(), "image/png")) for name in names])
-    assert (error["param"], error["message"]) == ("image", "image: 2 files are given; at most 1")
+    assert (error["param"], error["message"]) == ("image", "image: 2 images are given; every model here edits 1 at a time")
+
+
+async def test_two_masks_and_more_images_than_anybody_takes_are_refused_as_files() -> None:
+    masks = await refused(FIELDS, one_file() + [("mask", ("m.png", png(), "image/png"))] * 2)
+    assert (masks["param"], masks["message"]) == ("mask", "mask: 2 files are given; at most 1")
+    many = await refused(FIELDS, one_file() * 17)
+    assert many["message"] == "image: 17 files are given; at most 16"
 
 
 async def test_a_field_given_twice_is_refused() -> None:
@@ -282,7 +291,79 @@ async def test_a_form_without_a_boundary_is_a_400(boundary: str) -> None:
     assert error["param"] == "content-type"
 
 
-@pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded", "multipart/mixed; boundary=x"])
+async def test_an_edit_as_json_is_the_same_as_one_in_a_form() -> None:
+    service = FakeService()
+    body = {"prompt": "a boat", "seed": 5, "images": [{"image_url": data_url(png(24, 16))}], "strength": 0.5}
+    async with client_for(service) as client:
+        response = await client.post(PATH, json=body)
+    assert response.status_code == 200, response.text
+    assert service.jobs == [
+        PaintJob("a boat", seed=5, init=GivenImage(ImagePart(png(24, 16), 24, 16, "images[0].image_url"), 0.5))
+    ]
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+async def test_a_mask_goes_with_its_image(as_json: bool) -> None:
+    service = FakeService()
+    image, mask = png(24, 16), png(24, 16, "blue")
+    async with client_for(service) as client:
+        if as_json:
+            body = {"images": [{"image_url": data_url(image)}], "mask": {"image_url": data_url(mask)}}
+            response = await client.post(PATH, json={"prompt": "a boat", **body})
+        else:
+            files = [("image[]", ("a.png", image, "image/png")), ("mask", ("m.png", mask, "image/png"))]
+            response = await client.post(PATH, data={"prompt": "a boat"}, files=files)
+    assert response.status_code == 200, response.text
+    (job,) = service.jobs
+    assert isinstance(job, PaintJob)
+    assert job.init is not None
+    assert job.init.mask is not None
+    assert (job.init.image.data, job.init.mask.data) == (image, mask)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "told"),
+    [
+        ({}, "images", "images is required"),
+        ({"images": []}, "images", "at least 1"),
+        ({"images": [{"image_url": data_url(png())}] * 2}, "images", "every model here edits 1 at a time"),
+        ({"images": [{"image_url": data_url(png())}] * 17}, "images", "limits.images_per_request"),
+        ({"images": [{"file_id": "file-1"}]}, "images[0]", "file_id is not supported: send the image itself"),
+        ({"images": [{"image_url": "cat.png"}]}, "images[0].image_url", "neither a data: URL"),
+        ({"images": [{"image_url": data_url(b"no image")}]}, "images[0].image_url", "not an image that can be read"),
+        ({"images": [{"image_url": data_url(png())}], "mask": {"image_url": "x"}}, "mask.image_url", "neither a data: URL"),
+        ({"images": [{"image_url": data_url(png())}], "mask": data_url(png())}, "mask", "must be an object"),
+        ({"images": [{"image_url": data_url(png())}], "image": "x"}, "image", "image is not supported"),
+    ],
+)
+async def test_what_is_wrong_in_json_is_told_with_its_place(fields: JsonObject, param: str, told: str) -> None:
+    service = FakeService()
+    async with client_for(service) as client:
+        response = await client.post(PATH, json={"prompt": "a boat", **fields})
+    assert response.status_code == 400, response.text
+    assert service.jobs == []
+    error = error_of(response)
+    assert error["param"] == param
+    assert told in error["message"]
+
+
+async def test_what_openai_documents_and_has_no_effect_is_accepted_and_told() -> None:
+    body = await edited(
+        quality="high", input_fidelity="low", moderation="low", background="opaque", complexity="low", user="u"
+    )
+    assert {note["field"] for note in body["triptych"]["notes"]} == {"quality", "input_fidelity", "complexity"}
+    assert "notes" not in (await edited(quality="auto"))["triptych"]
+
+
+async def test_where_one_model_would_do_it_need_not_be_named() -> None:
+    service = FakeService()
+    async with client_for(service) as client:
+        assert (await client.post(PATH, data={"prompt": "a boat"}, files=one_file())).status_code == 200
+    error = await refused({"prompt": "a boat"}, edits=False)
+    assert (error["param"], error["message"]) == ("model", "model is required; models that edit: none")
+
+
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "multipart/mixed; boundary=x", ""])
 async def test_a_body_that_is_not_declared_as_a_form_is_415(kind: str) -> None:
     async with client_for(FakeService()) as client:
         response = await client.post(PATH, content=b"{}", headers={"content-type": kind})

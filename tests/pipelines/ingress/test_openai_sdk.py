@@ -169,6 +169,19 @@ async def test_a_streamed_edit_with_previews(client: openai.AsyncOpenAI) -> None
     assert Image.open(io.BytesIO(base64.b64decode(events[-1].b64_json))).size == (48, 32)
 
 
+async def test_an_edit_with_a_mask_and_what_openai_documents(client: openai.AsyncOpenAI, service: FakeService) -> None:
+    answer = await client.images.edit(
+        image=png(6, 5), mask=png(6, 5, "blue"), prompt="a boat", quality="high", input_fidelity="high", background="auto"
+    )
+    assert answer.data is not None
+    (job,) = service.jobs
+    assert isinstance(job, PaintJob)
+    assert job.init is not None
+    assert job.init.mask == ImagePart(png(6, 5, "blue"), 6, 5, "mask")
+    with pytest.raises(openai.BadRequestError, match="images are opaque"):
+        await client.images.edit(model=PAINT, image=png(), prompt="a boat", background="transparent")
+
+
 async def test_embeddings_which_the_sdk_asks_for_in_base64(client: openai.AsyncOpenAI) -> None:
     packed = await client.embeddings.create(model=EMBED, input=["a boat", "a hut"])
     plain = await client.embeddings.create(model=EMBED, input=["a boat", "a hut"], encoding_format="float")
@@ -191,8 +204,8 @@ async def test_errors_are_the_sdks_own_classes(client: openai.AsyncOpenAI, servi
     assert unknown.value.code == "model_not_found"
     with pytest.raises(openai.AuthenticationError):
         await client.with_options(api_key="wrong").models.list()
-    with pytest.raises(openai.BadRequestError, match="mask is not supported"):
-        await client.images.edit(model=PAINT, image=png(), mask=png(), prompt="a boat")
+    with pytest.raises(openai.BadRequestError, match="every model here edits 1 at a time"):
+        await client.images.edit(model=PAINT, image=[png(), png()], prompt="a boat")
     service.trouble = Trouble(QueueFull("full", retry_after_s=7))
     with pytest.raises(openai.RateLimitError) as full:
         await client.chat.completions.create(model=CHAT, messages=[{"role": "user", "content": "a"}])

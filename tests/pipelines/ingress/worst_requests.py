@@ -124,6 +124,9 @@ class LargeTexts:
 class LargePainter:
     service: LargeService
 
+    async def forecast(self, job: PaintJob, context: RequestContext) -> float | None:
+        return None
+
     async def paint(self, job: PaintJob, context: RequestContext) -> AsyncIterator[PaintEvent]:
         for index in range(job.n):
             yield PaintImage(index, self.service.pixels, 1)
@@ -214,11 +217,11 @@ def _paint(**fields: Any) -> Asked:
     return _json("/v1/images/generations", model=PAINT, prompt="a cat", size=f"{SIDE}x{SIDE}", **fields)
 
 
-def _edit() -> Asked:
+def _edit(path: str = "/v1/images/edits") -> Asked:
     fields = {"model": PAINT, "prompt": "a cat"}
     head = "".join(f'--b\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{value}\r\n' for key, value in fields.items())
     file = b'--b\r\nContent-Disposition: form-data; name="image"; filename="x.png"\r\n\r\n' + noise(2500, 2700)
-    return Asked("/v1/images/edits", head.encode() + file + b"\r\n--b--\r\n", "multipart/form-data; boundary=b")
+    return Asked(path, head.encode() + file + b"\r\n--b--\r\n", "multipart/form-data; boundary=b")
 
 
 def _embed(**fields: Any) -> Asked:
@@ -257,6 +260,8 @@ WORST: Mapping[str, Callable[[], Asked]] = {
     "generations, by address": lambda: _paint(n=2, response_format="url"),
     "generations, streamed": lambda: _paint(n=2, stream=True),
     "edits": _edit,
+    "edits, as JSON": lambda: _json("/v1/images/edits", prompt="a cat", images=[{"image_url": data_url(noise(2500, 2700))}]),
+    "jobs": lambda: _edit("/v1/images/jobs"),
     "embeddings, numbers": _embed,
     "embeddings, base64": lambda: _embed(encoding_format="base64"),
     "models": lambda: Asked("/v1/models"),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pipelines.routing.candidate import Wanted
 from pipelines.routing.ownership import seed_of, weight
 from pipelines.routing.table import MAX_HOLDERS, STILL_SO_S, Member, ReplicaTable
+from stages.contract.cost import Speed
 from stages.contract.news import Hints
 from stages.contract.work import Work
 from tests.pipelines.routing.fleet import STAGE, news, speed
@@ -333,3 +334,35 @@ def test_what_is_sent_to_a_stage_counts_at_once_where_others_share_its_device() 
     again = known.ranked(STAGE, ["a"], URGENT, 0.1)
     assert again is not None
     assert again.finish_s == pytest.approx(before.finish_s)
+
+
+@pytest.mark.parametrize("count", [16, 1000])
+def test_however_many_there_are_no_more_is_asked_than_of_sixteen(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the cost model, of Serve, and of chance: by counting, whatever the machine does beside it."""
+    asked: Counter[str] = Counter()
+    done_s, source = Speed.done_s, random.Random(1)
+
+    def counted(self: Speed, work: Work, waits_s: float, beside: float, lasts: float) -> float:
+        asked["cost model"] += 1
+        return done_s(self, work, waits_s, beside, lasts)
+
+    def draw() -> float:
+        asked["chance"] += 1
+        return source.random()
+
+    def ongoing(replica: str) -> int:
+        asked["Serve"] += 1
+        return 0
+
+    known = ReplicaTable(draw)
+    known.members("a", [Member(f"a{number}", 64) for number in range(count)], ongoing, 0.0)
+    for number in range(count):
+        known.heard("a", news(f"a{number}", number % 20), 0.0)
+    known.ranked(STAGE, ["a"], Wanted(WORK, name=7), 0.1)
+    monkeypatch.setattr(Speed, "done_s", counted)
+    for name in (None, 7):
+        asked.clear()
+        assert known.ranked(STAGE, ["a"], Wanted(WORK, name=name), 0.1) is not None
+        assert asked["cost model"] <= 2 * 16 + 4  # each once, those near the soonest also alone
+        assert asked["Serve"] <= 2
+        assert asked["chance"] <= 5

@@ -59,8 +59,8 @@ def test_it_is_scaled_and_cut_as_its_image_is_and_stays_sharp() -> None:
 @pytest.mark.parametrize(
     ("image", "told"),
     [
-        (Image.new("RGB", SIZE), "nothing of it can be transparent"),
-        (Image.new("L", SIZE), "nothing of it can be transparent"),
+        (Image.new("RGB", SIZE), "mask: it has no transparency"),
+        (Image.new("L", SIZE), "mask: it has no transparency"),
         (Image.new("RGBA", SIZE, (0, 0, 0, 255)), "nothing of it is transparent"),
     ],
 )

@@ -107,18 +107,17 @@ class JobsRoute:
             body.asked_as(),
             {note.field: note.text for note in context.notes},
         )
-        id = _id(request, context)
+        id, size = _id(request, context), sum(len(one.data) for one in (init.image, init.mask) if one) if init else 0
+        given, named = await self.arrival.threads.digests.run(size, _kept_form, asked)
         about = {
             "model": model,
             "kind": "generation" if init is None else "edit",
             "format": output.format,
             "expected_s": expected_s,
-            "asked": digest(asked.to_bytes()),
+            "asked": named,
         }
-        if job.seed is None:  # whoever does it again paints the same
-            asked = replace(asked, job=replace(job, seed=secrets.randbits(32)))
-        state = await self.work.submit(id, asked.to_bytes(), context, for_s=self.settings.kept.job_s, about=about)
-        if state.about.get("asked") != about["asked"]:
+        state = await self.work.submit(id, given, context, for_s=self.settings.kept.job_s, about=about)
+        if state.about.get("asked") != named:
             raise InvalidRequest(f"{IDEMPOTENCY} was given with another request before; give another", param=IDEMPOTENCY)
         return id, state
 
@@ -211,6 +210,14 @@ class JobsRoute:
         if told.get("total"):
             fields["steps"] = {"done": told["done"], "total": told["total"]}
         return ImageJob.model_validate(fields)
+
+
+def _kept_form(asked: JobRequest) -> tuple[bytes, str]:
+    """And the digest of what was asked. Without a seed it gets one, so that whoever does it again paints the same."""
+    plain = asked.to_bytes()
+    if asked.job.seed is not None:
+        return plain, digest(plain)
+    return replace(asked, job=replace(asked.job, seed=secrets.randbits(32))).to_bytes(), digest(plain)
 
 
 def _id(request: Request, context: RequestContext) -> str:

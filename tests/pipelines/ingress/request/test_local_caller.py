@@ -19,7 +19,14 @@ ROUTES = [
         for path in ("/", "/playground/main.js", "/v1/models", f"/v1/models/{CHAT}", "/health", "/ready", "/metrics")
     ),
     *(("GET", path) for path in ("/openapi.json", "/v1/images/files/x", "/no/such/route", "/-/routes/", "/docs")),
-    *(("POST", f"/v1/{path}") for path in ("chat/completions", "images/generations", "images/edits", "embeddings")),
+    *(
+        ("POST", f"/v1/{path}")
+        for path in ("chat/completions", "images/generations", "images/edits", "images/jobs", "embeddings")
+    ),
+    *(
+        (method, f"/v1/images/jobs/imgjob-1{path}")
+        for method, path in (("GET", ""), ("GET", "/content"), ("POST", "/cancel"), ("DELETE", ""))
+    ),
     *(("OPTIONS", path) for path in ("/v1/chat/completions", "/no/such/route")),
 ]
 

@@ -121,8 +121,9 @@ async def test_more_compression_quality_makes_a_larger_file() -> None:
         ({"partial_images": 4, "stream": True}, "partial_images"),
         ({"triptych": {"progress": True}}, "triptych.progress"),
         ({"background": "transparent"}, "background"),
-        ({"quality": "hd"}, "quality"),
-        ({"style": "vivid"}, "style"),
+        ({"quality": "best"}, "quality"),
+        ({"style": "baroque"}, "style"),
+        ({"mask": {"image_url": "x"}}, "mask"),
         ({"strength": 0.5}, "strength"),
         ({"num_inference_steps": 0}, "num_inference_steps"),
         ({"num_inference_steps": 2.5}, "num_inference_steps"),
@@ -145,8 +146,12 @@ async def test_a_wrong_value_is_told_with_its_field(fields: JsonObject, param: s
     assert param in error["message"]
 
 
-async def test_harmless_fields_are_accepted() -> None:
-    await painted(paint_body(user="u", quality="auto", moderation="low", background="auto", style=None, size=None))
+async def test_harmless_fields_are_accepted_and_those_without_effect_are_told() -> None:
+    body = await painted(paint_body(user="u", quality="auto", moderation="low", background="auto", style=None, size=None))
+    assert "notes" not in body["triptych"]
+    for quality in ("low", "medium", "high", "xhigh", "max", "standard", "hd"):
+        body = await painted(paint_body(quality=quality, style="vivid", model=None))
+        assert [note["field"] for note in body["triptych"]["notes"]] == ["quality", "style"]
 
 
 async def test_an_address_leads_to_the_image_without_being_asked_for_a_key() -> None:

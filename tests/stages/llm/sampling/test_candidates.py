@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from stages.llm.messages import Sampling
 from stages.llm.sampling.candidates import keep, keep_in_memory, keep_on_device, likeliest, top
+from stages.llm.sampling.likeliest_share import works_on
 from stages.llm.sampling.row_numbers import RowNumbers
 
 pytestmark = pytest.mark.models
@@ -37,6 +38,10 @@ def on_device(masses: torch.Tensor, settings: Sampling) -> torch.Tensor:
 
 def cut_as_on_device(masses: torch.Tensor, settings: list[Sampling]) -> None:
     keep_on_device(masses, settings, RowNumbers.of(settings, masses.device))
+
+
+def test_what_is_written_for_gpus_is_not_tried_in_this_machines_memory() -> None:
+    assert not works_on(torch.device("cpu"))
 
 
 settings_of_any_kind = st.builds(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from stages.llm.sampling.masks import apply_masks
+from stages.llm.sampling.masks import apply_masks, with_masks
 from stages.llm.structure.vocabulary import Mask
 
 pytestmark = pytest.mark.models
@@ -20,8 +20,9 @@ def mask_of(tokens: set[int], size: int) -> Mask:
 def test_each_row_keeps_what_its_own_mask_lets_through(size: int) -> None:
     logits = torch.randn(4, size)
     kept = {0: {0, size - 1}, 2: set(range(0, size, 3))}
-    masked = logits.clone()
-    apply_masks(masked, [(row, mask_of(tokens, size)) for row, tokens in kept.items()])
+    masked, masks = logits.clone(), [(row, mask_of(tokens, size)) for row, tokens in kept.items()]
+    apply_masks(masked, masks)
+    assert torch.equal(with_masks(logits, masks), masked)
     for row in range(4):
         for token in range(size):
             allowed = row not in kept or token in kept[row]
@@ -29,8 +30,11 @@ def test_each_row_keeps_what_its_own_mask_lets_through(size: int) -> None:
 
 
 def test_all_rows_may_be_masked() -> None:
-    logits = torch.zeros(3, 40)
-    apply_masks(logits, [(row, mask_of({row}, 40)) for row in range(3)])
+    logits, masks = torch.zeros(3, 40), [(row, mask_of({row}, 40)) for row in range(3)]
+    masked = with_masks(logits, masks)
+    assert not torch.isinf(logits).any()
+    apply_masks(logits, masks)
+    assert torch.equal(masked, logits)
     assert logits.argmax(dim=-1).tolist() == [0, 1, 2]
     assert torch.isinf(logits).sum() == 3 * 39
 
