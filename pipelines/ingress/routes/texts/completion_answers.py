@@ -2,8 +2,10 @@
 workings.
 """
 
+import asyncio
+import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pydantic_core import to_json
@@ -17,6 +19,8 @@ from pipelines.ingress.schemas.chats.answer import PromptTokensDetails, Usage
 from pipelines.jobs import ChoiceEvents, CompletionEvent, PromptsRead, ReadText
 from stages.contract.errors import StageFailed
 from stages.llm.messages import GenerationEnd, PromptLogprobs, TokenDelta, TokenLogprob
+
+MAX_TOKENS_A_CHUNK = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,23 +80,22 @@ class _ChoiceSoFar:
                 case GenerationEnd():
                     self.end = event
 
-    def said(self, *, logprobs: bool) -> tuple[str, TextLogprobs | None]:
-        """Text and log probabilities that came since the last time."""
+    def said(self, *, logprobs: bool, most: int = sys.maxsize) -> Iterator[tuple[str, TextLogprobs | None]]:
+        """Text and log probabilities that came since the last time; of more than so many tokens in pieces, the first with all of the
+        text."""
         echo, self.echo = self.echo, None
         text = ("" if echo is None else echo.text) + "".join(self.unsaid)
-        told = self._told(echo, text) if logprobs else None
+        entries = [*(self.of_prompt if echo is not None else ()), *self.of_answer] if logprobs else []
         self.unsaid, self.of_prompt, self.of_answer = [], [], []
-        return text, told
-
-    def _told(self, echo: ReadText | None, text: str) -> TextLogprobs:
-        told = TextLogprobs.none()
-        if echo is not None:
-            told.add_first(FirstToken(echo.first, echo.num_marks > 0), self.offsets, text)
-            told.add(self.of_prompt, self.offsets, text)
-        told.add(self.of_answer, self.offsets, text)
-        if self.end is not None and self.end.stop_token is not None:
-            told.add_end(self.end.stop_token, self.offsets)
-        return told
+        for at in range(0, max(1, len(entries)), most):
+            told = TextLogprobs.none() if logprobs else None
+            if told is not None:
+                if echo is not None and not at:
+                    told.add_first(FirstToken(echo.first, echo.num_marks > 0), self.offsets, text)
+                told.add(entries[at : at + most], self.offsets, text)
+                if at + most >= len(entries) and self.end is not None and self.end.stop_token is not None:
+                    told.add_end(self.end.stop_token, self.offsets)
+            yield "" if at else text, told
 
 
 class Completions:
@@ -148,7 +151,7 @@ class WholeCompletion:
         """As JSON, in pieces. Raises `StageFailed` where a choice never ended."""
         usage, ends = self._completions.usage(), self._completions.ends()
         choices = [
-            _choice(index, *choice.said(logprobs=self._completions.shape.logprobs), end.reason)
+            _choice(index, *next(choice.said(logprobs=self._completions.shape.logprobs)), end.reason)
             for index, (choice, end) in enumerate(zip(self._completions.choices, ends, strict=True))
         ]
         after = b'],"usage":' + usage.to_json() + b',"triptych":' + self._receipts.receipt(self._context).to_json() + b"}"
@@ -181,12 +184,16 @@ class CompletionStreamWriter:
         choice = self._completions.choices[event.index]
         if choice.end is None and not any(isinstance(one, TokenDelta) for one in event.events):
             return b""  # of the prompt only, and there is more to come of it
-        text, logprobs = choice.said(logprobs=self._completions.shape.logprobs)
+        chunks: list[bytes] = []
+        for text, logprobs in choice.said(logprobs=self._completions.shape.logprobs, most=MAX_TOKENS_A_CHUNK):
+            if chunks:
+                await asyncio.sleep(0)  # others get their turn, where much has come together
+            if text or (logprobs is not None and logprobs.tokens):
+                chunks.append(b"".join(_choice(event.index, text, logprobs, None)))
         if choice.end is not None:
-            earlier, self._held = self._held, b"".join(_choice(event.index, text, logprobs, choice.end.reason))
-            return self._chunk(earlier) if earlier is not None else b""
-        has_more = bool(text) or (logprobs is not None and bool(logprobs.tokens))
-        return self._chunk(b"".join(_choice(event.index, text, logprobs, None))) if has_more else b""
+            earlier, self._held = self._held, b"".join(_choice(event.index, "", None, choice.end.reason))
+            chunks += [earlier] if earlier is not None else []
+        return b"".join(map(self._chunk, chunks))
 
     async def end(self) -> bytes:
         usage = self._completions.usage()

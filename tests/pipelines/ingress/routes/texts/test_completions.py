@@ -7,6 +7,7 @@ import pytest
 from openai.types import Completion
 
 from pipelines.ingress.request.settings import IngressSettings
+from pipelines.ingress.routes.texts.completion_answers import MAX_TOKENS_A_CHUNK
 from pipelines.jobs import CompleteJob, PlainPrompt
 from pipelines.settings.schema.config import LimitsConfig
 from stages.contract.errors import StageFailed
@@ -152,6 +153,15 @@ async def test_a_stream_says_the_same_as_the_whole_answer(fields: JsonObject) ->
             for name, values in choice["logprobs"].items():
                 assert [value for one in own if one["logprobs"] for value in one["logprobs"][name]] == values
     assert "triptych" in chunks[-1]
+
+
+async def test_what_comes_together_is_said_in_pieces() -> None:
+    words = " ".join(f"w{at}" for at in range(200))
+    chunks = await streamed(body(words, echo=True, logprobs=0, max_tokens=1))
+    sizes = [len(one["logprobs"]["tokens"]) for chunk in chunks for one in chunk["choices"] if one["logprobs"]]
+    assert sum(sizes) == 201
+    assert max(sizes) <= MAX_TOKENS_A_CHUNK + 2  # and a prompt's first token, and what ends an answer
+    assert "".join(one["text"] for chunk in chunks for one in chunk["choices"]) == f"{words}W0"
 
 
 async def test_usage_comes_last_where_it_is_asked_for() -> None:
