@@ -206,16 +206,18 @@ def test_a_mask_that_is_none_is_the_requests_fault(sd_folder: Path, sd_painter: 
     opaque = a_mask((0, 0, 0, 0))
     encoder = VaeEncoder.load(checkpoint_of(sd_folder), LoadOptions())
     given = DecodeLatents(Latents(np.zeros((4, 8, 8), np.float32)), Original(encode(an_image(), "png"), opaque, 10_000))
-    for prepare, payload in ((encoder.prepare, as_sent(opaque)), (sd_painter.decoder.prepare, given)):
+    preparing = (lambda: encoder.prepare(as_sent(opaque), NO_INPUTS), lambda: sd_painter.decoder.prepare(given, NO_INPUTS))
+    for prepare in preparing:
         with pytest.raises(InvalidRequest, match="mask: nothing of it is transparent") as caught:
-            prepare(payload, NO_INPUTS)  # type: ignore[operator]
+            prepare()
         assert caught.value.param == "mask"
 
 
 def test_a_mask_has_the_size_of_the_latents_and_travels_with_them(sd_folder: Path) -> None:
     result = masked_init(sd_folder)
     assert result.mask is not None
-    assert (result.mask.shape, result.mask.dtype) == ((1, 8, 8), np.float32)
+    assert result.mask.shape == (1, 8, 8)
+    assert result.mask.dtype == np.float32
     assert result.mask.sum() == 4 * 3
     again = Latents.of(result.arrays())
     np.testing.assert_array_equal(again.mask, result.mask)

@@ -108,7 +108,7 @@ class JobsRoute:
             {note.field: note.text for note in context.notes},
         )
         id, size = _id(request, context), sum(len(one.data) for one in (init.image, init.mask) if one) if init else 0
-        given, named = await self.arrival.threads.digests.run(size, _kept_form, asked)
+        kept, named = await self.arrival.threads.digests.run(size, _kept_form, asked)
         about = {
             "model": model,
             "kind": "generation" if init is None else "edit",
@@ -116,7 +116,7 @@ class JobsRoute:
             "expected_s": expected_s,
             "asked": named,
         }
-        state = await self.work.submit(id, given, context, for_s=self.settings.kept.job_s, about=about)
+        state = await self.work.submit(id, kept, context, for_s=self.settings.kept.job_s, about=about)
         if state.about.get("asked") != named:
             raise InvalidRequest(f"{IDEMPOTENCY} was given with another request before; give another", param=IDEMPOTENCY)
         return id, state

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import hashlib
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -46,7 +46,9 @@ def paint(**fields: Any) -> JsonObject:
     return {"model": PAINT, "prompt": "a boat", **fields}
 
 
-async def submitted(client: httpx.AsyncClient, body: JsonObject | None = None, **headers: str) -> JsonObject:
+async def submitted(
+    client: httpx.AsyncClient, body: JsonObject | None = None, headers: Mapping[str, str] | None = None
+) -> JsonObject:
     response = await client.post(PATH, json=body or paint(), headers=headers)
     assert response.status_code == 202, response.text
     assert response.headers["location"].endswith(f"{PATH}/{response.json()['id']}")
@@ -189,9 +191,9 @@ async def test_what_is_deleted_is_gone_with_its_images() -> None:
 async def test_the_same_key_is_one_job_and_another_request_under_it_is_refused() -> None:
     service = FakeService()
     async with process(service) as client:
-        first = await submitted(client, **{"idempotency-key": "order-7"})
+        first = await submitted(client, headers={"idempotency-key": "order-7"})
         await until(client, first["id"], "completed")
-        again = await submitted(client, **{"idempotency-key": "order-7"})
+        again = await submitted(client, headers={"idempotency-key": "order-7"})
         assert (again["id"], again["status"], len(service.jobs)) == (first["id"], "completed", 1)
         other = await client.post(PATH, json=paint(prompt="a hut"), headers={"idempotency-key": "order-7"})
         assert (other.status_code, error_of(other)["param"]) == (400, "idempotency-key")
@@ -213,7 +215,7 @@ async def test_nobody_sees_another_tenants_job() -> None:
     settings = IngressSettings(keys=KEYS, secret=b"a secret")
     async with process(FakeService(), settings=settings) as client:
         assert (await client.post(PATH, json=paint())).status_code == 401
-        told = await submitted(client, **ADA)
+        told = await submitted(client, headers=ADA)
         for ask in (
             client.get(f"{PATH}/{told['id']}", headers=BOB),
             client.get(f"{PATH}/{told['id']}/content", headers=BOB),
@@ -224,7 +226,7 @@ async def test_nobody_sees_another_tenants_job() -> None:
             assert (await ask).status_code == 404
         assert (await client.get(PATH, headers=BOB)).json()["data"] == []
         assert len((await client.get(PATH, headers=ADA)).json()["data"]) == 1
-        same_key = [await submitted(client, **who, **{"idempotency-key": "k"}) for who in (ADA, BOB)]
+        same_key = [await submitted(client, headers={**who, "idempotency-key": "k"}) for who in (ADA, BOB)]
         assert same_key[0]["id"] != same_key[1]["id"]
 
 
