@@ -1,4 +1,4 @@
-"""`python -m benchmarks.gpu`: everything that Triptych says of GPUs, on a real one (about 6 minutes on an H100).
+"""`python -m benchmarks.gpu`: everything that Triptych says of GPUs, on a real one (about 7 minutes on an H100).
 
 Right: models of real size with random weights, and tiny ones of many architectures, answer and paint as the libraries do. Faults: memory
 that runs out, and a device that breaks. Choosing: what sampling costs of a step, and that nothing waits for the device but once. Speed:
@@ -51,7 +51,7 @@ PARTS = (
     Described("speed", "speed:run", 110),
     Described("choosing", "choosing:run", 90),
     Described("cpu, auto", "beside:run_auto", 60),
-    Described("profiles", "profiles:run", 110),
+    Described("profiles", "profiles:run", 180),
     Described("speed, compiled", "speed:run_compiled", 120),
 )
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
+from stages.device.uploads import uploaded
 from stages.llm.structure.vocabulary import Mask
 
 
@@ -16,12 +17,12 @@ def apply_masks(logits: Tensor, masks: Sequence[tuple[int, Mask]]) -> None:
     stays none. Nothing is read back."""
     if not masks:
         return
-    together = torch.from_numpy(np.stack([mask for _, mask in masks]).view(np.uint8)).to(logits.device)
+    together = uploaded(torch.from_numpy(np.stack([mask for _, mask in masks]).view(np.uint8)), logits.device)
     added = embedding(together.int(), _of_bytes(logits.device)).flatten(1)[:, : logits.shape[-1]]
     if len(masks) == len(logits):
         logits += added
     else:
-        logits.index_add_(0, torch.tensor([row for row, _ in masks], device=logits.device), added)
+        logits.index_add_(0, uploaded(torch.tensor([row for row, _ in masks]), logits.device), added)
 
 
 @lru_cache(maxsize=8)
