@@ -170,7 +170,7 @@ def test_replicas_that_leave_may_finish_the_longest_request() -> None:
     assert timeouts(FILE.app.model_copy(update={"deployments": {**FILE.app.deployments, "llm": llm}})) == {5.0, 610.0}
 
 
-def test_the_address_of_redis_is_no_affair_of_the_surface_and_its_secret_of_nobody_who_looks(
+def test_where_redis_is_is_told_to_whoever_keeps_something_there_and_its_secret_to_nobody_who_looks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("TRIPTYCH_TEST_REDIS", "redis://:secret@cache:6379/0")
@@ -179,7 +179,7 @@ def test_the_address_of_redis_is_no_affair_of_the_surface_and_its_secret_of_nobo
     documents = {app.name: json.dumps(app.document({})) for app in applications(config, "triptych")}
     assert "triptych-redis" not in documents
     assert not [name for name, text in documents.items() if "secret" in text]
-    assert {name for name, text in documents.items() if "TRIPTYCH_TEST_REDIS" not in text} == {"triptych", "triptych-scaler"}
+    assert {name for name, text in documents.items() if "TRIPTYCH_TEST_REDIS" not in text} == {"triptych-scaler"}
     plain = parse(args | {"cache": {"redis": {"url": "redis://cache:6379/0"}}})
     assert "redis" not in json.dumps(applications(plain, "triptych")[-1].document({}))
 
