@@ -114,7 +114,12 @@ CHANGES: list[tuple[str, dict[str, Any], dict[str, str]]] = [
     (
         "another Redis",
         {"cache": {"redis": {"url": "redis://cache:6379/0"}}},
-        {"triptych-redis": "ENDS", "triptych-redis-kv": "ENDS", **dict.fromkeys(ALL_STAGES, "RESTARTS")},
+        {
+            "triptych-redis": "ENDS",
+            "triptych-redis-kv": "ENDS",
+            **dict.fromkeys(ALL_STAGES, "RESTARTS"),
+            "ingress": "RECONFIGURED",
+        },
     ),
     (
         "no pages",

@@ -117,6 +117,8 @@ OWN_TASKS = {
     "pipelines/cluster/serve_client.py": "a call that no replica has yet; awaited by it, or cancelled",
     "pipelines/cluster/scaling/waiting.py": "tells what waits; held by its owner, ended by close",
     "pipelines/streams.py": "a stream each; stopped together",
+    "pipelines/ingress/kept/work.py": "does what is kept to be done; stopped by close, which leaves what runs to others",
+    "pipelines/ingress/routes/batches/worker.py": "a batch's lines, some at a time; called off when the batch ends",
     "stages/host/cache_stats.py": "asks the cache for its counters; one at a time, awaited by close",
     "stages/host/claiming.py": "renews claims while there are any; one at a time, ends with the last of them",
     "stages/host/pages/finding.py": "asks where pages are, for one item; waited for by it, or cancelled",

@@ -28,7 +28,7 @@ class FilesRoute:
         form = await self.arrival.read_form(request, FileBody, context, files={"file": 1})
         if not form.files["file"]:
             raise InvalidRequest("file is required", param="file")
-        name = form.filenames["file"][0][:MAX_NAME_CHARS] or "batch.jsonl"
+        name = form.filenames["file"][0][:MAX_NAME_CHARS] or "requests.jsonl"
         note = await self.files.put(new_id("file-"), name, form.body.purpose, form.files["file"][0], context)
         return json_response(_told(note).to_json())
 

@@ -172,7 +172,17 @@ async def test_the_description_names_every_public_route_and_asks_for_keys_only_w
     async with client_for(FakeService(), IngressSettings(keys={hashlib.sha256(b"secret").hexdigest(): "a"})) as client:
         keyed = (await client.get("/openapi.json", headers={"authorization": "Bearer secret"})).json()
     assert set(opened["paths"]) == {
+        "/detokenize",
+        "/tokenize",
+        "/v1/batches",
+        "/v1/batches/{id}",
+        "/v1/batches/{id}/cancel",
         "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/files",
+        "/v1/files/{id}",
+        "/v1/files/{id}/content",
+        "/v1/responses",
         "/v1/images/generations",
         "/v1/images/edits",
         "/v1/images/files/{key}",
