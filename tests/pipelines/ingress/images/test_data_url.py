@@ -73,6 +73,15 @@ def test_what_is_no_base64_image_is_told_which_form_is_one(url: str) -> None:
         from_data_url(url, max_bytes=1000)
 
 
+@pytest.mark.timeout(60)  # what is tried in every way takes ages
+@pytest.mark.parametrize("part", [" ;", " ; ", "; ", " ", ";", ";;", " ;base6", ";base64 ", "image/", "\r\n;a="])
+@pytest.mark.parametrize("start", ["data:", "data:image/png", "data:application/octet-stream "])
+def test_a_head_of_parts_that_could_be_read_in_many_ways_is_read_in_one(start: str, part: str) -> None:
+    head = (start + part * data_url.MAX_HEAD_CHARS)[: data_url.MAX_HEAD_CHARS - 2]
+    with pytest.raises(NoDataUrl):
+        from_data_url(head + "x,AAAA", max_bytes=1000)
+
+
 @pytest.mark.parametrize("text", ["A", "AAAAA", "AA=A", "AA==AAAA", "AAAA=AAA", "A!AA", "é", "AAAA\u2028", "%zz%zz"])
 def test_base64_that_nobody_could_read_is_refused(text: str) -> None:
     with pytest.raises(NoDataUrl, match="is not valid base64"):
