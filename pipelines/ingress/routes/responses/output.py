@@ -1,12 +1,13 @@
 """From what is said of an answer to OpenAI's output items, and to the events that tell of them as they grow. Knows no requests.
 
-Decides where one item ends and the next begins: a thought, a message, a call, each is done before another begins. What a model wants
+Decides where one item ends and the next begins: a thought, a message, a call, each is done before another begins; and whose a token's log
+probabilities are. What a model wants
 painted is noted, and told of once it is painted (`painting.py`).
 """
 
 import json
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,16 +66,22 @@ class Output:
         self.reasoning_tokens = 0
         self._paints = paints
         self._open: OutputItem | None = None
+        self._unsaid: list[JsonObject] = []
+        """Log probabilities of tokens that show nothing yet: the message's that comes, or those of a mark before a thought or a call."""
 
     def take(self, event: AnswerEvent) -> Iterator[Event]:
         match event:
             case ReasoningDelta():
                 self.reasoning_tokens += event.num_tokens
+                self._unsaid.clear()
                 yield from self._thought(event.text)
             case TokenDelta(text, _, logprobs):
-                if text or logprobs:
-                    yield from self._said(text, [_logprob(entry) for entry in logprobs])
+                if text or self._may_say_more:
+                    self._unsaid += map(_logprob, logprobs)
+                if text:
+                    yield from self._said(text)
             case ToolCallBegun():
+                self._unsaid.clear()
                 yield from self._called(event)
             case ToolArgumentsDelta():
                 yield from self._argued(event.text)
@@ -88,6 +95,12 @@ class Output:
     def told(self) -> list[JsonObject]:
         return [item.told for item in self.items]
 
+    @property
+    def _may_say_more(self) -> bool:
+        """Whether a token that shows nothing yet may be a message's. Those within a thought or a call are nobody's: of all items only
+        messages have log probabilities."""
+        return self._open is None or self._open.kind == "message"
+
     def _thought(self, text: str) -> Iterator[Event]:
         if text:
             yield from self._opened("reasoning", "rs_", summary=[], content=[])
@@ -95,12 +108,13 @@ class Output:
             item.text.append(text)
             yield Event("reasoning_text.delta", {**item.part(), "delta": text})
 
-    def _said(self, text: str, logprobs: Sequence[JsonObject]) -> Iterator[Event]:
+    def _said(self, text: str) -> Iterator[Event]:
+        logprobs, self._unsaid = self._unsaid, []
         yield from self._opened("message", "msg_", role="assistant", content=[])
         item = self._now()
         item.text.append(text)
         item.logprobs += logprobs
-        yield Event("output_text.delta", {**item.part(), "delta": text, "logprobs": list(logprobs)})
+        yield Event("output_text.delta", {**item.part(), "delta": text, "logprobs": logprobs})
 
     def _called(self, call: ToolCallBegun) -> Iterator[Event]:
         yield from self._closed()
@@ -118,6 +132,8 @@ class Output:
 
     def _ended(self, end: GenerationEnd) -> Iterator[Event]:
         self.end = end
+        if self._unsaid and self._may_say_more:
+            yield from self._said("")
         if not self.items:  # an answer has at least a message, which may be empty
             yield from self._opened("message", "msg_", role="assistant", content=[])
         yield from self._closed("incomplete" if self.is_cut else "completed")
