@@ -18,7 +18,7 @@ from stages.llm.structure.grammars import Unreadable, grammar
 from stages.llm.structure.limits import MAX_DEPTH, MAX_MULTIPLE, MAX_TEXT_BYTES, parser_limits
 
 _MAX_TOLD = 300
-_UNKNOWN_KEYS = re.compile(r"Unimplemented keys: (\[.*\])")
+_UNKNOWN_KEYS = re.compile(r"^Unimplemented keys: (\[.*\])")
 _LISTING = re.compile(r"(\n *\d+ \| .*)|<non-verbose/>|(^|at )\d+\(\d+\): |failed to compile JSON schema: ", re.DOTALL)
 """Of llguidance's messages: where in a grammar of our own making, and how that reads."""
 

@@ -36,6 +36,20 @@ def within(schema: Any) -> Constraint:
 @pytest.mark.parametrize(
     ("schema", "keyword"),
     [
+        ({"type": "Unimplemented keys: []"}, "type"),
+        ({"type": "Unimplemented keys: [x]"}, "type"),
+        ({"type": 'Unimplemented keys: ["not"]'}, "type"),
+        ({"type": "string", "format": "Unimplemented keys: [" * 2500}, "format"),
+        ({"type": "string", "pattern": "(" + "Unimplemented keys: [" * 2500}, "pattern"),
+    ],
+)
+def test_words_of_llguidances_in_a_schema_are_not_taken_for_its_own(schema: Any, keyword: str) -> None:
+    assert f"the keyword {keyword} (at $.properties.a.{keyword})" in refused(within(schema))
+
+
+@pytest.mark.parametrize(
+    ("schema", "keyword"),
+    [
         ({"not": {"type": "string"}}, "not"),
         ({"if": {}, "then": {}}, "if"),
         ({"type": "array", "uniqueItems": True}, "uniqueItems"),
