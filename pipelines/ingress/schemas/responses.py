@@ -48,7 +48,6 @@ class InputImage(Item):
 
 
 MessagePart = Annotated[InputText | InputImage | OutputText | Refusal, Field(discriminator="type")]
-OutputPart = Annotated[InputText | InputImage, Field(discriminator="type")]
 
 
 class MessageItem(Item):
@@ -65,9 +64,11 @@ class FunctionCallItem(Item):
 
 
 class FunctionOutputItem(Item):
+    """Texts only: no template shows the image that a function returned."""
+
     type: Literal["function_call_output"]
     call_id: Annotated[str, Field(min_length=1, max_length=256)]
-    output: str | Annotated[list[OutputPart], Field(max_length=MAX_PARTS, fail_fast=True)]
+    output: str | Annotated[list[InputText], Field(max_length=MAX_PARTS, fail_fast=True)]
 
 
 class ReasoningText(Item):
@@ -84,11 +85,12 @@ class ReasoningItem(Item):
 
 
 class PaintedItem(Item):
-    """An image that an earlier answer painted. It is not shown again, only that it was painted."""
+    """An image that an earlier answer painted, or failed to. It is not shown again, only told of."""
 
     type: Literal["image_generation_call"]
     id: Annotated[str, Field(min_length=1, max_length=256)]
     revised_prompt: str | None = None
+    status: str | None = None
 
 
 def _typed(item: object) -> object:
@@ -225,7 +227,10 @@ class ResponsesBody(AskingBody):
     # Without effect here, so accepted: labels, hints, and neutral values of what is not offered.
     store: bool | None = Field(None, description="nothing is stored, whatever is asked; the answer says so")
     truncation: Literal["auto", "disabled"] | None = Field(None, description="auto: what doesn't fit is refused all the same")
-    max_tool_calls: Annotated[int, Field(ge=1), WHOLE] | None = Field(None, description="of built-in tools")
+    max_tool_calls: Annotated[int, Field(ge=1), WHOLE] | None = Field(
+        None,
+        description="of built-in tools: what the model wants painted beyond it, or beyond limits.max_images, is told as failed",
+    )
     user: EndUser | None = None
     safety_identifier: EndUser | None = None
     prompt_cache_key: EndUser | None = None

@@ -292,9 +292,11 @@ class FakePainter:
     service: FakeService
 
     async def forecast(self, job: PaintJob, context: RequestContext) -> float | None:
-        """Of a prompt that is "impossible", it is none."""
+        """Of a prompt that is "impossible", and of a side over 4096, it is none."""
         if job.prompt == "impossible":
             raise InvalidRequest("prompt: nobody can paint that", param="prompt")
+        if max(job.width or SIDE, job.height or SIDE) > 4096:
+            raise InvalidRequest(f"width {job.width} or height {job.height} is over 4096", param="width")
         return 3.0
 
     async def paint(self, job: PaintJob, context: RequestContext) -> AsyncIterator[PaintEvent]:

@@ -143,7 +143,7 @@ def _messages(body: ResponsesBody) -> _Messages:
         _add(asked, item, f"input[{index}]")
     for message in asked.messages:
         if message["role"] == "assistant":
-            message.setdefault("content", None)
+            message.setdefault("content", None if message.get("tool_calls") else "")  # a thought may be all that was said
     return asked
 
 
@@ -161,7 +161,8 @@ def _add(asked: _Messages, item: InputItem, place: str) -> None:
             _add_call(asked, item.call_id, item.name, item.arguments, place)
         case PaintedItem():
             _add_call(asked, item.id, PAINT, json.dumps({"prompt": item.revised_prompt or ""}), place)
-            asked.add({"role": "tool", "tool_call_id": item.id, "content": "It was painted and shown."}, place)
+            painted = "It was not painted." if item.status == "failed" else "It was painted and shown."
+            asked.add({"role": "tool", "tool_call_id": item.id, "content": painted}, place)
         case FunctionOutputItem():
             content = item.output if isinstance(item.output, str) else [_part(part) for part in item.output]
             asked.add({"role": "tool", "tool_call_id": item.call_id, "content": content}, place)

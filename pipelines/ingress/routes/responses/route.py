@@ -21,13 +21,13 @@ from pipelines.ingress.request.whole_answer import WholeAnswer
 from pipelines.ingress.routes.chat import STREAM_PACE_S
 from pipelines.ingress.routes.chat_question import PART_BYTES
 from pipelines.ingress.routes.responses.answer import Begun, Response, ResponseHead, ResponseStreamWriter, Told
-from pipelines.ingress.routes.responses.conversation import Names, as_chat, painting_tool
+from pipelines.ingress.routes.responses.conversation import Names, as_chat
 from pipelines.ingress.routes.responses.output import Output
 from pipelines.ingress.routes.responses.painting import Painter
 from pipelines.ingress.routes.texts.tokens import ChatJobs
 from pipelines.ingress.schemas.chat import ChatBody
 from pipelines.ingress.schemas.responses import ResponsesBody
-from pipelines.jobs import ChatEvent, ChatJob, ChatPipeline, ChatStarted, Service
+from pipelines.jobs import ChatEvent, ChatJob, ChatPipeline, ChatStarted
 from pipelines.threads import Threads
 from stages.contract.errors import InvalidRequest, StageFailed
 
@@ -45,7 +45,9 @@ class ResponsesRoute:
         body = await self.arrival.read(request, ResponsesBody, context)
         served = self.arrival.served(context.tenant)
         pipeline = served.chat_pipeline(body.model)
-        painter = self._painter(body, served)
+        painter = Painter.of(body, served, self.settings, self.threads)
+        if painter is not None:
+            await unless_gone(request.receive, context, painter.check(context))
         job, names = await unless_gone(request.receive, context, self._job(body, context))
         request.state.asked_as = names
         response = Response(
@@ -63,10 +65,6 @@ class ResponsesRoute:
         await unless_gone(request.receive, context, _to_the_end(told))
         ended = response.ended()
         return WholeAnswer([await self.threads.answers.run(to_json, ended) if response.is_large else to_json(ended)])
-
-    def _painter(self, body: ResponsesBody, served: Service) -> Painter | None:
-        found = painting_tool(body)
-        return None if found is None else Painter.of(found[1], found[0], served, self.settings, self.threads)
 
     async def _job(self, body: ResponsesBody, context: RequestContext) -> tuple[ChatJob, Names]:
         """Raises `InvalidRequest` with the names of this body's fields."""
@@ -91,12 +89,13 @@ async def _told(
                 yield Begun()
             else:
                 yield [told for said in event.events for told in output.take(said)]
-    for item in output.paintings:
-        if painter is None:
-            raise StageFailed("something is to be painted that nobody asked for")
-        async with aclosing(painter.painted(item, context)) as painted:
-            async for told in painted:
-                yield [told]
+    if not output.paintings:
+        return
+    if painter is None:
+        raise StageFailed("something is to be painted that nobody asked for")
+    async with aclosing(painter.all_painted(output.paintings, context)) as painted:
+        async for told in painted:
+            yield [told]
 
 
 async def _to_the_end(told: AsyncGenerator[Told]) -> None:

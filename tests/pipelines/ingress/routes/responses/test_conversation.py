@@ -52,6 +52,12 @@ def test_two_messages_of_an_assistant_stay_two() -> None:
     assert [message["content"] for message in messages(ASKED, SAID, SAID)[1:]] == ["ok", "ok"]
 
 
+def test_a_thought_alone_is_a_message_that_said_nothing() -> None:
+    _, thought, asked = messages(ASKED, THOUGHT, ASKED)
+    assert (thought["content"], thought["reasoning_content"]) == ("", "hm")
+    assert asked == ASKED
+
+
 def test_calls_without_a_word_have_no_content() -> None:
     _, called = messages(ASKED, CALLED)
     assert called["content"] is None
@@ -76,7 +82,15 @@ def test_an_image_that_was_painted_is_a_call_that_was_answered() -> None:
     painted = {"type": "image_generation_call", "id": "ig", "status": "completed", "result": "x", "revised_prompt": "a cat"}
     _, call, answer = messages(ASKED, painted)
     assert call["tool_calls"][0]["function"] == {"name": PAINT, "arguments": '{"prompt": "a cat"}'}
-    assert answer["tool_call_id"] == "ig"
+    assert (answer["tool_call_id"], answer["content"]) == ("ig", "It was painted and shown.")
+    _, _, answer = messages(ASKED, painted | {"status": "failed", "result": None})
+    assert answer["content"] == "It was not painted."
+
+
+def test_what_a_function_returned_may_be_several_texts() -> None:
+    parts = [{"type": "input_text", "text": "5"}, {"type": "input_text", "text": "6"}]
+    *_, told = messages(ASKED, CALLED, {"type": "function_call_output", "call_id": "c1", "output": parts})
+    assert told["content"] == [{"type": "text", "text": "5"}, {"type": "text", "text": "6"}]
 
 
 def test_tools_formats_and_the_rest_are_the_chats() -> None:
@@ -162,6 +176,15 @@ def test_a_chats_field_is_called_as_it_was(chats: str, own: str) -> None:
             "",
         ),
         ({"input": [{"role": "user", "content": [{"type": "input_file"}]}]}, "input[0].content[0].type", "'input_text'"),
+        (
+            {
+                "input": [
+                    {"type": "function_call_output", "call_id": "c", "output": [{"type": "input_image", "image_url": "x"}]}
+                ]
+            },
+            "input[0].output[0].type",
+            "'input_text'",
+        ),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type", "'function', 'image_generation'"),
         ({"text": {"format": {"type": "json_schema", "name": "n"}}}, "text.format.schema", "required"),
         ({"input": []}, "input", "at least 1"),

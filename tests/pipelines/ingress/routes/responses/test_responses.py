@@ -14,8 +14,9 @@ from pydantic import BaseModel, TypeAdapter
 
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.jobs import ChatJob, ImagePart, PaintJob, TextPart
+from pipelines.settings.schema.config import LimitsConfig
 from pipelines.tools.events import ReasoningDelta, ToolArgumentsDelta, ToolCallBegun
-from stages.contract.errors import StageFailed
+from stages.contract.errors import InvalidRequest, StageFailed
 from stages.llm.messages import GenerationEnd, TokenDelta
 from tests.pipelines.ingress.fakes import CHAT, PAINT, FakeService, Trouble
 from tests.pipelines.ingress.surface import JsonObject, client_for, data_url, error_of, png, server_for, sse_events
@@ -175,6 +176,16 @@ async def test_a_painting_is_told_as_it_grows() -> None:
     assert events[-1]["response"]["output"][1]["result"]
 
 
+async def test_what_a_painter_refuses_later_is_told_as_the_body_has_it() -> None:
+    for param, told in (("sampler", "tools[0].scheduler"), ("prompt", "input"), ("width", "tools[0].size")):
+        service = FakeService(script=PAINTS, trouble=Trouble(InvalidRequest(f"{param} is bad", param=param), after=6))
+        async with client_for(service) as client:
+            response = await client.post(PATH, json=body(tools=[PAINT_TOOL]))
+        assert response.status_code == 400
+        assert error_of(response)["param"] == told
+        assert error_of(response)["message"].startswith(f"{told} is bad")
+
+
 async def test_a_painting_without_words_is_told_as_failed() -> None:
     script = (ToolCallBegun(0, "c", "image_generation"), ToolArgumentsDelta(0, "{"), GenerationEnd("tool_calls", 9))
     told = await answered(body(tools=[PAINT_TOOL]), FakeService(script=script))
@@ -182,9 +193,42 @@ async def test_a_painting_without_words_is_told_as_failed() -> None:
 
 
 @pytest.mark.parametrize(
+    ("fields", "limit", "painted"), [({"max_tool_calls": 1}, 10, 1), ({}, 2, 2), ({"max_tool_calls": 9}, 2, 2), ({}, 10, 3)]
+)
+async def test_no_more_is_painted_than_the_client_and_the_server_allow(fields: JsonObject, limit: int, painted: int) -> None:
+    wanted = [
+        event
+        for place, prompt in enumerate(("a cat", "a dog", "a hen"))
+        for event in (
+            ToolCallBegun(place, f"c{place}", "image_generation"),
+            ToolArgumentsDelta(place, json.dumps({"prompt": prompt})),
+        )
+    ]
+    service = FakeService(script=(*wanted, GenerationEnd("tool_calls", 9)))
+    settings = IngressSettings(limits=LimitsConfig(max_images=limit))
+    async with client_for(service, settings) as client:
+        response = await client.post(PATH, json=body(tools=[PAINT_TOOL], **fields))
+    Response.model_validate_json(response.text)
+    items = response.json()["output"]
+    assert [item["status"] for item in items] == ["completed"] * painted + ["failed"] * (3 - painted)
+    assert [bool(item["result"]) for item in items] == [True] * painted + [False] * (3 - painted)
+    assert [job.prompt for job in service.jobs if isinstance(job, PaintJob)] == ["a cat", "a dog", "a hen"][:painted]
+
+
+async def test_a_stream_tells_of_paintings_that_are_not_painted() -> None:
+    again = (ToolCallBegun(1, "c2", "image_generation"), ToolArgumentsDelta(1, '{"prompt": "a dog"}'))
+    script = (*PAINTS[:-1], *again, PAINTS[-1])
+    events = await streamed(body(tools=[PAINT_TOOL], max_tool_calls=1), FakeService(script=script))
+    done = [event["item"] for event in events if event["type"] == "response.output_item.done"]
+    assert [item["status"] for item in done] == ["completed", "completed", "failed"]
+    assert done == events[-1]["response"]["output"]
+
+
+@pytest.mark.parametrize(
     ("tool", "param", "status"),
     [
         ({"size": "big"}, "tools[0].size", 400),
+        ({"size": "5000x32"}, "tools[0].size", 400),
         ({"model": CHAT}, "tools[0].model", 400),
         ({"model": "nope"}, "tools[0].model", 404),
         ({"output_format": "gif"}, "tools[0].output_format", 400),
@@ -245,6 +289,24 @@ async def test_the_sdk_parses(sdk: tuple[openai.AsyncOpenAI, FakeService]) -> No
     assert isinstance(job, ChatJob)
     assert job.sampling.constraint is not None
     assert json.loads(job.sampling.constraint.text)["required"] == ["name", "hex"]
+
+
+async def test_an_answer_that_ended_in_its_thoughts_can_be_sent_back(sdk: tuple[openai.AsyncOpenAI, FakeService]) -> None:
+    client, service = sdk
+    service.script = (ReasoningDelta("Let me", 2), GenerationEnd("length", 2))
+    first = await client.responses.create(model=CHAT, input="a", max_output_tokens=2)
+    assert first.status == "incomplete"
+    items: Any = [
+        {"role": "user", "content": "a"},
+        *[item.model_dump() for item in first.output],
+        {"role": "user", "content": "b"},
+    ]
+    service.script = ()
+    again = await client.responses.create(model=CHAT, input=items)
+    assert again.status == "completed"
+    job = service.jobs[-1]
+    assert isinstance(job, ChatJob)
+    assert [message.reasoning for message in job.messages] == [None, "Let me", None]
 
 
 async def test_an_answers_items_can_be_sent_back_as_they_are(sdk: tuple[openai.AsyncOpenAI, FakeService]) -> None:
