@@ -10,7 +10,9 @@ from PIL import Image
 from stages.contract.errors import InvalidRequest, TooLarge
 from stages.images.formats import avif
 from stages.images.formats.av1 import check_frames
-from stages.images.formats.essence import BadHeader
+from stages.images.formats.avif import MAX_PROPERTIES, MAX_PROPERTY_BYTES
+from stages.images.formats.boxes import MAX_BOXES, Box, Fields, boxes, written, written_full
+from stages.images.formats.essence import MAX_PIECES, BadHeader
 from stages.images.image import decoded, decoded_alpha, inspect
 from tests.stages.image_files import pixels_of, quarters, save
 
@@ -102,3 +104,97 @@ def test_a_grid_of_images_is_refused_by_name() -> None:
     grid = PLAIN.replace(b"av01Color", b"gridColor")
     with pytest.raises(InvalidRequest, match="not one coded image"):
         read(grid)
+
+
+SIZE = bytes(4) + struct.pack(">II", 40, 24)
+CODE = bytes(next(box.content for box in boxes(PLAIN) if box.kind == b"mdat"))
+
+
+def made(**parts: bytes) -> bytes:
+    """`PLAIN`'s image in a file with other boxes in `meta`: kind -> content."""
+    outer = {box.kind.decode(): bytes(box.content) for box in boxes(PLAIN)}
+    inner = {box.kind.decode(): bytes(box.content) for box in boxes(outer["meta"][4:])} | parts
+    if "iloc" not in parts:
+        length = sum(8 + len(content) for content in (outer["ftyp"], *inner.values(), CODE)) + 12
+        inner["iloc"] = bytes(4) + struct.pack(">HHHHHII", 0x4400, 1, 1, 0, 1, length - len(CODE), len(CODE))
+    meta = written_full(b"meta", *(written(kind.encode(), content) for kind, content in inner.items()))
+    return written(b"ftyp", outer["ftyp"]) + meta + written(b"mdat", CODE)
+
+
+def properties(size: bytes, numbers: bytes) -> bytes:
+    """Of an `iprp`: `PLAIN`'s, but for the first, which says the size; an item has those of such numbers, from 1."""
+    known = [box for box in boxes(made()[made().index(b"ipco") + 4 :]) if box.kind in (b"pixi", b"av1C", b"colr")]
+    others = [written(box.kind, box.content) for box in known]
+    return written(b"ipco", written(b"ispe", size), *others) + written_full(
+        b"ipma", struct.pack(">IHB", 1, 1, len(numbers)), numbers
+    )
+
+
+def refused(data: bytes, match: str) -> None:
+    for look in (avif.size, avif.essence):
+        with pytest.raises(BadHeader, match=match):
+            look(data)
+
+
+def test_a_property_that_is_named_again_and_again_is_not_copied_as_often() -> None:
+    often = MAX_PROPERTIES - 3
+    data = made(iprp=properties(SIZE + bytes(4000), bytes([1] * often + [2, 3, 4])))
+    assert len(avif.essence(data).data) < len(data) + 100
+    assert np.abs(pixels_of(read(data)) - pixels_of(quarters())).mean() < 3
+    refused(made(iprp=properties(SIZE + bytes(100_000), b"\1" * 200)), f"over {MAX_PROPERTIES} properties")
+
+
+def test_a_property_that_a_decoder_needs_is_short() -> None:
+    data = made(iprp=properties(SIZE.ljust(MAX_PROPERTY_BYTES + 1, b"\0"), b"\1\2\3\4"))
+    with pytest.raises(BadHeader, match=f"a property of {MAX_PROPERTY_BYTES + 1} bytes"):
+        avif.essence(data)
+
+
+def places(sizes: int, num_items: int, extents: bytes) -> bytes:
+    """Of an `iloc`."""
+    return bytes(4) + struct.pack(">HH", sizes, num_items) + extents
+
+
+NO_BYTES = struct.pack(">HHH", 1, 0, 1000)
+LISTS = {
+    "extents of no bytes": {"iloc": places(0, 1000, NO_BYTES * 1000)},
+    "one item of extents of no bytes": {"iloc": places(0, 1, struct.pack(">HHH", 1, 0, 900))},
+    "items of one extent": {"iloc": places(0, 1000, struct.pack(">HHH", 1, 0, 1) * 1000)},
+    "items of one byte each": {"iloc": places(0x1000, 600, struct.pack(">HHHB", 1, 0, 1, 0) * 600)},
+    "properties of nobody": {
+        "iprp": written(b"ipco")
+        + written_full(b"ipma", struct.pack(">I", 999) + (struct.pack(">HB", 9, 255) + bytes(255)) * 999)
+    },
+    "lists of properties": {"iprp": written_full(b"ipma", struct.pack(">IHB", 1, 9, 99) + bytes(99)) * 200},
+    "properties": {"iprp": written(b"ipco", written(b"free") * 200) * 200},
+    "references": {"iref": bytes(4) + written(b"auxl", struct.pack(">HH", 1, 900), bytes(1800)) * 200},
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_lists_of_a_small_file_cost_no_more_than_one_of_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They stand within one another: a thousand of a thousand once took a million turns, from eight thousand bytes."""
+    num_read, num_boxes = 0, 0
+    number, box = Fields.number, Box.__init__
+
+    def counted(fields: Fields, num_bytes: int) -> int:
+        nonlocal num_read
+        num_read += 1
+        return number(fields, num_bytes)
+
+    def counted_box(made: Box, kind: bytes, content: memoryview) -> None:
+        nonlocal num_boxes
+        num_boxes += 1
+        box(made, kind, content)
+
+    data = made(**LISTS[name])
+    monkeypatch.setattr(Fields, "number", counted)
+    monkeypatch.setattr(Box, "__init__", counted_box)
+    with pytest.raises(BadHeader):
+        avif.essence(data)
+    assert num_read < 6 * MAX_PIECES
+    assert num_boxes < 6 * MAX_BOXES
+
+
+def test_a_file_of_our_own_making_is_read() -> None:
+    assert np.abs(pixels_of(read(made())) - pixels_of(quarters())).mean() < 3
