@@ -75,7 +75,7 @@ def test_frames_larger_than_the_file_says_are_refused() -> None:
 
 
 def test_frames_without_end_and_without_a_size_are_refused() -> None:
-    frame, sequence = b"\x32\x00", b"\x0a\x0a" + bytes(10)
+    frame, sequence = b"\x32\x08" + bytes(8), b"\x0a\x0a" + bytes(10)
     with pytest.raises(BadHeader, match="before it says their size"):
         check_frames(frame, 10, 10)
     with pytest.raises(BadHeader):
@@ -198,3 +198,86 @@ def test_lists_of_a_small_file_cost_no_more_than_one_of_them(name: str, monkeypa
 
 def test_a_file_of_our_own_making_is_read() -> None:
     assert np.abs(pixels_of(read(made())) - pixels_of(quarters())).mean() < 3
+
+
+def unit(kind: int, bits: str) -> bytes:
+    """Of AV1's code, from zeros and ones that may be set apart, filled up with zeros."""
+    digits = bits.replace(" ", "") + "0" * 64
+    content = int(digits, 2) << -len(digits) % 8
+    length = -(-len(digits) // 8)
+    return bytes([kind << 3 | 2, length]) + content.to_bytes(length, "big")
+
+
+def number(value: int, num_bits: int) -> str:
+    return f"{value:0{num_bits}b}"
+
+
+SIDES = f"1111 1111 {number(40 - 1, 16)} {number(24 - 1, 16)}"
+NO_CLOCK, SIMPLE_TOOLS = "0 0 00000" + number(0, 12) + "00000", "000 0000 0 0 0"
+SEQUENCES = {  # -> what stands in a frame header between its kind and its size's flag: of one that is shown, of a key frame
+    "simple": (f"000 0 0 {NO_CLOCK} {SIDES} 0 {SIMPLE_TOOLS}", "", "0"),
+    "each frame says its tools": (f"000 0 0 {NO_CLOCK} {SIDES} 0 000 0000 0 1 1", "", "0 1 0"),
+    "tools for all": (f"000 0 0 {NO_CLOCK} {SIDES} 0 000 0000 0 0 1 0 1", "", "0"),
+    "frames have ids": (f"000 0 0 {NO_CLOCK} {SIDES} 1 0011 001 000 0000 0 0 0", "", "0 1010101"),
+    "frames say when they are shown": (
+        f"000 0 0 1 {number(1, 32)} {number(25, 32)} 0 1 00111 {number(1, 32)} 00011 01001 0 00000 {number(0, 12)} 00000 0 {SIDES} 0"
+        f" {SIMPLE_TOOLS}",
+        "1010101010",
+        "0",
+    ),
+    "frames come evenly": (
+        f"000 0 0 1 {number(1, 32)} {number(25, 32)} 1 1 1 00111 {number(1, 32)} 00011 01001 0 00000 {number(0, 12)} 00000 0 {SIDES} 0"
+        f" {SIMPLE_TOOLS}",
+        "",
+        "0",
+    ),
+}
+KEY = "0 00 1"
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_a_frame_that_may_be_larger_than_its_sequence_says_is_refused(name: str) -> None:
+    """A decoder holds a frame's own size, of up to 64 k x 64 k, to nothing."""
+    sequence, shown, tools = SEQUENCES[name]
+    own = f"1 {number(2**16 - 1, 16)} {number(2**16 - 1, 16)}"
+    for flag, is_read in (("0", True), (own, False)):
+        code = unit(1, sequence) + unit(6, f"{KEY} {shown} {tools} {flag}")
+        if is_read:
+            check_frames(code, 40, 24)
+        else:
+            with pytest.raises(BadHeader, match=r"of 65536 x 65536|depends on others"):
+                check_frames(code, 40, 24)
+
+
+def test_a_smaller_frame_that_comes_first_is_read() -> None:
+    """As of an image that comes into view bit by bit."""
+    sequence = f"000 0 0 {NO_CLOCK} {SIDES} 0 000 0000 1 00 0 0 110"
+    small, over = (unit(3, f"{KEY} 0 1 {number(9, 7)} {number(19, 16)} {number(height - 1, 16)}") for height in (24, 25))
+    check_frames(unit(1, sequence) + small, 40, 24)
+    with pytest.raises(BadHeader, match="of 40 x 24 pixels, and its code of 20 x 25"):
+        check_frames(unit(1, sequence) + over, 40, 24)
+
+
+@pytest.mark.parametrize("frame", ["0 11 1 0", "0 01 1 0 0 1", "0 01 1 1 0 1", "0 00 0 0 0 0 1", "0 10 1 0 0 1"])
+def test_a_frame_whose_own_size_depends_on_others_is_refused(frame: str) -> None:
+    with pytest.raises(BadHeader, match="whose size depends on others"):
+        check_frames(unit(1, SEQUENCES["simple"][0]) + unit(6, frame), 40, 24)
+
+
+def test_frames_that_have_the_size_of_their_sequence_are_read() -> None:
+    reduced = f"000 1 1 00000 {SIDES} 000"
+    check_frames(unit(1, reduced) + unit(6, "1" * 60), 40, 24)
+    for frame in ("0 01 1 0 0 0", "0 01 0 0 0 0 0", "1 000", "0 10 1 0 0 0"):
+        check_frames(unit(1, SEQUENCES["simple"][0]) + unit(6, frame), 40, 24)
+
+
+@pytest.mark.parametrize("speed", [0, 6, 10])
+@pytest.mark.parametrize(
+    "options", [{}, {"save_all": True}, {"tile_rows": 1}, {"subsampling": "4:2:0", "tile_cols": 1}], ids=str
+)
+def test_what_an_encoder_writes_is_read(speed: int, options: dict[str, object]) -> None:
+    image = quarters(400, 240)
+    more = {"append_images": [image.rotate(180)] * 2} if "save_all" in options else {}
+    info = inspect(save(image, "AVIF", speed=speed, **options, **more), max_bytes=10**6, max_pixels=10**6, param="image")
+    assert (info.width, info.height) == (400, 240)
+    assert read(save(image, "AVIF", speed=speed, **options, **more), 10**6).size == (400, 240)
