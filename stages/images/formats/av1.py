@@ -21,9 +21,12 @@ _EACH_FRAME = 2
 
 def check_frames(code: bytes | memoryview, width: int, height: int) -> None:
     """Raises `BadHeader` where its frames may be larger than that, or are too many."""
-    num_frames, sequence = 0, None
+    num_frames, num_sequences, sequence = 0, 0, None
     for kind, content in _units(memoryview(code)):
         if kind == _SEQUENCE_HEADER:
+            num_sequences += 1
+            if num_sequences > MAX_FRAMES:
+                raise BadHeader("its AVIF says too often how large its frames are")
             sequence = _sequence(_Bits(content[:256]))
             _check_size((sequence.width, sequence.height), width, height)
         elif kind in (_FRAME_HEADER, _FRAME, _REDUNDANT_HEADER):
@@ -83,10 +86,12 @@ class _Bits:
         return self._value >> self._left & ((1 << count) - 1)
 
     def skip_uvlc(self) -> None:
-        zeros = 0
-        while not self.read(1):
-            zeros += 1
-        self.read(min(zeros, 32) if zeros < 32 else 0)
+        """Of over 31 bits decoders make different things, and so of all that follows: it is refused."""
+        for zeros in range(32):
+            if self.read(1):
+                self.read(zeros)
+                return
+        raise BadHeader("its AVIF's code has a number of over 31 bits")
 
 
 @dataclass(frozen=True, slots=True)

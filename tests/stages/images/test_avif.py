@@ -9,7 +9,7 @@ from PIL import Image
 
 from stages.contract.errors import InvalidRequest, TooLarge
 from stages.images.formats import avif
-from stages.images.formats.av1 import check_frames
+from stages.images.formats.av1 import MAX_FRAMES, check_frames
 from stages.images.formats.avif import MAX_PROPERTIES, MAX_PROPERTY_BYTES
 from stages.images.formats.boxes import MAX_BOXES, Box, Fields, boxes, written, written_full
 from stages.images.formats.essence import MAX_PIECES, BadHeader
@@ -247,6 +247,27 @@ def test_a_frame_that_may_be_larger_than_its_sequence_says_is_refused(name: str)
         else:
             with pytest.raises(BadHeader, match=r"of 65536 x 65536|depends on others"):
                 check_frames(code, 40, 24)
+
+
+def evenly(ticks: str) -> str:
+    """A sequence header with frames that come every so many ticks."""
+    return f"000 0 0 1 {number(1, 32)} {number(25, 32)} 1 {ticks} 0 0 00000 {number(0, 12)} 00000 {SIDES} 0 {SIMPLE_TOOLS}"
+
+
+def test_a_number_that_decoders_read_differently_is_refused() -> None:
+    """One that goes on after 32 zeros, and one that stops there, find other sizes behind it."""
+    frame = unit(6, f"{KEY} 0 0")
+    check_frames(unit(1, evenly("0" * 31 + "1" + "1" * 31)) + frame, 40, 24)
+    with pytest.raises(BadHeader, match="over 31 bits"):
+        check_frames(unit(1, evenly("0" * 32 + "1")) + frame, 40, 24)
+
+
+def test_headers_of_a_sequence_that_come_again_and_again_are_refused() -> None:
+    header = unit(1, SEQUENCES["simple"][0])
+    frame = unit(6, f"{KEY} 0 0")
+    check_frames((header + frame) * MAX_FRAMES, 40, 24)
+    with pytest.raises(BadHeader, match="too often"):
+        check_frames(header * (MAX_FRAMES + 1) + frame, 40, 24)
 
 
 def test_a_smaller_frame_that_comes_first_is_read() -> None:
