@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 ENTRY_BYTES = 512
-"""Charged beside a value, or a member of an index."""
+"""Charged beside a value."""
+ADDED = 64
+"""After so many additions at the soonest a memory looks for members whose time is over: also in lists that nobody reads."""
 
 
 class StoreDown(Exception):
@@ -36,7 +38,7 @@ class Store(Protocol):
         ...
 
     def renew(self, key: str, ttl_s: float) -> bool:
-        """Whether something stands there, which from now on does so long."""
+        """Whether something stands there, all of which from now on does so long."""
         ...
 
     def delete(self, key: str) -> None: ...
@@ -77,6 +79,7 @@ class MemoryStore:
         self._capacity_bytes, self._now, self._lock = capacity_bytes, now, threading.Lock()
         self._entries: dict[str, _Entry] = {}  # what was asked for longest ago comes first
         self._indexes: dict[str, dict[str, float]] = {}
+        self._num_added, self._num_left = 0, 0  # since indexes were last rid of what is over; what was left then
 
     def read(self, key: str) -> bytes | None:
         with self._lock:
@@ -109,21 +112,33 @@ class MemoryStore:
     def add(self, index: str, member: str, *, ttl_s: float) -> None:
         with self._lock:
             self._indexes.setdefault(index, {})[member] = self._now() + ttl_s
+            self._num_added += 1
+            if self._num_added >= max(ADDED, self._num_left):  # as many as are looked through
+                self._num_left = sum(len(self._rid(name)) for name in list(self._indexes))
+                self._num_added = 0
 
     def members(self, index: str) -> Sequence[str]:
         with self._lock:
-            now = self._now()
-            left = {member: until for member, until in self._indexes.pop(index, {}).items() if until > now}
-            if left:
-                self._indexes[index] = left
+            left = self._rid(index)
             return sorted(left, key=left.__getitem__)
 
     def remove(self, index: str, member: str) -> None:
         with self._lock:
-            self._indexes.get(index, {}).pop(member, None)
+            members = self._indexes.get(index, {})
+            members.pop(member, None)
+            if not members:
+                self._indexes.pop(index, None)
 
     def close(self) -> None:
         """Holds nothing but memory."""
+
+    def _rid(self, index: str) -> dict[str, float]:
+        """What is left of it without those whose time is over."""
+        now = self._now()
+        left = {member: until for member, until in self._indexes.pop(index, {}).items() if until > now}
+        if left:
+            self._indexes[index] = left
+        return left
 
     def _standing(self, key: str) -> _Entry | None:
         entry = self._entries.get(key)

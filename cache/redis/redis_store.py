@@ -60,7 +60,11 @@ class RedisStore:
         return self._one("SET", self._at(key), head, "PX", ttl_ms, *absent, writing=True) is not None
 
     def renew(self, key: str, ttl_s: float) -> bool:
-        return self._one("PEXPIRE", self._at(key), max(1, round(ttl_s * 1000))) == 1
+        """Parts first: a head that stands finds them all."""
+        at, ttl_ms = self._at(key), max(1, round(ttl_s * 1000))
+        head = self._bytes(at, 1 + _TABLE.size)
+        parts = self._parts(key, head[1:]) if head[:1] == _PARTS else []
+        return all(self._one("PEXPIRE", name, ttl_ms) == 1 for name in (*parts, at))
 
     def delete(self, key: str) -> None:
         """Parts go by themselves, when their time is over."""
@@ -69,7 +73,8 @@ class RedisStore:
     def add(self, index: str, member: str, *, ttl_s: float) -> None:
         """The list itself lives as long as its last member."""
         at, until = self._at(index), round((self._now() + ttl_s) * 1000)
-        left = self._all(("ZADD", at, until, member), ("PTTL", at))[1]
+        over = round(self._now() * 1000)
+        left = self._all(("ZREMRANGEBYSCORE", at, "-inf", over), ("ZADD", at, until, member), ("PTTL", at))[2]
         ttl_ms = max(1, round(ttl_s * 1000))
         if not isinstance(left, int) or left < ttl_ms:
             self._one("PEXPIRE", at, ttl_ms)
@@ -100,18 +105,25 @@ class RedisStore:
 
     def _joined(self, key: str, table: bytes) -> bytes | None:
         """None: a part is gone, or the head is none of ours."""
-        if len(table) != _TABLE.size:
+        parts, data = self._parts(key, table), bytearray()
+        if not parts:
             return None
-        size, part_bytes, named = _TABLE.unpack(table)
-        if not (0 < part_bytes <= MAX_VALUE_BYTES and size <= MAX_VALUE_BYTES and size <= part_bytes * 2**16):
-            return None
-        data = bytearray()
-        for part in range(-(-size // part_bytes)):
-            piece = self._bytes(self._part(key, named, part), part_bytes)
+        size, part_bytes, _ = _TABLE.unpack(table)
+        for name in parts:
+            piece = self._bytes(name, part_bytes)
             if not piece:
                 return None
             data += piece
         return bytes(data) if len(data) == size else None
+
+    def _parts(self, key: str, table: bytes) -> Sequence[str]:
+        """Their names; none where the head is none of ours."""
+        if len(table) != _TABLE.size:
+            return []
+        size, part_bytes, named = _TABLE.unpack(table)
+        if not (0 < part_bytes <= MAX_VALUE_BYTES and size <= MAX_VALUE_BYTES and size <= part_bytes * 2**16):
+            return []
+        return [self._part(key, named, part) for part in range(-(-size // part_bytes))]
 
     def _part(self, key: str, named: bytes, part: int) -> str:
         return f"{self._at(key)}:{named.hex()}:{part}"

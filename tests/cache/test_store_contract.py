@@ -6,7 +6,7 @@ import pytest
 
 from cache.redis.embedded import EmbeddedRedis
 from cache.redis.redis_store import RedisStore
-from cache.store import MemoryStore, Store, StoreDown
+from cache.store import ADDED, MemoryStore, Store, StoreDown
 from tests.cache.redis_server import RedisServer
 
 MiB = 2**20
@@ -84,6 +84,81 @@ def test_a_list_is_in_the_order_in_which_time_ends(store: Store) -> None:
     assert list(store.members("unknown")) == []
     store.add("list", "c", ttl_s=0.001)
     assert wait_until(lambda: list(store.members("list")) == ["a"])
+
+
+def test_what_is_renewed_in_memory_stands_from_then_on() -> None:
+    now = 0.0
+    store = MemoryStore(1000, now=lambda: now)
+    store.write("a", b"x", ttl_s=10)
+    now = 9.0
+    assert store.renew("a", 10)
+    now = 18.0
+    assert store.read("a") == b"x"
+    now = 19.0
+    assert not store.renew("a", 10)
+
+
+def test_a_value_in_parts_is_renewed_in_all_of_them_or_not(tcp_url: str, request: pytest.FixtureRequest) -> None:
+    store = in_redis(tcp_url, request)
+    store.write("a", b"x" * 5000, ttl_s=60)
+    (head,) = store._all(("GET", f"{request.node.name}:a"))
+    assert isinstance(head, bytes)
+    parts = [f"{request.node.name}:a:{head[-16:].hex()}:{part}" for part in range(5)]
+    assert store._all(*(("EXISTS", name) for name in parts)) == [1] * 5
+    assert store.renew("a", 600)
+    left = store._all(*(("PTTL", name) for name in (f"{request.node.name}:a", *parts)))
+    assert all(isinstance(ms, int) and 60_000 < ms <= 600_000 for ms in left)
+    store._one("UNLINK", parts[3])
+    assert not store.renew("a", 60)
+
+
+def test_a_list_that_is_only_added_to_is_rid_of_what_is_over(tcp_url: str, request: pytest.FixtureRequest) -> None:
+    now, at = 1_000_000.0, f"{request.node.name}:list"
+    store = RedisStore(tcp_url, namespace=request.node.name, now=lambda: now)
+    for member in range(3):
+        store.add("list", str(member), ttl_s=20 + member)
+    now += 21
+    store.add("list", "new", ttl_s=20)
+    assert store._one("ZRANGE", at, 0, -1) == [b"2", b"new"]
+
+
+def test_lists_in_memory_that_nobody_reads_hold_no_more_than_stands() -> None:
+    now = 0.0
+    store = MemoryStore(1000, now=lambda: now)
+    most = 0
+    for number in range(20 * ADDED):
+        store.add("busy", str(number), ttl_s=10)
+        store.add(f"list {number}", "a", ttl_s=10)
+        now += 1
+        most = max(most, sum(map(len, store._indexes.values())))
+    assert most <= 2 * ADDED
+    assert len(store.members("busy")) == 9
+
+
+def test_memory_looks_for_what_is_over_no_more_often_than_it_pays() -> None:
+    looks = 0
+
+    def now() -> float:
+        nonlocal looks
+        looks += 1
+        return 0.0
+
+    store = MemoryStore(1000, now=now)
+    for number in range(100 * ADDED):
+        store.add(f"list {number}", "a", ttl_s=10)
+    assert looks <= 4 * 100 * ADDED
+
+
+def test_a_list_in_memory_whose_last_member_is_removed_is_gone() -> None:
+    store = MemoryStore(1000)
+    for number in range(10):
+        store.add(f"list {number}", "a", ttl_s=10)
+        store.add(f"list {number}", "b", ttl_s=10)
+        store.remove(f"list {number}", "a")
+        assert list(store.members(f"list {number}")) == ["b"]
+        store.remove(f"list {number}", "b")
+        store.remove(f"list {number}", "b")
+    assert not store._indexes
 
 
 def test_what_another_process_wrote_is_read(tcp_url: str, request: pytest.FixtureRequest) -> None:

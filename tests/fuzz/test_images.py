@@ -37,8 +37,9 @@ def with_exif(format: str) -> bytes:
 
 SEEDS = [
     *(save(quarters(), format) for format in FORMATS),
-    *(with_exif(format) for format in ("JPEG", "PNG", "WEBP")),
-    *(animated(format) for format in ("GIF", "WEBP", "PNG")),
+    *(with_exif(format) for format in ("JPEG", "PNG", "WEBP", "AVIF")),
+    *(animated(format) for format in ("GIF", "WEBP", "PNG", "AVIF")),
+    save(quarters(), "AVIF"),
     *(of_mode(mode, "PNG") for mode in ("1", "L", "LA", "P", "RGBA")),
     *(of_mode(mode, "BMP") for mode in ("1", "L", "P")),
     save(Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000), "PNG"),
@@ -46,12 +47,14 @@ SEEDS = [
     of_mode("RGB", "JPEG", progressive=True),
     of_mode("RGB", "WEBP", quality=20),
     of_mode("RGBA", "WEBP", lossless=True),
+    of_mode("RGBA", "AVIF"),
 ]
 PIECES = [
     *(b"IHDR", b"IDAT", b"PLTE", b"tRNS", b"acTL", b"fcTL", b"fdAT", b"iCCP", b"zTXt", b"IEND"),
     *(b"\xff\xc0", b"\xff\xc2", b"\xff\xc4", b"\xff\xda", b"\xff\xdb", b"\xff\xe1", b"\xff\xd8", b"\xff\xd9"),
     *(b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF", b"\x2f", b"\x9d\x01\x2a"),
     *(b"GIF89a", b"\x21\xf9\x04", b"\x21\xff", b"\x2c", b"\x3b"),
+    *(b"ftypavif", b"meta", b"iloc", b"ipma", b"\0\0\0\x14ispe", b"av1C", b"irot\1", b"\x0a\x0a", b"\x32", b"\x12\0"),
     *(b"BM", b"(\0\0\0", b"\x0c\0\0\0", b"\x01\0\0\0\x08", b"\x02\0\0\0", b"\x03\0\0\0"),
 ]
 FILES = mutated(SEEDS, PIECES)

@@ -19,6 +19,10 @@ CONTAINERS = (b"mif1", b"msf1", b"miaf")
 """Major brands of files that may be AVIF."""
 _ALPHA = (b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha\0", b"urn:mpeg:hevc:2015:auxid:1\0")
 _NEEDED = (b"ispe", b"pixi", b"av1C", b"auxC")
+MAX_PROPERTIES = 32
+"""Of an item: an image made in earnest has about six."""
+MAX_PROPERTY_BYTES = 4096
+"""Of one that a decoder needs: they have about twenty."""
 _ORIENTATIONS = {
     (0, None): 1, (0, 1): 2, (0, 0): 4,
     (1, None): 8, (1, 1): 7, (1, 0): 5,
@@ -34,8 +38,22 @@ class _Item:
     properties: list[Box] = field(default_factory=list)
     extents: list[tuple[bool, int, int]] = field(default_factory=list)  # whether in idat, start, length
 
+    def add(self, found: Box) -> None:
+        if len(self.properties) == MAX_PROPERTIES:
+            raise BadHeader(f"its AVIF has an item with over {MAX_PROPERTIES} properties")
+        self.properties.append(found)
+
     def first(self, kind: bytes) -> Box | None:
         return next((found for found in self.properties if found.kind == kind), None)
+
+    def needed(self) -> Sequence[Box]:
+        """The first of each kind that a decoder needs."""
+        kept: dict[bytes, Box] = {}
+        for found in filter(_is_needed, self.properties):
+            if len(found.content) > MAX_PROPERTY_BYTES:
+                raise BadHeader(f"its AVIF has a property of {len(found.content)} bytes")
+            kept.setdefault(found.kind, found)
+        return list(kept.values())
 
     @property
     def size(self) -> tuple[int, int]:
@@ -44,6 +62,20 @@ class _Item:
             raise BadHeader("its AVIF doesn't say how large it is")
         fields = found.full()
         return fields.number(4), fields.number(4)
+
+
+@dataclass(slots=True)
+class _Budget:
+    """Over all lists of a file together, since they stand within one another, and their entries may take no bytes."""
+
+    left: int = MAX_PIECES
+
+    def spend(self, count: int) -> int:
+        """`count`. Raises `BadHeader` where it is more than is left."""
+        if count > self.left:
+            raise BadHeader(f"its AVIF has over {MAX_PIECES} entries in its lists")
+        self.left -= count
+        return count
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +140,12 @@ def _meta(data: bytes | memoryview) -> _Meta:
     fields = inside[b"pitm"].full()
     primary = fields.number(4 if fields.version else 2)
     items = _items(inside[b"iinf"])
-    _add_places(items, inside[b"iloc"])
-    _add_properties(items, inside[b"iprp"])
+    budget = _Budget()
+    _add_places(items, inside[b"iloc"], budget)
+    _add_properties(items, inside[b"iprp"], budget)
     if primary not in items:
         raise BadHeader("its AVIF has no primary image")
-    references = _references(inside[b"iref"]) if b"iref" in inside else []
+    references = _references(inside[b"iref"], budget) if b"iref" in inside else []
     return _Meta(primary, items, references, inside[b"idat"].content if b"idat" in inside else memoryview(b""))
 
 
@@ -131,53 +164,50 @@ def _items(iinf: Box) -> dict[int, _Item]:
     return found
 
 
-def _add_places(items: Mapping[int, _Item], iloc: Box) -> None:
+def _add_places(items: Mapping[int, _Item], iloc: Box, budget: _Budget) -> None:
     fields = iloc.full()
     sizes = fields.number(2)
     offset_bytes, length_bytes, base_bytes, index_bytes = (sizes >> shift & 15 for shift in (12, 8, 4, 0))
     wide = fields.version == 2
-    for _ in range(_few(fields.number(4 if wide else 2))):
+    for _ in range(budget.spend(fields.number(4 if wide else 2))):
         id = fields.number(4 if wide else 2)
         method = fields.number(2) & 15 if fields.version else 0
         fields.number(2)
         base = fields.number(base_bytes)
-        for _ in range(_few(fields.number(2))):
+        num_extents = budget.spend(fields.number(2))
+        if num_extents > 1 and not offset_bytes and not length_bytes:
+            raise BadHeader(f"its AVIF has an item of {num_extents} pieces that are all the same")
+        for _ in range(num_extents):
             fields.number(index_bytes if fields.version else 0)
             start, length = base + fields.number(offset_bytes), fields.number(length_bytes)
             if id in items and method < 2:
                 items[id].extents.append((method == 1, start, length))
 
 
-def _add_properties(items: Mapping[int, _Item], iprp: Box) -> None:
+def _add_properties(items: Mapping[int, _Item], iprp: Box, budget: _Budget) -> None:
     inside = list(boxes(iprp.content))
-    known = [prop for box in inside if box.kind == b"ipco" for prop in boxes(box.content)]
+    known = list(boxes(next((box.content for box in inside if box.kind == b"ipco"), b"")))
     for box in inside:
         if box.kind != b"ipma":
             continue
         fields = box.full()
-        for _ in range(_few(fields.number(4))):
+        for _ in range(budget.spend(fields.number(4))):
             id = fields.number(4 if fields.version else 2)
-            for _ in range(fields.number(1)):
+            for _ in range(budget.spend(fields.number(1))):
                 index = fields.number(2) & 0x7FFF if fields.flags & 1 else fields.number(1) & 0x7F
                 if id in items and 0 < index <= len(known):
-                    items[id].properties.append(known[index - 1])
+                    items[id].add(known[index - 1])
 
 
-def _references(iref: Box) -> list[tuple[bytes, int, int]]:
+def _references(iref: Box, budget: _Budget) -> list[tuple[bytes, int, int]]:
     fields = iref.full()
     num_bytes = 4 if fields.version else 2
     found = []
     for box in boxes(fields.rest()):
         each = Fields(box.content)
         start = each.number(num_bytes)
-        found += [(box.kind, start, each.number(num_bytes)) for _ in range(_few(each.number(2)))]
+        found += [(box.kind, start, each.number(num_bytes)) for _ in range(budget.spend(each.number(2)))]
     return found
-
-
-def _few(count: int) -> int:
-    if count > MAX_PIECES:
-        raise BadHeader(f"its AVIF has lists of {count}")
-    return count
 
 
 def _code(item: _Item, meta: _Meta, data: bytes) -> bytes:
@@ -203,7 +233,7 @@ def _written(items: Sequence[_Item], codes: Sequence[bytes], *, is_premultiplied
     """A file of an image, and its transparency, if there are two."""
     ids = range(1, len(items) + 1)
     infos = [written_full(b"infe", struct.pack(">HH4sB", id, 0, b"av01", 0), version=2) for id in ids]
-    kept = [[prop for prop in item.properties if _is_needed(prop)] for item in items]
+    kept = [item.needed() for item in items]
     properties = [written(prop.kind, prop.content) for each in kept for prop in each]
     parts = [
         written_full(b"hdlr", struct.pack(">I4s12xB", 0, b"pict", 0)),
