@@ -6,18 +6,20 @@ largest, so call it off the event loop.
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from decimal import Decimal, InvalidOperation
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from llguidance import LLMatcher
 
 from stages.contract.errors import InvalidRequest
 from stages.llm.messages import Constraint, ConstraintKind
-from stages.llm.structure.grammars import Unreadable, grammar
-from stages.llm.structure.limits import MAX_DEPTH, MAX_MULTIPLE, MAX_TEXT_BYTES, parser_limits
+from stages.llm.structure.grammars import Unreadable, grammar, in_lark
+from stages.llm.structure.limits import MAX_DEPTH, MAX_MULTIPLE, MAX_MULTIPLES, MAX_TEXT_BYTES, parser_limits
+from stages.llm.structure.multiples import Multiple, all_states, multiples
 
 _MAX_TOLD = 300
+_LONG_INT = 20
 _UNKNOWN_KEYS = re.compile(r"^Unimplemented keys: (\[.*\])")
 _LISTING = re.compile(r"(\n *\d+ \| .*)|<non-verbose/>|(^|at )\d+\(\d+\): |failed to compile JSON schema: ", re.DOTALL)
 """Of llguidance's messages: where in a grammar of our own making, and how that reads."""
@@ -32,20 +34,25 @@ _NAMED = (
 )
 """What llguidance says about a keyword; "": the keyword stands there."""
 
+_JSON_WITHIN = re.compile(r"%json[ \t\r\n]*")
 _OF_NAMES = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
 _OF_VALUES = frozenset({"const", "enum", "default", "examples"})
 
 
-def check(constraint: Constraint, param: str = "constraint") -> None:
-    """Raises `InvalidRequest` that names `param` for what is not readable, too large, or can't be enforced."""
+def check(constraint: Constraint, param: str = "constraint") -> Constraint:
+    """The same, with a grammar in Lark: what can be compiled. Raises `InvalidRequest` that names `param` for what is not readable, too
+    large, or can't be enforced."""
     size = len((constraint.text + (constraint.whitespace or "")).encode(errors="surrogatepass"))
     if size > MAX_TEXT_BYTES:
         raise InvalidRequest(f"{param} has {size} bytes; at most {MAX_TEXT_BYTES} are allowed", param=param)
     schema = None
     if constraint.kind is ConstraintKind.JSON_SCHEMA:
         schema = _read(constraint.text, param)
-        _check_schema_itself(schema, param)
+        _check_schemas_themselves([schema], param)
     try:
+        if constraint.kind is ConstraintKind.GRAMMAR:
+            constraint = replace(constraint, text=in_lark(constraint.text))
+            _check_schemas_themselves(_schemas_within(constraint.text, param), param)
         text = grammar(constraint)
         text.encode()
         failed, told = LLMatcher.validate_grammar_with_warnings(text, limits=parser_limits())
@@ -55,6 +62,7 @@ def check(constraint: Constraint, param: str = "constraint") -> None:
         raise InvalidRequest(f"{param} holds half of a surrogate pair, which is no text", param=param) from error
     if failed:
         raise refusal(" ".join(told), schema, param)
+    return constraint
 
 
 def check_schema(schema: Mapping[str, Any], param: str) -> None:
@@ -94,36 +102,58 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
 
 
-def _check_schema_itself(schema: Any, param: str) -> None:
-    """What makes work that nothing counts."""
-    level, depth = [schema], 0
+def _schemas_within(lark: str, param: str) -> list[Any]:
+    """Whatever a grammar may take for the JSON of a schema, also in its texts and comments. What is no JSON for Python is none for
+    llguidance, which refuses it where it stands for a schema: hence integers without Python's own bound."""
+    decoder, schemas = json.JSONDecoder(parse_int=_any_int), []
+    for found in _JSON_WITHIN.finditer(lark):
+        try:
+            schemas.append(decoder.raw_decode(lark, found.end())[0])
+        except ValueError:
+            continue
+        except RecursionError as error:
+            raise _too_deep(param) from error
+    return schemas
+
+
+def _any_int(text: str) -> float:
+    return int(text) if len(text) < _LONG_INT else float(text)
+
+
+def _too_deep(param: str) -> InvalidRequest:
+    return InvalidRequest(f"{param} is nested more than {MAX_DEPTH} levels deep", param=param)
+
+
+def _check_schemas_themselves(schemas: Sequence[Any], param: str) -> None:
+    """What makes work that nothing counts. Of data as of schemas: a reference may lead anywhere."""
+    level, depth = [*schemas], 0
     while level:
         depth += 1
         if depth > MAX_DEPTH:
-            raise InvalidRequest(f"{param} is nested more than {MAX_DEPTH} levels deep", param=param)
+            raise _too_deep(param)
         level = [inner for one in level for inner in _inside(one)]
-    for path, keyword, value in _said(schema, "$"):
-        if keyword == "multipleOf" and _num_states(value) > MAX_MULTIPLE:
-            raise InvalidRequest(
-                f"{param}: the keyword multipleOf (at {path}.multipleOf) is {value}; without its decimal point it is at most "
-                f"{MAX_MULTIPLE}",
-                param=param,
-            )
+    _check_multiples([multiples(schema) for schema in schemas], param)
+
+
+def _check_multiples(of_schemas: Sequence[Sequence[Multiple]], param: str) -> None:
+    for found in of_schemas:
+        for one in found:
+            if one.coefficient > MAX_MULTIPLE:
+                raise InvalidRequest(
+                    f"{param}: the keyword multipleOf (at {one.path}) is {one.value}; without its decimal point it is at most "
+                    f"{MAX_MULTIPLE}",
+                    param=param,
+                )
+    if all_states(of_schemas) > MAX_MULTIPLES:
+        raise InvalidRequest(
+            f"{param}: the different values of the keyword multipleOf, and the least multiples that they have in common, add up to "
+            f"more than {MAX_MULTIPLES} without their decimal points",
+            param=param,
+        )
 
 
 def _inside(value: Any) -> list[Any]:
     return [*value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
-
-
-def _num_states(value: Any) -> int:
-    try:
-        number = Decimal(str(value)).normalize()
-    except InvalidOperation:
-        return 0  # refused as what it is
-    digits, exponent = number.as_tuple().digits, number.as_tuple().exponent
-    if not isinstance(exponent, int):
-        return 0
-    return int("".join(map(str, digits)) + "0" * min(max(exponent, 0), 9))
 
 
 def _said(schema: Any, path: str) -> Iterator[tuple[str, str, Any]]:

@@ -12,6 +12,7 @@ from llguidance import regex_to_lark
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from stages.llm.messages import Constraint, ConstraintKind
+from stages.llm.structure.limits import MAX_RULE_CHARS, MAX_RULES
 
 JSON_WHITESPACE = r" |\n {0,16}"
 """A space, or a new line with its indentation: as models write JSON, and never without end."""
@@ -32,7 +33,7 @@ def grammar(constraint: Constraint, *, drops_space: bool = False) -> str:
     `Unreadable`."""
     drops_space = drops_space and not constraint.after
     if constraint.kind is ConstraintKind.GRAMMAR:
-        lark = _OPTIONS + _lark(constraint.text)
+        lark = _OPTIONS + in_lark(constraint.text)
         spaced = {"lark_grammar": 'start: " "? @answer'}
         return json.dumps({"grammars": [spaced, {"name": "answer", "lark_grammar": lark}]}) if drops_space else lark
     if drops_space:
@@ -104,10 +105,18 @@ def _choices(text: str) -> list[str]:
     return choices
 
 
-def _lark(text: str) -> str:
-    """Also from GBNF, which other servers take."""
+def in_lark(text: str) -> str:
+    """A grammar that may be in GBNF, which other servers take. Raises `Unreadable`, also where there are too many rules."""
     if _IS_LARK.search(text):
         return text
+    num_rules = text.count("::=")
+    if num_rules > MAX_RULES:
+        raise Unreadable(f"the grammar has {num_rules} rules of GBNF; at most {MAX_RULES} are allowed, or write it in Lark")
+    if num_rules * len(text) > MAX_RULE_CHARS:
+        raise Unreadable(
+            f"the grammar has {num_rules} rules of GBNF and {len(text)} characters; both times each other are at most "
+            f"{MAX_RULE_CHARS}, or write it in Lark"
+        )
     try:
         return gbnf_to_lark(text)
     except Exception as error:  # its reader raises whatever it stumbles over

@@ -12,6 +12,13 @@ MAX_DEPTH = 64
 MAX_MULTIPLE = 1000
 """A multiple is a state machine of as many states (of 0.025: 25), which nobody interrupts while it is made: about 25 us each."""
 
+MAX_MULTIPLES = 25_000
+"""Of all different multiples, and of what those have in common that a value may be held to at once."""
+
+MAX_RULES = 500
+MAX_RULE_CHARS = 4_000_000
+"""Of a grammar in GBNF: of its rules, and of these times its characters. It becomes Lark in Python, which looks through all rules as
+often as there are rules at worst: some two seconds then."""
 
 MAX_KEPT = 32
 """Of what answers are held to, compiled: an ordinary schema takes less than a megabyte, the largest some ten."""

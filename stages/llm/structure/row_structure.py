@@ -55,10 +55,7 @@ class RowStructure:
         """The next token's; None: it may be any, also where the answer can't go on."""
         if self._pending is not None:
             pending, self._pending = self._pending, None
-            try:
-                self._mask, self.failure = pending.result()[self]
-            except Exception as error:
-                self.failure = StageFailed("it was not found out which tokens may come next", detail=repr(error))
+            self._mask, self.failure = pending.result()[self]
         return None if self.failure is not None or self.is_complete else self._mask
 
     @property
@@ -87,7 +84,16 @@ class RowStructure:
             self._has_begun, self._mask = True, self._start.mask
         return False
 
-    def _read(self, token: int) -> tuple[Mask, TriptychError | None]:
+    def _tried(self, token: int) -> "_Outcome":
+        """A row's failure is its own, also where llguidance panics, which is no `Exception`."""
+        try:
+            return self._read(token)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            return None, StageFailed("it was not found out which tokens may come next", detail=repr(error))
+
+    def _read(self, token: int) -> "_Outcome":
         """On a thread of the stage's: takes up to some ten milliseconds."""
         if self._matcher is None:
             self._matcher = self._start.matcher.deep_copy()
@@ -96,11 +102,12 @@ class RowStructure:
         return mask, dead_end(self._matcher.get_error()) if self._matcher.is_error() else None
 
 
-_Read: TypeAlias = dict[RowStructure, tuple[Mask, TriptychError | None]]
+_Outcome: TypeAlias = tuple[Mask | None, TriptychError | None]
+_Read: TypeAlias = dict[RowStructure, _Outcome]
 
 
 def _read(taken: Sequence[tuple[RowStructure, int]]) -> _Read:
-    return {structure: structure._read(token) for structure, token in taken}
+    return {structure: structure._tried(token) for structure, token in taken}
 
 
 def dead_end(told: str) -> InvalidRequest:

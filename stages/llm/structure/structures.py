@@ -50,8 +50,8 @@ class Structures:
             raise InvalidRequest(
                 "constraint can't be enforced: this model's tokens have no text of their own", param="constraint"
             )
-        check(constraint)
-        text = grammar(constraint, drops_space=vocabulary.drops_space)
+        readable = check(constraint)
+        text = grammar(readable, drops_space=vocabulary.drops_space)
         matcher = LLMatcher(vocabulary.tokenizer, text, log_level=0, limits=parser_limits())
         if matcher.is_error():
             schema = json.loads(constraint.text) if constraint.kind is ConstraintKind.JSON_SCHEMA else None

@@ -23,6 +23,11 @@ def _object(count: int, value: Any) -> Any:
     return {"type": "object", "properties": {f"k{number}": value for number in range(count)}, "additionalProperties": False}
 
 
+def _rules(count: int) -> str:
+    """Each is known for what it is only once the next one is."""
+    return "".join(f"r{number} ::= r{number + 1}\n" for number in range(count)) + f'r{count} ::= "a"\n'
+
+
 SCHEMAS: dict[str, Any] = {
     "a product of alternatives": {
         "allOf": [{"anyOf": [_object(1, {"const": f"{i}{j}"}) for j in range(8)]} for i in range(9)]
@@ -37,6 +42,9 @@ SCHEMAS: dict[str, Any] = {
     "a pattern of many states": {"type": "string", "pattern": "(a|b)*a(a|b){25}"},
     "a fine multiple": {"type": "integer", "multipleOf": 99_991},
     "a finer multiple": {"type": "number", "multipleOf": 0.123457},
+    "a fine multiple of others": {"allOf": [{"type": "integer", "multipleOf": number} for number in (997, 991, 983, 977)]},
+    "a fine multiple in data": {"$ref": "#/default", "default": {"type": "integer", "multipleOf": 99_991}},
+    "many multiples": _object(1, {"anyOf": [{"type": "integer", "multipleOf": number} for number in range(1, 1000)]}),
     "a schema that is itself": {"allOf": [{"$ref": "#"}]},
     "a schema in itself": {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]},
     "a deep schema": _nested({"type": "integer"}, 100),
@@ -56,6 +64,10 @@ GRAMMARS = {
     "many open brackets": "start: " + "(" * 5000 + '"a"' + ")" * 5000,
     "many lines": "\n" * 60_000,
     "many blanks": " " * 60_000,
+    "many rules of GBNF": "root ::= r0\n" + _rules(3500),
+    "many rules of GBNF, and a long one": "root ::= big r0\nbig ::= " + "." * 50_000 + " big\n" + _rules(490),
+    "a fine multiple": 'start: %json {"type": "integer", "multipleOf": 99991}',
+    "a fine multiple in data": 'start: %json {"$ref": "#/default", "default": {"type": "integer", "multipleOf": 99991}}',
     "many open brackets of GBNF": "root ::= " + "(" * 5000 + '"a"' + ")" * 5000,
 }
 CONSTRAINTS = (

@@ -213,14 +213,35 @@ def test_a_token_that_ends_the_answer_makes_no_work() -> None:
     assert noted.sizes == []
 
 
-def test_work_that_fails_is_the_stages_fault_and_told_as_such() -> None:
-    executor = ThreadPoolExecutor(1)
-    start = Structures(vocabulary(byte_level())).start(Constraint(ConstraintKind.JSON_OBJECT), "")
-    row = RowStructure(replace(start, workers=Workers(executor, 1)))
-    row._matcher = object()  # type: ignore[assignment]
-    RowStructure.advance([(row, 5)])
-    assert row.settled() is None
-    assert isinstance(row.failure, StageFailed)
+class Panic(BaseException):
+    """As Rust's panics come to Python."""
+
+
+class Broken:
+    """In place of a matcher."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def consume_token(self, token: int) -> None:
+        raise self._error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("broken"), Panic("broken")], ids=["an exception", "a panic"])
+def test_a_row_that_fails_is_the_stages_fault_and_its_neighbours_go_on(error: BaseException) -> None:
+    tokenizer = byte_level()
+    start = Structures(vocabulary(tokenizer)).start(Constraint(ConstraintKind.JSON_OBJECT), "")
+    with ThreadPoolExecutor(1) as executor:
+        rows = [RowStructure(replace(start, workers=Workers(executor, 1))) for _ in range(3)]
+        rows[1]._matcher = Broken(error)  # type: ignore[assignment]
+        RowStructure.advance([(row, token_of(tokenizer, "{")) for row in rows])
+        masks = [row.settled() for row in rows]
+        RowStructure.advance([(row, token_of(tokenizer, "}")) for row in rows])
+        after = [row.settled() for row in rows]
+    assert [mask is None for mask in masks] == [mask is None for mask in after] == [False, True, False]
+    assert [row.failure is None for row in rows] == [True, False, True]
+    assert isinstance(rows[1].failure, StageFailed)
+    assert "broken" in str(rows[1].failure.detail)
 
 
 def test_before_a_mark_anything_may_be_said_and_behind_it_only_json() -> None:
