@@ -53,7 +53,7 @@ class Worker(Protocol):
         ...
 
     def owner_of(self, tenant: str) -> Owner | None:
-        """None: nobody is of that tenant any more."""
+        """None: nobody that is known here is of that tenant; its work is left to who knows it."""
         ...
 
 
@@ -223,9 +223,7 @@ class KeptWork:
             work = min(waiting, key=lambda each: shares[each.tenant])
             waiting.remove(work)
             owner = worker.owner_of(work.tenant)
-            if owner is None:
-                await self._leases.done(work)
-            elif await self._leases.take(work.id):
+            if owner is not None and await self._leases.take(work.id):
                 shares[work.tenant] += 1
                 await self._begin(work, owner, worker)
 
@@ -233,8 +231,11 @@ class KeptWork:
         kinds = self._kinds()
         state = WorkState.of(await self._values.get(kinds.state, work.id, owner) or b"")
         given = await self._values.get(kinds.given, work.id, owner)
-        if state is None or state.status.is_over or given is None:
+        if state is not None and state.status.is_over:
             await self._leases.done(work)
+            return
+        if state is None or given is None:  # by what is known here; another process may read it, and else its time ends it
+            await self._leases.let_go(work.id)
             return
         running = self._running[work.id] = _Running(work, owner, state)
         task = Task(work.id, given, owner, state.created, state.until, state.about)

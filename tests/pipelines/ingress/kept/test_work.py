@@ -5,9 +5,10 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from pipelines.ingress.kept.kept_values import KeptFull
+from pipelines.ingress.kept.kept_values import KeptFull, Owner
 from pipelines.ingress.kept.work import MAX_TRIES, KeptWork
 from pipelines.ingress.kept.work_state import Status, WorkState
+from pipelines.ingress.request.auth import Caller
 from stages.contract.errors import InvalidRequest, Overloaded
 from tests.pipelines.ingress.kept.workers import ADA, BOB, Clock, FakeWorker, SharedStore, process
 
@@ -190,6 +191,22 @@ async def test_only_so_much_runs_at_a_time_and_tenants_take_turns() -> None:
     await here.close()
 
 
+@pytest.mark.parametrize("known", [{}, {"ada": Caller("ada", "another salt")}], ids=["nobody", "by another salt"])
+async def test_who_can_not_read_a_piece_of_work_leaves_it_to_who_can(known: dict[str, Owner]) -> None:
+    clock = Clock()
+    store, blind, worker = SharedStore(10**6, clock), FakeWorker(owners=known), FakeWorker()
+    worker.open.set()
+    unknowing, knowing = process(store, clock, blind), process(store, clock, worker, max_running=0)
+    await knowing.submit("a", b"a boat", ADA, for_s=600)
+    unknowing.tend()
+    await until(lambda: is_sought(blind, 3))
+    knowing.max_running = 1
+    assert (await ended(knowing, "a")).status is Status.DONE
+    assert blind.began == []
+    await unknowing.close()
+    await knowing.close()
+
+
 async def test_a_tenant_with_as_much_work_as_it_may_keep_is_told_which_setting_says_so() -> None:
     clock = Clock()
     here = process(SharedStore(10**6, clock), clock, FakeWorker(), max_running=0)
@@ -205,6 +222,10 @@ async def test_a_tenant_with_as_much_work_as_it_may_keep_is_told_which_setting_s
 
 async def is_begun(worker: FakeWorker, id: str) -> bool:
     return id in worker.began
+
+
+async def is_sought(worker: FakeWorker, times: int) -> bool:
+    return len(worker.sought) >= times
 
 
 async def is_ended(worker: FakeWorker, id: str) -> bool:
