@@ -76,7 +76,8 @@ class _Running:
 
 
 class KeptWork:
-    """On one event loop. `kinds`, `max_running` and `worker` may be set anew at any time; what runs then goes on. Methods raise
+    """On one event loop. `kinds`, `max_running` and `worker` may be set anew at any time; what runs then
+    goes on, and is tried again by the newest worker. Methods raise
     `Unavailable` where what is kept can't be reached."""
 
     def __init__(
@@ -272,6 +273,7 @@ class KeptWork:
         with contextlib.suppress(Unavailable):
             await self._save(running)
         while True:
+            worker = self.worker or worker
             running.state = replace(running.state, status=Status.RUNNING, started=self._now())
             try:
                 told = await self._in_time(worker.run(task, lambda told: self._hear(running, told)), task)

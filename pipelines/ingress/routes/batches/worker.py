@@ -72,7 +72,7 @@ class _Progress:
 
 
 class BatchWorker:
-    """A `Worker` of kept work. `app`: what answers the lines."""
+    """A `Worker` of kept work. `app`: what answers the lines, also those of a batch that began by earlier settings."""
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from pipelines.ingress.kept.kept_values import KeptFull, Owner
 from pipelines.ingress.kept.work import MAX_TRIES, KeptWork
 from pipelines.ingress.kept.work_state import Status, WorkState
 from pipelines.ingress.request.auth import Caller
-from stages.contract.errors import InvalidRequest, Overloaded
+from stages.contract.errors import InvalidRequest, Overloaded, Unavailable
 from tests.pipelines.ingress.kept.workers import ADA, BOB, Clock, FakeWorker, SharedStore, process
 
 WAIT_S = 20
@@ -153,6 +153,19 @@ async def test_work_that_finds_no_room_is_tried_again_and_counts_as_queued_until
     await here.submit("a", b"a boat", ADA, for_s=600)
     done = await ended(here, "a")
     assert (done.status, done.tries, worker.began) == (Status.DONE, 1, ["a"] * 3)
+    await here.close()
+
+
+async def test_what_is_tried_again_is_done_by_the_newest_worker() -> None:
+    clock = Clock()
+    old, new = FakeWorker(fails=[Unavailable("no stage", retry_after_s=0.01)] * 1000), FakeWorker()
+    here = process(SharedStore(10**6, clock), clock, old)
+    await here.submit("a", b"a boat", ADA, for_s=600)
+    await until(lambda: is_begun(old, "a"))
+    here.worker = new
+    new.open.set()
+    assert (await ended(here, "a")).status is Status.DONE
+    assert new.began == ["a"]
     await here.close()
 
 

@@ -14,6 +14,7 @@ import pytest
 from openai.types import Batch, FileObject
 
 from cache.store import MemoryStore
+from pipelines.cluster.live_app import LiveApp
 from pipelines.ingress.app import Kept, create_app
 from pipelines.ingress.kept.work import Task
 from pipelines.ingress.kept.work_state import Status, WorkState
@@ -23,7 +24,7 @@ from pipelines.ingress.routes.batches.built import told_error
 from pipelines.jobs import ChatJob
 from pipelines.settings.schema.auth import SINGLE_TENANT
 from pipelines.settings.schema.http import KeptConfig
-from stages.contract.errors import InvalidRequest, QueueFull, StageFailed
+from stages.contract.errors import InvalidRequest, QueueFull, StageFailed, Unavailable
 from tests.pipelines.ingress.fakes import CHAT, EMBED, FakeService, Gate, Trouble
 from tests.pipelines.ingress.kept.workers import SharedStore
 from tests.pipelines.ingress.surface import JsonObject, client_of, error_of, server_for
@@ -40,8 +41,14 @@ class Surface:
 
     def __init__(self, service: FakeService, settings: IngressSettings, store: MemoryStore | None = None) -> None:
         self.service = service
-        self.kept = Kept.new(settings, store=store)
-        self.app = create_app(service, settings, self.kept)
+        self.live = LiveApp()
+        self.kept = Kept.new(settings, store=store, live=self.live)
+        self.serves(service, settings, "1")
+        self.app = self.live
+
+    def serves(self, service: FakeService, settings: IngressSettings, version: str) -> None:
+        """From now on."""
+        self.live.replace(create_app(service, settings, self.kept), version)
 
     async def close(self) -> None:
         if self.service.gate is not None:
@@ -228,6 +235,23 @@ async def test_another_process_goes_on_where_one_ended(service: FakeService) -> 
     assert done + len(living.service.jobs) >= 9
     await living.close()
     await dying.close()
+
+
+async def test_lines_that_are_left_at_a_change_of_settings_are_answered_by_the_new_ones(service: FakeService) -> None:
+    settings = IngressSettings(kept=KeptConfig(batch_at_once=1))
+    surface, new = Surface(service, settings), FakeService()
+    service.gate = Gate(after=1)
+    async with client_of(surface.app) as client:
+        id = await begun(client, *(asked(str(at)) for at in range(4)))
+        await once(lambda: service.running == 1)
+        surface.serves(new, settings, "2")
+        assert surface.live.in_use() == ("1", "2")  # what the line under way needs is kept until it is answered
+        service.trouble = Trouble(Unavailable("its stages are gone", retry_after_s=0.01))
+        service.gate.open.set()
+        assert (await over(client, id))["request_counts"] == {"total": 4, "completed": 4, "failed": 0}
+    assert (len(service.jobs), len(new.jobs)) == (1, 3)
+    assert surface.live.in_use() == ("2",)
+    await surface.close()
 
 
 async def test_a_tenant_has_its_own_files_and_batches() -> None:
