@@ -48,6 +48,10 @@ class Worker(Protocol):
         called off. May be run again from the beginning, elsewhere. Raises `TriptychError`; `Overloaded`: it is to be tried again."""
         ...
 
+    async def forget(self, id: str, owner: Owner) -> None:
+        """Work that was deleted: nothing is to be kept of it. Also for work that it never did."""
+        ...
+
     def told_error(self, task_id: str, error: Exception) -> JsonObject:
         """What a client is told of it."""
         ...
@@ -153,11 +157,12 @@ class KeptWork:
         return await self.state(id, owner)
 
     async def forget(self, id: str, owner: Owner) -> WorkState | None:
-        """Cancels it, and keeps nothing of it. Its last state."""
+        """Cancels it, and keeps nothing of it: what is kept after this by who still does it, that one deletes. Its last state."""
         state = await self.cancel(id, owner)
         if state is not None:
             for kind in (self._kinds().given, self._kinds().state):
                 await self._values.delete(kind, id, owner)
+            await self._forgotten(id, owner)
         return state
 
     def tend(self) -> None:
@@ -198,7 +203,8 @@ class KeptWork:
         for running in list(self._running.values()):
             if running.is_news:
                 running.is_news = False
-                await self._save(running)
+                if not await self._save(running):
+                    await self._stop(running)
         if len(self._running) < self.max_running:
             await self._begin_some()
 
@@ -271,7 +277,8 @@ class KeptWork:
             raise ReplicaLost(f"the processes that did {task.id} ended under it, {MAX_TRIES} of them")
         running.state = replace(running.state, tries=running.state.tries + 1)
         with contextlib.suppress(Unavailable):
-            await self._save(running)
+            if not await self._save(running):
+                return replace(running.state, status=Status.CANCELLED, ended=self._now())
         while True:
             worker = self.worker or worker
             running.state = replace(running.state, status=Status.RUNNING, started=self._now())
@@ -297,20 +304,27 @@ class KeptWork:
         running.state = replace(running.state, told=told)
         running.is_news = True
 
-    async def _save(self, running: _Running) -> None:
-        await self._values.replace(self._kinds().state, running.open.id, running.state.to_bytes(), running.owner)
+    async def _save(self, running: _Running) -> bool:
+        """False: it was deleted, and so called off."""
+        return await self._values.replace(self._kinds().state, running.open.id, running.state.to_bytes(), running.owner)
 
     async def _over(self, running: _Running) -> None:
         """Writes down how it ended, before anybody else may take it."""
         try:
-            await self._save(running)
+            is_kept = await self._save(running)
             await self._leases.done(running.open)
             await self._values.delete(self._kinds().given, running.open.id, running.owner)
+            if not is_kept:
+                await self._forgotten(running.open.id, running.owner)
         except TriptychError as error:
             logger.warning("the end of work %s is not kept, and it may be done again: %s", running.open.id, error)
         finally:
             self._gone(running)
             self._wanted.set()
+
+    async def _forgotten(self, id: str, owner: Owner) -> None:
+        if self.worker is not None:
+            await self.worker.forget(id, owner)
 
     async def _left(self, running: _Running) -> None:
         """To whoever takes it next. That this process has begun it counts for nothing: it did not end under it."""

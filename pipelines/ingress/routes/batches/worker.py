@@ -123,6 +123,9 @@ class BatchWorker:
         await self._values.put(self._parts, f"{id}-ended", json.dumps(told).encode(), owner)
         return told
 
+    async def forget(self, id: str, owner: Owner) -> None:
+        await self._values.delete_all(self._parts, f"{id}-", owner)
+
     def told_error(self, task_id: str, error: Exception) -> JsonObject:
         return self._told_error(task_id, error)
 

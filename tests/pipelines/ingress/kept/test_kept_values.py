@@ -28,8 +28,18 @@ async def test_an_id_that_is_taken_is_not_taken_again_and_its_value_may_be_repla
     assert await values.put(FILE, "a", b"one", ADA)
     assert not await values.put(FILE, "a", b"two", ADA)
     assert await values.get(FILE, "a", ADA) == b"one"
-    await values.replace(FILE, "a", b"three", ADA)
+    assert await values.replace(FILE, "a", b"three", ADA)
     assert await values.get(FILE, "a", ADA) == b"three"
+
+
+async def test_what_was_deleted_is_not_brought_back_by_who_writes_it_anew() -> None:
+    values = values_in(MemoryStore(10**6))
+    await values.put(FILE, "a-0", b"one", ADA)
+    await values.put(FILE, "ab", b"another's", ADA)
+    await values.delete_all(FILE, "a-", ADA)
+    assert not await values.replace(FILE, "a-0", b"two", ADA)
+    assert [await values.get(FILE, id, ADA) for id in ("a-0", "ab")] == [None, b"another's"]
+    assert await values.listed(FILE, ADA) == [Listed("ab", 9)]
 
 
 async def test_the_newest_is_listed_first_and_what_is_over_not_at_all() -> None:

@@ -145,6 +145,27 @@ async def test_what_is_cancelled_is_done_no_further_wherever_it_runs(where: str)
     await here.close()
 
 
+@pytest.mark.parametrize("how", ["ends", "reports", "is told"])
+async def test_what_is_deleted_elsewhere_does_not_come_back_when_who_does_it(how: str) -> None:
+    clock = Clock()
+    store, worker = SharedStore(10**6, clock), FakeWorker()
+    here, there = process(store, clock, worker, renew_s=20), process(store, clock, FakeWorker())
+    await here.submit("a", b"a boat", ADA, for_s=600)
+    await until(lambda: is_begun(worker, "a"))
+    await there.forget("a", ADA)
+    if how == "ends":
+        worker.open.set()
+    elif how == "reports":
+        worker.reports[0]({"step": 2})
+    else:
+        clock.now += 20
+    await until(lambda: is_forgotten(worker, "a"))
+    assert worker.ended == ["a"]
+    assert [await each.state("a", ADA) for each in (here, there)] == [None, None]
+    assert await there.listed(ADA, limit=10) == []
+    await here.close()
+
+
 async def test_work_that_finds_no_room_is_tried_again_and_counts_as_queued_until_then() -> None:
     clock = Clock()
     worker = FakeWorker(fails=[Overloaded("full", retry_after_s=0.01), Overloaded("full", retry_after_s=0.01)])
@@ -239,6 +260,10 @@ async def is_begun(worker: FakeWorker, id: str) -> bool:
 
 async def is_sought(worker: FakeWorker, times: int) -> bool:
     return len(worker.sought) >= times
+
+
+async def is_forgotten(worker: FakeWorker, id: str) -> bool:
+    return id in worker.forgot
 
 
 async def is_ended(worker: FakeWorker, id: str) -> bool:

@@ -38,7 +38,8 @@ class SharedStore(MemoryStore):
 @dataclass(slots=True)
 class FakeWorker:
     """Does nothing until `open` is set, and says what it was given. `fails`: what it raises, one after the other, before that.
-    `owners`: whom it knows, by their tenants; `sought`: of which tenants it was asked who they are."""
+    `owners`: whom it knows, by their tenants; `sought`: of which tenants it was asked who they are; `reports`: how each
+    that began tells how far it is."""
 
     fails: list[Exception] = field(default_factory=list)
     open: asyncio.Event = field(default_factory=asyncio.Event)
@@ -46,9 +47,12 @@ class FakeWorker:
     ended: list[str] = field(default_factory=list)
     owners: Mapping[str, Owner] = field(default_factory=lambda: OWNERS)
     sought: list[str] = field(default_factory=list)
+    forgot: list[str] = field(default_factory=list)
+    reports: list[Callable[[JsonObject], None]] = field(default_factory=list)
 
     async def run(self, task: Task, report: Callable[[JsonObject], None]) -> JsonObject:
         self.began.append(task.id)
+        self.reports.append(report)
         try:
             report({"step": 1})
             if self.fails:
@@ -57,6 +61,9 @@ class FakeWorker:
             return {"said": task.given.decode()}
         finally:
             self.ended.append(task.id)
+
+    async def forget(self, id: str, owner: Owner) -> None:
+        self.forgot.append(id)
 
     def told_error(self, task_id: str, error: Exception) -> JsonObject:
         return {"message": str(error)}
