@@ -108,10 +108,10 @@ class KeptValues:
         if is_id(id):
             await self._asked(self._delete, kind, id, owner)
 
-    async def delete_all(self, kind: Kind, prefix: str, owner: Owner) -> None:
-        """The tenant's own whose ids begin so."""
-        for one in await self.listed(kind, owner):
-            if one.id.startswith(prefix):
+    async def delete_all(self, kind: Kind, prefix: str, owner: Owner, *, besides: str | None = None) -> None:
+        """The tenant's own whose ids begin so, the oldest first."""
+        for one in reversed(await self.listed(kind, owner)):
+            if one.id.startswith(prefix) and one.id != besides:
                 await self.delete(kind, one.id, owner)
 
     async def listed(self, kind: Kind, owner: Owner) -> Sequence[Listed]:

@@ -4,6 +4,7 @@ ends, a tenant is not the other, and the server is busy."""
 import asyncio
 import hashlib
 import json
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -233,6 +234,39 @@ async def test_another_process_goes_on_where_one_ended(service: FakeService) -> 
         assert len(await lines_of(client, batch["output_file_id"])) == 9
     assert 0 < len(living.service.jobs) <= 9
     assert done + len(living.service.jobs) >= 9
+    await living.close()
+    await dying.close()
+
+
+class Interrupted(SharedStore):
+    """In which the first delete of a batch's part takes until `go` is set."""
+
+    def __init__(self) -> None:
+        super().__init__(2**26)
+        self.reached, self.go = threading.Event(), threading.Event()
+
+    def delete(self, key: str) -> None:
+        super().delete(key)
+        if key.startswith("batch-part:") and not self.reached.is_set():
+            self.reached.set()
+            self.go.wait()
+
+
+async def test_a_process_that_ends_while_it_clears_up_leaves_nothing_to_be_asked_again(service: FakeService) -> None:
+    store, settings = Interrupted(), IngressSettings()
+    dying, living = Surface(service, settings, store), Surface(FakeService(), settings, store)
+    async with client_of(dying.app) as client:
+        id = await begun(client, *(asked(str(at)) for at in range(100)))
+        await once(store.reached.is_set)
+        await dying.kept.close()
+    store.go.set()
+    living.kept.tend()
+    async with client_of(living.app) as client:
+        batch = await over(client, id)
+        assert (batch["status"], batch["request_counts"]) == ("completed", {"total": 100, "completed": 100, "failed": 0})
+        assert list(await lines_of(client, batch["output_file_id"])) == [str(at) for at in range(100)]
+    assert living.service.jobs == []
+    assert [key[-6:] for key in store._entries if key.startswith("batch-part:")] == ["-ended"]
     await living.close()
     await dying.close()
 
