@@ -132,6 +132,8 @@ class KeptValues:
 
     def _put(self, kind: Kind, id: str, data: bytes, owner: Owner, tenant: str) -> bool:
         key, index = _key(kind, id, owner), _index(kind, tenant)
+        if self._store.read(key) is not None:  # what is there already needs no room
+            return False
         self._make_room(kind, len(data), owner, tenant)
         if not self._store.write(key, _sealed(key, data, owner.salt), ttl_s=kind.keep_s, owner=tenant, if_absent=True):
             return False

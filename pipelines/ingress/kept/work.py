@@ -100,6 +100,7 @@ class KeptWork:
         self.worker: Worker | None = None
         self.max_running = 1
         self._running: dict[str, _Running] = {}
+        self._submitting: set[asyncio.Task[WorkState]] = set()  # the event loop itself keeps none of its tasks
         self._tending: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()
         self._renewed = 0.0
@@ -110,16 +111,23 @@ class KeptWork:
         return self._values.is_shared
 
     async def submit(self, id: str, given: bytes, owner: Owner, *, for_s: float, about: JsonObject | None = None) -> WorkState:
-        """It is to be done within so long. An id that is there already is not submitted anew: its state is told. Raises `KeptFull`."""
-        kinds = self._kinds()
+        """It is to be done within so long. An id that is there already is not submitted anew: its state is told. Cancelled: it is submitted
+        whole all the same, or not at all. Raises `KeptFull`."""
         state = WorkState(id, self._now(), self._now() + for_s, about=about or {})
+        submitting = asyncio.create_task(self._submit(state, given, owner, for_s))
+        self._submitting.add(submitting)
+        submitting.add_done_callback(self._submitting.discard)
+        return await asyncio.shield(submitting)
+
+    async def _submit(self, state: WorkState, given: bytes, owner: Owner, for_s: float) -> WorkState:
+        kinds, id = self._kinds(), state.id
         if not await self._values.put(kinds.state, id, state.to_bytes(), owner):
             return await self.state(id, owner) or state
         try:
             await self._values.put(kinds.given, id, given, owner)
             await self._leases.open(OpenWork(id, owner.tenant), for_s + kinds.state.keep_s)
         except BaseException:
-            await asyncio.shield(self._values.delete(kinds.state, id, owner))
+            await self._values.delete(kinds.state, id, owner)
             raise
         self.tend()
         self._wanted.set()
@@ -172,6 +180,7 @@ class KeptWork:
 
     async def close(self) -> None:
         """What runs is left to others, from the beginning."""
+        await asyncio.gather(*self._submitting, return_exceptions=True)
         if self._tending is not None:
             await stopped(self._tending)
         for running in list(self._running.values()):

@@ -69,6 +69,16 @@ async def test_a_tenant_that_keeps_too_much_is_refused_or_its_oldest_make_room()
     assert [listed.id for listed in await values.listed(IMAGE, ADA)] == ["huge"]
 
 
+async def test_an_id_that_is_taken_needs_no_room() -> None:
+    values = values_in(MemoryStore(10**6))
+    for number in range(3):
+        await values.put(FILE, f"f{number}", b"1", ADA)
+        await values.put(IMAGE, f"i{number}", b"1", ADA)
+    assert not await values.put(FILE, "f1", b"1", ADA)
+    assert not await values.put(IMAGE, "i1", b"1", ADA)
+    assert [listed.id for listed in await values.listed(IMAGE, ADA)] == ["i2", "i1", "i0"]
+
+
 async def test_what_is_kept_at_anothers_expense_takes_that_ones_room() -> None:
     values, server = values_in(MemoryStore(10**6)), Caller("", "the server's salt")
     for number in range(4):

@@ -1,6 +1,7 @@
 """Work that no connection waits for: who does it, that it ends once, and what becomes of it where its process dies."""
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -9,8 +10,10 @@ from pipelines.ingress.kept.kept_values import KeptFull, Owner
 from pipelines.ingress.kept.work import MAX_TRIES, KeptWork
 from pipelines.ingress.kept.work_state import Status, WorkState
 from pipelines.ingress.request.auth import Caller
+from stages.concurrency.together import stopped
 from stages.contract.errors import InvalidRequest, Overloaded, Unavailable
 from tests.pipelines.ingress.kept.workers import ADA, BOB, Clock, FakeWorker, SharedStore, process
+from tests.stages.host.test_host import once
 
 WAIT_S = 20
 
@@ -56,6 +59,39 @@ async def test_the_same_id_is_not_submitted_twice() -> None:
     await here.submit("a", b"one", ADA, for_s=60)
     done = await ended(here, "a")
     assert await here.submit("a", b"two", ADA, for_s=60) == done
+    assert worker.began == ["a"]
+    await here.close()
+
+
+class Slow(SharedStore):
+    """In which the first write takes until `go` is set."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(10**6, clock)
+        self.reached, self.go = threading.Event(), threading.Event()
+
+    def write(
+        self, key: str, data: bytes, *, ttl_s: float, owner: str = "", if_absent: bool = False, if_present: bool = False
+    ) -> bool:
+        if not self.reached.is_set():
+            self.reached.set()
+            self.go.wait()
+        return super().write(key, data, ttl_s=ttl_s, owner=owner, if_absent=if_absent, if_present=if_present)
+
+
+async def test_what_a_client_submits_that_goes_meanwhile_is_done_and_told_when_it_submits_it_again() -> None:
+    clock = Clock()
+    store, worker = Slow(clock), FakeWorker()
+    worker.open.set()
+    here = process(store, clock, worker)
+    submitting = asyncio.create_task(here.submit("a", b"a boat", ADA, for_s=600))
+    await once(store.reached.is_set)
+    await stopped(submitting)
+    assert submitting.cancelled()
+    store.go.set()
+    await until(lambda: is_begun(worker, "a"))
+    await here.submit("a", b"a boat", ADA, for_s=600)
+    assert (await ended(here, "a")).status is Status.DONE
     assert worker.began == ["a"]
     await here.close()
 
@@ -248,6 +284,7 @@ async def test_a_tenant_with_as_much_work_as_it_may_keep_is_told_which_setting_s
         await here.submit(f"a{number}", b"", ADA, for_s=600)
     with pytest.raises(KeptFull, match=r"ingress\.kept\.jobs"):
         await here.submit("more", b"", ADA, for_s=600)
+    assert (await here.submit("a4", b"", ADA, for_s=600)).id == "a4"  # which it keeps already
     await here.submit("more", b"", BOB, for_s=600)
     await here.forget("a3", ADA)
     await here.submit("more", b"", ADA, for_s=600)
