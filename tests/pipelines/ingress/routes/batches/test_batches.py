@@ -198,6 +198,26 @@ async def test_one_that_is_called_off_keeps_what_was_answered(client: httpx.Asyn
     assert (await client.post("/v1/batches/batch_none/cancel")).status_code == 404
 
 
+async def test_one_that_is_called_off_is_told_of_also_where_its_files_have_no_room(service: FakeService) -> None:
+    surface = Surface(service, IngressSettings(kept=KeptConfig(files=2)))
+    async with client_of(surface.app) as client:
+        other = await uploaded(client, asked("other"))
+        service.gate = Gate(after=1)
+        id = await begun(client, *(asked(str(at)) for at in range(9)))
+        await once(lambda: service.running > 0)
+        service.gate.open.set()
+        service.gate = Gate()
+        await once(lambda: service.gate is not None and service.gate.reached.is_set())
+        assert (await client.post(f"/v1/batches/{id}/cancel")).json()["status"] == "cancelled"
+        batch = await told(client, id)
+        assert (batch["status"], batch["output_file_id"]) == ("cancelled", None)
+        assert [one["id"] for one in (await client.get("/v1/batches")).json()["data"]] == [id]
+        await client.delete(f"/v1/files/{other}")
+        batch = await told(client, id)
+        assert len(await lines_of(client, batch["output_file_id"])) == batch["request_counts"]["completed"] > 0
+    await surface.close()
+
+
 async def test_one_whose_time_is_up_tells_which_lines_were_not_asked(surface: Surface, client: httpx.AsyncClient) -> None:
     owner, worker = IngressSettings().key_ring().of(SINGLE_TENANT), surface.kept.batches.worker
     assert owner is not None
