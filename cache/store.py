@@ -33,8 +33,11 @@ class Store(Protocol):
 
     def read(self, key: str) -> bytes | None: ...
 
-    def write(self, key: str, data: bytes, *, ttl_s: float, owner: str = "", if_absent: bool = False) -> bool:
-        """Whether it was written: with `if_absent` not where something stands there already. `owner`: at whose expense it is kept."""
+    def write(
+        self, key: str, data: bytes, *, ttl_s: float, owner: str = "", if_absent: bool = False, if_present: bool = False
+    ) -> bool:
+        """Whether it was written: with `if_absent` not where something stands there already, with `if_present` only there. `owner`: at
+        whose expense it is kept."""
         ...
 
     def renew(self, key: str, ttl_s: float) -> bool:
@@ -89,9 +92,13 @@ class MemoryStore:
             self._entries[key] = self._entries.pop(key)
             return entry.data
 
-    def write(self, key: str, data: bytes, *, ttl_s: float, owner: str = "", if_absent: bool = False) -> bool:
+    def write(
+        self, key: str, data: bytes, *, ttl_s: float, owner: str = "", if_absent: bool = False, if_present: bool = False
+    ) -> bool:
         with self._lock:
             if if_absent and self._standing(key) is not None:
+                return False
+            if if_present and self._standing(key) is None:
                 return False
             self._entries.pop(key, None)
             self._entries[key] = _Entry(data, owner, self._now() + ttl_s)

@@ -154,7 +154,7 @@ class Ingress:
         if self._served is None or _what_is_served(self._served[0]) != _what_is_served(settings):
             self._served = settings, self._service(settings)
         if self._kept is None:
-            self._kept = Kept.new(limits, self._threads)
+            self._kept = Kept.new(limits, self._threads, live=self._app)
             gc.collect()
             gc.freeze()  # or the collector looks through all of it again and again, and holds up every request meanwhile
         return Built(given, create_app(self._served[1], limits, self._kept), version_of(given))

@@ -53,11 +53,13 @@ class RedisStore:
             return stored[1:]
         return self._joined(key, stored[1:]) if stored[:1] == _PARTS else None
 
-    def write(self, key: str, data: bytes, *, ttl_s: float, owner: str = "", if_absent: bool = False) -> bool:
+    def write(
+        self, key: str, data: bytes, *, ttl_s: float, owner: str = "", if_absent: bool = False, if_present: bool = False
+    ) -> bool:
         ttl_ms = max(1, round(ttl_s * 1000))
         head = _WHOLE + data if len(data) <= self._part_bytes else self._in_parts(key, data, ttl_ms)
-        absent = ("NX",) if if_absent else ()
-        return self._one("SET", self._at(key), head, "PX", ttl_ms, *absent, writing=True) is not None
+        where = ("NX",) if if_absent else ("XX",) if if_present else ()
+        return self._one("SET", self._at(key), head, "PX", ttl_ms, *where, writing=True) is not None
 
     def renew(self, key: str, ttl_s: float) -> bool:
         """Parts first: a head that stands finds them all."""

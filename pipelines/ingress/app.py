@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from cache.store import MemoryStore, Store
 from pipelines.ingress.body.body_budget import BodyBudget, BoundedBodies, count_fetched
@@ -78,7 +79,8 @@ DESCRIPTION = "Images and language in OpenAI's shapes. Fields of Triptych's own 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What outlives a change of settings: counters, what clients come back for, threads, what bodies weigh, and the latest receipts."""
+    """What outlives a change of settings: counters, what clients come back for, threads, what bodies weigh, and the latest receipts.
+    `live`: what answers requests by the newest settings, whichever app that is."""
 
     metrics: RequestMetrics
     values: KeptValues
@@ -87,15 +89,23 @@ class Kept:
     threads: Threads
     bodies: BodyBudget
     receipts: RecentReceipts
+    live: ASGIApp | None = None
 
     @classmethod
-    def new(cls, settings: IngressSettings, threads: Threads | None = None, store: Store | None = None) -> "Kept":
-        """`threads` None: some of its own. `store`: of what clients come back for; None: this process's memory."""
+    def new(
+        cls,
+        settings: IngressSettings,
+        threads: Threads | None = None,
+        store: Store | None = None,
+        live: ASGIApp | None = None,
+    ) -> "Kept":
+        """`threads` None: some of its own. `store`: of what clients come back for; None: this process's memory. `live` None: each app
+        answers what was asked of it."""
         threads = threads if threads is not None else Threads.new()
         values = KeptValues(MemoryStore(settings.kept.memory_bytes), threads.kept)
         values.keep_in(store)
         jobs, batches = KeptWork("imgjob", values), KeptWork("batch", values)
-        kept = cls(RequestMetrics(), values, jobs, batches, threads, BodyBudget(0), RecentReceipts())
+        kept = cls(RequestMetrics(), values, jobs, batches, threads, BodyBudget(0), RecentReceipts(), live)
         kept.limit(settings.limits, is_shared=len(set(settings.keys.values())) > 1)
         return kept
 
@@ -154,7 +164,7 @@ def create_app(service: Service, settings: IngressSettings, kept: Kept | None = 
     _add_images(app, ImagesRoute(arrival, settings, images, receipts, store, threads))
     add_image_jobs(app, image_jobs(kept.jobs, kept.values, arrival, images, receipts), keyed=keyed)
     _add_embeddings(app, EmbeddingsRoute(arrival, settings, images, receipts, threads))
-    files, batches = batch_routes(app, arrival, settings, kept.values, kept.batches, threads)
+    files, batches = batch_routes(kept.live or app, arrival, settings, kept.values, kept.batches, threads)
     add_files(app, files, keyed=keyed)
     add_batches(app, batches, keyed=keyed)
     _add_models(app, ModelsRoute(service), arrival, keyed=keyed)

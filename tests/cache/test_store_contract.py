@@ -65,6 +65,18 @@ def test_what_is_written_only_where_nothing_stands_is_written_once(store: Store,
     assert store.read("a") == b"a" * size
 
 
+@pytest.mark.parametrize("size", [3, 5 * PART_BYTES])
+def test_what_is_written_only_where_something_stands_does_not_bring_back_what_was_deleted(store: Store, size: int) -> None:
+    assert not store.write("a", b"a" * size, ttl_s=60, if_present=True)
+    assert store.read("a") is None
+    assert store.write("a", b"1", ttl_s=60)
+    assert store.write("a", b"b" * size, ttl_s=60, if_present=True)
+    assert store.read("a") == b"b" * size
+    store.delete("a")
+    assert not store.write("a", b"c" * size, ttl_s=60, if_present=True)
+    assert store.read("a") is None
+
+
 def test_what_has_no_time_left_is_gone(store: Store) -> None:
     store.write("a", b"1", ttl_s=60)
     assert store.renew("a", 0.001)

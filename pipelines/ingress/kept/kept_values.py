@@ -93,10 +93,12 @@ class KeptValues:
         Raises `KeptFull`."""
         return await self._asked(self._put, kind, id, data, owner, owner.tenant if charged_to is None else charged_to)
 
-    async def replace(self, kind: Kind, id: str, data: bytes, owner: Owner) -> None:
-        """Writes a value anew, whatever was there, and lets it live `keep_s` from now; what its tenant is charged stays as it was."""
+    async def replace(self, kind: Kind, id: str, data: bytes, owner: Owner) -> bool:
+        """Writes a value anew, and lets it live `keep_s` from now; what its tenant is charged stays as it was. False: there is none, and
+        what was deleted stays so."""
         key = _key(kind, id, owner)
-        await self._asked(self._store.write, key, _sealed(key, data, owner.salt), ttl_s=kind.keep_s, owner=owner.tenant)
+        sealed = _sealed(key, data, owner.salt)
+        return await self._asked(self._store.write, key, sealed, ttl_s=kind.keep_s, owner=owner.tenant, if_present=True)
 
     async def get(self, kind: Kind, id: str, owner: Owner) -> bytes | None:
         """None: there is none, it is another's, or its time is over."""
@@ -105,6 +107,12 @@ class KeptValues:
     async def delete(self, kind: Kind, id: str, owner: Owner) -> None:
         if is_id(id):
             await self._asked(self._delete, kind, id, owner)
+
+    async def delete_all(self, kind: Kind, prefix: str, owner: Owner, *, besides: str | None = None) -> None:
+        """The tenant's own whose ids begin so, the oldest first."""
+        for one in reversed(await self.listed(kind, owner)):
+            if one.id.startswith(prefix) and one.id != besides:
+                await self.delete(kind, one.id, owner)
 
     async def listed(self, kind: Kind, owner: Owner) -> Sequence[Listed]:
         """The tenant's own, the newest first. What was dropped before its time may still be listed."""
@@ -124,6 +132,8 @@ class KeptValues:
 
     def _put(self, kind: Kind, id: str, data: bytes, owner: Owner, tenant: str) -> bool:
         key, index = _key(kind, id, owner), _index(kind, tenant)
+        if self._store.read(key) is not None:  # what is there already needs no room
+            return False
         self._make_room(kind, len(data), owner, tenant)
         if not self._store.write(key, _sealed(key, data, owner.salt), ttl_s=kind.keep_s, owner=tenant, if_absent=True):
             return False

@@ -48,12 +48,16 @@ class Worker(Protocol):
         called off. May be run again from the beginning, elsewhere. Raises `TriptychError`; `Overloaded`: it is to be tried again."""
         ...
 
+    async def forget(self, id: str, owner: Owner) -> None:
+        """Work that was deleted: nothing is to be kept of it. Also for work that it never did."""
+        ...
+
     def told_error(self, task_id: str, error: Exception) -> JsonObject:
         """What a client is told of it."""
         ...
 
     def owner_of(self, tenant: str) -> Owner | None:
-        """None: nobody is of that tenant any more."""
+        """None: nobody that is known here is of that tenant; its work is left to who knows it."""
         ...
 
 
@@ -76,7 +80,8 @@ class _Running:
 
 
 class KeptWork:
-    """On one event loop. `kinds`, `max_running` and `worker` may be set anew at any time; what runs then goes on. Methods raise
+    """On one event loop. `kinds`, `max_running` and `worker` may be set anew at any time; what runs then
+    goes on, and is tried again by the newest worker. Methods raise
     `Unavailable` where what is kept can't be reached."""
 
     def __init__(
@@ -95,6 +100,7 @@ class KeptWork:
         self.worker: Worker | None = None
         self.max_running = 1
         self._running: dict[str, _Running] = {}
+        self._submitting: set[asyncio.Task[WorkState]] = set()  # the event loop itself keeps none of its tasks
         self._tending: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()
         self._renewed = 0.0
@@ -105,16 +111,23 @@ class KeptWork:
         return self._values.is_shared
 
     async def submit(self, id: str, given: bytes, owner: Owner, *, for_s: float, about: JsonObject | None = None) -> WorkState:
-        """It is to be done within so long. An id that is there already is not submitted anew: its state is told. Raises `KeptFull`."""
-        kinds = self._kinds()
+        """It is to be done within so long. An id that is there already is not submitted anew: its state is told. Cancelled: it is submitted
+        whole all the same, or not at all. Raises `KeptFull`."""
         state = WorkState(id, self._now(), self._now() + for_s, about=about or {})
+        submitting = asyncio.create_task(self._submit(state, given, owner, for_s))
+        self._submitting.add(submitting)
+        submitting.add_done_callback(self._submitting.discard)
+        return await asyncio.shield(submitting)
+
+    async def _submit(self, state: WorkState, given: bytes, owner: Owner, for_s: float) -> WorkState:
+        kinds, id = self._kinds(), state.id
         if not await self._values.put(kinds.state, id, state.to_bytes(), owner):
             return await self.state(id, owner) or state
         try:
             await self._values.put(kinds.given, id, given, owner)
             await self._leases.open(OpenWork(id, owner.tenant), for_s + kinds.state.keep_s)
         except BaseException:
-            await asyncio.shield(self._values.delete(kinds.state, id, owner))
+            await self._values.delete(kinds.state, id, owner)
             raise
         self.tend()
         self._wanted.set()
@@ -152,11 +165,12 @@ class KeptWork:
         return await self.state(id, owner)
 
     async def forget(self, id: str, owner: Owner) -> WorkState | None:
-        """Cancels it, and keeps nothing of it. Its last state."""
+        """Cancels it, and keeps nothing of it: what is kept after this by who still does it, that one deletes. Its last state."""
         state = await self.cancel(id, owner)
         if state is not None:
             for kind in (self._kinds().given, self._kinds().state):
                 await self._values.delete(kind, id, owner)
+            await self._forgotten(id, owner)
         return state
 
     def tend(self) -> None:
@@ -166,6 +180,7 @@ class KeptWork:
 
     async def close(self) -> None:
         """What runs is left to others, from the beginning."""
+        await asyncio.gather(*self._submitting, return_exceptions=True)
         if self._tending is not None:
             await stopped(self._tending)
         for running in list(self._running.values()):
@@ -197,7 +212,8 @@ class KeptWork:
         for running in list(self._running.values()):
             if running.is_news:
                 running.is_news = False
-                await self._save(running)
+                if not await self._save(running):
+                    await self._stop(running)
         if len(self._running) < self.max_running:
             await self._begin_some()
 
@@ -223,9 +239,7 @@ class KeptWork:
             work = min(waiting, key=lambda each: shares[each.tenant])
             waiting.remove(work)
             owner = worker.owner_of(work.tenant)
-            if owner is None:
-                await self._leases.done(work)
-            elif await self._leases.take(work.id):
+            if owner is not None and await self._leases.take(work.id):
                 shares[work.tenant] += 1
                 await self._begin(work, owner, worker)
 
@@ -233,8 +247,11 @@ class KeptWork:
         kinds = self._kinds()
         state = WorkState.of(await self._values.get(kinds.state, work.id, owner) or b"")
         given = await self._values.get(kinds.given, work.id, owner)
-        if state is None or state.status.is_over or given is None:
+        if state is not None and state.status.is_over:
             await self._leases.done(work)
+            return
+        if state is None or given is None:  # by what is known here; another process may read it, and else its time ends it
+            await self._leases.let_go(work.id)
             return
         running = self._running[work.id] = _Running(work, owner, state)
         task = Task(work.id, given, owner, state.created, state.until, state.about)
@@ -269,8 +286,10 @@ class KeptWork:
             raise ReplicaLost(f"the processes that did {task.id} ended under it, {MAX_TRIES} of them")
         running.state = replace(running.state, tries=running.state.tries + 1)
         with contextlib.suppress(Unavailable):
-            await self._save(running)
+            if not await self._save(running):
+                return replace(running.state, status=Status.CANCELLED, ended=self._now())
         while True:
+            worker = self.worker or worker
             running.state = replace(running.state, status=Status.RUNNING, started=self._now())
             try:
                 told = await self._in_time(worker.run(task, lambda told: self._hear(running, told)), task)
@@ -294,20 +313,27 @@ class KeptWork:
         running.state = replace(running.state, told=told)
         running.is_news = True
 
-    async def _save(self, running: _Running) -> None:
-        await self._values.replace(self._kinds().state, running.open.id, running.state.to_bytes(), running.owner)
+    async def _save(self, running: _Running) -> bool:
+        """False: it was deleted, and so called off."""
+        return await self._values.replace(self._kinds().state, running.open.id, running.state.to_bytes(), running.owner)
 
     async def _over(self, running: _Running) -> None:
         """Writes down how it ended, before anybody else may take it."""
         try:
-            await self._save(running)
+            is_kept = await self._save(running)
             await self._leases.done(running.open)
             await self._values.delete(self._kinds().given, running.open.id, running.owner)
+            if not is_kept:
+                await self._forgotten(running.open.id, running.owner)
         except TriptychError as error:
             logger.warning("the end of work %s is not kept, and it may be done again: %s", running.open.id, error)
         finally:
             self._gone(running)
             self._wanted.set()
+
+    async def _forgotten(self, id: str, owner: Owner) -> None:
+        if self.worker is not None:
+            await self.worker.forget(id, owner)
 
     async def _left(self, running: _Running) -> None:
         """To whoever takes it next. That this process has begun it counts for nothing: it did not end under it."""

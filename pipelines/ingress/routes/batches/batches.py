@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import Request, Response
 
 from pipelines.ingress.kept.files import KeptFiles
-from pipelines.ingress.kept.kept_values import Owner, new_id
+from pipelines.ingress.kept.kept_values import KeptFull, Owner, new_id
 from pipelines.ingress.kept.work import KeptWork
 from pipelines.ingress.kept.work_state import Status, WorkState
 from pipelines.ingress.request.arrival import Arrival
@@ -71,10 +71,14 @@ class BatchesRoute:
         return await self._whole(state, owner)
 
     async def _whole(self, state: WorkState, owner: Owner) -> BatchAnswer:
-        """With the files of one that was called off, which are written for whoever asks first."""
+        """With the files of one that was called off, which are written for whoever asks first; without them for as long as the tenant has
+        no room for them."""
         if state.status is not Status.CANCELLED:
             return batch_told(state)
-        return batch_told(state, await self.worker.end_early(state.id, state.about, owner))
+        try:
+            return batch_told(state, await self.worker.end_early(state.id, state.about, owner))
+        except KeptFull:
+            return batch_told(state)
 
     def _window_s(self, given: str) -> float:
         """Raises `InvalidRequest`."""

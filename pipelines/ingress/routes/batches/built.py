@@ -24,7 +24,7 @@ MAX_PARTS = 100_000
 def batch_routes(
     app: ASGIApp, arrival: Arrival, settings: IngressSettings, values: KeptValues, work: KeptWork, threads: Threads
 ) -> tuple[FilesRoute, BatchesRoute]:
-    """`app`: what answers the lines. `work` does by these settings from now on."""
+    """`app`: what answers the lines, by the newest settings. `work` does by these settings from now on."""
     kept, limits = settings.kept, settings.limits
     keep_s = 2 * kept.batch_s + GRACE_S
     files = KeptFiles(values, keep_s=kept.file_s, max_bytes=kept.file_bytes, max_files=kept.files)

@@ -72,7 +72,7 @@ class _Progress:
 
 
 class BatchWorker:
-    """A `Worker` of kept work. `app`: what answers the lines."""
+    """A `Worker` of kept work. `app`: what answers the lines, also those of a batch that began by earlier settings."""
 
     def __init__(
         self,
@@ -93,6 +93,9 @@ class BatchWorker:
 
     async def run(self, task: Task, report: Callable[[JsonObject], None]) -> JsonObject:
         """What is told of it: `counts`, and the ids of its files or its `faults`. It ends by itself just before its time is up."""
+        if (known := await self._ended(task.id, task.owner)) is not None:
+            await self._clear_up(task.id, task.owner)
+            return known
         content = await self._files.content(task.about["input_file_id"], task.owner)
         if content is None:
             return _faulty([Fault("input_file_not_found", "the input file is not there any more")])
@@ -106,22 +109,22 @@ class BatchWorker:
         report({"counts": progress.counts()})
         try:
             is_late = await self._answer_all(task, endpoint, lines, progress, report)
-            return {**await self._finish(task.id, task.owner, lines, progress), "is_late": is_late}
+            return await self._finish(task.id, task.owner, lines, progress, is_late=is_late)
         except KeptFull as error:
             raise TooLarge(f"the batch's answers are more than may be kept: {error.message}") from error
 
     async def end_early(self, id: str, about: JsonObject, owner: Owner) -> JsonObject:
         """What is told of a batch that was called off: what was answered by then. Written down by whoever asks first."""
-        known = await self._values.get(self._parts, f"{id}-ended", owner)
-        if known is not None:
-            return dict(json.loads(known))
+        if (known := await self._ended(id, owner)) is not None:
+            return known
         content = await self._files.content(str(about["input_file_id"]), owner) or b""
         lines, _ = await self._threads.parsing.run(
             len(content), read_lines, content, str(about["endpoint"]), max_lines=self._bounds.lines
         )
-        told = await self._finish(id, owner, (), await self._so_far(id, owner, len(lines)))
-        await self._values.put(self._parts, f"{id}-ended", json.dumps(told).encode(), owner)
-        return told
+        return await self._finish(id, owner, (), await self._so_far(id, owner, len(lines)), is_late=False)
+
+    async def forget(self, id: str, owner: Owner) -> None:
+        await self._values.delete_all(self._parts, f"{id}-", owner)
 
     def told_error(self, task_id: str, error: Exception) -> JsonObject:
         return self._told_error(task_id, error)
@@ -178,21 +181,31 @@ class BatchWorker:
         progress.num_parts += 1
         progress.unsaved, progress.saved_at = [], time.monotonic()
 
-    async def _finish(self, id: str, owner: Owner, lines: Sequence[Line], progress: _Progress) -> dict[str, Any]:
-        """Writes the files. Lines that were not answered are told of as such."""
+    async def _ended(self, id: str, owner: Owner) -> JsonObject | None:
+        """How it ended, where its files are written, whatever became of who wrote them."""
+        known = await self._values.get(self._parts, f"{id}-ended", owner)
+        return dict(json.loads(known)) if known is not None else None
+
+    async def _finish(self, id: str, owner: Owner, lines: Sequence[Line], progress: _Progress, *, is_late: bool) -> JsonObject:
+        """Writes the files, and what is told of it, before what they were made of goes. Lines that were not answered are told of as
+        such."""
         for line in lines:
             if line.number not in progress.outcomes:
                 progress.outcomes[line.number] = _unanswered(line)
-        told: dict[str, Any] = {"counts": progress.counts()}
+        told: JsonObject = {"counts": progress.counts(), "is_late": is_late}
         for name, is_good in (("output", True), ("error", False)):
             texts = [outcome.text for _, outcome in sorted(progress.outcomes.items()) if outcome.is_good == is_good]
             if texts:
                 file_id, content = f"file-{id}-{name}", "".join(f"{text}\n" for text in texts).encode()
                 await self._files.put(file_id, f"{id}_{name}.jsonl", "batch_output", content, owner)
-                told[f"{name}_file_id"] = file_id
-        for number in range(progress.num_parts):
-            await self._values.delete(self._parts, f"{id}-{number}", owner)
+                told = {**told, f"{name}_file_id": file_id}
+        if not await self._values.put(self._parts, f"{id}-ended", json.dumps(told).encode(), owner):
+            told = await self._ended(id, owner) or told  # somebody else wrote the files
+        await self._clear_up(id, owner)
         return told
+
+    async def _clear_up(self, id: str, owner: Owner) -> None:
+        await self._values.delete_all(self._parts, f"{id}-", owner, besides=f"{id}-ended")
 
 
 def _faulty(faults: Sequence[Fault]) -> JsonObject:

@@ -55,6 +55,9 @@ class JobWorker:
             except TriptychError as error:
                 raise error.for_request(request.asked_as.get(error.param or "")) from error.__cause__
 
+    async def forget(self, id: str, owner: Owner) -> None:
+        await self.values.delete_all(self.images, image_id(id, ""), owner)
+
     def told_error(self, task_id: str, error: Exception) -> JsonObject:
         body = told_error(error, task_id, {}) if isinstance(error, TriptychError) else internal_error_body(task_id)
         return body.error.model_dump()
@@ -84,7 +87,7 @@ class JobWorker:
         return {"index": image.index, "seed": image.seed, "size": f"{width}x{height}"}
 
 
-def image_id(job_id: str, index: int) -> str:
+def image_id(job_id: str, index: int | str) -> str:
     return f"{job_id}-{index}"
 
 

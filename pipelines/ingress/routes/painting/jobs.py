@@ -139,9 +139,7 @@ class JobsRoute:
 
     async def delete(self, request: Request, id: str) -> Response:
         caller = self.arrival.identify(request)
-        state = self._known(await self.work.forget(id, caller), id)
-        for image in state.told.get("images", ()):
-            await self.values.delete(self.kept_images, image_id(id, image["index"]), caller)
+        self._known(await self.work.forget(id, caller), id)
         return json_response(DeletedJob(id=id, object="image.job", deleted=True).to_json())
 
     async def content(self, request: Request, id: str) -> Response:

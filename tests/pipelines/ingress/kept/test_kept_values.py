@@ -28,8 +28,18 @@ async def test_an_id_that_is_taken_is_not_taken_again_and_its_value_may_be_repla
     assert await values.put(FILE, "a", b"one", ADA)
     assert not await values.put(FILE, "a", b"two", ADA)
     assert await values.get(FILE, "a", ADA) == b"one"
-    await values.replace(FILE, "a", b"three", ADA)
+    assert await values.replace(FILE, "a", b"three", ADA)
     assert await values.get(FILE, "a", ADA) == b"three"
+
+
+async def test_what_was_deleted_is_not_brought_back_by_who_writes_it_anew() -> None:
+    values = values_in(MemoryStore(10**6))
+    await values.put(FILE, "a-0", b"one", ADA)
+    await values.put(FILE, "ab", b"another's", ADA)
+    await values.delete_all(FILE, "a-", ADA)
+    assert not await values.replace(FILE, "a-0", b"two", ADA)
+    assert [await values.get(FILE, id, ADA) for id in ("a-0", "ab")] == [None, b"another's"]
+    assert await values.listed(FILE, ADA) == [Listed("ab", 9)]
 
 
 async def test_the_newest_is_listed_first_and_what_is_over_not_at_all() -> None:
@@ -57,6 +67,16 @@ async def test_a_tenant_that_keeps_too_much_is_refused_or_its_oldest_make_room()
     assert await values.get(IMAGE, "i0", ADA) is None
     await values.put(IMAGE, "huge", b"1" * 1000, ADA)
     assert [listed.id for listed in await values.listed(IMAGE, ADA)] == ["huge"]
+
+
+async def test_an_id_that_is_taken_needs_no_room() -> None:
+    values = values_in(MemoryStore(10**6))
+    for number in range(3):
+        await values.put(FILE, f"f{number}", b"1", ADA)
+        await values.put(IMAGE, f"i{number}", b"1", ADA)
+    assert not await values.put(FILE, "f1", b"1", ADA)
+    assert not await values.put(IMAGE, "i1", b"1", ADA)
+    assert [listed.id for listed in await values.listed(IMAGE, ADA)] == ["i2", "i1", "i0"]
 
 
 async def test_what_is_kept_at_anothers_expense_takes_that_ones_room() -> None:

@@ -1,15 +1,19 @@
 """Work that no connection waits for: who does it, that it ends once, and what becomes of it where its process dies."""
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 
 import pytest
 
-from pipelines.ingress.kept.kept_values import KeptFull
+from pipelines.ingress.kept.kept_values import KeptFull, Owner
 from pipelines.ingress.kept.work import MAX_TRIES, KeptWork
 from pipelines.ingress.kept.work_state import Status, WorkState
-from stages.contract.errors import InvalidRequest, Overloaded
+from pipelines.ingress.request.auth import Caller
+from stages.concurrency.together import stopped
+from stages.contract.errors import InvalidRequest, Overloaded, Unavailable
 from tests.pipelines.ingress.kept.workers import ADA, BOB, Clock, FakeWorker, SharedStore, process
+from tests.stages.host.test_host import once
 
 WAIT_S = 20
 
@@ -55,6 +59,39 @@ async def test_the_same_id_is_not_submitted_twice() -> None:
     await here.submit("a", b"one", ADA, for_s=60)
     done = await ended(here, "a")
     assert await here.submit("a", b"two", ADA, for_s=60) == done
+    assert worker.began == ["a"]
+    await here.close()
+
+
+class Slow(SharedStore):
+    """In which the first write takes until `go` is set."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(10**6, clock)
+        self.reached, self.go = threading.Event(), threading.Event()
+
+    def write(
+        self, key: str, data: bytes, *, ttl_s: float, owner: str = "", if_absent: bool = False, if_present: bool = False
+    ) -> bool:
+        if not self.reached.is_set():
+            self.reached.set()
+            self.go.wait()
+        return super().write(key, data, ttl_s=ttl_s, owner=owner, if_absent=if_absent, if_present=if_present)
+
+
+async def test_what_a_client_submits_that_goes_meanwhile_is_done_and_told_when_it_submits_it_again() -> None:
+    clock = Clock()
+    store, worker = Slow(clock), FakeWorker()
+    worker.open.set()
+    here = process(store, clock, worker)
+    submitting = asyncio.create_task(here.submit("a", b"a boat", ADA, for_s=600))
+    await once(store.reached.is_set)
+    await stopped(submitting)
+    assert submitting.cancelled()
+    store.go.set()
+    await until(lambda: is_begun(worker, "a"))
+    await here.submit("a", b"a boat", ADA, for_s=600)
+    assert (await ended(here, "a")).status is Status.DONE
     assert worker.began == ["a"]
     await here.close()
 
@@ -144,6 +181,27 @@ async def test_what_is_cancelled_is_done_no_further_wherever_it_runs(where: str)
     await here.close()
 
 
+@pytest.mark.parametrize("how", ["ends", "reports", "is told"])
+async def test_what_is_deleted_elsewhere_does_not_come_back_when_who_does_it(how: str) -> None:
+    clock = Clock()
+    store, worker = SharedStore(10**6, clock), FakeWorker()
+    here, there = process(store, clock, worker, renew_s=20), process(store, clock, FakeWorker())
+    await here.submit("a", b"a boat", ADA, for_s=600)
+    await until(lambda: is_begun(worker, "a"))
+    await there.forget("a", ADA)
+    if how == "ends":
+        worker.open.set()
+    elif how == "reports":
+        worker.reports[0]({"step": 2})
+    else:
+        clock.now += 20
+    await until(lambda: is_forgotten(worker, "a"))
+    assert worker.ended == ["a"]
+    assert [await each.state("a", ADA) for each in (here, there)] == [None, None]
+    assert await there.listed(ADA, limit=10) == []
+    await here.close()
+
+
 async def test_work_that_finds_no_room_is_tried_again_and_counts_as_queued_until_then() -> None:
     clock = Clock()
     worker = FakeWorker(fails=[Overloaded("full", retry_after_s=0.01), Overloaded("full", retry_after_s=0.01)])
@@ -152,6 +210,19 @@ async def test_work_that_finds_no_room_is_tried_again_and_counts_as_queued_until
     await here.submit("a", b"a boat", ADA, for_s=600)
     done = await ended(here, "a")
     assert (done.status, done.tries, worker.began) == (Status.DONE, 1, ["a"] * 3)
+    await here.close()
+
+
+async def test_what_is_tried_again_is_done_by_the_newest_worker() -> None:
+    clock = Clock()
+    old, new = FakeWorker(fails=[Unavailable("no stage", retry_after_s=0.01)] * 1000), FakeWorker()
+    here = process(SharedStore(10**6, clock), clock, old)
+    await here.submit("a", b"a boat", ADA, for_s=600)
+    await until(lambda: is_begun(old, "a"))
+    here.worker = new
+    new.open.set()
+    assert (await ended(here, "a")).status is Status.DONE
+    assert new.began == ["a"]
     await here.close()
 
 
@@ -190,6 +261,22 @@ async def test_only_so_much_runs_at_a_time_and_tenants_take_turns() -> None:
     await here.close()
 
 
+@pytest.mark.parametrize("known", [{}, {"ada": Caller("ada", "another salt")}], ids=["nobody", "by another salt"])
+async def test_who_can_not_read_a_piece_of_work_leaves_it_to_who_can(known: dict[str, Owner]) -> None:
+    clock = Clock()
+    store, blind, worker = SharedStore(10**6, clock), FakeWorker(owners=known), FakeWorker()
+    worker.open.set()
+    unknowing, knowing = process(store, clock, blind), process(store, clock, worker, max_running=0)
+    await knowing.submit("a", b"a boat", ADA, for_s=600)
+    unknowing.tend()
+    await until(lambda: is_sought(blind, 3))
+    knowing.max_running = 1
+    assert (await ended(knowing, "a")).status is Status.DONE
+    assert blind.began == []
+    await unknowing.close()
+    await knowing.close()
+
+
 async def test_a_tenant_with_as_much_work_as_it_may_keep_is_told_which_setting_says_so() -> None:
     clock = Clock()
     here = process(SharedStore(10**6, clock), clock, FakeWorker(), max_running=0)
@@ -197,6 +284,7 @@ async def test_a_tenant_with_as_much_work_as_it_may_keep_is_told_which_setting_s
         await here.submit(f"a{number}", b"", ADA, for_s=600)
     with pytest.raises(KeptFull, match=r"ingress\.kept\.jobs"):
         await here.submit("more", b"", ADA, for_s=600)
+    assert (await here.submit("a4", b"", ADA, for_s=600)).id == "a4"  # which it keeps already
     await here.submit("more", b"", BOB, for_s=600)
     await here.forget("a3", ADA)
     await here.submit("more", b"", ADA, for_s=600)
@@ -205,6 +293,14 @@ async def test_a_tenant_with_as_much_work_as_it_may_keep_is_told_which_setting_s
 
 async def is_begun(worker: FakeWorker, id: str) -> bool:
     return id in worker.began
+
+
+async def is_sought(worker: FakeWorker, times: int) -> bool:
+    return len(worker.sought) >= times
+
+
+async def is_forgotten(worker: FakeWorker, id: str) -> bool:
+    return id in worker.forgot
 
 
 async def is_ended(worker: FakeWorker, id: str) -> bool:

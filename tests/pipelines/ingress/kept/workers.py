@@ -1,7 +1,7 @@
 """Kept work without a cluster: stores that several processes share, and workers that wait for a test's word."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from cache.store import MemoryStore
@@ -37,15 +37,22 @@ class SharedStore(MemoryStore):
 
 @dataclass(slots=True)
 class FakeWorker:
-    """Does nothing until `open` is set, and says what it was given. `fails`: what it raises, one after the other, before that."""
+    """Does nothing until `open` is set, and says what it was given. `fails`: what it raises, one after the other, before that.
+    `owners`: whom it knows, by their tenants; `sought`: of which tenants it was asked who they are; `reports`: how each
+    that began tells how far it is."""
 
     fails: list[Exception] = field(default_factory=list)
     open: asyncio.Event = field(default_factory=asyncio.Event)
     began: list[str] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
+    owners: Mapping[str, Owner] = field(default_factory=lambda: OWNERS)
+    sought: list[str] = field(default_factory=list)
+    forgot: list[str] = field(default_factory=list)
+    reports: list[Callable[[JsonObject], None]] = field(default_factory=list)
 
     async def run(self, task: Task, report: Callable[[JsonObject], None]) -> JsonObject:
         self.began.append(task.id)
+        self.reports.append(report)
         try:
             report({"step": 1})
             if self.fails:
@@ -55,11 +62,15 @@ class FakeWorker:
         finally:
             self.ended.append(task.id)
 
+    async def forget(self, id: str, owner: Owner) -> None:
+        self.forgot.append(id)
+
     def told_error(self, task_id: str, error: Exception) -> JsonObject:
         return {"message": str(error)}
 
     def owner_of(self, tenant: str) -> Owner | None:
-        return OWNERS.get(tenant)
+        self.sought.append(tenant)
+        return self.owners.get(tenant)
 
 
 def values_in(store: MemoryStore) -> KeptValues:

@@ -176,6 +176,23 @@ async def test_a_job_that_is_called_off_ends_and_stays_so() -> None:
         assert (await client.post(f"{PATH}/{told['id']}/cancel")).json()["status"] == "cancelled"
 
 
+async def test_a_job_deleted_while_another_process_paints_it_leaves_no_image() -> None:
+    service, store = FakeService(gate=Gate(after=17)), SharedStore(10**8)  # by then one of two is painted
+    assert service.gate is not None
+    async with process(service, store) as here, process(FakeService(), store) as there:
+        told = await submitted(here, paint(n=2))
+        await service.gate.reached.wait()
+        assert any(key.startswith("job-image:") for key in store._entries)
+        assert (await there.delete(f"{PATH}/{told['id']}")).status_code == 200
+        service.gate.open.set()
+        async with asyncio.timeout(WAIT_S):
+            while (await here.get(f"{PATH}/{told['id']}")).status_code != 404:  # noqa: ASYNC110 - a store tells nobody of its changes
+                await asyncio.sleep(0.001)
+        assert (await there.get(f"{PATH}/{told['id']}")).status_code == 404
+    assert service.running == 0
+    assert not any(key.startswith("job") for key in store._entries)
+
+
 async def test_what_is_deleted_is_gone_with_its_images() -> None:
     async with process(FakeService()) as client:
         told = await submitted(client)

@@ -4,6 +4,7 @@ ends, a tenant is not the other, and the server is busy."""
 import asyncio
 import hashlib
 import json
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from openai.types import Batch, FileObject
 
 from cache.store import MemoryStore
+from pipelines.cluster.live_app import LiveApp
 from pipelines.ingress.app import Kept, create_app
 from pipelines.ingress.kept.work import Task
 from pipelines.ingress.kept.work_state import Status, WorkState
@@ -23,7 +25,7 @@ from pipelines.ingress.routes.batches.built import told_error
 from pipelines.jobs import ChatJob
 from pipelines.settings.schema.auth import SINGLE_TENANT
 from pipelines.settings.schema.http import KeptConfig
-from stages.contract.errors import InvalidRequest, QueueFull, StageFailed
+from stages.contract.errors import InvalidRequest, QueueFull, StageFailed, Unavailable
 from tests.pipelines.ingress.fakes import CHAT, EMBED, FakeService, Gate, Trouble
 from tests.pipelines.ingress.kept.workers import SharedStore
 from tests.pipelines.ingress.surface import JsonObject, client_of, error_of, server_for
@@ -40,8 +42,14 @@ class Surface:
 
     def __init__(self, service: FakeService, settings: IngressSettings, store: MemoryStore | None = None) -> None:
         self.service = service
-        self.kept = Kept.new(settings, store=store)
-        self.app = create_app(service, settings, self.kept)
+        self.live = LiveApp()
+        self.kept = Kept.new(settings, store=store, live=self.live)
+        self.serves(service, settings, "1")
+        self.app = self.live
+
+    def serves(self, service: FakeService, settings: IngressSettings, version: str) -> None:
+        """From now on."""
+        self.live.replace(create_app(service, settings, self.kept), version)
 
     async def close(self) -> None:
         if self.service.gate is not None:
@@ -190,6 +198,26 @@ async def test_one_that_is_called_off_keeps_what_was_answered(client: httpx.Asyn
     assert (await client.post("/v1/batches/batch_none/cancel")).status_code == 404
 
 
+async def test_one_that_is_called_off_is_told_of_also_where_its_files_have_no_room(service: FakeService) -> None:
+    surface = Surface(service, IngressSettings(kept=KeptConfig(files=2)))
+    async with client_of(surface.app) as client:
+        other = await uploaded(client, asked("other"))
+        service.gate = Gate(after=1)
+        id = await begun(client, *(asked(str(at)) for at in range(9)))
+        await once(lambda: service.running > 0)
+        service.gate.open.set()
+        service.gate = Gate()
+        await once(lambda: service.gate is not None and service.gate.reached.is_set())
+        assert (await client.post(f"/v1/batches/{id}/cancel")).json()["status"] == "cancelled"
+        batch = await told(client, id)
+        assert (batch["status"], batch["output_file_id"]) == ("cancelled", None)
+        assert [one["id"] for one in (await client.get("/v1/batches")).json()["data"]] == [id]
+        await client.delete(f"/v1/files/{other}")
+        batch = await told(client, id)
+        assert len(await lines_of(client, batch["output_file_id"])) == batch["request_counts"]["completed"] > 0
+    await surface.close()
+
+
 async def test_one_whose_time_is_up_tells_which_lines_were_not_asked(surface: Surface, client: httpx.AsyncClient) -> None:
     owner, worker = IngressSettings().key_ring().of(SINGLE_TENANT), surface.kept.batches.worker
     assert owner is not None
@@ -228,6 +256,56 @@ async def test_another_process_goes_on_where_one_ended(service: FakeService) -> 
     assert done + len(living.service.jobs) >= 9
     await living.close()
     await dying.close()
+
+
+class Interrupted(SharedStore):
+    """In which the first delete of a batch's part takes until `go` is set."""
+
+    def __init__(self) -> None:
+        super().__init__(2**26)
+        self.reached, self.go = threading.Event(), threading.Event()
+
+    def delete(self, key: str) -> None:
+        super().delete(key)
+        if key.startswith("batch-part:") and not self.reached.is_set():
+            self.reached.set()
+            self.go.wait()
+
+
+async def test_a_process_that_ends_while_it_clears_up_leaves_nothing_to_be_asked_again(service: FakeService) -> None:
+    store, settings = Interrupted(), IngressSettings()
+    dying, living = Surface(service, settings, store), Surface(FakeService(), settings, store)
+    async with client_of(dying.app) as client:
+        id = await begun(client, *(asked(str(at)) for at in range(100)))
+        await once(store.reached.is_set)
+        await dying.kept.close()
+    store.go.set()
+    living.kept.tend()
+    async with client_of(living.app) as client:
+        batch = await over(client, id)
+        assert (batch["status"], batch["request_counts"]) == ("completed", {"total": 100, "completed": 100, "failed": 0})
+        assert list(await lines_of(client, batch["output_file_id"])) == [str(at) for at in range(100)]
+    assert living.service.jobs == []
+    assert [key[-6:] for key in store._entries if key.startswith("batch-part:")] == ["-ended"]
+    await living.close()
+    await dying.close()
+
+
+async def test_lines_that_are_left_at_a_change_of_settings_are_answered_by_the_new_ones(service: FakeService) -> None:
+    settings = IngressSettings(kept=KeptConfig(batch_at_once=1))
+    surface, new = Surface(service, settings), FakeService()
+    service.gate = Gate(after=1)
+    async with client_of(surface.app) as client:
+        id = await begun(client, *(asked(str(at)) for at in range(4)))
+        await once(lambda: service.running == 1)
+        surface.serves(new, settings, "2")
+        assert surface.live.in_use() == ("1", "2")  # what the line under way needs is kept until it is answered
+        service.trouble = Trouble(Unavailable("its stages are gone", retry_after_s=0.01))
+        service.gate.open.set()
+        assert (await over(client, id))["request_counts"] == {"total": 4, "completed": 4, "failed": 0}
+    assert (len(service.jobs), len(new.jobs)) == (1, 3)
+    assert surface.live.in_use() == ("2",)
+    await surface.close()
 
 
 async def test_a_tenant_has_its_own_files_and_batches() -> None:
