@@ -54,7 +54,7 @@ class CompletionPipeline:
 
     async def complete(self, job: CompleteJob, context: RequestContext) -> AsyncGenerator[CompletionEvent, None]:
         if (constraint := job.sampling.constraint) is not None:
-            await self._threads.prompts.run(CHECK_CHARS * len(constraint.text), check, constraint)
+            await self._threads.prompts.run_apart(CHECK_CHARS * len(constraint.text), check, constraint)
         num_chars = sum(map(_num_chars, job.prompts))
         asked = await self._threads.prompts.run(num_chars, self._asked, job, context.salt)
         hints = asked[0][2] if len(asked) == 1 else NO_HINTS

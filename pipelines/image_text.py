@@ -119,7 +119,7 @@ class ImageTextPipeline:
 
     async def _check(self, sampling: Sampling) -> None:
         if (constraint := sampling.constraint) is not None:
-            await self._threads.prompts.run(_CHECK_CHARS * len(constraint.text), check, constraint)
+            await self._threads.prompts.run_apart(_CHECK_CHARS * len(constraint.text), check, constraint)
 
     def _refuse_images_if_blind(self, job: ChatJob) -> None:
         for message in job.messages:

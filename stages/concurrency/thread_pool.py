@@ -154,6 +154,10 @@ class TwoLanes:
         """As `ThreadPool.run`."""
         if size <= self._inline:
             return function(*args, **kwargs)
+        return await self.run_apart(size, function, *args, **kwargs)
+
+    async def run_apart(self, size: int, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The same, but never at once: of work that may take long however little it weighs."""
         lane = self._short if size <= self._small else self._long
         return await lane.run(function, *args, **kwargs)
 

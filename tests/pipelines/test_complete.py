@@ -1,6 +1,7 @@
 """Plain texts from prompts to events, over a host with a small stage in place of the model."""
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -13,7 +14,17 @@ from stages.contract.errors import InvalidRequest
 from stages.contract.recipe import Inputs
 from stages.contract.stage import Stepped
 from stages.host.host import StageHost
-from stages.llm.messages import Generate, GenerationEnd, PromptLogprobs, Sampling, TokenDelta, TokenLogprob
+from stages.llm.messages import (
+    Constraint,
+    ConstraintKind,
+    Generate,
+    GenerationEnd,
+    PromptLogprobs,
+    Sampling,
+    TokenDelta,
+    TokenLogprob,
+)
+from tests.pipelines.checked_on import CheckedOn
 from tests.pipelines.measured_client import MeasuredClient
 from tests.pipelines.stages import FakeLlm, Given, Row
 
@@ -100,6 +111,15 @@ async def test_every_prompt_has_its_choices_which_differ_by_their_seed(scene: Sc
     assert started == PromptsRead((ReadText((97, 98), "ab"), ReadText((99,), "c")))
     assert texts(events) == {0: "0 9 5", 1: "0 9 6", 2: "0 9 5", 3: "0 9 6"}
     assert [item.payload.token_ids for item in scene.client.items] == [(97, 98), (97, 98), (99,), (99,)]
+
+
+async def test_what_an_answer_must_be_is_never_checked_on_the_event_loop(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked, asked = CheckedOn(monkeypatch), job("ab")
+    constraint = Constraint(ConstraintKind.REGEX, "a+")
+    await scene.complete(replace(asked, sampling=replace(asked.sampling, constraint=constraint)))
+    assert checked.is_off_loop
 
 
 async def test_the_work_of_all_prompts_is_admitted_at_once(scene: Scene) -> None:

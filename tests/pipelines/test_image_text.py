@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -25,7 +26,8 @@ from stages.contract.limits import QueueLimits
 from stages.contract.work import Work
 from stages.host.host import StageHost
 from stages.host.packed_item import LARGE_BYTES, packed
-from stages.llm.messages import GenerationEnd, Sampling, TokenDelta
+from stages.llm.messages import Constraint, ConstraintKind, GenerationEnd, Sampling, TokenDelta
+from tests.pipelines.checked_on import CheckedOn
 from tests.pipelines.cluster.fake_serve import FakeDeployment
 from tests.pipelines.measured_client import MeasuredClient
 from tests.pipelines.stages import BAD, FakeLlm, vision_encoder
@@ -125,6 +127,16 @@ async def test_a_chat_starts_then_tells_what_the_stage_tells_and_ends_with_its_e
     last = events[-1]
     assert isinstance(last, ChoiceEvents)
     assert last.events[-1] == GenerationEnd("stop", 3)
+
+
+async def test_what_an_answer_must_be_is_never_checked_on_the_event_loop(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`(a|b|c){1,100000}` is short to write and long to compile."""
+    checked, asked = CheckedOn(monkeypatch), job()
+    constraint = Constraint(ConstraintKind.REGEX, "a+")
+    await scene.chat(replace(asked, sampling=replace(asked.sampling, constraint=constraint)))
+    assert checked.is_off_loop
 
 
 async def test_choices_differ_by_their_seed(scene: Scene) -> None:

@@ -83,7 +83,7 @@ class ChatQuestions:
         if size > MAX_TOOL_CHARS:
             context.note("tools", f"calls are not held to these schemas: they have more than {MAX_TOOL_CHARS} characters")
             return replace(tools, functions=tuple(replace(one, is_enforceable=False) for one in tools.functions))
-        functions, told = await self.threads.parsing.run(CHECK_BYTES * size, _enforceable, tools.functions, must_hold)
+        functions, told = await self.threads.parsing.run_apart(CHECK_BYTES * size, _enforceable, tools.functions, must_hold)
         for function, why in told:
             context.note(function.param, f"calls are not held to this schema: {why}")
         return replace(tools, functions=functions)

@@ -216,6 +216,7 @@ async def test_what_is_not_worth_a_thread_is_done_where_it_is_asked_for() -> Non
     lanes = TwoLanes("sums", threads=1, max_waiting=0, small=10, inline=5)
     assert await lanes.run(5, threading.current_thread) is threading.main_thread()
     assert await lanes.run(6, threading.current_thread) is not threading.main_thread()
+    assert await lanes.run_apart(0, threading.current_thread) is not threading.main_thread()
     lanes.close()
 
 

@@ -12,6 +12,7 @@ from pipelines.jobs import Message, PastCall, TextPart
 from pipelines.tools.dialect import Dialect
 from pipelines.tools.formats import BY_NAME, THOUGHT_MARKS
 from stages.llm.messages import Constraint, ConstraintKind
+from tests.pipelines.checked_on import CheckedOn
 from tests.pipelines.ingress.fakes import CHAT
 from tests.pipelines.ingress.routes.test_chat import asked, refused
 from tests.pipelines.ingress.speaking import Speaking, posted, spoken_to
@@ -109,6 +110,12 @@ async def test_without_tools_and_with_none_marks_are_text() -> None:
         _, body = await posted(Speaking(CALLS, HERMES), chat_body(**more))
         assert body["choices"][0]["message"]["content"] == CALLS
         assert body["choices"][0]["finish_reason"] == "stop"
+
+
+async def test_schemas_of_tools_are_never_checked_on_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked = CheckedOn(monkeypatch)
+    await asked(chat_body(tools=[WEATHER]))
+    assert checked.is_off_loop
 
 
 async def test_the_template_is_given_the_tools_that_may_be_called() -> None:
