@@ -80,9 +80,9 @@ class _Running:
 
 
 class KeptWork:
-    """On one event loop. `kinds`, `max_running` and `worker` may be set anew at any time; what runs then
-    goes on, and is tried again by the newest worker. Methods raise
-    `Unavailable` where what is kept can't be reached."""
+    """On one event loop. `max_running`: pieces of work at a time, where no tenant waits of which nothing runs; 0: none. It, `kinds` and
+    `worker` may be set anew at any time; what runs then goes on, and is tried again by the newest worker. Methods raise `Unavailable`
+    where what is kept can't be reached."""
 
     def __init__(
         self,
@@ -168,6 +168,9 @@ class KeptWork:
         """Cancels it, and keeps nothing of it: what is kept after this by who still does it, that one deletes. Its last state."""
         state = await self.cancel(id, owner)
         if state is not None:
+            running = self._running.get(id)
+            if running is not None and running.task is not None:
+                await asyncio.wait([running.task])  # it is over, and its end is being written down
             for kind in (self._kinds().given, self._kinds().state):
                 await self._values.delete(kind, id, owner)
             await self._forgotten(id, owner)
@@ -214,8 +217,7 @@ class KeptWork:
                 running.is_news = False
                 if not await self._save(running):
                     await self._stop(running)
-        if len(self._running) < self.max_running:
-            await self._begin_some()
+        await self._begin_some()
 
     async def _look_after(self, running: _Running) -> None:
         if await self._leases.is_called_off(running.open.id):
@@ -232,16 +234,21 @@ class KeptWork:
             await self._over(running)
 
     async def _begin_some(self) -> None:
-        """Of what is open, as much as there is room for: of each tenant as of the others."""
+        """Of what is open, as much as there is room for: of each tenant as of the others. One of which nothing runs doesn't wait for the
+        work of others, which may take a day."""
+        if self.max_running < 1:
+            return
         worker, waiting = self.worker, [work for work in await self._leases.all_open() if work.id not in self._running]
         shares = Counter(running.open.tenant for running in self._running.values())
-        while waiting and worker is not None and len(self._running) < self.max_running:
+        while waiting and worker is not None:
             work = min(waiting, key=lambda each: shares[each.tenant])
+            if shares[work.tenant] and len(self._running) >= self.max_running:
+                return
             waiting.remove(work)
             owner = worker.owner_of(work.tenant)
             if owner is not None and await self._leases.take(work.id):
-                shares[work.tenant] += 1
                 await self._begin(work, owner, worker)
+                shares[work.tenant] += work.id in self._running
 
     async def _begin(self, work: OpenWork, owner: Owner, worker: Worker) -> None:
         kinds = self._kinds()

@@ -22,7 +22,9 @@ class KeptConfig(Strict):
     job_s: float = Field(3600, gt=0, description="within which a job must be done, and how long what came of it is kept")
     jobs: int = Field(64, ge=1, description="of one tenant, done ones included")
     job_bytes: int = Field(256 * MiB, ge=MiB, description="of one tenant's jobs: what they are given, and what came of them")
-    running_jobs: int = Field(8, ge=1, description="that one HTTP replica has under way")
+    running_jobs: int = Field(
+        8, ge=1, description="that one HTTP replica has under way, and one of each tenant that has none there"
+    )
     file_s: float = Field(7 * 86_400, gt=0, description="how long a file is kept: the input of a batch, or what came of one")
     files: int = Field(1000, ge=1, description="of one tenant")
     file_bytes: int = Field(256 * MiB, ge=MiB, description="of one tenant's files")

@@ -17,7 +17,9 @@ from pipelines.ingress.kept.files import KeptFiles
 from pipelines.ingress.kept.kept_values import KeptFull, KeptValues, Kind, Owner
 from pipelines.ingress.kept.work import Task
 from pipelines.ingress.request.offline import Offline, OfflineAnswer, ask
+from pipelines.ingress.routes.batches import outcomes
 from pipelines.ingress.routes.batches.lines import Fault, Line, read_lines
+from pipelines.ingress.routes.batches.outcomes import Outcome
 from pipelines.threads import Threads
 from stages.concurrency.together import stopped
 from stages.contract.errors import TooLarge
@@ -29,15 +31,6 @@ SAVE_S = 5.0
 SAVE_LINES = 64
 PAUSE_S = 1.0  # after a refusal that says nothing else
 BUSY = (429, 503)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """Of one line, as it will stand in a file. `is_good`: in that of the answers."""
-
-    number: int
-    is_good: bool
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,12 +164,12 @@ class BatchWorker:
         progress = _Progress(total)
         while (part := await self._values.get(self._parts, f"{id}-{progress.num_parts}", owner)) is not None:
             progress.num_parts += 1
-            for number, is_good, text in json.loads(part):
-                progress.outcomes[number] = Outcome(number, is_good, text)
+            for outcome in await self._threads.answers.run(outcomes.read_part, part):
+                progress.outcomes[outcome.number] = outcome
         return progress
 
     async def _save(self, id: str, owner: Owner, progress: _Progress) -> None:
-        part = json.dumps([[each.number, each.is_good, each.text] for each in progress.unsaved]).encode()
+        part = await self._threads.answers.run(outcomes.part_of, progress.unsaved)
         await self._values.put(self._parts, f"{id}-{progress.num_parts}", part, owner)
         progress.num_parts += 1
         progress.unsaved, progress.saved_at = [], time.monotonic()
@@ -194,9 +187,9 @@ class BatchWorker:
                 progress.outcomes[line.number] = _unanswered(line)
         told: JsonObject = {"counts": progress.counts(), "is_late": is_late}
         for name, is_good in (("output", True), ("error", False)):
-            texts = [outcome.text for _, outcome in sorted(progress.outcomes.items()) if outcome.is_good == is_good]
-            if texts:
-                file_id, content = f"file-{id}-{name}", "".join(f"{text}\n" for text in texts).encode()
+            content = await self._threads.answers.run(outcomes.file_of, progress.outcomes, is_good=is_good)
+            if content:
+                file_id = f"file-{id}-{name}"
                 await self._files.put(file_id, f"{id}_{name}.jsonl", "batch_output", content, owner)
                 told = {**told, f"{name}_file_id": file_id}
         if not await self._values.put(self._parts, f"{id}-ended", json.dumps(told).encode(), owner):

@@ -64,16 +64,16 @@ async def test_the_same_id_is_not_submitted_twice() -> None:
 
 
 class Slow(SharedStore):
-    """In which the first write takes until `go` is set."""
+    """In which the first write of what holds `slow` takes until `go` is set."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(10**6, clock)
-        self.reached, self.go = threading.Event(), threading.Event()
+        self.reached, self.go, self.slow = threading.Event(), threading.Event(), b""
 
     def write(
         self, key: str, data: bytes, *, ttl_s: float, owner: str = "", if_absent: bool = False, if_present: bool = False
     ) -> bool:
-        if not self.reached.is_set():
+        if self.slow in data and not self.reached.is_set():
             self.reached.set()
             self.go.wait()
         return super().write(key, data, ttl_s=ttl_s, owner=owner, if_absent=if_absent, if_present=if_present)
@@ -202,6 +202,23 @@ async def test_what_is_deleted_elsewhere_does_not_come_back_when_who_does_it(how
     await here.close()
 
 
+async def test_what_is_deleted_while_its_end_is_written_down_is_gone() -> None:
+    clock = Clock()
+    store, worker = Slow(clock), FakeWorker()
+    store.slow = b'"status": "done"'
+    worker.open.set()
+    here = process(store, clock, worker)
+    await here.submit("a", b"a boat", ADA, for_s=600)
+    await once(store.reached.is_set)
+    assert (await ended(here, "a")).status is Status.DONE
+    forgetting = asyncio.create_task(here.forget("a", ADA))
+    store.go.set()
+    await forgetting
+    assert await here.state("a", ADA) is None
+    assert not any(key.startswith("work:") for key in store._entries)
+    await here.close()
+
+
 async def test_work_that_finds_no_room_is_tried_again_and_counts_as_queued_until_then() -> None:
     clock = Clock()
     worker = FakeWorker(fails=[Overloaded("full", retry_after_s=0.01), Overloaded("full", retry_after_s=0.01)])
@@ -258,6 +275,23 @@ async def test_only_so_much_runs_at_a_time_and_tenants_take_turns() -> None:
     assert sorted(worker.began) == ["a1", "b1"]
     worker.open.set()
     await ended(here, "a3")
+    await here.close()
+
+
+async def test_a_tenant_of_which_nothing_runs_does_not_wait_for_anothers_work_to_end() -> None:
+    clock = Clock()
+    worker = FakeWorker()
+    here = process(SharedStore(10**6, clock), clock, worker)
+    for id in ("a1", "a2", "a3"):
+        await here.submit(id, b"", ADA, for_s=600)
+    await until(lambda: is_begun(worker, "a2"))
+    await here.submit("b1", b"", BOB, for_s=600)
+    await here.submit("b2", b"", BOB, for_s=600)
+    await until(lambda: is_begun(worker, "b1"))
+    sought = len(worker.sought)
+    await here._round()
+    assert (sorted(worker.began), worker.ended) == (["a1", "a2", "b1"], [])
+    assert len(worker.sought) == sought  # nobody else's turn is looked for
     await here.close()
 
 

@@ -5,7 +5,7 @@ import asyncio
 import hashlib
 import json
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from pipelines.ingress.app import Kept, create_app
 from pipelines.ingress.kept.work import Task
 from pipelines.ingress.kept.work_state import Status, WorkState
 from pipelines.ingress.request.settings import IngressSettings
+from pipelines.ingress.routes.batches import outcomes
 from pipelines.ingress.routes.batches.batches import batch_told
 from pipelines.ingress.routes.batches.built import told_error
 from pipelines.jobs import ChatJob
@@ -305,6 +306,37 @@ async def test_lines_that_are_left_at_a_change_of_settings_are_answered_by_the_n
         assert (await over(client, id))["request_counts"] == {"total": 4, "completed": 4, "failed": 0}
     assert (len(service.jobs), len(new.jobs)) == (1, 3)
     assert surface.live.in_use() == ("2",)
+    await surface.close()
+
+
+async def test_what_came_of_a_batch_is_written_and_read_off_the_event_loop(
+    service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = {name: list[int]() for name in ("part_of", "read_part", "file_of")}
+
+    def noting(name: str) -> Callable[..., Any]:
+        plain = getattr(outcomes, name)
+
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            threads[name].append(threading.get_ident())
+            return plain(*args, **kwargs)
+
+        return noted
+
+    for name in threads:
+        monkeypatch.setattr(outcomes, name, noting(name))
+    surface = Surface(service, IngressSettings())
+    async with client_of(surface.app) as client:
+        service.gate = Gate(after=1)
+        id = await begun(client, *(asked(str(at)) for at in range(9)))
+        await once(lambda: service.running > 0)
+        service.gate.open.set()
+        service.gate = Gate()
+        await once(lambda: service.gate is not None and service.gate.reached.is_set())
+        await client.post(f"/v1/batches/{id}/cancel")
+        assert (await told(client, id))["output_file_id"] is not None
+    assert all(threads.values())
+    assert threading.get_ident() not in {ident for idents in threads.values() for ident in idents}
     await surface.close()
 
 
