@@ -16,9 +16,9 @@ MAX_MULTIPLES = 25_000
 """Of all different multiples, and of what those have in common that a value may be held to at once."""
 
 MAX_RULES = 500
-MAX_RULE_CHARS = 4_000_000
+MAX_RULE_CHARS = 2_000_000
 """Of a grammar in GBNF: of its rules, and of these times its characters. It becomes Lark in Python, which looks through all rules as
-often as there are rules at worst: some two seconds then."""
+often as there are rules at worst: a second or two then."""
 
 MAX_KEPT = 32
 """Of what answers are held to, compiled: an ordinary schema takes less than a megabyte, the largest some ten."""
