@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import httpx
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +12,8 @@ from tests.fuzz.effort import effort
 from tests.fuzz.mutations import VALUES, altered, mutated
 from tests.pipelines.ingress.fakes import CHAT, EMBED, PAINT, FakeService
 from tests.pipelines.ingress.surface import chat_body, client_for, data_url, error_of, image_part, png
+
+pytestmark = pytest.mark.timeout(900)  # each example makes the whole surface anew: a tenth of a second of a quiet core
 
 NAMES = st.sampled_from(
     ["system", "assistant", "user", "text", "image_url", "auto", "url", "b64_json", "64x64", CHAT, PAINT, EMBED]

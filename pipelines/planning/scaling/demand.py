@@ -87,8 +87,10 @@ def need(history: History, capacity: float, attainable: float, line: Line, setti
     risen = history.rises([each for each in windows if each >= up_after_s] or [up_after_s], settings.certainty, beyond)
     lately, steady = history.rate(LATELY * settings.period_s), history.steady(LATELY * settings.period_s)
     comes = max(steady, risen or 0.0)
-    asked = [LITTLE] if capacity <= 0 and (is_awake(history, settings) or line.incoming > 0) else []
-    if risen is not None or lately.lower(certainty(LATELY * settings.period_s, windows[0], settings.certainty)) > beyond:
+    awake = is_awake(history, settings) or line.incoming > 0
+    asked = [LITTLE] if capacity <= 0 and awake else []
+    surely = risen is not None or lately.lower(certainty(LATELY * settings.period_s, windows[0], settings.certainty)) > beyond
+    if surely and (capacity > 0 or awake):  # what sleeps is not woken by what came before
         asked.append((comes + line.incoming) / settings.target_utilisation)
     beyond_chance = line.drains - _by_chance(history, capacity, line, settings) / line.drain_s
     if beyond_chance > 0 and lately.lower(_SURELY) + line.incoming + beyond_chance > capacity:
@@ -98,7 +100,7 @@ def need(history: History, capacity: float, attainable: float, line: Line, setti
         history,
         more,
         usual=(lately.mean + line.incoming) / settings.target_utilisation,
-        is_awake=is_awake(history, settings) or line.incoming > 0,
+        is_awake=awake,
         delivers=min(max(capacity, min(more or 0.0, attainable)), comes + line.drains),
         line=line,
     )
