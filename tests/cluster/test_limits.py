@@ -8,7 +8,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import positive_data_acceptance
+from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from pipelines.ingress.app import create_app
 from pipelines.ingress.request.settings import IngressSettings
@@ -29,6 +29,10 @@ schema = schemathesis.openapi.from_dict(create_app(FakeService(), IngressSetting
 def test_generated_requests_get_described_answers_from_the_served_system(server: Server, case: schemathesis.Case) -> None:
     response = case.call(base_url=server.url, headers={"x-request-timeout-seconds": "5"})
     excluded = [positive_data_acceptance] + ([not_a_server_error] if response.status_code == 504 else [])
+    if (
+        case.path == "/v1/files"
+    ):  # of whose form no wrong value is generated, but headers that nobody knows, which anybody may send
+        excluded.append(negative_data_rejection)
     case.validate_response(response, excluded_checks=excluded)
 
 

@@ -183,7 +183,8 @@ class KeptWork:
 
     async def close(self) -> None:
         """What runs is left to others, from the beginning."""
-        await asyncio.gather(*self._submitting, return_exceptions=True)
+        if self._submitting:
+            await asyncio.wait(set(self._submitting))
         if self._tending is not None:
             await stopped(self._tending)
         for running in list(self._running.values()):

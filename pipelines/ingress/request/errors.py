@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from fastapi import Request, Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from pipelines.ingress.body.bodies import UnsupportedMediaType
 from pipelines.ingress.proxy.proxy_headers import SHARED_HEADER
@@ -177,7 +178,16 @@ async def routing_error_handler(request: Request, error: Exception) -> Response:
     else:
         message, code = str(error.detail), "invalid_request"
     detail = ErrorDetail(message=message, type="invalid_request_error", param=None, code=code)
-    return json_response(ErrorBody(error=detail).to_json(), status=error.status_code, headers=dict(error.headers or {}))
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    if error.status_code == 405:
+        headers["allow"] = _allowed(request)
+    return json_response(ErrorBody(error=detail).to_json(), status=error.status_code, headers=headers)
+
+
+def _allowed(request: Request) -> str:
+    """Every method of an address, of whichever of its routes: Starlette tells those of the first."""
+    routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for route in routes for method in getattr(route, "methods", None) or ()}))
 
 
 def shown_address(text: str) -> str:

@@ -101,13 +101,21 @@ def _description(app: FastAPI, bodies: Mapping[type[BaseModel], Sequence[str]]) 
     schemas.update(definitions["$defs"])
     for body, models in bodies.items():
         if models:
-            schemas[body.__name__]["properties"]["model"]["enum"] = list(models)
+            _name_models(schemas[body.__name__], models)
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     for found in _operations(description):
         found["responses"].pop("422", None)  # FastAPI's own, which this surface never gives
     components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
     return description
+
+
+def _name_models(schema: JsonObject, models: Sequence[str]) -> None:
+    """A model that need not be said may be null, as all that is left out."""
+    model = schema["properties"]["model"]
+    model["enum"] = list(models)
+    if "model" not in schema.get("required", ()):
+        schema["properties"]["model"] = {"anyOf": [model, {"type": "null"}]}
 
 
 def _operations(description: JsonObject) -> Iterable[JsonObject]:
