@@ -115,7 +115,7 @@ def _name_models(schema: JsonObject, models: Sequence[str]) -> None:
     model = schema["properties"]["model"]
     model["enum"] = list(models)
     if "model" not in schema.get("required", ()):
-        schema["properties"]["model"] = {"anyOf": [model, {"type": "null"}]}
+        model |= {"type": ["string", "null"], "enum": [*models, None]}
 
 
 def _operations(description: JsonObject) -> Iterable[JsonObject]:
