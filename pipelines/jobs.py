@@ -169,10 +169,12 @@ class Trunk:
 @dataclass(frozen=True, slots=True)
 class PaintJob:
     """None: the model's own default. `partial_images`: how many previews of each image are wanted while it is painted (0-3).
-    `init` None: from noise alone. `trunk`: what it shares with other paintings of its seed (None: nothing)."""
+    `init` None: from noise alone. `trunk`: what it shares with other paintings of its seed (None: nothing). `first`: the index of its first
+    image, where others of the same request are asked for apart."""
 
     prompt: str
     n: int = 1
+    first: int = 0
     width: int | None = None
     height: int | None = None
     negative_prompt: str | None = None

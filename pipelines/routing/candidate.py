@@ -18,7 +18,8 @@ class Candidate:
     has no answer to, the latest at `sent_at`. `fills`: whether all its places are taken, as far as that is known (None: it has room). That
     takes some microseconds. `starts_in_s`: a replica that is yet to be started (named "", and `sent` is all that waits). `seed`: what it
     owns names by (`ownership.py`). `others`: the other stages of the same replica that share its device. `ahead`, `drain_s`: what follows
-    from news and what was sent, and how long all of it takes; whoever changes any of that calls `changed`."""
+    from news and what was sent, and how long all of it takes; `ahead_of_urgent`: what of it is before an item of priority 0 (None: all).
+    Whoever changes any of that calls `changed`."""
 
     pool: str
     replica: str
@@ -32,6 +33,7 @@ class Candidate:
     seed: int = 0
     others: "tuple[Candidate, ...]" = ()
     ahead: Ahead | None = None
+    ahead_of_urgent: Ahead | None = None
     drain_s: float = 0.0
     came_at: float = 0.0
 

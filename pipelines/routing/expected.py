@@ -49,7 +49,7 @@ class Outlook:
         self._candidates, self._wanted, self._held, self._now = candidates, wanted, held, now
         self._work = wanted.work if wanted.work is not None else _usual(candidates)
         self._is_plain = not held.beginnings and not wanted.hints.parts
-        self._lines = _lines(candidates, now, settings)
+        self._lines = _lines(candidates, now, settings, is_urgent=wanted.priority <= 0)
         self.costs = [self._cost_s(one, line, settings) for one, line in zip(candidates, self._lines, strict=True)]
 
     def _cost_s(self, candidate: Candidate, line: _Line, settings: Ranking) -> float:
@@ -115,7 +115,7 @@ def _usual(candidates: Sequence[Candidate]) -> Work:
     return Work(sum(news.outstanding.amount for news in told) / num_items, steps) if steps > 0 else ONE
 
 
-def _lines(candidates: Sequence[Candidate], now: float, settings: Ranking) -> list[_Line]:
+def _lines(candidates: Sequence[Candidate], now: float, settings: Ranking, *, is_urgent: bool) -> list[_Line]:
     """One for each. The older the news, the more it is as with the others of its pool; at least what this process has sent there itself."""
     fresh_s = FRESH * settings.news_half_life_s
     found, is_fresh, speeds = [], True, None
@@ -127,6 +127,8 @@ def _lines(candidates: Sequence[Candidate], now: float, settings: Ranking) -> li
             speed, ahead = speeds.get(candidate.pool, speeds[""]), None  # it may be another by now
         if ahead is None:
             ahead = _look_ahead(candidate, speed)
+        if is_urgent and candidate.ahead_of_urgent is not None:
+            ahead = candidate.ahead_of_urgent
         if news is None or now - candidate.heard_at > fresh_s:
             is_fresh = False
         left = _part_left(candidate, now) if news is not None and candidate.drain_s else 1.0
@@ -148,6 +150,9 @@ def _look_ahead(candidate: Candidate, speed: Speed) -> Ahead:
     if num_items and outstanding.steps <= 0:  # of whose work nobody knows
         outstanding = ONE * num_items
     candidate.ahead, candidate.drain_s = ahead, _ = speed.ahead(outstanding, num_items), speed.drain_s(outstanding, num_items)
+    candidate.ahead_of_urgent = None
+    if news is not None and news.num_later:
+        candidate.ahead_of_urgent = speed.ahead(outstanding - news.later, num_items - news.num_later)
     return ahead
 
 

@@ -33,7 +33,8 @@ class EngineIdentity:
 @dataclass(frozen=True, slots=True)
 class Load:
     """`queued` items are ready, or being prepared. `seconds_ahead`: how long the device will be busy with what it has, as far as is
-    known (0.0 while unknown). `outstanding`: what is left to do of all of them; `speed`: how fast that is done (None: unknown). Since the
+    known (0.0 while unknown). `outstanding`: what is left to do of all of them, `later` of those `num_later` that a newcomer of priority 0
+    goes before; `speed`: how fast that is done (None: unknown). Since the
     engine started, `num_arrived` items were taken in, `arrived` in all as they were foreseen, and `num_left` have left, done or not."""
 
     queued: int
@@ -44,10 +45,20 @@ class Load:
     arrived: Work = NO_WORK
     num_arrived: int = 0
     num_left: int = 0
+    later: Work = NO_WORK
+    num_later: int = 0
 
     @property
     def num_items(self) -> int:
         return self.queued + self.running
+
+    def finish_s(self, work: Work, priority: int = 0) -> float | None:
+        """Seconds until a newcomer would be done. None while nobody knows."""
+        if self.speed is None:
+            return None
+        if priority > 0:
+            return self.speed.finish_s(work, self.outstanding, self.num_items)
+        return self.speed.finish_s(work, self.outstanding - self.later, self.num_items - self.num_later)
 
 
 class Receiver(Protocol):

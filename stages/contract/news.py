@@ -15,7 +15,8 @@ from stages.contract.work import NO_WORK, Work
 @dataclass(frozen=True, slots=True)
 class StageNews:
     """Of one stage in one replica. `device`: the model's name ("cpu", "NVIDIA L4"). `outstanding`: what is left to do, of all
-    `num_items` that wait or run (not of those that wait for inputs). `failing`: which part of its latest items it failed by its own
+    `num_items` that wait or run (not of those that wait for inputs), `later` of the `num_later` among them that a newcomer of priority 0
+    goes before. `failing`: which part of its latest items it failed by its own
     fault, 0 to 1. `holds`: hints (`hint`) of names whose results are at hand there, the latest ones only. `arrived`, `num_arrived`,
     `num_left`: what has come to the engine since it started, and how many have left it. `number`: later news of the same replica has a
     higher one. `is_shared`: its device's time is also the other stages' of this replica that compute on the same one; `speed` is then as it
@@ -35,6 +36,8 @@ class StageNews:
     num_left: int = 0
     number: int = 0
     is_shared: bool = False
+    later: Work = NO_WORK
+    num_later: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,8 +94,9 @@ class InFlight:
     def _expect(self, work: Work, foreseen: Amount, others_s: Sequence[float], now: float) -> None:
         load = self.scheduler.load(now)
         work.found_nothing = not load.num_items
-        if load.speed is not None:
-            work.expected_s = shared_s(load.speed.finish_s(foreseen, load.outstanding, load.num_items), others_s)
+        alone_s = load.finish_s(foreseen, work.item.priority)
+        if alone_s is not None:
+            work.expected_s = shared_s(alone_s, others_s)
 
     def _learn(self, work: Work) -> None:
         """From how long it took."""

@@ -20,7 +20,7 @@ from stages.contract.limits import QueueLimits
 from stages.contract.recipe import NO_INPUTS, Inputs, Recipe
 from stages.contract.result import Result
 from stages.contract.work import NO_WORK
-from stages.engine.scheduling.room import Tally, has_room_for_another
+from stages.engine.scheduling.room import Tally, has_room_for_another, open_to
 from stages.engine.work import as_stage_error
 from stages.host.deadlines import remaining_s, too_late
 from stages.host.held_receipts import HeldReceipt, held
@@ -122,7 +122,7 @@ class HostedEngine:
         run = self.pages.run_of(item)
         if len(run.names) <= run.num_resident:
             return self.pages.as_held(run)
-        if not has_room_for_another(self._waiting, item.tenant, self._may_wait):
+        if not has_room_for_another(self._waiting, item.tenant, open_to(item.priority, self._may_wait)):
             return self.pages.refused(run)
         with self._ended_waiting.counting(item), self._waits(item):
             return await self.pages.find(item, run)
@@ -132,7 +132,7 @@ class HostedEngine:
         if not recipes:
             return AtHand()
         with self._ended_waiting.counting(item):
-            if not has_room_for_another(self._waiting, item.tenant, self._may_wait):
+            if not has_room_for_another(self._waiting, item.tenant, open_to(item.priority, self._may_wait)):
                 raise self._full()
             return await self.resolved(recipes, item)
 

@@ -90,6 +90,8 @@ class Telling:
             speed=load.speed,
             outstanding=load.outstanding,
             num_items=load.num_items,
+            later=load.later,
+            num_later=load.num_later,
             failing=self._failing_at(now),
             holds=self._holds,
             arrived=load.arrived,

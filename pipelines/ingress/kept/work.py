@@ -292,19 +292,20 @@ class KeptWork:
             return replace(running.state, status=Status.CANCELLED, ended=self._now())
         if running.state.tries >= MAX_TRIES:
             raise ReplicaLost(f"the processes that did {task.id} ended under it, {MAX_TRIES} of them")
-        running.state = replace(running.state, tries=running.state.tries + 1)
+        running.state = replace(running.state, tries=running.state.tries + 1, status=Status.RUNNING, started=self._now())
         with contextlib.suppress(Unavailable):
             if not await self._save(running):
                 return replace(running.state, status=Status.CANCELLED, ended=self._now())
         while True:
             worker = self.worker or worker
-            running.state = replace(running.state, status=Status.RUNNING, started=self._now())
             try:
                 told = await self._in_time(worker.run(task, lambda told: self._hear(running, told)), task)
             except Overloaded as error:
                 running.state = replace(running.state, status=Status.QUEUED, started=None)
                 running.is_news = True
                 await self._in_time(asyncio.sleep(min(MAX_PAUSE_S, error.retry_after_s or 1.0)), task)
+                running.state = replace(running.state, status=Status.RUNNING, started=self._now())
+                running.is_news = True
                 continue
             return replace(running.state, status=Status.DONE, ended=self._now(), told=told)
 

@@ -115,6 +115,8 @@ class Replica:
             speed=load.speed,
             outstanding=load.outstanding,
             num_items=load.num_items,
+            later=load.later,
+            num_later=load.num_later,
             failing=counted.failing,
             holds=own.names.held,
             number=next(self._number),

@@ -96,11 +96,12 @@ class Scheduler(ABC, Generic[W]):
         self._used = {}
 
     def load(self, now: float | None = None) -> Load:
-        """`now` None: what runs is taken to be half done, where it matters."""
+        """`now` None: what runs is taken to be half done, where it matters, and nothing that waits has aged."""
         queued, running, speed = len(self.waiting), len(self.running()), self.speed.of(self.bound.limits)
         outstanding = self.waiting.outstanding + self._left_of_running(now)
         ahead_s = 0.0 if speed is None else speed.drain_s(outstanding, queued + running)
-        return Load(queued, running, ahead_s, outstanding, speed)
+        later, num_later = self.waiting.left_for_later(now)
+        return Load(queued, running, ahead_s, outstanding, speed, later=later, num_later=num_later)
 
     @abstractmethod
     def _left_of_running(self, now: float | None) -> Work: ...

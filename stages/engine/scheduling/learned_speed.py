@@ -120,10 +120,12 @@ class LearnedSpeed:
 
     def _learn_margin(self, expected_s: float, seconds: float) -> None:
         """It follows the quantile by small steps, up where it was missed and down where it was not (Robbins and Monro, 1951), in
-        proportion."""
-        was_missed = seconds > self._margin * max(expected_s, SHORT_S)
-        step = MARGIN_GAIN * (MARGIN_QUANTILE if was_missed else MARGIN_QUANTILE - 1)
-        self._margin = min(MAX_MARGIN, max(1.0, self._margin * math.exp(step)))
+        proportion. Never up past what was seen: many who came together miss alike, and are one sight of one thing."""
+        ratio = seconds / max(expected_s, SHORT_S)
+        if ratio > self._margin:
+            self._margin = min(MAX_MARGIN, ratio, self._margin * math.exp(MARGIN_GAIN * MARGIN_QUANTILE))
+        else:
+            self._margin = max(1.0, self._margin * math.exp(MARGIN_GAIN * (MARGIN_QUANTILE - 1)))
 
     def asked(self, weight: float, did: Work) -> None:
         """An item that weighed so much, before it began, was so much work in the end."""

@@ -5,6 +5,9 @@ may have one item. So nobody is kept out by what others sent, and with n tenants
 one item each. The other way, to throw out the latest item of whoever has most (McKenney, "Stochastic Fairness Queueing", INFOCOM
 1990), would keep to the bound exactly, but fails work that was accepted, and with one item the whole request that it is a part of.
 
+What nobody waits for (its priority is over that of a request that says nothing) is let into the first half of the line only: whoever
+sends it can come back, and there is room for those who can't.
+
 Knows no order, and not what the items are.
 """
 
@@ -66,6 +69,11 @@ class Tally(Generic[K]):
         held.cost -= cost
         if not held.items:  # and with it what rounding has left of the cost
             del self._held[key]
+
+
+def open_to(priority: int, limits: QueueLimits) -> QueueLimits:
+    """The part of a line that what is so urgent is let into."""
+    return limits if priority <= 0 else QueueLimits(max(1, limits.max_items // 2), limits.max_cost / 2)
 
 
 def has_room_for_another(tally: Tally[str], tenant: str, limits: QueueLimits) -> bool:

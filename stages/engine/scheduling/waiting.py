@@ -22,7 +22,7 @@ from stages.contract.errors import QueueFull
 from stages.contract.item import DEFAULT_TENANT
 from stages.contract.limits import QueueLimits
 from stages.contract.work import NO_WORK, Work
-from stages.engine.scheduling.room import Tally, has_room_for_another, has_room_for_cost
+from stages.engine.scheduling.room import Tally, has_room_for_another, has_room_for_cost, open_to
 
 W = TypeVar("W")
 _Request = tuple[str, str]  # tenant, and request
@@ -75,6 +75,10 @@ class Entry(Generic[W]):
             raise ValueError(f"the cost of {self.id} is {self.cost}; a cost is finite and not negative")
 
 
+def _half(priority: int) -> str:
+    return f", of which what has a priority over 0 (it has {priority}) may take half" if priority > 0 else ""
+
+
 class WaitingLine(Generic[W]):
     """The entries that wait, bounded by count and by cost.
 
@@ -95,6 +99,7 @@ class WaitingLine(Generic[W]):
         self._ready: Tally[str] = Tally()
         self._requests: Tally[_Request] = Tally()
         self._outstanding = NO_WORK
+        self._num_later = 0  # of priority over 0
         self._virtual_time: dict[str, float] = {}  # of each tenant that has something in line
         self._finish_tags: dict[_Request, float] = {}  # of the last piece of each request that has some in line
         self._had_turn: dict[_Request, float] = {}  # when such a request had its last turn
@@ -119,6 +124,14 @@ class WaitingLine(Generic[W]):
         """What is left to do of all that waits."""
         return self._outstanding
 
+    def left_for_later(self, now: float | None) -> tuple[Work, int]:
+        """What of that a newcomer of priority 0 would go before, and of how many. `now` None: nothing has aged."""
+        if not self._num_later:
+            return NO_WORK, 0
+        rank = self._rank(0.0 if now is None else now)
+        later = [entry.outstanding for entry in self if entry.priority > 0 and (now is None or rank(entry)[0] > 0)]
+        return sum(later, NO_WORK), len(later)
+
     @property
     def num_preparing(self) -> int:
         return len(self) - self._ready.items
@@ -136,7 +149,7 @@ class WaitingLine(Generic[W]):
         """Raises `QueueFull` with the seconds after which there will be room, `ValueError` for an id that already waits."""
         if entry.id in self:
             raise ValueError(f"{entry.id} already waits for {self._name}")
-        self.refuse_if_full(entry.cost, entry.tenant)
+        self.refuse_if_full(entry.cost, entry.tenant, entry.priority)
         if len(self) >= self._limits.max_items or 0 < self.cost > self._limits.max_cost - entry.cost:
             self.num_let_in_beyond += 1
         request = entry.tenant, entry.request
@@ -159,11 +172,11 @@ class WaitingLine(Generic[W]):
             if entry.request and (request := (entry.tenant, entry.request)) in self._requests:
                 self._had_turn[request] = now
 
-    def refuse_if_full(self, cost: float, tenant: str = DEFAULT_TENANT) -> None:
+    def refuse_if_full(self, cost: float, tenant: str = DEFAULT_TENANT, priority: int = 0) -> None:
         """Raises `QueueFull` where one more of this cost would not be let in."""
-        if not has_room_for_another(self._tenants, tenant, self._limits):
-            raise self._full(f"{len(self)} items wait, and queue.max_items is {self._limits.max_items}")
-        self._refuse_cost(cost, tenant)
+        if not has_room_for_another(self._tenants, tenant, open_to(priority, self._limits)):
+            raise self._full(f"{len(self)} items wait, and queue.max_items is {self._limits.max_items}{_half(priority)}")
+        self._refuse_cost(cost, tenant, priority)
 
     def limit(self, limits: QueueLimits) -> None:
         """New bounds, for what comes from now on."""
@@ -204,7 +217,7 @@ class WaitingLine(Generic[W]):
         self._uncount(entry)
         try:
             if cost > entry.cost and not entry.was_let_in:
-                self._refuse_cost(cost, entry.tenant)
+                self._refuse_cost(cost, entry.tenant, entry.priority)
         except QueueFull:
             del self._entries[entry_id]
             self._forget(entry)
@@ -220,7 +233,9 @@ class WaitingLine(Generic[W]):
                 earliest = min(
                     entry.start_tag, self._virtual_time.get(entry.tenant, 0.0)
                 )  # another request has no other pieces
-                line[entry_id] = replace(entry.amended(priority, deadline), start_tag=earliest)
+                line[entry_id] = amended = replace(entry.amended(priority, deadline), start_tag=earliest)
+                if line is self._entries:
+                    self._num_later += (amended.priority > 0) - (entry.priority > 0)
 
     def take(self, entry_id: str) -> Entry[W] | None:
         entry = self._entries.get(entry_id)
@@ -257,6 +272,7 @@ class WaitingLine(Generic[W]):
     def _count(self, entry: Entry[W]) -> None:
         self._tenants.add(entry.tenant, entry.cost)
         self._outstanding += entry.outstanding
+        self._num_later += entry.priority > 0
         if entry.ready:
             self._ready.add(entry.tenant)
         if entry.request:
@@ -264,6 +280,7 @@ class WaitingLine(Generic[W]):
 
     def _uncount(self, entry: Entry[W]) -> None:
         self._tenants.remove(entry.tenant, entry.cost)
+        self._num_later -= entry.priority > 0
         self._outstanding = self._outstanding - entry.outstanding if self._tenants else NO_WORK  # and what rounding has left
         if entry.ready:
             self._ready.remove(entry.tenant)
@@ -325,11 +342,10 @@ class WaitingLine(Generic[W]):
 
         return rank
 
-    def _refuse_cost(self, cost: float, tenant: str) -> None:
-        if not has_room_for_cost(self._tenants, tenant, cost, self._limits):
-            raise self._full(
-                f"work of {self.cost:g} waits, this would add {cost:g}, and queue.max_cost is {self._limits.max_cost:g}"
-            )
+    def _refuse_cost(self, cost: float, tenant: str, priority: int) -> None:
+        if not has_room_for_cost(self._tenants, tenant, cost, open_to(priority, self._limits)):
+            most = f"queue.max_cost is {self._limits.max_cost:g}{_half(priority)}"
+            raise self._full(f"work of {self.cost:g} waits, this would add {cost:g}, and {most}")
 
     def _full(self, why: str) -> QueueFull:
         return QueueFull(f"the queue of stage {self._name} is full: {why}", retry_after_s=self.retry_after_s())

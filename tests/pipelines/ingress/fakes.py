@@ -307,8 +307,9 @@ class FakePainter:
             steps = job.steps or 8
             seed = 7 if job.seed is None else job.seed
             previews = {steps * (count + 1) // (job.partial_images + 1): count for count in range(job.partial_images)}
+            indexes = range(job.first, job.first + job.n)
             for step in range(1, steps + 1):
-                for index in range(job.n):
+                for index in indexes:
                     await events.tick()
                     yield PaintProgress(index, step, steps)
                     if step in previews:
@@ -316,7 +317,7 @@ class FakePainter:
                         yield PaintImage(index, gradient(job, seed + index, step / steps), seed + index, previews[step])
             for stage in PAINT_PARTS[: 3 if job.init is None else 4]:
                 context.add(_receipt(f"{PAINT}.{stage}"))
-            for index in range(job.n):
+            for index in indexes:
                 await events.tick()
                 yield PaintImage(index, gradient(job, seed + index, 1.0), seed + index)
             await events.tick()

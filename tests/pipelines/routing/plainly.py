@@ -23,7 +23,7 @@ class Plain:
 
 def expected(candidates: Sequence[Candidate], wanted: Wanted, now: float, settings: Ranking = Ranking()) -> list[Plain]:
     speeds = [speed_of(one, candidates) for one in candidates]
-    own = [ahead_now(one, speed, now) for one, speed in zip(candidates, speeds, strict=True)]
+    own = [ahead_now(one, speed, now, wanted.priority) for one, speed in zip(candidates, speeds, strict=True)]
     found = []
     for one, speed, line in zip(candidates, speeds, own, strict=True):
         pool = [ahead for other, ahead in zip(candidates, own, strict=True) if other.news and other.pool == one.pool]
@@ -55,8 +55,11 @@ def part_left(one: Candidate, speed: Speed, now: float) -> float:
     return min(1.0, max(0.0, 1 - age_s / shared_s(drain_s, others_s)))
 
 
-def ahead_now(one: Candidate, speed: Speed, now: float) -> Ahead:
-    ahead, left = speed.ahead(*outstanding(one)), part_left(one, speed, now)
+def ahead_now(one: Candidate, speed: Speed, now: float, priority: int) -> Ahead:
+    (work, num), left = outstanding(one), part_left(one, speed, now)
+    if one.news is not None and priority <= 0:
+        work, num = work - one.news.later, num - one.news.num_later
+    ahead = speed.ahead(work, num)
     return Ahead(left * ahead.waits_s, left * ahead.beside, ahead.lasts)
 
 

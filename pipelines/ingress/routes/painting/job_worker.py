@@ -1,26 +1,31 @@
-"""What a job is to the HTTP process that does it: a painting like any other, whose progress is noted and whose images are kept.
+"""What a job is to the HTTP process that does it: paintings like any others, but behind all that somebody waits for. Their progress is
+noted, and the images are kept.
 
-Decides what is noted of it. Who does it, when, and how often is `pipelines/ingress/kept/work.py`. Knows no HTTP.
+Decides what is noted of it, and that each image waits for room by itself. Who does it, when, and how often is
+`pipelines/ingress/kept/work.py`. Knows no HTTP.
 """
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from pipelines.context import RequestContext
 from pipelines.ingress.kept.kept_values import KeptValues, Kind, Owner
-from pipelines.ingress.kept.work import Task
+from pipelines.ingress.kept.work import MAX_PAUSE_S, Task
 from pipelines.ingress.kept.work_state import JsonObject
 from pipelines.ingress.request.arrival import Arrival
 from pipelines.ingress.request.errors import internal_error_body, told_error
+from pipelines.ingress.request.offline import LOWEST
 from pipelines.ingress.request.receipts import ReceiptPrinter
 from pipelines.ingress.routes.painting.job_request import JobRequest
 from pipelines.jobs import PaintEvent, PaintImage, PaintProgress
 from pipelines.threads import Threads
 from stages.concurrency.thread_pool import working_for
-from stages.contract.errors import StageFailed, TriptychError
+from stages.concurrency.together import together
+from stages.contract.errors import Overloaded, StageFailed, TriptychError
 from stages.images.image import encode
 
 PACE_S = 1.0
@@ -43,7 +48,7 @@ class JobWorker:
             id=task.id,
             tenant=task.owner.tenant,
             salt=task.owner.salt,
-            priority=request.priority,
+            priority=request.priority or LOWEST,
             deadline=task.until,
             pace_s=PACE_S,
         )
@@ -66,18 +71,49 @@ class JobWorker:
         return self.arrival.settings.key_ring().of(tenant)
 
     async def _painted(self, request: JobRequest, context: RequestContext, report: Callable[[JsonObject], None]) -> JsonObject:
+        progress = _Progress(request.job.n)
+        kept = await together(self._one(index, request, context, progress, report) for index in range(request.job.n))
+        receipt = self.receipts.receipt(context).model_dump(exclude_unset=True)
+        return {**progress.told(), "images": kept, "receipt": receipt}
+
+    async def _one(
+        self,
+        index: int,
+        request: JobRequest,
+        context: RequestContext,
+        progress: "_Progress",
+        report: Callable[[JsonObject], None],
+    ) -> JsonObject:
+        """Apart from the job's other images: what is begun goes on where there is no room for another. While there is none for any, the
+        whole job is too much."""
+        while True:
+            try:
+                return await self._image(index, request, context, progress, report)
+            except Overloaded as error:
+                if not progress.goes_on_without(index):
+                    raise
+                await asyncio.sleep(min(MAX_PAUSE_S, error.retry_after_s or 1.0))
+                progress.waiting.discard(index)
+
+    async def _image(
+        self,
+        index: int,
+        request: JobRequest,
+        context: RequestContext,
+        progress: "_Progress",
+        report: Callable[[JsonObject], None],
+    ) -> JsonObject:
         pipeline = self.arrival.served(context.tenant).paint_pipeline(request.model)
-        progress, kept = _Progress(), dict[int, JsonObject]()
-        async with aclosing(cast("AsyncGenerator[PaintEvent]", pipeline.paint(request.job, context))) as events:
+        job, kept = replace(request.job, n=1, first=index), None
+        async with aclosing(cast("AsyncGenerator[PaintEvent]", pipeline.paint(job, context))) as events:
             async for event in events:
                 if isinstance(event, PaintProgress):
-                    report(progress.after(event, request.job.n))
+                    report(progress.after(event))
                 elif event.partial is None:
-                    kept[event.index] = await self._keep(event, request, context)
-        if len(kept) < request.job.n:
-            raise StageFailed(f"{len(kept)} of {request.job.n} images were painted")
-        receipt = self.receipts.receipt(context).model_dump(exclude_unset=True)
-        return {**progress.told(), "images": [kept[index] for index in sorted(kept)], "receipt": receipt}
+                    kept = await self._keep(event, request, context)
+        if kept is None:
+            raise StageFailed(f"image {index} of {request.job.n} was not painted")
+        return kept
 
     async def _keep(self, image: PaintImage, request: JobRequest, context: RequestContext) -> JsonObject:
         height, width = image.pixels.shape[:2]
@@ -94,14 +130,22 @@ def image_id(job_id: str, index: int | str) -> str:
 class _Progress:
     """Steps of all images of a job together, and since when."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_images: int) -> None:
+        self._num_images = num_images
         self._done: dict[int, int] = {}
         self._total = 0
+        self.waiting: set[int] = set()
+        """Images that found no room."""
         self._first_at: float | None = None
 
-    def after(self, event: PaintProgress, num_images: int) -> dict[str, Any]:
+    def goes_on_without(self, index: int) -> bool:
+        """That image found no room. False: no image has, and none was begun."""
+        self.waiting.add(index)
+        return len(self.waiting) < self._num_images or self._first_at is not None
+
+    def after(self, event: PaintProgress) -> dict[str, Any]:
         self._first_at = self._first_at or time.time()
-        self._done[event.index], self._total = event.step, event.total * num_images
+        self._done[event.index], self._total = event.step, event.total * self._num_images
         return self.told()
 
     def told(self) -> dict[str, Any]:

@@ -90,8 +90,8 @@ class VirtualEngine(ABC):
         )
         piece.submitted_at = now
         piece.is_typical = load.num_items > 0 and piece.priority <= 0
-        if load.speed is not None:
-            alone_s = load.speed.finish_s(foreseen, load.outstanding, load.num_items)
+        alone_s = load.finish_s(foreseen, piece.priority)
+        if alone_s is not None:
             piece.expected_s = shared_s(alone_s, self._device.others_s(self))
         if self._is_busy:
             self.interrupt()

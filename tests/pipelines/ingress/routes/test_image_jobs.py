@@ -14,13 +14,15 @@ import pytest
 from PIL import Image
 
 from cache.store import MemoryStore
+from pipelines.context import RequestContext
 from pipelines.ingress.app import Kept, create_app
+from pipelines.ingress.request.offline import LOWEST
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.ingress.routes.painting.job_request import JobRequest
 from pipelines.jobs import GivenImage, ImagePart, PaintJob, Trunk
 from pipelines.settings.schema.http import KeptConfig
 from stages.contract.errors import QueueFull, StageFailed
-from tests.pipelines.ingress.fakes import CHAT, PAINT, FakeService, Gate, Trouble, gradient
+from tests.pipelines.ingress.fakes import CHAT, PAINT, Events, FakeService, Gate, Trouble, gradient
 from tests.pipelines.ingress.kept.workers import Clock, SharedStore
 from tests.pipelines.ingress.surface import JsonObject, client_of, data_url, error_of, png
 
@@ -163,6 +165,36 @@ async def test_a_job_that_finds_no_room_waits_instead_of_failing() -> None:
         assert (await until(client, told["id"], "completed"))["tries"] == 1
 
 
+class OneAtATime(FakeService):
+    """Has room for no second painting beside the first."""
+
+    @asynccontextmanager
+    async def work(self, job: Any, context: RequestContext) -> AsyncIterator[Events]:
+        if self.running:
+            self.num_refused = getattr(self, "num_refused", 0) + 1
+            raise QueueFull("full", retry_after_s=0.001)
+        async with super().work(job, context) as events:
+            yield events
+
+
+async def test_an_image_that_finds_no_room_waits_and_those_that_are_begun_go_on() -> None:
+    service = OneAtATime()
+    async with process(service) as client:
+        done = await until(client, (await submitted(client, paint(n=3, seed=5)))["id"], "completed")
+    assert [(image["index"], image["seed"]) for image in done["images"]] == [(0, 5), (1, 6), (2, 7)]
+    assert service.num_refused > 0
+    painted = [job.first for job in service.jobs if isinstance(job, PaintJob)]
+    assert sorted(painted) == [0, 1, 2]  # none was begun twice
+
+
+async def test_a_job_goes_behind_all_that_somebody_waits_for() -> None:
+    service = FakeService()
+    async with process(service) as client:
+        for asked in ({}, {"triptych": {"priority": 3}}):
+            await until(client, (await submitted(client, paint(**asked)))["id"], "completed")
+    assert [context.priority for context in service.contexts] == [LOWEST, 3]
+
+
 async def test_a_job_that_is_called_off_ends_and_stays_so() -> None:
     service = FakeService(gate=Gate(after=2))
     assert service.gate is not None
@@ -177,7 +209,7 @@ async def test_a_job_that_is_called_off_ends_and_stays_so() -> None:
 
 
 async def test_a_job_deleted_while_another_process_paints_it_leaves_no_image() -> None:
-    service, store = FakeService(gate=Gate(after=17)), SharedStore(10**8)  # by then one of two is painted
+    service, store = FakeService(gate=Gate(after=9)), SharedStore(10**8)  # by then both are painted
     assert service.gate is not None
     async with process(service, store) as here, process(FakeService(), store) as there:
         told = await submitted(here, paint(n=2))

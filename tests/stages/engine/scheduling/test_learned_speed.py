@@ -112,6 +112,16 @@ def test_the_margin_covers_nineteen_of_twenty() -> None:
     assert covered == pytest.approx(0.95, abs=0.04)
 
 
+def test_many_who_were_late_alike_say_no_more_than_how_late_they_were() -> None:
+    learned = LearnedSpeed()
+    learned.observe(1, 1.0)
+    for _ in range(50):
+        learned.took(1.0, 2.0)
+    speed = learned.of(LIMITS)
+    assert speed is not None
+    assert speed.margin == pytest.approx(2.0, rel=0.01)
+
+
 def test_who_is_never_late_needs_no_margin() -> None:
     learned = LearnedSpeed()
     learned.observe(1, 1.0)

@@ -64,7 +64,7 @@ class Machine(RuleBasedStateMachine):
     def add(self, key: str, cost: float, priority: int, left: float, ready: bool) -> None:
         self.serial += 1
         entry = Entry(f"{self.serial}", "", key, cost, priority, self.now + left, self.now, ready)
-        if self.is_full(cost):
+        if self.is_full(cost, priority):
             with pytest.raises(QueueFull) as refused:
                 self.scheduler.add(entry)
             assert 1 <= (refused.value.retry_after_s or 0) < math.inf
@@ -72,19 +72,20 @@ class Machine(RuleBasedStateMachine):
             self.scheduler.add(entry)
             self.waiting[entry.id] = entry
 
-    def is_full(self, cost: float) -> bool:
-        return len(self.waiting) >= self.queue_limits.max_items or self.is_too_costly(cost)
+    def is_full(self, cost: float, priority: int) -> bool:
+        most = self.queue_limits.max_items
+        return len(self.waiting) >= (max(1, most // 2) if priority > 0 else most) or self.is_too_costly(cost, priority)
 
-    def is_too_costly(self, cost: float, beside: str = "") -> bool:
-        waiting = math.fsum(entry.cost for entry in self.waiting.values() if entry.id != beside)
-        return waiting > 0 and waiting + cost > self.queue_limits.max_cost
+    def is_too_costly(self, cost: float, priority: int) -> bool:
+        waiting, most = math.fsum(entry.cost for entry in self.waiting.values()), self.queue_limits.max_cost
+        return waiting > 0 and waiting + cost > (most / 2 if priority > 0 else most)
 
     @rule(data=st.data(), key=keys, cost=costs)
     @precondition(lambda self: any(not entry.ready for entry in self.waiting.values()))
     def prepared(self, data: st.DataObject, key: str, cost: float) -> None:
         one = data.draw(st.sampled_from(sorted(name for name, entry in self.waiting.items() if not entry.ready)))
         entry = self.waiting.pop(one)
-        if cost > entry.cost and not entry.was_let_in and self.is_too_costly(cost):
+        if cost > entry.cost and not entry.was_let_in and self.is_too_costly(cost, entry.priority):
             with pytest.raises(QueueFull):
                 self.scheduler.waiting.ready(one, key, cost)
             self.fates[one] += 1

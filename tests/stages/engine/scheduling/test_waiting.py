@@ -132,6 +132,38 @@ def test_a_count_over_the_bound_is_refused_with_value_limit_and_setting(line: Ma
     waiting.add(entry("c"))
 
 
+def test_what_nobody_waits_for_is_let_into_half_of_the_line_and_leaves_the_rest_to_others(line: Make) -> None:
+    waiting = line(QueueLimits(max_items=4, max_cost=10))
+    waiting.add(entry("a", priority=10))
+    waiting.add(entry("b", priority=1))
+    with pytest.raises(
+        QueueFull, match=r"queue\.max_items is 4, of which what has a priority over 0 \(it has 1\) may take half"
+    ):
+        waiting.add(entry("c", priority=1))
+    waiting.add(entry("c"))
+    waiting.take("a")
+    waiting.take("b")
+    with pytest.raises(
+        QueueFull, match=r"queue\.max_cost is 10, of which what has a priority over 0 \(it has 2\) may take half"
+    ):
+        waiting.add(entry("d", priority=2, cost=5))
+    waiting.add(entry("d", cost=5))
+
+
+def test_what_a_newcomer_goes_before_is_told_until_it_has_aged(line: Make) -> None:
+    waiting = line()
+    assert waiting.left_for_later(0.0) == (Work(0.0, 0.0), 0)
+    for each in (entry("a", cost=3), entry("b", priority=1, cost=4), entry("c", priority=10, cost=5)):
+        waiting.add(each)
+    assert waiting.left_for_later(0.0) == (Work(9.0, 2.0), 2)
+    assert waiting.left_for_later(AGEING_S) == (Work(5.0, 1.0), 1)
+    assert waiting.left_for_later(None) == (Work(9.0, 2.0), 2)
+    waiting.amend("c", 0, math.inf)  # somebody waits for it after all
+    assert waiting.left_for_later(0.0) == (Work(4.0, 1.0), 1)
+    waiting.take("b")
+    assert waiting.left_for_later(0.0) == (Work(0.0, 0.0), 0)
+
+
 def test_a_cost_over_the_bound_is_refused(line: Make) -> None:
     waiting = line(QueueLimits(max_cost=10))
     waiting.add(entry("a", cost=6))
