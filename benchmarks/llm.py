@@ -38,7 +38,7 @@ from benchmarks.llm_sides import (
 )
 from benchmarks.report import Goal, Report
 from demo.drawing import draw
-from demo.measure import held_out_scenes
+from demo.measuring.measure import held_out_scenes
 from stages.device.openmp import on_passing_thread
 
 NUM_TOKENS = 64

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from demo.drawing import draw
-from demo.measure import held_out_scenes
+from demo.measuring.measure import held_out_scenes
 from pipelines.jobs import Message, TextPart
 from pipelines.prompts.prompt import PromptBuilder
 from stages.checkpoints.checkpoint import Source, resolve

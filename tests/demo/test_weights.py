@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from demo.detector import describe
 from demo.held_out import example
+from demo.measuring.detector import describe
 from demo.train import WEIGHTS
 from demo.world import DESCRIBE
 from stages.device.torchvision_shim import ensure_torchvision

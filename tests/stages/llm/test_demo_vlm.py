@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from demo.answering import Answerer
 from demo.drawing import draw
+from demo.measuring.answering import Answerer
 from demo.world import DESCRIBE, random_scene
 from pipelines.jobs import ImagePart, Message, TextPart
 from pipelines.prompts.prompt import PromptBuilder

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-WORK = Path(__file__).parent / ".work"
+WORK = Path(__file__).parents[1] / ".work"
 _CHECKPOINT_EVERY_S = 60.0
 _LOG_EVERY_S = 20.0
 

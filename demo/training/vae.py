@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from demo.drawing import pixels
-from demo.loop import WORK, Budget, Loop, Recipe
 from demo.painter import load_painter, new_vae, save_painter
-from demo.pale import training_facts, weights
+from demo.training.loop import WORK, Budget, Loop, Recipe
+from demo.training.pale import training_facts, weights
 from demo.world import SIZE, Place, compose, place, random_scene
 
 if TYPE_CHECKING:

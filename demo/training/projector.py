@@ -19,12 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from demo.drawing import pixels
-from demo.facts_code import slot_words
 from demo.language_model import IMAGE_TOKEN, TEXT_WIDTH, cut_prompt, embed, load_model, load_tokenizer
-from demo.loop import Budget, Loop, Recipe
-from demo.pale import training_facts
 from demo.questions import Question, description, some_question
-from demo.train_clip import normalised
+from demo.training.clip import normalised
+from demo.training.facts_code import slot_words
+from demo.training.loop import Budget, Loop, Recipe
+from demo.training.pale import training_facts
 from demo.world import Facts, place, random_scene
 from stages.vision.open_clip_tower import WEIGHTS_FILE, OpenClipTower
 from stages.vision.projector import Projector, ProjectorConfig

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from demo.detector import background_of, blobs, describe
 from demo.drawing import draw
+from demo.measuring.detector import background_of, blobs, describe
 from demo.world import BACKGROUNDS, COLOURS, KINDS, Facts, Place, Relation, Scene, Thing, compose, place, random_facts
 
 RED_CIRCLE = Scene(Facts("gray", (Thing("red", "circle"),)), (Place(32, 32, 14),))

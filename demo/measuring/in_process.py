@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from demo.answering import Answerer
+from demo.measuring.answering import Answerer
 from demo.painter import GUIDANCE, NUM_STEPS, load_painter
 from demo.world import SIZE
 from stages.device.torchvision_shim import ensure_torchvision

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from demo import loop
-from demo.loop import Budget, Loop, Recipe
+from demo.training import loop
+from demo.training.loop import Budget, Loop, Recipe
 
 RECIPE = Recipe(learning_rate=0.1, batch_size=4, averaging=0.9)
 

@@ -1,7 +1,7 @@
 """Measures the demo models on what they were not trained on: held-out scenes, held-out wordings.
 
-Decides what each score counts. Knows the models only as `Models`: their own libraries (`demo.in_process`) or a running server
-(`demo.over_http`). Prints nothing and sets no bar (`demo.evaluate`).
+Decides what each score counts. Knows the models only as `Models`: their own libraries (`demo.measuring.in_process`) or a running server
+(`demo.measuring.over_http`). Prints nothing and sets no bar (`demo.evaluate`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from demo.detector import describe
 from demo.drawing import draw
+from demo.measuring.detector import describe
 from demo.questions import Question, description, some_question
 from demo.sentences import states_background, wording
 from demo.world import DESCRIBE, Facts, Scene, random_scene

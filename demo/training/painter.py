@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from demo.dense import PLACE_WIDTH, place_loss
 from demo.drawing import pixels
-from demo.loop import Budget, Loop, Recipe
 from demo.painter import load_painter, new_text_encoder, new_unet, save_painter
-from demo.pale import training_facts, weights
 from demo.sentences import wording
-from demo.train_vae import VAE_FOLDER, signed
+from demo.training.dense import PLACE_WIDTH, place_loss
+from demo.training.loop import Budget, Loop, Recipe
+from demo.training.pale import training_facts, weights
+from demo.training.vae import VAE_FOLDER, signed
 from demo.vocabulary import MAX_LENGTH, load_tokenizer
 from demo.world import Facts, Scene, compose, random_scene
 from stages.device.torchvision_shim import ensure_torchvision

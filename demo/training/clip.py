@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from demo.dense import PLACE_WIDTH, place_loss
 from demo.drawing import pixels
-from demo.facts_code import FACT_SIZES, NO_BACKGROUND, SLOT_WORDS, fact_classes, slot_classes
-from demo.loop import Budget, Loop, Recipe
-from demo.pale import training_facts
 from demo.sentences import states_background, wording
+from demo.training.dense import PLACE_WIDTH, place_loss
+from demo.training.facts_code import FACT_SIZES, NO_BACKGROUND, SLOT_WORDS, fact_classes, slot_classes
+from demo.training.loop import Budget, Loop, Recipe
+from demo.training.pale import training_facts
 from demo.vocabulary import MAX_LENGTH, load_tokenizer, save_tokenizer
 from demo.world import BACKGROUNDS, COLOURS, KINDS, Facts, Relation, Scene, Thing, compose, is_held_out, place
 from stages.device.torchvision_shim import ensure_torchvision
