@@ -261,7 +261,7 @@ PACED, VIT = "paced", "vit-b-32"
 
 
 def _load_vit(folder: str) -> Any:
-    from stages.vision.clip_embedder import ClipEmbedder
+    from stages.vision.clip.embedder import ClipEmbedder
 
     source = Source(folder=folder)
     return ClipEmbedder.load(Checkpoint(source, Path(folder)), LoadOptions(device="cpu", dtype="float32"))

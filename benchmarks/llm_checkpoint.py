@@ -15,8 +15,8 @@ import torch
 from demo.language_model import load_model, load_tokenizer
 from demo.train import WEIGHTS
 from stages.device.torchvision_shim import ensure_torchvision
-from stages.vision.open_clip_tower import OpenClipTower
-from stages.vision.projector import Projector
+from stages.vision.clip.projector import Projector
+from stages.vision.clip.tower import OpenClipTower
 
 NEVER = "<reponame>"  # in SmolLM2's vocabulary; answers to questions don't hold it, nor does the likeliest 0.9 of any token
 IMAGE_SIZE = 64

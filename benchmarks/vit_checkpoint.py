@@ -30,7 +30,7 @@ def save_vit(folder: Path) -> Path:
     import torch
 
     from stages.device.torchvision_shim import ensure_torchvision
-    from stages.vision.open_clip_tower import CONFIG_FILE, WEIGHTS_FILE
+    from stages.vision.clip.tower import CONFIG_FILE, WEIGHTS_FILE
 
     ensure_torchvision()
     from open_clip.model import CLIP

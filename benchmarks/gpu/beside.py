@@ -27,7 +27,7 @@ TESTED = (
     "tests/stages/diffusion/test_text_encoder.py",
     "tests/stages/llm/model/test_self_check.py",
     "tests/stages/llm/test_llm.py",
-    "tests/stages/vision/test_open_clip_encoder.py",
+    "tests/stages/vision/clip/test_encoder.py",
 )
 """Those of the tests marked `cpu` that need no downloaded model."""
 ON_A_GPU = (

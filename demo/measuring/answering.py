@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from demo.language_model import cut_prompt, embed, load_model, load_tokenizer
-from stages.vision.open_clip_tower import OpenClipTower
-from stages.vision.projector import Projector
+from stages.vision.clip.projector import Projector
+from stages.vision.clip.tower import OpenClipTower
 
 _MAX_NEW_TOKENS = 28
 

@@ -19,7 +19,7 @@ from demo.measuring.answering import Answerer
 from demo.painter import GUIDANCE, NUM_STEPS, load_painter
 from demo.world import SIZE
 from stages.device.torchvision_shim import ensure_torchvision
-from stages.vision.open_clip_tower import LOCAL_PREFIX
+from stages.vision.clip.tower import LOCAL_PREFIX
 
 
 class LibraryModels:

@@ -31,7 +31,7 @@ from demo.training.pale import training_facts
 from demo.vocabulary import MAX_LENGTH, load_tokenizer, save_tokenizer
 from demo.world import BACKGROUNDS, COLOURS, KINDS, Facts, Relation, Scene, Thing, compose, is_held_out, place
 from stages.device.torchvision_shim import ensure_torchvision
-from stages.vision.open_clip_tower import WEIGHTS_FILE
+from stages.vision.clip.tower import WEIGHTS_FILE
 
 RECIPE = Recipe(learning_rate=1e-3, batch_size=64, weight_decay=0.05, averaging=0.998)
 FURTHER_RECIPE = Recipe(learning_rate=6e-4, batch_size=64, weight_decay=0.05, averaging=0.998)

@@ -26,8 +26,8 @@ from demo.training.facts_code import slot_words
 from demo.training.loop import Budget, Loop, Recipe
 from demo.training.pale import training_facts
 from demo.world import Facts, place, random_scene
-from stages.vision.open_clip_tower import WEIGHTS_FILE, OpenClipTower
-from stages.vision.projector import Projector, ProjectorConfig
+from stages.vision.clip.projector import Projector, ProjectorConfig
+from stages.vision.clip.tower import WEIGHTS_FILE, OpenClipTower
 
 RECIPE = Recipe(learning_rate=1e-3, batch_size=8, weight_decay=0.0, averaging=0.99)
 FURTHER_RECIPE = Recipe(learning_rate=7e-4, batch_size=8, weight_decay=0.0, averaging=0.99)

@@ -17,8 +17,8 @@ from stages.contract.recipe import NO_INPUTS, Recipe
 from stages.llm.llm import Llm
 from stages.llm.messages import Generate, ImageSpan, Sampling
 from stages.llm.settings import LlmSettings
+from stages.vision.clip.encoder import OpenClipEncoder
 from stages.vision.messages import EncodeImage, VisionFeatures
-from stages.vision.open_clip_encoder import OpenClipEncoder
 from tests.stages.llm.driving import drive
 
 pytestmark = [pytest.mark.models, pytest.mark.timeout(900)]

@@ -11,7 +11,7 @@ import torch
 from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
 from stages.contract.errors import ConfigurationError, InvalidRequest
 from stages.contract.recipe import NO_INPUTS
-from stages.vision.clip_embedder import ClipEmbedder
+from stages.vision.clip.embedder import ClipEmbedder
 from stages.vision.messages import Embedding, EmbedInput
 from tests.stages.vision.tiny_clip import image as drawn
 from tests.stages.vision.tiny_clip import save_clip

@@ -6,7 +6,7 @@ Knows no torch: processes that load no weights ask, too.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from stages.vision.shards import is_of
+from stages.vision.vlm.shards import is_of
 
 
 @dataclass(frozen=True, slots=True)

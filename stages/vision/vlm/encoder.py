@@ -24,8 +24,8 @@ from stages.images.image import decoded
 from stages.images.image_header import read_header
 from stages.vision.images import compiled
 from stages.vision.messages import EncodeImage, VisionFeatures
-from stages.vision.placeholders import check_num_features
-from stages.vision.vlm_parts import load_seeing_part
+from stages.vision.vlm.parts import load_seeing_part
+from stages.vision.vlm.placeholders import check_num_features
 
 _SAMPLES = ((60, 40), (40, 60))
 """Sizes of the images that are encoded at load, width and height."""

@@ -20,10 +20,10 @@ from stages.contract.recipe import Inputs
 from stages.device.arrays import as_array
 from stages.device.torchvision_shim import ensure_torchvision
 from stages.images.image import decoded
-from stages.vision.clip_texts import ClipTexts
+from stages.vision.clip.texts import ClipTexts
+from stages.vision.clip.tower import CONFIG_FILE, LOCAL_PREFIX
 from stages.vision.images import compiled
 from stages.vision.messages import Embedding, EmbedInput
-from stages.vision.open_clip_tower import CONFIG_FILE, LOCAL_PREFIX
 
 _TEXT = "text"
 

@@ -12,8 +12,8 @@ from stages.checkpoints.part_files import PartFiles
 from stages.contract.errors import ConfigurationError
 from stages.engine.scheduling.scheduler import BatchLimits, QueueLimits
 from stages.host.registry import StageSpec, part_files
-from stages.vision.shards import is_of
-from stages.vision.vlm_parts import load_seeing_part, load_speaking_part
+from stages.vision.vlm.parts import load_seeing_part, load_speaking_part
+from stages.vision.vlm.shards import is_of
 from tests.stages.llm.tiny_vlms import save_llava, save_qwen2_5_vl
 
 pytestmark = pytest.mark.models

@@ -12,10 +12,10 @@ from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
 from stages.contract.errors import ConfigurationError, InvalidRequest, TooLarge
 from stages.contract.recipe import NO_INPUTS
 from stages.device.arrays import as_tensor
+from stages.vision.clip.encoder import OpenClipEncoder
+from stages.vision.clip.projector import Projector
+from stages.vision.clip.tower import WEIGHTS_FILE
 from stages.vision.messages import EncodeImage, VisionFeatures
-from stages.vision.open_clip_encoder import OpenClipEncoder
-from stages.vision.open_clip_tower import WEIGHTS_FILE
-from stages.vision.projector import Projector
 from tests.stages.vision.tiny_clip import image, save_clip, save_projector
 
 pytestmark = pytest.mark.models

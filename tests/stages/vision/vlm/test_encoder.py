@@ -19,8 +19,8 @@ from stages.contract.limits import BatchLimits
 from stages.contract.recipe import NO_INPUTS
 from stages.engine.one_shot import OneShotEngine
 from stages.vision.messages import EncodeImage, VisionFeatures
-from stages.vision.vlm_encoder import PreparedImage, VlmEncoder
-from stages.vision.vlm_parts import load_seeing_part, load_speaking_part
+from stages.vision.vlm.encoder import PreparedImage, VlmEncoder
+from stages.vision.vlm.parts import load_seeing_part, load_speaking_part
 from tests.stages.fakes import PATIENCE_S, Gate, Inbox
 from tests.stages.llm.tiny_models import save_decoder
 from tests.stages.llm.tiny_vlms import save_llava, save_llava_siglip, save_pixtral, save_qwen2_5_vl

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stages.contract.errors import ConfigurationError, InvalidRequest
 from stages.device.torchvision_shim import ensure_torchvision
-from stages.vision.clip_texts import ClipTexts, Layout
+from stages.vision.clip.texts import ClipTexts, Layout
 from tests.stages.text.hostile import PLAIN, UNITS, repeated, times_plain, units
 
 pytestmark = pytest.mark.models

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from stages.device.torchvision_shim import ensure_torchvision
-from stages.vision.placeholders import num_image_tokens
+from stages.vision.vlm.placeholders import num_image_tokens
 from tests.stages.llm.tiny_vlms import save_llava, save_llava_siglip, save_qwen2_5_vl
 
 pytestmark = pytest.mark.models

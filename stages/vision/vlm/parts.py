@@ -1,5 +1,5 @@
 """Loads the part of a `transformers` vision-language checkpoint that sees, or the one that speaks. Which modules those are is
-`vlm_files.py`.
+`files.py`.
 
 A part is the model's own class with the other part's modules taken out before any weight is read: `from_pretrained` builds
 on the meta device, so what is taken out is never allocated and its tensors are never read from the files. Names of old
@@ -14,8 +14,8 @@ import torch
 from stages.checkpoints.checkpoint import LoadOptions
 from stages.contract.errors import ConfigurationError
 from stages.device.torchvision_shim import ensure_torchvision
-from stages.vision.shards import is_of, only_shards
-from stages.vision.vlm_files import VLM_PARTS
+from stages.vision.vlm.files import VLM_PARTS
+from stages.vision.vlm.shards import is_of, only_shards
 
 
 def load_speaking_part(folder: Path, options: LoadOptions) -> Any:

@@ -14,10 +14,10 @@ from stages.checkpoints.checkpoint import Checkpoint, LoadOptions
 from stages.contract.errors import ConfigurationError
 from stages.contract.recipe import Inputs
 from stages.device.arrays import as_array
+from stages.vision.clip.projector import Projector
+from stages.vision.clip.tower import WEIGHTS_FILE, OpenClipTower
 from stages.vision.images import compiled, preprocessed
 from stages.vision.messages import EncodeImage, VisionFeatures
-from stages.vision.open_clip_tower import WEIGHTS_FILE, OpenClipTower
-from stages.vision.projector import Projector
 
 
 class OpenClipEncoder:
