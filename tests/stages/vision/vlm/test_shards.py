@@ -11,7 +11,7 @@ from stages.checkpoints.checkpoint import Checkpoint, LoadOptions, Source
 from stages.checkpoints.part_files import PartFiles
 from stages.contract.errors import ConfigurationError
 from stages.engine.scheduling.scheduler import BatchLimits, QueueLimits
-from stages.host.registry import StageSpec, part_files
+from stages.host.kinds.registry import StageSpec, part_files
 from stages.vision.vlm.parts import load_seeing_part, load_speaking_part
 from stages.vision.vlm.shards import is_of
 from tests.stages.llm.tiny_vlms import save_llava, save_qwen2_5_vl

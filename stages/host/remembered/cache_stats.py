@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from cache.tier import TierStats
 from cache.tiered import MEMORY, TieredCache
 from stages.contract.errors import Overloaded
-from stages.host.cache_threads import CacheThreads
+from stages.host.remembered.cache_threads import CacheThreads
 
 
 @dataclass(slots=True)

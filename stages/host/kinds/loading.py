@@ -5,7 +5,7 @@ from stages.contract.errors import ConfigurationError
 from stages.device.device_name import device_name
 from stages.engine.scheduling.learned_speed import MeasuredSteps
 from stages.host.host import StageHost
-from stages.host.registry import LoadedStage, StageSpec, load
+from stages.host.kinds.registry import LoadedStage, StageSpec, load
 from stages.profiles.profile_files import Profiles
 
 

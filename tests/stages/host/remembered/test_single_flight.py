@@ -7,7 +7,7 @@ from contextvars import ContextVar
 import pytest
 
 from stages.contract.errors import Cancelled, StageFailed
-from stages.host.single_flight import Flight
+from stages.host.remembered.single_flight import Flight
 
 
 class Work:

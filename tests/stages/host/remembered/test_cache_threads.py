@@ -11,9 +11,9 @@ from cache.tier import UNLABELLED, Label
 from cache.tiered import TieredCache
 from stages.contract.engine import EngineIdentity
 from stages.contract.item import Item
-from stages.host.cache_threads import MAX_WRITING_BYTES, READERS, CacheThreads
 from stages.host.host import StageHost
-from stages.host.origin import Origin, remembered_as
+from stages.host.remembered.cache_threads import MAX_WRITING_BYTES, READERS, CacheThreads
+from stages.host.remembered.origin import Origin, remembered_as
 from tests.stages.fakes import Add, Adder, FarTier
 
 

@@ -3,7 +3,7 @@
 from stages.contract.work import Work
 from stages.engine.scheduling.learned_speed import MeasuredSteps
 from stages.host.host import StageHost
-from stages.host.loading import _measured
+from stages.host.kinds.loading import _measured
 from stages.profiles.profile import Point, StageProfile
 from stages.profiles.profile_files import Profiles
 from tests.stages.fakes import Adder

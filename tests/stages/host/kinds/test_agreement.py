@@ -14,9 +14,9 @@ from stages.checkpoints.checkpoint import Contents
 from stages.contract.errors import ConfigurationError
 from stages.contract.item import Item
 from stages.contract.recipe import Recipe
-from stages.host import loading
 from stages.host.host import StageHost
-from stages.host.registry import LoadedStage
+from stages.host.kinds import loading
+from stages.host.kinds.registry import LoadedStage
 from tests.stages.checkpoints.test_fingerprint import folder_of, spec_of
 from tests.stages.fakes import Add, Adder, Countdown, CountFrom
 from tests.stages.host.elsewhere import Elsewhere

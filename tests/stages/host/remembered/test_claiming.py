@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from cache.claims import CLAIM_S, RENEW_S, BeingMade, Claim
 from cache.tier import UNLABELLED
 from cache.tiered import Found, TieredCache
-from stages.host.cache_threads import CacheThreads
-from stages.host.claiming import LONGEST_PAUSE_S, LONGEST_WAIT_S, SHORTEST_WAIT_S, Claiming, patience_s
+from stages.host.remembered.cache_threads import CacheThreads
+from stages.host.remembered.claiming import LONGEST_PAUSE_S, LONGEST_WAIT_S, SHORTEST_WAIT_S, Claiming, patience_s
 from tests.cache.shared_tier import SharedTier, Store
 from tests.stages.host.test_host import once
 

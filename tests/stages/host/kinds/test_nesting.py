@@ -2,7 +2,7 @@
 
 import pytest
 
-from stages.host.nesting import cycle, needed_by
+from stages.host.kinds.nesting import cycle, needed_by
 
 SEE = ("see.llm", "see.vision_encoder")
 PAINT = ("paint.text_encoder", "paint.denoiser", "paint.vae_decoder", "paint.vae_encoder")

@@ -13,7 +13,7 @@ from contextvars import Context
 from cache.claims import CLAIM_S, RENEW_S, BeingMade, Claim
 from cache.tier import Label
 from cache.tiered import Found, TieredCache
-from stages.host.cache_threads import CacheThreads
+from stages.host.remembered.cache_threads import CacheThreads
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S, GROWTH = 0.01, 0.25, 1.5
 TIMES_AS_USUAL = 4

@@ -14,7 +14,7 @@ from stages.contract.errors import DeadlineExceeded, StageFailed
 from stages.contract.item import Item, Reply
 from stages.contract.recipe import Recipe
 from stages.host.host import StageHost
-from stages.host.origin import Origin, remembered_as
+from stages.host.remembered.origin import Origin, remembered_as
 from tests.cache.shared_tier import SharedTier, Store
 from tests.stages.fakes import Add, Adder, Countdown, CountFrom, Total
 from tests.stages.host.elsewhere import Elsewhere

@@ -9,7 +9,7 @@ import pytest
 from stages.checkpoints.checkpoint import LoadOptions, Source
 from stages.contract.errors import ConfigurationError
 from stages.contract.limits import BatchLimits, QueueLimits
-from stages.host.registry import KINDS, StageSpec, load, part_files, table_of
+from stages.host.kinds.registry import KINDS, StageSpec, load, part_files, table_of
 
 SPEC = StageSpec("see.llm", "llm", "transformers", Source(demo="smollm2"), LoadOptions(), BatchLimits(), QueueLimits())
 
@@ -48,7 +48,7 @@ def test_a_kind_is_in_the_table_once() -> None:
 
 def test_looking_up_imports_no_model_library() -> None:
     script = (
-        "import sys; import stages.host.registry; "
+        "import sys; import stages.host.kinds.registry; "
         "sys.exit(', '.join({'torch', 'diffusers', 'transformers', 'open_clip', 'torchvision'} & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
