@@ -1,7 +1,7 @@
 """`python -m benchmarks.decode_step`: what makes a decoding step short on a CPU (about 4 minutes, most of it compiling).
 
 The same steps of SmolLM2, in the dtype that this CPU computes best: with torch's own linear layers, with `stages.device.packed_linear`,
-and compiled (`stages.llm.model.compiled_decode`), in turns, so that all sides meet the same machine; what a step takes where another
+and compiled (`stages.llm.model.decoding.compiled`), in turns, so that all sides meet the same machine; what a step takes where another
 thread has computed before (`stages.device.openmp`); and where the time of a step goes. No goal: it is why these are there, and what is
 left to gain.
 """

@@ -27,7 +27,7 @@ from benchmarks.sampling_agreement import agreement
 from benchmarks.sampling_mixes import MIXED, MIXES, samplers_of
 from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
 from stages.device.openmp import on_passing_thread
-from stages.llm.detokenizer import TokenTexts
+from stages.llm.answers.detokenizer import TokenTexts
 from stages.llm.llm import Llm
 from stages.llm.messages import Generate, Sampling
 from stages.llm.sampling.sampling import RowSampler, sample

@@ -33,7 +33,7 @@ TESTED = (
 ON_A_GPU = (
     "tests/stages/device/test_uploads.py",
     "tests/stages/llm/sampling/test_on_a_gpu.py",
-    "tests/stages/llm/model/test_recorded_decode.py",
+    "tests/stages/llm/model/decoding/test_recorded.py",
 )
 LIMIT_S = 150
 _ASKS = """

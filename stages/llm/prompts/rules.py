@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from stages.contract.errors import InvalidRequest
-from stages.llm.bounds import check_bounds
 from stages.llm.messages import Generate, ImageSpan, Sampling
+from stages.llm.sampling.bounds import check_bounds
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 
-from stages.llm.detokenizer import StopStrings, TextStream, TokenTexts, _byte_level_alphabet
+from stages.llm.answers.detokenizer import StopStrings, TextStream, TokenTexts, _byte_level_alphabet
 from stages.llm.messages import TokenLogprob
 from tests.stages.llm.tiny_models import tiny_tokenizer
 from tests.stages.text.hostile import effort_s

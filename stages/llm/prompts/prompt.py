@@ -24,7 +24,7 @@ from stages.llm.model.slot_pages import SlotPages
 from stages.llm.model.slot_table import SlotContents, SlotImage, SlotTable
 from stages.llm.pages.at_hand import PagesAtHand
 from stages.llm.pages.kv_page import Grid, KvPage
-from stages.llm.prompt_reading import PromptReader, ReadPrompt
+from stages.llm.prompts.reading import PromptReader, ReadPrompt
 from stages.llm.structure.row_structure import Start
 from stages.vision.messages import VisionFeatures
 

@@ -9,7 +9,7 @@ import torch
 from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
 from stages.contract.errors import ConfigurationError
 from stages.llm.llm import Llm
-from stages.llm.model.compiled_decode import neighbours
+from stages.llm.model.decoding.compiled import neighbours
 from stages.llm.model.slot_cache import Chunk
 from stages.llm.settings import LlmSettings
 from tests.stages.llm.driving import drive

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.llm.answer_lengths import AnswerLengths
+from stages.llm.answers.lengths import AnswerLengths
 
 
 def seen(*lengths: int, bound: int = 10**6) -> AnswerLengths:

@@ -14,7 +14,7 @@ from torch import Tensor
 from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
 from stages.llm.llm import Llm
 from stages.llm.messages import Generate
-from stages.llm.model.recorded_decode import enough, sizes
+from stages.llm.model.decoding.recorded import enough, sizes
 from stages.llm.model.self_check import record_decode
 from stages.llm.settings import LlmSettings
 from tests.stages.llm.driving import Answer, drive

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from stages.device.uploads import uploaded
-from stages.llm.model.grouped_heads import with_grouped_heads
+from stages.llm.model.decoding.grouped_heads import with_grouped_heads
 from stages.llm.model.model_call import Masks, last_logits
 from stages.llm.model.slot_cache import Chunk, SlotCache, Window
 from stages.llm.model.slot_table import SlotContents

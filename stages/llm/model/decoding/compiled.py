@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from stages.contract.errors import ConfigurationError
-from stages.llm.model.grouped_heads import with_grouped_heads
+from stages.llm.model.decoding.grouped_heads import with_grouped_heads
 from stages.llm.model.model_call import Masks, last_logits
 from stages.llm.model.slot_cache import Chunk, SlotCache, Window
 
@@ -73,7 +73,7 @@ class CompiledDecode:
             ) from error
 
     def run(self, ids: Tensor, positions: Tensor, masks: Masks, window: Window) -> Tensor:
-        """A `Step` (`recorded_decode.py`). `window` lies over neighbouring slots, a token each. Logits [batch, vocabulary]."""
+        """A `Step` (`recorded.py`). `window` lies over neighbouring slots, a token each. Logits [batch, vocabulary]."""
         lines, places_of_lines = window.write_from[0], window.write_to[1]
         places = torch.zeros(window.batch, dtype=torch.long, device=ids.device)
         places[lines] = places_of_lines

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from stages.contract.errors import InvalidRequest
-from stages.llm.bounds import check_bounds
 from stages.llm.messages import Sampling
+from stages.llm.sampling.bounds import check_bounds
 
 PLAIN = Sampling(max_tokens=1)
 
