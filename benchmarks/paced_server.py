@@ -73,8 +73,8 @@ def _deploy(config: AppConfig, make: partial[PacedLlm], batch: BatchLimits) -> N
     from ray import serve
 
     from pipelines.app import Ingress
-    from pipelines.cluster.metrics_table import MetricsTable
     from pipelines.cluster.stage_deployment import TINY
+    from pipelines.cluster.state.metrics_table import MetricsTable
     from pipelines.settings.serve.applications import METRICS, OWN, SurfaceArgs, surface_application
 
     table: Any = serve.deployment(MetricsTable).options(name=METRICS, ray_actor_options=TINY, max_ongoing_requests=1000).bind()

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 from ray.serve.handle import DeploymentHandle
 
-from pipelines.cluster import serve_status
-from pipelines.cluster.last_answer import LastAnswer
+from pipelines.cluster.state import serve_status
+from pipelines.cluster.state.last_answer import LastAnswer
 from pipelines.jobs import StageCard
 from pipelines.settings.derived import Home, capacity
 from pipelines.settings.schema.config import INGRESS, AppConfig, PartConfig

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.cluster.inventory import devices_of
+from pipelines.cluster.state.inventory import devices_of
 from stages.contract.errors import ConfigurationError
 
 

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from pipelines.cluster.last_answer import Known, LastAnswer
+from pipelines.cluster.state.last_answer import Known, LastAnswer
 from stages.contract.errors import Unavailable
 
 

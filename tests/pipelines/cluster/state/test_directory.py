@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.cluster import directory, serve_status
-from pipelines.cluster.directory import Computing, ServeDirectory, computing, serving
+from pipelines.cluster.state import directory, serve_status
+from pipelines.cluster.state.directory import Computing, ServeDirectory, computing, serving
 from pipelines.settings.config_file import parse
 from stages.contract.errors import Unavailable
 from stages.contract.item import StageMetrics

@@ -1,6 +1,6 @@
 """What replicas last said, and for how long it counts."""
 
-from pipelines.cluster.metrics_table import MetricsTable, Refused, SettingsInUse
+from pipelines.cluster.state.metrics_table import MetricsTable, Refused, SettingsInUse
 from stages.contract.item import StageMetrics
 
 
