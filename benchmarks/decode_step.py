@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.command import results_folder, start
-from benchmarks.llm_checkpoint import save_text_model
-from benchmarks.llm_rows import started
-from benchmarks.report import Report
+from benchmarks.llm.checkpoint import save_text_model
+from benchmarks.llm.rows import started
+from benchmarks.reporting.command import results_folder, start
+from benchmarks.reporting.report import Report
 from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
 from stages.device.dtypes import choose_dtype
 from stages.device.openmp import on_passing_thread

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from benchmarks.gpu.part import Part
-from benchmarks.report import ROOT
+from benchmarks.reporting.report import ROOT
 
 LIMITS: Mapping[str, Mapping[str, str]] = {
     "as it is": {},

@@ -121,7 +121,7 @@ def never_return() -> None:
 
 @pytest.fixture(scope="module")
 def ray() -> Iterator[None]:
-    from benchmarks.cluster import cluster
+    from benchmarks.servers.cluster import cluster
 
     with cluster():
         yield
