@@ -16,7 +16,7 @@ from stages.llm.llm import Llm
 from stages.llm.messages import Generate, GenerationEnd, Sampling
 from stages.llm.settings import LlmSettings
 from tests.cache.redis_server import RedisServer
-from tests.stages.host.test_host import collect, once
+from tests.stages.host.hosting import collect, once
 from tests.stages.llm.oracle import load
 from tests.stages.llm.tiny_models import save_decoder
 

@@ -24,8 +24,8 @@ from stages.host.pages.held import MAX_HELD_BYTES
 from stages.host.remembered.cache_threads import READERS, CacheThreads
 from stages.host.remembered.origin import Origin, remembered_as
 from tests.stages.fakes import PATIENCE_S, Add, Adder, FarTier, Gate
-from tests.stages.host.test_host import collect, once
-from tests.stages.host.test_inputs import plus
+from tests.stages.host.hosting import collect, once
+from tests.stages.host.inputs.needing import plus
 from tests.stages.paged import PAGE, Letters, Spell, Speller
 
 TEXT = "abcdefgh"
