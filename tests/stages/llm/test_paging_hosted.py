@@ -18,7 +18,6 @@ from stages.llm.settings import LlmSettings
 from tests.cache.redis_server import RedisServer
 from tests.stages.host.hosting import collect, once
 from tests.stages.llm.oracle import load
-from tests.stages.llm.tiny_models import save_decoder
 
 pytestmark = pytest.mark.models
 
@@ -51,11 +50,6 @@ async def server(tmp_path: Path) -> AsyncIterator[RedisServer]:
     server.start()
     yield server
     server.kill()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_decoder("llama", tmp_path_factory.mktemp("llama"))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from stages.host.pages.writing import MAX_WAITING_BYTES, PageWriter
 from stages.host.remembered.cache_threads import CacheThreads
 from stages.host.remembered.origin import remembered_as
 from tests.stages.host.hosting import once
-from tests.stages.host.pages.test_finding import Far
+from tests.stages.host.pages.spelling import Far
 from tests.stages.paged import Letters
 
 
