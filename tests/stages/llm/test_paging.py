@@ -18,7 +18,7 @@ from stages.llm.pages.kv_page import KvPage
 from stages.llm.settings import LlmSettings
 from stages.vision.messages import VisionFeatures
 from tests.stages.llm.driving import NOTHING, Answer, drive, exported, recipe
-from tests.stages.llm.oracle import load as load_with
+from tests.stages.llm.library.oracle import load as load_with
 
 pytestmark = pytest.mark.models
 

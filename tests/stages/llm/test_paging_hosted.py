@@ -17,7 +17,7 @@ from stages.llm.messages import Generate, GenerationEnd, Sampling
 from stages.llm.settings import LlmSettings
 from tests.cache.redis_server import RedisServer
 from tests.stages.host.hosting import collect, once
-from tests.stages.llm.oracle import load
+from tests.stages.llm.library.oracle import load
 
 pytestmark = pytest.mark.models
 

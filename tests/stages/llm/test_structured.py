@@ -15,7 +15,7 @@ from stages.llm.messages import Constraint, ConstraintKind, Generate, Sampling
 from stages.llm.settings import LlmSettings
 from tests.fuzz.effort import effort
 from tests.stages.llm.driving import Answer, drive
-from tests.stages.llm.oracle import load
+from tests.stages.llm.library.oracle import load
 from tests.stages.llm.structure.schemas_at_random import schemas
 
 pytestmark = pytest.mark.models
