@@ -1,24 +1,27 @@
 """What is told of the Serve that runs, where none does."""
 
 import pytest
+import ray
+from ray.exceptions import RayError
 
 from pipelines.cluster import running_serve
 from pipelines.cluster.state import serve_status
+from pipelines.settings.nodes import Node
 
 
 def test_without_a_cluster_there_are_no_nodes_and_only_this_machine_is_listened_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running_serve.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     assert (running_serve.nodes(), running_serve.num_nodes()) == ([], 0)
     assert running_serve.listening_host() == "127.0.0.1"
 
 
-@pytest.mark.parametrize("error", [RuntimeError("no cluster"), running_serve.RayError("gone")])
+@pytest.mark.parametrize("error", [RuntimeError("no cluster"), RayError("gone")])
 def test_a_cluster_that_does_not_tell_its_nodes_has_none(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def fail() -> None:
         raise error
 
-    monkeypatch.setattr(running_serve.ray, "is_initialized", lambda: True)
-    monkeypatch.setattr(running_serve.ray, "nodes", fail)
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "nodes", fail)
     assert running_serve.nodes() == []
 
 
@@ -26,9 +29,9 @@ def test_nodes_that_are_gone_do_not_count(monkeypatch: pytest.MonkeyPatch) -> No
     told = [
         {"Alive": alive, "Resources": {"CPU": cpus}, "Labels": {"zone": "a"}} for alive, cpus in ((True, 2.0), (False, 8.0))
     ]
-    monkeypatch.setattr(running_serve.ray, "is_initialized", lambda: True)
-    monkeypatch.setattr(running_serve.ray, "nodes", lambda: told)
-    assert running_serve.nodes() == [running_serve.Node({"CPU": 2.0}, {"zone": "a"})]
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "nodes", lambda: told)
+    assert running_serve.nodes() == [Node({"CPU": 2.0}, {"zone": "a"})]
 
 
 class Client:

@@ -11,10 +11,9 @@ from pipelines.planning.scaling.observation import Present
 
 def application(**states: dict[str, int]) -> ApplicationStatusOverview:
     deployments = {
-        name: DeploymentStatusOverview("HEALTHY", "CONFIG_UPDATE_COMPLETED", found, "")  # type: ignore[arg-type]
-        for name, found in states.items()
+        name: DeploymentStatusOverview("HEALTHY", "CONFIG_UPDATE_COMPLETED", found, "") for name, found in states.items()
     }
-    return ApplicationStatusOverview("RUNNING", "", 0.0, deployments)  # type: ignore[arg-type]
+    return ApplicationStatusOverview("RUNNING", "", 0.0, deployments)
 
 
 async def test_what_serves_counts_as_running_also_while_it_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
