@@ -32,6 +32,7 @@ async def test_the_list_has_every_model_with_its_pipeline_and_stages() -> None:
         "repetition_penalty": 1.0,
         "max_tokens": 512,
     }
+    assert body["data"][0]["triptych"]["tool_choices"] == ["auto", "required"]
     painter = body["data"][1]
     assert (painter["object"], painter["owned_by"], painter["created"]) == ("model", "triptych", 1_700_000_000)
     assert [stage["kind"] for stage in painter["triptych"]["stages"]] == list(PAINT_PARTS)
