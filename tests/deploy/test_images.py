@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,7 +12,7 @@ from deploy.runtime_lock import needed, roots_of
 from tests.deploy.manifests import DEPLOY, ROOT, configured
 
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
-HADOLINT = shutil.which("hadolint") or shutil.which(str(Path(sys.executable).parent / "hadolint"))
+HADOLINT = shutil.which("hadolint") or shutil.which(ROOT / ".venv" / "tools" / "bin" / "hadolint")
 
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])

@@ -3,6 +3,7 @@ and probes for what runs there."""
 
 import json
 import re
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.deploy.manifests import KUBERNETES, OVERLAYS, configured, container, 
 SCHEMA = json.loads((Path(__file__).parent / "rayservice.schema.json").read_text())
 NEWEST = "1.37.0"
 ACCELERATORS = {"nvidia-l4": "L4", "nvidia-tesla-a100": "A100", "nvidia-h100-80gb": "H100"}
+validate = import_module("kubernetes_validate").validate  # untyped
 both = pytest.mark.parametrize("folder", list(OVERLAYS))
 
 
@@ -37,17 +39,15 @@ def test_that_schema_refuses_what_kuberay_would_drop() -> None:
 
 @both
 def test_pods_are_pods_by_kubernetes_own_schema(folder: str) -> None:
-    kubernetes = pytest.importorskip("kubernetes_validate")
     for group in groups(folder):
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": group["template"]["spec"]}
-        kubernetes.validate(pod, NEWEST, strict=True)
+        validate(pod, NEWEST, strict=True)
 
 
 def test_everything_beside_it_is_sound_by_kubernetes_own_schema() -> None:
-    kubernetes = pytest.importorskip("kubernetes_validate")
     kinds = []
     for found in plain_objects():
-        kubernetes.validate(found, NEWEST, strict=True)
+        validate(found, NEWEST, strict=True)
         kinds.append(found["kind"])
     assert (kinds.count("StatefulSet"), kinds.count("Service"), kinds.count("NetworkPolicy")) == (3, 3, 2)
 
