@@ -23,7 +23,7 @@ SMALL = {
     "models": {"$patch": "replace", "clip": {"pipeline": "embed", "embedder": {"source": {"demo": "clip"}}}},
     "deployments": {"$patch": "replace"},
 }
-LEAN = "--include-dashboard=false --object-store-memory=100000000 --block"
+LEAN = "--num-cpus=4 --include-dashboard=false --object-store-memory=100000000 --block"
 
 
 class Page:

@@ -58,7 +58,8 @@ def test_everything_that_is_copied_or_asked_for_is_let_into_the_image() -> None:
 
 
 def test_the_secrets_are_made_once_and_are_what_the_configuration_names(tmp_path: Path) -> None:
-    folder, command = tmp_path / "secrets", [DEPLOY / "secrets.sh", tmp_path / "secrets", "here", "there"]
+    folder = tmp_path / "secrets"
+    command: list[Path | str] = [DEPLOY / "secrets.sh", folder, "here", "there"]
     subprocess.run(command, check=True)
     first = {path.name: path.read_text() for path in folder.iterdir()}
     subprocess.run(command, check=True)

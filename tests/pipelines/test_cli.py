@@ -139,7 +139,9 @@ def test_serve_refuses_ways_past_serves_own_proxy_by_name_before_anything_starts
 def test_an_overlay_that_opens_the_door_needs_keys_and_is_told_with_the_rest(tmp_path: Path) -> None:
     overlay = tmp_path / "open.yaml"
     overlay.write_text("http_options: {host: 0.0.0.0}\n")
-    for command in (["check"], ["deploy", "--print"]):
+    manifest = tmp_path / "rayservice.yaml"
+    manifest.write_text("spec:\n  serveConfigV2: x\n")
+    for command in (["check"], ["serve"], ["deploy"], ["deploy", "--print"], ["deploy", "--manifest", str(manifest)]):
         result = CliRunner().invoke(app, [*command, "--overlay", str(overlay)])
         assert result.exit_code == 2
         assert "host '0.0.0.0' is not loopback, and auth.keys is empty" in result.output
