@@ -14,7 +14,7 @@ LOCKED := --require-hashes --only-binary :all:
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" $(UPGRADE)
 LOCK_OF_ALL := $(COMPILE) pyproject.toml locks/also.in --extra dev --extra bench
 
-.PHONY: setup demo serve check lint fast-tests test cpu-tests every-test fuzz audit lock format clean
+.PHONY: setup demo serve check lint fast-tests test cpu-tests every-test fuzz audit docs lock format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -24,6 +24,7 @@ help:
 	@echo "make check  format, lint, types, import contracts, fast tests"
 	@echo "make fuzz   try hostile input for FUZZ_SECONDS (3600), and keep what fails"
 	@echo "make audit  known faults in what is installed, its licences and its bill of materials (AUDIT=--may-be-unreachable)"
+	@echo "make docs   the documentation's site, in build/site"
 	@echo "make lock   write locks/ anew after pyproject.toml has changed (UPGRADE=--upgrade: the newest of everything)"
 	@echo "TORCH=cpu or TORCH=cuda chooses the build of torch; left out: cpu where pip is offered one"
 
@@ -88,6 +89,9 @@ $(TOOLS)/.installed: $(STAMP) locks/tools.txt
 
 audit: $(TOOLS)/.installed
 	@$(TOOLS)/bin/python .ci/audit.py --environment $(BIN)/python --lock locks/cuda.txt --into .triptych/audit $(AUDIT)
+
+docs: setup
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lock: $(TOOLS)/.installed
 	@cd locks && $(TOOLS)/bin/$(COMPILE) tools.in -o tools.txt
