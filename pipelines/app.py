@@ -36,6 +36,7 @@ from pipelines.cluster.stage_deployment import (
     limit_queues,
     redis,
 )
+from pipelines.cluster.surface_counts import SurfaceCounts
 from pipelines.ingress.app import Kept, create_app
 from pipelines.ingress.request.settings import settings_of
 from pipelines.service import Triptych
@@ -133,6 +134,7 @@ class Ingress:
         self._replica = str(serve.get_replica_context().replica_tag)
         self._table = handle_of(Address(deployment=METRICS, application=OWN))
         self._waiting = TellsWaiting(self._table, self._replica)
+        self._counts = SurfaceCounts(self._table, self._replica)
         self._elsewhere, self._needed = Elsewhere(), (Addresses(), RoutingConfig())
         self._own = StageReplica(args.own.spec(), self._table, self._elsewhere) if args.own is not None else None
         self._served: tuple[SurfaceSettings, Triptych] | None = None
@@ -154,7 +156,7 @@ class Ingress:
         if self._served is None or _what_is_served(self._served[0]) != _what_is_served(settings):
             self._served = settings, self._service(settings)
         if self._kept is None:
-            self._kept = Kept.new(limits, self._threads, live=self._app)
+            self._kept = Kept.new(limits, self._threads, live=self._app, surfaces=self._counts)
             gc.collect()
             gc.freeze()  # or the collector looks through all of it again and again, and holds up every request meanwhile
         return Built(given, create_app(self._served[1], limits, self._kept), version_of(given))
@@ -219,6 +221,7 @@ class Ingress:
         self._waiting.begin()
         if self._kept is not None:
             self._kept.tend()
+            self._counts.tell_soon(self._kept.metrics.num_ended, self._kept.metrics.counts)
         if self._own is not None:
             await self._own.check_health()
 
@@ -227,6 +230,7 @@ class Ingress:
             await self._kept.close()
         self._threads.close()
         self._waiting.close()
+        self._counts.close()
         if self._own is not None:
             await self._own.close()
 

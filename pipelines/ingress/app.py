@@ -22,7 +22,7 @@ from pipelines.ingress.playground import add_playground
 from pipelines.ingress.request.arrival import Arrival
 from pipelines.ingress.request.errors import json_response, routing_error_handler, triptych_error_handler
 from pipelines.ingress.request.local_caller import LocalCallersOnly
-from pipelines.ingress.request.metrics import CONTENT_TYPE, RequestMetrics
+from pipelines.ingress.request.metrics import CONTENT_TYPE, RequestMetrics, Surfaces
 from pipelines.ingress.request.receipts import ReceiptPrinter
 from pipelines.ingress.request.recent_receipts import RecentReceipts
 from pipelines.ingress.request.request_log import RequestLog
@@ -98,14 +98,15 @@ class Kept:
         threads: Threads | None = None,
         store: Store | None = None,
         live: ASGIApp | None = None,
+        surfaces: Surfaces | None = None,
     ) -> "Kept":
         """`threads` None: some of its own. `store`: of what clients come back for; None: this process's memory. `live` None: each app
-        answers what was asked of it."""
+        answers what was asked of it. `surfaces`: all replicas of the HTTP surface; None: this is the only one."""
         threads = threads if threads is not None else Threads.new()
         values = KeptValues(MemoryStore(settings.kept.memory_bytes), threads.kept)
         values.keep_in(store)
         jobs, batches = KeptWork("imgjob", values), KeptWork("batch", values)
-        kept = cls(RequestMetrics(), values, jobs, batches, threads, BodyBudget(0), RecentReceipts(), live)
+        kept = cls(RequestMetrics(surfaces), values, jobs, batches, threads, BodyBudget(0), RecentReceipts(), live)
         kept.limit(settings.limits, is_shared=len(set(settings.keys.values())) > 1)
         return kept
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Generic, TypeVar
 
+from stages.contract.histogram import HistogramCounts
 from stages.contract.news import NO_HINTS, Hints, StageNews
 from stages.contract.result import Result
 from stages.contract.work import Work
@@ -164,9 +165,17 @@ class StageMetrics:
     page_bytes_in_flight (of pages that items hold which have not started), page_compute_seconds and page_fetch_TIER_seconds
     (what a page is expected to take; 0: nobody knows), pages_exported_total and page_bytes_exported_total
     (handed to the cache), pages_dropped_total (came faster than they could be written), page_bytes_writing (that wait for it),
-    page_failures_total (how often the stage failed over pages; no request did)"""
+    page_failures_total (how often the stage failed over pages; no request did).
+
+    Of a process, told with its first stage: process_memory_bytes, and device_memory_used_bytes and device_memory_total_bytes of an
+    accelerator, whoever uses it."""
 
     is_hosted: bool = True
     """False: the stage is elsewhere, and these are of its results that this replica remembered or joined."""
     pool: str = ""
     """The deployment that the replica is of; "": of none."""
+    histograms: Mapping[str, HistogramCounts] = field(default_factory=dict)
+    """queue_seconds (of items, from submission to the first step or batch that they are in), item_seconds (of those that came to a good
+    end, from submission to it), step_seconds and batch_size (of steps and batches: how long, of how many items). Of an iterative stage:
+    first_event_seconds (from when the item came to its first event, with what it had to wait for), and
+    between_events_seconds (from one event of an item to its next: for a text, about a token)."""

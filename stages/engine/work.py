@@ -55,6 +55,7 @@ class Work:
     settled: bool = False  # `done` or `failed` is on its way; nothing more may be said
     failed: bool = False
     started_at: float | None = None
+    told_at: float | None = None  # when it last said something
     run_s: float = 0.0
     device_s: float = 0.0
     batch_items: int = 0

@@ -23,6 +23,7 @@ from stages.contract.news import StageNews
 from stages.contract.recipe import Recipe
 from stages.contract.stage import IterativeStage, OneShotStage
 from stages.device.cores import SharedCores, available_cores
+from stages.device.device_memory import memory_used
 from stages.device.shared_device import DeviceShare, SharedDevice
 from stages.engine.base import EngineOptions
 from stages.engine.delivery import LoopDelivery
@@ -221,10 +222,11 @@ class StageHost:
         shared = self._shared_cache_counters()
         metrics = []
         for name, hosted in self._hosted.items():
-            counters = {**hosted.metrics(), **self._cache_counters(name), **shared}
+            identity, histograms = hosted.engine.identity, hosted.histograms()
+            memory = memory_used(identity.device) if not metrics else {}
+            counters = {**hosted.metrics(), **self._cache_counters(name), **shared, **memory}
             shared = {}
-            identity = hosted.engine.identity
-            metrics.append(StageMetrics(name, self._replica, identity.device, identity.dtype, counters))
+            metrics.append(StageMetrics(name, self._replica, identity.device, identity.dtype, counters, histograms=histograms))
         for name, maker in self._makers.items():
             if not maker.is_here and (origins := maker.origins()):
                 latest = origins[0]

@@ -63,6 +63,11 @@ class Arrival:
         TENANT.set(caller.tenant)
         return caller
 
+    def asks(self, request: Request, model: str | None) -> None:
+        """Notes for `RequestLog` which model is asked; but none that isn't served: a name is the client's to choose."""
+        if model is not None and any(card.id == model for card in self.service.models()):
+            request.state.model = model
+
     def served(self, tenant: str) -> Service:
         """What a tenant may ask."""
         own = self.settings.models.get(tenant)
@@ -112,6 +117,7 @@ class Arrival:
         """Notes what the whole request is to know of its body. Raises `InvalidRequest` for a priority that is not the client's to
         choose."""
         request.state.asked_as = body.asked_as()
+        self.asks(request, getattr(body, "model", None))
         for name, why in body.without_effect().items():
             context.note(name, why)
         priority = body.triptych.priority if body.triptych is not None else 0

@@ -58,6 +58,7 @@ class RequestLog:
             status=watch.status or CLIENT_CLOSED_REQUEST,
             total_s=time.perf_counter() - watch.began,
             first_byte_s=watch.first_byte_s,
+            model=scope["state"].get("model", ""),
         )
         self._metrics.end(answered, scope["state"].get("tenant"))
 
