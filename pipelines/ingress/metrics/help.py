@@ -85,7 +85,7 @@ def help_of(counter: str) -> str:
     known = HELP.get(counter.removesuffix("_total"))
     if known is not None:
         return known
-    if counter.startswith("cache_hits_") or counter.startswith("page_hits_"):
+    if counter.startswith(("cache_hits_", "page_hits_")):
         tier = counter.removesuffix("_total").rpartition("_")[2]
         return f"{'Results' if counter.startswith('cache') else 'Pages'} found in {tier}."
     ends = [told for end, told in OF_CACHES.items() if counter.endswith(end)]

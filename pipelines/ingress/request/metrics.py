@@ -29,7 +29,7 @@ Counts = Sequence[Metric]
 
 
 class Surfaces(Protocol):
-    """All replicas of the HTTP surface; `replica`: this one. Implemented by `pipelines/cluster/surface_counts.py`."""
+    """All replicas of the HTTP surface; `replica`: this one. Implemented by `pipelines.cluster.state.surface_counts.py`."""
 
     @property
     def replica(self) -> str: ...
