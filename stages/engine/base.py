@@ -180,7 +180,7 @@ class BaseEngine(ABC, Generic[P, Q]):
             if work.settled:
                 self._in_flight.flush()
         except Exception as error:
-            raise as_stage_error(self.identity.stage, error, item.id) from None
+            raise as_stage_error(self.identity.stage, error, item) from None
         return SubmittedItem(self, work)
 
     def supply(self, work: Work, inputs: Inputs) -> None:
@@ -316,7 +316,7 @@ class BaseEngine(ABC, Generic[P, Q]):
                 self._in_flight.scheduler.waiting.ready(work.id, share.batch_key, share.cost)
                 self._in_flight.lock.notify()
         except BaseException as error:  # nobody else would hear of it
-            failure = as_stage_error(self.identity.stage, error, work.item.id)
+            failure = as_stage_error(self.identity.stage, error, work.item)
         if failure is not None:  # what the error held is free by now
             self._not_prepared(work, failure)
 

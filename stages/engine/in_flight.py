@@ -242,8 +242,9 @@ class InFlight:
         self.distributions.step_seconds.observe(seconds)
         self.distributions.batch_size.observe(len(works))
         for work in works:
-            if work.started_at is None:
-                self.distributions.queue_seconds.observe(max(0.0, began - work.submitted_at))
+            if not work.steps:
+                started_at = began if work.started_at is None else work.started_at
+                self.distributions.queue_seconds.observe(max(0.0, started_at - work.submitted_at))
             work.count_run(began, seconds, len(works))
 
     def load(self) -> Load:

@@ -279,7 +279,7 @@ class Submission:
         except DeadlineExceeded:
             handle.expire()
         except Exception as error:
-            handle.fail(as_stage_error(self._hosted.stage, error, self._item.id))
+            handle.fail(as_stage_error(self._hosted.stage, error, self._item))
         else:
             self._outlet.at_hand(at_hand.receipts)
             handle.supply(at_hand.inputs)

@@ -44,7 +44,7 @@ def gateway_families(language: Sequence[StageMetrics]) -> Iterable[Metric]:
 def _counters(stages: Sequence[StageMetrics]) -> Iterable[Metric]:
     rows = defaultdict[str, list[tuple[StageMetrics, float]]](list)
     for stage in stages:
-        for name, value in stage.counters.items():
+        for name, value in (*stage.counters.items(), *stage.memory.items()):
             rows[name].append((stage, value))
     for name, values in sorted(rows.items()):
         kind: Callable[..., CounterMetricFamily | GaugeMetricFamily]

@@ -60,7 +60,7 @@ class ImagesRoute:
         extras = body.triptych or PaintExtras()
         served = self.arrival.served(context.tenant)
         model = painter_of(body, served, edits=init is not None)
-        self.arrival.asks(request, model)
+        self.arrival.asks(request, model, context)
         pipeline = served.paint_pipeline(model)
         job, output = paint_job(body, self.settings, init), image_output(body, events)
         answer = ImageAnswer(
