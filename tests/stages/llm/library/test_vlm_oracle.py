@@ -21,7 +21,7 @@ from stages.llm.settings import LlmSettings
 from stages.vision.messages import EncodeImage, VisionFeatures
 from stages.vision.vlm.encoder import VlmEncoder
 from tests.stages.llm.driving import Answer, drive, exported
-from tests.stages.llm.oracle import PAGED, elsewhere
+from tests.stages.llm.library.oracle import PAGED, elsewhere
 from tests.stages.llm.tiny_vlms import save_llava, save_llava_siglip, save_qwen2_5_vl
 from tests.stages.vision.tiny_clip import image
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.stages.llm.oracle import Outcome, Verdict, judged
-from tests.stages.llm.tiny_architectures import VARIANTS
+from tests.stages.llm.library.oracle import Outcome, Verdict, judged
+from tests.stages.llm.library.tiny_architectures import VARIANTS
 
 pytestmark = [pytest.mark.models, pytest.mark.slow]
 

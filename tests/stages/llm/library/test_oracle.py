@@ -8,7 +8,7 @@ import pytest
 
 from stages.llm.settings import LlmSettings
 from tests.stages.llm.driving import drive
-from tests.stages.llm.oracle import PAGED, elsewhere, greedy, load, load_whole, requests
+from tests.stages.llm.library.oracle import PAGED, elsewhere, greedy, load, load_whole, requests
 from tests.stages.llm.tiny_models import save_decoder
 
 pytestmark = pytest.mark.models

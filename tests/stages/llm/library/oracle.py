@@ -19,7 +19,7 @@ from stages.llm.llm import Llm
 from stages.llm.messages import Generate, Sampling
 from stages.llm.settings import LlmSettings
 from tests.stages.llm.driving import Answer, drive, exported
-from tests.stages.llm.tiny_architectures import save_architecture
+from tests.stages.llm.library.tiny_architectures import save_architecture
 
 SETTINGS = (LlmSettings(1, 128, 7), LlmSettings(4, 128, 16))
 """Alone and beside others, in small chunks and in large ones."""
