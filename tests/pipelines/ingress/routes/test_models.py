@@ -141,7 +141,9 @@ async def test_metrics_count_requests_by_route_and_status_and_stages_by_name() -
     assert samples["triptych_http_requests_running"][()] == 1
     assert samples["triptych_http_request_seconds_count"][("/v1/chat/completions",)] == 1
     assert samples["triptych_stage_metrics_up"][()] == 1
-    labels = tuple(sorted(("cpu", f"{PAINT}.denoiser", f"{PAINT}-denoiser", "replica-1")))  # device, stage, pool, replica
+    labels = tuple(
+        sorted(("cpu", f"{PAINT}.denoiser", f"{PAINT}-denoiser", "replica-1", PAINT))
+    )  # device, stage, pool, replica, model
     assert samples["triptych_stage_queued"][labels] == 1
     assert samples["triptych_stage_device_seconds_total"][labels] == 0.25
 
