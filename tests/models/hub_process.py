@@ -31,7 +31,7 @@ class Nobody:
         raise NotImplementedError
 
     async def stream(
-        self, stage: str, item: Item[Any], *, restartable: bool = False, lost: set[str] | None = None
+        self, stage: str, item: Item[Any], *, again: Again | None = None, lost: set[str] | None = None
     ) -> AsyncGenerator[Sequence[object], None]:
         raise NotImplementedError
         yield
