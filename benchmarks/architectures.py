@@ -25,8 +25,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from benchmarks.command import tell
-from benchmarks.report import RESULTS, ROOT, Report, Value
+from benchmarks.reporting.command import tell
+from benchmarks.reporting.report import RESULTS, ROOT, Report, Value
 from tests.stages.llm.oracle import Outcome, Verdict, judged
 from tests.stages.llm.tiny_architectures import VARIANTS
 

@@ -99,7 +99,7 @@ def _seeing(part: Part) -> None:
     import random
 
     from pipelines.prompts.prompt import PromptBuilder
-    from stages.vision.vlm_encoder import VlmEncoder
+    from stages.vision.vlm.encoder import VlmEncoder
     from tests.stages.llm.test_vlm_oracle import Parts, asked, whole_answer
     from tests.stages.llm.tiny_vlms import save_llava, save_llava_siglip, save_qwen2_5_vl
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-from pipelines.client import Visit
+from pipelines.client import Again, Visit
 from pipelines.jobs import StageCard
 from pipelines.settings.config_file import parse
 from pipelines.settings.schema.config import AppConfig
@@ -55,7 +55,7 @@ def answer(config: AppConfig, do: str, stage: str) -> dict[str, object]:
         service = Triptych(config, Nobody(), Nobody(), Threads.new())
         return {"models": [card.id for card in service.models()]}
     from stages.checkpoints.checkpoint import resolve
-    from stages.host.registry import load, part_files
+    from stages.host.kinds.registry import load, part_files
 
     spec = stage_specs(config)[stage]
     checkpoint = resolve(spec.source, part_files(spec))

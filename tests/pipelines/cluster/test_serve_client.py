@@ -164,7 +164,7 @@ async def test_while_another_replica_may_have_room_a_full_one_refuses_nobody(
     async def paused(delay: float) -> None:
         pauses.append(delay)
 
-    monkeypatch.setattr("pipelines.cluster.serve_client.asyncio.sleep", paused)
+    monkeypatch.setattr("pipelines.cluster.attempts.asyncio.sleep", paused)
     for number in "012":
         room = Room(3, [number])
         await ask(room)

@@ -27,7 +27,7 @@ from stages.contract.errors import (
 from stages.contract.item import Item, Reply, StreamEnd
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.host.host import StageHost
-from stages.host.origin import Origin, remembered_as
+from stages.host.remembered.origin import Origin, remembered_as
 from tests.stages.fakes import Add, Adder, Countdown, CountFrom, FarTier, Gate, Total
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from demo.answering import Answerer
 from demo.drawing import draw
+from demo.measuring.answering import Answerer
 from demo.world import DESCRIBE, random_scene
 from pipelines.jobs import ImagePart, Message, TextPart
 from pipelines.prompts.prompt import PromptBuilder
@@ -17,8 +17,8 @@ from stages.contract.recipe import NO_INPUTS, Recipe
 from stages.llm.llm import Llm
 from stages.llm.messages import Generate, ImageSpan, Sampling
 from stages.llm.settings import LlmSettings
+from stages.vision.clip.encoder import OpenClipEncoder
 from stages.vision.messages import EncodeImage, VisionFeatures
-from stages.vision.open_clip_encoder import OpenClipEncoder
 from tests.stages.llm.driving import drive
 
 pytestmark = [pytest.mark.models, pytest.mark.timeout(900)]

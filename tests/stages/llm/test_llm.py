@@ -15,7 +15,7 @@ from stages.contract.stage import IterativeStage, Resident, Share
 from stages.device.arrays import as_array
 from stages.llm.llm import Llm
 from stages.llm.messages import Generate, ImageSpan, Sampling
-from stages.llm.prompt import PreparedPrompt
+from stages.llm.prompts.prompt import PreparedPrompt
 from stages.llm.row import LlmRow
 from stages.llm.settings import LlmSettings
 from stages.vision.messages import VisionFeatures

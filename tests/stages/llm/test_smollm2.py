@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
-from stages.llm.detokenizer import TextStream
+from stages.llm.answers.detokenizer import TextStream
 from stages.llm.llm import Llm
 from stages.llm.messages import Generate, Sampling
 from stages.llm.model.loading import load_language_model

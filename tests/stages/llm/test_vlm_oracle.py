@@ -19,7 +19,7 @@ from stages.llm.llm import Llm
 from stages.llm.messages import Generate, ImageSpan, Sampling
 from stages.llm.settings import LlmSettings
 from stages.vision.messages import EncodeImage, VisionFeatures
-from stages.vision.vlm_encoder import VlmEncoder
+from stages.vision.vlm.encoder import VlmEncoder
 from tests.stages.llm.driving import Answer, drive, exported
 from tests.stages.llm.oracle import PAGED, elsewhere
 from tests.stages.llm.tiny_vlms import save_llava, save_llava_siglip, save_qwen2_5_vl

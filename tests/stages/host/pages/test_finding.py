@@ -18,11 +18,11 @@ from stages.contract.engine import EngineIdentity
 from stages.contract.errors import DeadlineExceeded, InvalidRequest, QueueFull
 from stages.contract.item import InputReceipts, Item, StageMetrics, StageReceipt, StreamEnd
 from stages.contract.limits import QueueLimits
-from stages.host.cache_threads import READERS, CacheThreads
 from stages.host.host import StageHost
-from stages.host.origin import Origin, remembered_as
 from stages.host.pages.fetching import PageFetching, Wanted
 from stages.host.pages.held import MAX_HELD_BYTES
+from stages.host.remembered.cache_threads import READERS, CacheThreads
+from stages.host.remembered.origin import Origin, remembered_as
 from tests.stages.fakes import PATIENCE_S, Add, Adder, FarTier, Gate
 from tests.stages.host.test_host import collect, once
 from tests.stages.host.test_inputs import plus
