@@ -1,7 +1,7 @@
 """`python -m benchmarks.decode_step`: what makes a decoding step short on a CPU (about 4 minutes, most of it compiling).
 
 The same steps of SmolLM2, in the dtype that this CPU computes best: with torch's own linear layers, with `stages.device.packed_linear`,
-and compiled (`stages.llm.model.compiled_decode`), in turns, so that all sides meet the same machine; what a step takes where another
+and compiled (`stages.llm.model.decoding.compiled`), in turns, so that all sides meet the same machine; what a step takes where another
 thread has computed before (`stages.device.openmp`); and where the time of a step goes. No goal: it is why these are there, and what is
 left to gain.
 """
@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.command import results_folder, start
-from benchmarks.llm_checkpoint import save_text_model
-from benchmarks.llm_rows import started
-from benchmarks.report import Report
+from benchmarks.llm.checkpoint import save_text_model
+from benchmarks.llm.rows import started
+from benchmarks.reporting.command import results_folder, start
+from benchmarks.reporting.report import Report
 from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
 from stages.device.dtypes import choose_dtype
 from stages.device.openmp import on_passing_thread

@@ -16,8 +16,8 @@ from itertools import pairwise
 import numpy as np
 from PIL import Image
 
-from benchmarks.command import results_folder, start
-from benchmarks.report import Report
+from benchmarks.reporting.command import results_folder, start
+from benchmarks.reporting.report import Report
 from stages.contract.wanted import wanted_while
 from stages.images.image import decoded
 from stages.images.pixel_budget import PixelBudget

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 
 import httpx
 
-from benchmarks import triptych
-from benchmarks.command import results_folder, start, tell
-from benchmarks.http_client import events, http_client, post
-from benchmarks.load import closed_loop
-from benchmarks.report import Report
-from benchmarks.spread import spread
+from benchmarks.loads.http_client import events, http_client, post
+from benchmarks.loads.load import closed_loop
+from benchmarks.loads.spread import spread
+from benchmarks.reporting.command import results_folder, start, tell
+from benchmarks.reporting.report import Report
+from benchmarks.servers import triptych
 
 SEE, PAINT = "triptych-see", "triptych-paint"
 NUM_STREAMS = 4

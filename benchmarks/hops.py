@@ -15,11 +15,11 @@ from typing import Any
 
 import httpx
 
-from benchmarks.beside_models import Kind, kinds
-from benchmarks.command import results_folder, start, tell
-from benchmarks.http_client import post
-from benchmarks.report import ROOT, Report
-from benchmarks.triptych import shipped_config
+from benchmarks.loads.http_client import post
+from benchmarks.overhead.beside_models import Kind, kinds
+from benchmarks.reporting.command import results_folder, start, tell
+from benchmarks.reporting.report import ROOT, Report
+from benchmarks.servers.triptych import shipped_config
 from benchmarks.walk import Walk
 from pipelines.ingress.app import create_app
 from pipelines.ingress.request.settings import settings_of

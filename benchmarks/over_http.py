@@ -18,10 +18,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.command import results_folder, start, tell
-from benchmarks.llm import NUM_TOKENS, image_questions, text_questions
-from benchmarks.llm_checkpoint import save_llava
-from benchmarks.llm_sides import (
+from benchmarks.llm.checkpoint import save_llava
+from benchmarks.llm.questions import NUM_TOKENS, image_questions, text_questions
+from benchmarks.llm.sides import (
     GREEDY,
     MODEL,
     SAMPLED,
@@ -33,9 +32,10 @@ from benchmarks.llm_sides import (
     http_side,
     triptych_config,
 )
-from benchmarks.load import Load, closed_loop
-from benchmarks.report import Goal, Report
-from benchmarks.triptych import served
+from benchmarks.loads.load import Load, closed_loop
+from benchmarks.reporting.command import results_folder, start, tell
+from benchmarks.reporting.report import Goal, Report
+from benchmarks.servers.triptych import served
 from pipelines.context import RequestContext
 from pipelines.jobs import ChatJob, ChoiceEvents, ImagePart, Message, TextPart
 from pipelines.one_process import one_process

@@ -12,8 +12,8 @@ import random
 import time
 from collections.abc import Sequence
 
-from benchmarks.command import results_folder, start, tell
-from benchmarks.report import Goal, Report
+from benchmarks.reporting.command import results_folder, start, tell
+from benchmarks.reporting.report import Goal, Report
 from pipelines.planning.fleet import GIB, Demand, Device, Fleet, Measured, RequestClass, Rules, Slo
 from pipelines.planning.planner import plan
 from pipelines.planning.solving.search import Patience

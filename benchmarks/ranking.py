@@ -14,8 +14,8 @@ from collections.abc import Callable
 from ray.serve._private.common import DeploymentID, ReplicaID
 from ray.serve._private.request_router.common import ReplicaQueueLengthCache
 
-from benchmarks.command import results_folder, start
-from benchmarks.report import Goal, Report
+from benchmarks.reporting.command import results_folder, start
+from benchmarks.reporting.report import Goal, Report
 from pipelines.routing.candidate import Wanted
 from pipelines.routing.table import Member, ReplicaTable
 from stages.contract.cost import Speed, StepTimes

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import islice
 
-from benchmarks.command import results_folder, start, tell
 from benchmarks.fleet.cases import without_collecting
-from benchmarks.report import Goal, Report
+from benchmarks.reporting.command import results_folder, start, tell
+from benchmarks.reporting.report import Goal, Report
 from pipelines.planning.simulation.arrivals import gamma
 from pipelines.planning.simulation.engines.devices import Noise
 from pipelines.planning.simulation.fleet import Delay, Fleet, Hosted, Pool, Stage, Ways

@@ -20,11 +20,11 @@ from copy import deepcopy
 
 import psutil
 
-from benchmarks.command import results_folder, start, tell
-from benchmarks.http_client import http_client, post
-from benchmarks.report import ROOT, Goal, Report
-from benchmarks.server import module, port, serving
-from benchmarks.triptych import Config, served, shipped_config
+from benchmarks.loads.http_client import http_client, post
+from benchmarks.reporting.command import results_folder, start, tell
+from benchmarks.reporting.report import ROOT, Goal, Report
+from benchmarks.servers.server import module, port, serving
+from benchmarks.servers.triptych import Config, served, shipped_config
 
 IMPORT = """
 from stages.device.torchvision_shim import ensure_torchvision

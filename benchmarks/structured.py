@@ -21,12 +21,12 @@ from typing import Any
 
 import torch
 
-from benchmarks.command import results_folder, start, tell
-from benchmarks.llm import text_questions
-from benchmarks.llm_checkpoint import save_text_model
-from benchmarks.llm_rows import started
-from benchmarks.llm_sides import DTYPE, SAMPLED, THREADS, Choosing, Question, Side, SkippedSide, triptych_http, vllm_cpu
-from benchmarks.report import Goal, Report
+from benchmarks.llm.checkpoint import save_text_model
+from benchmarks.llm.questions import text_questions
+from benchmarks.llm.rows import started
+from benchmarks.llm.sides import DTYPE, SAMPLED, THREADS, Choosing, Question, Side, SkippedSide, triptych_http, vllm_cpu
+from benchmarks.reporting.command import results_folder, start, tell
+from benchmarks.reporting.report import Goal, Report
 from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
 from stages.device.openmp import on_passing_thread
 from stages.llm.llm import Llm

@@ -20,12 +20,12 @@ from pathlib import Path
 
 import httpx
 
-from benchmarks.beside_models import Breakdown, Kind, broken_down, median_parts_s
-from benchmarks.command import described, results_folder, started, tell
 from benchmarks.hops import NEW_IMAGE, REMEMBERED_IMAGE, asked
-from benchmarks.http_client import http_client, post
-from benchmarks.report import ROOT, Goal, Report
-from benchmarks.server import port, serving
+from benchmarks.loads.http_client import http_client, post
+from benchmarks.overhead.beside_models import Breakdown, Kind, broken_down, median_parts_s
+from benchmarks.reporting.command import described, results_folder, started, tell
+from benchmarks.reporting.report import ROOT, Goal, Report
+from benchmarks.servers.server import port, serving
 
 BEFORE, AFTER = "before", "after"
 NUM_PAIRS, NUM_WARM_UP, QUICK_PAIRS = 40, 8, 2

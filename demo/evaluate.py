@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 
-from demo.in_process import LibraryModels
-from demo.measure import Models, Score, answers, descriptions, paint, paintings, retrieval, round_trip
-from demo.over_http import ServedModels
+from demo.measuring.in_process import LibraryModels
+from demo.measuring.measure import Models, Score, answers, descriptions, paint, paintings, retrieval, round_trip
+from demo.measuring.over_http import ServedModels
 from demo.train import WEIGHTS
 
 BARS = {

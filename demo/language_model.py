@@ -16,7 +16,7 @@ from torch import Tensor
 from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
 from stages.device.torchvision_shim import ensure_torchvision
 from stages.llm.model.loading import load_language_model
-from stages.vision.projector import ProjectorConfig
+from stages.vision.clip.projector import ProjectorConfig
 
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 IMAGE_TOKEN = "<empty_output>"

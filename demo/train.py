@@ -14,8 +14,11 @@ from pathlib import Path
 
 import torch
 
-from demo import train_clip, train_painter, train_projector, train_vae
-from demo.loop import Budget
+from demo.training import clip as train_clip
+from demo.training import painter as train_painter
+from demo.training import projector as train_projector
+from demo.training import vae as train_vae
+from demo.training.loop import Budget
 
 WEIGHTS = Path(__file__).parent / "weights"
 PARTS = ("clip", "vae", "projector", "painter", "decoder")

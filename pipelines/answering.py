@@ -15,7 +15,7 @@ from stages.contract.errors import InvalidRequest, StageFailed
 from stages.contract.item import InputReceipts, StreamEnd
 from stages.contract.news import Hints
 from stages.contract.work import Work
-from stages.llm.answer_lengths import AnswerLengths
+from stages.llm.answers.lengths import AnswerLengths
 from stages.llm.messages import Generate, GenerationEnd, PromptLogprobs, Sampling, TokenDelta
 from stages.llm.work import answer_work
 

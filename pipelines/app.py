@@ -19,9 +19,7 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
 from pipelines.client import LocalStageClient, SplitStageClient, StageClient
-from pipelines.cluster.directory import ServeDirectory
 from pipelines.cluster.live_app import AsgiApp, Built, LiveApp, Succession
-from pipelines.cluster.metrics_table import MetricsTable, Refused, SettingsInUse
 from pipelines.cluster.replica import StageReplica
 from pipelines.cluster.running_serve import listening_host
 from pipelines.cluster.scaling.waiting import TellsWaiting
@@ -36,6 +34,8 @@ from pipelines.cluster.stage_deployment import (
     limit_queues,
     redis,
 )
+from pipelines.cluster.state.directory import ServeDirectory
+from pipelines.cluster.state.metrics_table import MetricsTable, Refused, SettingsInUse
 from pipelines.ingress.app import Kept, create_app
 from pipelines.ingress.request.settings import settings_of
 from pipelines.service import Triptych

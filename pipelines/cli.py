@@ -110,7 +110,7 @@ def demo(
 def prepare(config: ConfigPath = DEFAULT_CONFIG) -> None:
     """Downloads and unpacks what the configuration's stages load, so that they start sooner (for an image, or after installing)."""
     from pipelines.settings.serve.specs import stage_specs
-    from stages.host.registry import prepare as prepare_stage
+    from stages.host.kinds.registry import prepare as prepare_stage
 
     console = Console()
     with errors(console):

@@ -20,8 +20,8 @@ from pipelines.settings.serve.specs import stage_specs
 from pipelines.threads import Threads
 from stages.contract.item import StageMetrics
 from stages.host.host import StageHost
-from stages.host.loading import load_into
-from stages.host.registry import StageSpec
+from stages.host.kinds.loading import load_into
+from stages.host.kinds.registry import StageSpec
 from stages.images.pixel_budget import pixels_of_this_process
 from stages.profiles.profile_files import Profiles, read_profiles
 

@@ -32,7 +32,7 @@ from stages.diffusion.checkpoint.checkpoint_parts import SETTINGS
 from stages.diffusion.families.families import describe
 from stages.diffusion.prompt_lengths import PromptLengths
 from stages.diffusion.work import PaintingWork
-from stages.host.registry import PROJECTOR_FILES, StageSpec, part_files
+from stages.host.kinds.registry import PROJECTOR_FILES, StageSpec, part_files
 from stages.llm.messages import Sampling
 from stages.vision.work import EmbeddingWork
 

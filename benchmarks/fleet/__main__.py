@@ -16,7 +16,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from benchmarks.command import described, results_folder, started
 from benchmarks.fleet.baselines import LEAST_OUTSTANDING, TWO_CHOICES
 from benchmarks.fleet.devices import FLEET
 from benchmarks.fleet.overload import Overloaded, overloaded
@@ -24,8 +23,9 @@ from benchmarks.fleet.planned import PLANNED, AtSaturation, Ran, beside_others, 
 from benchmarks.fleet.routing import BUSY, TOO_MUCH, Routed, routed
 from benchmarks.fleet.scaled import DEVICES, SCALERS, SERVES, Scaled, scaled
 from benchmarks.fleet.simulated import OURS
-from benchmarks.plot import Bar, Line, Lines, Panel, svg
-from benchmarks.report import ROOT, Goal, Report
+from benchmarks.reporting.command import described, results_folder, started
+from benchmarks.reporting.plot import Bar, Line, Lines, Panel, svg
+from benchmarks.reporting.report import ROOT, Goal, Report
 
 DOCS = ROOT / "docs"
 P99_GOALS = {TWO_CHOICES: 0.6, LEAST_OUTSTANDING: 0.7}

@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import TypeVar
 
-from benchmarks.command import tell
+from benchmarks.reporting.command import tell
 
 Found = TypeVar("Found")
 Case = tuple[str, Callable[[], Found]]

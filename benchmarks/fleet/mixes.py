@@ -1,8 +1,8 @@
 """Three kinds of work on a fleet of three speeds, 1 : 3 : 6: what is asked when, and what a device takes for it. Pure, so that the live
 cluster and the simulator are sent the very same.
 
-A device only lets time pass (`benchmarks/fleet/sleeping.py`), as long as its pool's `StepTimes` say. All times follow from the rate that
-a machine can carry: a slower machine gets slower devices, and the load of 0.9 stays 0.9.
+A device only lets time pass (`live/sleeping.py`), as long as its pool's `StepTimes` say. All times follow from the rate that a machine
+can carry: a slower machine gets slower devices, and the load of 0.9 stays 0.9.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.arrivals import poisson
+from benchmarks.loads.arrivals import poisson
 from stages.contract.cost import Speed, StepTimes
 from stages.contract.work import Work
 

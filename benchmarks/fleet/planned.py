@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
-from benchmarks.command import tell
 from benchmarks.fleet import plans
 from benchmarks.fleet.cases import each
 from benchmarks.fleet.plans import BY_TYPE, EVEN, MONOLITH
 from benchmarks.fleet.simulated import OURS, SIDES, fleet_of, router_of
 from benchmarks.fleet.workloads import MIXED, REUSED, Taste, requests
+from benchmarks.reporting.command import tell
 from pipelines.planning.plan import Plan
 from pipelines.planning.planner import plan
 from pipelines.planning.simulation.arrivals import gamma, poisson

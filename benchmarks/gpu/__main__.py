@@ -22,9 +22,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.command import described, results_folder, started, tell
 from benchmarks.gpu.part import Part
-from benchmarks.report import ROOT, Goal, Report, Value
+from benchmarks.reporting.command import described, results_folder, started, tell
+from benchmarks.reporting.report import ROOT, Goal, Report, Value
 from stages.device.torchvision_shim import ensure_torchvision
 
 MAX_SHARE = 0.05

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from benchmarks.gpu.part import Part
-from benchmarks.report import ROOT
+from benchmarks.reporting.report import ROOT
 
 LIMITS: Mapping[str, Mapping[str, str]] = {
     "as it is": {},
@@ -27,13 +27,13 @@ TESTED = (
     "tests/stages/diffusion/test_text_encoder.py",
     "tests/stages/llm/model/test_self_check.py",
     "tests/stages/llm/test_llm.py",
-    "tests/stages/vision/test_open_clip_encoder.py",
+    "tests/stages/vision/clip/test_encoder.py",
 )
 """Those of the tests marked `cpu` that need no downloaded model."""
 ON_A_GPU = (
     "tests/stages/device/test_uploads.py",
     "tests/stages/llm/sampling/test_on_a_gpu.py",
-    "tests/stages/llm/model/test_recorded_decode.py",
+    "tests/stages/llm/model/decoding/test_recorded.py",
 )
 LIMIT_S = 150
 _ASKS = """

@@ -1,7 +1,7 @@
 """What choosing tokens costs on the device, of a decoding step of as many rows, and how often a step waits for the device.
 
 Cost: a step with each mix, and the same step's forward pass by itself; what is between them is choosing, with all that it keeps the
-device or the interpreter from. Decides mixes (those of `benchmarks/sampling_mixes.py`) and rows.
+device or the interpreter from. Decides mixes (those of `benchmarks/sampling/mixes.py`) and rows.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor
 from benchmarks.gpu.checkpoints import language_model
 from benchmarks.gpu.part import Part, median_seconds
 from benchmarks.gpu.right_llm import load
-from benchmarks.llm_rows import started
-from benchmarks.sampling_mixes import MIXED, samplers_of
+from benchmarks.llm.rows import started
+from benchmarks.sampling.mixes import MIXED, samplers_of
 from stages.llm.llm import Llm
 from stages.llm.messages import Generate, Sampling
 from stages.llm.row import LlmRow

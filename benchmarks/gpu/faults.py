@@ -30,8 +30,8 @@ from stages.diffusion.messages import DecodeLatents, Latents
 from stages.engine.base import BaseEngine
 from stages.engine.iterative import IterativeEngine
 from stages.engine.one_shot import OneShotEngine
-from stages.host.registry import StageSpec
-from stages.host.registry import load as load_stage
+from stages.host.kinds.registry import StageSpec
+from stages.host.kinds.registry import load as load_stage
 from stages.llm.messages import Generate, Sampling
 from stages.llm.settings import LlmSettings
 from tests.stages.diffusion.painter import Painter, Wish

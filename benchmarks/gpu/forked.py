@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 from benchmarks.gpu.part import Part
-from benchmarks.report import ROOT
+from benchmarks.reporting.report import ROOT
 
 _ASKS = """
 import json, os

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.command import tell
-from benchmarks.report import Value
+from benchmarks.reporting.command import tell
+from benchmarks.reporting.report import Value
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from benchmarks.gpu.part import Part
 from pipelines.commands.profile import measured_here, profiled
 from stages.checkpoints.checkpoint import LoadOptions, Source
 from stages.contract.limits import BatchLimits, QueueLimits
-from stages.host.registry import StageSpec
+from stages.host.kinds.registry import StageSpec
 from stages.llm.settings import LlmSettings
 from stages.profiles.profile_files import write_profile_file
 

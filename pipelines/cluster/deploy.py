@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from ray.serve.schema import ApplicationStatusOverview, ServeApplicationSchema
 
-from pipelines.cluster.metrics_table import SettingsInUse
 from pipelines.cluster.running_serve import RunningServe
+from pipelines.cluster.state.metrics_table import SettingsInUse
 from pipelines.settings.config_file import IMPORT_PATH, ServeFile, serve_document
 from pipelines.settings.schema.config import INGRESS, LimitsConfig
 from pipelines.settings.serve.applications import version_of

@@ -34,7 +34,7 @@ from stages.device.cores import available_cores, cores_of_this_machine
 from stages.device.openmp import limit_threads
 from stages.engine.health import MAX_STEP_S
 from stages.host.host import StageHost
-from stages.host.loading import load_into
+from stages.host.kinds.loading import load_into
 from stages.host.makers import StageCaller
 from stages.host.packed_item import PackedItem, unpacked
 from stages.profiles.profile_files import Profiles, read_profiles

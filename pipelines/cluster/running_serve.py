@@ -12,9 +12,9 @@ from ray.serve.context import _get_global_client
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatusOverview, ServeDeploySchema
 
-from pipelines.cluster import serve_status
-from pipelines.cluster.metrics_table import SettingsInUse
 from pipelines.cluster.scaling.serve_numbers import present
+from pipelines.cluster.state import serve_status
+from pipelines.cluster.state.metrics_table import SettingsInUse
 from pipelines.settings.nodes import Node
 from pipelines.settings.serve.applications import METRICS
 from pipelines.settings.serve.rollout import Document

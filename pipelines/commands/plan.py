@@ -76,7 +76,7 @@ def plan(
 
 def _devices(inventory: str, address: str) -> tuple[Device, ...]:
     if inventory == RAY:
-        from pipelines.cluster.inventory import running_devices
+        from pipelines.cluster.state.inventory import running_devices
 
         return running_devices(address)
     from pipelines.planning.reading.inventory import read_inventory

@@ -24,8 +24,8 @@ from stages.contract.errors import ConfigurationError
 from stages.device.cores import available_cores
 from stages.device.device_name import device_name
 from stages.device.openmp import limit_threads
-from stages.host.registry import StageSpec, memory_needs
-from stages.host.registry import load as load_stage
+from stages.host.kinds.registry import StageSpec, memory_needs
+from stages.host.kinds.registry import load as load_stage
 from stages.measuring.measure import measured
 from stages.measuring.samples import samples_of
 from stages.profiles.profile import StageProfile

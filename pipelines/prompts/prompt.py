@@ -96,7 +96,7 @@ class PromptBuilder:
     ) -> "PromptBuilder":
         """`projector`: of a model made of an open_clip tower, a projector and a text-only language model. `tools`, `thoughts`: the
         configuration's word on how it calls and thinks. Raises `ConfigurationError` for a checkpoint without tokenizer or chat template."""
-        from stages.vision.vlm_files import VLM_PARTS
+        from stages.vision.vlm.files import VLM_PARTS
 
         ensure_torchvision()
         watch_templates()

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from pipelines.jobs import ImagePart, TextPart
 from stages.checkpoints.checkpoint import Checkpoint
 from stages.contract.errors import ConfigurationError, InvalidRequest
-from stages.vision.placeholders import num_image_patches, num_image_tokens
+from stages.vision.vlm.placeholders import num_image_patches, num_image_tokens
 
 Entry = Mapping[str, Any]
 """A message as templates take it."""

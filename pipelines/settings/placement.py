@@ -1,13 +1,13 @@
 """Whether stages can be had where they are placed by those that need their results.
 
 Pure. Decides which placements are refused: deployments must not wait for one another in a circle, and none waits for the HTTP surface's
-own replica, which waits for all. Which stage needs which is `stages/host/nesting.py`.
+own replica, which waits for all. Which stage needs which is `stages/host/kinds/nesting.py`.
 """
 
 from collections.abc import Iterator
 
 from pipelines.settings.schema.config import INGRESS, AppConfig
-from stages.host.nesting import cycle, needed_by
+from stages.host.kinds.nesting import cycle, needed_by
 
 
 def homes(config: AppConfig) -> dict[str, tuple[str, ...]]:

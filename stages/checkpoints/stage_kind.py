@@ -1,7 +1,7 @@
 """What a kind of stage tells about itself before it is loaded: which files make it, what it will need, and how to load it.
 
 One `StageKind` for a kind of stage and the loader that reads it; each folder of stages lists its own in a `kinds.py`, and
-`stages/host/registry.py` looks them up. Knows none of them, and no torch: model libraries are imported when `load` is called.
+`stages/host/kinds/registry.py` looks them up. Knows none of them, and no torch: model libraries are imported when `load` is called.
 """
 
 from collections.abc import Callable, Sequence

@@ -92,8 +92,8 @@ class StageReceipt:
 @dataclass(frozen=True, slots=True)
 class Reply(Generic[V]):
     """A one-shot stage's answer. `inputs`: receipts of the results that were made for it. `origin`: whoever made it, or would
-    have (`stages/host/origin.py`): with the item's name it makes the name under which the result is remembered. `news`: of the replica
-    that answers."""
+    have (`stages/host/remembered/origin.py`): with the item's name it makes the name under which the result is remembered.
+    `news`: of the replica that answers."""
 
     value: V
     receipt: StageReceipt

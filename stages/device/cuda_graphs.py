@@ -11,7 +11,7 @@ _WARMING_UP = 2
 
 
 class CudaGraphs:
-    """A `Record` (`stages/llm/model/recorded_decode.py`) on one device. All graphs share memory, so the result of one lasts until the
+    """A `Record` (`stages/llm/model/decoding/recorded.py`) on one device. All graphs share memory, so the result of one lasts until the
     next is replayed."""
 
     def __init__(self, device: torch.device) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from cache.tiered import TieredCache
 from stages.host.makers import Maker
-from stages.host.origin import remembered_as
+from stages.host.remembered.origin import remembered_as
 
 
 class AtHand:

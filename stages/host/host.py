@@ -31,13 +31,13 @@ from stages.engine.iterative import IterativeEngine
 from stages.engine.one_shot import OneShotEngine
 from stages.engine.scheduling.learned_speed import MeasuredSteps
 from stages.host.at_hand import AtHand
-from stages.host.cache_stats import CacheStats, counters_of
-from stages.host.cache_threads import CacheThreads
 from stages.host.deadlines import at_deadline
 from stages.host.event_feed import EventFeed
 from stages.host.makers import ElsewhereMaker, EngineMaker, Maker, StageCaller
-from stages.host.origin import Origin
 from stages.host.pages.finding import StagePages
+from stages.host.remembered.cache_stats import CacheStats, counters_of
+from stages.host.remembered.cache_threads import CacheThreads
+from stages.host.remembered.origin import Origin
 from stages.host.resolving import Resolver
 from stages.host.submission import HostedEngine, Submission
 from stages.host.telling import Telling

@@ -14,7 +14,7 @@ from stages.contract.item import Item, Reply, StageReceipt
 from stages.contract.result import Result
 from stages.host.deadlines import too_late
 from stages.host.held_receipts import HeldReceipt, handed_on
-from stages.host.origin import Origin
+from stages.host.remembered.origin import Origin
 from stages.host.submission import HostedEngine, Submission
 
 

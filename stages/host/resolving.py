@@ -11,7 +11,7 @@ Decides in which order that is tried and what a receipt says about it. Knows no 
   inputs or for the device, computing, remembering), and its more urgent priority and later deadline count for the computation
   too. They don't reach inputs that are being asked for already: where those come too late, the result is made again.
 - What is remembered in Redis is made by one of the processes that could make it: where another is at it, this one waits for it, for a
-  while (`stages/host/claiming.py`): never for so long that there is no time left to make it here.
+  while (`stages/host/remembered/claiming.py`): never for so long that there is no time left to make it here.
 - A failed computation is not remembered; everyone who waits gets its error. Where it failed because whoever began it had less time
   or went away, those who have time left have it made again.
 - Results that have a name are shared by everyone who asked for it, and are therefore read-only.
@@ -30,13 +30,13 @@ from stages.concurrency.thread_pool import TENANT
 from stages.contract.errors import Cancelled, DeadlineExceeded, TriptychError
 from stages.contract.item import Item, Reply, StageReceipt
 from stages.engine.work import as_stage_error
-from stages.host.cache_stats import CacheCounters
-from stages.host.cache_threads import CacheThreads
-from stages.host.claiming import Claiming, patience_s
 from stages.host.deadlines import at_deadline, remaining_s
 from stages.host.makers import Computation, Maker
-from stages.host.origin import Origin, remembered_as
-from stages.host.single_flight import Flight
+from stages.host.remembered.cache_stats import CacheCounters
+from stages.host.remembered.cache_threads import CacheThreads
+from stages.host.remembered.claiming import Claiming, patience_s
+from stages.host.remembered.origin import Origin, remembered_as
+from stages.host.remembered.single_flight import Flight
 
 RECENT = 0.2  # how much the last result counts for how long one usually takes
 

@@ -8,7 +8,7 @@ from stages.checkpoints.stage_kind import Part, Stage, StageKind
 from stages.contract.errors import ConfigurationError
 from stages.llm.settings import LlmSettings
 from stages.llm.slot_memory import slot_bytes, step_bytes
-from stages.vision.vlm_files import holds_speaking
+from stages.vision.vlm.files import holds_speaking
 
 
 def _llm(part: Part) -> Stage:

@@ -31,9 +31,9 @@ from stages.contract.work import Work
 from stages.device.cuda_graphs import CudaGraphs
 from stages.device.packed_linear import is_packed
 from stages.device.uploads import uploaded
-from stages.llm.answer_lengths import AnswerLengths
-from stages.llm.detokenizer import Shown, TextStream, TokenTexts, special_tokens
-from stages.llm.ending import end_tokens
+from stages.llm.answers.detokenizer import Shown, TextStream, TokenTexts, special_tokens
+from stages.llm.answers.ending import end_tokens
+from stages.llm.answers.lengths import AnswerLengths
 from stages.llm.messages import Generate, GenerationEnd, PromptLogprobs, Sampling, TokenDelta, TokenLogprob
 from stages.llm.model.forward import Forward, PlacedImage
 from stages.llm.model.image_positions import ImagePositions
@@ -47,9 +47,9 @@ from stages.llm.pages.kv_page import KvPage
 from stages.llm.pages.naming import PageNaming
 from stages.llm.paging import Paging
 from stages.llm.prefill import planned
-from stages.llm.prompt import PreparedPrompt, PromptPreparer
-from stages.llm.prompt_reading import PromptReader
-from stages.llm.prompt_rules import PromptRules
+from stages.llm.prompts.prompt import PreparedPrompt, PromptPreparer
+from stages.llm.prompts.reading import PromptReader
+from stages.llm.prompts.rules import PromptRules
 from stages.llm.row import LlmRow, SuspendedAnswer
 from stages.llm.sampling.sampling import RowSampler, SampledToken, make_ready, sample
 from stages.llm.sampling.scoring import PromptScoring, are_numbers, tokens_within

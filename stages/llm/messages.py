@@ -57,7 +57,7 @@ class Constraint:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is chosen, within the bounds of each field (`stages/llm/bounds.py` checks them). `max_tokens` 0: as many
+    """How the next token is chosen, within the bounds of each field (`stages/llm/sampling/bounds.py` checks them). `max_tokens` 0: as many
     as fit. temperature 0 is greedy. `logprobs` None: none; n: the n likeliest beside the chosen one; `prompt_logprobs`: the same of the
     prompt's own tokens, of which then none is spared. `top_k` 0, `min_p` 0 and `repetition_penalty` 1 do nothing. `constraint` None:
     anything may be said. `min_tokens`: before so many nothing ends the answer, unless `constraint` leaves it nothing else to say;

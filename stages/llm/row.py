@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from stages.llm.detokenizer import TextStream
+from stages.llm.answers.detokenizer import TextStream
 from stages.llm.model.forward import PlacedImage
 from stages.llm.model.slot_cache import Chunk
 from stages.llm.model.slot_table import SlotContents

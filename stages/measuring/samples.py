@@ -25,7 +25,7 @@ from stages.diffusion.messages import (
     Latents,
     PromptEmbedding,
 )
-from stages.host.registry import StageSpec, load
+from stages.host.kinds.registry import StageSpec, load
 from stages.images.image import encode
 from stages.llm.messages import Generate, Sampling
 from stages.llm.settings import LlmSettings

@@ -3,11 +3,11 @@
 from stages.checkpoints.part_files import TEXT_SETTINGS, TRANSFORMERS_WEIGHTS, PartFiles, Weights
 from stages.checkpoints.stage_kind import Part, Stage, StageKind
 from stages.contract.errors import ConfigurationError
-from stages.vision.vlm_files import holds_seeing
+from stages.vision.vlm.files import holds_seeing
 
 
 def _clip_tower(part: Part) -> Stage:
-    from stages.vision.open_clip_encoder import OpenClipEncoder
+    from stages.vision.clip.encoder import OpenClipEncoder
 
     if part.projector is None:
         raise ConfigurationError(f"{part.stage}: an open_clip tower needs a projector")
@@ -15,13 +15,13 @@ def _clip_tower(part: Part) -> Stage:
 
 
 def _vlm_tower(part: Part) -> Stage:
-    from stages.vision.vlm_encoder import VlmEncoder
+    from stages.vision.vlm.encoder import VlmEncoder
 
     return VlmEncoder.load(part.checkpoint, part.options)
 
 
 def _clip_embedder(part: Part) -> Stage:
-    from stages.vision.clip_embedder import ClipEmbedder
+    from stages.vision.clip.embedder import ClipEmbedder
 
     return ClipEmbedder.load(part.checkpoint, part.options)
 

@@ -1,7 +1,7 @@
 import pytest
 
-from benchmarks.arrivals import every
-from benchmarks.batching_bound import least_median_s
+from benchmarks.encoder.batching_bound import least_median_s
+from benchmarks.loads.arrivals import every
 
 
 def test_alone_a_request_takes_its_run() -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from benchmarks.beside_models import broken_down
+from benchmarks.overhead.beside_models import broken_down
 
 
 def _entry(stage: str, queue_s: float, run_s: float, ended_s: float) -> dict[str, object]:

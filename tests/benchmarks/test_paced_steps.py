@@ -1,9 +1,9 @@
 import pytest
 
-from benchmarks.paced import Step
-from benchmarks.paced_findings import until_freed_s
-from benchmarks.paced_loads import Gone
-from benchmarks.paced_steps import StepHistory, device_s, gaps_s, line_through
+from benchmarks.paced.findings import until_freed_s
+from benchmarks.paced.loads import Gone
+from benchmarks.paced.stages import Step
+from benchmarks.paced.steps import StepHistory, device_s, gaps_s, line_through
 
 STEPS = [Step(0.0, 1.0, (1, 2)), Step(1.5, 2.5, (2,)), Step(2.5, 3.5, (2, 3))]
 

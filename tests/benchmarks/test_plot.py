@@ -2,7 +2,7 @@
 
 import xml.etree.ElementTree as ET
 
-from benchmarks.plot import Bar, Line, Lines, Panel, svg
+from benchmarks.reporting.plot import Bar, Line, Lines, Panel, svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -1,7 +1,7 @@
 import pytest
 
-from benchmarks.unet_curve import Curve
-from benchmarks.wishes import GUIDANCE, Wish
+from benchmarks.diffusion.unet_curve import Curve
+from benchmarks.loads.wishes import GUIDANCE, Wish
 
 ALONE, GUIDED = Wish("a", 10, 1.0, 0), Wish("b", 10, GUIDANCE, 0)
 

@@ -11,7 +11,7 @@ PATH_OF_READING = (
     "cache/*.py",
     "stages/contract/result.py",
     "stages/host/resolving.py",
-    "stages/host/cache_threads.py",
+    "stages/host/remembered/cache_threads.py",
     "stages/host/pages/*.py",
     "stages/*/messages.py",
 )

@@ -98,7 +98,7 @@ def deployed(config: dict[str, Any]) -> str:
     from ray.serve.context import _get_global_client
     from ray.serve.schema import ServeDeploySchema
 
-    from pipelines.cluster import serve_status
+    from pipelines.cluster.state import serve_status
 
     _get_global_client().deploy_apps(ServeDeploySchema.model_validate(config))
     settled = ("RUNNING", "DEPLOY_FAILED", "UNHEALTHY")

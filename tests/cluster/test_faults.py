@@ -121,7 +121,7 @@ def never_return() -> None:
 
 @pytest.fixture(scope="module")
 def ray() -> Iterator[None]:
-    from benchmarks.cluster import cluster
+    from benchmarks.servers.cluster import cluster
 
     with cluster():
         yield
@@ -133,8 +133,8 @@ def deployed(
     """A client, the deployment's handle and the metrics table's."""
     from ray import serve
 
-    from pipelines.cluster.metrics_table import MetricsTable
     from pipelines.cluster.stage_deployment import TINY, ServedReplica
+    from pipelines.cluster.state.metrics_table import MetricsTable
 
     class Replica(ServedReplica):
         def __init__(self, table: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.cluster.inventory import running_devices
+from pipelines.cluster.state.inventory import running_devices
 from pipelines.planning.fleet import Demand, Fleet, Measured, RequestClass, Rules
 from pipelines.planning.planner import plan
 from pipelines.planning.serve_file import deployments

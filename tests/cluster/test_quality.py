@@ -7,7 +7,7 @@ themselves are good enough is for `python -m demo.evaluate`, with ten times the 
 import pytest
 
 from demo.evaluate import BARS, scores
-from demo.over_http import ServedModels
+from demo.measuring.over_http import ServedModels
 from tests.cluster.server import Server
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]

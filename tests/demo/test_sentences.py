@@ -2,9 +2,9 @@
 
 import random
 
-from demo.facts_code import FACT_SIZES, NUM_SLOTS, SLOT_WORDS, fact_classes, slot_classes, slot_words
 from demo.questions import Topic, description, questions, some_question
 from demo.sentences import is_held_out_wording, states_background, wording
+from demo.training.facts_code import FACT_SIZES, NUM_SLOTS, SLOT_WORDS, fact_classes, slot_classes, slot_words
 from demo.world import Facts, Relation, Thing, random_facts
 
 SIDE_BY_SIDE = Facts("pink", (Thing("red", "circle"), Thing("blue", "square")), Relation.LEFT)

@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from demo.detector import describe
 from demo.held_out import example
+from demo.measuring.detector import describe
 from demo.train import WEIGHTS
 from demo.world import DESCRIBE
 from stages.device.torchvision_shim import ensure_torchvision
-from stages.vision.open_clip_tower import LOCAL_PREFIX, WEIGHTS_FILE, OpenClipTower
-from stages.vision.projector import Projector, ProjectorConfig
+from stages.vision.clip.projector import Projector, ProjectorConfig
+from stages.vision.clip.tower import LOCAL_PREFIX, WEIGHTS_FILE, OpenClipTower
 
 pytestmark = pytest.mark.models
 

@@ -55,7 +55,7 @@ def answer(config: AppConfig, do: str, stage: str) -> dict[str, object]:
         service = Triptych(config, Nobody(), Nobody(), Threads.new())
         return {"models": [card.id for card in service.models()]}
     from stages.checkpoints.checkpoint import resolve
-    from stages.host.registry import load, part_files
+    from stages.host.kinds.registry import load, part_files
 
     spec = stage_specs(config)[stage]
     checkpoint = resolve(spec.source, part_files(spec))

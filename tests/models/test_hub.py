@@ -13,7 +13,7 @@ import pytest
 
 from tests.models.hub_server import Hub, Repository, commit, files_of, serving
 from tests.stages.llm.tiny_vlms import save_llava
-from tests.stages.vision.test_shards import sharded
+from tests.stages.vision.vlm.test_shards import sharded
 
 pytestmark = pytest.mark.models
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from demo.detector import describe
 from demo.held_out import example
+from demo.measuring.detector import describe
 from pipelines.ingress.request.settings import settings_of
 from pipelines.one_process import one_process
 from pipelines.settings.config_file import load

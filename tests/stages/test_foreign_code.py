@@ -139,7 +139,7 @@ def load_tokenizer(folder: Path) -> None:
 
 
 def load_embedder(folder: Path) -> None:
-    from stages.vision.clip_embedder import ClipEmbedder
+    from stages.vision.clip.embedder import ClipEmbedder
 
     ClipEmbedder.load(resolve(Source(folder=str(folder))), LoadOptions())
 

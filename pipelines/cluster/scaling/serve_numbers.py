@@ -9,7 +9,7 @@ import ray
 from ray.serve._private.common import DeploymentID
 from ray.serve.context import _get_global_client
 
-from pipelines.cluster import serve_status
+from pipelines.cluster.state import serve_status
 from pipelines.planning.scaling.observation import Present
 from stages.concurrency.thread_pool import DaemonThreads
 

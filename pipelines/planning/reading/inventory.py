@@ -1,7 +1,7 @@
 """`cluster.yaml`: which devices there are.
 
 Decides what may be said of them, strictly, and what is known without saying: a device's memory, from its datasheet. What a running cluster
-says of itself is in `pipelines/cluster/inventory.py`; both end in the same values.
+says of itself is in `pipelines/cluster/state/inventory.py`; both end in the same values.
 """
 
 from collections.abc import Mapping

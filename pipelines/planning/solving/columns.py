@@ -18,7 +18,7 @@ from pipelines.planning.solving.crossings import calls, crossings, handing
 from pipelines.planning.solving.limits import Limit, Taken, full_step_s, heaviest, limits, taken_s
 from stages.contract.cost import Speed
 from stages.contract.work import Work
-from stages.host.nesting import needed_by
+from stages.host.kinds.nesting import needed_by
 
 MANY = 64
 LARGEST = "the largest that is allowed or was measured"

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from pipelines.planning.fleet import Demand, Fleet, RequestClass
 from stages.contract.cost import StepTimes
-from stages.host.nesting import needed_by
+from stages.host.kinds.nesting import needed_by
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from pipelines.planning.solving.columns import (
 from pipelines.planning.solving.limits import Limit, full_step_s, heaviest, limits
 from pipelines.planning.solving.program import Solution
 from stages.contract.work import Work
-from stages.host.nesting import needed_by
+from stages.host.kinds.nesting import needed_by
 
 ROUNDING = 1e-6
 

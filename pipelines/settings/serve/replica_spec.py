@@ -13,7 +13,7 @@ from cache.tiered import TieredCache
 from pipelines.settings.environment import secret_of
 from pipelines.settings.private_redis import socket_path, socket_url
 from stages.contract.errors import ConfigurationError
-from stages.host.registry import StageSpec
+from stages.host.kinds.registry import StageSpec
 
 _RUNS: dict[str, Any] = {"put_within_s": 1.0, "keys_per_round_trip": 16, "queue_bytes": 128 * 2**20}
 

@@ -16,7 +16,7 @@ from pipelines.settings.schema.remembering import RedisConfig
 from pipelines.settings.serve.replica_spec import CacheSpec, RedisSpec
 from stages.checkpoints.checkpoint import Contents, LoadOptions, Source
 from stages.contract.limits import BatchLimits
-from stages.host.registry import StageSpec
+from stages.host.kinds.registry import StageSpec
 from stages.llm.settings import LlmSettings
 
 REDIS, KV = "redis", "kv"

@@ -12,8 +12,8 @@ from cache.tier import Label
 from cache.tiered import MEMORY, Found
 from stages.concurrency.thread_pool import TENANT
 from stages.contract.errors import Cancelled
-from stages.host.cache_threads import CacheThreads
-from stages.host.single_flight import Flight
+from stages.host.remembered.cache_threads import CacheThreads
+from stages.host.remembered.single_flight import Flight
 
 Observe = Callable[[str, int, int, float], None]
 """From a tier, so many bytes came, and so many pages didn't, after so many seconds."""

@@ -24,14 +24,14 @@ from stages.contract.pages import PageRun, Paging
 from stages.contract.recipe import NO_INPUTS, Inputs
 from stages.contract.result import Result
 from stages.engine.delivery import Deliver
-from stages.host.cache_threads import CacheThreads
 from stages.host.deadlines import remaining_s, too_late
-from stages.host.origin import remembered_as
 from stages.host.pages.counters import PageCounters
 from stages.host.pages.fetching import Fetched, PageFetching, Wanted
 from stages.host.pages.held import HeldPages
 from stages.host.pages.rule import FetchRule, Plan, within_reach
 from stages.host.pages.writing import PageWriter
+from stages.host.remembered.cache_threads import CacheThreads
+from stages.host.remembered.origin import remembered_as
 
 ASKING_PATIENCE_S = 0.5
 FETCHING_PATIENCE_S = 2.0

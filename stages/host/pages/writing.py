@@ -14,8 +14,8 @@ from cache.codec import Arrays
 from cache.tier import Label
 from stages.contract.pages import MadePage
 from stages.engine.delivery import Deliver
-from stages.host.cache_threads import CacheThreads
-from stages.host.origin import remembered_as
+from stages.host.remembered.cache_threads import CacheThreads
+from stages.host.remembered.origin import remembered_as
 
 MAX_WAITING_BYTES = 64 * 2**20
 """Of one stage, beside what is being handed over."""

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from stages.device.packed_linear import EXPECTED_ROWS, pack_linears
 from stages.device.uploads import uploaded
-from stages.llm.model.compiled_decode import CompiledDecode, neighbours
+from stages.llm.model.decoding.compiled import CompiledDecode, neighbours
+from stages.llm.model.decoding.recorded import LaunchedStep, Record, RecordedDecode
 from stages.llm.model.model_call import Masks, last_logits, logits_behind
-from stages.llm.model.recorded_decode import LaunchedStep, Record, RecordedDecode
 from stages.llm.model.slot_cache import READ_STEP, Chunk, SlotCache, Window, window_over
 from stages.llm.model.slot_table import SlotContents
 from stages.llm.model.windows import Windows

@@ -15,8 +15,8 @@ from stages.device.torchvision_shim import ensure_torchvision
 from stages.llm.model.tokenizer import gguf_file, load_tokenizer
 from stages.llm.model.unpacked import unpacked
 from stages.llm.model.windows import LAYER_TYPES
-from stages.vision.vlm_files import VLM_PARTS
-from stages.vision.vlm_parts import load_speaking_part, pretrained_arguments
+from stages.vision.vlm.files import VLM_PARTS
+from stages.vision.vlm.parts import load_speaking_part, pretrained_arguments
 
 
 @dataclass(frozen=True, slots=True)

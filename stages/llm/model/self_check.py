@@ -18,8 +18,8 @@ from torch import Tensor
 
 from stages.contract.errors import ConfigurationError
 from stages.contract.faults import Fault, fault_of
+from stages.llm.model.decoding.recorded import Record
 from stages.llm.model.forward import Forward, PlacedImage
-from stages.llm.model.recorded_decode import Record
 from stages.llm.model.slot_cache import Chunk
 from stages.llm.model.slot_table import SlotContents
 

@@ -13,7 +13,7 @@ from llguidance import LLMatcher, LLTokenizer
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from stages.llm.detokenizer import TokenBytes
+from stages.llm.answers.detokenizer import TokenBytes
 
 Mask: TypeAlias = NDArray[np.int32]
 """[words of 32 bits]: a bit for each token of the vocabulary, from the lowest, and nothing behind them."""

@@ -11,7 +11,7 @@ import yaml
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
 from pipelines.cluster.deploy import Rollout
-from pipelines.cluster.metrics_table import Refused, SettingsInUse
+from pipelines.cluster.state.metrics_table import Refused, SettingsInUse
 from pipelines.settings.config_file import IMPORT_PATH, HttpConfig, ServeFile, parse
 from pipelines.settings.serve.applications import stages_name, version_of
 from pipelines.settings.serve.rollout import Document

@@ -120,7 +120,7 @@ def test_a_text_models_prompt_is_its_tokenizers_own(text_folder: Path, name: str
 
 def test_a_projectors_image_stands_right_before_the_question(text_folder: Path, projector: Path) -> None:
     """The rule by which projectors are trained: `ProjectorConfig.place_image`."""
-    from stages.vision.projector import ProjectorConfig
+    from stages.vision.clip.projector import ProjectorConfig
 
     config = ProjectorConfig("<image>", 4, vision_width=1, text_width=1, hidden_width=1)
     builder = load(text_folder, projector)

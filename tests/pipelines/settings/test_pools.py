@@ -25,7 +25,7 @@ from pipelines.settings.serve.applications import (
 from pipelines.settings.serve.rollout import changes, steps
 from pipelines.settings.serve.specs import stage_specs
 from stages.contract.errors import ConfigurationError
-from stages.host.registry import StageSpec
+from stages.host.kinds.registry import StageSpec
 from stages.llm.settings import LlmSettings
 
 APP = "t"

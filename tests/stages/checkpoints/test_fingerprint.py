@@ -11,8 +11,8 @@ from stages.checkpoints.checkpoint import Contents, LoadOptions, Source
 from stages.contract.engine import EngineIdentity
 from stages.contract.errors import ConfigurationError
 from stages.contract.limits import BatchLimits, QueueLimits
-from stages.host.origin import Origin, remembered_as
-from stages.host.registry import StageSpec
+from stages.host.kinds.registry import StageSpec
+from stages.host.remembered.origin import Origin, remembered_as
 
 FILES = {"config.json": b'{"layers": 2}', "tokenizer.json": b"{}", "model.safetensors": b"weights" * 1000}
 

@@ -11,7 +11,7 @@ from stages.checkpoints.input_versions import LIBRARIES, input_versions
 
 SCRIPT = """
 from stages.contract.engine import EngineIdentity
-from stages.host.origin import Origin
+from stages.host.remembered.origin import Origin
 print(Origin.of(EngineIdentity("adder", "cpu"), "weights").key)
 """
 

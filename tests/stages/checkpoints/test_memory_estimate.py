@@ -14,9 +14,9 @@ from stages.checkpoints.part_files import Holds
 from stages.contract.errors import ConfigurationError
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.device.device_memory import free_bytes
-from stages.host.registry import StageSpec, load
+from stages.host.kinds.registry import StageSpec, load
 from stages.llm.settings import LlmSettings
-from stages.vision.vlm_files import holds_seeing, holds_speaking
+from stages.vision.vlm.files import holds_seeing, holds_speaking
 
 GIB = 2**30
 

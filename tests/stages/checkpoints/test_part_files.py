@@ -10,7 +10,7 @@ from stages.contract.errors import ConfigurationError
 from stages.diffusion.checkpoint.checkpoint_parts import SETTINGS
 from stages.diffusion.checkpoint.checkpoint_parts import part_files as of_diffusers
 from stages.engine.scheduling.scheduler import BatchLimits, QueueLimits
-from stages.host.registry import StageSpec, part_files
+from stages.host.kinds.registry import StageSpec, part_files
 
 LLAMA = (
     ".gitattributes",

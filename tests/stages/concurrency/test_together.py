@@ -107,7 +107,7 @@ async def test_what_must_be_done_is_done_whatever_becomes_of_the_rest() -> None:
 
 OWN_TASKS = {
     "pipelines/app.py": "tells the metrics table; one at a time, held by the surface",
-    "pipelines/cluster/last_answer.py": "a question for everybody who wants to know; one at a time, held by the last answer",
+    "pipelines/cluster/state/last_answer.py": "a question for everybody who wants to know; one at a time, held by the last answer",
     "pipelines/cluster/live_app.py": "builds the next app; one at a time, held by the succession",
     "pipelines/cluster/replica.py": "reports counters; cancelled by close",
     "pipelines/ingress/images/names.py": "a look-up for everybody who asks for the name; its thread is given up at its limit",
@@ -119,11 +119,11 @@ OWN_TASKS = {
     "pipelines/streams.py": "a stream each; stopped together",
     "pipelines/ingress/kept/work.py": "does what is kept to be done; stopped by close, which leaves what runs to others",
     "pipelines/ingress/routes/batches/worker.py": "a batch's lines, some at a time; called off when the batch ends",
-    "stages/host/cache_stats.py": "asks the cache for its counters; one at a time, awaited by close",
-    "stages/host/claiming.py": "renews claims while there are any; one at a time, ends with the last of them",
+    "stages/host/remembered/cache_stats.py": "asks the cache for its counters; one at a time, awaited by close",
+    "stages/host/remembered/claiming.py": "renews claims while there are any; one at a time, ends with the last of them",
     "stages/host/pages/finding.py": "asks where pages are, for one item; waited for by it, or cancelled",
     "stages/host/pages/writing.py": "hands pages to the cache's threads; held by the writer, awaited by close",
-    "stages/host/single_flight.py": "a computation that belongs to nobody's request; called off by the last who leaves",
+    "stages/host/remembered/single_flight.py": "a computation that belongs to nobody's request; called off by the last who leaves",
     "stages/host/submission.py": "late inputs of one item; cancelled by its end",
     "stages/concurrency/together.py": "all of them end with it",
 }

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from stages.device.openmp import on_passing_thread
-from stages.host import registry
+from stages.host.kinds import registry
 
 
 def test_what_is_computed_on_a_passing_thread_comes_back_and_the_thread_is_gone() -> None:

@@ -17,8 +17,8 @@ from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.recipe import NO_INPUTS
 from stages.diffusion.messages import DecodeLatents, EncodeToLatents, Latents, Pixels
 from stages.diffusion.vae import VaeDecoder, VaeEncoder
-from stages.host import registry
-from stages.host.registry import StageSpec
+from stages.host.kinds import registry
+from stages.host.kinds.registry import StageSpec
 from stages.images.image import encode
 from tests.stages.diffusion.painter import Painter, Wish, checkpoint_of, oracle_of, paint_rows
 from tests.stages.diffusion.tiny import save_flux, save_stable_diffusion, save_stable_diffusion_3, save_stable_diffusion_xl

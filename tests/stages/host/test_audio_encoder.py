@@ -28,7 +28,7 @@ from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.recipe import Inputs, Recipe
 from stages.contract.result import Result
 from stages.host.host import StageHost
-from stages.host.registry import KINDS, StageSpec, load, part_files, table_of
+from stages.host.kinds.registry import KINDS, StageSpec, load, part_files, table_of
 from tests.stages.fakes import FarTier, Gate
 
 FRAME = 80  # samples

@@ -13,7 +13,7 @@ from stages.contract.news import Hints, hint, sparse
 from stages.contract.recipe import Recipe
 from stages.contract.work import Work
 from stages.host.host import StageHost
-from stages.host.origin import remembered_as
+from stages.host.remembered.origin import remembered_as
 from stages.host.telling import FORGIVEN_S, LOOKED_FOR_S, MAX_HINTS, Telling
 from tests.stages.fakes import Add, Adder, CountFrom
 

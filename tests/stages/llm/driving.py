@@ -12,7 +12,7 @@ from stages.contract.recipe import NO_INPUTS, Inputs, InputsMissing, Recipe
 from stages.contract.result import Result
 from stages.llm.llm import Llm
 from stages.llm.messages import Generate, GenerationEnd, PromptLogprobs, TokenDelta, TokenLogprob
-from stages.llm.prompt import PreparedPrompt
+from stages.llm.prompts.prompt import PreparedPrompt
 from stages.llm.row import LlmRow, SuspendedAnswer
 from stages.vision.messages import EncodeImage, VisionFeatures
 

@@ -9,10 +9,10 @@ from pipelines.jobs import ImagePart, Message
 from pipelines.prompts.prompt import PromptBuilder
 from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
 from stages.contract.recipe import NO_INPUTS
-from stages.vision.clip_embedder import ClipEmbedder
+from stages.vision.clip.embedder import ClipEmbedder
+from stages.vision.clip.encoder import OpenClipEncoder
 from stages.vision.messages import EmbedInput, EncodeImage
-from stages.vision.open_clip_encoder import OpenClipEncoder
-from stages.vision.vlm_encoder import VlmEncoder
+from stages.vision.vlm.encoder import VlmEncoder
 from stages.vision.work import EmbeddingWork
 from tests.stages.llm.tiny_models import save_decoder
 from tests.stages.llm.tiny_vlms import save_llava, save_llava_siglip, save_qwen2_5_vl

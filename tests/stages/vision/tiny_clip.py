@@ -11,8 +11,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from stages.device.torchvision_shim import ensure_torchvision
-from stages.vision.open_clip_tower import CONFIG_FILE, WEIGHTS_FILE
-from stages.vision.projector import Projector, ProjectorConfig
+from stages.vision.clip.projector import Projector, ProjectorConfig
+from stages.vision.clip.tower import CONFIG_FILE, WEIGHTS_FILE
 
 MODEL = {
     "embed_dim": 24,

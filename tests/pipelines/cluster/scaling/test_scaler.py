@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.cluster.metrics_table import MetricsTable
 from pipelines.cluster.scaling.scaler import SILENT_AFTER_PERIODS, Scaler
 from pipelines.cluster.scaling.waiting import unplaced
+from pipelines.cluster.state.metrics_table import MetricsTable
 from pipelines.planning.scaling.observation import Present, Told, Waiting
 from pipelines.routing.table import Demand, pool_key
 from pipelines.settings.serve.scaled import ScaledPool, ScalerSettings

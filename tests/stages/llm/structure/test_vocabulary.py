@@ -11,7 +11,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from stages.contract.errors import InvalidRequest, StageFailed
-from stages.llm.detokenizer import TextStream
+from stages.llm.answers.detokenizer import TextStream
 from stages.llm.messages import Constraint, ConstraintKind
 from stages.llm.structure.row_structure import RowStructure, Workers
 from stages.llm.structure.structures import Structures

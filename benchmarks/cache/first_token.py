@@ -1,0 +1,180 @@
+"""How soon the first token comes, by where the beginning of its prompt is remembered.
+
+Decides how a beginning comes to lie in a slot, in memory or in Redis alone: a slot is overwritten by short chats, memory (which holds
+one long beginning, and no second) by the next round's. Every round is about beginnings of its own, so that the times of one round lie
+close together and can be compared. Where an answer says that it came from elsewhere, that is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.cache.asking import ask
+from benchmarks.cache.prompts import Beginnings, Body, about_image_at, image_addresses
+from benchmarks.cache.samples import (
+    AGAIN,
+    ALONE,
+    COLD,
+    ELSEWHERE,
+    IMAGE,
+    KILLED,
+    LONG,
+    MEMORY_LOST,
+    OURS,
+    SHORT,
+    SLOTS_LOST,
+    TWO,
+    VLLM,
+    Asked,
+    Sample,
+    tokens,
+)
+from benchmarks.cache.sides import MODEL, Served, one_of_each, served, vllm
+from benchmarks.loads.http_client import http_client
+from benchmarks.reporting.command import tell
+
+QUESTION_TOKENS = 32
+NUM_SLOTS = 2
+BESIDE = 64
+"""What memory holds beside one long beginning: a page, for what is asked about it makes one more."""
+SETTLE_S = 2.5  # exporting behind the answer, and a report
+MAX_TRIES = 12  # of being sent to another replica
+ANOTHERS, NEW, FILLERS = 500, 1_000, 2_000
+"""Beginnings are numbered from here for each purpose, so that none comes twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    rounds: int
+    elsewhere_rounds: int
+    long_tokens: int = LONG
+
+
+class _Chats:
+    """One server that is asked, one chat at a time, and what became of it."""
+
+    def __init__(self, url: str, beginnings: Beginnings, side: str = OURS) -> None:
+        self._client, self._beginnings, self._side = http_client(url), beginnings, side
+        self._questions = self._fillers = 0
+        self.samples: list[Sample] = []
+
+    async def about(self, num_tokens: int, situation: str, number: int) -> Asked:
+        beginning = self._beginnings.make(num_tokens, number)
+        self._questions += 1
+        question = self._beginnings.question(beginning, QUESTION_TOKENS, self._questions)
+        return await self._asked(beginning.body(MODEL, question), tokens(num_tokens), situation, number)
+
+    async def about_image(self, address: str, situation: str, number: int) -> None:
+        await self._asked(about_image_at(MODEL, address, "Describe the picture."), IMAGE, situation, number)
+
+    async def alone(self, number: int) -> None:
+        """A chat as long as what follows a beginning, and unlike all before."""
+        short = self._beginnings.make(QUESTION_TOKENS // 2, NEW + number)
+        question = self._beginnings.question(short, QUESTION_TOKENS - short.num_tokens, number)
+        await self._asked(short.body(MODEL, question), tokens(SHORT), ALONE, number)
+
+    async def _asked(self, body: Body, about: str, situation: str, number: int) -> Asked:
+        found = await ask(self._client, body)
+        self.samples.append(Sample(self._side, about, situation, number, found))
+        return found
+
+    async def overwrite_slots(self) -> None:
+        for _ in range(NUM_SLOTS):
+            self._fillers += 1
+            short = self._beginnings.make(QUESTION_TOKENS, FILLERS + self._fillers)
+            await ask(self._client, short.body(MODEL, "Yes"))
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+
+def measure(plan: Plan) -> list[Sample]:
+    """Of one replica, on a server of its own."""
+    all_tokens = (plan.long_tokens + SHORT) * (plan.rounds + 3)
+    config = one_of_each(num_slots=NUM_SLOTS, memory_tokens=plan.long_tokens + BESIDE, redis_tokens=all_tokens)
+    tell("first token: one replica")
+    with served(config) as server:
+        return asyncio.run(_on_one_replica(server, Beginnings(), plan))
+
+
+def measure_elsewhere(url: str, plan: Plan) -> list[Sample]:
+    """Of two replicas that are served at `url`."""
+    tell("first token: two replicas")
+    return asyncio.run(_on_another(url, Beginnings(), plan))
+
+
+async def _on_one_replica(server: Served, beginnings: Beginnings, plan: Plan) -> list[Sample]:
+    chats = _Chats(server.url, beginnings)
+    try:
+        await chats.overwrite_slots()  # warm
+        for number in range(plan.rounds):
+            await _round(chats, number, plan.long_tokens)
+        server.kill("llm")
+        await chats.overwrite_slots()  # it is back, and warm
+        for number in range(plan.rounds):
+            for num_tokens in (SHORT, plan.long_tokens):
+                await chats.about(num_tokens, KILLED, number)
+        return chats.samples
+    finally:
+        await chats.close()
+
+
+async def _round(chats: _Chats, number: int, long_tokens: int) -> None:
+    for num_tokens in (SHORT, long_tokens):
+        await chats.about(num_tokens, COLD, number)
+        await asyncio.sleep(SETTLE_S)
+        await chats.about(num_tokens, AGAIN, number)
+        await chats.overwrite_slots()
+        await chats.about(num_tokens, SLOTS_LOST, number)
+    await chats.overwrite_slots()
+    await chats.about(SHORT, MEMORY_LOST, number)  # by the long one
+    if number:
+        await chats.about(long_tokens, MEMORY_LOST, number - 1)
+    (address,) = image_addresses(1, number)
+    await chats.about_image(address, COLD, number)
+    await chats.about_image(address, AGAIN, number)
+    await chats.overwrite_slots()
+    await chats.about_image(address, SLOTS_LOST, number)
+    await chats.alone(number)
+
+
+async def _on_another(url: str, beginnings: Beginnings, plan: Plan) -> list[Sample]:
+    """Chats about one beginning until one of them is answered by another replica than the first: Serve chooses."""
+    chats = _Chats(url, beginnings, TWO)
+    try:
+        for number in range(ANOTHERS, ANOTHERS + plan.elsewhere_rounds):
+            first = await chats.about(plan.long_tokens, COLD, number)
+            await asyncio.sleep(SETTLE_S)
+            for _ in range(MAX_TRIES):
+                if (await chats.about(plan.long_tokens, ELSEWHERE, number)).replica != first.replica:
+                    break
+                chats.samples.pop()
+        return chats.samples
+    finally:
+        await chats.close()
+
+
+def measure_vllm(folder: Path, plan: Plan) -> list[Sample]:
+    """Before and after a restart. Raises `SkippedSide`."""
+    beginnings, samples = Beginnings(), list[Sample]()
+    for situations in ((COLD, AGAIN), (KILLED,)):
+        tell(f"first token: vLLM, {situations[0]}")
+        with vllm(folder) as url:
+            samples += asyncio.run(_of_vllm(url, beginnings, plan, situations))
+    return samples
+
+
+async def _of_vllm(url: str, beginnings: Beginnings, plan: Plan, situations: Sequence[str]) -> list[Sample]:
+    chats = _Chats(url, beginnings, VLLM)
+    try:
+        await chats.overwrite_slots()  # warm
+        for number in range(plan.rounds):
+            for num_tokens in (SHORT, plan.long_tokens):
+                for situation in situations:
+                    await chats.about(num_tokens, situation, number)
+        return chats.samples
+    finally:
+        await chats.close()
