@@ -14,6 +14,7 @@ from stages.llm.messages import Bias, MinP, Penalty, RepetitionPenalty, Sampling
 
 TokenKey = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]
 NothingListed = Annotated[list[Any], Field(max_length=0)]
+MAX_STOPS = 32  # OpenAI takes 4; evaluation harnesses send more
 StopText = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
@@ -23,7 +24,7 @@ class SamplingFields(RequestBody):
     temperature: Temperature | None = None
     top_p: Annotated[float, Ge(0), Le(1)] | None = Field(None, description="0: the likeliest token")
     seed: Int64 | None = None
-    stop: StopText | Annotated[list[StopText], Field(max_length=4, fail_fast=True)] | None = None
+    stop: StopText | Annotated[list[StopText], Field(max_length=MAX_STOPS, fail_fast=True)] | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
     logit_bias: Annotated[dict[TokenKey, Bias], Field(max_length=1024)] | None = None

@@ -246,7 +246,7 @@ async def test_a_field_with_an_effect_that_is_not_offered_is_refused_by_name(fie
         ({"max_tokens": 3, "max_completion_tokens": 4}, "max_completion_tokens", "give one"),
         ({"seed": 2**63}, "seed", "9223372036854775807"),
         ({"seed": 1.5}, "seed", "1.5"),
-        ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "at most 4 items (it has 5)"),
+        ({"stop": ["a"] * 33}, "stop", "at most 32 items (it has 33)"),
         ({"stop": ""}, "stop", "1"),
         ({"stop": ["a", 5]}, "stop[1]", "5"),
         ({"top_logprobs": 3}, "top_logprobs", "logprobs: true"),
