@@ -141,7 +141,9 @@ async def test_metrics_count_requests_by_route_and_status_and_stages_by_name() -
     assert samples["triptych_http_requests_running"][()] == 1
     assert samples["triptych_http_request_seconds_count"][("/v1/chat/completions",)] == 1
     assert samples["triptych_stage_metrics_up"][()] == 1
-    labels = tuple(sorted(("cpu", f"{PAINT}.denoiser", f"{PAINT}-denoiser", "replica-1")))  # device, stage, pool, replica
+    labels = tuple(
+        sorted(("cpu", f"{PAINT}.denoiser", f"{PAINT}-denoiser", "replica-1", PAINT))
+    )  # device, stage, pool, replica, model
     assert samples["triptych_stage_queued"][labels] == 1
     assert samples["triptych_stage_device_seconds_total"][labels] == 0.25
 
@@ -175,6 +177,7 @@ async def test_the_description_names_every_public_route_and_asks_for_keys_only_w
     assert set(opened["paths"]) == {
         "/detokenize",
         "/tokenize",
+        "/tokenizer_info",
         "/v1/batches",
         "/v1/batches/{id}",
         "/v1/batches/{id}/cancel",
@@ -186,6 +189,7 @@ async def test_the_description_names_every_public_route_and_asks_for_keys_only_w
         "/v1/responses",
         "/v1/images/generations",
         "/v1/images/edits",
+        "/v1/images/variations",
         "/v1/images/files/{key}",
         "/v1/images/jobs",
         "/v1/images/jobs/{job_id}",
