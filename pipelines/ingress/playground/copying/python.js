@@ -12,7 +12,8 @@ const OWN = ["triptych", "strength"]; // what the client has no name for
 export function asPython(request, base) {
   const call = CALLS[request.path] ? knownCall(request) : plainCall(request);
   const files = call.includes("data_url(");
-  const imports = [...(files || paints(request.path) ? ["import base64"] : []), "import os", "", "from openai import OpenAI"];
+  const isForm = Object.keys(request.files).length > 0;
+  const imports = [...(files || paints(request.path) ? ["import base64"] : []), "import os", ...(isForm ? ["from pathlib import Path"] : []), "", "from openai import OpenAI"];
   const key = 'api_key=os.environ.get("OPENAI_API_KEY", "none")';
   const client = `client = OpenAI(base_url=${JSON.stringify(new URL("v1", base).href)}, ${key})`;
   return [...imports, "", client, ...(files ? DATA_URL : [""]), call, ...told(request.path), ""].join("\n");
@@ -31,18 +32,19 @@ const DATA_URL = [
 function knownCall({ path, body, files }) {
   const known = Object.entries(body).filter(([name]) => !OWN.includes(name));
   const own = Object.fromEntries(Object.entries(body).filter(([name]) => OWN.includes(name)));
+  const given = Object.entries(files).map(([name, file]) => `${name}=${pathTo(file)}`);
   const lines = [...known, ...(Object.keys(own).length ? [["extra_body", own]] : [])].map(([name, value]) => `${name}=${literal(value, "    ")}`);
-  return `answer = ${CALLS[path]}(\n${[...opened(files), ...lines].map((line) => `    ${line},\n`).join("")})`;
+  return `answer = ${CALLS[path]}(\n${[...given, ...lines].map((line) => `    ${line},\n`).join("")})`;
 }
 
-function opened(files) {
-  return Object.entries(files).map(([name, file]) => `${name}=open(${JSON.stringify(file)}, "rb")`);
+function pathTo(file) {
+  return `Path(${JSON.stringify(file)})`;
 }
 
 // Of a route that the client has no method for.
 function plainCall({ path, body, files }) {
   const lines = [JSON.stringify(path.replace(/^v1/, "")), "cast_to=object", `body=${literal(body, "    ")}`];
-  const named = Object.entries(files).map(([name, file]) => `${JSON.stringify(name)}: open(${JSON.stringify(file)}, "rb")`);
+  const named = Object.entries(files).map(([name, file]) => `${JSON.stringify(name)}: ${pathTo(file)}`);
   if (named.length) lines.push(`files={${named.join(", ")}}`, 'options={"headers": {"Content-Type": "multipart/form-data"}}');
   return `answer = client.post(\n${lines.map((line) => `    ${line},\n`).join("")})`;
 }
