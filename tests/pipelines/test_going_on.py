@@ -30,7 +30,7 @@ from stages.llm.messages import (
     TokenLogprob,
 )
 from stages.llm.settings import LlmSettings
-from tests.stages.llm.oracle import load
+from tests.stages.llm.library.oracle import load
 from tests.stages.llm.tiny_models import save_decoder
 
 pytestmark = pytest.mark.models
