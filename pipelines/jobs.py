@@ -129,6 +129,18 @@ class ReadText:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenizerNote:
+    """What whoever writes a model's prompts himself needs to know of its tokenizer: the texts of its own tokens, as far as it has them, and
+    how conversations are written."""
+
+    begin: str | None = None
+    end: str | None = None
+    padding: str | None = None
+    unknown: str | None = None
+    chat_template: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class CompleteJob:
     """`n` answers to each prompt. `sampling.max_tokens` 0: none, the prompts are only read."""
 
@@ -296,6 +308,8 @@ class TextPipeline(Protocol):
     async def spelled(self, token_ids: Sequence[int]) -> Sequence[str]:
         """Each token as the vocabulary has it."""
         ...
+
+    def tokenizer(self) -> TokenizerNote: ...
 
 
 class PaintPipeline(Protocol):

@@ -38,6 +38,7 @@ from pipelines.jobs import (
     StageCard,
     TextPart,
     TextPipeline,
+    TokenizerNote,
 )
 from pipelines.tools.asked import ToolChoice
 from pipelines.tools.events import AnswerEvent
@@ -287,6 +288,9 @@ class FakeTexts:
 
     async def spelled(self, token_ids: Sequence[int]) -> Sequence[str]:
         return [self.service.words[token] for token in token_ids]
+
+    def tokenizer(self) -> TokenizerNote:
+        return TokenizerNote(end="<end>", chat_template="{{ messages }}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -177,6 +177,7 @@ async def test_the_description_names_every_public_route_and_asks_for_keys_only_w
     assert set(opened["paths"]) == {
         "/detokenize",
         "/tokenize",
+        "/tokenizer_info",
         "/v1/batches",
         "/v1/batches/{id}",
         "/v1/batches/{id}/cancel",
@@ -188,6 +189,7 @@ async def test_the_description_names_every_public_route_and_asks_for_keys_only_w
         "/v1/responses",
         "/v1/images/generations",
         "/v1/images/edits",
+        "/v1/images/variations",
         "/v1/images/files/{key}",
         "/v1/images/jobs",
         "/v1/images/jobs/{job_id}",
