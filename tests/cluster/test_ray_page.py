@@ -3,10 +3,9 @@ tokens, and Triptych on it with keys. Its models are one small one."""
 
 import os
 import re
-import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -31,6 +30,7 @@ class Page:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.ray, self.http = folder, free_port(), free_port()
+        self._second = str(free_port())
         self.url = f"http://127.0.0.1:{self.http}"
         overlay = (ROOT / "deploy" / "cluster.yaml").read_text()
         (folder / "cluster.yaml").write_text(self._here(overlay))
@@ -56,10 +56,9 @@ class Page:
         return line
 
     def environment(self) -> dict[str, str]:
-        """As a login shell has it, but for a second proxy on the same machine, which needs a port of its own."""
+        """As a login shell has it, but that a second proxy on the same machine needs a port of its own."""
         plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        local = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "TEST_WORKER_NODE_HTTP_PORT": str(free_port())}
-        return plain | local
+        return plain | {"TEST_WORKER_NODE_HTTP_PORT": self._second}
 
     def run(self, line: str) -> str:
         done = subprocess.run(
@@ -82,11 +81,9 @@ class Page:
         try:
             yield
         finally:
-            started = [psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)]
-            node.send_signal(signal.SIGTERM)
-            _, alive = psutil.wait_procs(started, timeout=20)
-            for process in alive:
-                process.kill()
+            for process in [*psutil.Process(node.pid).children(recursive=True), node]:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
             node.wait()
             log.close()
 
@@ -96,9 +93,10 @@ def test_the_commands_make_a_cluster_that_answers_who_has_the_key(tmp_path: Path
     page.run(page.of("deploy/secrets.sh"))
     with ExitStack() as nodes:
         nodes.enter_context(page.running(page.of(".venv/bin/ray start --head")))
-        ask = f".venv/bin/ray health-check --address 127.0.0.1:{page.ray}"
-        eventually(lambda: _works(page, ask), "the head answers", 90)
+        status = page.of(".venv/bin/ray status")
+        eventually(lambda: _works(page, status), "the head answers", 90)
         nodes.enter_context(page.running(page.of(".venv/bin/ray start --address")))
+        eventually(lambda: page.run(status).count(" node_") == 2, "the other node has joined", 90)
         assert "clip-embedder: clip.embedder" in page.run(page.of(".venv/bin/triptych check"))
         page.run(page.of(".venv/bin/triptych deploy"))
         eventually(lambda: _works(page, page.of(f"curl -s {page.url}/ready") + " | grep -q true"), "ready", 120)

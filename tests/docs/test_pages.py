@@ -57,7 +57,7 @@ def strings() -> str:
 def test_every_message_that_is_explained_is_one_that_the_code_says() -> None:
     said = strings()
     messages = [message for row in ROW.findall(page("troubleshooting.md")) for message in QUOTED.findall(row)]
-    assert len(messages) > 35
+    assert len(messages) > 30
     missing = [
         message
         for message in messages
