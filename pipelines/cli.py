@@ -1,5 +1,5 @@
-"""The command line: `triptych serve`, `deploy`, `check`, `prepare`, `demo`, `cache`, `explain`. Decides nothing about serving; reads the
-configuration."""
+"""The command line: `triptych serve`, `deploy`, `check`, `prepare`, `demo`, `cache`, `explain`, `top`. Decides nothing about serving; reads
+the configuration."""
 
 import signal
 import threading
@@ -17,6 +17,7 @@ from pipelines.commands.console import DEFAULT_CONFIG, ConfigPath, Overlays, err
 from pipelines.commands.explain import explain
 from pipelines.commands.plan import plan
 from pipelines.commands.profile import profile
+from pipelines.commands.top import top
 from pipelines.settings.cautions import cautions, unreachable
 from pipelines.settings.config_file import ServeFile, load, read_text, serve_document
 from pipelines.settings.derived import derivations
@@ -34,6 +35,7 @@ app.add_typer(remembered.app, name="cache")
 app.command()(plan)
 app.command()(profile)
 app.command()(explain)
+app.command()(top)
 
 Host = Annotated[str | None, typer.Option(help="overrides http_options.host")]
 Port = Annotated[int | None, typer.Option(min=1, max=65535, help="overrides http_options.port")]

@@ -136,6 +136,7 @@ class PlacedReplica(ServedReplica):
     def reconfigure(self, settings: dict[str, Any]) -> None:
         """By Serve, at the start and whenever `user_config` changes."""
         given = StagesSettings.model_validate(settings)
+        self.telling.follow(given.telemetry)
         limit_queues(self, given.queues)
         self._elsewhere.find(given.elsewhere, given.routing)
         pixels_of_this_process().limit(given.pixels_in_flight)
