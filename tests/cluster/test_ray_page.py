@@ -12,6 +12,7 @@ import httpx
 import psutil
 import pytest
 import yaml
+from ray.util import get_node_ip_address
 
 from pipelines.tour import free_port
 from tests.cluster.server import ROOT, eventually
@@ -22,7 +23,9 @@ SMALL = {
     "models": {"$patch": "replace", "clip": {"pipeline": "embed", "embedder": {"source": {"demo": "clip"}}}},
     "deployments": {"$patch": "replace"},
 }
-LEAN = "--num-cpus=4 --include-dashboard=false --object-store-memory=100000000 --block"
+OWN, OTHER = get_node_ip_address(), "127.0.0.2"
+"""The machine's address in its network, as on a real cluster, and a second one that reaches no further."""
+LEAN = "--num-cpus=4 --object-store-memory=100000000 --block"
 
 
 class Page:
@@ -43,12 +46,9 @@ class Page:
 
     def _here(self, text: str) -> str:
         overlays = f"{self.folder}/cluster.yaml --overlay {self.folder}/small.yaml"
-        text = text.replace("10.0.0.1:8000", f"127.0.0.1:{self.http}").replace(
-            "--overlay deploy/cluster.yaml", f"--overlay {overlays}"
-        )
-        text = (
-            text.replace("10.0.0.", "127.0.0.").replace(":6379", f":{self.ray}").replace("--port=6379", f"--port={self.ray}")
-        )
+        text = text.replace("10.0.0.1:8000", f"127.0.0.1:{self.http}").replace("10.0.0.1", OWN).replace("10.0.0.2", OTHER)
+        text = text.replace("--overlay deploy/cluster.yaml", f"--overlay {overlays}")
+        text = text.replace(":6379", f":{self.ray}").replace("--port=6379", f"--port={self.ray}")
         return text.replace("/etc/triptych", f"{self.folder}/secrets").replace(".sh secrets", f".sh {self.folder}/secrets")
 
     def of(self, beginning: str) -> str:
