@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory  # a socket's path has few letters
 
 import httpx
 import psutil
@@ -31,7 +32,8 @@ LEAN = "--num-cpus=4 --object-store-memory=100000000 --block"
 class Page:
     """The page's commands, for this machine."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, ray_folder: Path) -> None:
+        self._ray_folder = ray_folder
         self.folder, self.ray, self.http = folder, free_port(), free_port()
         self._second = str(free_port())
         self.url = f"http://127.0.0.1:{self.http}"
@@ -56,9 +58,10 @@ class Page:
         return line
 
     def environment(self) -> dict[str, str]:
-        """As a login shell has it, but that a second proxy on the same machine needs a port of its own."""
+        """As a login shell has it, but that a second proxy on the same machine needs a port of its own, and other commands of Ray's on it
+        hear nothing of this cluster."""
         plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        return plain | {"TEST_WORKER_NODE_HTTP_PORT": self._second}
+        return plain | {"TEST_WORKER_NODE_HTTP_PORT": self._second, "RAY_TMPDIR": str(self._ray_folder)}
 
     def run(self, line: str) -> str:
         done = subprocess.run(
@@ -89,9 +92,9 @@ class Page:
 
 
 def test_the_commands_make_a_cluster_that_answers_who_has_the_key(tmp_path: Path) -> None:
-    page = Page(tmp_path)
-    page.run(page.of("deploy/secrets.sh"))
     with ExitStack() as nodes:
+        page = Page(tmp_path, Path(nodes.enter_context(TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True))))
+        page.run(page.of("deploy/secrets.sh"))
         nodes.enter_context(page.running(page.of(".venv/bin/ray start --head")))
         status = page.of(".venv/bin/ray status")
         eventually(lambda: _works(page, status), "the head answers", 90)
