@@ -21,7 +21,7 @@ from ray.serve.schema import LoggingConfig
 from pipelines.client import LocalStageClient, SplitStageClient, StageClient
 from pipelines.cluster.live_app import AsgiApp, Built, LiveApp, Succession
 from pipelines.cluster.replica import StageReplica
-from pipelines.cluster.running_serve import listening_host
+from pipelines.cluster.running_serve import listening_host, ways_in
 from pipelines.cluster.scaling.waiting import TellsWaiting
 from pipelines.cluster.stage_deployment import (
     TINY,
@@ -65,6 +65,7 @@ from pipelines.settings.serve.applications import (
 )
 from pipelines.settings.serve.replica_spec import RedisSpec
 from pipelines.settings.serve.specs import embedded_servers
+from pipelines.settings.ways_in import refuse_other_ways_in
 from pipelines.telemetry.telling import ProcessTelling
 from pipelines.threads import Threads
 from stages.images.pixel_budget import pixels_of_this_process
@@ -79,6 +80,7 @@ def build(args: AppConfig) -> Application:
     Serve listens to strangers and there are no keys, before anything is deployed."""
     config = parse(args)
     refuse_open_door(config, listening_host())
+    refuse_other_ways_in(ways_in())
     for caution in cautions(config):
         log.warning(caution)
     config = pinned(config)
@@ -96,7 +98,8 @@ def build(args: AppConfig) -> Application:
 
 
 def surface(args: SurfaceArgs) -> Application:
-    """The HTTP surface and the metrics table."""
+    """The HTTP surface and the metrics table. Raises `ConfigurationError` where Serve would lead clients past its proxies."""
+    refuse_other_ways_in(ways_in())
     return _surface(args, {}, [])
 
 
@@ -244,9 +247,10 @@ class Ingress:
 
 def checked_settings(given: Mapping[str, Any]) -> SurfaceSettings:
     """What the HTTP surface is told to serve. Raises `ConfigurationError` where Serve listens to strangers and there are no keys: however
-    it came to be deployed, and where keys are taken away while it runs."""
+    it came to be deployed, and where keys are taken away while it runs; and where this replica would listen to clients itself."""
     settings = SurfaceSettings.model_validate(given)
     refuse_open_door(settings.config, listening_host())
+    refuse_other_ways_in(ways_in())
     return settings
 
 

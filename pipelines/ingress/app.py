@@ -57,7 +57,7 @@ from pipelines.ingress.schemas.chats.answer import ChatCompletion
 from pipelines.ingress.schemas.completions import CompletionsBody
 from pipelines.ingress.schemas.embeddings import EmbeddingsAnswer, EmbeddingsBody
 from pipelines.ingress.schemas.image_jobs import JobBody, JobForm
-from pipelines.ingress.schemas.images import EditBody, EditJson, ImagesAnswer, ImagesBody
+from pipelines.ingress.schemas.images import EditBody, EditJson, ImagesAnswer, ImagesBody, VariationBody
 from pipelines.ingress.schemas.models import Health, ModelEntry, ModelList, Readiness
 from pipelines.ingress.schemas.receipt import Receipt
 from pipelines.ingress.schemas.responses import ResponsesBody
@@ -184,7 +184,7 @@ def create_app(service: Service, settings: IngressSettings, kept: Kept | None = 
         FileBody: (),
         BatchBody: (),
         ImagesBody: tuple(card.id for card in painters),
-        **dict.fromkeys((EditBody, EditJson), tuple(card.id for card in painters if card.accepts_images)),
+        **dict.fromkeys((EditBody, EditJson, VariationBody), tuple(card.id for card in painters if card.accepts_images)),
         **dict.fromkeys((JobForm, JobBody), tuple(card.id for card in painters)),
         EmbeddingsBody: _ids(service, "embed"),
     }
@@ -231,6 +231,16 @@ def _add_images(app: FastAPI, route: ImagesRoute) -> None:
     async def images_edits(request: Request) -> Response:
         """Paints over an image as a sentence says; whole, or as server-sent events with previews."""
         return await route.edit(request)
+
+    @app.post(
+        "/v1/images/variations",
+        response_model=None,
+        responses={200: {"model": ImagesAnswer, **EVENTS}, **error_answers(*POST_ERRORS)},
+        openapi_extra=asking(None, route.settings, form=VariationBody),
+    )
+    async def images_variations(request: Request) -> Response:
+        """Paints an image again, otherwise: an edit that no sentence steers."""
+        return await route.vary(request)
 
     @app.get(
         "/v1/images/files/{key}",

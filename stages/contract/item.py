@@ -35,6 +35,8 @@ class Item(Generic[P_co]):
     `salt`: the tenant's secret: results are remembered under it, and believed under no other.
     `work`: about how much it will take; None where nobody knows. `hints`: what of it may be remembered somewhere. `trace`: of its request,
     where somebody records that.
+    `kept_s`: how often what there is so far is handed over where `pace_s` is infinite, so that less is lost with the replica.
+    `continues`: another replica ended while it had this in hand, and had told something of it.
     """
 
     id: str
@@ -50,6 +52,8 @@ class Item(Generic[P_co]):
     work: Work | None = None
     hints: Hints = NO_HINTS
     trace: Trace | None = None
+    kept_s: float = float("inf")
+    continues: bool = False
 
     def __reduce__(self) -> tuple[Callable[..., "Item[Any]"], tuple[Mapping[str, Any]]]:
         given = {each.name: getattr(self, each.name) for each in fields(self)}
@@ -93,6 +97,8 @@ class StageReceipt:
     runner_up_s: float | None = None
     remembered: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
+    ended_early: bool = False
+    """The replica ended, and another went on: what it did until then is not known, but for how long it had it (`run_s`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +128,13 @@ class InputReceipts:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplicaEnded:
+    """A stage client's own word in a stream: the replica ended, and another goes on. `receipt`: as far as is known from here."""
+
+    receipt: StageReceipt
+
+
+@dataclass(frozen=True, slots=True)
 class StreamEnd:
     """The host's own last word on a stream. `news`: of the replica that answers."""
 
@@ -139,7 +152,8 @@ class StageMetrics:
     dtype: str
     counters: Mapping[str, float]
     """queued (of which preparing), queued_tenants (whose they are), running, waiting_for_inputs (counted in neither),
-    missing_inputs_total (how often an item had to wait for inputs after all), items_total, batches_total,
+    missing_inputs_total (how often an item had to wait for inputs after all), items_total, continued_total (of those, taken over from a
+    replica that ended), batches_total,
     batch_items_total, steps_total, device_seconds_total, cancelled_total,
     failed_total, expired_total, rejected_total (these four also of what never got its inputs), preempted_total,
     preempted_for_others_total (of those, for another tenant, which had fewer rows), let_in_beyond_total (into a full queue, because

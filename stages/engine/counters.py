@@ -13,6 +13,7 @@ class Counters:
     """
 
     items_total: int = 0
+    continued_total: int = 0
     batches_total: int = 0
     batch_items_total: int = 0
     steps_total: int = 0

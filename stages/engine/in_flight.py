@@ -87,6 +87,7 @@ class InFlight:
             self.counters.rejected_total += 1
             raise
         self.counters.items_total += 1
+        self.counters.continued_total += item.continues
         self._arrived += foreseen
         self._live[work.id] = work
         return work

@@ -199,13 +199,15 @@ class StageHost:
         feed = EventFeed()
         submission, telling = Submission(self._hosted[stage], item, feed), self._telling[stage]
         call_off = at_deadline(item, submission.expire)
-        now, due = asyncio.get_running_loop().time, item.pace_s if math.isinf(item.pace_s) else 0.0
+        now, is_whole = asyncio.get_running_loop().time, math.isinf(item.pace_s)
+        pace_s = item.kept_s if is_whole else item.pace_s
+        due = now() + pace_s if is_whole else 0.0
         try:
             await self._begin(submission, feed)
             has_begun = False
             while True:
                 events = await feed.take(due - now())
-                due = now() + item.pace_s
+                due = now() + pace_s
                 if not has_begun:
                     has_begun = True
                     telling.began(item, time.monotonic())

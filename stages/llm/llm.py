@@ -50,7 +50,7 @@ from stages.llm.prefill import planned
 from stages.llm.prompts.prompt import PreparedPrompt, PromptPreparer
 from stages.llm.prompts.reading import PromptReader
 from stages.llm.prompts.rules import PromptRules
-from stages.llm.row import LlmRow, SuspendedAnswer
+from stages.llm.row import LlmRow, SuspendedAnswer, replay
 from stages.llm.sampling.sampling import RowSampler, SampledToken, make_ready, sample
 from stages.llm.sampling.scoring import PromptScoring, are_numbers, tokens_within
 from stages.llm.settings import LlmSettings
@@ -185,7 +185,7 @@ class Llm:
         return float(self._settings.prefill_chunk_tokens + self._settings.num_slots)
 
     def weigh(self, payload: Generate) -> float:
-        return float(min(len(payload.token_ids), self._chunk_tokens))
+        return float(min(len(payload.token_ids) + len(payload.so_far.token_ids), self._chunk_tokens))
 
     @property
     def page_type(self) -> type[Result]:
@@ -217,9 +217,10 @@ class Llm:
     def prepare(self, payload: Generate, inputs: Inputs) -> PreparedPrompt:
         """Raises `StageFailed` for features of another model, `InvalidRequest` for a constraint that can't be enforced."""
         prepared, constraint = self._preparer.prepare(payload, inputs), payload.sampling.constraint
-        return (
-            prepared if constraint is None else replace(prepared, structure=self._structures.start(constraint, payload.salt))
-        )
+        if constraint is None:
+            return prepared
+        start = self._structures.start(constraint, payload.salt)
+        return replace(prepared, structure=start.behind(payload.so_far.token_ids))
 
     def share(self, prepared: PreparedPrompt) -> Share:
         """Of what is still to be computed of the prompt, as things stand. Any thread."""
@@ -245,8 +246,9 @@ class Llm:
         names = prepared.read.page_names
         brought = [names[number] for number in prepared.at_hand.pages]
         most = payload.sampling.prompt_logprobs
-        scoring = None if most is None else PromptScoring(prepared.read.tokens, most)
-        row = self._row(payload, prepared, SuspendedAnswer((), 0, sampler, text, scoring))
+        scoring = None if most is None else PromptScoring(prepared.read.prompt, most, payload.so_far.num_scored)
+        replay(payload.so_far, sampler, text)
+        row = self._row(payload, prepared, SuspendedAnswer(payload.so_far.token_ids, None, sampler, text, scoring))
         self._paging.came(names, brought)
         return row
 
@@ -264,14 +266,14 @@ class Llm:
             raise InputsMissing(missing)
         images, positions = self._on_device(prepared, num_reused)  # this may fail, too, and then no slot is taken
         self._take(contents, placement, prepared.at_hand)
-        num_prompt = prepared.num_tokens
+        num_prompt = prepared.read.num_prompt
         room = self._settings.max_context_tokens - num_prompt
         return LlmRow(
             slot=placement.slot,
             contents=contents,
             num_prompt=num_prompt,
             num_given=len(contents.tokens),
-            num_cached=so_far.num_cached if so_far.tokens else num_reused,
+            num_cached=min(num_reused, num_prompt) if so_far.num_cached is None else so_far.num_cached,
             max_tokens=min(payload.sampling.max_tokens or room, room),
             sampler=so_far.sampler,
             text=so_far.text,
@@ -411,11 +413,13 @@ class Llm:
         row.contents.tokens.append(sampled.token)
         if sampled.token in row.end_tokens:
             return self._ended_by(row, sampled)
-        shown = row.text.push(sampled.token, self._logprob(row, sampled))
+        logprob = self._logprob(row, sampled)
+        shown = row.text.push(sampled.token, logprob)
         if shown.stopped:
             return self._ended(row, shown, "stop")
         if row.num_generated < row.max_tokens:
-            return Stepped((_delta(shown),))
+            chosen = () if logprob is None else (logprob,)
+            return Stepped((TokenDelta(shown.text, 1, shown.logprobs, (sampled.token,), chosen),))
         tail = row.text.end()
         return self._ended(row, Shown(shown.text + tail.text, shown.logprobs + tail.logprobs), "length")
 
@@ -429,7 +433,7 @@ class Llm:
     def _ended(self, row: LlmRow, shown: Shown, reason: str, stop_token: TokenLogprob | None = None) -> Stepped:
         self._lengths.saw(row.num_generated, was_cut=reason == "length")
         end = GenerationEnd(reason, row.num_generated, row.num_cached, stop_token)
-        return Stepped((_delta(shown), end), done=True)
+        return Stepped((TokenDelta(shown.text, 1, shown.logprobs), end), done=True)
 
     def _logprob(self, row: LlmRow, sampled: SampledToken) -> TokenLogprob | None:
         if row.sampler.sampling.logprobs is None:
@@ -448,7 +452,3 @@ class Llm:
 
 def _no_numbers() -> Stepped:
     return Stepped(error=StageFailed("the language model computed values that are no numbers; check llm.dtype"))
-
-
-def _delta(shown: Shown) -> TokenDelta:
-    return TokenDelta(shown.text, 1, shown.logprobs)

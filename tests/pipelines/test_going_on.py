@@ -1,0 +1,235 @@
+"""An answer whose replica ends in the middle goes on elsewhere: whoever reads it sees nothing but the answer, wherever it was cut."""
+
+import itertools
+import json
+import pickle
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray.exceptions
+
+from pipelines.answering import Answering
+from pipelines.cluster.serve_client import ServeStageClient
+from pipelines.context import RequestContext
+from stages.contract.item import Item, StreamEnd
+from stages.contract.news import NO_HINTS
+from stages.host.host import StageHost
+from stages.llm.llm import Llm
+from stages.llm.messages import (
+    Constraint,
+    ConstraintKind,
+    Generate,
+    GenerationEnd,
+    PromptLogprobs,
+    Sampling,
+    TokenDelta,
+    TokenLogprob,
+)
+from stages.llm.settings import LlmSettings
+from tests.stages.llm.oracle import load
+from tests.stages.llm.tiny_models import save_decoder
+
+pytestmark = pytest.mark.models
+
+LLM = "m.llm"
+PROMPT = tuple(range(10, 40))
+END = 2  # <|im_end|>
+NO_END = {END: -100.0}
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 6}, "age": {"type": "integer", "minimum": 0, "maximum": 99}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+
+
+@dataclass
+class Heard:
+    """All that was heard of one answer."""
+
+    text: str = ""
+    num_tokens: int = 0
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    of_prompt: list[TokenLogprob] = field(default_factory=list)
+    ends: list[GenerationEnd] = field(default_factory=list)
+
+    def add(self, events: Sequence[object]) -> None:
+        for event in events:
+            match event:
+                case TokenDelta():
+                    self.text += event.text
+                    self.num_tokens += event.num_tokens
+                    self.token_ids += event.token_ids
+                    self.logprobs += event.logprobs
+                case PromptLogprobs():
+                    self.of_prompt += event.logprobs
+                case GenerationEnd():
+                    self.ends.append(event)
+
+
+class Replicas:
+    """Of one stage, one after another, as `ServeStageClient` calls them: each tells so many of its batches of events, and dies, all but the
+    last. `asked`: what came to each."""
+
+    app_name = "app"
+
+    def __init__(self, hosts: Sequence[StageHost], told: Sequence[int | Exception]) -> None:
+        self._hosts, self._told = itertools.cycle(hosts), [*told]
+        self.asked: list[Item[Any]] = []
+
+    def options(self, **options: object) -> "Replicas":
+        return self
+
+    def remote(self, stage: str, item: Item[Any], to: object = None) -> "Replicas":
+        self.asked.append(pickle.loads(pickle.dumps(item)))  # noqa: S301
+        return self
+
+    def cancel(self) -> None: ...
+
+    async def __aiter__(self) -> AsyncIterator[Sequence[object]]:
+        number = len(self.asked)
+        limit = self._told[number - 1] if number <= len(self._told) else None
+        if isinstance(limit, Exception):
+            raise limit
+        async with aclosing(next(self._hosts).stream(LLM, self.asked[-1])) as batches:
+            events = [event async for batch in batches for event in batch]
+        for batch in steps(events)[:limit]:
+            yield pickle.loads(pickle.dumps(batch))  # noqa: S301
+        if limit is not None:
+            raise ray.exceptions.RayActorError(f"replica {number}")
+
+
+def steps(events: Sequence[object]) -> list[list[object]]:
+    """What came of one step is told together."""
+    found: list[list[object]] = []
+    for event in events:
+        if isinstance(event, GenerationEnd) or (found and isinstance(found[-1][-1], PromptLogprobs) and not is_scored(event)):
+            found[-1].append(event)
+        else:
+            found.append([event])
+    return found
+
+
+def is_scored(event: object) -> bool:
+    return isinstance(event, PromptLogprobs | StreamEnd)
+
+
+async def answered(replicas: Replicas, work: Generate, context: RequestContext | None = None, index: int = 0) -> Heard:
+    handles: Any = {"d": replicas}
+    answering = Answering(LLM, ServeStageClient(handles, {LLM: ["d"]}), max_context_tokens=320, chunk_tokens=16)
+    heard = Heard()
+    async with aclosing(answering.choice(index, work, NO_HINTS, context or RequestContext())) as choices:
+        async for choice in choices:
+            heard.add(choice.events)
+    return heard
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_decoder("llama", tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="module")
+def stages(folder: Path) -> tuple[Llm, Llm]:
+    settings = LlmSettings(num_slots=2, max_context_tokens=320, prefill_chunk_tokens=16, page_tokens=8)
+    return load(folder, settings), load(folder, settings)
+
+
+@pytest.fixture
+async def hosts(stages: tuple[Llm, Llm]) -> AsyncIterator[list[StageHost]]:
+    both = [StageHost(replica=f"r{number}") for number in (1, 2)]
+    for host, stage in zip(both, stages, strict=True):
+        host.add(LLM, stage)
+    yield both
+    for host in both:
+        await host.close()
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.cluster.attempts.FIRST_PAUSE_S", 0.0)
+
+
+def asked(max_tokens: int = 14, **settings: Any) -> Generate:
+    return Generate(PROMPT, Sampling(max_tokens, **({"temperature": 1.5, "seed": 5, "logit_bias": NO_END} | settings)))
+
+
+def held(constraint: Constraint, **settings: Any) -> Generate:
+    return asked(60, **({"constraint": constraint, "temperature": 1.0, "logit_bias": {}} | settings))
+
+
+SCHEMA = Constraint(ConstraintKind.JSON_SCHEMA, json.dumps(PERSON))
+ASKED: dict[str, Generate] = {
+    "greedy": asked(temperature=0.0),
+    "seeded": asked(),
+    "penalties": asked(temperature=0.0, frequency_penalty=0.5, presence_penalty=0.3, repetition_penalty=1.3),
+    "log probabilities": asked(logprobs=2),
+    "an end that may not come yet": asked(min_tokens=6, logit_bias={END: 100.0}, logprobs=0),
+    "the prompt's own log probabilities": asked(6, prompt_logprobs=1),
+    "a schema": held(SCHEMA, seed=3),
+    "a schema behind a mark": held(replace(SCHEMA, after=(15, 16, 17), may_end_before=False), logit_bias={16: 9.0}),
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+async def test_wherever_it_is_cut_the_answer_is_that_of_one_replica(hosts: list[StageHost], name: str) -> None:
+    await cut_everywhere(hosts, ASKED[name])
+
+
+@pytest.mark.parametrize("shows", [False, True])
+async def test_a_stop_string_that_spans_the_cut_ends_the_answer(hosts: list[StageHost], shows: bool) -> None:
+    whole = await answered(Replicas(hosts, ()), asked(24, temperature=0.0))
+    stop = whole.text[9:13]
+    assert stop not in whole.text[:12]
+    # its beginning is held back for a while, again and again
+    stops = (stop, *(f"{one}\x00" for one in set(whole.text[:9])))
+    heard = await cut_everywhere(
+        hosts, asked(24, temperature=0.0, stop=stops, logprobs=1, include_stop_str_in_output=shows), least=4
+    )
+    assert heard.text == whole.text[: 13 if shows else 9]
+    assert heard.ends[0].reason == "stop"
+
+
+async def cut_everywhere(hosts: list[StageHost], work: Generate, least: int = 6) -> Heard:
+    """The answer, once, and then with its replica dead after each of its steps; twice in the longer ones."""
+    replicas = Replicas(hosts, ())
+    whole = await answered(replicas, work)
+    assert len(whole.ends) == 1
+    assert len(whole.token_ids) >= least
+    num_steps = len(steps([None] * 0)) or len(whole.token_ids) + 2
+    for cut in range(1, num_steps + 1):
+        replicas = Replicas(hosts, (cut, 3))
+        context = RequestContext()
+        same(await answered(replicas, work, context), whole)
+        if cut < len(whole.token_ids):
+            ended = [receipt for receipt in context.receipts if receipt.ended_early]
+            assert [receipt.replica for receipt in context.receipts][-1] in ("r1", "r2")
+            assert len(ended) == len(replicas.asked) - 1 >= 1
+            assert all(item.continues == (number > 0) for number, item in enumerate(replicas.asked))
+    return whole
+
+
+def same(heard: Heard, whole: Heard) -> None:
+    assert heard.text == whole.text
+    assert heard.num_tokens == whole.num_tokens
+    assert heard.token_ids == whole.token_ids
+    for found, wanted in ((heard.logprobs, whole.logprobs), (heard.of_prompt, whole.of_prompt)):
+        assert [one.token_id for one in found] == [one.token_id for one in wanted]
+        assert [one.logprob for one in found] == pytest.approx([one.logprob for one in wanted], abs=1e-3)
+    (end,), (wanted_end,) = heard.ends, whole.ends
+    assert (end.reason, end.completion_tokens) == (wanted_end.reason, wanted_end.completion_tokens)
+    assert (end.stop_token is None) == (wanted_end.stop_token is None)
+    assert end.cached_tokens <= len(PROMPT)
+
+
+async def test_choices_go_on_each_by_itself(hosts: list[StageHost]) -> None:
+    whole = [await answered(Replicas(hosts, ()), asked(), index=index) for index in range(3)]
+    assert len({one.text for one in whole}) == 3
+    context = RequestContext()
+    for index, one in enumerate(whole):
+        same(await answered(Replicas(hosts, (4 + index,)), asked(), context, index=index), one)
