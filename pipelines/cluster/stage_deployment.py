@@ -40,7 +40,7 @@ def redis(args: RedisArgs) -> Application:
     """An embedded Redis server."""
     return (
         serve.deployment(RedisReplica)
-        .options(name=args.deployment, ray_actor_options=TINY, health_check_period_s=2)
+        .options(name=args.deployment, ray_actor_options=TINY, health_check_period_s=5)
         .bind(args.name, args.max_memory_bytes)
     )
 
