@@ -43,6 +43,11 @@ CHANGES: list[tuple[str, dict[str, Any], dict[str, str]]] = [
     ("nothing", {}, {}),
     ("a limit", {"limits__image_bytes": 1024}, {"ingress": "RECONFIGURED"}),
     ("a key", {"auth": {"keys": [{"tenant": "a", "sha256": "0" * 64}]}}, {"ingress": "RECONFIGURED"}),
+    (
+        "where traces go",
+        {"telemetry": {"traces": {"endpoint": "http://collector:4318/v1/traces"}}},
+        dict.fromkeys((*ALL_STAGES, "ingress"), "RECONFIGURED"),
+    ),
     ("fetching", {"fetch": {"enabled": True}}, {"ingress": "RECONFIGURED"}),
     (
         "a queue's bound",
