@@ -27,8 +27,8 @@ from typing import Any
 
 from benchmarks.reporting.command import tell
 from benchmarks.reporting.report import RESULTS, ROOT, Report, Value
-from tests.stages.llm.oracle import Outcome, Verdict, judged
-from tests.stages.llm.tiny_architectures import VARIANTS
+from tests.stages.llm.library.oracle import Outcome, Verdict, judged
+from tests.stages.llm.library.tiny_architectures import VARIANTS
 
 PAGE = ROOT / "docs" / "architectures.md"
 LIMIT_S = 400
@@ -154,7 +154,7 @@ def _import_all() -> None:
     import transformers
     from transformers import AutoModelForCausalLM
 
-    from tests.stages.llm.tiny_architectures import tiny_config
+    from tests.stages.llm.library.tiny_architectures import tiny_config
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

@@ -12,7 +12,7 @@ from typing import Protocol
 from pipelines.answering import Answering
 from pipelines.client import StageClient
 from pipelines.context import RequestContext
-from pipelines.jobs import ChoiceEvents, CompleteJob, CompletionEvent, PlainPrompt, PromptsRead, ReadText
+from pipelines.jobs import ChoiceEvents, CompleteJob, CompletionEvent, PlainPrompt, PromptsRead, ReadText, TokenizerNote
 from pipelines.routing.prompt_hints import BLOCK_TOKENS, prompt_hints
 from pipelines.streams import merged
 from pipelines.threads import Threads
@@ -28,6 +28,9 @@ TOKEN_CHARS = 4  # a token of a prompt that is given as tokens is about as much 
 
 class Texts(Protocol):
     """Implemented by `pipelines/prompts/plain.py`. Milliseconds of CPU, on any thread."""
+
+    @property
+    def note(self) -> TokenizerNote: ...
 
     def read(self, prompt: PlainPrompt) -> ReadText: ...
 
@@ -75,6 +78,9 @@ class CompletionPipeline:
 
     async def read(self, prompt: PlainPrompt) -> ReadText:
         return await self._threads.prompts.run(_num_chars(prompt), self._texts.read, prompt)
+
+    def tokenizer(self) -> TokenizerNote:
+        return self._texts.note
 
     async def text_of(self, token_ids: Sequence[int]) -> str:
         return await self._threads.prompts.run(TOKEN_CHARS * len(token_ids), self._texts.text_of, token_ids)

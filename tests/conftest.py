@@ -5,6 +5,8 @@
 
 from hypothesis import settings
 
+collect_ignore = ["clients"]  # what others' clients ask, by an interpreter that has them: `make clients`
+
 settings.register_profile("thorough", deadline=None)
 settings.register_profile("quick", deadline=None, max_examples=25)
 settings.register_profile("fuzz", deadline=None, max_examples=200, print_blob=True)

@@ -17,8 +17,8 @@ from stages.llm.llm import Llm
 from stages.llm.messages import Generate
 from stages.llm.settings import LlmSettings
 from tests.stages.llm.driving import Answer, drive, exported
-from tests.stages.llm.oracle import PAGED, requests
-from tests.stages.llm.tiny_architectures import save_architecture
+from tests.stages.llm.library.oracle import PAGED, requests
+from tests.stages.llm.library.tiny_architectures import save_architecture
 
 ARCHITECTURES = ("cohere2", "deepseek_v3", "gemma2", "gemma3_text", "gpt2", "gpt_oss", "llama", "llama4_text", "mixtral", "opt",
                  "phi3", "qwen3", "qwen3_moe", "falcon", "bloom", "rwkv")  # fmt: skip
@@ -100,7 +100,7 @@ def _seeing(part: Part) -> None:
 
     from pipelines.prompts.prompt import PromptBuilder
     from stages.vision.vlm.encoder import VlmEncoder
-    from tests.stages.llm.test_vlm_oracle import Parts, asked, whole_answer
+    from tests.stages.llm.library.test_vlm_oracle import Parts, asked, whole_answer
     from tests.stages.llm.tiny_vlms import save_llava, save_llava_siglip, save_qwen2_5_vl
 
     options = LoadOptions(device=part.device)

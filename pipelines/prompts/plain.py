@@ -9,16 +9,21 @@ from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 
-from pipelines.jobs import PlainPrompt, ReadText
+from pipelines.jobs import PlainPrompt, ReadText, TokenizerNote
 from stages.contract.errors import InvalidRequest
 from stages.text.text_tokenizer import TextTokenizer
+
+NOT_NOTED = TokenizerNote()
 
 
 class PlainTexts:
     """Of one model. `max_tokens`: a text of far more is not read to its end."""
 
-    def __init__(self, texts: TextTokenizer, backend: Tokenizer, max_tokens: int | None = None) -> None:
+    def __init__(
+        self, texts: TextTokenizer, backend: Tokenizer, max_tokens: int | None = None, note: TokenizerNote = NOT_NOTED
+    ) -> None:
         self._texts, self._backend, self._max_tokens = texts, backend, max_tokens
+        self.note = note
 
     def read(self, prompt: PlainPrompt) -> ReadText:
         """Raises `InvalidRequest`, also for no tokens at all."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from pipelines.jobs import ImagePart, Message, TemplateOptions
+from pipelines.jobs import ImagePart, Message, TemplateOptions, TokenizerNote
 from pipelines.prompts.control_tokens import ControlTokens, unused_mark
 from pipelines.prompts.conversation import (
     called_functions,
@@ -75,6 +75,9 @@ class PromptBuilder:
         self._dialect = dialect_of(writer, tokenizer) if dialect is None else dialect
         self._takes_system = takes_system(writer)
         self._backend = tokenizer.backend_tokenizer
+        self._note = TokenizerNote(
+            tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token, writer.template
+        )
         self._texts = TextTokenizer.of(tokenizer, param="messages", max_tokens=max_tokens)
         self._image_token_id = self._backend.token_to_id(writer.image_token) if writer.image_token else None
         added = tokenizer.added_tokens_decoder.values()
@@ -114,7 +117,7 @@ class PromptBuilder:
 
     def plain(self) -> PlainTexts:
         """What the same tokenizer makes of texts without a template."""
-        return PlainTexts(self._texts, self._backend, self._max_tokens)
+        return PlainTexts(self._texts, self._backend, self._max_tokens, self._note)
 
     @property
     def max_context_tokens(self) -> int | None:

@@ -15,10 +15,10 @@ from cache.redis.redis_tier import RedisTier, stored_as
 from cache.tier import Tier
 from cache.tiered import Found, TieredCache
 from cache.write_queue import Write, WriteQueue
+from tests.cache.redis.opening import Clock
 from tests.cache.redis_cluster import RedisCluster
 from tests.cache.redis_server import RedisServer
 from tests.cache.shared_tier import SharedTier, Store
-from tests.cache.test_redis_tier import Clock
 from tests.cache.values import same
 
 VALUE = {"x": np.arange(3)}

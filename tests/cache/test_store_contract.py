@@ -4,27 +4,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from cache.redis.embedded import EmbeddedRedis
 from cache.redis.redis_store import RedisStore
 from cache.store import ADDED, MemoryStore, Store, StoreDown
-from tests.cache.redis_server import RedisServer
 
 MiB = 2**20
 PART_BYTES = 1000
-
-
-@pytest.fixture(scope="module")
-def embedded_url() -> Iterator[str]:
-    server = EmbeddedRedis(64 * MiB)
-    yield server.url
-    server.close()
-
-
-@pytest.fixture(scope="module")
-def tcp_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"), tcp=True).start()
-    yield server.url
-    server.kill()
 
 
 def in_redis(url: str, request: pytest.FixtureRequest) -> RedisStore:

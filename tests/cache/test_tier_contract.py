@@ -12,28 +12,12 @@ from numpy.typing import NDArray
 from cache.codec import BFLOAT16, size_of
 from cache.finite import is_finite
 from cache.memory import MemoryTier
-from cache.redis.embedded import EmbeddedRedis
 from cache.redis.redis_tier import RedisTier
 from cache.tier import UNLABELLED, Label, Tier
 from tests.cache.folder_tier import FolderTier
-from tests.cache.redis_server import RedisServer
 from tests.cache.values import floats, same, values
 
 MiB = 2**20
-
-
-@pytest.fixture(scope="module")
-def embedded_url() -> Iterator[str]:
-    server = EmbeddedRedis(64 * MiB)
-    yield server.url
-    server.close()
-
-
-@pytest.fixture(scope="module")
-def tcp_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"), tcp=True).start()
-    yield server.url
-    server.kill()
 
 
 MAKERS: dict[str, Callable[[pytest.FixtureRequest], Tier]] = {

@@ -18,7 +18,7 @@ from stages.llm.settings import LlmSettings
 from tests.cache.redis_server import RedisServer
 from tests.cluster.live_cluster import nodes, ray_nodes
 from tests.cluster.server import eventually
-from tests.stages.llm.oracle import load
+from tests.stages.llm.library.oracle import load
 from tests.stages.llm.tiny_models import save_decoder
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]

@@ -8,7 +8,15 @@ import pytest
 from pipelines.client import LocalStageClient
 from pipelines.complete import CompletionPipeline
 from pipelines.context import RequestContext
-from pipelines.jobs import ChoiceEvents, CompleteJob, CompletionEvent, PlainPrompt, PromptsRead, ReadText
+from pipelines.jobs import (
+    ChoiceEvents,
+    CompleteJob,
+    CompletionEvent,
+    PlainPrompt,
+    PromptsRead,
+    ReadText,
+    TokenizerNote,
+)
 from pipelines.threads import Threads
 from stages.contract.errors import InvalidRequest
 from stages.contract.recipe import Inputs
@@ -34,6 +42,8 @@ LLM = "m.llm"
 
 class LetterTexts:
     """One token a letter."""
+
+    note = TokenizerNote(end="!")
 
     def read(self, prompt: PlainPrompt) -> ReadText:
         ids = tuple(map(ord, prompt.content)) if isinstance(prompt.content, str) else prompt.content
@@ -164,4 +174,5 @@ async def test_texts_and_tokens_need_no_stage(scene: Scene) -> None:
     assert read.token_ids == (97, 98)
     assert await scene.pipeline.text_of(read.token_ids) == "ab"
     assert await scene.pipeline.spelled(read.token_ids) == ["a", "b"]
+    assert scene.pipeline.tokenizer().end == "!"
     assert scene.client.items == []

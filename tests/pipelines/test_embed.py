@@ -22,7 +22,7 @@ from stages.host.host import StageHost
 from stages.vision.messages import Embedding
 from stages.vision.work import EmbeddingWork
 from tests.pipelines.stages import BAD, embedder
-from tests.stages.host.test_host import once
+from tests.stages.host.hosting import once
 
 WORK = EmbeddingWork(text=Work(77), image=Work(49))
 

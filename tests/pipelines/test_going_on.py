@@ -34,7 +34,7 @@ from stages.llm.messages import (
     TokenLogprob,
 )
 from stages.llm.settings import LlmSettings
-from tests.stages.llm.oracle import load
+from tests.stages.llm.library.oracle import load
 from tests.stages.llm.tiny_models import save_decoder
 
 pytestmark = pytest.mark.models
@@ -172,11 +172,13 @@ def endless(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def asked(max_tokens: int = 14, **settings: Any) -> Generate:
-    return Generate(PROMPT, Sampling(max_tokens, **({"temperature": 1.5, "seed": 5, "logit_bias": NO_END} | settings)))
+    usual: dict[str, Any] = {"temperature": 1.5, "seed": 5, "logit_bias": NO_END}
+    return Generate(PROMPT, Sampling(max_tokens, **(usual | settings)))
 
 
 def held(constraint: Constraint, **settings: Any) -> Generate:
-    return asked(60, **({"constraint": constraint, "temperature": 1.0, "logit_bias": {}} | settings))
+    usual: dict[str, Any] = {"temperature": 1.0, "logit_bias": {}}
+    return asked(60, constraint=constraint, **(usual | settings))
 
 
 SCHEMA = Constraint(ConstraintKind.JSON_SCHEMA, json.dumps(PERSON))

@@ -31,7 +31,7 @@ from tests.pipelines.checked_on import CheckedOn
 from tests.pipelines.cluster.fake_serve import FakeDeployment
 from tests.pipelines.measured_client import MeasuredClient
 from tests.pipelines.stages import BAD, FakeLlm, vision_encoder
-from tests.stages.host.test_host import once
+from tests.stages.host.hosting import once
 
 CONTEXT = 200
 LLM, VISION = "m.llm", "m.vision_encoder"

@@ -37,7 +37,7 @@ from stages.host.pages.rule import FetchRule
 from tests.pipelines.cluster.fake_serve import FakeDeployment
 from tests.stages.diffusion.tiny import save_stable_diffusion
 from tests.stages.fakes import Gate
-from tests.stages.host.test_host import once
+from tests.stages.host.hosting import once
 
 pytestmark = pytest.mark.models
 

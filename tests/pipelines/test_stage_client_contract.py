@@ -34,7 +34,7 @@ from stages.contract.recipe import Recipe
 from stages.host.host import StageHost
 from tests.pipelines.cluster.fake_serve import FakeDeployment
 from tests.stages.fakes import Add, Adder, Countdown, CountFrom, Gate
-from tests.stages.host.test_host import collect, once
+from tests.stages.host.hosting import collect, once
 
 ADD, COUNT = "m.adder", "m.count"
 

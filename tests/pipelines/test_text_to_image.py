@@ -26,7 +26,7 @@ from stages.host.host import StageHost
 from tests.pipelines.cluster.fake_serve import FakeDeployment
 from tests.pipelines.measured_client import MeasuredClient
 from tests.pipelines.stages import BAD, FakeDenoiser, text_encoder, vae_decoder, vae_encoder
-from tests.stages.host.test_host import once
+from tests.stages.host.hosting import once
 
 TEXT, DENOISER, ENCODER, DECODER = "m.text_encoder", "m.denoiser", "m.vae_encoder", "m.vae_decoder"
 LONGEST = 9

@@ -52,6 +52,16 @@ UNSUPPORTED = {
     "markup": "say in the prompt what is to change, and in mask where",
     "frame_count": "images have one frame",
     "frame_duration_ms": "images have one frame",
+    "bad_words": "use logit_bias",
+    "allowed_token_ids": "use logit_bias, or structured_outputs",
+    "stop_regex": "use stop",
+    "length_penalty": "it is for beam search",
+    "prompt_logprobs": "/v1/completions tells them, with echo and logprobs",
+    "truncate_prompt_tokens": "prompts are read whole, or refused",
+    "prompt_embeds": "prompts are texts or tokens",
+    "input_ids": "/v1/completions takes tokens, as prompt",
+    "cache_salt": "tenants, told apart by their keys, share no cache",
+    "lora_path": "the weights of a model are those of its configuration",
 }
 JSON_NAMES = {
     "model_type": "an object",

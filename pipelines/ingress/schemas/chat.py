@@ -50,6 +50,14 @@ class ChatBody(SamplingFields, StructureFields, ToolFields, TemplateFields, Aski
     prediction: dict[str, Any] | None = None
     modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
     separate_reasoning: Literal[True] | None = None
+    include_reasoning: Literal[True] | None = None
+    stream_reasoning: Literal[True] | None = None
+    add_special_tokens: Literal[False] | None = None
+    best_of: Literal[1] | None = None
+    return_prompt_text: Literal[False] | None = None
+    return_mm_kwargs: Literal[False] | None = None
+    mm_processor_kwargs: Annotated[dict[str, Any], Field(max_length=0)] | None = None
+    media_io_kwargs: Annotated[dict[str, Any], Field(max_length=0)] | None = None
     return_token_ids: Literal[False] | None = None
     return_tokens_as_token_ids: Literal[False] | None = None
     audio: None = None

@@ -1,9 +1,9 @@
-"""POST /v1/images/generations and /v1/images/edits: the bodies, the answer and the streamed events. Knows no models and no configured
+"""POST /v1/images/generations, /edits and /variations: the bodies, the answer and the streamed events. Knows no models and no configured
 limits."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -47,8 +47,9 @@ class EditExtras(PaintExtras):
 
 class PaintBody(AskingBody):
     """What both ask for. Of what OpenAI's models take and ours don't, the values that it documents are accepted where they change nothing
-    that was asked for: the receipt says so (`notes`)."""
+    that was asked for: the receipt says so (`notes`). `says_what`: in a prompt, what is to be painted."""
 
+    says_what: ClassVar[bool] = True
     model: UnsaidModelId = ""
     prompt: Annotated[str, Field(min_length=1, json_schema_extra={"pattern": r"\S"})]
     n: Annotated[int, Field(ge=1), WHOLE] | None = None
@@ -140,6 +141,21 @@ class EditBody(PaintBody):
     strength: Strength | None = None
     input_fidelity: Literal["low", "high"] | None = None
     triptych: EditExtras | None = None
+
+
+def _as_variation(schema: dict[str, Any]) -> None:
+    schema.setdefault("required", [])
+    _as_form(schema)
+    del schema["properties"]["mask"]
+
+
+class VariationBody(EditBody):
+    """A multipart form. The image is a file beside these fields, and all that says what is painted."""
+
+    model_config = ConfigDict(json_schema_extra=_as_variation)
+
+    says_what: ClassVar[bool] = False
+    prompt: Literal[""] = Field("", description="none; /v1/images/edits takes one")
 
 
 class GivenAddress(RequestBody):

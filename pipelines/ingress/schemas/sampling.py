@@ -1,4 +1,4 @@
-"""What a body says of how tokens are chosen, in a chat as for a plain text: OpenAI's fields, and those of vLLM.
+"""What a body says of how tokens are chosen, in a chat as for a plain text: OpenAI's fields, and those of vLLM and SGLang.
 
 Decides what each means as `Sampling`. How long an answer may be, and what of it is told, is each body's own. Knows no models.
 """
@@ -9,10 +9,12 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le
 from pydantic import Field
 
-from pipelines.ingress.schemas.strict import WHOLE, Int64, RequestBody
+from pipelines.ingress.schemas.strict import WHOLE, EndUser, Int64, RequestBody
 from stages.llm.messages import Bias, MinP, Penalty, RepetitionPenalty, Sampling, Temperature
 
 TokenKey = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]
+NothingListed = Annotated[list[Any], Field(max_length=0)]
+MAX_STOPS = 32  # OpenAI takes 4; evaluation harnesses send more
 StopText = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
@@ -22,7 +24,7 @@ class SamplingFields(RequestBody):
     temperature: Temperature | None = None
     top_p: Annotated[float, Ge(0), Le(1)] | None = Field(None, description="0: the likeliest token")
     seed: Int64 | None = None
-    stop: StopText | Annotated[list[StopText], Field(max_length=4, fail_fast=True)] | None = None
+    stop: StopText | Annotated[list[StopText], Field(max_length=MAX_STOPS, fail_fast=True)] | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
     logit_bias: Annotated[dict[TokenKey, Bias], Field(max_length=1024)] | None = None
@@ -38,9 +40,45 @@ class SamplingFields(RequestBody):
     stop_token_ids: Annotated[list[Annotated[int, Ge(0), WHOLE]], Field(max_length=1024, fail_fast=True)] | None = None
     include_stop_str_in_output: bool | None = Field(None, description="what ended the answer is shown. vLLM's")
     skip_special_tokens: bool | None = Field(None, description="false: they are shown. vLLM's")
-    # Without effect here, so accepted: what is so in any case.
+    no_stop_trim: bool | None = Field(None, description="as include_stop_str_in_output. SGLang's")
+    # Without effect here, so accepted: labels, what is so in any case, and of what is not offered the value that asks for nothing,
+    # since clients written for vLLM or SGLang send their defaults along.
+    rid: EndUser | None = None
+    session_id: EndUser | None = None
     spaces_between_special_tokens: bool | None = None
     use_beam_search: Literal[False] | None = None
+    length_penalty: Annotated[float, Ge(1), Le(1)] | None = None
+    priority: Literal[0] | None = Field(None, description="any other is said as triptych.priority")
+    bad_words: NothingListed | None = None
+    allowed_token_ids: NothingListed | None = None
+    logprob_token_ids: NothingListed | None = None
+    return_hidden_states: Literal[False] | None = None
+    return_token_offsets: Literal[False] | None = None
+    return_routed_experts: Literal[False] | None = None
+    return_cached_tokens_details: Literal[False] | None = None
+    thinking_token_budget: None = None
+    truncate_prompt_tokens: None = None
+    truncation_side: None = None
+    prompt_logprobs: None = None
+    prompt_embeds: None = None
+    input_ids: None = None
+    stop_regex: None = None
+    lora_path: None = None
+    cache_salt: None = None
+    extra_key: None = None
+    kv_transfer_params: None = None
+    ec_transfer_params: None = None
+    bootstrap_host: None = None
+    bootstrap_port: None = None
+    bootstrap_room: None = None
+    data_parallel_rank: None = None
+    session_params: None = None
+    custom_logit_processor: None = None
+    custom_params: None = None
+    vllm_xargs: None = None
+    repetition_detection: None = None
+    stream_interval: None = None
+    watermarking: None = None
 
     def chosen_by(self, defaults: Sampling, **own: Any) -> Sampling:
         """What is asked for, and `defaults` where nothing is; `own`: what the body says beside these fields."""
@@ -52,6 +90,7 @@ class SamplingFields(RequestBody):
         return {
             **({} if self.top_k is None else {"top_k": max(self.top_k, 0)}),
             **({"temperature": 0.0, "top_p": 1.0} if self.top_p == 0 else {}),
+            **({"include_stop_str_in_output": True} if self.no_stop_trim else {}),
             "stop_token_ids": tuple(dict.fromkeys(self.stop_token_ids or ())),
             "stop": (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
             "logit_bias": {int(token): bias for token, bias in (self.logit_bias or {}).items()},

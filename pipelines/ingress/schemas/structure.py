@@ -1,4 +1,5 @@
-"""What a body says of the form of its answer: OpenAI's `response_format`, and vLLM's `structured_outputs` and its older `guided_…` fields.
+"""What a body says of the form of its answer: OpenAI's `response_format`, vLLM's `structured_outputs` and its older `guided_…` fields,
+and SGLang's three.
 
 Decides what each of them means as a `Constraint`, that there is one at most, and that none is too large to look at. Whether it can be
 enforced is for `stages/llm/structure/checking.py`.
@@ -102,6 +103,9 @@ class StructureFields(RequestBody):
     guided_choice: Choices | None = None
     guided_grammar: Text | None = None
     guided_whitespace_pattern: Text | None = None
+    json_schema: SchemaText | None = Field(None, description="SGLang's; as structured_outputs.json")
+    regex: Text | None = Field(None, description="SGLang's; as structured_outputs.regex")
+    ebnf: Text | None = Field(None, description="SGLang's; as structured_outputs.grammar")
     guided_decoding_backend: EndUser | None = Field(None, description="accepted; there is one")
 
     def structure(self) -> Constraint | None:
@@ -135,6 +139,9 @@ class StructureFields(RequestBody):
             "guided_regex": _of_text(ConstraintKind.REGEX, self.guided_regex),
             "guided_choice": _of_choices(self.guided_choice),
             "guided_grammar": _of_text(ConstraintKind.GRAMMAR, self.guided_grammar),
+            "json_schema": _of_schema(self.json_schema, None),
+            "regex": _of_text(ConstraintKind.REGEX, self.regex),
+            "ebnf": _of_text(ConstraintKind.GRAMMAR, self.ebnf),
         }
         return [(field, constraint) for field, constraint in by_field.items() if constraint is not None]
 

@@ -1,4 +1,4 @@
-"""POST /tokenize and /detokenize, as vLLM has them: the bodies and the answers.
+"""POST /tokenize and /detokenize, and GET /tokenizer_info, as vLLM has them: the bodies and the answers.
 
 A conversation is described as in a chat, whose own body checks it (`routes/tokens.py`), so it is any JSON here.
 """
@@ -47,3 +47,14 @@ class DetokenizeBody(AskingBody):
 
 class Detokenized(ResponseBody):
     prompt: str
+
+
+class TokenizerInfo(ResponseBody):
+    """Null: the tokenizer has no such token."""
+
+    bos_token: str | None
+    eos_token: str | None
+    pad_token: str | None
+    unk_token: str | None
+    chat_template: str | None
+    model_max_length: int

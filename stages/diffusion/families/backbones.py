@@ -70,8 +70,8 @@ class SizedUNetBackbone(UNetBackbone):
         return int(config.projection_class_embeddings_input_dim - config.addition_time_embed_dim * num_sizes)
 
 
-class JointTransformerBackbone:
-    """Stable Diffusion 3. Reads `embeds` and `pooled`."""
+class _TransformerBackbone:
+    """What transformers that read a prompt's positions beside the image's have in common. Reads `embeds` and `pooled`."""
 
     def __init__(self, transformer: Loaded) -> None:
         self._transformer = transformer
@@ -81,7 +81,15 @@ class JointTransformerBackbone:
         return self._transformer.device
 
     def condition(self, prompt: PromptEmbedding, width: int, height: int) -> Condition:
-        return _text_condition(prompt, self._transformer)
+        config = self._transformer.config
+        return {
+            "encoder_hidden_states": _input("embeds", prompt.embeds, (None, config.joint_attention_dim), self._transformer),
+            "pooled_projections": _input("pooled", prompt.pooled, (config.pooled_projection_dim,), self._transformer),
+        }
+
+
+class JointTransformerBackbone(_TransformerBackbone):
+    """Stable Diffusion 3."""
 
     def predict(
         self, latents: torch.Tensor, timesteps: torch.Tensor, condition: Condition, guidance: Sequence[float]
@@ -91,18 +99,8 @@ class JointTransformerBackbone:
         return output.float()
 
 
-class PackedTransformerBackbone:
-    """Flux: latents are packed two by two for the model only. Reads `embeds` and `pooled`."""
-
-    def __init__(self, transformer: Loaded) -> None:
-        self._transformer = transformer
-
-    @property
-    def device(self) -> torch.device:
-        return self._transformer.device
-
-    def condition(self, prompt: PromptEmbedding, width: int, height: int) -> Condition:
-        return _text_condition(prompt, self._transformer)
+class PackedTransformerBackbone(_TransformerBackbone):
+    """Flux: latents are packed two by two for the model only."""
 
     def predict(
         self, latents: torch.Tensor, timesteps: torch.Tensor, condition: Condition, guidance: Sequence[float]
@@ -126,14 +124,6 @@ def _positions(height: int, width: int) -> torch.Tensor:
     """[height * width, 3]: 0, row, column."""
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     return torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).flatten(0, 1)
-
-
-def _text_condition(prompt: PromptEmbedding, transformer: Loaded) -> Condition:
-    config = transformer.config
-    return {
-        "encoder_hidden_states": _input("embeds", prompt.embeds, (None, config.joint_attention_dim), transformer),
-        "pooled_projections": _input("pooled", prompt.pooled, (config.pooled_projection_dim,), transformer),
-    }
 
 
 def _input(name: str, array: NDArray[Any] | None, shape: tuple[int | None, ...], model: Loaded) -> torch.Tensor:

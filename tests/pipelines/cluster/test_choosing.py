@@ -24,7 +24,7 @@ from stages.host.host import StageHost
 from tests.pipelines.cluster.fake_serve import FakeDeployment, FakeHandle
 from tests.pipelines.routing.fleet import news
 from tests.stages.fakes import Add, Adder, Countdown, CountFrom
-from tests.stages.host.test_host import collect
+from tests.stages.host.hosting import collect
 
 ADD, COUNT = "m.adder", "m.count"
 ONE = Work(1.0)

@@ -38,7 +38,9 @@ from pipelines.jobs import (
     StageCard,
     TextPart,
     TextPipeline,
+    TokenizerNote,
 )
+from pipelines.tools.asked import ToolChoice
 from pipelines.tools.events import AnswerEvent
 from stages.contract.errors import InvalidRequest, UnknownModel
 from stages.contract.item import StageMetrics, StageReceipt
@@ -104,6 +106,7 @@ class FakeService:
                 256,
                 accepts_images=True,
                 sampling=DEFAULTS,
+                tool_choices=(ToolChoice.AUTO, ToolChoice.REQUIRED),
             ),
             ModelCard(
                 PAINT,
@@ -285,6 +288,9 @@ class FakeTexts:
 
     async def spelled(self, token_ids: Sequence[int]) -> Sequence[str]:
         return [self.service.words[token] for token in token_ids]
+
+    def tokenizer(self) -> TokenizerNote:
+        return TokenizerNote(end="<end>", chat_template="{{ messages }}")
 
 
 @dataclass(frozen=True, slots=True)

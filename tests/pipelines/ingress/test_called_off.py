@@ -13,7 +13,7 @@ import pytest
 from tests.pipelines.ingress.fakes import CHAT, EMBED, PAINT
 from tests.pipelines.ingress.staged import BAD_SEED, BAD_TEXT, Staged
 from tests.pipelines.ingress.surface import JsonObject, chat_body, client_for, server_for
-from tests.stages.host.test_host import once
+from tests.stages.host.hosting import once
 
 BATCH = 16  # what may be on a device at once
 

@@ -369,3 +369,20 @@ async def test_a_body_that_is_not_declared_as_a_form_is_415(kind: str) -> None:
         response = await client.post(PATH, content=b"{}", headers={"content-type": kind})
     assert response.status_code == 415
     assert "multipart/form-data" in error_of(response)["message"]
+
+
+async def test_a_variation_is_an_edit_that_no_sentence_steers() -> None:
+    service = FakeService()
+    async with client_for(service) as client:
+        response = await client.post("/v1/images/variations", data={"seed": "5", "n": "2"}, files=one_file())
+        steered = await client.post("/v1/images/variations", data={"prompt": "a boat"}, files=one_file())
+        masked = await client.post("/v1/images/variations", files=[*one_file(), ("mask", ("mask.png", png(), "image/png"))])
+        missing = await client.post(
+            "/v1/images/variations", data={"n": "1"}, files=[("picture", ("a.png", png(), "image/png"))]
+        )
+    assert response.status_code == 200, response.text
+    assert len(response.json()["data"]) == 2
+    assert service.jobs == [PaintJob("", n=2, seed=5, init=GivenImage(ImagePart(png(24, 16), 24, 16, "image")))]
+    assert error_of(steered)["param"] == "prompt"
+    assert error_of(masked)["param"] == "mask"
+    assert missing.status_code == 400

@@ -168,6 +168,15 @@ async def test_whatever_a_model_is_asked_it_is_the_tenants_own(path: str, body: 
     assert CHAT not in unknown.text
 
 
+async def test_of_a_models_tokenizer_only_who_may_ask_it_is_told() -> None:
+    asked = f"/tokenizer_info?model={CHAT}"
+    async with client_for(FakeService(), PARTED) as client:
+        statuses = {tenant: (await client.get(asked, headers=key(tenant))).status_code for tenant in TENANTS}
+        nobody = await client.get(asked)
+    assert statuses == {"ada": 404, "bob": 200, "root": 200}
+    assert nobody.status_code == 401
+
+
 async def test_a_painter_that_is_not_the_tenants_paints_nothing_for_its_models() -> None:
     asked = {"model": CHAT, "input": "a", "tools": [{"type": "image_generation", "model": PAINT}]}
     async with client_for(FakeService(), PARTED) as client:

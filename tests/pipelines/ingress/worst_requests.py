@@ -32,6 +32,7 @@ from pipelines.jobs import (
     PromptsRead,
     ReadText,
     TextPipeline,
+    TokenizerNote,
 )
 from stages.contract.item import StageMetrics
 from stages.llm.messages import GenerationEnd, PromptLogprobs, TokenDelta, TokenLogprob
@@ -118,6 +119,9 @@ class LargeTexts:
 
     async def spelled(self, token_ids: Sequence[int]) -> Sequence[str]:
         return ["word"] * len(token_ids)
+
+    def tokenizer(self) -> TokenizerNote:
+        return TokenizerNote()
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,3 +76,7 @@ def test_a_text_that_is_far_too_long_is_not_read_to_its_end() -> None:
 def test_it_is_the_tokenizer_of_the_models_chats(tmp_path: Path) -> None:
     builder = PromptBuilder.load(resolve(Source(folder=str(save_decoder("llama", tmp_path)))))
     assert builder.plain().read(PlainPrompt("a red circle")).token_ids == tuple(builder.encode("a red circle"))
+    note = builder.plain().note
+    assert note.end is not None
+    assert len(builder.plain().read(PlainPrompt(note.end)).token_ids) == 1
+    assert "messages" in (note.chat_template or "")

@@ -1,7 +1,7 @@
 """Devices that break: everything in flight is told so at once, and nothing more is taken in. And stages that never come back."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,16 +11,10 @@ from stages.contract.limits import BatchLimits
 from stages.contract.stage import Stepped
 from stages.engine.base import BaseEngine
 from stages.engine.health import FIRST_STEP_FACTOR, MAX_FAILURES
-from tests.stages.bench import Bench, prepared, submit, workbench
+from tests.stages.bench import Bench, prepared, submit
 from tests.stages.fakes import PATIENCE_S, Add, Adder, Count, Countdown, CountFrom, Divider, Gate, PreparedCount, Sum, Total
 
 ASSERT = "CUDA error: device-side assert triggered"
-
-
-@pytest.fixture
-def bench() -> Iterator[Bench]:
-    with workbench() as bench:
-        yield bench
 
 
 class FailingCountdown(Countdown):

@@ -1,21 +1,13 @@
 """Devices on which too much does not fit: what fits alone does not fail, and what shares the device with it doesn't either."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-import pytest
 
 from stages.contract.errors import Cancelled, OutOfMemory, TooLarge
 from stages.contract.limits import BatchLimits
 from stages.contract.stage import Stepped
-from tests.stages.bench import Bench, prepared, submit, workbench
+from tests.stages.bench import Bench, prepared, submit
 from tests.stages.fakes import Add, Adder, Count, Countdown, CountFrom, Inbox, PreparedCount, Sum, Total
-
-
-@pytest.fixture
-def bench() -> Iterator[Bench]:
-    with workbench() as bench:
-        yield bench
 
 
 class OutOfMemoryError(RuntimeError):

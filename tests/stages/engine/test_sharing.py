@@ -1,6 +1,6 @@
 """Engines of one process on one device: what they learn of their speed is as if each were alone, and what they expect counts the others."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -9,16 +9,10 @@ from stages.contract.engine import Load
 from stages.contract.stage import Stepped
 from stages.device.shared_device import DeviceShare, SharedDevice
 from stages.engine.base import BaseEngine
-from tests.stages.bench import Bench, submit, workbench
+from tests.stages.bench import Bench, submit
 from tests.stages.fakes import Add, Adder, Count, Countdown, CountFrom, HandClock, Sum, Total
 
 BATCH_S = 2.0
-
-
-@pytest.fixture
-def bench() -> Iterator[Bench]:
-    with workbench() as bench:
-        yield bench
 
 
 class Timed(Adder):

@@ -1,7 +1,7 @@
 """Two tenants at one engine, of each kind: what one sends in masses keeps the other waiting for no more than a turn."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -9,14 +9,8 @@ from stages.contract.errors import QueueFull
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.recipe import Inputs
 from stages.contract.stage import Share
-from tests.stages.bench import Bench, number, prepared, submit, workbench
+from tests.stages.bench import Bench, number, prepared, submit
 from tests.stages.fakes import Add, Adder, Countdown, CountFrom, Gate, PreparedCount, Sum
-
-
-@pytest.fixture
-def bench() -> Iterator[Bench]:
-    with workbench() as bench:
-        yield bench
 
 
 class Watched(Adder):

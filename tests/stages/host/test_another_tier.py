@@ -17,8 +17,8 @@ from stages.checkpoints.checkpoint import Contents
 from stages.contract.item import Item, Reply
 from tests.cache.folder_tier import FolderTier
 from tests.stages.fakes import Add, Adder, Total
-from tests.stages.host.pages.test_finding import TEXT, Spelled
-from tests.stages.host.test_host import collect, once
+from tests.stages.host.hosting import collect, once
+from tests.stages.host.pages.spelling import TEXT, Spelled
 from tests.stages.paged import Spell, Speller
 
 

@@ -20,7 +20,7 @@ from stages.contract.limits import QueueLimits
 from stages.host.host import StageHost
 from stages.host.remembered.origin import Origin, remembered_as
 from tests.stages.fakes import Add, Adder, Divider, FarTier, Gate, Total
-from tests.stages.host.test_host import once, total
+from tests.stages.host.hosting import once, total
 
 HERE = remembered_as("n", Origin.of(EngineIdentity("adder", "cpu"), "").key)
 """What "n" is called in the tiers."""

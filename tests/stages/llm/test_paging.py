@@ -19,19 +19,13 @@ from stages.llm.pages.kv_page import KvPage
 from stages.llm.settings import LlmSettings
 from stages.vision.messages import VisionFeatures
 from tests.stages.llm.driving import NOTHING, Answer, drive, exported, recipe
-from tests.stages.llm.oracle import load as load_with
-from tests.stages.llm.tiny_models import save_decoder
+from tests.stages.llm.library.oracle import load as load_with
 
 pytestmark = pytest.mark.models
 
 PAGE = 8
 PROMPT = tuple(range(10, 40))
 OTHER = tuple(range(300, 340))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_decoder("llama", tmp_path_factory.mktemp("llama"))
 
 
 def load(folder: Path, num_slots: int = 2, page_dtype: str = "auto") -> Llm:

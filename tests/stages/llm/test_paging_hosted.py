@@ -16,9 +16,8 @@ from stages.llm.llm import Llm
 from stages.llm.messages import Generate, GenerationEnd, Sampling
 from stages.llm.settings import LlmSettings
 from tests.cache.redis_server import RedisServer
-from tests.stages.host.test_host import collect, once
-from tests.stages.llm.oracle import load
-from tests.stages.llm.tiny_models import save_decoder
+from tests.stages.host.hosting import collect, once
+from tests.stages.llm.library.oracle import load
 
 pytestmark = pytest.mark.models
 
@@ -51,11 +50,6 @@ async def server(tmp_path: Path) -> AsyncIterator[RedisServer]:
     server.start()
     yield server
     server.kill()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_decoder("llama", tmp_path_factory.mktemp("llama"))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from stages.llm.messages import Generate, PromptLogprobs, Sampling, TokenLogprob
 from stages.llm.sampling.scoring import LOGITS_BYTES, tokens_within
 from stages.llm.settings import LlmSettings
 from tests.stages.llm.driving import Answer, drive, exported
-from tests.stages.llm.oracle import load, load_whole
+from tests.stages.llm.library.oracle import load, load_whole
 from tests.stages.llm.tiny_models import save_decoder
 
 pytestmark = pytest.mark.models

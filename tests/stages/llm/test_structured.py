@@ -15,9 +15,8 @@ from stages.llm.messages import Constraint, ConstraintKind, Generate, Sampling
 from stages.llm.settings import LlmSettings
 from tests.fuzz.effort import effort
 from tests.stages.llm.driving import Answer, drive
-from tests.stages.llm.oracle import load
+from tests.stages.llm.library.oracle import load
 from tests.stages.llm.structure.schemas_at_random import schemas
-from tests.stages.llm.tiny_models import save_decoder
 
 pytestmark = pytest.mark.models
 
@@ -33,11 +32,6 @@ PERSON = {
     "required": ["name", "age", "tags"],
     "additionalProperties": False,
 }
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_decoder("llama", tmp_path_factory.mktemp("llama"))
 
 
 @pytest.fixture(scope="module")

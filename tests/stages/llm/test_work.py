@@ -9,16 +9,10 @@ from stages.contract.work import Work
 from stages.llm.llm import Llm
 from stages.llm.row import LlmRow
 from stages.llm.work import answer_work
-from tests.stages.llm.test_llm import PROMPT, generate, load
-from tests.stages.llm.tiny_models import save_decoder
+from tests.stages.llm.asking import PROMPT, generate, load
 
 pytestmark = pytest.mark.models
 CHUNK = 16
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_decoder("llama", tmp_path_factory.mktemp("llama"))
 
 
 def stepped(llm: Llm, row: LlmRow) -> Work:

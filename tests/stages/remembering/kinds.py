@@ -37,8 +37,8 @@ from stages.llm.messages import Generate, GenerationEnd, Sampling
 from stages.llm.settings import LlmSettings
 from stages.vision.messages import Embedding, EmbedInput, EncodeImage, VisionFeatures
 from tests.pipelines.stages import OneShot
-from tests.stages.host.test_host import collect, once
-from tests.stages.llm.oracle import load
+from tests.stages.host.hosting import collect, once
+from tests.stages.llm.library.oracle import load
 
 PATIENCE, PAUSE_S = Patience(timeout_s=0.3), 0.2
 PAGE_TOKENS = 8

@@ -23,6 +23,7 @@ from pipelines.ingress.schemas.images import (
     PaintBody,
     PaintExtras,
     TrunkExtras,
+    VariationBody,
 )
 from pipelines.jobs import GivenImage, ModelCard, PaintJob, Service, Trunk
 from stages.contract.errors import InvalidRequest
@@ -57,6 +58,12 @@ async def asked_edit(arrival: Arrival, request: Request, context: RequestContext
     return form.body, files_of(form.files)
 
 
+async def asked_variation(arrival: Arrival, request: Request, context: RequestContext) -> tuple[VariationBody, Given]:
+    """Of a form. Raises as `asked_edit` does."""
+    form = await arrival.read_form(request, VariationBody, context, files={"image": MAX_FILES})
+    return form.body, files_of(form.files)
+
+
 def addresses(images: Sequence[GivenAddress], mask: GivenAddress | None) -> Given:
     wanted = [WantedImage(one.image_url, f"images[{at}].image_url") for at, one in enumerate(images)]
     return Given(wanted, WantedImage(mask.image_url, "mask.image_url") if mask is not None else None)
@@ -64,7 +71,7 @@ def addresses(images: Sequence[GivenAddress], mask: GivenAddress | None) -> Give
 
 def files_of(files: Mapping[str, Sequence[bytes]]) -> Given:
     """Raises `InvalidRequest` where there is no image."""
-    images, masks = ([GivenFile(data, name) for data in files[name]] for name in ("image", "mask"))
+    images, masks = ([GivenFile(data, name) for data in files.get(name, ())] for name in ("image", "mask"))
     if not images:
         raise InvalidRequest("image is required", param="image")
     return Given(images, masks[0] if masks else None)
@@ -102,7 +109,7 @@ def paint_job(body: PaintBody, settings: IngressSettings, init: GivenImage | Non
     n = body.n or 1
     check_value(n, settings.limits, "max_images", param="n")
     extras = body.triptych or PaintExtras()
-    if not body.prompt.strip():
+    if body.says_what and not body.prompt.strip():
         raise InvalidRequest("prompt is blank; say what is to be painted", param="prompt")
     negative_prompt = _one_of(body.negative_prompt, extras.negative_prompt, "negative_prompt")
     check_length(len(body.prompt), settings.limits, param="prompt")

@@ -1,4 +1,4 @@
-"""POST /v1/images/generations and /v1/images/edits. From their bodies to a `PaintJob` is `asked.py`, what the answer looks like
+"""POST /v1/images/generations, /edits and /variations. From their bodies to a `PaintJob` is `asked.py`, what the answer looks like
 `image_answers.py`. Knows no stages."""
 
 import math
@@ -18,9 +18,25 @@ from pipelines.ingress.request.receipts import ReceiptPrinter
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.ingress.request.sse import EventStream, opened
 from pipelines.ingress.request.whole_answer import WholeAnswer
-from pipelines.ingress.routes.painting.asked import asked_edit, given_image, image_output, paint_job, painter_of
+from pipelines.ingress.routes.painting.asked import (
+    Given,
+    asked_edit,
+    asked_variation,
+    given_image,
+    image_output,
+    paint_job,
+    painter_of,
+)
 from pipelines.ingress.routes.painting.image_answers import ImageAnswer, ImageStreamWriter
-from pipelines.ingress.schemas.images import EDIT_EVENTS, GENERATION_EVENTS, EventTypes, ImagesBody, PaintBody, PaintExtras
+from pipelines.ingress.schemas.images import (
+    EDIT_EVENTS,
+    GENERATION_EVENTS,
+    EditBody,
+    EventTypes,
+    ImagesBody,
+    PaintBody,
+    PaintExtras,
+)
 from pipelines.jobs import GivenImage, PaintEvent, PaintImage, PaintJob, PaintPipeline
 from pipelines.threads import Threads
 from stages.contract.errors import StageFailed
@@ -28,7 +44,7 @@ from stages.contract.errors import StageFailed
 
 @dataclass(frozen=True, slots=True)
 class ImagesRoute:
-    """Both routes: they differ in what they read and in what their events are called."""
+    """All three routes: they differ in what they read and in what their events are called."""
 
     arrival: Arrival
     settings: IngressSettings
@@ -44,7 +60,13 @@ class ImagesRoute:
 
     async def edit(self, request: Request) -> Response:
         context = self.arrival.open(request)
-        body, given = await asked_edit(self.arrival, request, context)
+        return await self._edited(request, context, *await asked_edit(self.arrival, request, context))
+
+    async def vary(self, request: Request) -> Response:
+        context = self.arrival.open(request)
+        return await self._edited(request, context, *await asked_variation(self.arrival, request, context))
+
+    async def _edited(self, request: Request, context: RequestContext, body: EditBody, given: Given) -> Response:
         loading = given_image(body, given, self.images, self.settings)
         init = await unless_gone(request.receive, context, loading)
         return await self._answer(request, context, body, EDIT_EVENTS, init)
@@ -59,7 +81,9 @@ class ImagesRoute:
     ) -> Response:
         extras = body.triptych or PaintExtras()
         served = self.arrival.served(context.tenant)
-        pipeline = served.paint_pipeline(painter_of(body, served, edits=init is not None))
+        model = painter_of(body, served, edits=init is not None)
+        self.arrival.asks(request, model, context)
+        pipeline = served.paint_pipeline(model)
         job, output = paint_job(body, self.settings, init), image_output(body, events)
         answer = ImageAnswer(
             output, context, self.receipts, self.store, self.threads, base_url=self.settings.address.base(request)

@@ -2,11 +2,12 @@
 
 from fastapi import FastAPI, Request, Response
 
-from pipelines.ingress.routes.api_description import EVENTS, POST_ERRORS, asking, error_answers
+from pipelines.ingress.request.errors import json_response
+from pipelines.ingress.routes.api_description import EVENTS, POST_ERRORS, asking, error_answers, operation
 from pipelines.ingress.routes.texts.completions import CompletionsRoute
 from pipelines.ingress.routes.texts.tokens import TokensRoute
 from pipelines.ingress.schemas.completions import Completion, CompletionsBody
-from pipelines.ingress.schemas.tokens import DetokenizeBody, Detokenized, TokenizeBody, Tokenized
+from pipelines.ingress.schemas.tokens import DetokenizeBody, Detokenized, TokenizeBody, Tokenized, TokenizerInfo
 
 
 def add_completions(app: FastAPI, route: CompletionsRoute) -> None:
@@ -42,3 +43,13 @@ def add_tokens(app: FastAPI, route: TokensRoute) -> None:
     async def detokenize(request: Request) -> Response:
         """The text of some tokens."""
         return await route.detokenize(request)
+
+    @app.get(
+        "/tokenizer_info",
+        response_model=None,
+        responses={200: {"model": TokenizerInfo}, **error_answers(400, 401, 403, 404)},
+        openapi_extra=operation(keyed=bool(route.settings.keys)),
+    )
+    async def tokenizer_info(request: Request, model: str = "") -> Response:
+        """The tokenizer's own tokens, and the chat template, of a model; which need not be said where only one speaks."""
+        return json_response(route.info(model, route.arrival.seen(request)).to_json())

@@ -1,4 +1,5 @@
-"""POST /tokenize and /detokenize: texts and conversations to a model's tokens, and back. Asks no stage. Knows no tokenizer."""
+"""POST /tokenize and /detokenize: texts and conversations to a model's tokens, and back. And GET /tokenizer_info, for whoever writes a
+model's prompts himself. Asks no stage. Knows no tokenizer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pipelines.ingress.request.whole_answer import WholeAnswer
 from pipelines.ingress.routes.texts.language_models import context_of, the_model
 from pipelines.ingress.schemas.chat import ChatBody
 from pipelines.ingress.schemas.strict import ResponseBody
-from pipelines.ingress.schemas.tokens import OF_CHATS, DetokenizeBody, Detokenized, TokenizeBody, Tokenized
+from pipelines.ingress.schemas.tokens import OF_CHATS, DetokenizeBody, Detokenized, TokenizeBody, Tokenized, TokenizerInfo
 from pipelines.jobs import ChatJob, PlainPrompt, Service
 from pipelines.threads import Threads
 from stages.contract.errors import InvalidRequest
@@ -53,6 +54,19 @@ class TokensRoute:
         pipeline = served.text_pipeline(the_model(served, body.model))
         text = await unless_gone(request.receive, context, pipeline.text_of(body.tokens))
         return await self._answer(Detokenized(prompt=text), size=len(text))
+
+    def info(self, model: str, seen: Service) -> TokenizerInfo:
+        """`seen`: what of the service whoever asks may see. Raises `InvalidRequest`."""
+        model = the_model(seen, model)
+        note = seen.text_pipeline(model).tokenizer()
+        return TokenizerInfo(
+            bos_token=note.begin,
+            eos_token=note.end,
+            pad_token=note.padding,
+            unk_token=note.unknown,
+            chat_template=note.chat_template,
+            model_max_length=context_of(seen, model),
+        )
 
     async def _tokenized(self, body: TokenizeBody, served: Service, context: RequestContext) -> Response:
         model = the_model(served, body.model)

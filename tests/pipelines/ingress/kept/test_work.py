@@ -13,7 +13,7 @@ from pipelines.ingress.request.auth import Caller
 from stages.concurrency.together import stopped
 from stages.contract.errors import InvalidRequest, Overloaded, Unavailable
 from tests.pipelines.ingress.kept.workers import ADA, BOB, Clock, FakeWorker, SharedStore, process
-from tests.stages.host.test_host import once
+from tests.stages.host.hosting import once
 
 WAIT_S = 20
 

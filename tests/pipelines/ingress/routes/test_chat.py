@@ -134,6 +134,23 @@ async def test_top_k_may_say_all_in_both_of_vllms_ways(top_k: int, means: int) -
     assert (await asked(chat_body(top_k=top_k))).sampling.top_k == means
 
 
+async def test_what_others_servers_take_changes_nothing_with_the_value_that_asks_for_nothing() -> None:
+    """Their clients send their defaults along."""
+    nulls = ("cache_salt", "lora_path", "prompt_logprobs", "kv_transfer_params", "mm_processor_kwargs", "ebnf")
+    neutral = dict.fromkeys(nulls) | {
+        "length_penalty": 1.0,
+        "priority": 0,
+        "best_of": 1,
+        "include_reasoning": True,
+        "no_stop_trim": False,
+        "rid": "mine",
+        "bad_words": [],
+        "allowed_token_ids": [],
+    }
+    assert (await asked(chat_body(**neutral))).sampling == DEFAULTS
+    assert (await asked(chat_body(no_stop_trim=True, stop="a"))).sampling.include_stop_str_in_output
+
+
 async def test_nothing_given_leaves_the_defaults_to_the_model() -> None:
     job = await asked(chat_body())
     assert job.sampling == DEFAULTS
@@ -218,6 +235,9 @@ async def test_a_field_with_an_effect_that_is_not_offered_is_refused_by_name(fie
         ({"min_tokens": -1}, "min_tokens", "0"),
         ({"stop_token_ids": [-1]}, "stop_token_ids[0]", "0"),
         ({"temprature": 1}, "temprature", "did you mean temperature?"),
+        ({"bad_words": ["a"]}, "bad_words", "not supported: use logit_bias"),
+        ({"prompt_logprobs": 1}, "prompt_logprobs", "not supported: /v1/completions"),
+        ({"priority": 5}, "priority", "must be 0"),
         ({"max_token": 1}, "max_token", "did you mean max_tokens?"),
         ({"quux": 1}, "quux", "quux is not supported"),
         ({"n": 0}, "n", "1"),
@@ -226,7 +246,7 @@ async def test_a_field_with_an_effect_that_is_not_offered_is_refused_by_name(fie
         ({"max_tokens": 3, "max_completion_tokens": 4}, "max_completion_tokens", "give one"),
         ({"seed": 2**63}, "seed", "9223372036854775807"),
         ({"seed": 1.5}, "seed", "1.5"),
-        ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "at most 4 items (it has 5)"),
+        ({"stop": ["a"] * 33}, "stop", "at most 32 items (it has 33)"),
         ({"stop": ""}, "stop", "1"),
         ({"stop": ["a", 5]}, "stop[1]", "5"),
         ({"top_logprobs": 3}, "top_logprobs", "logprobs: true"),

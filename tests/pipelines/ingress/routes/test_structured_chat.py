@@ -38,6 +38,9 @@ def named(**fields: Any) -> JsonObject:
         ({"guided_regex": "a+"}, Constraint(ConstraintKind.REGEX, "a+")),
         ({"guided_choice": ["yes", "no"]}, Constraint(ConstraintKind.CHOICE, '["yes", "no"]')),
         ({"guided_grammar": 'root ::= "a"'}, Constraint(ConstraintKind.GRAMMAR, 'root ::= "a"')),
+        ({"json_schema": TEXT}, OF_SCHEMA),
+        ({"regex": "a+"}, Constraint(ConstraintKind.REGEX, "a+")),
+        ({"ebnf": 'root ::= "a"'}, Constraint(ConstraintKind.GRAMMAR, 'root ::= "a"')),
         ({"structured_outputs": {"json": SCHEMA}}, OF_SCHEMA),
         (
             {"structured_outputs": {"json": TEXT, "disable_any_whitespace": True}},

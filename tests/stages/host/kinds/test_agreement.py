@@ -20,7 +20,7 @@ from stages.host.kinds.registry import LoadedStage
 from tests.stages.checkpoints.test_fingerprint import folder_of, spec_of
 from tests.stages.fakes import Add, Adder, Countdown, CountFrom
 from tests.stages.host.elsewhere import Elsewhere
-from tests.stages.host.test_host import total
+from tests.stages.host.hosting import total
 
 SEEN, NEWER = Contents("settings", "whole"), Contents("settings", "newer")
 

@@ -13,8 +13,8 @@ from stages.checkpoints.checkpoint import Contents
 from stages.contract.item import Item
 from stages.host.host import StageHost
 from tests.cache.redis_server import RedisServer
-from tests.stages.host.pages.test_finding import TEXT, Spelled
-from tests.stages.host.test_host import collect, once
+from tests.stages.host.hosting import collect, once
+from tests.stages.host.pages.spelling import TEXT, Spelled
 from tests.stages.paged import Spell, Speller
 
 

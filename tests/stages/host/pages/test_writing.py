@@ -12,8 +12,8 @@ from stages.engine.delivery import Call, deliver_here
 from stages.host.pages.writing import MAX_WAITING_BYTES, PageWriter
 from stages.host.remembered.cache_threads import CacheThreads
 from stages.host.remembered.origin import remembered_as
-from tests.stages.host.pages.test_finding import Far
-from tests.stages.host.test_host import once
+from tests.stages.host.hosting import once
+from tests.stages.host.pages.spelling import Far
 from tests.stages.paged import Letters
 
 

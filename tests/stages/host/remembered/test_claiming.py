@@ -13,7 +13,7 @@ from cache.tiered import Found, TieredCache
 from stages.host.remembered.cache_threads import CacheThreads
 from stages.host.remembered.claiming import LONGEST_PAUSE_S, LONGEST_WAIT_S, SHORTEST_WAIT_S, Claiming, patience_s
 from tests.cache.shared_tier import SharedTier, Store
-from tests.stages.host.test_host import once
+from tests.stages.host.hosting import once
 
 
 class Scene:

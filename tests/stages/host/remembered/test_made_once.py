@@ -18,7 +18,7 @@ from stages.host.remembered.origin import Origin, remembered_as
 from tests.cache.shared_tier import SharedTier, Store
 from tests.stages.fakes import Add, Adder, Countdown, CountFrom, Total
 from tests.stages.host.elsewhere import Elsewhere
-from tests.stages.host.test_host import collect, once, total
+from tests.stages.host.hosting import collect, once, total
 
 KEY = remembered_as("n", Origin.of(EngineIdentity("adder", "cpu"), "").key)
 

@@ -30,7 +30,7 @@ from stages.contract.errors import InvalidRequest, QueueFull, StageFailed, Unava
 from tests.pipelines.ingress.fakes import CHAT, EMBED, FakeService, Gate, Trouble
 from tests.pipelines.ingress.kept.workers import SharedStore
 from tests.pipelines.ingress.surface import JsonObject, client_of, error_of, server_for
-from tests.stages.host.test_host import once
+from tests.stages.host.hosting import once
 
 SEVERAL = IngressSettings(
     keys={hashlib.sha256(tenant.encode()).hexdigest(): tenant for tenant in ("ada", "bob")}, secret=b"a secret"

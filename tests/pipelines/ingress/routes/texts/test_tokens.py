@@ -40,6 +40,16 @@ async def test_a_conversation_becomes_the_tokens_of_its_prompt() -> None:
     assert (told["count"], told["token_strs"]) == (2, ["a", " bc"])
 
 
+async def test_who_writes_prompts_himself_is_told_what_he_needs_of_the_tokenizer() -> None:
+    async with client_for(FakeService()) as client:
+        told = (await client.get("/tokenizer_info", params={"model": CHAT})).json()
+        assert told == (await client.get("/tokenizer_info")).json()
+        unknown = await client.get("/tokenizer_info", params={"model": "nobody"})
+    assert (told["eos_token"], told["bos_token"], told["model_max_length"]) == ("<end>", None, 256)
+    assert told["chat_template"] == "{{ messages }}"
+    assert unknown.status_code == 404
+
+
 async def test_the_model_may_be_left_out_where_one_speaks() -> None:
     class TwoSpeak(FakeService):
         def models(self) -> tuple[ModelCard, ...]:

@@ -13,8 +13,8 @@ from stages.llm.model.decoding.compiled import neighbours
 from stages.llm.model.slot_cache import Chunk
 from stages.llm.settings import LlmSettings
 from tests.stages.llm.driving import drive
-from tests.stages.llm.oracle import greedy, load_whole, requests
-from tests.stages.llm.test_oracle import DECODERS
+from tests.stages.llm.library.oracle import greedy, load_whole, requests
+from tests.stages.llm.library.test_oracle import DECODERS
 from tests.stages.llm.tiny_models import save_decoder
 from tests.stages.llm.tiny_vlms import save_qwen2_5_vl
 

@@ -1,0 +1,25 @@
+"""How the tests here run another's command: by this interpreter, with no hub to ask, and with what it said where it fails."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+TIMEOUT_S = 240
+
+
+def ran(module: str, *arguments: str) -> str:
+    """What it said. `module`: as in `python -m`."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "NO_COLOR": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said[-4000:]
+    return said
