@@ -84,7 +84,11 @@ class Page:
         try:
             yield
         finally:
-            for process in [*psutil.Process(node.pid).children(recursive=True), node]:
+            processes: list[psutil.Process | subprocess.Popen[bytes]] = [
+                *psutil.Process(node.pid).children(recursive=True),
+                node,
+            ]
+            for process in processes:
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
             node.wait()
