@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +10,8 @@ import yaml
 from pipelines.settings.config_file import parse
 from pipelines.settings.serve.applications import applications
 from pipelines.settings.serve.rollout import Document, changed, changes, steps
+from tests.pipelines.settings.shipped import SHIPPED
 
-SHIPPED = Path(__file__).parents[3] / "serve_config.yaml"
 APP = "triptych"
 
 
