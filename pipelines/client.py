@@ -57,8 +57,8 @@ class StageClient(Protocol):
         """Runs an iterative stage and yields its events as they come, several at a time; the last is a `StreamEnd`.
 
         Closing the iterator stops the work. Where its replica ends before it has told anything, the item is run elsewhere; after
-        that, what `again` says then, behind a `ReplicaEnded`; where nobody can take over, what became of the replica is raised. `lost` as
-        for `call`.
+        that, a `ReplicaEnded` is told, and what `again` says is done elsewhere; where nobody can take over, what became of the replica is
+        raised. `lost` as for `call`.
         """
         ...
 

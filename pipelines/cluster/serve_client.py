@@ -28,7 +28,7 @@ from pipelines.routing.admission import Admission, admit, forecast
 from pipelines.routing.candidate import Ranked, Wanted
 from pipelines.routing.route import Route, wanted_of
 from pipelines.routing.table import ReplicaTable, pool_key, table_of_this_process
-from stages.contract.errors import ConfigurationError, QueueFull, TriptychError
+from stages.contract.errors import ConfigurationError, QueueFull, TriptychError, Unavailable
 from stages.contract.item import InputReceipts, Item, ReplicaEnded, Reply, StageReceipt, StreamEnd
 from stages.contract.news import StageNews, hint
 from stages.host.deadlines import remaining_s
@@ -138,15 +138,16 @@ class ServeStageClient:
                 rest = again() if told and again is not None else None
                 goes_on = rest is not None and rest.payload is not item.payload
                 another = attempts.another(error, failure, route.replica, goes_on=goes_on, waits=item.continues)
-                if told and rest is None:
-                    raise failure from None
-                if not another and not self._has_room_elsewhere(error, failure, route, attempts):
-                    raise attempts.last(stage, failure) from None
+                may_try = another or self._has_room_elsewhere(error, failure, route, attempts)
+                given_up = failure if told and rest is None else None if may_try else attempts.last(stage, failure)
             finally:
                 route.ended()
                 _call_off(response)
-            if rest is not None:
+            if told and isinstance(failure, Unavailable):
                 yield [ReplicaEnded(_ended_early(stage, route, pool.name, time.monotonic() - began))]
+            if given_up is not None:
+                raise given_up
+            if rest is not None:
                 item, sent = replace(item, payload=rest.payload, work=rest.work, continues=True), None
             await attempts.pause(stage, item)
 

@@ -237,7 +237,7 @@ class StageHost:
         To be called on the event loop.
         """
         shared = self._shared_cache_counters()
-        metrics = []
+        metrics: list[StageMetrics] = []
         for name, hosted in self._hosted.items():
             identity, histograms = hosted.engine.identity, hosted.histograms()
             memory = memory_used(identity.device) if not metrics else {}

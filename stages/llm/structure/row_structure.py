@@ -42,8 +42,8 @@ class Start:
     def behind(self, tokens: Sequence[int]) -> "Start":
         """Where an answer goes on that has said these already. Some microseconds a token, on any thread. Raises as `dead_end`."""
         begun = next((place + 1 for place, token in enumerate(tokens) if token in self.after), None) if self.after else 0
-        if begun is None or begun == len(tokens):
-            return self if begun is None else replace(self, after=frozenset(), before=None)
+        if begun is None or not tokens:
+            return self
         matcher = self.matcher.deep_copy()
         for token in tokens[begun:]:
             if token not in self.vocabulary.end_tokens:
