@@ -50,7 +50,7 @@ export function startAsked() {
   showFields();
 }
 
-const CHOICES = { auto: "it may call", required: "it must call, then answer" };
+const CHOICES = { auto: "it may call", required: "it must call once, then answer" };
 
 // `choices`: what the chosen model takes as tool_choice.
 export function allowCalls(choices) {
@@ -75,7 +75,9 @@ export function asked(isGoingOn) {
   };
   const choice = $("tool-choice").value;
   if (!choice) return fields;
-  return { ...fields, tools: tools(), tool_choice: isGoingOn && choice === "required" ? "none" : choice };
+  if (choice !== "required") return { ...fields, tools: tools(), tool_choice: choice };
+  // Once: small models that must call go on calling, as long as they may.
+  return isGoingOn ? { ...fields, tools: tools(), tool_choice: "none" } : { ...fields, tools: tools(), tool_choice: choice, parallel_tool_calls: false };
 }
 
 function responseFormat() {
