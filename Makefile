@@ -16,7 +16,7 @@ CLIENTS := $(CURDIR)/.venv/clients
 LOAD := $(CURDIR)/.venv/load
 LOCK_OF_ALL := $(COMPILE) pyproject.toml locks/also.in --extra dev --extra bench
 
-.PHONY: setup demo serve check lint fast-tests test cpu-tests every-test clients fuzz audit lock format clean
+.PHONY: setup demo serve check lint fast-tests test cpu-tests every-test clients fuzz audit docs lock format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo "make clients  ask the demo's models with clients that others wrote (FULL=1: also load generators and an evaluation harness)"
 	@echo "make fuzz   try hostile input for FUZZ_SECONDS (3600), and keep what fails"
 	@echo "make audit  known faults in what is installed, its licences and its bill of materials (AUDIT=--may-be-unreachable)"
+	@echo "make docs   the documentation's site, in build/site"
 	@echo "make lock   write locks/ anew after pyproject.toml has changed (UPGRADE=--upgrade: the newest of everything)"
 	@echo "TORCH=cpu or TORCH=cuda chooses the build of torch; left out: cpu where pip is offered one"
 
@@ -101,6 +102,9 @@ clients: $(CLIENTS)/.installed $(if $(FULL),$(LOAD)/.installed)
 
 audit: $(TOOLS)/.installed
 	@$(TOOLS)/bin/python .ci/audit.py --environment $(BIN)/python --lock locks/cuda.txt --into .triptych/audit $(AUDIT)
+
+docs: setup
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lock: $(TOOLS)/.installed
 	@cd locks && for lock in tools clients; do $(TOOLS)/bin/$(COMPILE) $$lock.in -o $$lock.txt || exit; done

@@ -21,7 +21,7 @@ from ray.serve.schema import LoggingConfig
 from pipelines.client import LocalStageClient, SplitStageClient, StageClient
 from pipelines.cluster.live_app import AsgiApp, Built, LiveApp, Succession
 from pipelines.cluster.replica import StageReplica
-from pipelines.cluster.running_serve import listening_host
+from pipelines.cluster.running_serve import listening_host, ways_in
 from pipelines.cluster.scaling.waiting import TellsWaiting
 from pipelines.cluster.stage_deployment import (
     TINY,
@@ -36,6 +36,7 @@ from pipelines.cluster.stage_deployment import (
 )
 from pipelines.cluster.state.directory import ServeDirectory
 from pipelines.cluster.state.metrics_table import MetricsTable, Refused, SettingsInUse
+from pipelines.cluster.state.surface_counts import SurfaceCounts
 from pipelines.ingress.app import Kept, create_app
 from pipelines.ingress.request.settings import settings_of
 from pipelines.service import Triptych
@@ -47,6 +48,7 @@ from pipelines.settings.pinning import pinned
 from pipelines.settings.schema.auth import AuthConfig
 from pipelines.settings.schema.config import INGRESS, AppConfig, FetchConfig
 from pipelines.settings.schema.orchestration import RoutingConfig
+from pipelines.settings.schema.telemetry import TelemetryConfig
 from pipelines.settings.serve.applications import (
     METRICS,
     OWN,
@@ -63,6 +65,8 @@ from pipelines.settings.serve.applications import (
 )
 from pipelines.settings.serve.replica_spec import RedisSpec
 from pipelines.settings.serve.specs import embedded_servers
+from pipelines.settings.ways_in import refuse_other_ways_in
+from pipelines.telemetry.telling import ProcessTelling
 from pipelines.threads import Threads
 from stages.images.pixel_budget import pixels_of_this_process
 
@@ -76,6 +80,7 @@ def build(args: AppConfig) -> Application:
     Serve listens to strangers and there are no keys, before anything is deployed."""
     config = parse(args)
     refuse_open_door(config, listening_host())
+    refuse_other_ways_in(ways_in())
     for caution in cautions(config):
         log.warning(caution)
     config = pinned(config)
@@ -93,7 +98,8 @@ def build(args: AppConfig) -> Application:
 
 
 def surface(args: SurfaceArgs) -> Application:
-    """The HTTP surface and the metrics table."""
+    """The HTTP surface and the metrics table. Raises `ConfigurationError` where Serve would lead clients past its proxies."""
+    refuse_other_ways_in(ways_in())
     return _surface(args, {}, [])
 
 
@@ -133,8 +139,12 @@ class Ingress:
         self._replica = str(serve.get_replica_context().replica_tag)
         self._table = handle_of(Address(deployment=METRICS, application=OWN))
         self._waiting = TellsWaiting(self._table, self._replica)
+        self._counts = SurfaceCounts(self._table, self._replica)
         self._elsewhere, self._needed = Elsewhere(), (Addresses(), RoutingConfig())
-        self._own = StageReplica(args.own.spec(), self._table, self._elsewhere) if args.own is not None else None
+        self._process = ProcessTelling(self._replica)
+        self._own = (
+            StageReplica(args.own.spec(), self._table, self._elsewhere, self._process) if args.own is not None else None
+        )
         self._served: tuple[SurfaceSettings, Triptych] | None = None
         self._told: SettingsInUse | None = None
         self._told_at = float("-inf")
@@ -154,7 +164,7 @@ class Ingress:
         if self._served is None or _what_is_served(self._served[0]) != _what_is_served(settings):
             self._served = settings, self._service(settings)
         if self._kept is None:
-            self._kept = Kept.new(limits, self._threads, live=self._app)
+            self._kept = Kept.new(limits, self._threads, live=self._app, surfaces=self._counts, tracer=self._process.tracer)
             gc.collect()
             gc.freeze()  # or the collector looks through all of it again and again, and holds up every request meanwhile
         return Built(given, create_app(self._served[1], limits, self._kept), version_of(given))
@@ -172,6 +182,7 @@ class Ingress:
 
     def _limit(self, settings: SurfaceSettings) -> None:
         """What requests share, whichever app they came to. Refused settings change nothing of it."""
+        self._process.follow(settings.config.telemetry)
         pixels_of_this_process().limit(pixels_in_flight(settings.config.limits))
         if self._kept is not None:
             self._kept.limit(settings.config.limits, is_shared=len({key.tenant for key in settings.config.auth.keys}) > 1)
@@ -219,6 +230,7 @@ class Ingress:
         self._waiting.begin()
         if self._kept is not None:
             self._kept.tend()
+            self._counts.tell_soon(self._kept.metrics.num_ended, self._kept.metrics.counts)
         if self._own is not None:
             await self._own.check_health()
 
@@ -227,20 +239,28 @@ class Ingress:
             await self._kept.close()
         self._threads.close()
         self._waiting.close()
+        self._counts.close()
         if self._own is not None:
             await self._own.close()
+        await self._process.close()
 
 
 def checked_settings(given: Mapping[str, Any]) -> SurfaceSettings:
     """What the HTTP surface is told to serve. Raises `ConfigurationError` where Serve listens to strangers and there are no keys: however
-    it came to be deployed, and where keys are taken away while it runs."""
+    it came to be deployed, and where keys are taken away while it runs; and where this replica would listen to clients itself."""
     settings = SurfaceSettings.model_validate(given)
     refuse_open_door(settings.config, listening_host())
+    refuse_other_ways_in(ways_in())
     return settings
 
 
 def _what_is_served(settings: SurfaceSettings) -> SurfaceSettings:
     """Without what only the HTTP surface's own settings are made of."""
     return settings.model_copy(
-        update={"queues": {}, "config": settings.config.model_copy(update={"auth": AuthConfig(), "fetch": FetchConfig()})}
+        update={
+            "queues": {},
+            "config": settings.config.model_copy(
+                update={"auth": AuthConfig(), "fetch": FetchConfig(), "telemetry": TelemetryConfig()}
+            ),
+        }
     )

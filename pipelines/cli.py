@@ -1,5 +1,5 @@
-"""The command line: `triptych serve`, `deploy`, `check`, `prepare`, `demo`, `cache`, `explain`. Decides nothing about serving; reads the
-configuration."""
+"""The command line: `triptych serve`, `deploy`, `check`, `prepare`, `demo`, `cache`, `explain`, `top`. Decides nothing about serving; reads
+the configuration."""
 
 import signal
 import threading
@@ -9,23 +9,24 @@ from types import FrameType
 from typing import Annotated
 
 import typer
-import yaml
 from rich.console import Console
 from rich.markup import escape
 
 from pipelines.commands import remembered
-from pipelines.commands.console import DEFAULT_CONFIG, ConfigPath, errors
+from pipelines.commands.console import DEFAULT_CONFIG, ConfigPath, Overlays, errors
 from pipelines.commands.explain import explain
 from pipelines.commands.plan import plan
 from pipelines.commands.profile import profile
+from pipelines.commands.top import top
 from pipelines.settings.cautions import cautions, unreachable
-from pipelines.settings.config_file import ServeFile, load, serve_document
+from pipelines.settings.config_file import ServeFile, load, read_text, serve_document
 from pipelines.settings.derived import derivations
 from pipelines.settings.loopback import refuse_open_door
 from pipelines.settings.nodes import nowhere
 from pipelines.settings.pinning import pinned
 from pipelines.settings.pools import described
 from pipelines.settings.schema.config import INGRESS
+from pipelines.settings.serve.manifest import serve_yaml, with_serve_config
 from pipelines.settings.serve.rollout import Change, changes
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__.replace("\n", " "))
@@ -34,19 +35,20 @@ app.add_typer(remembered.app, name="cache")
 app.command()(plan)
 app.command()(profile)
 app.command()(explain)
+app.command()(top)
 
 Host = Annotated[str | None, typer.Option(help="overrides http_options.host")]
 Port = Annotated[int | None, typer.Option(min=1, max=65535, help="overrides http_options.port")]
 
 
 @app.command()
-def serve(config: ConfigPath = DEFAULT_CONFIG, host: Host = None, port: Port = None) -> None:
+def serve(config: ConfigPath = DEFAULT_CONFIG, overlay: Overlays = None, host: Host = None, port: Port = None) -> None:
     """Serves on this machine until Ctrl-C."""
     from pipelines.cluster.local_cluster import HttpAddress, running
 
     console = Console()
     with errors(console):
-        file = _pinned(load(config))
+        file = _pinned(load(config, overlay or ()))
         address = HttpAddress(host or file.http.host, port or file.http.port)
         _print_cautions(cautions(file.app), console)
         with running(file, address, console):
@@ -60,10 +62,15 @@ def serve(config: ConfigPath = DEFAULT_CONFIG, host: Host = None, port: Port = N
 @app.command()
 def deploy(
     config: ConfigPath = DEFAULT_CONFIG,
+    overlay: Overlays = None,
     address: Annotated[str, typer.Option(help="of the Ray cluster; auto: the one that runs on this machine")] = "auto",
     print_only: Annotated[
         bool, typer.Option("--print", help="print the Serve config (for `serve deploy` and KubeRay) and change nothing")
     ] = False,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(help="a KubeRay RayService: print it with the configuration as its serveConfigV2, and change nothing"),
+    ] = None,
     timeout: Annotated[
         float, typer.Option(min=60, help="seconds that a step of the change may take: the slowest stage's start")
     ] = 600,
@@ -73,10 +80,13 @@ def deploy(
 
     console = Console()
     with errors(console):
-        file = _pinned(load(config))
+        file = _pinned(load(config, overlay or ()))
         refuse_open_door(file.app, file.http.host)
-        if print_only:
-            typer.echo(yaml.safe_dump(serve_document(file), sort_keys=False, allow_unicode=True, width=140), nl=False)
+        if print_only or manifest is not None:
+            document = serve_document(file)
+            typer.echo(
+                serve_yaml(document) if manifest is None else with_serve_config(read_text(manifest), document), nl=False
+            )
             return
         with connected(address, file) as nodes:
             from pipelines.cluster.deploy import Rollout
@@ -107,14 +117,14 @@ def demo(
 
 
 @app.command()
-def prepare(config: ConfigPath = DEFAULT_CONFIG) -> None:
+def prepare(config: ConfigPath = DEFAULT_CONFIG, overlay: Overlays = None) -> None:
     """Downloads and unpacks what the configuration's stages load, so that they start sooner (for an image, or after installing)."""
     from pipelines.settings.serve.specs import stage_specs
     from stages.host.kinds.registry import prepare as prepare_stage
 
     console = Console()
     with errors(console):
-        for spec in stage_specs(load(config).app).values():
+        for spec in stage_specs(load(config, overlay or ()).app).values():
             with console.status(f"{spec.name}: {spec.source}"):
                 prepare_stage(spec)
 
@@ -122,6 +132,7 @@ def prepare(config: ConfigPath = DEFAULT_CONFIG) -> None:
 @app.command()
 def check(
     config: ConfigPath = DEFAULT_CONFIG,
+    overlay: Overlays = None,
     before: Annotated[
         Path | None,
         typer.Option("--from", help="another configuration: say what the change from it to this one would restart"),
@@ -130,7 +141,7 @@ def check(
     """Says whether a configuration is sound, what would be deployed, and what was derived for what it leaves out."""
     console = Console()
     with errors(console):
-        file = load(config)
+        file = load(config, overlay or ())
         refuse_open_door(file.app, file.http.host)
         if before is not None:
             now, wanted = (serve_document(each)["applications"] for each in (_pinned(load(before)), _pinned(file)))

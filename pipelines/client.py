@@ -3,9 +3,9 @@
 Knows no HTTP and no model. The one-process form is `LocalStageClient`; the cluster's is `pipelines/cluster/serve_client.py`.
 """
 
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from stages.contract.item import Item, Reply
 from stages.contract.news import NO_HINTS, Hints
@@ -21,6 +21,19 @@ class Visit:
     work: Work | None
     hints: Hints = NO_HINTS
     name: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """What whoever takes over a stream is to do, and about how much it is: the same payload, where its events may come again from the
+    start, or one that goes on behind what was told."""
+
+    payload: Any
+    work: Work | None
+
+
+Again: TypeAlias = Callable[[], Rest | None]
+"""Asked when a replica has ended in the middle of a stream. None: nobody can take over."""
 
 
 class StageClient(Protocol):
@@ -39,12 +52,13 @@ class StageClient(Protocol):
         ...
 
     def stream(
-        self, stage: str, item: Item[Any], *, restartable: bool = False, lost: set[str] | None = None
+        self, stage: str, item: Item[Any], *, again: Again | None = None, lost: set[str] | None = None
     ) -> AsyncGenerator[Sequence[object], None]:
         """Runs an iterative stage and yields its events as they come, several at a time; the last is a `StreamEnd`.
 
-        Closing the iterator stops the work. `restartable` says that the caller can bear to see the events again from the start,
-        so that a replica's death is survived by running it elsewhere. `lost` as for `call`.
+        Closing the iterator stops the work. Where its replica ends before it has told anything, the item is run elsewhere; after
+        that, a `ReplicaEnded` is told, and what `again` says is done elsewhere; where nobody can take over, what became of the replica is
+        raised. `lost` as for `call`.
         """
         ...
 
@@ -65,7 +79,7 @@ class LocalStageClient:
         return await self._host.call(stage, item)
 
     def stream(
-        self, stage: str, item: Item[Any], *, restartable: bool = False, lost: set[str] | None = None
+        self, stage: str, item: Item[Any], *, again: Again | None = None, lost: set[str] | None = None
     ) -> AsyncGenerator[Sequence[object], None]:
         return self._host.stream(stage, item)
 
@@ -87,9 +101,9 @@ class SplitStageClient:
         return await self._of(stage).call(stage, item, lost=lost)
 
     def stream(
-        self, stage: str, item: Item[Any], *, restartable: bool = False, lost: set[str] | None = None
+        self, stage: str, item: Item[Any], *, again: Again | None = None, lost: set[str] | None = None
     ) -> AsyncGenerator[Sequence[object], None]:
-        return self._of(stage).stream(stage, item, restartable=restartable, lost=lost)
+        return self._of(stage).stream(stage, item, again=again, lost=lost)
 
     def _far(self, visits: Sequence[Visit]) -> Sequence[Visit]:
         return [visit for visit in visits if visit.stage not in self._near]

@@ -11,6 +11,7 @@ from typing import TypeVar
 from stages.contract.errors import DeadlineExceeded
 from stages.contract.item import Item, StageReceipt
 from stages.contract.news import NO_HINTS, Hints
+from stages.contract.trace import Trace
 from stages.contract.work import Work
 
 P = TypeVar("P")
@@ -24,12 +25,21 @@ class Note:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class TokenUsage:
+    """Tokens that were read, and tokens that were written."""
+
+    input_tokens: int
+    output_tokens: int = 0
+
+
 @dataclass(slots=True)
 class RequestContext:
     """`id` is the client's where it gave one: for logs and receipts, never part of a name. `deadline` and `created` are wall-clock
     seconds. `tenant` is derived on the server; `salt` goes into every name. `pace_s`: how often, at most, the client is shown
     something new; infinite where it is shown the end only. `lost_replicas`: those that ended with a piece of it in hand, by their names.
-    `notes`: of fields without the effect that they might have had, for the receipt."""
+    `notes`: of fields without the effect that they might have had, for the receipt. `trace`: where somebody records it. `usage`: once it
+    is through, where it is about tokens."""
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     tenant: str = "default"
@@ -41,6 +51,8 @@ class RequestContext:
     receipts: list[StageReceipt] = field(default_factory=list)
     lost_replicas: set[str] = field(default_factory=set)
     notes: list[Note] = field(default_factory=list)
+    trace: Trace | None = None
+    usage: TokenUsage | None = None
 
     def note(self, field: str, text: str) -> None:
         """Tells in the receipt what became of a field; once."""
@@ -70,6 +82,7 @@ class RequestContext:
             salt=self.salt,
             work=work,
             hints=hints,
+            trace=self.trace,
         )
 
     def remaining_s(self) -> float:

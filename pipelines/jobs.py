@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.context import RequestContext
-from pipelines.tools.asked import Tools
+from pipelines.tools.asked import ToolChoice, Tools
 from pipelines.tools.events import AnswerEvent
 from stages.contract.item import StageMetrics
 from stages.llm.messages import Sampling
@@ -259,7 +259,8 @@ class StageCard:
 class ModelCard:
     """What can be asked of a model. `sizes`: the (width, height) it paints at; empty: any multiple of `size_multiple`.
     `accepts_images`: chat looks at images, a painter edits them. `sampling`: how a chat is answered where its request says
-    nothing, of every model that chats. None: not known, or without meaning for the pipeline."""
+    nothing, of every model that chats. `tool_choices`: how it may be asked to call functions. None: not known, or without meaning for the
+    pipeline."""
 
     id: str
     pipeline: Literal["image_text", "text_to_image", "embed"]
@@ -276,6 +277,7 @@ class ModelCard:
     max_prompt_tokens: int | None = None
     accepts_images: bool | None = None
     sampling: Sampling | None = None
+    tool_choices: tuple[ToolChoice, ...] | None = None
 
 
 class ChatPipeline(Protocol):

@@ -24,6 +24,7 @@ from pipelines.settings.schema.config import AppConfig, EmbedModel, ImageTextMod
 from pipelines.settings.serve.specs import stage_specs
 from pipelines.text_to_image import TextToImagePipeline
 from pipelines.threads import Threads
+from pipelines.tools.dialect import Dialect
 from stages.checkpoints.checkpoint import resolve
 from stages.checkpoints.input_versions import input_versions
 from stages.contract.errors import InvalidRequest, UnknownModel
@@ -105,7 +106,7 @@ class Triptych:
         match model:
             case ImageTextModel():
                 defaults = self._sampling_defaults(self._specs[f"{model_id}.llm"])
-                self._add_language(model_id, model)
+                dialect = self._add_language(model_id, model)
                 return ModelCard(
                     model_id,
                     "image_text",
@@ -114,6 +115,7 @@ class Triptych:
                     model.llm.max_context_tokens,
                     accepts_images=model.vision_encoder is not None,
                     sampling=defaults,
+                    tool_choices=dialect.choices,
                 )
             case TextToImageModel():
                 rules = PaintRules.of(model_id, model, describe(resolve(self._specs[f"{model_id}.denoiser"].source, SETTINGS)))
@@ -146,8 +148,8 @@ class Triptych:
         checkpoint = resolve(llm.source, part_files(llm).without_weights())
         return sampling_defaults(checkpoint, default_max_tokens(self._config.limits), self._config.limits.max_tokens)
 
-    def _add_language(self, model_id: str, model: ImageTextModel) -> None:
-        """What chats completes plain texts, too, with the same tokenizer."""
+    def _add_language(self, model_id: str, model: ImageTextModel) -> Dialect:
+        """What chats completes plain texts, too, with the same tokenizer. Returns how it calls functions."""
         llm = self._specs[f"{model_id}.llm"]
         vision = self._specs.get(f"{model_id}.vision_encoder")
         projector = vision.projector if vision is not None else None
@@ -172,6 +174,7 @@ class Triptych:
         self._texts[model_id] = CompletionPipeline(
             model_id, client, prompts.plain(), threads=self._threads, max_context_tokens=limit, chunk_tokens=chunk
         )
+        return prompts.dialect
 
     def _painter(self, model_id: str, model: TextToImageModel, rules: PaintRules) -> TextToImagePipeline:
         text = self._specs[f"{model_id}.text_encoder"]

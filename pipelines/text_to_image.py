@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from cache.keys import digest, name
-from pipelines.client import StageClient, Visit
+from pipelines.client import Rest, StageClient, Visit
 from pipelines.context import RequestContext
 from pipelines.jobs import PaintEvent, PaintImage, PaintJob, PaintProgress
 from pipelines.rules.paint_rules import PaintRules, Size
@@ -22,7 +22,7 @@ from pipelines.streams import merged
 from pipelines.threads import Threads
 from stages.contract.blob import Blob
 from stages.contract.errors import InvalidRequest, StageFailed
-from stages.contract.item import InputReceipts, StreamEnd
+from stages.contract.item import InputReceipts, ReplicaEnded, StreamEnd
 from stages.contract.news import NO_HINTS, Hints
 from stages.contract.recipe import Recipe
 from stages.contract.work import Work
@@ -220,7 +220,7 @@ class TextToImagePipeline:
         item = context.item(f"image:{index}", payload, work=work, hints=hints)
         latents: Latents | None = None
         previewed: set[int] = set()
-        stream = self._client.stream(self._denoiser, item, restartable=True, lost=context.lost_replicas)
+        stream = self._client.stream(self._denoiser, item, again=lambda: Rest(payload, work), lost=context.lost_replicas)
         async with aclosing(stream) as batches:
             async for batch in batches:
                 for event in batch:
@@ -234,7 +234,7 @@ class TextToImagePipeline:
                             latents = event.latents
                         case InputReceipts():
                             context.add(*event.receipts)
-                        case StreamEnd():
+                        case ReplicaEnded() | StreamEnd():
                             context.add(event.receipt)
         if latents is None:
             raise StageFailed(f"{self._denoiser} ended its stream without latents")

@@ -79,7 +79,9 @@ class PacedLlm:
         return True
 
     def start(self, payload: Generate, prepared: None) -> PacedRow:
-        return PacedRow(payload.sampling.seed or 0, payload.sampling.max_tokens)
+        row = PacedRow(payload.sampling.seed or 0, payload.sampling.max_tokens)
+        row.made = len(payload.so_far.token_ids)
+        return row
 
     def suspend(self, row: PacedRow) -> int:
         return row.made
@@ -159,7 +161,7 @@ def wait_until(moment: float) -> None:
 
 def _advance(row: PacedRow) -> Stepped:
     row.made += 1
-    delta = TokenDelta(f" {row.made}", 1)
+    delta = TokenDelta(f" {row.made}", 1, token_ids=(row.made,))
     if row.made < row.num_tokens:
         return Stepped([delta])
     return Stepped([delta, GenerationEnd("length", row.made)], done=True)

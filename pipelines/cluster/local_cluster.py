@@ -24,6 +24,7 @@ from pipelines.settings.config_file import ServeFile, refused, told
 from pipelines.settings.loopback import refuse_open_door
 from pipelines.settings.nodes import Node, nowhere
 from pipelines.settings.schema.config import AppConfig
+from pipelines.settings.ways_in import DIRECT_INGRESS, HA_PROXY, refuse_other_ways_in
 from stages.contract.errors import ConfigurationError
 from stages.device.cores import available_cores
 
@@ -124,8 +125,7 @@ def _start_ray(num_cpus: int, *, fork_server: bool) -> None:
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # none would be used: ours have a runtime environment
     os.environ.setdefault("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.25")  # Serve's own 0.1 takes a small machine's time
     os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", CALLBACK)
-    for other_way in ("RAY_SERVE_ENABLE_DIRECT_INGRESS", "RAY_SERVE_ENABLE_HA_PROXY"):
-        os.environ[other_way] = "0"  # clients would reach replicas without passing what bounds heads and bodies
+    refuse_other_ways_in({name: os.environ.setdefault(name, "0") == "1" for name in (HA_PROXY, DIRECT_INGRESS)})
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     import ray
 

@@ -27,6 +27,7 @@ from pipelines.routing.table import pool_key
 from pipelines.settings.cautions import only_its_node
 from pipelines.settings.private_redis import embedded_directory
 from pipelines.settings.serve.replica_spec import ReplicaSpec
+from pipelines.telemetry.telling import ProcessTelling
 from stages.concurrency.thread_pool import DaemonThreads
 from stages.contract.item import Item, Reply, StreamEnd
 from stages.contract.news import StageNews
@@ -46,11 +47,18 @@ log = logging.getLogger("triptych.replica")
 
 class StageReplica:
     """Hosts the stages of `spec`. `table` is the handle of the metrics table, if there is one; `elsewhere` reaches the stages of
-    other deployments whose results its own stages need."""
+    other deployments whose results its own stages need. `telling`: of the process that it is in, where it is not alone there."""
 
-    def __init__(self, spec: ReplicaSpec, table: Any = None, elsewhere: StageCaller | None = None) -> None:
+    def __init__(
+        self,
+        spec: ReplicaSpec,
+        table: Any = None,
+        elsewhere: StageCaller | None = None,
+        telling: ProcessTelling | None = None,
+    ) -> None:
         self._spec, self._table = spec, table
-        self._identity = _replica_identity()
+        self._identity = replica_identity()
+        self.telling = telling if telling is not None else ProcessTelling(self._identity)
         threads = spec.torch_threads or available_cores()
         limit_threads(threads)
         began = time.monotonic()
@@ -61,6 +69,7 @@ class StageReplica:
             cores=cores_of_this_machine(),
             torch_threads=threads,
             elsewhere=elsewhere,
+            tracer=self.telling.tracer,
         )
         profiles = read_profiles(Path(spec.profiles)) if spec.profiles else Profiles()
         for stage in spec.stages:
@@ -154,6 +163,7 @@ class StageReplica:
         if self._waiting is not None:
             self._waiting.close()
         await self._host.close()
+        await self.telling.close()
 
 
 def _end_process(where: str) -> None:
@@ -209,7 +219,7 @@ def _pool(deployment: str) -> str:
         return deployment
 
 
-def _replica_identity() -> str:
+def replica_identity() -> str:
     try:
         from ray import serve
 

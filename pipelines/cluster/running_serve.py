@@ -8,6 +8,7 @@ from typing import Any
 import ray
 from ray import serve
 from ray.exceptions import RayError
+from ray.serve._private import constants
 from ray.serve.context import _get_global_client
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatusOverview, ServeDeploySchema
@@ -19,6 +20,7 @@ from pipelines.settings.nodes import Node
 from pipelines.settings.serve.applications import METRICS
 from pipelines.settings.serve.rollout import Document
 from pipelines.settings.serve.scaled import bare, filled
+from pipelines.settings.ways_in import DIRECT_INGRESS, HA_PROXY
 
 HOST_WITHOUT_SERVE = "127.0.0.1"
 ASK_EVERY_S = 0.25
@@ -30,6 +32,11 @@ def listening_host() -> str:
     none runs."""
     client = _get_global_client(raise_if_no_controller_running=False) if ray.is_initialized() else None
     return str(client.http_config.host) if client is not None else HOST_WITHOUT_SERVE
+
+
+def ways_in() -> Mapping[str, bool]:
+    """Whether Serve, by this process's environment, has clients come in otherwise than through its own proxies."""
+    return {HA_PROXY: constants.RAY_SERVE_ENABLE_HA_PROXY, DIRECT_INGRESS: constants.RAY_SERVE_ENABLE_DIRECT_INGRESS}
 
 
 def nodes() -> Sequence[Node]:

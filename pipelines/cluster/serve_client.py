@@ -4,17 +4,8 @@ Who is to do an item is ranked here, over all pools of its stage (`pipelines/rou
 and what was sent to them since; the pool's own router in this process takes the chosen one, unless it is gone or full.
 
 Work is pure (a name says what a result is made of), so a one-shot call whose replica died, or whose device broke, is simply made
-again elsewhere, and a stream too, where nothing was shown yet or the caller can bear a new start. That is done once: the request itself
-may be what ends replicas, and after `MAX_LOST` of them it fails with `ReplicaLost`. All pieces of a request count together. Knows no HTTP
-and no model.
-
-What ended for another reason costs a pause and no attempt, as far as that can be told:
-- a replica that dies before it has accepted a request: Serve's router sends that to another, and nobody here hears of it;
-- one that only refuses (it is broken, or closing, and Serve has yet to replace it), also where its device broke while the request
-  waited there (`stages/engine/device_faults.py`);
-- one that went with its whole node.
-A replica that is stopped in order ends the requests in its hand first, so who is killed by Serve itself did not end in time: that
-counts. Where a stage behind the one that is called is unavailable, its replica has tried.
+again elsewhere (`attempts.py` says how often); a stream, too, where nothing was told yet or the caller knows what is left to do. Knows no
+HTTP and no model.
 
 A replica without room costs no pause either: up to `MAX_FULL` others are asked, as long as one is known that was not.
 """
@@ -28,45 +19,28 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import ray.exceptions
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException, RequestCancelledError
 from ray.serve.handle import DeploymentHandle
 
-from pipelines.client import Visit
+from pipelines.client import Again, Visit
+from pipelines.cluster.attempts import Attempts, too_late_with, translated
 from pipelines.cluster.object_store import ObjectStore
 from pipelines.routing.admission import Admission, admit, forecast
 from pipelines.routing.candidate import Ranked, Wanted
 from pipelines.routing.route import Route, wanted_of
 from pipelines.routing.table import ReplicaTable, pool_key, table_of_this_process
-from stages.contract.errors import (
-    Broken,
-    Cancelled,
-    ConfigurationError,
-    DeadlineExceeded,
-    InputUnavailable,
-    QueueFull,
-    ReplicaLost,
-    StageFailed,
-    TriptychError,
-    Unavailable,
-)
-from stages.contract.item import InputReceipts, Item, Reply, StageReceipt, StreamEnd
+from stages.contract.errors import ConfigurationError, QueueFull, TriptychError, Unavailable
+from stages.contract.item import InputReceipts, Item, ReplicaEnded, Reply, StageReceipt, StreamEnd
 from stages.contract.news import StageNews, hint
-from stages.host.deadlines import remaining_s, too_late
+from stages.host.deadlines import remaining_s
 from stages.host.packed_item import PackedItem, packed
 
 T = TypeVar("T")
 
-MAX_LOST = 2
 MEETING_S, MEETINGS = 0.01, 100
 """How often, and how many times, it is looked whether Serve has said who is in a stage's pools: or a first call might go to one that
 sleeps."""
 UNPLACED_S = 1.0
 """How often it is looked whether what no replica has taken could go to another pool: Serve wakes only those that the scaler names."""
-MAX_FULL = 2
-MAX_TRIES = 300  # of a request without a deadline
-_CANCELLED = (Cancelled, RequestCancelledError, ray.exceptions.TaskCancelledError)
-_NODE_DIED = (ray.exceptions.NodeDiedError, ray.exceptions.OwnerDiedError)
-_REPLICA_DIED = (ray.exceptions.RayActorError, *_NODE_DIED)
 
 
 class ServeStageClient:
@@ -113,7 +87,7 @@ class ServeStageClient:
         return [visit for visit in ranked if visit is not None and visit.is_known]
 
     async def call(self, stage: str, item: Item[Any], *, lost: set[str] | None = None) -> Reply[Any]:
-        attempts = _Attempts(lost)
+        attempts = Attempts(lost)
         while True:
             pool, route = await self._route(stage, item, attempts)
             response: Any = None
@@ -131,7 +105,7 @@ class ServeStageClient:
                 continue
             except Exception as error:
                 _call_off(response)  # where its time is up, it goes on
-                failure = _translated(error, stage, item, pool)
+                failure = pool.translated(error, stage, item)
                 another = attempts.another(error, failure, route.replica)
                 if not another and not self._has_room_elsewhere(error, failure, route, attempts):
                     raise attempts.last(stage, failure) from None
@@ -140,43 +114,50 @@ class ServeStageClient:
             await attempts.pause(stage, item)
 
     async def stream(
-        self, stage: str, item: Item[Any], *, restartable: bool = False, lost: set[str] | None = None
+        self, stage: str, item: Item[Any], *, again: Again | None = None, lost: set[str] | None = None
     ) -> AsyncGenerator[Sequence[object], None]:
-        sent: Item[Any] | PackedItem | None = None
-        beside: Sequence[Any] = ()
-        attempts = _Attempts(lost)
+        sent: tuple[Item[Any] | PackedItem, Sequence[Any]] | None = None
+        attempts = Attempts(lost)
         while True:
             pool, route = await self._route(stage, item, attempts)
             response: Any = None
-            shown = False
+            told, rest, began = False, None, time.monotonic()
             try:
-                if sent is None:
-                    made, arrays = packed(item)
-                    beside = [self._store.reference(array) for array in arrays]
-                    sent = made
-                response = pool.method("stream").remote(stage, sent, *beside, to=route)
+                sent = sent or self._packed(item)
+                response = pool.method("stream").remote(stage, sent[0], *sent[1], to=route)
                 events: Sequence[object]
                 async for events in self._within(response, item, route, attempts):
-                    shown = shown or not all(isinstance(event, InputReceipts) for event in events)
+                    told = told or not all(isinstance(event, InputReceipts) for event in events)
                     yield self._with_end(events, route, pool)
                 pool.pace.tick()
                 return
             except _Elsewhere:
                 continue
             except Exception as error:
-                failure = _translated(error, stage, item, pool)
-                another = attempts.another(error, failure, route.replica)
-                if shown and not restartable:
-                    raise failure from None
-                if not another and not self._has_room_elsewhere(error, failure, route, attempts):
-                    raise attempts.last(stage, failure) from None
+                failure = pool.translated(error, stage, item)
+                rest = again() if told and again is not None else None
+                goes_on = rest is not None and rest.payload is not item.payload
+                another = attempts.another(error, failure, route.replica, goes_on=goes_on, waits=item.continues)
+                may_try = another or self._has_room_elsewhere(error, failure, route, attempts)
+                given_up = failure if told and rest is None else None if may_try else attempts.last(stage, failure)
             finally:
                 route.ended()
                 _call_off(response)
+            if told and isinstance(failure, Unavailable):
+                yield [ReplicaEnded(_ended_early(stage, route, pool.name, time.monotonic() - began))]
+            if given_up is not None:
+                raise given_up
+            if rest is not None:
+                item, sent = replace(item, payload=rest.payload, work=rest.work, continues=True), None
             await attempts.pause(stage, item)
 
+    def _packed(self, item: Item[Any]) -> tuple[Item[Any] | PackedItem, Sequence[Any]]:
+        """What is sent, and beside it the large arrays' places in the store."""
+        made, arrays = packed(item)
+        return made, [self._store.reference(array) for array in arrays]
+
     async def _within(
-        self, response: Any, item: Item[Any], route: Route, attempts: "_Attempts"
+        self, response: Any, item: Item[Any], route: Route, attempts: Attempts
     ) -> AsyncGenerator[Sequence[object], None]:
         """The stream's values, up to the item's deadline. Raises `_Elsewhere`, too."""
         iterator = aiter(response)
@@ -187,7 +168,7 @@ class ServeStageClient:
                 return
             yield events
 
-    async def _placed(self, awaited: Awaitable[T], route: Route, attempts: "_Attempts") -> T:
+    async def _placed(self, awaited: Awaitable[T], route: Route, attempts: Attempts) -> T:
         """Raises `_Elsewhere` once a replica of another pool would have it sooner, as long as none has taken it."""
         if route.replica or len(self._hosting(route.stage)) == 1:
             return await awaited
@@ -201,11 +182,11 @@ class ServeStageClient:
         finally:
             answer.cancel()
 
-    def _is_sooner_elsewhere(self, route: Route, attempts: "_Attempts") -> bool:
+    def _is_sooner_elsewhere(self, route: Route, attempts: Attempts) -> bool:
         ranked = self._ranked(route.stage, route.wanted, attempts.tried)
         return ranked is not None and ranked.best.pool != route.pool and bool(ranked.best.replica) and not ranked.best.is_full
 
-    def _has_room_elsewhere(self, error: Exception, failure: TriptychError, route: Route, attempts: "_Attempts") -> bool:
+    def _has_room_elsewhere(self, error: Exception, failure: TriptychError, route: Route, attempts: Attempts) -> bool:
         """Where it was a replica that had no room: not where all were asked before it, as Serve did."""
         if not (isinstance(failure, QueueFull) and isinstance(error, ray.exceptions.RayTaskError)):
             return False
@@ -221,7 +202,7 @@ class ServeStageClient:
         self._hear(route, end.news)
         return [*events[:-1], StreamEnd(_told(end.receipt, route, pool.name))]
 
-    async def _route(self, stage: str, item: Item[Any], attempts: "_Attempts") -> tuple["_Pool", Route]:
+    async def _route(self, stage: str, item: Item[Any], attempts: Attempts) -> tuple["_Pool", Route]:
         """To be ended, whatever comes of it."""
         pools = await self._met(stage)
         wanted = self._with_parts(wanted_of(item), item)
@@ -301,6 +282,15 @@ class _Pool:
             self._methods[name] = self._handle.options(method_name=name, stream=name == "stream")
         return self._methods[name]
 
+    def translated(self, error: Exception, stage: str, item: Item[Any]) -> TriptychError:
+        return translated(error, stage, item, pool=self.name, retry_after_s=self.pace.retry_after_s())
+
+
+def _ended_early(stage: str, route: Route, pool: str, seconds: float) -> StageReceipt:
+    """Of a replica that can't tell any more."""
+    receipt = StageReceipt(stage, route.replica, "unknown", "unknown", run_s=seconds, ended_early=True)
+    return _told(receipt, route, pool)
+
 
 def _told(receipt: StageReceipt, route: Route, pool: str) -> StageReceipt:
     """With what was expected of the replica that it went to."""
@@ -318,79 +308,6 @@ def _told(receipt: StageReceipt, route: Route, pool: str) -> StageReceipt:
         remembered=ranked.remembered,
         reasons=ranked.reasons,
     )
-
-
-def _translated(error: Exception, stage: str, item: Item[Any], pool: _Pool) -> TriptychError:
-    cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-    if isinstance(cause, _CANCELLED) and time.time() >= item.deadline:
-        return _too_late(stage)  # the deadline is what cancelled it
-    if isinstance(cause, TriptychError):
-        return cause
-    if isinstance(error, BackPressureError):
-        return QueueFull(
-            f"{stage}: every replica is busy and the queue before them is full "
-            f"(deployments.{pool.name}.max_queued_requests); try again",
-            retry_after_s=pool.pace.retry_after_s(),
-        )
-    if isinstance(error, _CANCELLED):
-        return Cancelled(f"{stage}: cancelled")
-    if isinstance(error, (*_REPLICA_DIED, DeploymentUnavailableError, RayServeException)):
-        return _gone(stage)
-    return StageFailed(f"{stage} failed", detail=f"{type(cause).__name__}: {cause}")
-
-
-class _Attempts:
-    """Whether a request is tried once more, and after which pause. `lost`: shared by all pieces of a request. `tried`: replicas that are
-    to be spared while there are others."""
-
-    def __init__(self, lost: set[str] | None) -> None:
-        self._lost = lost if lost is not None else set()
-        self._num_tries = self._num_full = 0
-        self._is_to_pause = True
-        self.tried: set[str] = set()
-
-    def another(self, error: Exception, failure: TriptychError, replica: str) -> bool:
-        """Notes which replica was lost, if one was. `replica`: where it was tried ("": nowhere)."""
-        self._num_tries += 1
-        self._is_to_pause = True
-        self.tried |= {replica} - {""}
-        if isinstance(failure, Broken):
-            self._lost.add(str(failure))  # it names the replica
-        elif isinstance(error, ray.exceptions.RayActorError) and not _went_with_its_node(error):
-            self._lost.add(error.actor_id or f"one that nobody names, in try {self._num_tries}")
-        elif not self._had_no_part(error, failure):
-            return False
-        return len(self._lost) < MAX_LOST and self._num_tries <= MAX_TRIES
-
-    def one_with_room(self) -> bool:
-        """One more, without a pause."""
-        self._num_full += 1
-        self._is_to_pause = False
-        return self._num_full <= MAX_FULL
-
-    def _had_no_part(self, error: Exception, failure: TriptychError) -> bool:
-        if isinstance(error, _NODE_DIED) or _went_with_its_node(error):
-            return True
-        refused = isinstance(error, ray.exceptions.RayTaskError) and isinstance(failure, Unavailable)
-        return refused and not isinstance(failure, InputUnavailable)
-
-    def last(self, stage: str, failure: TriptychError) -> TriptychError:
-        """What is told in the end. Where a replica was lost and nobody could try again, trying later might cost the next one."""
-        if self._lost and isinstance(failure, Unavailable):
-            return ReplicaLost(f"{stage}: {len(self._lost)} replicas ended under the request", detail=str(failure))
-        return failure
-
-    async def pause(self, stage: str, item: Item[Any]) -> None:
-        """Up to a second: until Serve notices, the same replica may be chosen again. Raises `DeadlineExceeded`."""
-        pause_s, left_s = min(1.0, 0.05 * 2**self._num_tries) if self._is_to_pause else 0.0, remaining_s(item)
-        await asyncio.sleep(pause_s if left_s is None else min(pause_s, left_s))
-        if remaining_s(item) == 0:
-            raise _too_late(stage)
-
-
-def _went_with_its_node(error: Exception) -> bool:
-    """Ray says so only in words, unless the node was preempted."""
-    return isinstance(error, ray.exceptions.RayActorError) and (error.preempted or "node has died" in str(error))
 
 
 class _Pace:
@@ -429,12 +346,4 @@ async def _in_time(awaited: Awaitable[T], item: Item[Any], stage: str) -> T:
     except TimeoutError:
         if not timer.expired():
             raise
-        raise _too_late(stage) from None
-
-
-def _too_late(stage: str) -> DeadlineExceeded:
-    return too_late(f"it was with {stage}")
-
-
-def _gone(stage: str) -> Unavailable:
-    return Unavailable(f"{stage}: its replica died and no other took over in time; try again", retry_after_s=5.0)
+        raise too_late_with(stage) from None

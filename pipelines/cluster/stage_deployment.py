@@ -40,7 +40,7 @@ def redis(args: RedisArgs) -> Application:
     """An embedded Redis server."""
     return (
         serve.deployment(RedisReplica)
-        .options(name=args.deployment, ray_actor_options=TINY, health_check_period_s=2)
+        .options(name=args.deployment, ray_actor_options=TINY, health_check_period_s=5)
         .bind(args.name, args.max_memory_bytes)
     )
 
@@ -136,6 +136,7 @@ class PlacedReplica(ServedReplica):
     def reconfigure(self, settings: dict[str, Any]) -> None:
         """By Serve, at the start and whenever `user_config` changes."""
         given = StagesSettings.model_validate(settings)
+        self.telling.follow(given.telemetry)
         limit_queues(self, given.queues)
         self._elsewhere.find(given.elsewhere, given.routing)
         pixels_of_this_process().limit(given.pixels_in_flight)

@@ -14,6 +14,14 @@ DEFAULT_CONFIG = Path(__file__).parents[2] / "serve_config.yaml"
 
 ConfigPath = Annotated[Path, typer.Option("--config", help="a Ray Serve config file with Triptych's application")]
 
+Overlays = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--overlay",
+        help="a file with what is otherwise than in the configuration; may be given several times, the last one wins",
+    ),
+]
+
 
 def shown(text: str) -> str:
     """One line of anybody's words, to be printed as they are: they are no markup, and the terminal obeys nothing in them."""

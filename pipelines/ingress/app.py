@@ -22,11 +22,12 @@ from pipelines.ingress.playground import add_playground
 from pipelines.ingress.request.arrival import Arrival
 from pipelines.ingress.request.errors import json_response, routing_error_handler, triptych_error_handler
 from pipelines.ingress.request.local_caller import LocalCallersOnly
-from pipelines.ingress.request.metrics import CONTENT_TYPE, RequestMetrics
+from pipelines.ingress.request.metrics import CONTENT_TYPE, RequestMetrics, Surfaces
 from pipelines.ingress.request.receipts import ReceiptPrinter
 from pipelines.ingress.request.recent_receipts import RecentReceipts
 from pipelines.ingress.request.request_log import RequestLog
 from pipelines.ingress.request.settings import IngressSettings
+from pipelines.ingress.request.tracing import NO_REQUEST_TRACER, RequestTracer
 from pipelines.ingress.request.whole_answer import WholeAnswer
 from pipelines.ingress.routes.api_description import (
     EVENTS,
@@ -79,8 +80,8 @@ DESCRIPTION = "Images and language in OpenAI's shapes. Fields of Triptych's own 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What outlives a change of settings: counters, what clients come back for, threads, what bodies weigh, and the latest receipts.
-    `live`: what answers requests by the newest settings, whichever app that is."""
+    """What outlives a change of settings: counters, what clients come back for, threads, what bodies weigh, the latest receipts, and who
+    records spans. `live`: what answers requests by the newest settings, whichever app that is."""
 
     metrics: RequestMetrics
     values: KeptValues
@@ -90,6 +91,7 @@ class Kept:
     bodies: BodyBudget
     receipts: RecentReceipts
     live: ASGIApp | None = None
+    tracer: RequestTracer = NO_REQUEST_TRACER
 
     @classmethod
     def new(
@@ -98,14 +100,16 @@ class Kept:
         threads: Threads | None = None,
         store: Store | None = None,
         live: ASGIApp | None = None,
+        surfaces: Surfaces | None = None,
+        tracer: RequestTracer = NO_REQUEST_TRACER,
     ) -> "Kept":
         """`threads` None: some of its own. `store`: of what clients come back for; None: this process's memory. `live` None: each app
-        answers what was asked of it."""
+        answers what was asked of it. `surfaces`: all replicas of the HTTP surface; None: this is the only one."""
         threads = threads if threads is not None else Threads.new()
         values = KeptValues(MemoryStore(settings.kept.memory_bytes), threads.kept)
         values.keep_in(store)
         jobs, batches = KeptWork("imgjob", values), KeptWork("batch", values)
-        kept = cls(RequestMetrics(), values, jobs, batches, threads, BodyBudget(0), RecentReceipts(), live)
+        kept = cls(RequestMetrics(surfaces), values, jobs, batches, threads, BodyBudget(0), RecentReceipts(), live, tracer)
         kept.limit(settings.limits, is_shared=len(set(settings.keys.values())) > 1)
         return kept
 
@@ -151,7 +155,7 @@ def create_app(service: Service, settings: IngressSettings, kept: Kept | None = 
         app.add_middleware(CORSMiddleware, allow_origins=sorted(settings.cors_origins), **CORS)
     if not settings.keys:
         app.add_middleware(LocalCallersOnly, origins=settings.cors_origins)
-    app.add_middleware(RequestLog, metrics=kept.metrics, adds_id=settings.adds_request_id)
+    app.add_middleware(RequestLog, metrics=kept.metrics, tracer=kept.tracer, adds_id=settings.adds_request_id)
     arrival, receipts = Arrival(service, settings, threads), ReceiptPrinter(settings.sees_all, kept.receipts)
     keyed = bool(settings.keys)
     questions = ChatQuestions(service, settings, images, threads)

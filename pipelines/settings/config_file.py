@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from pipelines.settings.derived import faults
+from pipelines.settings.overlay import overlaid
 from pipelines.settings.schema.config import AppConfig
 from pipelines.settings.schema.strict import Strict
 from pipelines.settings.serve.applications import applications
@@ -63,9 +64,12 @@ class _Application(Strict):
     logging_config: dict[str, Any] | None = None
 
 
-def load(path: Path) -> ServeFile:
-    """Reads a Serve config file. Raises `ConfigurationError`."""
+def load(path: Path, overlays: Sequence[Path] = ()) -> ServeFile:
+    """Reads a Serve config file, and lays others over it, one after another (`pipelines/settings/overlay.py`). Raises
+    `ConfigurationError`."""
     given = _read(path)
+    for overlay in overlays:
+        given = _overlaid(given, overlay)
     document = _checked(_Document, given)
     ours = [app for app in document.applications if app.get("import_path") == IMPORT_PATH]
     if len(ours) != 1:
@@ -86,17 +90,34 @@ def load(path: Path) -> ServeFile:
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_text(path: Path) -> str:
+    """Raises `ConfigurationError`."""
     try:
-        document = yaml.safe_load(path.read_text())
+        return path.read_text()
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{path}: it is not text in UTF-8") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    text = read_text(path)
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
         raise ConfigurationError(f"{path}: not YAML: {_where(error)}") from None
     return {str(key): value for key, value in document.items()} if isinstance(document, dict) else {}
 
 
-def _where(error: yaml.YAMLError | UnicodeDecodeError) -> str:
+def _overlaid(base: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    given = _read(path)
+    try:
+        return overlaid(base, given)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error.message}") from None
+
+
+def _where(error: yaml.YAMLError) -> str:
     """Without the line itself, which the library would quote."""
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
     if mark is None:

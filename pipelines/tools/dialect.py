@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from pipelines.tools.answer import AnswerParser, Expected
-from pipelines.tools.asked import Tools
+from pipelines.tools.asked import ToolChoice, Tools
 from pipelines.tools.calls import Calls
 from pipelines.tools.formats import GENERIC, Body, ThoughtMarks, ToolFormat
 from pipelines.tools.grammar import CallGrammar, Thought, behind_thought
@@ -35,6 +35,14 @@ class Dialect:
     special: Mapping[str, int] = field(default_factory=dict)
     is_refused: bool = False
 
+    @property
+    def choices(self) -> tuple[ToolChoice, ...]:
+        """How this model may be asked to call; `check` says why not otherwise."""
+        if self.is_refused:
+            return ()
+        knows_how = self.format is not None or self.response_template is not None
+        return (ToolChoice.AUTO, ToolChoice.REQUIRED) if knows_how else (ToolChoice.REQUIRED,)
+
     def check(self, tools: Tools | None, constraint: Constraint | None = None) -> None:
         """Raises `InvalidRequest` where this model can't do what is asked."""
         if tools is None:
@@ -48,7 +56,7 @@ class Dialect:
                 "an answer can't be held to a grammar or else call; leave out tools, or ask with tool_choice required or none",
                 param="tools",
             )
-        if self.format is None and self.response_template is None:
+        if ToolChoice.AUTO not in self.choices:
             why = "writes calls in no way that is known" if self.knows_tools else "knows no tools"
             raise InvalidRequest(
                 f"this model's chat template {why}, so it can't choose whether to call (tool_choice auto); ask with tool_choice "

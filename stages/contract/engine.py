@@ -5,10 +5,11 @@ Decides what a host may ask of an engine, and how an engine answers. Nothing abo
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from stages.contract.cost import Speed
 from stages.contract.errors import DeadlineExceeded, TriptychError
+from stages.contract.histogram import HistogramCounts
 from stages.contract.item import DEFAULT_TENANT, Item, StageReceipt
 from stages.contract.limits import QueueLimits
 from stages.contract.pages import Paging
@@ -158,4 +159,13 @@ class Engine(Protocol[P_contra]):
     def close(self, timeout_s: float | None = None) -> None:
         """Whatever is unfinished fails with `Unavailable`, at once; then waits for what runs (None: as long as that may take, but
         not for what never ends). Idempotent."""
+        ...
+
+
+@runtime_checkable
+class Measuring(Protocol):
+    """What an engine may be, too: one that tells how its times and batches spread."""
+
+    def histograms(self) -> Mapping[str, HistogramCounts]:
+        """As `StageMetrics` lists them."""
         ...

@@ -5,8 +5,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Generic, TypeVar
 
+from stages.contract.histogram import HistogramCounts
 from stages.contract.news import NO_HINTS, Hints, StageNews
 from stages.contract.result import Result
+from stages.contract.trace import Trace
 from stages.contract.work import Work
 
 P_co = TypeVar("P_co", covariant=True)
@@ -31,7 +33,10 @@ class Item(Generic[P_co]):
     `made_for`: by stage, a digest of the files that its tokens, names and payload suppose there; a stage that was loaded from others
     refuses it.
     `salt`: the tenant's secret: results are remembered under it, and believed under no other.
-    `work`: about how much it will take; None where nobody knows. `hints`: what of it may be remembered somewhere.
+    `work`: about how much it will take; None where nobody knows. `hints`: what of it may be remembered somewhere. `trace`: of its request,
+    where somebody records that.
+    `kept_s`: how often what there is so far is handed over where `pace_s` is infinite, so that less is lost with the replica.
+    `continues`: another replica ended while it had this in hand, and had told something of it.
     """
 
     id: str
@@ -46,9 +51,14 @@ class Item(Generic[P_co]):
     salt: str = field(default="", repr=False)
     work: Work | None = None
     hints: Hints = NO_HINTS
+    trace: Trace | None = None
+    kept_s: float = float("inf")
+    continues: bool = False
 
     def __reduce__(self) -> tuple[Callable[..., "Item[Any]"], tuple[Mapping[str, Any]]]:
         given = {each.name: getattr(self, each.name) for each in fields(self)}
+        if self.trace is None:  # replicas of an earlier version know none
+            del given["trace"]
         return _arrived, (given | {"deadline": self.deadline - time.time()},)
 
 
@@ -87,6 +97,8 @@ class StageReceipt:
     runner_up_s: float | None = None
     remembered: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
+    ended_early: bool = False
+    """The replica ended, and another went on: what it did until then is not known, but for how long it had it (`run_s`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +128,13 @@ class InputReceipts:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplicaEnded:
+    """A stage client's own word in a stream: the replica ended, and another goes on. `receipt`: as far as is known from here."""
+
+    receipt: StageReceipt
+
+
+@dataclass(frozen=True, slots=True)
 class StreamEnd:
     """The host's own last word on a stream. `news`: of the replica that answers."""
 
@@ -133,7 +152,8 @@ class StageMetrics:
     dtype: str
     counters: Mapping[str, float]
     """queued (of which preparing), queued_tenants (whose they are), running, waiting_for_inputs (counted in neither),
-    missing_inputs_total (how often an item had to wait for inputs after all), items_total, batches_total,
+    missing_inputs_total (how often an item had to wait for inputs after all), items_total, continued_total (of those, taken over from a
+    replica that ended), batches_total,
     batch_items_total, steps_total, device_seconds_total, cancelled_total,
     failed_total, expired_total, rejected_total (these four also of what never got its inputs), preempted_total,
     preempted_for_others_total (of those, for another tenant, which had fewer rows), let_in_beyond_total (into a full queue, because
@@ -170,3 +190,11 @@ class StageMetrics:
     """False: the stage is elsewhere, and these are of its results that this replica remembered or joined."""
     pool: str = ""
     """The deployment that the replica is of; "": of none."""
+    histograms: Mapping[str, HistogramCounts] = field(default_factory=dict)
+    """queue_seconds (of items, from submission to the first step or batch that they are in), item_seconds (of those that came to a good
+    end, from submission to it), step_seconds and batch_size (of steps and batches: how long, of how many items). Of an iterative stage:
+    first_event_seconds (from when the item came to its first event, with what it had to wait for), and
+    between_events_seconds (from one event of an item to its next: for a text, about a token)."""
+    memory: Mapping[str, float] = field(default_factory=dict)
+    """Of the process, told with its first stage: process_memory_bytes; and of an accelerator, whoever uses it, device_memory_used_bytes and
+    device_memory_total_bytes."""

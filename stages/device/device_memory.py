@@ -35,6 +35,19 @@ def free_bytes(device: str) -> int | None:
     return free_of_machine if left is None else min(free_of_machine, left)
 
 
+def memory_used(device: str) -> dict[str, float]:
+    """Bytes that this process has of the host's memory; and, of an accelerator's, all that is used, by whomever, and all there is."""
+    used = {"process_memory_bytes": float(psutil.Process().memory_info().rss)}
+    cuda = _cuda(device)
+    if cuda is not None:
+        try:
+            free, total = cuda.mem_get_info(device)
+        except RuntimeError:  # it may be broken
+            return used
+        used |= {"device_memory_used_bytes": float(total - free), "device_memory_total_bytes": float(total)}
+    return used
+
+
 def _cuda(device: str) -> Any:
     torch = sys.modules.get("torch")
     return torch.cuda if torch is not None and device.startswith("cuda") else None

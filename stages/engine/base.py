@@ -9,7 +9,7 @@ loop, except through `Deliver`.
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Generic, Protocol, TypedDict, TypeVar
@@ -18,6 +18,7 @@ from stages.concurrency.thread_pool import working_for
 from stages.contract.engine import EngineIdentity, Handle, Load, Receiver
 from stages.contract.errors import Cancelled, DeadlineExceeded, OutOfMemory, TriptychError, Unavailable
 from stages.contract.faults import Fault, fault_of
+from stages.contract.histogram import HistogramCounts
 from stages.contract.item import DEFAULT_TENANT, Item
 from stages.contract.limits import QueueLimits
 from stages.contract.pages import Paging
@@ -179,7 +180,7 @@ class BaseEngine(ABC, Generic[P, Q]):
             if work.settled:
                 self._in_flight.flush()
         except Exception as error:
-            raise as_stage_error(self.identity.stage, error, item.id) from None
+            raise as_stage_error(self.identity.stage, error, item) from None
         return SubmittedItem(self, work)
 
     def supply(self, work: Work, inputs: Inputs) -> None:
@@ -229,6 +230,10 @@ class BaseEngine(ABC, Generic[P, Q]):
     def metrics(self) -> dict[str, float]:
         with self._in_flight.lock:
             return self._in_flight.metrics()
+
+    def histograms(self) -> Mapping[str, HistogramCounts]:
+        with self._in_flight.lock:
+            return self._in_flight.distributions.counts(has_events=self.result_type is None)
 
     @property
     def is_broken(self) -> bool:
@@ -311,7 +316,7 @@ class BaseEngine(ABC, Generic[P, Q]):
                 self._in_flight.scheduler.waiting.ready(work.id, share.batch_key, share.cost)
                 self._in_flight.lock.notify()
         except BaseException as error:  # nobody else would hear of it
-            failure = as_stage_error(self.identity.stage, error, work.item.id)
+            failure = as_stage_error(self.identity.stage, error, work.item)
         if failure is not None:  # what the error held is free by now
             self._not_prepared(work, failure)
 

@@ -19,7 +19,7 @@ from stages.contract.recipe import Inputs, Recipe
 from stages.contract.result import Result
 from stages.contract.work import NO_WORK
 from stages.contract.work import Work as Amount
-from stages.engine.counters import Counters
+from stages.engine.counters import Counters, Distributions
 from stages.engine.delivery import Call, Deliver
 from stages.engine.scheduling.preparing import PreparingLine
 from stages.engine.scheduling.scheduler import Entry, Scheduler
@@ -36,7 +36,7 @@ class InFlight:
     def __init__(self, identity: EngineIdentity, scheduler: Scheduler[Work], deliver: Deliver, clock: Clock) -> None:
         self.identity, self.scheduler = identity, scheduler
         self.lock = threading.Condition(threading.Lock())
-        self.counters = Counters()
+        self.counters, self.distributions = Counters(), Distributions()
         self.leaving: list[Work] = []  # settled, and their rows still to be freed
         self._num_freeing = 0  # taken to be freed, which they may not be yet
         self.to_prepare: PreparingLine[Work] = PreparingLine(scheduler.waiting)
@@ -87,6 +87,7 @@ class InFlight:
             self.counters.rejected_total += 1
             raise
         self.counters.items_total += 1
+        self.counters.continued_total += item.continues
         self._arrived += foreseen
         self._live[work.id] = work
         return work
@@ -125,8 +126,13 @@ class InFlight:
         return work.too_late(self.identity.stage, self.now())
 
     def tell(self, work: Work, events: Sequence[object]) -> None:
-        if events and not work.settled:
-            self._outbox.append(partial(work.receiver.events, events))
+        if not events or work.settled:
+            return
+        self._outbox.append(partial(work.receiver.events, events))
+        now = self.now()
+        if work.told_at is not None:
+            self.distributions.between_events_seconds.observe(now - work.told_at)
+        work.told_at = now
 
     def set_aside(self, work: Work, missing: Sequence[Recipe[Any]]) -> None:
         """It can't start without these: it counts for nothing until they are supplied."""
@@ -168,6 +174,7 @@ class InFlight:
             self._outbox.append(partial(work.receiver.failed, answer))
         else:
             self._outbox.append(partial(work.receiver.done, answer, work.receipt(self.identity)))
+            self.distributions.item_seconds.observe(self.now() - work.submitted_at)
             self._learn(work)
         self.scheduler.cancel(work.id)
         self.to_prepare.discard(work.id)
@@ -233,7 +240,12 @@ class InFlight:
         self.counters.batches_total += 1
         self.counters.batch_items_total += len(works)
         self.counters.device_seconds_total += seconds
+        self.distributions.step_seconds.observe(seconds)
+        self.distributions.batch_size.observe(len(works))
         for work in works:
+            if not work.steps:
+                started_at = began if work.started_at is None else work.started_at
+                self.distributions.queue_seconds.observe(max(0.0, started_at - work.submitted_at))
             work.count_run(began, seconds, len(works))
 
     def load(self) -> Load:

@@ -138,7 +138,7 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
             with self._in_flight.lock:
                 self._in_flight.set_aside(work, missing.recipes)
         except Exception as error:
-            failure = as_stage_error(self.identity.stage, error, work.item.id)
+            failure = as_stage_error(self.identity.stage, error, work.item)
         if failure is not None:  # what the error held is free by now
             self._row_faults.not_started(entry, failure)
         return True
@@ -152,11 +152,11 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
                 return [self._translated(one, work) for one, work in zip(stepped, works, strict=True)]
             raise StageFailed(f"stage {self.identity.stage} answered for {len(stepped)} rows of {len(works)}")
         except Exception as error:
-            failure = as_stage_error(self.identity.stage, error, *(work.item.id for work in works))
+            failure = as_stage_error(self.identity.stage, error, *(work.item for work in works))
         return failure if isinstance(failure, OutOfMemory) else [Stepped(error=failure)] * len(works)
 
     def _translated(self, one: Stepped, work: Work) -> Stepped:
-        return one if one.error is None else replace(one, error=as_stage_error(self.identity.stage, one.error, work.item.id))
+        return one if one.error is None else replace(one, error=as_stage_error(self.identity.stage, one.error, work.item))
 
     def _tell(self, batch: Batch[Work], stepped: Sequence[Stepped], began: float, device_s: float) -> None:
         """Events and endings, to whoever is still there; and what the others need of their next step, to the scheduler. `device_s`: that
@@ -192,7 +192,7 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
         try:
             return None if one.done else self._rows.share(work.row)
         except Exception as error:
-            return as_stage_error(self.identity.stage, error, work.item.id)
+            return as_stage_error(self.identity.stage, error, work.item)
 
     def _remember_good(self, works: Sequence[Work], stepped: Sequence[Stepped]) -> None:
         """Only what could start again whatever the stage has let go of since."""

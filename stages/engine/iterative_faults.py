@@ -61,7 +61,7 @@ class RowFaults:
                 return {work.id: self._rows.share(work.row)}
             failure = self._faults.too_large(cost)
         except Exception as error:
-            failure = as_stage_error(self._in_flight.identity.stage, error, work.item.id)
+            failure = as_stage_error(self._in_flight.identity.stage, error, work.item)
         with self._in_flight.lock:
             if leaving or num_running > 1:
                 self._scheduler.isolate(work.id)

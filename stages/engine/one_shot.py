@@ -82,7 +82,7 @@ class OneShotEngine(BaseEngine[P, Q], Generic[P, Q, V]):
                 return results
             raise StageFailed(f"stage {self.identity.stage} gave {len(results)} results for {len(works)} items")
         except Exception as error:
-            return as_stage_error(self.identity.stage, error, *(work.item.id for work in works))
+            return as_stage_error(self.identity.stage, error, *(work.item for work in works))
         finally:
             with self._in_flight.lock:
                 self._in_flight.count_run(works, began, self._in_flight.now() - began)

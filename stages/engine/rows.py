@@ -109,5 +109,5 @@ class Rows(Generic[P, Q, R]):
                 work.suspended, work.was_suspended = suspended, True
         except Exception as error:
             with self._in_flight.lock:
-                self._in_flight.fail(work, as_stage_error(self._in_flight.identity.stage, error, work.item.id))
+                self._in_flight.fail(work, as_stage_error(self._in_flight.identity.stage, error, work.item))
         self.free(row)

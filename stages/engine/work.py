@@ -6,7 +6,7 @@ Decides what a receipt says. Knows no thread: the engine that owns a `Work` chan
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,7 @@ class Work:
     settled: bool = False  # `done` or `failed` is on its way; nothing more may be said
     failed: bool = False
     started_at: float | None = None
+    told_at: float | None = None  # when it last said something
     run_s: float = 0.0
     device_s: float = 0.0
     batch_items: int = 0
@@ -103,7 +104,11 @@ class Work:
         return DeadlineExceeded(f"the request's time is up: {where}")
 
 
-def as_stage_error(stage: str, error: BaseException, *item_ids: str) -> TriptychError:
+def _all(field: str, items: Sequence[Item[Any]]) -> str:
+    return ",".join(sorted({getattr(item, field) for item in items}))
+
+
+def as_stage_error(stage: str, error: BaseException, *items: Item[Any]) -> TriptychError:
     """The error as one requester sees it: a copy of one of ours, anything else as `StageFailed` with what it said for the log only.
     A failure is logged here, once, with traceback and with the items that it fails (an item's id begins with its request's).
 
@@ -114,8 +119,9 @@ def as_stage_error(stage: str, error: BaseException, *item_ids: str) -> Triptych
         return OutOfMemory(f"stage {stage} ran out of memory", detail=f"{type(error).__name__}: {error}")
     is_known = isinstance(error, TriptychError) and (not isinstance(error, StageFailed) or error.fault is not None)
     if not is_known and not isinstance(error, OutOfMemory):
-        items = ", ".join(item_ids) or "no item"
-        logging.getLogger("triptych.stages").error("stage %s failed on %s", stage, items, exc_info=error)
+        failed = ", ".join(item.id for item in items) or "no item"
+        told = {"stage": stage, "request_id": _all("request", items), "tenant": _all("tenant", items)}
+        logging.getLogger("triptych.stages").error("stage %s failed on %s", stage, failed, exc_info=error, extra=told)
     if not isinstance(error, TriptychError):
         failure: TriptychError = StageFailed(f"stage {stage} failed on this item", detail=f"{type(error).__name__}: {error}")
     else:

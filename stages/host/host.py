@@ -8,6 +8,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, TypeGuard
 
@@ -22,7 +23,9 @@ from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.news import StageNews
 from stages.contract.recipe import Recipe
 from stages.contract.stage import IterativeStage, OneShotStage
+from stages.contract.trace import NO_TRACER, Tracer
 from stages.device.cores import SharedCores, available_cores
+from stages.device.device_memory import memory_used
 from stages.device.shared_device import DeviceShare, SharedDevice
 from stages.engine.base import EngineOptions
 from stages.engine.delivery import LoopDelivery
@@ -41,6 +44,7 @@ from stages.host.remembered.origin import Origin
 from stages.host.resolving import Resolver
 from stages.host.submission import HostedEngine, Submission
 from stages.host.telling import Telling
+from stages.host.tracing import resolving, told_by, traced
 
 BROKEN_CLOSE_S = 2.0
 Stage = OneShotStage[Any, Any, Any] | IterativeStage[Any, Any, Any]
@@ -63,7 +67,9 @@ class StageHost:
         cores: SharedCores | None = None,
         torch_threads: int = 1,
         elsewhere: StageCaller | None = None,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
+        self._tracer = tracer
         self._cache = cache if cache is not None else TieredCache()
         self._cache_threads = CacheThreads(self._cache)
         self._page_threads = CacheThreads(pages, "pages", turn_within_s=None) if pages is not None else None
@@ -164,7 +170,9 @@ class StageHost:
         self._refuse_if_made_for_others(stage, item)
         telling = self._telling[stage]
         try:
-            reply = await self._resolver.result(item, self._makers[stage])
+            with traced(self._tracer, stage, item) as (item, span):
+                reply = await self._resolver.result(item, self._makers[stage])
+                span.set(told_by(reply.receipt))
         except TriptychError as error:
             telling.ended(item, time.monotonic(), error)
             raise
@@ -180,16 +188,26 @@ class StageHost:
         """
         self._refuse_if_not_open(stage, [name for name in self._hosted if name not in self._makers])
         self._refuse_if_made_for_others(stage, item)
+        with traced(self._tracer, stage, item) as (item, span):
+            async with aclosing(self._streamed(stage, item)) as batches:
+                async for events in batches:
+                    if isinstance(end := events[-1], StreamEnd):
+                        span.set(told_by(end.receipt))
+                    yield events
+
+    async def _streamed(self, stage: str, item: Item[Any]) -> AsyncGenerator[Sequence[object], None]:
         feed = EventFeed()
         submission, telling = Submission(self._hosted[stage], item, feed), self._telling[stage]
         call_off = at_deadline(item, submission.expire)
-        now, due = asyncio.get_running_loop().time, item.pace_s if math.isinf(item.pace_s) else 0.0
+        now, is_whole = asyncio.get_running_loop().time, math.isinf(item.pace_s)
+        pace_s = item.kept_s if is_whole else item.pace_s
+        due = now() + pace_s if is_whole else 0.0
         try:
             await self._begin(submission, feed)
             has_begun = False
             while True:
                 events = await feed.take(due - now())
-                due = now() + item.pace_s
+                due = now() + pace_s
                 if not has_begun:
                     has_begun = True
                     telling.began(item, time.monotonic())
@@ -219,12 +237,17 @@ class StageHost:
         To be called on the event loop.
         """
         shared = self._shared_cache_counters()
-        metrics = []
+        metrics: list[StageMetrics] = []
         for name, hosted in self._hosted.items():
+            identity, histograms = hosted.engine.identity, hosted.histograms()
+            memory = memory_used(identity.device) if not metrics else {}
             counters = {**hosted.metrics(), **self._cache_counters(name), **shared}
             shared = {}
-            identity = hosted.engine.identity
-            metrics.append(StageMetrics(name, self._replica, identity.device, identity.dtype, counters))
+            metrics.append(
+                StageMetrics(
+                    name, self._replica, identity.device, identity.dtype, counters, histograms=histograms, memory=memory
+                )
+            )
         for name, maker in self._makers.items():
             if not maker.is_here and (origins := maker.origins()):
                 latest = origins[0]
@@ -315,9 +338,13 @@ class StageHost:
             request=wanted_by.request,
             salt=wanted_by.salt,
             work=recipe.work,
+            trace=wanted_by.trace,
         )
         self._refuse_if_made_for_others(recipe.stage, item)
-        return await self._resolver.result(item, self._maker(recipe.stage))
+        with resolving(self._tracer, recipe.stage, item) as told:
+            reply = await self._resolver.result(item, self._maker(recipe.stage))
+            told(reply.receipt)
+        return reply
 
     def _maker(self, stage: str) -> Maker:
         if stage in self._makers:

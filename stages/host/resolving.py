@@ -136,7 +136,7 @@ class Resolver:
         try:
             await self._look_up_or_make(flight, computation, item, maker)
         except Exception as error:
-            raise as_stage_error(maker.stage, error, item.id) from None
+            raise as_stage_error(maker.stage, error, item) from None
         finally:
             self._forget(flight, item, maker)
 

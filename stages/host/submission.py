@@ -7,14 +7,15 @@ counted what ends meanwhile. Knows no names and no cache: how an input is resolv
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from stages.concurrency.together import together
-from stages.contract.engine import Engine, Handle, Receiver
+from stages.contract.engine import Engine, Handle, Measuring, Receiver
 from stages.contract.errors import DeadlineExceeded, InvalidRequest, Overloaded, QueueFull, TriptychError
+from stages.contract.histogram import Histogram, HistogramCounts
 from stages.contract.item import Item, Reply, StageReceipt
 from stages.contract.limits import QueueLimits
 from stages.contract.recipe import NO_INPUTS, Inputs, Recipe
@@ -80,6 +81,7 @@ class HostedEngine:
         self._waiting: Tally[str] = Tally()
         self._ended_waiting = EndedWaiting()
         self.arrived, self.num_arrived = NO_WORK, 0
+        self._first_event_seconds = Histogram()
 
     @property
     def stage(self) -> str:
@@ -96,6 +98,16 @@ class HostedEngine:
         for name, count in asdict(self._ended_waiting).items():
             counters[name] = counters.get(name, 0.0) + count
         return counters
+
+    def histograms(self) -> Mapping[str, HistogramCounts]:
+        told = dict(self.engine.histograms()) if isinstance(self.engine, Measuring) else {}
+        if self.engine.result_type is None:
+            told["first_event_seconds"] = self._first_event_seconds.counts()
+        return told
+
+    def began_to_answer(self, seconds: float) -> None:
+        """There is the first event of an item, so long after it came."""
+        self._first_event_seconds.observe(seconds)
 
     def submit(self, item: Item[Any], inputs: Inputs, receiver: Receiver) -> Handle:
         """Raises what the engine does."""
@@ -187,6 +199,7 @@ class Submission:
     def __init__(self, hosted: HostedEngine, item: Item[Any], outlet: Outlet) -> None:
         self._hosted, self._item, self._outlet = hosted, item, outlet
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
+        self._came_at, self._answers = time.monotonic(), False
         self._handle: Handle | None = None
         self._supplying: asyncio.Task[None] | None = None
         self._beginning = Beginning()
@@ -247,6 +260,9 @@ class Submission:
     # ---- the event loop ----
 
     def _pass_on(self, events: Sequence[object]) -> None:
+        if not self._answers:
+            self._answers = True
+            self._hosted.began_to_answer(time.monotonic() - self._came_at)
         self._beginning.let_go()  # it has started
         self._outlet.events(events)
 
@@ -263,7 +279,7 @@ class Submission:
         except DeadlineExceeded:
             handle.expire()
         except Exception as error:
-            handle.fail(as_stage_error(self._hosted.stage, error, self._item.id))
+            handle.fail(as_stage_error(self._hosted.stage, error, self._item))
         else:
             self._outlet.at_hand(at_hand.receipts)
             handle.supply(at_hand.inputs)

@@ -1,7 +1,8 @@
 """The LLM stage: continuous batching for any `transformers` decoder, and for the language part of a vision-language model.
 
-Decides what a step computes: a share of the waiting prompts, within a token budget, and one token of every other row. Knows
-no HTTP, no vision encoder (images come as features) and no queue: the engine decides which rows run.
+Decides what a step computes: a share of the waiting prompts, within a token budget, and one token of every other row. What a row
+then tells is `answer_events.py`. Knows no HTTP, no vision encoder (images come as features) and no queue: the engine decides which
+rows run.
 
 The life of a row: `page_run` tells the pages of its prompt, and how many of them a slot holds; `needs`, which images lie beyond those and
 the pages that were brought; `prepare` brings their features into the model's dtype; `start` gives it a slot, with whatever beginning of
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from stages.checkpoints.checkpoint import Checkpoint, LoadOptions
-from stages.contract.errors import ConfigurationError, StageFailed
+from stages.contract.errors import ConfigurationError
 from stages.contract.faults import Fault, fault_of
 from stages.contract.pages import MadePage, PageRun
 from stages.contract.recipe import NO_INPUTS, Inputs, InputsMissing, Recipe
@@ -31,10 +32,11 @@ from stages.contract.work import Work
 from stages.device.cuda_graphs import CudaGraphs
 from stages.device.packed_linear import is_packed
 from stages.device.uploads import uploaded
-from stages.llm.answers.detokenizer import Shown, TextStream, TokenTexts, special_tokens
+from stages.llm.answer_events import AnswerEvents
+from stages.llm.answers.detokenizer import TextStream, TokenTexts, special_tokens
 from stages.llm.answers.ending import end_tokens
 from stages.llm.answers.lengths import AnswerLengths
-from stages.llm.messages import Generate, GenerationEnd, PromptLogprobs, Sampling, TokenDelta, TokenLogprob
+from stages.llm.messages import Generate, Sampling
 from stages.llm.model.forward import Forward, PlacedImage
 from stages.llm.model.image_positions import ImagePositions
 from stages.llm.model.loading import LoadedLanguageModel, load_language_model
@@ -50,9 +52,9 @@ from stages.llm.prefill import planned
 from stages.llm.prompts.prompt import PreparedPrompt, PromptPreparer
 from stages.llm.prompts.reading import PromptReader
 from stages.llm.prompts.rules import PromptRules
-from stages.llm.row import LlmRow, SuspendedAnswer
+from stages.llm.row import LlmRow, SuspendedAnswer, replay
 from stages.llm.sampling.sampling import RowSampler, SampledToken, make_ready, sample
-from stages.llm.sampling.scoring import PromptScoring, are_numbers, tokens_within
+from stages.llm.sampling.scoring import PromptScoring, tokens_within
 from stages.llm.settings import LlmSettings
 from stages.llm.structure.row_structure import RowStructure
 from stages.llm.structure.structures import Structures
@@ -81,7 +83,6 @@ class Llm:
         self._device_name = device
         self._eos_tokens = loaded.eos_tokens
         self._tokenizer = loaded.tokenizer.backend_tokenizer
-        self._texts = TokenTexts(self._tokenizer)
         image_positions = ImagePositions.of(loaded.model)
         self._forward = Forward(
             loaded.model,
@@ -96,6 +97,7 @@ class Llm:
         naming = PageNaming(settings.page_tokens, settings.page_dtype, image_positions is not None)
         self._table = SlotTable(settings.num_slots, naming)
         self._lengths = AnswerLengths()
+        self._answers = AnswerEvents(TokenTexts(self._tokenizer), self._lengths)
         self._allocate()
         self._pages = self._slot_pages(type(loaded.model).__name__)
         self._paging = Paging(self._table, self._pages)
@@ -185,7 +187,7 @@ class Llm:
         return float(self._settings.prefill_chunk_tokens + self._settings.num_slots)
 
     def weigh(self, payload: Generate) -> float:
-        return float(min(len(payload.token_ids), self._chunk_tokens))
+        return float(min(len(payload.token_ids) + len(payload.so_far.token_ids), self._chunk_tokens))
 
     @property
     def page_type(self) -> type[Result]:
@@ -217,9 +219,10 @@ class Llm:
     def prepare(self, payload: Generate, inputs: Inputs) -> PreparedPrompt:
         """Raises `StageFailed` for features of another model, `InvalidRequest` for a constraint that can't be enforced."""
         prepared, constraint = self._preparer.prepare(payload, inputs), payload.sampling.constraint
-        return (
-            prepared if constraint is None else replace(prepared, structure=self._structures.start(constraint, payload.salt))
-        )
+        if constraint is None:
+            return prepared
+        start = self._structures.start(constraint, payload.salt)
+        return replace(prepared, structure=start.behind(payload.so_far.token_ids))
 
     def share(self, prepared: PreparedPrompt) -> Share:
         """Of what is still to be computed of the prompt, as things stand. Any thread."""
@@ -245,8 +248,9 @@ class Llm:
         names = prepared.read.page_names
         brought = [names[number] for number in prepared.at_hand.pages]
         most = payload.sampling.prompt_logprobs
-        scoring = None if most is None else PromptScoring(prepared.read.tokens, most)
-        row = self._row(payload, prepared, SuspendedAnswer((), 0, sampler, text, scoring))
+        scoring = None if most is None else PromptScoring(prepared.read.prompt, most, payload.so_far.num_scored)
+        replay(payload.so_far, sampler, text)
+        row = self._row(payload, prepared, SuspendedAnswer(payload.so_far.token_ids, None, sampler, text, scoring))
         self._paging.came(names, brought)
         return row
 
@@ -264,14 +268,14 @@ class Llm:
             raise InputsMissing(missing)
         images, positions = self._on_device(prepared, num_reused)  # this may fail, too, and then no slot is taken
         self._take(contents, placement, prepared.at_hand)
-        num_prompt = prepared.num_tokens
+        num_prompt = prepared.read.num_prompt
         room = self._settings.max_context_tokens - num_prompt
         return LlmRow(
             slot=placement.slot,
             contents=contents,
             num_prompt=num_prompt,
             num_given=len(contents.tokens),
-            num_cached=so_far.num_cached if so_far.tokens else num_reused,
+            num_cached=min(num_reused, num_prompt) if so_far.num_cached is None else so_far.num_cached,
             max_tokens=min(payload.sampling.max_tokens or room, room),
             sampler=so_far.sampler,
             text=so_far.text,
@@ -340,12 +344,7 @@ class Llm:
                 row.contents.num_computed, row.images, row.scored = num_computed, images, ()
             raise
         stepped = [
-            self._with_scores(
-                row,
-                self._advanced(row, sampled[index])
-                if index in sampled
-                else Stepped(work=row.contents.num_computed - before[index][0]),
-            )
+            self._answers.told(row, row.contents.num_computed - before[index][0], sampled.get(index))
             for index, row in enumerate(rows)
         ]
         for row in rows:
@@ -384,58 +383,6 @@ class Llm:
                 row.scored = row.scoring.read(logits[-chunk.length :], chunk.start)
         return whole[:, -1].clone()  # a view would hold all of them
 
-    def _with_scores(self, row: LlmRow, stepped: Stepped) -> Stepped:
-        """With what the step found of the prompt."""
-        if row.scoring is None or not row.scored:
-            return stepped
-        scored, row.scored = row.scored, ()
-        if not are_numbers(scored):
-            row.is_sound = False
-            return _no_numbers()
-        row.scoring.told(scored)
-        return replace(stepped, events=(PromptLogprobs(tuple(map(self._told, scored))), *stepped.events))
-
-    def _told(self, scored: SampledToken) -> TokenLogprob:
-        top = tuple(self._texts.logprob(token, logprob) for token, logprob in scored.top)
-        return self._texts.logprob(scored.token, scored.logprob, top)
-
-    def _advanced(self, row: LlmRow, sampled: SampledToken) -> Stepped:
-        row.is_sound = not sampled.failed
-        if sampled.failed:
-            return _no_numbers()
-        if (structure := row.sampler.structure) is not None:
-            if structure.failure is not None:
-                return Stepped(error=structure.failure)
-            if structure.is_complete:
-                return self._ended(row, row.text.end(), "stop")
-        row.contents.tokens.append(sampled.token)
-        if sampled.token in row.end_tokens:
-            return self._ended_by(row, sampled)
-        shown = row.text.push(sampled.token, self._logprob(row, sampled))
-        if shown.stopped:
-            return self._ended(row, shown, "stop")
-        if row.num_generated < row.max_tokens:
-            return Stepped((_delta(shown),))
-        tail = row.text.end()
-        return self._ended(row, Shown(shown.text + tail.text, shown.logprobs + tail.logprobs), "length")
-
-    def _ended_by(self, row: LlmRow, sampled: SampledToken) -> Stepped:
-        """By a token, which is shown only where that is asked for."""
-        last = row.text.push(sampled.token) if row.sampler.sampling.include_stop_str_in_output else Shown()
-        tail = row.text.end()
-        shown = Shown(last.text + tail.text, last.logprobs + tail.logprobs)
-        return self._ended(row, shown, "stop", self._logprob(row, sampled))
-
-    def _ended(self, row: LlmRow, shown: Shown, reason: str, stop_token: TokenLogprob | None = None) -> Stepped:
-        self._lengths.saw(row.num_generated, was_cut=reason == "length")
-        end = GenerationEnd(reason, row.num_generated, row.num_cached, stop_token)
-        return Stepped((_delta(shown), end), done=True)
-
-    def _logprob(self, row: LlmRow, sampled: SampledToken) -> TokenLogprob | None:
-        if row.sampler.sampling.logprobs is None:
-            return None
-        return self._told(sampled)
-
     def finish(self, row: LlmRow) -> None:
         if not row.is_sound:
             # Attention reads over a row's end, and zero times no number is no number: the slot's next row would fail, too.
@@ -444,11 +391,3 @@ class Llm:
             with torch.inference_mode():
                 self._forward.slots.wipe(row.slot)
         self._table.release(row.slot)
-
-
-def _no_numbers() -> Stepped:
-    return Stepped(error=StageFailed("the language model computed values that are no numbers; check llm.dtype"))
-
-
-def _delta(shown: Shown) -> TokenDelta:
-    return TokenDelta(shown.text, 1, shown.logprobs)

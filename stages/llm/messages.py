@@ -87,25 +87,38 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
-class Generate:
-    """For an LLM. `token_ids` holds placeholder tokens where `images` go. What is computed for one `salt` serves no other."""
-
-    token_ids: tuple[int, ...]
-    sampling: Sampling
-    images: tuple[ImageSpan, ...] = ()
-    salt: str = field(default="", repr=False)
-
-    def needs(self) -> Sequence[Recipe[Any]]:
-        return tuple(image.features for image in self.images)
-
-
-@dataclass(frozen=True, slots=True)
 class TokenLogprob:
     token_id: int
     text: str
     data: bytes
     logprob: float
     top: tuple["TokenLogprob", ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SoFar:
+    """What was told of an answer by a stage that is gone, for another to go on from: as if it had chosen these tokens itself. `unshown`:
+    log probabilities of the last of them, whose text is held back still; `num_scored`: of how many of the prompt's tokens it was told
+    how likely they were."""
+
+    token_ids: tuple[int, ...] = ()
+    unshown: tuple[TokenLogprob, ...] = ()
+    num_scored: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """For an LLM. `token_ids` holds placeholder tokens where `images` go. What is computed for one `salt` serves no other. `so_far`: how
+    far the answer has come already; events tell what comes after it, and ends count all of it."""
+
+    token_ids: tuple[int, ...]
+    sampling: Sampling
+    images: tuple[ImageSpan, ...] = ()
+    salt: str = field(default="", repr=False)
+    so_far: SoFar = SoFar()
+
+    def needs(self) -> Sequence[Recipe[Any]]:
+        return tuple(image.features for image in self.images)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +131,15 @@ class PromptLogprobs:
 
 @dataclass(frozen=True, slots=True)
 class TokenDelta:
-    """From an LLM: text that can be shown now ("" while a character is incomplete or a stop string may be beginning)."""
+    """From an LLM: text that can be shown now ("" while a character is incomplete or a stop string may be beginning), and the log
+    probabilities of the tokens whose text that is. `token_ids`, as many as `num_tokens`, were chosen since the last such event, and
+    `chosen` are theirs, whether their text can be shown or not: by these another stage goes on from here (`SoFar`)."""
 
     text: str
     num_tokens: int
     logprobs: tuple[TokenLogprob, ...] = ()
+    token_ids: tuple[int, ...] = ()
+    chosen: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

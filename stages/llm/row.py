@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from stages.llm.answers.detokenizer import TextStream
+from stages.llm.messages import SoFar
 from stages.llm.model.forward import PlacedImage
 from stages.llm.model.slot_cache import Chunk
 from stages.llm.model.slot_table import SlotContents
@@ -65,11 +66,21 @@ class LlmRow:
 
 @dataclass(frozen=True, slots=True)
 class SuspendedAnswer:
-    """What a row that had to make way goes on from: the tokens generated so far, and where its sampling, its text and what is told of its
-    prompt stand. Keys and values are found again by the tokens, as far as a slot still holds them, or else computed again."""
+    """What a row that had to make way goes on from, here or, by what was told of it, in another stage: the tokens generated so far, and
+    where its sampling, its text and what is told of its prompt stand. Keys and values are found again by the tokens, as far as a slot
+    still holds them, or else computed again. `num_cached` None: nothing of it was computed here yet."""
 
     tokens: tuple[int, ...]
-    num_cached: int
+    num_cached: int | None
     sampler: RowSampler
     text: TextStream
     scoring: PromptScoring | None = None
+
+
+def replay(so_far: SoFar, sampler: RowSampler, text: TextStream) -> None:
+    """Brings a new answer's sampling and text to where another stage left them; what that makes ready to be shown was shown. Some
+    microseconds a token."""
+    first_unshown = len(so_far.token_ids) - len(so_far.unshown)
+    for place, token in enumerate(so_far.token_ids):
+        sampler.accept(token)
+        text.push(token, so_far.unshown[place - first_unshown] if place >= first_unshown else None)

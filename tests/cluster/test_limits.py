@@ -24,7 +24,9 @@ BURST = 72  # more than the denoiser may run and keep waiting
 
 
 schema = schemathesis.openapi.from_dict(create_app(FakeService(), IngressSettings()).openapi())
-schema.config.phases.coverage.enabled = False  # every field's every bound, thousands of requests: tests/fuzz asks the surface alone
+schema.config.phases.coverage.enabled = (
+    False  # every field's every bound, thousands of requests: tests/fuzz asks the surface alone
+)
 
 
 @schema.parametrize()  # type: ignore[untyped-decorator]

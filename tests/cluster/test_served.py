@@ -7,7 +7,9 @@ import math
 import os
 import signal
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -254,3 +256,60 @@ def test_requests_survive_a_killed_replica(server: Server) -> None:
     answer = server.openai.images.generate(model=PAINT, prompt="a green square")
     assert answer.data is not None
     assert answer.data[0].b64_json
+
+
+@dataclass
+class Streamed:
+    text: str = ""
+    completion_tokens: int = 0
+    stages: list[dict[str, Any]] = field(default_factory=list)
+
+
+async def counted_aloud(server: Server, begun: Callable[[], Any]) -> list[Streamed]:
+    """Four answers beside one another, as they stream. `begun`: called once, when all of them have begun."""
+    everyone, told = asyncio.Barrier(5), [Streamed() for _ in range(4)]
+
+    async def read(client: openai.AsyncOpenAI, first: int, into: Streamed) -> None:
+        asked: list[Any] = [{"role": "user", "content": f"Count from {first} to {first + 40}, one number a line."}]
+        stream = await client.chat.completions.create(
+            model=SEE, messages=asked, temperature=0, max_tokens=64, stream=True, stream_options={"include_usage": True}
+        )
+        has_begun = False
+        async for chunk in stream:
+            into.text += "".join(choice.delta.content or "" for choice in chunk.choices)
+            if chunk.usage is not None:
+                into.completion_tokens = chunk.usage.completion_tokens
+            into.stages += (chunk.model_extra or {}).get("triptych", {}).get("stages", [])
+            if len(into.text) > 8 and not has_begun:
+                has_begun = True
+                await everyone.wait()
+
+    async with server.async_openai() as client, asyncio.TaskGroup() as together:
+        for number, into in enumerate(told):
+            together.create_task(read(client, 10 * number + 1, into))
+        await everyone.wait()
+        begun()
+    return told
+
+
+def test_streams_go_on_where_a_killed_llm_left_them(server: Server) -> None:
+    """kill -9 of the only replica under four streams: each of them is the answer that it would have been."""
+    whole = asyncio.run(counted_aloud(server, lambda: None))
+    killed: list[int] = []
+
+    def kill() -> None:
+        killed.extend(server.pids("llm"))
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+
+    told = asyncio.run(counted_aloud(server, kill))
+    assert killed
+    assert [one.text for one in told] == [one.text for one in whole]
+    assert [one.completion_tokens for one in told] == [one.completion_tokens for one in whole]
+    for one in told:
+        first, second = (stage for stage in one.stages if stage["stage"] == f"{SEE}.llm")
+        assert (first["ended_early"], second.get("ended_early")) == (True, None)
+        assert first["replica"] != second["replica"]
+    eventually(
+        lambda: server.counter("triptych_stage_continued_total", f"{SEE}.llm") == len(told), "what was continued is counted"
+    )

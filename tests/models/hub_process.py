@@ -9,7 +9,7 @@ import sys
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-from pipelines.client import Visit
+from pipelines.client import Again, Visit
 from pipelines.jobs import StageCard
 from pipelines.settings.config_file import parse
 from pipelines.settings.schema.config import AppConfig
@@ -31,7 +31,7 @@ class Nobody:
         raise NotImplementedError
 
     async def stream(
-        self, stage: str, item: Item[Any], *, restartable: bool = False, lost: set[str] | None = None
+        self, stage: str, item: Item[Any], *, again: Again | None = None, lost: set[str] | None = None
     ) -> AsyncGenerator[Sequence[object], None]:
         raise NotImplementedError
         yield

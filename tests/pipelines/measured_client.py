@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from pipelines.client import StageClient, Visit
+from pipelines.client import Again, StageClient, Visit
 from stages.contract.errors import TriptychError
 from stages.contract.item import Item, Reply
 
@@ -35,10 +35,10 @@ class MeasuredClient:
         return reply
 
     async def stream(
-        self, stage: str, item: Item[Any], *, restartable: bool = False, lost: set[str] | None = None
+        self, stage: str, item: Item[Any], *, again: Again | None = None, lost: set[str] | None = None
     ) -> AsyncGenerator[Sequence[object], None]:
         self.items.append(item)
-        async with aclosing(self._client.stream(stage, item, restartable=restartable, lost=lost)) as batches:
+        async with aclosing(self._client.stream(stage, item, again=again, lost=lost)) as batches:
             async for events in batches:
                 self._weigh(stage, events)
                 yield events

@@ -99,3 +99,18 @@ def test_the_http_surface_refuses_settings_without_keys_where_serve_listens_to_s
     (surface,) = [found for found in applications(CONFIG, "t") if found.route_prefix]
     with pytest.raises(ConfigurationError, match=r"auth\.keys is empty"):
         checked_settings(surface.deployments["ingress"]["user_config"])
+
+
+@pytest.mark.parametrize("way", ["RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_ENABLE_DIRECT_INGRESS"])
+def test_serves_ways_past_its_own_proxy_are_refused_by_name_however_it_is_deployed(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`serve run`; `serve deploy`, `triptych deploy` and KubeRay; and a replica whose node alone has it on."""
+    monkeypatch.setattr(f"ray.serve._private.constants.{way}", True)
+    (root,) = [found for found in applications(CONFIG, "t") if found.route_prefix]
+    with pytest.raises(ConfigurationError, match=way):
+        build(CONFIG)
+    with pytest.raises(ConfigurationError, match=way):
+        built(root)
+    with pytest.raises(ConfigurationError, match=way):
+        checked_settings(root.deployments["ingress"]["user_config"])

@@ -1,5 +1,6 @@
 """`triptych check`, as a person runs it."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from typer.testing import CliRunner
 
 from pipelines.cli import app
 from pipelines.commands.console import DEFAULT_CONFIG
+from pipelines.tour import free_port
 
 
 def checked(path: Path) -> tuple[int, str]:
@@ -123,3 +125,33 @@ def test_another_address_of_loopback_needs_no_keys(tmp_path: Path) -> None:
     path = tmp_path / "serve_config.yaml"
     path.write_text(DEFAULT_CONFIG.read_text().replace("host: 127.0.0.1", "host: 127.0.0.2"))
     assert checked(path)[0] == 0
+
+
+@pytest.mark.parametrize("way", ["RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_ENABLE_DIRECT_INGRESS"])
+def test_serve_refuses_ways_past_serves_own_proxy_by_name_before_anything_starts(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", {**os.environ, way: "1"})
+    result = CliRunner().invoke(app, ["serve", "--port", str(free_port())])
+    assert (result.exit_code, way in result.output) == (2, True)
+
+
+def test_an_overlay_that_opens_the_door_needs_keys_and_is_told_with_the_rest(tmp_path: Path) -> None:
+    overlay = tmp_path / "open.yaml"
+    overlay.write_text("http_options: {host: 0.0.0.0}\n")
+    manifest = tmp_path / "rayservice.yaml"
+    manifest.write_text("spec:\n  serveConfigV2: x\n")
+    for command in (["check"], ["serve"], ["deploy"], ["deploy", "--print"], ["deploy", "--manifest", str(manifest)]):
+        result = CliRunner().invoke(app, [*command, "--overlay", str(overlay)])
+        assert result.exit_code == 2
+        assert "host '0.0.0.0' is not loopback, and auth.keys is empty" in result.output
+
+
+def test_a_rayservice_is_printed_with_the_configuration_in_it(tmp_path: Path) -> None:
+    manifest = tmp_path / "rayservice.yaml"
+    manifest.write_text("kind: RayService\nspec:\n  serveConfigV2: |\n    old: 1\n  rest: 2\n")
+    result = CliRunner().invoke(app, ["deploy", "--manifest", str(manifest)])
+    assert result.exit_code == 0
+    spec = yaml.safe_load(result.output)["spec"]
+    assert spec["rest"] == 2
+    assert "triptych" in [each["name"] for each in yaml.safe_load(spec["serveConfigV2"])["applications"]]

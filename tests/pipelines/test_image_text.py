@@ -350,7 +350,7 @@ async def test_a_replica_that_dies_before_the_first_word_is_not_noticed(scene: S
     await deployment.close()
 
 
-async def test_a_replica_that_dies_in_the_middle_of_an_answer_ends_it(scene: Scene) -> None:
+async def test_a_replica_that_dies_in_the_middle_of_an_answer_ends_it_where_it_did_not_tell_its_tokens(scene: Scene) -> None:
     llm = FakeLlm()
     llm.gate.close()
 

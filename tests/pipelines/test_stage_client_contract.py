@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from cache.memory import MemoryTier
 from cache.tiered import TieredCache
-from pipelines.client import LocalStageClient, SplitStageClient, StageClient
+from pipelines.client import LocalStageClient, Rest, SplitStageClient, StageClient
+from pipelines.cluster.attempts import MAX_LOST
 from pipelines.cluster.object_store import ObjectStore
-from pipelines.cluster.serve_client import MAX_LOST, ServeStageClient
+from pipelines.cluster.serve_client import ServeStageClient
 from stages.contract.blob import Blob
 from stages.contract.errors import (
     Broken,
@@ -27,7 +28,7 @@ from stages.contract.errors import (
     TriptychError,
     Unavailable,
 )
-from stages.contract.item import InputReceipts, Item, StreamEnd
+from stages.contract.item import InputReceipts, Item, ReplicaEnded, StreamEnd
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.recipe import Recipe
 from stages.host.host import StageHost
@@ -76,7 +77,8 @@ class Scene:
         return self._host if self.deployment is None else self.deployment.replica.host
 
     def stream(self, start: int, *, restartable: bool = False, in_s: float = float("inf")) -> Any:
-        return self.client.stream(COUNT, Item("r", CountFrom(start), deadline=time.time() + in_s), restartable=restartable)
+        item = Item("r", CountFrom(start), deadline=time.time() + in_s)
+        return self.client.stream(COUNT, item, again=lambda: Rest(item.payload, None) if restartable else None)
 
     async def close(self) -> None:
         self.add_gate.open()
@@ -245,7 +247,10 @@ async def test_a_stream_that_has_shown_something_starts_anew_only_where_that_is_
         deployment(served).kill()
         served.count_gate.open()
         if restartable:
-            assert (await collect(stream))[:-1] == [2, 1, 0]
+            ended, *others = (await collect(stream))[:-1]
+            assert others == [2, 1, 0]
+            assert isinstance(ended, ReplicaEnded)
+            assert (ended.receipt.stage, ended.receipt.ended_early) == (COUNT, True)
         else:
             with pytest.raises(Unavailable):
                 await collect(stream)

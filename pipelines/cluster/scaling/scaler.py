@@ -1,7 +1,8 @@
 """Holds the budget: sees all pools of all applications, and sets how many replicas each has.
 
 Ray Serve's own scaling sees one application at a time, so with ours it is off (`external_scaler_enabled`). Decides only when it looks and
-what it leaves alone; how many there are to be is `pipelines/planning/scaling/`. While it is away, the numbers that it set last stand:
+what it leaves alone, and that it asks Serve seldom while nothing happens (its whole state is some milliseconds of the controller's time);
+how many there are to be is `pipelines/planning/scaling/`. While it is away, the numbers that it set last stand:
 they are Serve's, in its controller's checkpoint; then it goes on from what is there.
 """
 
@@ -22,12 +23,16 @@ log = logging.getLogger("triptych.scaler")
 ANSWER_WITHIN_PERIODS = 3
 SILENT_AFTER_PERIODS = 30
 """Without one answer for so long it doesn't go on by itself: what it asks on may be stuck, and only a new process is rid of that."""
+ASKED_AGAIN_AFTER_PERIODS = 10
+"""Where all is as it was decided and no stage has told anything new, Serve's numbers are taken to be as they were, for so long."""
+
+Everywhere = Mapping[tuple[str, str], Present]
 
 
 class Numbers(Protocol):
     """Of replicas, in the cluster (`pipelines/cluster/scaling/serve_numbers.py`)."""
 
-    async def present(self) -> Mapping[tuple[str, str], Present]:
+    async def present(self) -> Everywhere:
         """By application and deployment."""
         ...
 
@@ -42,13 +47,16 @@ class Scaler:
         self._settings = ScalerSettings()
         self._observation, self._memory = Observation(), Memory()
         self._answered_at: float | None = None
+        self._found: Everywhere = {}
+        self._found_at = float("-inf")
+        self._settled: object = None
 
     @property
     def period_s(self) -> float:
         return self._settings.scaling.period_s
 
     def configure(self, settings: ScalerSettings) -> None:
-        self._settings = settings
+        self._settings, self._settled = settings, None
 
     async def run(self) -> None:
         """Decides every period, for ever. What fails is told, and tried again."""
@@ -73,7 +81,7 @@ class Scaler:
         """Once. Returns the numbers, by pool. Raises what asking does, and `TimeoutError`."""
         async with asyncio.timeout(ANSWER_WITHIN_PERIODS * self.period_s):
             told, waiting = await self._table.told.remote()
-            everywhere = await self._numbers.present()
+            everywhere = await self._present((told, waiting))
         self._answered_at = self._now()
         pools = {_key(pool): pool for pool in self._settings.pools}
         present = {name: _of(pool, everywhere) for name, pool in pools.items() if _address(pool) in everywhere}
@@ -88,8 +96,22 @@ class Scaler:
         wanted, self._memory = targets(states, _budget(self._settings), _scaling(self._settings), self._memory, self._now())
         for name, count in wanted.items():
             if not pools[name].is_fixed and count != present[name].running + present[name].starting:
+                self._settled = None
                 await self._set(pools[name], present[name], count)
         return wanted
+
+    async def _present(self, heard: object) -> Everywhere:
+        """Of Serve, where anything may have changed."""
+        now = self._now()
+        if (
+            self._settled is None
+            or self._settled != heard
+            or now - self._found_at >= ASKED_AGAIN_AFTER_PERIODS * self.period_s
+        ):
+            self._found, self._found_at = await self._numbers.present(), now
+            is_quiet = not any(one.starting or one.stopping for one in self._found.values())
+            self._settled = heard if is_quiet and self._found else None
+        return self._found
 
     async def _set(self, pool: ScaledPool, present: Present, count: int) -> None:
         """Where it can't be, the others are set all the same, and this one is tried again."""

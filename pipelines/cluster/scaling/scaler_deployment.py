@@ -19,7 +19,7 @@ TINY = {"num_cpus": 0.01}
 
 def scaler(args: ScalerArgs) -> Application:
     """One for all pools."""
-    return serve.deployment(ScalerReplica).options(name=SCALER, ray_actor_options=TINY, health_check_period_s=2).bind(args)
+    return serve.deployment(ScalerReplica).options(name=SCALER, ray_actor_options=TINY, health_check_period_s=5).bind(args)
 
 
 class ScalerReplica:

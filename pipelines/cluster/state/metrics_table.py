@@ -1,5 +1,5 @@
-"""What every replica last said, in one place: the counters of stages for `/metrics`, what they have to do and what callers wait for, for
-the scaler, and which settings the HTTP surface's replicas use.
+"""What every replica last said, in one place: the counters of stages and of the HTTP surface's replicas for `/metrics`, what they have to
+do and what callers wait for, for the scaler, and which settings the HTTP surface's replicas use.
 
 Replicas write; the ingress, the scaler and `triptych deploy` read; nothing is decided here. Whoever has not reported for `stale_after_s`
 is gone (scaled down or dead) and is forgotten.
@@ -8,7 +8,7 @@ is gone (scaled down or dead) and is forgotten.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pipelines.planning.scaling.observation import Told, WaitingFor
 from stages.contract.item import StageMetrics
@@ -40,6 +40,7 @@ class MetricsTable:
         self._settings: dict[str, tuple[float, SettingsInUse]] = {}
         self._told: dict[str, tuple[float, Told]] = {}
         self._waiting: dict[str, tuple[float, WaitingFor]] = {}
+        self._counts: dict[str, tuple[float, tuple[int, Any]]] = {}
 
     async def report(self, replica: str, metrics: Sequence[StageMetrics], told: Told | None = None) -> None:
         """`told`: what it has to do, for the scaler."""
@@ -59,6 +60,17 @@ class MetricsTable:
     async def read(self) -> list[StageMetrics]:
         self._rows = self._fresh(self._rows)
         return [stage for _, stages in self._rows.values() for stage in stages]
+
+    async def report_counts(self, replica: str, number: int, counts: Any) -> None:
+        """What a replica of the HTTP surface has counted, since its start. `number`: counts up; what comes late changes nothing."""
+        _, (latest, _) = self._counts.get(replica, (0.0, (0, None)))
+        if number > latest:
+            self._counts[replica] = (self._now(), (number, counts))
+
+    async def counts(self) -> dict[str, Any]:
+        """By replica."""
+        self._counts = self._fresh(self._counts)
+        return {replica: counts for replica, (_, (_, counts)) in self._counts.items()}
 
     async def report_settings(self, replica: str, settings: SettingsInUse) -> None:
         self._settings[replica] = (self._now(), settings)

@@ -45,23 +45,22 @@ class PageFile:
 
 
 def page_files() -> dict[str, PageFile]:
-    """File name -> file, for every file of the page."""
+    """Path within this folder -> file, for every file of the page."""
     folder = Path(__file__).parent
-    return {
-        path.name: PageFile(path.read_bytes(), TYPES[path.suffix]) for path in sorted(folder.iterdir()) if path.suffix in TYPES
-    }
+    found = [path for path in sorted(folder.rglob("*")) if path.suffix in TYPES]
+    return {path.relative_to(folder).as_posix(): PageFile(path.read_bytes(), TYPES[path.suffix]) for path in found}
 
 
 def add_playground(app: FastAPI) -> None:
-    """Adds GET / and GET /playground/{name}; neither is part of the published API."""
+    """Adds GET / and GET /playground/{path}; neither is part of the published API."""
     files = page_files()
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
         return files["index.html"].response()
 
-    @app.get("/playground/{name}", include_in_schema=False)
-    async def file(name: str) -> Response:
-        if name not in files:
+    @app.get("/playground/{path:path}", include_in_schema=False)
+    async def file(path: str) -> Response:
+        if path not in files:
             raise HTTPException(404)
-        return files[name].response()
+        return files[path].response()

@@ -1,4 +1,6 @@
 // The page's one way to the server: the public routes, with a key where one is needed. Knows nothing of the page.
+//
+// A request is { path, body, files }: `body` the fields as JSON has them, `files` name -> File; with files it is sent as a form.
 
 let key = "";
 
@@ -15,16 +17,24 @@ export class ApiError extends Error {
 }
 
 export async function get(path) {
-  return (await answered(await fetch(path, { headers: headers() }))).json();
+  return (await answered(path, {})).json();
 }
 
-// Posts `body` (with a file: as a form) and yields the JSON of every server-sent event, until the stream ends or `signal` aborts it.
-export async function* stream(path, body, signal, file = null) {
-  const asked = { ...body, stream: true };
-  const sent = file
-    ? { headers: headers(), body: form(asked, file) }
-    : { headers: { ...headers(), "content-type": "application/json" }, body: JSON.stringify(asked) };
-  const response = await answered(await fetch(path, { method: "POST", ...sent, signal }));
+export async function act(method, path) {
+  return (await answered(path, { method })).json();
+}
+
+export async function fetchImage(path) {
+  return (await answered(path, {})).blob();
+}
+
+export async function submit(request) {
+  return (await answered(request.path, { method: "POST", ...sent(request.body, request.files) })).json();
+}
+
+// Yields the JSON of every server-sent event, until the stream ends or `signal` aborts it.
+export async function* stream(request, signal) {
+  const response = await answered(request.path, { method: "POST", ...sent({ ...request.body, stream: true }, request.files), signal });
   for await (const data of events(response.body)) {
     if (data === "[DONE]") return;
     const event = JSON.parse(data);
@@ -33,21 +43,27 @@ export async function* stream(path, body, signal, file = null) {
   }
 }
 
-function form(fields, file) {
+function sent(body, files) {
+  if (files && Object.keys(files).length) return { body: form(body, files) };
+  return { headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
+}
+
+function form(fields, files) {
   const parts = new FormData();
   for (const [name, value] of Object.entries(fields)) {
     const inner = typeof value === "object" ? Object.entries(value).map(([key, one]) => [`${name}[${key}]`, one]) : [[name, value]];
     for (const [key, one] of inner) if (one !== undefined) parts.set(key, one);
   }
-  parts.set("image", file);
+  for (const [name, file] of Object.entries(files)) parts.set(name, file, file.name);
   return parts;
 }
 
-function headers() {
-  return key ? { authorization: `Bearer ${key}` } : {};
-}
-
-async function answered(response) {
+async function answered(path, options) {
+  const authorization = key ? { authorization: `Bearer ${key}` } : {};
+  const response = await fetch(path, { ...options, headers: { ...options.headers, ...authorization } }).catch((error) => {
+    if (error.name === "AbortError") throw error;
+    throw new ApiError(0, { message: "The server can’t be reached." });
+  });
   if (response.ok) return response;
   const body = await response.json().catch(() => ({}));
   throw new ApiError(response.status, body.error, response.headers.get("retry-after"));

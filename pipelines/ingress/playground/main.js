@@ -1,18 +1,23 @@
 // Starts the page: asks what is served, fills the choices, says how things stand.
 
 import { get, useKey } from "./api.js";
-import { allow, startPaint } from "./paint.js";
-import { startSee } from "./see.js";
+import { $ } from "./dom.js";
+import { allow } from "./paint/asked.js";
+import { lookAtJobs } from "./paint/jobs.js";
+import { startPaint, stopPaint } from "./paint/paint.js";
+import { allowCalls } from "./see/asked.js";
+import { startChat, stopChat } from "./see/chat.js";
 
-const $ = (id) => document.getElementById(id);
+let offered = "";
 
-startSee();
+startChat();
 startPaint();
 document.addEventListener("keydown", (event) => {
-  if (event.key !== "Escape") return;
-  $("ask-stop").click();
-  $("paint-stop").click();
+  if (event.key !== "Escape" || $("code-window").open) return;
+  stopChat();
+  stopPaint();
 });
+$("code-close").addEventListener("click", () => $("code-window").close());
 $("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   useKey($("key").value.trim());
@@ -32,23 +37,40 @@ async function load() {
   }
 }
 
+// Once, unless they change: what is chosen stays.
 function offer(models) {
+  const found = JSON.stringify(models.map(({ id, triptych }) => [id, triptych.paint, triptych.tool_choices]));
+  if (found === offered) return;
+  offered = found;
   const chat = models.filter((model) => model.triptych.pipeline === "image_text");
-  const painters = models.filter((model) => model.triptych.pipeline === "text_to_image");
+  const painters = models.filter(paints);
   fill("see", chat);
   fill("paint", painters);
   $("ask").disabled = !chat.length;
-  $("paint").disabled = !painters.length;
-  const show = () => {
-    const model = painters.find((painter) => painter.id === $("paint-model").value);
-    if (model) allow(model.triptych.paint);
+  if (painters.length) lookAtJobs();
+  $("paint").disabled = $("paint-job").disabled = !painters.length;
+  follow("see", chat, (model) => allowCalls(model.triptych.tool_choices));
+  follow("paint", painters, (model) => allow(model.triptych.paint));
+}
+
+// Tells of the chosen model, now and whenever it is another.
+function follow(side, models, tell) {
+  const chosen = () => {
+    const model = models.find(({ id }) => id === $(`${side}-model`).value);
+    if (model) tell(model);
   };
-  $("paint-model").onchange = show;
-  show();
+  $(`${side}-model`).onchange = chosen;
+  chosen();
+}
+
+function paints(model) {
+  return model.triptych.pipeline === "text_to_image";
 }
 
 function fill(side, models) {
+  const before = $(`${side}-model`).value;
   $(`${side}-model`).replaceChildren(...models.map((model) => new Option(model.id, model.id)));
+  if (models.some(({ id }) => id === before)) $(`${side}-model`).value = before;
   $(`${side}-model-field`).hidden = models.length < 2;
 }
 

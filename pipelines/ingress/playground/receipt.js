@@ -1,5 +1,7 @@
 // Draws the receipt of one request: a lane for every visit to a stage, on the request's own clock, in the colour of the pool that ran it.
 
+import { element } from "./dom.js";
+
 const COLOURS = 6; // that style.css has; a seventh pool gets the first one's
 
 export function drawReceipt(place, receipt) {
@@ -26,6 +28,7 @@ function poolsOf(stages) {
 }
 
 export function time(seconds) {
+  if (seconds >= 120) return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
   if (seconds >= 10) return `${seconds.toFixed(1)} s`;
   if (seconds >= 1) return `${seconds.toFixed(2)} s`;
   if (seconds >= 0.01) return `${Math.round(seconds * 1000)} ms`;
@@ -113,11 +116,4 @@ function reason(stage) {
 
 function trimmed(number) {
   return String(Math.round(number * 10) / 10);
-}
-
-function element(name, attributes, ...children) {
-  const made = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) if (value) made.setAttribute(key, value);
-  made.append(...children);
-  return made;
 }

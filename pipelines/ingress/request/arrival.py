@@ -20,6 +20,7 @@ from pipelines.ingress.request.disconnect import in_time
 from pipelines.ingress.request.offline import offline_of
 from pipelines.ingress.request.own_models import OwnModels
 from pipelines.ingress.request.settings import IngressSettings
+from pipelines.ingress.request.tracing import trace_within
 from pipelines.ingress.schemas.strict import WholeBody
 from pipelines.jobs import ModelCard, Service
 from pipelines.threads import Threads
@@ -62,6 +63,13 @@ class Arrival:
         request.state.tenant = caller.tenant  # for `RequestLog`, which counts
         TENANT.set(caller.tenant)
         return caller
+
+    def asks(self, request: Request, model: str | None, context: RequestContext) -> None:
+        """Notes for `RequestLog` which model is asked; but none that isn't served: a name is the client's to choose."""
+        if model is None or all(card.id != model for card in self.service.models()):
+            return
+        request.state.model = model
+        context.trace = trace_within(request.scope, model, context)
 
     def served(self, tenant: str) -> Service:
         """What a tenant may ask."""
@@ -112,6 +120,7 @@ class Arrival:
         """Notes what the whole request is to know of its body. Raises `InvalidRequest` for a priority that is not the client's to
         choose."""
         request.state.asked_as = body.asked_as()
+        self.asks(request, getattr(body, "model", None), context)
         for name, why in body.without_effect().items():
             context.note(name, why)
         priority = body.triptych.priority if body.triptych is not None else 0

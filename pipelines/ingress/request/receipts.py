@@ -59,6 +59,7 @@ def _entry(receipt: StageReceipt, *, whole: bool) -> StageEntry:
             "device_s": _seconds(receipt.device_s),
             "steps": receipt.steps,
             "ended_s": _seconds(receipt.ended_s),
+            **({"ended_early": True} if receipt.ended_early else {}),
             **(shared if whole else {}),
         }
     )

@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 
 from pydantic_core import to_json
 
-from pipelines.context import RequestContext
+from pipelines.context import RequestContext, TokenUsage
 from pipelines.ingress.request.receipts import ReceiptPrinter
 from pipelines.ingress.request.sse import data_frame
 from pipelines.ingress.request.whole_answer import listed
@@ -73,6 +73,12 @@ class ChatCount:
         if len(self._ends) < self.num_choices:
             raise StageFailed("the answer ended before all of its choices did")
         return [self._ends[index] for index in range(self.num_choices)]
+
+    def usage_of(self, context: RequestContext) -> Usage:
+        """Of a request that is through, which is to know it, too."""
+        usage = self.usage()
+        context.usage = TokenUsage(usage.prompt_tokens, usage.completion_tokens)
+        return usage
 
     def usage(self) -> Usage:
         """Exact. The prompt counts once however many choices it has; cached is what none of them had to compute."""
@@ -159,7 +165,7 @@ class WholeChat:
             model=self._head.model,
             system_fingerprint=self._head.system_fingerprint,
             choices=[],
-            usage=self._count.usage(),
+            usage=self._count.usage_of(self._context),
             triptych=self._receipts.receipt(self._context),
         ).around("choices")
         ended = zip(self._choices, self._count.ends(), strict=True)
@@ -242,7 +248,7 @@ class ChatStreamWriter:
                 return await self._all_said(index, events) + self._ended(index, events[-1])
 
     async def end(self) -> bytes:
-        usage = self._count.usage()
+        usage = self._count.usage_of(self._context)
         receipt = b',"triptych":' + self._receipts.receipt(self._context).to_json()
         if not self._include_usage:
             return self._ending(receipt)

@@ -8,7 +8,7 @@ import numpy as np
 from fastapi import Request, Response
 from numpy.typing import NDArray
 
-from pipelines.context import RequestContext
+from pipelines.context import RequestContext, TokenUsage
 from pipelines.ingress.images.image_url import ImageSource, WantedImage
 from pipelines.ingress.request.arrival import Arrival
 from pipelines.ingress.request.disconnect import unless_gone
@@ -72,6 +72,7 @@ class EmbeddingsRoute:
 
     def _answer(self, model: str, embedded: Embedded, as_base64: bool, context: RequestContext) -> Sequence[bytes]:
         """The body, as JSON in pieces: one a vector."""
+        context.usage = TokenUsage(embedded.num_tokens)
         before, after = EmbeddingsAnswer(
             object="list",
             model=model,

@@ -79,6 +79,7 @@ def _entry(card: ModelCard, stages: Sequence[StageCard]) -> ModelEntry:
         max_context_tokens=card.max_context_tokens,
         accepts_images=card.accepts_images,
         sampling=_sampling(card.sampling) if card.sampling is not None else None,
+        tool_choices=list(card.tool_choices) if card.tool_choices is not None else None,
         paint=_bounds(card) if card.pipeline == "text_to_image" else None,
     )
     return ModelEntry(id=card.id, object="model", created=card.created, owned_by="triptych", triptych=note)

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from pipelines.ingress.schemas.strict import ResponseBody
+from pipelines.tools.asked import ToolChoice
 
 
 class StageNote(ResponseBody):
@@ -58,6 +59,9 @@ class ModelNote(ResponseBody):
     max_context_tokens: int | None = None
     accepts_images: bool | None = Field(None, description="chat looks at images; a painter edits them")
     sampling: SamplingNote | None = None
+    tool_choices: list[ToolChoice] | None = Field(
+        None, description="what a chat's tool_choice may be, beside none; required: a named function, too"
+    )
     paint: PaintBounds | None = None
 
 

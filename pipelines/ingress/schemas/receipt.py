@@ -36,6 +36,11 @@ class StageEntry(ResponseBody):
     runner_up_s: float | None = Field(None, description="in how much time it was expected to be done there")
     remembered: list[str] | None = Field(None, description="what of it was known to be at hand there")
     reasons: list[str] | None = Field(None, description="why it was sent there")
+    ended_early: bool | None = Field(
+        None,
+        description="true: its replica ended, and another went on, whose entry follows; of what it did only `run_s` is known; absent: "
+        "it came to its end",
+    )
 
 
 class NoteEntry(ResponseBody):

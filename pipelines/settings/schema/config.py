@@ -18,6 +18,7 @@ from pipelines.settings.schema.http import ANY_ORIGIN, HttpConfig
 from pipelines.settings.schema.orchestration import ChatSlo, EmbedSlo, PaintSlo, RoutingConfig, ScalingConfig
 from pipelines.settings.schema.remembering import CacheConfig
 from pipelines.settings.schema.strict import Strict
+from pipelines.settings.schema.telemetry import TelemetryConfig
 from pipelines.tools.formats import BY_NAME
 from stages.contract.limits import QueueLimits
 from stages.diffusion.messages import MAX_GUIDANCE_SCALE
@@ -296,6 +297,7 @@ class AppConfig(Strict):
     ingress: IngressConfig = IngressConfig()
     routing: RoutingConfig = RoutingConfig()
     scaling: ScalingConfig = ScalingConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
     profiles: str = Field(
         "profiles",
         description="a folder of measured speeds (`triptych profile`) on every machine; what has none there is learned",

@@ -36,6 +36,7 @@ from pipelines.settings.schema.deployments import ActorOptions, AutoscalingConfi
 from pipelines.settings.schema.orchestration import RoutingConfig
 from pipelines.settings.schema.remembering import CacheConfig
 from pipelines.settings.schema.strict import Strict
+from pipelines.settings.schema.telemetry import TelemetryConfig
 from pipelines.settings.serve.replica_spec import CacheSpec, RedisSpec, ReplicaSpec
 from pipelines.settings.serve.scaled import SCALER, SCALER_BUILDER, ScalerArgs, is_scaled, scaler_settings
 from pipelines.settings.serve.specs import (
@@ -118,6 +119,7 @@ class StagesSettings(Strict):
     elsewhere: Addresses = {}
     routing: RoutingConfig = RoutingConfig()
     pixels_in_flight: int = MAX_PIXELS
+    telemetry: TelemetryConfig = TelemetryConfig()
 
 
 class SurfaceArgs(Strict):
@@ -266,6 +268,7 @@ def _seen_by_surface(config: AppConfig) -> AppConfig:
         fetch=config.fetch,
         ingress=ingress,
         routing=config.routing,
+        telemetry=config.telemetry,
     )
 
 
@@ -357,6 +360,7 @@ def _stages_overrides(deployment: str, config: AppConfig, hosts: Mapping[str, st
         elsewhere=_addresses(needed_elsewhere(deployment, config), hosts),
         routing=config.routing,
         pixels_in_flight=pixels_in_flight(config.limits),
+        telemetry=config.telemetry,
     )
     return {
         "max_ongoing_requests": room.max_ongoing_requests,

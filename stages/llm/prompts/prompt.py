@@ -41,7 +41,8 @@ class PreparedImage:
 @dataclass(frozen=True, slots=True)
 class PreparedPrompt:
     """`positions` [3, tokens] and `position_delta`: as `LlmRow` has them, on the host; None, too, while an image's grid is `unknown`.
-    `at_hand`: the pages that were brought, until a slot has them. `structure`: where the answer begins that is held to something."""
+    `at_hand`: the pages that were brought, until a slot has them. `structure`: where the answer begins, or goes on, that is held to
+    something."""
 
     read: ReadPrompt
     at_hand: PagesAtHand
@@ -53,12 +54,13 @@ class PreparedPrompt:
 
     @property
     def num_tokens(self) -> int:
+        """With what the answer began with when it came."""
         return len(self.read.tokens)
 
-    def contents(self, answer: Iterable[int] = ()) -> SlotContents:
-        """What a slot will hold of it, with what was answered before."""
+    def contents(self, answer: Sequence[int] = ()) -> SlotContents:
+        """What a slot will hold of it, with all that was answered before; that begins with what it came with."""
         images = tuple(prepared.image for prepared in self.images)
-        tokens, chain = [*self.read.tokens, *answer], list(self.read.chain)
+        tokens, chain = [*self.read.tokens, *answer[self.num_tokens - self.read.num_prompt :]], list(self.read.chain)
         return SlotContents(self.read.salt, tokens, images, chain=chain, may_reuse=not self.read.is_scored)
 
     def lacks(self, num_reused: int) -> tuple[Recipe[VisionFeatures], ...]:

@@ -17,15 +17,20 @@ MAX_RECENT = 64
 
 @dataclass(frozen=True, slots=True)
 class ReadPrompt:
-    """`tokens`: an image's placeholder that the vocabulary doesn't have is 0, as it is never looked at. `images`: their grids are not
-    known. `chain`: the names of its beginnings, page by page. `is_scored`: all of its tokens are to be computed, since it is asked how
-    likely they were."""
+    """`tokens`: an image's placeholder that the vocabulary doesn't have is 0, as it is never looked at; behind the prompt's own
+    `num_prompt` stands what was answered so far. `images`: their grids are not known. `chain`: the names of its beginnings, page by page.
+    `is_scored`: all of its tokens are to be computed, since it is asked how likely they were."""
 
     salt: str = field(repr=False)
     tokens: tuple[int, ...]
     images: tuple[SlotImage, ...]
     chain: tuple[str, ...]
+    num_prompt: int
     is_scored: bool = False
+
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        return self.tokens[: self.num_prompt]
 
     @property
     def page_names(self) -> tuple[str, ...]:
@@ -35,7 +40,7 @@ class ReadPrompt:
         return SlotContents(self.salt, list(self.tokens), self.images, chain=list(self.chain), may_reuse=not self.is_scored)
 
 
-_Key = tuple[str, tuple[int, ...], tuple[SlotImage, ...], bool]
+_Key = tuple[str, tuple[int, ...], tuple[int, ...], tuple[SlotImage, ...], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,7 @@ class PromptReader:
 
     def read(self, payload: Generate) -> ReadPrompt:
         images = tuple(SlotImage(span.offset, span.length, span.features.name) for span in payload.images)
-        key = payload.salt, payload.token_ids, images, _is_scored(payload)
+        key = payload.salt, payload.token_ids, payload.so_far.token_ids, images, _is_scored(payload)
         with self._lock:
             if (known := self._recent.get(key)) is not None:
                 return known
@@ -65,10 +70,12 @@ class PromptReader:
         for image in payload.images:
             span = slice(image.offset, image.offset + image.length)
             tokens[span] = [token if token < self.num_tokens else 0 for token in tokens[span]]
+        tokens += payload.so_far.token_ids
         chain: list[str] = []
         self.naming.extend(chain, payload.salt, tokens, images)
-        return ReadPrompt(payload.salt, tuple(tokens), images, tuple(chain), _is_scored(payload))
+        return ReadPrompt(payload.salt, tuple(tokens), images, tuple(chain), len(payload.token_ids), _is_scored(payload))
 
 
 def _is_scored(payload: Generate) -> bool:
-    return payload.sampling.prompt_logprobs is not None
+    """Nothing is told of the first token."""
+    return payload.sampling.prompt_logprobs is not None and payload.so_far.num_scored + 1 < len(payload.token_ids)

@@ -25,6 +25,7 @@ class PromptRules:
             self._check_image(image, end, len(payload.token_ids))
             end = image.offset + image.length
         self._check_tokens(payload)
+        self._check_so_far(payload)
 
     def _check_length(self, payload: Generate) -> None:
         length, limit = len(payload.token_ids), self.max_context_tokens
@@ -68,6 +69,19 @@ class PromptRules:
                 f"an image stands at tokens {image.offset} to {image.offset + image.length} of a prompt of {num_prompt}, "
                 f"where only {after} to {num_prompt} are free",
                 param="images",
+            )
+
+    def _check_so_far(self, payload: Generate) -> None:
+        so_far, length = payload.so_far.token_ids, len(payload.token_ids)
+        most = payload.sampling.max_tokens or self.max_context_tokens - length
+        if len(so_far) >= most > 0:
+            raise InvalidRequest(
+                f"so_far has {len(so_far)} tokens of an answer of at most {most}; nothing may follow", param="so_far"
+            )
+        outside = [token for token in so_far if not 0 <= token < self.num_tokens]
+        if outside:
+            raise InvalidRequest(
+                f"so_far holds token {outside[0]}; the vocabulary has tokens 0 to {self.num_tokens - 1}", param="so_far"
             )
 
     def _check_tokens(self, payload: Generate) -> None:

@@ -31,12 +31,12 @@ def are_numbers(scored: Scored) -> bool:
 
 
 class PromptScoring:
-    """Of one row. `num_likeliest`: of how many tokens beside the prompt's own. `num_told`: of how many of the prompt's first tokens nothing
-    more is to be told; there is never anything to tell of the first."""
+    """Of one row. `num_likeliest`: of how many tokens beside the prompt's own. `num_scored`: of how many it was told elsewhere.
+    `num_told`: of how many of the prompt's first tokens nothing more is to be told; there is never anything to tell of the first."""
 
-    def __init__(self, prompt: Sequence[int], num_likeliest: int) -> None:
+    def __init__(self, prompt: Sequence[int], num_likeliest: int, num_scored: int = 0) -> None:
         self._prompt, self._num_likeliest = prompt, num_likeliest
-        self.num_told = 1
+        self.num_told = 1 + num_scored
 
     @property
     def is_done(self) -> bool:

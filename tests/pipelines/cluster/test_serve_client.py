@@ -10,11 +10,13 @@ import pytest
 import ray.exceptions
 import ray.serve.exceptions
 
-from pipelines.cluster.serve_client import MAX_FULL, MAX_LOST, ServeStageClient
+from pipelines.client import Again, Rest
+from pipelines.cluster.attempts import MAX_FULL, MAX_LOST
+from pipelines.cluster.serve_client import ServeStageClient
 from pipelines.routing.route import Route
 from pipelines.routing.table import Member, ReplicaTable, pool_key
 from stages.contract.errors import Broken, DeadlineExceeded, QueueFull, ReplicaLost, StageFailed, Unavailable
-from stages.contract.item import Item, Reply, StageReceipt
+from stages.contract.item import Item, ReplicaEnded, Reply, StageReceipt
 from stages.diffusion.messages import Pixels
 
 REPLY = Reply(Pixels(np.zeros((1, 1, 3), np.uint8)), StageReceipt("stage", pool="d"))
@@ -70,9 +72,13 @@ def client(handle: Any) -> ServeStageClient:
     return ServeStageClient({"d": handle}, {"stage": ["d"]})
 
 
-async def streamed(handle: Handle, *, restartable: bool = False) -> list[object]:
-    stream = client(handle).stream("stage", Item("id", None), restartable=restartable)
-    return [event async for events in stream for event in events]
+def anew() -> Rest:
+    return Rest(None, None)
+
+
+async def streamed(handle: Handle, again: Again | None = None) -> list[object]:
+    stream = client(handle).stream("stage", Item("id", None), again=again)
+    return [event async for events in stream for event in events if not isinstance(event, ReplicaEnded)]
 
 
 @pytest.mark.parametrize("ended", [BROKEN, REFUSED, DIED])
@@ -85,7 +91,7 @@ async def test_what_has_shown_nothing_is_run_again(ended: Exception) -> None:
 async def test_a_stream_that_has_shown_something_ends_unless_it_can_start_anew(ended: Exception) -> None:
     with pytest.raises(Unavailable):
         await streamed(Handle((1, ended), (1, 2)))
-    assert await streamed(Handle((1, ended), (1, 2)), restartable=True) == [1, 1, 2]
+    assert await streamed(Handle((1, ended), (1, 2)), anew) == [1, 1, 2]
 
 
 @pytest.mark.parametrize("ended", [(BROKEN, BROKEN_TOO), (DIED, DIED_TOO), (DIED, BROKEN), (BROKEN, REFUSED, DIED)])
@@ -96,7 +102,7 @@ async def test_a_request_that_ends_a_second_replica_is_given_up(ended: Sequence[
     assert handle.num_calls == len(ended)
     handle = Handle(*ended, (1, 2))
     with pytest.raises(ReplicaLost):
-        await streamed(handle, restartable=True)
+        await streamed(handle, anew)
     assert handle.num_calls == len(ended)
 
 
@@ -158,7 +164,7 @@ async def test_while_another_replica_may_have_room_a_full_one_refuses_nobody(
     async def paused(delay: float) -> None:
         pauses.append(delay)
 
-    monkeypatch.setattr("pipelines.cluster.serve_client.asyncio.sleep", paused)
+    monkeypatch.setattr("pipelines.cluster.attempts.asyncio.sleep", paused)
     for number in "012":
         room = Room(3, [number])
         await ask(room)

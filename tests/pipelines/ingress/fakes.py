@@ -40,6 +40,7 @@ from pipelines.jobs import (
     TextPipeline,
     TokenizerNote,
 )
+from pipelines.tools.asked import ToolChoice
 from pipelines.tools.events import AnswerEvent
 from stages.contract.errors import InvalidRequest, UnknownModel
 from stages.contract.item import StageMetrics, StageReceipt
@@ -105,6 +106,7 @@ class FakeService:
                 256,
                 accepts_images=True,
                 sampling=DEFAULTS,
+                tool_choices=(ToolChoice.AUTO, ToolChoice.REQUIRED),
             ),
             ModelCard(
                 PAINT,

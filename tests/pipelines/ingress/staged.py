@@ -14,6 +14,7 @@ from pipelines.text_to_image import TextToImagePipeline
 from pipelines.threads import Threads
 from stages.contract.errors import InvalidRequest
 from stages.contract.recipe import Inputs
+from stages.contract.trace import NO_TRACER, Tracer
 from stages.contract.work import Work
 from stages.diffusion.messages import Denoise
 from stages.host.host import Stage, StageHost
@@ -70,12 +71,12 @@ class PickyDenoiser(FakeDenoiser):
 class Staged(FakeService):
     """The real pipelines. What is bad is refused once `refusing` is open. `is_served`: its stages are reached as Ray Serve's are."""
 
-    def __init__(self, *, is_served: bool = False) -> None:
+    def __init__(self, *, is_served: bool = False, tracer: Tracer = NO_TRACER) -> None:
         super().__init__()
         self._threads = Threads.new()
         self.embedder, self.llm, self.denoiser = PickyEmbedder(), PickyLlm(), PickyDenoiser()
         self.text, self.decoder = text_encoder(), vae_decoder()
-        self.host = StageHost(cache=TieredCache([MemoryTier(2**27)]))
+        self.host = StageHost(cache=TieredCache([MemoryTier(2**27)]), tracer=tracer)
         stages: dict[str, Stage] = {
             f"{EMBED}.embedder": self.embedder,
             f"{CHAT}.llm": self.llm,

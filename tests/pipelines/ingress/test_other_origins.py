@@ -1,5 +1,5 @@
 """A page of another origin in a real browser, against a server without keys: nothing is done, and nothing can be read. The server's own
-page beside it works (`test_playground.py`), and so does a link to it."""
+page beside it works (`playground/`), and so does a link to it."""
 
 import base64
 import json

@@ -12,6 +12,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pipelines.jobs import ImagePart, TextPart
 from pipelines.prompts.dialects import dialect_of, takes_system
 from pipelines.prompts.writers import Entry
+from pipelines.tools.asked import ToolChoice
 from tests.pipelines.tools.templates import BY_FORMAT, PLAIN, STRICT, THINKING, UNKNOWN
 
 
@@ -65,6 +66,7 @@ def test_a_family_is_known_by_how_its_template_writes_a_call(form: str) -> None:
     assert dialect.knows_tools
     assert dialect.format is not None
     assert dialect.format.name == form
+    assert dialect.choices == (ToolChoice.AUTO, ToolChoice.REQUIRED)
 
 
 def test_a_template_without_tools_knows_none_and_one_with_strange_calls_is_of_no_family() -> None:
@@ -72,13 +74,15 @@ def test_a_template_without_tools_knows_none_and_one_with_strange_calls_is_of_no
     assert dialect_of(Writer(PLAIN), Tokenizer()).format is None
     strange = dialect_of(Writer(UNKNOWN), Tokenizer())
     assert (strange.knows_tools, strange.format) == (True, None)
+    assert strange.choices == (ToolChoice.REQUIRED,)
 
 
 def test_the_configuration_names_a_format_or_lets_the_model_call_nothing() -> None:
     named = dialect_of(Writer(PLAIN), Tokenizer(), tools="mistral")
     assert named.format is not None
     assert (named.format.name, named.knows_tools) == ("mistral", False)
-    assert dialect_of(Writer(BY_FORMAT["hermes"]), Tokenizer(), tools="none").is_refused
+    refused = dialect_of(Writer(BY_FORMAT["hermes"]), Tokenizer(), tools="none")
+    assert (refused.is_refused, refused.choices) == (True, ())
 
 
 def test_thoughts_are_told_apart_where_the_template_knows_their_end() -> None:

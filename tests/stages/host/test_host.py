@@ -157,6 +157,7 @@ async def test_metrics_have_every_counter_by_its_agreed_name(host: StageHost) ->
         "running",
         "waiting_for_inputs",
         "missing_inputs_total",
+        "continued_total",
         "items_total",
         "batches_total",
         "batch_items_total",

@@ -41,6 +41,16 @@ async def test_a_stream_of_infinite_pace_hands_everything_over_at_the_end(host: 
     assert isinstance(batches[0][-1], StreamEnd)
 
 
+async def test_what_is_kept_of_a_stream_of_infinite_pace_is_handed_over_meanwhile(host: StageHost) -> None:
+    gate = Gate(closed=True)
+    host.add("count", Countdown(gate=gate))
+    async with aclosing(host.stream("count", Item("1", CountFrom(5), pace_s=math.inf, kept_s=0.0))) as stream:
+        gate.let(1)
+        assert await anext(stream) == [4]
+        gate.open()
+        assert [event for events in [batch async for batch in stream] for event in events][:-1] == [3, 2, 1, 0]
+
+
 async def test_a_paced_stream_hands_its_first_event_over_at_once_and_its_end_too(host: StageHost) -> None:
     gate = Gate(closed=True)
     host.add("count", Countdown(gate=gate))

@@ -1,6 +1,7 @@
 """Keys and values leave a stage in pages, behind its answers, and spare another stage, or a later moment, computing them."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from stages.contract.recipe import NO_INPUTS, Inputs, InputsMissing
 from stages.contract.result import Result
 from stages.contract.stage import Share
 from stages.llm.llm import Llm
-from stages.llm.messages import Generate, ImageSpan, Sampling
+from stages.llm.messages import Generate, ImageSpan, Sampling, SoFar
 from stages.llm.pages.kv_page import KvPage
 from stages.llm.settings import LlmSettings
 from stages.vision.messages import VisionFeatures
@@ -95,6 +96,16 @@ def test_the_same_payload_is_read_once(folder: Path) -> None:
     llm, work = load(folder), ask()
     assert llm.prepare(work, NO_INPUTS).read is llm.prepare(work, NO_INPUTS).read
     assert llm.page_run(ask(salt="another")).names != llm.page_run(work).names
+
+
+def test_an_answer_that_goes_on_elsewhere_finds_the_pages_of_what_it_had_said(folder: Path) -> None:
+    first, work = load(folder), ask(max_tokens=30)
+    whole = answered(first, work)
+    rest = answered(load(folder), replace(work, so_far=SoFar(tuple(whole.tokens[:20]))), exported(first))
+    assert (rest.tokens, rest.end) == (whole.tokens, replace(whole.end, cached_tokens=len(PROMPT)) if whole.end else None)
+    assert len(rest.brought) == (len(PROMPT) + 20) // PAGE
+    assert len(rest.steps) == 10
+    assert whole.text.endswith(rest.text)
 
 
 def test_a_fresh_stage_goes_on_where_anothers_pages_end(folder: Path) -> None:

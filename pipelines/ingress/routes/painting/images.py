@@ -81,7 +81,9 @@ class ImagesRoute:
     ) -> Response:
         extras = body.triptych or PaintExtras()
         served = self.arrival.served(context.tenant)
-        pipeline = served.paint_pipeline(painter_of(body, served, edits=init is not None))
+        model = painter_of(body, served, edits=init is not None)
+        self.arrival.asks(request, model, context)
+        pipeline = served.paint_pipeline(model)
         job, output = paint_job(body, self.settings, init), image_output(body, events)
         answer = ImageAnswer(
             output, context, self.receipts, self.store, self.threads, base_url=self.settings.address.base(request)

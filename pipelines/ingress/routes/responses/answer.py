@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from pipelines.context import RequestContext
+from pipelines.context import RequestContext, TokenUsage
 from pipelines.ingress.request.receipts import ReceiptPrinter
 from pipelines.ingress.request.sse import data_frame
 from pipelines.ingress.routes.responses.output import Event, Output
@@ -79,6 +79,7 @@ class Response:
         if end is None:
             raise StageFailed("the answer ended before it was complete")
         is_cut = self.output.is_cut
+        self._context.usage = TokenUsage(self.input_tokens, end.completion_tokens)
         return {
             **self._head.fields,
             "status": "incomplete" if is_cut else "completed",

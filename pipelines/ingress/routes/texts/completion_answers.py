@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from pydantic_core import to_json
 
-from pipelines.context import RequestContext
+from pipelines.context import RequestContext, TokenUsage
 from pipelines.ingress.request.receipts import ReceiptPrinter
 from pipelines.ingress.request.sse import data_frame
 from pipelines.ingress.request.whole_answer import listed
@@ -122,6 +122,12 @@ class Completions:
             raise StageFailed("the answer ended before all of its choices did")
         return ends
 
+    def usage_of(self, context: RequestContext) -> Usage:
+        """Of a request that is through, which is to know it, too."""
+        usage = self.usage()
+        context.usage = TokenUsage(usage.prompt_tokens, usage.completion_tokens)
+        return usage
+
     def usage(self) -> Usage:
         """Exact. A prompt counts once however many choices it has; cached is what none of them had to compute."""
         ends, n = self.ends(), self.shape.n
@@ -149,7 +155,7 @@ class WholeCompletion:
 
     def body(self) -> Sequence[bytes]:
         """As JSON, in pieces. Raises `StageFailed` where a choice never ended."""
-        usage, ends = self._completions.usage(), self._completions.ends()
+        usage, ends = self._completions.usage_of(self._context), self._completions.ends()
         choices = [
             _choice(index, *next(choice.said(logprobs=self._completions.shape.logprobs)), end.reason)
             for index, (choice, end) in enumerate(zip(self._completions.choices, ends, strict=True))
@@ -196,7 +202,7 @@ class CompletionStreamWriter:
         return b"".join(map(self._chunk, chunks))
 
     async def end(self) -> bytes:
-        usage = self._completions.usage()
+        usage = self._completions.usage_of(self._context)
         receipt = b',"triptych":' + self._receipts.receipt(self._context).to_json()
         held = self._held or b""
         if not self._include_usage:

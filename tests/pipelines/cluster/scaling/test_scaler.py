@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.cluster.scaling.scaler import SILENT_AFTER_PERIODS, Scaler
+from pipelines.cluster.scaling.scaler import ASKED_AGAIN_AFTER_PERIODS, SILENT_AFTER_PERIODS, Scaler
 from pipelines.cluster.scaling.waiting import unplaced
 from pipelines.cluster.state.metrics_table import MetricsTable
 from pipelines.planning.scaling.observation import Present, Told, Waiting
@@ -185,3 +185,38 @@ async def test_a_scaler_that_gets_answers_is_well() -> None:
     now += 1000.0
     await scaler.decide()
     scaler.check_health()
+
+
+class Counting(Numbers):
+    """How often it was asked."""
+
+    num_asked = 0
+
+    async def present(self) -> Mapping[tuple[str, str], Present]:
+        self.num_asked += 1
+        return await super().present()
+
+
+async def test_serve_is_asked_seldom_while_nothing_happens_and_at_once_when_something_does() -> None:
+    table, numbers, clock = Table(), Counting(a=1), Clock()
+    scaler = Scaler(table.handle, numbers, clock)
+    scaler.configure(settings(pool("a")))
+    await table.report("r", [], told("a", 0))
+    for _ in range(ASKED_AGAIN_AFTER_PERIODS):
+        await scaler.decide()
+        clock.now += scaler.period_s
+    assert numbers.num_asked == 1
+    await scaler.decide()
+    assert numbers.num_asked == 2
+    await table.report("r", [], told("a", 61))
+    await scaler.decide()
+    assert (numbers.num_asked, numbers.set_to) == (3, [("a", 3)])
+    await scaler.decide()  # what it has set may not be so yet
+    assert numbers.num_asked == 4
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now

@@ -29,5 +29,5 @@ async def test_what_serves_counts_as_running_also_while_it_is_changed(monkeypatc
     }
 
 
-def test_every_state_of_serves_is_counted_once() -> None:
-    assert sorted((*RUNNING, "STARTING", "STOPPING")) == sorted(state.value for state in ReplicaState)
+def test_every_state_of_serves_is_counted_once_but_that_of_a_replica_that_is_gone() -> None:
+    assert sorted((*RUNNING, "STARTING", "STOPPING", "STOPPED")) == sorted(state.value for state in ReplicaState)
