@@ -18,6 +18,13 @@ from tests.clients.serving import serving
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+ASK_NOBODY_ELSE = {
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "LANGSMITH_TRACING": "false",
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+}
+"""What some clients would otherwise fetch when they are imported: prices, tokenizers."""
 
 
 async def main(arguments: Sequence[str]) -> int:
@@ -53,7 +60,7 @@ async def _tests(folder: Path, python: str, url: str) -> int:
     """They see this folder's configuration, not the project's: what that asks for is not in their environment."""
     own = ("-c", str(HERE / "pytest.ini"), "--rootdir", str(HERE), "--confcutdir", str(HERE))
     command = (python, "-m", "pytest", *own, str(folder))
-    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, env={**os.environ, ADDRESS: url})
+    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, env={**os.environ, **ASK_NOBODY_ELSE, ADDRESS: url})
     try:
         return await process.wait()
     finally:

@@ -42,7 +42,9 @@ def test_structured_output_is_what_was_asked_for() -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_tool_that_must_be_called_is(stream: bool) -> None:
-    answer = litellm.completion(messages=ASKED, tools=TOOLS, tool_choice="required", stream=stream, **server(SEE))
+    answer = litellm.completion(
+        messages=ASKED, tools=TOOLS, tool_choice="required", parallel_tool_calls=False, stream=stream, **server(SEE)
+    )
     answer = litellm.stream_chunk_builder(list(answer)) if stream else answer
     assert answer.choices[0].finish_reason == "tool_calls"
     for call in answer.choices[0].message.tool_calls:
@@ -54,7 +56,7 @@ def test_a_tool_that_must_be_called_is(stream: bool) -> None:
 
 
 def test_a_picture_is_painted_and_a_text_is_embedded_and_completed() -> None:
-    painted = litellm.image_generation(prompt="a red circle", size="64x64", response_format="b64_json", **server(PAINT))
+    painted = litellm.image_generation(prompt="a red circle", size="64x64", **server(PAINT))
     assert is_png(painted.data[0].b64_json)
     embedded = litellm.embedding(input=["a circle", "a square"], **server(CLIP))
     assert len(embedded.data) == 2

@@ -106,7 +106,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         "structured_outputs.choices",
     ),
     "tokens of another's": (EMBEDDINGS, {"input": [1, 2, 3]}, "input"),
-    "a conversation to be embedded": (EMBEDDINGS, {"messages": ASKED["messages"]}, "messages"),
+    "a conversation to be embedded": (EMBEDDINGS, {"messages": ASKED["messages"]}, "input"),
     "tools of another server": (
         RESPONSES,
         {"input": "a", "tools": [{"type": "mcp", "server_label": "code"}]},

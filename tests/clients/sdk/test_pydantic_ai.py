@@ -54,7 +54,9 @@ async def test_a_tool_that_must_be_called_is_and_its_result_goes_back(model: Any
         function_tools=[ToolDefinition(name="draw", parameters_json_schema=Shape.model_json_schema())]
     )
     served = model(SEE, provider=provider())
-    answer = await model_request(served, asked, model_settings={"tool_choice": "required"}, model_request_parameters=tools)
+    answer = await model_request(
+        served, asked, model_settings={"tool_choice": "required", "parallel_tool_calls": False}, model_request_parameters=tools
+    )
     calls = [part for part in answer.parts if isinstance(part, ToolCallPart)]
     assert [Shape.model_validate(call.args_as_dict()) for call in calls]
     told = ModelRequest([ToolReturnPart(call.tool_name, "drawn", tool_call_id=call.tool_call_id) for call in calls])
