@@ -1,7 +1,7 @@
 """The rule that clients come in through Ray Serve's own HTTP proxies. Serve has two other ways: HAProxy in their place, and replicas that
 listen themselves. There what the proxies bound for a whole node (`pipelines/ingress/proxy/`: heads, the bodies of all requests at once) is
-bounded for each replica, HAProxy tells everybody /-/routes and answers in HTML, and how streams outlive changes and lost replicas is untried.
-Pure."""
+bounded for each replica, HAProxy tells everybody /-/routes and answers in HTML, and how streams outlive changes and lost replicas is
+untried. Pure."""
 
 from collections.abc import Mapping
 
