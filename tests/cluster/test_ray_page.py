@@ -99,7 +99,11 @@ def test_the_commands_make_a_cluster_that_answers_who_has_the_key(tmp_path: Path
     with ExitStack() as nodes:
         page = Page(tmp_path, Path(nodes.enter_context(TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True))))
         page.run(page.of("deploy/secrets.sh"))
-        nodes.enter_context(page.running(page.of(".venv/bin/ray start --head") + " --include-dashboard=false"))
+        nodes.enter_context(
+            page.running(
+                page.of(".venv/bin/ray start --head") + f" --include-dashboard=false --ray-client-server-port={free_port()}"
+            )
+        )
         status = page.of(".venv/bin/ray status")
         eventually(lambda: _works(page, status), "the head answers", 90)
         nodes.enter_context(page.running(page.of(".venv/bin/ray start --address")))
