@@ -104,7 +104,7 @@ audit: $(TOOLS)/.installed
 	@$(TOOLS)/bin/python .ci/audit.py --environment $(BIN)/python --lock locks/cuda.txt --into .triptych/audit $(AUDIT)
 
 docs: setup
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lock: $(TOOLS)/.installed
 	@cd locks && for lock in tools clients; do $(TOOLS)/bin/$(COMPILE) $$lock.in -o $$lock.txt || exit; done

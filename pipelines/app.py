@@ -48,6 +48,7 @@ from pipelines.settings.pinning import pinned
 from pipelines.settings.schema.auth import AuthConfig
 from pipelines.settings.schema.config import INGRESS, AppConfig, FetchConfig
 from pipelines.settings.schema.orchestration import RoutingConfig
+from pipelines.settings.schema.telemetry import TelemetryConfig
 from pipelines.settings.serve.applications import (
     METRICS,
     OWN,
@@ -256,5 +257,10 @@ def checked_settings(given: Mapping[str, Any]) -> SurfaceSettings:
 def _what_is_served(settings: SurfaceSettings) -> SurfaceSettings:
     """Without what only the HTTP surface's own settings are made of."""
     return settings.model_copy(
-        update={"queues": {}, "config": settings.config.model_copy(update={"auth": AuthConfig(), "fetch": FetchConfig()})}
+        update={
+            "queues": {},
+            "config": settings.config.model_copy(
+                update={"auth": AuthConfig(), "fetch": FetchConfig(), "telemetry": TelemetryConfig()}
+            ),
+        }
     )

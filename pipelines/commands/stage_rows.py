@@ -33,8 +33,9 @@ class Scrape:
 
 @dataclass(frozen=True, slots=True)
 class Surface:
-    """The HTTP surface; a second."""
+    """The HTTP surface: how many requests there were, and a second."""
 
+    num_requests: float
     requests_s: float
     refused_s: float
     failed_s: float
@@ -81,6 +82,7 @@ def surface_of(before: Scrape | None, now: Scrape) -> Surface:
         by_status[labels["status"]] += amount
     rates = {status: amount / grown.seconds if grown.seconds else 0.0 for status, amount in by_status.items()}
     return Surface(
+        num_requests=sum(by_status.values()),
         requests_s=sum(rates.values()),
         refused_s=rates.get("429", 0.0),
         failed_s=sum(rate for status, rate in rates.items() if status.startswith("5")),

@@ -64,7 +64,7 @@ def top(
 
 def drawn(before: Scrape | None, now: Scrape) -> RenderableType:
     """What is between two looks; without an earlier one, what was since the start."""
-    return Group(_head(surface_of(before, now)), _table(stage_rows(before, now)))
+    return Group(_head(surface_of(before, now), is_since_start=before is None), _table(stage_rows(before, now)))
 
 
 def _read(url: str, key: str) -> Scrape:
@@ -86,8 +86,11 @@ def _read(url: str, key: str) -> Scrape:
     return scrape
 
 
-def _head(surface: Surface) -> Text:
-    told = f"{surface.requests_s:.1f} requests/s, {surface.running:.0f} being answered by {surface.replicas} HTTP replicas"
+def _head(surface: Surface, *, is_since_start: bool) -> Text:
+    asked = (
+        f"{surface.num_requests:.0f} requests since the start" if is_since_start else f"{surface.requests_s:.1f} requests/s"
+    )
+    told = f"{asked}, {surface.running:.0f} being answered by {surface.replicas} HTTP replicas"
     refused = (
         f", {surface.refused_s:.1f}/s refused, {surface.failed_s:.1f}/s failed"
         if surface.refused_s or surface.failed_s

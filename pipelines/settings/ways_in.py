@@ -1,6 +1,6 @@
 """The rule that clients come in through Ray Serve's own HTTP proxies. Serve has two other ways: HAProxy in their place, and replicas that
-listen themselves. Both leave out what runs in the proxy (`pipelines/ingress/proxy/`): bounds on heads and on bodies of all requests at
-once, and answers to late requests in Triptych's own shape. Pure."""
+listen themselves. Both leave out the proxy, and with it what runs there for a whole node (`pipelines/ingress/proxy/`): bounds on heads and
+on the bodies of all requests at once, and answers to late requests in Triptych's own shape. Pure."""
 
 from collections.abc import Mapping
 

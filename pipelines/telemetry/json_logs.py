@@ -7,11 +7,13 @@ import logging
 import sys
 import time
 from contextvars import ContextVar
+from logging.handlers import MemoryHandler
 from typing import Any, Literal
 
 from stages.concurrency.thread_pool import TENANT
 
 LOGGERS = ("triptych", "pipelines", "stages", "cache")
+SERVE = "ray.serve"
 REQUEST_ID_NOW: ContextVar[str] = ContextVar("request_id", default="")
 """Of the request that is being answered here."""
 _USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
@@ -42,28 +44,44 @@ class JsonFormatter(logging.Formatter):
 
 
 class LogFormat:
-    """How this process's own loggers write, as the configuration last said."""
+    """How this process writes its log, as the configuration last said. A replica of Ray Serve has its standard error in Serve's own log:
+    there everything goes to that, Serve's lines, too; elsewhere to standard error."""
 
     def __init__(self, replica: str) -> None:
-        self._handler = logging.StreamHandler(sys.stderr)
-        self._handler.setFormatter(JsonFormatter(replica))
-        self._before: dict[str, tuple[int, bool]] = {}
+        self._formatter = JsonFormatter(replica)
+        self._loggers: list[tuple[logging.Logger, int, bool]] = []
+        self._formats: list[tuple[logging.Handler, logging.Formatter | None]] = []
 
     def follow(self, logs: Literal["text", "json"]) -> None:
-        if logs == "json" and not self._before:
-            for name in LOGGERS:
-                logger = logging.getLogger(name)
-                self._before[name] = (logger.level, logger.propagate)
-                logger.addHandler(self._handler)
-                logger.setLevel(logging.INFO)
-                logger.propagate = False
-        elif logs == "text":
+        if logs == "text":
             self.close()
+        elif not self._loggers:
+            self._begin()
+
+    def _begin(self) -> None:
+        handlers = _written_by(logging.getLogger(SERVE)) or [logging.StreamHandler(sys.stderr)]
+        self._formats = [(handler, handler.formatter) for handler in handlers]
+        for handler in handlers:
+            handler.setFormatter(self._formatter)
+        for logger in map(logging.getLogger, LOGGERS):
+            self._loggers.append((logger, logger.level, logger.propagate))
+            for handler in handlers:
+                logger.addHandler(handler)
+            logger.setLevel(logging.INFO)
+            logger.propagate = False
 
     def close(self) -> None:
-        for name, (level, propagate) in self._before.items():
-            logger = logging.getLogger(name)
-            logger.removeHandler(self._handler)
+        """As it was before."""
+        for logger, level, propagate in self._loggers:
+            for handler, _ in self._formats:
+                logger.removeHandler(handler)
             logger.setLevel(level)
             logger.propagate = propagate
-        self._before = {}
+        for handler, formatter in self._formats:
+            handler.setFormatter(formatter)
+        self._loggers, self._formats = [], []
+
+
+def _written_by(logger: logging.Logger) -> list[logging.Handler]:
+    """What writes the logger's lines in the end, behind what only gathers them."""
+    return [handler.target or handler if isinstance(handler, MemoryHandler) else handler for handler in logger.handlers]

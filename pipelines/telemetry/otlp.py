@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from opentelemetry import trace as otel
+from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
@@ -95,10 +96,10 @@ class OtlpTracer:
         self._provider.shutdown()
 
 
-def _context_of(within: Trace | None) -> otel.Context:
+def _context_of(within: Trace | None) -> Context:
     ids = parsed(within.parent) if within is not None else None
     if within is None or ids is None:
-        return otel.Context()
+        return Context()
     state = TraceState.from_header([within.state]) if within.state else None
     context = SpanContext(ids.trace_id, ids.span_id, is_remote=True, trace_flags=TraceFlags(ids.flags), trace_state=state)
-    return otel.set_span_in_context(NonRecordingSpan(context), otel.Context())
+    return otel.set_span_in_context(NonRecordingSpan(context), Context())

@@ -1,7 +1,8 @@
 """The LLM stage: continuous batching for any `transformers` decoder, and for the language part of a vision-language model.
 
-Decides what a step computes: a share of the waiting prompts, within a token budget, and one token of every other row. Knows
-no HTTP, no vision encoder (images come as features) and no queue: the engine decides which rows run.
+Decides what a step computes: a share of the waiting prompts, within a token budget, and one token of every other row. What a row
+then tells is `answer_events.py`. Knows no HTTP, no vision encoder (images come as features) and no queue: the engine decides which
+rows run.
 
 The life of a row: `page_run` tells the pages of its prompt, and how many of them a slot holds; `needs`, which images lie beyond those and
 the pages that were brought; `prepare` brings their features into the model's dtype; `start` gives it a slot, with whatever beginning of
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from stages.checkpoints.checkpoint import Checkpoint, LoadOptions
-from stages.contract.errors import ConfigurationError, StageFailed
+from stages.contract.errors import ConfigurationError
 from stages.contract.faults import Fault, fault_of
 from stages.contract.pages import MadePage, PageRun
 from stages.contract.recipe import NO_INPUTS, Inputs, InputsMissing, Recipe
@@ -31,10 +32,11 @@ from stages.contract.work import Work
 from stages.device.cuda_graphs import CudaGraphs
 from stages.device.packed_linear import is_packed
 from stages.device.uploads import uploaded
-from stages.llm.answers.detokenizer import Shown, TextStream, TokenTexts, special_tokens
+from stages.llm.answer_events import AnswerEvents
+from stages.llm.answers.detokenizer import TextStream, TokenTexts, special_tokens
 from stages.llm.answers.ending import end_tokens
 from stages.llm.answers.lengths import AnswerLengths
-from stages.llm.messages import Generate, GenerationEnd, PromptLogprobs, Sampling, TokenDelta, TokenLogprob
+from stages.llm.messages import Generate, Sampling
 from stages.llm.model.forward import Forward, PlacedImage
 from stages.llm.model.image_positions import ImagePositions
 from stages.llm.model.loading import LoadedLanguageModel, load_language_model
@@ -52,7 +54,7 @@ from stages.llm.prompts.reading import PromptReader
 from stages.llm.prompts.rules import PromptRules
 from stages.llm.row import LlmRow, SuspendedAnswer, replay
 from stages.llm.sampling.sampling import RowSampler, SampledToken, make_ready, sample
-from stages.llm.sampling.scoring import PromptScoring, are_numbers, tokens_within
+from stages.llm.sampling.scoring import PromptScoring, tokens_within
 from stages.llm.settings import LlmSettings
 from stages.llm.structure.row_structure import RowStructure
 from stages.llm.structure.structures import Structures
@@ -81,7 +83,6 @@ class Llm:
         self._device_name = device
         self._eos_tokens = loaded.eos_tokens
         self._tokenizer = loaded.tokenizer.backend_tokenizer
-        self._texts = TokenTexts(self._tokenizer)
         image_positions = ImagePositions.of(loaded.model)
         self._forward = Forward(
             loaded.model,
@@ -96,6 +97,7 @@ class Llm:
         naming = PageNaming(settings.page_tokens, settings.page_dtype, image_positions is not None)
         self._table = SlotTable(settings.num_slots, naming)
         self._lengths = AnswerLengths()
+        self._answers = AnswerEvents(TokenTexts(self._tokenizer), self._lengths)
         self._allocate()
         self._pages = self._slot_pages(type(loaded.model).__name__)
         self._paging = Paging(self._table, self._pages)
@@ -342,12 +344,7 @@ class Llm:
                 row.contents.num_computed, row.images, row.scored = num_computed, images, ()
             raise
         stepped = [
-            self._with_scores(
-                row,
-                self._advanced(row, sampled[index])
-                if index in sampled
-                else Stepped(work=row.contents.num_computed - before[index][0]),
-            )
+            self._answers.told(row, row.contents.num_computed - before[index][0], sampled.get(index))
             for index, row in enumerate(rows)
         ]
         for row in rows:
@@ -386,60 +383,6 @@ class Llm:
                 row.scored = row.scoring.read(logits[-chunk.length :], chunk.start)
         return whole[:, -1].clone()  # a view would hold all of them
 
-    def _with_scores(self, row: LlmRow, stepped: Stepped) -> Stepped:
-        """With what the step found of the prompt."""
-        if row.scoring is None or not row.scored:
-            return stepped
-        scored, row.scored = row.scored, ()
-        if not are_numbers(scored):
-            row.is_sound = False
-            return _no_numbers()
-        row.scoring.told(scored)
-        return replace(stepped, events=(PromptLogprobs(tuple(map(self._told, scored))), *stepped.events))
-
-    def _told(self, scored: SampledToken) -> TokenLogprob:
-        top = tuple(self._texts.logprob(token, logprob) for token, logprob in scored.top)
-        return self._texts.logprob(scored.token, scored.logprob, top)
-
-    def _advanced(self, row: LlmRow, sampled: SampledToken) -> Stepped:
-        row.is_sound = not sampled.failed
-        if sampled.failed:
-            return _no_numbers()
-        if (structure := row.sampler.structure) is not None:
-            if structure.failure is not None:
-                return Stepped(error=structure.failure)
-            if structure.is_complete:
-                return self._ended(row, row.text.end(), "stop")
-        row.contents.tokens.append(sampled.token)
-        if sampled.token in row.end_tokens:
-            return self._ended_by(row, sampled)
-        logprob = self._logprob(row, sampled)
-        shown = row.text.push(sampled.token, logprob)
-        if shown.stopped:
-            return self._ended(row, shown, "stop")
-        if row.num_generated < row.max_tokens:
-            chosen = () if logprob is None else (logprob,)
-            return Stepped((TokenDelta(shown.text, 1, shown.logprobs, (sampled.token,), chosen),))
-        tail = row.text.end()
-        return self._ended(row, Shown(shown.text + tail.text, shown.logprobs + tail.logprobs), "length")
-
-    def _ended_by(self, row: LlmRow, sampled: SampledToken) -> Stepped:
-        """By a token, which is shown only where that is asked for."""
-        last = row.text.push(sampled.token) if row.sampler.sampling.include_stop_str_in_output else Shown()
-        tail = row.text.end()
-        shown = Shown(last.text + tail.text, last.logprobs + tail.logprobs)
-        return self._ended(row, shown, "stop", self._logprob(row, sampled))
-
-    def _ended(self, row: LlmRow, shown: Shown, reason: str, stop_token: TokenLogprob | None = None) -> Stepped:
-        self._lengths.saw(row.num_generated, was_cut=reason == "length")
-        end = GenerationEnd(reason, row.num_generated, row.num_cached, stop_token)
-        return Stepped((TokenDelta(shown.text, 1, shown.logprobs), end), done=True)
-
-    def _logprob(self, row: LlmRow, sampled: SampledToken) -> TokenLogprob | None:
-        if row.sampler.sampling.logprobs is None:
-            return None
-        return self._told(sampled)
-
     def finish(self, row: LlmRow) -> None:
         if not row.is_sound:
             # Attention reads over a row's end, and zero times no number is no number: the slot's next row would fail, too.
@@ -448,7 +391,3 @@ class Llm:
             with torch.inference_mode():
                 self._forward.slots.wipe(row.slot)
         self._table.release(row.slot)
-
-
-def _no_numbers() -> Stepped:
-    return Stepped(error=StageFailed("the language model computed values that are no numbers; check llm.dtype"))

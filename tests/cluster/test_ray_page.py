@@ -3,16 +3,17 @@ tokens, and Triptych on it with keys. Its models are one small one."""
 
 import os
 import re
-import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory  # a socket's path has few letters
 
 import httpx
 import psutil
 import pytest
 import yaml
+from ray.util import get_node_ip_address
 
 from pipelines.tour import free_port
 from tests.cluster.server import ROOT, eventually
@@ -23,14 +24,18 @@ SMALL = {
     "models": {"$patch": "replace", "clip": {"pipeline": "embed", "embedder": {"source": {"demo": "clip"}}}},
     "deployments": {"$patch": "replace"},
 }
-LEAN = "--num-cpus=4 --include-dashboard=false --object-store-memory=100000000 --block"
+OWN, OTHER = get_node_ip_address(), "127.0.0.2"
+"""The machine's address in its network, as on a real cluster, and a second one that reaches no further."""
+LEAN = "--num-cpus=4 --object-store-memory=100000000 --block"
 
 
 class Page:
     """The page's commands, for this machine."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, ray_folder: Path) -> None:
+        self._ray_folder = ray_folder
         self.folder, self.ray, self.http = folder, free_port(), free_port()
+        self._second = str(free_port())
         self.url = f"http://127.0.0.1:{self.http}"
         overlay = (ROOT / "deploy" / "cluster.yaml").read_text()
         (folder / "cluster.yaml").write_text(self._here(overlay))
@@ -43,12 +48,9 @@ class Page:
 
     def _here(self, text: str) -> str:
         overlays = f"{self.folder}/cluster.yaml --overlay {self.folder}/small.yaml"
-        text = text.replace("10.0.0.1:8000", f"127.0.0.1:{self.http}").replace(
-            "--overlay deploy/cluster.yaml", f"--overlay {overlays}"
-        )
-        text = (
-            text.replace("10.0.0.", "127.0.0.").replace(":6379", f":{self.ray}").replace("--port=6379", f"--port={self.ray}")
-        )
+        text = text.replace("10.0.0.1:8000", f"127.0.0.1:{self.http}").replace("10.0.0.1", OWN).replace("10.0.0.2", OTHER)
+        text = text.replace("--overlay deploy/cluster.yaml", f"--overlay {overlays}")
+        text = text.replace(":6379", f":{self.ray}").replace("--port=6379", f"--port={self.ray}")
         return text.replace("/etc/triptych", f"{self.folder}/secrets").replace(".sh secrets", f".sh {self.folder}/secrets")
 
     def of(self, beginning: str) -> str:
@@ -56,10 +58,10 @@ class Page:
         return line
 
     def environment(self) -> dict[str, str]:
-        """As a login shell has it, but for a second proxy on the same machine, which needs a port of its own."""
+        """As a login shell has it, but that a second proxy on the same machine needs a port of its own, and other commands of Ray's on it
+        hear nothing of this cluster."""
         plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        local = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "TEST_WORKER_NODE_HTTP_PORT": str(free_port())}
-        return plain | local
+        return plain | {"TEST_WORKER_NODE_HTTP_PORT": self._second, "RAY_TMPDIR": str(self._ray_folder)}
 
     def run(self, line: str) -> str:
         done = subprocess.run(
@@ -82,23 +84,26 @@ class Page:
         try:
             yield
         finally:
-            started = [psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)]
-            node.send_signal(signal.SIGTERM)
-            _, alive = psutil.wait_procs(started, timeout=20)
-            for process in alive:
-                process.kill()
+            processes: list[psutil.Process | subprocess.Popen[bytes]] = [
+                *psutil.Process(node.pid).children(recursive=True),
+                node,
+            ]
+            for process in processes:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
             node.wait()
             log.close()
 
 
 def test_the_commands_make_a_cluster_that_answers_who_has_the_key(tmp_path: Path) -> None:
-    page = Page(tmp_path)
-    page.run(page.of("deploy/secrets.sh"))
     with ExitStack() as nodes:
-        nodes.enter_context(page.running(page.of(".venv/bin/ray start --head")))
-        ask = f".venv/bin/ray health-check --address 127.0.0.1:{page.ray}"
-        eventually(lambda: _works(page, ask), "the head answers", 90)
+        page = Page(tmp_path, Path(nodes.enter_context(TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True))))
+        page.run(page.of("deploy/secrets.sh"))
+        nodes.enter_context(page.running(page.of(".venv/bin/ray start --head") + " --include-dashboard=false"))
+        status = page.of(".venv/bin/ray status")
+        eventually(lambda: _works(page, status), "the head answers", 90)
         nodes.enter_context(page.running(page.of(".venv/bin/ray start --address")))
+        eventually(lambda: page.run(status).count(" node_") == 2, "the other node has joined", 90)
         assert "clip-embedder: clip.embedder" in page.run(page.of(".venv/bin/triptych check"))
         page.run(page.of(".venv/bin/triptych deploy"))
         eventually(lambda: _works(page, page.of(f"curl -s {page.url}/ready") + " | grep -q true"), "ready", 120)

@@ -1,6 +1,7 @@
 """What is in deploy/, read as Kubernetes and Triptych read it."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,13 @@ def configured(folder: str) -> ServeFile:
 
 def rayservice(folder: str) -> dict[str, Any]:
     """As `kubectl kustomize` builds it: of a custom resource, lists are replaced."""
-    base = yaml.safe_load((KUBERNETES / "cpus" / "rayservice.yaml").read_text())
-    return overlaid(base, yaml.safe_load((KUBERNETES / folder / "rayservice.yaml").read_text()))
+    return overlaid(_read("cpus"), _read(folder))
+
+
+@cache
+def _read(folder: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((KUBERNETES / folder / "rayservice.yaml").read_text())
+    return found
 
 
 def groups(folder: str) -> Sequence[Mapping[str, Any]]:

@@ -3,6 +3,7 @@ and probes for what runs there."""
 
 import json
 import re
+from copy import deepcopy
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def test_a_rayservice_is_one_by_kuberays_own_schema(folder: str) -> None:
 
 
 def test_that_schema_refuses_what_kuberay_would_drop() -> None:
-    given = rayservice("cpus")
+    given = deepcopy(rayservice("cpus"))
     given["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]["replica"] = 2
     with pytest.raises(jsonschema.ValidationError, match="replica"):
         jsonschema.validate(given, SCHEMA)

@@ -1,6 +1,5 @@
 """The documentation: a site without a warning, messages that exist, commands and settings that are accepted."""
 
-import ast
 import re
 import subprocess
 import sys
@@ -18,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 ROOMS = ("pipelines", "stages", "cache")
 ROW = re.compile(r"^\| ((?:\d{3} )?`.*?) \|", re.MULTILINE)
+GOES_ON = re.compile(r'"\s*\n\s*f?"')
 QUOTED = re.compile(r"`([^`]+)`")
 KUBERNETES = {"CreateContainerConfigError"}
 
@@ -34,30 +34,23 @@ def blocks(kind: str) -> Iterator[tuple[str, str]]:
 
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     built = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path],
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert built.returncode == 0, built.stderr
     assert (tmp_path / "how-it-works" / "index.html").read_text().count("The life of an image-text request") > 1
 
 
-def strings() -> str:
-    """Every string of the code that could be a message, what is put into it as a star."""
-    found = []
-    for room in ROOMS:
-        for path in sorted((ROOT / room).rglob("*.py")):
-            for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.JoinedStr):
-                    found.append("".join(str(part.value) if isinstance(part, ast.Constant) else "*" for part in node.values))
-                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                    found.append(node.value)
-    return "\n".join(found)
+def sources() -> str:
+    """Of all code, with texts that go on in the next line in one piece."""
+    files = (path.read_text() for room in ROOMS for path in sorted((ROOT / room).rglob("*.py")))
+    return "\n".join(GOES_ON.sub("", text) for text in files)
 
 
 def test_every_message_that_is_explained_is_one_that_the_code_says() -> None:
-    said = strings()
+    said = sources()
     messages = [message for row in ROW.findall(page("troubleshooting.md")) for message in QUOTED.findall(row)]
-    assert len(messages) > 35
+    assert len(messages) > 30
     missing = [
         message
         for message in messages

@@ -16,6 +16,7 @@ HELP = {
     "batch_items": "Items in all batches and steps: of each, once for every one that it was in.",
     "steps": "Steps of an iterative stage.",
     "device_seconds": "Time that the device was busy with this stage.",
+    "continued": "Items that went on with what another replica had begun to answer.",
     "cancelled": "Items whose requester went away.",
     "failed": "Items that failed.",
     "expired": "Items whose deadline passed.",

@@ -12,12 +12,15 @@ from llguidance import regex_to_lark
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from stages.llm.messages import Constraint, ConstraintKind
+from stages.llm.structure.closed import closed
 from stages.llm.structure.limits import MAX_RULE_CHARS, MAX_RULES
 
 JSON_WHITESPACE = r" |\n {0,16}"
 """A space, or a new line with its indentation: as models write JSON, and never without end."""
 
-_IS_LARK = re.compile(r"^[ \t]*(?:%llguidance\b|start[ \t]*:)", re.MULTILINE)
+_IS_LARK = re.compile(r"^[ \t]*(?:%llguidance\b|\??start[ \t]*:)", re.MULTILINE)
+_INLINED = re.compile(r"^([ \t]*)\?(?=[a-z_][a-z0-9_]*[ \t]*:)", re.MULTILINE)
+"""Lark's own mark of rules that leave no branch in its tree; here is no tree."""
 _JSON = (ConstraintKind.JSON_SCHEMA, ConstraintKind.JSON_OBJECT)
 _ANY_OBJECT = {"type": "object"}
 _OPTIONS = '%llguidance {"no_forcing": true}\n'
@@ -83,7 +86,7 @@ def json_rule(schema: Any, whitespace: str | None = None) -> str:
     flexible = {"whitespace_pattern": f"({pattern})"} if pattern else {"whitespace_flexible": False}
     # Said after the schema's own, which may not switch off what a schema can't be held to.
     options = {"item_separator": ",", "key_separator": ":", "coerce_one_of": False, "lenient": False, **flexible}
-    return "%json " + json.dumps(schema | {"x-guidance": options})
+    return "%json " + json.dumps(closed(schema) | {"x-guidance": options})
 
 
 def literal(text: str) -> str:
@@ -106,9 +109,10 @@ def _choices(text: str) -> list[str]:
 
 
 def in_lark(text: str) -> str:
-    """A grammar that may be in GBNF, which other servers take. Raises `Unreadable`, also where there are too many rules."""
+    """A grammar that may be in GBNF, which other servers take, or in Lark as its own parser takes it. Raises `Unreadable`, also where
+    there are too many rules."""
     if _IS_LARK.search(text):
-        return text
+        return _INLINED.sub(r"\1", text)
     num_rules = text.count("::=")
     if num_rules > MAX_RULES:
         raise Unreadable(f"the grammar has {num_rules} rules of GBNF; at most {MAX_RULES} are allowed, or write it in Lark")

@@ -93,6 +93,7 @@ async def test_once_prints_a_line_for_every_stage_of_a_running_server() -> None:
     (line,) = [line for line in said.splitlines() if line.startswith(f"{CHAT}.llm")]
     assert re.match(rf"{CHAT}\.llm +{CHAT}\.llm-pool +cpu +1 +0 +0 +0/16 +1\.0 .* ms", line)
     assert f"{PAINT}.denoiser" in said
+    assert said.startswith("1 requests since the start")
 
 
 async def test_whoever_sees_no_stages_is_told_why() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.settings.cautions import cautions, unreachable
 from pipelines.settings.config_file import parse
-from tests.pipelines.settings.test_config import changed, shipped_args
+from tests.pipelines.settings.shipped import changed, shipped_args
 
 ELSEWHERE = {"url": "redis://cache:6379/0"}
 

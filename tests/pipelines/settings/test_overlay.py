@@ -9,8 +9,8 @@ import yaml
 from pipelines.settings.config_file import load
 from pipelines.settings.overlay import overlaid
 from stages.contract.errors import ConfigurationError
+from tests.pipelines.settings.shipped import SHIPPED
 
-SHIPPED = Path(__file__).parents[3] / "serve_config.yaml"
 BASE = {"a": {"b": 1, "c": [1, 2], "d": {"e": 5}}, "apps": [{"name": "one", "args": {"x": 1}}, {"name": "two"}]}
 
 

@@ -1,7 +1,6 @@
 """A stage in several deployments: what may differ between its pools, what must not, and what a change of them does."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,9 +26,9 @@ from pipelines.settings.serve.specs import stage_specs
 from stages.contract.errors import ConfigurationError
 from stages.host.kinds.registry import StageSpec
 from stages.llm.settings import LlmSettings
+from tests.pipelines.settings.shipped import SHIPPED
 
 APP = "t"
-SHIPPED = Path(__file__).parents[3] / "serve_config.yaml"
 SMALL = {"stages": ["m.llm"], "ray_actor_options": {"accelerator_type": "L4", "num_gpus": 0.5}}
 LARGE = {"stages": ["m.llm"], "ray_actor_options": {"accelerator_type": "A100", "num_gpus": 1}}
 EYES = {"stages": ["m.vision_encoder"]}

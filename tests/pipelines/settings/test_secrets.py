@@ -17,7 +17,7 @@ from pipelines.settings.private_redis import embedded_directory, socket_url
 from pipelines.settings.schema.config import AppConfig
 from pipelines.settings.serve.specs import cache_spec
 from stages.contract.errors import ConfigurationError
-from tests.pipelines.settings.test_config import changed
+from tests.pipelines.settings.shipped import changed
 
 KEY = "0123456789abcdef-hunter2"
 

@@ -4,13 +4,14 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from logging.handlers import MemoryHandler
 from typing import Any
 
 import pytest
 
 from pipelines.ingress.app import create_app
 from pipelines.ingress.request.settings import IngressSettings
-from pipelines.telemetry.json_logs import LOGGERS, LogFormat
+from pipelines.telemetry.json_logs import LOGGERS, SERVE, LogFormat
 from stages.contract.item import Item
 from stages.engine.work import as_stage_error
 from tests.pipelines.ingress.fakes import CHAT, FakeService, Trouble
@@ -66,11 +67,32 @@ def test_a_stages_failure_names_stage_requests_and_tenants(lines: Lines) -> None
 def test_a_log_of_text_is_as_it_was(lines: Lines) -> None:
     """Loggers are as before once nobody wants JSON any more."""
     logs = LogFormat("replica-1")
-    before = {name: vars(logging.getLogger(name)).copy() for name in LOGGERS}
+    before = {name: {**vars(logging.getLogger(name)), "handlers": [*logging.getLogger(name).handlers]} for name in LOGGERS}
     logs.follow("json")
     logs.follow("json")
     logs.follow("text")
     for name, was in before.items():
         logger = logging.getLogger(name)
         assert (logger.level, logger.propagate) == (was["level"], was["propagate"])
-        assert logs._handler not in logger.handlers
+        assert logger.handlers == was["handlers"]
+
+
+def test_in_a_replica_of_serve_its_log_is_json_and_nothing_else() -> None:
+    """Standard error is a line of Serve's own there, which would stand before each."""
+    serve, written, logs = logging.getLogger(SERVE), Lines(), LogFormat("replica-1")
+    handler = logging.StreamHandler(written)
+    gathering = MemoryHandler(capacity=1, target=handler)
+    serve.addHandler(gathering)
+    try:
+        logs.follow("json")
+        serve.warning("of Serve", extra={"request_id": "mine"})
+        logging.getLogger("triptych.replica").info("of ours")
+        logs.follow("text")
+        serve.warning("as before")
+    finally:
+        serve.removeHandler(gathering)
+    *lines, last = written.getvalue().splitlines()
+    told = [json.loads(line) for line in lines]
+    assert [(line["logger"], line["message"]) for line in told] == [(SERVE, "of Serve"), ("triptych.replica", "of ours")]
+    assert told[0]["request_id"] == "mine"
+    assert last == "as before"

@@ -73,7 +73,7 @@ async def test_a_requests_spans_are_one_tree_from_its_caller_to_what_its_stages_
         for child, parent in parents
     )
     assert len({span.span_id for span in spans.values()}) == len(spans)
-    assert told(denoiser)["triptych.steps"] == told(denoiser)["triptych.batch_size"] * told(denoiser)["triptych.steps"]
+    assert (told(denoiser)["triptych.batch_size"], told(denoiser)["triptych.stage"]) == (1.0, f"{PAINT}.denoiser")
     assert parsed(answer.headers["traceresponse"]) is not None
     assert answer.headers["traceresponse"].split("-")[2] == whole.span_id.hex()
 

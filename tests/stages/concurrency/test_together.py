@@ -108,6 +108,7 @@ async def test_what_must_be_done_is_done_whatever_becomes_of_the_rest() -> None:
 OWN_TASKS = {
     "pipelines/app.py": "tells the metrics table; one at a time, held by the surface",
     "pipelines/cluster/state/last_answer.py": "a question for everybody who wants to know; one at a time, held by the last answer",
+    "pipelines/cluster/state/surface_counts.py": "tells what the surface has counted; one at a time, cancelled by close",
     "pipelines/cluster/live_app.py": "builds the next app; one at a time, held by the succession",
     "pipelines/cluster/replica.py": "reports counters; cancelled by close",
     "pipelines/ingress/images/names.py": "a look-up for everybody who asks for the name; its thread is given up at its limit",

@@ -48,6 +48,9 @@ export class Mask {
     this.context.moveTo(from.x, from.y);
     this.context.lineTo(to.x, to.y);
     this.context.stroke();
+    if (from.x !== to.x || from.y !== to.y) return;
+    this.context.arc(to.x, to.y, width / 2, 0, 2 * Math.PI); // a line of no length leaves nothing
+    this.context.fill();
   }
 
   // PNG of the picture's size, transparent where it is marked; null where nothing is.

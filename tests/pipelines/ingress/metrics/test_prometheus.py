@@ -77,6 +77,8 @@ def prometheus(folder: Path, target: str) -> Iterator[str]:
 
 async def asked(client: httpx.AsyncClient, query: str) -> list[Any]:
     answer = await client.get("/api/v1/query", params={"query": query})
+    if answer.is_server_error:  # it listens, and has yet to read what it keeps
+        answer.raise_for_status()
     told = answer.json()
     assert told["status"] == "success", (query, told)
     assert "warnings" not in told, (query, told)
@@ -91,7 +93,7 @@ async def until(client: httpx.AsyncClient, query: str) -> None:
         try:
             if await asked(client, query):
                 return
-        except httpx.HTTPError:  # it is about to listen
+        except httpx.HTTPError:  # it is about to answer
             pass
         assert time.monotonic() < give_up_at, query
         await asyncio.sleep(0.1)

@@ -1,13 +1,19 @@
-"""A page for each test, over a service that the test may change."""
+"""One browser for each module, on one event loop, and in it a page for each test, over a service that the test may change."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
-from tests.pipelines.ingress.chromium import Page
+from tests.pipelines.ingress.chromium import Browser, Page, chromium
 from tests.pipelines.ingress.fakes import FakeService
 from tests.pipelines.ingress.playground.pages import playground
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Browser]:
+    async with chromium(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
 
 
 @pytest.fixture
@@ -15,7 +21,7 @@ def service() -> FakeService:
     return FakeService()
 
 
-@pytest.fixture
-async def page(service: FakeService, tmp_path: Path) -> AsyncIterator[Page]:
-    async with playground(service, tmp_path / "profile") as page:
+@pytest_asyncio.fixture(loop_scope="module")
+async def page(service: FakeService, browser: Browser) -> AsyncIterator[Page]:
+    async with playground(service, browser) as page:
         yield page

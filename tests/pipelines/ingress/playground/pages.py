@@ -2,25 +2,28 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 
 from pipelines.ingress.request.settings import IngressSettings
-from tests.pipelines.ingress.chromium import BROWSER, Page, browser
+from tests.pipelines.ingress.chromium import BROWSER, Browser, Page
 from tests.pipelines.ingress.fakes import FakeService
 from tests.pipelines.ingress.surface import server_for
 
-IN_A_BROWSER = [pytest.mark.browser, pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")]
+IN_A_BROWSER = [
+    pytest.mark.browser,
+    pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine"),
+    pytest.mark.asyncio(loop_scope="module"),
+]
 READY = "document.querySelector('#status').classList.contains('ready')"
 
 
 @asynccontextmanager
 async def playground(
-    service: FakeService, profile: Path, settings: IngressSettings | None = None, *, width: int = 1360
+    service: FakeService, browser: Browser, settings: IngressSettings | None = None, *, width: int = 1360
 ) -> AsyncIterator[Page]:
     """The page of a server of its own, once every stage is told to be ready."""
-    async with server_for(service, settings) as address, browser(profile) as page:
+    async with server_for(service, settings) as address, browser.page() as page:
         await page.open(address, width=width)
         await page.until(READY)
         yield page

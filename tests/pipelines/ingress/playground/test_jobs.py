@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pipelines.jobs import PaintJob
-from stages.contract.errors import StageFailed
+from stages.contract.errors import InvalidRequest
 from tests.pipelines.ingress.chromium import Page
 from tests.pipelines.ingress.fakes import FakeService, Gate, Trouble
 from tests.pipelines.ingress.playground.pages import IN_A_BROWSER, READY, count, fill, text
@@ -49,9 +49,9 @@ async def test_jobs_are_called_off_and_fail_with_their_reason(page: Page, servic
     await page.run(f"{button('Cancel')}.click()")
     await service.gate.cancelled.wait()
     await page.until("document.querySelector('.job-state').textContent === 'Cancelled'")
-    service.gate, service.trouble = None, Trouble(StageFailed("the brush broke"))
+    service.gate, service.trouble = None, Trouble(InvalidRequest("nobody can paint that"))
     await submit(page, "a house")
-    await page.until("document.querySelector('.job-state').textContent.startsWith('Failed: the brush broke')")
+    await page.until("document.querySelector('.job-state').textContent.startsWith('Failed: nobody can paint that')")
     assert [await count(page, ".job"), await text(page, ".job-title")] == [2, "a house"]
 
 

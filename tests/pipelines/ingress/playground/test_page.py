@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.ingress.request.settings import IngressSettings
-from tests.pipelines.ingress.chromium import Page, browser
+from tests.pipelines.ingress.chromium import Browser, Page
 from tests.pipelines.ingress.fakes import CHAT, FakeService
 from tests.pipelines.ingress.playground.pages import IN_A_BROWSER, READY, choose, playground, text
 from tests.pipelines.ingress.surface import png, server_for
@@ -14,9 +14,9 @@ from tests.pipelines.ingress.surface import png, server_for
 pytestmark = IN_A_BROWSER
 
 
-async def test_a_key_is_asked_for_where_one_is_needed(tmp_path: Path) -> None:
+async def test_a_key_is_asked_for_where_one_is_needed(browser: Browser) -> None:
     settings = IngressSettings(keys={hashlib.sha256(b"open sesame").hexdigest(): "ada"})
-    async with server_for(FakeService(), settings) as address, browser(tmp_path / "profile") as page:
+    async with server_for(FakeService(), settings) as address, browser.page() as page:
         await page.open(address)
         await page.until("!document.querySelector('#key-form').hidden")
         await page.type("#key", "open sesame")
@@ -35,8 +35,8 @@ async def test_every_control_has_a_name_for_those_who_cannot_see_it(page: Page) 
     assert unnamed == []
 
 
-async def test_the_page_fits_a_narrow_screen(service: FakeService, tmp_path: Path) -> None:
-    async with playground(service, tmp_path / "profile", width=360) as page:
+async def test_the_page_fits_a_narrow_screen(service: FakeService, browser: Browser, tmp_path: Path) -> None:
+    async with playground(service, browser, width=360) as page:
         image = tmp_path / "image.png"
         image.write_bytes(png(400, 100))
         await page.choose_file("#start", image)

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from pipelines.jobs import GivenImage, ImagePart, PaintJob
-from tests.pipelines.ingress.chromium import Page
+from tests.pipelines.ingress.chromium import Browser, Page
 from tests.pipelines.ingress.fakes import FakeService, Gate
 from tests.pipelines.ingress.playground.pages import IN_A_BROWSER, playground, text
 from tests.pipelines.ingress.surface import png
@@ -54,8 +54,8 @@ async def test_an_image_is_painted_over(page: Page, service: FakeService, tmp_pa
     assert await page.run("document.querySelector('#original').naturalWidth") == 12
 
 
-async def test_a_painter_that_edits_nothing_takes_no_image(tmp_path: Path) -> None:
-    async with playground(FakeService(edits=False), tmp_path / "profile") as page:
+async def test_a_painter_that_edits_nothing_takes_no_image(browser: Browser) -> None:
+    async with playground(FakeService(edits=False), browser) as page:
         assert await page.run("[...document.querySelectorAll('.edit')].map(field => field.hidden)") == [True, True]
 
 

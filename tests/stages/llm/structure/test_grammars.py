@@ -59,6 +59,19 @@ def test_a_schema_of_anything_lets_all_json_through(schema: Any) -> None:
     assert all(lets_through(of_schema(schema), text) for text in ('[1,"x",{"a":null}]', "1.5e3", '"é"', "true"))
 
 
+def test_an_object_gets_no_member_that_its_schema_does_not_have_unless_it_may() -> None:
+    open_one = {key: value for key, value in ONE.items() if key != "additionalProperties"}
+    assert lets_through(of_schema(open_one), '{"a":1}')
+    assert not lets_through(of_schema(open_one), '{"a":1,"b":2}')
+    assert lets_through(of_schema(open_one | {"additionalProperties": True}), '{"a":1,"b":2}')
+
+
+def test_lark_may_have_its_own_marks() -> None:
+    lark = grammar(Constraint(ConstraintKind.GRAMMAR, '  ?start: name ("," name)*\n  ?name: /[a-z]/?'))
+    assert lets_through(lark, "a,b,")
+    assert not lets_through(lark, "ab")
+
+
 def test_any_object_is_an_object() -> None:
     lark = grammar(Constraint(ConstraintKind.JSON_OBJECT))
     assert lets_through(lark, '{"a":[1,{"b":null}]}')

@@ -2,19 +2,18 @@
 
 import re
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from pipelines.settings.config_file import parse
 from pipelines.settings.serve.applications import applications
 from pipelines.settings.serve.rollout import Document
 from pipelines.settings.serve.scaled import SCALER, ScaledPool, ScalerSettings, bare, filled, scaler_settings
 from stages.contract.errors import ConfigurationError
+from tests.pipelines.settings.shipped import shipped_args
 
-SHIPPED = yaml.safe_load((Path(__file__).parents[3] / "serve_config.yaml").read_text())["applications"][0]["args"]
+SHIPPED = shipped_args()
 
 
 def told(**deployments: Any) -> dict[str, ScaledPool]:

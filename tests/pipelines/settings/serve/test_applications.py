@@ -26,8 +26,8 @@ from pipelines.settings.serve.applications import (
 from pipelines.settings.serve.specs import stage_specs
 from stages.contract.errors import ConfigurationError
 from stages.contract.limits import QueueLimits
+from tests.pipelines.settings.shipped import SHIPPED
 
-SHIPPED = Path(__file__).parents[3] / "serve_config.yaml"
 FILE = load(SHIPPED)
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +10,8 @@ import yaml
 from pipelines.settings.config_file import parse
 from pipelines.settings.serve.applications import applications
 from pipelines.settings.serve.rollout import Document, changed, changes, steps
+from tests.pipelines.settings.shipped import SHIPPED
 
-SHIPPED = Path(__file__).parents[3] / "serve_config.yaml"
 APP = "triptych"
 
 
@@ -44,6 +43,11 @@ CHANGES: list[tuple[str, dict[str, Any], dict[str, str]]] = [
     ("nothing", {}, {}),
     ("a limit", {"limits__image_bytes": 1024}, {"ingress": "RECONFIGURED"}),
     ("a key", {"auth": {"keys": [{"tenant": "a", "sha256": "0" * 64}]}}, {"ingress": "RECONFIGURED"}),
+    (
+        "where traces go",
+        {"telemetry": {"traces": {"endpoint": "http://collector:4318/v1/traces"}}},
+        dict.fromkeys((*ALL_STAGES, "ingress"), "RECONFIGURED"),
+    ),
     ("fetching", {"fetch": {"enabled": True}}, {"ingress": "RECONFIGURED"}),
     (
         "a queue's bound",
