@@ -270,9 +270,9 @@ async def counted_aloud(server: Server, begun: Callable[[], Any]) -> list[Stream
     everyone, told = asyncio.Barrier(5), [Streamed() for _ in range(4)]
 
     async def read(client: openai.AsyncOpenAI, first: int, into: Streamed) -> None:
-        asked: list[Any] = [{"role": "user", "content": f"Count from {first} to {first + 40}, one number a line."}]
+        asked: list[Any] = [{"role": "user", "content": f"Count from {first} to {first + 60}, one number a line."}]
         stream = await client.chat.completions.create(
-            model=SEE, messages=asked, temperature=0, max_tokens=64, stream=True, stream_options={"include_usage": True}
+            model=SEE, messages=asked, temperature=0, max_tokens=120, stream=True, stream_options={"include_usage": True}
         )
         has_begun = False
         async for chunk in stream:
