@@ -49,7 +49,7 @@ class LogFormat:
 
     def __init__(self, replica: str) -> None:
         self._formatter = JsonFormatter(replica)
-        self._loggers: list[tuple[logging.Logger, int, bool]] = []
+        self._loggers: list[tuple[logging.Logger, int, bool, list[logging.Handler]]] = []
         self._formats: list[tuple[logging.Handler, logging.Formatter | None]] = []
 
     def follow(self, logs: Literal["text", "json"]) -> None:
@@ -64,16 +64,17 @@ class LogFormat:
         for handler in handlers:
             handler.setFormatter(self._formatter)
         for logger in map(logging.getLogger, LOGGERS):
-            self._loggers.append((logger, logger.level, logger.propagate))
-            for handler in handlers:
+            added = [handler for handler in handlers if handler not in logger.handlers]
+            self._loggers.append((logger, logger.level, logger.propagate, added))
+            for handler in added:
                 logger.addHandler(handler)
             logger.setLevel(logging.INFO)
             logger.propagate = False
 
     def close(self) -> None:
         """As it was before."""
-        for logger, level, propagate in self._loggers:
-            for handler, _ in self._formats:
+        for logger, level, propagate, added in self._loggers:
+            for handler in added:
                 logger.removeHandler(handler)
             logger.setLevel(level)
             logger.propagate = propagate

@@ -28,6 +28,7 @@ class Lines(io.StringIO):
 def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lines]:
     written = Lines()
     monkeypatch.setattr("sys.stderr", written)
+    monkeypatch.setattr(logging.getLogger(SERVE), "handlers", [])  # Ray Serve may have been imported
     logs = LogFormat("replica-1")
     logs.follow("json")
     yield written
@@ -77,20 +78,16 @@ def test_a_log_of_text_is_as_it_was(lines: Lines) -> None:
         assert logger.handlers == was["handlers"]
 
 
-def test_in_a_replica_of_serve_its_log_is_json_and_nothing_else() -> None:
+def test_in_a_replica_of_serve_its_log_is_json_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """Standard error is a line of Serve's own there, which would stand before each."""
     serve, written, logs = logging.getLogger(SERVE), Lines(), LogFormat("replica-1")
     handler = logging.StreamHandler(written)
-    gathering = MemoryHandler(capacity=1, target=handler)
-    serve.addHandler(gathering)
-    try:
-        logs.follow("json")
-        serve.warning("of Serve", extra={"request_id": "mine"})
-        logging.getLogger("triptych.replica").info("of ours")
-        logs.follow("text")
-        serve.warning("as before")
-    finally:
-        serve.removeHandler(gathering)
+    monkeypatch.setattr(serve, "handlers", [MemoryHandler(capacity=1, target=handler)])
+    logs.follow("json")
+    serve.warning("of Serve", extra={"request_id": "mine"})
+    logging.getLogger("triptych.replica").info("of ours")
+    logs.follow("text")
+    serve.warning("as before")
     *lines, last = written.getvalue().splitlines()
     told = [json.loads(line) for line in lines]
     assert [(line["logger"], line["message"]) for line in told] == [(SERVE, "of Serve"), ("triptych.replica", "of ours")]
