@@ -92,7 +92,8 @@ class PageWriter:
         lost = {page.name for page in pages}
         try:
             for salt, made in by_salt.items():
-                if await self._cache.put_many(self._values(made), Label(self._kind, salt)):
+                behind = [remembered_as(name, self._origin) for name in made[-1].before]
+                if await self._cache.put_many(self._values(made), Label(self._kind, salt), behind=behind):
                     lost.difference_update(page.name for page in made)
                 for page in made:
                     self._cache.used([remembered_as(name, self._origin) for name in page.before])

@@ -88,9 +88,14 @@ class CacheThreads:
         else:
             await self._write(size_of(value), self._cache.put, key, value, label)
 
-    async def put_many(self, values: Mapping[str, Arrays], label: Label = UNLABELLED) -> bool:
-        """False: there was too much to be written already."""
-        return await self._write(sum(map(size_of, values.values())), self._cache.put_many, values, label)
+    async def put_many(self, values: Mapping[str, Arrays], label: Label = UNLABELLED, *, behind: Sequence[str] = ()) -> bool:
+        """False: there was too much to be written already. `behind`: what these go on from, which is not to be forgotten for them."""
+        return await self._write(sum(map(size_of, values.values())), self._put_many, values, label, behind)
+
+    def _put_many(self, values: Mapping[str, Arrays], label: Label, behind: Sequence[str]) -> None:
+        if behind:
+            self._near.where(behind)  # on this thread: the loop may be several values behind it
+        self._cache.put_many(values, label)
 
     async def _write(self, size: int, put: Callable[W, None], *args: W.args, **kwargs: W.kwargs) -> bool:
         if 0 < self._writing_bytes > MAX_WRITING_BYTES - size:
