@@ -94,13 +94,13 @@ async def test_deadline_priority_and_tenant_reach_what_is_called(scene: Scene) -
 
 async def test_a_more_urgent_one_does_not_wait_in_the_others_place(scene: Scene) -> None:
     scene.elsewhere.hold()
-    patient = scene.start(plus(2), priority=5)
+    patient = scene.start(plus(2), priority=0)
     await once(lambda: len(scene.elsewhere.items) == 1)
     urgent = scene.start(plus(2), priority=-5)
     await once(lambda: len(scene.elsewhere.items) == 2)
     scene.elsewhere.let_go()
     assert counted(await patient) == counted(await urgent) == [2, 1, 0]
-    assert [item.priority for item in scene.elsewhere.items] == [5, -5]
+    assert [item.priority for item in scene.elsewhere.items] == [0, -5]
     assert scene.adder.batches == [[2]]  # they meet where it is made
 
 
