@@ -126,4 +126,5 @@ async def test_a_mask_is_marked_with_a_finger_and_with_the_keys(page: Page, serv
     await painted(page)
     keyed = np.asarray(await marked(service))
     middle = np.argwhere(keyed).mean(axis=0)
-    assert np.allclose(middle, (7.5, 25.9), atol=0.6)  # two steps, of 2 % of 60 pixels each, to the right of where the finger was
+    # Two steps, of 2 % of 60 pixels each, to the right of where the finger was.
+    assert np.allclose(middle, (7.5, 25.9), atol=0.6)
