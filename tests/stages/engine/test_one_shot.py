@@ -115,6 +115,7 @@ def test_a_receipt_says_where_the_time_went(bench: Bench) -> None:
         "expired_total": 0,
         "rejected_total": 0,
         "preempted_total": 0,
+        "continued_total": 0,
         "preempted_for_others_total": 0,
         "let_in_beyond_total": 0,
         "out_of_memory_total": 0,

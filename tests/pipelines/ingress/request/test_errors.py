@@ -209,7 +209,6 @@ async def test_what_the_client_is_to_blame_for_is_no_failure_in_the_log(caplog: 
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("POST", "/v1/images/variations"),
         ("GET", "/v1/threads"),
         ("GET", "/v1/models/"),
         ("POST", "/v1//chat/completions"),

@@ -135,3 +135,11 @@ def test_the_greatest_are_found_through_their_blocks(size: int, count: int, seed
     found, places = top(values, count)
     assert torch.equal(found, values.topk(count, dim=-1).values)
     assert torch.equal(values.gather(1, places), found)
+
+
+def test_what_all_masses_are_together_is_added_up_exactly_enough_for_the_least_likely() -> None:
+    draw = torch.Generator().manual_seed(4)
+    for _ in range(200):
+        size, spread = int(torch.randint(2000, 6000, (1,), generator=draw)), float(torch.rand(1, generator=draw)) * 2
+        masses = masses_of(size, int(torch.randint(0, 2**31, (1,), generator=draw)), spread)
+        assert torch.equal(in_memory(masses, asked(top_p=0.9999)), on_device(masses, asked(top_p=0.9999)))
