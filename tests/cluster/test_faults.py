@@ -21,7 +21,7 @@ from pipelines.jobs import EmbedPipeline
 from pipelines.settings.serve.replica_spec import CacheSpec, ReplicaSpec
 from pipelines.threads import Threads
 from stages.contract.errors import Broken
-from stages.contract.item import Item, StageMetrics, StreamEnd
+from stages.contract.item import Item, ReplicaEnded, StageMetrics, StreamEnd
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.stage import Stepped
 from stages.contract.work import Work
@@ -160,7 +160,7 @@ async def numbers(client: ServeStageClient, start: int) -> list[object]:
     seen: list[object] = []
     try:
         async for events in client.stream(STAGE, Item("id", CountFrom(start))):
-            seen += [event for event in events if not isinstance(event, StreamEnd)]
+            seen += [event for event in events if not isinstance(event, (StreamEnd, ReplicaEnded))]
     except Broken as error:
         seen.append(error)
     return seen
