@@ -66,7 +66,11 @@ def _likeliest_share(masses: Tensor, top_p: Tensor) -> Tensor:
 
 
 def keep_in_memory(masses: Tensor, settings: Sequence[Sampling]) -> None:
-    totals = masses.sum(dim=-1, dtype=torch.float64).tolist() if any(_only_top_p(one) for one in settings) else [0.0] * len(settings)
+    totals = (
+        masses.sum(dim=-1, dtype=torch.float64).tolist()
+        if any(_only_top_p(one) for one in settings)
+        else [0.0] * len(settings)
+    )
     for row, one, total in zip(masses, settings, totals, strict=True):
         if _only_top_p(one):
             _keep_share_of_all(row, one.top_p, total)
