@@ -71,44 +71,30 @@ class JobWorker:
         return self.arrival.settings.key_ring().of(tenant)
 
     async def _painted(self, request: JobRequest, context: RequestContext, report: Callable[[JsonObject], None]) -> JsonObject:
-        progress = _Progress(request.job.n)
-        kept = await together(self._one(index, request, context, progress, report) for index in range(request.job.n))
+        progress = _Progress(request.job.n, report)
+        kept = await together(self._one(index, request, context, progress) for index in range(request.job.n))
         receipt = self.receipts.receipt(context).model_dump(exclude_unset=True)
         return {**progress.told(), "images": kept, "receipt": receipt}
 
-    async def _one(
-        self,
-        index: int,
-        request: JobRequest,
-        context: RequestContext,
-        progress: "_Progress",
-        report: Callable[[JsonObject], None],
-    ) -> JsonObject:
+    async def _one(self, index: int, request: JobRequest, context: RequestContext, progress: "_Progress") -> JsonObject:
         """Apart from the job's other images: what is begun goes on where there is no room for another. While there is none for any, the
         whole job is too much."""
         while True:
             try:
-                return await self._image(index, request, context, progress, report)
+                return await self._image(index, request, context, progress)
             except Overloaded as error:
                 if not progress.goes_on_without(index):
                     raise
                 await asyncio.sleep(min(MAX_PAUSE_S, error.retry_after_s or 1.0))
                 progress.waiting.discard(index)
 
-    async def _image(
-        self,
-        index: int,
-        request: JobRequest,
-        context: RequestContext,
-        progress: "_Progress",
-        report: Callable[[JsonObject], None],
-    ) -> JsonObject:
+    async def _image(self, index: int, request: JobRequest, context: RequestContext, progress: "_Progress") -> JsonObject:
         pipeline = self.arrival.served(context.tenant).paint_pipeline(request.model)
         job, kept = replace(request.job, n=1, first=index), None
         async with aclosing(cast("AsyncGenerator[PaintEvent]", pipeline.paint(job, context))) as events:
             async for event in events:
                 if isinstance(event, PaintProgress):
-                    report(progress.after(event))
+                    progress.heard(event)
                 elif event.partial is None:
                     kept = await self._keep(event, request, context)
         if kept is None:
@@ -128,10 +114,10 @@ def image_id(job_id: str, index: int | str) -> str:
 
 
 class _Progress:
-    """Steps of all images of a job together, and since when."""
+    """Steps of all images of a job together, and since when. `report`: who hears of it."""
 
-    def __init__(self, num_images: int) -> None:
-        self._num_images = num_images
+    def __init__(self, num_images: int, report: Callable[[JsonObject], None]) -> None:
+        self._num_images, self._report = num_images, report
         self._done: dict[int, int] = {}
         self._total = 0
         self.waiting: set[int] = set()
@@ -143,10 +129,10 @@ class _Progress:
         self.waiting.add(index)
         return len(self.waiting) < self._num_images or self._first_at is not None
 
-    def after(self, event: PaintProgress) -> dict[str, Any]:
+    def heard(self, event: PaintProgress) -> None:
         self._first_at = self._first_at or time.time()
         self._done[event.index], self._total = event.step, event.total * self._num_images
-        return self.told()
+        self._report(self.told())
 
     def told(self) -> dict[str, Any]:
         return {"done": sum(self._done.values()), "total": self._total, "first_at": self._first_at, "at": time.time()}
