@@ -16,6 +16,8 @@ from tests.cluster.server import eventually
 pytestmark = pytest.mark.cluster
 
 BUDGET = 4
+NUM_CALLERS = 100
+"""So many wait that what one replica does in `drain_s` is not enough, also by far more than chance lets wait."""
 SLOW = "tests.cluster.fake_stages:slow_stages"
 PRESENT = ("RUNNING", "STARTING", "UPDATING", "STOPPING", "RECOVERING")
 
@@ -108,9 +110,9 @@ def test_a_pool_with_no_minimum_begins_asleep(port: int) -> None:
 
 
 def test_a_burst_gets_what_the_budget_has_and_another_model_its_part(port: int) -> None:
-    with Burst(port, "busy", 24) as busy:
+    with Burst(port, "busy", NUM_CALLERS) as busy:
         eventually(lambda: running() == {"busy": BUDGET, "idle": 0}, "the whole budget is the busy model's")
-        with Burst(port, "idle", 24) as idle:
+        with Burst(port, "idle", NUM_CALLERS) as idle:
             eventually(lambda: running()["idle"] == BUDGET // 2, "both models have half of the budget")
     assert max(busy.most, idle.most) <= BUDGET
     assert busy.failures == idle.failures == []
@@ -118,7 +120,7 @@ def test_a_burst_gets_what_the_budget_has_and_another_model_its_part(port: int) 
 
 
 def test_a_change_of_something_else_leaves_the_numbers_alone(port: int) -> None:
-    with Burst(port, "busy", 24) as busy:
+    with Burst(port, "busy", NUM_CALLERS) as busy:
         eventually(lambda: running()["busy"] == BUDGET, "the whole budget is used")
         before = {replica["pid"] for name, replica in replicas() if name == "busy"}
         deploy({**ARGS, "limits": {"image_pixels": 1_000_000}}, SLOW)
@@ -127,7 +129,7 @@ def test_a_change_of_something_else_leaves_the_numbers_alone(port: int) -> None:
 
 
 def test_while_the_scaler_is_away_numbers_stand_and_then_it_goes_on(port: int) -> None:
-    with Burst(port, "busy", 24) as busy:
+    with Burst(port, "busy", NUM_CALLERS) as busy:
         eventually(lambda: running()["busy"] == BUDGET, "the whole budget is used")
         (scaler,) = scalers()
         os.kill(scaler, signal.SIGKILL)

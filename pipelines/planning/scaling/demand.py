@@ -1,13 +1,13 @@
 """What each stage needs: when the evidence asks for more, how much then, and what must not fall away.
 
-Decides by what arrives (with its chance bounds), by what waits beyond the running batches, and by what is on its way from stages before
-it. Pure; knows no pools' numbers and no budget. Capacities are items a second with full batches; of a stage whose speed nobody knows, items
+Decides by what arrives (with its chance bounds), by what waits beyond the running batches, also where callers who wait for their answers
+before they ask again make what arrives look like enough, and by what is on its way from stages before it. Pure; knows no pools' numbers and no budget. Capacities are items a second with full batches; of a stage whose speed nobody knows, items
 in hand.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import log
+from math import log, sqrt
 
 from pipelines.planning.scaling.history import History, Rate, certainty
 from pipelines.planning.scaling.pool_state import Scaling
@@ -28,16 +28,19 @@ _TO_FALL = 4.0
 _MARGIN = 0.1
 _RARELY = 1e-3
 """So much of the time a line that chance alone makes may be longer than what is taken for chance."""
+_LASTS = 2.0
+"""A line that was there at every look for so many times what one takes to forget how long it was is no chance."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What stands before a stage. `waiting`: items beyond the running batches, to be done in `drain_s`; `incoming`: what will come beyond
-    what comes already, from stages before it, a second."""
+    """What stands before a stage. `waiting`: items beyond the running batches, which have room for `rows`, to be done in `drain_s`;
+    `incoming`: what will come beyond what comes already, from stages before it, a second."""
 
     waiting: float = 0.0
     drain_s: float = 1.0
     incoming: float = 0.0
+    rows: float = 0.0
 
     @property
     def drains(self) -> float:
@@ -95,6 +98,8 @@ def need(history: History, capacity: float, attainable: float, line: Line, setti
     beyond_chance = line.drains - _by_chance(history, capacity, line, settings) / line.drain_s
     if beyond_chance > 0 and lately.lower(_SURELY) + line.incoming + beyond_chance > capacity:
         asked.append(comes + line.incoming + line.drains)
+    if line.waiting > 0 and _stands(history, capacity, line, settings):
+        asked.append((max(comes, lately.mean) + line.incoming) / settings.target_utilisation)
     more = max(asked, default=None)
     return Need(
         history,
@@ -114,6 +119,17 @@ def _by_chance(history: History, capacity: float, line: Line, settings: Scaling)
     busy = min(settings.most_utilisation, history.usual_rate / capacity)
     mean = history.dispersion / (2 * (1 - busy))
     return min(capacity * line.drain_s, mean * -log(_RARELY))
+
+
+def _stands(history: History, capacity: float, line: Line, settings: Scaling) -> bool:
+    """Whether more items were there at every look than the running batches have room for, for longer than chance keeps a line from
+    running dry. It forgets how long it was in the time that a queue takes to settle (Abate and Whitt, 1987: relaxation time), here of
+    one that is as busy as it may be. Callers who ask again when they have their answers never are more than the replicas do."""
+    if capacity <= 0:
+        return False
+    settles_s = history.dispersion / (capacity * (1 - sqrt(settings.most_utilisation)) ** 2)
+    window = max(LATELY * settings.period_s, _LASTS * settles_s)
+    return history.began_at <= history.marks[-1].at - window and min(history.in_hand(window)) > line.rows
 
 
 def need_by_items(history: History, capacity: float, running: float, settings: Scaling, up_after_s: float) -> Need:

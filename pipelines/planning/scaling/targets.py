@@ -139,10 +139,12 @@ def _needs(
         up_after_s = min(pool.up_after_s for pool, _ in hosting)
         if stage in rates:
             feeds = [(feed.stage, feed.items) for feed in hosting[0][1].after]
+            rows = sum(pool.running * batch_rows(load.speed, history.item) for pool, load in hosting)
             line = Line(
-                waiting=_waiting(hosting, history.item),
+                waiting=_waiting(hosting, history.item, rows),
                 drain_s=max(settings.drain_s, _item_s(hosting, history.item, rates[stage])),
                 incoming=incoming_rate(feeds, found, settings),
+                rows=rows,
             )
             found[stage] = need(history, capacity, allocation.attainable(stage), line, settings, up_after_s)
         else:
@@ -151,11 +153,10 @@ def _needs(
     return found
 
 
-def _waiting(hosting: Sequence[tuple[PoolState, StageLoad]], item: Work) -> float:
-    """How many of the usual items the running batches have no room for."""
+def _waiting(hosting: Sequence[tuple[PoolState, StageLoad]], item: Work, rows: float) -> float:
+    """How many of the usual items the running batches, with `rows`, have no room for."""
     num_items = sum(load.num_items for _, load in hosting)
     amount = sum(load.backlog.amount for _, load in hosting)
-    rows = sum(pool.running * batch_rows(load.speed, item) for pool, load in hosting)
     beyond = max(0.0, num_items - rows)
     return beyond * (amount / num_items / item.amount if amount > 0 and item.amount > 0 else 1.0) if beyond else 0.0
 

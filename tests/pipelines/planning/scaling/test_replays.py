@@ -52,6 +52,24 @@ def test_a_little_more_than_the_replicas_do_is_found_out_by_what_waits_however_f
     assert max(waited for _, waited in course.waits["m.s"]) < 150
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("items_per_s", "rows"), [(4, 2), (20, 4), (1, 1)])
+def test_callers_who_ask_only_when_they_have_their_answers_get_replicas_too(items_per_s: float, rows: int, seed: int) -> None:
+    """They never ask for more than is done, however long each of them waits."""
+    course = replay(
+        [pool("a", "m.s", items_per_s, rows=rows, max_replicas=6)], {}, 1500, callers={"m.s": 24 * rows}, seed=seed
+    )
+    assert course.at(1499)["a"] == 6
+    counts = [given["a"] for _, given in course.targets]
+    assert counts == sorted(counts)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_callers_for_whom_there_is_room_in_the_running_batches_get_no_more(seed: int) -> None:
+    course = replay([pool("a", "m.s", 4, rows=4)], {}, 1500, callers={"m.s": 7}, initial={"a": 2}, seed=seed)
+    assert course.changes() == 0
+
+
 @pytest.mark.parametrize("at", [300.5, 301.0, 301.6])
 def test_a_burst_has_its_replicas_two_control_periods_and_a_start_up_later(at: float) -> None:
     one = pool("a", "m.s", 5, start_up_s=10.0)
