@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pipelines.planning.scaling.capacity import Offer
 
 FAIRER = 1.1
-"""A replica goes from one to another only where that leaves the giver so many times better off."""
+"""Within a group a replica goes from one stage to another only where that leaves the giver so many times better off: what they need is
+measured, and wavers. Shares of the budget don't: there it is enough that the giver has no less afterwards, which can't go to and fro."""
 _EPSILON = 1e-9
 
 
@@ -152,7 +153,7 @@ class Allocation:
         return min(found)[2:] if found else None
 
     def _givers(self, pool: str, stage: str, wanted: Mapping[str, float]) -> list[str] | None:
-        """Whose replicas make room for one of the pool; None where somebody would end up about as badly off as the stage then is."""
+        """Whose replicas make room for one of the pool; None where somebody would end up worse off than the stage then is."""
         givers: list[str] = []
         self._change(pool, 1)
         share, part = self._share(self._group[stage]), self._part(stage, wanted)
@@ -177,10 +178,10 @@ class Allocation:
                 self._change(giver, 1)
 
     def _can_spare(self, pool: str, stage: str, share: float, part: float, wanted: Mapping[str, float]) -> bool:
-        """Whether its stages have what they need without one of its replicas, or still more of it than `stage` then has."""
+        """Whether its stages have what they need without one of its replicas, or still no less of the budget than `stage` then has."""
         is_spare, own_share, own_part = self._left_with(pool, wanted)
         is_near = all(self._group[other] is self._group[stage] for other in self.offers[pool].adds)
-        return is_spare or (own_part >= FAIRER * part if is_near else own_share >= FAIRER * share)
+        return is_spare or (own_part >= FAIRER * part if is_near else own_share >= share - _EPSILON)
 
     def _left_with(self, pool: str, wanted: Mapping[str, float]) -> tuple[bool, float, float]:
         """Without one of its replicas: whether each of its stages has all that it needs, the smallest share of the budget of those that

@@ -81,10 +81,10 @@ def replay(
     drains_s: float = 3.0,
     broken: Callable[[float, str], bool] = lambda now, pool: False,
     next_stage: Mapping[str, str] | None = None,
-    callers: Mapping[str, int] | None = None,
+    callers: Mapping[str, tuple[int, float]] | None = None,
 ) -> Replay:
-    """`arrivals`: by stage, items a second by time. `callers`: by stage, who ask again as soon as they have what they asked for.
-    `next_stage`: where a stage's items go next. `broken`: whether a pool's replicas
+    """`arrivals`: by stage, items a second by time. `callers`: by stage, how many ask again as soon as they have what they
+    asked for, and from which second on. `next_stage`: where a stage's items go next. `broken`: whether a pool's replicas
     neither run nor start then. `drains_s`: how long a replica that is let go of keeps its device."""
     random_ = random.Random(seed)
     live = {p.name: _Live(p, (initial or {}).get(p.name, p.state.min_replicas)) for p in pools}
@@ -118,10 +118,9 @@ def replay(
                 took = p.rows / p.items_per_s * random_.uniform(0.8, 1.2)
                 heapq.heappush(events, (now + took, next(order), "done", p.name))
 
-    for stage, num_callers in (callers or {}).items():
-        waiting[stage] += [0.0] * num_callers
-        counts[stage][0] += num_callers
-        place(0.0, stage)
+    for stage, (num_callers, since) in (callers or {}).items():
+        for _ in range(num_callers):
+            heapq.heappush(events, (since, next(order), "asks", stage))
     while events:
         now, _, what, who = heapq.heappop(events)
         if now > duration_s:
@@ -132,6 +131,10 @@ def replay(
                 waiting[who].append(now)
                 counts[who][0] += 1
                 place(now, who)
+        elif what == "asks":
+            waiting[who].append(now)
+            counts[who][0] += 1
+            place(now, who)
         elif what == "done":
             p = live[who].pool
             busy[who] -= 1
@@ -142,8 +145,7 @@ def replay(
                 counts[follower][0] += 1
                 place(now, follower)
             if callers and p.stage in callers:
-                waiting[p.stage].append(now)
-                counts[p.stage][0] += 1
+                heapq.heappush(events, (now, next(order), "asks", p.stage))
             place(now, p.stage)
         elif what == "started":
             one = live[who]

@@ -57,7 +57,7 @@ def test_a_little_more_than_the_replicas_do_is_found_out_by_what_waits_however_f
 def test_callers_who_ask_only_when_they_have_their_answers_get_replicas_too(items_per_s: float, rows: int, seed: int) -> None:
     """They never ask for more than is done, however long each of them waits."""
     course = replay(
-        [pool("a", "m.s", items_per_s, rows=rows, max_replicas=6)], {}, 1500, callers={"m.s": 24 * rows}, seed=seed
+        [pool("a", "m.s", items_per_s, rows=rows, max_replicas=6)], {}, 1500, callers={"m.s": (24 * rows, 0.0)}, seed=seed
     )
     assert course.at(1499)["a"] == 6
     counts = [given["a"] for _, given in course.targets]
@@ -66,8 +66,24 @@ def test_callers_who_ask_only_when_they_have_their_answers_get_replicas_too(item
 
 @pytest.mark.parametrize("seed", range(4))
 def test_callers_for_whom_there_is_room_in_the_running_batches_get_no_more(seed: int) -> None:
-    course = replay([pool("a", "m.s", 4, rows=4)], {}, 1500, callers={"m.s": 7}, initial={"a": 2}, seed=seed)
+    course = replay([pool("a", "m.s", 4, rows=4)], {}, 1500, callers={"m.s": (7, 0.0)}, initial={"a": 2}, seed=seed)
     assert course.changes() == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_of_two_that_never_have_enough_each_has_half_and_keeps_it(seed: int) -> None:
+    pools = [pool("a", "m.s", 4, rows=2), pool("b", "n.s", 4, rows=2, min_replicas=0)]
+    course = replay(
+        pools,
+        {},
+        900,
+        budget=lambda now: Budget({"cpu": 4.0}),
+        callers={"m.s": (100, 0.0), "n.s": (100, 300.0)},
+        seed=seed,
+    )
+    assert course.at(299) == {"a": 4, "b": 0}
+    assert course.at(400) == {"a": 2, "b": 2}
+    assert course.changes(400) == 0
 
 
 @pytest.mark.parametrize("at", [300.5, 301.0, 301.6])
