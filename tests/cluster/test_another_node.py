@@ -1,8 +1,12 @@
-"""Pages that a replica on one node made are used by a replica on another: real Ray of two nodes, real Serve, a Redis that both reach, and a
-small real language model in replicas of the product's own class."""
+"""Pages that a replica on one node made are used by a replica on another, and what a node did that is taken away is done on another: real
+Ray of three nodes, real Serve, a Redis that all reach, and a small real language model in replicas of the product's own class."""
 
+import asyncio
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,7 @@ from stages.contract.item import Item, StageReceipt, StreamEnd
 from stages.llm.messages import Generate, GenerationEnd, Sampling
 from stages.llm.settings import LlmSettings
 from tests.cache.redis_server import RedisServer
-from tests.cluster.live_cluster import nodes, ray_nodes
+from tests.cluster.live_cluster import nodes, ray_nodes, replicas
 from tests.cluster.server import eventually
 from tests.stages.llm.library.oracle import load
 from tests.stages.llm.tiny_models import save_decoder
@@ -26,6 +30,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 STAGE = "m.llm"
 PROMPT = tuple(range(10, 47))  # four pages, and five tokens
 SIDES = ("left", "right")
+MOVABLE = "movable"
+NODES = (*({"num_cpus": 2, "resources": {side: 1}} for side in SIDES), *[{"num_cpus": 2, "resources": {MOVABLE: 1}}] * 2)
 
 
 class Replica(StageReplica):
@@ -40,22 +46,28 @@ class Replica(StageReplica):
         await self.close()
 
 
-@pytest.fixture(scope="module")
-def clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RedisServer, dict[str, ServeStageClient]]]:
-    """One for each node's replica."""
-    from ray import serve
+@dataclass(frozen=True)
+class Scene:
+    redis: RedisServer
+    folder: Path
 
+    def run(self, name: str, resource: str) -> ServeStageClient:
+        """A client of a replica on a node that has this resource. Waits until it runs."""
+        from ray import serve
+
+        options: dict[str, Any] = {"ray_actor_options": {"num_cpus": 0.1, "resources": {resource: 0.1}}}
+        deployment = serve.deployment(Replica).options(name=name, graceful_shutdown_timeout_s=1, **options)
+        handle = serve.run(deployment.bind(self.folder, self.redis.url), name=name, route_prefix=None)
+        return ServeStageClient({name: handle}, {STAGE: [name]})
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     folder = save_decoder("llama", tmp_path_factory.mktemp("llama"))
     redis = RedisServer(tmp_path_factory.mktemp("redis"), tcp=True).start()
     try:
-        with ray_nodes(*({"num_cpus": 2, "resources": {side: 1}} for side in SIDES)):
-            made = {}
-            for side in SIDES:
-                options: dict[str, Any] = {"ray_actor_options": {"num_cpus": 0.1, "resources": {side: 0.1}}}
-                deployment = serve.deployment(Replica).options(name=side, graceful_shutdown_timeout_s=1, **options)
-                handle = serve.run(deployment.bind(folder, redis.url), name=side, route_prefix=None)
-                made[side] = ServeStageClient({side: handle}, {STAGE: [side]})
-            yield redis, made
+        with ray_nodes(*NODES):
+            yield Scene(redis, folder)
     finally:
         redis.kill()
 
@@ -72,17 +84,51 @@ async def ask(client: ServeStageClient, salt: str = "") -> tuple[Sequence[str], 
     return [event.text for event in events if hasattr(event, "text")], end.cached_tokens, last.receipt
 
 
-async def test_a_prompt_that_one_node_has_read_is_not_read_again_on_the_other(
-    clients: tuple[RedisServer, dict[str, ServeStageClient]],
-) -> None:
-    redis, sides = clients
+async def test_a_prompt_that_one_node_has_read_is_not_read_again_on_the_other(scene: Scene) -> None:
+    sides = {side: scene.run(side, side) for side in SIDES}
     assert len(nodes()) == 2
     said, num_cached, receipt = await ask(sides["left"], "ada")
     assert (num_cached, receipt.cache) == (0, "miss")
-    eventually(lambda: len(list(redis.client().scan_iter())) >= 5, "the pages are written")
+    eventually(lambda: len(list(scene.redis.client().scan_iter())) >= 5, "the pages are written")
     found, num_cached, elsewhere = await ask(sides["right"], "ada")
     assert (found, num_cached, elsewhere.cache) == (said, 32, "redis")
     assert elsewhere.bytes_moved > 0
     assert elsewhere.replica != receipt.replica
     again, num_cached, theirs = await ask(sides["right"], "bob")
     assert (again, num_cached, theirs.cache) == (said, 0, "miss")
+
+
+async def test_the_work_of_a_node_that_is_drained_goes_elsewhere_first_and_nothing_fails(scene: Scene) -> None:
+    """As before an upgrade, or when a spot machine is given notice."""
+    client = scene.run("moving", MOVABLE)
+    (before,) = running_on("moving")
+    drained, answers = asyncio.Event(), []
+
+    async def keep_asking() -> None:
+        while not drained.is_set():
+            said, *_ = await ask(client)
+            answers.append(said)
+
+    askers = [asyncio.create_task(keep_asking()) for _ in range(3)]
+    await asyncio.to_thread(drain, before)
+    await asyncio.to_thread(
+        eventually, lambda: running_on("moving") and before not in running_on("moving"), "the replica runs on the other node"
+    )
+    drained.set()
+    await asyncio.gather(*askers)
+    assert len({tuple(said) for said in answers}) == 1
+    assert running_on("moving") != [before]
+
+
+def running_on(deployment: str) -> Sequence[str]:
+    """The nodes of its replicas, also of one that has yet to leave."""
+    return [replica["node_id"] for name, replica in replicas() if name == deployment and replica["state"] != "STARTING"]
+
+
+def drain(node: str) -> None:
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    notice = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "notice", "--deadline-remaining-seconds", "120"]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", address, "--node-id", node, *notice]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
