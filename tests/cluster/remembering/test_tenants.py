@@ -32,13 +32,17 @@ class Computed:
         self._before = self._now()
 
     def since(self) -> dict[str, float]:
+        """A replica that other tests ended may be forgotten meanwhile, with what it had counted."""
         before, self._before = self._before, self._now()
-        return {stage: self._before[stage] - before[stage] for stage in before}
+        return {
+            stage: sum(count - before[stage].get(replica, 0.0) for replica, count in now.items())
+            for stage, now in self._before.items()
+        }
 
-    def _now(self) -> dict[str, float]:
+    def _now(self) -> dict[str, dict[str, float]]:
         self._remembering.settle()
-        counter = self._remembering.server.counter
-        return {stage: counter("triptych_stage_batch_items_total", stage) for stage in (ENCODER, TEXTS, LATENTS, DENOISER)}
+        counts = self._remembering.server.counts
+        return {stage: counts("triptych_stage_batch_items_total", stage) for stage in (ENCODER, TEXTS, LATENTS, DENOISER)}
 
 
 def asked_one_by_one(tenant: Tenant, image: bytes) -> tuple[int, int]:
