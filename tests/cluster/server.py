@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,11 @@ class Server:
             yield
         finally:
             controller.resume()
+
+
+def grown(before: Mapping[str, float], now: Mapping[str, float]) -> float:
+    """By how much the counts of replicas have grown together. One that has ended may be forgotten meanwhile, with what it had counted."""
+    return sum(count - before.get(replica, 0.0) for replica, count in now.items())
 
 
 def eventually(check: Callable[[], bool], what: str, timeout_s: float = 120) -> None:

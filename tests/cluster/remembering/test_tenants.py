@@ -18,6 +18,7 @@ from tests.cluster.remembering.serving import (
     hits,
     keys_named_to,
 )
+from tests.cluster.server import grown
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -32,12 +33,8 @@ class Computed:
         self._before = self._now()
 
     def since(self) -> dict[str, float]:
-        """A replica that other tests ended may be forgotten meanwhile, with what it had counted."""
         before, self._before = self._before, self._now()
-        return {
-            stage: sum(count - before[stage].get(replica, 0.0) for replica, count in now.items())
-            for stage, now in self._before.items()
-        }
+        return {stage: grown(before[stage], now) for stage, now in self._before.items()}
 
     def _now(self) -> dict[str, dict[str, float]]:
         self._remembering.settle()
