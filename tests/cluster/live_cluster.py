@@ -15,9 +15,12 @@ from pipelines.settings.pinning import pinned
 from pipelines.settings.serve.applications import STAGES_BUILDER
 from pipelines.settings.serve.rollout import Document
 from pipelines.tour import free_port
-from tests.cluster.server import eventually
+from tests.cluster.server import PATIENT, WAIT_S, eventually
 
 APP = "live"
+STEP_S = 400
+"""What a step of a roll-out may take on a slow machine, three tries of a replica that never starts included."""
+ON_THEIR_WAY = ("STARTING", "UPDATING", "RECOVERING")
 
 
 def embedder() -> dict[str, Any]:
@@ -55,7 +58,7 @@ def deploy(args: Mapping[str, Any], builder: str = "tests.cluster.fake_stages:st
         def wanted(self) -> Sequence[Document]:
             return [_with_fakes(document, builder) for document in super().wanted()]
 
-    WithFakeStages(ServeFile(http=HttpConfig(), app_name=APP, app=pinned(parse(args))), timeout_s=120).apply()
+    WithFakeStages(ServeFile(http=HttpConfig(), app_name=APP, app=pinned(parse(args))), timeout_s=STEP_S).apply()
 
 
 def _with_fakes(document: Document, builder: str) -> Document:
@@ -63,12 +66,16 @@ def _with_fakes(document: Document, builder: str) -> Document:
 
 
 def processes() -> dict[str, set[int]]:
-    """Deployment -> its replicas' processes. A controller that has just been replaced hears from them first."""
-    eventually(
-        lambda: not any(replica["state"] == "RECOVERING" for _, replica in replicas()), "the controller knows its replicas"
-    )
+    """Deployment -> its replicas' processes, once none is on its way: a controller that has just been replaced hears from them first."""
+    found: list[tuple[str, Mapping[str, Any]]] = []
+
+    def settled() -> bool:
+        found[:] = replicas()
+        return not any(replica["state"] in ON_THEIR_WAY for _, replica in found)
+
+    eventually(settled, "the controller knows its replicas")
     pids: dict[str, set[int]] = {}
-    for name, replica in replicas():
+    for name, replica in found:
         pids.setdefault(name, set()).update([replica["pid"]] if replica["state"] == "RUNNING" else [])
     return pids
 
@@ -95,7 +102,7 @@ class Clients:
     """Ask one model after the other, one request each at a time, until told to stop."""
 
     def __init__(self, url: str, models: Sequence[str], headers: Mapping[str, str]) -> None:
-        self._url, self._headers = url, dict(headers)
+        self._url, self._headers = url, {**PATIENT, **headers}
         self._stopping = threading.Event()
         self.answers: dict[str, list[int]] = {model: [] for model in models}
         self._threads = [threading.Thread(target=self._ask, args=(model,)) for model in models]
@@ -110,8 +117,8 @@ class Clients:
             thread.join()
 
     def _ask(self, model: str) -> None:
-        with httpx.Client(base_url=self._url, timeout=60, trust_env=False, headers=self._headers) as client:
-            while not self._stopping.is_set():
+        with httpx.Client(base_url=self._url, timeout=WAIT_S, trust_env=False, headers=self._headers) as client:
+            while not (self.answers[model] and self._stopping.is_set()):
                 text = f"{model} {len(self.answers[model])}"
                 answer = client.post("/v1/embeddings", json={"model": model, "input": text})
                 self.answers[model].append(answer.status_code)
@@ -132,7 +139,8 @@ def requests(port: int, *models: str, key: str | None = None) -> Iterator[Client
 
 
 def status_of(port: int, **body: Any) -> int:
-    return httpx.post(f"http://127.0.0.1:{port}/v1/embeddings", json=body, timeout=60, trust_env=False).status_code
+    url = f"http://127.0.0.1:{port}/v1/embeddings"
+    return httpx.post(url, json=body, timeout=WAIT_S, trust_env=False, headers=PATIENT).status_code
 
 
 def changed(args: Mapping[str, Any], change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:

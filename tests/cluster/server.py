@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,22 +19,25 @@ from openai import AsyncOpenAI, OpenAI
 from pipelines.tour import free_port
 
 ROOT = Path(__file__).parents[2]
-READY_S = 300
+READY_S, ENDED_S = 600, 180
+PATIENT = {"x-request-timeout-seconds": "600"}
+"""Or admission would refuse what can't be done in the usual time by a machine that is busy, or stands still for a while."""
+WAIT_S = 600
 SERVED_AT = "TRIPTYCH_TESTS_SERVED_AT"  # in the environment of all that a server starts
 
 
 class Server:
     def __init__(self, url: str, app_name: str) -> None:
         self.url, self._app_name = url, app_name
-        self.http = httpx.Client(base_url=url, timeout=120, trust_env=False)
-        self.openai = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120)
+        self.http = httpx.Client(base_url=url, timeout=WAIT_S, trust_env=False, headers=PATIENT)
+        self.openai = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=WAIT_S, default_headers=PATIENT)
 
     def close(self) -> None:
         self.http.close()
         self.openai.close()
 
     def async_openai(self) -> AsyncOpenAI:
-        return AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=240)
+        return AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=WAIT_S, default_headers=PATIENT)
 
     def replicas(self) -> dict[str, int]:
         """Deployment -> replicas that run now."""
@@ -43,11 +46,23 @@ class Server:
 
     def counter(self, name: str, stage: str) -> float:
         """The sum of one counter over the replicas of one stage."""
-        total = 0.0
-        for line in self.http.get("/metrics").text.splitlines():
-            if line.startswith(f"{name}{{") and f'stage="{stage}"' in line:
-                total += float(line.rsplit(" ", 1)[1])
-        return total
+        return sum(self.counts(name, stage).values())
+
+    def counts(self, name: str, stage: str) -> dict[str, float]:
+        """One counter of one stage, by the labels of each replica. Those that have ended are forgotten after a while."""
+        told = [line for line in self.metrics() if line.startswith(f"{name}{{") and f'stage="{stage}"' in line]
+        return {labels: float(value) for labels, value in (line.rsplit(" ", 1) for line in told)}
+
+    def metrics(self) -> list[str]:
+        """The lines of /metrics, with the stages' counters, which are left out while nobody can tell them."""
+        lines: list[str] = []
+
+        def told() -> bool:
+            lines[:] = self.http.get("/metrics").text.splitlines()
+            return "triptych_stage_metrics_up 1.0" in lines
+
+        eventually(told, "the stages' counters are told")
+        return lines
 
     def processes(self) -> dict[int, psutil.Process]:
         """Its own, its Ray's and its replicas', wherever they hang in the tree of processes."""
@@ -67,16 +82,33 @@ class Server:
             if title.search(" ".join(process.info["cmdline"] or []))
         ]
 
+    def kill(self, deployment: str) -> list[int]:
+        """kill -9 of a deployment's replicas; their processes."""
+        pids = self.pids(deployment)
+        for pid in pids:
+            with suppress(ProcessLookupError):  # it has just ended by itself
+                os.kill(pid, signal.SIGKILL)
+        return pids
+
     @contextmanager
     def controller_away(self) -> Iterator[None]:
         """Serve's controller is there, and does nothing."""
-        ours = self.processes().values()
-        (controller,) = [process for process in ours if "ServeController" in " ".join(process.cmdline())]
+        found = []
+        for process in self.processes().values():
+            with suppress(psutil.Error):  # others come and go
+                if "ServeController" in " ".join(process.cmdline()):
+                    found.append(process)
+        (controller,) = found
         controller.suspend()
         try:
             yield
         finally:
             controller.resume()
+
+
+def grown(before: Mapping[str, float], now: Mapping[str, float]) -> float:
+    """By how much the counts of replicas have grown together. One that has ended may be forgotten meanwhile, with what it had counted."""
+    return sum(count - before.get(replica, 0.0) for replica, count in now.items())
 
 
 def eventually(check: Callable[[], bool], what: str, timeout_s: float = 120) -> None:
@@ -111,7 +143,7 @@ def served(config: dict[str, Any], folder: Path) -> Iterator[Server]:
             with closing(Server(url, config["applications"][0]["name"])) as server:
                 yield server
             process.send_signal(signal.SIGINT)
-            assert process.wait(timeout=60) == 0, log.read_text()
+            assert process.wait(timeout=ENDED_S) == 0, log.read_text()
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)

@@ -25,7 +25,7 @@ from tests.cluster.server import eventually
 from tests.stages.llm.library.oracle import load
 from tests.stages.llm.tiny_models import save_decoder
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 STAGE = "m.llm"
 PROMPT = tuple(range(10, 47))  # four pages, and five tokens

@@ -1,8 +1,6 @@
 """Jobs and images under addresses, with two HTTP replicas and Redis between them: any replica tells of them, and they outlive both."""
 
 import io
-import os
-import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,10 +8,10 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.cluster.server import Server, eventually, served, shipped_config
+from tests.cluster.server import WAIT_S, Server, eventually, served, shipped_config
 from tests.cluster.test_served import PAINT
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 SENTENCE = "a red circle on a pink background"
 ASKED = 8
@@ -34,7 +32,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def asked(server: Server, path: str) -> httpx.Response:
     """Over a connection of its own, so that any replica may answer."""
-    return httpx.get(f"{server.url}{path}", timeout=60, trust_env=False)
+    return httpx.get(f"{server.url}{path}", timeout=WAIT_S, trust_env=False)
 
 
 def told(server: Server, id: str) -> dict[str, Any]:
@@ -63,10 +61,7 @@ def test_a_job_is_done_though_every_process_that_knew_of_it_dies(server: Server)
     job = submitted.json()
     assert job["survives"]
     eventually(lambda: {told(server, job["id"])["status"] for _ in range(ASKED)} == {"in_progress"}, "the job under way")
-    killed = server.pids("ingress")
-    assert len(killed) == 2
-    for pid in killed:
-        os.kill(pid, signal.SIGKILL)
+    assert len(server.kill("ingress")) == 2
     eventually(lambda: told(server, job["id"])["status"] == "completed", "the job done by another", 240)
     done = told(server, job["id"])
     assert (done["tries"], [image["seed"] for image in done["images"]]) == (2, [4])

@@ -12,7 +12,7 @@ from schemathesis.specs.openapi.checks import negative_data_rejection, positive_
 
 from pipelines.ingress.app import create_app
 from pipelines.ingress.request.settings import IngressSettings
-from tests.cluster.server import Server, eventually
+from tests.cluster.server import WAIT_S, Server, eventually
 from tests.pipelines.ingress.fakes import FakeService
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
@@ -32,7 +32,7 @@ schema.config.phases.coverage.enabled = (
 @schema.parametrize()  # type: ignore[untyped-decorator]
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
 def test_generated_requests_get_described_answers_from_the_served_system(server: Server, case: schemathesis.Case) -> None:
-    response = case.call(base_url=server.url, headers={"x-request-timeout-seconds": "5"})
+    response = case.call(base_url=server.url, headers={"x-request-timeout-seconds": "5"}, timeout=WAIT_S)
     excluded = [positive_data_acceptance] + ([not_a_server_error] if response.status_code == 504 else [])
     if NOT_WRONG & {name.lower() for name in case.headers or {}}:
         excluded.append(negative_data_rejection)
@@ -44,7 +44,7 @@ async def burst(server: Server) -> Counter[int]:
     body = {"model": PAINT, "prompt": "a red ring", "num_inference_steps": 12}
     headers = {"x-request-timeout-seconds": "60"}
     limits = httpx.Limits(max_connections=BURST)
-    async with httpx.AsyncClient(base_url=server.url, timeout=120, trust_env=False, limits=limits) as client:
+    async with httpx.AsyncClient(base_url=server.url, timeout=WAIT_S, trust_env=False, limits=limits) as client:
         calls = [client.post("/v1/images/generations", json=body, headers=headers) for _ in range(BURST)]
         answers = await asyncio.gather(*calls)
     for answer in answers:
@@ -54,6 +54,7 @@ async def burst(server: Server) -> Counter[int]:
 
 
 def test_a_burst_beyond_the_queue_is_told_to_come_back_and_the_rest_is_served(server: Server) -> None:
+    eventually(lambda: server.replicas()["denoiser"] == 1, "nothing is left of other tests' load")
     statuses = asyncio.run(burst(server))
     assert set(statuses) <= {200, 429, 503, 504}, statuses
     assert statuses[429] + statuses[503] > 0, statuses

@@ -12,7 +12,7 @@ from stages.checkpoints.part_files import WHOLE_MODEL
 from stages.contract.errors import ConfigurationError
 from tests.cluster.live_cluster import changed, deploy, embedder, nodes, processes, ray_nodes, requests, status_of
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 
 KEY = {"tenant": "somebody", "sha256": "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"}  # of "secret"
 

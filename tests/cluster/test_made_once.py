@@ -22,7 +22,7 @@ from stages.contract.limits import BatchLimits, QueueLimits
 from tests.cache.redis_server import RedisServer
 from tests.stages.fakes import Add, Adder, Sum, Total
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 STAGE = "m.encoder"
 
@@ -48,6 +48,13 @@ class Replica(StageReplica):
             ReplicaSpec("encoder", (), CacheSpec(memory_bytes=2**20, redis=RedisSpec(url=redis_url)), torch_threads=1)
         )
         self.host.add(STAGE, Slow(folder), batch=BatchLimits(4), queue=QueueLimits(128))
+        self._folder = folder
+
+    async def call(self, stage: str, item: Item[Any], to: object = None) -> Reply[Any]:
+        """Notes in `folder`/asked what it is asked for."""
+        with (self._folder / "asked").open("a") as asked:
+            asked.write(f"{item.name}\n")
+        return await super().call(stage, item, to)
 
     async def __del__(self) -> None:
         await self.close()
@@ -69,9 +76,16 @@ class Scene:
 
     def made(self, number: int = 0) -> list[int]:
         """The processes that made it, in order."""
-        path = self.folder / "made"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [int(pid) for pid, total in map(str.split, lines) if int(total) == self.total + number]
+        return [int(pid) for pid, total in map(str.split, self._noted("made")) if int(total) == self.total + number]
+
+    def _noted(self, name: str) -> list[str]:
+        path = self.folder / name
+        return path.read_text().splitlines() if path.exists() else []
+
+    async def asked(self, times: int) -> None:
+        """The replicas were, so often."""
+        while self._noted("asked").count(f"{self.total}") < times:  # noqa: ASYNC110  (other processes write)
+            await asyncio.sleep(0.02)
 
     async def making(self, times: int = 1) -> None:
         while len(self.made()) < times:  # noqa: ASYNC110  (another process writes)
@@ -131,6 +145,7 @@ async def test_sixty_four_at_once_on_two_replicas_are_made_once(scene: Scene) ->
     """Serve's own router spreads them over both, so only the claim keeps the second from making it."""
     calls = [scene.ask("pair") for _ in range(64)]
     await scene.making()
+    await scene.asked(64)
     scene.open()
     replies = await asyncio.gather(*calls)
     assert totals(replies) == {scene.total}

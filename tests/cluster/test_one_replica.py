@@ -1,7 +1,5 @@
 """Every stage in the HTTP surface's own replica: the same answers, with no hop, and as well looked after."""
 
-import os
-import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +8,7 @@ import pytest
 from tests.cluster.server import Server, eventually, served, shipped_config
 from tests.cluster.test_served import PAINT, SEE, fresh_image, painted_in, question, receipt_of
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +34,8 @@ def test_chat_and_painting_run_there_and_are_counted(server: Server) -> None:
 
 
 def test_killed_it_comes_back(server: Server) -> None:
-    killed = set(server.pids("ingress"))
+    killed = set(server.kill("ingress"))
     assert killed
-    for pid in killed:
-        os.kill(pid, signal.SIGKILL)
 
     def another_lives() -> bool:
         living = set(server.pids("ingress"))

@@ -22,7 +22,7 @@ from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.work import Work
 from tests.stages.fakes import Add, Adder, Sum, Total
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 STAGE = "m.encoder"
 POOLS = ("near", "far")

@@ -17,7 +17,7 @@ from tests.cluster.live_cluster import (
     requests,
     status_of,
 )
-from tests.cluster.server import eventually
+from tests.cluster.server import WAIT_S, eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -42,7 +42,7 @@ def racks(deployment: str) -> list[str]:
 
 def pools_of(port: int, model: str) -> dict[str, tuple[str, bool]]:
     """Deployment -> dtype, and whether it is ready, as GET /v1/models tells them."""
-    entry = httpx.get(f"http://127.0.0.1:{port}/v1/models/{model}", timeout=60, trust_env=False).json()
+    entry = httpx.get(f"http://127.0.0.1:{port}/v1/models/{model}", timeout=WAIT_S, trust_env=False).json()
     return {stage["deployment"]: (stage["dtype"], stage["ready"]) for stage in entry["triptych"]["stages"]}
 
 

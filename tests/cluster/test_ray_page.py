@@ -16,9 +16,9 @@ import yaml
 from ray.util import get_node_ip_address
 
 from pipelines.tour import free_port
-from tests.cluster.server import ROOT, eventually
+from tests.cluster.server import ROOT, WAIT_S, eventually
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 SMALL = {
     "models": {"$patch": "replace", "clip": {"pipeline": "embed", "embedder": {"source": {"demo": "clip"}}}},
@@ -105,14 +105,14 @@ def test_the_commands_make_a_cluster_that_answers_who_has_the_key(tmp_path: Path
             )
         )
         status = page.of(".venv/bin/ray status")
-        eventually(lambda: _works(page, status), "the head answers", 90)
+        eventually(lambda: _works(page, status), "the head answers", 240)
         nodes.enter_context(page.running(page.of(".venv/bin/ray start --address")))
-        eventually(lambda: page.run(status).count(" node_") == 2, "the other node has joined", 90)
+        eventually(lambda: _works(page, f"{status} | grep -c ' node_' | grep -qx 2"), "the other node has joined", 240)
         assert "clip-embedder: clip.embedder" in page.run(page.of(".venv/bin/triptych check"))
         page.run(page.of(".venv/bin/triptych deploy"))
-        eventually(lambda: _works(page, page.of(f"curl -s {page.url}/ready") + " | grep -q true"), "ready", 120)
+        eventually(lambda: _works(page, page.of(f"curl -s {page.url}/ready") + " | grep -q true"), "ready", 240)
         assert '"clip"' in page.run(page.of(f"curl -s {page.url}/v1/models"))
-        assert httpx.get(f"{page.url}/v1/models", trust_env=False).status_code == 401
+        assert httpx.get(f"{page.url}/v1/models", timeout=WAIT_S, trust_env=False).status_code == 401
 
 
 def _works(page: Page, line: str) -> bool:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.cluster.server import ROOT, Server
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 EXAMPLES = ["README.md", "docs/index.md", "docs/api.md"]
 SHOWN = "http://127.0.0.1:8000"
 

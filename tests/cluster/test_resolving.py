@@ -23,7 +23,7 @@ from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.recipe import Recipe
 from tests.stages.fakes import Add, Adder, Countdown, CountFrom, Sum, Total
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 SLOW, QUICK = Add(7), Add(1)
 
@@ -176,8 +176,8 @@ async def test_who_waits_for_a_slow_encoder_blocks_nobody_who_needs_none(scene: 
     waiting = [scene.count("one", scene.slow(f"{index}")) for index in range(8)]
     await scene.until("one", 8)
     assert await scene.handles["one"].options(method_name="record_autoscaling_stats").remote() == {"load": 0.0}
-    others = await asyncio.gather(*(scene.count("one") for _ in range(12)))
-    assert [counted(events) for events in others] == [[1, 0]] * 12
+    others = await asyncio.gather(*(scene.count("one") for _ in range(8)))  # as many as may wait there, should none have begun
+    assert [counted(events) for events in others] == [[1, 0]] * 8
     assert not any(one.done() for one in waiting)
     scene.open()
     assert [counted(events) for events in await asyncio.gather(*waiting)] == [[8, 7, 6, 5, 4, 3, 2, 1, 0]] * 8

@@ -14,7 +14,7 @@ from stages.contract.work import Work
 from tests.cluster.paced_pools import BATCH_S, STAGE, paced_pools
 from tests.stages.fakes import Add
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

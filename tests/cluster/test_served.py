@@ -4,8 +4,6 @@ import asyncio
 import base64
 import io
 import math
-import os
-import signal
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,9 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from demo.held_out import example
-from tests.cluster.server import Server, eventually
+from tests.cluster.server import Server, eventually, grown
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 SEE, PAINT, CLIP = "triptych-see", "triptych-paint", "triptych-clip"
 
@@ -137,7 +135,7 @@ def test_a_stage_scaled_to_zero_starts_on_its_first_request(server: Server) -> N
     answer = server.openai.embeddings.create(model=CLIP, input=["a red circle", "a blue square"])
     assert [len(row.embedding) for row in answer.data] == [len(answer.data[0].embedding)] * 2
     assert np.linalg.norm(answer.data[0].embedding) == pytest.approx(1, abs=1e-3)
-    assert server.replicas()["clip"] == 1
+    eventually(lambda: server.replicas()["clip"] == 1, "its replica is told")
 
 
 LONG_WORK: dict[str, tuple[str, dict[str, Any]]] = {
@@ -155,11 +153,11 @@ LONG_WORK: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.mark.parametrize("stage", LONG_WORK)
 def test_a_client_that_goes_away_frees_its_row(server: Server, stage: str) -> None:
     path, body = LONG_WORK[stage]
-    before = server.counter("triptych_stage_cancelled_total", stage)
+    before = server.counts("triptych_stage_cancelled_total", stage)
     with server.http.stream("POST", path, json=body | {"stream": True}) as response:
         assert response.status_code == 200
         next(response.iter_lines())
-    eventually(lambda: server.counter("triptych_stage_cancelled_total", stage) == before + 1, f"{stage} cancels")
+    eventually(lambda: grown(before, server.counts("triptych_stage_cancelled_total", stage)) == 1, f"{stage} cancels")
     eventually(lambda: server.counter("triptych_stage_running", stage) == 0, f"{stage} is free")
 
 
@@ -190,15 +188,10 @@ def test_errors_are_the_sdks_own(server: Server) -> None:
         server.openai.chat.completions.create(model=SEE, messages=question("what?", b"\x89PNG\r\n\x1a\nnot an image"))
 
 
-async def paint_some(server: Server, count: int, steps: int) -> list[Any]:
-    async with server.async_openai() as client:
-        calls = [
-            client.images.generate(
-                model=PAINT, prompt=f"a red circle on a gray background {index}", extra_body={"num_inference_steps": steps}
-            )
-            for index in range(count)
-        ]
-        return await asyncio.gather(*calls)
+async def painted_by(client: openai.AsyncOpenAI, index: int, steps: int) -> Any:
+    return await client.images.generate(
+        model=PAINT, prompt=f"a red circle on a gray background {index}", extra_body={"num_inference_steps": steps}
+    )
 
 
 def test_while_serves_controller_is_away_readiness_is_told_at_once_and_chats_go_on(server: Server) -> None:
@@ -222,35 +215,44 @@ def test_while_serves_controller_is_away_readiness_is_told_at_once_and_chats_go_
 
 
 def test_the_denoiser_scales_alone_under_image_load_and_scales_back(server: Server) -> None:
-    eventually(lambda: server.replicas()["denoiser"] == 1, "nothing is left of other tests' load")
+    """Callers ask until there is another: how long it takes to start, and they to be answered, is the machine's affair."""
 
-    async def load_until_scaled() -> set[int]:
-        seen = set()
-        work = asyncio.create_task(paint_some(server, 24, 25))
-        while not work.done():
-            replicas = await asyncio.to_thread(server.replicas)
-            assert replicas["llm"] == 1
-            seen.add(replicas["denoiser"])
-            await asyncio.wait([work], timeout=0.5)
-        answers = await work
-        assert all(len(answer.data) == 1 for answer in answers)
-        return seen
+    def alone() -> bool:
+        replicas = server.replicas()
+        return (replicas["denoiser"], replicas["llm"]) == (1, 1)
 
-    assert 2 in asyncio.run(load_until_scaled())
-    eventually(lambda: server.replicas()["denoiser"] == 1, "the denoiser scales back")
+    eventually(alone, "nothing is left of other tests' load")
+
+    async def load_until_scaled() -> None:
+        scaled = asyncio.Event()
+
+        async def keep_painting(client: openai.AsyncOpenAI, index: int) -> None:
+            while not scaled.is_set():
+                assert len((await painted_by(client, index, 25)).data) == 1
+
+        async with server.async_openai() as client, asyncio.TaskGroup() as together:
+            for index in range(24):
+                together.create_task(keep_painting(client, index))
+            while (replicas := await asyncio.to_thread(server.replicas))["denoiser"] < 2:
+                assert replicas["llm"] == 1
+                await asyncio.sleep(0.5)
+            scaled.set()
+
+    asyncio.run(load_until_scaled())
+    eventually(alone, "the denoiser scales back")
 
 
 def test_requests_survive_a_killed_replica(server: Server) -> None:
     """kill -9 of the denoiser while it paints: the running request is made again elsewhere, and new ones succeed."""
 
     async def kill_while_painting() -> list[Any]:
-        work = asyncio.create_task(paint_some(server, 2, 60))
-        await asyncio.to_thread(
-            eventually, lambda: server.counter("triptych_stage_running", f"{PAINT}.denoiser") > 0, "the denoiser runs"
-        )
-        for pid in server.pids("denoiser"):
-            os.kill(pid, signal.SIGKILL)
-        return await work
+        async with server.async_openai() as client:
+            work = asyncio.gather(*(painted_by(client, index, 90) for index in range(2)))
+            await asyncio.to_thread(
+                eventually, lambda: server.counter("triptych_stage_running", f"{PAINT}.denoiser") > 0, "the denoiser runs"
+            )
+            assert server.kill("denoiser")
+            return await work
 
     assert len(asyncio.run(kill_while_painting())) == 2
     answer = server.openai.images.generate(model=PAINT, prompt="a green square")
@@ -297,12 +299,7 @@ def test_streams_go_on_where_a_killed_llm_left_them(server: Server) -> None:
     whole = asyncio.run(counted_aloud(server, lambda: None))
     killed: list[int] = []
 
-    def kill() -> None:
-        killed.extend(server.pids("llm"))
-        for pid in killed:
-            os.kill(pid, signal.SIGKILL)
-
-    told = asyncio.run(counted_aloud(server, kill))
+    told = asyncio.run(counted_aloud(server, lambda: killed.extend(server.kill("llm"))))
     assert killed
     assert [one.text for one in told] == [one.text for one in whole]
     assert [one.completion_tokens for one in told] == [one.completion_tokens for one in whole]

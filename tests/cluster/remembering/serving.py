@@ -23,7 +23,7 @@ from PIL import Image
 from demo.held_out import example
 from tests.cache.redis_server import RedisServer
 from tests.cache.slow_line import SlowLine
-from tests.cluster.server import Server, eventually, served, shipped_config
+from tests.cluster.server import PATIENT, WAIT_S, Server, eventually, served, shipped_config
 
 SEE, PAINT = "triptych-see", "triptych-paint"
 LLM, ENCODER = f"{SEE}.llm", f"{SEE}.vision_encoder"
@@ -32,6 +32,8 @@ OPERATOR = "operator"
 TENANTS = (OPERATOR, *(f"tenant-{number}" for number in range(64)))
 PAGE_TOKENS = 64
 STEPS = 6
+STILL_S = 2.5
+"""Stages tell of what is new every second, and are asked twice a second at most."""
 SHARED = {"replica", "batch_size", "cache", "bytes_moved"}
 """What of a receipt tells of others."""
 
@@ -72,7 +74,7 @@ class Tenant:
     def __init__(self, url: str, name: str) -> None:
         self.name = name
         self._http = httpx.Client(
-            base_url=url, timeout=240, trust_env=False, headers={"authorization": f"Bearer {key_of(name)}"}
+            base_url=url, timeout=WAIT_S, trust_env=False, headers={"authorization": f"Bearer {key_of(name)}", **PATIENT}
         )
 
     def ask(self, question: str = "What does the red box hold?", text: str = LONG_TEXT) -> Answer:
@@ -200,13 +202,16 @@ class Remembering:
 
     def settle(self) -> None:
         """Returns once every stage has told what it did up to now: its counters stand still."""
-        seen: list[str] = []
+        told: list[str] = []
+        since = time.monotonic()
 
         def still() -> bool:
-            lines = self.server.http.get("/metrics").text.splitlines()
-            seen.append("\n".join(line for line in lines if line.startswith("triptych_stage_") and "_total{" in line))
+            nonlocal told, since
+            lines = [line for line in self.server.metrics() if line.startswith("triptych_stage_") and "_total{" in line]
+            if lines != told:
+                told, since = lines, time.monotonic()
             time.sleep(0.4)
-            return len(seen) > 4 and len(set(seen[-4:])) == 1
+            return time.monotonic() - since > STILL_S
 
         eventually(still, "the stages' counters stand still")
 

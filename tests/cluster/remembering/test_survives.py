@@ -4,8 +4,6 @@ is being painted; and what somebody has written into Redis meanwhile is believed
 One death for all tests here: each tenant has asked before, and asks again afterwards.
 """
 
-import os
-import signal
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -137,12 +135,16 @@ def painted_while_all_die(remembering: Remembering) -> list[int]:
             lambda: bool(keys_of(remembering.pages) - before) and bool(told) and told[-1] > KEPT + 1,
             "its state is kept, and steps after that are told",
         )
-        for deployment in KILLED:
-            pids = remembering.server.pids(deployment)
-            assert pids
-            for pid in pids:
-                os.kill(pid, signal.SIGKILL)
+        killed = {deployment: len(remembering.server.kill(deployment)) for deployment in KILLED}
+        assert all(killed.values())
         painting.result()
+
+    def all_there() -> bool:
+        """Who still starts takes the machine's time, and others' looks into Redis too long then."""
+        are_new = all(len(remembering.server.pids(deployment)) == number for deployment, number in killed.items())
+        return are_new and killed.items() <= remembering.server.replicas().items()
+
+    eventually(all_there, "as many replicas as there were")
     return told
 
 

@@ -18,6 +18,7 @@ from tests.cluster.remembering.serving import (
     hits,
     keys_named_to,
 )
+from tests.cluster.server import grown
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -33,12 +34,12 @@ class Computed:
 
     def since(self) -> dict[str, float]:
         before, self._before = self._before, self._now()
-        return {stage: self._before[stage] - before[stage] for stage in before}
+        return {stage: grown(before[stage], now) for stage, now in self._before.items()}
 
-    def _now(self) -> dict[str, float]:
+    def _now(self) -> dict[str, dict[str, float]]:
         self._remembering.settle()
-        counter = self._remembering.server.counter
-        return {stage: counter("triptych_stage_batch_items_total", stage) for stage in (ENCODER, TEXTS, LATENTS, DENOISER)}
+        counts = self._remembering.server.counts
+        return {stage: counts("triptych_stage_batch_items_total", stage) for stage in (ENCODER, TEXTS, LATENTS, DENOISER)}
 
 
 def asked_one_by_one(tenant: Tenant, image: bytes) -> tuple[int, int]:

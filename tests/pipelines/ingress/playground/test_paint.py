@@ -88,7 +88,7 @@ async def chosen(page: Page, folder: Path, width: int = 60, height: int = 40) ->
 async def painted(page: Page) -> None:
     await page.type("#sentence", "a boat")
     await page.press("Enter")
-    await page.until("document.querySelector('#paint-receipt table')")
+    await page.until("document.querySelector('#paint-receipt table') && !document.querySelector('#paint').disabled")
 
 
 async def test_a_mask_is_marked_with_the_mouse_erased_and_cleared(page: Page, service: FakeService, tmp_path: Path) -> None:
