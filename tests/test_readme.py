@@ -1,5 +1,5 @@
 """README's commands exist and its configuration is sound; what SECURITY.md names as proof is there.
-(`tests/cluster/test_readme.py` runs README's client example.)"""
+(`tests/cluster/shipped/test_readme.py` runs README's client example.)"""
 
 import re
 import subprocess

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.cluster.server import WAIT_S, Server, eventually, served, shipped_config
-from tests.cluster.test_served import PAINT
+from tests.cluster.shipped.test_served import PAINT
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.server import Server, eventually, served, shipped_config
-from tests.cluster.test_served import PAINT, SEE, fresh_image, painted_in, question, receipt_of
+from tests.cluster.shipped.test_served import PAINT, SEE, fresh_image, painted_in, question, receipt_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 

@@ -1,4 +1,4 @@
-"""How many replicas there are, by the states that Serve's controller tells. On a real controller: `tests/cluster/test_doors.py`."""
+"""How many replicas there are, by the states that Serve's controller tells. On a real controller: `tests/cluster/shipped/test_doors.py`."""
 
 import pytest
 from ray.serve._private.common import ReplicaState

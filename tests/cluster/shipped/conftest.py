@@ -1,4 +1,4 @@
-"""One served Triptych for all tests here: starting it is what takes the time."""
+"""One served Triptych for all tests here, as `serve_config.yaml` has it but for quicker scaling; it ends with the last of them."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ import pytest
 from tests.cluster.server import Server, served, shipped_config
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     config = shipped_config()
     deployments = config["applications"][0]["args"]["deployments"]
