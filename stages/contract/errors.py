@@ -23,7 +23,6 @@ may tell (a library's text, a path, an address) is its `detail`.
 """
 
 from collections.abc import Mapping, Sequence
-from copy import copy
 from importlib import import_module
 from typing import Any, Self
 
@@ -49,7 +48,7 @@ class TriptychError(Exception):
         """A copy for one of the requests that this concerns, with the field that is at fault there (None: as it is here), also
         where the message begins with it. An error that several requests share would tell each of them of the others' fields,
         and gather their tracebacks."""
-        own = copy(self)
+        own = type(self)(self.message, param=self.param, retry_after_s=self.retry_after_s, detail=self.detail)
         own.__cause__ = self.__cause__
         own.fault = self.fault
         if param is not None:

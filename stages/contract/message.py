@@ -139,7 +139,7 @@ def readable_values(values: Mapping[K, T]) -> dict[K, T]:
 def read_message(version: int, where: str, given: Mapping[str, Any], droppable: tuple[str, ...]) -> Any:
     """By pickle. `version`, `droppable`: the sender's."""
     known = KNOWN.messages.get(where)
-    if known is None or version != MESSAGES_VERSION or KNOWN.has_met_unread:
+    if known is None or version != MESSAGES_VERSION or (KNOWN.has_met_unread and _unread_in(given) is not None):
         return _read_with_care(version, where, given, droppable)
     try:
         return known.type(**(known.arrived(given) if known.time_left else given))
