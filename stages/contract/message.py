@@ -46,7 +46,7 @@ class MessageType:
     them, may leave out. `time_left`: fields that are wall-clock times: as no two machines' clocks agree, what is said is how much time
     is left."""
 
-    type: type[Any]
+    kind: type[Any]
     where: str
     defaults: tuple[tuple[str, Any, type[Any]], ...]
     droppable: tuple[str, ...]
@@ -55,9 +55,9 @@ class MessageType:
     def given(self, message: object) -> dict[str, Any]:
         """What is said of it."""
         found: dict[str, Any] = {}
-        for name, default, kind in self.defaults:
+        for name, default, default_kind in self.defaults:
             value = getattr(message, name)
-            if value is not default and (value.__class__ is not kind or value != default):
+            if value is not default and (value.__class__ is not default_kind or value != default):
                 found[name] = value
         if self.time_left:
             now = time.time()
@@ -142,7 +142,7 @@ def read_message(version: int, where: str, given: Mapping[str, Any], droppable: 
     if known is None or version != MESSAGES_VERSION or (KNOWN.has_met_unread and _unread_in(given) is not None):
         return _read_with_care(version, where, given, droppable)
     try:
-        return known.type(**(known.arrived(given) if known.time_left else given))
+        return known.kind(**(known.arrived(given) if known.time_left else given))
     except _READ_AS_SENT:
         return _read_with_care(version, where, given, droppable)
 
@@ -171,7 +171,7 @@ def _make_message(cls: type[Any], droppable: tuple[str, ...], time_left: tuple[s
     def reduced(self: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return read_message, (MESSAGES_VERSION, known.where, known.given(self), known.droppable)
 
-    cls.__reduce__ = reduced
+    cls.__reduce__ = reduced  # type: ignore[assignment]
 
 
 def _default(field: "Field[Any]") -> Any:
@@ -200,7 +200,7 @@ def _read_with_care(version: int, where: str, given: Mapping[str, Any], droppabl
     if lacking:
         return KNOWN.unread(f"{_name(where)} lacks {lacking[0]!r}, which is needed here{_versions(version)}")
     try:
-        return known.type(**known.arrived(kept))
+        return known.kind(**known.arrived(kept))
     except _READ_AS_SENT as error:
         return KNOWN.unread(f"{_name(where)} can't be what it is: {error}{_versions(version)}")
 

@@ -46,7 +46,8 @@ def packed(item: Item[Any]) -> tuple[Item[Any] | PackedItem, Sequence[NDArray[An
 def unpacked(item: Item[Any] | PackedItem, beside: Sequence[NDArray[Any]]) -> Item[Any]:
     """The item, its large arrays being those beside it, without a copy. From this application's own processes only. Raises `Unreadable` for
     what one of another version sent."""
-    if isinstance(readable(item), PackedItem):
+    item = readable(item)
+    if isinstance(item, PackedItem):
         found: Item[Any] = pickle.loads(item.data, buffers=beside)  # noqa: S301 - as Ray itself does with a call's arguments
         return replace(readable(found), deadline=item.deadline)
     return item

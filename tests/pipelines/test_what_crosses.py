@@ -71,7 +71,7 @@ def is_plain(kind: type[Any]) -> bool:
 def is_message(kind: type[Any]) -> bool:
     where = f"{kind.__module__}:{kind.__qualname__}"
     known = KNOWN.messages.get(where)
-    return KNOWN.enums.get(where) is kind or (known is not None and known.type is kind)
+    return KNOWN.enums.get(where) is kind or (known is not None and known.kind is kind)
 
 
 def calls_of_other_processes(source: str) -> Iterator[str]:
@@ -109,7 +109,7 @@ def test_all_that_a_module_of_messages_defines_is_a_message(path: Path) -> None:
 
 @pytest.mark.parametrize("where", messages())
 def test_what_a_message_holds_is_plain_or_a_message(where: str) -> None:
-    kind = KNOWN.messages[where].type
+    kind = KNOWN.messages[where].kind
     hints = get_type_hints(kind, vars(sys.modules[kind.__module__]))
     for field in fields(kind):
         assert not list(strays(hints[field.name], is_open=(where, field.name) == ("stages.contract.item:Item", "payload")))

@@ -32,15 +32,15 @@ PLAIN: Mapping[Any, Any] = {
 
 def least(message: MessageType) -> Any:
     """Says nothing but what must be said."""
-    given = {name: _example(kind) for name, kind, field in _fields(message.type) if not _has_default(field)}
-    return message.type(**given | {name: math.inf for name in message.time_left if name in given})
+    given = {name: _example(kind) for name, kind, field in _fields(message.kind) if not _has_default(field)}
+    return message.kind(**given | {name: math.inf for name in message.time_left if name in given})
 
 
 def whole(message: MessageType) -> Any:
     """Says something of each field. Messages within it say the least; times are infinite, so that an example is
     the same tomorrow."""
-    given = {name: _example(kind) for name, kind, _ in _fields(message.type)}
-    return message.type(**given | dict.fromkeys(message.time_left, math.inf))
+    given = {name: _example(kind) for name, kind, _ in _fields(message.kind)}
+    return message.kind(**given | dict.fromkeys(message.time_left, math.inf))
 
 
 def described(value: object) -> object:
