@@ -52,7 +52,7 @@ def _written(value: object) -> Mapping[str, Any]:
 
 
 def main() -> None:
-    found = {where: written(message) for where, message in messages().items()} | kept()
+    found = {where: written(message) for where, message in messages().items()} | dict(kept())
     lines = (f"{json.dumps(where)}: {json.dumps(found[where])}" for where in sorted(found))
     KEPT.write_text("{\n" + ",\n".join(lines) + "\n}\n")
     print(f"{KEPT}: {len(found)} messages")
