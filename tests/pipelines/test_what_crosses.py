@@ -151,7 +151,7 @@ def test_a_type_that_was_forgotten_is_noticed(hint: Any) -> None:
 
 
 def test_news_that_can_not_be_read_are_none() -> None:
-    stranger = message(dataclass(frozen=True, slots=True)(type("Stranger", (), {"__module__": __name__})))
+    stranger: Any = message(dataclass(frozen=True, slots=True)(type("Stranger", (), {"__module__": __name__})))
     published = as_published([stranger()])
     del KNOWN.messages[f"{__name__}:Stranger"]
     assert list(news_in(published)) == []
