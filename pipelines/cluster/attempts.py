@@ -10,6 +10,10 @@ What ended for another reason costs a pause and no attempt, as far as that can b
   waited there (`stages/engine/device_faults.py`);
 - one that went with its whole node;
 - one without room, where the request is to go on with what was begun elsewhere.
+
+While a cluster is updated, what one replica can't read, or tells so that it can't be read here, another may: up to `MAX_UNREADABLE` of them
+are tried, and then the request fails with `Unreadable`.
+
 A replica that is stopped in order ends the requests in its hand first, so who is killed by Serve itself did not end in time: that
 counts. Where a stage behind the one that is called is unavailable, its replica has tried. Knows no handles.
 """
@@ -31,6 +35,7 @@ from stages.contract.errors import (
     StageFailed,
     TriptychError,
     Unavailable,
+    Unreadable,
 )
 from stages.contract.item import Item
 from stages.host.deadlines import remaining_s, too_late
@@ -38,6 +43,7 @@ from stages.host.deadlines import remaining_s, too_late
 MAX_LOST = 2
 MAX_LOST_BETWEEN = 4
 MAX_FULL = 2
+MAX_UNREADABLE = 4
 MAX_TRIES = 300  # of a request without a deadline
 FIRST_PAUSE_S, MAX_PAUSE_S = 0.1, 1.0
 _CANCELLED = (Cancelled, RequestCancelledError, ray.exceptions.TaskCancelledError)
@@ -50,7 +56,7 @@ class Attempts:
 
     def __init__(self, lost: set[str] | None) -> None:
         self._lost = lost if lost is not None else set()
-        self._num_tries = self._num_full = 0
+        self._num_tries = self._num_full = self._num_unreadable = 0
         self._is_to_pause = True
         self.tried: set[str] = set()
 
@@ -76,11 +82,17 @@ class Attempts:
         self._is_to_pause = False
         return self._num_full <= MAX_FULL
 
+    def one_of_another_version(self, *, is_known: bool) -> bool:
+        """One more; without a pause where it is known who."""
+        self._num_unreadable += 1
+        self._is_to_pause = not is_known
+        return self._num_unreadable < MAX_UNREADABLE
+
     def _had_no_part(self, error: Exception, failure: TriptychError) -> bool:
         if isinstance(error, _NODE_DIED) or _went_with_its_node(error):
             return True
         refused = isinstance(error, ray.exceptions.RayTaskError) and isinstance(failure, Unavailable)
-        return refused and not isinstance(failure, InputUnavailable)
+        return refused and not isinstance(failure, InputUnavailable | Unreadable)
 
     def last(self, stage: str, failure: TriptychError) -> TriptychError:
         """What is told in the end. Where a replica was lost and nobody could try again, trying later might cost the next one."""
@@ -109,6 +121,12 @@ def translated(error: Exception, stage: str, item: Item[Any], *, pool: str, retr
         return too_late_with(stage)  # the deadline is what cancelled it
     if isinstance(cause, TriptychError):
         return cause
+    if isinstance(cause, ray.exceptions.RaySystemError) and isinstance(cause.client_exc, Exception):  # Ray could not unpickle
+        return Unreadable(
+            f"{stage}: its replica and who calls it are of two versions; try again",
+            retry_after_s=5.0,
+            detail=f"{type(cause.client_exc).__name__}: {cause.client_exc}",
+        )
     if isinstance(error, BackPressureError):
         return QueueFull(
             f"{stage}: every replica is busy and the queue before them is full "

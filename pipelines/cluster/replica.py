@@ -30,6 +30,7 @@ from pipelines.settings.serve.replica_spec import ReplicaSpec
 from pipelines.telemetry.telling import ProcessTelling
 from stages.concurrency.thread_pool import DaemonThreads
 from stages.contract.item import Item, Reply, StreamEnd
+from stages.contract.message import readable
 from stages.contract.news import StageNews
 from stages.device.cores import available_cores, cores_of_this_machine
 from stages.device.openmp import limit_threads
@@ -88,9 +89,9 @@ class StageReplica:
         return self._host
 
     async def call(self, stage: str, item: Item[Any], to: object = None) -> Reply[Any]:
-        """`to` has served its purpose: it told the caller's router whom to take."""
+        """`to` has served its purpose: it told the caller's router whom to take. Raises `Unreadable`, as `stream` does."""
         self._begin_on_this_loop()
-        reply = await self._host.call(stage, item)
+        reply = await self._host.call(stage, readable(item))
         return replace(reply, news=self._host.news())
 
     async def stream(

@@ -21,6 +21,7 @@ from pipelines.settings.serve.applications import METRICS
 from pipelines.settings.serve.rollout import Document
 from pipelines.settings.serve.scaled import bare, filled
 from pipelines.settings.ways_in import DIRECT_INGRESS, HA_PROXY
+from stages.contract.message import readable_values
 
 HOST_WITHOUT_SERVE = "127.0.0.1"
 ASK_EVERY_S = 0.25
@@ -77,7 +78,7 @@ class RunningServe:
             found: dict[str, SettingsInUse] = table.settings.remote().result(timeout_s=ANSWER_WITHIN_S)
         except (RayError, RayServeException, TimeoutError):
             return {}
-        return found
+        return readable_values(found)
 
     def now(self) -> float:
         """Seconds."""

@@ -7,7 +7,8 @@ Work is pure (a name says what a result is made of), so a one-shot call whose re
 again elsewhere (`attempts.py` says how often); a stream, too, where nothing was told yet or the caller knows what is left to do. Knows no
 HTTP and no model.
 
-A replica without room costs no pause either: up to `MAX_FULL` others are asked, as long as one is known that was not.
+A replica without room costs no pause either: up to `MAX_FULL` others are asked, as long as one is known that was not. So it is with one
+of another version that can't be read, or can't read the item (`stages/contract/message.py`).
 """
 
 import asyncio
@@ -28,8 +29,9 @@ from pipelines.routing.admission import Admission, admit, forecast
 from pipelines.routing.candidate import Ranked, Wanted
 from pipelines.routing.route import Route, wanted_of
 from pipelines.routing.table import ReplicaTable, pool_key, table_of_this_process
-from stages.contract.errors import ConfigurationError, QueueFull, TriptychError, Unavailable
+from stages.contract.errors import ConfigurationError, QueueFull, TriptychError, Unavailable, Unreadable
 from stages.contract.item import InputReceipts, Item, ReplicaEnded, Reply, StageReceipt, StreamEnd
+from stages.contract.message import readable
 from stages.contract.news import StageNews, hint
 from stages.host.deadlines import remaining_s
 from stages.host.packed_item import PackedItem, packed
@@ -93,7 +95,7 @@ class ServeStageClient:
             response: Any = None
             try:
                 response = pool.method("call").remote(stage, item, to=route)
-                reply: Reply[Any] = await _in_time(self._placed(response, route, attempts), item, stage)
+                reply: Reply[Any] = readable(await _in_time(self._placed(response, route, attempts), item, stage))
                 pool.pace.tick()
                 self._hear(route, reply.news)
                 return replace(reply, receipt=_told(reply.receipt, route, pool.name), news=())
@@ -107,7 +109,7 @@ class ServeStageClient:
                 _call_off(response)  # where its time is up, it goes on
                 failure = pool.translated(error, stage, item)
                 another = attempts.another(error, failure, route.replica)
-                if not another and not self._has_room_elsewhere(error, failure, route, attempts):
+                if not another and not self._is_worth_another(error, failure, route, attempts):
                     raise attempts.last(stage, failure) from None
             finally:
                 route.ended()
@@ -138,7 +140,7 @@ class ServeStageClient:
                 rest = again() if told and again is not None else None
                 goes_on = rest is not None and rest.payload is not item.payload
                 another = attempts.another(error, failure, route.replica, goes_on=goes_on, waits=item.continues)
-                may_try = another or self._has_room_elsewhere(error, failure, route, attempts)
+                may_try = another or self._is_worth_another(error, failure, route, attempts)
                 given_up = failure if told and rest is None else None if may_try else attempts.last(stage, failure)
             finally:
                 route.ended()
@@ -159,14 +161,14 @@ class ServeStageClient:
     async def _within(
         self, response: Any, item: Item[Any], route: Route, attempts: Attempts
     ) -> AsyncGenerator[Sequence[object], None]:
-        """The stream's values, up to the item's deadline. Raises `_Elsewhere`, too."""
+        """The stream's values, up to the item's deadline. Raises `_Elsewhere`, too, and `Unreadable`."""
         iterator = aiter(response)
         while True:
             try:
                 events = await _in_time(self._placed(anext(iterator), route, attempts), item, route.stage)
             except StopAsyncIteration:
                 return
-            yield events
+            yield readable(events)
 
     async def _placed(self, awaited: Awaitable[T], route: Route, attempts: Attempts) -> T:
         """Raises `_Elsewhere` once a replica of another pool would have it sooner, as long as none has taken it."""
@@ -186,14 +188,18 @@ class ServeStageClient:
         ranked = self._ranked(route.stage, route.wanted, attempts.tried)
         return ranked is not None and ranked.best.pool != route.pool and bool(ranked.best.replica) and not ranked.best.is_full
 
-    def _has_room_elsewhere(self, error: Exception, failure: TriptychError, route: Route, attempts: Attempts) -> bool:
-        """Where it was a replica that had no room: not where all were asked before it, as Serve did."""
-        if not (isinstance(failure, QueueFull) and isinstance(error, ray.exceptions.RayTaskError)):
+    def _is_worth_another(self, error: Exception, failure: TriptychError, route: Route, attempts: Attempts) -> bool:
+        """Where it was a replica that had no room: not where all were asked before it, as Serve did. Or where one of another version can't
+        be read, or can't read the item: also where nobody is known yet."""
+        is_unread = isinstance(failure, Unreadable)
+        if not is_unread and not (isinstance(failure, QueueFull) and isinstance(error, ray.exceptions.RayTaskError)):
             return False
         ranked = self._ranked(route.stage, route.wanted, attempts.tried)
-        if ranked is None or ranked.best.replica in attempts.tried | {""} or ranked.best.is_full:
+        if ranked is None:
+            return is_unread and attempts.one_of_another_version(is_known=False)
+        if ranked.best.replica in attempts.tried | {""} or ranked.best.is_full:
             return False
-        return attempts.one_with_room()
+        return attempts.one_of_another_version(is_known=True) if is_unread else attempts.one_with_room()
 
     def _with_end(self, events: Sequence[object], route: Route, pool: "_Pool") -> Sequence[object]:
         end = events[-1] if events else None

@@ -6,6 +6,7 @@ As bytes: the controller, which reads what replicas return, may not have Triptyc
 import pickle
 from collections.abc import Sequence
 
+from stages.contract.message import readable_only
 from stages.contract.news import StageNews
 
 NEWS = "news"
@@ -17,6 +18,6 @@ def as_published(news: Sequence[StageNews]) -> bytes:
 
 
 def news_in(published: bytes) -> Sequence[StageNews]:
-    """Of this cluster's own replicas only, as Ray itself reads what they return."""
+    """Of this cluster's own replicas only, as Ray itself reads what they return. What can't be read here is no news."""
     found: Sequence[StageNews] = pickle.loads(published)  # noqa: S301
-    return found
+    return readable_only(found)

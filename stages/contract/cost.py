@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 
+from stages.contract.message import ALL, message
 from stages.contract.work import NO_WORK, Work
 
 MARGIN_QUANTILE = 0.95
@@ -21,6 +22,7 @@ MARGIN_QUANTILE = 0.95
 _DEVIATIONS = NormalDist().inv_cdf(MARGIN_QUANTILE)
 
 
+@message
 @dataclass(frozen=True, slots=True)
 class StepTimes:
     """Seconds that a step (or a one-shot stage's batch) takes, by the amount in it: straight lines between `points` (amount, seconds), the
@@ -73,6 +75,7 @@ def shared_s(alone_s: float, others_s: Iterable[float]) -> float:
     return alone_s + sum(min(alone_s, other_s) for other_s in others_s)
 
 
+@message(droppable=[ALL])
 @dataclass(frozen=True, slots=True)
 class Speed:
     """What one replica of a stage does on its device. `max_rows`, `max_amount`: of one step. `factor`: by how much longer than `step`

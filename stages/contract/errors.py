@@ -9,6 +9,7 @@
     │   ├── QueueFull             a bounded queue is full
     │   └── Unavailable           no live replica, or a replica died under the request: it may be run elsewhere
     │       ├── Broken            its device broke, or never came back, while the request was there
+    │       ├── Unreadable        it, or who called it, is of another version, and can't read what was sent
     │       └── InputUnavailable  a stage elsewhere, whose result it needs, is: running it elsewhere is no use
     ├── DeadlineExceeded          the request's time is up
     ├── Cancelled                 the client went away, or asked to stop
@@ -21,7 +22,8 @@ Every error survives pickling (it crosses processes), and its message tells valu
 may tell (a library's text, a path, an address) is its `detail`.
 """
 
-from copy import copy
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any, Self
 
 
@@ -46,7 +48,7 @@ class TriptychError(Exception):
         """A copy for one of the requests that this concerns, with the field that is at fault there (None: as it is here), also
         where the message begins with it. An error that several requests share would tell each of them of the others' fields,
         and gather their tracebacks."""
-        own = copy(self)
+        own = type(self)(self.message, param=self.param, retry_after_s=self.retry_after_s, detail=self.detail)
         own.__cause__ = self.__cause__
         own.fault = self.fault
         if param is not None:
@@ -55,7 +57,13 @@ class TriptychError(Exception):
         return own
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.message, self.param, self.retry_after_s, self.detail)
+        """By names, as `stages/contract/message.py` has it. A process of an earlier version, which doesn't know the class, is raised the
+        nearest of its bases."""
+        kinds = tuple(
+            f"{kind.__module__}:{kind.__qualname__}" for kind in type(self).__mro__ if issubclass(kind, TriptychError)
+        )
+        told = {"message": self.message, "param": self.param, "retry_after_s": self.retry_after_s, "detail": self.detail}
+        return read_error, (kinds, {name: value for name, value in told.items() if value is not None})
 
     def __str__(self) -> str:
         return self.message if self.detail is None else f"{self.message} [{self.detail}]"
@@ -66,10 +74,20 @@ def _renamed(message: str, field: str | None, param: str) -> str:
     return param + rest if rest != message and not rest[:1].isidentifier() else message
 
 
-def _rebuild(
-    kind: type[TriptychError], message: str, param: str | None, retry_after_s: float | None, detail: str | None
-) -> TriptychError:
-    return kind(message, param=param, retry_after_s=retry_after_s, detail=detail)
+def read_error(kinds: Sequence[str], told: Mapping[str, Any]) -> TriptychError:
+    """By pickle, which holds its name: it stays where it is. What is told beyond what is known here is left out."""
+    known = {name: told[name] for name in ("param", "retry_after_s", "detail") if name in told}
+    kind = next((found for where in kinds if (found := _error_class(where)) is not None), TriptychError)
+    return kind(told.get("message", kind.code), **known)
+
+
+def _error_class(where: str) -> type[TriptychError] | None:
+    module, _, name = where.partition(":")
+    try:
+        found = getattr(import_module(module), name, None)
+    except ImportError:
+        return None
+    return found if isinstance(found, type) and issubclass(found, TriptychError) else None
 
 
 class InvalidRequest(TriptychError):
@@ -102,6 +120,10 @@ class Unavailable(Overloaded):
 
 class Broken(Unavailable):
     """Told to whoever was there; that it may be run elsewhere is for `pipelines/cluster/serve_client.py` to know."""
+
+
+class Unreadable(Unavailable):
+    """What can't be read by one replica, another may read: `pipelines/cluster/attempts.py`. While a cluster is updated, never else."""
 
 
 class InputUnavailable(Unavailable):

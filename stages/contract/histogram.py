@@ -6,10 +6,13 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from stages.contract.message import ALL, message
+
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 ITEMS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 
 
+@message(droppable=[ALL])
 @dataclass(frozen=True, slots=True)
 class HistogramCounts:
     """`counts`: of each bound, how much was over the one before it and not over this one; the last, over all of them. `total`: the sum of

@@ -1,11 +1,11 @@
 """One piece of work for one stage, what it did for it, and its counters. Knows no kind of stage."""
 
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, Generic, TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from stages.contract.histogram import HistogramCounts
+from stages.contract.message import ALL, message
 from stages.contract.news import NO_HINTS, Hints, StageNews
 from stages.contract.result import Result
 from stages.contract.trace import Trace
@@ -17,6 +17,7 @@ V = TypeVar("V", bound=Result)
 DEFAULT_TENANT = "default"
 
 
+@message(droppable=["pace_s", "work", "hints", "trace", "kept_s"], time_left=["deadline"])
 @dataclass(frozen=True, slots=True)
 class Item(Generic[P_co]):
     """One piece of work for one stage.
@@ -55,17 +56,8 @@ class Item(Generic[P_co]):
     kept_s: float = float("inf")
     continues: bool = False
 
-    def __reduce__(self) -> tuple[Callable[..., "Item[Any]"], tuple[Mapping[str, Any]]]:
-        given = {each.name: getattr(self, each.name) for each in fields(self)}
-        if self.trace is None:  # replicas of an earlier version know none
-            del given["trace"]
-        return _arrived, (given | {"deadline": self.deadline - time.time()},)
 
-
-def _arrived(given: Mapping[str, Any]) -> Item[Any]:
-    return Item(**{**given, "deadline": given["deadline"] + time.time()})
-
-
+@message(droppable=[ALL])
 @dataclass(frozen=True, slots=True)
 class StageReceipt:
     """What one stage did for one request. Seconds; `device_s` is this request's share of the device's time (run / batch size)."""
@@ -101,6 +93,7 @@ class StageReceipt:
     """The replica ended, and another went on: what it did until then is not known, but for how long it had it (`run_s`)."""
 
 
+@message(droppable=["inputs", "news"])
 @dataclass(frozen=True, slots=True)
 class Reply(Generic[V]):
     """A one-shot stage's answer. `inputs`: receipts of the results that were made for it. `origin`: whoever made it, or would
@@ -119,6 +112,7 @@ class Reply(Generic[V]):
         return (*self.inputs, self.receipt)
 
 
+@message(droppable=[ALL])
 @dataclass(frozen=True, slots=True)
 class InputReceipts:
     """The host's own word in a stream, of the results that are at hand for it now. Never the only cause to hand something over: it
@@ -127,6 +121,7 @@ class InputReceipts:
     receipts: tuple[StageReceipt, ...]
 
 
+@message(droppable=[ALL])
 @dataclass(frozen=True, slots=True)
 class ReplicaEnded:
     """A stage client's own word in a stream: the replica ended, and another goes on. `receipt`: as far as is known from here."""
@@ -134,6 +129,7 @@ class ReplicaEnded:
     receipt: StageReceipt
 
 
+@message(droppable=["news"])
 @dataclass(frozen=True, slots=True)
 class StreamEnd:
     """The host's own last word on a stream. `news`: of the replica that answers."""
@@ -142,6 +138,7 @@ class StreamEnd:
     news: tuple[StageNews, ...] = ()
 
 
+@message(droppable=[ALL])
 @dataclass(frozen=True, slots=True)
 class StageMetrics:
     """Counters of one stage in one replica, since it started."""

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stages.contract.cost import Speed
+from stages.contract.message import ALL, message
 from stages.contract.work import NO_WORK, Work
 
 
+@message(droppable=[ALL])
 @dataclass(frozen=True, slots=True)
 class StageNews:
     """Of one stage in one replica. `device`: the model's name ("cpu", "NVIDIA L4"). `outstanding`: what is left to do, of all
@@ -40,6 +42,7 @@ class StageNews:
     num_later: int = 0
 
 
+@message(droppable=[ALL])
 @dataclass(frozen=True, slots=True)
 class Hints:
     """What of an item may be at hand somewhere, by hints. `chain`: of its beginnings, the shortest first; the longest that is held counts

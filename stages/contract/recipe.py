@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 
+from stages.contract.message import message
 from stages.contract.result import Result
 from stages.contract.work import Work
 
@@ -27,6 +28,7 @@ class Making(Payload, Protocol):
     makes: ClassVar[type[Result]]
 
 
+@message(droppable=["param", "work", "params"])
 @dataclass(frozen=True, slots=True)
 class Recipe(Generic[V]):
     """A result that need not exist yet. `name`: the digest of what makes it; `stage`: who makes it, MODEL.PART; `param`: the

@@ -4,9 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from stages.contract.message import ALL, message
+
 Value = str | int | float | bool
 
 
+@message(droppable=[ALL])
 @dataclass(frozen=True, slots=True)
 class Trace:
     """W3C trace context of a span that is recorded: `parent` as `traceparent` has it, `state` as `tracestate` ("": none)."""

@@ -5,7 +5,10 @@ Pure; knows no stage and no device. How long it takes is `stages/contract/cost.p
 
 from dataclasses import dataclass
 
+from stages.contract.message import message
 
+
+@message
 @dataclass(frozen=True, slots=True)
 class Work:
     """`amount`: in the stage's own unit (image patches, tokens, latent positions times rows, pixels), of all steps together. `steps`: in

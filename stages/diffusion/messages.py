@@ -8,12 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.contract.blob import Blob
+from stages.contract.message import message
 from stages.contract.recipe import Recipe
 from stages.contract.result import Result
 
 MAX_GUIDANCE_SCALE = 100.0
 
 
+@message
 @dataclass(frozen=True, slots=True)
 class PromptEmbedding(Result):
     """What a denoiser is conditioned on. `embeds`: [positions, width], chunk after chunk; `pooled`: [width], where the family has
@@ -23,6 +25,7 @@ class PromptEmbedding(Result):
     pooled: NDArray[Any] | None = None
 
 
+@message
 @dataclass(frozen=True, slots=True)
 class Latents(Result):
     """`latents`: [channels, height, width] float32, in the denoiser's scale. `std`: as large, where a VAE encoder says how sure it
@@ -33,6 +36,7 @@ class Latents(Result):
     mask: NDArray[np.float32] | None = None
 
 
+@message
 @dataclass(frozen=True, slots=True)
 class Pixels(Result):
     """`pixels`: [height, width, 3] uint8, RGB."""
@@ -40,6 +44,7 @@ class Pixels(Result):
     pixels: NDArray[np.uint8]
 
 
+@message
 @dataclass(frozen=True, slots=True)
 class EncodePrompt:
     """For a diffusion text encoder, which makes a `PromptEmbedding`. `min_positions`: of "embeds", filled up with the empty text's,
@@ -53,6 +58,7 @@ class EncodePrompt:
         return ()
 
 
+@message
 @dataclass(frozen=True, slots=True)
 class EncodeToLatents:
     """For a VAE encoder, which makes `Latents`: an encoded image (as `stages/images/image.py` accepts it), scaled to cover
@@ -70,6 +76,7 @@ class EncodeToLatents:
         return ()
 
 
+@message
 @dataclass(frozen=True, slots=True)
 class Original:
     """What of a painting stays as it was, to the pixel: a given image, where its mask is opaque. Both as `EncodeToLatents` has them."""
@@ -79,6 +86,7 @@ class Original:
     max_pixels: int
 
 
+@message
 @dataclass(frozen=True, slots=True)
 class DecodeLatents:
     """For a VAE decoder, which makes `Pixels`: latents as the denoiser gives them. `original`: what is put over them (None: nothing)."""
@@ -91,6 +99,7 @@ class DecodeLatents:
         return ()
 
 
+@message
 @dataclass(frozen=True, slots=True)
 class Denoise:
     """For a denoiser. `negative` None: no classifier-free guidance (one row instead of two). `sampler` None: the checkpoint's own.
@@ -122,6 +131,7 @@ class Denoise:
         return tuple(recipe for recipe in (self.prompt, self.negative, self.trunk, self.init) if recipe is not None)
 
 
+@message
 @dataclass(frozen=True, slots=True)
 class DenoiseProgress:
     """From a denoiser after every step (1-based)."""
@@ -130,6 +140,7 @@ class DenoiseProgress:
     total: int
 
 
+@message
 @dataclass(frozen=True, slots=True)
 class DenoisePreview:
     """From a denoiser: its estimate of the finished latents, to be shown through the VAE decoder."""
@@ -138,6 +149,7 @@ class DenoisePreview:
     latents: Latents
 
 
+@message
 @dataclass(frozen=True, slots=True)
 class DenoiseEnd:
     """From a denoiser, last."""

@@ -4,8 +4,7 @@ Decides which arrays go beside. Knows no transport: pickled with buffers out of 
 """
 
 import pickle
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.contract.item import Item
+from stages.contract.message import message, readable
 
 LARGE_BYTES = 100 * 1024
 """Smaller ones travel in the message: a call's arguments up to this size do so anyway."""
 
 
+@message(time_left=["deadline"])
 @dataclass(frozen=True, slots=True)
 class PackedItem:
     """`data` lacks the arrays that go beside it, in their order. `deadline`: the item's, told as an item's is; what is in `data`
@@ -25,13 +26,6 @@ class PackedItem:
 
     data: bytes
     deadline: float
-
-    def __reduce__(self) -> "tuple[Callable[..., PackedItem], tuple[bytes, float]]":
-        return _arrived, (self.data, self.deadline - time.time())
-
-
-def _arrived(data: bytes, left_s: float) -> PackedItem:
-    return PackedItem(data, left_s + time.time())
 
 
 def packed(item: Item[Any]) -> tuple[Item[Any] | PackedItem, Sequence[NDArray[Any]]]:
@@ -50,8 +44,10 @@ def packed(item: Item[Any]) -> tuple[Item[Any] | PackedItem, Sequence[NDArray[An
 
 
 def unpacked(item: Item[Any] | PackedItem, beside: Sequence[NDArray[Any]]) -> Item[Any]:
-    """The item, its large arrays being those beside it, without a copy. From this application's own processes only."""
+    """The item, its large arrays being those beside it, without a copy. From this application's own processes only. Raises `Unreadable` for
+    what one of another version sent."""
+    item = readable(item)
     if isinstance(item, PackedItem):
         found: Item[Any] = pickle.loads(item.data, buffers=beside)  # noqa: S301 - as Ray itself does with a call's arguments
-        return replace(found, deadline=item.deadline)
+        return replace(readable(found), deadline=item.deadline)
     return item

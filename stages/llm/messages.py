@@ -2,15 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Le
 
+from stages.contract.message import MessageEnum, message
 from stages.contract.recipe import Recipe
 from stages.vision.messages import VisionFeatures
 
 
+@message
 @dataclass(frozen=True, slots=True)
 class ImageSpan:
     """Where an image stands in a prompt: `length` placeholder tokens from `offset`."""
@@ -31,7 +32,7 @@ NumLogprobs = Annotated[int, Ge(0), Le(20)]
 Bias = Annotated[float, Ge(-100), Le(100)]
 
 
-class ConstraintKind(StrEnum):
+class ConstraintKind(MessageEnum):
     """What `Constraint.text` is: a JSON schema; nothing (any JSON object); a regular expression, of all of the text; a JSON array of the
     texts that may be said; a grammar in llguidance's dialect of Lark."""
 
@@ -42,6 +43,7 @@ class ConstraintKind(StrEnum):
     GRAMMAR = "grammar"
 
 
+@message
 @dataclass(frozen=True, slots=True)
 class Constraint:
     """What an answer must be, as a whole; `stages/llm/structure/` checks and enforces it. `after`: it begins behind the first of these
@@ -55,6 +57,7 @@ class Constraint:
     whitespace: str | None = None
 
 
+@message
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How the next token is chosen, within the bounds of each field (`stages/llm/sampling/bounds.py` checks them). `max_tokens` 0: as many
@@ -86,6 +89,7 @@ class Sampling:
     shown_tokens: tuple[int, ...] = ()
 
 
+@message
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
     token_id: int
@@ -95,6 +99,7 @@ class TokenLogprob:
     top: tuple["TokenLogprob", ...] = ()
 
 
+@message
 @dataclass(frozen=True, slots=True)
 class SoFar:
     """What was told of an answer by a stage that is gone, for another to go on from: as if it had chosen these tokens itself. `unshown`:
@@ -106,6 +111,7 @@ class SoFar:
     num_scored: int = 0
 
 
+@message
 @dataclass(frozen=True, slots=True)
 class Generate:
     """For an LLM. `token_ids` holds placeholder tokens where `images` go. What is computed for one `salt` serves no other. `so_far`: how
@@ -121,6 +127,7 @@ class Generate:
         return tuple(image.features for image in self.images)
 
 
+@message
 @dataclass(frozen=True, slots=True)
 class PromptLogprobs:
     """From an LLM that was asked for them, while it reads a prompt: how likely the prompt's next tokens were, each behind those before it.
@@ -129,6 +136,7 @@ class PromptLogprobs:
     logprobs: tuple[TokenLogprob, ...]
 
 
+@message
 @dataclass(frozen=True, slots=True)
 class TokenDelta:
     """From an LLM: text that can be shown now ("" while a character is incomplete or a stop string may be beginning), and the log
@@ -142,6 +150,7 @@ class TokenDelta:
     chosen: tuple[TokenLogprob, ...] = ()
 
 
+@message
 @dataclass(frozen=True, slots=True)
 class GenerationEnd:
     """From an LLM, last. `reason` is "stop" or "length". Counts are exact; `cached_tokens` of the prompt were not computed. `stop_token`:

@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.contract.blob import Blob
+from stages.contract.message import message
 from stages.contract.recipe import Recipe
 from stages.contract.result import Result
 
 
+@message
 @dataclass(frozen=True, slots=True)
 class VisionFeatures(Result):
     """An image as an LLM sees it. `features`: [tokens, width] in the model's dtype, ready to stand in its input embeddings.
@@ -21,6 +23,7 @@ class VisionFeatures(Result):
     grid_thw: NDArray[np.int64] | None = None
 
 
+@message
 @dataclass(frozen=True, slots=True)
 class EncodeImage:
     """For a vision encoder, which makes `VisionFeatures`: an encoded image (PNG, JPEG, WebP, AVIF, GIF, BMP), as
@@ -34,6 +37,7 @@ class EncodeImage:
         return ()
 
 
+@message
 @dataclass(frozen=True, slots=True)
 class Embedding(Result):
     """`embedding`: [width] float32, of unit length. `num_tokens`: [] int64, of a text; 0 of an image."""
@@ -42,6 +46,7 @@ class Embedding(Result):
     num_tokens: NDArray[np.int64]
 
 
+@message
 @dataclass(frozen=True, slots=True)
 class EmbedInput:
     """For a CLIP embedder, which makes an `Embedding`: exactly one of text and image (encoded image)."""

@@ -17,6 +17,7 @@ from pipelines.planning.scaling.pool_state import Budget, PoolState, Scaling, St
 from pipelines.planning.scaling.targets import Memory, targets
 from pipelines.routing.table import pool_key
 from pipelines.settings.serve.scaled import ScaledPool, ScalerSettings
+from stages.contract.message import readable_values
 
 log = logging.getLogger("triptych.scaler")
 
@@ -87,8 +88,8 @@ class Scaler:
         present = {name: _of(pool, everywhere) for name, pool in pools.items() if _address(pool) in everywhere}
         states = self._observation.states(
             [_watched(pool, self._settings) for pool in self._settings.pools],
-            told,
-            waiting,
+            readable_values(told),
+            [readable_values(lines) for lines in waiting],
             present,
             self._now(),
             self.period_s,

@@ -22,6 +22,7 @@ from pipelines.settings.serve.specs import stage_spec
 from stages.concurrency.thread_pool import DaemonThreads
 from stages.contract.errors import Unavailable
 from stages.contract.item import StageMetrics
+from stages.contract.message import readable_only
 
 FRESH_S = 0.5  # neither is asked more often
 ANSWER_WITHIN_S = 2.0
@@ -80,7 +81,7 @@ class ServeDirectory:
 
     async def _ask_table(self) -> Sequence[StageMetrics]:
         async with asyncio.timeout(ANSWER_WITHIN_S):
-            return await self._table.read.remote()
+            return readable_only(await self._table.read.remote())
 
     async def _ask_controller(self) -> dict[str, int]:
         return await self._thread.run(self._ask)

@@ -2,7 +2,7 @@
 do and what callers wait for, for the scaler, and which settings the HTTP surface's replicas use.
 
 Replicas write; the ingress, the scaler and `triptych deploy` read; nothing is decided here. Whoever has not reported for `stale_after_s`
-is gone (scaled down or dead) and is forgotten.
+is gone (scaled down or dead) and is forgotten. What can't be read, of another version, was not told; readers, too, leave that out.
 """
 
 import time
@@ -12,10 +12,12 @@ from typing import Any, TypeVar
 
 from pipelines.planning.scaling.observation import Told, WaitingFor
 from stages.contract.item import StageMetrics
+from stages.contract.message import ALL, Unread, message, readable_only, readable_values
 
 R = TypeVar("R")
 
 
+@message(droppable=[ALL])
 @dataclass(frozen=True, slots=True)
 class Refused:
     """Settings that were not taken."""
@@ -24,6 +26,7 @@ class Refused:
     why: str
 
 
+@message(droppable=[ALL])
 @dataclass(frozen=True, slots=True)
 class SettingsInUse:
     """Of one replica of the HTTP surface. `versions`: the current one last, before it those that still answer requests. `refused`: the
@@ -44,13 +47,13 @@ class MetricsTable:
 
     async def report(self, replica: str, metrics: Sequence[StageMetrics], told: Told | None = None) -> None:
         """`told`: what it has to do, for the scaler."""
-        self._rows[replica] = (self._now(), tuple(metrics))
-        if told is not None:
+        self._rows[replica] = (self._now(), tuple(readable_only(metrics)))
+        if told is not None and not isinstance(told, Unread):
             self._told[replica] = (self._now(), told)
 
     async def report_waiting(self, caller: str, waiting: WaitingFor) -> None:
         """What a process has for pools in which no replica takes it."""
-        self._waiting[caller] = (self._now(), waiting)
+        self._waiting[caller] = (self._now(), readable_values(waiting))
 
     async def told(self) -> tuple[dict[str, Told], list[WaitingFor]]:
         """By replica; and of every caller."""
@@ -73,7 +76,8 @@ class MetricsTable:
         return {replica: counts for replica, (_, (_, counts)) in self._counts.items()}
 
     async def report_settings(self, replica: str, settings: SettingsInUse) -> None:
-        self._settings[replica] = (self._now(), settings)
+        if not isinstance(settings, Unread):
+            self._settings[replica] = (self._now(), settings)
 
     async def settings(self) -> dict[str, SettingsInUse]:
         """By replica."""

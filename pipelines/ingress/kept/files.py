@@ -1,10 +1,10 @@
 """Files that clients give and get: their bytes, and what is told of them, under one id. Decides no limits; knows no HTTP and no content."""
 
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
+from pipelines.ingress.kept import records
 from pipelines.ingress.kept.kept_values import KeptValues, Kind, Owner
 
 NOTE_BYTES = 2048  # at most, of what is told of one
@@ -36,16 +36,16 @@ class KeptFiles:
         note = FileNote(id, filename, purpose, len(content), now, now + self._keep_s)
         if await self._values.put(self._contents, id, content, owner):
             try:
-                await self._values.put(self._notes, id, json.dumps(asdict(note)).encode(), owner)
+                await self._values.put(self._notes, id, records.to_bytes(note), owner)
             except BaseException:
                 await self._values.delete(self._contents, id, owner)
                 raise
         return note
 
     async def note(self, id: str, owner: Owner) -> FileNote | None:
-        """None: there is none, it is another's, or its time is over."""
+        """None: there is none, it is another's, its time is over, or it is of another version."""
         found = await self._values.get(self._notes, id, owner)
-        return FileNote(**json.loads(found)) if found is not None else None
+        return records.of_bytes(FileNote, found) if found is not None else None
 
     async def content(self, id: str, owner: Owner) -> bytes | None:
         """None as for `note`."""

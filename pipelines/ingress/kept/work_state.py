@@ -1,10 +1,11 @@
 """What is known of a piece of kept work, as it is written down. Pure."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self
+
+from pipelines.ingress.kept import records
 
 JsonObject = Mapping[str, Any]
 
@@ -38,13 +39,13 @@ class WorkState:
     error: JsonObject | None = None
 
     def to_bytes(self) -> bytes:
-        return json.dumps(asdict(self)).encode()
+        return records.to_bytes(self)
 
     @classmethod
     def of(cls, data: bytes) -> Self | None:
         """None: it is none, or another version's."""
+        found = records.of_bytes(cls, data)
         try:
-            fields = json.loads(data)
-            return cls(**{**fields, "status": Status(fields["status"])})
-        except (ValueError, TypeError, KeyError):
+            return replace(found, status=Status(found.status)) if found is not None else None
+        except ValueError:
             return None

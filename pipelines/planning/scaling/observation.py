@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from pipelines.planning.scaling.pool_state import Feed, PoolState, StageLoad
+from stages.contract.message import ALL, message
 from stages.contract.news import StageNews
 from stages.contract.work import NO_WORK, Work
 
@@ -19,6 +20,7 @@ ACQUAINTED_AFTER_S = 30.0
 """For so long after the first look whoever tells something for the first time has been there before."""
 
 
+@message(droppable=[ALL])
 @dataclass(frozen=True, slots=True)
 class Told:
     """By one replica, of each of its stages. `pool`: which it is in."""
@@ -27,7 +29,9 @@ class Told:
     news: tuple[StageNews, ...]
 
 
-class Waiting(NamedTuple):
+@message(droppable=[ALL])
+@dataclass(frozen=True, slots=True)
+class Waiting:
     """Items that callers have for a stage and no replica took."""
 
     num_items: int = 0

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ray.serve.exceptions import BackPressureError
 
 from stages.contract.item import Item, Reply, StreamEnd
+from stages.contract.message import readable
 from stages.host.host import StageHost
 from stages.host.packed_item import PackedItem, unpacked
 
@@ -32,7 +33,7 @@ class Replica:
         self.is_dead = False
 
     async def call(self, stage: str, item: Item[Any]) -> Reply[Any]:
-        return replace(await self.host.call(stage, item), news=self.host.news())
+        return replace(await self.host.call(stage, readable(item)), news=self.host.news())
 
     async def stream(self, stage: str, item: Item[Any] | PackedItem, *beside: NDArray[Any]) -> AsyncIterator[Sequence[object]]:
         async with aclosing(self.host.stream(stage, unpacked(item, beside))) as batches:

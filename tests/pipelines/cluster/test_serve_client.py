@@ -11,12 +11,14 @@ import ray.exceptions
 import ray.serve.exceptions
 
 from pipelines.client import Again, Rest
-from pipelines.cluster.attempts import MAX_FULL, MAX_LOST
+from pipelines.cluster.attempts import MAX_FULL, MAX_LOST, MAX_UNREADABLE
 from pipelines.cluster.serve_client import ServeStageClient
+from pipelines.ingress.request.errors import answer_to
 from pipelines.routing.route import Route
 from pipelines.routing.table import Member, ReplicaTable, pool_key
-from stages.contract.errors import Broken, DeadlineExceeded, QueueFull, ReplicaLost, StageFailed, Unavailable
+from stages.contract.errors import Broken, DeadlineExceeded, QueueFull, ReplicaLost, StageFailed, Unavailable, Unreadable
 from stages.contract.item import Item, ReplicaEnded, Reply, StageReceipt
+from stages.contract.message import KNOWN, Unread
 from stages.diffusion.messages import Pixels
 
 REPLY = Reply(Pixels(np.zeros((1, 1, 3), np.uint8)), StageReceipt("stage", pool="d"))
@@ -28,6 +30,9 @@ DIED, DIED_TOO = ray.exceptions.RayActorError("a"), ray.exceptions.RayActorError
 NODE = ray.exceptions.RayActorError("c", "The actor died because its node has died. Node Id: 1234")
 PREEMPTED = ray.exceptions.RayActorError("d", preempted=True)
 NODE_TOO = ray.exceptions.NodeDiedError("unreachable")
+STRANGE = ray.exceptions.RayTaskError("call", "traceback", Unreadable("Generate has no field 'x' here"))
+UNPICKLED = ray.exceptions.RaySystemError(AttributeError("no attribute 'read_message'"), "traceback")  # as Ray tells of it
+ARGUMENTS = ray.exceptions.RayTaskError("call", "traceback", UNPICKLED)
 FULL = ray.exceptions.RayTaskError("call", "traceback", QueueFull("no room", retry_after_s=2))
 AWAY = ray.serve.exceptions.DeploymentUnavailableError("d")
 
@@ -130,10 +135,10 @@ async def test_where_a_replica_was_lost_and_no_other_is_there_the_client_is_not_
 
 
 class Room:
-    """A pool of replicas that have no room, but for some; each is known by its number."""
+    """A pool of replicas that have no room, but for some; each is known by its number. `refusal`: what the others say."""
 
-    def __init__(self, num_replicas: int, with_room: Sequence[str]) -> None:
-        self.with_room, self.asked = with_room, list[str]()
+    def __init__(self, num_replicas: int, with_room: Sequence[str], refusal: Exception = FULL) -> None:
+        self.with_room, self.asked, self._refusal = with_room, list[str](), refusal
         self.table = ReplicaTable(random.Random(1).random)
         members = [Member(str(number), 8) for number in range(num_replicas)]
         self.table.members(pool_key("app", "d"), members, lambda replica: None, 0.0)
@@ -146,7 +151,7 @@ class Room:
 
     def remote(self, stage: str, item: object, to: Route) -> Response:
         self.asked.append(to.replica)
-        return Response(REPLY if to.replica in self.with_room else FULL)
+        return Response(REPLY if to.replica in self.with_room else self._refusal)
 
 
 @pytest.mark.parametrize("method", ["call", "stream"])
@@ -177,6 +182,44 @@ async def test_while_another_replica_may_have_room_a_full_one_refuses_nobody(
             await ask(room)
         assert len(set(room.asked)) == len(room.asked) == num_asked
     assert not any(pauses)
+
+
+@pytest.mark.parametrize("unread", [STRANGE, ARGUMENTS, UNPICKLED, Unread("of another version")])
+async def test_what_one_replica_can_not_read_or_tells_so_that_nobody_here_can_is_asked_of_another(
+    unread: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(KNOWN, "has_met_unread", isinstance(unread, Unread))  # as where it was unpickled here
+    assert await client(Handle(unread, REPLY)).call("stage", Item("id", None)) == REPLY
+    assert await streamed(Handle(unread, (1, 2))) == [1, 2]
+    assert await streamed(Handle((1, unread), (1, 2)), anew) == [1, 1, 2]
+    with pytest.raises(Unreadable):
+        await streamed(Handle((1, unread), (1, 2)))
+
+
+@pytest.mark.parametrize("unread", [STRANGE, ARGUMENTS, UNPICKLED])
+async def test_what_none_can_read_is_refused_after_a_few(unread: Exception) -> None:
+    handle = Handle(unread)
+    with pytest.raises(Unreadable) as refused:
+        await client(handle).call("stage", Item("id", None))
+    assert handle.num_calls == MAX_UNREADABLE
+    answer = answer_to(refused.value)
+    assert (answer.status, answer.retry) == (503, None)
+    handle = Handle(unread)
+    with pytest.raises(Unreadable):
+        await streamed(handle)
+    assert handle.num_calls == MAX_UNREADABLE
+
+
+@pytest.mark.parametrize(("num_replicas", "num_asked"), [(1, 1), (2, 2), (9, MAX_UNREADABLE)])
+async def test_of_replicas_that_are_known_each_is_asked_once_whether_it_can_read(num_replicas: int, num_asked: int) -> None:
+    room = Room(num_replicas, (), STRANGE)
+    with pytest.raises(Unreadable, match="no field 'x'"):
+        await room.client.call("stage", Item("id", None))
+    assert len(set(room.asked)) == len(room.asked) == num_asked
+    for number in "012":
+        room = Room(3, [number], STRANGE)
+        assert (await room.client.call("stage", Item("id", None))).receipt.replica == REPLY.receipt.replica
+        assert room.asked[-1] == number
 
 
 async def test_a_refusal_costs_no_attempt() -> None:

@@ -25,6 +25,7 @@ from stages.checkpoints.stage_kind import Part, Stage, StageKind
 from stages.contract.errors import ConfigurationError, InvalidRequest
 from stages.contract.item import Item
 from stages.contract.limits import BatchLimits, QueueLimits
+from stages.contract.message import message
 from stages.contract.recipe import Inputs, Recipe
 from stages.contract.result import Result
 from stages.host.host import StageHost
@@ -36,6 +37,7 @@ FRAME = 80  # samples
 # ---- the module of a new kind of stage ----
 
 
+@message
 @dataclass(frozen=True, slots=True)
 class AudioFeatures(Result):
     """`features`: [frames, width] float32. `loudest`: [] float32."""
@@ -44,6 +46,7 @@ class AudioFeatures(Result):
     loudest: NDArray[np.float32]
 
 
+@message
 @dataclass(frozen=True, slots=True)
 class EncodeAudio:
     """For an audio encoder, which makes `AudioFeatures`: a WAV file."""
