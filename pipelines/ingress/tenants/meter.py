@@ -95,7 +95,7 @@ def refused(refusal: Refusal) -> QuotaExceeded:
         said = f"{refusal.used:g} requests of this tenant are being answered, and at most {limit} may be"
     elif refusal.quota == DEVICE_SECONDS:
         said = (
-            f"of devices' time this tenant's requests have taken {refusal.used:.1f} s that it has yet to make up for, and {limit} s a "
+            f"of devices' time this tenant's requests have taken {refusal.used:.3g} s that it has yet to make up for, and {limit} s a "
             "minute are its own"
         )
     else:
