@@ -39,6 +39,7 @@ from pipelines.cluster.state.metrics_table import MetricsTable, Refused, Setting
 from pipelines.cluster.state.surface_counts import SurfaceCounts
 from pipelines.ingress.app import Kept, create_app
 from pipelines.ingress.request.settings import settings_of
+from pipelines.ingress.tenants.key_files import KeyFiles
 from pipelines.service import Triptych
 from pipelines.settings.cautions import cautions
 from pipelines.settings.config_file import parse
@@ -134,6 +135,8 @@ class Ingress:
     def __init__(self, args: SurfaceArgs, beside: list[DeploymentHandle]) -> None:
         self._app, self._threads = LiveApp(), Threads.new()
         self._succession = Succession[dict[str, Any]](self._app, self._built, self._changed)
+        self._given: dict[str, Any] = {}
+        self._key_files = KeyFiles(self._threads.kept, self._read_keys_again)
         self._kept: Kept | None = None
         self._kept_in: RedisSpec | None = None
         self._replica = str(serve.get_replica_context().replica_tag)
@@ -156,10 +159,15 @@ class Ingress:
     async def reconfigure(self, settings: dict[str, Any]) -> None:
         """Serves by these settings soon; requests under way end by the old ones. Serve sends no requests while this runs, so where
         others are in use, it doesn't wait. Settings that can't be served by are refused then: `triptych deploy` tells."""
+        self._given = settings
         await self._succession.take(settings)
+
+    async def _read_keys_again(self) -> None:
+        await self._succession.take(self._given)
 
     def _built(self, given: dict[str, Any]) -> Built[dict[str, Any]]:
         settings = checked_settings(given)
+        self._key_files.note(settings.config.auth.files())
         limits = settings_of(settings.config)
         if self._served is None or _what_is_served(self._served[0]) != _what_is_served(settings):
             self._served = settings, self._service(settings)
@@ -178,6 +186,8 @@ class Ingress:
     def _changed(self, built: Built[dict[str, Any]] | None) -> None:
         if built is not None:
             self._limit(SurfaceSettings.model_validate(built.settings))
+        if self._kept is not None:
+            self._kept.metrics.settings_refused(built is None)
         self._tell_soon()
 
     def _limit(self, settings: SurfaceSettings) -> None:
@@ -228,6 +238,7 @@ class Ingress:
     async def check_health(self) -> None:
         self._tell_soon()
         self._waiting.begin()
+        self._key_files.look_soon()
         if self._kept is not None:
             self._kept.tend()
             self._counts.tell_soon(self._kept.metrics.num_ended, self._kept.metrics.counts)
@@ -237,6 +248,7 @@ class Ingress:
     async def __del__(self) -> None:
         if self._kept is not None:
             await self._kept.close()
+        self._key_files.close()
         self._threads.close()
         self._waiting.close()
         self._counts.close()

@@ -51,6 +51,7 @@ from pipelines.ingress.routes.responses.route import ResponsesRoute
 from pipelines.ingress.routes.texts.added import add_completions, add_tokens
 from pipelines.ingress.routes.texts.completions import CompletionsRoute
 from pipelines.ingress.routes.texts.tokens import TokensRoute
+from pipelines.ingress.routes.usage import UsageRoute
 from pipelines.ingress.schemas.batches import BatchBody, FileBody
 from pipelines.ingress.schemas.chat import ChatBody
 from pipelines.ingress.schemas.chats.answer import ChatCompletion
@@ -62,6 +63,9 @@ from pipelines.ingress.schemas.models import Health, ModelEntry, ModelList, Read
 from pipelines.ingress.schemas.receipt import Receipt
 from pipelines.ingress.schemas.responses import ResponsesBody
 from pipelines.ingress.schemas.tokens import DetokenizeBody, TokenizeBody
+from pipelines.ingress.schemas.usage import UsageList
+from pipelines.ingress.tenants.meter import LIMIT, REMAINING, RESET, Meter
+from pipelines.ingress.tenants.shared_counts import SharedCounts
 from pipelines.jobs import Service
 from pipelines.settings.derived import body_bytes_in_flight
 from pipelines.settings.schema.config import LimitsConfig
@@ -71,7 +75,7 @@ from stages.contract.errors import TriptychError
 CORS: dict[str, Any] = {
     "allow_methods": ["GET", "POST", "DELETE"],
     "allow_headers": ["*"],  # clients' libraries have headers of their own
-    "expose_headers": ["x-request-id", "retry-after", "retry-after-ms", "x-should-retry"],
+    "expose_headers": ["x-request-id", "retry-after", "retry-after-ms", "x-should-retry", LIMIT, REMAINING, RESET],
     "max_age": 600,
 }
 """No credentials: keys are sent by whoever has them, and there are no cookies."""
@@ -80,8 +84,9 @@ DESCRIPTION = "Images and language in OpenAI's shapes. Fields of Triptych's own 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What outlives a change of settings: counters, what clients come back for, threads, what bodies weigh, the latest receipts, and who
-    records spans. `live`: what answers requests by the newest settings, whichever app that is."""
+    """What outlives a change of settings: counters, what clients come back for, threads, what bodies weigh, the latest receipts, what
+    tenants have used, here and elsewhere, and who records spans. `live`: what answers requests by the newest settings, whichever app that
+    is."""
 
     metrics: RequestMetrics
     values: KeptValues
@@ -90,6 +95,8 @@ class Kept:
     threads: Threads
     bodies: BodyBudget
     receipts: RecentReceipts
+    meter: Meter
+    shared: SharedCounts
     live: ASGIApp | None = None
     tracer: RequestTracer = NO_REQUEST_TRACER
 
@@ -109,7 +116,12 @@ class Kept:
         values = KeptValues(MemoryStore(settings.kept.memory_bytes), threads.kept)
         values.keep_in(store)
         jobs, batches = KeptWork("imgjob", values), KeptWork("batch", values)
-        kept = cls(RequestMetrics(surfaces), values, jobs, batches, threads, BodyBudget(0), RecentReceipts(), live, tracer)
+        metrics = RequestMetrics(surfaces)
+        meter = Meter(metrics.used)
+        shared = SharedCounts(meter, values, settings.server())
+        kept = cls(
+            metrics, values, jobs, batches, threads, BodyBudget(0), RecentReceipts(), meter, shared, live=live, tracer=tracer
+        )
         kept.limit(settings.limits, is_shared=len(set(settings.keys.values())) > 1)
         return kept
 
@@ -121,11 +133,13 @@ class Kept:
         """Does what is to be done and no connection waits for, from now on. Idempotent; on the event loop."""
         self.jobs.tend()
         self.batches.tend()
+        self.shared.tend()
 
     async def close(self) -> None:
         """What is under way is left to other processes."""
         await self.jobs.close()
         await self.batches.close()
+        await self.shared.close()
 
     def limit(self, limits: LimitsConfig, *, is_shared: bool = False) -> None:
         """Judges what comes from now on by these; `is_shared`: by several tenants. On the event loop, once they are in use."""
@@ -155,8 +169,11 @@ def create_app(service: Service, settings: IngressSettings, kept: Kept | None = 
         app.add_middleware(CORSMiddleware, allow_origins=sorted(settings.cors_origins), **CORS)
     if not settings.keys:
         app.add_middleware(LocalCallersOnly, origins=settings.cors_origins)
-    app.add_middleware(RequestLog, metrics=kept.metrics, tracer=kept.tracer, adds_id=settings.adds_request_id)
-    arrival, receipts = Arrival(service, settings, threads), ReceiptPrinter(settings.sees_all, kept.receipts)
+    app.add_middleware(
+        RequestLog, metrics=kept.metrics, meter=kept.meter, tracer=kept.tracer, adds_id=settings.adds_request_id
+    )
+    arrival = Arrival(service, settings, threads, kept.meter)
+    receipts = ReceiptPrinter(settings.sees_all, kept.receipts)
     keyed = bool(settings.keys)
     questions = ChatQuestions(service, settings, images, threads)
     _add_chat(app, ChatRoute(arrival, settings, questions, receipts, threads))
@@ -173,6 +190,7 @@ def create_app(service: Service, settings: IngressSettings, kept: Kept | None = 
     add_batches(app, batches, keyed=keyed)
     _add_models(app, ModelsRoute(service), arrival, keyed=keyed)
     _add_receipts(app, receipts, arrival, keyed=keyed)
+    _add_usage(app, UsageRoute(arrival, kept.shared), keyed=keyed)
     add_playground(app)
     painters = [card for card in service.models() if card.pipeline == "text_to_image"]
     ids: dict[type[BaseModel], tuple[str, ...]] = {
@@ -192,6 +210,8 @@ def create_app(service: Service, settings: IngressSettings, kept: Kept | None = 
         ids = dict.fromkeys(ids, ())
     description = describe(app, ids)
     _add_operations(app, kept.metrics, description, arrival, keyed=keyed)
+    kept.shared.owner = settings.server()
+    kept.meter.limit(settings.quotas)
     return app
 
 
@@ -326,6 +346,18 @@ def _add_receipts(app: FastAPI, receipts: ReceiptPrinter, arrival: Arrival, *, k
         if found is None:
             raise HTTPException(404)
         return json_response(found.to_json())
+
+
+def _add_usage(app: FastAPI, route: UsageRoute, *, keyed: bool) -> None:
+    @app.get(
+        "/v1/usage",
+        response_model=None,
+        responses={200: {"model": UsageList}, **error_answers(400, 401, 403, 503)},
+        openapi_extra=operation(keyed=keyed),
+    )
+    async def usage(request: Request, days: str = "1") -> Response:
+        """What a tenant has used, by the day (UTC), today first, of the last 1 to 90 days; operators see all tenants."""
+        return await route(request, days)
 
 
 def _add_operations(

@@ -13,7 +13,7 @@ from pipelines.settings.schema.remembering import RedisConfig
 
 def cautions(config: AppConfig) -> Sequence[str]:
     """A line each: path, what it means, what to set."""
-    return [*_forgeable(config), *_shared(config), *_unverified(config), *unlike(config)]
+    return [*_forgeable(config), *_shared(config), *_unverified(config), *_apart(config), *unlike(config)]
 
 
 def unreachable(config: AppConfig, num_nodes: int) -> Sequence[str]:
@@ -52,6 +52,15 @@ def _unverified(config: AppConfig) -> Iterator[str]:
             str.lower, given.get("ssl_check_hostname", [])
         ):
             yield f"{setting}.url: the server's certificate is not verified; name the authority that signed it (ssl_ca_certs=PATH) instead"
+
+
+def _apart(config: AppConfig) -> Iterator[str]:
+    num = config.ingress.num_replicas
+    if config.auth.quotas and num > 1 and config.cache.redis is None:
+        yield (
+            f"auth.quotas: each of {num} HTTP replicas counts alone, so that a tenant may have {num} times what they say. Name a server "
+            "through which they tell each other (cache.redis.url)"
+        )
 
 
 def _instances(config: AppConfig) -> Mapping[str, RedisConfig]:

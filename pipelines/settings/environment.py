@@ -30,6 +30,10 @@ class Secret:
     def __str__(self) -> str:
         return "***"
 
+    def lines(self) -> "tuple[Secret, ...]":
+        """Each a secret of its own; empty ones are none."""
+        return tuple(Secret(line.strip()) for line in self.text.split("\n") if line.strip())
+
 
 def secret_of(*, env: str | None, file: str | None, setting: str) -> Secret:
     """What the environment variable, or else the file, holds that a setting names. Raises `ConfigurationError`."""

@@ -97,8 +97,8 @@ class KeptValues:
         """Writes a value anew, and lets it live `keep_s` from now; what its tenant is charged stays as it was. False: there is none, and
         what was deleted stays so."""
         key = _key(kind, id, owner)
-        sealed = _sealed(key, data, owner.salt)
-        return await self._asked(self._store.write, key, sealed, ttl_s=kind.keep_s, owner=owner.tenant, if_present=True)
+        written = sealed(key, data, owner.salt)
+        return await self._asked(self._store.write, key, written, ttl_s=kind.keep_s, owner=owner.tenant, if_present=True)
 
     async def get(self, kind: Kind, id: str, owner: Owner) -> bytes | None:
         """None: there is none, it is another's, or its time is over."""
@@ -135,7 +135,7 @@ class KeptValues:
         if self._store.read(key) is not None:  # what is there already needs no room
             return False
         self._make_room(kind, len(data), owner, tenant)
-        if not self._store.write(key, _sealed(key, data, owner.salt), ttl_s=kind.keep_s, owner=tenant, if_absent=True):
+        if not self._store.write(key, sealed(key, data, owner.salt), ttl_s=kind.keep_s, owner=tenant, if_absent=True):
             return False
         self._store.add(index, f"{id}:{len(data)}", ttl_s=kind.keep_s)
         return True
@@ -158,7 +158,7 @@ class KeptValues:
     def _get(self, kind: Kind, id: str, owner: Owner) -> bytes | None:
         key = _key(kind, id, owner)
         stored = self._store.read(key)
-        return None if stored is None else _opened(key, stored, owner.salt)
+        return None if stored is None else opened(key, stored, owner.salt)
 
     def _delete(self, kind: Kind, id: str, owner: Owner) -> None:
         self._store.delete(_key(kind, id, owner))
@@ -184,11 +184,12 @@ def _digest(tenant: str) -> str:
     return hashlib.sha256(tenant.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _sealed(key: str, data: bytes, salt: str) -> bytes:
+def sealed(key: str, data: bytes, salt: str) -> bytes:
+    """As it is kept under a key: for `opened`."""
     return _mac(key, data, salt) + data
 
 
-def _opened(key: str, stored: bytes, salt: str) -> bytes | None:
+def opened(key: str, stored: bytes, salt: str) -> bytes | None:
     """None: nobody who has the salt wrote it there."""
     data = stored[_MAC_BYTES:]
     return data if hmac.compare_digest(stored[:_MAC_BYTES], _mac(key, data, salt)) else None

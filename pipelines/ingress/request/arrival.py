@@ -22,6 +22,7 @@ from pipelines.ingress.request.own_models import OwnModels
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.ingress.request.tracing import trace_within
 from pipelines.ingress.schemas.strict import WholeBody
+from pipelines.ingress.tenants.meter import METERED, Meter, refused
 from pipelines.jobs import ModelCard, Service
 from pipelines.threads import Threads
 from stages.concurrency.thread_pool import TENANT
@@ -41,17 +42,22 @@ class Arrival:
     service: Service
     settings: IngressSettings
     threads: Threads
+    meter: Meter
 
     def open(self, request: Request) -> RequestContext:
-        """Raises `NotAuthorized`, and `InvalidRequest` for a timeout header that is not a number within the bounds."""
+        """Raises `NotAuthorized`, `InvalidRequest` for a timeout header that is not a number within the bounds, and `QuotaExceeded`."""
         caller = self.identify(request)
         context = RequestContext(id=request.state.request_id, tenant=caller.tenant, salt=caller.salt)
         if (offline := offline_of(request)) is not None:
             context.deadline = offline.deadline
-            return context
-        context.deadline = context.created + self._timeout_s(
-            request.headers.get(TIMEOUT_HEADER, request.headers.get(OWN_HEADER))
-        )
+        else:
+            context.deadline = context.created + self._timeout_s(
+                request.headers.get(TIMEOUT_HEADER, request.headers.get(OWN_HEADER))
+            )
+        metered = self.meter.begin(context, is_waited_for=offline is None)
+        setattr(request.state, METERED, metered)  # for `RequestLog`, which ends it
+        if metered.refusal is not None:
+            raise refused(metered.refusal)
         return context
 
     def identify(self, request: Request) -> Owner:
@@ -123,14 +129,31 @@ class Arrival:
         self.asks(request, getattr(body, "model", None), context)
         for name, why in body.without_effect().items():
             context.note(name, why)
-        priority = body.triptych.priority if body.triptych is not None else 0
-        if priority < 0 and self.settings.keys:
+        priority, offline = self._priority(body, context), offline_of(request)
+        context.priority = priority if offline is None else offline.priority
+
+    def _priority(self, body: WholeBody, context: RequestContext) -> int:
+        """Of a request that says none it is what its tenant may have, and its receipt tells so. Raises `InvalidRequest`."""
+        priority, quota = body.asked_priority(), self.settings.quotas.get(context.tenant)
+        highest = quota.highest_priority if quota is not None else None
+        if priority is not None and highest is None and priority < 0 and self.settings.keys:
             raise InvalidRequest(
-                f"triptych.priority {priority}: under 0 is allowed only where one tenant is served (no auth.keys)",
+                f"triptych.priority {priority}: under 0 is allowed only where one tenant is served (no auth.keys), or where "
+                "auth.quotas.*.highest_priority says so",
                 param="triptych.priority",
             )
-        offline = offline_of(request)
-        context.priority = priority if offline is None else offline.priority
+        if priority is not None and highest is not None and priority < highest:
+            raise InvalidRequest(
+                f"triptych.priority {priority}: more urgent than {highest}, which is as urgent as this tenant's requests may be "
+                "(auth.quotas.*.highest_priority)",
+                param="triptych.priority",
+            )
+        if priority is None and highest is not None and highest > 0:
+            context.note(
+                "triptych.priority", f"at most {highest} for this tenant, where 0 is usual (auth.quotas.*.highest_priority)"
+            )
+            return highest
+        return priority or 0
 
     def _timeout_s(self, header: str | None) -> float:
         if header is None:

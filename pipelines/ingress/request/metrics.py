@@ -17,6 +17,8 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 from pipelines.ingress.metrics.stage_families import stage_families
+from pipelines.ingress.tenants.usage import Spent
+from pipelines.ingress.tenants.usage_counts import UsageCounts
 from pipelines.jobs import Service
 from stages.concurrency.thread_pool import ThreadPool
 from stages.contract.errors import TriptychError
@@ -84,6 +86,8 @@ class RequestCounts:
             registry=self._registry,
         )
 
+        self.usage = UsageCounts(self._registry)
+
     def add(self, answered: Answered) -> None:
         self._requests.labels(answered.route, answered.method, str(answered.status)).inc()
         self._seconds.labels(answered.route).observe(answered.total_s)
@@ -112,6 +116,11 @@ class RequestMetrics:
         self._running = Gauge("triptych_http_requests_running", "Requests being answered.", registry=self._registry)
         memory = Gauge("triptych_http_memory_bytes", "Resident memory of the HTTP process.", registry=self._registry)
         memory.set_function(lambda: psutil.Process().memory_info().rss)
+        self._settings_refused = Gauge(
+            "triptych_http_settings_refused",
+            "Whether the newest settings, or the newest keys in files, could not be taken: the ones before are in use.",
+            registry=self._registry,
+        )
 
     def begin(self) -> None:
         self._running.inc()
@@ -123,6 +132,14 @@ class RequestMetrics:
         self._all.add(answered)
         if tenant is not None:
             self._by_tenant[tenant].add(answered)
+
+    def used(self, tenant: str, spent: Spent, quota: str = "") -> None:
+        """`quota`: which refused it."""
+        self._all.usage.add(tenant, spent, quota)
+        self._by_tenant[tenant].usage.add(tenant, spent, quota)
+
+    def settings_refused(self, is_so: bool) -> None:
+        self._settings_refused.set(is_so)
 
     def counts(self) -> Counts:
         """Of this process."""

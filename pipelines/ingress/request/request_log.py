@@ -1,5 +1,5 @@
-"""What surrounds every request: its id in and out, its count and duration, a 500 for what should not have happened, and an end for
-a client that reads nothing.
+"""What surrounds every request: its id in and out, its count and duration, what is charged for it, a 500 for what should not have
+happened, and an end for a client that reads nothing.
 
 An ASGI middleware of its own, because Starlette's wrapper for functions hides a client that goes away. Knows no routes.
 """
@@ -16,6 +16,7 @@ from pipelines.ingress.request.disconnect import SEND_WITHIN_S, ClientGone, send
 from pipelines.ingress.request.errors import CLIENT_CLOSED_REQUEST, internal_error
 from pipelines.ingress.request.metrics import Answered, RequestMetrics
 from pipelines.ingress.request.tracing import NO_REQUEST_TRACER, SPANS, RequestSpans, RequestTracer
+from pipelines.ingress.tenants.meter import METERED, Meter, Metered
 from pipelines.telemetry.json_logs import REQUEST_ID_NOW
 from stages.contract.trace import Trace
 
@@ -30,12 +31,13 @@ class RequestLog:
         self,
         app: ASGIApp,
         metrics: RequestMetrics,
+        meter: Meter,
         *,
         tracer: RequestTracer = NO_REQUEST_TRACER,
         adds_id: bool = True,
         send_within_s: float = SEND_WITHIN_S,
     ) -> None:
-        self._tracer = tracer
+        self._tracer, self._meter = tracer, meter
         self._app, self._metrics, self._adds_id, self._send_within_s = app, metrics, adds_id, send_within_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -43,7 +45,7 @@ class RequestLog:
             await self._app(scope, receive, send)
             return
         spans = RequestSpans(self._tracer, scope)
-        watch = _Watch(request_id(scope), send, spans.trace, adds_id=self._adds_id, send_within_s=self._send_within_s)
+        watch = _Watch(scope, send, spans.trace, adds_id=self._adds_id, send_within_s=self._send_within_s)
         # The routes' own requests have these from here.
         scope.setdefault("state", {}).update({"request_id": watch.request_id, SPANS: spans})
         REQUEST_ID_NOW.set(watch.request_id)
@@ -74,7 +76,9 @@ class RequestLog:
             first_byte_s=watch.first_byte_s,
             model=scope["state"].get("model", ""),
         )
-        tenant = scope["state"].get("tenant")
+        tenant, metered = scope["state"].get("tenant"), _metered(scope)
+        if metered is not None:
+            self._meter.end(metered)
         self._metrics.end(answered, tenant)
         spans.end(answered, watch.request_id, tenant)
         told = {"tenant": tenant, "model": answered.model, "status": answered.status, "seconds": round(answered.total_s, 6)}
@@ -84,11 +88,12 @@ class RequestLog:
 class _Watch:
     """Stands before `send`: completes the headers, and notes status and time of the first byte."""
 
-    def __init__(self, request_id: str, send: Send, trace: Trace | None, *, adds_id: bool, send_within_s: float) -> None:
-        self.request_id, self._send, self._send_within_s = request_id, send, send_within_s
+    def __init__(self, scope: Scope, send: Send, trace: Trace | None, *, adds_id: bool, send_within_s: float) -> None:
+        self.request_id = request_id(scope)
+        self._scope, self._send, self._send_within_s = scope, send, send_within_s
         self._headers = [(b"x-content-type-options", b"nosniff")]
         if adds_id:
-            self._headers.append((REQUEST_ID.encode(), request_id.encode()))
+            self._headers.append((REQUEST_ID.encode(), self.request_id.encode()))
         if trace is not None:
             self._headers.append((b"traceresponse", trace.parent.encode()))
         self.began = time.perf_counter()
@@ -98,10 +103,18 @@ class _Watch:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message = {**message, "headers": [*message.get("headers", []), *self._headers]}
+            metered = _metered(self._scope)
+            left = [(name.encode(), told.encode()) for name, told in metered.headers.items()] if metered is not None else []
+            message = {**message, "headers": [*message.get("headers", []), *self._headers, *left]}
         elif self.first_byte_s is None and message.get("body"):
             self.first_byte_s = time.perf_counter() - self.began
         await send_in_time(self._send, message, self._send_within_s)
+
+
+def _metered(scope: Scope) -> Metered | None:
+    """None: it was not let in, nor refused, by a tenant's quotas."""
+    found: Metered | None = scope["state"].get(METERED)
+    return found
 
 
 def request_id(scope: Scope) -> str:

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 
 from pipelines.ingress.images.fetch import FetchPolicy
-from pipelines.ingress.request.auth import Caller, KeyRing
 from pipelines.ingress.request.own_address import OwnAddress
-from pipelines.settings.schema.auth import salt_of
+from pipelines.ingress.tenants.auth import Caller, KeyRing
+from pipelines.settings.schema.auth import QuotaConfig, salt_of
 from pipelines.settings.schema.config import AppConfig, LimitsConfig
 from pipelines.settings.schema.http import HttpConfig, KeptConfig
 
@@ -19,13 +19,14 @@ NOBODY = ""
 @dataclass(frozen=True, slots=True)
 class IngressSettings:
     """`keys`: SHA-256 of an API key in hex -> tenant; none: one tenant, no key asked. `operators`: tenants. `models`: tenant -> the models
-    that are its own, where those are not all. Seconds and bytes."""
+    that are its own, where those are not all. `quotas`: of the tenants that have some. Seconds and bytes."""
 
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     keys: Mapping[str, str] = field(default_factory=dict)
     secret: bytes = field(default=b"", repr=False)
     operators: frozenset[str] = frozenset()
     models: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    quotas: Mapping[str, QuotaConfig] = field(default_factory=dict)
     fetch: FetchPolicy = field(default_factory=FetchPolicy)
     heartbeat_s: float = HttpConfig().heartbeat_s
     headers_within_s: float = HttpConfig().headers_within_s
@@ -57,6 +58,7 @@ def settings_of(config: AppConfig) -> IngressSettings:
         secret=config.auth.secret(),
         operators=frozenset(config.auth.operators),
         models={tenant: frozenset(models) for tenant, models in config.auth.models.items()},
+        quotas=config.auth.quotas,
         fetch=FetchPolicy(
             enabled=config.fetch.enabled, timeout_s=config.fetch.timeout_s, allowed_hosts=config.fetch.allowed_hosts
         ),

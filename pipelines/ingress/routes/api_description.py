@@ -30,7 +30,7 @@ REASONS = {
     CONFLICT: "not done yet, or never to be",
     413: "over a configured limit",
     415: "another content-type than the operation takes",
-    429: "a queue is full; Retry-After says when to try again",
+    429: "a queue is full, or a quota used up; Retry-After says when to try again",
     500: "a stage failed on this request",
     503: "no live replica; Retry-After says when to try again",
     504: "the request's time is up",

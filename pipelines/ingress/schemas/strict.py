@@ -45,7 +45,13 @@ _WHOLE_TEXT = re.compile(r"-?[0-9]{1,20}")
 WHOLE = BeforeValidator(_whole)
 """Stands behind an integer's bounds."""
 Priority = Annotated[
-    int, Field(ge=-10, le=10, description="lower runs first; 0 is usual; under 0 only where one tenant is served"), WHOLE
+    int,
+    Field(
+        ge=-10,
+        le=10,
+        description="lower runs first; 0 is usual; under 0 only where one tenant is served, or its quotas allow it",
+    ),
+    WHOLE,
 ]
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1), WHOLE]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1), WHOLE]
@@ -71,6 +77,11 @@ class WholeBody(RequestBody):
     long_list: ClassVar[str] = ""
     token_lists: ClassVar[frozenset[str]] = frozenset()
     triptych: Extras | None = None
+
+    def asked_priority(self) -> int | None:
+        """None: it doesn't say."""
+        extras = self.triptych
+        return extras.priority if extras is not None and "priority" in extras.model_fields_set else None
 
     def asked_as(self) -> Mapping[str, str]:
         """What a job, or the payload that it becomes, calls a field -> what this body calls it, where they differ."""

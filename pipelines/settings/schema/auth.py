@@ -1,7 +1,7 @@
 """Who may ask, as the configuration says it: keys, the tenants they are of, and the secret that keeps tenants apart.
 
 Decides which keys are none. Where a secret is read from is `pipelines/settings/environment.py`; who is asking,
-`pipelines/ingress/request/auth.py`.
+`pipelines/ingress/tenants/auth.py`.
 """
 
 import hashlib
@@ -46,13 +46,31 @@ class KeyConfig(Strict):
             raise ValueError("give exactly one of sha256, env, file")
         return self
 
-    def digest(self) -> str:
-        """Raises `ConfigurationError` where the environment variable or the file holds no key."""
+    def digests(self) -> tuple[str, ...]:
+        """Several where a file holds several keys, a line each, as it does while one takes another's place. Raises `ConfigurationError`
+        where the environment variable or the file holds no key."""
         if self.sha256 is not None:
-            return self.sha256
+            return (self.sha256,)
         setting = f"auth.keys: the key of tenant {self.tenant}"
-        key = hard_to_guess(secret_of(env=self.env, file=self.file, setting=setting), setting)
-        return hashlib.sha256(key.text.encode("utf-8", "surrogateescape")).hexdigest()
+        found = secret_of(env=self.env, file=self.file, setting=setting)
+        keys = found.lines() if self.file is not None else (found,)
+        texts = [hard_to_guess(key, setting).text for key in keys]
+        return tuple(hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest() for text in texts)
+
+
+class QuotaConfig(Strict):
+    """What a tenant may ask of all HTTP replicas together; None: as much as there is."""
+
+    requests_per_minute: int | None = Field(
+        None, ge=1, le=10**9, description="a minute's worth may come at once, where nothing came before; then they come evenly"
+    )
+    device_seconds_per_minute: float | None = Field(
+        None, gt=0, le=10**9, description="of all devices, charged when requests end; who has overdrawn waits"
+    )
+    concurrent_requests: int | None = Field(None, ge=1, le=10**9, description="from arrival to the answer's last byte")
+    highest_priority: int | None = Field(
+        None, ge=-10, le=10, description="the most urgent triptych.priority, lower being more urgent; None: 0"
+    )
 
 
 class AuthConfig(Strict):
@@ -64,6 +82,9 @@ class AuthConfig(Strict):
     secret_file: str | None = Field(None, min_length=1)
     models: dict[str, tuple[str, ...]] = Field(
         {}, description="tenant -> the models that it may ask, and sees; all, for a tenant that is not here"
+    )
+    quotas: dict[str, QuotaConfig] = Field(
+        {}, description="tenant -> what it may ask; a tenant that is not here: all there is"
     )
     operators: tuple[str, ...] = Field(
         (),
@@ -84,15 +105,19 @@ class AuthConfig(Strict):
         return {tenant: salt_of(secret, tenant) for tenant in tenants or [SINGLE_TENANT]}
 
     def tenants(self) -> dict[str, str]:
-        """SHA-256 of a key in hex -> tenant. Raises `ConfigurationError` where one key is two tenants', and as `KeyConfig.digest` does."""
+        """SHA-256 of a key in hex -> tenant. Raises `ConfigurationError` where one key is two tenants', and as `KeyConfig.digests` does."""
         found: dict[str, str] = {}
-        for key in self.keys:
-            owner = found.setdefault(key.digest(), key.tenant)
-            if owner != key.tenant:
+        for digest, tenant in ((digest, key.tenant) for key in self.keys for digest in key.digests()):
+            owner = found.setdefault(digest, tenant)
+            if owner != tenant:
                 raise ConfigurationError(
-                    f"auth.keys: tenants {owner} and {key.tenant} have the same key; give each a key of its own"
+                    f"auth.keys: tenants {owner} and {tenant} have the same key; give each a key of its own"
                 )
         return found
+
+    def files(self) -> tuple[str, ...]:
+        """Those that hold keys."""
+        return tuple(key.file for key in self.keys if key.file is not None)
 
     @model_validator(mode="after")
     def a_key_has_one_tenant(self) -> "AuthConfig":
@@ -105,7 +130,7 @@ class AuthConfig(Strict):
 
     @model_validator(mode="after")
     def tenants_have_keys(self) -> "AuthConfig":
-        for setting, tenants in (("operators", self.operators), ("models", self.models)):
+        for setting, tenants in (("operators", self.operators), ("models", self.models), ("quotas", self.quotas)):
             unknown = sorted(set(tenants) - {key.tenant for key in self.keys})
             if unknown:
                 raise ValueError(f"{setting}: no key is of tenant {', '.join(unknown)}")

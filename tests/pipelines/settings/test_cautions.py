@@ -40,6 +40,20 @@ def test_a_certificate_that_nobody_verifies_is_told(option: str) -> None:
     assert "not verified" not in told({"redis": {"url": "rediss://cache:6379/0?ssl_ca_certs=/ca.pem"}})
 
 
+@pytest.mark.parametrize(
+    ("num_replicas", "cache", "is_told"),
+    [(1, {"redis": None}, False), (2, {"redis": None}, True), (2, {"redis": ELSEWHERE}, False)],
+)
+def test_quotas_that_several_http_replicas_count_apart_are_told_of(
+    num_replicas: int, cache: dict[str, Any], is_told: bool
+) -> None:
+    auth = {"keys": [{"tenant": "a", "sha256": "0" * 64}], "secret_env": "S"}
+    args = changed("cache", cache) | {"ingress": {"num_replicas": num_replicas}}
+    asked = cautions(parse(args | {"auth": auth | {"quotas": {"a": {"requests_per_minute": 5}}}}))
+    assert any("auth.quotas: each of 2 HTTP replicas counts alone" in line for line in asked) == is_told
+    assert cautions(parse(args | {"auth": auth})) == []
+
+
 def test_an_embedded_server_on_several_nodes_is_told_of() -> None:
     config = parse(shipped_args())
     assert unreachable(config, 1) == []

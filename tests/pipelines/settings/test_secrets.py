@@ -25,7 +25,7 @@ KEY = "0123456789abcdef-hunter2"
 def test_a_key_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     config = parse(changed("auth", {"keys": [{"tenant": "a", "env": "TRIPTYCH_TEST_KEY"}]}))
     with pytest.raises(ConfigurationError, match="TRIPTYCH_TEST_KEY is not set"):
-        config.auth.keys[0].digest()
+        config.auth.keys[0].digests()
     monkeypatch.setenv("TRIPTYCH_TEST_KEY", KEY)
     assert config.auth.tenants() == {hashlib.sha256(KEY.encode()).hexdigest(): "a"}
 

@@ -21,6 +21,7 @@ from pipelines.ingress.request.errors import internal_error_body, told_error
 from pipelines.ingress.request.offline import LOWEST
 from pipelines.ingress.request.receipts import ReceiptPrinter
 from pipelines.ingress.routes.painting.job_request import JobRequest
+from pipelines.ingress.tenants.meter import refused
 from pipelines.jobs import PaintEvent, PaintImage, PaintProgress
 from pipelines.threads import Threads
 from stages.concurrency.thread_pool import working_for
@@ -54,11 +55,16 @@ class JobWorker:
         )
         for name, why in request.notes.items():
             context.note(name, why)
+        metered = self.arrival.meter.begin(context, is_waited_for=False, num=0)
         with working_for(context.tenant):
             try:
+                if metered.refusal is not None:
+                    raise refused(metered.refusal)
                 return await self._painted(request, context, report)
             except TriptychError as error:
                 raise error.for_request(request.asked_as.get(error.param or "")) from error.__cause__
+            finally:
+                self.arrival.meter.end(metered)
 
     async def forget(self, id: str, owner: Owner) -> None:
         await self.values.delete_all(self.images, image_id(id, ""), owner)

@@ -103,7 +103,7 @@ class JobsRoute:
             job,
             output.format,
             output.quality,
-            context.priority,
+            body.asked_priority() or 0,
             body.asked_as(),
             {note.field: note.text for note in context.notes},
         )

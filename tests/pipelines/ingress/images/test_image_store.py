@@ -1,7 +1,7 @@
 """Images kept under addresses: for how long, how many, at whose expense, and where."""
 
 from pipelines.ingress.images.image_store import ImageStore
-from pipelines.ingress.request.auth import Caller
+from pipelines.ingress.tenants.auth import Caller
 from tests.pipelines.ingress.kept.workers import Clock, SharedStore, values_in
 
 SERVER = Caller("", "the server's salt")

@@ -4,7 +4,7 @@ import pytest
 
 from cache.store import MemoryStore, StoreDown
 from pipelines.ingress.kept.kept_values import KeptFull, Kind, Listed, is_id, new_id
-from pipelines.ingress.request.auth import Caller
+from pipelines.ingress.tenants.auth import Caller
 from stages.contract.errors import Unavailable
 from tests.pipelines.ingress.kept.workers import ADA, BOB, Clock, SharedStore, values_in
 

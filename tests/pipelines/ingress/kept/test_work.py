@@ -9,7 +9,7 @@ import pytest
 from pipelines.ingress.kept.kept_values import KeptFull, Owner
 from pipelines.ingress.kept.work import MAX_TRIES, KeptWork
 from pipelines.ingress.kept.work_state import Status, WorkState
-from pipelines.ingress.request.auth import Caller
+from pipelines.ingress.tenants.auth import Caller
 from stages.concurrency.together import stopped
 from stages.contract.errors import InvalidRequest, Overloaded, Unavailable
 from tests.pipelines.ingress.kept.workers import ADA, BOB, Clock, FakeWorker, SharedStore, process

@@ -9,7 +9,7 @@ from pipelines.ingress.kept.kept_values import KeptValues, Kind, Owner
 from pipelines.ingress.kept.leases import Leases
 from pipelines.ingress.kept.work import KeptWork, Task, WorkKinds
 from pipelines.ingress.kept.work_state import JsonObject
-from pipelines.ingress.request.auth import Caller
+from pipelines.ingress.tenants.auth import Caller
 from stages.concurrency.thread_pool import ThreadPool
 
 ADA, BOB = Caller("ada", "salt of ada"), Caller("bob", "salt of bob")

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pipelines.ingress.request.auth import KeyRing
 from pipelines.ingress.request.errors import CLIENT_CLOSED_REQUEST, TABLE, answer_to
 from pipelines.ingress.request.settings import IngressSettings, settings_of
 from pipelines.ingress.routes.api_description import CONFLICT, POST_ERRORS, REASONS
+from pipelines.ingress.tenants.auth import KeyRing
 from pipelines.settings.schema.auth import SINGLE_TENANT
 from pipelines.settings.schema.config import AppConfig, LimitsConfig
 from stages.contract import errors

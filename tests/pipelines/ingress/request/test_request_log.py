@@ -12,6 +12,7 @@ from pipelines.ingress.request.metrics import RequestMetrics
 from pipelines.ingress.request.request_log import RequestLog
 from pipelines.ingress.request.sse import EventStream, opened
 from pipelines.ingress.request.whole_answer import PIECE_BYTES, WholeAnswer
+from pipelines.ingress.tenants.meter import Meter
 from tests.pipelines.ingress.request.test_sse import Numbers, Plain
 from tests.stages.fakes import PATIENCE_S
 
@@ -47,7 +48,7 @@ async def failing(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def ask(app: ASGIApp, client: Client) -> None:
-    log = RequestLog(app, RequestMetrics(), send_within_s=0.01)
+    log = RequestLog(app, RequestMetrics(), Meter(), send_within_s=0.01)
     await asyncio.wait_for(log({**SCOPE, "state": {}}, client.receive, client.send), PATIENCE_S)
 
 
