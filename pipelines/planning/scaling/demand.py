@@ -1,8 +1,8 @@
 """What each stage needs: when the evidence asks for more, how much then, and what must not fall away.
 
-Decides by what arrives (with its chance bounds), by what waits beyond the running batches, also where callers who wait for their answers
-before they ask again make what arrives look like enough, and by what is on its way from stages before it. Pure; knows no pools' numbers and no budget. Capacities are items a second with full batches; of a stage whose speed nobody knows, items
-in hand.
+Decides by what arrives (with its chance bounds), by what waits beyond the running batches, and by what is on its way from stages before
+it. Callers who wait for their answers before they ask again never make more arrive than is done: there a line that stands tells. Pure;
+knows no pools' numbers and no budget. Capacities are items a second with full batches; of a stage whose speed nobody knows, items in hand.
 """
 
 from collections.abc import Mapping, Sequence
