@@ -1,0 +1,93 @@
+"""The faults: which processes of a server are struck, with what, and what can't be answered until they are back. Decides the list; strikes
+nobody."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import psutil
+
+from benchmarks.faults.two_nodes import SECOND
+from benchmarks.mixed.requests import Kind
+from benchmarks.servers.processes import command_line, marked, replicas
+
+MARK = "TRIPTYCH_BENCHMARK_SERVED_AT"  # in the environment of all that the server starts
+RAYLET_OF = "RAY_RAYLET_PID"  # in the environment of a node's workers
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One that runs. `application`: its name; `mark`: its own value of `MARK`."""
+
+    url: str
+    application: str
+    mark: str
+
+    def replicas(self, deployment: str) -> Sequence[psutil.Process]:
+        return replicas(self.application, deployment)
+
+    def named(self, *words: str) -> Sequence[psutil.Process]:
+        """Its processes whose command line holds one of these."""
+        ours = marked(MARK, self.mark).values()
+        return [process for process in ours if any(word in command_line(process) for word in words)]
+
+    def second_node(self) -> Sequence[psutil.Process]:
+        """All processes of the node that is not the head."""
+        raylets = [process for process in self.named("raylet/raylet") if f"{SECOND},1" in command_line(process)]
+        return [process for raylet in raylets for process in (raylet, *self._of_node(raylet))]
+
+    def _of_node(self, raylet: psutil.Process) -> Sequence[psutil.Process]:
+        children = {process.pid: process for process in raylet.children(recursive=True)}
+        return list((children | marked(RAYLET_OF, str(raylet.pid))).values())
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """`victims`: found anew each time. `needs`: the kind of request that isn't answered without them. `shows`: what of the server's own
+    pages tells that it is back, beside an answer. `replaced`: others take the place of the victims."""
+
+    name: str
+    what: str
+    victims: Callable[[Server], Sequence[psutil.Process]]
+    needs: Kind
+    by: signal.Signals = signal.SIGKILL
+    shows: str = ""
+    replaced: bool = True
+    num_nodes: int = 1
+
+
+def _replica(name: str, needs: Kind, what: str, shows: str = "") -> Fault:
+    return Fault(name, f"kill -9 of {what}", lambda server: server.replicas(name), needs, shows=shows)
+
+
+NOTHING, METRICS, READY = "nothing", "metrics", "ready"
+
+FAULTS = (
+    Fault(NOTHING, "nothing", lambda server: (), Kind.GREEDY, replaced=False),
+    _replica("llm", Kind.GREEDY, "the LLM's replica"),
+    _replica("vision-encoder", Kind.IMAGE_CHAT, "the vision encoder's"),
+    _replica("denoiser", Kind.PAINTING, "the denoiser's"),
+    _replica("text-encoder", Kind.PAINTING, "the text encoder's"),
+    _replica("vae", Kind.PAINTING, "the VAE's"),
+    _replica("clip", Kind.EMBEDDING, "the embedder's"),
+    _replica("ingress", Kind.GREEDY, "the HTTP surface's"),
+    _replica("metrics", Kind.GREEDY, "the metrics table", METRICS),
+    Fault("redis", "kill -9 of both Redis servers", lambda server: server.named("valkey-server", "redis-server"), Kind.GREEDY),
+    Fault("proxy", "kill -9 of Serve's HTTP proxy", lambda server: server.named("ProxyActor"), Kind.GREEDY),
+    Fault(
+        "controller", "kill -9 of Serve's controller", lambda server: server.named("ServeController"), Kind.GREEDY, shows=READY
+    ),
+    Fault(
+        "stopped-llm", "SIGSTOP of the LLM's replica", lambda server: server.replicas("llm"), Kind.GREEDY, by=signal.SIGSTOP
+    ),
+    Fault(
+        "node",
+        "kill -9 of all of a node of two",
+        Server.second_node,
+        Kind.GREEDY,
+        replaced=False,
+        num_nodes=2,
+    ),
+)
