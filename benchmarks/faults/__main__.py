@@ -13,20 +13,20 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from benchmarks.faults.kinds import FAULTS, MARK, Fault, Server
+from benchmarks.faults.kinds import FAULTS, Fault
 from benchmarks.faults.outcome import drawn, merged
 from benchmarks.faults.trial import Plan, Tried, tried
 from benchmarks.faults.two_nodes import APPLICATION as TWO_NODES
 from benchmarks.mixed.requests import Size
+from benchmarks.mixed.server import new_mark, one_of_each
 from benchmarks.reporting.command import described, results_folder, started, tell
 from benchmarks.reporting.page import write_into
 from benchmarks.reporting.report import ROOT, Goal, Report, rows_of
+from benchmarks.servers.parts import MARK, Server
 from benchmarks.servers.server import module, port, serving
-from benchmarks.servers.triptych import Config, fixed, served, shipped_config
 
 PAGE = ROOT / "docs" / "ray-cluster.md"
 APPLICATION = "faults"
@@ -87,26 +87,13 @@ def _in_turn(faults: Sequence[Fault], plan: Plan) -> Iterator[tuple[Fault, Tried
 
 @contextmanager
 def _served(num_nodes: int) -> Iterator[Server]:
-    mark = uuid.uuid4().hex
-    environment = {MARK: mark}
     if num_nodes == 1:
-        with served(config(), env=environment) as url:
-            yield Server(url, APPLICATION, mark)
+        with one_of_each(APPLICATION) as server:
+            yield server
         return
-    at = port()
-    with serving(module("benchmarks.faults.two_nodes", port=at), port=at, ready="/ready", env=environment) as url:
+    at, mark = port(), new_mark()
+    with serving(module("benchmarks.faults.two_nodes", port=at), port=at, ready="/ready", env={MARK: mark}) as url:
         yield Server(url, TWO_NODES, mark)
-
-
-def config() -> Config:
-    """As shipped, with one replica of each stage, and a language model that computes in float32."""
-    found = shipped_config()
-    found["applications"][0]["name"] = APPLICATION
-    args = found["applications"][0]["args"]
-    args["models"]["triptych-see"]["llm"]["dtype"] = "float32"
-    for deployment in args["deployments"]:
-        fixed(found, deployment)
-    return found
 
 
 if __name__ == "__main__":

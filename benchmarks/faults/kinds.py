@@ -11,36 +11,7 @@ import psutil
 
 from benchmarks.faults.two_nodes import SECOND
 from benchmarks.mixed.requests import Kind
-from benchmarks.servers.processes import command_line, marked, replicas
-
-MARK = "TRIPTYCH_BENCHMARK_SERVED_AT"  # in the environment of all that the server starts
-RAYLET_OF = "RAY_RAYLET_PID"  # in the environment of a node's workers
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """One that runs. `application`: its name; `mark`: its own value of `MARK`."""
-
-    url: str
-    application: str
-    mark: str
-
-    def replicas(self, deployment: str) -> Sequence[psutil.Process]:
-        return replicas(self.application, deployment)
-
-    def named(self, *words: str) -> Sequence[psutil.Process]:
-        """Its processes whose command line holds one of these."""
-        ours = marked(MARK, self.mark).values()
-        return [process for process in ours if any(word in command_line(process) for word in words)]
-
-    def second_node(self) -> Sequence[psutil.Process]:
-        """All processes of the node that is not the head."""
-        raylets = [process for process in self.named("raylet/raylet") if f"{SECOND},1" in command_line(process)]
-        return [process for raylet in raylets for process in (raylet, *self._of_node(raylet))]
-
-    def _of_node(self, raylet: psutil.Process) -> Sequence[psutil.Process]:
-        children = {process.pid: process for process in raylet.children(recursive=True)}
-        return list((children | marked(RAYLET_OF, str(raylet.pid))).values())
+from benchmarks.servers.parts import Server
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +56,7 @@ FAULTS = (
     Fault(
         "node",
         "kill -9 of all of a node of two",
-        Server.second_node,
+        lambda server: server.node(SECOND),
         Kind.GREEDY,
         replaced=False,
         num_nodes=2,

@@ -13,7 +13,7 @@ import httpx
 import psutil
 
 from benchmarks.faults.comparing import asked_alone, is_same
-from benchmarks.faults.kinds import METRICS, READY, Fault, Server
+from benchmarks.faults.kinds import METRICS, READY, Fault
 from benchmarks.faults.load import Load, steady
 from benchmarks.faults.outcome import Compared, Struck, concerned, errors, resumed, row
 from benchmarks.loads.http_client import http_client
@@ -22,6 +22,7 @@ from benchmarks.mixed.client import ask, begin
 from benchmarks.mixed.requests import Kind, Size, request
 from benchmarks.reporting.command import tell
 from benchmarks.reporting.report import Value
+from benchmarks.servers.parts import Server
 from pipelines.commands.stage_rows import Scrape, scrape_of
 
 SETTLE_S, MID_STREAM_S = 120.0, 60.0

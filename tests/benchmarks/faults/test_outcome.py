@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.faults.__main__ import PAGE, config, goals
+from benchmarks.faults.__main__ import APPLICATION, PAGE, goals
 from benchmarks.faults.comparing import is_same
 from benchmarks.faults.kinds import FAULTS
 from benchmarks.faults.outcome import Struck, drawn, errors, merged, row
@@ -16,6 +16,7 @@ from benchmarks.faults.trial import tells_of_stages
 from benchmarks.faults.two_nodes import HEAD, SECOND, of_two_nodes
 from benchmarks.mixed.asked import Asked
 from benchmarks.mixed.requests import Kind, Request
+from benchmarks.mixed.server import config
 from benchmarks.reporting.page import written
 from benchmarks.reporting.report import Report, rows_of
 from benchmarks.servers.triptych import shipped_config
@@ -104,7 +105,7 @@ def test_faults_have_names_and_words_of_their_own() -> None:
 
 
 def test_every_replica_that_is_struck_is_of_a_deployment_of_the_served_configuration() -> None:
-    app = parse(config()["applications"][0]["args"])
+    app = parse(config(APPLICATION)["applications"][0]["args"])
     replicas = {fault.name for fault in FAULTS if "replica" in fault.what or fault.what.endswith("'s")} - {"stopped-llm"}
     assert replicas - {"ingress", "proxy", "controller"} == set(app.placement())
     assert all(deployment.num_replicas == 1 for deployment in app.placement().values())
