@@ -60,6 +60,7 @@ async def tried(fault: Fault, server: Server, plan: Plan, first: int) -> Tried:
             victims = await asyncio.to_thread(fault.victims, server)
             if fault.replaced and not victims:
                 raise RuntimeError(f"no process for {fault.what}")
+            await load.until(lambda: load.is_mid_stream(Kind.GREEDY) and load.is_mid_stream(Kind.SEEDED), MID_STREAM_S)
             at = time.monotonic()
             strike(fault, victims)
             back_s = await _back(client, fault, server, victims, at, plan)
@@ -82,7 +83,6 @@ async def _under_way(load: Load, plan: Plan) -> None:
     if not await load.until(lambda: all(load.is_answered(kind) for kind in Kind), SETTLE_S):
         raise RuntimeError(f"no answer of every kind in {SETTLE_S:.0f} s: {errors(load.asked)}")
     await asyncio.sleep(plan.warm_s)
-    await load.until(lambda: load.is_mid_stream(Kind.GREEDY) and load.is_mid_stream(Kind.SEEDED), MID_STREAM_S)
 
 
 async def _back(

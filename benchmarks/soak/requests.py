@@ -37,7 +37,7 @@ class Sent:
 
 def by_minute(sent: Sequence[Sent], began: float, minutes: float) -> list[dict[str, Value]]:
     """A row a minute. `goodput`: requests answered in it, a second; the rest counts those that were sent in it."""
-    rows = []
+    rows = list[dict[str, Value]]()
     for minute in range(math.ceil(minutes)):
         start, end = began + 60 * minute, began + min(60 * (minute + 1), 60 * minutes)
         there = [one for one in sent if start <= one.asked.sent_at < end]

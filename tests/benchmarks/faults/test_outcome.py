@@ -18,7 +18,7 @@ from benchmarks.mixed.asked import Asked
 from benchmarks.mixed.requests import Kind, Request
 from benchmarks.mixed.server import config
 from benchmarks.reporting.page import written
-from benchmarks.reporting.report import Report, rows_of
+from benchmarks.reporting.report import Report, Value, rows_of
 from benchmarks.servers.triptych import shipped_config
 from pipelines.commands.stage_rows import scrape_of
 from pipelines.settings.config_file import parse
@@ -82,7 +82,7 @@ def test_errors_are_told_once_the_commonest_first() -> None:
 
 
 def test_one_fault_asked_again_takes_the_place_of_what_was_known_of_it() -> None:
-    known = [{"fault": "a", "failed": 1}, {"fault": "gone", "failed": 0}, {"fault": "b", "failed": 1}]
+    known: list[dict[str, Value]] = [{"fault": "a", "failed": 1}, {"fault": "gone", "failed": 0}, {"fault": "b", "failed": 1}]
     assert merged(known, [{"fault": "b", "failed": 0}], ["a", "b", "c"]) == [
         {"fault": "a", "failed": 1},
         {"fault": "b", "failed": 0},

@@ -2,16 +2,21 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 import httpx
+import pytest
 
 from benchmarks.mixed.asked import Asked
 from benchmarks.mixed.client import ask, begin
-from benchmarks.mixed.requests import Kind, Size, request
+from benchmarks.mixed.requests import CLIP, PAINT, SEE, Kind, Size, request
+from tests.pipelines.ingress import fakes
+from tests.pipelines.ingress.surface import client_for
 
 SIZE = Size(tokens=2, steps=1)
 GREEDY, EMBEDDING = request(Kind.GREEDY, 1, SIZE), request(Kind.EMBEDDING, 1, SIZE)
 CHUNK = {"choices": [{"delta": {"content": "one"}}]}
+FAKES = {SEE: fakes.CHAT, PAINT: fakes.PAINT, CLIP: fakes.EMBED}
 LAST = {
     "choices": [{"delta": {"content": " two"}}],
     "triptych": {"stages": [{"stage": "m.llm", "ended_early": True}, {"stage": "m.llm"}]},
@@ -75,3 +80,14 @@ async def test_a_broken_connection_is_no_exception_of_the_load() -> None:
 async def test_a_refusal_says_after_what_time_to_ask_again() -> None:
     found = await answered(httpx.Response(429, headers={"Retry-After": "7"}, text="full"), kind=Kind.EMBEDDING, again=False)
     assert (found.status, found.retry_after_s) == (429, 7.0)
+
+
+@pytest.mark.parametrize("kind", Kind)
+async def test_the_http_surface_takes_and_answers_each_kind(kind: Kind) -> None:
+    asked = request(kind, 1, Size(tokens=2, steps=2))
+    asked = replace(asked, body={**asked.body, "model": FAKES[str(asked.body["model"])]})
+    async with client_for(fakes.FakeService()) as client:
+        found = await ask(client, begin(asked))
+    assert (found.status, found.error) == (200, "")
+    assert bool(found.told) == (kind is not Kind.EMBEDDING)
+    assert found.num_heard >= (3 if asked.is_streamed else 1)
