@@ -11,7 +11,6 @@ results. Each is asked in a process of its own, with a time limit.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import signal
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.reporting.command import tell
-from benchmarks.reporting.report import RESULTS, ROOT, Report, Value
+from benchmarks.reporting.report import ROOT, Report, Value, rows_of
 from tests.stages.llm.library.oracle import Outcome, Verdict, judged
 from tests.stages.llm.library.tiny_architectures import VARIANTS
 
@@ -67,10 +66,7 @@ def classes_by_name() -> dict[str, str]:
 
 def known_rows() -> Rows:
     """What the last run found, by architecture."""
-    path = RESULTS / "architectures.json"
-    if not path.exists():
-        return {}
-    return {str(row["architecture"]): row for row in json.loads(path.read_text())["rows"]}
+    return {str(row["architecture"]): row for row in rows_of("architectures")}
 
 
 def page(rows: Rows) -> str:

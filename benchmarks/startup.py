@@ -23,6 +23,7 @@ import psutil
 from benchmarks.loads.http_client import http_client, post
 from benchmarks.reporting.command import results_folder, start, tell
 from benchmarks.reporting.report import ROOT, Goal, Report
+from benchmarks.servers.processes import titled
 from benchmarks.servers.server import module, port, serving
 from benchmarks.servers.triptych import Config, served, shipped_config
 
@@ -96,7 +97,7 @@ def _measured(forked: bool, *, idle: bool) -> tuple[float, float, float, int]:
         if idle:
             time.sleep(SETTLE_S)
             share = _share_of_a_core(IDLE_S)
-        num_replicas = len(_processes("ServeReplica:"))
+        num_replicas = len(titled("ServeReplica:"))
         back = asyncio.run(_killed_and_back(url))
     return ready, back, share, num_replicas
 
@@ -111,7 +112,7 @@ async def _killed_and_back(url: str) -> float:
     body = {"model": MODEL, "prompt": "a red circle on a gray background", "seed": 1, "num_inference_steps": 4}
     async with http_client(url) as client:
         painting = min([await _seconds(lambda: post(client, "/v1/images/generations", body)) for _ in range(3)])
-        (denoiser,) = _processes(":denoiser")
+        (denoiser,) = titled(":denoiser")
         os.kill(denoiser.pid, signal.SIGKILL)
         return await _seconds(lambda: post(client, "/v1/images/generations", body)) - painting
 
@@ -127,10 +128,6 @@ def _idle_of_empty(num_deployments: int) -> float:
     with serving(module("benchmarks.peers.ray_empty", port=at, deployments=num_deployments), port=at):
         time.sleep(SETTLE_S)
         return _share_of_a_core(IDLE_S)
-
-
-def _processes(title: str) -> list[psutil.Process]:
-    return [one for one in psutil.process_iter(["cmdline"]) if title in " ".join(one.info["cmdline"] or [])]
 
 
 def _share_of_a_core(seconds: float) -> float:

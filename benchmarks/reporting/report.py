@@ -88,6 +88,12 @@ class Report:
             console.print(note)
 
 
+def rows_of(name: str, folder: Path = RESULTS) -> list[dict[str, Value]]:
+    """What the last run of a benchmark wrote; nothing where there was none."""
+    path = folder / f"{name}.json"
+    return list(json.loads(path.read_text())["rows"]) if path.exists() else []
+
+
 def machine() -> dict[str, Value]:
     """The device, the cores and the versions that a number belongs to."""
     import torch

@@ -193,5 +193,5 @@ class StageMetrics:
     first_event_seconds (from when the item came to its first event, with what it had to wait for), and
     between_events_seconds (from one event of an item to its next: for a text, about a token)."""
     memory: Mapping[str, float] = field(default_factory=dict)
-    """Of the process, told with its first stage: process_memory_bytes; and of an accelerator, whoever uses it, device_memory_used_bytes and
-    device_memory_total_bytes."""
+    """Of the process, told with its first stage: process_memory_bytes, event_loop_tasks (what runs or waits there); and of an accelerator,
+    whoever uses it, device_memory_used_bytes and device_memory_total_bytes."""

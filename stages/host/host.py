@@ -240,12 +240,12 @@ class StageHost:
         metrics: list[StageMetrics] = []
         for name, hosted in self._hosted.items():
             identity, histograms = hosted.engine.identity, hosted.histograms()
-            memory = memory_used(identity.device) if not metrics else {}
+            process = _of_process(identity.device) if not metrics else {}
             counters = {**hosted.metrics(), **self._cache_counters(name), **shared}
             shared = {}
             metrics.append(
                 StageMetrics(
-                    name, self._replica, identity.device, identity.dtype, counters, histograms=histograms, memory=memory
+                    name, self._replica, identity.device, identity.dtype, counters, histograms=histograms, memory=process
                 )
             )
         for name, maker in self._makers.items():
@@ -393,3 +393,7 @@ def _is_iterative(stage: object) -> TypeGuard[IterativeStage[Any, Any, Any]]:
 
 def _is_one_shot(stage: object) -> TypeGuard[OneShotStage[Any, Any, Any]]:
     return callable(getattr(stage, "run", None))
+
+
+def _of_process(device: str) -> dict[str, float]:
+    return {**memory_used(device), "event_loop_tasks": float(len(asyncio.all_tasks()))}

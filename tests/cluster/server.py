@@ -1,7 +1,6 @@
 """A served Triptych as a person starts it: `triptych serve` in a process of its own, on a free loopback port."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import psutil
 import yaml
 from openai import AsyncOpenAI, OpenAI
 
+from benchmarks.servers.processes import marked, replicas
 from pipelines.tour import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -66,21 +66,11 @@ class Server:
 
     def processes(self) -> dict[int, psutil.Process]:
         """Its own, its Ray's and its replicas', wherever they hang in the tree of processes."""
-        found = {}
-        for process in psutil.process_iter():
-            with suppress(psutil.Error):
-                if process.environ().get(SERVED_AT) == self.url:
-                    found[process.pid] = process
-        return found
+        return marked(SERVED_AT, self.url)
 
     def pids(self, deployment: str) -> list[int]:
         """The processes of a deployment's replicas."""
-        title = re.compile(rf"ServeReplica:{self._app_name}(-[^:]*)?:{deployment}\b(?!-)")
-        return [
-            process.pid
-            for process in psutil.process_iter(["cmdline"])
-            if title.search(" ".join(process.info["cmdline"] or []))
-        ]
+        return [process.pid for process in replicas(self._app_name, deployment)]
 
     def kill(self, deployment: str) -> list[int]:
         """kill -9 of a deployment's replicas; their processes."""

@@ -1,12 +1,11 @@
 """A Ray cluster of three nodes on this machine, a node for each speed, and on it the replicas of a mix: the product's own replica class,
 with stages that sleep.
 
-Decides how Ray and Serve are started and where a replica runs; who chooses among them is `benchmarks/fleet/live/sides.py`.
+Decides where a replica runs; who chooses among them is `benchmarks/fleet/live/sides.py`.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,8 +13,7 @@ from typing import Any
 
 from benchmarks.fleet.live.sleeping import SleepingBatches, SleepingRows
 from benchmarks.fleet.mixes import STAGE, Mix, PacedPool
-from pipelines.cluster import local_cluster
-from pipelines.cluster.fork_server import command
+from benchmarks.servers.nodes import several_nodes
 from pipelines.cluster.replica import StageReplica
 from pipelines.settings.serve.replica_spec import CacheSpec, ReplicaSpec
 from stages.contract.limits import BatchLimits, QueueLimits
@@ -35,29 +33,11 @@ class Nodes:
 @contextmanager
 def three_nodes(names: tuple[str, ...]) -> Iterator[Nodes]:
     """Ray and Serve run while inside. `names`: of the nodes' pools, each also a resource there."""
-    local_cluster._stay_on_loopback()
-    os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    os.environ.setdefault("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.25")
-    import ray
-    from ray import serve
-    from ray.cluster_utils import Cluster
+    with several_nodes([_node(name) for name in names], proxy_location="Disabled"):
+        import ray
 
-    first, *others = names
-    cluster = Cluster(initialize_head=True, head_node_args={**_node(first), "include_dashboard": False})
-    try:
-        for name in others:
-            cluster.add_node(**_node(name))
-        environment = {"py_executable": command(stages=False)}
-        ray.init(address=cluster.address, log_to_driver=False, logging_level="error", runtime_env=environment)
-        local_cluster._tell_errors_only()
-        serve.start(proxy_location="Disabled")
         found = {node["NodeID"]: next(name for name in names if name in node["Resources"]) for node in ray.nodes()}
         yield Nodes(found)
-    finally:
-        serve.shutdown()
-        ray.shutdown()
-        cluster.shutdown()
 
 
 def _node(name: str) -> dict[str, Any]:

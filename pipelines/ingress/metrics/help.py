@@ -55,6 +55,7 @@ HELP = {
     "pages_exported": "Pages handed to the cache.",
     "pages_dropped": "Pages that came faster than they could be written.",
     "process_memory_bytes": "Resident memory of the replica's process.",
+    "event_loop_tasks": "What runs or waits on the event loop of the replica's process.",
     "device_memory_used_bytes": "Memory of the device that is in use, by whomever.",
     "device_memory_total_bytes": "Memory that the device has.",
     "queue_seconds": "Of items, from submission to the first batch or step that they are in.",

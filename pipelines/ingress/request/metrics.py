@@ -5,6 +5,7 @@ Where there are several replicas of the surface, a scrape comes to any of them. 
 alone counts it, so that none ever falls; `rate` and `sum` make one of them.
 """
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -121,6 +122,8 @@ class RequestMetrics:
             "Whether the newest settings, or the newest keys in files, could not be taken: the ones before are in use.",
             registry=self._registry,
         )
+        tasks = Gauge("triptych_http_event_loop_tasks", "What runs or waits on its event loop.", registry=self._registry)
+        tasks.set_function(_num_tasks)
 
     def begin(self) -> None:
         self._running.inc()
@@ -196,3 +199,10 @@ class _Families(Collector):
         yield from self._counts
         yield GaugeMetricFamily("triptych_stage_metrics_up", "Whether the stages' counters could be read.", value=self._up)
         yield from stage_families(self._stages)
+
+
+def _num_tasks() -> int:
+    try:
+        return len(asyncio.all_tasks())
+    except RuntimeError:  # there is no event loop here
+        return 0

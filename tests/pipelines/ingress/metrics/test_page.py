@@ -83,6 +83,8 @@ async def test_times_and_batches_are_told_as_histograms_by_stage_and_model() -> 
     assert value(samples, "triptych_stage_inter_token_seconds_count", **of_llm) == steps - 1
     assert value(samples, "triptych_model_request_seconds_count", model=PAINT, route="/v1/images/generations") == 1
     assert value(samples, "triptych_stage_process_memory_bytes") > 0
+    assert value(samples, "triptych_stage_event_loop_tasks") > 0
+    assert value(samples, "triptych_http_event_loop_tasks") > 0
 
 
 async def test_gateways_find_what_they_read_by_model() -> None:

@@ -1,0 +1,35 @@
+"""The server that a mixed load goes to: as shipped, with one replica of each stage, whose processes can be told from all others."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from benchmarks.mixed.requests import SEE
+from benchmarks.servers.parts import MARK, Server
+from benchmarks.servers.triptych import Config, fixed, model_of, served, shipped_config
+
+
+def config(application: str, **limits: object) -> Config:
+    """The language model computes in float32, so that an answer is the same beside others. `limits`: other ones than shipped."""
+    found = shipped_config()
+    found["applications"][0]["name"] = application
+    args = found["applications"][0]["args"]
+    args["limits"] |= limits
+    model_of(found, SEE)["llm"]["dtype"] = "float32"
+    for deployment in args["deployments"]:
+        fixed(found, deployment)
+    return found
+
+
+@contextmanager
+def one_of_each(application: str, **limits: object) -> Iterator[Server]:
+    mark = new_mark()
+    with served(config(application, **limits), env={MARK: mark}) as url:
+        yield Server(url, application, mark)
+
+
+def new_mark() -> str:
+    """Unlike that of any other server."""
+    return uuid.uuid4().hex
