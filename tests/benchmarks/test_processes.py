@@ -39,15 +39,16 @@ def running(*words: str, mark: str = "") -> Iterator[int]:
 @pytest.mark.parametrize(
     ("title", "is_one"),
     [
-        (f"ray::ServeReplica:{APP}:llm", True),
-        (f"ray::ServeReplica:{APP}-llm-8f3a:llm", True),
-        (f"ray::ServeReplica:{APP}-llm-8f3a:llm.stream", True),
-        (f"ray::ServeReplica:{APP}:llm-2", False),
-        (f"ray::ServeReplica:{APP}x:llm", False),
-        (f"ray::ServeReplica:{APP}-vae-1:vae", False),
+        ("ray::ServeReplica:{app}:llm", True),
+        ("ray::ServeReplica:{app}-llm-8f3a:llm", True),
+        ("ray::ServeReplica:{app}-llm-8f3a:llm.stream", True),
+        ("ray::ServeReplica:{app}:llm-2", False),
+        ("ray::ServeReplica:{app}x:llm", False),
+        ("ray::ServeReplica:{app}-vae-1:vae", False),
     ],
 )
 def test_replicas_are_found_by_application_and_deployment(title: str, is_one: bool) -> None:
+    title = title.format(app=APP)
     with running(title) as pid:
         assert [process.pid for process in replicas(APP, "llm")] == ([pid] if is_one else [])
         assert [process.pid for process in titled(title)] == [pid]
