@@ -119,6 +119,8 @@ OWN_TASKS = {
     "pipelines/cluster/scaling/waiting.py": "tells what waits; held by its owner, ended by close",
     "pipelines/streams.py": "a stream each; stopped together",
     "pipelines/ingress/kept/work.py": "does what is kept to be done; stopped by close, which leaves what runs to others",
+    "pipelines/ingress/tenants/key_files.py": "looks whether files of keys have changed; one at a time, cancelled by close",
+    "pipelines/ingress/tenants/shared_counts.py": "tells and hears what tenants use; one, stopped by close",
     "pipelines/ingress/routes/batches/worker.py": "a batch's lines, some at a time; called off when the batch ends",
     "stages/host/remembered/cache_stats.py": "asks the cache for its counters; one at a time, awaited by close",
     "stages/host/remembered/claiming.py": "renews claims while there are any; one at a time, ends with the last of them",

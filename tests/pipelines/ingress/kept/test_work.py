@@ -102,7 +102,7 @@ async def test_work_of_a_process_that_died_is_taken_up_by_another_when_its_lease
     dying, other = process(store, clock, hanging), process(store, clock, worker)
     await dying.submit("a", b"a boat", ADA, for_s=600)
     await until(lambda: is_begun(hanging, "a"))
-    dies(dying)
+    await dies(dying)
     worker.open.set()
     other.tend()
     await asyncio.sleep(0)
@@ -135,7 +135,7 @@ async def test_work_that_ends_the_processes_that_do_it_is_given_up() -> None:
         await dying.submit("a", b"a boat", ADA, for_s=600)
         dying.tend()
         await until(lambda hanging=hanging: is_begun(hanging, "a"))  # type: ignore[misc]
-        dies(dying)
+        await dies(dying)
         clock.now += 16
     worker = FakeWorker()
     last = process(store, clock, worker)
@@ -341,8 +341,9 @@ async def is_ended(worker: FakeWorker, id: str) -> bool:
     return id in worker.ended
 
 
-def dies(work: KeptWork) -> None:
-    """It looks after nothing any more, and tells nobody."""
+async def dies(work: KeptWork) -> None:
+    """It looks after nothing any more, and tells nobody. What it was asking the store is over."""
     assert work._tending is not None
-    work._tending.cancel()
+    await stopped(work._tending)
+    await once(lambda: not len(work._values._pool))
     work._running.clear()

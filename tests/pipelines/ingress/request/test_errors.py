@@ -314,6 +314,7 @@ def test_every_error_of_the_tree_has_a_row_of_its_own_or_of_a_class_above_it() -
         "ConfigurationError": 500,
         "StageFailed": 500,
         "Broken": 503,
+        "Unreadable": 503,
         "InputUnavailable": 503,
         "OutOfMemory": 500,
         "ReplicaLost": 500,

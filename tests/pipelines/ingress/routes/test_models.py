@@ -200,6 +200,7 @@ async def test_the_description_names_every_public_route_and_asks_for_keys_only_w
         "/v1/models",
         "/v1/models/{model}",
         "/v1/receipts/{request_id}",
+        "/v1/usage",
         "/health",
         "/ready",
         "/metrics",
