@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cache.redis.redis_store import NAMESPACE
 from demo.held_out import example
 from tests.cache.redis_server import RedisServer
 from tests.cache.slow_line import SlowLine
@@ -33,6 +34,7 @@ TENANTS = (OPERATOR, *(f"tenant-{number}" for number in range(64)))
 PAGE_TOKENS = 64
 STEPS = 6
 STILL_S = 2.5
+USAGE = f"{NAMESPACE}:usage:"
 """Stages tell of what is new every second, and are asked twice a second at most."""
 SHARED = {"replica", "batch_size", "cache", "bytes_moved"}
 """What of a receipt tells of others."""
@@ -296,7 +298,8 @@ def keys_of(store: RedisServer) -> set[bytes]:
 
 @contextmanager
 def keys_named_to(store: RedisServer) -> Iterator[set[str]]:
-    """The keys of all that clients say to it, once the block has ended."""
+    """The keys of all that clients say to it, once the block has ended; but for the server's own totals of what tenants have used, of all
+    of them in one value."""
     found: set[str] = set()
     end = f"end-{secrets.token_hex(4)}"
     with store.client() as client, client.monitor() as monitor:
@@ -308,7 +311,8 @@ def keys_named_to(store: RedisServer) -> Iterator[set[str]]:
             if arguments[:1] == [end]:
                 return
             if name.upper() in ("GET", "SET", "EXISTS", "GETRANGE", "UNLINK"):
-                found.update(arguments if name.upper() in ("EXISTS", "UNLINK") else arguments[:1])
+                named = arguments if name.upper() in ("EXISTS", "UNLINK") else arguments[:1]
+                found.update(key for key in named if not key.startswith(USAGE))
 
 
 def hits(store: RedisServer) -> int:
