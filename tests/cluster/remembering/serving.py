@@ -34,10 +34,11 @@ TENANTS = (OPERATOR, *(f"tenant-{number}" for number in range(64)))
 PAGE_TOKENS = 64
 STEPS = 6
 STILL_S = 2.5
-USAGE = f"{NAMESPACE}:usage:"
 """Stages tell of what is new every second, and are asked twice a second at most."""
 SHARED = {"replica", "batch_size", "cache", "bytes_moved"}
 """What of a receipt tells of others."""
+USAGE = f"{NAMESPACE}:usage:"
+"""What the HTTP replicas' own totals have names with."""
 
 _BOXES = ("red", "blue", "green", "yellow", "white", "black", "brown", "pink", "gray", "orange")
 LONG_TEXT = " ".join(
