@@ -9,7 +9,7 @@ then: a tenant that has overdrawn waits until that has drained, for more than a 
 Several HTTP replicas: each decides by itself, at once, and hears of the others now and then (`hear`): what they have charged since, and
 what runs there. Between two times it knows nothing of what they let in: of n replicas together at most n times what was left of a quota
 when they last heard of each other. That is charged to all of them as soon as they hear, so that the long run's quota holds.
-`shared_quotas.py` says how often that is.
+`shared_counts.py` says how often that is.
 """
 
 import math
