@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.cluster.live_cluster import deploy, embedder, ray_nodes, replicas
-from tests.cluster.server import eventually
+from tests.cluster.server import PATIENT, eventually
 
 pytestmark = pytest.mark.cluster
 
@@ -46,10 +46,6 @@ def port() -> Iterator[int]:
     with ray_nodes({"num_cpus": 12}) as port:
         deploy(ARGS, SLOW)
         yield port
-
-
-PATIENT = {"x-request-timeout-seconds": "600"}
-"""Or admission would refuse what only the replicas to come can do in time, on a busy machine."""
 
 
 class Burst:
