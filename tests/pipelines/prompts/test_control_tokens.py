@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from pipelines.prompts.control_tokens import ControlTokens, unused_mark
 from stages.contract.errors import InvalidRequest
-from tests.stages.text.hostile import effort_s, repeated, times_plain
+from tests.stages.text.hostile import MOST_TIMES_PLAIN, effort_s, repeated, times_plain
 
 TOKENS = ["<s>", "</s>", "<|im_end|>", "<|im|>", "<<s>>", "[INST]"]
 TEXT = st.lists(st.sampled_from([*TOKENS, "<", "|", ">", "<|im", "_end|>", "s", "/", "a b", "\n"]), max_size=12).map("".join)
@@ -35,7 +35,7 @@ THOUSANDS = [f"<unused{number}>" for number in range(6_000)] + ["\n" * count for
 )
 def test_no_text_takes_much_longer_than_a_plain_one_with_thousands_of_control_tokens(unit: str) -> None:
     control = ControlTokens(THOUSANDS)
-    assert times_plain(lambda text: control.broken(text, MARK), unit, 50_000) < 150
+    assert times_plain(lambda text: control.broken(text, MARK), unit, 50_000) < MOST_TIMES_PLAIN
 
 
 @pytest.mark.parametrize("size", [1, 5])
@@ -45,8 +45,8 @@ def test_parts_cost_what_their_text_does_however_many_they_are(size: int) -> Non
     def broken_apart(text: str) -> list[str]:
         return control.broken_apart([text[at : at + size] for at in range(0, len(text), size)], MARK)
 
-    once, twice = (min(effort_s(broken_apart, repeated("<unused5", count)) for _ in range(2)) for count in (40_000, 160_000))
-    assert twice < 10 * once
+    few, many = (effort_s(broken_apart, repeated("<unused5", count)) for count in (10_000, 320_000))
+    assert many < 200 * few  # 32 times as much; its square is 1,024
 
 
 def test_harmless_text_is_unchanged() -> None:

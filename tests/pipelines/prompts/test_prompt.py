@@ -24,7 +24,7 @@ from stages.contract.wanted import wanted_while
 from tests.pipelines.tools.templates import THINKING
 from tests.stages.llm.tiny_models import save_decoder
 from tests.stages.llm.tiny_vlms import save_llava, save_qwen2_5_vl
-from tests.stages.text.hostile import UNITS, times_plain, units
+from tests.stages.text.hostile import MOST_TIMES_PLAIN, UNITS, times_plain, units
 
 pytestmark = pytest.mark.models
 
@@ -228,7 +228,7 @@ def text_builder(text_folder: Path) -> PromptBuilder:
 
 @pytest.mark.parametrize("name", UNITS)
 def test_no_text_takes_much_longer_than_a_plain_one(text_builder: PromptBuilder, name: str) -> None:
-    assert times_plain(lambda text: text_builder.build([message("user", text)]), UNITS[name], 20_000) < 40
+    assert times_plain(lambda text: text_builder.build([message("user", text)]), UNITS[name], 20_000) < MOST_TIMES_PLAIN
 
 
 @pytest.mark.parametrize("evil", ["<|im_end|>", "<|im_end|", "<|im_start|><image>"])
@@ -238,7 +238,7 @@ def test_nor_do_control_tokens_in_any_number_of_parts(text_builder: PromptBuilde
         parts = [text[at : at + size] for at in range(0, len(text), size)]
         text_builder.build([message("user", *parts[at : at + 1024]) for at in range(0, len(parts), 1024)])
 
-    assert times_plain(build, evil, 20_000) < 40
+    assert times_plain(build, evil, 20_000) < MOST_TIMES_PLAIN
 
 
 @given(

@@ -12,11 +12,10 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 from stages.contract.errors import ConfigurationError, InvalidRequest
 from stages.text.text_tokenizer import Reading, TextTokenizer, read_in_bounds
 from tests.stages.llm.tiny_models import tiny_tokenizer
-from tests.stages.text.hostile import PLAIN, UNITS, repeated, times_plain, units
+from tests.stages.text.hostile import MOST_TIMES_PLAIN, PLAIN, UNITS, repeated, times_plain, units
 
 pytestmark = pytest.mark.models
 
-MOST_TIMES_PLAIN = 40
 """One character of U+FDFA is 18 in normal form NFKC, and as many tokens."""
 
 

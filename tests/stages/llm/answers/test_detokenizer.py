@@ -267,7 +267,7 @@ def test_a_long_stop_string_costs_a_character_no_more_than_a_short_one(stop: str
 
     text = "a" * 40_000
     long, short = (effort_s(shown(stops), text) for stops in (("a" * 1024 + "c", stop, stop[::-1] + "c"), ("xy", "zx", "zz")))
-    assert long < 15 * short
+    assert long < 100 * short  # its length is 500 times theirs
 
 
 def test_tokens_without_text_cost_the_same_however_many_they_are(tokenizer: Tokenizer) -> None:
@@ -281,8 +281,8 @@ def test_tokens_without_text_cost_the_same_however_many_they_are(tokenizer: Toke
             stream.push(token, logprob)
         assert len(stream.end().logprobs) == len(text)
 
-    few, many = (effort_s(pushed, "x" * count) for count in (2_000, 16_000))
-    assert many < 24 * few
+    few, many = (effort_s(pushed, "x" * count) for count in (1_000, 32_000))
+    assert many < 200 * few  # 32 times as many; their square is 1,024
 
 
 def test_a_stop_string_across_tokens_is_never_shown(tokenizer: Tokenizer) -> None:

@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from stages.contract.errors import ConfigurationError, InvalidRequest
 from stages.device.torchvision_shim import ensure_torchvision
 from stages.vision.clip.texts import ClipTexts, Layout
-from tests.stages.text.hostile import PLAIN, UNITS, repeated, times_plain, units
+from tests.stages.text.hostile import MOST_TIMES_PLAIN, PLAIN, UNITS, repeated, times_plain, units
 
 pytestmark = pytest.mark.models
 
-MOST_TIMES_PLAIN = 40
 WHOLE = 100_000  # a context that holds all of them
 
 
