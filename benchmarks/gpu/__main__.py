@@ -1,7 +1,8 @@
 """`python -m benchmarks.gpu`: everything that Triptych says of GPUs, on a real one (about 7 minutes on an H100).
 
 Right: models of real size with random weights, and tiny ones of many architectures, answer and paint as the libraries do. Faults: memory
-that runs out, and a device that breaks. Choosing: what sampling costs of a step, and that nothing waits for the device but once. Speed:
+that runs out, and a device that breaks. Choosing: what sampling costs of a step, and that nothing waits for the device but once.
+Held: what a schema adds to a step. Speed:
 decoding and denoising beside the bandwidth and beside the libraries. Profiles. And the CPU beside the GPU.
 
 Every part is a process of its own with a time limit; those that measure no time run together. What has ended is in the result, whatever
@@ -50,6 +51,7 @@ PARTS = (
     Described("faults", "faults:run", 170, together=True),
     Described("speed", "speed:run", 110),
     Described("choosing", "choosing:run", 90),
+    Described("held", "held:run", 90),
     Described("cpu, auto", "beside:run_auto", 60),
     Described("profiles", "profiles:run", 180),
     Described("speed, compiled", "speed:run_compiled", 120),

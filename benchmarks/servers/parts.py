@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import psutil
@@ -25,9 +26,13 @@ class Server:
         return replicas(self.application, deployment)
 
     def named(self, *words: str) -> Sequence[psutil.Process]:
-        """Its processes whose command line holds one of these."""
-        ours = marked(MARK, self.mark).values()
-        return [process for process in ours if any(word in command_line(process) for word in words)]
+        """Its processes whose command line holds one of these. Those that write their title over their environment, as Redis does, are
+        known by their parents."""
+        ours = marked(MARK, self.mark)
+        for parent in [*ours.values()]:
+            with suppress(psutil.NoSuchProcess):
+                ours |= {child.pid: child for child in parent.children()}
+        return [process for process in ours.values() if any(word in command_line(process) for word in words)]
 
     def node(self, resource: str) -> Sequence[psutil.Process]:
         """All processes of the node that has one of this resource."""

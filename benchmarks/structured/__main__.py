@@ -3,16 +3,13 @@
 A step: SmolLM2's decoding steps of as many rows, all held to a schema and none, in turns in one process; the goal is what a schema may
 add. Over HTTP: tokens a second of `triptych serve` and of vLLM with the same questions and schemas, and without; and how much later the
 first token of an answer comes whose schema was never seen before. No answer ends before its bound: every schema asks for more. Decides
-schemas, loads and goals.
+loads and goals.
 """
 
 from __future__ import annotations
 
-import json
-import random
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -23,19 +20,16 @@ import torch
 
 from benchmarks.llm.checkpoint import save_text_model
 from benchmarks.llm.questions import text_questions
-from benchmarks.llm.rows import started
 from benchmarks.llm.sides import DTYPE, SAMPLED, THREADS, Choosing, Question, Side, SkippedSide, triptych_http, vllm_cpu
 from benchmarks.reporting.command import results_folder, start, tell
 from benchmarks.reporting.report import Goal, Report
+from benchmarks.structured.steps import SCHEMAS, STEPS, TEXT, many, record, step_share
 from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
 from stages.device.openmp import on_passing_thread
 from stages.llm.llm import Llm
-from stages.llm.messages import Constraint, ConstraintKind, Generate, Sampling
-from stages.llm.row import LlmRow
 from stages.llm.settings import LlmSettings
 
 ROWS = (1, 8, 16)
-PROMPT, STEPS = 40, 24
 NUM_TOKENS = 64
 MAX_SHARE = 1.1
 FRESH = 4
@@ -43,36 +37,6 @@ FRESH = 4
 
 TRIPTYCH, VLLM = "Triptych over HTTP", "vLLM (CPU build)"
 SIDES: dict[str, Callable[[Path, int], AbstractContextManager[Side]]] = {TRIPTYCH: triptych_http, VLLM: vllm_cpu}
-
-
-def _object(**properties: Any) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
-
-
-_TEXT, _WHOLE = {"type": "string"}, {"type": "integer", "minimum": 0, "maximum": 9999}
-SCHEMAS: dict[str, Any] = {
-    "people": _object(name=_TEXT | {"maxLength": 30}, age=_WHOLE, email=_TEXT | {"maxLength": 40}),
-    "orders": _object(
-        id=_WHOLE,
-        lines={
-            "type": "array",
-            "items": _object(product=_TEXT | {"maxLength": 30}, count=_WHOLE),
-            "minItems": 2,
-            "maxItems": 9,
-        },
-        state={"enum": ["open", "paid", "shipped", "returned"]},
-    ),
-    "labels": {"enum": [f"{colour} {shape}" for colour in ("red", "green", "blue") for shape in ("circle", "square", "star")]},
-    "codes": _object(
-        code=_TEXT | {"pattern": "^[A-Z]{3}-[0-9]{4}$"}, when=_TEXT | {"pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}$"}
-    ),
-    "settings": _object(**{f"option{number}": {"type": ["boolean", "null"]} for number in range(40)}),
-}
-"""Each is of one of the many things that an answer lists."""
-
-
-def _many(schema: Any) -> dict[str, Any]:
-    return {"type": "array", "items": schema, "minItems": 30}
 
 
 def main() -> None:
@@ -101,46 +65,10 @@ def _steps(report: Report, folder: Path, *, turns: int) -> None:
         worst = 0.0
         for name, schema in SCHEMAS.items():
             tell(f"steps of {count} rows: {name}")
-            share, step_ms = _step_share(llm, count, schema, turns)
+            share, step_ms = step_share(llm, count, schema, turns)
             worst = max(worst, share)
             report.add(side="a step", load=f"{count} rows, {name}", free_ms=round(step_ms, 2), held_over_free=round(share, 3))
         report.goals.append(Goal(f"a step of {count} rows, held / free, dearest schema", worst, MAX_SHARE, at_most=True))
-
-
-def _step_share(llm: Llm, count: int, schema: Any, turns: int) -> tuple[float, float]:
-    """The median step of held rows over that of free ones, and the latter in milliseconds."""
-    seconds: dict[bool, list[float]] = {True: [], False: []}
-    for turn in range(turns):
-        sides = {
-            held: [started(llm, _work(turn * count + index, schema if held else None)) for index in range(count)]
-            for held in (True, False)
-        }
-        for rows in sides.values():
-            llm.step(rows)  # reads the prompts
-        for _ in range(STEPS):
-            for held, rows in sides.items():
-                seconds[held].append(_timed(llm, rows))
-        for rows in sides.values():
-            for row in rows:
-                llm.finish(row)
-    medians = {held: statistics.median(found) for held, found in seconds.items()}
-    return medians[True] / medians[False], 1000 * medians[False]
-
-
-def _timed(llm: Llm, rows: Sequence[LlmRow]) -> float:
-    began = time.perf_counter()
-    stepped = llm.step(rows)
-    if any(one.done or one.error for one in stepped):
-        raise RuntimeError(f"an answer ended: {stepped}")
-    return time.perf_counter() - began
-
-
-def _work(seed: int, schema: Any) -> Generate:
-    source = random.Random(seed)
-    tokens = tuple(source.randrange(100, 40_000) for _ in range(PROMPT))
-    constraint = None if schema is None else Constraint(ConstraintKind.JSON_SCHEMA, json.dumps(_many(schema)))
-    sampling = Sampling(max_tokens=300, temperature=SAMPLED.temperature, top_p=SAMPLED.top_p, seed=seed, constraint=constraint)
-    return Generate(tokens, sampling, salt=f"{seed} {schema is None}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +86,7 @@ class HeldQuestion(Question):
 
 
 def _over_http(report: Report, name: str, side: Side, *, loads: Sequence[int]) -> None:
-    schemas = [_many(schema) for schema in SCHEMAS.values()]
+    schemas = [many(schema) for schema in SCHEMAS.values()]
     for schema in (None, *schemas):  # each is seen once before it is measured
         side.answer(_questions(1, [schema]), concurrency=1, num_tokens=8, choosing=SAMPLED)
     for load in loads:
@@ -184,8 +112,8 @@ def _first_token_ms(side: Side) -> float:
     found: dict[bool, list[float]] = {True: [], False: []}
     for number in range(FRESH):
         for held in (True, False):
-            fresh = _object(**{f"field{number}x{inner}": _TEXT | {"maxLength": 20 + inner} for inner in range(20)})
-            asked = _questions(1, [_many(fresh) if held else None])
+            fresh = record(**{f"field{number}x{inner}": TEXT | {"maxLength": 20 + inner} for inner in range(20)})
+            asked = _questions(1, [many(fresh) if held else None])
             found[held].append(side.answer(asked, concurrency=1, num_tokens=1, choosing=SAMPLED).wall_s)
     return 1000 * (statistics.median(found[True]) - statistics.median(found[False]))
 
