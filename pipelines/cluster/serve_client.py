@@ -42,7 +42,11 @@ MEETING_S, MEETINGS = 0.01, 100
 """How often, and how many times, it is looked whether Serve has said who is in a stage's pools: or a first call might go to one that
 sleeps."""
 UNPLACED_S = 1.0
-"""How often it is looked whether what no replica has taken could go to another pool: Serve wakes only those that the scaler names."""
+"""How often it is looked whether what no replica has taken could go to another pool: Serve wakes only those that the scaler names, and
+where a pool's last replica went with its node, it waits for the next one of that pool."""
+UNACCEPTED_S = 5.0
+"""A replica that has not even accepted a call by then does nothing (it is stopped, or its machine can't be reached, which nobody may have
+noticed yet): another is asked, if one is known."""
 
 
 class ServeStageClient:
@@ -162,31 +166,38 @@ class ServeStageClient:
         self, response: Any, item: Item[Any], route: Route, attempts: Attempts
     ) -> AsyncGenerator[Sequence[object], None]:
         """The stream's values, up to the item's deadline. Raises `_Elsewhere`, too, and `Unreadable`."""
-        iterator = aiter(response)
+        iterator, has_begun = aiter(response), False
         while True:
+            awaited = anext(iterator) if has_begun else self._placed(anext(iterator), route, attempts)
             try:
-                events = await _in_time(self._placed(anext(iterator), route, attempts), item, route.stage)
+                events = await _in_time(awaited, item, route.stage)
             except StopAsyncIteration:
                 return
+            has_begun = True
             yield readable(events)
 
     async def _placed(self, awaited: Awaitable[T], route: Route, attempts: Attempts) -> T:
-        """Raises `_Elsewhere` once a replica of another pool would have it sooner, as long as none has taken it."""
-        if route.replica or len(self._hosting(route.stage)) == 1:
-            return await awaited
-        answer = asyncio.ensure_future(_answer(awaited))
+        """Raises `_Elsewhere` as long as no replica has accepted it: once one of another pool would have it sooner than whoever comes, or
+        any other one than who doesn't answer."""
+        answer, until = asyncio.ensure_future(_answer(awaited)), time.monotonic() + UNACCEPTED_S
         try:
-            while not route.replica and not answer.done():
+            while not route.is_accepted and not answer.done():
                 await asyncio.wait([answer], timeout=UNPLACED_S)
-                if not route.replica and not answer.done() and self._is_sooner_elsewhere(route, attempts):
+                if route.is_accepted or answer.done() or (route.is_placed and time.monotonic() < until):
+                    continue
+                if self._is_sooner_elsewhere(route, attempts):
                     raise _Elsewhere
             return await answer
         finally:
             answer.cancel()
 
     def _is_sooner_elsewhere(self, route: Route, attempts: Attempts) -> bool:
+        """Notes who was in vain."""
+        attempts.tried |= route.tried | ({route.replica} if route.is_placed else set())
         ranked = self._ranked(route.stage, route.wanted, attempts.tried)
-        return ranked is not None and ranked.best.pool != route.pool and bool(ranked.best.replica) and not ranked.best.is_full
+        if ranked is None or ranked.best.replica in attempts.tried | {""} or ranked.best.is_full:
+            return False
+        return route.is_placed or ranked.best.pool != route.pool
 
     def _is_worth_another(self, error: Exception, failure: TriptychError, route: Route, attempts: Attempts) -> bool:
         """Where it was a replica that had no room: not where all were asked before it, as Serve did. Or where one of another version can't

@@ -13,7 +13,7 @@ import random
 import time
 from collections.abc import Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
@@ -34,6 +34,7 @@ class PoolRouter(RequestRouter):
         self._table = table_of_this_process()
         self._published: dict[str, tuple[bytes, Sequence[StageNews]]] = {}
         self._routed_by: WeakKeyDictionary[asyncio.Task[Any], PendingRequest] = WeakKeyDictionary()
+        self._routes: WeakSet[Route] = WeakSet()  # of the calls that are on their way, or there
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         super().update_replicas(replicas)
@@ -56,6 +57,23 @@ class PoolRouter(RequestRouter):
     def on_replica_actor_died(self, replica_id: Any) -> None:
         super().on_replica_actor_died(replica_id)
         self._tell_who_is_there()
+        self._tell_that_is_lost(replica_id.unique_id)
+
+    def on_replica_actor_unavailable(self, replica_id: Any) -> None:
+        super().on_replica_actor_unavailable(replica_id)
+        self._tell_that_is_lost(replica_id.unique_id)
+
+    def _tell_that_is_lost(self, replica: str) -> None:
+        """What it had not accepted, Serve would send to nobody but others of this pool, and wait for one as long as it takes."""
+        for route in list(self._routes):
+            if route.replica == replica:
+                route.lost()
+
+    def on_request_routed(self, pending_request: PendingRequest, replica_id: Any, result: Any) -> None:
+        super().on_request_routed(pending_request, replica_id, result)
+        route = pending_request.kwargs.get("to")
+        if isinstance(route, Route):
+            route.was_accepted()
 
     def _tell_who_is_there(self) -> None:
         there = {replica.replica_id.unique_id: replica for replica in self._replicas_list}
@@ -116,5 +134,6 @@ class PoolRouter(RequestRouter):
     def _tell_where_it_went(self, route: Route, replica: RunningReplica) -> None:
         try:
             route.went(replica.replica_id.unique_id)
+            self._routes.add(route)
         except Exception:
             logger.exception("%s: a call is not counted at its replica", self._pool)

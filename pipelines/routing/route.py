@@ -23,15 +23,27 @@ def wanted_of(item: Item[Any]) -> Wanted:
 
 class Route:
     """`ranked`: who was chosen (None: nobody was known); `tried`: who has failed it already. Where all are full, it is with nobody until
-    one takes it."""
+    one takes it. Serve's router sends it again where its replica can't be reached, but only to others of the same pool: `is_lost` then."""
 
-    __slots__ = ("_pool", "_ranked", "_sent", "_stage", "_table", "_tried", "_wanted")
+    __slots__ = (
+        "__weakref__",
+        "_is_lost",
+        "_pool",
+        "_ranked",
+        "_sent",
+        "_stage",
+        "_table",
+        "_tried",
+        "_wanted",
+        "is_accepted",
+    )
 
     def __init__(
         self, table: ReplicaTable, stage: str, pool: str, wanted: Wanted, ranked: Ranked | None, tried: frozenset[str]
     ) -> None:
         self._table, self._stage, self._pool, self._wanted = table, stage, pool, wanted
         self._ranked, self._tried = ranked, tried
+        self._is_lost = self.is_accepted = False
         replica = ranked.best.replica if ranked is not None and not ranked.best.is_full else ""
         self._sent: Sent = table.sent(stage, pool, replica, wanted.work, time.monotonic(), name=wanted.name)
 
@@ -64,8 +76,28 @@ class Route:
         self._ranked = ranked
         return ranked.best.replica
 
+    @property
+    def tried(self) -> frozenset[str]:
+        """Those that were lost on its way, too."""
+        return self._tried
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether it is on its way to somebody, or there."""
+        return bool(self._sent.replica) and not self._is_lost
+
     def went(self, replica: str) -> None:
+        self._is_lost = False
         self._table.went(self._sent, replica, time.monotonic())
+
+    def was_accepted(self) -> None:
+        """By the replica that it went to: it has begun there, or waits."""
+        self.is_accepted = True
+
+    def lost(self) -> None:
+        """The replica that it went to can't be reached."""
+        self._is_lost = True
+        self._tried |= {self._sent.replica}
 
     def ended(self) -> None:
         """Idempotent."""

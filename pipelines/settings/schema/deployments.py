@@ -119,7 +119,9 @@ class DeploymentConfig(Strict):
     )
     max_queued_requests: int = Field(256, ge=1, description="requests that may wait for a replica before 429")
     health_check_period_s: float = Field(2, gt=0)
-    health_check_timeout_s: float = Field(30, gt=0)
+    health_check_timeout_s: float = Field(
+        10, gt=0, description="a replica that lets three of its checks wait so long is replaced: one that is stopped, say"
+    )
     graceful_shutdown_timeout_s: float | None = Field(
         None, gt=0, description="how long a leaving replica may finish its requests; None: what the longest request may take"
     )

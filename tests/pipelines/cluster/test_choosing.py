@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from numpy.typing import NDArray
 
 from cache.memory import MemoryTier
 from cache.tiered import TieredCache
@@ -154,6 +155,40 @@ async def test_what_waits_for_a_pool_to_start_goes_to_another_that_has_a_replica
     await asyncio.sleep(0)
     assert asleep.num_queued == 0  # it was called off there
     await asleep.close()
+
+
+class Losing(FakeHandle):
+    """What it is given reaches nobody, and its pool has nobody else."""
+
+    def remote(self, stage: str, item: object, *beside: NDArray[Any], to: Any = None) -> Any:
+        to.lost()
+        return super().remote(stage, item, *beside, to=to)
+
+
+@pytest.mark.parametrize("method", ["call", "stream"])
+@pytest.mark.parametrize("how", ["lost on its way", "not accepted"])
+async def test_what_a_replica_that_is_gone_or_stopped_has_not_accepted_goes_to_another(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, method: str, how: str
+) -> None:
+    monkeypatch.setattr("pipelines.cluster.serve_client.UNPLACED_S", 0.01)
+    monkeypatch.setattr("pipelines.cluster.serve_client.UNACCEPTED_S", 0.01 if how == "not accepted" else 1000.0)
+    stopped = FakeDeployment(lambda: scene.host("left"), max_ongoing=0)
+    left = stopped.handle if how == "not accepted" else Losing(stopped)
+    handles: dict[str, Any] = {"left": left, "right": scene.pools["right"].handle}
+    client = ServeStageClient(handles, {ADD: ("left", "right"), COUNT: ("left", "right")}, table=scene.table)
+    for stage in (ADD, COUNT):
+        scene.busy("right", 30, stage)
+        scene.busy("left", 0, stage)
+    answer: Any
+    if method == "call":
+        answer = await asyncio.wait_for(client.call(ADD, Item("r", Add(1, 2), work=ONE)), 30)
+    else:
+        answer = (await asyncio.wait_for(collect(client.stream(COUNT, Item("r", CountFrom(2), work=ONE))), 30))[-1]  # type: ignore[arg-type]
+    assert answer.receipt.pool == "right"
+    assert not scene.table.demand()
+    await asyncio.sleep(0)
+    assert stopped.num_queued == 0  # it was called off there
+    await stopped.close()
 
 
 async def test_what_has_ended_is_no_longer_counted_as_sent(scene: Scene) -> None:

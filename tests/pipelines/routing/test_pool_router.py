@@ -202,3 +202,32 @@ async def test_whatever_goes_wrong_with_a_choice_the_request_is_not_dropped(
 def test_a_route_goes_to_the_replica_as_nothing(table: ReplicaTable) -> None:
     route = Route(table, STAGE, POOL, Wanted(WORK), None, frozenset())
     assert pickle.loads(pickle.dumps(route)) is None  # noqa: S301
+
+
+@pytest.mark.parametrize("how", ["on_replica_actor_unavailable", "on_replica_actor_died"])
+async def test_a_call_whose_replica_cannot_be_reached_is_known_to_be_with_nobody_until_another_takes_it(
+    table: ReplicaTable, how: str
+) -> None:
+    scene = Scene(2, table)
+    route = scene.chosen()
+    first = await scene.route(route)
+    other = next(replica for replica in scene.replicas if replica is not first)
+    getattr(scene.router, how)(other.replica_id)
+    assert route.is_placed
+    getattr(scene.router, how)(first.replica_id)
+    assert not route.is_placed
+    assert route.tried == {first.name}
+    scene.show([Replica(7)])
+    await scene.route(route)
+    assert route.is_placed
+
+
+async def test_a_call_is_told_that_its_replica_has_accepted_it(table: ReplicaTable) -> None:
+    scene = Scene(1, table)
+    route = scene.chosen()
+    metadata = RequestMetadata("r", "r", call_method="call")
+    pending = PendingRequest([STAGE, "item"], {"to": route}, metadata)
+    replica = await asyncio.wait_for(scene.router._choose_replica_for_request(pending), 30)
+    assert not route.is_accepted
+    scene.router.on_request_routed(pending, replica.replica_id, None)
+    assert route.is_accepted
