@@ -6,7 +6,7 @@ Knows headers and settings; knows no routes and no pipelines.
 import math
 import re
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from fastapi import Request
@@ -21,6 +21,7 @@ from pipelines.ingress.request.offline import offline_of
 from pipelines.ingress.request.own_models import OwnModels
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.ingress.request.tracing import trace_within
+from pipelines.ingress.request.traffic import model_for
 from pipelines.ingress.schemas.strict import WholeBody
 from pipelines.ingress.tenants.meter import METERED, Meter, refused
 from pipelines.jobs import ModelCard, Service
@@ -98,8 +99,7 @@ class Arrival:
         body = await self._read(
             read_json(request, model, self.threads.parsing, max_bytes=self.settings.limits.body_bytes), context
         )
-        self._understood(request, body, context)
-        return body
+        return self._understood(request, body, context)
 
     async def read_form(
         self, request: Request, model: type[B], context: RequestContext, *, files: Mapping[str, int]
@@ -108,8 +108,7 @@ class Arrival:
         form = await self._read(
             read_form(request, model, self.threads.parsing, files=files, max_bytes=self.settings.limits.body_bytes), context
         )
-        self._understood(request, form.body, context)
-        return form
+        return replace(form, body=self._understood(request, form.body, context))
 
     async def _read(self, reading: Awaitable[T], context: RequestContext) -> T:
         try:
@@ -122,15 +121,32 @@ class Arrival:
                 f"{error.message}; models: {_listed(self.served(context.tenant).models())}", param="model"
             ) from None
 
-    def _understood(self, request: Request, body: WholeBody, context: RequestContext) -> None:
-        """Notes what the whole request is to know of its body. Raises `InvalidRequest` for a priority that is not the client's to
-        choose."""
+    def _understood(self, request: Request, body: B, context: RequestContext) -> B:
+        """With the model that is to answer. Notes what the whole request is to know of its body. Raises `InvalidRequest` for a priority
+        that is not the client's to choose."""
+        body = self._shared(body, context)
         request.state.asked_as = body.asked_as()
         self.asks(request, getattr(body, "model", None), context)
         for name, why in body.without_effect().items():
             context.note(name, why)
         priority, offline = self._priority(body, context), offline_of(request)
         context.priority = priority if offline is None else offline.priority
+        return body
+
+    def _shared(self, body: B, context: RequestContext) -> B:
+        asked = getattr(body, "model", None)
+        if not asked or not body.is_run or asked not in self.settings.traffic:
+            return body
+        own = self.settings.models.get(context.tenant)
+        if own is not None and asked not in own:
+            return body  # it is refused, whoever would answer
+        may_ask = own if own is not None else {card.id for card in self.service.models()}
+        key = f"{context.tenant}\0{body.belongs_to() or context.id}"
+        model = model_for(asked, self.settings.traffic, key, may_ask)
+        if model == asked:
+            return body
+        context.note("model", f"{model} answers: a share of the requests for {asked} goes there (traffic)")
+        return body.model_copy(update={"model": model})
 
     def _priority(self, body: WholeBody, context: RequestContext) -> int:
         """Of a request that says none it is what its tenant may have, and its receipt tells so. Raises `InvalidRequest`."""

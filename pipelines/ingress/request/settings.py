@@ -19,7 +19,8 @@ NOBODY = ""
 @dataclass(frozen=True, slots=True)
 class IngressSettings:
     """`keys`: SHA-256 of an API key in hex -> tenant; none: one tenant, no key asked. `operators`: tenants. `models`: tenant -> the models
-    that are its own, where those are not all. `quotas`: of the tenants that have some. Seconds and bytes."""
+    that are its own, where those are not all. `quotas`: of the tenants that have some. `traffic`: model -> weights of those that answer for
+    it. Seconds and bytes."""
 
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     keys: Mapping[str, str] = field(default_factory=dict)
@@ -27,6 +28,7 @@ class IngressSettings:
     operators: frozenset[str] = frozenset()
     models: Mapping[str, frozenset[str]] = field(default_factory=dict)
     quotas: Mapping[str, QuotaConfig] = field(default_factory=dict)
+    traffic: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     fetch: FetchPolicy = field(default_factory=FetchPolicy)
     heartbeat_s: float = HttpConfig().heartbeat_s
     headers_within_s: float = HttpConfig().headers_within_s
@@ -59,6 +61,7 @@ def settings_of(config: AppConfig) -> IngressSettings:
         operators=frozenset(config.auth.operators),
         models={tenant: frozenset(models) for tenant, models in config.auth.models.items()},
         quotas=config.auth.quotas,
+        traffic=config.traffic,
         fetch=FetchPolicy(
             enabled=config.fetch.enabled, timeout_s=config.fetch.timeout_s, allowed_hosts=config.fetch.allowed_hosts
         ),

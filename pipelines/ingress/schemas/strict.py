@@ -76,7 +76,13 @@ class WholeBody(RequestBody):
 
     long_list: ClassVar[str] = ""
     token_lists: ClassVar[frozenset[str]] = frozenset()
+    is_run: ClassVar[bool] = True  # by a model, and not only looked at
     triptych: Extras | None = None
+
+    def belongs_to(self) -> str:
+        """What the client says that it is part of (a conversation, a user), or ""."""
+        named = (getattr(self, field, None) for field in ("prompt_cache_key", "safety_identifier", "user"))
+        return next((name for name in named if name), "")
 
     def asked_priority(self) -> int | None:
         """None: it doesn't say."""

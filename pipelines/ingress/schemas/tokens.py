@@ -14,6 +14,7 @@ from pipelines.ingress.schemas.strict import AskingBody, ResponseBody, UnsaidMod
 class TokenizeBody(AskingBody):
     """A text, or a conversation as /v1/chat/completions takes it."""
 
+    is_run: ClassVar[bool] = False
     model: UnsaidModelId = ""
     prompt: str | None = None
     add_special_tokens: bool | None = Field(
@@ -41,6 +42,7 @@ class Tokenized(ResponseBody):
 class DetokenizeBody(AskingBody):
     token_lists: ClassVar[frozenset[str]] = frozenset({"tokens"})
 
+    is_run: ClassVar[bool] = False
     model: UnsaidModelId = ""
     tokens: Annotated[list[TokenId], Field(fail_fast=True)]
 

@@ -298,6 +298,10 @@ class AppConfig(Strict):
     routing: RoutingConfig = RoutingConfig()
     scaling: ScalingConfig = ScalingConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
+    traffic: dict[str, dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]] = Field(
+        {},
+        description="MODEL -> models and their weights: of the requests that ask for it, each answers such a share",
+    )
     profiles: str = Field(
         "profiles",
         description="a folder of measured speeds (`triptych profile`) on every machine; what has none there is learned",
@@ -366,6 +370,24 @@ class AppConfig(Strict):
             unknown = sorted(set(models) - set(self.models))
             if unknown:
                 raise ValueError(f"auth.models.{tenant}: {', '.join(unknown)} is not one of {', '.join(self.models)}")
+        return self
+
+    @model_validator(mode="after")
+    def traffic_goes_to_models_of_its_kind(self) -> "AppConfig":
+        for asked, shares in self.traffic.items():
+            for model in (asked, *shares):
+                if model not in self.models:
+                    raise ValueError(f"traffic.{asked}: {model} is not one of {', '.join(self.models)}")
+                if self.models[model].pipeline != self.models[asked].pipeline:
+                    raise ValueError(
+                        f"traffic.{asked}: {model} is of pipeline {self.models[model].pipeline}, {asked} of {self.models[asked].pipeline}"
+                    )
+                if model != asked and model in self.traffic:
+                    raise ValueError(
+                        f"traffic.{asked}: {model} shares its own requests with others; say all weights in one place"
+                    )
+            if not sum(shares.values()):
+                raise ValueError(f"traffic.{asked}: no model has a weight over 0")
         return self
 
     def _refuse_one_name_for_two(self) -> None:

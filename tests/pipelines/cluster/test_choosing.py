@@ -183,7 +183,7 @@ async def test_what_a_replica_that_is_gone_or_stopped_has_not_accepted_goes_to_a
     if method == "call":
         answer = await asyncio.wait_for(client.call(ADD, Item("r", Add(1, 2), work=ONE)), 30)
     else:
-        answer = (await asyncio.wait_for(collect(client.stream(COUNT, Item("r", CountFrom(2), work=ONE))), 30))[-1]  # type: ignore[arg-type]
+        answer = (await asyncio.wait_for(collect(client.stream(COUNT, Item("r", CountFrom(2), work=ONE))), 30))[-1]
     assert answer.receipt.pool == "right"
     assert not scene.table.demand()
     await asyncio.sleep(0)

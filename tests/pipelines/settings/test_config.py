@@ -93,6 +93,13 @@ REFUSED = [
     ("auth", {"keys": [KEY_A], "quotas": {"a": {"device_seconds_per_minute": float("nan")}}}, ["a.device_seconds_per_minute"]),
     ("auth", {"keys": [KEY_A], "quotas": {"a": {"concurrent_requests": 1.5}}}, ["auth.quotas.a.concurrent_requests"]),
     ("auth", {"keys": [KEY_A], "quotas": {"a": {"highest_priority": -11}}}, ["auth.quotas.a.highest_priority", "-11"]),
+    ("traffic", {"triptych-see": {"triptych-hear": 1}}, ["traffic.triptych-see: triptych-hear is not one of"]),
+    ("traffic", {"triptych-hear": {"triptych-see": 1}}, ["traffic.triptych-hear: triptych-hear is not one of"]),
+    ("traffic", {"triptych-see": {"triptych-paint": 1}}, ["triptych-paint is of pipeline text_to_image, triptych-see of"]),
+    ("traffic", {"triptych-see": {"triptych-see": 0}}, ["traffic.triptych-see: no model has a weight over 0"]),
+    ("traffic", {"triptych-see": {}}, ["traffic.triptych-see: no model has a weight over 0"]),
+    ("traffic", {"triptych-see": {"triptych-see": -1}}, ["traffic.triptych-see.triptych-see", "greater than or equal to 0"]),
+    ("traffic", {"triptych-see": {"triptych-see": float("nan")}}, ["traffic.triptych-see.triptych-see"]),
     ("auth", {"keys": [{"tenant": "a", "sha256": "0" * 64}, {"tenant": "b", "sha256": "1" * 64}]}, ["secret_env"]),
     ("models", {}, ["models", "at least 1"]),
     (
