@@ -14,7 +14,7 @@ from benchmarks.reporting.report import ROOT
 _ASKS = """
 import json, os
 from pipelines.cluster import fork_server
-for module in fork_server.IMPORTED:
+for module in (*fork_server.BASE, *fork_server.STAGES):
     fork_server._import(module)
 import torch
 found = {"touched": torch.cuda.is_initialized()}

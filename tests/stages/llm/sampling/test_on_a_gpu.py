@@ -37,11 +37,12 @@ def test_the_same_tokens_are_kept_as_in_memory(size: int, seed: int, spread: flo
     masses = masses_of(len(top_p), size, seed, spread)
     there = masses.to(DEVICE)
     keep_share(there, torch.tensor(top_p, dtype=torch.float64, device=DEVICE))
+    given = masses.clone()
     keep_in_memory(masses, [Sampling(1, top_p=share) for share in top_p])
     sums = masses.sum(dim=-1), there.cpu().sum(dim=-1)
-    differ = (masses > 0) != (there.cpu() > 0)
-    # Sums in another order may differ in their last bits, and then by the token at the edge.
-    assert differ.sum(dim=-1).max() <= 1
+    differ = torch.where((masses > 0) != (there.cpu() > 0), given, 0.0)
+    # Sums in another order may differ in their last bits, and then by the token at the edge, and by those that weigh less than such bits.
+    assert (differ.sum(dim=-1) - differ.amax(dim=-1) <= 1e-6 * given.sum(dim=-1)).all()
     torch.testing.assert_close(*sums, rtol=1e-3, atol=1e-6)
 
 
