@@ -39,7 +39,7 @@ class RequestContext:
     seconds. `tenant` is derived on the server; `salt` goes into every name. `pace_s`: how often, at most, the client is shown
     something new; infinite where it is shown the end only. `lost_replicas`: those that ended with a piece of it in hand, by their names.
     `notes`: of fields without the effect that they might have had, for the receipt. `trace`: where somebody records it. `usage`: once it
-    is through, where it is about tokens."""
+    is through, where it is about tokens. `asked_model`: whom the client named, where a share of that one's requests goes to another."""
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     tenant: str = "default"
@@ -53,6 +53,7 @@ class RequestContext:
     notes: list[Note] = field(default_factory=list)
     trace: Trace | None = None
     usage: TokenUsage | None = None
+    asked_model: str | None = None
 
     def note(self, field: str, text: str) -> None:
         """Tells in the receipt what became of a field; once."""

@@ -5,7 +5,8 @@ A stream that goes on behind what was told is not what ends them as long as it c
 `MAX_LOST_BETWEEN` may end under it.
 
 What ended for another reason costs a pause and no attempt, as far as that can be told:
-- a replica that dies before it has accepted a request: Serve's router sends that to another, and nobody here hears of it;
+- a replica that dies before it has accepted a request: Serve's router sends that to another of its pool, and the caller to another
+  pool (`serve_client.py`);
 - one that only refuses (it is broken, or closing, and Serve has yet to replace it), also where its device broke while the request
   waited there (`stages/engine/device_faults.py`);
 - one that went with its whole node;

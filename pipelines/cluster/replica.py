@@ -109,8 +109,10 @@ class StageReplica:
     async def check_health(self) -> None:
         """Called by Serve; raises where a stage's device is broken or its thread has died, and is then replaced.
 
-        Serve 2.60 replaces a replica that raises three times in a row, and stops it gracefully: it waits for calls that are under
-        way (a broken engine has failed them all), then for `close` (which waits for no device that is broken), then kills it.
+        Serve 2.60 replaces a replica that raises three times in a row. Where RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS is set, as
+        `triptych serve` does, it kills it then (a broken engine has failed its own calls by then; those of other stages of the replica
+        go on elsewhere). Else it stops it gracefully: it waits for calls that are under way, then for `close` (which waits for no
+        device that is broken), and only then kills it.
         """
         self._begin_on_this_loop()
         self._host.check()

@@ -179,25 +179,27 @@ class ServeStageClient:
     async def _placed(self, awaited: Awaitable[T], route: Route, attempts: Attempts) -> T:
         """Raises `_Elsewhere` as long as no replica has accepted it: once one of another pool would have it sooner than whoever comes, or
         any other one than who doesn't answer."""
-        answer, until = asyncio.ensure_future(_answer(awaited)), time.monotonic() + UNACCEPTED_S
+        answer = asyncio.ensure_future(_answer(awaited))
+        answer.add_done_callback(lambda task: task.cancelled() or task.exception())  # where it is called off, nobody asks
         try:
             while not route.is_accepted and not answer.done():
                 await asyncio.wait([answer], timeout=UNPLACED_S)
-                if route.is_accepted or answer.done() or (route.is_placed and time.monotonic() < until):
-                    continue
-                if self._is_sooner_elsewhere(route, attempts):
+                if not route.is_accepted and not answer.done() and self._is_better_elsewhere(route, attempts):
                     raise _Elsewhere
             return await answer
         finally:
             answer.cancel()
 
-    def _is_sooner_elsewhere(self, route: Route, attempts: Attempts) -> bool:
-        """Notes who was in vain."""
-        attempts.tried |= route.tried | ({route.replica} if route.is_placed else set())
+    def _is_better_elsewhere(self, route: Route, attempts: Attempts) -> bool:
+        """Where it is with nobody: in another pool. Where who has it says nothing: with anybody else. Notes who was in vain."""
+        is_silent = route.placed_at is not None
+        if route.placed_at is not None and time.monotonic() < route.placed_at + UNACCEPTED_S:
+            return False
+        attempts.tried |= route.tried | ({route.replica} if is_silent else set())
         ranked = self._ranked(route.stage, route.wanted, attempts.tried)
         if ranked is None or ranked.best.replica in attempts.tried | {""} or ranked.best.is_full:
             return False
-        return route.is_placed or ranked.best.pool != route.pool
+        return is_silent or ranked.best.pool != route.pool
 
     def _is_worth_another(self, error: Exception, failure: TriptychError, route: Route, attempts: Attempts) -> bool:
         """Where it was a replica that had no room: not where all were asked before it, as Serve did. Or where one of another version can't
@@ -281,7 +283,7 @@ class ServeStageClient:
 
 
 class _Elsewhere(Exception):
-    """What nobody has taken yet is to go to another pool."""
+    """What nobody has taken yet is to go to another pool, or replica."""
 
 
 class _Pool:

@@ -13,7 +13,7 @@ import random
 import time
 from collections.abc import Sequence
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary
 
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
@@ -34,10 +34,11 @@ class PoolRouter(RequestRouter):
         self._table = table_of_this_process()
         self._published: dict[str, tuple[bytes, Sequence[StageNews]]] = {}
         self._routed_by: WeakKeyDictionary[asyncio.Task[Any], PendingRequest] = WeakKeyDictionary()
-        self._routes: WeakSet[Route] = WeakSet()  # of the calls that are on their way, or there
+        self._unreachable: set[str] = set()  # since Serve last told who is there
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         super().update_replicas(replicas)
+        self._unreachable.clear()
         self._tell_who_is_there()
         now = time.monotonic()
         for replica in replicas:
@@ -56,18 +57,19 @@ class PoolRouter(RequestRouter):
 
     def on_replica_actor_died(self, replica_id: Any) -> None:
         super().on_replica_actor_died(replica_id)
+        self._unreachable.add(replica_id.unique_id)
         self._tell_who_is_there()
-        self._tell_that_is_lost(replica_id.unique_id)
 
     def on_replica_actor_unavailable(self, replica_id: Any) -> None:
         super().on_replica_actor_unavailable(replica_id)
-        self._tell_that_is_lost(replica_id.unique_id)
+        self._unreachable.add(replica_id.unique_id)
 
-    def _tell_that_is_lost(self, replica: str) -> None:
-        """What it had not accepted, Serve would send to nobody but others of this pool, and wait for one as long as it takes."""
-        for route in list(self._routes):
-            if route.replica == replica:
-                route.lost()
+    async def _choose_replica_for_request(self, pending_request: PendingRequest, *, is_retry: bool = False) -> RunningReplica:
+        """Again, where whom it went to has not taken it. Serve waits for another of this pool as long as it takes; the caller may not."""
+        route = pending_request.kwargs.get("to")
+        if is_retry and isinstance(route, Route):
+            route.came_back(is_lost=route.replica in self._unreachable)
+        return await super()._choose_replica_for_request(pending_request, is_retry=is_retry)
 
     def on_request_routed(self, pending_request: PendingRequest, replica_id: Any, result: Any) -> None:
         super().on_request_routed(pending_request, replica_id, result)
@@ -134,6 +136,5 @@ class PoolRouter(RequestRouter):
     def _tell_where_it_went(self, route: Route, replica: RunningReplica) -> None:
         try:
             route.went(replica.replica_id.unique_id)
-            self._routes.add(route)
         except Exception:
             logger.exception("%s: a call is not counted at its replica", self._pool)

@@ -23,27 +23,19 @@ def wanted_of(item: Item[Any]) -> Wanted:
 
 class Route:
     """`ranked`: who was chosen (None: nobody was known); `tried`: who has failed it already. Where all are full, it is with nobody until
-    one takes it. Serve's router sends it again where its replica can't be reached, but only to others of the same pool: `is_lost` then."""
+    one takes it. Serve's router gets it back where its replica can't be reached or has no room, and knows none but those of the same
+    pool."""
 
-    __slots__ = (
-        "__weakref__",
-        "_is_lost",
-        "_pool",
-        "_ranked",
-        "_sent",
-        "_stage",
-        "_table",
-        "_tried",
-        "_wanted",
-        "is_accepted",
-    )
+    __slots__ = ("_pool", "_ranked", "_sent", "_stage", "_table", "_tried", "_wanted", "is_accepted", "placed_at")
 
     def __init__(
         self, table: ReplicaTable, stage: str, pool: str, wanted: Wanted, ranked: Ranked | None, tried: frozenset[str]
     ) -> None:
         self._table, self._stage, self._pool, self._wanted = table, stage, pool, wanted
         self._ranked, self._tried = ranked, tried
-        self._is_lost = self.is_accepted = False
+        self.is_accepted = False
+        self.placed_at: float | None = None
+        """Since when it is on its way to a replica; None: it waits in Serve's router."""
         replica = ranked.best.replica if ranked is not None and not ranked.best.is_full else ""
         self._sent: Sent = table.sent(stage, pool, replica, wanted.work, time.monotonic(), name=wanted.name)
 
@@ -78,26 +70,22 @@ class Route:
 
     @property
     def tried(self) -> frozenset[str]:
-        """Those that were lost on its way, too."""
+        """Those that could not be reached, too."""
         return self._tried
 
-    @property
-    def is_placed(self) -> bool:
-        """Whether it is on its way to somebody, or there."""
-        return bool(self._sent.replica) and not self._is_lost
-
     def went(self, replica: str) -> None:
-        self._is_lost = False
-        self._table.went(self._sent, replica, time.monotonic())
+        self.placed_at = time.monotonic()
+        self._table.went(self._sent, replica, self.placed_at)
 
     def was_accepted(self) -> None:
         """By the replica that it went to: it has begun there, or waits."""
         self.is_accepted = True
 
-    def lost(self) -> None:
-        """The replica that it went to can't be reached."""
-        self._is_lost = True
-        self._tried |= {self._sent.replica}
+    def came_back(self, *, is_lost: bool) -> None:
+        """The replica that it went to has not taken it. `is_lost`: it can't be reached."""
+        self.placed_at = None
+        if is_lost:
+            self._tried |= {self._sent.replica}
 
     def ended(self) -> None:
         """Idempotent."""

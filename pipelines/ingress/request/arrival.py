@@ -145,6 +145,7 @@ class Arrival:
         model = model_for(asked, self.settings.traffic, key, may_ask)
         if model == asked:
             return body
+        context.asked_model = asked
         context.note("model", f"{model} answers: a share of the requests for {asked} goes there (traffic)")
         return body.model_copy(update={"model": model})
 

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from stages.device.memory_on_demand import zeros
 from stages.device.uploads import uploaded
 
 READ_STEP = 64
@@ -125,8 +124,7 @@ class SlotLayer(CacheLayerMixin):
 
     def _allocated_like(self, states: Tensor) -> Tensor:
         # One token more than is ever read: no read is contiguous, so a compiled graph meets one layout at all lengths.
-        shape = (self.num_slots, states.shape[1], self.max_tokens + 1, states.shape[3])
-        return zeros(shape, states.dtype, states.device)
+        return states.new_zeros(self.num_slots, states.shape[1], self.max_tokens + 1, states.shape[3])
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
         """Takes [batch, heads, width, dim]; returns what the batch may attend to, [batch, heads, read_length, dim]."""

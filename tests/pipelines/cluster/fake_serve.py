@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 
 import ray.exceptions
 from numpy.typing import NDArray
-from ray.serve.exceptions import BackPressureError
+from ray.serve.exceptions import BackPressureError, RequestCancelledError
 
+from pipelines.routing.route import Route
 from stages.contract.item import Item, Reply, StreamEnd
 from stages.contract.message import readable
 from stages.host.host import StageHost
@@ -67,9 +68,11 @@ class FakeDeployment:
     async def close(self) -> None:
         await asyncio.gather(*(host.close() for host in self._hosts))
 
-    async def run(self, work: Callable[[Replica], Coroutine[Any, Any, T]]) -> T:
+    async def run(self, work: Callable[[Replica], Coroutine[Any, Any, T]], to: object) -> T:
         """In a place of a replica. What the stages raise is wrapped, as Ray wraps it."""
         await self._find_place()
+        if isinstance(to, Route):
+            to.was_accepted()
         replica, task = self.replica, asyncio.current_task()
         assert task is not None
         replica.ongoing.add(task)
@@ -121,35 +124,43 @@ class FakeHandle:
         """`beside`: arrays, or what a test's `ObjectStore` gives in their place and this process may share."""
         sent: Any = pickle.loads(pickle.dumps(item, protocol=5))  # noqa: S301
         if self.stream:
-            return StreamResponse(self.deployment, lambda replica: replica.stream(stage, sent, *beside))
-        return Response(self.deployment, lambda replica: replica.call(stage, sent))
+            return StreamResponse(self.deployment, lambda replica: replica.stream(stage, sent, *beside), to)
+        return Response(self.deployment, lambda replica: replica.call(stage, sent), to)
 
 
 class Response:
     """Under way from the start, and until `cancel`, whoever waits for it."""
 
-    def __init__(self, deployment: FakeDeployment, work: Callable[[Replica], Coroutine[Any, Any, Any]]) -> None:
-        self._deployment = deployment
-        self._task = asyncio.get_running_loop().create_task(deployment.run(work), context=Context())
+    def __init__(self, deployment: FakeDeployment, work: Callable[[Replica], Coroutine[Any, Any, Any]], to: object) -> None:
+        self._deployment, self._is_cancelled = deployment, False
+        self._task = asyncio.get_running_loop().create_task(deployment.run(work, to), context=Context())
         self._task.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody need ask
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self._answer().__await__()
 
     async def _answer(self) -> Any:
-        await asyncio.wait([self._task])
+        try:
+            await asyncio.wait([self._task])
+        except asyncio.CancelledError:
+            if self._is_cancelled:
+                raise RequestCancelledError("") from None  # as Serve has it
+            raise
         if self._task.cancelled():
             raise ray.exceptions.TaskCancelledError
         return self._deployment.crossed(self._task.result())
 
     def cancel(self) -> None:
+        self._is_cancelled = True
         self._task.cancel()
 
 
 class StreamResponse:
     """As `Response`, for what yields."""
 
-    def __init__(self, deployment: FakeDeployment, work: Callable[[Replica], AsyncIterator[Sequence[object]]]) -> None:
+    def __init__(
+        self, deployment: FakeDeployment, work: Callable[[Replica], AsyncIterator[Sequence[object]]], to: object
+    ) -> None:
         self._deployment = deployment
         self._batches: asyncio.Queue[Sequence[object] | None] = asyncio.Queue()
 
@@ -158,7 +169,7 @@ class StreamResponse:
                 async for batch in batches:
                     self._batches.put_nowait(batch)
 
-        self._task = asyncio.get_running_loop().create_task(deployment.run(pump), context=Context())
+        self._task = asyncio.get_running_loop().create_task(deployment.run(pump, to), context=Context())
         self._task.add_done_callback(lambda _: self._batches.put_nowait(None))
 
     def __aiter__(self) -> "StreamResponse":

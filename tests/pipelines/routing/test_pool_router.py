@@ -204,29 +204,35 @@ def test_a_route_goes_to_the_replica_as_nothing(table: ReplicaTable) -> None:
     assert pickle.loads(pickle.dumps(route)) is None  # noqa: S301
 
 
-@pytest.mark.parametrize("how", ["on_replica_actor_unavailable", "on_replica_actor_died"])
-async def test_a_call_whose_replica_cannot_be_reached_is_known_to_be_with_nobody_until_another_takes_it(
-    table: ReplicaTable, how: str
+@pytest.mark.parametrize("why", ["on_replica_actor_unavailable", "on_replica_actor_died", "no room"])
+async def test_a_call_that_its_replica_has_not_taken_is_known_to_be_with_nobody_until_another_takes_it(
+    table: ReplicaTable, why: str
 ) -> None:
-    scene = Scene(2, table)
+    scene = Scene(1, table)
     route = scene.chosen()
-    first = await scene.route(route)
-    other = next(replica for replica in scene.replicas if replica is not first)
-    getattr(scene.router, how)(other.replica_id)
-    assert route.is_placed
-    getattr(scene.router, how)(first.replica_id)
-    assert not route.is_placed
-    assert route.tried == {first.name}
+    pending = PendingRequest([STAGE, "item"], {"to": route}, RequestMetadata("r", "r", call_method="call"))
+    assert route.placed_at is None
+    first = await asyncio.wait_for(scene.router._choose_replica_for_request(pending), 30)
+    assert route.placed_at is not None
+    scene.busy(scene.replicas[0], Replica.max_ongoing_requests)
+    if why != "no room":
+        getattr(scene.router, why)(first.replica_id)
+    pending.reset_future()
+    again = asyncio.create_task(scene.router._choose_replica_for_request(pending, is_retry=True))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not again.done()
+    assert route.placed_at is None
+    assert route.tried == (frozenset() if why == "no room" else {first.replica_id.unique_id})
     scene.show([Replica(7)])
-    await scene.route(route)
-    assert route.is_placed
+    assert (await asyncio.wait_for(again, 30)).replica_id.unique_id == "r7"
+    assert route.placed_at is not None
 
 
 async def test_a_call_is_told_that_its_replica_has_accepted_it(table: ReplicaTable) -> None:
     scene = Scene(1, table)
     route = scene.chosen()
-    metadata = RequestMetadata("r", "r", call_method="call")
-    pending = PendingRequest([STAGE, "item"], {"to": route}, metadata)
+    pending = PendingRequest([STAGE, "item"], {"to": route}, RequestMetadata("r", "r", call_method="call"))
     replica = await asyncio.wait_for(scene.router._choose_replica_for_request(pending), 30)
     assert not route.is_accepted
     scene.router.on_request_routed(pending, replica.replica_id, None)

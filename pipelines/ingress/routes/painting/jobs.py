@@ -108,7 +108,7 @@ class JobsRoute:
             {note.field: note.text for note in context.notes},
         )
         id, size = _id(request, context), sum(len(one.data) for one in (init.image, init.mask) if one) if init else 0
-        kept, named = await self.arrival.threads.digests.run(size, _kept_form, asked)
+        kept, named = await self.arrival.threads.digests.run(size, _kept_form, asked, context.asked_model)
         about = {
             "model": model,
             "kind": "generation" if init is None else "edit",
@@ -210,12 +210,14 @@ class JobsRoute:
         return ImageJob.model_validate(fields)
 
 
-def _kept_form(asked: JobRequest) -> tuple[bytes, str]:
-    """And the digest of what was asked. Without a seed it gets one, so that whoever does it again paints the same."""
-    plain = asked.to_bytes()
+def _kept_form(asked: JobRequest, named: str | None) -> tuple[bytes, str]:
+    """And the digest of what was asked: of the model that the client has `named`, whoever is to paint it. Without a seed it gets one, so
+    that whoever does it again paints the same."""
+    plain, notes = asked.to_bytes(), {field: note for field, note in asked.notes.items() if field != "model"}
+    of_all = digest(plain if named is None else replace(asked, model=named, notes=notes).to_bytes())
     if asked.job.seed is not None:
-        return plain, digest(plain)
-    return replace(asked, job=replace(asked.job, seed=secrets.randbits(32))).to_bytes(), digest(plain)
+        return plain, of_all
+    return replace(asked, job=replace(asked.job, seed=secrets.randbits(32))).to_bytes(), of_all
 
 
 def _id(request: Request, context: RequestContext) -> str:

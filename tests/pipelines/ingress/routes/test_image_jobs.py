@@ -6,6 +6,7 @@ import hashlib
 import io
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -248,6 +249,32 @@ async def test_the_same_key_is_one_job_and_another_request_under_it_is_refused()
         assert (other.status_code, error_of(other)["param"]) == (400, "idempotency-key")
         empty = await client.post(PATH, json=paint(), headers={"idempotency-key": " "})
         assert (empty.status_code, error_of(empty)["param"]) == (400, "idempotency-key")
+
+
+NEXT = "fake-next"
+
+
+class TwoPainters(FakeService):
+    """Its painter has a next version, which paints alike."""
+
+    def models(self) -> Any:
+        first = super().models()
+        return (*first, *(replace(card, id=NEXT) for card in first if card.id == PAINT))
+
+    def paint_pipeline(self, model: str) -> Any:
+        return super().paint_pipeline(PAINT if model == NEXT else model)
+
+
+@pytest.mark.parametrize("weights", [{PAINT: 1.0, NEXT: 1.0}, {NEXT: 1.0}])
+async def test_the_same_key_is_one_job_whoever_was_to_paint_it(weights: dict[str, float]) -> None:
+    store, shares, key = SharedStore(10**8), IngressSettings(traffic={PAINT: weights}), {"idempotency-key": "order-7"}
+    async with process(TwoPainters(), store, shares) as here, process(TwoPainters(), store) as there:
+        first = await submitted(here, headers=key)
+        for _ in range(8):
+            assert (await submitted(here, headers=key))["id"] == first["id"]
+        assert (await submitted(there, headers=key))["id"] == first["id"]  # where nothing is shared
+        other = await there.post(PATH, json=paint(model=NEXT), headers=key)
+        assert (other.status_code, error_of(other)["param"]) == (400, "idempotency-key")
 
 
 async def test_jobs_are_listed_the_newest_first_a_page_at_a_time() -> None:
