@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -130,11 +131,11 @@ async def test_a_node_that_is_lost_costs_no_request_where_another_has_a_pool_of_
     handles = {side: serve.get_deployment_handle(side, side) for side in SIDES}
     client = ServeStageClient(handles, {STAGE: SIDES})
     answers: list[tuple[str, Sequence[str]]] = []
-    over = asyncio.Event()
+    over, numbers = asyncio.Event(), count()
 
     async def keep_asking() -> None:
         while not over.is_set():
-            said, _, receipt = await ask(client)
+            said, _, receipt = await ask(client, f"nobody has read it {next(numbers)}")  # or it would go to whoever has
             answers.append((receipt.replica, said))
 
     askers = [asyncio.create_task(keep_asking()) for _ in range(4)]
