@@ -5,17 +5,13 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from benchmarks.servers.parts import RAYLET_OF
-from benchmarks.servers.processes import marked
 from pipelines.cluster.replica import StageReplica
 from pipelines.cluster.serve_client import ServeStageClient
 from pipelines.settings.serve.replica_spec import CacheSpec, RedisSpec, ReplicaSpec
@@ -120,42 +116,6 @@ async def test_the_work_of_a_node_that_is_drained_goes_elsewhere_first_and_nothi
     drained.set()
     await asyncio.gather(*askers)
     assert len({tuple(said) for said in answers}) == 1
-
-
-async def test_a_node_that_is_lost_costs_no_request_where_another_has_a_pool_of_the_stage(scene: Scene) -> None:
-    """Its replicas have taken nothing of what is sent to them until Ray knows that it is gone."""
-    from ray import serve
-
-    for side in SIDES:
-        scene.run(side, side)
-    handles = {side: serve.get_deployment_handle(side, side) for side in SIDES}
-    client = ServeStageClient(handles, {STAGE: SIDES})
-    answers: list[tuple[str, Sequence[str]]] = []
-    over, numbers = asyncio.Event(), count()
-
-    async def keep_asking() -> None:
-        while not over.is_set():
-            said, _, receipt = await ask(client, f"nobody has read it {next(numbers)}")  # or it would go to whoever has
-            answers.append((receipt.replica, said))
-
-    askers = [asyncio.create_task(keep_asking()) for _ in range(4)]
-    await asyncio.to_thread(eventually, lambda: len({replica for replica, _ in answers}) == 2, "either side has answered")
-    await asyncio.to_thread(kill_node_of, "right")
-    num_before = len(answers)
-    await asyncio.to_thread(eventually, lambda: len(answers) >= num_before + 40, "the other side answers")
-    over.set()
-    await asyncio.wait_for(asyncio.gather(*askers), 120)  # none waits for the side that is gone
-    assert len({tuple(said) for _, said in answers}) == 1
-
-
-def kill_node_of(deployment: str) -> None:
-    """With all that runs there."""
-    (pid,) = (replica["pid"] for name, replica in replicas() if name == deployment)
-    raylet = psutil.Process(int(psutil.Process(pid).environ()[RAYLET_OF]))
-    there = {child.pid: child for child in raylet.children(recursive=True)} | marked(RAYLET_OF, str(raylet.pid))
-    for process in (raylet, *there.values()):
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
 
 
 def running_on(deployment: str) -> Sequence[str]:

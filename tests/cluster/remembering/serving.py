@@ -293,8 +293,9 @@ def _painting(found: Mapping[str, Any]) -> Painting:
 
 
 def keys_of(store: RedisServer) -> set[bytes]:
+    """Of results and pages: the server's own totals, and its lists of what it keeps, come and go when it likes."""
     with store.client() as client:
-        return set(client.scan_iter(count=1000))
+        return {key for key in client.scan_iter(count=1000, _type="string") if not key.startswith(USAGE.encode())}
 
 
 @contextmanager
