@@ -124,9 +124,7 @@ def _start_ray(num_cpus: int, *, fork_server: bool) -> None:
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray would let everything else on the machine go first
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # none would be used: ours have a runtime environment
     os.environ.setdefault("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.25")  # Serve's own 0.1 takes a small machine's time
-    os.environ.setdefault(
-        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S", "2"
-    )  # a dead proxy is replaced after three: 6 s, not Serve's 30
+    os.environ.setdefault("RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S", "2")  # a dead proxy is replaced after three, not after 30 s
     os.environ.setdefault("RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS", "1")  # who is stopped would keep its requests for minutes
     os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", CALLBACK)
     refuse_other_ways_in({name: os.environ.setdefault(name, "0") == "1" for name in (HA_PROXY, DIRECT_INGRESS)})

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from pipelines.ingress.request.settings import IngressSettings
 from pipelines.ingress.request.traffic import model_for
-from tests.pipelines.ingress.fakes import CHAT, EMBED, PAINT, FakeService
+from tests.pipelines.ingress.fakes import CHAT, EMBED, PAINT
 from tests.pipelines.ingress.surface import chat_body, client_for, sse_events
 from tests.pipelines.ingress.test_tenants import SEVERAL, key
+from tests.pipelines.ingress.two_versions import TwoVersions, next_of
 
 ALL = ("old", "new", "other")
 weights = st.dictionaries(st.sampled_from(ALL), st.floats(0, 1e9), min_size=1).filter(lambda found: sum(found.values()) > 0)
@@ -49,18 +50,7 @@ def test_a_model_without_shares_answers_itself() -> None:
     assert model_for("old", {"new": {"other": 1}}, "k", ALL) == "old"
 
 
-NEXT = "fake-next"
-
-
-class TwoVersions(FakeService):
-    """Its chat model has a next version, which answers alike."""
-
-    def models(self) -> Any:
-        first = super().models()
-        return (*first, *(replace(card, id=NEXT) for card in first if card.id == CHAT))
-
-    def chat_pipeline(self, model: str) -> Any:
-        return super().chat_pipeline(CHAT if model == NEXT else model)
+NEXT = next_of(CHAT)
 
 
 def settings(**shares: float) -> IngressSettings:

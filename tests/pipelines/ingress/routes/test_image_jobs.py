@@ -6,7 +6,6 @@ import hashlib
 import io
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -26,6 +25,7 @@ from stages.contract.errors import QueueFull, StageFailed
 from tests.pipelines.ingress.fakes import CHAT, PAINT, Events, FakeService, Gate, Trouble, gradient
 from tests.pipelines.ingress.kept.workers import Clock, SharedStore
 from tests.pipelines.ingress.surface import JsonObject, client_of, data_url, error_of, png
+from tests.pipelines.ingress.two_versions import TwoVersions, next_of
 
 PATH = "/v1/images/jobs"
 WAIT_S = 20
@@ -251,24 +251,13 @@ async def test_the_same_key_is_one_job_and_another_request_under_it_is_refused()
         assert (empty.status_code, error_of(empty)["param"]) == (400, "idempotency-key")
 
 
-NEXT = "fake-next"
-
-
-class TwoPainters(FakeService):
-    """Its painter has a next version, which paints alike."""
-
-    def models(self) -> Any:
-        first = super().models()
-        return (*first, *(replace(card, id=NEXT) for card in first if card.id == PAINT))
-
-    def paint_pipeline(self, model: str) -> Any:
-        return super().paint_pipeline(PAINT if model == NEXT else model)
+NEXT = next_of(PAINT)
 
 
 @pytest.mark.parametrize("weights", [{PAINT: 1.0, NEXT: 1.0}, {NEXT: 1.0}])
 async def test_the_same_key_is_one_job_whoever_was_to_paint_it(weights: dict[str, float]) -> None:
     store, shares, key = SharedStore(10**8), IngressSettings(traffic={PAINT: weights}), {"idempotency-key": "order-7"}
-    async with process(TwoPainters(), store, shares) as here, process(TwoPainters(), store) as there:
+    async with process(TwoVersions(), store, shares) as here, process(TwoVersions(), store) as there:
         first = await submitted(here, headers=key)
         for _ in range(8):
             assert (await submitted(here, headers=key))["id"] == first["id"]
