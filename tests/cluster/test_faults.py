@@ -24,10 +24,8 @@ from stages.contract.errors import Broken
 from stages.contract.item import Item, ReplicaEnded, StageMetrics, StreamEnd
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.stage import Stepped
-from stages.contract.work import Work
 from stages.vision.messages import Embedding, EmbedInput
-from stages.vision.work import EmbeddingWork
-from tests.cluster.fake_stages import UnitEmbedder
+from tests.cluster.fake_stages import WORK, UnitEmbedder
 from tests.pipelines.ingress.fakes import EMBED, FakeService
 from tests.pipelines.ingress.surface import server_for
 from tests.stages.fakes import Count, Countdown, CountFrom
@@ -35,7 +33,6 @@ from tests.stages.fakes import Count, Countdown, CountFrom
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 STAGE = "count"
-WORK = EmbeddingWork(text=Work(77), image=Work(49))
 NEVER_S = 600
 HANGS_S, STANDS_STILL_S = 2.0, 60.0
 """How long a step may take: where one hangs, and where none does, however long the machine stands still."""
@@ -86,6 +83,7 @@ class Poisoned(UnitEmbedder):
     """One text ends the process that embeds it. `deaths` is where each is named."""
 
     def __init__(self, deaths: Path) -> None:
+        super().__init__()
         self._deaths = deaths
 
     def run(self, batch: Sequence[EmbedInput]) -> Sequence[Embedding]:
