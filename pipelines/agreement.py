@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from pipelines.client import StageClient, Visit
-from stages.contract.item import Item, Reply
+from stages.contract.item import DEFAULT_TENANT, Item, Reply
 
 
 class AgreeingClient:
@@ -18,11 +18,11 @@ class AgreeingClient:
     def __init__(self, client: StageClient, made_for: Mapping[str, str]) -> None:
         self._client, self._made_for = client, dict(made_for)
 
-    def admit(self, visits: Sequence[Visit], *, deadline: float, priority: int = 0) -> None:
-        self._client.admit(visits, deadline=deadline, priority=priority)
+    def admit(self, visits: Sequence[Visit], *, deadline: float, priority: int = 0, tenant: str = DEFAULT_TENANT) -> None:
+        self._client.admit(visits, deadline=deadline, priority=priority, tenant=tenant)
 
-    def forecast(self, visits: Sequence[Visit], *, priority: int = 0) -> float | None:
-        return self._client.forecast(visits, priority=priority)
+    def forecast(self, visits: Sequence[Visit], *, priority: int = 0, tenant: str = DEFAULT_TENANT) -> float | None:
+        return self._client.forecast(visits, priority=priority, tenant=tenant)
 
     async def call(self, stage: str, item: Item[Any], **options: Any) -> Reply[Any]:
         return await self._client.call(stage, self._agreed(item), **options)

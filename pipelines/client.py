@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from stages.contract.item import Item, Reply
+from stages.contract.item import DEFAULT_TENANT, Item, Reply
 from stages.contract.news import NO_HINTS, Hints
 from stages.contract.work import Work
 from stages.host.host import StageHost
@@ -37,12 +37,12 @@ Again: TypeAlias = Callable[[], Rest | None]
 
 
 class StageClient(Protocol):
-    def admit(self, visits: Sequence[Visit], *, deadline: float, priority: int = 0) -> None:
+    def admit(self, visits: Sequence[Visit], *, deadline: float, priority: int = 0, tenant: str = DEFAULT_TENANT) -> None:
         """To be asked before anything is started for a request that visits these stages, one after the other. Raises `QueueFull` where it
         is not to be expected to end before its deadline (wall clock) because of what is to be done before it."""
         ...
 
-    def forecast(self, visits: Sequence[Visit], *, priority: int = 0) -> float | None:
+    def forecast(self, visits: Sequence[Visit], *, priority: int = 0, tenant: str = DEFAULT_TENANT) -> float | None:
         """In how many seconds a request that visits these stages, one after the other, is expected to end; None: nobody knows yet."""
         ...
 
@@ -69,10 +69,10 @@ class LocalStageClient:
     def __init__(self, host: StageHost) -> None:
         self._host = host
 
-    def admit(self, visits: Sequence[Visit], *, deadline: float, priority: int = 0) -> None:
+    def admit(self, visits: Sequence[Visit], *, deadline: float, priority: int = 0, tenant: str = DEFAULT_TENANT) -> None:
         """Stages' own lines are bounded, and this process has nobody to send anything elsewhere."""
 
-    def forecast(self, visits: Sequence[Visit], *, priority: int = 0) -> float | None:
+    def forecast(self, visits: Sequence[Visit], *, priority: int = 0, tenant: str = DEFAULT_TENANT) -> float | None:
         return None
 
     async def call(self, stage: str, item: Item[Any], *, lost: set[str] | None = None) -> Reply[Any]:
@@ -90,12 +90,12 @@ class SplitStageClient:
     def __init__(self, near: Collection[str], here: StageClient, there: StageClient) -> None:
         self._near, self._here, self._there = frozenset(near), here, there
 
-    def admit(self, visits: Sequence[Visit], *, deadline: float, priority: int = 0) -> None:
-        self._there.admit(self._far(visits), deadline=deadline, priority=priority)
+    def admit(self, visits: Sequence[Visit], *, deadline: float, priority: int = 0, tenant: str = DEFAULT_TENANT) -> None:
+        self._there.admit(self._far(visits), deadline=deadline, priority=priority, tenant=tenant)
 
-    def forecast(self, visits: Sequence[Visit], *, priority: int = 0) -> float | None:
+    def forecast(self, visits: Sequence[Visit], *, priority: int = 0, tenant: str = DEFAULT_TENANT) -> float | None:
         """Of what is elsewhere."""
-        return self._there.forecast(self._far(visits), priority=priority)
+        return self._there.forecast(self._far(visits), priority=priority, tenant=tenant)
 
     async def call(self, stage: str, item: Item[Any], *, lost: set[str] | None = None) -> Reply[Any]:
         return await self._of(stage).call(stage, item, lost=lost)

@@ -103,7 +103,9 @@ class TextToImagePipeline:
 
     async def paint(self, job: PaintJob, context: RequestContext) -> AsyncGenerator[PaintEvent, None]:
         payload = await self._threads.prompts.run(_size_of(job), self._payload, job, context.salt)
-        self._client.admit(self._visits(payload, job.n), deadline=context.deadline, priority=context.priority)
+        self._client.admit(
+            self._visits(payload, job.n), deadline=context.deadline, priority=context.priority, tenant=context.tenant
+        )
         images = [self._image(index, payload, context) for index in range(job.first, job.first + job.n)]
         async with aclosing(images[0] if job.n == 1 else merged(images)) as events:
             async for event in events:
@@ -111,7 +113,7 @@ class TextToImagePipeline:
 
     async def forecast(self, job: PaintJob, context: RequestContext) -> float | None:
         payload = await self._threads.prompts.run(_size_of(job), self._payload, job, context.salt)
-        return self._client.forecast(self._visits(payload, job.n), priority=context.priority)
+        return self._client.forecast(self._visits(payload, job.n), priority=context.priority, tenant=context.tenant)
 
     def _visits(self, payload: Denoise, num_images: int) -> Sequence[Visit]:
         """One after the other; the images beside one another, of one prompt."""

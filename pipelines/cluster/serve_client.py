@@ -30,7 +30,7 @@ from pipelines.routing.candidate import Ranked, Wanted
 from pipelines.routing.route import Route, wanted_of
 from pipelines.routing.table import ReplicaTable, pool_key, table_of_this_process
 from stages.contract.errors import ConfigurationError, QueueFull, TriptychError, Unavailable, Unreadable
-from stages.contract.item import InputReceipts, Item, ReplicaEnded, Reply, StageReceipt, StreamEnd
+from stages.contract.item import DEFAULT_TENANT, InputReceipts, Item, ReplicaEnded, Reply, StageReceipt, StreamEnd, tenant_hint
 from stages.contract.message import readable
 from stages.contract.news import StageNews, hint
 from stages.host.deadlines import remaining_s
@@ -68,11 +68,11 @@ class ServeStageClient:
         self._store = store if store is not None else ObjectStore()
         self._table = table if table is not None else table_of_this_process()
 
-    def admit(self, visits: Sequence[Visit], *, deadline: float, priority: int = 0) -> None:
+    def admit(self, visits: Sequence[Visit], *, deadline: float, priority: int = 0, tenant: str = DEFAULT_TENANT) -> None:
         if self._admission is None or math.isinf(deadline):
             return
         left_s = deadline - time.time()
-        expected = forecast(self._known(visits, priority, left_s), self._admission)
+        expected = forecast(self._known(visits, priority, left_s, tenant), self._admission)
         refusal = admit(expected, left_s, priority=priority, settings=self._admission)
         if refusal is not None:
             stages = ", ".join(visit.stage for visit in visits)
@@ -81,15 +81,17 @@ class ServeStageClient:
                 retry_after_s=max(1.0, refusal.retry_after_s),
             )
 
-    def forecast(self, visits: Sequence[Visit], *, priority: int = 0) -> float | None:
+    def forecast(self, visits: Sequence[Visit], *, priority: int = 0, tenant: str = DEFAULT_TENANT) -> float | None:
         """Of the stages that have been seen to work."""
-        known = self._known(visits, priority, math.inf)
+        known = self._known(visits, priority, math.inf, tenant)
         return forecast(known, self._admission or Admission()).finish_s if known else None
 
-    def _known(self, visits: Sequence[Visit], priority: int, left_s: float) -> Sequence[Ranked]:
+    def _known(self, visits: Sequence[Visit], priority: int, left_s: float, tenant: str) -> Sequence[Ranked]:
         for visit in visits:
             self._meet(visit.stage)
-        ranked = [self._ranked(visit.stage, Wanted(visit.work, visit.hints, visit.name, priority, left_s)) for visit in visits]
+        whose = tenant_hint(tenant)
+        wanted = [Wanted(visit.work, visit.hints, visit.name, priority, left_s, whose) for visit in visits]
+        ranked = [self._ranked(visit.stage, one) for visit, one in zip(visits, wanted, strict=True)]
         return [visit for visit in ranked if visit is not None and visit.is_known]
 
     async def call(self, stage: str, item: Item[Any], *, lost: set[str] | None = None) -> Reply[Any]:

@@ -1,7 +1,7 @@
 """What is known of the replicas that could take an item, what is asked of them, and what comes of it. Decides nothing; pure."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from stages.contract.cost import Ahead, Speed, StepTimes
 from stages.contract.news import NO_HINTS, Hints, StageNews
@@ -15,11 +15,12 @@ UNKNOWN = Speed(StepTimes(((1.0, 1.0),)), max_rows=1, max_amount=1.0)
 class Candidate:
     """One replica of one pool. `news`: the latest (None: nobody has heard of it), which came at `came_at` and is taken to be of `heard_at`
     (monotonic seconds of whoever ranks). `sent`, `num_sent`: what this process has sent there since that news could have told of it, and
-    has no answer to, the latest at `sent_at`. `fills`: whether all its places are taken, as far as that is known (None: it has room). That
-    takes some microseconds. `starts_in_s`: a replica that is yet to be started (named "", and `sent` is all that waits). `seed`: what it
-    owns names by (`ownership.py`). `others`: the other stages of the same replica that share its device. `ahead`, `drain_s`: what follows
-    from news and what was sent, and how long all of it takes; `ahead_of_urgent`: what of it is before an item of priority 0 (None: all).
-    Whoever changes any of that calls `changed`."""
+    has no answer to, the latest at `sent_at`; `sent_of`: of each tenant, by `tenant_hint`. `fills`: whether all its places are taken, as
+    far as that is known (None: it has room). That takes some microseconds. `starts_in_s`: a replica that is yet to be started (named "",
+    and `sent` is all that waits). `seed`: what it owns names by (`ownership.py`). `others`: the other stages of the same replica that share
+    its device. `ahead`, `drain_s`: what follows from news and what was sent, and how long all of it takes; `ahead_of_urgent`: what of it is
+    before an item of priority 0 (None: all); `tenants`: what of it is whose (nothing: nobody tells them apart). Whoever changes any of that
+    calls `changed`."""
 
     pool: str
     replica: str
@@ -36,6 +37,8 @@ class Candidate:
     ahead_of_urgent: Ahead | None = None
     drain_s: float = 0.0
     came_at: float = 0.0
+    sent_of: dict[int, tuple[Work, float]] = field(default_factory=dict)
+    tenants: Mapping[int, tuple[Work, float]] = field(default_factory=dict)
 
     def changed(self) -> None:
         self.ahead = None
@@ -48,13 +51,14 @@ class Candidate:
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What is to be done. `work`: None where nobody knows. `name`: a hint of the result's name, to have it made once. A lower
-    `priority` is more urgent; `left_s`: until its deadline."""
+    `priority` is more urgent; `left_s`: until its deadline; `tenant`: by `tenant_hint`."""
 
     work: Work | None
     hints: Hints = NO_HINTS
     name: int | None = None
     priority: int = 0
     left_s: float = float("inf")
+    tenant: int = 0
 
 
 @dataclass(frozen=True, slots=True)

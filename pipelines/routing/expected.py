@@ -8,12 +8,12 @@ follows from news alone is kept with it (`Candidate.ahead`).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipelines.routing.candidate import UNKNOWN, Candidate, Ranking, Wanted
 from pipelines.routing.holding import Held
-from stages.contract.cost import NOTHING_AHEAD, Ahead, Speed, shared_s
+from stages.contract.cost import NOTHING_AHEAD, Ahead, Speed, done_before, shared_s
 from stages.contract.work import NO_WORK, Work
 
 ONE = Work(1.0, 1.0)
@@ -22,6 +22,9 @@ GONE = 0.2
 """How probably what is told to be held is held no more."""
 FRESH = 0.1
 """News that is younger than this part of its half life is taken as it is."""
+
+NOTHING_TOLD: Mapping[int, tuple[Work, float]] = {}
+NOBODYS = frozenset({0})
 
 _Line = tuple[Speed, float, float, float]
 """What a newcomer finds at a replica: its speed, and an `Ahead` as it is by now."""
@@ -49,7 +52,7 @@ class Outlook:
         self._candidates, self._wanted, self._held, self._now = candidates, wanted, held, now
         self._work = wanted.work if wanted.work is not None else _usual(candidates)
         self._is_plain = not held.beginnings and not wanted.hints.parts
-        self._lines = _lines(candidates, now, settings, is_urgent=wanted.priority <= 0)
+        self._lines = _lines(candidates, wanted, self._work, now, settings)
         self.costs = [self._cost_s(one, line, settings) for one, line in zip(candidates, self._lines, strict=True)]
 
     def _cost_s(self, candidate: Candidate, line: _Line, settings: Ranking) -> float:
@@ -115,10 +118,10 @@ def _usual(candidates: Sequence[Candidate]) -> Work:
     return Work(sum(news.outstanding.amount for news in told) / num_items, steps) if steps > 0 else ONE
 
 
-def _lines(candidates: Sequence[Candidate], now: float, settings: Ranking, *, is_urgent: bool) -> list[_Line]:
+def _lines(candidates: Sequence[Candidate], wanted: Wanted, work: Work, now: float, settings: Ranking) -> list[_Line]:
     """One for each. The older the news, the more it is as with the others of its pool; at least what this process has sent there itself."""
     fresh_s = FRESH * settings.news_half_life_s
-    found, is_fresh, speeds = [], True, None
+    found, is_fresh, speeds, is_urgent = [], True, None, wanted.priority <= 0
     for candidate in candidates:
         news, ahead = candidate.news, candidate.ahead
         speed = news.speed if news is not None else None
@@ -129,6 +132,8 @@ def _lines(candidates: Sequence[Candidate], now: float, settings: Ranking, *, is
             ahead = _look_ahead(candidate, speed)
         if is_urgent and candidate.ahead_of_urgent is not None:
             ahead = candidate.ahead_of_urgent
+        if candidate.tenants:
+            ahead = min(ahead, _in_turn(candidate, speed, wanted.tenant, work), key=_waits_s)
         if news is None or now - candidate.heard_at > fresh_s:
             is_fresh = False
         left = _part_left(candidate, now) if news is not None and candidate.drain_s else 1.0
@@ -144,16 +149,45 @@ def _speeds(candidates: Sequence[Candidate]) -> dict[str, Speed]:
 
 def _look_ahead(candidate: Candidate, speed: Speed) -> Ahead:
     """Once, until there is news or more is sent."""
-    news = candidate.news
-    outstanding, num_items = (news.outstanding, news.num_items) if news is not None else (NO_WORK, 0)
-    outstanding, num_items = outstanding + candidate.sent, num_items + candidate.num_sent
-    if num_items and outstanding.steps <= 0:  # of whose work nobody knows
-        outstanding = ONE * num_items
+    news, (outstanding, num_items) = candidate.news, _totals(candidate)
+    candidate.tenants = _tenants(candidate)
     candidate.ahead, candidate.drain_s = ahead, _ = speed.ahead(outstanding, num_items), speed.drain_s(outstanding, num_items)
     candidate.ahead_of_urgent = None
     if news is not None and news.num_later:
         candidate.ahead_of_urgent = speed.ahead(outstanding - news.later, num_items - news.num_later)
     return ahead
+
+
+def _totals(candidate: Candidate) -> tuple[Work, int]:
+    """All that it has to do, as far as anybody knows, and of how many items."""
+    news = candidate.news
+    outstanding, num_items = (news.outstanding, news.num_items) if news is not None else (NO_WORK, 0)
+    outstanding, num_items = outstanding + candidate.sent, num_items + candidate.num_sent
+    if num_items and outstanding.steps <= 0:  # of whose work nobody knows
+        outstanding = ONE * num_items
+    return outstanding, num_items
+
+
+def _tenants(candidate: Candidate) -> Mapping[int, tuple[Work, float]]:
+    """What of that is whose; nothing where it is all of one, or nobody tells."""
+    told = candidate.news.tenants if candidate.news is not None else NOTHING_TOLD
+    if not told and candidate.sent_of.keys() <= NOBODYS:
+        return NOTHING_TOLD
+    found = dict(told)
+    for tenant, (work, num_items) in candidate.sent_of.items():
+        so_far, num_so_far = found.get(tenant, (NO_WORK, 0.0))
+        found[tenant] = so_far + work, num_so_far + num_items
+    return found
+
+
+def _in_turn(candidate: Candidate, speed: Speed, tenant: int, work: Work) -> Ahead:
+    """What an item of this tenant finds: whoever has had least goes first there."""
+    outstanding, num_items = _totals(candidate)
+    return speed.ahead(*done_before(tenant, work, outstanding, num_items, candidate.tenants, speed.max_rows))
+
+
+def _waits_s(ahead: Ahead) -> float:
+    return ahead.waits_s
 
 
 def _part_left(candidate: Candidate, now: float) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipelines.routing.candidate import Ranked, Wanted
 from pipelines.routing.table import ReplicaTable, Sent
-from stages.contract.item import Item
+from stages.contract.item import Item, tenant_hint
 from stages.contract.news import Hints, hint
 from stages.contract.work import Work
 
@@ -18,7 +18,7 @@ def wanted_of(item: Item[Any]) -> Wanted:
     """As it is now: until its deadline it has what is left. A result that has a name is remembered as a whole."""
     name = hint(item.name) if item.name is not None else None
     hints = Hints((name,), ALL) if name is not None and not item.hints.chain else item.hints
-    return Wanted(item.work, hints, name, item.priority, item.deadline - time.time())
+    return Wanted(item.work, hints, name, item.priority, item.deadline - time.time(), tenant_hint(item.tenant))
 
 
 class Route:
@@ -37,7 +37,9 @@ class Route:
         self.placed_at: float | None = None
         """Since when it is on its way to a replica; None: it waits in Serve's router."""
         replica = ranked.best.replica if ranked is not None and not ranked.best.is_full else ""
-        self._sent: Sent = table.sent(stage, pool, replica, wanted.work, time.monotonic(), name=wanted.name)
+        self._sent: Sent = table.sent(
+            stage, pool, replica, wanted.work, time.monotonic(), name=wanted.name, tenant=wanted.tenant
+        )
 
     @property
     def ranked(self) -> Ranked | None:

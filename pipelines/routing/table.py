@@ -49,6 +49,7 @@ class Sent:
     work: Work
     at: float
     name: int | None = None
+    tenant: int = 0
     counts: bool = True  # news has not told of it yet
 
 
@@ -192,13 +193,15 @@ class ReplicaTable:
 
     # ---- what was sent ----
 
-    def sent(self, stage: str, pool: str, replica: str, work: Work | None, now: float, *, name: int | None = None) -> Sent:
+    def sent(
+        self, stage: str, pool: str, replica: str, work: Work | None, now: float, *, name: int | None = None, tenant: int = 0
+    ) -> Sent:
         """On its way to this replica ("": the pool's router has yet to find one). To be ended with `ended`. What is being made there
         already is no more work."""
         with self._lock:
             of = self._stage(stage)
             work = NO_WORK if name is not None and of.making.at(name) == (pool, replica) else work
-            sent = Sent(stage, pool, replica, work if work is not None else of.usual or NO_WORK, now, name)
+            sent = Sent(stage, pool, replica, work if work is not None else of.usual or NO_WORK, now, name, tenant)
             of.making.join(name, pool, replica)
             of.open[id(sent)] = sent
             asleep = self._pools.get(pool)
@@ -267,6 +270,8 @@ class ReplicaTable:
         candidate.sent += sent.work
         candidate.num_sent += 1
         candidate.sent_at = sent.at
+        work, num_items = candidate.sent_of.get(sent.tenant, (NO_WORK, 0.0))
+        candidate.sent_of[sent.tenant] = work + sent.work, num_items + 1
         candidate.changed()
         if sent.replica:
             of.sent.setdefault(key, deque()).append(sent)
@@ -278,6 +283,9 @@ class ReplicaTable:
             return
         candidate.num_sent -= 1
         candidate.sent = candidate.sent - sent.work if candidate.num_sent else NO_WORK
+        work, num_items = candidate.sent_of.pop(sent.tenant, (NO_WORK, 0.0))
+        if num_items > 1:
+            candidate.sent_of[sent.tenant] = work - sent.work, num_items - 1
         candidate.changed()
 
     # ---- who is to do it ----

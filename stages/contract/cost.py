@@ -10,9 +10,10 @@ average, over their number.
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from statistics import NormalDist
+from typing import TypeVar
 
 from stages.contract.message import ALL, message
 from stages.contract.work import NO_WORK, Work
@@ -20,6 +21,7 @@ from stages.contract.work import NO_WORK, Work
 MARGIN_QUANTILE = 0.95
 """Which `Speed.margin` is of."""
 _DEVIATIONS = NormalDist().inv_cdf(MARGIN_QUANTILE)
+K = TypeVar("K", bound=Hashable)
 
 
 @message
@@ -73,6 +75,37 @@ def shared_s(alone_s: float, others_s: Iterable[float]) -> float:
     """Until what takes `alone_s` of a device's time is done there, beside others that have so much left to do and get as large a share of
     its time: until then each has had as much as it, or all that it wanted (processor sharing)."""
     return alone_s + sum(min(alone_s, other_s) for other_s in others_s)
+
+
+def done_before(
+    tenant: K, work: Work, outstanding: Work, num_items: float, parts: Mapping[K, tuple[Work, float]], company: float
+) -> tuple[Work, float]:
+    """What of all that is outstanding a device does before or beside an item of this tenant that comes last, and of how many items: its
+    tenant's own, and of each other one's as much as that and the item itself, since whoever has had least is served first. At least as many
+    as share a step (`company`), which it finds there. `parts`: what each tenant has of it; of whom nobody tells, all goes before."""
+    told, num_told = _sum(parts.values())
+    own, num_own = parts.get(tenant, (NO_WORK, 0.0))
+    enough, before, num_before = own.amount + work.amount, [outstanding - told, own], max(0.0, num_items - num_told) + num_own
+    for other, (its, num) in parts.items():
+        if other != tenant:
+            share = min(1.0, enough / its.amount) if its.amount > 0 else 1.0
+            before.append(its * share)
+            num_before += num * share
+    amount, steps = sum(one.amount for one in before), sum(one.steps for one in before)
+    least = min(num_items, company)
+    if num_before < least:
+        missing = (least - num_before) / (num_items - num_before)
+        amount += max(0.0, outstanding.amount - amount) * missing
+        steps += max(0.0, outstanding.steps - steps) * missing
+        num_before = least
+    return Work(min(amount, outstanding.amount), min(steps, outstanding.steps)), min(num_before, num_items)
+
+
+def _sum(parts: Iterable[tuple[Work, float]]) -> tuple[Work, float]:
+    amount = steps = num_items = 0.0
+    for work, num in parts:
+        amount, steps, num_items = amount + work.amount, steps + work.steps, num_items + num
+    return Work(amount, steps), num_items
 
 
 @message(droppable=[ALL])

@@ -3,20 +3,23 @@
 Decides what a host may ask of an engine, and how an engine answers. Nothing above it knows which engine it is.
 """
 
+import heapq
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from stages.contract.cost import Speed
+from stages.contract.cost import Speed, done_before
 from stages.contract.errors import DeadlineExceeded, TriptychError
 from stages.contract.histogram import HistogramCounts
-from stages.contract.item import DEFAULT_TENANT, Item, StageReceipt
+from stages.contract.item import DEFAULT_TENANT, Item, StageReceipt, tenant_hint
 from stages.contract.limits import QueueLimits
 from stages.contract.pages import Paging
 from stages.contract.recipe import NO_INPUTS, Inputs, Payload, Recipe
 from stages.contract.result import Result
 from stages.contract.work import NO_WORK, Work
 
+MAX_TENANTS = 8
+"""Of a line that more share, the others' work counts as one that goes before everybody's."""
 P_contra = TypeVar("P_contra", bound=Payload, contravariant=True)
 
 
@@ -35,8 +38,9 @@ class EngineIdentity:
 class Load:
     """`queued` items are ready, or being prepared. `seconds_ahead`: how long the device will be busy with what it has, as far as is
     known (0.0 while unknown). `outstanding`: what is left to do of all of them, `later` of those `num_later` that a newcomer of priority 0
-    goes before; `speed`: how fast that is done (None: unknown). Since the
-    engine started, `num_arrived` items were taken in, `arrived` in all as they were foreseen, and `num_left` have left, done or not."""
+    goes before; `tenants`: what of it is whose, and of how many items (nothing where nobody tells tenants apart); `speed`: how fast that is
+    done (None: unknown). Since the engine started, `num_arrived` items were taken in, `arrived` in all as they were foreseen, and
+    `num_left` have left, done or not."""
 
     queued: int
     running: int
@@ -48,18 +52,31 @@ class Load:
     num_left: int = 0
     later: Work = NO_WORK
     num_later: int = 0
+    tenants: Mapping[str, tuple[Work, float]] = field(default_factory=dict)
 
     @property
     def num_items(self) -> int:
         return self.queued + self.running
 
-    def finish_s(self, work: Work, priority: int = 0) -> float | None:
+    def finish_s(self, work: Work, priority: int = 0, tenant: str = DEFAULT_TENANT) -> float | None:
         """Seconds until a newcomer would be done. None while nobody knows."""
-        if self.speed is None:
+        speed, outstanding, num_items = self.speed, self.outstanding, float(self.num_items)
+        if speed is None:
             return None
-        if priority > 0:
-            return self.speed.finish_s(work, self.outstanding, self.num_items)
-        return self.speed.finish_s(work, self.outstanding - self.later, self.num_items - self.num_later)
+        if priority <= 0:
+            outstanding, num_items = outstanding - self.later, num_items - self.num_later
+        finish_s = speed.finish_s(work, outstanding, num_items)
+        if self.tenants:
+            before = done_before(tenant, work, self.outstanding, self.num_items, self.tenants, speed.max_rows)
+            finish_s = min(finish_s, speed.finish_s(work, *before))
+        return finish_s
+
+    def told_tenants(self) -> Mapping[int, tuple[Work, float]]:
+        """Of the `MAX_TENANTS` who have most, for whoever routes."""
+        if not self.tenants:
+            return {}
+        most = heapq.nlargest(MAX_TENANTS, self.tenants.items(), key=lambda pair: pair[1][0].amount)
+        return {tenant_hint(tenant): left for tenant, left in most}
 
 
 class Receiver(Protocol):

@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 
 from stages.contract.histogram import HistogramCounts
 from stages.contract.message import ALL, message
-from stages.contract.news import NO_HINTS, Hints, StageNews
+from stages.contract.news import NO_HINTS, Hints, StageNews, hint
 from stages.contract.result import Result
 from stages.contract.trace import Trace
 from stages.contract.work import Work
@@ -15,6 +15,11 @@ P_co = TypeVar("P_co", covariant=True)
 V = TypeVar("V", bound=Result)
 
 DEFAULT_TENANT = "default"
+
+
+def tenant_hint(tenant: str) -> int:
+    """What news calls a tenant; 0 for the one that all are who are not told apart."""
+    return 0 if tenant == DEFAULT_TENANT else hint(f"tenant:{tenant}")
 
 
 @message(droppable=["pace_s", "work", "hints", "trace", "kept_s"], time_left=["deadline"])

@@ -95,7 +95,7 @@ class InFlight:
     def _expect(self, work: Work, foreseen: Amount, others_s: Sequence[float], now: float) -> None:
         load = self.scheduler.load(now)
         work.found_nothing = not load.num_items
-        alone_s = load.finish_s(foreseen, work.item.priority)
+        alone_s = load.finish_s(foreseen, work.item.priority, work.item.tenant)
         if alone_s is not None:
             work.expected_s = shared_s(alone_s, others_s)
 

@@ -92,6 +92,7 @@ class Telling:
             num_items=load.num_items,
             later=load.later,
             num_later=load.num_later,
+            tenants=load.told_tenants(),
             failing=self._failing_at(now),
             holds=self._holds,
             arrived=load.arrived,

@@ -138,9 +138,10 @@ def requests(port: int, *models: str, key: str | None = None) -> Iterator[Client
     assert {model: set(codes) for model, codes in clients.answers.items()} == {model: {200} for model in models}
 
 
-def status_of(port: int, **body: Any) -> int:
+def status_of(port: int, key: str | None = None, **body: Any) -> int:
+    headers = {**PATIENT, **({"authorization": f"Bearer {key}"} if key else {})}
     url = f"http://127.0.0.1:{port}/v1/embeddings"
-    return httpx.post(url, json=body, timeout=WAIT_S, trust_env=False, headers=PATIENT).status_code
+    return httpx.post(url, json=body, timeout=WAIT_S, trust_env=False, headers=headers).status_code
 
 
 def changed(args: Mapping[str, Any], change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:

@@ -1,6 +1,10 @@
 """A configuration that changes while requests come, on a Ray cluster of two nodes: whose processes stay, and that no request fails."""
 
+import math
+import os
 import shutil
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,11 +14,17 @@ import pytest
 from stages.checkpoints.checkpoint import Source, resolve
 from stages.checkpoints.part_files import WHOLE_MODEL
 from stages.contract.errors import ConfigurationError
+from tests.cache.redis_server import RedisServer
 from tests.cluster.live_cluster import changed, deploy, embedder, nodes, processes, ray_nodes, requests, status_of
+from tests.cluster.server import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 
 KEY = {"tenant": "somebody", "sha256": "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"}  # of "secret"
+OTHER_KEY = {"tenant": "other", "sha256": "d9298a10d1b0735837dc4bd85dac641b0f3cef27a47e5d53a54f2f3f5b2fcffa"}  # of "other"
+QUOTA = 6
+NUM_ASKED = 12
+"""At once: more than a replica lets in."""
 
 
 def configuration() -> dict[str, Any]:
@@ -158,3 +168,41 @@ def test_a_changed_configuration_restarts_what_it_changes_and_fails_no_request(p
         with pytest.raises(ConfigurationError, match="NOT_SET_ANYWHERE is not set"):
             deploy(changed(args, lambda new: new.update(auth={"keys": [KEY | {"sha256": None, "env": "NOT_SET_ANYWHERE"}]})))
     assert processes() == shrunk
+
+
+def test_a_quota_holds_over_http_replicas_and_outlives_one(port: int, tmp_path: Path) -> None:
+    """Each decides by itself and hears of the other through Redis: a minute's worth may be had at each of them once, and then as it drains;
+    who takes a dead one's place begins with what the other knows."""
+    secret = tmp_path / "secret"
+    secret.write_text("not to be guessed at all")
+    redis = RedisServer(tmp_path, tcp=True).start()
+    quota, per_minute = {"requests_per_minute": QUOTA}, QUOTA / 60
+    args = configuration() | {
+        "cache": {"redis": {"url": redis.url}},
+        "ingress": {"num_replicas": 2},
+        "auth": {"keys": [KEY, OTHER_KEY], "secret_file": str(secret), "quotas": {KEY["tenant"]: quota}},
+    }
+    try:
+        deploy(args)
+        began = time.monotonic()
+        let_in = 0
+
+        def let_in_more() -> int:
+            return sum(status_of(port, key="secret", model="one", input=str(number)) == 200 for number in range(NUM_ASKED))
+
+        def none_is_let_in() -> bool:
+            nonlocal let_in
+            more = let_in_more()
+            let_in += more
+            return not more
+
+        eventually(none_is_let_in, "both have heard of each other")
+        assert QUOTA <= let_in <= 2 * QUOTA + math.ceil((time.monotonic() - began) * per_minute)
+        assert status_of(port, key="other", model="one", input="a") == 200
+
+        before, since = processes()["ingress"], time.monotonic()
+        os.kill(min(before), signal.SIGKILL)
+        eventually(lambda: len(processes()["ingress"] - before) == 1, "another takes its place")
+        assert let_in_more() <= math.ceil((time.monotonic() - since) * per_minute)
+    finally:
+        redis.kill()

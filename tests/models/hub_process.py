@@ -15,16 +15,16 @@ from pipelines.settings.config_file import parse
 from pipelines.settings.schema.config import AppConfig
 from pipelines.settings.serve.specs import stage_specs
 from stages.contract.errors import ConfigurationError
-from stages.contract.item import Item, Reply, StageMetrics
+from stages.contract.item import DEFAULT_TENANT, Item, Reply, StageMetrics
 
 
 class Nobody:
     """Stages and their directory, for a process that only prepares what it would send them."""
 
-    def admit(self, visits: Sequence[Visit], *, deadline: float, priority: int = 0) -> None:
+    def admit(self, visits: Sequence[Visit], *, deadline: float, priority: int = 0, tenant: str = DEFAULT_TENANT) -> None:
         raise NotImplementedError
 
-    def forecast(self, visits: Sequence[Visit], *, priority: int = 0) -> float | None:
+    def forecast(self, visits: Sequence[Visit], *, priority: int = 0, tenant: str = DEFAULT_TENANT) -> float | None:
         raise NotImplementedError
 
     async def call(self, stage: str, item: Item[Any], *, lost: set[str] | None = None) -> Reply[Any]:

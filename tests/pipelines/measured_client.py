@@ -7,7 +7,7 @@ from typing import Any
 
 from pipelines.client import Again, StageClient, Visit
 from stages.contract.errors import TriptychError
-from stages.contract.item import Item, Reply
+from stages.contract.item import DEFAULT_TENANT, Item, Reply
 
 
 class MeasuredClient:
@@ -19,12 +19,12 @@ class MeasuredClient:
         self.refusal: TriptychError | None = None
         self.forecast_s: float | None = None
 
-    def admit(self, visits: Sequence[Visit], *, deadline: float, priority: int = 0) -> None:
+    def admit(self, visits: Sequence[Visit], *, deadline: float, priority: int = 0, tenant: str = DEFAULT_TENANT) -> None:
         self.visits += visits
         if self.refusal is not None:
             raise self.refusal
 
-    def forecast(self, visits: Sequence[Visit], *, priority: int = 0) -> float | None:
+    def forecast(self, visits: Sequence[Visit], *, priority: int = 0, tenant: str = DEFAULT_TENANT) -> float | None:
         self.visits += visits
         return self.forecast_s
 

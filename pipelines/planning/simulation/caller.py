@@ -17,6 +17,7 @@ from pipelines.planning.simulation.outcome import Answered, Outcome
 from pipelines.planning.simulation.replica import Replica
 from pipelines.planning.simulation.workload import Request, Task
 from pipelines.routing.candidate import Wanted
+from stages.contract.item import tenant_hint
 from stages.contract.news import NO_HINTS, Hints, StageNews
 from stages.contract.work import NO_WORK, Work
 
@@ -55,12 +56,12 @@ class Caller:
 
     def call(self, task: Task, request: Request, told: Answered) -> None:
         left_s = request.at_s + request.deadline_s - self._clock.now
-        self._try(_Pending(task, request, told, self.wanted(task, request.priority, left_s)))
+        self._try(_Pending(task, request, told, self.wanted(task, request.priority, left_s, request.tenant)))
 
-    def wanted(self, task: Task, priority: int, left_s: float) -> Wanted:
+    def wanted(self, task: Task, priority: int, left_s: float, tenant: str) -> Wanted:
         chunk = self._stages[task.stage].chunk
         work = task.expected or task.work(chunk)
-        return Wanted(work, _hints(task, work, chunk), task.name, priority, left_s)
+        return Wanted(work, _hints(task, work, chunk), task.name, priority, left_s, tenant_hint(tenant))
 
     def waiting(self, stage: str) -> tuple[int, Work]:
         """Calls that no replica has yet, and their work."""

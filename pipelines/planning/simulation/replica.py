@@ -117,6 +117,7 @@ class Replica:
             num_items=load.num_items,
             later=load.later,
             num_later=load.num_later,
+            tenants=load.told_tenants(),
             failing=counted.failing,
             holds=own.names.held,
             number=next(self._number),

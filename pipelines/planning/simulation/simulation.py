@@ -117,7 +117,7 @@ class _Simulation:
 
     def _begin(self, request: Request, door: Caller) -> None:
         left_s = request.at_s + request.deadline_s - self._clock.now
-        visits = [(task.stage, door.wanted(task, request.priority, left_s)) for task in _visits(request)]
+        visits = [(task.stage, door.wanted(task, request.priority, left_s, request.tenant)) for task in _visits(request)]
         if door.router.refusal(visits, left_s, request.priority, self._clock.now) is not None:
             self._end(request, "", Outcome.REFUSED, math.inf)
         else:

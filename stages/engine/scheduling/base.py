@@ -3,13 +3,14 @@ left to do of it all, at which speed. Pure.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from stages.contract.engine import Load
+from stages.contract.item import DEFAULT_TENANT
 from stages.contract.limits import BatchLimits, QueueLimits
-from stages.contract.work import Work
+from stages.contract.work import NO_WORK, Work
 from stages.engine.scheduling.fairness import Sized, VirtualCounters
 from stages.engine.scheduling.learned_speed import LearnedSpeed
 from stages.engine.scheduling.memory_bound import MemoryBound
@@ -98,13 +99,24 @@ class Scheduler(ABC, Generic[W]):
     def load(self, now: float | None = None) -> Load:
         """`now` None: what runs is taken to be half done, where it matters, and nothing that waits has aged."""
         queued, running, speed = len(self.waiting), len(self.running()), self.speed.of(self.bound.limits)
-        outstanding = self.waiting.outstanding + self._left_of_running(now)
+        of_running = self._left_of_running(now)
+        amount, steps = sum(left.amount for _, left in of_running), sum(left.steps for _, left in of_running)
+        outstanding = self.waiting.outstanding + Work(amount, steps)
         ahead_s = 0.0 if speed is None else speed.drain_s(outstanding, queued + running)
         later, num_later = self.waiting.left_for_later(now)
-        return Load(queued, running, ahead_s, outstanding, speed, later=later, num_later=num_later)
+        tenants = self._by_tenant(of_running)
+        return Load(queued, running, ahead_s, outstanding, speed, later=later, num_later=num_later, tenants=tenants)
 
     @abstractmethod
-    def _left_of_running(self, now: float | None) -> Work: ...
+    def _left_of_running(self, now: float | None) -> Sequence[tuple[str, Work]]:
+        """Of each, and whose it is."""
+
+    def _by_tenant(self, of_running: Sequence[tuple[str, Work]]) -> Mapping[str, tuple[Work, float]]:
+        found = dict(self.waiting.left_of_tenants())
+        for tenant, left in of_running:
+            so_far, num_items = found.get(tenant, (NO_WORK, 0.0))
+            found[tenant] = so_far + left, num_items + 1
+        return {} if found.keys() <= {DEFAULT_TENANT} else found
 
     def _drain_s(self, outstanding: Work, num_items: int) -> float:
         speed = self.speed.of(self.bound.limits)

@@ -35,7 +35,7 @@ from typing import TypeVar
 
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.stage import Share
-from stages.contract.work import NO_WORK, Work
+from stages.contract.work import Work
 from stages.engine.scheduling.base import Batch, Scheduler, check_batch
 from stages.engine.scheduling.fairness import fill_fairly
 from stages.engine.scheduling.learned_speed import LearnedSpeed
@@ -75,12 +75,13 @@ class OneShotScheduler(Scheduler[W]):
     def is_running(self, entry_id: str) -> bool:
         return entry_id in self._running
 
-    def _left_of_running(self, now: float | None) -> Work:
+    def _left_of_running(self, now: float | None) -> Sequence[tuple[str, Work]]:
         if not self._running:
-            return NO_WORK
+            return ()
         cost, speed = sum(entry.cost for entry in self._running.values()), self.speed.of(self.bound.limits)
         took = 0.5 if now is None or speed is None else (now - self._began) / speed.step_s(cost)
-        return Work(cost, float(len(self._running))) * max(LEAST_LEFT, 1 - took)
+        left = max(LEAST_LEFT, 1 - took)
+        return [(entry.tenant, Work(entry.cost * left, left)) for entry in self._running.values()]
 
     def has_work(self) -> bool:
         return self.waiting.has_ready()
@@ -147,9 +148,8 @@ class IterativeScheduler(Scheduler[W]):
     def is_running(self, entry_id: str) -> bool:
         return entry_id in self._rows
 
-    def _left_of_running(self, now: float | None) -> Work:
-        left = [row.left for row in self._rows.values()]
-        return Work(sum(one.amount for one in left), sum(one.steps for one in left)) if left else NO_WORK
+    def _left_of_running(self, now: float | None) -> Sequence[tuple[str, Work]]:
+        return [(row.tenant, row.left) for row in self._rows.values()]
 
     def add(self, entry: Entry[W]) -> None:
         """Of which nobody knows how much it is, it is supposed to be as much as others were."""

@@ -14,7 +14,7 @@ came before. What is left ages from when the request last had its turn. While ev
 """
 
 import math
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
@@ -99,6 +99,7 @@ class WaitingLine(Generic[W]):
         self._ready: Tally[str] = Tally()
         self._requests: Tally[_Request] = Tally()
         self._outstanding = NO_WORK
+        self._outstanding_of: dict[str, Work] = {}
         self._num_later = 0  # of priority over 0
         self._virtual_time: dict[str, float] = {}  # of each tenant that has something in line
         self._finish_tags: dict[_Request, float] = {}  # of the last piece of each request that has some in line
@@ -131,6 +132,10 @@ class WaitingLine(Generic[W]):
         rank = self._rank(0.0 if now is None else now)
         later = [entry.outstanding for entry in self if entry.priority > 0 and (now is None or rank(entry)[0] > 0)]
         return sum(later, NO_WORK), len(later)
+
+    def left_of_tenants(self) -> Mapping[str, tuple[Work, float]]:
+        """What of that is each tenant's, and how many items."""
+        return {tenant: (left, float(self._tenants.of(tenant).items)) for tenant, left in self._outstanding_of.items()}
 
     @property
     def num_preparing(self) -> int:
@@ -272,6 +277,7 @@ class WaitingLine(Generic[W]):
     def _count(self, entry: Entry[W]) -> None:
         self._tenants.add(entry.tenant, entry.cost)
         self._outstanding += entry.outstanding
+        self._outstanding_of[entry.tenant] = self._outstanding_of.get(entry.tenant, NO_WORK) + entry.outstanding
         self._num_later += entry.priority > 0
         if entry.ready:
             self._ready.add(entry.tenant)
@@ -282,6 +288,10 @@ class WaitingLine(Generic[W]):
         self._tenants.remove(entry.tenant, entry.cost)
         self._num_later -= entry.priority > 0
         self._outstanding = self._outstanding - entry.outstanding if self._tenants else NO_WORK  # and what rounding has left
+        if entry.tenant in self._tenants:
+            self._outstanding_of[entry.tenant] -= entry.outstanding
+        else:
+            del self._outstanding_of[entry.tenant]
         if entry.ready:
             self._ready.remove(entry.tenant)
         if entry.request:
@@ -374,6 +384,9 @@ class WaitingLine(Generic[W]):
             own, held = [entry.cost for entry in self if entry.tenant == tenant], self._tenants.of(tenant)
             if len(own) != held.items or not math.isclose(math.fsum(own), held.cost, rel_tol=1e-9, abs_tol=1e-9):
                 raise RuntimeError(f"{tenant} has {len(own)} entries of cost {math.fsum(own)} in line, and {held} was counted")
+            left = math.fsum(entry.outstanding.amount for entry in self if entry.tenant == tenant)
+            if not math.isclose(left, self._outstanding_of[tenant].amount, rel_tol=1e-9, abs_tol=1e-6):
+                raise RuntimeError(f"{tenant} has {left} to be done in line, and {self._outstanding_of[tenant]} was counted")
             costs = [entry.cost for entry in fresh if entry.tenant == tenant]
             if len(costs) > limits.max_items:
                 raise RuntimeError(f"{len(costs)} entries of {tenant} wait, more than {limits.max_items}")

@@ -19,7 +19,7 @@ from pipelines.routing.admission import Admission, forecast
 from pipelines.routing.candidate import Wanted
 from pipelines.routing.table import Member, ReplicaTable, pool_key
 from stages.contract.errors import QueueFull, StageFailed
-from stages.contract.item import Item, Reply, StreamEnd
+from stages.contract.item import Item, Reply, StreamEnd, tenant_hint
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.work import Work
 from stages.host.host import StageHost
@@ -278,6 +278,38 @@ async def test_what_cannot_end_in_time_is_refused_with_the_time_after_which_it_c
     assert 1 <= refused.value.retry_after_s < 10
     scene.client.admit(visits, deadline=now + 60)
     scene.client.admit(visits, deadline=float("inf"))
+
+
+async def test_a_tenants_flood_keeps_nobody_else_from_being_admitted(scene: Scene) -> None:
+    """They have their turns before it is through, and whoever sent it has not."""
+    for pool in scene.pools:
+        told = replace(news(pool, 200, each=ONE), stage=ADD, number=10**6, tenants={tenant_hint("many"): (ONE * 200, 200.0)})
+        scene.table.heard(pool_key("app", pool), told, time.monotonic())
+    visits, deadline = [Visit(ADD, ONE)], time.time() + 1.0
+    scene.client.admit(visits, deadline=deadline, tenant="few")
+    with pytest.raises(QueueFull):
+        scene.client.admit(visits, deadline=deadline, tenant="many")
+    few_s, many_s = scene.client.forecast(visits, tenant="few"), scene.client.forecast(visits, tenant="many")
+    assert few_s is not None
+    assert many_s is not None
+    assert few_s < 0.2 * many_s
+
+
+async def test_what_this_process_has_sent_is_known_by_tenant_too(scene: Scene) -> None:
+    for pool in scene.pools:
+        scene.busy(pool, 0)
+    now, many = time.monotonic(), tenant_hint("many")
+    sent = [
+        scene.table.sent(ADD, pool_key("app", pool), pool, ONE, now, tenant=many) for pool in scene.pools for _ in range(100)
+    ]
+    visits = [Visit(ADD, ONE)]
+    few_s, many_s = scene.client.forecast(visits, tenant="few"), scene.client.forecast(visits, tenant="many")
+    assert few_s is not None
+    assert many_s is not None
+    assert few_s < 0.2 * many_s
+    for one in sent:
+        scene.table.ended(one)
+    assert scene.client.forecast(visits, tenant="many") == scene.client.forecast(visits, tenant="few")
 
 
 async def test_all_stages_that_a_request_visits_must_end_in_time_together(scene: Scene) -> None:

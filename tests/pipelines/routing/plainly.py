@@ -1,12 +1,12 @@
 """The expected finish at every replica, worked out the plain way: one formula after the other, nothing kept from one item to the next. What
 `pipelines/routing/expected.py` finds quickly must be this."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from pipelines.routing.candidate import UNKNOWN, Candidate, Ranking, Wanted
-from stages.contract.cost import Ahead, Speed, shared_s
+from stages.contract.cost import Ahead, Speed, done_before, shared_s
 from stages.contract.news import Hints, StageNews
 from stages.contract.work import NO_WORK, Work
 
@@ -23,7 +23,7 @@ class Plain:
 
 def expected(candidates: Sequence[Candidate], wanted: Wanted, now: float, settings: Ranking = Ranking()) -> list[Plain]:
     speeds = [speed_of(one, candidates) for one in candidates]
-    own = [ahead_now(one, speed, now, wanted.priority) for one, speed in zip(candidates, speeds, strict=True)]
+    own = [ahead_now(one, speed, now, wanted) for one, speed in zip(candidates, speeds, strict=True)]
     found = []
     for one, speed, line in zip(candidates, speeds, own, strict=True):
         pool = [ahead for other, ahead in zip(candidates, own, strict=True) if other.news and other.pool == one.pool]
@@ -55,12 +55,26 @@ def part_left(one: Candidate, speed: Speed, now: float) -> float:
     return min(1.0, max(0.0, 1 - age_s / shared_s(drain_s, others_s)))
 
 
-def ahead_now(one: Candidate, speed: Speed, now: float, priority: int) -> Ahead:
+def ahead_now(one: Candidate, speed: Speed, now: float, wanted: Wanted) -> Ahead:
     (work, num), left = outstanding(one), part_left(one, speed, now)
-    if one.news is not None and priority <= 0:
-        work, num = work - one.news.later, num - one.news.num_later
-    ahead = speed.ahead(work, num)
+    urgent, num_urgent = work, num
+    if one.news is not None and wanted.priority <= 0:
+        urgent, num_urgent = work - one.news.later, num - one.news.num_later
+    ahead, parts = speed.ahead(urgent, num_urgent), of_tenants(one)
+    if wanted.work is not None and parts:
+        turn = speed.ahead(*done_before(wanted.tenant, wanted.work, work, num, parts, speed.max_rows))
+        ahead = turn if turn.waits_s < ahead.waits_s else ahead
     return Ahead(left * ahead.waits_s, left * ahead.beside, ahead.lasts)
+
+
+def of_tenants(one: Candidate) -> Mapping[int, tuple[Work, float]]:
+    told = dict(one.news.tenants) if one.news is not None else {}
+    if not told and not any(one.sent_of):
+        return {}
+    both = {
+        tenant: (told.get(tenant, (NO_WORK, 0.0)), one.sent_of.get(tenant, (NO_WORK, 0.0))) for tenant in {*told, *one.sent_of}
+    }
+    return {tenant: (first[0] + then[0], first[1] + then[1]) for tenant, (first, then) in both.items()}
 
 
 def believed(one: Candidate, own: Ahead, pool: Sequence[Ahead], now: float, settings: Ranking) -> Ahead:

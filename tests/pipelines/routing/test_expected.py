@@ -44,11 +44,16 @@ def fleets(draw: st.DrawFn) -> list[Candidate]:
         )
         if draw(st.booleans()):
             one.sent, one.num_sent, one.sent_at = draw(WORKS) * 3, 3, draw(st.floats(-5, 0))
+            one.sent_of = {draw(st.integers(0, 2)): (one.sent * (1 / 3), 1.0), 3: (one.sent * (2 / 3), 2.0)}
         if draw(st.integers(0, 5)) == 0:
             one.news = None
         if one.news is not None and (num_items := one.news.num_items) and draw(st.booleans()):
             num_later = draw(st.integers(1, num_items))
             one.news = replace(one.news, later=one.news.outstanding * (num_later / num_items), num_later=num_later)
+        if one.news is not None and (num_items := one.news.num_items) and draw(st.booleans()):
+            shares = [draw(st.floats(0, 1)) / 3 for _ in range(draw(st.integers(1, 3)))]
+            tenants = {tenant: (one.news.outstanding * share, num_items * share) for tenant, share in enumerate(shares)}
+            one.news = replace(one.news, tenants=tenants)
         if one.news is not None and draw(st.booleans()):
             is_one_shot, beside_s = draw(st.booleans()), draw(st.sampled_from([0.0, 0.5]))
             if one.news.speed is not None:
@@ -59,12 +64,12 @@ def fleets(draw: st.DrawFn) -> list[Candidate]:
     return found
 
 
-@given(fleets(), WORKS, HINTS, st.floats(0, 20), st.floats(0, 20), st.integers(-1, 1))
+@given(fleets(), WORKS, HINTS, st.floats(0, 20), st.floats(0, 20), st.integers(-1, 1), st.integers(0, 3))
 def test_what_is_expected_is_what_the_plain_way_finds(
-    fleet: list[Candidate], work: Work, hints: Hints, now: float, later: float, priority: int
+    fleet: list[Candidate], work: Work, hints: Hints, now: float, later: float, priority: int, tenant: int
 ) -> None:
     for moment, priority_then in ((now, priority), (now + later, -priority)):  # the second time with what was kept
-        wanted = Wanted(work, hints, priority=priority_then)
+        wanted = Wanted(work, hints, priority=priority_then, tenant=tenant)
         outlook = Outlook(fleet, wanted, held(fleet, hints), moment, Ranking())
         for place, plain in enumerate(expected(fleet, wanted, moment)):
             found = outlook.at(place)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.contract.cost import Ahead, Speed, StepTimes
+from stages.contract.cost import Ahead, Speed, StepTimes, done_before
 from stages.contract.work import NO_WORK, Work
 
 TIMES = StepTimes(((1.0, 0.010), (16.0, 0.025), (256.0, 0.265)))  # 9 ms, and 1 ms for each unit
@@ -147,3 +147,50 @@ def test_the_rate_is_that_of_full_steps() -> None:
     assert rows(max_rows=4).rate(Work(10, 10)) == pytest.approx(4 / (10 * TIMES.seconds(4)))
     assert batches(max_rows=8, max_amount=35).rate(Work(10)) == pytest.approx(3 / TIMES.seconds(30))
     assert batches(max_rows=8, max_amount=5).rate(Work(10)) == pytest.approx(1 / TIMES.seconds(10))
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "before"),
+    [
+        (0, [100], 8),  # what shares a step is there
+        (0, [3], 3),
+        (20, [100], 41),
+        (20, [100, 5, 100], 67),
+        (100, [20], 120),
+        (5, [], 5),
+    ],
+)
+def test_of_other_tenants_goes_before_an_item_what_its_own_has_and_the_item(
+    own: int, others: list[int], before: float
+) -> None:
+    parts = {f"other {number}": (Work(2.0, 1.0) * count, float(count)) for number, count in enumerate(others)}
+    parts |= {"own": (Work(2.0, 1.0) * own, float(own))} if own else {}
+    num = own + sum(others)
+    work, num_items = done_before("own", Work(2.0, 1.0), Work(2.0, 1.0) * num, num, parts, company=8)
+    assert (work.amount, work.steps, num_items) == pytest.approx((2.0 * before, before, before))
+
+
+def test_whose_work_nobody_tells_goes_before_everybodys() -> None:
+    work, num_items = done_before("own", Work(1.0), Work(50.0, 50.0), 50, {"other": (Work(20.0, 20.0), 20.0)}, company=1)
+    assert (work, num_items) == (Work(31.0, 31.0), 31.0)
+    assert done_before("own", Work(1.0), NO_WORK, 0, {}, company=8) == (NO_WORK, 0.0)
+
+
+PARTS = st.dictionaries(st.integers(0, 4), st.tuples(AMOUNTS, COUNTS), max_size=5)
+
+
+@given(PARTS, st.integers(0, 4), AMOUNTS, AMOUNTS, COUNTS, st.integers(1, 16))
+def test_no_more_goes_before_than_there_is_and_nothing_of_ones_own_is_passed(
+    told: dict[int, tuple[float, int]], tenant: int, asks: float, untold: float, num_untold: int, company: int
+) -> None:
+    parts = {who: (Work(amount * num, num), float(num)) for who, (amount, num) in told.items() if num}
+    outstanding = sum((left for left, _ in parts.values()), Work(untold * num_untold, num_untold))
+    num_items = sum(num for _, num in parts.values()) + num_untold
+    work, num = done_before(tenant, Work(asks), outstanding, num_items, parts, company)
+    own, num_own = parts.get(tenant, (NO_WORK, 0.0))
+    few = 1 - 1e-9
+    assert few * own.amount <= work.amount <= outstanding.amount
+    assert few * own.steps <= work.steps <= outstanding.steps
+    assert few * max(num_own, min(company, num_items)) <= num <= num_items
+    if parts.keys() <= {tenant}:
+        assert (work.amount, work.steps, num) == pytest.approx((outstanding.amount, outstanding.steps, num_items))

@@ -90,7 +90,7 @@ class VirtualEngine(ABC):
         )
         piece.submitted_at = now
         piece.is_typical = load.num_items > 0 and piece.priority <= 0
-        alone_s = load.finish_s(foreseen, piece.priority)
+        alone_s = load.finish_s(foreseen, piece.priority, piece.tenant)
         if alone_s is not None:
             piece.expected_s = shared_s(alone_s, self._device.others_s(self))
         if self._is_busy:

@@ -10,6 +10,7 @@ import pytest
 from stages.contract.errors import QueueFull
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.stage import Share
+from stages.contract.work import Work
 from stages.engine.scheduling.fairness import VirtualCounters
 from stages.engine.scheduling.scheduler import MAX_PREEMPTIONS, Entry, IterativeScheduler, OneShotScheduler
 from tests.stages.engine.scheduling.tenants import ROOM, batch, entry, ids, start_all
@@ -323,3 +324,39 @@ def test_what_left_in_the_middle_of_a_step_has_had_it_all_the_same() -> None:
         scheduler.complete(ids(chosen.entries), 1.0, done=(), shares={})
         seen += name[0]
     assert Counter(seen) == {"a": 4, "b": 4}
+
+
+@pytest.mark.parametrize("num_own", [0, 5, 12])
+def test_when_an_item_is_expected_to_be_done_follows_from_whose_turn_it_is(num_own: int) -> None:
+    """One of a tenant with little in line, behind another one's flood: its turn comes long before the line's end."""
+    scheduler, now = OneShotScheduler[str](BatchLimits(max_items=4), ROOM), 0.0
+
+    def run() -> list[str]:
+        nonlocal now
+        chosen = scheduler.next_batch(now)
+        now += 0.5 + 0.1 * chosen.cost
+        scheduler.complete(ids(chosen.entries), 0.5 + 0.1 * chosen.cost)
+        scheduler.check_integrity()
+        return ids(chosen.entries)
+
+    flood(scheduler, "many", 60)
+    for _ in range(3):
+        run()
+    flood(scheduler, "few", num_own)
+    load = scheduler.load(now)
+    expected_s = load.finish_s(Work(1.0), tenant="few")
+    scheduler.add(entry("last", "few"))
+    began = now
+    while "last" not in run():
+        pass
+    assert expected_s == pytest.approx(now - began, abs=1.0)  # about a batch
+    whole_s = load.finish_s(Work(1.0), tenant="many")
+    assert whole_s is not None
+    assert whole_s > 2 * (expected_s or 0.0) or num_own == 12
+    assert load.tenants.keys() == ({"many", "few"} if num_own else {"many"})
+
+
+def test_who_are_not_told_apart_have_one_line() -> None:
+    scheduler = OneShotScheduler[str](BatchLimits(max_items=4), ROOM)
+    scheduler.add(Entry("a", "", arrival=0.0))
+    assert scheduler.load(0.0).tenants == {}
