@@ -7,8 +7,10 @@ uvicorn. `python -m benchmarks.paced.server --form ray --port 8000 --log steps.t
 
 import argparse
 import asyncio
+import hashlib
 import signal
 import threading
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,8 +37,12 @@ MAX_ONGOING = 64
 RAY, ONE_PROCESS = "ray", "one-process"
 
 
-def paced_config(max_rows: int) -> AppConfig:
-    """The tokenizer and the chat template are SmolLM2's."""
+def key_of(tenant: str) -> str:
+    return f"the key of {tenant}"
+
+
+def paced_config(max_rows: int, tenants: Sequence[str] = (), **limits: float) -> AppConfig:
+    """The tokenizer and the chat template are SmolLM2's. `tenants`: who has a key; everybody may ask where there are none."""
     llm = {"source": {"demo": "smollm2"}, "num_slots": max_rows}
     deployment = {"stages": [STAGE], "num_replicas": 1, "max_ongoing_requests": MAX_ONGOING}
     return parse(
@@ -44,8 +50,15 @@ def paced_config(max_rows: int) -> AppConfig:
             "models": {MODEL: {"pipeline": "image_text", "llm": llm}},
             "deployments": {DEPLOYMENT: deployment},
             "cache": {"redis": None},
+            "limits": limits,
+            "auth": _auth(tenants) if tenants else {},
         }
     )
+
+
+def _auth(tenants: Sequence[str]) -> dict[str, Any]:
+    keys = [{"tenant": tenant, "sha256": hashlib.sha256(key_of(tenant).encode()).hexdigest()} for tenant in tenants]
+    return {"keys": keys, "secret_env": "TRIPTYCH_BENCHMARK_SECRET"}
 
 
 async def serve_in_one_process(config: AppConfig, stage: PacedLlm, batch: BatchLimits, port: int) -> None:
@@ -97,8 +110,11 @@ def main() -> None:
     parser.add_argument("--log", type=Path, required=True)
     parser.add_argument("--step-s", type=float, required=True)
     parser.add_argument("--max-rows", type=int, required=True)
+    parser.add_argument("--tenants", nargs="+", default=(), help="with keys; their secret is TRIPTYCH_BENCHMARK_SECRET")
+    parser.add_argument("--default-request-s", type=float)
     given = parser.parse_args()
-    config, batch = paced_config(given.max_rows), BatchLimits(max_items=given.max_rows)
+    limits = {"default_request_s": given.default_request_s} if given.default_request_s else {}
+    config, batch = paced_config(given.max_rows, given.tenants, **limits), BatchLimits(max_items=given.max_rows)
     if given.form == RAY:
         serve_over_ray(config, partial(PacedLlm, given.step_s, given.log), batch, given.port)
     else:
