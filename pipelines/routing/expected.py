@@ -2,10 +2,10 @@
 
 Decides what is supposed where news is old, or lacks something: outstanding work goes on being done after it was told of; what others have
 sent meanwhile is supposed to be as everywhere in the pool, the more the older the news; a speed that nobody knows is the pool's, or else
-the stage's; other stages on the same device take their share of its time while they have work; other tenants' items go before one of a tenant
-with less, but only as much of them as it has itself. How long work takes is
-`stages/contract/cost.py`. Pure; who is chosen is `ranking.py`. This is done for every candidate of every item: a few floats each, and what
-follows from news alone is kept with it (`Candidate.ahead`).
+the stage's; other stages on the same device take their share of its time while they have work; other tenants' items go before one of a
+tenant with less, but only as much of them as it has itself. How long work takes is `stages/contract/cost.py`. Pure; who is chosen is
+`ranking.py`. This is done for every candidate of every item: a few floats each, and what follows from news alone is kept with it
+(`Candidate.ahead`).
 """
 
 import math
