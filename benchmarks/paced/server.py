@@ -26,6 +26,7 @@ from pipelines.ingress.request.settings import settings_of
 from pipelines.one_process import LocalDirectory
 from pipelines.service import Triptych
 from pipelines.settings.config_file import parse
+from pipelines.settings.derived import capacity
 from pipelines.settings.schema.config import INGRESS, AppConfig
 from pipelines.settings.serve.specs import stage_specs
 from pipelines.threads import Threads
@@ -33,7 +34,6 @@ from stages.contract.limits import BatchLimits
 from stages.host.host import StageHost
 
 MODEL, STAGE, DEPLOYMENT = "paced", "paced.llm", "llm"
-MAX_ONGOING = 64
 RAY, ONE_PROCESS = "ray", "one-process"
 
 
@@ -44,7 +44,7 @@ def key_of(tenant: str) -> str:
 def paced_config(max_rows: int, tenants: Sequence[str] = (), **limits: float) -> AppConfig:
     """The tokenizer and the chat template are SmolLM2's. `tenants`: who has a key; everybody may ask where there are none."""
     llm = {"source": {"demo": "smollm2"}, "num_slots": max_rows}
-    deployment = {"stages": [STAGE], "num_replicas": 1, "max_ongoing_requests": MAX_ONGOING}
+    deployment = {"stages": [STAGE], "num_replicas": 1}
     return parse(
         {
             "models": {MODEL: {"pipeline": "image_text", "llm": llm}},
@@ -91,7 +91,8 @@ def _deploy(config: AppConfig, make: partial[PacedLlm], batch: BatchLimits) -> N
     from pipelines.settings.serve.applications import METRICS, OWN, SurfaceArgs, surface_application
 
     table: Any = serve.deployment(MetricsTable).options(name=METRICS, ray_actor_options=TINY, max_ongoing_requests=1000).bind()
-    llm = deployed(MadeReplica, (STAGE, make, batch, 1, table), name=DEPLOYMENT, max_ongoing_requests=MAX_ONGOING)
+    most = capacity(config.deployments[DEPLOYMENT], config).max_ongoing_requests
+    llm = deployed(MadeReplica, (STAGE, make, batch, 1, table), name=DEPLOYMENT, max_ongoing_requests=most)
     surface = surface_application(config, "triptych", {DEPLOYMENT: OWN, METRICS: OWN})
     ingress = serve.deployment(Ingress).options(
         name=INGRESS,
