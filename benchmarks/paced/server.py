@@ -92,7 +92,7 @@ def _deploy(config: AppConfig, make: partial[PacedLlm], batch: BatchLimits) -> N
 
     table: Any = serve.deployment(MetricsTable).options(name=METRICS, ray_actor_options=TINY, max_ongoing_requests=1000).bind()
     most = capacity(config.deployments[DEPLOYMENT], config).max_ongoing_requests
-    llm = deployed(MadeReplica, (STAGE, make, batch, 1, table), name=DEPLOYMENT, max_ongoing_requests=most)
+    llm = deployed(MadeReplica, (STAGE, make, batch, 1, table), name=DEPLOYMENT, max_ongoing_requests=most, is_pool=True)
     surface = surface_application(config, "triptych", {DEPLOYMENT: OWN, METRICS: OWN})
     ingress = serve.deployment(Ingress).options(
         name=INGRESS,

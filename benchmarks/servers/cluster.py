@@ -12,8 +12,9 @@ from typing import Any
 from pipelines.cluster import local_cluster
 from pipelines.cluster.local_cluster import HttpAddress
 from pipelines.cluster.replica import StageReplica
+from pipelines.settings.schema.config import QueueConfig
 from pipelines.settings.serve.replica_spec import CacheSpec, ReplicaSpec
-from stages.contract.limits import BatchLimits, QueueLimits
+from stages.contract.limits import BatchLimits
 from stages.contract.stage import IterativeStage, OneShotStage
 from stages.device.cores import available_cores
 
@@ -47,15 +48,17 @@ class MadeReplica(StageReplica):
     def __init__(self, name: str, make: MakeStage, batch: BatchLimits, torch_threads: int = 1, table: Any = None) -> None:
         spec = ReplicaSpec(deployment=name, stages=(), cache=CacheSpec(memory_bytes=0), torch_threads=torch_threads)
         super().__init__(spec, table)
-        self._host.add(name, make(), batch=batch, queue=QueueLimits(max_items=1024))
+        self._host.add(name, make(), batch=batch, queue=QueueConfig().limits())
 
 
-def deployed(replica: Callable[..., Any], arguments: Sequence[Any], *, name: str, max_ongoing_requests: int) -> Any:
-    """An application of one replica, with the product's settings for a stage's deployment."""
+def deployed(
+    replica: Callable[..., Any], arguments: Sequence[Any], *, name: str, max_ongoing_requests: int, is_pool: bool = False
+) -> Any:
+    """An application of one replica, with the product's settings for a stage's deployment. `is_pool`: with its router, too."""
     from ray import serve
     from ray.serve.config import RequestRouterConfig
 
-    from pipelines.cluster.stage_deployment import MAX_BACKOFF_S
+    from pipelines.cluster.stage_deployment import MAX_BACKOFF_S, router_config
 
     deployment = serve.deployment(replica).options(
         name=name,
@@ -63,6 +66,6 @@ def deployed(replica: Callable[..., Any], arguments: Sequence[Any], *, name: str
         ray_actor_options={"num_cpus": 0.1},
         max_ongoing_requests=max_ongoing_requests,
         graceful_shutdown_wait_loop_s=0.2,
-        request_router_config=RequestRouterConfig(max_backoff_s=MAX_BACKOFF_S),
+        request_router_config=router_config() if is_pool else RequestRouterConfig(max_backoff_s=MAX_BACKOFF_S),
     )
     return deployment.bind(*arguments)
