@@ -2,7 +2,8 @@
 
 Two tenants of one language model, whose steps take a known time and cost nothing (`paced/server.py`, on Ray, with keys): half of what it
 answers is each one's share. One asks for 0.6 of its share all the time, at random moments; the other for its share, and then for ten times
-that. Both times are measured in turn, twice, with the same requests of the first. Decides loads; who is refused asks no more.
+that. Both times are measured in turn, twice, with the same requests of the first. Decides loads; who is refused asks no more. Asked with
+aiohttp: httpx looks through all its connections for each request, and is itself what takes longer as soon as some hundreds are open.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 
-import httpx
+import aiohttp
 
 from benchmarks.loads.arrivals import poisson
-from benchmarks.loads.http_client import http_client
 from benchmarks.loads.load import open_loop
 from benchmarks.loads.spread import spread
 from benchmarks.paced.server import MODEL, RAY, key_of
@@ -74,9 +75,7 @@ def _served() -> Iterator[str]:
 
 
 async def _measured(url: str, sides: Sequence[Side], load_s: float, rounds: int) -> None:
-    async with http_client(url) as few, http_client(url) as many:
-        few.headers["authorization"] = f"Bearer {key_of(FEW)}"
-        many.headers["authorization"] = f"Bearer {key_of(MANY)}"
+    async with _client(url, FEW) as few, _client(url, MANY) as many:
         await _asked(few, PART * SHARE, 5.0, seed=0)  # what it takes is known from then on
         for number in range(rounds):
             for side in sides:
@@ -90,16 +89,23 @@ async def _measured(url: str, sides: Sequence[Side], load_s: float, rounds: int)
                 side.many += of_many
 
 
-async def _asked(client: httpx.AsyncClient, rate: float, load_s: float, *, seed: int) -> tuple[list[float], Counter[int]]:
+def _client(url: str, tenant: str) -> aiohttp.ClientSession:
+    headers = {"authorization": f"Bearer {key_of(tenant)}"}
+    return aiohttp.ClientSession(url, headers=headers, connector=aiohttp.TCPConnector(limit=0))
+
+
+async def _asked(client: aiohttp.ClientSession, rate: float, load_s: float, *, seed: int) -> tuple[list[float], Counter[int]]:
     """How long what was answered took, and how many ended with which status."""
 
     async def send(index: int) -> int:
         messages = [{"role": "user", "content": f"Request {seed}.{index}: count, please."}]
         body = {"model": MODEL, "messages": messages, "seed": 1000 * seed + index, "max_tokens": NUM_TOKENS}
-        return (await client.post(CHAT, json=body)).status_code
+        async with client.post(CHAT, json=body) as answer:
+            await answer.read()
+            return answer.status
 
     load = await open_loop(send, poisson(rate, round(rate * load_s), seed=seed))
-    took = [outcome.latency_s for outcome in load.outcomes if outcome.value == httpx.codes.OK]
+    took = [outcome.latency_s for outcome in load.outcomes if outcome.value == HTTPStatus.OK]
     return took, Counter(outcome.value for outcome in load.outcomes)
 
 
@@ -121,15 +127,16 @@ def _report(sides: Sequence[Side], seconds: float) -> Report:
         report.add(
             other_asks=f"{side.times:g} times its share",
             requests=side.few.total(),
-            answered=side.few[httpx.codes.OK],
+            answered=side.few[HTTPStatus.OK],
             p50_s=took.p50,
             p99_s=took.p99,
             others=side.many.total(),
-            others_answered=side.many[httpx.codes.OK],
-            others_refused=side.many[httpx.codes.TOO_MANY_REQUESTS],
+            others_answered=side.many[HTTPStatus.OK],
+            others_refused=side.many[HTTPStatus.TOO_MANY_REQUESTS],
+            others_late=side.many[HTTPStatus.GATEWAY_TIMEOUT],
         )
     alone, beside = sides
-    asked, answered = beside.few.total(), beside.few[httpx.codes.OK]
+    asked, answered = beside.few.total(), beside.few[HTTPStatus.OK]
     report.goals = [
         Goal(
             "p99 beside ten times a share / beside a share",
