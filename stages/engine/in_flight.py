@@ -13,7 +13,7 @@ from typing import Any
 
 from stages.contract.cost import shared_s
 from stages.contract.engine import EngineIdentity, Load, Receiver
-from stages.contract.errors import DeadlineExceeded, Overloaded, StageFailed, TriptychError
+from stages.contract.errors import Cancelled, DeadlineExceeded, Overloaded, StageFailed, TriptychError
 from stages.contract.item import Item
 from stages.contract.recipe import Inputs, Recipe
 from stages.contract.result import Result
@@ -100,11 +100,13 @@ class InFlight:
             work.expected_s = shared_s(alone_s, others_s)
 
     def _learn(self, work: Work) -> None:
-        """From how long it took."""
-        if work.expected_s is not None and not work.num_misses:
+        """From how long it took. What its deadline or whoever asked ended would have taken longer still, which tells something where it
+        already took longer than was expected."""
+        took_s = self.now() - work.submitted_at
+        if work.expected_s is not None and not work.num_misses and (not work.failed or took_s > work.expected_s):
             self.scheduler.speed.took(
                 work.expected_s,
-                self.now() - work.submitted_at,
+                took_s,
                 was_alone=work.found_nothing and work.ran_alone,
                 is_typical=not work.found_nothing and not work.was_suspended and work.item.priority <= 0,
             )
@@ -172,6 +174,8 @@ class InFlight:
         if isinstance(answer, TriptychError):
             work.failed = True
             self._outbox.append(partial(work.receiver.failed, answer))
+            if isinstance(answer, DeadlineExceeded | Cancelled):
+                self._learn(work)
         else:
             self._outbox.append(partial(work.receiver.done, answer, work.receipt(self.identity)))
             self.distributions.item_seconds.observe(self.now() - work.submitted_at)

@@ -67,6 +67,38 @@ def test_the_margin_is_learned_from_items_that_waited_and_were_not_in_the_backgr
     assert after(400.0, 0, 0) > first
 
 
+@pytest.mark.parametrize("is_late", [True, False])
+def test_the_margin_is_learned_from_what_waited_in_vain_too(bench: Bench, is_late: bool) -> None:
+    """Until its time was up, or its caller's, whose time is up sooner by what the way took. Or a line in which all come too late would be
+    expected to end in time."""
+    stage = Adder(run_gate=bench.gate())
+    engine = bench.one_shot(stage, batch=BatchLimits(max_items=1))
+
+    def after(waits_s: float) -> float:
+        """One that was expected to take about 2 s has waited so long, and its time is up."""
+        num_before = len(stage.batches)
+        runs = add(engine, 1)
+        stage.run_gate.wait_for(num_before + 1)
+        inbox, handle = submit(engine, Add(1), deadline=bench.time.deadline(waits_s + (0 if is_late else 1)))
+        prepared(engine, 1)
+        bench.time.now += waits_s
+        handle.expire() if is_late else handle.cancel()
+        assert isinstance(inbox.wait().error, DeadlineExceeded if is_late else Cancelled)
+        bench.time.now += max(0.0, 1.0 - waits_s)
+        stage.run_gate.let(1)
+        runs.wait()
+        return engine.metrics()["finish_margin"]
+
+    runs = add(engine, 1)
+    stage.run_gate.wait_for(1)
+    bench.time.now += 1.0
+    stage.run_gate.let(1)
+    runs.wait()
+    first = engine.metrics()["finish_margin"]
+    assert after(0.5) == first  # it may have been right
+    assert after(30.0) > first
+
+
 def test_whoever_gets_an_answer_finds_its_own_item_no_longer_in_hand(bench: Bench) -> None:
     """Or its next one would be sent to another replica."""
 
