@@ -36,6 +36,7 @@ from pipelines.commands.stage_rows import Scrape, scrape_of
 APPLICATION = "soak"
 TIMES = 1.2
 DEADLINE_S = 20.0  # of a request: what waits longer is refused, or the line would grow to the end
+PATIENCE_S = 300.0  # of who measures what is carried: nothing is to be refused then
 KILL_EVERY_S, LOOK_EVERY_S = 60.0, 5.0
 IDLE_S = 180.0
 MIN_MINUTES_OF_SLOPES = 10  # less says nothing of a slope
@@ -84,9 +85,10 @@ def _plan(minutes: float, *, quick: bool) -> Plan:
 
 
 async def _soaked(server: Server, plan: Plan) -> Found:
-    async with http_client(server.url) as client:
-        await capacity(client, plan.size, plan.num_for_capacity // 4, seed=0)  # what is loaded late is loaded then
-        most = await capacity(client, plan.size, plan.num_for_capacity, seed=1)
+    async with http_client(server.url) as client, http_client(server.url) as patient:
+        patient.headers["x-request-timeout-seconds"] = f"{PATIENCE_S:g}"
+        await capacity(patient, plan.size, plan.num_for_capacity // 4, seed=0)  # what is loaded late is loaded then
+        most = await capacity(patient, plan.size, plan.num_for_capacity, seed=1)
         tell(f"{most:.2f} requests a second and no more")
         before = await _idle(client)
         count = math.ceil(TIMES * most * 60 * plan.minutes)
