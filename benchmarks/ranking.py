@@ -18,7 +18,7 @@ from benchmarks.reporting.command import results_folder, start
 from benchmarks.reporting.report import Goal, Report
 from pipelines.routing.candidate import Wanted
 from pipelines.routing.table import Member, ReplicaTable
-from stages.contract.cost import Speed, StepTimes
+from stages.contract.cost import Part, Speed, StepTimes
 from stages.contract.news import Hints, StageNews, hint
 from stages.contract.work import Work
 
@@ -39,8 +39,9 @@ def microseconds(act: Callable[[], object]) -> float:
     return statistics.median(rounds)
 
 
-def table_of(num_replicas: int) -> ReplicaTable:
-    """Three pools of speeds 1 : 3 : 6, of which each replica has something else to do and holds something else."""
+def table_of(num_replicas: int, num_tenants: int = 0) -> ReplicaTable:
+    """Three pools of speeds 1 : 3 : 6, of which each replica has something else to do and holds something else. `num_tenants`: whose that
+    is, in equal parts (0: nobody tells)."""
     table, ongoing = ReplicaTable(random.Random(1).random), ReplicaQueueLengthCache()
     for pool, times in (("fast", 1), ("medium", 2), ("slow", 6)):
         names = [f"{pool}{number}" for number in range(num_replicas // 3 + (pool == "fast") * (num_replicas % 3))]
@@ -51,7 +52,10 @@ def table_of(num_replicas: int) -> ReplicaTable:
         speed = Speed(StepTimes(((1.0, 0.01 * times), (64.0, 0.02 * times))), max_rows=16, max_amount=64.0)
         for number, name in enumerate(names):
             holds = frozenset(hint(f"{name} {one}") for one in range(200))
-            told = StageNews(STAGE, name, "gpu", "float32", speed, WORK * (number % 20), number % 20, holds=holds, number=1)
+            part = Part(WORK * (number % 20 / max(1, num_tenants)), number % 20 / max(1, num_tenants))
+            tenants = dict.fromkeys(range(1, num_tenants + 1), part)
+            work, count = WORK * (number % 20), number % 20
+            told = StageNews(STAGE, name, "gpu", "float32", speed, work, count, holds=holds, number=1, tenants=tenants)
             table.heard(pool, told, time.monotonic())
     return table
 
@@ -65,9 +69,10 @@ def main() -> None:
         "a prompt of 94 blocks": Wanted(WORK, Hints(chain, Work(1.0, 0.1))),
     }
     report = Report("ranking", {"pools": len(POOLS)})
-    for num_replicas in (16, 1000):
-        table = table_of(num_replicas)
-        for what, wanted in asked.items():
+    of_tenant = {"nothing known of it, 8 tenants": Wanted(WORK, tenant=1)}
+    for num_replicas, num_tenants in ((16, 0), (1000, 0), (16, 8)):
+        table = table_of(num_replicas, num_tenants)
+        for what, wanted in (of_tenant if num_tenants else asked).items():
             taken = microseconds(lambda wanted=wanted, table=table: table.ranked(STAGE, POOLS, wanted, time.monotonic()))  # type: ignore[misc]
             plain = microseconds(lambda: min([float(number) for number in range(16)]))
             report.add(side=f"{num_replicas} replicas", load=what, us=round(taken, 1), times_a_minimum=round(taken / plain, 1))

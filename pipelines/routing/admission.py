@@ -3,7 +3,8 @@
 Decides by an upper quantile of when it is expected to end, not by the mean: admitted to the edge, half of the requests would end late,
 having used up the devices' time all the same. What is not urgent is admitted while there is ample time only, so that it never takes the
 place of what is. Who would find devices idle is admitted in any case: waiting makes it no sooner, and only trying tells whether what is
-known of its time is right. A tenant's flood is a long line for itself only. Pure; knows no stages.
+known of its time is right. A tenant's flood is a long line for itself only; by how much items miss
+what is expected is learned from tenants who have no more than their part. Pure; knows no stages.
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,9 @@
 """What is known of the replicas that could take an item, what is asked of them, and what comes of it. Decides nothing; pure."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from stages.contract.cost import Ahead, Speed, StepTimes
+from stages.contract.cost import Ahead, Speed, StepTimes, Turns
 from stages.contract.news import NO_HINTS, Hints, StageNews
 from stages.contract.work import NO_WORK, Work
 
@@ -19,8 +19,8 @@ class Candidate:
     far as that is known (None: it has room). That takes some microseconds. `starts_in_s`: a replica that is yet to be started (named "",
     and `sent` is all that waits). `seed`: what it owns names by (`ownership.py`). `others`: the other stages of the same replica that share
     its device. `ahead`, `drain_s`: what follows from news and what was sent, and how long all of it takes; `ahead_of_urgent`: what of it is
-    before an item of priority 0 (None: all); `tenants`: what of it is whose (nothing: nobody tells them apart). Whoever changes any of that
-    calls `changed`."""
+    before an item of priority 0 (None: all); `turns`: what of it is whose (None: it is all of one tenant, or nobody tells), and `ahead_of`:
+    what an item of a tenant finds, by that, its amount and whether it is urgent. Whoever changes any of that calls `changed`."""
 
     pool: str
     replica: str
@@ -38,7 +38,8 @@ class Candidate:
     drain_s: float = 0.0
     came_at: float = 0.0
     sent_of: dict[int, tuple[Work, float]] = field(default_factory=dict)
-    tenants: Mapping[int, tuple[Work, float]] = field(default_factory=dict)
+    turns: Turns[int] | None = None
+    ahead_of: dict[tuple[int, float, bool], Ahead] = field(default_factory=dict)
 
     def changed(self) -> None:
         self.ahead = None

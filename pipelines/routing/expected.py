@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from pipelines.routing.candidate import UNKNOWN, Candidate, Ranking, Wanted
 from pipelines.routing.holding import Held
-from stages.contract.cost import NOTHING_AHEAD, Ahead, Speed, done_before, shared_s
+from stages.contract.cost import NOTHING_AHEAD, Ahead, Part, Speed, Turns, shared_s
 from stages.contract.work import NO_WORK, Work
 
 ONE = Work(1.0, 1.0)
@@ -24,8 +24,10 @@ GONE = 0.2
 FRESH = 0.1
 """News that is younger than this part of its half life is taken as it is."""
 
-NOTHING_TOLD: Mapping[int, tuple[Work, float]] = {}
+NOTHING_TOLD: Mapping[int, Part] = {}
 NOBODYS = frozenset({0})
+MAX_KEPT = 64
+"""Of what items of unlike tenants and amounts find at one replica, until it has news."""
 
 _Line = tuple[Speed, float, float, float]
 """What a newcomer finds at a replica: its speed, and an `Ahead` as it is by now."""
@@ -131,10 +133,10 @@ def _lines(candidates: Sequence[Candidate], wanted: Wanted, work: Work, now: flo
             speed, ahead = speeds.get(candidate.pool, speeds[""]), None  # it may be another by now
         if ahead is None:
             ahead = _look_ahead(candidate, speed)
-        if is_urgent and candidate.ahead_of_urgent is not None:
+        if candidate.turns is not None:
+            ahead = _in_turn(candidate, candidate.turns, speed, wanted.tenant, work.amount, is_urgent=is_urgent)
+        elif is_urgent and candidate.ahead_of_urgent is not None:
             ahead = candidate.ahead_of_urgent
-        if candidate.tenants:
-            ahead = min(ahead, _in_turn(candidate, speed, wanted.tenant, work), key=_waits_s)
         if news is None or now - candidate.heard_at > fresh_s:
             is_fresh = False
         left = _part_left(candidate, now) if news is not None and candidate.drain_s else 1.0
@@ -151,7 +153,8 @@ def _speeds(candidates: Sequence[Candidate]) -> dict[str, Speed]:
 def _look_ahead(candidate: Candidate, speed: Speed) -> Ahead:
     """Once, until there is news or more is sent."""
     news, (outstanding, num_items) = candidate.news, _totals(candidate)
-    candidate.tenants = _tenants(candidate)
+    candidate.turns = _turns(candidate, outstanding, num_items)
+    candidate.ahead_of.clear()
     candidate.ahead, candidate.drain_s = ahead, _ = speed.ahead(outstanding, num_items), speed.drain_s(outstanding, num_items)
     candidate.ahead_of_urgent = None
     if news is not None and news.num_later:
@@ -169,26 +172,32 @@ def _totals(candidate: Candidate) -> tuple[Work, int]:
     return outstanding, num_items
 
 
-def _tenants(candidate: Candidate) -> Mapping[int, tuple[Work, float]]:
-    """What of that is whose; nothing where it is all of one, or nobody tells."""
+def _turns(candidate: Candidate, outstanding: Work, num_items: float) -> Turns[int] | None:
+    """None: nobody tells tenants apart."""
     told = candidate.news.tenants if candidate.news is not None else NOTHING_TOLD
     if not told and candidate.sent_of.keys() <= NOBODYS:
-        return NOTHING_TOLD
+        return None
     found = dict(told)
-    for tenant, (work, num_items) in candidate.sent_of.items():
-        so_far, num_so_far = found.get(tenant, (NO_WORK, 0.0))
-        found[tenant] = so_far + work, num_so_far + num_items
-    return found
+    for tenant, (work, num_sent) in candidate.sent_of.items():
+        part = found.get(tenant)
+        found[tenant] = (
+            Part(work, num_sent)
+            if part is None
+            else Part(part.outstanding + work, part.num_items + num_sent, part.later, part.num_later)
+        )
+    return Turns(outstanding, num_items, found)
 
 
-def _in_turn(candidate: Candidate, speed: Speed, tenant: int, work: Work) -> Ahead:
+def _in_turn(candidate: Candidate, turns: Turns[int], speed: Speed, tenant: int, amount: float, *, is_urgent: bool) -> Ahead:
     """What an item of this tenant finds: whoever has had least goes first there."""
-    outstanding, num_items = _totals(candidate)
-    return speed.ahead(*done_before(tenant, work, outstanding, num_items, candidate.tenants, speed.max_rows))
-
-
-def _waits_s(ahead: Ahead) -> float:
-    return ahead.waits_s
+    key = tenant, amount, is_urgent
+    ahead = candidate.ahead_of.get(key)
+    if ahead is None:
+        if len(candidate.ahead_of) >= MAX_KEPT:
+            candidate.ahead_of.clear()
+        before = turns.before(tenant, amount, speed.company, is_urgent=is_urgent)
+        ahead = candidate.ahead_of[key] = speed.ahead(*before)
+    return ahead
 
 
 def _part_left(candidate: Candidate, now: float) -> float:

@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from statistics import NormalDist
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from stages.contract.message import ALL, message
 from stages.contract.work import NO_WORK, Work
@@ -77,35 +77,64 @@ def shared_s(alone_s: float, others_s: Iterable[float]) -> float:
     return alone_s + sum(min(alone_s, other_s) for other_s in others_s)
 
 
-def done_before(
-    tenant: K, work: Work, outstanding: Work, num_items: float, parts: Mapping[K, tuple[Work, float]], company: float
-) -> tuple[Work, float]:
-    """What of all that is outstanding a device does before or beside an item of this tenant that comes last, and of how many items: its
-    tenant's own, and of each other one's as much as that and the item itself, since whoever has had least is served first. At least as many
-    as share a step (`company`), which it finds there. `parts`: what each tenant has of it; of whom nobody tells, all goes before."""
-    told, num_told = _sum(parts.values())
-    own, num_own = parts.get(tenant, (NO_WORK, 0.0))
-    enough, before, num_before = own.amount + work.amount, [outstanding - told, own], max(0.0, num_items - num_told) + num_own
-    for other, (its, num) in parts.items():
-        if other != tenant:
-            share = min(1.0, enough / its.amount) if its.amount > 0 else 1.0
-            before.append(its * share)
-            num_before += num * share
-    amount, steps = sum(one.amount for one in before), sum(one.steps for one in before)
-    least = min(num_items, company)
-    if num_before < least:
-        missing = (least - num_before) / (num_items - num_before)
-        amount += max(0.0, outstanding.amount - amount) * missing
-        steps += max(0.0, outstanding.steps - steps) * missing
-        num_before = least
-    return Work(min(amount, outstanding.amount), min(steps, outstanding.steps)), min(num_before, num_items)
+@message(droppable=[ALL])
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one tenant has of what is outstanding, and in how many items; `later` of it, in `num_later` items, goes behind its own newcomers
+    of priority 0."""
+
+    outstanding: Work
+    num_items: float
+    later: Work = NO_WORK
+    num_later: float = 0.0
 
 
-def _sum(parts: Iterable[tuple[Work, float]]) -> tuple[Work, float]:
-    amount = steps = num_items = 0.0
-    for work, num in parts:
-        amount, steps, num_items = amount + work.amount, steps + work.steps, num_items + num
-    return Work(amount, steps), num_items
+class Turns(Generic[K]):
+    """All that is outstanding, `num_items` of it, and what of it is whose (`parts`): of whom nobody tells, all goes before everybody's."""
+
+    __slots__ = ("_amount", "_later", "_num_items", "_steps", "_told", "_untold")
+
+    def __init__(self, outstanding: Work, num_items: float, parts: Mapping[K, Part]) -> None:
+        self._amount, self._steps, self._num_items = outstanding.amount, outstanding.steps, num_items
+        self._told = {
+            tenant: (part.outstanding.amount, part.outstanding.steps, part.num_items) for tenant, part in parts.items()
+        }
+        told = self._told.values()
+        self._untold = (
+            max(0.0, self._amount - sum(one[0] for one in told)),
+            max(0.0, self._steps - sum(one[1] for one in told)),
+            max(0.0, num_items - sum(one[2] for one in told)),
+        )
+        self._later = {tenant: (part.later, part.num_later) for tenant, part in parts.items() if part.num_later}
+
+    def before(self, tenant: K, amount: float, company: float, *, is_urgent: bool = True) -> tuple[Work, float]:
+        """What of it a device does before or beside an item of this tenant, of so much, that comes last, and of how many items: its own
+        tenant's (where it `is_urgent` but for what is later), and of each other one's as much as that and the item itself, since whoever
+        has had least is served first. At least as many as keep it company in any case, which it finds there."""
+        all_amount, all_steps, all_num = self._amount, self._steps, self._num_items
+        before, steps, num = self._untold
+        own = self._told.get(tenant)
+        enough = amount
+        if own is not None:
+            own_amount, own_steps, own_num = own
+            if is_urgent and tenant in self._later:
+                later, num_later = self._later[tenant]
+                own_amount, own_steps, own_num = own_amount - later.amount, own_steps - later.steps, own_num - num_later
+                all_amount, all_steps, all_num = all_amount - later.amount, all_steps - later.steps, all_num - num_later
+            before, steps, num, enough = before + own_amount, steps + own_steps, num + own_num, enough + own_amount
+        for other, (its_amount, its_steps, its_num) in self._told.items():
+            if other == tenant:
+                continue
+            if its_amount <= enough:
+                before, steps, num = before + its_amount, steps + its_steps, num + its_num
+            else:
+                share = enough / its_amount
+                before, steps, num = before + share * its_amount, steps + share * its_steps, num + share * its_num
+        least = all_num if all_num < company else company
+        if num < least:
+            missing = (least - num) / (all_num - num)
+            before, steps, num = before + missing * (all_amount - before), steps + missing * (all_steps - steps), least
+        return Work(max(0.0, min(before, all_amount)), max(0.0, min(steps, all_steps))), max(0.0, min(num, all_num))
 
 
 @message(droppable=[ALL])
@@ -125,6 +154,11 @@ class Speed:
     is_one_shot: bool = False
     margin: float = 1.0
     beside_s: float = 0.0
+
+    @property
+    def company(self) -> float:
+        """As many share a step with an item that comes when there is much to do; before a batch that it waits for there is another."""
+        return 2.0 * self.max_rows - 1.0 if self.is_one_shot else float(self.max_rows)
 
     def step_s(self, amount: float) -> float:
         return self.factor * self.step.seconds(amount)

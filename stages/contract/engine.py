@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from stages.contract.cost import Speed, done_before
+from stages.contract.cost import Part, Speed, Turns
 from stages.contract.errors import DeadlineExceeded, TriptychError
 from stages.contract.histogram import HistogramCounts
 from stages.contract.item import DEFAULT_TENANT, Item, StageReceipt, tenant_hint
@@ -19,7 +19,7 @@ from stages.contract.result import Result
 from stages.contract.work import NO_WORK, Work
 
 MAX_TENANTS = 8
-"""Of a line that more share, the others' work counts as one that goes before everybody's."""
+"""That whoever routes is told of: of a line that more share, the others' work counts as if it went before everybody's."""
 P_contra = TypeVar("P_contra", bound=Payload, contravariant=True)
 
 
@@ -52,7 +52,7 @@ class Load:
     num_left: int = 0
     later: Work = NO_WORK
     num_later: int = 0
-    tenants: Mapping[str, tuple[Work, float]] = field(default_factory=dict)
+    tenants: Mapping[str, Part] = field(default_factory=dict)
 
     @property
     def num_items(self) -> int:
@@ -60,23 +60,27 @@ class Load:
 
     def finish_s(self, work: Work, priority: int = 0, tenant: str = DEFAULT_TENANT) -> float | None:
         """Seconds until a newcomer would be done. None while nobody knows."""
-        speed, outstanding, num_items = self.speed, self.outstanding, float(self.num_items)
+        speed, is_urgent = self.speed, priority <= 0
         if speed is None:
             return None
-        if priority <= 0:
-            outstanding, num_items = outstanding - self.later, num_items - self.num_later
-        finish_s = speed.finish_s(work, outstanding, num_items)
         if self.tenants:
-            before = done_before(tenant, work, self.outstanding, self.num_items, self.tenants, speed.max_rows)
-            finish_s = min(finish_s, speed.finish_s(work, *before))
-        return finish_s
+            turns = Turns(self.outstanding, self.num_items, self.tenants)
+            return speed.finish_s(work, *turns.before(tenant, work.amount, speed.company, is_urgent=is_urgent))
+        if is_urgent:
+            return speed.finish_s(work, self.outstanding - self.later, self.num_items - self.num_later)
+        return speed.finish_s(work, self.outstanding, self.num_items)
 
-    def told_tenants(self) -> Mapping[int, tuple[Work, float]]:
+    def has_more_than_its_part(self, tenant: str) -> bool:
+        """Of several tenants: more than an equal part of what is outstanding. Others' items to come will go before some of it."""
+        own = self.tenants.get(tenant)
+        return own is not None and own.outstanding.amount * len(self.tenants) > self.outstanding.amount * (1 + 1e-9)
+
+    def told_tenants(self) -> Mapping[int, Part]:
         """Of the `MAX_TENANTS` who have most, for whoever routes."""
         if not self.tenants:
             return {}
-        most = heapq.nlargest(MAX_TENANTS, self.tenants.items(), key=lambda pair: pair[1][0].amount)
-        return {tenant_hint(tenant): left for tenant, left in most}
+        most = heapq.nlargest(MAX_TENANTS, self.tenants.items(), key=lambda pair: pair[1].outstanding.amount)
+        return {tenant_hint(tenant): part for tenant, part in most}
 
 
 class Receiver(Protocol):

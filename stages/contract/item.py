@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Generic, TypeVar
 
 from stages.contract.histogram import HistogramCounts
@@ -17,6 +18,7 @@ V = TypeVar("V", bound=Result)
 DEFAULT_TENANT = "default"
 
 
+@lru_cache(maxsize=4096)
 def tenant_hint(tenant: str) -> int:
     """What news calls a tenant; 0 for the one that all are who are not told apart."""
     return 0 if tenant == DEFAULT_TENANT else hint(f"tenant:{tenant}")

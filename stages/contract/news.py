@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from stages.contract.cost import Speed
+from stages.contract.cost import Part, Speed
 from stages.contract.message import ALL, message
 from stages.contract.work import NO_WORK, Work
 
@@ -21,9 +21,9 @@ class StageNews:
     goes before. `failing`: which part of its latest items it failed by its own
     fault, 0 to 1. `holds`: hints (`hint`) of names whose results are at hand there, the latest ones only. `arrived`, `num_arrived`,
     `num_left`: what has come to the engine since it started, and how many have left it. `number`: later news of the same replica has a
-    higher one. `tenants`: what those of them who have most have of what is outstanding, by `tenant_hint`; nothing where there is only one
-    tenant. `is_shared`: its device's time is also the other stages' of this replica that compute on the same one; `speed` is then as it
-    would be alone."""
+    higher one. `tenants`: what those who have most have of what is outstanding, by `tenant_hint`; nothing where tenants are not told apart.
+    `is_shared`: its device's time is also the other stages' of this replica that compute on the same one; `speed` is then as it would be
+    alone."""
 
     stage: str
     replica: str
@@ -41,7 +41,7 @@ class StageNews:
     is_shared: bool = False
     later: Work = NO_WORK
     num_later: int = 0
-    tenants: Mapping[int, tuple[Work, float]] = field(default_factory=dict)
+    tenants: Mapping[int, Part] = field(default_factory=dict)
 
 
 @message(droppable=[ALL])

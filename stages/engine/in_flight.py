@@ -94,21 +94,22 @@ class InFlight:
 
     def _expect(self, work: Work, foreseen: Amount, others_s: Sequence[float], now: float) -> None:
         load = self.scheduler.load(now)
-        work.found_nothing = not load.num_items
+        work.found_nothing, work.is_heavy = not load.num_items, load.has_more_than_its_part(work.item.tenant)
         alone_s = load.finish_s(foreseen, work.item.priority, work.item.tenant)
         if alone_s is not None:
             work.expected_s = shared_s(alone_s, others_s)
 
     def _learn(self, work: Work) -> None:
         """From how long it took. What its deadline or whoever asked ended would have taken longer still, which tells something where it
-        already took longer than was expected."""
+        already took longer than was expected. A tenant with more than its part is late by what others bring meanwhile: for these nothing
+        follows from that."""
         took_s = self.now() - work.submitted_at
         if work.expected_s is not None and not work.num_misses and (not work.failed or took_s > work.expected_s):
             self.scheduler.speed.took(
                 work.expected_s,
                 took_s,
-                was_alone=work.found_nothing and work.ran_alone,
-                is_typical=not work.found_nothing and not work.was_suspended and work.item.priority <= 0,
+                was_alone=work.found_nothing and work.ran_alone and not work.failed,
+                is_typical=not (work.found_nothing or work.is_heavy or work.was_suspended or work.item.priority > 0),
             )
 
     def refuse_if_full(self, cost: float, tenant: str) -> None:

@@ -33,7 +33,7 @@ class Work:
     """`id` is unique in the engine. `prepared` is what `prepare` made of the payload and the `inputs` at hand; `row`, the running
     one, where it `has_row`; `suspended`, where it ran and had to make way, what it goes on from. `cost`: as it was weighed
     before it was prepared. `expected_s`: how long it was expected to take when it came (None: nobody knew). `found_nothing`: nobody waited
-    or ran then. Times are monotonic."""
+    or ran then; `is_heavy`: its tenant had more than its part. Times are monotonic."""
 
     id: str
     item: Item[Any]
@@ -44,6 +44,7 @@ class Work:
     cost: float = 0.0
     expected_s: float | None = None
     found_nothing: bool = False
+    is_heavy: bool = False
     num_misses: int = 0  # how often inputs were missing after all
     prepared: Any = None
     began_alone: bool = False  # to be prepared: nothing else could hold memory

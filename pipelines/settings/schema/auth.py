@@ -140,7 +140,12 @@ class AuthConfig(Strict):
     def several_tenants_need_a_secret(self) -> "AuthConfig":
         if self.secret_env is not None and self.secret_file is not None:
             raise ValueError("give secret_env or secret_file, not both")
-        if len({key.tenant for key in self.keys}) > 1 and self.secret_env is None and self.secret_file is None:
+        tenants = {key.tenant for key in self.keys}
+        if len(tenants) > 1 and SINGLE_TENANT in tenants:
+            raise ValueError(
+                f"keys: beside others no tenant is called {SINGLE_TENANT}, as everybody is called who has no key: give it another name"
+            )
+        if len(tenants) > 1 and self.secret_env is None and self.secret_file is None:
             raise ValueError(
                 "several tenants need secret_env or secret_file: what is remembered for one must not be guessable by another"
             )

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from stages.contract.cost import Part
 from stages.contract.engine import Load
 from stages.contract.item import DEFAULT_TENANT
 from stages.contract.limits import BatchLimits, QueueLimits
@@ -103,20 +104,23 @@ class Scheduler(ABC, Generic[W]):
         amount, steps = sum(left.amount for _, left in of_running), sum(left.steps for _, left in of_running)
         outstanding = self.waiting.outstanding + Work(amount, steps)
         ahead_s = 0.0 if speed is None else speed.drain_s(outstanding, queued + running)
-        later, num_later = self.waiting.left_for_later(now)
-        tenants = self._by_tenant(of_running)
-        return Load(queued, running, ahead_s, outstanding, speed, later=later, num_later=num_later, tenants=tenants)
+        later = self.waiting.left_for_later(now)
+        all_later, num_later = sum((work for work, _ in later.values()), NO_WORK), sum(num for _, num in later.values())
+        tenants = self._by_tenant(of_running, later)
+        return Load(queued, running, ahead_s, outstanding, speed, later=all_later, num_later=num_later, tenants=tenants)
 
     @abstractmethod
     def _left_of_running(self, now: float | None) -> Sequence[tuple[str, Work]]:
         """Of each, and whose it is."""
 
-    def _by_tenant(self, of_running: Sequence[tuple[str, Work]]) -> Mapping[str, tuple[Work, float]]:
+    def _by_tenant(self, of_running: Sequence[tuple[str, Work]], later: Mapping[str, tuple[Work, int]]) -> Mapping[str, Part]:
         found = dict(self.waiting.left_of_tenants())
+        if found.keys() <= {DEFAULT_TENANT} and all(tenant == DEFAULT_TENANT for tenant, _ in of_running):
+            return {}
         for tenant, left in of_running:
-            so_far, num_items = found.get(tenant, (NO_WORK, 0.0))
+            so_far, num_items = found.get(tenant, (NO_WORK, 0))
             found[tenant] = so_far + left, num_items + 1
-        return {} if found.keys() <= {DEFAULT_TENANT} else found
+        return {tenant: Part(left, num, *later.get(tenant, (NO_WORK, 0))) for tenant, (left, num) in found.items()}
 
     def _drain_s(self, outstanding: Work, num_items: int) -> float:
         speed = self.speed.of(self.bound.limits)

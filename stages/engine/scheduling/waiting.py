@@ -125,17 +125,20 @@ class WaitingLine(Generic[W]):
         """What is left to do of all that waits."""
         return self._outstanding
 
-    def left_for_later(self, now: float | None) -> tuple[Work, int]:
-        """What of that a newcomer of priority 0 would go before, and of how many. `now` None: nothing has aged."""
-        if not self._num_later:
-            return NO_WORK, 0
-        rank = self._rank(0.0 if now is None else now)
-        later = [entry.outstanding for entry in self if entry.priority > 0 and (now is None or rank(entry)[0] > 0)]
-        return sum(later, NO_WORK), len(later)
+    def left_for_later(self, now: float | None) -> Mapping[str, tuple[Work, int]]:
+        """What of that a newcomer of priority 0 of the same tenant would go before, and of how many. `now` None: nothing has aged."""
+        found: dict[str, tuple[Work, int]] = {}
+        if self._num_later:
+            rank = self._rank(0.0 if now is None else now)
+            for entry in self:
+                if entry.priority > 0 and (now is None or rank(entry)[0] > 0):
+                    later, num_later = found.get(entry.tenant, (NO_WORK, 0))
+                    found[entry.tenant] = later + entry.outstanding, num_later + 1
+        return found
 
-    def left_of_tenants(self) -> Mapping[str, tuple[Work, float]]:
+    def left_of_tenants(self) -> Mapping[str, tuple[Work, int]]:
         """What of that is each tenant's, and how many items."""
-        return {tenant: (left, float(self._tenants.of(tenant).items)) for tenant, left in self._outstanding_of.items()}
+        return {tenant: (left, self._tenants.of(tenant).items) for tenant, left in self._outstanding_of.items()}
 
     @property
     def num_preparing(self) -> int:

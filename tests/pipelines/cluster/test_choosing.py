@@ -18,6 +18,7 @@ from pipelines.cluster.serve_client import MEETING_S, MEETINGS, ServeStageClient
 from pipelines.routing.admission import Admission, forecast
 from pipelines.routing.candidate import Wanted
 from pipelines.routing.table import Member, ReplicaTable, pool_key
+from stages.contract.cost import Part
 from stages.contract.errors import QueueFull, StageFailed
 from stages.contract.item import Item, Reply, StreamEnd, tenant_hint
 from stages.contract.limits import BatchLimits, QueueLimits
@@ -283,7 +284,9 @@ async def test_what_cannot_end_in_time_is_refused_with_the_time_after_which_it_c
 async def test_a_tenants_flood_keeps_nobody_else_from_being_admitted(scene: Scene) -> None:
     """They have their turns before it is through, and whoever sent it has not."""
     for pool in scene.pools:
-        told = replace(news(pool, 200, each=ONE), stage=ADD, number=10**6, tenants={tenant_hint("many"): (ONE * 200, 200.0)})
+        told = replace(
+            news(pool, 200, each=ONE), stage=ADD, number=10**6, tenants={tenant_hint("many"): Part(ONE * 200, 200.0)}
+        )
         scene.table.heard(pool_key("app", pool), told, time.monotonic())
     visits, deadline = [Visit(ADD, ONE)], time.time() + 1.0
     scene.client.admit(visits, deadline=deadline, tenant="few")

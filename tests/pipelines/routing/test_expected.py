@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pipelines.routing.candidate import Candidate, Ranking, Wanted
 from pipelines.routing.expected import Outlook
 from pipelines.routing.ranking import rank
+from stages.contract.cost import Part
 from stages.contract.news import Hints
 from stages.contract.work import Work
 from tests.pipelines.routing.fleet import candidate, held, speed
@@ -52,7 +53,12 @@ def fleets(draw: st.DrawFn) -> list[Candidate]:
             one.news = replace(one.news, later=one.news.outstanding * (num_later / num_items), num_later=num_later)
         if one.news is not None and (num_items := one.news.num_items) and draw(st.booleans()):
             shares = [draw(st.floats(0, 1)) / 3 for _ in range(draw(st.integers(1, 3)))]
-            tenants = {tenant: (one.news.outstanding * share, num_items * share) for tenant, share in enumerate(shares)}
+            tenants = {
+                tenant: Part(
+                    one.news.outstanding * share, num_items * share, one.news.outstanding * (share / 2), num_items * share / 2
+                )
+                for tenant, share in enumerate(shares)
+            }
             one.news = replace(one.news, tenants=tenants)
         if one.news is not None and draw(st.booleans()):
             is_one_shot, beside_s = draw(st.booleans()), draw(st.sampled_from([0.0, 0.5]))
@@ -64,9 +70,9 @@ def fleets(draw: st.DrawFn) -> list[Candidate]:
     return found
 
 
-@given(fleets(), WORKS, HINTS, st.floats(0, 20), st.floats(0, 20), st.integers(-1, 1), st.integers(0, 3))
+@given(fleets(), st.none() | WORKS, HINTS, st.floats(0, 20), st.floats(0, 20), st.integers(-1, 1), st.integers(0, 3))
 def test_what_is_expected_is_what_the_plain_way_finds(
-    fleet: list[Candidate], work: Work, hints: Hints, now: float, later: float, priority: int, tenant: int
+    fleet: list[Candidate], work: Work | None, hints: Hints, now: float, later: float, priority: int, tenant: int
 ) -> None:
     for moment, priority_then in ((now, priority), (now + later, -priority)):  # the second time with what was kept
         wanted = Wanted(work, hints, priority=priority_then, tenant=tenant)

@@ -84,6 +84,11 @@ REFUSED = [
         {"keys": [{"tenant": tenant, "env": "K"} for tenant in "ab"], "secret_env": "X"},
         ["tenants a and b have the same key"],
     ),
+    (
+        "auth",
+        {"keys": [KEY_A, {"tenant": "default", "env": "K"}], "secret_env": "X"},
+        ["keys: beside others no tenant is called default"],
+    ),
     ("auth", {"secret_env": "A", "secret_file": "/a"}, ["secret_env or secret_file, not both"]),
     ("auth", {"quotas": {"default": {}}}, ["quotas: no key is of tenant default"]),
     ("auth", {"keys": [KEY_A], "quotas": {"a": {}, "eve": {}}}, ["quotas: no key is of tenant eve"]),

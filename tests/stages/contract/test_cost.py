@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.contract.cost import Ahead, Speed, StepTimes, done_before
+from stages.contract.cost import Ahead, Part, Speed, StepTimes, Turns
 from stages.contract.work import NO_WORK, Work
 
 TIMES = StepTimes(((1.0, 0.010), (16.0, 0.025), (256.0, 0.265)))  # 9 ms, and 1 ms for each unit
@@ -163,17 +163,26 @@ def test_the_rate_is_that_of_full_steps() -> None:
 def test_of_other_tenants_goes_before_an_item_what_its_own_has_and_the_item(
     own: int, others: list[int], before: float
 ) -> None:
-    parts = {f"other {number}": (Work(2.0, 1.0) * count, float(count)) for number, count in enumerate(others)}
-    parts |= {"own": (Work(2.0, 1.0) * own, float(own))} if own else {}
+    each = Work(2.0, 1.0)
+    parts = {f"other {number}": Part(each * count, count) for number, count in enumerate(others)}
+    parts |= {"own": Part(each * own, own)} if own else {}
     num = own + sum(others)
-    work, num_items = done_before("own", Work(2.0, 1.0), Work(2.0, 1.0) * num, num, parts, company=8)
+    work, num_items = Turns(each * num, num, parts).before("own", each.amount, 8)
     assert (work.amount, work.steps, num_items) == pytest.approx((2.0 * before, before, before))
 
 
+def test_ones_own_of_less_urgency_goes_behind_and_others_have_their_turns_whatever_its_urgency() -> None:
+    one = Work(1.0)
+    parts = {"own": Part(one * 50, 50, one * 40, 40), "other": Part(one * 100, 100, one * 100, 100)}
+    turns = Turns(one * 150, 150, parts)
+    assert turns.before("own", 1.0, 1) == (one * 21, 21)
+    assert turns.before("own", 1.0, 1, is_urgent=False) == (one * 101, 101)
+
+
 def test_whose_work_nobody_tells_goes_before_everybodys() -> None:
-    work, num_items = done_before("own", Work(1.0), Work(50.0, 50.0), 50, {"other": (Work(20.0, 20.0), 20.0)}, company=1)
-    assert (work, num_items) == (Work(31.0, 31.0), 31.0)
-    assert done_before("own", Work(1.0), NO_WORK, 0, {}, company=8) == (NO_WORK, 0.0)
+    turns = Turns(Work(50.0, 50.0), 50, {"other": Part(Work(20.0, 20.0), 20)})
+    assert turns.before("own", 1.0, 1) == (Work(31.0, 31.0), 31.0)
+    assert Turns[str](NO_WORK, 0, {}).before("own", 1.0, 8) == (NO_WORK, 0.0)
 
 
 PARTS = st.dictionaries(st.integers(0, 4), st.tuples(AMOUNTS, COUNTS), max_size=5)
@@ -183,14 +192,14 @@ PARTS = st.dictionaries(st.integers(0, 4), st.tuples(AMOUNTS, COUNTS), max_size=
 def test_no_more_goes_before_than_there_is_and_nothing_of_ones_own_is_passed(
     told: dict[int, tuple[float, int]], tenant: int, asks: float, untold: float, num_untold: int, company: int
 ) -> None:
-    parts = {who: (Work(amount * num, num), float(num)) for who, (amount, num) in told.items() if num}
-    outstanding = sum((left for left, _ in parts.values()), Work(untold * num_untold, num_untold))
-    num_items = sum(num for _, num in parts.values()) + num_untold
-    work, num = done_before(tenant, Work(asks), outstanding, num_items, parts, company)
-    own, num_own = parts.get(tenant, (NO_WORK, 0.0))
+    parts = {who: Part(Work(amount * num, num), num) for who, (amount, num) in told.items() if num}
+    outstanding = sum((part.outstanding for part in parts.values()), Work(untold * num_untold, num_untold))
+    num_items = sum(part.num_items for part in parts.values()) + num_untold
+    work, num = Turns(outstanding, num_items, parts).before(tenant, asks, company)
+    own = parts.get(tenant, Part(NO_WORK, 0.0))
     few = 1 - 1e-9
-    assert few * own.amount <= work.amount <= outstanding.amount
-    assert few * own.steps <= work.steps <= outstanding.steps
-    assert few * max(num_own, min(company, num_items)) <= num <= num_items
+    assert few * own.outstanding.amount <= work.amount <= outstanding.amount
+    assert few * own.outstanding.steps <= work.steps <= outstanding.steps
+    assert few * max(own.num_items, min(company, num_items)) <= num <= num_items
     if parts.keys() <= {tenant}:
         assert (work.amount, work.steps, num) == pytest.approx((outstanding.amount, outstanding.steps, num_items))

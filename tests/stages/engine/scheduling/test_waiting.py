@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.contract.errors import ConfigurationError, QueueFull
+from stages.contract.item import DEFAULT_TENANT
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.work import Work
 from stages.engine.scheduling.waiting import Drain, Entry, WaitingLine, unknown_s
@@ -152,16 +153,19 @@ def test_what_nobody_waits_for_is_let_into_half_of_the_line_and_leaves_the_rest_
 
 def test_what_a_newcomer_goes_before_is_told_until_it_has_aged(line: Make) -> None:
     waiting = line()
-    assert waiting.left_for_later(0.0) == (Work(0.0, 0.0), 0)
+    assert waiting.left_for_later(0.0) == {}
     for each in (entry("a", cost=3), entry("b", priority=1, cost=4), entry("c", priority=10, cost=5)):
         waiting.add(each)
-    assert waiting.left_for_later(0.0) == (Work(9.0, 2.0), 2)
-    assert waiting.left_for_later(AGEING_S) == (Work(5.0, 1.0), 1)
-    assert waiting.left_for_later(None) == (Work(9.0, 2.0), 2)
+    waiting.add(replace(entry("d", priority=1, cost=7), tenant="another"))
+    tenant = DEFAULT_TENANT
+    assert waiting.left_for_later(0.0) == {tenant: (Work(9.0, 2.0), 2), "another": (Work(7.0, 1.0), 1)}
+    assert waiting.left_for_later(AGEING_S) == {tenant: (Work(5.0, 1.0), 1)}
+    waiting.take("d")
+    assert waiting.left_for_later(None) == {tenant: (Work(9.0, 2.0), 2)}
     waiting.amend("c", 0, math.inf)  # somebody waits for it after all
-    assert waiting.left_for_later(0.0) == (Work(4.0, 1.0), 1)
+    assert waiting.left_for_later(0.0) == {tenant: (Work(4.0, 1.0), 1)}
     waiting.take("b")
-    assert waiting.left_for_later(0.0) == (Work(0.0, 0.0), 0)
+    assert waiting.left_for_later(0.0) == {}
 
 
 def test_a_cost_over_the_bound_is_refused(line: Make) -> None:
