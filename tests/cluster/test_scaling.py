@@ -37,7 +37,7 @@ ARGS: dict[str, Any] = {
     },
     "deployments": {"busy": pool("busy", 1), "idle": pool("idle", 0)},
     "cache": {"redis": None, "kv": None},
-    "scaling": {"budget": {"devices": {"cpu": BUDGET}}, "period_s": 0.5},
+    "scaling": {"budget": {"devices": {"cpu": BUDGET}}, "period_s": 0.5, "drain_s": 5},
 }
 
 
