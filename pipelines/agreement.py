@@ -18,8 +18,16 @@ class AgreeingClient:
     def __init__(self, client: StageClient, made_for: Mapping[str, str]) -> None:
         self._client, self._made_for = client, dict(made_for)
 
-    def admit(self, visits: Sequence[Visit], *, deadline: float, priority: int = 0, tenant: str = DEFAULT_TENANT) -> None:
-        self._client.admit(visits, deadline=deadline, priority=priority, tenant=tenant)
+    def admit(
+        self,
+        visits: Sequence[Visit],
+        *,
+        deadline: float,
+        priority: int = 0,
+        tenant: str = DEFAULT_TENANT,
+        asked: str = "",
+    ) -> None:
+        self._client.admit(visits, deadline=deadline, priority=priority, tenant=tenant, asked=asked)
 
     def forecast(self, visits: Sequence[Visit], *, priority: int = 0, tenant: str = DEFAULT_TENANT) -> float | None:
         return self._client.forecast(visits, priority=priority, tenant=tenant)

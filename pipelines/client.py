@@ -37,9 +37,18 @@ Again: TypeAlias = Callable[[], Rest | None]
 
 
 class StageClient(Protocol):
-    def admit(self, visits: Sequence[Visit], *, deadline: float, priority: int = 0, tenant: str = DEFAULT_TENANT) -> None:
+    def admit(
+        self,
+        visits: Sequence[Visit],
+        *,
+        deadline: float,
+        priority: int = 0,
+        tenant: str = DEFAULT_TENANT,
+        asked: str = "",
+    ) -> None:
         """To be asked before anything is started for a request that visits these stages, one after the other. Raises `QueueFull` where it
-        is not to be expected to end before its deadline (wall clock) because of what is to be done before it."""
+        is not to be expected to end before its deadline (wall clock) because of what is to be done before it. `asked`: tells the same
+        request of a tenant when it comes again, after the time that it was told; empty: nothing does."""
         ...
 
     def forecast(self, visits: Sequence[Visit], *, priority: int = 0, tenant: str = DEFAULT_TENANT) -> float | None:
@@ -69,7 +78,15 @@ class LocalStageClient:
     def __init__(self, host: StageHost) -> None:
         self._host = host
 
-    def admit(self, visits: Sequence[Visit], *, deadline: float, priority: int = 0, tenant: str = DEFAULT_TENANT) -> None:
+    def admit(
+        self,
+        visits: Sequence[Visit],
+        *,
+        deadline: float,
+        priority: int = 0,
+        tenant: str = DEFAULT_TENANT,
+        asked: str = "",
+    ) -> None:
         """Stages' own lines are bounded, and this process has nobody to send anything elsewhere."""
 
     def forecast(self, visits: Sequence[Visit], *, priority: int = 0, tenant: str = DEFAULT_TENANT) -> float | None:
@@ -90,8 +107,16 @@ class SplitStageClient:
     def __init__(self, near: Collection[str], here: StageClient, there: StageClient) -> None:
         self._near, self._here, self._there = frozenset(near), here, there
 
-    def admit(self, visits: Sequence[Visit], *, deadline: float, priority: int = 0, tenant: str = DEFAULT_TENANT) -> None:
-        self._there.admit(self._far(visits), deadline=deadline, priority=priority, tenant=tenant)
+    def admit(
+        self,
+        visits: Sequence[Visit],
+        *,
+        deadline: float,
+        priority: int = 0,
+        tenant: str = DEFAULT_TENANT,
+        asked: str = "",
+    ) -> None:
+        self._there.admit(self._far(visits), deadline=deadline, priority=priority, tenant=tenant, asked=asked)
 
     def forecast(self, visits: Sequence[Visit], *, priority: int = 0, tenant: str = DEFAULT_TENANT) -> float | None:
         """Of what is elsewhere."""

@@ -62,7 +62,9 @@ class CompletionPipeline:
         asked = await self._threads.prompts.run(num_chars, self._asked, job, context.salt)
         hints = asked[0][2] if len(asked) == 1 else NO_HINTS
         visit = self._answering.visit([payload for _, payload, _ in asked], hints, job.n)
-        self._client.admit([visit], deadline=context.deadline, priority=context.priority, tenant=context.tenant)
+        self._client.admit(
+            [visit], deadline=context.deadline, priority=context.priority, tenant=context.tenant, asked=context.asked
+        )
         choices = [
             self._choice(prompt * job.n + choice, choice, payload, hints, context, is_read=job.sampling.max_tokens == 0)
             for prompt, (_, payload, hints) in enumerate(asked)

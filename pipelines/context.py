@@ -39,7 +39,8 @@ class RequestContext:
     seconds. `tenant` is derived on the server; `salt` goes into every name. `pace_s`: how often, at most, the client is shown
     something new; infinite where it is shown the end only. `lost_replicas`: those that ended with a piece of it in hand, by their names.
     `notes`: of fields without the effect that they might have had, for the receipt. `trace`: where somebody records it. `usage`: once it
-    is through, where it is about tokens. `asked_model`: whom the client named, where a share of that one's requests goes to another."""
+    is through, where it is about tokens. `asked_model`: whom the client named, where a share of that one's requests goes to another.
+    `asked`: a digest of its body, by which it is known when it comes again; never part of a name."""
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     tenant: str = "default"
@@ -54,6 +55,7 @@ class RequestContext:
     trace: Trace | None = None
     usage: TokenUsage | None = None
     asked_model: str | None = None
+    asked: str = ""
 
     def note(self, field: str, text: str) -> None:
         """Tells in the receipt what became of a field; once."""

@@ -25,7 +25,9 @@ class ClipEmbedPipeline:
     async def embed(self, job: EmbedJob, context: RequestContext) -> Embedded:
         works = [self._work.text if isinstance(part, TextPart) else self._work.image for part in job.inputs]
         visit = Visit(self._embedder, Work(sum(work.amount for work in works)))
-        self._client.admit([visit], deadline=context.deadline, priority=context.priority, tenant=context.tenant)
+        self._client.admit(
+            [visit], deadline=context.deadline, priority=context.priority, tenant=context.tenant, asked=context.asked
+        )
         results = await together(self._one(index, part, context) for index, part in enumerate(job.inputs))
         return Embedded(
             vectors=tuple(result.embedding for result in results),

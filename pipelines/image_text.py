@@ -88,7 +88,11 @@ class ImageTextPipeline:
         images, hints = await self._threads.digests.run(num_bytes, self._hashed, prompt, context.salt)
         payload = Generate(tuple(prompt.token_ids), sampling, images, salt=context.salt)
         self._client.admit(
-            self._visits(payload, hints, job.n), deadline=context.deadline, priority=context.priority, tenant=context.tenant
+            self._visits(payload, hints, job.n),
+            deadline=context.deadline,
+            priority=context.priority,
+            tenant=context.tenant,
+            asked=context.asked,
         )
         choices = [self._answering.choice(index, payload, hints, context) for index in range(job.n)]
         readers = [answer.reader() for _ in choices]

@@ -104,7 +104,11 @@ class TextToImagePipeline:
     async def paint(self, job: PaintJob, context: RequestContext) -> AsyncGenerator[PaintEvent, None]:
         payload = await self._threads.prompts.run(_size_of(job), self._payload, job, context.salt)
         self._client.admit(
-            self._visits(payload, job.n), deadline=context.deadline, priority=context.priority, tenant=context.tenant
+            self._visits(payload, job.n),
+            deadline=context.deadline,
+            priority=context.priority,
+            tenant=context.tenant,
+            asked=context.asked,
         )
         images = [self._image(index, payload, context) for index in range(job.first, job.first + job.n)]
         async with aclosing(images[0] if job.n == 1 else merged(images)) as events:

@@ -25,10 +25,11 @@ from ray.serve.handle import DeploymentHandle
 from pipelines.client import Again, Visit
 from pipelines.cluster.attempts import Attempts, too_late_with, translated
 from pipelines.cluster.object_store import ObjectStore
-from pipelines.routing.admission import Admission, admit, forecast
+from pipelines.routing.admission import Admission, forecast, lateness, said_of
 from pipelines.routing.candidate import Ranked, Wanted
 from pipelines.routing.route import Route, wanted_of
 from pipelines.routing.table import ReplicaTable, pool_key, table_of_this_process
+from pipelines.routing.waitlist import Asked, Waitlist
 from stages.contract.errors import ConfigurationError, QueueFull, TriptychError, Unavailable, Unreadable
 from stages.contract.item import DEFAULT_TENANT, InputReceipts, Item, ReplicaEnded, Reply, StageReceipt, StreamEnd, tenant_hint
 from stages.contract.message import readable
@@ -67,32 +68,56 @@ class ServeStageClient:
         self._pools = {name: _Pool(name, handle) for name, handle in handles.items()}
         self._store = store if store is not None else ObjectStore()
         self._table = table if table is not None else table_of_this_process()
+        self._waitlist = Waitlist()
 
-    def admit(self, visits: Sequence[Visit], *, deadline: float, priority: int = 0, tenant: str = DEFAULT_TENANT) -> None:
+    def admit(
+        self,
+        visits: Sequence[Visit],
+        *,
+        deadline: float,
+        priority: int = 0,
+        tenant: str = DEFAULT_TENANT,
+        asked: str = "",
+    ) -> None:
         if self._admission is None or math.isinf(deadline):
             return
         left_s = deadline - time.time()
-        expected = forecast(self._known(visits, priority, left_s, tenant), self._admission)
-        refusal = admit(expected, left_s, priority=priority, settings=self._admission)
-        if refusal is not None:
+        known = self._known(visits, priority, left_s, tenant)
+        expected = forecast([ranked for _, ranked in known], self._admission)
+        late = lateness(expected, left_s, priority=priority, settings=self._admission)
+        if late.late_s <= 0 and not len(self._waitlist):
+            return
+        wants = Asked(asked, tenant_hint(tenant), self._takes_s(known), is_urgent=priority <= 0)
+        told_s = self._waitlist.wait_s(wants, late.late_s, time.monotonic(), allowed_s=late.allowed_s, is_idle=late.is_idle)
+        if told_s:
             stages = ", ".join(visit.stage for visit in visits)
             raise QueueFull(
-                f"{stages}: too much is to be done before it: {refusal.why} (routing.admission); try again",
-                retry_after_s=max(1.0, refusal.retry_after_s),
+                f"{stages}: too much is to be done before it: {said_of(expected, late)} (routing.admission); try again",
+                retry_after_s=max(1.0, told_s),
             )
 
     def forecast(self, visits: Sequence[Visit], *, priority: int = 0, tenant: str = DEFAULT_TENANT) -> float | None:
         """Of the stages that have been seen to work."""
-        known = self._known(visits, priority, math.inf, tenant)
+        known = [ranked for _, ranked in self._known(visits, priority, math.inf, tenant)]
         return forecast(known, self._admission or Admission()).finish_s if known else None
 
-    def _known(self, visits: Sequence[Visit], priority: int, left_s: float, tenant: str) -> Sequence[Ranked]:
+    def _takes_s(self, known: Sequence[tuple[Visit, Ranked]]) -> Mapping[str, float]:
+        """By stage: for how long each keeps its pools busy, with every step as full as it may be."""
+        found: dict[str, float] = {}
+        for visit, ranked in known:
+            if visit.work is not None and visit.work.steps > 0:
+                num_replicas = self._table.num_members([pool.key for pool in self._hosting(visit.stage)])
+                taken_s = 1 / (ranked.speed.rate(visit.work) * max(1, num_replicas))
+                found[visit.stage] = found.get(visit.stage, 0.0) + taken_s
+        return found
+
+    def _known(self, visits: Sequence[Visit], priority: int, left_s: float, tenant: str) -> Sequence[tuple[Visit, Ranked]]:
         for visit in visits:
             self._meet(visit.stage)
         whose = tenant_hint(tenant)
         wanted = [Wanted(visit.work, visit.hints, visit.name, priority, left_s, whose) for visit in visits]
         ranked = [self._ranked(visit.stage, one) for visit, one in zip(visits, wanted, strict=True)]
-        return [visit for visit in ranked if visit is not None and visit.is_known]
+        return [(visit, found) for visit, found in zip(visits, ranked, strict=True) if found is not None and found.is_known]
 
     async def call(self, stage: str, item: Item[Any], *, lost: set[str] | None = None) -> Reply[Any]:
         attempts = Attempts(lost)

@@ -3,8 +3,8 @@
 Decides by an upper quantile of when it is expected to end, not by the mean: admitted to the edge, half of the requests would end late,
 having used up the devices' time all the same. What is not urgent is admitted while there is ample time only, so that it never takes the
 place of what is. Who would find devices idle is admitted in any case: waiting makes it no sooner, and only trying tells whether what is
-known of its time is right. A tenant's flood is a long line for itself only; by how much items miss
-what is expected is learned from tenants who have no more than their part. Pure; knows no stages.
+known of its time is right. What is refused is held a place (`waitlist.py`). A tenant's flood is a long line for itself only; by how much
+items miss what is expected is learned from tenants who have no more than their part. Pure; knows no stages.
 """
 
 from collections.abc import Sequence
@@ -39,6 +39,16 @@ class Forecast:
 
 
 @dataclass(frozen=True, slots=True)
+class Lateness:
+    """Of one request, if it were let in now. `late_s`: by how much longer than the `allowed_s` that it may count on it takes (under 0: so
+    much is left over). `is_idle`: nothing is before it."""
+
+    late_s: float
+    allowed_s: float
+    is_idle: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """`retry_after_s`: when it could be admitted, if nothing else comes."""
 
@@ -67,11 +77,25 @@ def _lateness(speed: Speed, settings: Admission) -> float:
     return max(settings.margin, speed.finish_quantile_s(ONE, quantile=settings.quantile) / speed.finish_s(ONE))
 
 
-def admit(expected: Forecast, left_s: float, *, priority: int = 0, settings: Admission = Admission()) -> Refusal | None:
-    """None: it is admitted. `left_s`: until its deadline."""
+def lateness(expected: Forecast, left_s: float, *, priority: int = 0, settings: Admission = Admission()) -> Lateness:
+    """`left_s`: until its deadline."""
     allowed_s = left_s * settings.background_part if priority > 0 else left_s
-    late_s, waits_s = expected.quantile_s - allowed_s, expected.finish_s - expected.alone_s
-    if late_s <= 0 or waits_s <= IDLE * expected.finish_s:
+    waits_s = expected.finish_s - expected.alone_s
+    return Lateness(expected.quantile_s - allowed_s, allowed_s, waits_s <= IDLE * expected.finish_s)
+
+
+def admit(expected: Forecast, left_s: float, *, priority: int = 0, settings: Admission = Admission()) -> Refusal | None:
+    """None: it is admitted. `left_s`: until its deadline. Where nobody is held a place."""
+    late = lateness(expected, left_s, priority=priority, settings=settings)
+    if late.late_s <= 0 or late.is_idle:
         return None
-    why = f"it would take about {expected.finish_s:.1f} s, up to {expected.quantile_s:.1f} s, and has {allowed_s:.1f} s"
-    return Refusal(min(late_s, expected.quantile_s), why)
+    return Refusal(min(late.late_s, expected.quantile_s), said_of(expected, late))
+
+
+def said_of(expected: Forecast, late: Lateness) -> str:
+    """Why it is refused."""
+    if late.late_s > 0:
+        return (
+            f"it would take about {expected.finish_s:.1f} s, up to {expected.quantile_s:.1f} s, and has {late.allowed_s:.1f} s"
+        )
+    return "others were refused before it, and told to come back by now"

@@ -129,6 +129,11 @@ class ReplicaTable:
         with self._lock:
             return pool in self._pools
 
+    def num_members(self, pools: Sequence[str]) -> int:
+        """How many replicas are known to be in them."""
+        with self._lock:
+            return sum(len(self._pools[pool].members) for pool in pools if pool in self._pools)
+
     def members(self, pool: str, members: Sequence[Member], ongoing: Callable[[str], int | None], now: float) -> None:
         """Who is in a pool from now on. `ongoing`: how many requests a replica has in hand, as far as that is known."""
         with self._lock:

@@ -21,7 +21,15 @@ from stages.contract.item import DEFAULT_TENANT, Item, Reply, StageMetrics
 class Nobody:
     """Stages and their directory, for a process that only prepares what it would send them."""
 
-    def admit(self, visits: Sequence[Visit], *, deadline: float, priority: int = 0, tenant: str = DEFAULT_TENANT) -> None:
+    def admit(
+        self,
+        visits: Sequence[Visit],
+        *,
+        deadline: float,
+        priority: int = 0,
+        tenant: str = DEFAULT_TENANT,
+        asked: str = "",
+    ) -> None:
         raise NotImplementedError
 
     def forecast(self, visits: Sequence[Visit], *, priority: int = 0, tenant: str = DEFAULT_TENANT) -> float | None:

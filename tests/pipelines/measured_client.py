@@ -19,7 +19,15 @@ class MeasuredClient:
         self.refusal: TriptychError | None = None
         self.forecast_s: float | None = None
 
-    def admit(self, visits: Sequence[Visit], *, deadline: float, priority: int = 0, tenant: str = DEFAULT_TENANT) -> None:
+    def admit(
+        self,
+        visits: Sequence[Visit],
+        *,
+        deadline: float,
+        priority: int = 0,
+        tenant: str = DEFAULT_TENANT,
+        asked: str = "",
+    ) -> None:
         self.visits += visits
         if self.refusal is not None:
             raise self.refusal

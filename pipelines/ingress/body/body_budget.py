@@ -15,6 +15,7 @@ from contextvars import ContextVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pipelines.ingress.body.freed_memory import FreedMemory
 from stages.concurrency.fair_room import FairRoom, Waiting
 from stages.concurrency.thread_pool import TENANT
 from stages.contract.errors import Overloaded
@@ -42,10 +43,15 @@ class BodyBudget:
         self._max_wait_s, self._patience_s = max_wait_s, patience_s
         self._let_in: dict[Waiting, asyncio.Event] = {}  # of those who wait
         self._arriving: dict[Body, None] = {}  # in order of arrival
+        self._freed = FreedMemory()
 
     @property
     def held_bytes(self) -> int:
         return self._room.held
+
+    @property
+    def size(self) -> int:
+        return self._room.size
 
     def limit(self, max_bytes: int, *, largest: int = 0, is_shared: bool = False) -> None:
         """Judges what comes from now on by this."""
@@ -80,6 +86,7 @@ class BodyBudget:
     def give_back(self, tenant: str, size: int) -> None:
         """For `Body`."""
         self._room.give_back(tenant, size)
+        self._freed.note(size)
         self._go_on()
 
     def arrived(self, body: "Body") -> None:
@@ -157,10 +164,18 @@ class Body:
         if held:
             self._budget.give_back(self._tenant, held)
 
+    async def reserve(self, size: int) -> None:
+        """Room for all of a body that will be so large, before any of it is read. Raises `Overloaded`."""
+        await self._hold(max(0, size - FREE_BYTES))
+
     async def take(self, size: int) -> None:
         """So many more bytes are held for its request, which may ask for several at once. Raises `Overloaded`."""
         self._size += size
-        more = max(0, self._size - FREE_BYTES) - self._held - self._asked_for
+        await self._hold(max(0, self._size - FREE_BYTES))
+
+    async def _hold(self, size: int) -> None:
+        """At least so much, all in all."""
+        more = size - self._held - self._asked_for
         if more <= 0:
             return
         self._asked_for += more

@@ -17,7 +17,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from pipelines.ingress.body.bodies import LOOK_BYTES, explained, refuse_other_types, shown, whole_body
+from pipelines.ingress.body.bodies import DIGEST, LOOK_BYTES, digest_of, explained, refuse_other_types, shown, whole_body
 from pipelines.ingress.schemas.strict import WholeBody
 from stages.concurrency.thread_pool import TwoLanes
 from stages.contract.errors import InvalidRequest
@@ -69,6 +69,7 @@ async def read_form(
     """
     content_type = refuse_other_types(request, MEDIA_TYPE)
     body = await whole_body(request, max_bytes)
+    setattr(request.state, DIGEST, digest_of(body, apart_from=_boundary(content_type).encode()))  # clients draw it by lot
     return await parsing.run(len(body), parse_form, content_type, body, model, files=files)
 
 

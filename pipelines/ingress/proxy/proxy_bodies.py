@@ -1,9 +1,10 @@
 """How many bytes of bodies Serve's proxy holds at a time. The proxy reads a body as fast as it comes, whatever the app has taken of it, so
 what the app holds (`body_budget.py`) bounds nothing here.
 
-Who finds no room waits for a moment and gets a 429 in the shape of every other error. The proxy knows no keys, so tenants share
-alike. Runs in the proxy, for all HTTP replicas behind it: the bound is the environment variable `MAX_BYTES_VARIABLE`
-(`pipelines/settings/environment.py`).
+Who finds no room waits for a moment and gets a 429 in the shape of every other error: where its length is declared before anything of it
+is read and before a replica is asked, so that large bodies that wait for room, or for their senders, keep nobody's place there. The
+proxy knows no keys, so tenants share alike. Runs in the proxy, for all HTTP replicas behind it: the bound is the environment variable
+`MAX_BYTES_VARIABLE` (`pipelines/settings/environment.py`).
 """
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -12,6 +13,8 @@ from pipelines.ingress.body.body_budget import BodyBudget
 from pipelines.ingress.proxy.proxy_errors import error_body, send_whole
 from pipelines.settings.environment import MAX_BYTES_VARIABLE
 from stages.contract.errors import Overloaded
+
+_MAX_DIGITS = 16
 
 
 class BoundedProxy:
@@ -26,7 +29,8 @@ class BoundedProxy:
             return
         request = _Request(self._budget, receive, send)
         try:
-            await self._app(scope, request.receive, request.send)
+            if await request.is_let_in(scope):
+                await self._app(scope, request.receive, request.send)
         finally:
             request.close()
 
@@ -35,8 +39,20 @@ class _Request:
     """Between the client and the proxy, which is told that the client has left once there is no room for its body."""
 
     def __init__(self, budget: BodyBudget, receive: Receive, send: Send) -> None:
-        self._body, self._receive, self._send = budget.body(), receive, send
+        self._budget, self._body, self._receive, self._send = budget, budget.body(), receive, send
         self._is_refused, self._has_begun = False, False
+
+    async def is_let_in(self, scope: Scope) -> bool:
+        """Whether there is room for all of it, as far as it says how long it is; else it is refused. What is larger than all the room is
+        let in: a replica refuses it by its length."""
+        declared = dict(scope["headers"]).get(b"content-length", b"")
+        if not (declared.isdigit() and len(declared) < _MAX_DIGITS and int(declared) <= self._budget.size):
+            return True
+        try:
+            await self._body.reserve(int(declared))
+        except Overloaded as error:
+            await self._refuse(error)
+        return not self._is_refused
 
     async def receive(self) -> Message:
         if not self._is_refused:

@@ -12,7 +12,7 @@ from typing import TypeVar
 from fastapi import Request
 
 from pipelines.context import RequestContext
-from pipelines.ingress.body.bodies import read_json, shown
+from pipelines.ingress.body.bodies import DIGEST, read_json, shown
 from pipelines.ingress.body.forms import Form, read_form
 from pipelines.ingress.kept.kept_values import Owner
 from pipelines.ingress.proxy.proxy_headers import OWN_HEADER, SHARED_HEADER
@@ -124,6 +124,7 @@ class Arrival:
     def _understood(self, request: Request, body: B, context: RequestContext) -> B:
         """With the model that is to answer. Notes what the whole request is to know of its body. Raises `InvalidRequest` for a priority
         that is not the client's to choose."""
+        context.asked = getattr(request.state, DIGEST, "")
         body = self._shared(body, context)
         request.state.asked_as = body.asked_as()
         self.asks(request, getattr(body, "model", None), context)

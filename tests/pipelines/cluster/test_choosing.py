@@ -281,6 +281,46 @@ async def test_what_cannot_end_in_time_is_refused_with_the_time_after_which_it_c
     scene.client.admit(visits, deadline=float("inf"))
 
 
+async def test_who_was_refused_finds_room_when_told_to_come_and_a_newcomer_leaves_it(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for pool in scene.pools:
+        scene.busy(pool, 30)
+    at, visits = time.monotonic(), [Visit(ADD, ONE)]
+    monkeypatch.setattr(time, "monotonic", lambda: at)
+    monkeypatch.setattr(time, "time", lambda: 1000.0)
+
+    def refusal(left_s: float, asked: str = "") -> QueueFull | None:
+        try:
+            scene.client.admit(visits, deadline=1000.0 + left_s, asked=asked)
+        except QueueFull as error:
+            return error
+        return None
+
+    def enough_s() -> float:
+        """The least that a newcomer may have left."""
+        low, high = 0.0, 1000.0
+        while high - low > 1e-6:
+            middle = (low + high) / 2
+            low, high = (low, middle) if refusal(middle) is None else (middle, high)
+        return high
+
+    before_s = enough_s()
+    told = refusal(0.9 * before_s, "first")
+    assert told is not None
+    assert told.retry_after_s is not None
+    at += told.retry_after_s
+    for pool in scene.pools:
+        scene.busy(pool, 31)
+    beside_s = enough_s()
+    refused = refusal(0.999 * beside_s)
+    assert refused is not None
+    assert "others were refused before it" in refused.message
+    assert "routing.admission" in refused.message
+    assert refusal(0.999 * beside_s, "first") is None
+    assert enough_s() < 0.999 * beside_s  # nobody stands before a newcomer now
+
+
 async def test_a_tenants_flood_keeps_nobody_else_from_being_admitted(scene: Scene) -> None:
     """They have their turns before it is through, and whoever sent it has not."""
     for pool in scene.pools:

@@ -52,6 +52,7 @@ class JobWorker:
             priority=request.priority or LOWEST,
             deadline=task.until,
             pace_s=PACE_S,
+            asked=task.id,
         )
         for name, why in request.notes.items():
             context.note(name, why)

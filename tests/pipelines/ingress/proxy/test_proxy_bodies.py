@@ -34,8 +34,9 @@ class Proxy:
         await send({"type": "http.response.body", "body": b"answer"})
 
 
-async def sent(app: BoundedProxy, size: int) -> list[Message]:
-    """What a client hears that sends so many bytes, in pieces."""
+async def sent(app: BoundedProxy, size: int, *, declared: int | None = None) -> list[Message]:
+    """What a client hears that sends so many bytes, in pieces. `declared`: what it said before."""
+    length = [] if declared is None else [(b"content-length", str(declared).encode())]
     left, heard = size, list[Message]()
 
     async def receive() -> Message:
@@ -47,7 +48,7 @@ async def sent(app: BoundedProxy, size: int) -> list[Message]:
     async def send(message: Message) -> None:
         heard.append(message)
 
-    await app(SCOPE, receive, send)
+    await app({**SCOPE, "headers": length}, receive, send)
     return heard
 
 
@@ -74,6 +75,53 @@ async def test_who_finds_no_room_is_told_in_our_shape_and_the_proxy_that_it_has_
 
     start, _ = await sent(app, FREE_BYTES + LARGE)  # there is room again
     assert start["status"] == 200
+
+
+async def test_what_says_that_it_is_large_asks_no_replica_before_there_is_room() -> None:
+    proxy = Proxy()
+    app = BoundedProxy(proxy, BodyBudget(LARGE, max_wait_s=0))
+    first = asyncio.create_task(sent(app, FREE_BYTES + LARGE, declared=FREE_BYTES + LARGE))
+    while proxy.num_read < 1:  # noqa: ASYNC110 - pytest's timeout ends it
+        await asyncio.sleep(0)
+    start, _ = await asyncio.wait_for(sent(app, LARGE, declared=LARGE), PATIENCE_S)
+    assert start["status"] == 429
+    assert proxy.num_bytes == FREE_BYTES + LARGE  # of the first
+    proxy.may_answer.set()
+    start, _ = await asyncio.wait_for(first, PATIENCE_S)
+    assert start["status"] == 200
+    start, _ = await sent(app, LARGE, declared=LARGE)  # there is room again
+    assert start["status"] == 200
+
+
+async def test_room_is_kept_for_what_was_said_and_no_more_is_taken_for_it() -> None:
+    proxy = Proxy()
+    budget = BodyBudget(LARGE, max_wait_s=0)
+    app = BoundedProxy(proxy, budget)
+    first = asyncio.create_task(sent(app, LARGE, declared=LARGE))
+    while proxy.num_read < 1:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    assert budget.held_bytes == LARGE - FREE_BYTES
+    proxy.may_answer.set()
+    await asyncio.wait_for(first, PATIENCE_S)
+    assert budget.held_bytes == 0
+
+
+@pytest.mark.parametrize("declared", ["", "-1", "1e3", "٣", "9" * 400, str(LARGE + 1)])
+async def test_what_is_no_length_or_larger_than_all_room_is_for_a_replica_to_refuse(declared: str) -> None:
+    asked = list[Scope]()
+
+    async def proxy(scope: Scope, receive: Receive, send: Send) -> None:
+        asked.append(scope)
+
+    async def nothing() -> Message:
+        raise AssertionError
+
+    async def no_answer(message: Message) -> None:
+        raise AssertionError
+
+    app = BoundedProxy(proxy, BodyBudget(LARGE, max_wait_s=0))
+    await app({**SCOPE, "headers": [(b"content-length", declared.encode())]}, nothing, no_answer)
+    assert len(asked) == 1
 
 
 async def test_text_is_answered_whatever_others_send() -> None:

@@ -1,0 +1,51 @@
+"""The same request is known when it comes again, by its body, and no other is taken for it."""
+
+from typing import Any
+
+import pytest
+
+from pipelines.ingress.app import create_app
+from pipelines.ingress.body.bodies import DIGESTED_BYTES, digest_of
+from pipelines.ingress.request.settings import IngressSettings
+from tests.pipelines.ingress.fakes import EMBED, PAINT, FakeService
+from tests.pipelines.ingress.surface import chat_body, client_of, png
+
+EDIT = {"model": PAINT, "prompt": "a boat"}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "other"),
+    [
+        ("/v1/chat/completions", chat_body(), chat_body("hello where")),
+        ("/v1/images/generations", EDIT, EDIT | {"seed": 1}),
+        ("/v1/embeddings", {"model": EMBED, "input": "a"}, {"model": EMBED, "input": "b"}),
+    ],
+)
+async def test_a_body_that_comes_again_is_known(path: str, body: dict[str, Any], other: dict[str, Any]) -> None:
+    service = FakeService()
+    async with client_of(create_app(service, IngressSettings())) as client:
+        for asked in (body, body, other):
+            assert (await client.post(path, json=asked)).is_success
+    first, second, third = [context.asked for context in service.contexts]
+    assert first
+    assert first == second != third
+
+
+async def test_so_is_a_form_whose_boundary_is_drawn_by_lot() -> None:
+    service = FakeService(edits=True)
+    async with client_of(create_app(service, IngressSettings())) as client:
+        for colour in ("red", "red", "blue"):
+            files = {"image": ("a.png", png(colour=colour), "image/png")}
+            assert (await client.post("/v1/images/edits", data=EDIT, files=files)).is_success
+    first, second, third = [context.asked for context in service.contexts]
+    assert first
+    assert first == second != third
+
+
+def test_of_a_large_body_its_length_and_ends_are_looked_at() -> None:
+    body = bytes(4 * DIGESTED_BYTES)
+    changed = bytearray(body)
+    changed[-1] = 1
+    found = {digest_of(body), digest_of(body + b"\0"), digest_of(b"\1" + body[1:]), digest_of(changed)}
+    assert len(found) == 4
+    assert digest_of(bytearray(body)) == digest_of(body)
