@@ -11,12 +11,16 @@ from benchmarks.servers.parts import MARK, Server
 from benchmarks.servers.triptych import Config, fixed, model_of, served, shipped_config
 
 
-def config(application: str, **limits: object) -> Config:
-    """The language model computes in float32, so that an answer is the same beside others. `limits`: other ones than shipped."""
+def config(application: str, *, memory_bytes: int | None = None, **limits: object) -> Config:
+    """The language model computes in float32, so that an answer is the same beside others. `memory_bytes`: of each of the caches, in
+    memory and in Redis, another than shipped; `limits`: other ones than shipped."""
     found = shipped_config()
     found["applications"][0]["name"] = application
     args = found["applications"][0]["args"]
     args["limits"] |= limits
+    if memory_bytes is not None:
+        redis = {"url": "embedded", "max_memory_bytes": memory_bytes}
+        args["cache"] |= {"memory_bytes": memory_bytes, "redis": redis, "kv": {"memory_bytes": memory_bytes, "redis": redis}}
     model_of(found, SEE)["llm"]["dtype"] = "float32"
     for deployment in args["deployments"]:
         fixed(found, deployment)
@@ -24,9 +28,9 @@ def config(application: str, **limits: object) -> Config:
 
 
 @contextmanager
-def one_of_each(application: str, **limits: object) -> Iterator[Server]:
+def one_of_each(application: str, *, memory_bytes: int | None = None, **limits: object) -> Iterator[Server]:
     mark = new_mark()
-    with served(config(application, **limits), env={MARK: mark}) as url:
+    with served(config(application, memory_bytes=memory_bytes, **limits), env={MARK: mark}) as url:
         yield Server(url, application, mark)
 
 

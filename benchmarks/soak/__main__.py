@@ -3,8 +3,8 @@ while a replica is killed each minute (`--quick`: 3 minutes, to see that it runs
 
 The demo's models, one replica of each stage. First how much of a mix of chats, paintings and embeddings it answers; then 1.2 times as much,
 at random moments. Who is refused asks once more after the time that `Retry-After` told. At the end nobody asks, and nothing may be in hand.
-Of every process that lived long enough: memory, open files and threads, as lines through what was seen after its first minutes. Of what
-runs on event loops: how much before the load and after it.
+Of every process that lived long enough: memory, open files and threads, as lines through what was seen after its first minutes, by when
+the caches, which are small here, are full. Of what runs on event loops: how much before the load and after it.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ TIMES = 1.2
 DEADLINE_S = 20.0  # of a request: what waits longer is refused, or the line would grow to the end
 PATIENCE_S = 300.0  # of who measures what is carried: nothing is to be refused then
 KILL_EVERY_S, LOOK_EVERY_S = 60.0, 5.0
+CACHE_BYTES = 32 * 2**20
 IDLE_S = 180.0
 MIN_MINUTES_OF_SLOPES = 10  # less says nothing of a slope
 
@@ -73,7 +74,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=None, help="of the load (30; quick: 3)")
     given = started(parser)
     plan = _plan(given.minutes or (3.0 if given.quick else 30.0), quick=given.quick)
-    with one_of_each(APPLICATION, default_request_s=DEADLINE_S) as server:
+    with one_of_each(APPLICATION, memory_bytes=CACHE_BYTES, default_request_s=DEADLINE_S) as server:
         found = asyncio.run(_soaked(server, plan))
     told(found, plan).publish(results_folder(quick=given.quick))
 
@@ -81,7 +82,7 @@ def main() -> None:
 def _plan(minutes: float, *, quick: bool) -> Plan:
     seconds = 60 * minutes
     size = Size(tokens=16, steps=6) if quick else Size(tokens=32, steps=12)
-    return Plan(minutes, size, 40 if quick else 160, warm_s=min(120.0, seconds / 6), least_s=min(300.0, seconds / 4))
+    return Plan(minutes, size, 40 if quick else 160, warm_s=min(240.0, seconds / 6), least_s=min(300.0, seconds / 4))
 
 
 async def _soaked(server: Server, plan: Plan) -> Found:

@@ -10,9 +10,9 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
-from stages.concurrency.together import together
+from stages.concurrency.together import stopped, together
 from stages.contract.engine import Engine, Handle, Measuring, Receiver
 from stages.contract.errors import DeadlineExceeded, InvalidRequest, Overloaded, QueueFull, TriptychError
 from stages.contract.histogram import Histogram, HistogramCounts
@@ -29,6 +29,9 @@ from stages.host.pages.finding import Beginning, StagePages
 
 Resolve = Callable[[Recipe[Any], Item[Any]], Awaitable[Reply[Any]]]
 """The result of a recipe, on behalf of an item."""
+_Had: TypeAlias = tuple[Result, Sequence[HeldReceipt]]
+_Ahead: TypeAlias = dict[str, asyncio.Task[_Had]]
+"""By name, what was begun before it is known whether it is needed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,15 +123,22 @@ class HostedEngine:
     async def inputs(self, item: Item[Any]) -> AtHand:
         """Of what the item needs, what must be at hand when it is submitted, and pages of its beginning. Raises `QueueFull` where too many
         wait for what they can't do without."""
-        beginning = await self._beginning(item)
+        ahead: _Ahead = {}
         try:
-            at_hand = await self._needed(item, beginning.pages)
-        except BaseException:
-            beginning.let_go()
-            raise
+            beginning = await self._beginning(item, ahead)
+            try:
+                at_hand = await self._needed(item, beginning.pages, ahead)
+            except BaseException:
+                beginning.let_go()
+                raise
+        finally:
+            if ahead:
+                await stopped(*ahead.values())  # what lies within pages after all
         return AtHand(beginning.pages.with_more(at_hand.inputs), at_hand.receipts, beginning)
 
-    async def _beginning(self, item: Item[Any]) -> Beginning:
+    async def _beginning(self, item: Item[Any], ahead: _Ahead) -> Beginning:
+        """While it is asked far away for pages, what is needed without them is begun, `ahead`: seldom are there any, and then they are
+        found about as soon as it is known whether the other is remembered."""
         if self.pages is None:
             return Beginning()
         run = self.pages.run_of(item)
@@ -137,21 +147,24 @@ class HostedEngine:
         if not has_room_for_another(self._waiting, item.tenant, open_to(item.priority, self._may_wait)):
             return self.pages.refused(run)
         with self._ended_waiting.counting(item), self._waits(item):
+            if not self.pages.are_near(run):
+                for recipe in self.engine.needs(item.payload, item.tenant, NO_INPUTS):
+                    ahead[recipe.name] = asyncio.create_task(self._one(recipe, item))
             return await self.pages.find(item, run)
 
-    async def _needed(self, item: Item[Any], pages: Inputs) -> AtHand:
+    async def _needed(self, item: Item[Any], pages: Inputs, ahead: _Ahead) -> AtHand:
         recipes = self.engine.needs(item.payload, item.tenant, pages)
         if not recipes:
             return AtHand()
         with self._ended_waiting.counting(item):
             if not has_room_for_another(self._waiting, item.tenant, open_to(item.priority, self._may_wait)):
                 raise self._full()
-            return await self.resolved(recipes, item)
+            return await self.resolved(recipes, item, ahead)
 
-    async def resolved(self, recipes: Sequence[Recipe[Any]], item: Item[Any]) -> AtHand:
-        """All of them at once; where one can't be had, none is waited for any more."""
+    async def resolved(self, recipes: Sequence[Recipe[Any]], item: Item[Any], ahead: _Ahead | None = None) -> AtHand:
+        """All of them at once; where one can't be had, none is waited for any more. `ahead`: what is under way already."""
         with self._waits(item):
-            replies = await together(self._one(recipe, item) for recipe in recipes)
+            replies = await together(self._had(recipe, item, ahead or {}) for recipe in recipes)
         inputs = Inputs({recipe.name: result for recipe, (result, _) in zip(recipes, replies, strict=True)})
         return AtHand(inputs, tuple(receipt for _, receipts in replies for receipt in receipts))
 
@@ -163,7 +176,11 @@ class HostedEngine:
         finally:
             self._waiting.remove(item.tenant)
 
-    async def _one(self, recipe: Recipe[Any], item: Item[Any]) -> tuple[Result, Sequence[HeldReceipt]]:
+    async def _had(self, recipe: Recipe[Any], item: Item[Any], ahead: _Ahead) -> _Had:
+        begun = ahead.pop(recipe.name, None)
+        return await (begun if begun is not None else self._one(recipe, item))
+
+    async def _one(self, recipe: Recipe[Any], item: Item[Any]) -> _Had:
         try:
             reply = await self._resolve(recipe, item)
         except InvalidRequest as error:

@@ -73,6 +73,10 @@ class CacheThreads:
                 return near | await self._asking.run(self._cache.where, far)
         return near
 
+    def are_near(self, keys: Sequence[str]) -> bool:
+        """Whether nobody need be asked for them but this process's memory."""
+        return not self._cache.is_far or len(self._near.where(keys)) == len(set(keys))
+
     def used(self, keys: Sequence[str]) -> None:
         """These were used by whoever holds them himself: what of them is in memory is not to be forgotten before what was used longer
         ago, nor its beginning before its end."""

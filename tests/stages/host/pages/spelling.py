@@ -56,9 +56,9 @@ class Scene:
 
     def __init__(self, *, queue: int = 256, memory_bytes: int = 2**20) -> None:
         self.far, self.memory = Far(), MemoryTier(memory_bytes)
-        self.speller = Speller()
+        self.speller, self.adder = Speller(), Adder()
         self.host = StageHost(pages=TieredCache([self.memory, self.far]), replica="r")
-        self.host.add("m.adder", Adder())
+        self.host.add("m.adder", self.adder)
         self.host.add("m.spell", self.speller, queue=QueueLimits(queue), contents=Contents("", "w"))
 
     def put(self, *texts: str, salt: str = "", tier: MemoryTier | None = None) -> None:
@@ -79,7 +79,14 @@ class Scene:
         return next(stage.counters[name] for stage in self.host.metrics() if stage.stage == "m.spell")
 
     async def close(self) -> None:
-        for gate in (self.far.get_gate, self.far.put_gate, self.far.where_gate, self.speller.gate, self.speller.export_gate):
+        for gate in (
+            self.far.get_gate,
+            self.far.put_gate,
+            self.far.where_gate,
+            self.speller.gate,
+            self.speller.export_gate,
+            self.adder.run_gate,
+        ):
             gate.open()
         await self.host.close()
 

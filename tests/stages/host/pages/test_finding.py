@@ -1,5 +1,6 @@
 """Pages of a beginning: looked for, found, and brought."""
 
+import asyncio
 import inspect
 import re
 
@@ -9,6 +10,7 @@ from cache.memory import ENTRY_BYTES, MemoryTier
 from cache.tier import Label
 from cache.tiered import TieredCache
 from stages.checkpoints.checkpoint import Contents
+from stages.contract.errors import InvalidRequest
 from stages.contract.item import Item, StageMetrics
 from stages.host.host import StageHost
 from stages.host.remembered.origin import remembered_as
@@ -79,6 +81,40 @@ async def test_results_that_lie_within_pages_are_not_needed(scene: Scene) -> Non
     found = await scene.spell("abcd", plus=(plus(1), plus(2)))
     assert [receipt.stage for receipt in found.inputs] == ["m.adder"]
     assert found.num_known == 2
+
+
+async def test_what_is_needed_is_begun_while_pages_are_looked_for_far_away(scene: Scene) -> None:
+    scene.far.where_gate.close()
+    answer = scene.spell("abcd", plus=(plus(1), plus(2)))
+    await asyncio.to_thread(scene.far.where_gate.wait_for, 1)
+    await once(lambda: sum(map(len, scene.adder.batches)) == 2)
+    assert not answer.done()
+    scene.far.where_gate.open()
+    found = await answer
+    assert [receipt.stage for receipt in found.inputs] == ["m.adder", "m.adder"]
+    assert sum(map(len, scene.adder.batches)) == 2
+
+
+async def test_what_was_begun_and_lies_within_pages_is_waited_for_by_nobody(scene: Scene) -> None:
+    scene.put("ab", "abcd")
+    scene.adder.run_gate.close()
+    found = await scene.spell("abcde", plus=(plus(1), plus(2)))
+    assert (found.num_known, found.inputs) == (4, [])
+
+
+async def test_its_failure_is_nobodys_either(scene: Scene) -> None:
+    scene.put("ab", "abcd")
+    found = await scene.spell("abcde", plus=(plus(1001), plus(2)))
+    assert (found.num_known, found.inputs) == (4, [])
+    with pytest.raises(InvalidRequest):
+        await scene.spell("efgh", plus=(plus(1001), plus(2)))
+
+
+async def test_where_pages_are_in_memory_nobody_is_asked_for_what_lies_within(scene: Scene) -> None:
+    scene.put("ab", "abcd", tier=scene.memory)
+    found = await scene.spell("abcde", plus=(plus(1), plus(2)))
+    assert (found.num_known, found.inputs) == (4, [])
+    assert scene.adder.num_prepared == 0
 
 
 async def test_pages_are_labelled_with_their_kind_and_whose_they_are(scene: Scene) -> None:
