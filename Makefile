@@ -76,8 +76,8 @@ cpu-tests: setup
 
 # Every test, in two runs: what starts no cluster on several cores, and the rest, which uses them all by itself.
 every-test: setup
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ON_SEVERAL_CORES) -m "not ($(ALONE))"
-	@$(BIN)/python -m pytest -m "$(ALONE)"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ON_SEVERAL_CORES) --durations 25 -m "not ($(ALONE))"
+	@$(BIN)/python -m pytest --durations 40 -m "$(ALONE)"
 
 # Rounds of the tests in tests/fuzz with new random examples, until the time is up or something fails. What failed lies in
 # .hypothesis/examples and is tried first by every later run.

@@ -40,6 +40,7 @@ from pipelines.cluster.state.surface_counts import SurfaceCounts
 from pipelines.ingress.app import Kept, create_app
 from pipelines.ingress.request.settings import settings_of
 from pipelines.ingress.tenants.key_files import KeyFiles
+from pipelines.routing.waitlist import waitlist_of_this_process
 from pipelines.service import Triptych
 from pipelines.settings.cautions import cautions
 from pipelines.settings.config_file import parse
@@ -172,7 +173,14 @@ class Ingress:
         if self._served is None or _what_is_served(self._served[0]) != _what_is_served(settings):
             self._served = settings, self._service(settings)
         if self._kept is None:
-            self._kept = Kept.new(limits, self._threads, live=self._app, surfaces=self._counts, tracer=self._process.tracer)
+            self._kept = Kept.new(
+                limits,
+                self._threads,
+                live=self._app,
+                surfaces=self._counts,
+                tracer=self._process.tracer,
+                waitlist=waitlist_of_this_process(),
+            )
             gc.collect()
             gc.freeze()  # or the collector looks through all of it again and again, and holds up every request meanwhile
         return Built(given, create_app(self._served[1], limits, self._kept), version_of(given))

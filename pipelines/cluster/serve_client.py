@@ -52,8 +52,9 @@ noticed yet): another is asked, if one is known."""
 
 class ServeStageClient:
     """`handles`: deployment name -> handle; `deployments`: stage name -> names of its pools' deployments, all of which may be chosen.
-    `table`: what is known of their replicas; `admission`: by what a request is refused that would be late (None: none is). Items of
-    streams share their large arrays: several choices about an image take one copy of its bytes along."""
+    `table`: what is known of their replicas; `admission`: by what a request is refused that would be late (None: none is); `waitlist`: of
+    who was (None: one of its own). Items of streams share their large arrays: several choices about an image take one copy of its bytes
+    along."""
 
     def __init__(
         self,
@@ -63,12 +64,13 @@ class ServeStageClient:
         *,
         table: ReplicaTable | None = None,
         admission: Admission | None = Admission(),
+        waitlist: Waitlist | None = None,
     ) -> None:
         self._deployments, self._admission = deployments, admission
         self._pools = {name: _Pool(name, handle) for name, handle in handles.items()}
         self._store = store if store is not None else ObjectStore()
         self._table = table if table is not None else table_of_this_process()
-        self._waitlist = Waitlist()
+        self._waitlist = waitlist if waitlist is not None else Waitlist()
 
     def admit(
         self,

@@ -20,6 +20,7 @@ from pipelines.routing.admission import Admission
 from pipelines.routing.candidate import Ranking
 from pipelines.routing.pool_router import PoolRouter
 from pipelines.routing.table import table_of_this_process
+from pipelines.routing.waitlist import waitlist_of_this_process
 from pipelines.settings.schema.config import QueueConfig
 from pipelines.settings.schema.orchestration import RoutingConfig
 from pipelines.settings.serve.applications import OWN, Address, Addresses, ProcessArgs, RedisArgs, StagesArgs, StagesSettings
@@ -91,7 +92,7 @@ def client_of(stages: Addresses, routing: RoutingConfig = RoutingConfig()) -> Se
     admission = Admission(**routing.admission.model_dump()) if routing.admission is not None else None
     table = table_of_this_process()
     table.rank_by(Ranking(max_candidates=routing.max_candidates))
-    return ServeStageClient(handles, pools, table=table, admission=admission)
+    return ServeStageClient(handles, pools, table=table, admission=admission, waitlist=waitlist_of_this_process())
 
 
 class Elsewhere:

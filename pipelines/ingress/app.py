@@ -66,7 +66,9 @@ from pipelines.ingress.schemas.tokens import DetokenizeBody, TokenizeBody
 from pipelines.ingress.schemas.usage import UsageList
 from pipelines.ingress.tenants.meter import LIMIT, REMAINING, RESET, Meter
 from pipelines.ingress.tenants.shared_counts import SharedCounts
+from pipelines.ingress.tenants.shared_places import SharedPlaces
 from pipelines.jobs import Service
+from pipelines.routing.waitlist import Waitlist
 from pipelines.settings.derived import body_bytes_in_flight
 from pipelines.settings.schema.config import LimitsConfig
 from pipelines.threads import Threads
@@ -85,8 +87,8 @@ DESCRIPTION = "Images and language in OpenAI's shapes. Fields of Triptych's own 
 @dataclass(frozen=True, slots=True)
 class Kept:
     """What outlives a change of settings: counters, what clients come back for, threads, what bodies weigh, the latest receipts, what
-    tenants have used, here and elsewhere, and who records spans. `live`: what answers requests by the newest settings, whichever app that
-    is."""
+    tenants have used, here and elsewhere, places of who was refused, and who records spans. `live`: what answers requests by the newest
+    settings, whichever app that is."""
 
     metrics: RequestMetrics
     values: KeptValues
@@ -97,6 +99,7 @@ class Kept:
     receipts: RecentReceipts
     meter: Meter
     shared: SharedCounts
+    places: SharedPlaces
     live: ASGIApp | None = None
     tracer: RequestTracer = NO_REQUEST_TRACER
 
@@ -109,9 +112,11 @@ class Kept:
         live: ASGIApp | None = None,
         surfaces: Surfaces | None = None,
         tracer: RequestTracer = NO_REQUEST_TRACER,
+        waitlist: Waitlist | None = None,
     ) -> "Kept":
         """`threads` None: some of its own. `store`: of what clients come back for; None: this process's memory. `live` None: each app
-        answers what was asked of it. `surfaces`: all replicas of the HTTP surface; None: this is the only one."""
+        answers what was asked of it. `surfaces`: all replicas of the HTTP surface; None: this is the only one. `waitlist`: of
+        who was refused here; None: nobody is."""
         threads = threads if threads is not None else Threads.new()
         values = KeptValues(MemoryStore(settings.kept.memory_bytes), threads.kept)
         values.keep_in(store)
@@ -119,8 +124,20 @@ class Kept:
         metrics = RequestMetrics(surfaces)
         meter = Meter(metrics.used)
         shared = SharedCounts(meter, values, settings.server())
+        places = SharedPlaces(waitlist if waitlist is not None else Waitlist(), values, settings.server())
         kept = cls(
-            metrics, values, jobs, batches, threads, BodyBudget(0), RecentReceipts(), meter, shared, live=live, tracer=tracer
+            metrics,
+            values,
+            jobs,
+            batches,
+            threads,
+            BodyBudget(0),
+            RecentReceipts(),
+            meter,
+            shared,
+            places,
+            live=live,
+            tracer=tracer,
         )
         kept.limit(settings.limits, is_shared=len(set(settings.keys.values())) > 1)
         return kept
@@ -134,12 +151,14 @@ class Kept:
         self.jobs.tend()
         self.batches.tend()
         self.shared.tend()
+        self.places.tend()
 
     async def close(self) -> None:
         """What is under way is left to other processes."""
         await self.jobs.close()
         await self.batches.close()
         await self.shared.close()
+        await self.places.close()
 
     def limit(self, limits: LimitsConfig, *, is_shared: bool = False) -> None:
         """Judges what comes from now on by these; `is_shared`: by several tenants. On the event loop, once they are in use."""
@@ -210,7 +229,7 @@ def create_app(service: Service, settings: IngressSettings, kept: Kept | None = 
         ids = dict.fromkeys(ids, ())
     description = describe(app, ids)
     _add_operations(app, kept.metrics, description, arrival, keyed=keyed)
-    kept.shared.owner = settings.server()
+    kept.shared.owner = kept.places.owner = settings.server()
     kept.meter.limit(settings.quotas)
     return app
 

@@ -9,16 +9,14 @@ On one event loop.
 
 import asyncio
 import contextlib
-import json
 import math
-import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
 
 from cache.store import Store
-from pipelines.ingress.kept.kept_values import KeptValues, Owner, is_id, opened, sealed
+from pipelines.ingress.kept.kept_values import KeptValues, Owner
+from pipelines.ingress.tenants.between_processes import GONE_S, BetweenProcesses, JsonObject
 from pipelines.ingress.tenants.meter import Meter
 from pipelines.ingress.tenants.quotas import Told
 from pipelines.ingress.tenants.usage import KEEP_DAYS, Spent, days_before, together
@@ -26,15 +24,9 @@ from stages.concurrency.together import stopped
 from stages.contract.errors import Overloaded, Unavailable
 
 SYNC_S = 1.0
-GONE_S = 15.0
-"""Who has told nothing for so long is gone, with what ran there; and who could not hear the others for so long goes on without them."""
 WRITE_S = 10.0
 DAY_S = 86_400.0
-MAX_PROCESSES = 1000
-"""Of which anything is read."""
 QUOTAS = "quotas"
-JsonObject = Mapping[str, Any]
-T = TypeVar("T")
 
 
 class SharedCounts:
@@ -51,7 +43,7 @@ class SharedCounts:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._meter, self._values, self.owner = meter, values, owner
-        self._process, self._clock = process or secrets.token_hex(12), clock
+        self._between, self._clock = BetweenProcesses(process), clock
         self._heard_at = self._written_at = -math.inf
         self._written: dict[str, Mapping[str, Spent]] = {}
         self._tending: asyncio.Task[None] | None = None
@@ -111,7 +103,7 @@ class SharedCounts:
         if not self._values.is_shared:
             return own
         salt = self.owner.salt
-        told = await self._values.ask(lambda store: {day: self._read(store, _of(day), salt, _spent) for day in days})
+        told = await self._values.ask(lambda store: {day: self._between.read(store, _of(day), salt, _spent) for day in days})
         return {day: together([own[day], *told[day].values()]) for day in days}
 
     async def _tend(self) -> None:
@@ -129,30 +121,13 @@ class SharedCounts:
             self._meter.quotas.lose_others()
 
     def _exchanged(self, store: Store, own: Mapping[str, Told], salt: str) -> Mapping[str, Mapping[str, Told]]:
-        data = json.dumps({tenant: _told_numbers(told) for tenant, told in own.items()}).encode()
-        self._write(store, QUOTAS, data, GONE_S, salt)
-        return self._read(store, QUOTAS, salt, _told)
+        document = {tenant: _told_numbers(told) for tenant, told in own.items()}
+        self._between.write(store, QUOTAS, document, GONE_S, salt)
+        return self._between.read(store, QUOTAS, salt, _told)
 
     def _write_day(self, store: Store, *, day: str, counted: Mapping[str, Spent], salt: str) -> None:
-        data = json.dumps({tenant: spent.document() for tenant, spent in counted.items()}).encode()
-        self._write(store, _of(day), data, KEEP_DAYS * DAY_S, salt)
-
-    def _write(self, store: Store, index: str, data: bytes, ttl_s: float, salt: str) -> None:
-        key = f"{index}:{self._process}"
-        store.write(key, sealed(key, data, salt), ttl_s=ttl_s)
-        store.add(index, self._process, ttl_s=ttl_s)
-
-    def _read(self, store: Store, index: str, salt: str, meaning: Callable[[JsonObject], T]) -> Mapping[str, T]:
-        """What the other processes have written, by process; what is none of theirs is left out."""
-        found: dict[str, T] = {}
-        for process in [each for each in store.members(index) if is_id(each) and each != self._process][:MAX_PROCESSES]:
-            key = f"{index}:{process}"
-            stored = store.read(key)
-            data = opened(key, stored, salt) if stored is not None else None
-            if data is not None:
-                with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):  # of another version
-                    found[process] = meaning(json.loads(data))
-        return found
+        document = {tenant: spent.document() for tenant, spent in counted.items()}
+        self._between.write(store, _of(day), document, KEEP_DAYS * DAY_S, salt)
 
 
 def _of(day: str) -> str:

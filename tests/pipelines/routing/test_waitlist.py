@@ -3,7 +3,7 @@
 import heapq
 import itertools
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -48,12 +48,14 @@ def served(
     believed: float = 1.0,
     away_s: float = 0.0,
     num_tenants: int = 1,
+    num_processes: int = 1,
     seed: int = 0,
 ) -> Outcome:
     """One server, that does one thing after the other, of a load in parts of what it can do, at random moments. Who is refused comes back
     once (`come_back`: this part of them). `believed`: so many times what it takes is it believed to take. `away_s`: of each minute it does
-    nothing."""
-    draw, waitlist, found, numbers = random.Random(seed), Waitlist(), Outcome(), itertools.count()
+    nothing. `num_processes`: that let requests in, each those that come to it by lot; they hear of each other once a second."""
+    draw, found, numbers = random.Random(seed), Outcome(), itertools.count()
+    waitlists, told_at = [Waitlist() for _ in range(num_processes)], 0.0
     mean_s, coming, at = sum(takes_s) / len(takes_s), list[tuple[float, int, Request]](), 0.0
     while at < until:
         at += draw.expovariate(load / mean_s)
@@ -63,9 +65,12 @@ def served(
     while coming:
         at, _, request = heapq.heappop(coming)
         backlog_s, now = max(0.0, backlog_s - worked_s(now, at, away_s)), at
+        if num_processes > 1 and now - told_at >= 1.0:
+            told_at = now
+            exchange(waitlists, now)
         late_s = MARGIN * (backlog_s + request.takes_s) - deadline_s
         asked = Asked(request.key, request.tenant, {STAGE: believed * request.takes_s})
-        wait_s = waitlist.wait_s(asked, late_s, now, allowed_s=deadline_s, is_idle=backlog_s <= 0)
+        wait_s = draw.choice(waitlists).wait_s(asked, late_s, now, allowed_s=deadline_s, is_idle=backlog_s <= 0)
         found.num_back += request.is_back
         found.num_new += not request.is_back
         if not wait_s:
@@ -78,9 +83,17 @@ def served(
             heapq.heappush(coming, (now + wait_s, next(numbers), again))
         if now <= until:
             found.goodput = (work_s - backlog_s) / worked_s(0.0, now, away_s)
-    waitlist.wait_s(Asked("", 0, {}), -1.0, now + 2 * GRACE_S + MAX_MARGIN_S, allowed_s=1.0)
-    found.num_held = len(waitlist)
+    for waitlist in waitlists:
+        waitlist.wait_s(Asked("", 0, {}), -1.0, now + 2 * GRACE_S + MAX_MARGIN_S, allowed_s=1.0)
+    found.num_held = sum(map(len, waitlists))
     return found
+
+
+def exchange(waitlists: Sequence[Waitlist], now: float) -> None:
+    told = {str(process): waitlist.told(now) for process, waitlist in enumerate(waitlists)}
+    for process, waitlist in enumerate(waitlists):
+        others = {name: each for name, each in told.items() if name != str(process)}
+        waitlist.hear(others, now, own=str(process))
 
 
 def worked_s(since: float, until: float, away_s: float) -> float:
@@ -109,6 +122,8 @@ def test_who_comes_back_when_told_to_is_let_in(load: float) -> None:
         {"takes_s": (0.05,), "until": 300.0},
         {"deadline_s": 5.0, "takes_s": (0.3, 0.5, 2.2)},
         {"num_tenants": 4},
+        {"num_processes": 2},
+        {"num_processes": 4, "takes_s": (0.3, 0.5, 2.2)},
         {"believed": 2.0},
         {"believed": 0.5},
         {"believed": 0.25},

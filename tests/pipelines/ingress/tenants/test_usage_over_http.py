@@ -12,7 +12,7 @@ import pytest
 from cache.store import MemoryStore, StoreDown
 from pipelines.ingress.app import Kept, create_app
 from pipelines.ingress.request.settings import IngressSettings
-from pipelines.ingress.tenants.shared_counts import GONE_S
+from pipelines.ingress.tenants.between_processes import GONE_S
 from pipelines.jobs import Service
 from stages.contract.errors import Unavailable
 from tests.pipelines.ingress.fakes import CHAT, PAINT, FakeService
