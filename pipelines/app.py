@@ -38,6 +38,7 @@ from pipelines.cluster.state.directory import ServeDirectory
 from pipelines.cluster.state.metrics_table import MetricsTable, Refused, SettingsInUse
 from pipelines.cluster.state.surface_counts import SurfaceCounts
 from pipelines.ingress.app import Kept, create_app
+from pipelines.ingress.body.large_blocks import return_large_blocks
 from pipelines.ingress.request.settings import settings_of
 from pipelines.ingress.tenants.key_files import KeyFiles
 from pipelines.routing.waitlist import waitlist_of_this_process
@@ -149,6 +150,8 @@ class Ingress:
         self._own = (
             StageReplica(args.own.spec(), self._table, self._elsewhere, self._process) if args.own is not None else None
         )
+        if args.own is None:  # tensors are better kept
+            return_large_blocks()
         self._served: tuple[SurfaceSettings, Triptych] | None = None
         self._told: SettingsInUse | None = None
         self._told_at = float("-inf")

@@ -89,7 +89,8 @@ class ServeStageClient:
         late = lateness(expected, left_s, priority=priority, settings=self._admission)
         if late.late_s <= 0 and not len(self._waitlist):
             return
-        wants = Asked(asked, tenant_hint(tenant), self._takes_s(known), is_urgent=priority <= 0)
+        key = "" if late.is_hopeless else asked
+        wants = Asked(key, tenant_hint(tenant), self._takes_s(known), is_urgent=priority <= 0)
         told_s = self._waitlist.wait_s(wants, late.late_s, time.monotonic(), allowed_s=late.allowed_s, is_idle=late.is_idle)
         if told_s:
             stages = ", ".join(visit.stage for visit in visits)

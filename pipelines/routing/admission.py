@@ -41,11 +41,12 @@ class Forecast:
 @dataclass(frozen=True, slots=True)
 class Lateness:
     """Of one request, if it were let in now. `late_s`: by how much longer than the `allowed_s` that it may count on it takes (under 0: so
-    much is left over). `is_idle`: nothing is before it."""
+    much is left over). `is_idle`: nothing is before it. `is_hopeless`: it would be late with nothing before it, too."""
 
     late_s: float
     allowed_s: float
     is_idle: bool
+    is_hopeless: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,8 @@ def lateness(expected: Forecast, left_s: float, *, priority: int = 0, settings: 
     """`left_s`: until its deadline."""
     allowed_s = left_s * settings.background_part if priority > 0 else left_s
     waits_s = expected.finish_s - expected.alone_s
-    return Lateness(expected.quantile_s - allowed_s, allowed_s, waits_s <= IDLE * expected.finish_s)
+    is_hopeless = settings.margin * expected.alone_s > allowed_s
+    return Lateness(expected.quantile_s - allowed_s, allowed_s, waits_s <= IDLE * expected.finish_s, is_hopeless)
 
 
 def admit(expected: Forecast, left_s: float, *, priority: int = 0, settings: Admission = Admission()) -> Refusal | None:

@@ -4,17 +4,20 @@ while.
 Decides how long whoever is refused is to stay away, and whether a newcomer would take what is held for others. The line outside goes on
 from the line inside: each place is expected to be reached once all that is before it was let in. Nothing stands idle for it: whoever finds
 more room than is held is let in. A place is known by what is asked (the same request again, of the same tenant), and is given up a little
-after its time; what of the places is in fact taken, and by how much waits are longer than expected, is learned. Between tenants as inside:
-of another's places a tenant waits for as much as its own and its request itself come to. What other processes hold is held here, too, as
-far as it was heard (`hear`): who comes back may come to any of them. Pure, one a process; on one thread; knows no stages and no clock.
+after its time; what of its places a tenant in fact takes, and by how much its waits are longer than expected, is learned.
+
+Between tenants as inside: of another's places a tenant waits for as much as its own and its request itself come to, and none holds more
+places than it leaves to others. What other processes hold is held here, too, as far as it was heard (`hear`): who comes back may come to
+any of them. Pure, one a process; on one thread; knows no stages and no clock.
 """
 
 import math
 from bisect import bisect_right, insort
-from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from heapq import heappop, heappush
 from itertools import count, islice
 from typing import TypeAlias
 
@@ -24,23 +27,30 @@ GRACE_S = 5.0
 """How much later than told a place is still held."""
 MAX_HELD = 0.5
 """At most this part of the time that a request has is left over to others."""
+MAX_WAIT_S = 600.0
+"""Who is told a longer one is held no place."""
 RECENT = 0.02
 """How much one that came, or didn't, counts for how many do."""
 MIN_KEPT = 0.05
 LONGER, SHORTER, MAX_STRETCH = 1.1, 0.997, 4.0
 """What becomes of the time that a place is given where whoever came found no room, or found some: three of a hundred find none."""
 MAX_PLACES = 10_000
-"""Who is refused beyond that is told a time, and nothing is held."""
-MAX_TOLD = 2000
+"""Of this process, and of others as heard here. Who is refused beyond that is told a time, and nothing is held."""
+ALIKE_S, MAX_ALIKE = 0.25, 16
+"""Who asks the same so soon after it was refused is somebody else, up to so many; later it is who was told to wait, and hears it again."""
+MAX_TENANTS = 1000
+"""Of whom anything is learned."""
+MAX_TOLD = 500
 """Of a process's places, to others."""
 HEARD_S = 15.0
-"""After so long others have heard what was told, and who told nothing is gone."""
+"""After so long others have heard what was told."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Who asks, and what. `key`: tells the same request when it comes again; empty: it will not be told. `takes`: by stage, for how
-    many seconds all that stands in line there is later because of it. `is_urgent`: what is not holds nothing up that is."""
+    """Who asks, and what. `key`: tells the same request when it comes again; empty: it will not be told, or could never be let in. `takes`:
+    by stage, for how many seconds all that stands in line there is later because of it. `is_urgent`: what is not holds nothing up that
+    is."""
 
     key: str
     tenant: int
@@ -61,25 +71,31 @@ class ToldPlace:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a process tells: the places that it holds, and by process the numbers of those of others that were taken there."""
+    """What a process tells: the places that it holds, and by process the numbers of those of others that were taken there. `number`: which
+    of its tellings this is."""
 
+    number: int = 0
     places: Sequence[ToldPlace] = ()
     taken: Mapping[str, Collection[int]] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
 class _Place:
-    """`at`: when it is expected to be reached; `until`: held. `in_lines`: of the stages, and for how many seconds in each. `is_again`: its
-    owner came when told to, and found no room. `process`: that holds it, under the number; empty: this one."""
+    """`since`: when it was given; `at`: when it is expected to be reached; `told_at`: when its owner was told to come; `until`: held.
+    `in_lines`: of the stages, and for how many seconds in each. `is_again`: its owner came when told to, and found no room. `process`: that
+    holds it, under the number; empty: this one."""
 
     number: int
     asked: Asked
+    since: float
     at: float
+    told_at: float
     until: float
     in_lines: Mapping[str, float]
     is_again: bool = False
     process: str = ""
     is_due: bool = False
+    is_gone: bool = False
 
 
 _Held: TypeAlias = dict[tuple[int, bool], float]
@@ -87,14 +103,34 @@ _Held: TypeAlias = dict[tuple[int, bool], float]
 
 
 @dataclass(slots=True)
-class _Line:
-    """Before a stage: what is held of it, and what of that by those whose time has come. `stretch`: by how much longer than expected places
-    are taken to hold a stage up; `kept`: which part of them is taken."""
+class _Learned:
+    """Of a tenant's places before a stage. `stretch`: by how much longer than expected they are taken to hold it up; `kept`: which part of
+    them is taken."""
 
     stretch: float = 1.0
     kept: float = 1.0
+
+
+NOTHING_LEARNED = _Learned()
+
+
+@dataclass(slots=True)
+class _Line:
+    """Before a stage: what is held of it, and what of that by those whose time has come."""
+
+    learned: OrderedDict[int, _Learned] = field(default_factory=OrderedDict)
     all: _Held = field(default_factory=dict)
     due: _Held = field(default_factory=dict)
+
+    def of(self, tenant: int) -> _Learned:
+        return self.learned.get(tenant, NOTHING_LEARNED)
+
+    def learning(self, tenant: int) -> _Learned:
+        found = self.learned.pop(tenant, None) or _Learned()
+        self.learned[tenant] = found
+        if len(self.learned) > MAX_TENANTS:
+            self.learned.popitem(last=False)
+        return found
 
     def before_s(self, held: _Held, asked: Asked, own_s: float) -> float:
         """Seconds of it that go before what is asked."""
@@ -103,80 +139,52 @@ class _Line:
         by_tenant: dict[int, float] = {}
         for (tenant, is_urgent), seconds in held.items():
             if is_urgent or not asked.is_urgent:
-                by_tenant[tenant] = by_tenant.get(tenant, 0.0) + seconds
+                by_tenant[tenant] = by_tenant.get(tenant, 0.0) + self.of(tenant).kept * seconds
         own = by_tenant.pop(asked.tenant, 0.0)
-        return self.kept * (own + sum(min(seconds, own + own_s) for seconds in by_tenant.values()))
+        return own + sum(min(seconds, own + own_s) for seconds in by_tenant.values())
 
 
 class Waitlist:
     def __init__(self, *, max_places: int = MAX_PLACES) -> None:
         self._max = max_places
         self._lines: dict[str, _Line] = {}
-        self._known: dict[tuple[int, str], deque[_Place]] = {}
-        self._coming: list[_Place] = []  # by when they are reached
+        self._known: dict[tuple[int, str], list[_Place]] = {}  # by when they are reached
+        self._coming: list[_Place] = []  # likewise
         self._due: dict[_Place, None] = {}
-        self._numbers = count()
+        self._ends: list[tuple[float, int, _Place]] = []  # a heap, of those that are due
+        self._num_of: Counter[int] = Counter()  # of this process's, by tenant
+        self._numbers, self._tellings = count(), count(1)
         self._of_others: dict[str, dict[int, _Place]] = {}
+        self._heard: dict[str, int] = {}
         self._taken: dict[tuple[str, int], float] = {}  # of others', and when
         self._refused_at = -math.inf
 
     def __len__(self) -> int:
         return len(self._coming) + len(self._due)
 
-    def is_in_use(self, now: float) -> bool:
-        """Whether anybody was refused lately, or is held a place: else others need not be heard."""
-        return len(self) > 0 or now - self._refused_at < HEARD_S
-
-    def told(self, now: float) -> Told:
-        """To other processes, again and again: of its own places those that are reached soonest."""
-        self._pass_time(now)
-        self._taken = {which: at for which, at in self._taken.items() if now - at < HEARD_S}
-        own = (place for place in (*self._due, *self._coming) if not place.process)
-        places = [_told_of(place, now) for place in islice(own, MAX_TOLD)]
-        taken: dict[str, list[int]] = {}
-        for process, number in self._taken:
-            taken.setdefault(process, []).append(number)
-        return Told(places, taken)
-
-    def hear(self, others: Mapping[str, Told], now: float, *, own: str) -> None:
-        """What every other process told last; of one that is not among them nothing is held any more. `own`: this one's name there."""
-        self._pass_time(now)
-        taken = {number for told in others.values() for number in told.taken.get(own, ())}
-        for place in [one for one in (*self._due, *self._coming) if not one.process and one.number in taken]:
-            self._remove(place)
-            self._count(place, kept=1.0)
-        for process in self._of_others.keys() - others.keys():
-            self._hear(process, (), now)
-        for process, told in others.items():
-            self._hear(process, told.places, now)
-
-    def _hear(self, process: str, told: Sequence[ToldPlace], now: float) -> None:
-        known = self._of_others.setdefault(process, {})
-        still = {place.number for place in told}
-        for number in [number for number in known if number not in still]:
-            self._remove(known[number])
-        for one in told:
-            if one.number not in known and (process, one.number) not in self._taken and len(self) < self._max:
-                place = _Place(one.number, one.asked, now + one.in_s, now + one.for_s, one.asked.takes, process=process)
-                known[one.number] = place
-                self._add(place)
-        if not known:
-            del self._of_others[process]
+    # ---- who asks ----
 
     def wait_s(self, asked: Asked, late_s: float, now: float, *, allowed_s: float, is_idle: bool = False) -> float:
         """For how long it is to stay away; 0: it is let in. `late_s`: by how much it would be later than `allowed_s` if it were let in now
         (under 0: how much time it has left over); `is_idle`: nothing is before it, so that waiting makes it no sooner."""
         self._pass_time(now)
-        place = self._take_own(asked, now)
-        is_let_in = is_idle or (late_s if place is not None else late_s + min(self._due_s(asked), MAX_HELD * allowed_s)) <= 0
+        own = self._known.get((asked.tenant, asked.key), ()) if asked.key else ()
+        place = own[0] if own and own[0].is_due else None
+        left_s = late_s if place is not None else late_s + min(self._due_s(asked), MAX_HELD * allowed_s)
+        is_let_in = is_idle or left_s <= 0
         if place is not None:
             self._learn(place, is_let_in=is_let_in)
         if is_let_in:
+            if own:
+                self._take(own[0], now)
             return 0.0
         self._refused_at = now
         if place is not None:
+            self._take(place, now)
             return self._hold(asked, now, late_s, place.in_lines, is_again=True)
-        takes = {stage: self._stretch(stage) * seconds for stage, seconds in asked.takes.items()}
+        if own and (now - own[-1].since > ALIKE_S or len(own) >= MAX_ALIKE):
+            return max(MARGIN_S, own[-1].told_at - now)
+        takes = {stage: self._stretch(stage, asked.tenant) * seconds for stage, seconds in asked.takes.items()}
         ahead_s = max((line.before_s(line.all, asked, takes[stage]) for stage, line in self._lines_of(asked)), default=0.0)
         return self._hold(asked, now, max(0.0, late_s + ahead_s), takes)
 
@@ -191,23 +199,40 @@ class Waitlist:
     def _lines_of(self, asked: Asked) -> list[tuple[str, _Line]]:
         return [(stage, self._lines[stage]) for stage in asked.takes if stage in self._lines]
 
-    def _stretch(self, stage: str) -> float:
-        return self._lines[stage].stretch if stage in self._lines else 1.0
+    def _stretch(self, stage: str, tenant: int) -> float:
+        return self._lines[stage].of(tenant).stretch if stage in self._lines else 1.0
 
     def _hold(self, asked: Asked, now: float, wait_s: float, takes: Mapping[str, float], *, is_again: bool = False) -> float:
         """Returns what is told."""
         told_s = wait_s + max(MARGIN_S, min(MARGIN * wait_s, MAX_MARGIN_S))
-        if not asked.key or len(self) >= self._max:
+        if not asked.key or told_s > MAX_WAIT_S or not self._has_room_for(asked.tenant):
             return told_s
-        place = _Place(next(self._numbers), asked, now + wait_s, now + told_s + GRACE_S, takes, is_again)
+        at = now if is_again else now + wait_s
+        place = _Place(next(self._numbers), asked, now, at, now + told_s, now + told_s + GRACE_S, takes, is_again)
+        self._num_of[asked.tenant] += 1
         self._add(place)
-        if is_again:
-            self._coming.remove(place)
-            self._comes_due(place)
         return told_s
 
+    def _has_room_for(self, tenant: int) -> bool:
+        """A tenant has no more than it leaves to others."""
+        num_own = self._num_of[tenant]
+        return num_own < (self._max - (self._num_of.total() - num_own) + 1) // 2
+
+    def _learn(self, place: _Place, *, is_let_in: bool) -> None:
+        self._count(place, kept=1.0)
+        for stage in place.in_lines:
+            learned = self._lines[stage].learning(place.asked.tenant)
+            learned.stretch = max(1.0, min(MAX_STRETCH, learned.stretch * (SHORTER if is_let_in else LONGER)))
+
+    def _count(self, place: _Place, *, kept: float) -> None:
+        for stage in place.in_lines:
+            learned = self._lines[stage].learning(place.asked.tenant)
+            learned.kept = max(MIN_KEPT, learned.kept + RECENT * (kept - learned.kept))
+
+    # ---- places ----
+
     def _add(self, place: _Place) -> None:
-        self._known.setdefault((place.asked.tenant, place.asked.key), deque()).append(place)
+        insort(self._known.setdefault((place.asked.tenant, place.asked.key), []), place, key=_at)
         for stage, seconds in place.in_lines.items():
             _add(self._lines.setdefault(stage, _Line()).all, place.asked, seconds)
         insort(self._coming, place, key=_at)
@@ -215,55 +240,105 @@ class Waitlist:
     def _pass_time(self, now: float) -> None:
         num_due = bisect_right(self._coming, now, key=_at)
         for place in self._coming[:num_due]:
-            self._comes_due(place)
+            place.is_due = True
+            self._due[place] = None
+            heappush(self._ends, (place.until, next(self._numbers), place))
+            for stage, seconds in place.in_lines.items():
+                _add(self._lines[stage].due, place.asked, seconds)
         del self._coming[:num_due]
-        while self._due and (first := next(iter(self._due))).until < now:
-            self._remove(first)
-            if not first.is_again and not first.process:
-                self._count(first, kept=0.0)
+        over = []
+        while self._ends and (self._ends[0][0] < now or self._ends[0][2].is_gone):
+            place = heappop(self._ends)[2]
+            if not place.is_gone:
+                over.append(place)
+        self._remove(over)
+        for place in over:
+            if not place.is_again and not place.process:
+                self._count(place, kept=0.0)
 
-    def _comes_due(self, place: _Place) -> None:
-        place.is_due = True
-        self._due[place] = None
-        for stage, seconds in place.in_lines.items():
-            _add(self._lines[stage].due, place.asked, seconds)
-
-    def _take_own(self, asked: Asked, now: float) -> _Place | None:
-        """If its time has come."""
-        waiting = self._known.get((asked.tenant, asked.key), ()) if asked.key else ()
-        place = next((one for one in waiting if one.is_due), None)
-        if place is not None:
-            self._remove(place)
-            if place.process:
-                self._taken[place.process, place.number] = now
-        return place
-
-    def _remove(self, place: _Place) -> None:
-        key = (place.asked.tenant, place.asked.key)
-        self._known[key].remove(place)
-        if not self._known[key]:
-            del self._known[key]
+    def _take(self, place: _Place, now: float) -> None:
         if place.process:
-            self._of_others[place.process].pop(place.number, None)
-        if place.is_due:
-            del self._due[place]
-        else:
-            self._coming.remove(place)
-        for stage, seconds in place.in_lines.items():
-            _add(self._lines[stage].all, place.asked, -seconds)
+            self._taken[place.process, place.number] = now
+        self._remove([place])
+
+    def _remove(self, places: Sequence[_Place]) -> None:
+        """In one go: of many the lists are gone through once."""
+        if not places:
+            return
+        are_coming = False
+        for place in places:
+            place.is_gone = True
+            key = (place.asked.tenant, place.asked.key)
+            alike = self._known[key]
+            alike.remove(place)
+            if not alike:
+                del self._known[key]
+            if place.process:
+                self._of_others[place.process].pop(place.number, None)
+            else:
+                self._count_out(place.asked.tenant)
             if place.is_due:
-                _add(self._lines[stage].due, place.asked, -seconds)
+                del self._due[place]
+            are_coming |= not place.is_due
+            for stage, seconds in place.in_lines.items():
+                _add(self._lines[stage].all, place.asked, -seconds)
+                if place.is_due:
+                    _add(self._lines[stage].due, place.asked, -seconds)
+        if are_coming:
+            self._coming = [place for place in self._coming if not place.is_gone]
 
-    def _learn(self, place: _Place, *, is_let_in: bool) -> None:
-        self._count(place, kept=1.0)
-        for stage in place.in_lines:
-            line = self._lines[stage]
-            line.stretch = max(1.0, min(MAX_STRETCH, line.stretch * (SHORTER if is_let_in else LONGER)))
+    def _count_out(self, tenant: int) -> None:
+        self._num_of[tenant] -= 1
+        if not self._num_of[tenant]:
+            del self._num_of[tenant]
 
-    def _count(self, place: _Place, *, kept: float) -> None:
-        for stage in place.in_lines:
-            line = self._lines[stage]
-            line.kept = max(MIN_KEPT, line.kept + RECENT * (kept - line.kept))
+    # ---- other processes ----
+
+    def is_in_use(self, now: float) -> bool:
+        """Whether anybody was refused here lately, or is held a place: else there is nothing to tell."""
+        return len(self) > 0 or bool(self._taken) or now - self._refused_at < HEARD_S
+
+    def told(self, now: float) -> Told:
+        """To other processes, again and again: of its own places those that are reached soonest."""
+        self._pass_time(now)
+        self._taken = {which: at for which, at in self._taken.items() if now - at < HEARD_S}
+        places = [_told_of(place, now) for place in islice(self._own(), MAX_TOLD)]
+        taken: dict[str, list[int]] = {}
+        for process, number in self._taken:
+            taken.setdefault(process, []).append(number)
+        return Told(next(self._tellings), places, taken)
+
+    def hear(self, others: Mapping[str, Told], now: float, *, own: str) -> None:
+        """What every other process told last; of one that is not among them nothing is held any more. `own`: this one's name there."""
+        self._pass_time(now)
+        taken = {number for told in others.values() for number in told.taken.get(own, ())}
+        if taken:
+            gone = [place for place in self._own() if place.number in taken]
+            self._remove(gone)
+            for place in gone:
+                self._count(place, kept=1.0)
+        for process in self._of_others.keys() - others.keys():
+            self._remove(list(self._of_others[process].values()))
+            del self._of_others[process]
+        for process, told in others.items():
+            if self._heard.get(process) != told.number:
+                self._hear(process, told.places, now)
+        self._heard = {process: told.number for process, told in others.items()}
+
+    def _hear(self, process: str, told: Iterable[ToldPlace], now: float) -> None:
+        known, new = self._of_others.setdefault(process, {}), {place.number: place for place in told}
+        self._remove([place for number, place in known.items() if number not in new])
+        room = self._max - sum(map(len, self._of_others.values()))
+        for number, one in new.items():
+            if room > 0 and number not in known and (process, number) not in self._taken:
+                at, until = now + one.in_s, now + one.for_s
+                place = _Place(number, one.asked, now, at, at, until, one.asked.takes, process=process)
+                known[number] = place
+                self._add(place)
+                room -= 1
+
+    def _own(self) -> Iterator[_Place]:
+        return (place for place in (*self._due, *self._coming) if not place.process)
 
 
 def _at(place: _Place) -> float:

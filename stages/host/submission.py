@@ -8,7 +8,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, TypeAlias
 
@@ -126,14 +126,18 @@ class HostedEngine:
         ahead: _Ahead = {}
         try:
             beginning = await self._beginning(item, ahead)
+        except BaseException:
+            await stopped(*ahead.values())
+            raise
+        try:
             try:
                 at_hand = await self._needed(item, beginning.pages, ahead)
-            except BaseException:
-                beginning.let_go()
-                raise
-        finally:
-            if ahead:
-                await stopped(*ahead.values())  # what lies within pages after all
+            finally:
+                if ahead:
+                    await stopped(*ahead.values())  # what lies within pages after all
+        except BaseException:
+            beginning.let_go()
+            raise
         return AtHand(beginning.pages.with_more(at_hand.inputs), at_hand.receipts, beginning)
 
     async def _beginning(self, item: Item[Any], ahead: _Ahead) -> Beginning:
@@ -178,7 +182,10 @@ class HostedEngine:
 
     async def _had(self, recipe: Recipe[Any], item: Item[Any], ahead: _Ahead) -> _Had:
         begun = ahead.pop(recipe.name, None)
-        return await (begun if begun is not None else self._one(recipe, item))
+        if begun is not None:
+            with suppress(Overloaded):  # there may be room by now
+                return await begun
+        return await self._one(recipe, item)
 
     async def _one(self, recipe: Recipe[Any], item: Item[Any]) -> _Had:
         try:

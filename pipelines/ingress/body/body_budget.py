@@ -15,7 +15,6 @@ from contextvars import ContextVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pipelines.ingress.body.freed_memory import FreedMemory
 from stages.concurrency.fair_room import FairRoom, Waiting
 from stages.concurrency.thread_pool import TENANT
 from stages.contract.errors import Overloaded
@@ -43,7 +42,6 @@ class BodyBudget:
         self._max_wait_s, self._patience_s = max_wait_s, patience_s
         self._let_in: dict[Waiting, asyncio.Event] = {}  # of those who wait
         self._arriving: dict[Body, None] = {}  # in order of arrival
-        self._freed = FreedMemory()
 
     @property
     def held_bytes(self) -> int:
@@ -86,7 +84,6 @@ class BodyBudget:
     def give_back(self, tenant: str, size: int) -> None:
         """For `Body`."""
         self._room.give_back(tenant, size)
-        self._freed.note(size)
         self._go_on()
 
     def arrived(self, body: "Body") -> None:
@@ -127,6 +124,7 @@ class Body:
         self._size, self._held, self._asked_for = 0, 0, 0
         self._given_up, self._tenant = False, ""
         self._reading: asyncio.Timeout | None = None
+        self._lapsing: asyncio.TimerHandle | None = None
         self.began = asyncio.get_running_loop().time()
 
     async def receive(self, receive: Receive) -> Message:
@@ -159,14 +157,26 @@ class Body:
 
     def close(self) -> None:
         """Its request is over."""
+        if self._lapsing is not None:
+            self._lapsing.cancel()
         self._budget.arrived(self)
         held, self._held = self._held, 0
         if held:
             self._budget.give_back(self._tenant, held)
 
-    async def reserve(self, size: int) -> None:
-        """Room for all of a body that will be so large, before any of it is read. Raises `Overloaded`."""
+    async def reserve(self, size: int, for_s: float) -> None:
+        """Room for a body that will be so large, before any of it is read. What of it has not come after `for_s` is others' again: who only
+        says that much will come keeps nobody out. Raises `Overloaded`."""
         await self._hold(max(0, size - FREE_BYTES))
+        loop = asyncio.get_running_loop()
+        self.began = loop.time()
+        self._lapsing = loop.call_later(for_s, self._lapse)
+
+    def _lapse(self) -> None:
+        missing = self._held - max(0, self._size - FREE_BYTES)
+        if missing > 0:
+            self._held -= missing
+            self._budget.give_back(self._tenant, missing)
 
     async def take(self, size: int) -> None:
         """So many more bytes are held for its request, which may ask for several at once. Raises `Overloaded`."""

@@ -2,8 +2,8 @@
 what the app holds (`body_budget.py`) bounds nothing here.
 
 Who finds no room waits for a moment and gets a 429 in the shape of every other error: where its length is declared before anything of it
-is read and before a replica is asked, so that large bodies that wait for room, or for their senders, keep nobody's place there. The
-proxy knows no keys, so tenants share alike. Runs in the proxy, for all HTTP replicas behind it: the bound is the environment variable
+is read and before a replica is asked, so that large bodies that wait for room keep nobody's place there. The proxy knows no keys, so
+tenants share alike. Runs in the proxy, for all HTTP replicas behind it: the bound is the environment variable
 `MAX_BYTES_VARIABLE` (`pipelines/settings/environment.py`).
 """
 
@@ -14,7 +14,11 @@ from pipelines.ingress.proxy.proxy_errors import error_body, send_whole
 from pipelines.settings.environment import MAX_BYTES_VARIABLE
 from stages.contract.errors import Overloaded
 
-_MAX_DIGITS = 16
+MAX_DIGITS = 16
+PARTS = 16
+"""At most one of so many parts of all room is looked for before a body is read."""
+RESERVED_S = 2.0
+"""For so long room is kept for what was announced and has not come. Who has no key is turned away by a replica long before."""
 
 
 class BoundedProxy:
@@ -43,13 +47,13 @@ class _Request:
         self._is_refused, self._has_begun = False, False
 
     async def is_let_in(self, scope: Scope) -> bool:
-        """Whether there is room for all of it, as far as it says how long it is; else it is refused. What is larger than all the room is
-        let in: a replica refuses it by its length."""
+        """Whether there is room for it, as far as it says how long it is; else it is refused. Of what is larger than a part of all room
+        that part is looked for: a replica refuses by its length what is too large."""
         declared = dict(scope["headers"]).get(b"content-length", b"")
-        if not (declared.isdigit() and len(declared) < _MAX_DIGITS and int(declared) <= self._budget.size):
+        if not (declared.isdigit() and len(declared) < MAX_DIGITS):
             return True
         try:
-            await self._body.reserve(int(declared))
+            await self._body.reserve(min(int(declared), self._budget.size // PARTS), RESERVED_S)
         except Overloaded as error:
             await self._refuse(error)
         return not self._is_refused

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from typing import TypeVar
 
 from fastapi import Request
@@ -124,7 +125,7 @@ class Arrival:
     def _understood(self, request: Request, body: B, context: RequestContext) -> B:
         """With the model that is to answer. Notes what the whole request is to know of its body. Raises `InvalidRequest` for a priority
         that is not the client's to choose."""
-        context.asked = getattr(request.state, DIGEST, "")
+        context.asked = _known_as(getattr(request.state, DIGEST, ""), context.salt)
         body = self._shared(body, context)
         request.state.asked_as = body.asked_as()
         self.asks(request, getattr(body, "model", None), context)
@@ -185,6 +186,11 @@ class Arrival:
                 param=TIMEOUT_HEADER,
             )
         return seconds
+
+
+def _known_as(digest: str, salt: str) -> str:
+    """Of a body: nothing that tells others what it is."""
+    return blake2b(digest.encode(), key=salt.encode()[:64], digest_size=16).hexdigest() if digest else ""
 
 
 def _listed(cards: Sequence[ModelCard]) -> str:

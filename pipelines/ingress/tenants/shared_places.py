@@ -1,12 +1,14 @@
 """What HTTP replicas tell each other of the places that they hold for who was refused (`pipelines/routing/waitlist.py`): who comes back may
 come to any of them, and all of them leave the room.
 
-Decides how often: every `SYNC_S`, while anybody is refused. Who comes back sooner than that, and elsewhere, is taken for a newcomer. No
-request waits for the store; without one that processes share (`cache.redis`) each holds its own places alone. On one event loop.
+Decides how often: every `SYNC_S`; told is while anybody is refused. Who comes back sooner, and elsewhere, is taken for a newcomer. No
+request waits for the store; without one that processes share (`cache.redis`), or that answers, each holds its own places alone. On one
+event loop.
 """
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Callable, Mapping
 
@@ -35,6 +37,7 @@ class SharedPlaces:
     ) -> None:
         self._waitlist, self._values, self.owner, self._clock = waitlist, values, owner, clock
         self._between = BetweenProcesses(process)
+        self._heard_at = -math.inf
         self._tending: asyncio.Task[None] | None = None
 
     def tend(self) -> None:
@@ -48,14 +51,21 @@ class SharedPlaces:
 
     async def exchange(self) -> None:
         """Tells which places this process holds, and hears of the others'. Raises `Unavailable`."""
-        if not (self._values.is_shared and self._waitlist.is_in_use(self._clock())):
+        if not self._values.is_shared:
+            self._hear({})
             return
-        own, salt = self._waitlist.told(self._clock()), self.owner.salt
+        own = self._waitlist.told(self._clock()) if self._waitlist.is_in_use(self._clock()) else None
+        salt = self.owner.salt
         try:
             others = await self._values.ask(lambda store: self._exchanged(store, own, salt))
         except Unavailable:
-            self._waitlist.hear({}, self._clock(), own=self._between.process)
+            if self._clock() - self._heard_at > GONE_S:
+                self._hear({})
             raise
+        self._heard_at = self._clock()
+        self._hear(others)
+
+    def _hear(self, others: Mapping[str, Told]) -> None:
         self._waitlist.hear(others, self._clock(), own=self._between.process)
 
     async def _tend(self) -> None:
@@ -64,8 +74,9 @@ class SharedPlaces:
                 await self.exchange()
             await asyncio.sleep(SYNC_S)
 
-    def _exchanged(self, store: Store, own: Told, salt: str) -> Mapping[str, Told]:
-        self._between.write(store, PLACES, _document(own), GONE_S, salt)
+    def _exchanged(self, store: Store, own: Told | None, salt: str) -> Mapping[str, Told]:
+        if own is not None:
+            self._between.write(store, PLACES, _document(own), GONE_S, salt)
         return self._between.read(store, PLACES, salt, _told)
 
 
@@ -82,7 +93,8 @@ def _document(told: Told) -> JsonObject:
         ]
         for place in told.places
     ]
-    return {"places": places, "taken": {process: list(numbers) for process, numbers in told.taken.items()}}
+    taken = {process: list(numbers) for process, numbers in told.taken.items()}
+    return {"number": told.number, "places": places, "taken": taken}
 
 
 def _told(document: JsonObject) -> Told:
@@ -92,7 +104,7 @@ def _told(document: JsonObject) -> Told:
         for number, key, tenant, is_urgent, in_s, for_s, takes in document["places"]
     ]
     taken = {str(process): [int(number) for number in numbers] for process, numbers in document["taken"].items()}
-    return Told(places, taken)
+    return Told(int(document["number"]), places, taken)
 
 
 def _asked(key: object, tenant: int, takes: Mapping[str, float], *, is_urgent: object) -> Asked:

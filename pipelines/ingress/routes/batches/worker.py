@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 
 from pipelines.ingress.kept.files import KeptFiles
 from pipelines.ingress.kept.kept_values import KeptFull, KeptValues, Kind, Owner
-from pipelines.ingress.kept.work import Task
+from pipelines.ingress.kept.work import MAX_PAUSE_S, Task
 from pipelines.ingress.request.offline import Offline, OfflineAnswer, ask
 from pipelines.ingress.routes.batches import outcomes
 from pipelines.ingress.routes.batches.lines import Fault, Line, read_lines
@@ -157,7 +157,7 @@ class BatchWorker:
                 answer = await ask(self._app, endpoint, line.body, Offline(task.owner, deadline))
             if answer.status not in BUSY:
                 return _outcome(line, answer)
-            await asyncio.sleep(answer.retry_after_s or PAUSE_S)
+            await asyncio.sleep(min(MAX_PAUSE_S, answer.retry_after_s or PAUSE_S))
 
     async def _so_far(self, id: str, owner: Owner, total: int) -> _Progress:
         """What whoever did it before has left."""

@@ -49,3 +49,10 @@ def test_of_a_large_body_its_length_and_ends_are_looked_at() -> None:
     found = {digest_of(body), digest_of(body + b"\0"), digest_of(b"\1" + body[1:]), digest_of(changed)}
     assert len(found) == 4
     assert digest_of(bytearray(body)) == digest_of(body)
+
+
+@pytest.mark.parametrize("at", [0, DIGESTED_BYTES - 3, 3 * DIGESTED_BYTES, 6 * DIGESTED_BYTES - DIGESTED_BYTES - 3])
+def test_what_differs_each_time_may_lie_anywhere(at: int) -> None:
+    body = bytes(6 * DIGESTED_BYTES)
+    first, second = (body[:at] + lot + body[at:] for lot in (b"abcdefgh", b"ijklmnop"))
+    assert digest_of(first, apart_from=b"abcdefgh") == digest_of(second, apart_from=b"ijklmnop")

@@ -53,7 +53,6 @@ async def test_who_was_refused_by_one_is_known_to_the_other_and_a_newcomer_leave
 ) -> None:
     one, other = two
     told_s = one.wait_s("first", 2.0)
-    other.wait_s("somebody", 0.1)  # so that it listens
     await one.exchange()
     await other.exchange()
     clock.now += told_s
@@ -84,7 +83,13 @@ async def test_of_a_process_that_is_gone_nothing_is_held(two: tuple[Process, Pro
 async def test_what_another_version_wrote_is_passed_over(two: tuple[Process, Process]) -> None:
     one, other = two
     salt = one.places.owner.salt
-    unknown: list[object] = [{}, {"places": [[1]], "taken": {}}, {"places": [], "taken": []}, []]
+    unknown: list[object] = [
+        {},
+        {"places": [], "taken": {}},
+        {"number": 1, "places": [[1]], "taken": {}},
+        {"number": 1, "places": [], "taken": []},
+        [],
+    ]
 
     def write(store: Store) -> None:
         one.places._between.write(store, PLACES, unknown.pop(), GONE_S, salt)
@@ -95,6 +100,9 @@ async def test_what_another_version_wrote_is_passed_over(two: tuple[Process, Pro
         await one.kept.values.ask(write)
         await other.exchange()
         assert "first" not in held(other)
+    await one.exchange()
+    await other.exchange()
+    assert "first" in held(other)
 
 
 async def test_nothing_is_told_while_nobody_is_refused(two: tuple[Process, Process]) -> None:
@@ -117,6 +125,12 @@ async def test_without_a_store_that_answers_each_holds_its_own(
         raise StoreDown
 
     monkeypatch.setattr(SharedStore, "members", down)
+    with pytest.raises(Unavailable):
+        await other.exchange()
+    assert held(other) == {"first", "somebody"}  # it may be a moment only
+    clock.now += 0.5
+    other.wait_s("somebody", 0.1)
+    monkeypatch.setattr("pipelines.ingress.tenants.shared_places.GONE_S", 0.1)
     with pytest.raises(Unavailable):
         await other.exchange()
     assert held(other) == {"somebody"}

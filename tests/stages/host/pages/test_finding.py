@@ -110,6 +110,18 @@ async def test_its_failure_is_nobodys_either(scene: Scene) -> None:
         await scene.spell("efgh", plus=(plus(1001), plus(2)))
 
 
+async def test_whoever_leaves_while_that_is_called_off_holds_no_pages(scene: Scene) -> None:
+    scene.put("ab", "abcd")
+    for num_ticks in range(40):
+        answer = scene.spell("abcde", plus=(plus(1), plus(2)), tenant=f"t{num_ticks}")
+        await once(lambda: scene.count("page_bytes_in_flight") > 0)
+        for _ in range(num_ticks):
+            await asyncio.sleep(0)
+        answer.cancel()
+        await asyncio.gather(answer, return_exceptions=True)
+        await once(lambda: scene.count("page_bytes_in_flight") == 0)
+
+
 async def test_where_pages_are_in_memory_nobody_is_asked_for_what_lies_within(scene: Scene) -> None:
     scene.put("ab", "abcd", tier=scene.memory)
     found = await scene.spell("abcde", plus=(plus(1), plus(2)))
