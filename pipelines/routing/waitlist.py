@@ -309,7 +309,8 @@ class Waitlist:
         return Told(next(self._tellings), places, taken)
 
     def hear(self, others: Mapping[str, Told], now: float, *, own: str) -> None:
-        """What every other process told last; of one that is not among them nothing is held any more. `own`: this one's name there."""
+        """What every other process told last. What one told that is not among them any more stands until its time is over: who was refused
+        by a process that has ended since comes back all the same. `own`: this one's name there."""
         self._pass_time(now)
         taken = {number for told in others.values() for number in told.taken.get(own, ())}
         if taken:
@@ -317,13 +318,11 @@ class Waitlist:
             self._remove(gone)
             for place in gone:
                 self._count(place, kept=1.0)
-        for process in self._of_others.keys() - others.keys():
-            self._remove(list(self._of_others[process].values()))
-            del self._of_others[process]
         for process, told in others.items():
             if self._heard.get(process) != told.number:
                 self._hear(process, told.places, now)
         self._heard = {process: told.number for process, told in others.items()}
+        self._of_others = {process: places for process, places in self._of_others.items() if places or process in others}
 
     def _hear(self, process: str, told: Iterable[ToldPlace], now: float) -> None:
         known, new = self._of_others.setdefault(process, {}), {place.number: place for place in told}

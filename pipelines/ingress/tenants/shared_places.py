@@ -8,7 +8,6 @@ event loop.
 
 import asyncio
 import contextlib
-import math
 import time
 from collections.abc import Callable, Mapping
 
@@ -17,7 +16,7 @@ from pipelines.ingress.kept.kept_values import KeptValues, Owner
 from pipelines.ingress.tenants.between_processes import GONE_S, BetweenProcesses, JsonObject
 from pipelines.routing.waitlist import Asked, Told, ToldPlace, Waitlist
 from stages.concurrency.together import stopped
-from stages.contract.errors import Overloaded, Unavailable
+from stages.contract.errors import Overloaded
 
 SYNC_S = 1.0
 PLACES = "places"
@@ -37,7 +36,6 @@ class SharedPlaces:
     ) -> None:
         self._waitlist, self._values, self.owner, self._clock = waitlist, values, owner, clock
         self._between = BetweenProcesses(process)
-        self._heard_at = -math.inf
         self._tending: asyncio.Task[None] | None = None
 
     def tend(self) -> None:
@@ -52,20 +50,10 @@ class SharedPlaces:
     async def exchange(self) -> None:
         """Tells which places this process holds, and hears of the others'. Raises `Unavailable`."""
         if not self._values.is_shared:
-            self._hear({})
             return
         own = self._waitlist.told(self._clock()) if self._waitlist.is_in_use(self._clock()) else None
         salt = self.owner.salt
-        try:
-            others = await self._values.ask(lambda store: self._exchanged(store, own, salt))
-        except Unavailable:
-            if self._clock() - self._heard_at > GONE_S:
-                self._hear({})
-            raise
-        self._heard_at = self._clock()
-        self._hear(others)
-
-    def _hear(self, others: Mapping[str, Told]) -> None:
+        others = await self._values.ask(lambda store: self._exchanged(store, own, salt))
         self._waitlist.hear(others, self._clock(), own=self._between.process)
 
     async def _tend(self) -> None:

@@ -65,19 +65,24 @@ async def test_who_was_refused_by_one_is_known_to_the_other_and_a_newcomer_leave
     assert "first" not in held(one)
 
 
-async def test_of_a_process_that_is_gone_nothing_is_held(two: tuple[Process, Process], clock: Clock) -> None:
+async def test_who_was_refused_by_a_process_that_has_ended_since_finds_room_all_the_same(
+    two: tuple[Process, Process], clock: Clock
+) -> None:
     one, other = two
-    one.wait_s("first", 2.0)
-    other.wait_s("somebody", 0.1)
+    told_s = one.wait_s("first", 2.0)
+    one.wait_s("second", 2.0)
     await one.exchange()
     await other.exchange()
-    assert "first" in held(other)
-    clock.now += 1.0
-    other.wait_s("somebody else", 1.0)
-    store = other.kept.values
-    await store.ask(lambda there: there.delete(f"{PLACES}:{one.places._between.process}"))
+    await other.kept.values.ask(lambda there: there.delete(f"{PLACES}:{one.places._between.process}"))
     await other.exchange()
-    assert "first" not in held(other)
+    clock.now += told_s
+    assert other.wait_s("newcomer") > 0
+    assert other.wait_s("first") == 0
+    clock.now += 60.0  # whoever doesn't come isn't waited for
+    other.wait_s("let in")
+    assert held(other) == set()
+    await other.exchange()
+    assert other.waitlist._of_others == {}
 
 
 async def test_what_another_version_wrote_is_passed_over(two: tuple[Process, Process]) -> None:
@@ -127,13 +132,7 @@ async def test_without_a_store_that_answers_each_holds_its_own(
     monkeypatch.setattr(SharedStore, "members", down)
     with pytest.raises(Unavailable):
         await other.exchange()
-    assert held(other) == {"first", "somebody"}  # it may be a moment only
-    clock.now += 0.5
-    other.wait_s("somebody", 0.1)
-    monkeypatch.setattr("pipelines.ingress.tenants.shared_places.GONE_S", 0.1)
-    with pytest.raises(Unavailable):
-        await other.exchange()
-    assert held(other) == {"somebody"}
+    assert held(other) == {"first", "somebody"}
     clock.now += told_s
     assert other.wait_s("somebody") == 0
 
