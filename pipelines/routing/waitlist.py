@@ -17,7 +17,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count, islice
 from typing import TypeAlias
 
@@ -42,6 +42,7 @@ MAX_TENANTS = 1000
 """Of whom anything is learned."""
 MAX_TOLD = 500
 """Of a process's places, to others."""
+LITTLE = 64
 HEARD_S = 15.0
 """After so long others have heard what was told."""
 
@@ -104,8 +105,8 @@ _Held: TypeAlias = dict[tuple[int, bool], float]
 
 @dataclass(slots=True)
 class _Learned:
-    """Of a tenant's places before a stage. `stretch`: by how much longer than expected they are taken to hold it up; `kept`: which part of
-    them is taken."""
+    """Of a tenant's places before a stage, urgent ones or others. `stretch`: by how much longer than expected they are taken to hold it up;
+    `kept`: which part of them is taken."""
 
     stretch: float = 1.0
     kept: float = 1.0
@@ -118,16 +119,17 @@ NOTHING_LEARNED = _Learned()
 class _Line:
     """Before a stage: what is held of it, and what of that by those whose time has come."""
 
-    learned: OrderedDict[int, _Learned] = field(default_factory=OrderedDict)
+    learned: OrderedDict[tuple[int, bool], _Learned] = field(default_factory=OrderedDict)
     all: _Held = field(default_factory=dict)
     due: _Held = field(default_factory=dict)
 
-    def of(self, tenant: int) -> _Learned:
-        return self.learned.get(tenant, NOTHING_LEARNED)
+    def of(self, whose: tuple[int, bool]) -> _Learned:
+        return self.learned.get(whose, NOTHING_LEARNED)
 
-    def learning(self, tenant: int) -> _Learned:
-        found = self.learned.pop(tenant, None) or _Learned()
-        self.learned[tenant] = found
+    def learning(self, asked: Asked) -> _Learned:
+        whose = asked.tenant, asked.is_urgent
+        found = self.learned.pop(whose, None) or _Learned()
+        self.learned[whose] = found
         if len(self.learned) > MAX_TENANTS:
             self.learned.popitem(last=False)
         return found
@@ -139,7 +141,7 @@ class _Line:
         by_tenant: dict[int, float] = {}
         for (tenant, is_urgent), seconds in held.items():
             if is_urgent or not asked.is_urgent:
-                by_tenant[tenant] = by_tenant.get(tenant, 0.0) + self.of(tenant).kept * seconds
+                by_tenant[tenant] = by_tenant.get(tenant, 0.0) + self.of((tenant, is_urgent)).kept * seconds
         own = by_tenant.pop(asked.tenant, 0.0)
         return own + sum(min(seconds, own + own_s) for seconds in by_tenant.values())
 
@@ -157,7 +159,7 @@ class Waitlist:
         self._of_others: dict[str, dict[int, _Place]] = {}
         self._heard: dict[str, int] = {}
         self._taken: dict[tuple[str, int], float] = {}  # of others', and when
-        self._refused_at = -math.inf
+        self._refused_at, self._has_told = -math.inf, False
 
     def __len__(self) -> int:
         return len(self._coming) + len(self._due)
@@ -169,24 +171,28 @@ class Waitlist:
         (under 0: how much time it has left over); `is_idle`: nothing is before it, so that waiting makes it no sooner."""
         self._pass_time(now)
         own = self._known.get((asked.tenant, asked.key), ()) if asked.key else ()
-        place = own[0] if own and own[0].is_due else None
+        place = own[0] if own and self._is_reached(own[0], now) else None
         left_s = late_s if place is not None else late_s + min(self._due_s(asked), MAX_HELD * allowed_s)
-        is_let_in = is_idle or left_s <= 0
-        if place is not None:
-            self._learn(place, is_let_in=is_let_in)
-        if is_let_in:
+        if is_idle or left_s <= 0:
+            if place is not None:
+                self._learn(place, is_let_in=True)
             if own:
                 self._take(own[0], now)
             return 0.0
         self._refused_at = now
-        if place is not None:
+        if place is not None and now >= place.told_at:
+            self._learn(place, is_let_in=False)
             self._take(place, now)
             return self._hold(asked, now, late_s, place.in_lines, is_again=True)
         if own and (now - own[-1].since > ALIKE_S or len(own) >= MAX_ALIKE):
-            return max(MARGIN_S, own[-1].told_at - now)
-        takes = {stage: self._stretch(stage, asked.tenant) * seconds for stage, seconds in asked.takes.items()}
+            return max(MARGIN_S, own[0].told_at - now)
+        takes = {stage: self._stretch(stage, asked) * seconds for stage, seconds in asked.takes.items()}
         ahead_s = max((line.before_s(line.all, asked, takes[stage]) for stage, line in self._lines_of(asked)), default=0.0)
         return self._hold(asked, now, max(0.0, late_s + ahead_s), takes)
+
+    def _is_reached(self, place: _Place, now: float) -> bool:
+        """Of another process's it isn't known how long ago that told of it."""
+        return place.is_due or (bool(place.process) and place.at - now < HEARD_S)
 
     def _due_s(self, asked: Asked) -> float:
         """How much time it must leave over to those whose time has come."""
@@ -199,8 +205,8 @@ class Waitlist:
     def _lines_of(self, asked: Asked) -> list[tuple[str, _Line]]:
         return [(stage, self._lines[stage]) for stage in asked.takes if stage in self._lines]
 
-    def _stretch(self, stage: str, tenant: int) -> float:
-        return self._lines[stage].of(tenant).stretch if stage in self._lines else 1.0
+    def _stretch(self, stage: str, asked: Asked) -> float:
+        return self._lines[stage].of((asked.tenant, asked.is_urgent)).stretch if stage in self._lines else 1.0
 
     def _hold(self, asked: Asked, now: float, wait_s: float, takes: Mapping[str, float], *, is_again: bool = False) -> float:
         """Returns what is told."""
@@ -221,12 +227,12 @@ class Waitlist:
     def _learn(self, place: _Place, *, is_let_in: bool) -> None:
         self._count(place, kept=1.0)
         for stage in place.in_lines:
-            learned = self._lines[stage].learning(place.asked.tenant)
+            learned = self._lines[stage].learning(place.asked)
             learned.stretch = max(1.0, min(MAX_STRETCH, learned.stretch * (SHORTER if is_let_in else LONGER)))
 
     def _count(self, place: _Place, *, kept: float) -> None:
         for stage in place.in_lines:
-            learned = self._lines[stage].learning(place.asked.tenant)
+            learned = self._lines[stage].learning(place.asked)
             learned.kept = max(MIN_KEPT, learned.kept + RECENT * (kept - learned.kept))
 
     # ---- places ----
@@ -252,6 +258,9 @@ class Waitlist:
             if not place.is_gone:
                 over.append(place)
         self._remove(over)
+        if len(self._ends) > 2 * len(self._due) + LITTLE:
+            self._ends = [end for end in self._ends if not end[2].is_gone]
+            heapify(self._ends)
         for place in over:
             if not place.is_again and not place.process:
                 self._count(place, kept=0.0)
@@ -296,7 +305,7 @@ class Waitlist:
 
     def is_in_use(self, now: float) -> bool:
         """Whether anybody was refused here lately, or is held a place: else there is nothing to tell."""
-        return len(self) > 0 or bool(self._taken) or now - self._refused_at < HEARD_S
+        return len(self) > 0 or bool(self._taken) or self._has_told or now - self._refused_at < HEARD_S
 
     def told(self, now: float) -> Told:
         """To other processes, again and again: of its own places those that are reached soonest."""
@@ -306,6 +315,7 @@ class Waitlist:
         taken: dict[str, list[int]] = {}
         for process, number in self._taken:
             taken.setdefault(process, []).append(number)
+        self._has_told = bool(places or taken)
         return Told(next(self._tellings), places, taken)
 
     def hear(self, others: Mapping[str, Told], now: float, *, own: str) -> None:
@@ -331,7 +341,7 @@ class Waitlist:
         for number, one in new.items():
             if room > 0 and number not in known and (process, number) not in self._taken:
                 at, until = now + one.in_s, now + one.for_s
-                place = _Place(number, one.asked, now, at, at, until, one.asked.takes, process=process)
+                place = _Place(number, one.asked, -math.inf, at, at, until, one.asked.takes, process=process)
                 known[number] = place
                 self._add(place)
                 room -= 1

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """`is_let_in`: it holds its size from then on, until that is given back."""
+    """`yields`: whoever doesn't goes before it. `is_let_in`: it holds its size from then on, until that is given back."""
 
     tenant: str
     size: int
+    yields: bool = False
     is_let_in: bool = False
 
 
@@ -33,16 +34,16 @@ class FairRoom:
 
     @property
     def missing(self) -> int:
-        """How much more room it would take to let in everybody who waits."""
-        return self.held + sum(waiting.size for waiting in self._waiting) - self.size
+        """How much more room it would take to let in everybody who waits and yields to nobody."""
+        return self.held + sum(waiting.size for waiting in self._waiting if not waiting.yields) - self.size
 
     def limit(self, size: int, *, largest: int = 0, is_shared: bool = False) -> None:
         """Judges what is let in from now on by this."""
         self.size, self._largest, self._is_shared = size, largest, is_shared
 
-    def wait(self, tenant: str, size: int) -> Waiting:
+    def wait(self, tenant: str, size: int, *, yields: bool = False) -> Waiting:
         """Joins the line. Whoever gives up must `leave`."""
-        waiting = Waiting(tenant, size)
+        waiting = Waiting(tenant, size, yields)
         self._waiting.append(waiting)
         return waiting
 
@@ -73,11 +74,11 @@ class FairRoom:
             del self._held[tenant]
 
     def _next(self) -> Waiting | None:
-        firsts: dict[str, Waiting] = {}
+        firsts: dict[tuple[str, bool], Waiting] = {}
         for waiting in self._waiting:
-            firsts.setdefault(waiting.tenant, waiting)
+            firsts.setdefault((waiting.tenant, waiting.yields), waiting)
         entitled = [waiting for waiting in firsts.values() if waiting.size <= self._may_hold(waiting.tenant)]
-        return min(entitled, key=lambda waiting: self._held.get(waiting.tenant, 0), default=None)
+        return min(entitled, key=lambda waiting: (waiting.yields, self._held.get(waiting.tenant, 0)), default=None)
 
     def _may_hold(self, tenant: str) -> float:
         """How much more, by what it leaves to others."""

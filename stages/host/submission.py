@@ -152,8 +152,8 @@ class HostedEngine:
             return self.pages.refused(run)
         with self._ended_waiting.counting(item), self._waits(item):
             if not self.pages.are_near(run):
-                for recipe in self.engine.needs(item.payload, item.tenant, NO_INPUTS):
-                    ahead[recipe.name] = asyncio.create_task(self._one(recipe, item))
+                needed = {recipe.name: recipe for recipe in self.engine.needs(item.payload, item.tenant, NO_INPUTS)}
+                ahead |= {name: asyncio.create_task(self._one(recipe, item)) for name, recipe in needed.items()}
             return await self.pages.find(item, run)
 
     async def _needed(self, item: Item[Any], pages: Inputs, ahead: _Ahead) -> AtHand:

@@ -62,9 +62,9 @@ class BodyBudget:
         self._arriving[body] = None
         return body
 
-    async def take(self, tenant: str, size: int) -> None:
-        """Raises `Overloaded` where there is no room in time. For `Body`."""
-        waiting = self._room.wait(tenant, size)
+    async def take(self, tenant: str, size: int, *, yields: bool = False) -> None:
+        """Raises `Overloaded` where there is no room in time. `yields`: it is for what has not come yet. For `Body`."""
+        waiting = self._room.wait(tenant, size, yields=yields)
         let_in = self._let_in[waiting] = asyncio.Event()
         self._go_on()
         if waiting.is_let_in:
@@ -89,6 +89,11 @@ class BodyBudget:
     def arrived(self, body: "Body") -> None:
         """For `Body`."""
         self._arriving.pop(body, None)
+
+    def begins(self, body: "Body") -> None:
+        """It was let in, and is the youngest of those that arrive. For `Body`."""
+        if self._arriving.pop(body, self) is None:
+            self._arriving[body] = None
 
     def _leave(self, waiting: Waiting) -> None:
         self._let_in.pop(waiting, None)
@@ -125,7 +130,7 @@ class Body:
         self._given_up, self._tenant = False, ""
         self._reading: asyncio.Timeout | None = None
         self._lapsing: asyncio.TimerHandle | None = None
-        self.began = asyncio.get_running_loop().time()
+        self.began = self._came_at = asyncio.get_running_loop().time()
 
     async def receive(self, receive: Receive) -> Message:
         """The next message, with room for what it holds. Raises `Overloaded`."""
@@ -165,14 +170,20 @@ class Body:
             self._budget.give_back(self._tenant, held)
 
     async def reserve(self, size: int, for_s: float) -> None:
-        """Room for a body that will be so large, before any of it is read. What of it has not come after `for_s` is others' again: who only
-        says that much will come keeps nobody out. Raises `Overloaded`."""
-        await self._hold(max(0, size - FREE_BYTES))
+        """Room for a body that will be so large, before any of it is read; who has sent some goes before. Where nothing came for `for_s`,
+        what is missing is others' again: who only says that much will come keeps nobody out. Raises `Overloaded`."""
+        await self._hold(max(0, size - FREE_BYTES), yields=True)
         loop = asyncio.get_running_loop()
-        self.began = loop.time()
-        self._lapsing = loop.call_later(for_s, self._lapse)
+        self.began = self._came_at = loop.time()
+        self._budget.begins(self)
+        self._lapsing = loop.call_later(for_s, self._lapse, for_s)
 
-    def _lapse(self) -> None:
+    def _lapse(self, for_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        left_s = self._came_at + for_s - loop.time()
+        if left_s > 0:
+            self._lapsing = loop.call_later(left_s, self._lapse, for_s)
+            return
         missing = self._held - max(0, self._size - FREE_BYTES)
         if missing > 0:
             self._held -= missing
@@ -181,9 +192,10 @@ class Body:
     async def take(self, size: int) -> None:
         """So many more bytes are held for its request, which may ask for several at once. Raises `Overloaded`."""
         self._size += size
+        self._came_at = asyncio.get_running_loop().time()
         await self._hold(max(0, self._size - FREE_BYTES))
 
-    async def _hold(self, size: int) -> None:
+    async def _hold(self, size: int, *, yields: bool = False) -> None:
         """At least so much, all in all."""
         more = size - self._held - self._asked_for
         if more <= 0:
@@ -192,7 +204,7 @@ class Body:
         if not self._held:
             self._tenant = TENANT.get()  # known by then: who has no key is turned away before its body is read
         try:
-            await self._budget.take(self._tenant, more)
+            await self._budget.take(self._tenant, more, yields=yields)
             self._held += more
         finally:
             self._asked_for -= more

@@ -39,6 +39,6 @@ class BetweenProcesses:
             stored = store.read(key)
             data = opened(key, stored, salt) if stored is not None else None
             if data is not None:
-                with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):  # of another version
+                with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, OverflowError):  # of another version
                     found[process] = meaning(json.loads(data))
         return found

@@ -8,6 +8,7 @@ event loop.
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Mapping
 
@@ -19,6 +20,7 @@ from stages.concurrency.together import stopped
 from stages.contract.errors import Overloaded
 
 SYNC_S = 1.0
+log = logging.getLogger("triptych.surface")
 PLACES = "places"
 
 
@@ -44,8 +46,11 @@ class SharedPlaces:
             self._tending = asyncio.create_task(self._tend())
 
     async def close(self) -> None:
+        """Others hold what this process held."""
         if self._tending is not None:
             await stopped(self._tending)
+        with contextlib.suppress(Overloaded):
+            await self.exchange()
 
     async def exchange(self) -> None:
         """Tells which places this process holds, and hears of the others'. Raises `Unavailable`."""
@@ -58,8 +63,12 @@ class SharedPlaces:
 
     async def _tend(self) -> None:
         while True:
-            with contextlib.suppress(Overloaded):  # whose connection says so in the log
+            try:
                 await self.exchange()
+            except Overloaded:  # whose connection says so in the log
+                pass
+            except Exception:
+                log.exception("places were not exchanged")
             await asyncio.sleep(SYNC_S)
 
     def _exchanged(self, store: Store, own: Told | None, salt: str) -> Mapping[str, Told]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from pipelines.routing.waitlist import GRACE_S, MAX_ALIKE, MAX_MARGIN_S, MAX_WAIT_S, Asked, Waitlist
+from pipelines.routing.waitlist import GRACE_S, HEARD_S, MAX_ALIKE, MAX_MARGIN_S, MAX_WAIT_S, Asked, Waitlist
 
 STAGE = "see.llm"
 DEADLINE_S = 20.0
@@ -276,6 +276,41 @@ def test_what_one_tenant_does_is_learned_of_that_one_only() -> None:
         line.waitlist.wait_s(asked("x"), 1.0, line.now, allowed_s=10.0)
         told.append(line.wait_s(asked("y"), 1.0))
     assert told[0] == pytest.approx(told[1])
+
+
+def test_who_comes_before_the_time_teaches_nothing() -> None:
+    """Its place may be reached, and what it was told a little later."""
+    told = []
+    for num_early in (0, 50):
+        line = Line()
+        first_s = line.wait_s(asked("a"), 10.0)
+        line.now = 10.1
+        for _ in range(num_early):
+            assert line.wait_s(asked("a"), 1.0) == pytest.approx(first_s - line.now)
+        line.now = first_s
+        assert line.wait_s(asked("a"), -0.1) == 0
+        line.wait_s(asked("x"), 1.0)
+        told.append(line.wait_s(asked("y"), 1.0))
+    assert told[0] == pytest.approx(told[1])
+
+
+def test_who_was_refused_elsewhere_finds_room_though_its_process_told_of_it_a_while_ago() -> None:
+    one, other = Waitlist(), Waitlist()
+    told_s = one.wait_s(asked("a"), 2.5, 0.0, allowed_s=10.0)
+    other.hear({"one": one.told(0.0)}, 0.9, own="other")
+    assert other.wait_s(asked("newcomer"), 0.5, told_s, allowed_s=10.0) > 0
+    assert other.wait_s(asked("a"), 0.0, told_s, allowed_s=10.0) == 0
+
+
+def test_that_nothing_is_held_any_more_is_told_too() -> None:
+    one, other = Waitlist(), Waitlist()
+    told_s = one.wait_s(asked("a"), 60.0, 0.0, allowed_s=10.0)
+    other.hear({"one": one.told(0.0)}, 0.0, own="other")
+    assert one.wait_s(asked("a"), -1.0, told_s, allowed_s=10.0) == 0
+    assert one.is_in_use(told_s + HEARD_S + 1)
+    other.hear({"one": one.told(told_s)}, told_s, own="other")
+    assert len(other) == 0
+    assert not one.is_in_use(told_s + HEARD_S + 1)
 
 
 def test_who_is_told_to_wait_for_long_is_held_nothing() -> None:

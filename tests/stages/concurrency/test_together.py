@@ -121,13 +121,14 @@ OWN_TASKS = {
     "pipelines/ingress/kept/work.py": "does what is kept to be done; stopped by close, which leaves what runs to others",
     "pipelines/ingress/tenants/key_files.py": "looks whether files of keys have changed; one at a time, cancelled by close",
     "pipelines/ingress/tenants/shared_counts.py": "tells and hears what tenants use; one, stopped by close",
+    "pipelines/ingress/tenants/shared_places.py": "tells and hears of places; one, stopped by close",
     "pipelines/ingress/routes/batches/worker.py": "a batch's lines, some at a time; called off when the batch ends",
     "stages/host/remembered/cache_stats.py": "asks the cache for its counters; one at a time, awaited by close",
     "stages/host/remembered/claiming.py": "renews claims while there are any; one at a time, ends with the last of them",
     "stages/host/pages/finding.py": "asks where pages are, for one item; waited for by it, or cancelled",
     "stages/host/pages/writing.py": "hands pages to the cache's threads; held by the writer, awaited by close",
     "stages/host/remembered/single_flight.py": "a computation that belongs to nobody's request; called off by the last who leaves",
-    "stages/host/submission.py": "late inputs of one item; cancelled by its end",
+    "stages/host/submission.py": "late inputs of one item, cancelled by its end; inputs begun ahead, awaited or stopped by it",
     "stages/concurrency/together.py": "all of them end with it",
 }
 """Who begins tasks of their own, and what ends those."""

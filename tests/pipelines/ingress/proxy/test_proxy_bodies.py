@@ -139,6 +139,35 @@ async def test_who_says_much_and_sends_nothing_keeps_nobody_out(monkeypatch: pyt
     assert budget.held_bytes == budget.size  # nothing is given back twice
 
 
+async def test_who_has_sent_some_goes_before_who_only_announces() -> None:
+    budget = BodyBudget(LARGE, max_wait_s=PATIENCE_S)
+    full, under_way = budget.body(), budget.body()
+    await full.take(FREE_BYTES + LARGE - 1000)
+    await under_way.take(FREE_BYTES + 1000)
+    announced = asyncio.create_task(budget.body().reserve(FREE_BYTES + LARGE, 100.0))
+    await asyncio.sleep(0)
+    more = asyncio.create_task(under_way.take(5000))
+    await asyncio.sleep(0)
+    assert not more.done()
+    full.close()
+    await asyncio.wait_for(more, PATIENCE_S)
+    assert not announced.done()
+    under_way.close()
+    await asyncio.wait_for(announced, PATIENCE_S)
+
+
+async def test_room_is_kept_for_as_long_as_something_comes() -> None:
+    budget = BodyBudget(LARGE, max_wait_s=0)
+    body, loop = budget.body(), asyncio.get_running_loop()
+    await body.reserve(FREE_BYTES + 100_000, 0.2)
+    until = loop.time() + 0.5
+    while loop.time() < until:
+        await body.take(1)
+        await asyncio.sleep(0.001)
+        assert budget.held_bytes == 100_000
+    body.close()
+
+
 async def test_what_comes_late_is_counted_as_it_comes() -> None:
     budget = BodyBudget(LARGE, max_wait_s=0)
     body = budget.body()

@@ -122,6 +122,19 @@ async def test_whoever_leaves_while_that_is_called_off_holds_no_pages(scene: Sce
         await once(lambda: scene.count("page_bytes_in_flight") == 0)
 
 
+async def test_what_is_needed_twice_is_begun_once(scene: Scene) -> None:
+    scene.adder.run_gate.close()
+    before = asyncio.all_tasks()
+    scene.far.where_gate.close()
+    answer = scene.spell("abcd", plus=(plus(1), plus(1)))
+    await asyncio.to_thread(scene.far.where_gate.wait_for, 1)
+    answer.cancel()
+    await asyncio.gather(answer, return_exceptions=True)
+    scene.far.where_gate.open()
+    scene.adder.run_gate.open()
+    await once(lambda: asyncio.all_tasks() <= before)
+
+
 async def test_where_pages_are_in_memory_nobody_is_asked_for_what_lies_within(scene: Scene) -> None:
     scene.put("ab", "abcd", tier=scene.memory)
     found = await scene.spell("abcde", plus=(plus(1), plus(2)))
