@@ -124,8 +124,8 @@ class StagePages:
 
     def are_near(self, run: PageRun) -> bool:
         """Whether all of it that the stage lacks is at hand in memory, as far as anything may be elsewhere."""
-        keys = [remembered_as(name, self._origin) for name in run.names[run.num_resident :]]
-        return self._cache.are_near(keys)
+        keys = [remembered_as(name, self._origin) for name in run.names]
+        return self._cache.are_near(keys, keys[run.num_resident :])
 
     def as_held(self, run: PageRun) -> Beginning:
         """What the stage holds itself, and nothing else."""

@@ -73,9 +73,9 @@ class CacheThreads:
                 return near | await self._asking.run(self._cache.where, far)
         return near
 
-    def are_near(self, keys: Sequence[str]) -> bool:
-        """Whether nobody need be asked for them but this process's memory."""
-        return not self._cache.is_far or len(self._near.where(keys)) == len(set(keys))
+    def are_near(self, keys: Sequence[str], needed: Sequence[str]) -> bool:
+        """Whether nobody need be asked for the `needed` of them but this process's memory. All of them were used, as `used` has it."""
+        return not self._cache.is_far or self._near.where(keys).keys() >= set(needed)
 
     def used(self, keys: Sequence[str]) -> None:
         """These were used by whoever holds them himself: what of them is in memory is not to be forgotten before what was used longer
