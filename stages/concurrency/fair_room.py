@@ -1,9 +1,9 @@
 """Room for what is held for a while (bytes, pixels): who gets some of it next, fair between tenants. Pure.
 
-Of those who wait, whoever's tenant holds least goes first; of one tenant, who came first. Whoever is next waits for enough room and
-nobody goes before, so what is large comes to its turn. Where room is shared, no tenant takes more than what it leaves to the others
-(dynamic thresholds: Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet switches", 1998), but the largest
-single thing always.
+Who yields goes behind everybody else. Of those who wait, whoever's tenant holds least goes first; of one tenant, who came first. Whoever is
+next waits for enough room and nobody goes before, so what is large comes to its turn. Where room is shared, no tenant takes more
+than what it leaves to the others (dynamic thresholds: Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet
+switches", 1998), but the largest single thing always.
 
 Knows neither what is held nor how its owner waits. Not for several threads at once: that is its owner's to see to.
 """
