@@ -15,9 +15,11 @@ import asyncio
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
-from benchmarks.faults.kinds import FAULTS, Fault
+from benchmarks.faults.kinds import FAULTS, Cluster, Fault
 from benchmarks.faults.outcome import drawn, merged
+from benchmarks.faults.small_disk import NoDisk, small_disk, written_there
 from benchmarks.faults.trial import Plan, Tried, tried
 from benchmarks.faults.two_nodes import APPLICATION as TWO_NODES
 from benchmarks.mixed.requests import Size
@@ -52,6 +54,8 @@ def main() -> None:
         for fault, one in _in_turn(wanted, plan):
             found.append(one)
             report.notes += [f"{fault.what}: {error}" for error in one.errors]
+    except NoDisk as reason:  # those of a full disk are the last
+        report.notes.append(f"without a disk of its own, which this machine mounts for us not: {reason}")
     finally:  # a run that is broken off keeps what it found; --only asks the rest
         report.rows = merged(known, [one.row for one in found], [fault.what for fault in FAULTS])
         report.goals = goals(report)
@@ -74,26 +78,31 @@ def _in_turn(faults: Sequence[Fault], plan: Plan) -> Iterator[tuple[Fault, Tried
     left = list(faults)
     first = A_FAULT
     while left:
-        with _served(left[0].num_nodes) as server:
-            is_whole, num_nodes = True, left[0].num_nodes
-            while is_whole and left and left[0].num_nodes == num_nodes:
+        with _served(left[0].on) as (server, disk):
+            is_whole, cluster = True, left[0].on
+            while is_whole and left and left[0].on is cluster:
                 fault = left.pop(0)
                 tell(fault.what)
-                one = asyncio.run(tried(fault, server, plan, first))
+                one = asyncio.run(tried(fault, server, plan, first, disk))
                 first += A_FAULT
                 is_whole = one.is_back
                 yield fault, one
 
 
 @contextmanager
-def _served(num_nodes: int) -> Iterator[Server]:
-    if num_nodes == 1:
-        with one_of_each(APPLICATION) as server:
-            yield server
-        return
-    at, mark = port(), new_mark()
-    with serving(module("benchmarks.faults.two_nodes", port=at), port=at, ready="/ready", env={MARK: mark}) as url:
-        yield Server(url, TWO_NODES, mark)
+def _served(on: Cluster) -> Iterator[tuple[Server, Path | None]]:
+    """The server, and where its disk is, if it has one of its own. Raises `NoDisk`."""
+    match on:
+        case Cluster.NODE:
+            with one_of_each(APPLICATION) as server:
+                yield server, None
+        case Cluster.SMALL_DISK:
+            with small_disk() as folder, one_of_each(APPLICATION, env=written_there(folder)) as server:
+                yield server, folder
+        case Cluster.TWO_NODES:
+            at, mark = port(), new_mark()
+            with serving(module("benchmarks.faults.two_nodes", port=at), port=at, ready="/ready", env={MARK: mark}) as url:
+                yield Server(url, TWO_NODES, mark), None
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""The faults: which processes of a server are struck, with what, and what can't be answered until they are back. Decides the list; strikes
-nobody."""
+"""The faults: which processes of a server are struck, with what, what else is wrong meanwhile, and what can't be answered until they are
+back. Decides the list; strikes nobody."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 import psutil
 
@@ -14,10 +15,19 @@ from benchmarks.mixed.requests import Kind
 from benchmarks.servers.parts import Server
 
 
+class Cluster(StrEnum):
+    """What the server runs on."""
+
+    NODE = "a node"
+    TWO_NODES = "two nodes"
+    SMALL_DISK = "a node with a small disk"
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """`victims`: found anew each time. `needs`: the kind of request that isn't answered without them. `shows`: what of the server's own
-    pages tells that it is back, beside an answer. `replaced`: others take the place of the victims."""
+    pages tells that it is back, beside an answer. `replaced`: others take the place of the victims. `fills_disk`: its disk is full from
+    then on until it is back."""
 
     name: str
     what: str
@@ -26,7 +36,8 @@ class Fault:
     by: signal.Signals = signal.SIGKILL
     shows: str = ""
     replaced: bool = True
-    num_nodes: int = 1
+    on: Cluster = Cluster.NODE
+    fills_disk: bool = False
 
 
 def _replica(name: str, needs: Kind, what: str, shows: str = "") -> Fault:
@@ -59,6 +70,15 @@ FAULTS = (
         lambda server: server.node(SECOND),
         Kind.GREEDY,
         replaced=False,
-        num_nodes=2,
+        on=Cluster.TWO_NODES,
+    ),
+    Fault("disk", "a full disk", lambda server: (), Kind.GREEDY, replaced=False, on=Cluster.SMALL_DISK, fills_disk=True),
+    Fault(
+        "disk-llm",
+        "a full disk, and kill -9 of the LLM's replica",
+        lambda server: server.replicas("llm"),
+        Kind.GREEDY,
+        on=Cluster.SMALL_DISK,
+        fills_disk=True,
     ),
 )

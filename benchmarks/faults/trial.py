@@ -6,8 +6,9 @@ import asyncio
 import os
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 import psutil
@@ -16,6 +17,7 @@ from benchmarks.faults.comparing import asked_alone, is_same
 from benchmarks.faults.kinds import METRICS, READY, Fault
 from benchmarks.faults.load import Load, steady
 from benchmarks.faults.outcome import Compared, Struck, concerned, errors, resumed, row
+from benchmarks.faults.small_disk import full
 from benchmarks.loads.http_client import http_client
 from benchmarks.mixed.asked import Asked
 from benchmarks.mixed.client import ask, begin
@@ -52,8 +54,9 @@ class Tried:
     is_back: bool
 
 
-async def tried(fault: Fault, server: Server, plan: Plan, first: int) -> Tried:
-    """`first`: number of the load's first request. Raises `RuntimeError` where the load doesn't get going."""
+async def tried(fault: Fault, server: Server, plan: Plan, first: int, disk: Path | None = None) -> Tried:
+    """`first`: number of the load's first request; `disk`: of the server, where it has one of its own. Raises `RuntimeError` where the
+    load doesn't get going."""
     async with http_client(server.url) as client:
         async with steady(client, plan.size, first) as load:
             await _under_way(load, plan)
@@ -61,10 +64,11 @@ async def tried(fault: Fault, server: Server, plan: Plan, first: int) -> Tried:
             if fault.replaced and not victims:
                 raise RuntimeError(f"no process for {fault.what}")
             await load.until(lambda: load.is_mid_stream(Kind.GREEDY) and load.is_mid_stream(Kind.SEEDED), MID_STREAM_S)
-            at = time.monotonic()
-            strike(fault, victims)
-            back_s = await _back(client, fault, server, victims, at, plan)
-            until = time.monotonic()
+            with full(disk) if fault.fills_disk and disk is not None else nullcontext():
+                at = time.monotonic()
+                strike(fault, victims)
+                back_s = await _back(client, fault, server, victims, at, plan)
+                until = time.monotonic()
             in_time = await load.until(lambda: not any(one.is_running(at) for one in load.running()), plan.back_s)
             tell(f"{fault.name}: back after {back_s and round(back_s, 1)} s" + ("" if in_time else "; some still wait"))
             await asyncio.sleep(plan.after_s)

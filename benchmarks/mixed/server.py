@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from benchmarks.mixed.requests import SEE
@@ -28,9 +28,12 @@ def config(application: str, *, memory_bytes: int | None = None, **limits: objec
 
 
 @contextmanager
-def one_of_each(application: str, *, memory_bytes: int | None = None, **limits: object) -> Iterator[Server]:
+def one_of_each(
+    application: str, *, memory_bytes: int | None = None, env: Mapping[str, str] | None = None, **limits: object
+) -> Iterator[Server]:
+    """`env`: of the server, beside this process's own."""
     mark = new_mark()
-    with served(config(application, memory_bytes=memory_bytes, **limits), env={MARK: mark}) as url:
+    with served(config(application, memory_bytes=memory_bytes, **limits), env={**(env or {}), MARK: mark}) as url:
         yield Server(url, application, mark)
 
 

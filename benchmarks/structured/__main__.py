@@ -1,13 +1,15 @@
-"""`python -m benchmarks.structured`: what it costs to hold answers to a schema, beside vLLM's CPU build (about 15 minutes on 2 cores).
+"""`python -m benchmarks.structured`: what it costs to hold answers to a schema, beside vLLM's CPU build (about 20 minutes on 2 cores;
+`--only http`: that half, and what is known of the other is kept).
 
 A step: SmolLM2's decoding steps of as many rows, all held to a schema and none, in turns in one process; the goal is what a schema may
-add. Over HTTP: tokens a second of `triptych serve` and of vLLM with the same questions and schemas, and without; and how much later the
-first token of an answer comes whose schema was never seen before. No answer ends before its bound: every schema asks for more. Decides
+add. Over HTTP: tokens a second of `triptych serve` and of vLLM with schemas and without, in turns, and no question twice, since who asks
+again finds its prompt read; and how much later the first token of an answer comes whose schema was never seen before. No answer ends before its bound: every schema asks for more. Decides
 loads and goals.
 """
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
@@ -21,8 +23,8 @@ import torch
 from benchmarks.llm.checkpoint import save_text_model
 from benchmarks.llm.questions import text_questions
 from benchmarks.llm.sides import DTYPE, SAMPLED, THREADS, Choosing, Question, Side, SkippedSide, triptych_http, vllm_cpu
-from benchmarks.reporting.command import results_folder, start, tell
-from benchmarks.reporting.report import Goal, Report
+from benchmarks.reporting.command import described, results_folder, started, tell
+from benchmarks.reporting.report import Goal, Report, rows_of
 from benchmarks.structured.steps import SCHEMAS, STEPS, TEXT, many, record, step_share
 from stages.checkpoints.checkpoint import LoadOptions, Source, resolve
 from stages.device.openmp import on_passing_thread
@@ -32,6 +34,7 @@ from stages.llm.settings import LlmSettings
 ROWS = (1, 8, 16)
 NUM_TOKENS = 64
 MAX_SHARE = 1.1
+HTTP, STEP = "http", "a step"
 FRESH = 4
 """Schemas that were never seen before, one after another."""
 
@@ -40,13 +43,19 @@ SIDES: dict[str, Callable[[Path, int], AbstractContextManager[Side]]] = {TRIPTYC
 
 
 def main() -> None:
-    quick = start(__doc__)
+    parser = described(__doc__)
+    parser.add_argument("--only", choices=[HTTP])
+    given = started(parser)
+    quick = given.quick
     torch.set_num_threads(THREADS)
     settings: dict[str, Any] = {"dtype": DTYPE, "threads": THREADS, "tokens_out": NUM_TOKENS, "steps_a_turn": STEPS}
     report = Report("structured", settings)
     with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
         folder = save_text_model(Path(name))
-        _steps(report, folder, turns=1 if quick else 6)
+        if given.only == HTTP:
+            report.rows = [dict(row) for row in rows_of("structured", results_folder(quick=quick)) if row["side"] == STEP]
+        else:
+            _steps(report, folder, turns=1 if quick else 6)
         for side, make in SIDES.items():
             tell(f"over HTTP: {side}")
             try:
@@ -54,6 +63,7 @@ def main() -> None:
                     _over_http(report, side, asked, loads=(4,) if quick else ROWS)
             except SkippedSide as reason:
                 report.notes.append(f"{side}: skipped: {reason}")
+    _judge_steps(report)
     _compare(report)
     report.publish(results_folder(quick=quick))
 
@@ -62,12 +72,16 @@ def _steps(report: Report, folder: Path, *, turns: int) -> None:
     settings = LlmSettings(2 * max(ROWS), 512, 256)
     llm = on_passing_thread(lambda: Llm.load(resolve(Source(folder=str(folder))), LoadOptions(dtype=DTYPE), settings))
     for count in ROWS:
-        worst = 0.0
         for name, schema in SCHEMAS.items():
             tell(f"steps of {count} rows: {name}")
             share, step_ms = step_share(llm, count, schema, turns)
-            worst = max(worst, share)
-            report.add(side="a step", load=f"{count} rows, {name}", free_ms=round(step_ms, 2), held_over_free=round(share, 3))
+            report.add(side=STEP, load=f"{count} rows, {name}", free_ms=round(step_ms, 2), held_over_free=round(share, 3))
+
+
+def _judge_steps(report: Report) -> None:
+    for count in ROWS:
+        of_count = [row for row in report.rows if row["side"] == STEP and str(row["load"]).startswith(f"{count} rows")]
+        worst = max(float(str(row["held_over_free"])) for row in of_count)
         report.goals.append(Goal(f"a step of {count} rows, held / free, dearest schema", worst, MAX_SHARE, at_most=True))
 
 
@@ -90,11 +104,12 @@ def _over_http(report: Report, name: str, side: Side, *, loads: Sequence[int]) -
     for schema in (None, *schemas):  # each is seen once before it is measured
         side.answer(_questions(1, [schema]), concurrency=1, num_tokens=8, choosing=SAMPLED)
     for load in loads:
-        ms: dict[bool, float] = {}
-        for held in (False, True):
-            asked = _questions(max(6, 2 * load), schemas if held else [None])
+        taken: dict[bool, list[float]] = {False: [], True: []}
+        for held in (False, True, True, False):  # so that a machine that slows down slows both
+            asked = _questions(max(6, load), schemas if held else [None])
             found = side.answer(asked, concurrency=load, num_tokens=NUM_TOKENS, choosing=SAMPLED)
-            ms[held] = 1000 * load / found.tokens_per_s
+            taken[held].append(1000 * load / found.tokens_per_s)
+        ms = {held: statistics.mean(rounds) for held, rounds in taken.items()}
         added = ms[True] - ms[False]
         report.add(
             side=name,
@@ -118,8 +133,15 @@ def _first_token_ms(side: Side) -> float:
     return 1000 * (statistics.median(found[True]) - statistics.median(found[False]))
 
 
+_number = itertools.count(1)
+
+
 def _questions(count: int, schemas: Sequence[Any]) -> list[Question]:
-    return [HeldQuestion(one.text, schema=schemas[index % len(schemas)]) for index, one in enumerate(text_questions(count))]
+    """None of them was ever asked before, from its first word on."""
+    return [
+        HeldQuestion(f"Number {next(_number)}: {one.text}", schema=schemas[index % len(schemas)])
+        for index, one in enumerate(text_questions(count))
+    ]
 
 
 def _compare(report: Report) -> None:

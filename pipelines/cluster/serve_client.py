@@ -157,14 +157,18 @@ class ServeStageClient:
         while True:
             pool, route = await self._route(stage, item, attempts)
             response: Any = None
-            told, rest, began = False, None, time.monotonic()
+            told, is_over, rest, began = False, False, None, time.monotonic()
             try:
                 sent = sent or self._packed(item)
                 response = pool.method("stream").remote(stage, sent[0], *sent[1], to=route)
                 events: Sequence[object]
                 async for events in self._within(response, item, route, attempts):
                     told = told or not all(isinstance(event, InputReceipts) for event in events)
+                    is_over = isinstance(events[-1], StreamEnd) if events else False
                     yield self._with_end(events, route, pool)
+                    if is_over:  # that Ray's own stream is over is known some time later
+                        break
+                is_over = True
                 pool.pace.tick()
                 return
             except _Elsewhere:
@@ -178,7 +182,8 @@ class ServeStageClient:
                 given_up = failure if told and rest is None else None if may_try else attempts.last(stage, failure)
             finally:
                 route.ended()
-                _call_off(response)
+                if not is_over:
+                    _call_off(response)
             if told and isinstance(failure, Unavailable):
                 yield [ReplicaEnded(_ended_early(stage, route, pool.name, time.monotonic() - began))]
             if given_up is not None:

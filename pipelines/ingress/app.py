@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 
 from cache.store import MemoryStore, Store
 from pipelines.ingress.body.body_budget import BodyBudget, BoundedBodies, count_fetched
+from pipelines.ingress.body.early_body import TakesBodiesAlong
 from pipelines.ingress.images.image_store import ImageStore
 from pipelines.ingress.images.image_url import ImageSource
 from pipelines.ingress.kept.kept_values import KeptValues
@@ -184,6 +185,7 @@ def create_app(service: Service, settings: IngressSettings, kept: Kept | None = 
     app.add_exception_handler(TriptychError, triptych_error_handler)
     app.add_exception_handler(HTTPException, routing_error_handler)
     app.add_middleware(BoundedBodies, budget=kept.bodies)
+    app.add_middleware(TakesBodiesAlong)
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=sorted(settings.cors_origins), **CORS)
     if not settings.keys:

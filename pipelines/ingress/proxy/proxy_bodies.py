@@ -10,11 +10,11 @@ tenants share alike. Runs in the proxy, for all HTTP replicas behind it: the bou
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipelines.ingress.body.body_budget import BodyBudget
+from pipelines.ingress.body.early_body import declared_bytes
 from pipelines.ingress.proxy.proxy_errors import error_body, send_whole
 from pipelines.settings.environment import MAX_BYTES_VARIABLE
 from stages.contract.errors import Overloaded
 
-MAX_DIGITS = 16
 PARTS = 16
 """At most one of so many parts of all room is looked for before a body is read."""
 RESERVED_S = 2.0
@@ -49,11 +49,11 @@ class _Request:
     async def is_let_in(self, scope: Scope) -> bool:
         """Whether there is room for it, as far as it says how long it is; else it is refused. Of what is larger than a part of all room
         that part is looked for: a replica refuses by its length what is too large."""
-        declared = dict(scope["headers"]).get(b"content-length", b"")
-        if not (declared.isdigit() and len(declared) < MAX_DIGITS):
+        declared = declared_bytes(scope)
+        if declared is None:
             return True
         try:
-            await self._body.reserve(min(int(declared), self._budget.size // PARTS), RESERVED_S)
+            await self._body.reserve(min(declared, self._budget.size // PARTS), RESERVED_S)
         except Overloaded as error:
             await self._refuse(error)
         return not self._is_refused

@@ -16,6 +16,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pipelines.ingress.body.body_budget import BodyBudget
+from pipelines.ingress.body.early_body import SendsBodiesAlong
 from pipelines.ingress.body.large_blocks import return_large_blocks
 from pipelines.ingress.proxy.bounded_connection import bound_connections
 from pipelines.ingress.proxy.proxy_bodies import BoundedProxy
@@ -60,4 +61,9 @@ def middlewares() -> list[Middleware]:
     bound_connections()
     bodies = BodyBudget(proxy_body_bytes())
     return_large_blocks()
-    return [Middleware(OwnHeaders), Middleware(OwnErrors), Middleware(BoundedProxy, budget=bodies)]
+    return [
+        Middleware(OwnHeaders),
+        Middleware(OwnErrors),
+        Middleware(BoundedProxy, budget=bodies),
+        Middleware(SendsBodiesAlong),
+    ]

@@ -106,7 +106,10 @@ def test_faults_have_names_and_words_of_their_own() -> None:
 
 def test_every_replica_that_is_struck_is_of_a_deployment_of_the_served_configuration() -> None:
     app = parse(config(APPLICATION)["applications"][0]["args"])
-    replicas = {fault.name for fault in FAULTS if "replica" in fault.what or fault.what.endswith("'s")} - {"stopped-llm"}
+    replicas = {fault.name for fault in FAULTS if "replica" in fault.what or fault.what.endswith("'s")} - {
+        "stopped-llm",
+        "disk-llm",
+    }
     assert replicas - {"ingress", "proxy", "controller"} == set(app.placement())
     assert all(deployment.num_replicas == 1 for deployment in app.placement().values())
 
