@@ -1,4 +1,4 @@
-"""A disk of some hundred MiB for all that a server writes, and how it is filled. Knows no requests; needs the right to mount one."""
+"""A disk of a few GiB for what a server writes, and how it is filled. Knows no requests; needs the right to mount one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-SIZE_MIB = 512
+SIZE_MIB = 2048
 _BLOCK = bytes(2**20)
 _FILLS = "fills-the-disk"
 
@@ -36,8 +36,8 @@ def small_disk() -> Iterator[Path]:
 
 
 def written_there(folder: Path) -> Mapping[str, str]:
-    """The environment of a server that writes all it writes to it: Ray's session and logs, sockets, temporary files, what torch compiles."""
-    names = ("TMPDIR", "RAY_TMPDIR", "XDG_RUNTIME_DIR", "XDG_CACHE_HOME")
+    """The environment of a server that writes to it: Ray's session and logs, sockets, temporary files. Models are where they were."""
+    names = ("TMPDIR", "RAY_TMPDIR", "XDG_RUNTIME_DIR")
     folder.chmod(0o700)
     return dict.fromkeys(names, str(folder))
 

@@ -3,8 +3,8 @@
 
 A step: SmolLM2's decoding steps of as many rows, all held to a schema and none, in turns in one process; the goal is what a schema may
 add. Over HTTP: tokens a second of `triptych serve` and of vLLM with schemas and without, in turns, and no question twice, since who asks
-again finds its prompt read; and how much later the first token of an answer comes whose schema was never seen before. No answer ends before its bound: every schema asks for more. Decides
-loads and goals.
+again finds its prompt read; and how much later the first token of an answer comes whose schema was never seen before. No answer ends
+before its bound: every schema asks for more. Decides loads and goals.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""A small body that comes along with its request. Serve's proxy hands a replica the head of a request, and the replica asks it for the body:
-a call between processes for every request, whatever its size.
+"""A small body that comes along with its request. Serve's proxy hands a replica the head of a request, and the replica asks it for the
+body: a call between processes for every request, whatever its size.
 
 So the proxy waits for a body that is declared as small (`SMALL_BYTES`) before it asks a replica, for a moment, since it has mostly come
 with the head; and sends it along in the scope, where the replica's app finds it. What is larger, slower, or of no declared length goes

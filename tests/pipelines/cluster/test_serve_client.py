@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from pipelines.ingress.request.errors import answer_to
 from pipelines.routing.route import Route
 from pipelines.routing.table import Member, ReplicaTable, pool_key
 from stages.contract.errors import Broken, DeadlineExceeded, QueueFull, ReplicaLost, StageFailed, Unavailable, Unreadable
-from stages.contract.item import Item, ReplicaEnded, Reply, StageReceipt
+from stages.contract.item import Item, ReplicaEnded, Reply, StageReceipt, StreamEnd
 from stages.contract.message import KNOWN, Unread
 from stages.diffusion.messages import Pixels
 
@@ -39,7 +40,7 @@ AWAY = ray.serve.exceptions.DeploymentUnavailableError("d")
 
 class Response:
     def __init__(self, answer: object) -> None:
-        self._answer = answer
+        self._answer, self.is_called_off = answer, False
 
     def __await__(self) -> Any:
         if isinstance(self._answer, Exception):
@@ -53,7 +54,8 @@ class Response:
                 raise event
             yield [event]
 
-    def cancel(self) -> None: ...
+    def cancel(self) -> None:
+        self.is_called_off = True
 
 
 class Handle:
@@ -63,14 +65,18 @@ class Handle:
 
     def __init__(self, *answers: object) -> None:
         self._answers = answers
-        self.num_calls = 0
+        self.responses: list[Response] = []
+
+    @property
+    def num_calls(self) -> int:
+        return len(self.responses)
 
     def options(self, **options: object) -> "Handle":
         return self
 
     def remote(self, stage: str, item: Item[Any], to: object = None) -> Response:
-        self.num_calls += 1
-        return Response(self._answers[min(self.num_calls, len(self._answers)) - 1])
+        self.responses.append(Response(self._answers[min(self.num_calls, len(self._answers) - 1)]))
+        return self.responses[-1]
 
 
 def client(handle: Any) -> ServeStageClient:
@@ -97,6 +103,22 @@ async def test_a_stream_that_has_shown_something_ends_unless_it_can_start_anew(e
     with pytest.raises(Unavailable):
         await streamed(Handle((1, ended), (1, 2)))
     assert await streamed(Handle((1, ended), (1, 2)), anew) == [1, 1, 2]
+
+
+async def test_a_stream_is_over_with_its_last_word_and_whatever_becomes_of_its_replica_then() -> None:
+    handle = Handle((1, StreamEnd(StageReceipt("stage"))), AWAY)
+    later = Handle((1, StreamEnd(StageReceipt("stage")), DIED), AWAY)
+    for one in (handle, later):
+        *_, end = await streamed(one)
+        assert isinstance(end, StreamEnd)
+        assert [response.is_called_off for response in one.responses] == [False]
+
+
+async def test_a_stream_that_nobody_reads_any_more_is_called_off() -> None:
+    handle = Handle((1, 2))
+    async with aclosing(client(handle).stream("stage", Item("id", None))) as events:
+        await anext(events)
+    assert [response.is_called_off for response in handle.responses] == [True]
 
 
 @pytest.mark.parametrize("ended", [(BROKEN, BROKEN_TOO), (DIED, DIED_TOO), (DIED, BROKEN), (BROKEN, REFUSED, DIED)])
