@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 
 SIZE_MIB = 2048
+FILL_S = 0.05
 _BLOCK = bytes(2**20)
 _FILLS = "fills-the-disk"
 
@@ -19,10 +22,10 @@ class NoDisk(Exception):
 
 
 @contextmanager
-def small_disk() -> Iterator[Path]:
+def small_disk(size_mib: int = SIZE_MIB) -> Iterator[Path]:
     """Its folder, in memory. Raises `NoDisk`."""
     with tempfile.TemporaryDirectory(prefix="disk-") as folder:  # a short name: sockets lie beneath
-        mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE_MIB}m", "tmpfs", folder]
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={size_mib}m", "tmpfs", folder]
         try:
             subprocess.run(mount, check=True, capture_output=True, text=True)
         except FileNotFoundError as error:
@@ -44,29 +47,32 @@ def written_there(folder: Path) -> Mapping[str, str]:
 
 @contextmanager
 def full(folder: Path) -> Iterator[None]:
-    """Not a byte is left until the block ends."""
-    fills = folder / _FILLS
+    """Not a byte is left as the block begins, and what others free until it ends is taken soon."""
+    fills, is_over = folder / _FILLS, threading.Event()
     try:
-        with suppress(OSError), fills.open("wb", buffering=0) as file:
-            while True:
-                file.write(_BLOCK)
-        left = _left(folder)
-        if left:
-            raise RuntimeError(f"{left} bytes are left on the full disk")
-        yield
+        with fills.open("wb", buffering=0) as file:
+            _fill(file)
+            again = threading.Thread(target=_keep_full, args=(file, is_over))
+            again.start()
+            try:
+                yield
+            finally:
+                is_over.set()
+                again.join()
     finally:
         fills.unlink(missing_ok=True)
 
 
-def _left(folder: Path) -> int:
-    """Of a block, how much could still be written."""
-    probe = folder / f"{_FILLS}-too"
-    try:
-        with probe.open("wb", buffering=0) as file:
-            return file.write(_BLOCK)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        return 0
-    finally:
-        probe.unlink(missing_ok=True)
+def _keep_full(file: FileIO, is_over: threading.Event) -> None:
+    while not is_over.wait(FILL_S):
+        _fill(file)
+
+
+def _fill(file: FileIO) -> None:
+    for block in (_BLOCK, _BLOCK[:4096]):
+        try:
+            while True:
+                file.write(block)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise

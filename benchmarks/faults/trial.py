@@ -95,7 +95,7 @@ async def _back(
     """Seconds since `at`; None: not in time, or there was nothing to come back."""
     if not victims:
         await asyncio.sleep(plan.calm_s)
-        return 0.0
+        return 0.0 if await _is_answered(client, fault.needs) else None
     try:
         async with asyncio.timeout(plan.back_s):
             await _answered(client, fault.needs)
@@ -103,6 +103,10 @@ async def _back(
             return time.monotonic() - at
     except TimeoutError:
         return None
+
+
+async def _is_answered(client: httpx.AsyncClient, kind: Kind) -> bool:
+    return not (await ask(client, begin(request(kind, PROBE_NUMBERS, PROBES)))).has_failed
 
 
 async def _answered(client: httpx.AsyncClient, kind: Kind) -> None:

@@ -3,6 +3,7 @@ with the product's settings."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +17,9 @@ def several_nodes(nodes: Sequence[Mapping[str, Any]], **serve_options: Any) -> I
     """Ray and Serve run while inside, and this process is Ray's driver. `nodes`: of each what Ray is told (`num_cpus`, `resources`), the
     head first."""
     local_cluster._stay_on_loopback()
-    local_cluster.set_defaults()
+    os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    os.environ.setdefault("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.25")
     import ray
     from ray import serve
     from ray.cluster_utils import Cluster

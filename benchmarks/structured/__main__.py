@@ -47,13 +47,18 @@ def main() -> None:
     parser.add_argument("--only", choices=[HTTP])
     given = started(parser)
     quick = given.quick
+    known = (
+        [dict(row) for row in rows_of("structured", results_folder(quick=quick)) if row["side"] == STEP] if given.only else []
+    )
+    if given.only and not known:
+        parser.error("nothing is known of the other half; run without --only first")
     torch.set_num_threads(THREADS)
     settings: dict[str, Any] = {"dtype": DTYPE, "threads": THREADS, "tokens_out": NUM_TOKENS, "steps_a_turn": STEPS}
     report = Report("structured", settings)
     with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
         folder = save_text_model(Path(name))
         if given.only == HTTP:
-            report.rows = [dict(row) for row in rows_of("structured", results_folder(quick=quick)) if row["side"] == STEP]
+            report.rows = known
         else:
             _steps(report, folder, turns=1 if quick else 6)
         for side, make in SIDES.items():

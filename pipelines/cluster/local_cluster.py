@@ -30,16 +30,6 @@ from stages.device.cores import available_cores
 
 OBJECT_STORE_BYTES = 512 * 2**20
 NUM_SMALL_ACTORS = 10  # metrics table, Redis, Serve's own
-SETTINGS = {
-    "RAY_SERVE_LOG_TO_STDERR": "0",
-    "RAY_worker_niceness": "0",  # Ray would let everything else on the machine go first
-    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.25",  # Serve's own 0.1 takes a small machine's time
-    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",  # a dead proxy is replaced after three, not after 30 s
-    "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",  # who is stopped would keep its requests for minutes
-    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",  # nothing of ours holds up an event loop: each hop between threads costs, idle, too
-    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-}
-"""Of Ray and Serve, for processes that they start, where the environment says nothing else. Read at their import."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +96,6 @@ def connected(address: str, file: ServeFile) -> Iterator[Sequence[Node]]:
         ray.shutdown()
 
 
-def set_defaults() -> None:
-    """For what Ray starts from here on."""
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-
-
 def _progress(console: Console) -> Progress:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn())
     return Progress(*columns, console=console, transient=False, refresh_per_second=4)
@@ -136,8 +120,12 @@ def _start_ray(num_cpus: int, *, fork_server: bool) -> None:
     _stay_on_loopback()
     if "ray" not in sys.modules:  # which reads it at import: a test's or a benchmark's own would find its parts at odds
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # replicas listen on all addresses even so, and take pickles
+    os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray would let everything else on the machine go first
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # none would be used: ours have a runtime environment
-    set_defaults()
+    os.environ.setdefault("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.25")  # Serve's own 0.1 takes a small machine's time
+    os.environ.setdefault("RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S", "2")  # a dead proxy is replaced after three, not after 30 s
+    os.environ.setdefault("RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS", "1")  # who is stopped would keep its requests for minutes
     os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", CALLBACK)
     refuse_other_ways_in({name: os.environ.setdefault(name, "0") == "1" for name in (HA_PROXY, DIRECT_INGRESS)})
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")

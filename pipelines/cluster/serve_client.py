@@ -15,7 +15,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Collection, Mapping, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -162,12 +162,13 @@ class ServeStageClient:
                 sent = sent or self._packed(item)
                 response = pool.method("stream").remote(stage, sent[0], *sent[1], to=route)
                 events: Sequence[object]
-                async for events in self._within(response, item, route, attempts):
-                    told = told or not all(isinstance(event, InputReceipts) for event in events)
-                    is_over = isinstance(events[-1], StreamEnd) if events else False
-                    yield self._with_end(events, route, pool)
-                    if is_over:  # that Ray's own stream is over is known some time later
-                        break
+                async with aclosing(self._within(response, item, route, attempts)) as batches:
+                    async for events in batches:
+                        told = told or not all(isinstance(event, InputReceipts) for event in events)
+                        is_over = isinstance(events[-1], StreamEnd) if events else False
+                        yield self._with_end(events, route, pool)
+                        if is_over:  # that Ray's own stream is over is known some time later
+                            break
                 is_over = True
                 pool.pace.tick()
                 return

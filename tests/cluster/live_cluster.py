@@ -10,7 +10,6 @@ from typing import Any
 import httpx
 
 from pipelines.cluster.fork_server import command
-from pipelines.cluster.local_cluster import set_defaults
 from pipelines.settings.config_file import HttpConfig, ServeFile, parse
 from pipelines.settings.pinning import pinned
 from pipelines.settings.serve.applications import STAGES_BUILDER
@@ -31,7 +30,6 @@ def embedder() -> dict[str, Any]:
 @contextmanager
 def ray_nodes(*nodes: Mapping[str, Any]) -> Iterator[int]:
     """A Ray cluster on this machine with Serve, of these nodes (`num_cpus`, `resources`, `labels`); the port of Serve's proxy."""
-    set_defaults()
     import ray
     from ray import serve
     from ray.cluster_utils import Cluster

@@ -2,8 +2,9 @@
 body: a call between processes for every request, whatever its size.
 
 So the proxy waits for a body that is declared as small (`SMALL_BYTES`) before it asks a replica, for a moment, since it has mostly come
-with the head; and sends it along in the scope, where the replica's app finds it. What is larger, slower, or of no declared length goes
-as Serve has it. Knows nothing of what is in a body.
+with the head; and sends it along in the scope, where the replica's app finds it. An app that doesn't look there (an older one, or
+another's beside ours) has it from the proxy as ever. What is larger, slower, or of no declared length goes as Serve has it. Knows
+nothing of what is in a body.
 """
 
 import asyncio
@@ -16,8 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pipelines.ingress.body.body_budget import FREE_BYTES
 
 EARLY_BODY = "triptych.early_body"
-SMALL_BYTES = FREE_BYTES
-"""What nobody counts; with it, a call's arguments are still few enough to be sent with the call."""
+SMALL_BYTES = FREE_BYTES  # which nobody counts
 WITHIN_S = 0.05
 MAX_DIGITS = 16
 
@@ -29,7 +29,7 @@ def declared_bytes(scope: Scope) -> int | None:
 
 
 class SendsBodiesAlong:
-    """ASGI middleware, of the proxy: next to it, inside of what bounds bodies."""
+    """ASGI middleware, of the proxy: next to it, inside of what bounds bodies. `within_s`: how long is waited for a body."""
 
     def __init__(self, app: ASGIApp, within_s: float = WITHIN_S) -> None:
         self._app, self._within_s = app, within_s
@@ -41,9 +41,8 @@ class SendsBodiesAlong:
             return
         came = await self._came(receive)
         if _is_whole(came):
-            body = b"".join(message.get("body", b"") for message in came)
-            scope, came = {**scope, EARLY_BODY: body}, [{"type": "http.request"}]  # which is all, and empty
-        await self._app(scope, _first(came, receive), send)
+            scope = {**scope, EARLY_BODY: b"".join(message.get("body", b"") for message in came)}
+        await self._app(scope, _Again(came, receive), send)
 
     async def _came(self, receive: Receive) -> Sequence[Message]:
         """All of it, or what has come of it in time."""
@@ -68,18 +67,36 @@ class TakesBodiesAlong:
             await self._app(scope, receive, send)
             return
         body = cast("bytes", scope.pop(EARLY_BODY))
-        await self._app(scope, _first([{"type": "http.request", "body": body}], receive), send)
+        await self._app(scope, _InPlace(body, receive), send)
 
 
 def _is_whole(came: Sequence[Message]) -> bool:
     return bool(came) and came[-1]["type"] == "http.request" and not came[-1].get("more_body", False)
 
 
-def _first(came: Sequence[Message], receive: Receive) -> Receive:
+class _Again:
     """These messages, and then those that are received."""
-    left = deque(came)
 
-    async def receive_next() -> Message:
-        return left.popleft() if left else await receive()
+    def __init__(self, came: Sequence[Message], receive: Receive) -> None:
+        self._left, self._receive = deque(came), receive
 
-    return receive_next
+    async def __call__(self) -> Message:
+        return self._left.popleft() if self._left else await self._receive()
+
+
+class _InPlace:
+    """The body at once, and then what is received behind it."""
+
+    def __init__(self, body: bytes, receive: Receive) -> None:
+        self._body: bytes | None = body
+        self._receive, self._is_behind = receive, False
+
+    async def __call__(self) -> Message:
+        if self._body is not None:
+            body, self._body = self._body, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        while True:
+            message = await self._receive()
+            if self._is_behind or message["type"] != "http.request":
+                return message
+            self._is_behind = not message.get("more_body", False)

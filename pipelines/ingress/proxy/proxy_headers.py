@@ -61,9 +61,9 @@ def middlewares() -> list[Middleware]:
     bound_connections()
     bodies = BodyBudget(proxy_body_bytes())
     return_large_blocks()
-    return [
+    return [  # the last one is asked first
+        Middleware(SendsBodiesAlong),
         Middleware(OwnHeaders),
         Middleware(OwnErrors),
         Middleware(BoundedProxy, budget=bodies),
-        Middleware(SendsBodiesAlong),
     ]

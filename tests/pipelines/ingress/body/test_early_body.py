@@ -3,11 +3,15 @@
 import asyncio
 import pickle
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipelines.ingress.body.early_body import EARLY_BODY, SMALL_BYTES, SendsBodiesAlong, TakesBodiesAlong
+from pipelines.ingress.proxy import proxy_headers
+from pipelines.ingress.proxy.proxy_bodies import BoundedProxy
+from pipelines.ingress.proxy.proxy_errors import OwnErrors
 
 DISCONNECT: Message = {"type": "http.disconnect"}
 
@@ -63,15 +67,35 @@ async def ask(app: ASGIApp, given: Scope, client: Client) -> None:
 async def test_what_has_come_with_its_head_crosses_with_it_and_the_app_reads_it_at_once() -> None:
     proxy, app = Seen(), Seen()
     await ask(SendsBodiesAlong(proxy), scope(4), Client(part(b"ab", more=True), part(b"cd")))
-    assert (proxy.body, proxy.told[-1]) == (
-        b"",
-        DISCONNECT,
-    )  # a replica that asks the proxy hears of its end, and of the client's
     crossed: Scope = pickle.loads(pickle.dumps(proxy.scope))  # noqa: S301
-    nothing = Client()  # as if the proxy were never asked
-    await ask(TakesBodiesAlong(app), crossed, nothing)
-    assert (app.body, app.told[-1]) == (b"abcd", DISCONNECT)
+    asked = Client(later=proxy.told[:-1])  # the proxy says nothing yet
+    asking = asyncio.create_task(ask(TakesBodiesAlong(app), crossed, asked))
+    while not app.told:  # noqa: ASYNC110 - pytest's timeout ends it
+        await asyncio.sleep(0)
+    assert app.told == [part(b"abcd")]
+    asked.may_go_on.set()
+    await asking
+    assert app.told == [part(b"abcd"), DISCONNECT]  # what the proxy sends of the body as well isn't told again
     assert EARLY_BODY not in app.scope
+
+
+async def test_an_app_that_does_not_look_for_it_has_it_from_the_proxy() -> None:
+    proxy = Seen()
+    await ask(SendsBodiesAlong(proxy), scope(4), Client(part(b"ab", more=True), part(b"cd")))
+    assert proxy.told == [part(b"ab", more=True), part(b"cd"), DISCONNECT]
+
+
+def test_in_serves_proxy_it_is_inside_of_what_bounds_bodies(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.serve._private.http_util import _apply_middlewares
+
+    for name in ("bound_connections", "return_large_blocks"):  # of the whole process
+        monkeypatch.setattr(proxy_headers, name, lambda: None)
+    found: list[type] = []
+    app: Any = _apply_middlewares(Seen(), proxy_headers.middlewares())
+    while not isinstance(app, Seen):
+        found.append(type(app))
+        app = app._app if hasattr(app, "_app") else app.app
+    assert found.index(BoundedProxy) < found.index(OwnErrors) < found.index(SendsBodiesAlong)
 
 
 @pytest.mark.parametrize("declared", [None, 0, SMALL_BYTES + 1])
