@@ -6,6 +6,7 @@ postponed annotations.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from ray import serve
@@ -82,7 +83,16 @@ def actor_options(process: ProcessArgs) -> dict[str, Any]:
 def handle_of(address: Address) -> DeploymentHandle:
     """Of a deployment that need not be there yet: calls wait for it."""
     application = serve.get_replica_context().app_name if address.application == OWN else address.application
-    return DeploymentHandle(address.deployment, application)
+    return _only_handle(address.deployment, application)
+
+
+@cache
+def _only_handle(deployment: str, application: str) -> DeploymentHandle:
+    """The same for all who ask, however often settings change. Each handle that is made brings a router of its own, and in Serve 2.60 a
+    second one of a deployment may never learn of its replicas: where they change while it asks for the first time, the process's first
+    router hears of it, tells the second, and stops its asking before the deployment's settings have come. All its calls then wait for
+    ever."""
+    return DeploymentHandle(deployment, application)
 
 
 def client_of(stages: Addresses, routing: RoutingConfig = RoutingConfig()) -> ServeStageClient:

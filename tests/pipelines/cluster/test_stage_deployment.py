@@ -60,3 +60,11 @@ def test_the_same_pools_again_are_no_reason_for_a_new_client(made: list[Client])
     for _ in range(2):
         elsewhere.find(at("a"))
     assert [client.pools for client in made] == [[], ["a"]]
+
+
+def test_a_deployment_has_one_router_in_a_process_however_often_settings_change() -> None:
+    where = Address(deployment="d", application="an-app")
+    one, again = (stage_deployment.client_of({STAGE: (where,)}) for _ in range(2))
+    assert one is not again
+    assert one._pools["d"]._handle is again._pools["d"]._handle is stage_deployment.handle_of(where)
+    assert stage_deployment.handle_of(Address(deployment="d", application="other")) is not stage_deployment.handle_of(where)
