@@ -2,7 +2,8 @@
 an hour on 2 cores; `--quick`: about ten minutes, to see that it runs; `--only NAME ...`: those, and what is known of the others is kept).
 
 Real Ray, the demo's models, one replica of each stage, so that nobody is there to take over: what a client feels is the time until another
-one has started. The loss of a node is had on a cluster of two, where the other node takes over. Each fault strikes in mid-stream of greedy
+one has started. The loss of a node is had on a cluster of two, where the other node takes over; a full disk on one of its own, in memory,
+which takes the right to mount one (else it is left out, and a note says so). Each fault strikes in mid-stream of greedy
 and of seeded chats, beside chats about images, paintings and embeddings. Streams that went on elsewhere are asked again, alone, and must be
 the same. The table in docs/ray-cluster.md is written from the results.
 
