@@ -116,7 +116,7 @@ class InProcess:
         return as_measured(asyncio.run_coroutine_threadsafe(work, self._loop).result(), num_tokens)
 
     async def _load(self, questions: Sequence[Question], concurrency: int, num_tokens: int, choosing: Choosing) -> Load[int]:
-        sampling = Sampling(num_tokens, temperature=choosing.temperature, top_p=choosing.top_p)
+        sampling = Sampling(num_tokens, temperature=choosing.temperature, top_p=choosing.top_p, ignore_eos=True)
 
         async def send(index: int) -> int:
             job = ChatJob((Message("user", _parts(questions[index])),), sampling)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -110,13 +110,13 @@ def as_measured(load: Load[int], num_tokens: int) -> Measured:
 class _HttpSide:
     takes_many = True
 
-    def __init__(self, url: str, model: str, *, switches: bool = True) -> None:
-        self._url, self._model, self.switches = url, model, switches
+    def __init__(self, url: str, model: str, *, switches: bool = True, more: Mapping[str, object] | None = None) -> None:
+        self._url, self._model, self.switches, self._more = url, model, switches, more or {}
         self._model_shares: list[float] = []
 
     def answer(self, questions: Sequence[Question], *, concurrency: int, num_tokens: int, choosing: Choosing) -> Measured:
         self._model_shares.clear()
-        bodies = [question.body(self._model, num_tokens, choosing) for question in questions]
+        bodies = [{**question.body(self._model, num_tokens, choosing), **self._more} for question in questions]
         measured = as_measured(asyncio.run(self._load(bodies, concurrency)), num_tokens)
         return replace(measured, model_share=statistics.median(self._model_shares) if self._model_shares else None)
 
@@ -143,8 +143,8 @@ def triptych_http(folder: Path, slots: int) -> Iterator[Side]:
 
 
 def http_side(url: str) -> Side:
-    """A Triptych that is served at `url` already."""
-    return _HttpSide(url, MODEL)
+    """A Triptych that is served at `url` already; an answer is as long as it may be, whatever it says."""
+    return _HttpSide(url, MODEL, more={"ignore_eos": True})
 
 
 def triptych_config(folder: Path, slots: int) -> Config:

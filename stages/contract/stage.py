@@ -14,9 +14,8 @@ host: memory of the device is taken by `run`, `start` and `resume`. A stage neve
 `stages/engine/scheduling/scheduler.py`. It never remembers results: that is `stages/host/`.
 """
 
-from collections.abc import Collection, Hashable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from collections.abc import Callable, Collection, Hashable, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from stages.contract.recipe import NO_INPUTS, Inputs, Payload, Recipe
 from stages.contract.result import Result
@@ -67,8 +66,7 @@ class OneShotStage(Protocol[P_contra, Q, V_co]):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(NamedTuple):
     """What a row needs of the next step it takes part in: company of its `batch_key`, and room for its `cost`. `rest`: all that is left to
     do of it, that step included (None: what was foreseen, less what was done)."""
 
@@ -77,8 +75,7 @@ class Share:
     rest: Work | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Stepped:
+class Stepped(NamedTuple):
     """What a step did for one row: events for the client, in order, and whether the row is done or failed. `work`: what was done of
     its cost, where that was not all (None: it was). For whom nothing was done (0) it was no step."""
 
@@ -164,8 +161,18 @@ class IterativeStage(Protocol[P_contra, Q, R]):
 class Foreseeing(Protocol[R_contra]):
     """An iterative stage that can tell how much is left of its rows. The engine's thread."""
 
-    def rest(self, row: R_contra) -> Work:
-        """As far as can be told: of a row that is not done, at least a step."""
+    def rest(self, row: R_contra) -> Work | None:
+        """As far as can be told: of a row that is not done, at least a step. None: what was told last, less what was done since."""
+        ...
+
+
+@runtime_checkable
+class Overlapping(Protocol):
+    """An iterative stage whose thread has time while its device computes a step."""
+
+    def while_computing(self, do: Callable[[], None]) -> None:
+        """Once, before the first step: what every step is to call, on the engine's thread, as soon as all that the device needs for it is
+        on its way. It never raises."""
         ...
 
 

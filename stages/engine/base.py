@@ -400,6 +400,7 @@ class BaseEngine(ABC, Generic[P, Q]):
             self._prepare_again()
         self._faults.begin(self._in_flight.now())
         self._guarded(self._end)
+        self._in_flight.flush()
         self._faults.end()
         if self._cores is not None:
             self._cores.close()
@@ -433,4 +434,8 @@ class BaseEngine(ABC, Generic[P, Q]):
             with self._in_flight.lock:
                 self._in_flight.settle_everything(as_stage_error(self.identity.stage, error))
                 self._in_flight.scheduler.clear()
+        self._flush()
+
+    def _flush(self) -> None:
+        """Delivers what has been said, or will soon."""
         self._in_flight.flush()

@@ -7,7 +7,6 @@ neither rows nor order (`scheduler.py`), nor what becomes of rows that fail or d
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Generic, TypeVar, Unpack
 
 from stages.contract.errors import OutOfMemory, StageFailed, TriptychError
@@ -15,7 +14,7 @@ from stages.contract.faults import Fault, fault_of
 from stages.contract.limits import BatchLimits, QueueLimits
 from stages.contract.pages import Paged, Paging
 from stages.contract.recipe import Inputs, InputsMissing, Payload, Recipe
-from stages.contract.stage import IterativeStage, Share, StepBounded, Stepped
+from stages.contract.stage import IterativeStage, Overlapping, Share, StepBounded, Stepped
 from stages.engine.base import BaseEngine, EngineOptions
 from stages.engine.iterative_faults import RowFaults
 from stages.engine.paging import EnginePaging
@@ -30,7 +29,8 @@ R = TypeVar("R")
 
 
 class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
-    """Runs one `IterativeStage`. Events are delivered with one call of `deliver` for a step."""
+    """Runs one `IterativeStage`. Events are delivered with one call of `deliver` for a step; where the stage is `Overlapping`, while the
+    device computes the next one: whoever is told wants the interpreter, which is needed to get that step onto the device."""
 
     def __init__(
         self,
@@ -50,6 +50,9 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
         self._rows = Rows(stage, self._in_flight, self._scheduler, self._faults)
         self._row_faults = RowFaults(self._rows, self._in_flight, self._scheduler, self._faults)
         self._paging = EnginePaging(stage, name, speed, self._refuse_now, self._wake) if isinstance(stage, Paged) else None
+        self._overlaps = isinstance(stage, Overlapping)
+        if isinstance(stage, Overlapping):
+            stage.while_computing(self._in_flight.flush)
         self._thread.start()
 
     @property
@@ -88,10 +91,14 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
                 self._row_faults.did_not_fit(batch, device_s)
             else:
                 self._tell(batch, stepped, began, device_s)
-        self._in_flight.flush()  # before rows are freed: what was said shouldn't wait for that
+        self._flush()  # before rows are freed: what was said shouldn't wait for that
         self._rows.let_go()
         if self._paging is not None:
             self._export(self._paging)
+
+    def _flush(self) -> None:
+        if not (self._overlaps and self._scheduler.has_rows()):  # else the next step does, which is sure to come
+            self._in_flight.flush()
 
     def _has_spare_work(self) -> bool:
         return self._paging is not None and self._paging.has_idle_exports()
@@ -125,6 +132,7 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
             return True
         if entry is None:
             return self._rows.make_room()
+        self._in_flight.flush()  # a start may take long
         work, failure = entry.work, None
         self._faults.begin(self._in_flight.now(), work)
         try:
@@ -149,6 +157,8 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
         try:
             stepped = self._stage.step([work.row for work in works])
             if len(stepped) == len(works):
+                if all(one.error is None for one in stepped):
+                    return stepped
                 return [self._translated(one, work) for one, work in zip(stepped, works, strict=True)]
             raise StageFailed(f"stage {self.identity.stage} answered for {len(stepped)} rows of {len(works)}")
         except Exception as error:
@@ -156,7 +166,7 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
         return failure if isinstance(failure, OutOfMemory) else [Stepped(error=failure)] * len(works)
 
     def _translated(self, one: Stepped, work: Work) -> Stepped:
-        return one if one.error is None else replace(one, error=as_stage_error(self.identity.stage, one.error, work.item))
+        return one if one.error is None else one._replace(error=as_stage_error(self.identity.stage, one.error, work.item))
 
     def _tell(self, batch: Batch[Work], stepped: Sequence[Stepped], began: float, device_s: float) -> None:
         """Events and endings, to whoever is still there; and what the others need of their next step, to the scheduler. `device_s`: that

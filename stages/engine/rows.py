@@ -26,7 +26,7 @@ class Rows(Generic[P, Q, R]):
         self, stage: IterativeStage[P, Q, R], in_flight: InFlight, scheduler: IterativeScheduler[Work], faults: DeviceFaults
     ) -> None:
         self._stage, self._in_flight, self._scheduler, self._faults = stage, in_flight, scheduler, faults
-        self._rest: Callable[[R], Amount] | None = stage.rest if isinstance(stage, Foreseeing) else None
+        self._rest: Callable[[R], Amount | None] | None = stage.rest if isinstance(stage, Foreseeing) else None
 
     def is_empty(self) -> bool:
         """Nobody holds anything of the stage."""

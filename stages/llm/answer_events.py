@@ -4,8 +4,6 @@ Decides what ends an answer, and that a row whose logits are no numbers fails in
 that a row is sound, or not, is left on the row.
 """
 
-from dataclasses import replace
-
 from stages.contract.errors import StageFailed
 from stages.contract.stage import Stepped
 from stages.llm.answers.detokenizer import Shown, TokenTexts
@@ -36,7 +34,7 @@ class AnswerEvents:
             row.is_sound = False
             return _no_numbers()
         row.scoring.told(scored)
-        return replace(stepped, events=(PromptLogprobs(tuple(map(self._told, scored))), *stepped.events))
+        return stepped._replace(events=(PromptLogprobs(tuple(map(self._told, scored))), *stepped.events))
 
     def _told(self, scored: SampledToken) -> TokenLogprob:
         top = tuple(self._texts.logprob(token, logprob) for token, logprob in scored.top)

@@ -14,7 +14,7 @@ only: `resume` treats prompt and answer so far as a prompt.
 """
 
 import logging
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -101,6 +101,7 @@ class Llm:
         self._allocate()
         self._pages = self._slot_pages(type(loaded.model).__name__)
         self._paging = Paging(self._table, self._pages)
+        self._while_computing: Callable[[], None] | None = None
         reader = PromptReader(num_tokens, naming)
         self._preparer = PromptPreparer(reader, width, image_positions, self._table, self._forward.dtype, self._pages)
 
@@ -319,10 +320,14 @@ class Llm:
         most = min(self._chunk_tokens, self._max_scored) if row.is_scored else self._chunk_tokens
         return float(min(max(1, row.num_waiting), most))
 
-    def rest(self, row: LlmRow) -> Work:
+    def rest(self, row: LlmRow) -> Work | None:
         """Of its prompt, and of the answer as far as others tell how long that will be."""
         if row.foreseen < row.num_generated + 1:
             row.foreseen = self._lengths.expected(row.max_tokens, row.num_generated)
+        if not row.num_waiting:
+            if row.told == row.foreseen:
+                return None
+            row.told = row.foreseen
         return answer_work(row.num_waiting, row.foreseen - row.num_generated, self._chunk_tokens)
 
     def shrink(self) -> bool:
@@ -333,11 +338,17 @@ class Llm:
         )
         return self._chunk_tokens < before
 
+    def while_computing(self, do: Callable[[], None]) -> None:
+        self._while_computing = do
+
     def step(self, rows: Sequence[LlmRow]) -> Sequence[Stepped]:
+        is_async = self._forward.device.type != "cpu"
+        if self._while_computing is not None and not is_async:
+            self._while_computing()  # nothing is launched there: what is computed, this thread computes
         before = [(row.contents.num_computed, row.images) for row in rows]
         try:
             with torch.inference_mode():
-                sampled = self._compute(rows)
+                sampled = self._compute(rows, self._while_computing if is_async else None)
         except Exception:
             # Some of the step's passes may have run. What they wrote into the slots will be written again, and the same.
             for row, (num_computed, images) in zip(rows, before, strict=True):
@@ -347,13 +358,16 @@ class Llm:
             self._answers.told(row, row.contents.num_computed - before[index][0], sampled.get(index))
             for index, row in enumerate(rows)
         ]
-        for row in rows:
+        each = self._settings.page_tokens
+        for row, (num_computed, _) in zip(rows, before, strict=True):
+            if num_computed >= row.num_given and num_computed // each == row.contents.num_computed // each:
+                continue  # an answer went on within its page
             self._table.advance(row.slot)
             if row.is_sound:
                 self._paging.computed(row.slot)
         return stepped
 
-    def _compute(self, rows: Sequence[LlmRow]) -> dict[int, SampledToken]:
+    def _compute(self, rows: Sequence[LlmRow], meanwhile: Callable[[], None] | None) -> dict[int, SampledToken]:
         """The next token of every row (by its index) whose prompt is computed by the end of the step."""
         ready: list[int] = []
         logits: list[Tensor] = []
@@ -362,17 +376,22 @@ class Llm:
             members = [rows[index] for index in indices]
             chunks = [row.next_chunk(length) for row, length in zip(members, lengths, strict=True)]
             found = self._scored(members, chunks) if one.is_scored else self._forward.run(members, chunks)
-            for row, length in zip(members, lengths, strict=True):
+            done: list[int] = []
+            for line, (row, length) in enumerate(zip(members, lengths, strict=True)):
                 row.contents.num_computed += length
-                row.images = row.images if row.num_waiting else ()
-            done = [line for line, row in enumerate(members) if not row.num_waiting]
-            ready += [indices[line] for line in done]
+                if not row.num_waiting:
+                    row.images = ()
+                    done.append(line)
+            ready += indices if len(done) == len(members) else [indices[line] for line in done]
             logits.append(
                 found if len(done) == len(members) else found[uploaded(torch.tensor(done, dtype=torch.long), found.device)]
             )
         if not ready:
+            if meanwhile is not None:
+                meanwhile()
             return {}
-        sampled = sample(torch.cat(logits), [rows[index].sampler for index in ready])
+        every = logits[0] if len(logits) == 1 else torch.cat(logits)
+        sampled = sample(every, [rows[index].sampler for index in ready], meanwhile)
         return dict(zip(ready, sampled, strict=True))
 
     def _scored(self, rows: Sequence[LlmRow], chunks: Sequence[Chunk]) -> Tensor:

@@ -32,11 +32,15 @@ class Pass:
 def planned(rows: Sequence[Waiting], budget: int, max_scored: int) -> list[Pass]:
     """A step's passes: one for all running answers, the others for prompts. `budget` tokens of prompts in all; passes that are scored
     have `max_scored` at most, the padding counted."""
-    answering = [index for index, row in enumerate(rows) if not row.num_waiting]
+    answering: list[int] = []
+    waiting: list[int] = []
+    for index, row in enumerate(rows):
+        (waiting if row.num_waiting else answering).append(index)
     answering.sort(key=lambda index: rows[index].slot)
-    waiting = [index for index, row in enumerate(rows) if row.num_waiting]
-    shares = share_budget([_room(rows[index], max_scored) for index in waiting], budget)
     passes = [Pass(answering, [1] * len(answering))] if answering else []
+    if not waiting:
+        return passes
+    shares = share_budget([_room(rows[index], max_scored) for index in waiting], budget)
     for is_scored in (False, True):
         of_kind = [share if rows[index].is_scored == is_scored else 0 for index, share in zip(waiting, shares, strict=True)]
         for group in group_by_length(of_kind):

@@ -34,6 +34,7 @@ class LlmRow:
     position_delta: int = 0
     end_tokens: frozenset[int] = frozenset()
     foreseen: float = 0.0  # tokens of its answer, in all
+    told: float = 0.0  # what was foreseen when it was told how much is left of the answer
     is_sound: bool = False  # the last logits were numbers, so all that the slot holds of this row are
     scoring: PromptScoring | None = None
     scored: Scored = ()  # of the prompt, in the step that was just computed
@@ -41,7 +42,8 @@ class LlmRow:
     @property
     def num_waiting(self) -> int:
         """Tokens that were given and are still to be computed."""
-        return max(0, self.num_given - self.contents.num_computed)
+        left = self.num_given - self.contents.num_computed
+        return left if left > 0 else 0
 
     @property
     def is_scored(self) -> bool:

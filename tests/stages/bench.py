@@ -1,7 +1,7 @@
 """A place to try engines on: its clock moves by hand, and a device is busy for as long as its gate is closed."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ from stages.contract.engine import Engine, Handle
 from stages.contract.errors import Unavailable
 from stages.contract.item import Item
 from stages.contract.recipe import NO_INPUTS, Inputs, Recipe
+from stages.contract.stage import Stepped
 from stages.engine.base import BaseEngine
 from stages.engine.iterative import IterativeEngine
 from stages.engine.one_shot import OneShotEngine
@@ -41,6 +42,7 @@ class Bench:
         self.gates: list[Gate] = []
         self.countdowns: list[Countdown] = []
         self.time = HandClock()
+        self.overlaps = False
 
     def gate(self) -> Gate:
         self.gates.append(Gate(closed=True))
@@ -53,6 +55,8 @@ class Bench:
 
     def iterative(self, stage: Countdown, **options: Any) -> CountingEngine:
         self.countdowns.append(stage)
+        if self.overlaps:
+            overlap(stage)
         engine = IterativeEngine(stage, name="count", clock=self.time.clock, **options)
         self.engines.append(engine)
         return engine
@@ -78,6 +82,20 @@ class Bench:
         for stage in self.countdowns:
             assert stage.num_finish_calls == len(stage.started)
             assert stage.running == []
+
+
+def overlap(stage: Countdown) -> None:
+    """It becomes `Overlapping`: what it was given is called as each step begins."""
+    given: list[Callable[[], None]] = []
+    step = stage.step
+
+    def overlapping(rows: Sequence[Count]) -> Sequence[Stepped]:
+        for do in given:
+            do()
+        return step(rows)
+
+    stage.while_computing = given.append  # type: ignore[attr-defined]
+    stage.step = overlapping  # type: ignore[method-assign]
 
 
 @contextmanager

@@ -145,6 +145,9 @@ class IterativeScheduler(Scheduler[W]):
     def running(self) -> Sequence[Entry[W]]:
         return [row.entry for row in self._rows.values()]
 
+    def has_rows(self) -> bool:
+        return bool(self._rows)
+
     def is_running(self, entry_id: str) -> bool:
         return entry_id in self._rows
 

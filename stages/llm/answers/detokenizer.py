@@ -7,8 +7,8 @@ import codecs
 import re
 from collections import deque
 from collections.abc import Collection
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
@@ -22,8 +22,7 @@ _REMEMBERED = 16_384
 """Tokens whose text is remembered: twenty likely ones are told a step and row."""
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
+class Shown(NamedTuple):
     """Text (and its tokens' log probabilities) that can be shown now; `stopped`: a stop string follows, and nothing else."""
 
     text: str = ""
@@ -106,7 +105,7 @@ class Decoding:
 
     def __init__(self, tokenizer: Tokenizer, shown: Collection[int] = ()) -> None:
         self._tokenizer, self._shown = tokenizer, shown
-        self._bytes = _token_bytes(tokenizer)
+        self._bytes, self._special = _token_bytes(tokenizer), special_tokens(tokenizer)
         self._characters = codecs.getincrementaldecoder("utf-8")("replace")
         self._given: list[int] = []  # the tokens given last, and their text by themselves
         self._given_text = ""
@@ -114,7 +113,7 @@ class Decoding:
 
     def push(self, token: int) -> str:
         """The text that is certain now."""
-        if token in special_tokens(self._tokenizer):
+        if token in self._special:
             if token not in self._shown:
                 return ""  # it has no text, and may stand between a character's bytes
             return self._characters.decode(b"", final=True) + (self._tokenizer.id_to_token(token) or "")
@@ -157,7 +156,7 @@ class TextStream:
         shows_stop: bool = False,
     ) -> None:
         self._decoding = Decoding(tokenizer, shown)
-        self._stops = StopStrings(stops, shows=shows_stop)
+        self._stops, self._has_stops = StopStrings(stops, shows=shows_stop), any(stops)
         self._unstopped = max(0, min_tokens - 1)  # tokens that may still hold a stop string
         self._decoded = 0  # characters that the decoder has given
         self._shown = 0  # characters that were shown
@@ -171,6 +170,8 @@ class TextStream:
         if self._unstopped:
             self._unstopped -= 1
             return self._release(text, stopped=False)
+        if not self._has_stops:
+            return self._release(text, stopped=False)
         shown, stopped = self._stops.push(text)
         return self._release(shown, stopped)
 
@@ -182,6 +183,8 @@ class TextStream:
 
     def _release(self, text: str, stopped: bool) -> Shown:
         self._shown += len(text)
+        if not self._waiting:
+            return Shown(text, (), stopped)
         ready: list[TokenLogprob] = []
         while self._waiting and self._waiting[0][0] < self._shown:
             ready.append(self._waiting.popleft()[1])
@@ -216,8 +219,9 @@ class TokenBytes:
         self.is_byte_level = decoder.startswith("ByteLevel(")
         self._alphabet = _byte_level_alphabet() if "ByteLevel" in decoder else {}
         self._has_bytes = "ByteFallback" in decoder
+        self.of = lru_cache(maxsize=_REMEMBERED)(self._of)
 
-    def of(self, token: int) -> bytes:
+    def _of(self, token: int) -> bytes:
         spelled = self._tokenizer.id_to_token(token) or ""
         if self._alphabet and all(character in self._alphabet for character in spelled):
             return bytes(self._alphabet[character] for character in spelled)

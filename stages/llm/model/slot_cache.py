@@ -12,6 +12,7 @@ all slots is taken at load in any case. So sharing it page by page would gain ne
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,8 +24,7 @@ READ_STEP = 64
 """Reads end at a multiple of this many tokens: few distinct shapes, and aligned memory."""
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """`length` tokens of one slot, from position `start`."""
 
     slot: int

@@ -9,8 +9,8 @@ computed where the logits are, and read back once a step.
 
 import math
 import secrets
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -53,8 +53,7 @@ class RowSampler:
             self.penalties.accept(token)
 
 
-@dataclass(frozen=True, slots=True)
-class SampledToken:
+class SampledToken(NamedTuple):
     """`failed`: the logits were not numbers. `logprob` and `top` (token, logprob; likeliest first) where asked for."""
 
     token: int
@@ -63,9 +62,13 @@ class SampledToken:
     top: tuple[tuple[int, float], ...] = ()
 
 
-def sample(logits: Tensor, samplers: Sequence[RowSampler]) -> list[SampledToken]:
-    """One token a row from `logits` [rows, vocabulary], of any float dtype. Remembers the tokens for what comes next."""
-    sampled = [_read(line, sampler) for line, sampler in zip(decide(logits, samplers).tolist(), samplers, strict=True)]
+def sample(logits: Tensor, samplers: Sequence[RowSampler], meanwhile: Callable[[], None] | None = None) -> list[SampledToken]:
+    """One token a row from `logits` [rows, vocabulary], of any float dtype. Remembers the tokens for what comes next. `meanwhile` is
+    called while a device computes them."""
+    decided = decide(logits, samplers)
+    if meanwhile is not None:
+        meanwhile()
+    sampled = [_read(line, sampler) for line, sampler in zip(decided.tolist(), samplers, strict=True)]
     for sampler, one in zip(samplers, sampled, strict=True):
         sampler.accept(one.token)
     RowStructure.advance(

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
 
@@ -53,7 +52,7 @@ def test_a_step_in_which_nothing_is_done_for_a_row_is_none_of_its_steps(bench: B
         """Does nothing for rows of the key "idle"."""
 
         def _stepped(self, row: Count) -> Stepped:
-            return replace(super()._stepped(row), work=0.0 if row.payload.key == "idle" else None)
+            return super()._stepped(row)._replace(work=0.0 if row.payload.key == "idle" else None)
 
     engine = bench.iterative(Idle())
     idle, _ = count(engine, 1, "idle")

@@ -39,6 +39,20 @@ def test_a_short_prompt_overtakes_a_long_one(folder: Path) -> None:
     assert short.steps[0] < long.steps[0]
 
 
+def test_every_step_leaves_time_for_what_was_said(folder: Path) -> None:
+    llm = load(folder)
+    told: list[int] = []
+    llm.while_computing(lambda: told.append(row.num_generated))
+    row = started(llm, generate(PROMPT * 3, 3))
+    num_steps = 0
+    while row.num_generated < 3:
+        llm.step([row])
+        num_steps += 1
+    llm.finish(row)
+    assert len(told) == num_steps > 3
+    assert told[-3:] == [0, 1, 2]
+
+
 def test_requests_wait_for_a_slot_and_get_one(folder: Path) -> None:
     llm = load(folder, num_slots=1)
     first = started(llm, generate())

@@ -32,6 +32,12 @@ def test_temperature_zero_takes_the_likeliest() -> None:
     assert sample(logits_of([0.2, 0.5, 0.3]), [sampling(temperature=0.0)])[0].token == 1
 
 
+def test_what_can_be_done_meanwhile_is_done_once_a_device_has_its_work() -> None:
+    logits, sampler, done = logits_of([0.2, 0.5, 0.3]), sampling(temperature=0.0), []
+    assert sample(logits, [sampler], lambda: done.append(sampler.position))[0].token == 1
+    assert done == [0]  # before anything was read back
+
+
 def test_tokens_come_as_often_as_they_are_likely() -> None:
     found = frequencies(logits_of([0.2, 0.5, 0.3]))
     assert found == pytest.approx({0: 0.2, 1: 0.5, 2: 0.3}, abs=0.03)
