@@ -35,7 +35,7 @@ class Item(Generic[P_co]):
     longer by its own clock.
     A lower `priority` runs first (0 is the default; negative is more urgent).
     `pace_s` (iterative stages): after the first events, further ones are handed over no more often than this, several at a
-    time; infinite: all of them at the end. Every hand-over costs its way through the cluster.
+    time; infinite: all of them at the end. Every hand-over costs its way through the cluster: of many streams less often. 0: as they come.
     A device's time is shared between tenants, whatever their priorities. `request`: what it is a piece of, so that others of the
     tenant need not wait for all of its pieces ("": of nothing that has several).
     `made_for`: by stage, a digest of the files that its tokens, names and payload suppose there; a stage that was loaded from others

@@ -47,6 +47,10 @@ from stages.host.telling import Telling
 from stages.host.tracing import resolving, told_by, traced
 
 BROKEN_CLOSE_S = 2.0
+PIECE_S, LONGEST_PACE_S = 0.0015, 0.2
+"""A host that hands on so many streams leaves each of them so long for every one there is: a piece takes a millisecond or two of
+processors on its way (the stage's replica, the HTTP surface, the proxy), whatever it holds, and steps need the first of these, too."""
+
 Stage = OneShotStage[Any, Any, Any] | IterativeStage[Any, Any, Any]
 
 
@@ -78,6 +82,7 @@ class StageHost:
             self._stats["pages"] = CacheStats(pages, self._page_threads)
         self._replica, self._cores, self._torch_threads = replica, cores, torch_threads
         self._delivery = LoopDelivery()
+        self._num_streams = 0
         self._hosted: dict[str, HostedEngine] = {}
         self._telling: dict[str, Telling] = {}
         self._makers: dict[str, Maker] = {}
@@ -201,13 +206,14 @@ class StageHost:
         call_off = at_deadline(item, submission.expire)
         now, is_whole = asyncio.get_running_loop().time, math.isinf(item.pace_s)
         pace_s = item.kept_s if is_whole else item.pace_s
-        due = now() + pace_s if is_whole else 0.0
+        due, is_paced = now() + pace_s if is_whole else 0.0, 0.0 < item.pace_s < math.inf
+        self._num_streams += is_paced
         try:
             await self._begin(submission, feed)
             has_begun = False
             while True:
                 events = await feed.take(due - now())
-                due = now() + pace_s
+                due = now() + max(pace_s, self._least_pace_s() if is_paced else 0.0)
                 if not has_begun:
                     has_begun = True
                     telling.began(item, time.monotonic())
@@ -220,8 +226,12 @@ class StageHost:
             telling.ended(item, time.monotonic(), error)
             raise
         finally:
+            self._num_streams -= is_paced
             call_off()
             submission.end()
+
+    def _least_pace_s(self) -> float:
+        return min(LONGEST_PACE_S, self._num_streams * PIECE_S)
 
     async def _begin(self, submission: Submission, feed: EventFeed) -> None:
         """What was made for an item that is refused then is told before the refusal."""

@@ -8,6 +8,7 @@ from contextlib import aclosing
 
 import pytest
 
+import stages.host.host
 from stages.contract.errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -59,6 +60,33 @@ async def test_a_paced_stream_hands_its_first_event_over_at_once_and_its_end_too
         assert await anext(stream) == [4]
         gate.open()
         assert [*(await anext(stream))[:-1]] == [3, 2, 1, 0]
+
+
+async def test_of_many_streams_with_a_pace_each_is_handed_on_less_often(
+    host: StageHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages.host.host, "PIECE_S", 3600.0)
+    monkeypatch.setattr(stages.host.host, "LONGEST_PACE_S", 3600.0)
+    gate = Gate(closed=True)
+    host.add("count", Countdown(gate=gate))
+    async with aclosing(host.stream("count", Item("1", CountFrom(5), pace_s=1e-9))) as paced:
+        gate.let(1)
+        assert await anext(paced) == [4]
+        gate.open()
+        assert [*(await anext(paced))[:-1]] == [3, 2, 1, 0]
+
+
+async def test_what_is_to_be_told_as_it_comes_is_however_many_streams_there_are(
+    host: StageHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages.host.host, "PIECE_S", 3600.0)
+    gate = Gate(closed=True)
+    host.add("count", Countdown(gate=gate))
+    async with aclosing(host.stream("count", Item("1", CountFrom(5)))) as stream:
+        for number in (4, 3):
+            gate.let(1)
+            assert await anext(stream) == [number]
+        gate.open()
 
 
 async def test_what_came_before_a_failure_is_handed_over_whatever_the_pace(host: StageHost) -> None:
