@@ -13,6 +13,7 @@ import base64
 import io
 import itertools
 import random
+import re
 import statistics
 import time
 from collections import Counter
@@ -169,7 +170,7 @@ def _chats(part: Part, server: Server, alone: InProcess) -> None:
         for choosing in (GREEDY, SAMPLED):
             speeds: dict[str, list[float]] = {"engine": [], "HTTP": [], "streams": []}
             for _ in range(part.pick(2, 1)):
-                asked = [text_questions(next(numbers))[: max(2, min(32, 2 * at_once), at_once)] for _ in speeds]
+                asked = [text_questions(next(numbers))[: 2 * at_once] for _ in speeds]
                 engine = alone.answer(asked[0], concurrency=at_once, num_tokens=num_tokens, choosing=choosing)
                 speeds["engine"].append(engine.tokens_per_s)
                 for side, questions in zip(("HTTP", "streams"), asked[1:], strict=True):
@@ -198,8 +199,7 @@ def _asked(
 
             async def send(index: int) -> int:
                 if streamed:
-                    await _streamed(client, bodies[index])
-                    return num_tokens
+                    return await _streamed(client, bodies[index])
                 answer = await post(client, CHAT, bodies[index])
                 return int(answer["usage"]["completion_tokens"])
 
@@ -209,18 +209,20 @@ def _asked(
     return asyncio.run(load())
 
 
-async def _streamed(client: httpx.AsyncClient, body: Mapping[str, object]) -> list[float]:
-    """When something came. Read as bytes: a client of this speed is not what is measured. Raises `RuntimeError` where it breaks off."""
-    moments, end = [], b""
-    async with client.stream("POST", CHAT, json={**body, "stream": True}) as response:
+async def _streamed(client: httpx.AsyncClient, body: Mapping[str, object]) -> int:
+    """How many tokens came. Read as bytes: the client's speed is not what is measured. Raises `RuntimeError` where it breaks off."""
+    end = b""
+    async with client.stream(
+        "POST", CHAT, json={**body, "stream": True, "stream_options": {"include_usage": True}}
+    ) as response:
         if not response.is_success:
             raise RuntimeError(f"{response.status_code} {(await response.aread())[:300]!r}")
         async for piece in response.aiter_raw():
-            moments.append(time.monotonic())
-            end = (end + piece)[-4000:]
-    if DONE not in end or b'"error"' in end:
+            end = (end + piece)[-8000:]
+    counted = re.findall(rb'"completion_tokens":(\d+)', end)
+    if DONE not in end or not counted:
         raise RuntimeError(f"a stream broke off: {end[-300:]!r}")
-    return moments
+    return int(counted[-1])
 
 
 def _about_images(part: Part, server: Server) -> None:
@@ -276,8 +278,9 @@ def _paintings(part: Part, server: Server) -> None:
                 for number in range(at_once):
                     group.create_task(chatting(number))
                 beside = await painted(client, 4)
+                num_told = sum(lengths)  # of whole answers: those in flight are left out
                 stop.set()
-            return single, alone, beside, sum(lengths) / beside
+            return single, alone, beside, num_told / beside
 
     single, alone, beside, tokens_per_s = asyncio.run(together())
     part.add(
@@ -299,7 +302,7 @@ async def _painting(client: httpx.AsyncClient, seed: int, steps: int) -> str:
 
 
 def _killed(part: Part, server: Server, deployment: str) -> None:
-    """The deployment's only replica is killed while requests need it: none fails; answers and paintings are what they would have been."""
+    """The deployment's only replica is killed while requests need it: none fails. `same`: how many are what they are undisturbed."""
     at_once, steps = part.pick(16, 2) if deployment == "llm" else part.pick(4, 2), part.pick(30, 4)
     num_tokens = part.pick(400, 200)
 
@@ -313,21 +316,21 @@ def _killed(part: Part, server: Server, deployment: str) -> None:
                 answer = await post(client, CHAT, body)
                 return str(answer["choices"][0]["message"]["content"])
 
-            expected = await asyncio.gather(*(one(number) for number in range(at_once)))
             began, ended = time.monotonic(), []
 
-            async def again(number: int) -> str:
+            async def struck(number: int) -> str:
                 found = await one(number)
                 ended.append(time.monotonic() - began)
                 return found
 
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(again(number)) for number in range(at_once)]
+                tasks = [group.create_task(struck(number)) for number in range(at_once)]
                 await asyncio.sleep(part.pick(8, 2) / 10)
                 in_flight = at_once - len(ended)
                 for victim in server.replicas(deployment):
                     victim.kill()
-            same = sum(one == task.result() for one, task in zip(expected, tasks, strict=True))
+            undisturbed = await asyncio.gather(*(one(number) for number in range(at_once)))
+            same = sum(one == task.result() for one, task in zip(undisturbed, tasks, strict=True))
             return in_flight, ended, same
 
     in_flight, ended, same = asyncio.run(ask())
@@ -344,9 +347,7 @@ def _killed(part: Part, server: Server, deployment: str) -> None:
 def _in_pools(part: Part, server: Server, pools: Sequence[str]) -> None:
     """More than the GPU's slots at once: who answered how many, how fast all are, and how long the slowest took."""
     num_tokens, at_once, count = part.pick(128, 4), part.pick(32, 4), part.pick(160, 8)
-    bodies = [
-        question.body(MODEL, num_tokens, GREEDY) | {"ignore_eos": True} for question in text_questions(count + len(pools))
-    ][:count]
+    bodies = [question.body(MODEL, num_tokens, GREEDY) | {"ignore_eos": True} for question in text_questions(count + at_once)]
 
     async def load() -> tuple[float, Counter[str], list[float]]:
         async with http_client(server.url) as client:
@@ -358,7 +359,9 @@ def _in_pools(part: Part, server: Server, pools: Sequence[str]) -> None:
                 devices[visit["device"]] += 1
                 return int(answer["usage"]["completion_tokens"])
 
-            await closed_loop(send, at_once, concurrency=at_once)  # both pools are measured once
+            await closed_loop(
+                lambda index: send(count + index), at_once, concurrency=at_once
+            )  # so that each pool's speed is known
             devices.clear()
             found = await closed_loop(send, count, concurrency=at_once)
             return as_measured(found, num_tokens).tokens_per_s, devices, sorted(found.latencies_s())

@@ -170,9 +170,9 @@ class Foreseeing(Protocol[R_contra]):
 class Overlapping(Protocol):
     """An iterative stage whose thread has time while its device computes a step."""
 
-    def while_computing(self, do: Callable[[], None]) -> None:
+    def while_computing(self, do: Callable[[], None]) -> bool:
         """Once, before the first step: what every step is to call, on the engine's thread, as soon as all that the device needs for it is
-        on its way. It never raises."""
+        on its way, or it waits for something else. It never raises. False: there is no such time, and it is not called."""
         ...
 
 

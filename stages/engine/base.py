@@ -368,7 +368,7 @@ class BaseEngine(ABC, Generic[P, Q]):
         with self._in_flight.lock:
             batch = self._in_flight.scheduler.next_batch(self._in_flight.now())
             self._in_flight.expire(entry.work for entry in batch.expired)
-        self._in_flight.flush()
+        self._flush()
         return batch
 
     @abstractmethod

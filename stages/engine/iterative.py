@@ -50,9 +50,7 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
         self._rows = Rows(stage, self._in_flight, self._scheduler, self._faults)
         self._row_faults = RowFaults(self._rows, self._in_flight, self._scheduler, self._faults)
         self._paging = EnginePaging(stage, name, speed, self._refuse_now, self._wake) if isinstance(stage, Paged) else None
-        self._overlaps = isinstance(stage, Overlapping)
-        if isinstance(stage, Overlapping):
-            stage.while_computing(self._in_flight.flush)
+        self._overlaps = isinstance(stage, Overlapping) and stage.while_computing(self._in_flight.flush)
         self._thread.start()
 
     @property
@@ -101,12 +99,15 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
             self._in_flight.flush()
 
     def _has_spare_work(self) -> bool:
-        return self._paging is not None and self._paging.has_idle_exports()
+        return self._paging is not None and self._paging.has_exports(idle=True)
 
     def _export(self, paging: EnginePaging[P]) -> None:
         """Pages that are worth it now. Whoever waits for the device waits for no more than one piece of them."""
         with self._in_flight.lock:
             idle = not self._has_work()
+        if not paging.has_exports(idle=idle):
+            return
+        self._in_flight.flush()  # nobody is to wait for pages
         self._faults.begin(self._in_flight.now())
         try:
             paging.export(idle=idle)
@@ -163,6 +164,7 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
             raise StageFailed(f"stage {self.identity.stage} answered for {len(stepped)} rows of {len(works)}")
         except Exception as error:
             failure = as_stage_error(self.identity.stage, error, *(work.item for work in works))
+        self._in_flight.flush()  # it may not have come so far
         return failure if isinstance(failure, OutOfMemory) else [Stepped(error=failure)] * len(works)
 
     def _translated(self, one: Stepped, work: Work) -> Stepped:

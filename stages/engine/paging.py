@@ -87,17 +87,17 @@ class EnginePaging(Generic[P]):
         with self._lock:
             self._resting = max(0, self._resting - 1)
 
-    def has_idle_exports(self) -> bool:
-        """Whether there is something to be exported where nothing else is to be done."""
+    def has_exports(self, *, idle: bool) -> bool:
+        """Whether there is something to be exported now. `idle`: nothing else is to be done."""
         try:
-            return self._may_export() and self._stage.has_exports(idle=True)
+            return self._may_export() and self._stage.has_exports(idle=idle)
         except Exception as error:
             self.failed(error)
             return False
 
     def export(self, *, idle: bool) -> None:
         """A few milliseconds' worth, where there is any. Raises what the stage raises."""
-        if self._taker is None or not (self._may_export() and self._stage.has_exports(idle=idle)):
+        if self._taker is None:
             return
         pages = self._stage.export(idle=idle)
         if pages:

@@ -48,7 +48,7 @@ from stages.host.tracing import resolving, told_by, traced
 
 BROKEN_CLOSE_S = 2.0
 PIECE_S, LONGEST_PACE_S = 0.0015, 0.2
-"""A host that hands on so many streams leaves each of them so long for every one there is: a piece takes a millisecond or two of
+"""A host leaves each of its streams so long for every one that it hands on, and no longer than that: a piece takes a millisecond or two of
 processors on its way (the stage's replica, the HTTP surface, the proxy), whatever it holds, and steps need the first of these, too."""
 
 Stage = OneShotStage[Any, Any, Any] | IterativeStage[Any, Any, Any]
@@ -206,17 +206,16 @@ class StageHost:
         call_off = at_deadline(item, submission.expire)
         now, is_whole = asyncio.get_running_loop().time, math.isinf(item.pace_s)
         pace_s = item.kept_s if is_whole else item.pace_s
-        due, is_paced = now() + pace_s if is_whole else 0.0, 0.0 < item.pace_s < math.inf
-        self._num_streams += is_paced
+        due, is_paced, has_begun = now() + pace_s if is_whole else 0.0, 0.0 < item.pace_s < LONGEST_PACE_S, False
         try:
             await self._begin(submission, feed)
-            has_begun = False
             while True:
                 events = await feed.take(due - now())
-                due = now() + max(pace_s, self._least_pace_s() if is_paced else 0.0)
                 if not has_begun:
                     has_begun = True
+                    self._num_streams += is_paced
                     telling.began(item, time.monotonic())
+                due = now() + max(pace_s, self._least_pace_s() if is_paced else 0.0)
                 if isinstance(events[-1], StreamEnd):
                     telling.ended(item, time.monotonic())
                 yield events
@@ -226,7 +225,7 @@ class StageHost:
             telling.ended(item, time.monotonic(), error)
             raise
         finally:
-            self._num_streams -= is_paced
+            self._num_streams -= has_begun and is_paced
             call_off()
             submission.end()
 

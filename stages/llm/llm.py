@@ -338,17 +338,17 @@ class Llm:
         )
         return self._chunk_tokens < before
 
-    def while_computing(self, do: Callable[[], None]) -> None:
+    def while_computing(self, do: Callable[[], None]) -> bool:
+        if self._forward.device.type == "cpu":
+            return False  # nothing is launched there: what is computed, this thread computes
         self._while_computing = do
+        return True
 
     def step(self, rows: Sequence[LlmRow]) -> Sequence[Stepped]:
-        is_async = self._forward.device.type != "cpu"
-        if self._while_computing is not None and not is_async:
-            self._while_computing()  # nothing is launched there: what is computed, this thread computes
         before = [(row.contents.num_computed, row.images) for row in rows]
         try:
             with torch.inference_mode():
-                sampled = self._compute(rows, self._while_computing if is_async else None)
+                sampled = self._compute(rows)
         except Exception:
             # Some of the step's passes may have run. What they wrote into the slots will be written again, and the same.
             for row, (num_computed, images) in zip(rows, before, strict=True):
@@ -367,7 +367,7 @@ class Llm:
                 self._paging.computed(row.slot)
         return stepped
 
-    def _compute(self, rows: Sequence[LlmRow], meanwhile: Callable[[], None] | None) -> dict[int, SampledToken]:
+    def _compute(self, rows: Sequence[LlmRow]) -> dict[int, SampledToken]:
         """The next token of every row (by its index) whose prompt is computed by the end of the step."""
         ready: list[int] = []
         logits: list[Tensor] = []
@@ -387,11 +387,11 @@ class Llm:
                 found if len(done) == len(members) else found[uploaded(torch.tensor(done, dtype=torch.long), found.device)]
             )
         if not ready:
-            if meanwhile is not None:
-                meanwhile()
+            if self._while_computing is not None:
+                self._while_computing()
             return {}
         every = logits[0] if len(logits) == 1 else torch.cat(logits)
-        sampled = sample(every, [rows[index].sampler for index in ready], meanwhile)
+        sampled = sample(every, [rows[index].sampler for index in ready], self._while_computing)
         return dict(zip(ready, sampled, strict=True))
 
     def _scored(self, rows: Sequence[LlmRow], chunks: Sequence[Chunk]) -> Tensor:

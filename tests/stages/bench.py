@@ -94,7 +94,11 @@ def overlap(stage: Countdown) -> None:
             do()
         return step(rows)
 
-    stage.while_computing = given.append  # type: ignore[attr-defined]
+    def while_computing(do: Callable[[], None]) -> bool:
+        given.append(do)
+        return True
+
+    stage.while_computing = while_computing  # type: ignore[attr-defined]
     stage.step = overlapping  # type: ignore[method-assign]
 
 

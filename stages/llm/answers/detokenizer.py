@@ -219,9 +219,17 @@ class TokenBytes:
         self.is_byte_level = decoder.startswith("ByteLevel(")
         self._alphabet = _byte_level_alphabet() if "ByteLevel" in decoder else {}
         self._has_bytes = "ByteFallback" in decoder
-        self.of = lru_cache(maxsize=_REMEMBERED)(self._of)
+        self._known: dict[int, bytes] = {}
 
-    def _of(self, token: int) -> bytes:
+    def of(self, token: int) -> bytes:
+        known = self._known.get(token)
+        if known is None:
+            known = self._read(token)
+            if len(self._known) < _REMEMBERED:
+                self._known[token] = known
+        return known
+
+    def _read(self, token: int) -> bytes:
         spelled = self._tokenizer.id_to_token(token) or ""
         if self._alphabet and all(character in self._alphabet for character in spelled):
             return bytes(self._alphabet[character] for character in spelled)

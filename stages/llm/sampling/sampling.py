@@ -64,9 +64,12 @@ class SampledToken(NamedTuple):
 
 def sample(logits: Tensor, samplers: Sequence[RowSampler], meanwhile: Callable[[], None] | None = None) -> list[SampledToken]:
     """One token a row from `logits` [rows, vocabulary], of any float dtype. Remembers the tokens for what comes next. `meanwhile` is
-    called while a device computes them."""
+    called while a device computes them, or before masks are waited for."""
+    is_held = any(sampler.structure is not None for sampler in samplers)
+    if meanwhile is not None and is_held:
+        meanwhile()
     decided = decide(logits, samplers)
-    if meanwhile is not None:
+    if meanwhile is not None and not is_held:
         meanwhile()
     sampled = [_read(line, sampler) for line, sampler in zip(decided.tolist(), samplers, strict=True)]
     for sampler, one in zip(samplers, sampled, strict=True):

@@ -1,7 +1,7 @@
 """Rows and steps on a device's own thread, from plain threads."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -290,6 +290,30 @@ def test_a_whole_step_is_delivered_at_once(bench: Bench) -> None:
     for inbox in (first, *rest):
         inbox.wait()
     assert deliveries == [1, 4, 4, 8]  # the last: four last events, four endings
+
+
+def test_where_a_device_computes_by_itself_what_was_said_is_told_meanwhile(bench: Bench) -> None:
+    class Launching(Countdown):
+        """Notes what was heard before and after it has time."""
+
+        def while_computing(self, do: Callable[[], None]) -> bool:
+            self.do = do
+            return True
+
+        def step(self, rows: Sequence[Count]) -> Sequence[Stepped]:
+            self.gate.pass_through()
+            before = [*inbox.seen]
+            self.do()
+            heard.append((before, [*inbox.seen]))
+            return super().step(rows)
+
+    bench.overlaps = False
+    heard: list[tuple[list[object], list[object]]] = []
+    stage = Launching(gate=bench.gate())
+    inbox, _ = count(bench.iterative(stage), 3)
+    stage.gate.open()
+    assert inbox.wait().seen == [2, 1, 0]
+    assert heard == [([], []), ([], [2]), ([2], [2, 1])]
 
 
 def test_a_row_makes_way_for_a_more_urgent_one_and_goes_on_where_it_stopped(bench: Bench) -> None:

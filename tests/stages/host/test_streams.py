@@ -74,6 +74,22 @@ async def test_of_many_streams_with_a_pace_each_is_handed_on_less_often(
         assert await anext(paced) == [4]
         gate.open()
         assert [*(await anext(paced))[:-1]] == [3, 2, 1, 0]
+    assert host._num_streams == 0
+
+
+async def test_streams_that_say_nothing_yet_make_no_others_wait(host: StageHost) -> None:
+    gate = Gate(closed=True)
+    host.add("count", Countdown(slots=1, gate=gate))
+    async with aclosing(host.stream("count", Item("1", CountFrom(5), pace_s=0.025))) as first:
+        waiting = asyncio.ensure_future(collect(host.stream("count", Item("2", CountFrom(1), pace_s=0.025))))
+        gate.let(1)
+        assert await anext(first) == [4]
+        assert host._num_streams == 1
+        waiting.cancel()
+        gate.open()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    assert host._num_streams == 0
 
 
 async def test_what_is_to_be_told_as_it_comes_is_however_many_streams_there_are(

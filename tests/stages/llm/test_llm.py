@@ -39,11 +39,22 @@ def test_a_short_prompt_overtakes_a_long_one(folder: Path) -> None:
     assert short.steps[0] < long.steps[0]
 
 
-def test_every_step_leaves_time_for_what_was_said(folder: Path) -> None:
+def test_on_a_cpu_no_step_has_time_for_anything_else(folder: Path) -> None:
+    told: list[None] = []
+    llm = load(folder)
+    assert not llm.while_computing(lambda: told.append(None))
+    row = started(llm, generate(PROMPT, 2))
+    while row.num_generated < 2:
+        llm.step([row])
+    llm.finish(row)
+    assert not told
+
+
+def test_on_a_device_every_step_has_time_once(folder: Path) -> None:
     llm = load(folder)
     told: list[int] = []
-    llm.while_computing(lambda: told.append(row.num_generated))
     row = started(llm, generate(PROMPT * 3, 3))
+    llm._while_computing = lambda: told.append(row.num_generated)  # as where what is computed is launched
     num_steps = 0
     while row.num_generated < 3:
         llm.step([row])
