@@ -54,7 +54,7 @@ class Told:
 
 def main() -> None:
     quick = start(__doc__)
-    loads, turns, num_tokens = ((4,), 1, 20) if quick else (LOADS, 3, 200)
+    loads, turns, num_tokens = ((4,), 1, 20) if quick else (LOADS, 2, 200)
     report = Report("streams", {"step_ms": 1000 * STEP_S, "tokens_out": num_tokens, "turns": turns})
     for transport, env in TRANSPORTS.items():
         with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
