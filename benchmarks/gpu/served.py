@@ -24,11 +24,12 @@ from typing import Any
 import httpx
 from PIL import Image
 
+from benchmarks.cache.prompts import CHAT
 from benchmarks.gpu.checkpoints import painter, seeing_model
 from benchmarks.gpu.part import Part
 from benchmarks.llm.questions import text_questions
 from benchmarks.llm.sides import GREEDY, MODEL, SAMPLED, Choosing, Question, as_measured
-from benchmarks.loads.http_client import http_client, post
+from benchmarks.loads.http_client import DATA, DONE, http_client, post
 from benchmarks.loads.load import closed_loop
 from benchmarks.mixed.requests import IMAGES
 from benchmarks.mixed.server import new_mark
@@ -37,10 +38,8 @@ from benchmarks.servers.parts import MARK, Server
 from benchmarks.servers.triptych import Config, served
 from pipelines.settings.config_file import parse
 
-CHAT = "/v1/chat/completions"
 PAINT = "paint"
 APPLICATION = "triptych"
-DONE = b"data: [DONE]"
 CONTEXT = 1024
 
 
@@ -220,7 +219,7 @@ async def _streamed(client: httpx.AsyncClient, body: Mapping[str, object]) -> in
         async for piece in response.aiter_raw():
             end = (end + piece)[-8000:]
     counted = re.findall(rb'"completion_tokens":(\d+)', end)
-    if DONE not in end or not counted:
+    if (DATA + DONE).encode() not in end or not counted:
         raise RuntimeError(f"a stream broke off: {end[-300:]!r}")
     return int(counted[-1])
 

@@ -41,10 +41,10 @@ class StopStrings:
 
     def push(self, text: str) -> tuple[str, bool]:
         """(text that can be shown, whether a stop string came right after it)."""
+        if not self._stops:
+            return text, False
         searched = len(self._held)
         self._held += text
-        if not self._stops:
-            return self.flush(), False
         found = [(at, len(stop)) for stop in self._stops if (at := stop.found(self._held, searched)) >= 0]
         if found:
             at, length = min(found)
@@ -156,7 +156,7 @@ class TextStream:
         shows_stop: bool = False,
     ) -> None:
         self._decoding = Decoding(tokenizer, shown)
-        self._stops, self._has_stops = StopStrings(stops, shows=shows_stop), any(stops)
+        self._stops = StopStrings(stops, shows=shows_stop)
         self._unstopped = max(0, min_tokens - 1)  # tokens that may still hold a stop string
         self._decoded = 0  # characters that the decoder has given
         self._shown = 0  # characters that were shown
@@ -169,8 +169,6 @@ class TextStream:
         self._decoded += len(text)
         if self._unstopped:
             self._unstopped -= 1
-            return self._release(text, stopped=False)
-        if not self._has_stops:
             return self._release(text, stopped=False)
         shown, stopped = self._stops.push(text)
         return self._release(shown, stopped)
