@@ -2,8 +2,8 @@
 
 Right: models of real size with random weights, and tiny ones of many architectures, answer and paint as the libraries do. Faults: memory
 that runs out, and a device that breaks. Choosing: what sampling costs of a step, and that nothing waits for the device but once.
-Held: what a schema adds to a step. Speed: decoding and denoising beside the bandwidth and beside the libraries. Profiles. The CPU beside the
-GPU. And served: a whole Triptych on the device, over HTTP, beside its engines alone.
+Held: what a schema adds to a step. Speed: decoding and denoising beside the bandwidth and beside the libraries. Profiles. The CPU beside
+the GPU. And served: a whole Triptych on the device, over HTTP, beside its engines alone.
 
 Every part is a process of its own with a time limit; those that measure no time run together. What has ended is in the result, whatever
 becomes of the rest. `--device cpu --quick` tries the programs where there is no GPU.
