@@ -30,7 +30,7 @@ from benchmarks.servers.server import module, port, serving
 
 STEP_S = 0.02
 LOADS = (16, 64)
-TRANSPORTS: Mapping[str, Mapping[str, str]] = {"as served": {}, "gRPC": {"RAY_SERVE_USE_GRPC_BY_DEFAULT": "1"}}
+TRANSPORTS: Mapping[str, Mapping[str, str]] = {"as served": {}, "proxy by gRPC too": {"RAY_SERVE_PROXY_USE_GRPC": "1"}}
 PROCESSES = {
     "LLM's replica": "ServeReplica:triptych:llm",
     "HTTP replica": "ServeReplica:triptych:ingress",

@@ -20,9 +20,11 @@ counts. Where a stage behind the one that is called is unavailable, its replica 
 """
 
 import asyncio
+import pickle
 import time
 from typing import Any
 
+import grpc
 import ray.exceptions
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException, RequestCancelledError
 
@@ -49,6 +51,7 @@ MAX_TRIES = 300  # of a request without a deadline
 FIRST_PAUSE_S, MAX_PAUSE_S = 0.1, 1.0
 _CANCELLED = (Cancelled, RequestCancelledError, ray.exceptions.TaskCancelledError)
 _NODE_DIED = (ray.exceptions.NodeDiedError, ray.exceptions.OwnerDiedError)
+_NOT_UNPICKLED = (pickle.UnpicklingError, AttributeError, ImportError)
 _REPLICA_DIED = (ray.exceptions.RayActorError, *_NODE_DIED)
 
 
@@ -92,7 +95,7 @@ class Attempts:
     def _had_no_part(self, error: Exception, failure: TriptychError) -> bool:
         if isinstance(error, _NODE_DIED) or _went_with_its_node(error):
             return True
-        refused = isinstance(error, ray.exceptions.RayTaskError) and isinstance(failure, Unavailable)
+        refused = is_told_by_stage(error) and isinstance(failure, Unavailable)
         return refused and not isinstance(failure, InputUnavailable | Unreadable)
 
     def last(self, stage: str, failure: TriptychError) -> TriptychError:
@@ -110,6 +113,11 @@ class Attempts:
             raise too_late_with(stage)
 
 
+def is_told_by_stage(error: Exception) -> bool:
+    """Raised where the item was to be done, not on the way there. Ray wraps it; what comes by gRPC arrives as it is."""
+    return isinstance(error, ray.exceptions.RayTaskError | TriptychError)
+
+
 def _went_with_its_node(error: Exception) -> bool:
     """Ray says so only in words, unless the node was preempted."""
     return isinstance(error, ray.exceptions.RayActorError) and (error.preempted or "node has died" in str(error))
@@ -122,11 +130,9 @@ def translated(error: Exception, stage: str, item: Item[Any], *, pool: str, retr
         return too_late_with(stage)  # the deadline is what cancelled it
     if isinstance(cause, TriptychError):
         return cause
-    if isinstance(cause, ray.exceptions.RaySystemError) and isinstance(cause.client_exc, Exception):  # Ray could not unpickle
+    if (unread := _not_unpickled(cause)) is not None:
         return Unreadable(
-            f"{stage}: its replica and who calls it are of two versions; try again",
-            retry_after_s=5.0,
-            detail=f"{type(cause.client_exc).__name__}: {cause.client_exc}",
+            f"{stage}: its replica and who calls it are of two versions; try again", retry_after_s=5.0, detail=unread
         )
     if isinstance(error, BackPressureError):
         return QueueFull(
@@ -139,6 +145,17 @@ def translated(error: Exception, stage: str, item: Item[Any], *, pool: str, retr
     if isinstance(error, (*_REPLICA_DIED, DeploymentUnavailableError, RayServeException)):
         return Unavailable(f"{stage}: its replica died and no other took over in time; try again", retry_after_s=5.0)
     return StageFailed(f"{stage} failed", detail=f"{type(cause).__name__}: {cause}")
+
+
+def _not_unpickled(cause: BaseException) -> str | None:
+    """What was wrong with what arrived, where that could not be unpickled: of Ray's objects, here by gRPC, or there by gRPC."""
+    if isinstance(cause, ray.exceptions.RaySystemError) and isinstance(cause.client_exc, Exception):
+        return f"{type(cause.client_exc).__name__}: {cause.client_exc}"
+    if isinstance(cause, _NOT_UNPICKLED):
+        return f"{type(cause).__name__}: {cause}"
+    if isinstance(cause, grpc.aio.AioRpcError) and cause.code() is grpc.StatusCode.UNKNOWN:
+        return cause.details()
+    return None
 
 
 def too_late_with(stage: str) -> DeadlineExceeded:

@@ -126,6 +126,12 @@ def _start_ray(num_cpus: int, *, fork_server: bool) -> None:
     os.environ.setdefault("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.25")  # Serve's own 0.1 takes a small machine's time
     os.environ.setdefault("RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S", "2")  # a dead proxy is replaced after three, not after 30 s
     os.environ.setdefault("RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS", "1")  # who is stopped would keep its requests for minutes
+    os.environ.setdefault(
+        "RAY_SERVE_PROXY_USE_GRPC", "1"
+    )  # by way of Ray's objects each piece of a stream costs twice as much
+    os.environ.setdefault(
+        "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH", str(2**31 - 1)
+    )  # Serve's own 4 MiB are less than a picture's
     os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", CALLBACK)
     refuse_other_ways_in({name: os.environ.setdefault(name, "0") == "1" for name in (HA_PROXY, DIRECT_INGRESS)})
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")

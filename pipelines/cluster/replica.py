@@ -19,6 +19,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from pipelines.cluster.loop_watch import LoopWatch
+from pipelines.cluster.pieces import pieces
 from pipelines.cluster.scaling.autoscaling import LOAD
 from pipelines.cluster.scaling.waiting import TellsWaiting
 from pipelines.planning.scaling.observation import Told
@@ -96,11 +97,18 @@ class StageReplica:
 
     async def stream(
         self, stage: str, item: Item[Any] | PackedItem, *beside: NDArray[Any], to: object = None
-    ) -> AsyncIterator[Sequence[object]]:
+    ) -> AsyncIterator[Sequence[object] | bytes]:
+        """Events as they come, or pieces of them, where the caller takes those."""
         self._begin_on_this_loop()
+        in_pieces = isinstance(item, PackedItem) and item.in_pieces
         async with aclosing(self._host.stream(stage, unpacked(item, beside))) as batches:
             async for events in batches:
-                yield self._with_news(events)
+                told = self._with_news(events)
+                if in_pieces:
+                    for piece in pieces(told):
+                        yield piece
+                else:
+                    yield told
 
     def _with_news(self, events: Sequence[object]) -> Sequence[object]:
         end = events[-1]

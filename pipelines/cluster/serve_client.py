@@ -19,12 +19,13 @@ from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
-import ray.exceptions
 from ray.serve.handle import DeploymentHandle
 
 from pipelines.client import Again, Visit
-from pipelines.cluster.attempts import Attempts, too_late_with, translated
+from pipelines.cluster.attempts import Attempts, is_told_by_stage, too_late_with, translated
 from pipelines.cluster.object_store import ObjectStore
+from pipelines.cluster.pieces import MAX_BYTES, Joined
+from pipelines.cluster.vigil import Vigil
 from pipelines.routing.admission import Admission, forecast, lateness, said_of
 from pipelines.routing.candidate import Ranked, Wanted
 from pipelines.routing.route import Route, wanted_of
@@ -152,7 +153,7 @@ class ServeStageClient:
     async def stream(
         self, stage: str, item: Item[Any], *, again: Again | None = None, lost: set[str] | None = None
     ) -> AsyncGenerator[Sequence[object], None]:
-        sent: tuple[Item[Any] | PackedItem, Sequence[Any]] | None = None
+        sent: tuple[Item[Any] | PackedItem, Sequence[Any]] | None = None  # beside it: its large arrays' places in the store
         attempts = Attempts(lost)
         while True:
             pool, route = await self._route(stage, item, attempts)
@@ -160,7 +161,7 @@ class ServeStageClient:
             told, is_over, rest, began = False, False, None, time.monotonic()
             try:
                 sent = sent or self._packed(item)
-                response = pool.method("stream").remote(stage, sent[0], *sent[1], to=route)
+                response = pool.method("stream", sent[0]).remote(stage, sent[0], *sent[1], to=route)
                 events: Sequence[object]
                 async with aclosing(self._within(response, item, route, attempts)) as batches:
                     async for events in batches:
@@ -194,23 +195,25 @@ class ServeStageClient:
             await attempts.pause(stage, item)
 
     def _packed(self, item: Item[Any]) -> tuple[Item[Any] | PackedItem, Sequence[Any]]:
-        """What is sent, and beside it the large arrays' places in the store."""
-        made, arrays = packed(item)
+        made, arrays = packed(item, small_bytes=MAX_BYTES)
         return made, [self._store.reference(array) for array in arrays]
 
     async def _within(
         self, response: Any, item: Item[Any], route: Route, attempts: Attempts
     ) -> AsyncGenerator[Sequence[object], None]:
         """The stream's values, up to the item's deadline. Raises `_Elsewhere`, too, and `Unreadable`."""
-        iterator, has_begun = aiter(response), False
-        while True:
-            awaited = anext(iterator) if has_begun else self._placed(anext(iterator), route, attempts)
-            try:
-                events = await _in_time(awaited, item, route.stage)
-            except StopAsyncIteration:
-                return
-            has_begun = True
-            yield readable(events)
+        iterator, has_begun, joined = aiter(response), False, Joined()
+        async with aclosing(Vigil(route)) as vigil:
+            while True:
+                awaited = anext(iterator) if has_begun else self._placed(anext(iterator), route, attempts)
+                try:
+                    told = await _in_time(awaited, item, route.stage, vigil)
+                except StopAsyncIteration:
+                    return
+                has_begun = True
+                events = joined.add(told)
+                if events is not None:
+                    yield readable(events)
 
     async def _placed(self, awaited: Awaitable[T], route: Route, attempts: Attempts) -> T:
         """Raises `_Elsewhere` as long as no replica has accepted it: once one of another pool would have it sooner than whoever comes, or
@@ -241,7 +244,7 @@ class ServeStageClient:
         """Where it was a replica that had no room: not where all were asked before it, as Serve did. Or where one of another version can't
         be read, or can't read the item: also where nobody is known yet."""
         is_unread = isinstance(failure, Unreadable)
-        if not is_unread and not (isinstance(failure, QueueFull) and isinstance(error, ray.exceptions.RayTaskError)):
+        if not is_unread and not (isinstance(failure, QueueFull) and is_told_by_stage(error)):
             return False
         ranked = self._ranked(route.stage, route.wanted, attempts.tried)
         if ranked is None:
@@ -330,12 +333,20 @@ class _Pool:
         self.key = pool_key(handle.app_name, name)
         self.pace = _Pace()
         self.is_met = False
-        self._methods: dict[str, DeploymentHandle] = {}
+        self._methods: dict[tuple[str, bool], DeploymentHandle] = {}
 
-    def method(self, name: str) -> DeploymentHandle:
-        if name not in self._methods:
-            self._methods[name] = self._handle.options(method_name=name, stream=name == "stream")
-        return self._methods[name]
+    def method(self, name: str, sent: Item[Any] | PackedItem | None = None) -> DeploymentHandle:
+        """By gRPC what is answered in pieces: by way of Ray's objects each takes the processors about twice as long. A call that is
+        answered at once goes by way of Ray's: gRPC doesn't say that it was accepted before it is done."""
+        by_grpc = isinstance(sent, PackedItem) and sent.in_pieces
+        if (name, by_grpc) not in self._methods:
+            how = (
+                {"_by_reference": False, "request_serialization": "pickle", "response_serialization": "pickle"}
+                if by_grpc
+                else {}
+            )
+            self._methods[name, by_grpc] = self._handle.options(method_name=name, stream=name == "stream", **how)
+        return self._methods[name, by_grpc]
 
     def translated(self, error: Exception, stage: str, item: Item[Any]) -> TriptychError:
         return translated(error, stage, item, pool=self.name, retry_after_s=self.pace.retry_after_s())
@@ -392,13 +403,18 @@ async def _answer(awaited: Awaitable[T]) -> T:
     return await awaited
 
 
-async def _in_time(awaited: Awaitable[T], item: Item[Any], stage: str) -> T:
-    """Raises `DeadlineExceeded` at the item's deadline. A `TimeoutError` of the call's own is no such thing."""
+async def _in_time(awaited: Awaitable[T], item: Item[Any], stage: str, vigil: Vigil | None = None) -> T:
+    """Raises `DeadlineExceeded` at the item's deadline. A `TimeoutError` of the call's own is no such thing. `vigil`: ends it, too."""
     timer = asyncio.timeout(remaining_s(item))
     try:
         async with timer:
-            return await awaited
+            if vigil is None:
+                return await awaited
+            with vigil.kept(timer):
+                return await awaited
     except TimeoutError:
         if not timer.expired():
             raise
+        if vigil is not None and vigil.error is not None:
+            raise vigil.error from None
         raise too_late_with(stage) from None

@@ -12,6 +12,7 @@ import logging
 import random
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -135,6 +136,6 @@ class PoolRouter(RequestRouter):
 
     def _tell_where_it_went(self, route: Route, replica: RunningReplica) -> None:
         try:
-            route.went(replica.replica_id.unique_id)
+            route.went(replica.replica_id.unique_id, partial(replica.get_queue_len, deadline_s=float("inf")))
         except Exception:
             logger.exception("%s: a call is not counted at its replica", self._pool)

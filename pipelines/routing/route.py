@@ -2,7 +2,7 @@
 replica it goes as nothing."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from pipelines.routing.candidate import Ranked, Wanted
@@ -26,7 +26,7 @@ class Route:
     one takes it. Serve's router gets it back where its replica can't be reached or has no room, and knows none but those of the same
     pool."""
 
-    __slots__ = ("_pool", "_ranked", "_sent", "_stage", "_table", "_tried", "_wanted", "is_accepted", "placed_at")
+    __slots__ = ("_pool", "_ranked", "_sent", "_stage", "_table", "_tried", "_wanted", "ask", "is_accepted", "placed_at")
 
     def __init__(
         self, table: ReplicaTable, stage: str, pool: str, wanted: Wanted, ranked: Ranked | None, tried: frozenset[str]
@@ -36,6 +36,9 @@ class Route:
         self.is_accepted = False
         self.placed_at: float | None = None
         """Since when it is on its way to a replica; None: it waits in Serve's router."""
+        self.ask: Callable[[], Awaitable[object]] | None = None
+        """Asks the process that it went to for a word, which it answers whatever it does, by another way than the call's. Raises Ray's
+        errors."""
         replica = ranked.best.replica if ranked is not None and not ranked.best.is_full else ""
         self._sent: Sent = table.sent(
             stage, pool, replica, wanted.work, time.monotonic(), name=wanted.name, tenant=wanted.tenant
@@ -75,8 +78,8 @@ class Route:
         """Those that could not be reached, too."""
         return self._tried
 
-    def went(self, replica: str) -> None:
-        self.placed_at = time.monotonic()
+    def went(self, replica: str, ask: Callable[[], Awaitable[object]] | None = None) -> None:
+        self.placed_at, self.ask = time.monotonic(), ask
         self._table.went(self._sent, replica, self.placed_at)
 
     def was_accepted(self) -> None:

@@ -18,18 +18,21 @@ LARGE_BYTES = 100 * 1024
 """Smaller ones travel in the message: a call's arguments up to this size do so anyway."""
 
 
-@message(time_left=["deadline"])
+@message(time_left=["deadline"], droppable=["in_pieces"])
 @dataclass(frozen=True, slots=True)
 class PackedItem:
     """`data` lacks the arrays that go beside it, in their order. `deadline`: the item's, told as an item's is; what is in `data`
-    was right when it was packed, which may be several tries ago."""
+    was right when it was packed, which may be several tries ago. `in_pieces`: who sent it takes what it is told as bytes
+    (`pipelines/cluster/pieces.py`)."""
 
     data: bytes
     deadline: float
+    in_pieces: bool = False
 
 
-def packed(item: Item[Any]) -> tuple[Item[Any] | PackedItem, Sequence[NDArray[Any]]]:
-    """The item as it is where it holds nothing large that could be shared. Arrays that somebody may still change are not."""
+def packed(item: Item[Any], *, small_bytes: int = 0) -> tuple[Item[Any] | PackedItem, Sequence[NDArray[Any]]]:
+    """The item as it is where it holds nothing large that could be shared, unless it is of `small_bytes` at most: then as bytes, and to
+    be answered in pieces. Arrays that somebody may still change are not shared."""
     beside: list[NDArray[Any]] = []
 
     def stays(buffer: pickle.PickleBuffer) -> bool:
@@ -40,7 +43,9 @@ def packed(item: Item[Any]) -> tuple[Item[Any] | PackedItem, Sequence[NDArray[An
         return False
 
     data = pickle.dumps(item, protocol=5, buffer_callback=stays)
-    return (PackedItem(data, item.deadline), beside) if beside else (item, [])
+    if beside:
+        return PackedItem(data, item.deadline), beside
+    return (PackedItem(data, item.deadline, in_pieces=True) if len(data) <= small_bytes else item), []
 
 
 def unpacked(item: Item[Any] | PackedItem, beside: Sequence[NDArray[Any]]) -> Item[Any]:

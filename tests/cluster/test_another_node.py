@@ -4,19 +4,23 @@ Ray of three nodes, real Serve, a Redis that all reach, and a small real languag
 import asyncio
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
+from pipelines.cluster.pieces import pieces
 from pipelines.cluster.replica import StageReplica
 from pipelines.cluster.serve_client import ServeStageClient
+from pipelines.cluster.stage_deployment import router_config
 from pipelines.settings.serve.replica_spec import CacheSpec, RedisSpec, ReplicaSpec
 from stages.checkpoints.checkpoint import Contents
 from stages.contract.item import Item, StageReceipt, StreamEnd
+from stages.host.packed_item import PackedItem
 from stages.llm.messages import Generate, GenerationEnd, Sampling
 from stages.llm.settings import LlmSettings
 from tests.cache.redis_server import RedisServer
@@ -30,8 +34,14 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 STAGE = "m.llm"
 PROMPT = tuple(range(10, 47))  # four pages, and five tokens
 SIDES = ("left", "right")
-MOVABLE = "movable"
-NODES = (*({"num_cpus": 2, "resources": {side: 1}} for side in SIDES), *[{"num_cpus": 2, "resources": {MOVABLE: 1}}] * 2)
+MOVABLE, LOST = "movable", "lost"
+HEARD_OF_SOON = {"health_check_period_ms": 1000, "health_check_timeout_ms": 4000, "health_check_failure_threshold": 3}
+NODES: tuple[dict[str, Any], ...] = (
+    {"num_cpus": 2, "resources": {"left": 1}, "_system_config": HEARD_OF_SOON},
+    {"num_cpus": 2, "resources": {"right": 1}},
+    *[{"num_cpus": 2, "resources": {MOVABLE: 1}}] * 2,
+    *[{"num_cpus": 2, "resources": {LOST: 1}}] * 2,
+)
 
 
 class Replica(StageReplica):
@@ -44,6 +54,20 @@ class Replica(StageReplica):
 
     async def __del__(self) -> None:
         await self.close()
+
+
+class Mute:
+    """The first of its kind takes an item and never says a word."""
+
+    def __init__(self, taken: Path) -> None:
+        self._taken = taken
+
+    async def stream(self, stage: str, item: PackedItem, to: object = None) -> AsyncIterator[bytes]:
+        if not self._taken.exists():
+            self._taken.touch()
+            await asyncio.Event().wait()
+        for piece in pieces(["done"]):
+            yield piece
 
 
 @dataclass(frozen=True)
@@ -116,6 +140,45 @@ async def test_the_work_of_a_node_that_is_drained_goes_elsewhere_first_and_nothi
     drained.set()
     await asyncio.gather(*askers)
     assert len({tuple(said) for said in answers}) == 1
+
+
+async def test_a_node_that_freezes_without_a_word_fails_no_stream_that_waits_there(scene: Scene, tmp_path: Path) -> None:
+    """Its connections stay open, and nothing comes by them."""
+    from ray import serve
+
+    taken = tmp_path / "taken"
+    options: dict[str, Any] = {"ray_actor_options": {"num_cpus": 0.1, "resources": {LOST: 0.1}}}
+    deployment = serve.deployment(Mute).options(name=LOST, request_router_config=router_config(), **options)
+    handle = serve.run(deployment.bind(taken), name=LOST, route_prefix=None)
+    client = ServeStageClient({LOST: handle}, {STAGE: [LOST]})
+
+    async def ask_it() -> Sequence[object]:
+        return [event async for events in client.stream(STAGE, Item("r", None)) for event in events]
+
+    asking = asyncio.create_task(ask_it())
+    await asyncio.to_thread(eventually, taken.exists, "it was taken")
+    ((_, replica),) = [found for found in replicas() if found[0] == LOST]
+    with frozen(replica["node_id"], replica["pid"]):
+        assert await asking == ["done"]
+        assert replica["node_id"] not in nodes()
+
+
+@contextmanager
+def frozen(node: str, replica: int) -> Iterator[None]:
+    """All that its replica and the rest of the cluster hear of this node."""
+    raylets = [
+        process for process in psutil.process_iter(["cmdline"]) if f"--node_id={node}" in (process.info["cmdline"] or ())
+    ]
+    stopped = [*raylets, psutil.Process(replica)]
+    assert len(stopped) == 2
+    for process in stopped:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in stopped:
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
 
 
 def running_on(deployment: str) -> Sequence[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-import grpc  # type: ignore[import-untyped]
+import grpc
 import httpx
 import psutil
 import pytest

@@ -16,6 +16,7 @@ import ray.exceptions
 from numpy.typing import NDArray
 from ray.serve.exceptions import BackPressureError, RequestCancelledError
 
+from pipelines.cluster.pieces import pieces
 from pipelines.routing.route import Route
 from stages.contract.item import Item, Reply, StreamEnd
 from stages.contract.message import readable
@@ -36,11 +37,16 @@ class Replica:
     async def call(self, stage: str, item: Item[Any]) -> Reply[Any]:
         return replace(await self.host.call(stage, readable(item)), news=self.host.news())
 
-    async def stream(self, stage: str, item: Item[Any] | PackedItem, *beside: NDArray[Any]) -> AsyncIterator[Sequence[object]]:
+    async def stream(
+        self, stage: str, item: Item[Any] | PackedItem, *beside: NDArray[Any]
+    ) -> AsyncIterator[Sequence[object] | bytes]:
+        in_pieces = isinstance(item, PackedItem) and item.in_pieces
         async with aclosing(self.host.stream(stage, unpacked(item, beside))) as batches:
             async for events in batches:
                 end = events[-1]
-                yield [*events[:-1], replace(end, news=self.host.news())] if isinstance(end, StreamEnd) else events
+                told = [*events[:-1], replace(end, news=self.host.news())] if isinstance(end, StreamEnd) else events
+                for piece in pieces(told) if in_pieces else [told]:
+                    yield piece
 
 
 class FakeDeployment:
@@ -68,8 +74,8 @@ class FakeDeployment:
     async def close(self) -> None:
         await asyncio.gather(*(host.close() for host in self._hosts))
 
-    async def run(self, work: Callable[[Replica], Coroutine[Any, Any, T]], to: object) -> T:
-        """In a place of a replica. What the stages raise is wrapped, as Ray wraps it."""
+    async def run(self, work: Callable[[Replica], Coroutine[Any, Any, T]], to: object, *, by_grpc: bool = False) -> T:
+        """In a place of a replica. What the stages raise is wrapped, as Ray wraps it, unless it comes by gRPC."""
         await self._find_place()
         if isinstance(to, Route):
             to.was_accepted()
@@ -81,12 +87,14 @@ class FakeDeployment:
             return await work(replica)
         except asyncio.CancelledError:
             if replica.is_dead:
-                raise ray.exceptions.RayActorError from None
+                raise (
+                    ray.exceptions.ActorUnavailableError("", b"\x01" * 16) if by_grpc else ray.exceptions.RayActorError()
+                ) from None
             self.num_cancelled += 1
             raise
         except Exception as error:
             crossed = pickle.loads(pickle.dumps(error))  # noqa: S301
-            raise ray.exceptions.RayTaskError("call", "traceback", crossed) from None
+            raise (crossed if by_grpc else ray.exceptions.RayTaskError("call", "traceback", crossed)) from None
         finally:
             replica.ongoing.discard(task)
             self._places.release()
@@ -116,15 +124,19 @@ class FakeHandle:
     method_name: str = "call"
     stream: bool = False
     app_name: str = "app"
+    by_grpc: bool = False
 
-    def options(self, *, method_name: str, stream: bool = False) -> "FakeHandle":
-        return replace(self, method_name=method_name, stream=stream)
+    def options(
+        self, *, method_name: str = "", stream: bool | None = None, _by_reference: bool = True, **_: str
+    ) -> "FakeHandle":
+        stream = self.stream if stream is None else stream
+        return replace(self, method_name=method_name or self.method_name, stream=stream, by_grpc=not _by_reference)
 
     def remote(self, stage: str, item: object, *beside: NDArray[Any], to: object = None) -> "Response | StreamResponse":
         """`beside`: arrays, or what a test's `ObjectStore` gives in their place and this process may share."""
         sent: Any = pickle.loads(pickle.dumps(item, protocol=5))  # noqa: S301
         if self.stream:
-            return StreamResponse(self.deployment, lambda replica: replica.stream(stage, sent, *beside), to)
+            return StreamResponse(self.deployment, lambda replica: replica.stream(stage, sent, *beside), to, self.by_grpc)
         return Response(self.deployment, lambda replica: replica.call(stage, sent), to)
 
 
@@ -159,23 +171,27 @@ class StreamResponse:
     """As `Response`, for what yields."""
 
     def __init__(
-        self, deployment: FakeDeployment, work: Callable[[Replica], AsyncIterator[Sequence[object]]], to: object
+        self,
+        deployment: FakeDeployment,
+        work: Callable[[Replica], AsyncIterator[Sequence[object] | bytes]],
+        to: object,
+        by_grpc: bool,
     ) -> None:
         self._deployment = deployment
-        self._batches: asyncio.Queue[Sequence[object] | None] = asyncio.Queue()
+        self._batches: asyncio.Queue[Sequence[object] | bytes | None] = asyncio.Queue()
 
         async def pump(replica: Replica) -> None:
             async with aclosing(work(replica)) as batches:  # type: ignore[type-var]
                 async for batch in batches:
                     self._batches.put_nowait(batch)
 
-        self._task = asyncio.get_running_loop().create_task(deployment.run(pump, to), context=Context())
+        self._task = asyncio.get_running_loop().create_task(deployment.run(pump, to, by_grpc=by_grpc), context=Context())
         self._task.add_done_callback(lambda _: self._batches.put_nowait(None))
 
     def __aiter__(self) -> "StreamResponse":
         return self
 
-    async def __anext__(self) -> Sequence[object]:
+    async def __anext__(self) -> Sequence[object] | bytes:
         batch = await self._batches.get()
         if batch is not None:
             return self._deployment.crossed(batch)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import ray.exceptions
@@ -28,12 +29,17 @@ BROKEN_TOO = ray.exceptions.RayTaskError("call", "traceback", Broken("its device
 REFUSED = ray.exceptions.RayTaskError("call", "traceback", Unavailable("about to be replaced"))
 FAILED = ray.exceptions.RayTaskError("call", "traceback", StageFailed("bad luck"))
 DIED, DIED_TOO = ray.exceptions.RayActorError("a"), ray.exceptions.RayActorError("b")
+GONE = ray.exceptions.ActorUnavailableError("", b"\x01" * 16)  # as a call by gRPC tells of any end
 NODE = ray.exceptions.RayActorError("c", "The actor died because its node has died. Node Id: 1234")
 PREEMPTED = ray.exceptions.RayActorError("d", preempted=True)
 NODE_TOO = ray.exceptions.NodeDiedError("unreachable")
 STRANGE = ray.exceptions.RayTaskError("call", "traceback", Unreadable("Generate has no field 'x' here"))
 UNPICKLED = ray.exceptions.RaySystemError(AttributeError("no attribute 'read_message'"), "traceback")  # as Ray tells of it
 ARGUMENTS = ray.exceptions.RayTaskError("call", "traceback", UNPICKLED)
+BY_GRPC = grpc.aio.AioRpcError(
+    grpc.StatusCode.UNKNOWN, grpc.aio.Metadata(), grpc.aio.Metadata(), "Unexpected <class 'AttributeError'>: no attribute"
+)  # as its server tells of arguments that it could not unpickle
+ANSWER_BY_GRPC = ModuleNotFoundError("No module named 'stages.later'")  # what it told can't be unpickled here
 FULL = ray.exceptions.RayTaskError("call", "traceback", QueueFull("no room", retry_after_s=2))
 AWAY = ray.serve.exceptions.DeploymentUnavailableError("d")
 
@@ -92,13 +98,13 @@ async def streamed(handle: Handle, again: Again | None = None) -> list[object]:
     return [event async for events in stream for event in events if not isinstance(event, ReplicaEnded)]
 
 
-@pytest.mark.parametrize("ended", [BROKEN, REFUSED, DIED])
+@pytest.mark.parametrize("ended", [BROKEN, REFUSED, DIED, BROKEN.cause, REFUSED.cause, GONE])
 async def test_what_has_shown_nothing_is_run_again(ended: Exception) -> None:
     assert await client(Handle(ended, REPLY)).call("stage", Item("id", None)) == REPLY
     assert await streamed(Handle(ended, (1, 2))) == [1, 2]
 
 
-@pytest.mark.parametrize("ended", [BROKEN, DIED])
+@pytest.mark.parametrize("ended", [BROKEN, DIED, BROKEN.cause, GONE])
 async def test_a_stream_that_has_shown_something_ends_unless_it_can_start_anew(ended: Exception) -> None:
     with pytest.raises(Unavailable):
         await streamed(Handle((1, ended), (1, 2)))
@@ -121,7 +127,17 @@ async def test_a_stream_that_nobody_reads_any_more_is_called_off() -> None:
     assert [response.is_called_off for response in handle.responses] == [True]
 
 
-@pytest.mark.parametrize("ended", [(BROKEN, BROKEN_TOO), (DIED, DIED_TOO), (DIED, BROKEN), (BROKEN, REFUSED, DIED)])
+@pytest.mark.parametrize(
+    "ended",
+    [
+        (BROKEN, BROKEN_TOO),
+        (DIED, DIED_TOO),
+        (DIED, BROKEN),
+        (BROKEN, REFUSED, DIED),
+        (GONE, BROKEN.cause),
+        (REFUSED.cause, GONE, DIED),
+    ],
+)
 async def test_a_request_that_ends_a_second_replica_is_given_up(ended: Sequence[Exception]) -> None:
     handle = Handle(*ended, REPLY)
     with pytest.raises(ReplicaLost):
@@ -176,9 +192,10 @@ class Room:
         return Response(REPLY if to.replica in self.with_room else self._refusal)
 
 
+@pytest.mark.parametrize("refusal", [FULL, FULL.cause])
 @pytest.mark.parametrize("method", ["call", "stream"])
 async def test_while_another_replica_may_have_room_a_full_one_refuses_nobody(
-    method: str, monkeypatch: pytest.MonkeyPatch
+    method: str, refusal: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def ask(room: Room) -> None:
         if method == "call":
@@ -193,20 +210,22 @@ async def test_while_another_replica_may_have_room_a_full_one_refuses_nobody(
 
     monkeypatch.setattr("pipelines.cluster.attempts.asyncio.sleep", paused)
     for number in "012":
-        room = Room(3, [number])
+        room = Room(3, [number], refusal)
         await ask(room)
         assert room.asked[-1] == number
         assert len(set(room.asked)) == len(room.asked)
         assert not room.table.demand()
     for num_replicas, num_asked in ((1, 1), (2, 2), (9, MAX_FULL + 1)):
-        room = Room(num_replicas, ())
+        room = Room(num_replicas, (), refusal)
         with pytest.raises(QueueFull, match="no room"):
             await ask(room)
         assert len(set(room.asked)) == len(room.asked) == num_asked
     assert not any(pauses)
 
 
-@pytest.mark.parametrize("unread", [STRANGE, ARGUMENTS, UNPICKLED, Unread("of another version")])
+@pytest.mark.parametrize(
+    "unread", [STRANGE, STRANGE.cause, ARGUMENTS, UNPICKLED, BY_GRPC, ANSWER_BY_GRPC, Unread("of another version")]
+)
 async def test_what_one_replica_can_not_read_or_tells_so_that_nobody_here_can_is_asked_of_another(
     unread: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,7 +237,7 @@ async def test_what_one_replica_can_not_read_or_tells_so_that_nobody_here_can_is
         await streamed(Handle((1, unread), (1, 2)))
 
 
-@pytest.mark.parametrize("unread", [STRANGE, ARGUMENTS, UNPICKLED])
+@pytest.mark.parametrize("unread", [STRANGE, STRANGE.cause, ARGUMENTS, UNPICKLED, BY_GRPC, ANSWER_BY_GRPC])
 async def test_what_none_can_read_is_refused_after_a_few(unread: Exception) -> None:
     handle = Handle(unread)
     with pytest.raises(Unreadable) as refused:
@@ -244,8 +263,9 @@ async def test_of_replicas_that_are_known_each_is_asked_once_whether_it_can_read
         assert room.asked[-1] == number
 
 
-async def test_a_refusal_costs_no_attempt() -> None:
-    handle = Handle(*[REFUSED] * (MAX_LOST + 1), REPLY)
+@pytest.mark.parametrize("refused", [REFUSED, REFUSED.cause])
+async def test_a_refusal_costs_no_attempt(refused: Exception) -> None:
+    handle = Handle(*[refused] * (MAX_LOST + 1), REPLY)
     assert await client(handle).call("stage", Item("id", None)) == REPLY
 
 
