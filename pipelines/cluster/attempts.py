@@ -20,7 +20,6 @@ counts. Where a stage behind the one that is called is unavailable, its replica 
 """
 
 import asyncio
-import pickle
 import time
 from typing import Any
 
@@ -51,7 +50,6 @@ MAX_TRIES = 300  # of a request without a deadline
 FIRST_PAUSE_S, MAX_PAUSE_S = 0.1, 1.0
 _CANCELLED = (Cancelled, RequestCancelledError, ray.exceptions.TaskCancelledError)
 _NODE_DIED = (ray.exceptions.NodeDiedError, ray.exceptions.OwnerDiedError)
-_NOT_UNPICKLED = (pickle.UnpicklingError, AttributeError, ImportError)
 _REPLICA_DIED = (ray.exceptions.RayActorError, *_NODE_DIED)
 
 
@@ -148,11 +146,10 @@ def translated(error: Exception, stage: str, item: Item[Any], *, pool: str, retr
 
 
 def _not_unpickled(cause: BaseException) -> str | None:
-    """What was wrong with what arrived, where that could not be unpickled: of Ray's objects, here by gRPC, or there by gRPC."""
+    """What was wrong with what arrived, where that could not be unpickled: as Ray tells of it, or a gRPC server of a call's arguments.
+    What a stage tells by gRPC is unpickled here (`pieces.py`), but for its errors, which every version can read."""
     if isinstance(cause, ray.exceptions.RaySystemError) and isinstance(cause.client_exc, Exception):
         return f"{type(cause.client_exc).__name__}: {cause.client_exc}"
-    if isinstance(cause, _NOT_UNPICKLED):
-        return f"{type(cause).__name__}: {cause}"
     if isinstance(cause, grpc.aio.AioRpcError) and cause.code() is grpc.StatusCode.UNKNOWN:
         return cause.details()
     return None

@@ -7,6 +7,9 @@ import pickle
 from collections.abc import Iterator
 from typing import Any
 
+from stages.contract.errors import Unreadable
+from stages.contract.message import RETRY_AFTER_S
+
 MAX_BYTES = 1024 * 1024
 """Of a piece, and of an item that is sent so: a quarter of what gRPC takes by default."""
 _LAST, _GOES_ON = b"\x00", b"\x01"
@@ -30,7 +33,7 @@ class Joined:
 
     def add(self, told: Any) -> Any:
         """The value that is whole with this piece; None: more is to come. What is no piece is a value itself: processes of an earlier
-        version tell so."""
+        version tell so. Raises `Unreadable` for what a later version may have told."""
         if not isinstance(told, bytes):
             return told
         rest = memoryview(told)[1:]
@@ -40,4 +43,11 @@ class Joined:
         if self._held:
             rest = memoryview(b"".join([*self._held, rest]))
             self._held.clear()
-        return pickle.loads(rest)  # noqa: S301 - as Ray itself does with what replicas tell
+        try:
+            return pickle.loads(rest)  # noqa: S301 - as Ray itself does with what replicas tell
+        except Exception as error:
+            raise Unreadable(
+                "a replica and who calls it are of two versions; try again",
+                retry_after_s=RETRY_AFTER_S,
+                detail=f"{type(error).__name__}: {error}",
+            ) from None

@@ -30,6 +30,7 @@ from pipelines.settings.private_redis import embedded_directory
 from pipelines.settings.serve.replica_spec import ReplicaSpec
 from pipelines.telemetry.telling import ProcessTelling
 from stages.concurrency.thread_pool import DaemonThreads
+from stages.contract.errors import StageFailed, TriptychError
 from stages.contract.item import Item, Reply, StreamEnd
 from stages.contract.message import readable
 from stages.contract.news import StageNews
@@ -98,17 +99,21 @@ class StageReplica:
     async def stream(
         self, stage: str, item: Item[Any] | PackedItem, *beside: NDArray[Any], to: object = None
     ) -> AsyncIterator[Sequence[object] | bytes]:
-        """Events as they come, or pieces of them, where the caller takes those."""
+        """Events as they come, or pieces of them, where the caller takes those. Raises any `TriptychError`, and nothing else: every version
+        can read those."""
         self._begin_on_this_loop()
         in_pieces = isinstance(item, PackedItem) and item.in_pieces
-        async with aclosing(self._host.stream(stage, unpacked(item, beside))) as batches:
-            async for events in batches:
-                told = self._with_news(events)
-                if in_pieces:
-                    for piece in pieces(told):
+        try:
+            async with aclosing(self._host.stream(stage, unpacked(item, beside))) as batches:
+                async for events in batches:
+                    told = self._with_news(events)
+                    for piece in pieces(told) if in_pieces else (told,):
                         yield piece
-                else:
-                    yield told
+        except TriptychError:
+            raise
+        except Exception as error:
+            log.exception("%s failed", stage)
+            raise StageFailed(f"{stage} failed", detail=f"{type(error).__name__}: {error}") from None
 
     def _with_news(self, events: Sequence[object]) -> Sequence[object]:
         end = events[-1]

@@ -25,7 +25,7 @@ from pipelines.client import Again, Visit
 from pipelines.cluster.attempts import Attempts, is_told_by_stage, too_late_with, translated
 from pipelines.cluster.object_store import ObjectStore
 from pipelines.cluster.pieces import MAX_BYTES, Joined
-from pipelines.cluster.vigil import Vigil
+from pipelines.cluster.vigil import Vigil, Watch
 from pipelines.routing.admission import Admission, forecast, lateness, said_of
 from pipelines.routing.candidate import Ranked, Wanted
 from pipelines.routing.route import Route, wanted_of
@@ -66,12 +66,14 @@ class ServeStageClient:
         table: ReplicaTable | None = None,
         admission: Admission | None = Admission(),
         waitlist: Waitlist | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self._deployments, self._admission = deployments, admission
         self._pools = {name: _Pool(name, handle) for name, handle in handles.items()}
         self._store = store if store is not None else ObjectStore()
         self._table = table if table is not None else table_of_this_process()
         self._waitlist = waitlist if waitlist is not None else Waitlist()
+        self._watch = watch if watch is not None else Watch()
 
     def admit(
         self,
@@ -175,7 +177,8 @@ class ServeStageClient:
                 return
             except _Elsewhere:
                 continue
-            except Exception as error:
+            except Exception as raised:
+                error = await self._watch.why(raised, route)
                 failure = pool.translated(error, stage, item)
                 rest = again() if told and again is not None else None
                 goes_on = rest is not None and rest.payload is not item.payload
@@ -203,7 +206,7 @@ class ServeStageClient:
     ) -> AsyncGenerator[Sequence[object], None]:
         """The stream's values, up to the item's deadline. Raises `_Elsewhere`, too, and `Unreadable`."""
         iterator, has_begun, joined = aiter(response), False, Joined()
-        async with aclosing(Vigil(route)) as vigil:
+        async with aclosing(self._watch.over(route)) as vigil:
             while True:
                 awaited = anext(iterator) if has_begun else self._placed(anext(iterator), route, attempts)
                 try:

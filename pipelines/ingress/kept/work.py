@@ -11,6 +11,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
+from contextvars import Context
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
@@ -179,7 +180,7 @@ class KeptWork:
     def tend(self) -> None:
         """Does what is to be done, from now on. Idempotent."""
         if self.worker is not None and (self._tending is None or self._tending.done()):
-            self._tending = asyncio.create_task(self._tend())
+            self._tending = asyncio.create_task(self._tend(), context=Context())  # of no request, which Serve may call off
 
     async def close(self) -> None:
         """What runs is left to others, from the beginning."""

@@ -1,5 +1,6 @@
 """What becomes of a request whose replica ends under it, without Ray: handles that answer as the test says."""
 
+import pickle
 import random
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -39,7 +40,6 @@ ARGUMENTS = ray.exceptions.RayTaskError("call", "traceback", UNPICKLED)
 BY_GRPC = grpc.aio.AioRpcError(
     grpc.StatusCode.UNKNOWN, grpc.aio.Metadata(), grpc.aio.Metadata(), "Unexpected <class 'AttributeError'>: no attribute"
 )  # as its server tells of arguments that it could not unpickle
-ANSWER_BY_GRPC = ModuleNotFoundError("No module named 'stages.later'")  # what it told can't be unpickled here
 FULL = ray.exceptions.RayTaskError("call", "traceback", QueueFull("no room", retry_after_s=2))
 AWAY = ray.serve.exceptions.DeploymentUnavailableError("d")
 
@@ -54,11 +54,11 @@ class Response:
         return self._answer
         yield
 
-    async def __aiter__(self) -> AsyncIterator[Sequence[object]]:
+    async def __aiter__(self) -> AsyncIterator[Sequence[object] | bytes]:
         for event in self._answer if isinstance(self._answer, tuple) else (self._answer,):
             if isinstance(event, Exception):
                 raise event
-            yield [event]
+            yield event if isinstance(event, bytes) else [event]
 
     def cancel(self) -> None:
         self.is_called_off = True
@@ -223,9 +223,7 @@ async def test_while_another_replica_may_have_room_a_full_one_refuses_nobody(
     assert not any(pauses)
 
 
-@pytest.mark.parametrize(
-    "unread", [STRANGE, STRANGE.cause, ARGUMENTS, UNPICKLED, BY_GRPC, ANSWER_BY_GRPC, Unread("of another version")]
-)
+@pytest.mark.parametrize("unread", [STRANGE, STRANGE.cause, ARGUMENTS, UNPICKLED, BY_GRPC, Unread("of another version")])
 async def test_what_one_replica_can_not_read_or_tells_so_that_nobody_here_can_is_asked_of_another(
     unread: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,7 +235,7 @@ async def test_what_one_replica_can_not_read_or_tells_so_that_nobody_here_can_is
         await streamed(Handle((1, unread), (1, 2)))
 
 
-@pytest.mark.parametrize("unread", [STRANGE, STRANGE.cause, ARGUMENTS, UNPICKLED, BY_GRPC, ANSWER_BY_GRPC])
+@pytest.mark.parametrize("unread", [STRANGE, STRANGE.cause, ARGUMENTS, UNPICKLED, BY_GRPC])
 async def test_what_none_can_read_is_refused_after_a_few(unread: Exception) -> None:
     handle = Handle(unread)
     with pytest.raises(Unreadable) as refused:
@@ -267,6 +265,21 @@ async def test_of_replicas_that_are_known_each_is_asked_once_whether_it_can_read
 async def test_a_refusal_costs_no_attempt(refused: Exception) -> None:
     handle = Handle(*[refused] * (MAX_LOST + 1), REPLY)
     assert await client(handle).call("stage", Item("id", None)) == REPLY
+
+
+async def test_what_is_told_in_pieces_that_nobody_here_can_unpickle_is_asked_of_another() -> None:
+    torn = b"\x00" + pickle.dumps(["event"])[:-3]
+    assert await streamed(Handle((torn,), (1, 2))) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "bug", [AttributeError("none"), ray.exceptions.RayTaskError("call", "traceback", ImportError("none"))]
+)
+async def test_a_fault_of_the_code_is_no_matter_of_versions(bug: Exception) -> None:
+    handle = Handle(bug)
+    with pytest.raises(StageFailed):
+        await streamed(handle)
+    assert handle.num_calls == 1
 
 
 async def test_a_request_that_is_only_refused_ends_with_its_time() -> None:
