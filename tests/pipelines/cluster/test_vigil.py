@@ -171,7 +171,7 @@ class BrokenOff:
 NODE_DIED = ray.exceptions.RayActorError("c", "The actor died because its node has died. Node Id: 1234")
 
 
-@pytest.mark.parametrize("ask", [(5,), (AWAY,), (asyncio.Event(),), (AWAY, NODE_DIED)], ids=str)
+@pytest.mark.parametrize("ask", [(5,), (AWAY,), (asyncio.Event(),), (AWAY, NODE_DIED)])
 async def test_what_the_network_or_a_lost_node_broke_off_is_not_held_against_the_request(ask: tuple[object, ...]) -> None:
     handle = BrokenOff(3, *ask)
     events = client(handle).stream("stage", Item("id", None))
@@ -179,7 +179,7 @@ async def test_what_the_network_or_a_lost_node_broke_off_is_not_held_against_the
     assert handle.num_calls == 4
 
 
-@pytest.mark.parametrize("ask", [(DEAD,), (AWAY, DEAD)], ids=str)
+@pytest.mark.parametrize("ask", [(DEAD,), (AWAY, DEAD)])
 async def test_what_ended_its_process_is(ask: tuple[object, ...]) -> None:
     """Ray names none of these replicas, so that each counts."""
     handle = BrokenOff(3, *ask)
