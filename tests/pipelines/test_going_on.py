@@ -21,6 +21,7 @@ from stages.contract.errors import InvalidRequest, QueueFull, ReplicaLost
 from stages.contract.item import Item, StreamEnd
 from stages.contract.news import NO_HINTS
 from stages.host.host import StageHost
+from stages.host.packed_item import PackedItem, unpacked
 from stages.llm.llm import Llm
 from stages.llm.messages import (
     Constraint,
@@ -90,8 +91,8 @@ class Replicas:
     def options(self, **options: object) -> "Replicas":
         return self
 
-    def remote(self, stage: str, item: Item[Any], to: object = None) -> "Replicas":
-        self.asked.append(pickle.loads(pickle.dumps(item)))  # noqa: S301
+    def remote(self, stage: str, item: Item[Any] | PackedItem, to: object = None) -> "Replicas":
+        self.asked.append(unpacked(pickle.loads(pickle.dumps(item)), ()))  # noqa: S301
         return self
 
     def cancel(self) -> None: ...

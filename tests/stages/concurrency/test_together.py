@@ -116,6 +116,7 @@ OWN_TASKS = {
     "pipelines/ingress/request/sse.py": "a stream, who watches the client, heartbeats; stopped together",
     "pipelines/cluster/scaling/scaler_deployment.py": "the scaler's rounds; held by the replica, ended with it",
     "pipelines/cluster/serve_client.py": "a call that no replica has yet; awaited by it, or cancelled",
+    "pipelines/cluster/vigil.py": "a question for every stream that waits for its answer; and who asks, ended by its stream",
     "pipelines/cluster/scaling/waiting.py": "tells what waits; held by its owner, ended by close",
     "pipelines/streams.py": "a stream each; stopped together",
     "pipelines/ingress/kept/work.py": "does what is kept to be done; stopped by close, which leaves what runs to others",
