@@ -340,15 +340,13 @@ class _Pool:
 
     def method(self, name: str, sent: Item[Any] | PackedItem | None = None) -> DeploymentHandle:
         """By gRPC what is answered in pieces: by way of Ray's objects each takes the processors about twice as long. A call that is
-        answered at once goes by way of Ray's: gRPC doesn't say that it was accepted before it is done."""
+        answered at once goes by way of Ray's: gRPC doesn't say that it was accepted before it is done. Whatever Serve's own default is
+        (RAY_SERVE_USE_GRPC_BY_DEFAULT)."""
         by_grpc = isinstance(sent, PackedItem) and sent.in_pieces
         if (name, by_grpc) not in self._methods:
-            how = (
-                {"_by_reference": False, "request_serialization": "pickle", "response_serialization": "pickle"}
-                if by_grpc
-                else {}
-            )
-            self._methods[name, by_grpc] = self._handle.options(method_name=name, stream=name == "stream", **how)
+            how = {"request_serialization": "pickle", "response_serialization": "pickle"} if by_grpc else {}
+            method = self._handle.options(method_name=name, stream=name == "stream", _by_reference=not by_grpc, **how)
+            self._methods[name, by_grpc] = method
         return self._methods[name, by_grpc]
 
     def translated(self, error: Exception, stage: str, item: Item[Any]) -> TriptychError:

@@ -312,3 +312,21 @@ async def test_a_stages_failure_is_not_tried_again() -> None:
     with pytest.raises(StageFailed, match="bad luck"):
         await client(handle).call("stage", Item("id", None))
     assert handle.num_calls == 1
+
+
+async def test_what_goes_by_which_way_is_said_of_each_call_whatever_serves_default_is() -> None:
+    class Told(Handle):
+        options_told: list[dict[str, object]] = []
+
+        def options(self, **options: object) -> "Handle":
+            self.options_told.append(options)
+            return self
+
+    handle = Told(REPLY)
+    await client(handle).call("stage", Item("id", None))
+    assert [told["_by_reference"] for told in handle.options_told] == [True]
+    handle.options_told.clear()
+    assert await streamed(Told((1, 2))) == [1, 2]
+    ways = {bool(told["stream"]): told["_by_reference"] for told in handle.options_told}
+    assert ways[True] is False
+    assert ways.get(False, True) is True
