@@ -16,11 +16,13 @@ worker is run. It is run by its path, with the standard library only, and import
 """
 
 import contextlib
+import errno
 import fcntl
 import gc
 import hashlib
 import importlib
 import importlib.util
+import io
 import json
 import os
 import runpy
@@ -59,7 +61,7 @@ STAGES = (
 """And those that stages need."""
 OF_STAGES = ".stages"
 """Ends the address of the server that has imported them, too."""
-WITH_STAGES, WITHOUT_STAGES = "stages", "base"
+WITH_STAGES, WITHOUT_STAGES, ORDINARY = "stages", "base", "ordinary"
 LIBRARIES_READ = ("RAY_", "HF_", "TRANSFORMERS_", "DIFFUSERS_", "TORCH", "PYTORCH_", "ONEDNN_", "DNNL_", "ATEN_", "OMP_", "GOMP_",
                   "KMP_", "MKL_", "OPENBLAS_", "NCCL_", "CUDA_HOME", "LD_", "PYTHON", "HUGGINGFACE_", "XDG_", "HOME")  # fmt: skip
 """Environment variables by their beginning that a library reads when it is imported: a fork can't have others."""
@@ -87,7 +89,7 @@ def become_worker(arguments: list[str], *, stages: bool) -> None:
         print(f"triptych: no fork server ({error}); an ordinary worker starts", file=sys.stderr)
         forked = False
     if not forked:
-        os.execv(sys.executable, [sys.executable, *arguments])
+        os.execv(sys.executable, [sys.executable, os.path.abspath(__file__), ORDINARY, *arguments])
 
 
 def address(environment: Mapping[str, str]) -> str:
@@ -98,13 +100,19 @@ def address(environment: Mapping[str, str]) -> str:
     names = [name for name in environment if name.startswith(LIBRARIES_READ) and name not in PER_WORKER]
     read = sorted((name, environment[name]) for name in names)
     digest = hashlib.sha256(json.dumps([PROTOCOL, sys.executable, BASE, STAGES, read]).encode()).hexdigest()[:16]
-    folder = os.path.join(tempfile.gettempdir(), f"triptych-workers-{os.getuid()}")
+    folder = os.path.join(_temporary(environment), f"triptych-workers-{os.getuid()}")
     with contextlib.suppress(FileExistsError):
         os.mkdir(folder, 0o700)
     found = os.lstat(folder)
     if found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise PermissionError(f"{folder} is open to others")
     return os.path.join(folder, digest)
+
+
+def _temporary(environment: Mapping[str, str]) -> str:
+    """As `tempfile` has it, which passes by a folder whose disk is full: a server that listens there would not be found again."""
+    named = [environment.get(name, "") for name in ("TMPDIR", "TEMP", "TMP")]
+    return next((folder for folder in (*named, "/tmp") if os.access(folder, os.W_OK | os.X_OK)), None) or tempfile.gettempdir()
 
 
 def _ask(path: str, arguments: list[str], *, stages: bool) -> bool:
@@ -326,14 +334,45 @@ def _listen(base: int, of_stages: int, path: str) -> None:
         _import(module)
     arguments = _Server(listening[stages], path).run()
     if _has_no_gpu():
-        os.execv(sys.executable, [sys.executable, *arguments])
+        os.execv(sys.executable, [sys.executable, os.path.abspath(__file__), ORDINARY, *arguments])
+    _run(arguments)
+
+
+def _run(arguments: list[str]) -> None:
+    """As `python arguments` would."""
     sys.argv = arguments
     sys.path[0] = os.path.dirname(os.path.abspath(arguments[0]))
+    _keep_running_when_the_disk_is_full()
     runpy.run_path(arguments[0], run_name="__main__")
+
+
+def _keep_running_when_the_disk_is_full() -> None:
+    """Ray's worker prints whose task it begins, and ends where that can't be written."""
+    with contextlib.suppress(ImportError):
+        from ray._private import utils
+
+        utils.open_log = _open_log
+
+
+def _open_log(path: str | int, unbuffered: bool = False, *, closefd: bool = True, **_: Any) -> io.TextIOWrapper:
+    """In place of Ray's: a text stream that drops what its disk has no room for. `path`: or a file's number, as `open` takes it."""
+    return io.TextIOWrapper(_Dropping(path, "a", closefd=closefd), "utf-8", line_buffering=True, write_through=unbuffered)
+
+
+class _Dropping(io.FileIO):
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            return memoryview(data).nbytes
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--listen"]:
         _listen(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    elif sys.argv[1:2] == [ORDINARY]:
+        _run(sys.argv[2:])
     else:
         become_worker(sys.argv[2:], stages=sys.argv[1] == WITH_STAGES)

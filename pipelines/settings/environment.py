@@ -74,7 +74,14 @@ def runtime_directory() -> Path:
     for folder in (os.environ.get("XDG_RUNTIME_DIR"), f"/run/user/{os.getuid()}"):
         if folder and os.path.isabs(folder) and is_private(Path(folder)):
             return Path(folder) / "triptych"
-    return Path(tempfile.gettempdir()) / f"triptych-{os.getuid()}"
+    return _temporary_directory() / f"triptych-{os.getuid()}"
+
+
+def _temporary_directory() -> Path:
+    """As `tempfile` has it, which passes by a folder whose disk is full: a new process would look for the others' sockets elsewhere."""
+    named = [os.environ.get(name, "") for name in ("TMPDIR", "TEMP", "TMP")]
+    found = next((folder for folder in (*named, "/tmp") if os.access(folder, os.W_OK | os.X_OK)), None)
+    return Path(found or tempfile.gettempdir())
 
 
 def _read(path: Path, setting: str) -> str:

@@ -110,12 +110,43 @@ def test_without_a_node_a_worker_is_an_ordinary_process(script: Path) -> None:
     assert (found["arguments"], found["asked"], found["given"], found["imported"]) == (["--one"], "yes", "hello", False)
 
 
-def test_a_folder_that_is_open_to_others_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+TALKS = """
+import sys, ray._private.utils as utils
+sys.stdout = utils.open_log(int(sys.argv[1]), unbuffered=True, closefd=False)
+print(":actor_name:Whoever", flush=True)
+print("to stderr", file=sys.stderr)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a file that takes nothing is Linux's")
+def test_a_worker_goes_on_where_what_ray_says_of_it_has_no_room(tmp_path: Path) -> None:
+    (tmp_path / "worker.py").write_text(TALKS)
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, fork_server.__file__, fork_server.ORDINARY, "worker.py", str(full.fileno())]
+        done = subprocess.run(command, cwd=tmp_path, pass_fds=[full.fileno()], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "to stderr\n")
+
+
+def test_what_a_worker_says_is_in_its_file_at_once(tmp_path: Path) -> None:
+    with fork_server._open_log(str(tmp_path / "log"), unbuffered=True) as log:
+        print("füll", 1, file=log)
+        assert (tmp_path / "log").read_text("utf-8") == "füll 1\n"
+
+
+def test_a_folder_that_is_open_to_others_is_not_trusted(tmp_path: Path) -> None:
     (tmp_path / f"triptych-workers-{os.getuid()}").mkdir(mode=0o777)
     (tmp_path / f"triptych-workers-{os.getuid()}").chmod(0o777)
     with pytest.raises(PermissionError):
-        fork_server.address({fork_server.RAYLET: "1"})
+        fork_server.address({fork_server.RAYLET: "1", "TMPDIR": str(tmp_path)})
+
+
+def test_a_server_is_found_where_the_temporary_folder_is_full(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {fork_server.RAYLET: "1", "TMPDIR": str(folder)}
+    before = fork_server.address(environment)
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("tempfile._get_default_tempdir", lambda: "/var/tmp")  # as where nothing can be written
+    assert fork_server.address(environment) == before
+    assert Path(before).is_relative_to(folder)
 
 
 @pytest.mark.parametrize(

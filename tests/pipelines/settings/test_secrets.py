@@ -144,7 +144,7 @@ def test_the_embedded_servers_folder_is_the_users_own_where_there_is_one(
     assert embedded_directory("a") == own / "triptych-a"
     assert socket_url("a") == f"unix://{own}/triptych-a/redis.sock"
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "tempdir", "/var/tmp")  # as where TMPDIR's disk is full
     for unusable in ("relative", str(tmp_path / "missing")):
         monkeypatch.setenv("XDG_RUNTIME_DIR", unusable)
         assert embedded_directory("a").parent in (tmp_path, Path(f"/run/user/{os.getuid()}"))
