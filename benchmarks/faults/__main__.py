@@ -27,7 +27,7 @@ from benchmarks.mixed.requests import Size
 from benchmarks.mixed.server import new_mark, one_of_each
 from benchmarks.reporting.command import described, results_folder, started, tell
 from benchmarks.reporting.page import write_into
-from benchmarks.reporting.report import ROOT, Goal, Report, rows_of
+from benchmarks.reporting.report import ROOT, Goal, Report, notes_of, rows_of
 from benchmarks.servers.parts import MARK, Server
 from benchmarks.servers.server import module, port, serving
 
@@ -50,6 +50,7 @@ def main() -> None:
         "faults", {"tokens": plan.size.tokens, "steps": plan.size.steps, "replicas": "1 of each stage; node: 1 on each of two"}
     )
     known = rows_of("faults", folder) if given.only else []
+    told = notes_of("faults", folder) if given.only else []
     found: list[Tried] = []
     try:
         for fault, one in _in_turn(wanted, plan):
@@ -58,6 +59,8 @@ def main() -> None:
     except NoDisk as reason:  # those of a full disk are the last
         report.notes.append(f"without a disk of its own, which this machine mounts for us not: {reason}")
     finally:  # a run that is broken off keeps what it found; --only asks the rest
+        again = tuple(f"{one.row['fault']}: " for one in found)
+        report.notes = [note for note in told if not note.startswith(again)] + report.notes
         report.rows = merged(known, [one.row for one in found], [fault.what for fault in FAULTS])
         report.goals = goals(report)
         report.publish(folder)

@@ -8,6 +8,7 @@
 2. The shipped configuration under `triptych serve`, one request at a time, each stage in a deployment of its own and all of them in
    the HTTP surface's replica: wall time less the run times of its receipt, beside what Ray Serve alone takes for as many hops that
    do nothing.
+3. A call of one deployment by another that does nothing, by each way that there is, by the size of the answer.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from benchmarks.loads.http_client import http_client
 from benchmarks.loads.spread import percentile
 from benchmarks.overhead.beside_models import NUM_STEPS, NUM_TOKENS, Breakdown, Kind, kinds, measured, median_parts_s
+from benchmarks.overhead.crossings import Crossing, crossings
 from benchmarks.paced.findings import MAX_ROWS, STEP_S, Found, PacedPlan, find
 from benchmarks.paced.server import ONE_PROCESS, RAY
 from benchmarks.peers.ray_noop import RayFloor
@@ -77,6 +79,8 @@ def main() -> None:
     tell("Ray Serve alone")
     floor = asyncio.run(ray_floor(count=plan.num_nothing))
     shipped = triptych.shipped_config()
+    tell("from one deployment to another")
+    crossed = crossings(count=plan.num_nothing)
     beside = {}
     for placement, config in ((APART, shipped), (TOGETHER, triptych.in_one_replica(shipped, torch_threads=2))):
         tell(f"triptych serve, {placement}")
@@ -85,6 +89,7 @@ def main() -> None:
     for one in paced:
         _add_paced(report, one)
     _add_floor(report, floor)
+    _add_crossings(report, crossed)
     for placement, found in beside.items():
         for kind, requests in found:
             _add_beside(report, placement, kind, requests, floor)
@@ -136,6 +141,12 @@ def _freed_goal(found: Found) -> Goal:
 def _add_floor(report: Report, floor: RayFloor) -> None:
     for name, seconds in (("HTTP", floor.http_s), ("call", floor.call_s), ("stream of one", floor.stream_s)):
         report.add(side="Ray Serve alone", load="1 at once", measure=name, median_ms=1000 * seconds)
+
+
+def _add_crossings(report: Report, found: Sequence[Crossing]) -> None:
+    for one in found:
+        median_ms, cpu_ms = 1000 * one.seconds, 1000 * one.cpu_s
+        report.add(side=one.way, load="1 at once", measure=f"answer of {one.size}", median_ms=median_ms, cpu_ms=cpu_ms)
 
 
 def _add_beside(report: Report, placement: str, kind: Kind, requests: Sequence[Breakdown], floor: RayFloor) -> None:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -90,8 +91,16 @@ class Report:
 
 def rows_of(name: str, folder: Path = RESULTS) -> list[dict[str, Value]]:
     """What the last run of a benchmark wrote; nothing where there was none."""
+    return _written(name, folder, "rows")
+
+
+def notes_of(name: str, folder: Path = RESULTS) -> list[str]:
+    return _written(name, folder, "notes")
+
+
+def _written(name: str, folder: Path, part: str) -> list[Any]:
     path = folder / f"{name}.json"
-    return list(json.loads(path.read_text())["rows"]) if path.exists() else []
+    return list(json.loads(path.read_text()).get(part, ())) if path.exists() else []
 
 
 def machine() -> dict[str, Value]:

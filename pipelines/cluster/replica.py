@@ -96,24 +96,24 @@ class StageReplica:
         reply = await self._host.call(stage, readable(item))
         return replace(reply, news=self._host.news())
 
+    async def answer(self, stage: str, item: PackedItem, to: object = None) -> AsyncIterator[bytes]:
+        """As `call`, in pieces. Raises any `TriptychError`, and nothing else: every version can read those."""
+        with _told_so_that_all_can_read(stage):
+            for piece in pieces(await self.call(stage, unpacked(item, ()))):
+                yield piece
+
     async def stream(
         self, stage: str, item: Item[Any] | PackedItem, *beside: NDArray[Any], to: object = None
     ) -> AsyncIterator[Sequence[object] | bytes]:
-        """Events as they come, or pieces of them, where the caller takes those. Raises any `TriptychError`, and nothing else: every version
-        can read those."""
+        """Events as they come, or pieces of them, where the caller takes those. Raises as `answer` does."""
         self._begin_on_this_loop()
         in_pieces = isinstance(item, PackedItem) and item.in_pieces
-        try:
+        with _told_so_that_all_can_read(stage):
             async with aclosing(self._host.stream(stage, unpacked(item, beside))) as batches:
                 async for events in batches:
                     told = self._with_news(events)
                     for piece in pieces(told) if in_pieces else (told,):
                         yield piece
-        except TriptychError:
-            raise
-        except Exception as error:
-            log.exception("%s failed", stage)
-            raise StageFailed(f"{stage} failed", detail=f"{type(error).__name__}: {error}") from None
 
     def _with_news(self, events: Sequence[object]) -> Sequence[object]:
         end = events[-1]
@@ -180,6 +180,17 @@ class StageReplica:
             self._waiting.close()
         await self._host.close()
         await self.telling.close()
+
+
+@contextmanager
+def _told_so_that_all_can_read(stage: str) -> Iterator[None]:
+    try:
+        yield
+    except TriptychError:
+        raise
+    except Exception as error:
+        log.exception("%s failed", stage)
+        raise StageFailed(f"{stage} failed", detail=f"{type(error).__name__}: {error}") from None
 
 
 def _end_process(where: str) -> None:

@@ -22,16 +22,17 @@ from typing import Any, TypeVar
 from ray.serve.handle import DeploymentHandle
 
 from pipelines.client import Again, Visit
-from pipelines.cluster.attempts import Attempts, is_told_by_stage, too_late_with, translated
+from pipelines.cluster.attempts import Attempts, is_told_by_stage, too_late_with
 from pipelines.cluster.object_store import ObjectStore
 from pipelines.cluster.pieces import MAX_BYTES, Joined
+from pipelines.cluster.pool import Pool
 from pipelines.cluster.vigil import Vigil, Watch
 from pipelines.routing.admission import Admission, forecast, lateness, said_of
 from pipelines.routing.candidate import Ranked, Wanted
 from pipelines.routing.route import Route, wanted_of
-from pipelines.routing.table import ReplicaTable, pool_key, table_of_this_process
+from pipelines.routing.table import ReplicaTable, table_of_this_process
 from pipelines.routing.waitlist import Asked, Waitlist
-from stages.contract.errors import ConfigurationError, QueueFull, TriptychError, Unavailable, Unreadable
+from stages.contract.errors import ConfigurationError, QueueFull, StageFailed, TriptychError, Unavailable, Unreadable
 from stages.contract.item import DEFAULT_TENANT, InputReceipts, Item, ReplicaEnded, Reply, StageReceipt, StreamEnd, tenant_hint
 from stages.contract.message import readable
 from stages.contract.news import StageNews, hint
@@ -69,7 +70,7 @@ class ServeStageClient:
         watch: Watch | None = None,
     ) -> None:
         self._deployments, self._admission = deployments, admission
-        self._pools = {name: _Pool(name, handle) for name, handle in handles.items()}
+        self._pools = {name: Pool(name, handle) for name, handle in handles.items()}
         self._store = store if store is not None else ObjectStore()
         self._table = table if table is not None else table_of_this_process()
         self._waitlist = waitlist if waitlist is not None else Waitlist()
@@ -131,9 +132,15 @@ class ServeStageClient:
             pool, route = await self._route(stage, item, attempts)
             response: Any = None
             try:
-                response = pool.method("call").remote(stage, item, to=route)
-                reply: Reply[Any] = readable(await _in_time(self._placed(response, route, attempts), item, stage))
+                sent = pool.small(stage, item)
+                if sent is not None:
+                    response = pool.method("answer", sent).remote(stage, sent, to=route)
+                    reply = await self._one(response, item, route, attempts)
+                else:
+                    response = pool.method("call").remote(stage, item, to=route)
+                    reply = readable(await _in_time(self._placed(response, route, attempts), item, stage))
                 pool.pace.tick()
+                pool.heard(stage, reply)
                 self._hear(route, reply.news)
                 return replace(reply, receipt=_told(reply.receipt, route, pool.name), news=())
             except asyncio.CancelledError:
@@ -142,8 +149,11 @@ class ServeStageClient:
             except _Elsewhere:
                 _call_off(response)
                 continue
-            except Exception as error:
+            except Exception as raised:
                 _call_off(response)  # where its time is up, it goes on
+                if pool.is_of_before(raised, stage):
+                    continue
+                error = await self._watch.why(raised, route)
                 failure = pool.translated(error, stage, item)
                 another = attempts.another(error, failure, route.replica)
                 if not another and not self._is_worth_another(error, failure, route, attempts):
@@ -201,9 +211,15 @@ class ServeStageClient:
         made, arrays = packed(item, small_bytes=MAX_BYTES)
         return made, [self._store.reference(array) for array in arrays]
 
-    async def _within(
-        self, response: Any, item: Item[Any], route: Route, attempts: Attempts
-    ) -> AsyncGenerator[Sequence[object], None]:
+    async def _one(self, response: Any, item: Item[Any], route: Route, attempts: Attempts) -> Reply[Any]:
+        """The only value of a stream."""
+        reply: Reply[Any]
+        async with aclosing(self._within(response, item, route, attempts)) as values:
+            async for reply in values:  # that Ray's own stream is over is known some time later
+                return reply
+        raise StageFailed(f"{route.stage} failed", detail="its replica told nothing")
+
+    async def _within(self, response: Any, item: Item[Any], route: Route, attempts: Attempts) -> AsyncGenerator[Any, None]:
         """The stream's values, up to the item's deadline. Raises `_Elsewhere`, too, and `Unreadable`."""
         iterator, has_begun, joined = aiter(response), False, Joined()
         async with aclosing(self._watch.over(route)) as vigil:
@@ -256,14 +272,14 @@ class ServeStageClient:
             return False
         return attempts.one_of_another_version(is_known=True) if is_unread else attempts.one_with_room()
 
-    def _with_end(self, events: Sequence[object], route: Route, pool: "_Pool") -> Sequence[object]:
+    def _with_end(self, events: Sequence[object], route: Route, pool: Pool) -> Sequence[object]:
         end = events[-1] if events else None
         if not isinstance(end, StreamEnd):
             return events
         self._hear(route, end.news)
         return [*events[:-1], StreamEnd(_told(end.receipt, route, pool.name))]
 
-    async def _route(self, stage: str, item: Item[Any], attempts: Attempts) -> tuple["_Pool", Route]:
+    async def _route(self, stage: str, item: Item[Any], attempts: Attempts) -> tuple[Pool, Route]:
         """To be ended, whatever comes of it."""
         pools = await self._met(stage)
         wanted = self._with_parts(wanted_of(item), item)
@@ -291,14 +307,14 @@ class ServeStageClient:
         part_s = made.finish_s / len(parts) if made is not None and made.is_known else 0.0
         return replace(wanted, hints=replace(wanted.hints, parts=parts, part_s=part_s))
 
-    def _meet(self, stage: str) -> Sequence["_Pool"]:
+    def _meet(self, stage: str) -> Sequence[Pool]:
         """Has Serve tell who is in its pools."""
         pools = self._hosting(stage)
         for pool in pools:
             pool.method("call")
         return pools
 
-    async def _met(self, stage: str) -> Sequence["_Pool"]:
+    async def _met(self, stage: str) -> Sequence[Pool]:
         """Its pools, once Serve has said who is in each; but it isn't waited for long, and once a pool only."""
         pools = self._meet(stage)
         unmet = [pool for pool in pools if not pool.is_met] if len(pools) > 1 else []
@@ -316,7 +332,7 @@ class ServeStageClient:
         for news in told:
             self._table.heard(route.pool, news, now)
 
-    def _hosting(self, stage: str) -> Sequence["_Pool"]:
+    def _hosting(self, stage: str) -> Sequence[Pool]:
         names = self._deployments.get(stage, ())
         if not names or not all(name in self._pools for name in names):
             known = ", ".join(self._deployments) or "none"
@@ -326,31 +342,6 @@ class ServeStageClient:
 
 class _Elsewhere(Exception):
     """What nobody has taken yet is to go to another pool, or replica."""
-
-
-class _Pool:
-    """A deployment, and how it is called. `is_met`: who is in it was told, or waited for long enough."""
-
-    def __init__(self, name: str, handle: DeploymentHandle) -> None:
-        self.name, self._handle = name, handle
-        self.key = pool_key(handle.app_name, name)
-        self.pace = _Pace()
-        self.is_met = False
-        self._methods: dict[tuple[str, bool], DeploymentHandle] = {}
-
-    def method(self, name: str, sent: Item[Any] | PackedItem | None = None) -> DeploymentHandle:
-        """By gRPC what is answered in pieces: by way of Ray's objects each takes the processors about twice as long. A call that is
-        answered at once goes by way of Ray's: gRPC doesn't say that it was accepted before it is done. Whatever Serve's own default is
-        (RAY_SERVE_USE_GRPC_BY_DEFAULT)."""
-        by_grpc = isinstance(sent, PackedItem) and sent.in_pieces
-        if (name, by_grpc) not in self._methods:
-            how = {"request_serialization": "pickle", "response_serialization": "pickle"} if by_grpc else {}
-            method = self._handle.options(method_name=name, stream=name == "stream", _by_reference=not by_grpc, **how)
-            self._methods[name, by_grpc] = method
-        return self._methods[name, by_grpc]
-
-    def translated(self, error: Exception, stage: str, item: Item[Any]) -> TriptychError:
-        return translated(error, stage, item, pool=self.name, retry_after_s=self.pace.retry_after_s())
 
 
 def _ended_early(stage: str, route: Route, pool: str, seconds: float) -> StageReceipt:
@@ -375,22 +366,6 @@ def _told(receipt: StageReceipt, route: Route, pool: str) -> StageReceipt:
         remembered=ranked.remembered,
         reasons=ranked.reasons,
     )
-
-
-class _Pace:
-    """How fast a deployment answers, to say when to come back. Mean seconds between answers, over the last few."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-        self._mean_s = 1.0
-
-    def tick(self) -> None:
-        now = time.monotonic()
-        self._mean_s += 0.2 * (min(now - self._last, 10.0) - self._mean_s)
-        self._last = now
-
-    def retry_after_s(self) -> float:
-        return max(1.0, min(60.0, 4 * self._mean_s))
 
 
 def _call_off(response: Any) -> None:

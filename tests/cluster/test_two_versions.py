@@ -13,25 +13,35 @@ import ray
 from ray import serve
 
 import stages.contract.item
+from pipelines.cluster.pieces import MAX_BYTES
 from pipelines.cluster.serve_client import ServeStageClient
 from pipelines.cluster.stage_deployment import router_config
+from stages.contract.errors import InvalidRequest
 from stages.contract.item import Item, StageReceipt, StreamEnd
 from stages.llm.messages import Generate, GenerationEnd, Sampling, TokenDelta
+from stages.vision.messages import EmbedInput, EncodeImage
 from tests.cache.redis_server import RedisServer
 from tests.cluster.other_versions import EARLIER, LATER, STRANGE, copied, environment
 from tests.cluster.server import eventually
 from tests.cluster.test_another_node import PROMPT, STAGE, Replica
+from tests.pipelines.stages import BAD, embedder, vision_encoder
 from tests.stages.llm.tiny_models import save_decoder
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 WORK = Generate(PROMPT, Sampling(max_tokens=6, temperature=0.0, logit_bias={2: -100.0}))
 NUM_PAGES = 5  # of the prompt and the answer, each whole
+CALLED, LARGE = "m.embedder", "m.large"
 VERSIONS = {"now": None, "earlier": EARLIER, "later": LATER, "strange": STRANGE}
 
 
 class Told(Replica):
-    """Says where its code is."""
+    """Says where its code is. Hosts a stage that is called, too."""
+
+    def __init__(self, folder: Path, redis_url: str) -> None:
+        super().__init__(folder, redis_url)
+        self.host.add(CALLED, embedder())
+        self.host.add(LARGE, vision_encoder())
 
     async def code(self) -> str:
         return stages.contract.item.__file__
@@ -101,6 +111,27 @@ async def test_another_version_answers_the_same_and_remembers_it_under_the_same_
 
 def pages(redis: RedisServer) -> set[bytes]:
     return set(redis.client().scan_iter())
+
+
+@pytest.mark.parametrize("version", ["now", "earlier", "later"])
+async def test_what_is_answered_at_once_is_answered_by_each_version(pools: dict[str, Any], version: str) -> None:
+    """An earlier one knows no answers in pieces, and is called as it knows it."""
+    calling = ServeStageClient({version: pools[version]}, {CALLED: [version]})
+    for text in ("one", "three"):
+        reply = await calling.call(CALLED, Item("r", EmbedInput(text=text)))
+        assert (int(reply.value.num_tokens), reply.receipt.pool) == (len(text), version)
+    with pytest.raises(InvalidRequest, match="it is no image"):
+        await calling.call(CALLED, Item("r", EmbedInput(image=BAD)))
+
+
+@pytest.mark.parametrize("version", ["now", "earlier"])
+async def test_what_is_large_arrives_whole(pools: dict[str, Any], version: str) -> None:
+    """By gRPC at first, in pieces; then by way of Ray's objects."""
+    calling = ServeStageClient({version: pools[version]}, {LARGE: [version]})
+    for data in (b"a", b"ab", b"abc"):
+        reply = await calling.call(LARGE, Item("r", EncodeImage(data, max_pixels=1)))
+        assert reply.value.features.nbytes > MAX_BYTES
+        assert (reply.value.features == len(data)).all()
 
 
 async def test_what_one_version_tells_so_that_nobody_here_can_read_it_is_asked_of_another(pools: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from tests.stages.contract.kept_messages import messages
 
 REPOSITORY = Path(__file__).parents[2]
 CALLED = {
-    StageReplica: {"call", "stream"},
+    StageReplica: {"call", "answer", "stream"},
     MetricsTable: {"report", "report_waiting", "told", "read", "report_counts", "counts", "report_settings", "settings"},
 }
 OF_RAY = {"update_deployment_replicas"}  # of Serve's controller, which gets a number
@@ -33,6 +33,7 @@ OF_A_LIBRARY = {
 }  # Prometheus' own counts: what can't be read is told again later
 OPEN = {
     ("call", "to"),
+    ("answer", "to"),
     ("stream", "to"),
     ("stream", "return"),
 }  # a `Route`, which goes as nothing; any events, all of messages.py

@@ -37,6 +37,10 @@ class Replica:
     async def call(self, stage: str, item: Item[Any]) -> Reply[Any]:
         return replace(await self.host.call(stage, readable(item)), news=self.host.news())
 
+    async def answer(self, stage: str, item: PackedItem) -> AsyncIterator[bytes]:
+        for piece in pieces(await self.call(stage, unpacked(item, ()))):
+            yield piece
+
     async def stream(
         self, stage: str, item: Item[Any] | PackedItem, *beside: NDArray[Any]
     ) -> AsyncIterator[Sequence[object] | bytes]:
@@ -135,6 +139,8 @@ class FakeHandle:
     def remote(self, stage: str, item: object, *beside: NDArray[Any], to: object = None) -> "Response | StreamResponse":
         """`beside`: arrays, or what a test's `ObjectStore` gives in their place and this process may share."""
         sent: Any = pickle.loads(pickle.dumps(item, protocol=5))  # noqa: S301
+        if self.method_name == "answer":
+            return StreamResponse(self.deployment, lambda replica: replica.answer(stage, sent), to, self.by_grpc)
         if self.stream:
             return StreamResponse(self.deployment, lambda replica: replica.stream(stage, sent, *beside), to, self.by_grpc)
         return Response(self.deployment, lambda replica: replica.call(stage, sent), to)

@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
+from copy import copy
 from typing import Any
 
 import grpc
@@ -22,7 +23,7 @@ from pipelines.routing.table import Member, ReplicaTable, pool_key
 from stages.contract.errors import Broken, DeadlineExceeded, QueueFull, ReplicaLost, StageFailed, Unavailable, Unreadable
 from stages.contract.item import Item, ReplicaEnded, Reply, StageReceipt, StreamEnd
 from stages.contract.message import KNOWN, Unread
-from stages.diffusion.messages import Pixels
+from stages.diffusion.messages import DecodeLatents, Latents, Pixels
 
 REPLY = Reply(Pixels(np.zeros((1, 1, 3), np.uint8)), StageReceipt("stage", pool="d"))
 BROKEN = ray.exceptions.RayTaskError("call", "traceback", Broken("its device broke"))
@@ -54,11 +55,11 @@ class Response:
         return self._answer
         yield
 
-    async def __aiter__(self) -> AsyncIterator[Sequence[object] | bytes]:
+    async def __aiter__(self) -> AsyncIterator[Sequence[object] | bytes | Reply[Any]]:
         for event in self._answer if isinstance(self._answer, tuple) else (self._answer,):
             if isinstance(event, Exception):
                 raise event
-            yield event if isinstance(event, bytes) else [event]
+            yield event if isinstance(event, bytes | Reply) else [event]
 
     def cancel(self) -> None:
         self.is_called_off = True
@@ -177,6 +178,7 @@ class Room:
 
     def __init__(self, num_replicas: int, with_room: Sequence[str], refusal: Exception = FULL) -> None:
         self.with_room, self.asked, self._refusal = with_room, list[str](), refusal
+        self._has_room: object = None
         self.table = ReplicaTable(random.Random(1).random)
         members = [Member(str(number), 8) for number in range(num_replicas)]
         self.table.members(pool_key("app", "d"), members, lambda replica: None, 0.0)
@@ -185,11 +187,13 @@ class Room:
     app_name = "app"
 
     def options(self, **options: object) -> "Room":
-        return self
+        method = copy(self)
+        method._has_room = ("events",) if options["method_name"] == "stream" else REPLY
+        return method
 
     def remote(self, stage: str, item: object, to: Route) -> Response:
         self.asked.append(to.replica)
-        return Response(REPLY if to.replica in self.with_room else self._refusal)
+        return Response(self._has_room if to.replica in self.with_room else self._refusal)
 
 
 @pytest.mark.parametrize("refusal", [FULL, FULL.cause])
@@ -314,19 +318,47 @@ async def test_a_stages_failure_is_not_tried_again() -> None:
     assert handle.num_calls == 1
 
 
-async def test_what_goes_by_which_way_is_said_of_each_call_whatever_serves_default_is() -> None:
-    class Told(Handle):
-        options_told: list[dict[str, object]] = []
+class Ways(Handle):
+    """Notes by which way each call goes."""
 
-        def options(self, **options: object) -> "Handle":
-            self.options_told.append(options)
-            return self
+    def __init__(self, *answers: object, method: str = "", by_grpc: bool | None = None, told: "Ways | None" = None) -> None:
+        super().__init__(*answers)
+        self._method, self._by_grpc, self._told = method, by_grpc, told or self
+        self.ways: list[tuple[str, bool]] = []
 
-    handle = Told(REPLY)
-    await client(handle).call("stage", Item("id", None))
-    assert [told["_by_reference"] for told in handle.options_told] == [True]
-    handle.options_told.clear()
-    assert await streamed(Told((1, 2))) == [1, 2]
-    ways = {bool(told["stream"]): told["_by_reference"] for told in handle.options_told}
-    assert ways[True] is False
-    assert ways.get(False, True) is True
+    def options(self, **options: Any) -> "Ways":
+        assert options["stream"] == (options["method_name"] != "call")
+        return Ways(method=options["method_name"], by_grpc=not options["_by_reference"], told=self._told)
+
+    def remote(self, stage: str, item: Item[Any], to: object = None) -> Response:
+        assert self._by_grpc is not None
+        self._told.ways.append((self._method, self._by_grpc))
+        return Handle.remote(self._told, stage, item, to)
+
+
+LARGE = Reply(Pixels(np.zeros((512, 512, 3), np.uint8)), StageReceipt("stage"))
+OF_BEFORE = ray.serve.exceptions.RayServeException(
+    "Tried to call a method 'answer' that does not exist. Available methods: ['call', 'stream']."
+)
+
+
+async def test_small_things_go_by_grpc_and_large_ones_by_objects_whatever_serves_default_is() -> None:
+    handle = Ways(REPLY, LARGE, LARGE, REPLY, REPLY)
+    calling = client(handle)
+    for _ in range(5):
+        await calling.call("stage", Item("id", None))
+    assert [is_small for _, is_small in handle.ways] == [True, True, False, False, True]  # as what was answered last
+    assert [method for method, _ in handle.ways] == ["answer", "answer", "call", "call", "answer"]
+    item = Item("id", DecodeLatents(Latents(np.zeros((4, 512, 512), np.float32))))
+    handle.ways.clear()
+    await calling.call("stage", item)
+    assert handle.ways == [("call", False)]
+    streams = Ways((1, 2))
+    assert await streamed(streams) == [1, 2]
+    assert streams.ways == [("stream", True)]
+
+
+async def test_a_replica_of_a_version_that_knows_no_answers_in_pieces_is_called_as_before() -> None:
+    handle = Ways(OF_BEFORE, REPLY, REPLY)
+    assert await client(handle).call("stage", Item("id", None)) == REPLY
+    assert handle.ways == [("answer", True), ("call", False)]
