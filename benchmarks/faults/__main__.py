@@ -33,6 +33,7 @@ from benchmarks.servers.server import module, port, serving
 
 PAGE = ROOT / "docs" / "ray-cluster.md"
 APPLICATION = "faults"
+NO_DISK = "without a disk of its own, which this machine mounts for us not"
 FULL = Plan(Size(tokens=96, steps=20), warm_s=10.0, after_s=5.0, calm_s=30.0, back_s=240.0, compared=8)
 QUICK = Plan(Size(tokens=48, steps=8), warm_s=1.0, after_s=1.0, calm_s=5.0, back_s=180.0, compared=2)
 A_FAULT = 10_000  # requests at most
@@ -57,9 +58,9 @@ def main() -> None:
             found.append(one)
             report.notes += [f"{fault.what}: {error}" for error in one.errors]
     except NoDisk as reason:  # those of a full disk are the last
-        report.notes.append(f"without a disk of its own, which this machine mounts for us not: {reason}")
+        report.notes.append(f"{NO_DISK}: {reason}")
     finally:  # a run that is broken off keeps what it found; --only asks the rest
-        again = tuple(f"{one.row['fault']}: " for one in found)
+        again = (NO_DISK, *(f"{one.row['fault']}: " for one in found))
         report.notes = [note for note in told if not note.startswith(again)] + report.notes
         report.rows = merged(known, [one.row for one in found], [fault.what for fault in FAULTS])
         report.goals = goals(report)

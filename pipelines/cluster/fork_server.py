@@ -32,7 +32,6 @@ import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from typing import IO, Any, NamedTuple
@@ -67,7 +66,7 @@ LIBRARIES_READ = ("RAY_", "HF_", "TRANSFORMERS_", "DIFFUSERS_", "TORCH", "PYTORC
 """Environment variables by their beginning that a library reads when it is imported: a fork can't have others."""
 RAYLET = "RAY_RAYLET_PID"
 PER_WORKER = ("RAY_JOB_ID",)
-PROTOCOL = 2  # of requests; another one has servers of its own
+PROTOCOL = 3  # of requests, and of how a fork begins; another one has servers of its own
 ANSWER_WITHIN_S = 40.0
 """After that a worker is an ordinary one. Ray gives up on a worker that has not come after 60 s."""
 STREAMS = 3
@@ -100,19 +99,13 @@ def address(environment: Mapping[str, str]) -> str:
     names = [name for name in environment if name.startswith(LIBRARIES_READ) and name not in PER_WORKER]
     read = sorted((name, environment[name]) for name in names)
     digest = hashlib.sha256(json.dumps([PROTOCOL, sys.executable, BASE, STAGES, read]).encode()).hexdigest()[:16]
-    folder = os.path.join(_temporary(environment), f"triptych-workers-{os.getuid()}")
+    folder = os.path.join(_of_triptych("temporary_folder").temporary_folder(environment), f"triptych-workers-{os.getuid()}")
     with contextlib.suppress(FileExistsError):
         os.mkdir(folder, 0o700)
     found = os.lstat(folder)
     if found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise PermissionError(f"{folder} is open to others")
     return os.path.join(folder, digest)
-
-
-def _temporary(environment: Mapping[str, str]) -> str:
-    """As `tempfile` has it, which passes by a folder whose disk is full: a server that listens there would not be found again."""
-    named = [environment.get(name, "") for name in ("TMPDIR", "TEMP", "TMP")]
-    return next((folder for folder in (*named, "/tmp") if os.access(folder, os.W_OK | os.X_OK)), None) or tempfile.gettempdir()
 
 
 def _ask(path: str, arguments: list[str], *, stages: bool) -> bool:
@@ -361,12 +354,20 @@ def _open_log(path: str | int, unbuffered: bool = False, *, closefd: bool = True
 
 class _Dropping(io.FileIO):
     def write(self, data: Any, /) -> int:
-        try:
-            return super().write(data)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            return memoryview(data).nbytes
+        """All of it: who writes here doesn't ask how much it was."""
+        left = memoryview(data).cast("B")
+        num_bytes = len(left)
+        while left:
+            try:
+                written = super().write(left)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                break
+            if written is None:
+                raise BlockingIOError(errno.EAGAIN, "nobody reads it", num_bytes - len(left))
+            left = left[written:]
+        return num_bytes
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ large goes by those, which copy nothing (4 MB by gRPC: 25 ms instead of 7). A un
 it is done, so one that is answered at once is a stream, too, of one answer. Decides what is small; knows no replica.
 """
 
-import pickle
 import time
 from typing import Any
 
@@ -16,10 +15,12 @@ from pipelines.cluster.attempts import translated
 from pipelines.routing.table import pool_key
 from stages.contract.errors import TriptychError
 from stages.contract.item import Item, Reply
-from stages.host.packed_item import PackedItem, packed
+from stages.host.packed_item import PackedItem, as_bytes
 
 SMALL_BYTES = 512 * 1024
 """From there on a call that is answered at once goes by way of Ray's objects."""
+OF_BEFORE_S = 30.0
+"""How long replicas of an earlier version are called as before, while a cluster is updated."""
 
 
 class Pool:
@@ -31,7 +32,8 @@ class Pool:
         self.pace = Pace()
         self.is_met = False
         self._methods: dict[tuple[str, bool], DeploymentHandle] = {}
-        self._by_objects: set[str] = set()
+        self._large: set[str] = set()
+        self._of_before: dict[str, float] = {}
 
     def method(self, name: str, sent: Item[Any] | PackedItem | None = None) -> DeploymentHandle:
         """Whatever Serve's own default is (RAY_SERVE_USE_GRPC_BY_DEFAULT)."""
@@ -44,23 +46,22 @@ class Pool:
 
     def small(self, stage: str, item: Item[Any]) -> PackedItem | None:
         """For "answer", where it is small, and so was what the stage answered last."""
-        if stage in self._by_objects:
+        if stage in self._large or time.monotonic() < self._of_before.get(stage, 0.0):
             return None
-        sent, beside = packed(item, small_bytes=SMALL_BYTES)
-        return sent if isinstance(sent, PackedItem) and not beside else None
+        return as_bytes(item, max_bytes=SMALL_BYTES)
 
     def heard(self, stage: str, reply: Reply[Any]) -> None:
         """What the stage answered."""
-        if _size(reply) > SMALL_BYTES:
-            self._by_objects.add(stage)
+        if reply.value.num_bytes > SMALL_BYTES:
+            self._large.add(stage)
         else:
-            self._by_objects.discard(stage)
+            self._large.discard(stage)
 
     def is_of_before(self, error: Exception, stage: str) -> bool:
-        """Whether a replica of an earlier version knows no "answer": it is called as for something large, then."""
-        if not isinstance(error, RayServeException) or "'answer'" not in str(error):
+        """Whether a replica of an earlier version knows no "answer": then none of them is asked for one, for a while."""
+        if not isinstance(error, RayServeException) or "method 'answer'" not in str(error):
             return False
-        self._by_objects.add(stage)
+        self._of_before[stage] = time.monotonic() + OF_BEFORE_S
         return True
 
     def translated(self, error: Exception, stage: str, item: Item[Any]) -> TriptychError:
@@ -81,9 +82,3 @@ class Pace:
 
     def retry_after_s(self) -> float:
         return max(1.0, min(60.0, 4 * self._mean_s))
-
-
-def _size(value: Any) -> int:
-    """Of what it is pickled to, without copying its arrays."""
-    arrays: list[pickle.PickleBuffer] = []
-    return len(pickle.dumps(value, protocol=5, buffer_callback=arrays.append)) + sum(one.raw().nbytes for one in arrays)

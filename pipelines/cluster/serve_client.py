@@ -32,7 +32,7 @@ from pipelines.routing.candidate import Ranked, Wanted
 from pipelines.routing.route import Route, wanted_of
 from pipelines.routing.table import ReplicaTable, table_of_this_process
 from pipelines.routing.waitlist import Asked, Waitlist
-from stages.contract.errors import ConfigurationError, QueueFull, StageFailed, TriptychError, Unavailable, Unreadable
+from stages.contract.errors import ConfigurationError, QueueFull, TriptychError, Unavailable, Unreadable
 from stages.contract.item import DEFAULT_TENANT, InputReceipts, Item, ReplicaEnded, Reply, StageReceipt, StreamEnd, tenant_hint
 from stages.contract.message import readable
 from stages.contract.news import StageNews, hint
@@ -131,6 +131,7 @@ class ServeStageClient:
         while True:
             pool, route = await self._route(stage, item, attempts)
             response: Any = None
+            sent: PackedItem | None = None
             try:
                 sent = pool.small(stage, item)
                 if sent is not None:
@@ -151,9 +152,9 @@ class ServeStageClient:
                 continue
             except Exception as raised:
                 _call_off(response)  # where its time is up, it goes on
-                if pool.is_of_before(raised, stage):
+                if sent is not None and pool.is_of_before(raised, stage):
                     continue
-                error = await self._watch.why(raised, route)
+                error = await self._watch.why(raised, route, remaining_s(item)) if sent is not None else raised
                 failure = pool.translated(error, stage, item)
                 another = attempts.another(error, failure, route.replica)
                 if not another and not self._is_worth_another(error, failure, route, attempts):
@@ -188,7 +189,7 @@ class ServeStageClient:
             except _Elsewhere:
                 continue
             except Exception as raised:
-                error = await self._watch.why(raised, route)
+                error = await self._watch.why(raised, route, remaining_s(item))
                 failure = pool.translated(error, stage, item)
                 rest = again() if told and again is not None else None
                 goes_on = rest is not None and rest.payload is not item.payload
@@ -217,7 +218,7 @@ class ServeStageClient:
         async with aclosing(self._within(response, item, route, attempts)) as values:
             async for reply in values:  # that Ray's own stream is over is known some time later
                 return reply
-        raise StageFailed(f"{route.stage} failed", detail="its replica told nothing")
+        raise Unavailable(f"{route.stage}: its replica ended its answer before it was whole; try again", retry_after_s=5.0)
 
     async def _within(self, response: Any, item: Item[Any], route: Route, attempts: Attempts) -> AsyncGenerator[Any, None]:
         """The stream's values, up to the item's deadline. Raises `_Elsewhere`, too, and `Unreadable`."""

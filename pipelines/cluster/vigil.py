@@ -42,14 +42,14 @@ class Watch:
             self._asked[replica] = now, loop.create_task(_answer(ask), context=Context())  # of no request
         return await asyncio.shield(self._asked[replica][1])
 
-    async def why(self, error: Exception, route: Route) -> Exception:
+    async def why(self, error: Exception, route: Route, left_s: float | None = None) -> Exception:
         """In place of gRPC's error that a connection broke off, what Ray says of its end. Where Ray knows of none, it was the network, or
-        the whole node that went."""
+        the whole node that went. `left_s`: it is not asked for longer."""
         ask = route.ask
         if not isinstance(error, ray.exceptions.ActorUnavailableError) or ask is None:
             return error
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._why_s):
+            async with asyncio.timeout(self._why_s if left_s is None else min(left_s, self._why_s)):
                 while True:
                     said = await _answer(ask)
                     if said is None:

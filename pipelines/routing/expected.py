@@ -227,26 +227,35 @@ def _drain_s(candidate: Candidate) -> float:
 def _believed(
     candidates: Sequence[Candidate], lines: list[_Line], now: float, fresh_s: float, half_life_s: float
 ) -> list[_Line]:
-    means, found = _means(candidates, lines), []
-    for candidate, line in zip(candidates, lines, strict=True):
-        is_heard, age_s = candidate.news is not None, now - candidate.heard_at
-        if is_heard and age_s <= fresh_s:
-            found.append(line)
+    """In place of those that are not fresh."""
+    sums = _sums(candidates, lines)
+    for place, candidate in enumerate(candidates):
+        news, age_s = candidate.news, now - candidate.heard_at
+        if news is not None and age_s <= fresh_s:
             continue
-        speed, own_s, own, lasts = line
-        waits_s, beside = means.get(candidate.pool, (0.0, 0.0))
+        speed, own_s, own, lasts = lines[place]
+        told = sums.get(candidate.pool)
+        waits_s, beside = (told[0] / told[2], told[1] / told[2]) if told is not None else (0.0, 0.0)
         if candidate.num_sent:
             waits_s, beside = max(waits_s, own_s), max(beside, own)
-        trust = 0.5 ** (age_s / half_life_s) if is_heard else 0.0
-        found.append((speed, waits_s + trust * (own_s - waits_s), beside + trust * (own - beside), lasts))
-    return found
+        if news is not None:
+            trust = 0.5 ** (age_s / half_life_s)
+            waits_s, beside = waits_s + trust * (own_s - waits_s), beside + trust * (own - beside)
+        lines[place] = speed, waits_s, beside, lasts
+    return lines
 
 
-def _means(candidates: Sequence[Candidate], lines: Sequence[_Line]) -> dict[str, tuple[float, float]]:
-    """By pool, over those that anything was heard of."""
-    sums: dict[str, tuple[float, float, int]] = {}
-    for candidate, (_, waits_s, beside, _) in zip(candidates, lines, strict=True):
-        if candidate.news is not None:
-            all_s, all_beside, count = sums.get(candidate.pool, (0.0, 0.0, 0))
-            sums[candidate.pool] = all_s + waits_s, all_beside + beside, count + 1
-    return {pool: (waits_s / count, beside / count) for pool, (waits_s, beside, count) in sums.items()}
+def _sums(candidates: Sequence[Candidate], lines: Sequence[_Line]) -> dict[str, list[float]]:
+    """By pool, of the seconds and of what is beside, and over how many: those that anything was heard of."""
+    sums: dict[str, list[float]] = {}
+    for candidate, line in zip(candidates, lines, strict=True):
+        if candidate.news is None:
+            continue
+        known = sums.get(candidate.pool)
+        if known is None:
+            sums[candidate.pool] = [line[1], line[2], 1.0]
+        else:
+            known[0] += line[1]
+            known[1] += line[2]
+            known[2] += 1.0
+    return sums

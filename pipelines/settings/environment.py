@@ -6,12 +6,12 @@ secret stands in no configuration, which Serve shows to whoever may look, and in
 """
 
 import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cache.redis.private_socket import is_private
 from stages.contract.errors import ConfigurationError
+from stages.device.temporary_folder import temporary_folder
 
 MIN_CHARS = 16
 MAX_BYTES = 64 * 1024
@@ -74,14 +74,7 @@ def runtime_directory() -> Path:
     for folder in (os.environ.get("XDG_RUNTIME_DIR"), f"/run/user/{os.getuid()}"):
         if folder and os.path.isabs(folder) and is_private(Path(folder)):
             return Path(folder) / "triptych"
-    return _temporary_directory() / f"triptych-{os.getuid()}"
-
-
-def _temporary_directory() -> Path:
-    """As `tempfile` has it, which passes by a folder whose disk is full: a new process would look for the others' sockets elsewhere."""
-    named = [os.environ.get(name, "") for name in ("TMPDIR", "TEMP", "TMP")]
-    found = next((folder for folder in (*named, "/tmp") if os.access(folder, os.W_OK | os.X_OK)), None)
-    return Path(found or tempfile.gettempdir())
+    return temporary_folder() / f"triptych-{os.getuid()}"
 
 
 def _read(path: Path, setting: str) -> str:

@@ -14,12 +14,13 @@ import logging
 import mmap
 import os
 import struct
-import tempfile
 import threading
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Protocol
+
+from stages.device.temporary_folder import temporary_folder
 
 MAX_LEASES = 256
 MAX_THREADS = 2**16 - 1  # what an entry of the file holds
@@ -139,7 +140,7 @@ class SharedCores:
 def cores_of_this_machine() -> SharedCores | None:
     """What is shared by all this user's stages on this machine; None, and a warning, where there can't be one."""
     shared = Path("/dev/shm")
-    folder = shared if os.access(shared, os.W_OK) else Path(tempfile.gettempdir())
+    folder = shared if os.access(shared, os.W_OK) else temporary_folder()
     try:
         return SharedCores(folder / f"triptych-cores-{os.getuid()}")
     except (OSError, AttributeError) as error:  # a read-only file system; a system without these locks

@@ -5,12 +5,13 @@ Decides which arrays go beside. Knows no transport: pickled with buffers out of 
 
 import pickle
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.contract.blob import Blob
 from stages.contract.item import Item
 from stages.contract.message import message, readable
 
@@ -46,6 +47,24 @@ def packed(item: Item[Any], *, small_bytes: int = 0) -> tuple[Item[Any] | Packed
     if beside:
         return PackedItem(data, item.deadline), beside
     return (PackedItem(data, item.deadline, in_pieces=True) if len(data) <= small_bytes else item), []
+
+
+def as_bytes(item: Item[Any], *, max_bytes: int) -> PackedItem | None:
+    """The item as bytes with all its arrays, to be answered in pieces; None: those, and what else of its payload has a size, are more."""
+    if _num_bytes(item.payload) > max_bytes:
+        return None
+    return PackedItem(pickle.dumps(item, protocol=5), item.deadline, in_pieces=True)
+
+
+def _num_bytes(value: object) -> int:
+    """Of what is large in an item: arrays, and bytes."""
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    if isinstance(value, bytes | Blob):
+        return len(value)
+    if is_dataclass(value):
+        return sum(_num_bytes(getattr(value, each.name)) for each in fields(value))
+    return 0
 
 
 def unpacked(item: Item[Any] | PackedItem, beside: Sequence[NDArray[Any]]) -> Item[Any]:

@@ -133,6 +133,18 @@ def test_what_a_worker_says_is_in_its_file_at_once(tmp_path: Path) -> None:
         assert (tmp_path / "log").read_text("utf-8") == "füll 1\n"
 
 
+def test_what_nobody_takes_is_an_error_and_not_lost_without_a_word() -> None:
+    reads, writes = os.pipe()
+    os.set_blocking(writes, False)
+    try:
+        with pytest.raises(BlockingIOError), fork_server._open_log(writes, unbuffered=True, closefd=False) as log:
+            print("x" * 2**20, file=log)
+        assert os.read(reads, 2**20)
+    finally:
+        os.close(reads)
+        os.close(writes)
+
+
 def test_a_folder_that_is_open_to_others_is_not_trusted(tmp_path: Path) -> None:
     (tmp_path / f"triptych-workers-{os.getuid()}").mkdir(mode=0o777)
     (tmp_path / f"triptych-workers-{os.getuid()}").chmod(0o777)

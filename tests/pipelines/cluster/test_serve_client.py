@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import ray.exceptions
 import ray.serve.exceptions
+from ray.serve._private.common import DeploymentID
 
 from pipelines.client import Again, Rest
 from pipelines.cluster.attempts import MAX_FULL, MAX_LOST, MAX_UNREADABLE
+from pipelines.cluster.pieces import pieces
 from pipelines.cluster.serve_client import ServeStageClient
 from pipelines.ingress.request.errors import answer_to
 from pipelines.routing.route import Route
@@ -24,6 +26,7 @@ from stages.contract.errors import Broken, DeadlineExceeded, QueueFull, ReplicaL
 from stages.contract.item import Item, ReplicaEnded, Reply, StageReceipt, StreamEnd
 from stages.contract.message import KNOWN, Unread
 from stages.diffusion.messages import DecodeLatents, Latents, Pixels
+from stages.vision.messages import EncodeImage
 
 REPLY = Reply(Pixels(np.zeros((1, 1, 3), np.uint8)), StageReceipt("stage", pool="d"))
 BROKEN = ray.exceptions.RayTaskError("call", "traceback", Broken("its device broke"))
@@ -336,7 +339,7 @@ class Ways(Handle):
         return Handle.remote(self._told, stage, item, to)
 
 
-LARGE = Reply(Pixels(np.zeros((512, 512, 3), np.uint8)), StageReceipt("stage"))
+LARGE = Reply(Pixels(np.zeros((1024, 512, 3), np.uint8)), StageReceipt("stage"))
 OF_BEFORE = ray.serve.exceptions.RayServeException(
     "Tried to call a method 'answer' that does not exist. Available methods: ['call', 'stream']."
 )
@@ -352,7 +355,8 @@ async def test_small_things_go_by_grpc_and_large_ones_by_objects_whatever_serves
     item = Item("id", DecodeLatents(Latents(np.zeros((4, 512, 512), np.float32))))
     handle.ways.clear()
     await calling.call("stage", item)
-    assert handle.ways == [("call", False)]
+    await calling.call("stage", Item("id", EncodeImage(bytes(2**20), max_pixels=1)))
+    assert handle.ways == [("call", False)] * 2
     streams = Ways((1, 2))
     assert await streamed(streams) == [1, 2]
     assert streams.ways == [("stream", True)]
@@ -360,5 +364,20 @@ async def test_small_things_go_by_grpc_and_large_ones_by_objects_whatever_serves
 
 async def test_a_replica_of_a_version_that_knows_no_answers_in_pieces_is_called_as_before() -> None:
     handle = Ways(OF_BEFORE, REPLY, REPLY)
+    calling = client(handle)
+    for _ in range(2):
+        assert await calling.call("stage", Item("id", None)) == REPLY
+    assert handle.ways == [("answer", True), ("call", False), ("call", False)]
+
+
+async def test_a_deployment_called_answer_that_is_away_is_no_version_of_before() -> None:
+    """Serve names it in its error."""
+    with pytest.raises(Unavailable):
+        await client(Ways(ray.serve.exceptions.DeploymentUnavailableError(DeploymentID("answer", "app")))).call(
+            "stage", Item("id", None)
+        )
+
+
+async def test_an_answer_that_breaks_off_is_asked_for_again() -> None:
+    handle = Handle(tuple(pieces(LARGE))[:1], REPLY)
     assert await client(handle).call("stage", Item("id", None)) == REPLY
-    assert handle.ways == [("answer", True), ("call", False)]
