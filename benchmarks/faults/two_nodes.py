@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
+from benchmarks.mixed.requests import SEE
 from benchmarks.servers.nodes import several_nodes
-from benchmarks.servers.triptych import Config, shipped_config
+from benchmarks.servers.triptych import Config, model_of, shipped_config
 from pipelines.settings.config_file import HttpConfig, ServeFile, parse
 from pipelines.settings.pinning import pinned
 
@@ -27,7 +28,9 @@ DEPLOY_S = 300.0
 
 def of_two_nodes(config: Config) -> dict[str, Any]:
     """The application's `args`: a model's stages share a process, of which each node has one."""
-    args = deepcopy(config["applications"][0]["args"])
+    config = deepcopy(config)
+    args = config["applications"][0]["args"]
+    model_of(config, SEE)["llm"]["dtype"] = "float32"  # so that an answer is the same beside others, and goes on as it was
     stages: dict[str, list[str]] = {}
     for deployment in args["deployments"].values():
         for stage in deployment["stages"]:
