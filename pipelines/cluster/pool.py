@@ -1,7 +1,7 @@
 """A deployment of a stage as its callers have it: by which way each call goes, and how fast it answers.
 
 By Serve's gRPC goes what is small, in pieces (`pieces.py`): by way of Ray's objects each takes the processors about twice as long. What is
-large goes by those, which copy nothing (4 MB by gRPC: 25 ms instead of 7). A unary call of gRPC doesn't say that it was accepted before
+large goes by those, which copy nothing (`benchmarks/overhead/crossings.py`). A unary call of gRPC doesn't say that it was accepted before
 it is done, so one that is answered at once is a stream, too, of one answer. Decides what is small; knows no replica.
 """
 
