@@ -64,7 +64,7 @@ async def test_a_prompt_longer_than_clip_reads_at_once_is_painted_from_its_chunk
     tmp_path: Path, prompt: str, negative: str | None
 ) -> None:
     folder = save_stable_diffusion(tmp_path / "sd")
-    part = {"source": {"folder": str(folder)}}
+    part = {"source": {"folder": str(folder)}, "dtype": "float32"}
     model = {"pipeline": "text_to_image", "text_encoder": part, "denoiser": part, "vae_decoder": part}
     body = {"model": "sd", "prompt": prompt, "negative_prompt": negative, "num_inference_steps": 3, "seed": 9}
     async with served({"sd": model}) as client:

@@ -5,6 +5,7 @@ raised are Ray's own exceptions.
 """
 
 import asyncio
+import os
 import pickle
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
 from contextlib import aclosing
@@ -92,7 +93,7 @@ class FakeDeployment:
         except asyncio.CancelledError:
             if replica.is_dead:
                 raise (
-                    ray.exceptions.ActorUnavailableError("", b"\x01" * 16) if by_grpc else ray.exceptions.RayActorError()
+                    ray.exceptions.ActorUnavailableError("", os.urandom(16)) if by_grpc else ray.exceptions.RayActorError()
                 ) from None
             self.num_cancelled += 1
             raise

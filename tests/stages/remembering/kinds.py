@@ -40,7 +40,9 @@ from tests.pipelines.stages import OneShot
 from tests.stages.host.hosting import collect, once
 from tests.stages.llm.library.oracle import load
 
-PATIENCE, PAUSE_S = Patience(timeout_s=0.3), 0.2
+PATIENT, HURRIED = Patience(timeout_s=10.0), Patience(timeout_s=0.3)
+"""The first where Redis answers, however busy the machine is; the second where it is to be found out soon that it doesn't."""
+PAUSE_S = 0.2
 PAGE_TOKENS = 8
 PROMPT_PAGES = 4
 SETTINGS = LlmSettings(2, 128, 16, page_tokens=PAGE_TOKENS)
@@ -107,9 +109,9 @@ def assert_same(one: Answers, other: Answers) -> None:
 class Replica:
     """A process with all stages. Without room in memory, unless `memory_bytes` says otherwise, so that all comes from Redis."""
 
-    def __init__(self, models: Models, url: str, *, memory_bytes: int = 0) -> None:
+    def __init__(self, models: Models, url: str, *, memory_bytes: int = 0, patience: Patience = PATIENT) -> None:
         self.tiers = [
-            RedisTier(url, patience=PATIENCE, breaker=Breaker(pause_s=PAUSE_S), namespace=namespace)
+            RedisTier(url, patience=patience, breaker=Breaker(pause_s=PAUSE_S), namespace=namespace)
             for namespace in ("results", "pages")
         ]
         cache, pages = (TieredCache([MemoryTier(memory_bytes), tier]) for tier in self.tiers)

@@ -11,10 +11,21 @@ import pytest
 
 from cache.claims import MARK
 from cache.codec import describe, encode
+from cache.redis.redis_connection import Patience
 from pipelines.settings.schema.remembering import KINDS as KINDS_OF_THE_CONFIGURATION
 from tests.cache.redis_server import RedisServer
 from tests.cache.slow_line import SlowLine
-from tests.stages.remembering.kinds import KINDS, NUM_VALUES, PROMPT_PAGES, Models, Replica, assert_same, caches
+from tests.stages.remembering.kinds import (
+    HURRIED,
+    KINDS,
+    NUM_VALUES,
+    PATIENT,
+    PROMPT_PAGES,
+    Models,
+    Replica,
+    assert_same,
+    caches,
+)
 
 pytestmark = [pytest.mark.models, pytest.mark.timeout(120)]
 
@@ -33,8 +44,8 @@ class World:
         self.line = SlowLine(folder / "s.sock")
         self.replicas: list[Replica] = []
 
-    def replica(self) -> Replica:
-        self.replicas.append(Replica(self._models, self.line.url))
+    def replica(self, patience: Patience = PATIENT) -> Replica:
+        self.replicas.append(Replica(self._models, self.line.url, patience=patience))
         return self.replicas[-1]
 
     def rewrite(self, change: Callable[[bytes, bytes], bytes | None]) -> int:
@@ -167,7 +178,7 @@ def restarted(world: World) -> Iterator[None]:
 async def test_what_can_not_be_had_is_made_and_all_is_remembered_again_afterwards(
     world: World, fault: Callable[[World], AbstractContextManager[None]]
 ) -> None:
-    first, second, third = world.replica(), world.replica(), world.replica()
+    first, second, third = (world.replica(HURRIED) for _ in range(3))
     made = await first.ask_all()
     await first.written(PAGES)
     with fault(world):
