@@ -273,6 +273,8 @@ def _config(folder: Path, results: str, pages: str) -> dict[str, Any]:
     del args["models"]["triptych-clip"], args["deployments"]["clip"]
     args["models"][PAINT] |= {"keep_steps": [0.5], "remember_images": True}
     args["models"][SEE]["llm"] |= {"num_slots": 4}
+    for part in (part for model in (SEE, PAINT) for part in args["models"][model].values() if isinstance(part, dict)):
+        part["dtype"] = "float32"  # else an answer depends on what is beside it, where the CPU computes in half precision
     for name, deployment in args["deployments"].items():
         del deployment["autoscaling_config"]
         deployment["num_replicas"] = 2 if name in ("llm", "vision-encoder") else 1

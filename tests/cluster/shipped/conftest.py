@@ -1,4 +1,5 @@
-"""One served Triptych for all tests here, as `serve_config.yaml` has it but for quicker scaling; it ends with the last of them."""
+"""One served Triptych for all tests here, as `serve_config.yaml` has it but for quicker scaling, and for a language model whose answers
+don't depend on what is beside them, whatever CPU this is; it ends with the last of them."""
 
 from collections.abc import Iterator
 
@@ -18,5 +19,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     # and what may wait for it: in the replica and before it
     config["applications"][0]["args"]["models"]["triptych-paint"]["denoiser"]["queue"] = {"max_items": 24}
     deployments["denoiser"]["max_queued_requests"] = 24
+    config["applications"][0]["args"]["models"]["triptych-see"]["llm"]["dtype"] = "float32"
     with served(config, tmp_path_factory.mktemp("served")) as server:
         yield server
