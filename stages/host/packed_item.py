@@ -50,14 +50,15 @@ def packed(item: Item[Any], *, small_bytes: int = 0) -> tuple[Item[Any] | Packed
 
 
 def as_bytes(item: Item[Any], *, max_bytes: int) -> PackedItem | None:
-    """The item as bytes with all its arrays, to be answered in pieces; None: those, and what else of its payload has a size, are more."""
+    """The item as bytes with all its arrays, to be answered in pieces; None: that is more."""
     if _num_bytes(item.payload) > max_bytes:
         return None
-    return PackedItem(pickle.dumps(item, protocol=5), item.deadline, in_pieces=True)
+    data = pickle.dumps(item, protocol=5)
+    return PackedItem(data, item.deadline, in_pieces=True) if len(data) <= max_bytes else None
 
 
 def _num_bytes(value: object) -> int:
-    """Of what is large in an item: arrays, and bytes."""
+    """Of what is mostly large in an item, told without pickling it: arrays, and bytes."""
     if isinstance(value, np.ndarray):
         return value.nbytes
     if isinstance(value, bytes | Blob):

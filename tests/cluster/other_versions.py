@@ -30,8 +30,8 @@ EARLIER: Changes = {
     PACKED: {
         ', droppable=["in_pieces"]': "",
         "    in_pieces: bool = False\n": "",
-        "PackedItem(data, item.deadline, in_pieces=True)": "PackedItem(data, item.deadline)",
-        "return PackedItem(pickle.dumps(item, protocol=5), item.deadline, in_pieces=True)": "return None",
+        "(PackedItem(data, item.deadline, in_pieces=True) if": "(PackedItem(data, item.deadline) if",
+        "    return PackedItem(data, item.deadline, in_pieces=True) if len(data) <= max_bytes else None": "    return None",
     },
     REPLICA: {
         "in_pieces = isinstance(item, PackedItem) and item.in_pieces": "in_pieces = False",

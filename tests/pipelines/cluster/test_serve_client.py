@@ -26,7 +26,7 @@ from stages.contract.errors import Broken, DeadlineExceeded, QueueFull, ReplicaL
 from stages.contract.item import Item, ReplicaEnded, Reply, StageReceipt, StreamEnd
 from stages.contract.message import KNOWN, Unread
 from stages.diffusion.messages import DecodeLatents, Latents, Pixels
-from stages.vision.messages import EncodeImage
+from stages.vision.messages import EmbedInput, EncodeImage
 
 REPLY = Reply(Pixels(np.zeros((1, 1, 3), np.uint8)), StageReceipt("stage", pool="d"))
 BROKEN = ray.exceptions.RayTaskError("call", "traceback", Broken("its device broke"))
@@ -356,7 +356,8 @@ async def test_small_things_go_by_grpc_and_large_ones_by_objects_whatever_serves
     handle.ways.clear()
     await calling.call("stage", item)
     await calling.call("stage", Item("id", EncodeImage(bytes(2**20), max_pixels=1)))
-    assert handle.ways == [("call", False)] * 2
+    await calling.call("stage", Item("id", EmbedInput(text="a" * 2**20)))
+    assert handle.ways == [("call", False)] * 3
     streams = Ways((1, 2))
     assert await streamed(streams) == [1, 2]
     assert streams.ways == [("stream", True)]
