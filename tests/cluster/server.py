@@ -101,12 +101,15 @@ def grown(before: Mapping[str, float], now: Mapping[str, float]) -> float:
     return sum(count - before.get(replica, 0.0) for replica, count in now.items())
 
 
-def eventually(check: Callable[[], bool], what: str, timeout_s: float = 120) -> None:
-    """Waits for a condition of the real world; fails with its name."""
+def eventually(
+    check: Callable[[], bool], what: str, timeout_s: float = 120, found: Callable[[], object] | None = None
+) -> None:
+    """Waits for a condition of the real world; fails with its name, and with what is `found` instead."""
     deadline = time.monotonic() + timeout_s
     while not check():
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {timeout_s} s: {what}")
+            instead = "" if found is None else f"; found: {found()}"
+            raise AssertionError(f"not within {timeout_s} s: {what}{instead}")
         time.sleep(0.1)
 
 

@@ -4,6 +4,8 @@ outlives it."""
 import os
 import signal
 import threading
+import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -55,9 +57,14 @@ class Burst:
         self._port, self._model = port, model
         self._stopping = threading.Event()
         self.failures: list[str] = []
+        self.seen: list[tuple[float, Mapping[str, int]]] = []
+        """When, and how many replicas of which deployment in which state."""
         self.num_answers = self.most = 0
         self._threads = [threading.Thread(target=self._ask, args=(caller,)) for caller in range(num_callers)]
         self._threads.append(threading.Thread(target=self._count))
+
+    def __repr__(self) -> str:
+        return f"{self.num_answers} answers, {len(self.failures)} failures {self.failures[:3]}, replicas {self.seen}"
 
     def __enter__(self) -> "Burst":
         for thread in self._threads:
@@ -79,8 +86,12 @@ class Burst:
                     self.failures.append(answer.text)
 
     def _count(self) -> None:
+        began, before = time.monotonic(), None
         while not self._stopping.wait(0.2):
             self.most = max(self.most, sum(present().values()))
+            if (now := states()) != before:
+                before = now
+                self.seen.append((round(time.monotonic() - began, 1), now))
 
 
 def present(states: Sequence[str] = PRESENT) -> Mapping[str, int]:
@@ -90,6 +101,11 @@ def present(states: Sequence[str] = PRESENT) -> Mapping[str, int]:
         if name in found and replica["state"] in states:
             found[name] += 1
     return found
+
+
+def states() -> Mapping[str, int]:
+    """How many replicas of which deployment are in which state."""
+    return Counter(f"{name} {replica['state']}" for name, replica in replicas() if name in ("busy", "idle"))
 
 
 def running() -> Mapping[str, int]:
@@ -107,7 +123,8 @@ def test_a_pool_with_no_minimum_begins_asleep(port: int) -> None:
 
 def test_a_burst_gets_what_the_budget_has_and_another_model_its_part(port: int) -> None:
     with Burst(port, "busy", NUM_CALLERS) as busy:
-        eventually(lambda: running() == {"busy": BUDGET, "idle": 0}, "the whole budget is the busy model's")
+        whole = {"busy": BUDGET, "idle": 0}
+        eventually(lambda: running() == whole, "the whole budget is the busy model's", found=lambda: busy)
         with Burst(port, "idle", NUM_CALLERS) as idle:
             eventually(lambda: running()["idle"] == BUDGET // 2, "both models have half of the budget")
     assert max(busy.most, idle.most) <= BUDGET

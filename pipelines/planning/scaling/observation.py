@@ -1,12 +1,13 @@
 """From what replicas and callers tell to the state of every pool, which scaling is decided from.
 
-Decides how counters become rates, and what is supposed of who has told nothing yet. Pure: what was told comes in, with the time.
+Decides what is taken for a replica that nobody knew, and what is supposed of who has told nothing yet. Pure: what was told comes in,
+with the time.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
+from pipelines.planning.scaling.account import Account, Counted
 from pipelines.planning.scaling.pool_state import Feed, PoolState, StageLoad
 from stages.contract.message import ALL, message
 from stages.contract.news import StageNews
@@ -23,10 +24,13 @@ ACQUAINTED_AFTER_S = 30.0
 @message(droppable=[ALL])
 @dataclass(frozen=True, slots=True)
 class Told:
-    """By one replica, of each of its stages. `pool`: which it is in."""
+    """By one replica, of each of its stages. `pool`: which it is in. `at`: when, in seconds of a clock of its own that only goes forward;
+    `quiet_until`: when it last looked and had nothing new to tell. None: that isn't known."""
 
     pool: str
     news: tuple[StageNews, ...]
+    at: float | None = None
+    quiet_until: float | None = None
 
 
 @message(droppable=[ALL])
@@ -59,17 +63,6 @@ class Watched:
     after: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-class _Counted(NamedTuple):
-    work: Work
-    arrived: float
-    left: float
-
-
-class _Known(NamedTuple):
-    total: _Counted
-    at: float
-
-
 @dataclass(slots=True)
 class _Start:
     since: float
@@ -82,8 +75,8 @@ class Observation:
     def __init__(self) -> None:
         self._at: float | None = None
         self._began_at: float | None = None
-        self._counted: dict[tuple[str, str], _Known] = {}
-        self._ever: dict[str, _Counted] = {}
+        self._accounts: dict[tuple[str, str], Account] = {}
+        self._ever: dict[str, Counted] = {}
         self._starts: dict[str, _Start] = {}
         self._start_up_s: dict[str, float] = {}
 
@@ -110,27 +103,24 @@ class Observation:
                 found.append(self._state(pool.state, tuple(loads), news, there, now))
         return found
 
-    def _came(self, told: Mapping[str, Told], now: float, seconds: float) -> Mapping[tuple[str, str], _Counted]:
+    def _came(self, told: Mapping[str, Told], now: float, seconds: float) -> Mapping[tuple[str, str], Counted]:
         """Since the last time, by pool and stage. A replica that nobody knew has begun at nothing, unless whoever looks is new itself.
         One that was silent for a while, or whose words were lost, goes on from what it told last: what came to it meanwhile came evenly."""
-        came: dict[tuple[str, str], _Counted] = {}
-        counted = {key: known for key, known in self._counted.items() if now - known.at <= FORGOTTEN_AFTER_S}
+        came: dict[tuple[str, str], Counted] = {}
+        self._accounts = {key: known for key, known in self._accounts.items() if now - known.heard_at <= FORGOTTEN_AFTER_S}
         self._began_at = now if self._began_at is None else self._began_at
         is_new_here = now - self._began_at < ACQUAINTED_AFTER_S
         for replica, each in told.items():
             for one in each.news:
-                key, total = (replica, one.stage), _Counted(one.arrived, one.num_arrived, one.num_left)
-                known = counted.get(key)
-                counted[key] = _Known(total, now)
-                before = known.total if known is not None else total if is_new_here else _Counted(NO_WORK, 0, 0)
-                if total.arrived < before.arrived:
-                    before = _Counted(NO_WORK, 0, 0)
-                more = _Counted(total.work - before.work, total.arrived - before.arrived, max(0, total.left - before.left))
-                self._ever[one.stage] = _plus(self._ever.get(one.stage), more)
-                part = seconds / max(seconds, now - known.at) if known is not None else 1.0
-                latest = _Counted(more.work * part, more.arrived * part, more.left * part)
-                came[each.pool, one.stage] = _plus(came.get((each.pool, one.stage)), latest)
-        self._counted = counted
+                key, total = (replica, one.stage), Counted(one.arrived, one.num_arrived, one.num_left)
+                account = self._accounts.get(key)
+                if account is None or total.arrived < account.total.arrived:
+                    begins = total if account is None and is_new_here else Counted()
+                    account = self._accounts[key] = Account(begins, each.at, now, seconds)
+                self._ever[one.stage] = self._ever.get(one.stage, Counted()).plus(total.since(account.total))
+                account.tell(total, each.at, each.quiet_until, now)
+                pool = each.pool, one.stage
+                came[pool] = came.get(pool, Counted()).plus(account.came(now, seconds))
         return came
 
     def _load(
@@ -139,13 +129,13 @@ class Observation:
         stage: StageLoad,
         watched: Watched,
         news: Sequence[StageNews],
-        came: Mapping[tuple[str, str], _Counted],
+        came: Mapping[tuple[str, str], Counted],
         lines: WaitingFor,
         there: Present,
         seconds: float,
     ) -> StageLoad:
         own = [one for one in news if one.stage == stage.stage] if there.running else []
-        new, line = came.get((pool, stage.stage), _Counted(NO_WORK, 0, 0)), lines.get((pool, stage.stage), Waiting())
+        new, line = came.get((pool, stage.stage), Counted()), lines.get((pool, stage.stage), Waiting())
         known = max((one for one in own if one.speed is not None), key=lambda one: one.num_left, default=None)
         feeds = tuple(Feed(before, self._items(stage.stage, before)) for before in watched.after.get(stage.stage, ()))
         return replace(
@@ -192,12 +182,6 @@ class Observation:
         else:
             self._starts.setdefault(pool, _Start(now, there.running))
         return self._start_up_s.get(pool, START_UP_S)
-
-
-def _plus(some: _Counted | None, more: _Counted) -> _Counted:
-    if some is None:
-        return more
-    return _Counted(some.work + more.work, some.arrived + more.arrived, some.left + more.left)
 
 
 def _sums(waiting: Iterable[WaitingFor]) -> WaitingFor:
