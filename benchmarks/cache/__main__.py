@@ -40,7 +40,7 @@ class Plan:
 
 FULL = Plan(
     first_token.Plan(rounds=4, elsewhere_rounds=3),
-    throughput.Plan(turns=1, requests=10, images=16, new_requests=16, new_turns=2),
+    throughput.Plan(turns=1, requests=10, images=16, new_requests=12, new_turns=8),
 )
 QUICK = Plan(
     first_token.Plan(rounds=2, elsewhere_rounds=1, long_tokens=400),
