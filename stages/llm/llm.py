@@ -14,7 +14,7 @@ only: `resume` treats prompt and answer so far as a prompt.
 """
 
 import logging
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -36,6 +36,7 @@ from stages.llm.answer_events import AnswerEvents
 from stages.llm.answers.detokenizer import TextStream, TokenTexts, special_tokens
 from stages.llm.answers.ending import end_tokens
 from stages.llm.answers.lengths import AnswerLengths
+from stages.llm.following import Following
 from stages.llm.messages import Generate, Sampling
 from stages.llm.model.forward import Forward, PlacedImage
 from stages.llm.model.image_positions import ImagePositions
@@ -101,6 +102,7 @@ class Llm:
         self._allocate()
         self._pages = self._slot_pages(type(loaded.model).__name__)
         self._paging = Paging(self._table, self._pages)
+        self._following = Following(self._table, self._forward.slots.copy_prefix)
         self._while_computing: Callable[[], None] | None = None
         reader = PromptReader(num_tokens, naming)
         self._preparer = PromptPreparer(reader, width, image_positions, self._table, self._forward.dtype, self._pages)
@@ -269,6 +271,7 @@ class Llm:
             raise InputsMissing(missing)
         images, positions = self._on_device(prepared, num_reused)  # this may fail, too, and then no slot is taken
         self._take(contents, placement, prepared.at_hand)
+        follows = self._following.followed_by(placement.slot, contents)
         num_prompt = prepared.read.num_prompt
         room = self._settings.max_context_tokens - num_prompt
         return LlmRow(
@@ -285,6 +288,7 @@ class Llm:
             positions=positions,
             position_delta=prepared.position_delta,
             scoring=so_far.scoring,
+            follows=follows,
         )
 
     def _on_device(self, prepared: PreparedPrompt, num_reused: int) -> tuple[tuple[PlacedImage, ...], Tensor | None]:
@@ -328,7 +332,7 @@ class Llm:
             if row.told == row.foreseen:
                 return None
             row.told = row.foreseen
-        return answer_work(row.num_waiting, row.foreseen - row.num_generated, self._chunk_tokens)
+        return answer_work(row.num_own, row.foreseen - row.num_generated, self._chunk_tokens)
 
     def shrink(self) -> bool:
         """From now on a step computes half as many tokens of waiting prompts."""
@@ -345,10 +349,12 @@ class Llm:
         return True
 
     def step(self, rows: Sequence[LlmRow]) -> Sequence[Stepped]:
+        with torch.inference_mode():
+            behind = self._following.catch_up(rows)
         before = [(row.contents.num_computed, row.images) for row in rows]
         try:
             with torch.inference_mode():
-                sampled = self._compute(rows)
+                sampled = self._compute(rows, behind)
         except Exception:
             # Some of the step's passes may have run. What they wrote into the slots will be written again, and the same.
             for row, (num_computed, images) in zip(rows, before, strict=True):
@@ -367,11 +373,11 @@ class Llm:
                 self._paging.computed(row.slot)
         return stepped
 
-    def _compute(self, rows: Sequence[LlmRow]) -> dict[int, SampledToken]:
-        """The next token of every row (by its index) whose prompt is computed by the end of the step."""
+    def _compute(self, rows: Sequence[LlmRow], behind: Mapping[int, int]) -> dict[int, SampledToken]:
+        """The next token of every row (by its index) whose prompt is computed by the end of the step. `behind`: who waits for whom."""
         ready: list[int] = []
         logits: list[Tensor] = []
-        for one in planned(rows, self._chunk_tokens, self._max_scored):
+        for one in planned(rows, self._chunk_tokens, self._max_scored, behind):
             indices, lengths = one.indices, one.lengths
             members = [rows[index] for index in indices]
             chunks = [row.next_chunk(length) for row, length in zip(members, lengths, strict=True)]

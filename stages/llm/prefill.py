@@ -4,9 +4,12 @@ The first prompt is sure of half the budget: the longest-waiting one of the tena
 step's rows. The rest goes to whoever is nearest to its first token: short prompts overtake a long one, and no prompt starves.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
+
+NOBODY: Mapping[int, int] = MappingProxyType({})
 
 
 class Waiting(Protocol):
@@ -29,13 +32,15 @@ class Pass:
     is_scored: bool = False
 
 
-def planned(rows: Sequence[Waiting], budget: int, max_scored: int) -> list[Pass]:
+def planned(rows: Sequence[Waiting], budget: int, max_scored: int, behind: Mapping[int, int] = NOBODY) -> list[Pass]:
     """A step's passes: one for all running answers, the others for prompts. `budget` tokens of prompts in all; passes that are scored
-    have `max_scored` at most, the padding counted."""
+    have `max_scored` at most, the padding counted. `behind`: who waits for another's prompt, which goes on in its place if that is
+    the earlier one."""
     answering: list[int] = []
     waiting: list[int] = []
     for index, row in enumerate(rows):
         (waiting if row.num_waiting else answering).append(index)
+    waiting = list(dict.fromkeys(_first_of(index, behind) for index in waiting))
     answering.sort(key=lambda index: rows[index].slot)
     passes = [Pass(answering, [1] * len(answering))] if answering else []
     if not waiting:
@@ -47,6 +52,13 @@ def planned(rows: Sequence[Waiting], budget: int, max_scored: int) -> list[Pass]
             for part in _within(group, of_kind, max_scored) if is_scored else [group]:
                 passes.append(Pass([waiting[place] for place in part], [of_kind[place] for place in part], is_scored))
     return passes
+
+
+def _first_of(index: int, behind: Mapping[int, int]) -> int:
+    """Whom it waits for, or whom that one waits for, and so on."""
+    while index in behind:
+        index = behind[index]
+    return index
 
 
 def _room(row: Waiting, max_scored: int) -> int:

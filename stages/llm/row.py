@@ -14,6 +14,15 @@ from stages.llm.sampling.sampling import RowSampler
 from stages.llm.sampling.scoring import PromptScoring, Scored
 
 
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """The row in `slot` computes the first `num_tokens` for another one, too, for as long as these are the slot's `contents`."""
+
+    slot: int
+    contents: SlotContents
+    num_tokens: int
+
+
 @dataclass(slots=True)
 class LlmRow:
     """`contents` are the tokens so far (prompt and answer) and how many of them the slot has. `num_given` of them were
@@ -38,12 +47,19 @@ class LlmRow:
     is_sound: bool = False  # the last logits were numbers, so all that the slot holds of this row are
     scoring: PromptScoring | None = None
     scored: Scored = ()  # of the prompt, in the step that was just computed
+    follows: Followed | None = None  # who computes its beginning, too
 
     @property
     def num_waiting(self) -> int:
         """Tokens that were given and are still to be computed."""
         left = self.num_given - self.contents.num_computed
         return left if left > 0 else 0
+
+    @property
+    def num_own(self) -> int:
+        """Of those the ones that no other row computes for it."""
+        followed = 0 if self.follows is None else self.follows.num_tokens - self.contents.num_computed
+        return self.num_waiting - max(0, followed)
 
     @property
     def is_scored(self) -> bool:

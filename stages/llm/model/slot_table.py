@@ -125,6 +125,20 @@ class SlotTable:
         """Of an image that a slot holds, by its features' name. Any thread."""
         return next((image.grid for image in self._images() if image.name == name), None)
 
+    def in_the_making(self, slot: int, newcomer: SlotContents) -> Placement | None:
+        """Of the slots that are taken, but for the newcomer's own, the one that will hold the longest beginning of its tokens once what
+        lies in it is computed: `num_reused`, in whole pages. The engine's thread."""
+        if not newcomer.may_reuse:
+            return None
+        most = (len(newcomer.tokens) - 1) // self.naming.page_tokens
+        best = Placement(-1)
+        for other, held in enumerate(self._contents):
+            if held is not None and other != slot and other not in self._free:
+                shared = num_equal(newcomer.chain[: most + 1], held.chain) - 1  # the first name is the salt's
+                if shared * self.naming.page_tokens > best.num_reused:
+                    best = Placement(other, shared * self.naming.page_tokens)
+        return best if best.num_reused else None
+
     def resident_names(self) -> frozenset[str]:
         """Of the images' features that are not needed by who goes on where a slot ends. Any thread."""
         return frozenset(image.name for image in self._images())
@@ -195,6 +209,15 @@ class SlotTable:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if chain[middle] in self._holders else (low, middle - 1)
         return low
+
+
+def num_equal(ours: Sequence[str], theirs: Sequence[str]) -> int:
+    """How many of the first names are the same. Each stands for all before it, too."""
+    low, high = 0, min(len(ours), len(theirs))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if ours[middle - 1] == theirs[middle - 1] else (low, middle - 1)
+    return low
 
 
 def common_prefix(newcomer: SlotContents, held: SlotContents, num_equal: int = 0, *, beyond: int = 0) -> int:
