@@ -39,8 +39,8 @@ class Plan:
 
 
 FULL = Plan(
-    first_token.Plan(rounds=4, elsewhere_rounds=3),
-    throughput.Plan(turns=1, requests=10, images=16, new_requests=12, new_turns=8),
+    first_token.Plan(rounds=8, elsewhere_rounds=3),
+    throughput.Plan(turns=1, requests=20, images=16, new_requests=12, new_turns=8),
 )
 QUICK = Plan(
     first_token.Plan(rounds=2, elsewhere_rounds=1, long_tokens=400),
@@ -64,10 +64,11 @@ def main() -> None:
         served(two_of_each(remembers=True, num_slots=NUM_SLOTS)) as on,
         served(two_of_each(remembers=False, num_slots=NUM_SLOTS)) as off,
     ):
-        found.samples += first_token.measure_elsewhere(on.url, plan.first_token)
         for run in throughput.measure({REMEMBERS: on.url, FORGETS: off.url}, plan.throughput):
             found.runs.append(run)
             _publish(found, plan, quick)
+        found.samples += first_token.measure_elsewhere(on, plan.first_token)
+        _publish(found, plan, quick)
     if plan.with_vllm:
         found.samples += _of_vllm(found.notes, plan.first_token)
         _publish(found, plan, quick)

@@ -41,7 +41,7 @@ NUM_SLOTS = 2
 BESIDE = 64
 """What memory holds beside one long beginning: a page, for what is asked about it makes one more."""
 SETTLE_S = 2.5  # exporting behind the answer, and a report
-MAX_TRIES = 12  # of being sent to another replica
+BACK_S = 20.0  # until a killed replica is back, and the machine quiet
 ANOTHERS, NEW, FILLERS = 500, 1_000, 2_000
 """Beginnings are numbered from here for each purpose, so that none comes twice."""
 
@@ -100,10 +100,10 @@ def measure(plan: Plan) -> list[Sample]:
         return asyncio.run(_on_one_replica(server, Beginnings(), plan))
 
 
-def measure_elsewhere(url: str, plan: Plan) -> list[Sample]:
-    """Of two replicas that are served at `url`."""
+def measure_elsewhere(server: Served, plan: Plan) -> list[Sample]:
+    """Of two replicas."""
     tell("first token: two replicas")
-    return asyncio.run(_on_another(url, Beginnings(), plan))
+    return asyncio.run(_on_another(server, Beginnings(), plan))
 
 
 async def _on_one_replica(server: Served, beginnings: Beginnings, plan: Plan) -> list[Sample]:
@@ -141,17 +141,17 @@ async def _round(chats: _Chats, number: int, long_tokens: int) -> None:
     await chats.alone(number)
 
 
-async def _on_another(url: str, beginnings: Beginnings, plan: Plan) -> list[Sample]:
-    """Chats about one beginning until one of them is answered by another replica than the first: Serve chooses."""
-    chats = _Chats(url, beginnings, TWO)
+async def _on_another(server: Served, beginnings: Beginnings, plan: Plan) -> list[Sample]:
+    """Chats about one beginning, the second once the replica that answered the first is gone, and two are there again."""
+    chats = _Chats(server.url, beginnings, TWO)
     try:
         for number in range(ANOTHERS, ANOTHERS + plan.elsewhere_rounds):
             first = await chats.about(plan.long_tokens, COLD, number)
             await asyncio.sleep(SETTLE_S)
-            for _ in range(MAX_TRIES):
-                if (await chats.about(plan.long_tokens, ELSEWHERE, number)).replica != first.replica:
-                    break
-                chats.samples.pop()
+            server.kill("llm", first.replica)
+            await asyncio.sleep(BACK_S)
+            if (await chats.about(plan.long_tokens, ELSEWHERE, number)).replica == first.replica:
+                raise RuntimeError(f"replica {first.replica} was killed and answers")
         return chats.samples
     finally:
         await chats.close()

@@ -36,16 +36,22 @@ class Served:
     url: str
     mark: str
 
-    def kill(self, deployment: str) -> int:
-        """Kills every replica of a deployment, and says how many."""
+    def kill(self, deployment: str, replica: str = "") -> int:
+        """Kills every replica of a deployment, or the one of this name, and says how many."""
         killed = 0
         for process in psutil.process_iter(["cmdline"]):
             with suppress(psutil.Error):
                 title = " ".join(process.info["cmdline"] or [])
-                if "ServeReplica:" in title and f":{deployment}" in title and process.environ().get(_MARK) == self.mark:
+                is_one = "ServeReplica:" in title and f":{deployment}" in title and process.environ().get(_MARK) == self.mark
+                if is_one and (not replica or _writes_log_of(process, replica)):
                     os.kill(process.pid, signal.SIGKILL)
                     killed += 1
         return killed
+
+
+def _writes_log_of(process: psutil.Process, replica: str) -> bool:
+    """The name of Serve's log ends with the replica's."""
+    return any(Path(file.path).stem.endswith(f"_{replica}") for file in process.open_files())
 
 
 @contextmanager
