@@ -7,10 +7,10 @@ rows run.
 The life of a row: `page_run` tells the pages of its prompt, and how many of them a slot holds; `needs`, which images lie beyond those and
 the pages that were brought; `prepare` brings their features into the model's dtype; `start` gives it a slot, with whatever beginning of
 its prompt is already known, copied from another slot or written from pages, and brings the other features onto the device, where they
-stay until the prompt is computed; steps compute the rest of the prompt in chunks; the step that computes the prompt's last token samples
-the first token of the answer; every further step adds one, until a stop token, a stop string or the bound; `finish` frees the slot, whose
-content may serve a later prompt, and leaves in pages (`export`) when that is in nobody's way. A row that must make way keeps its tokens
-only: `resume` treats prompt and answer so far as a prompt.
+stay until the prompt is computed; steps compute the rest of the prompt in chunks, but for what another row computes at the time
+(`following.py`); the step that computes the prompt's last token samples the first token of the answer; every further step adds one, until
+a stop token, a stop string or the bound; `finish` frees the slot, whose content may serve a later prompt, and leaves in pages (`export`)
+when that is in nobody's way. A row that must make way keeps its tokens only: `resume` treats prompt and answer so far as a prompt.
 """
 
 import logging

@@ -130,13 +130,14 @@ class SlotTable:
         lies in it is computed: `num_reused`, in whole pages. The engine's thread."""
         if not newcomer.may_reuse:
             return None
-        most = (len(newcomer.tokens) - 1) // self.naming.page_tokens
+        beginnings = newcomer.chain[
+            1 : (len(newcomer.tokens) - 1) // self.naming.page_tokens + 1
+        ]  # the first name is the salt's
         best = Placement(-1)
         for other, held in enumerate(self._contents):
-            if held is not None and other != slot and other not in self._free:
-                shared = num_equal(newcomer.chain[: most + 1], held.chain) - 1  # the first name is the salt's
-                if shared * self.naming.page_tokens > best.num_reused:
-                    best = Placement(other, shared * self.naming.page_tokens)
+            if held is not None and other != slot and other not in self._free and held.chain[1:2] == beginnings[:1]:
+                num_tokens = num_equal(beginnings, held.chain[1:]) * self.naming.page_tokens
+                best = Placement(other, num_tokens) if num_tokens > best.num_reused else best
         return best if best.num_reused else None
 
     def resident_names(self) -> frozenset[str]:

@@ -1,9 +1,11 @@
 """How waiting prompts share a step's budget."""
 
+from dataclasses import dataclass
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.llm.prefill import group_by_length, share_budget
+from stages.llm.prefill import Pass, group_by_length, planned, share_budget
 
 PROMPTS = st.lists(st.integers(1, 500), max_size=12)
 
@@ -34,3 +36,16 @@ def test_every_chunk_is_in_one_group_and_padding_at_most_doubles(lengths: list[i
 
 def test_rows_without_a_share_are_left_out() -> None:
     assert group_by_length([0, 8, 0]) == [[1]]
+
+
+@dataclass
+class Row:
+    slot: int
+    num_waiting: int
+    is_scored: bool = False
+
+
+def test_who_waits_for_another_takes_no_part_and_lends_it_its_place() -> None:
+    rows = [Row(0, 90), Row(1, 50), Row(2, 100), Row(3, 0)]
+    assert planned(rows, 40, 100, {0: 2}) == [Pass([3], [1]), Pass([2, 1], [20, 20])]
+    assert planned(rows, 40, 100, {0: 1, 1: 2}) == [Pass([3], [1]), Pass([2], [40])]

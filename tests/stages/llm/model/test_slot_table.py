@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.llm.model.slot_table import Placement, SlotContents, SlotImage, SlotTable, common_prefix
+from stages.llm.model.slot_table import Placement, SlotContents, SlotImage, SlotTable, common_prefix, num_equal
 from stages.llm.pages.naming import PageNaming
 
 
@@ -229,3 +229,52 @@ def test_a_name_is_forgotten_with_the_last_slot_that_holds_it() -> None:
         table.forget(slot)
         table.check_integrity()
     assert table._holders == {}
+
+
+PAGE = 4
+
+
+def beginning_alike(table: SlotTable, *all_tokens: list[int], salt: str = "a") -> list[SlotContents]:
+    found = [contents(tokens, salt) for tokens in all_tokens]
+    for one in found:
+        place(table, one)
+    return found
+
+
+def test_who_computes_most_of_a_newcomers_beginning_is_found_in_whole_pages() -> None:
+    table = SlotTable(4, PageNaming(PAGE))
+    beginning_alike(table, [1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10], [9, 9, 9, 9, 9])
+    newcomer = contents([1, 2, 3, 4, 5, 6, 7, 8, 9, 11])
+    slot = place(table, newcomer).slot
+    assert table.in_the_making(slot, newcomer) == Placement(1, 8)
+
+
+def test_the_last_token_is_nobody_elses_affair() -> None:
+    table = SlotTable(2, PageNaming(PAGE))
+    beginning_alike(table, [1, 2, 3, 4, 5, 6, 7, 8])
+    newcomer = contents([1, 2, 3, 4, 5, 6, 7, 8])
+    assert table.in_the_making(place(table, newcomer).slot, newcomer) == Placement(0, 4)
+
+
+def test_nobody_computes_anything_for_another_salt() -> None:
+    table = SlotTable(3, PageNaming(PAGE))
+    beginning_alike(table, [1, 2, 3, 4, 5, 6], salt="b")
+    newcomer = contents([1, 2, 3, 4, 5, 7])
+    assert table.in_the_making(place(table, newcomer).slot, newcomer) is None
+
+
+def test_nobody_computes_anything_in_a_slot_that_is_free() -> None:
+    table = SlotTable(3, PageNaming(PAGE))
+    left, newcomer = contents([1, 2, 3, 4, 5, 6]), contents([1, 2, 3, 4, 5, 7])
+    slot = place(table, left).slot
+    own = place(table, newcomer).slot
+    assert table.in_the_making(own, newcomer) == Placement(slot, PAGE)
+    table.release(slot)
+    assert table.in_the_making(own, newcomer) is None
+
+
+@given(st.lists(st.sampled_from("ab"), max_size=9), st.lists(st.sampled_from("ab"), max_size=9))
+def test_names_that_stand_for_all_before_them_are_compared_by_halves(ours: list[str], theirs: list[str]) -> None:
+    chains = [["".join(one[: end + 1]) for end in range(len(one))] for one in (ours, theirs)]
+    plainly = next((at for at, pair in enumerate(zip(*chains, strict=False)) if pair[0] != pair[1]), min(map(len, chains)))
+    assert num_equal(*chains) == plainly
