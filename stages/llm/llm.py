@@ -320,7 +320,9 @@ class Llm:
         return "llm"
 
     def cost(self, row: LlmRow) -> float:
-        """Tokens that the row may add to the next step."""
+        """Tokens that the row may add to the next step. One that waits for another's adds what that leaves, and is to be in its steps."""
+        if row.follows is not None:
+            return 1.0
         most = min(self._chunk_tokens, self._max_scored) if row.is_scored else self._chunk_tokens
         return float(min(max(1, row.num_waiting), most))
 

@@ -100,6 +100,17 @@ def test_who_is_waited_for_and_is_not_in_a_step_holds_nobody_up(folder: Path) ->
     assert [row.contents.num_computed for row in rows] == [0, CHUNK]
 
 
+def test_who_waits_is_no_load_for_a_step(folder: Path) -> None:
+    llm, works = load(folder), [generate((*SHARED, *end), 6) for end in ENDS[:2]]
+    rows = [llm.start(work, llm.prepare(work, NO_INPUTS)) for work in works]
+    assert [llm.cost(row) for row in rows] == [CHUNK, 1]
+    assert [row.num_own for row in rows] == [len(SHARED) + len(ENDS[0]), len(ENDS[1])]
+    for _ in range(5):
+        llm.step(rows)
+    assert [row.num_generated > 0 for row in rows] == [True, True]
+    assert [llm.cost(row) for row in rows] == [1, 1]
+
+
 def test_tenants_wait_for_their_own(folder: Path) -> None:
     works = [generate((*SHARED, *end), 4, salt=salt) for end, salt in zip(ENDS, ("a", "b", "a"), strict=True)]
     together = drive(load(folder), [(0, work) for work in works])
