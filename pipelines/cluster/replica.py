@@ -157,23 +157,20 @@ class StageReplica:
         """Every second where there is news: an idle stage takes no notice of the clock, nor any of the CPU."""
         told: object = None
         told_at = float("-inf")
-        quiet_until: float | None = None
         while True:
             activity, now = self._host.activity(), time.monotonic()
             if activity != told or now - told_at > REPORT_UNCHANGED_S:
                 try:
                     metrics = [replace(stage, pool=self._spec.deployment) for stage in self._host.metrics()]
-                    await self._table.report.remote(self._identity, metrics, self._told(now, quiet_until))
+                    await self._table.report.remote(self._identity, metrics, self._told(now))
                     told, told_at = activity, now
                 except Exception as error:  # the table is being replaced; counters are cumulative, so nothing is lost
                     log.warning("metrics not reported: %s: %s", type(error).__name__, error)
-            else:
-                quiet_until = now
             await asyncio.sleep(max(0.0, now + REPORT_PERIOD_S - time.monotonic()))
 
-    def _told(self, at: float, quiet_until: float | None) -> Told:
+    def _told(self, at: float) -> Told:
         news = tuple(replace(one, holds=frozenset()) for one in self._host.news())
-        return Told(_pool(self._spec.deployment), news, at, quiet_until)
+        return Told(_pool(self._spec.deployment), news, at)
 
     async def close(self) -> None:
         if self._watch is not None:

@@ -289,6 +289,7 @@ class Llm:
             position_delta=prepared.position_delta,
             scoring=so_far.scoring,
             follows=follows,
+            is_new=so_far.num_cached is None,
         )
 
     def _on_device(self, prepared: PreparedPrompt, num_reused: int) -> tuple[tuple[PlacedImage, ...], Tensor | None]:
@@ -320,9 +321,7 @@ class Llm:
         return "llm"
 
     def cost(self, row: LlmRow) -> float:
-        """Tokens that the row may add to the next step. One that waits for another's adds what that leaves, and is to be in its steps."""
-        if row.follows is not None:
-            return 1.0
+        """Tokens that the row may add to the next step."""
         most = min(self._chunk_tokens, self._max_scored) if row.is_scored else self._chunk_tokens
         return float(min(max(1, row.num_waiting), most))
 
@@ -352,7 +351,7 @@ class Llm:
 
     def step(self, rows: Sequence[LlmRow]) -> Sequence[Stepped]:
         with torch.inference_mode():
-            behind = self._following.catch_up(rows)
+            behind = self._following.waiting(rows)
         before = [(row.contents.num_computed, row.images) for row in rows]
         try:
             with torch.inference_mode():
@@ -373,6 +372,8 @@ class Llm:
             self._table.advance(row.slot)
             if row.is_sound:
                 self._paging.computed(row.slot)
+        with torch.inference_mode():
+            self._following.catch_up(rows)
         return stepped
 
     def _compute(self, rows: Sequence[LlmRow], behind: Mapping[int, int]) -> dict[int, SampledToken]:

@@ -35,7 +35,7 @@ class Pass:
 def planned(rows: Sequence[Waiting], budget: int, max_scored: int, behind: Mapping[int, int] = NOBODY) -> list[Pass]:
     """A step's passes: one for all running answers, the others for prompts. `budget` tokens of prompts in all; passes that are scored
     have `max_scored` at most, the padding counted. `behind`: who waits for another's prompt, which goes on in its place if that is
-    the earlier one."""
+    the earlier one, and is as near to a first token as the nearest of them."""
     answering: list[int] = []
     waiting: list[int] = []
     for index, row in enumerate(rows):
@@ -45,7 +45,11 @@ def planned(rows: Sequence[Waiting], budget: int, max_scored: int, behind: Mappi
     passes = [Pass(answering, [1] * len(answering))] if answering else []
     if not waiting:
         return passes
-    shares = share_budget([_room(rows[index], max_scored) for index in waiting], budget)
+    near = {index: rows[index].num_waiting for index in waiting}
+    for index in behind:
+        first = _first_of(index, behind)
+        near[first] = min(near[first], rows[index].num_waiting)
+    shares = share_budget([_room(rows[index], max_scored) for index in waiting], budget, [near[index] for index in waiting])
     for is_scored in (False, True):
         of_kind = [share if rows[index].is_scored == is_scored else 0 for index, share in zip(waiting, shares, strict=True)]
         for group in group_by_length(of_kind):
@@ -72,15 +76,16 @@ def _within(group: Sequence[int], lengths: Sequence[int], max_tokens: int) -> It
         yield list(group[first : first + num_rows])
 
 
-def share_budget(remaining: Sequence[int], budget: int) -> list[int]:
-    """Tokens for each prompt (in their order) this step: at most `budget` in all, and all of it where there is that
-    much."""
+def share_budget(remaining: Sequence[int], budget: int, near: Sequence[int] | None = None) -> list[int]:
+    """Tokens for each prompt (in their order) this step: at most `budget` in all, and all of it where there is that much. `near`: how far
+    each, or who waits for it, is from its first token; None: as far as its `remaining`."""
+    near = remaining if near is None else near
     shares = [0] * len(remaining)
     if not remaining:
         return shares
     shares[0] = min(remaining[0], -(-budget // 2))
     left = budget - shares[0]
-    for index in sorted(range(len(remaining)), key=lambda index: (remaining[index], index)):
+    for index in sorted(range(len(remaining)), key=lambda index: (near[index], index)):
         extra = min(remaining[index] - shares[index], left)
         shares[index] += extra
         left -= extra

@@ -48,6 +48,7 @@ class LlmRow:
     scoring: PromptScoring | None = None
     scored: Scored = ()  # of the prompt, in the step that was just computed
     follows: Followed | None = None  # who computes its beginning, too
+    is_new: bool = True  # nothing of it was computed before it got its slot, nor in another one
 
     @property
     def num_waiting(self) -> int:

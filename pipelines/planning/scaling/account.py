@@ -5,14 +5,17 @@ seconds brought. Taken for what came between two looks that makes clumps of the 
 are read as they were a moment ago, between two tellings, in the time of who told them. Pure: decides nothing.
 """
 
+import math
 from bisect import bisect_right
 from collections import deque
 from typing import NamedTuple
 
 from stages.contract.work import NO_WORK, Work
 
+TOLD_WITHIN_S = 1.5
+"""After so long a replica has told what it counted: it looks once a second."""
 BEHIND_S = 2.0
-"""So long ago totals are read: two of the times after which a busy replica tells the next."""
+"""So long ago totals are read: what was counted by then is known."""
 FEW_DELAYS = 16
 SILENT_AFTER = 1.5
 """Who told nothing for so many times as long as there was between two looks was silent: what came meanwhile came evenly."""
@@ -48,32 +51,36 @@ class Account:
         self._points = [_Point((now if told_at is None else told_at) - seconds, total)]
         self._behind_s = 0.0 if told_at is None else BEHIND_S
         self._delays: deque[float] = deque(maxlen=FEW_DELAYS)
+        self._same_until = -math.inf
         self._read_until: float | None = None
+        self._read_at = now
         self.heard_at = now
 
     @property
     def total(self) -> Counted:
         return self._points[-1].total
 
-    def tell(self, total: Counted, told_at: float | None, quiet_until: float | None, now: float) -> None:
-        """`quiet_until`: the last time, by the replica's clock, that it looked and found nothing new."""
+    def tell(self, total: Counted, told_at: float | None, now: float) -> None:
+        """What is the latest that is known of it, new or not. Who told nothing new has counted nothing new, but for what it is yet to
+        tell."""
         self.heard_at = now
         at, last = now if told_at is None else told_at, self._points[-1]
         if at > last.at:
             self._delays.append(now - at)
-            if quiet_until is not None and last.at < quiet_until < at:
-                self._points.append(_Point(quiet_until, last.total))
+            if last.at < self._same_until < at:
+                self._points.append(_Point(self._same_until, last.total))
             self._points.append(_Point(at, total))
+        self._same_until = now - min(self._delays, default=0.0) - TOLD_WITHIN_S
 
     def came(self, now: float, seconds: float) -> Counted:
         """Since the last look, which was so many `seconds` ago."""
         until = now - min(self._delays, default=0.0) - self._behind_s
         before = until - seconds if self._read_until is None else self._read_until
-        if until - before > SILENT_AFTER * seconds or before - until > BEHIND_S:  # silent, or its clock stood still
+        if now - self._read_at > SILENT_AFTER * seconds or before - until > BEHIND_S:  # silent, or its clock stood still
             before = until - seconds
         until = max(until, before)
         came = self._until(until).since(self._until(before))
-        self._read_until = until
+        self._read_until, self._read_at = until, now
         kept = bisect_right(self._points, until, key=lambda point: point.at)
         self._points = self._points[max(0, kept - 1) :]
         return came

@@ -25,12 +25,11 @@ ACQUAINTED_AFTER_S = 30.0
 @dataclass(frozen=True, slots=True)
 class Told:
     """By one replica, of each of its stages. `pool`: which it is in. `at`: when, in seconds of a clock of its own that only goes forward;
-    `quiet_until`: when it last looked and had nothing new to tell. None: that isn't known."""
+    None: that isn't known."""
 
     pool: str
     news: tuple[StageNews, ...]
     at: float | None = None
-    quiet_until: float | None = None
 
 
 @message(droppable=[ALL])
@@ -118,7 +117,7 @@ class Observation:
                     begins = total if account is None and is_new_here else Counted()
                     account = self._accounts[key] = Account(begins, each.at, now, seconds)
                 self._ever[one.stage] = self._ever.get(one.stage, Counted()).plus(total.since(account.total))
-                account.tell(total, each.at, each.quiet_until, now)
+                account.tell(total, each.at, now)
                 pool = each.pool, one.stage
                 came[pool] = came.get(pool, Counted()).plus(account.came(now, seconds))
         return came

@@ -127,17 +127,20 @@ class SlotTable:
 
     def in_the_making(self, slot: int, newcomer: SlotContents) -> Placement | None:
         """Of the slots that are taken, but for the newcomer's own, the one that will hold the longest beginning of its tokens once what
-        lies in it is computed: `num_reused`, in whole pages. The engine's thread."""
+        lies in it is computed: `num_reused`, in whole pages. None that is computed in small pieces, to be scored. On the engine's
+        thread."""
         if not newcomer.may_reuse:
             return None
         beginnings = newcomer.chain[
             1 : (len(newcomer.tokens) - 1) // self.naming.page_tokens + 1
         ]  # the first name is the salt's
-        best = Placement(-1)
+        best, furthest = Placement(-1), -1
         for other, held in enumerate(self._contents):
-            if held is not None and other != slot and other not in self._free and held.chain[1:2] == beginnings[:1]:
-                num_tokens = num_equal(beginnings, held.chain[1:]) * self.naming.page_tokens
-                best = Placement(other, num_tokens) if num_tokens > best.num_reused else best
+            if held is None or not held.may_reuse or other == slot or other in self._free or held.chain[1:2] != beginnings[:1]:
+                continue
+            num_tokens = num_equal(beginnings, held.chain[1:]) * self.naming.page_tokens
+            if (num_tokens, held.num_computed) > (best.num_reused, furthest):
+                best, furthest = Placement(other, num_tokens), held.num_computed
         return best if best.num_reused else None
 
     def resident_names(self) -> frozenset[str]:

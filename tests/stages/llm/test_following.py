@@ -100,15 +100,73 @@ def test_who_is_waited_for_and_is_not_in_a_step_holds_nobody_up(folder: Path) ->
     assert [row.contents.num_computed for row in rows] == [0, CHUNK]
 
 
-def test_who_waits_is_no_load_for_a_step(folder: Path) -> None:
-    llm, works = load(folder), [generate((*SHARED, *end), 6) for end in ENDS[:2]]
+def test_a_step_adds_at_most_what_its_rows_said(folder: Path) -> None:
+    """Where memory runs out, that is what is halved."""
+    llm, works = load(folder), [generate((*SHARED, *end), 6) for end in ENDS]
     rows = [llm.start(work, llm.prepare(work, NO_INPUTS)) for work in works]
-    assert [llm.cost(row) for row in rows] == [CHUNK, 1]
-    assert [row.num_own for row in rows] == [len(SHARED) + len(ENDS[0]), len(ENDS[1])]
-    for _ in range(5):
+    assert [row.num_own for row in rows] == [len(SHARED) + len(ENDS[0]), len(ENDS[1]), len(ENDS[2])]
+    while not all(row.num_generated for row in rows):
+        said, before = [llm.cost(row) for row in rows], [row.num_waiting for row in rows]
+        done = llm.step(rows)
+        assert all(one.work is None or one.work <= most for one, most in zip(done, said, strict=True))
+        assert all(row.num_waiting <= waiting for row, waiting in zip(rows, before, strict=True))
+
+
+def test_who_ends_with_its_prompt_has_left_it_to_who_waited(folder: Path) -> None:
+    """Its slot is given away before the next step."""
+    llm = load(folder, num_slots=2)
+    works = [generate((*SHARED, *ENDS[0]), 1), generate((*SHARED, *ENDS[1]), 4), generate(tuple(range(300, 340)), 4)]
+    together = drive(llm, [(0, work) for work in works])
+    assert [answer.tokens for answer in together] == alone(folder, works)
+    assert cached(together) == [0, len(SHARED), 0]
+
+
+def test_of_who_waited_the_one_that_waited_for_most_goes_on(folder: Path) -> None:
+    works = [
+        generate((*SHARED, 100), 4),
+        generate((*SHARED[: 2 * PAGE], 110), 4),
+        generate((*SHARED, 120), 4),
+        generate((*SHARED, 130), 4),
+    ]
+    llm = load(folder)
+    leader, *rows = [llm.start(work, llm.prepare(work, NO_INPUTS)) for work in works]
+    llm.step(rows)
+    assert [row.contents.num_computed for row in rows] == [CHUNK, CHUNK, 0]
+    while not all(row.num_generated for row in rows):
         llm.step(rows)
-    assert [row.num_generated > 0 for row in rows] == [True, True]
-    assert [llm.cost(row) for row in rows] == [1, 1]
+    assert [row.num_cached for row in rows] == [2 * PAGE, 0, len(SHARED)]
+    assert leader.contents.num_computed == 0
+
+
+def test_nobody_waits_for_what_is_computed_in_small_pieces(folder: Path) -> None:
+    works = [generate((*SHARED, *ENDS[0]), 4, prompt_logprobs=1), generate((*SHARED, *ENDS[1]), 4)]
+    together = drive(load(folder), [(0, work) for work in works])
+    assert cached(together) == [0, 0]
+
+
+def test_what_was_computed_before_it_made_way_is_not_said_to_be_cached(folder: Path) -> None:
+    works = [generate((*SHARED, *end), 6) for end in ENDS[:2]]
+    together = drive(load(folder, 2), [(0, work) for work in works], preempt=lambda at, index: index == 0 and at == 2)
+    assert cached(together)[0] == 0
+
+
+def test_a_step_that_fails_copies_nothing_and_is_made_up_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    llm, works = load(folder), [generate((*SHARED, *end), 6) for end in ENDS]
+    rows = [llm.start(work, llm.prepare(work, NO_INPUTS)) for work in works]
+    for _ in range(3):
+        llm.step(rows)
+    with monkeypatch.context() as broken:
+        broken.setattr(llm._forward, "run", _runs_out)
+        with pytest.raises(MemoryError):
+            llm.step(rows)
+    assert [row.contents.num_computed for row in rows] == [3 * CHUNK, 0, 0]
+    while not all(row.num_generated for row in rows):
+        llm.step(rows)
+    assert [row.num_cached for row in rows] == [0, len(SHARED), len(SHARED)]
+
+
+def _runs_out(*_: object, **__: object) -> None:
+    raise MemoryError
 
 
 def test_tenants_wait_for_their_own(folder: Path) -> None:

@@ -49,3 +49,9 @@ def test_who_waits_for_another_takes_no_part_and_lends_it_its_place() -> None:
     rows = [Row(0, 90), Row(1, 50), Row(2, 100), Row(3, 0)]
     assert planned(rows, 40, 100, {0: 2}) == [Pass([3], [1]), Pass([2, 1], [20, 20])]
     assert planned(rows, 40, 100, {0: 1, 1: 2}) == [Pass([3], [1]), Pass([2], [40])]
+
+
+def test_who_is_waited_for_is_as_near_to_its_first_token_as_who_waits() -> None:
+    rows = [Row(0, 3000), Row(1, 10000), Row(2, 1520), Row(3, 2000)]
+    assert planned(rows, 256, 10_000, {2: 1}) == [Pass([0, 1], [128, 128])]
+    assert planned(rows, 256, 10_000) == [Pass([0, 2], [128, 128])]
