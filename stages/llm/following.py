@@ -6,7 +6,7 @@ that waited for most of it does, and the others wait for that. What is computed 
 may leave its slot. Knows no forward pass and no queue.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from stages.llm.model.slot_table import SlotContents, SlotTable
 from stages.llm.row import Followed, LlmRow
@@ -30,6 +30,8 @@ class Following:
 
     def waiting(self, rows: Sequence[LlmRow]) -> Mapping[int, int]:
         """Who of the rows of a step waits in it, and for whom, by their indices."""
+        if all(row.follows is None for row in rows):
+            return {}
         self.catch_up(rows)
         index_of = {row.slot: index for index, row in enumerate(rows)}
         left_alone: dict[int, list[LlmRow]] = {}  # by the contents that nobody goes on with here, who waits for them
@@ -44,10 +46,12 @@ class Following:
             if row.follows is not None and self._is_computing(row.follows)
         }
 
-    def catch_up(self, rows: Sequence[LlmRow]) -> None:
-        """After a step: copies what was waited for and is computed."""
+    def catch_up(self, rows: Sequence[LlmRow], failed: Collection[int] = ()) -> None:
+        """After a step: copies what was waited for and is computed, but for what lies in slots whose rows have `failed`."""
         for row in rows:
-            if (followed := row.follows) is not None and self._num_there(followed) == followed.num_tokens:
+            if (followed := row.follows) is None or followed.slot in failed:
+                continue
+            if self._num_there(followed) == followed.num_tokens:
                 self._take_over(row, followed)
 
     def _is_computing(self, followed: Followed) -> bool:

@@ -373,7 +373,7 @@ class Llm:
             if row.is_sound:
                 self._paging.computed(row.slot)
         with torch.inference_mode():
-            self._following.catch_up(rows)
+            self._following.catch_up(rows, {row.slot for row, one in zip(rows, stepped, strict=True) if one.error is not None})
         return stepped
 
     def _compute(self, rows: Sequence[LlmRow], behind: Mapping[int, int]) -> dict[int, SampledToken]:

@@ -206,3 +206,15 @@ def test_numbers_that_are_none_fail_whoever_shares_them_and_nobody_else(folder: 
     assert fine.tokens == alone(folder, works[2:])[0]
     again = drive(llm, [(0, generate((*SHARED, *end), 4)) for end in ENDS])
     assert all(answer.error is None for answer in again)
+
+
+def test_nobody_copies_from_who_failed_in_the_step_that_computed_it(folder: Path) -> None:
+    """Its image lies behind what is shared, in the same chunk."""
+    llm, broken = load(folder), VisionFeatures(np.full((4, 48), np.nan, np.float32))
+    beginning = SHARED[: 5 * PAGE]
+    sampling = Sampling(max_tokens=4, temperature=0.0, logit_bias={2: -100.0})
+    leader = Generate((*beginning, *range(90, 96)), sampling, (ImageSpan(41, 4, recipe("x")),))
+    failed, fine = drive(llm, [(0, leader), (0, generate((*beginning, *ENDS[0]), 4))], results={"x": broken})
+    assert isinstance(failed.error, StageFailed)
+    assert fine.tokens == alone(folder, [generate((*beginning, *ENDS[0]), 4)])[0]
+    assert cached([fine]) == [0]
