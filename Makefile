@@ -13,6 +13,7 @@ PIP_INSTALL := install --quiet --disable-pip-version-check --no-deps --progress-
 LOCKED := --require-hashes --only-binary :all:
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" $(UPGRADE)
 CLIENTS := $(CURDIR)/.venv/clients
+LOAD := $(CURDIR)/.venv/load
 LOCK_OF_ALL := $(COMPILE) pyproject.toml locks/also.in --extra dev --extra bench
 
 .PHONY: setup demo serve check lint fast-tests test cpu-tests every-test clients fuzz audit docs lock format clean
@@ -23,7 +24,7 @@ help:
 	@echo "make serve  set up and serve on PORT (8000) until Ctrl-C"
 	@echo "make test   set up and run every test"
 	@echo "make check  format, lint, types, import contracts, fast tests"
-	@echo "make clients  ask the demo's models with clients that others wrote (URL=http://…: another server's)"
+	@echo "make clients  ask the demo's models with clients that others wrote (FULL=1: also load generators and an evaluation harness)"
 	@echo "make fuzz   try hostile input for FUZZ_SECONDS (3600), and keep what fails"
 	@echo "make audit  known faults in what is installed, its licences and its bill of materials (AUDIT=--may-be-unreachable)"
 	@echo "make docs   the documentation's site, in build/site"
@@ -89,15 +90,15 @@ $(TOOLS)/.installed: $(STAMP) locks/tools.txt
 	@$(TOOLS)/bin/pip $(PIP_INSTALL) $(LOCKED) -r locks/tools.txt
 	@touch $@
 
-# Clients that others wrote, in an environment of their own: what they ask for must not bind Triptych.
-$(CLIENTS)/.installed: $(TOOLS)/.installed locks/clients.txt
-	@echo "installing locks/clients.txt into .venv/clients"
-	@$(PYTHON) -m venv $(CLIENTS)
-	@$(TOOLS)/bin/uv pip install --quiet --python $(CLIENTS)/bin/python --no-deps --require-hashes --no-build -r locks/clients.txt
+# Clients that others wrote, in environments of their own: what they ask for must not bind Triptych. (Of load's, three are had as source only.)
+$(CLIENTS)/.installed $(LOAD)/.installed: $(CURDIR)/.venv/%/.installed: $(TOOLS)/.installed locks/%.txt
+	@echo "installing locks/$*.txt into .venv/$*"
+	@$(PYTHON) -m venv .venv/$*
+	@UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" $(TOOLS)/bin/uv pip install --quiet --python .venv/$*/bin/python --no-deps --require-hashes $(if $(filter load,$*),,--no-build) -r locks/$*.txt
 	@touch $@
 
-clients: $(CLIENTS)/.installed
-	@$(BIN)/python -m tests.clients.run $(if $(URL),--url $(URL)) sdk=$(CLIENTS)/bin/python
+clients: $(CLIENTS)/.installed $(if $(FULL),$(LOAD)/.installed)
+	@$(BIN)/python -m tests.clients.run $(if $(URL),--url $(URL)) sdk=$(CLIENTS)/bin/python $(if $(FULL),load=$(LOAD)/bin/python)
 
 audit: $(TOOLS)/.installed
 	@$(TOOLS)/bin/python .ci/audit.py --environment $(BIN)/python --lock locks/cuda.txt --into .triptych/audit $(AUDIT)
@@ -109,6 +110,7 @@ lock: $(TOOLS)/.installed
 	@cd locks && for lock in tools clients; do $(TOOLS)/bin/$(COMPILE) $$lock.in -o $$lock.txt || exit; done
 	@$(TOOLS)/bin/$(LOCK_OF_ALL) -o locks/cuda.txt
 	@UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" $(TOOLS)/bin/$(LOCK_OF_ALL) --override locks/cpu.in -o locks/cpu.txt
+	@cd locks && UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" $(TOOLS)/bin/$(COMPILE) load.in --override cpu.in -o load.txt
 
 format: setup
 	@$(BIN)/ruff format .

@@ -45,7 +45,7 @@ def test_everything_that_is_asked_for_is_locked_at_a_version_that_will_do(lock: 
     assert missing == [], "run `make lock`"
 
 
-@pytest.mark.parametrize("lock", [*LOCKS, "tools", "clients"])
+@pytest.mark.parametrize("lock", [*LOCKS, "tools", "clients", "load"])
 def test_every_entry_has_a_hash_and_no_address(lock: str) -> None:
     found = entries(lock)
     assert len(found) > 20
