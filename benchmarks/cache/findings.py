@@ -113,7 +113,7 @@ def add_first_token_goals(report: Report, samples: Sequence[Sample], long: int, 
     for situation in (AGAIN, MEMORY_LOST):
         found = of(samples, OURS, tokens(SHORT), situation)
         if found and alone:
-            beside = _median_s(found) - _median_s(alone)
+            beside = _beside_s(found, alone)
             bound = BESIDE_S + statistics.median(one.asked.bytes_moved for one in found) / redis_bytes_per_s
             why = _where(found) if beside > bound else ""
             name = f"{SHORT} tokens, {situation}: seconds over what follows, alone"
@@ -134,8 +134,14 @@ def add_throughput_goals(report: Report, runs: Sequence[Run]) -> None:
         report.goals.append(Goal(f"{NEW}: chats a second / with nothing remembered", new, NEW_GOAL))
 
 
-def _median_s(samples: Sequence[Sample]) -> float:
-    return statistics.median(one.asked.seconds for one in samples)
+def _beside_s(samples: Sequence[Sample], others: Sequence[Sample]) -> float:
+    """How much longer they took: the median over rounds of the difference of both medians of a round."""
+    rounds = {one.round for one in samples} & {one.round for one in others}
+    return statistics.median(_median_s(samples, number) - _median_s(others, number) for number in rounds)
+
+
+def _median_s(samples: Sequence[Sample], number: int) -> float:
+    return statistics.median(one.asked.seconds for one in samples if one.round == number)
 
 
 def _where(samples: Sequence[Sample]) -> str:

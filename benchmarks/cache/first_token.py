@@ -40,6 +40,8 @@ QUESTION_TOKENS = 32
 NUM_SLOTS = 2
 BESIDE = 64
 """What memory holds beside one long beginning: a page, for what is asked about it makes one more."""
+PAIRS = 4
+"""Short chats in a slot and alone, in a round."""
 SETTLE_S = 2.5  # exporting behind the answer, and a report
 BACK_S = 20.0  # until a killed replica is back, and the machine quiet
 ANOTHERS, NEW, FILLERS = 500, 1_000, 2_000
@@ -58,7 +60,7 @@ class _Chats:
 
     def __init__(self, url: str, beginnings: Beginnings, side: str = OURS) -> None:
         self._client, self._beginnings, self._side = http_client(url), beginnings, side
-        self._questions = self._fillers = 0
+        self._questions = self._fillers = self._alone = 0
         self.samples: list[Sample] = []
 
     async def about(self, num_tokens: int, situation: str, number: int) -> Asked:
@@ -72,8 +74,9 @@ class _Chats:
 
     async def alone(self, number: int) -> None:
         """A chat as long as what follows a beginning, and unlike all before."""
-        short = self._beginnings.make(QUESTION_TOKENS // 2, NEW + number)
-        question = self._beginnings.question(short, QUESTION_TOKENS - short.num_tokens, number)
+        self._alone += 1
+        short = self._beginnings.make(QUESTION_TOKENS // 2, NEW + self._alone)
+        question = self._beginnings.question(short, QUESTION_TOKENS - short.num_tokens, self._alone)
         await self._asked(short.body(MODEL, question), tokens(SHORT), ALONE, number)
 
     async def _asked(self, body: Body, about: str, situation: str, number: int) -> Asked:
@@ -127,6 +130,8 @@ async def _round(chats: _Chats, number: int, long_tokens: int) -> None:
         await chats.about(num_tokens, COLD, number)
         await asyncio.sleep(SETTLE_S)
         await chats.about(num_tokens, AGAIN, number)
+        if num_tokens == SHORT:
+            await _beside_alone(chats, number)
         await chats.overwrite_slots()
         await chats.about(num_tokens, SLOTS_LOST, number)
     await chats.overwrite_slots()
@@ -138,7 +143,13 @@ async def _round(chats: _Chats, number: int, long_tokens: int) -> None:
     await chats.about_image(address, AGAIN, number)
     await chats.overwrite_slots()
     await chats.about_image(address, SLOTS_LOST, number)
-    await chats.alone(number)
+
+
+async def _beside_alone(chats: _Chats, number: int) -> None:
+    """In turns, for what is told of the two is their difference: a tenth of either. The slots hold the beginning and what came last."""
+    for _ in range(PAIRS):
+        await chats.alone(number)
+        await chats.about(SHORT, AGAIN, number)
 
 
 async def _on_another(server: Served, beginnings: Beginnings, plan: Plan) -> list[Sample]:

@@ -7,6 +7,7 @@ loop, except through `Deliver`.
 """
 
 import logging
+import math
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -382,9 +383,10 @@ class BaseEngine(ABC, Generic[P, Q]):
         """Under the lock."""
         return self._in_flight.has_left() or self._in_flight.scheduler.has_work()
 
-    def _has_spare_work(self) -> bool:
-        """Whether a turn would do anything that can wait until nothing else is to be done. The engine's thread, not under the lock."""
-        return False
+    def _spare_work_in_s(self) -> float:
+        """In how many seconds a turn would do something that can wait until nothing else is to be done: 0, now; infinite, there is nothing.
+        The engine's thread, not under the lock."""
+        return math.inf
 
     def _wake(self) -> None:
         """Has the engine's thread look again whether there is such work. Any thread."""
@@ -408,7 +410,7 @@ class BaseEngine(ABC, Generic[P, Q]):
     def _wait_for_work(self) -> bool:
         """What can wait is done without a claim to cores: others compute with all of them meanwhile."""
         while True:
-            has_spare_work = self._has_spare_work()
+            spare_work_in_s = self._spare_work_in_s()
             with self._in_flight.lock:
                 if self._closing or self.is_broken:
                     return False
@@ -416,10 +418,10 @@ class BaseEngine(ABC, Generic[P, Q]):
                     break
                 if self._cores is not None:
                     self._cores.leave()
-                if has_spare_work:
+                if spare_work_in_s <= 0:
                     return True
                 if not self._woken:
-                    self._in_flight.lock.wait()
+                    self._in_flight.lock.wait(None if math.isinf(spare_work_in_s) else spare_work_in_s)
                 self._woken = False
         if self._cores is not None:
             self._cores.take()

@@ -27,6 +27,10 @@ P = TypeVar("P", bound=Payload)
 Q = TypeVar("Q")
 R = TypeVar("R")
 
+QUIET_AFTER_S = 0.5
+"""Pages that are handed over only where nothing else is to be done wait so long for the next item: they would take the processors, and
+Redis, from whoever comes right after."""
+
 
 class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
     """Runs one `IterativeStage`. Events are delivered with one call of `deliver` for a step; where the stage is `Overlapping`, while the
@@ -39,10 +43,12 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
         name: str,
         batch: BatchLimits = BatchLimits(),
         queue: QueueLimits = QueueLimits(),
+        quiet_after_s: float = QUIET_AFTER_S,
         **options: Unpack[EngineOptions],
     ) -> None:
-        self._stage = stage
+        self._stage, self._quiet_after_s = stage, quiet_after_s
         self._good: tuple[P, Q] | None = None  # what has been stepped well
+        self._stepped_at = -math.inf  # when the last step ended
         most = stage.max_step_amount if isinstance(stage, StepBounded) else math.inf
         speed = LearnedSpeed(max_amount=most)
         self._scheduler: IterativeScheduler[Work] = IterativeScheduler(batch, queue, name=name, speed=speed)
@@ -84,7 +90,8 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
             began = self._in_flight.now()
             self._share.begin(began)
             stepped = self._step([entry.work for entry in batch.entries], began)
-            device_s = self._share.end(self._in_flight.now())
+            self._stepped_at = self._in_flight.now()
+            device_s = self._share.end(self._stepped_at)
             if isinstance(stepped, OutOfMemory):
                 self._row_faults.did_not_fit(batch, device_s)
             else:
@@ -98,13 +105,19 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
         if not (self._overlaps and self._scheduler.has_rows()):  # else the next step does, which is sure to come
             self._in_flight.flush()
 
-    def _has_spare_work(self) -> bool:
-        return self._paging is not None and self._paging.has_exports(idle=True)
+    def _spare_work_in_s(self) -> float:
+        if self._paging is None or not self._paging.has_exports(idle=True):
+            return math.inf
+        return 0.0 if self._paging.has_exports(idle=False) else self._quiet_in_s()
+
+    def _quiet_in_s(self) -> float:
+        """Until nothing has been stepped for so long that the load has probably ended, and this is no gap between two requests."""
+        return max(0.0, self._stepped_at + self._quiet_after_s - self._in_flight.now())
 
     def _export(self, paging: EnginePaging[P]) -> None:
         """Pages that are worth it now. Whoever waits for the device waits for no more than one piece of them."""
         with self._in_flight.lock:
-            idle = not self._has_work()
+            idle = not self._has_work() and not self._quiet_in_s()
         if not paging.has_exports(idle=idle):
             return
         self._in_flight.flush()  # nobody is to wait for pages

@@ -102,7 +102,7 @@ class EnginePaging(Generic[P]):
         pages = self._stage.export(idle=idle)
         if pages:
             self._taker.take(pages)
-        elif idle:  # it would be asked again at once
+        else:  # it would be asked again at once
             self._resting = max(1, self._resting)
 
     def _may_export(self) -> bool:

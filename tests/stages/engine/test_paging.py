@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -45,9 +46,11 @@ class Taker:
 class Desk:
     """One engine over a speller."""
 
-    def __init__(self) -> None:
+    def __init__(self, quiet_after_s: float = 0) -> None:
         self.speller, self.taker, self.time = Speller(), Taker(), HandClock()
-        self.engine: SpellingEngine = IterativeEngine(self.speller, name="spell", clock=self.time.clock)
+        self.engine: SpellingEngine = IterativeEngine(
+            self.speller, name="spell", clock=self.time.clock, quiet_after_s=quiet_after_s
+        )
 
     def begin(self) -> None:
         assert self.engine.paging is not None
@@ -57,9 +60,9 @@ class Desk:
         return submit(self.engine, Spell(text))[0].wait().seen
 
 
-@pytest.fixture
-def desk() -> Iterator[Desk]:
-    desk = Desk()
+@contextmanager
+def closing_desk(quiet_after_s: float = 0) -> Iterator[Desk]:
+    desk = Desk(quiet_after_s)
     yield desk
     desk.speller.gate.open()
     desk.speller.export_gate.open()
@@ -67,10 +70,36 @@ def desk() -> Iterator[Desk]:
     desk.engine.close(PATIENCE_S)
 
 
+@pytest.fixture
+def desk() -> Iterator[Desk]:
+    with closing_desk() as desk:
+        yield desk
+
+
 def test_an_idle_engine_exports_all_there_is(desk: Desk) -> None:
     desk.begin()
     assert desk.spell("abcdef") == [(0, "abcdef")]
     assert desk.taker.wait_for(3) == [":ab", ":abcd", ":abcdef"]
+
+
+def test_what_was_seen_once_waits_until_the_load_has_ended() -> None:
+    with closing_desk(quiet_after_s=0.5) as desk:
+        desk.begin()
+        paging = desk.engine.paging
+        assert paging is not None
+        for text in ("abcd", "abxy"):
+            paging.run_of(Spell(text))
+        desk.spell("abcdef")
+        assert desk.taker.wait_for(1) == [":ab"]
+        desk.time.now += 0.25
+        desk.spell("uvwxyz")
+        desk.time.now += 0.25
+        paging.room_again()  # it looks again
+        assert desk.speller.exported == [(":ab", False)]
+        desk.time.now += 0.25
+        paging.room_again()
+        desk.taker.wait_for(6)
+        assert all(idle for _, idle in desk.speller.exported[1:])
 
 
 def test_nothing_is_exported_before_someone_takes_it(desk: Desk) -> None:
