@@ -71,8 +71,10 @@ def one_of_each(*, num_slots: int, memory_tokens: int, redis_tokens: int) -> Con
 
 
 def two_of_each(*, remembers: bool, num_slots: int) -> Config:
-    """Two replicas of the LLM and of the encoder, with the budgets that are the default; or with nothing remembered but in slots."""
+    """Two replicas of the LLM and of the encoder, with the budgets that are the default; or with nothing remembered but in slots. The LLM's
+    have a core each: where both would compute with two, two servers that are alike differ by more than remembering could cost."""
     config = _see(replicas=2, num_slots=num_slots)
+    triptych.fixed(config, "llm", num_replicas=2, torch_threads=1)
     if not remembers:
         config["applications"][0]["args"]["cache"] = {"memory_bytes": 0, "redis": None, "kv": None}
     return config

@@ -8,6 +8,7 @@ is new (its slots remember nothing either), and as long. Decides loads. Knows no
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ CONCURRENCY = 4
 QUESTION_TOKENS = 24
 NEW_TOKENS, NEW_TOKENS_OUT = 256, 8
 TOKENS_OUT = 16
+SETTLE_S = 2.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ def measure(urls: Mapping[str, str], plan: Plan) -> Iterator[Run]:
     for turn in range(plan.new_turns):
         for side in (REMEMBERS, FORGETS) if turn % 2 else (FORGETS, REMEMBERS):
             yield loads.run(urls[side], side, NEW, 0.0, turn)
+            time.sleep(SETTLE_S)  # what leaves a replica once nobody asks is not the other side's load
 
 
 def _turn(loads: _Loads, urls: Mapping[str, str], plan: Plan, turn: int) -> Iterator[Run]:
