@@ -4,7 +4,7 @@ beside others' (about an hour on one core, `--jobs 8` on eight some ten minutes;
 1. Routing on speeds 1 : 3 : 6: ours, round robin, Serve's two random choices over all pools as one set, least outstanding.
 2. Planning for 12 L4, 6 A100 and 2 H100: ours, an even split, a type of device for each stage, a monolith; and what the plan's own
    devices do at saturation.
-3. Overload, bursts, and images and prompts that come again, on the planned fleet.
+3. Bursts, and images and prompts that come again, on the planned fleet (`benchmarks.overload` asks it more than it can do).
 4. Scaling under one budget: ours, Serve's default.
 
 `benchmarks.fleet.live` does the first on a real cluster. Decides how much of each, and what is a goal.
@@ -18,31 +18,29 @@ from itertools import groupby
 
 from benchmarks.fleet.baselines import LEAST_OUTSTANDING, TWO_CHOICES
 from benchmarks.fleet.devices import FLEET
-from benchmarks.fleet.overload import Overloaded, overloaded
 from benchmarks.fleet.planned import PLANNED, AtSaturation, Ran, beside_others, saturated, the_plan, traces
 from benchmarks.fleet.routing import BUSY, TOO_MUCH, Routed, routed
 from benchmarks.fleet.scaled import DEVICES, SCALERS, SERVES, Scaled, scaled
 from benchmarks.fleet.simulated import OURS
 from benchmarks.reporting.command import described, results_folder, started
-from benchmarks.reporting.plot import Bar, Line, Lines, Panel, svg
+from benchmarks.reporting.plot import Bar, Panel, svg
 from benchmarks.reporting.report import ROOT, Goal, Report
 
 DOCS = ROOT / "docs"
 P99_GOALS = {TWO_CHOICES: 0.6, LEAST_OUTSTANDING: 0.7}
-FULL_BATCH_GOAL, WORK_GOAL, OVERLOAD_GOAL, LATE_GOAL = 0.9, 0.97, 0.95, 0.01
+FULL_BATCH_GOAL, WORK_GOAL = 0.9, 0.97
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Requests for each router; seconds in which requests come, for each plan and overload; hours of scaling."""
+    """Requests for each router; seconds in which requests come, for each plan; hours of scaling."""
 
     routing: int
     planned_s: float
-    overload_s: float
     hours: float
 
 
-FULL, QUICK = Size(6_000, 240.0, 150.0, 0.5), Size(600, 20.0, 10.0, 0.02)
+FULL, QUICK = Size(6_000, 240.0, 0.5), Size(600, 20.0, 0.02)
 
 
 def main() -> None:
@@ -53,10 +51,10 @@ def main() -> None:
     quick, jobs = given.quick, given.jobs
     size = QUICK if quick else FULL
     report = Report("fleet", {"fleet": ", ".join(f"{each.count} {each.name}" for each in FLEET), "speeds": "1 : 3 : 6"})
-    panels: list[Panel | Lines] = []
+    panels: list[Panel] = []
     folder = results_folder(quick=quick)
 
-    def done(more: Sequence[Panel | Lines]) -> None:
+    def done(more: Sequence[Panel]) -> None:
         """What is there so far is written after every part."""
         panels.extend(more)
         report.write(folder)
@@ -68,7 +66,6 @@ def main() -> None:
     done(_planning(report, list(beside_others(found, size.planned_s, jobs)), saturated(found, size.planned_s)))
     scalers = (OURS,) if given.without_serve else SCALERS
     done(_scaling(report, list(scaled(size.hours, scalers, jobs))))
-    done(_overload(report, list(overloaded(found, size.overload_s, jobs))))
     done(_traces(report, list(traces(found, size.planned_s, jobs))))
     report.publish(folder)
 
@@ -118,30 +115,6 @@ def _planning(report: Report, found: Sequence[Ran], full: AtSaturation) -> Seque
         Panel(f"Asked {load}: goodput, a second", [_bar(one.side, one.goodput, one.side != PLANNED) for one in sides])
         for load, sides in groupby(found, key=lambda one: one.load)
     ]
-
-
-def _overload(report: Report, found: Sequence[Overloaded]) -> Sequence[Lines]:
-    for one in found:
-        report.add(
-            side=one.side,
-            load=f"overload x{one.times:g}",
-            asked_per_s=round(one.offered, 2),
-            goodput=round(one.goodput, 2),
-            **{f"{kind}_in_time": round(part, 4) for kind, part in one.in_time.items()},
-            urgent_in_time=round(one.urgent_in_time, 4),
-            not_urgent_in_time=round(one.later_in_time, 4),
-            late_of_admitted=round(one.late, 4),
-            p99_of_deadline=round(one.p99, 3),
-        )
-    ours = [one for one in found if one.side == OURS]
-    most, last = max(one.goodput for one in ours), ours[-1]
-    report.goals.append(Goal("overload x5: goodput, of its peak", last.goodput / most, OVERLOAD_GOAL))
-    report.goals.append(Goal("overload: late of what was admitted", max(one.late for one in ours), LATE_GOAL, at_most=True))
-    before = min(one.urgent_in_time - one.later_in_time for one in ours)
-    report.goals.append(Goal("overload: in time of what is urgent, less of what is not", before, 0.0))
-    sides = dict.fromkeys(one.side for one in found)
-    lines = [Line(side, [(one.times, one.goodput) for one in found if one.side == side]) for side in sides]
-    return [Lines("Asked more than can be done", "times", "goodput before deadlines, a second", lines)]
 
 
 def _traces(report: Report, found: Sequence[Ran]) -> Sequence[Panel]:
