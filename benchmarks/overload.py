@@ -26,8 +26,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="simulations at a time, each on a core of its own")
     given = started(parser)
     found = the_plan()
-    settings = {"fleet": ", ".join(f"{each.count} {each.name}" for each in FLEET), "rate": round(found.rate, 2)}
-    report = Report("overload", settings | {"not_urgent": NOT_URGENT})
+    fleet = ", ".join(f"{each.count} {each.name}" for each in FLEET)
+    report = Report("overload", {"fleet": fleet, "rate": round(found.rate, 2), "not_urgent": NOT_URGENT})
     lines = _told(report, list(overloaded(found, QUICK_S if given.quick else FULL_S, given.jobs)))
     path = report.publish(results_folder(quick=given.quick))
     path.with_suffix(".svg").write_text(svg([lines]))
@@ -50,7 +50,7 @@ def _told(report: Report, found: Sequence[Overloaded]) -> Lines:
     most, last = max(one.goodput for one in ours), ours[-1]
     report.goals.append(Goal("x5: goodput, of its peak", last.goodput / most, OVERLOAD_GOAL))
     report.goals.append(Goal("late of what was admitted", max(one.late for one in ours), LATE_GOAL, at_most=True))
-    before = min(one.urgent_in_time - one.later_in_time for one in ours)
+    before = min(one.urgent_in_time - one.later_in_time for one in ours if one.times > 1)
     report.goals.append(Goal("in time of what is urgent, less of what is not", before, 0.0))
     sides = dict.fromkeys(one.side for one in found)
     lines = [Line(side, [(one.times, one.goodput) for one in found if one.side == side]) for side in sides]

@@ -16,6 +16,7 @@ from benchmarks.cache.samples import (
     MEMORY_LOST,
     NEW,
     OURS,
+    PAIRED,
     PROMPTS,
     REMEMBERS,
     SHORT,
@@ -110,14 +111,24 @@ def add_first_token_goals(report: Report, samples: Sequence[Sample], long: int, 
             why = _where(of(samples, OURS, tokens(long), situation)) if measured > bound else ""
             report.goals.append(Goal(f"{long} tokens, {situation} / cold", measured, bound, at_most=True, why=why))
     alone = of(samples, OURS, tokens(SHORT), ALONE)
-    for situation in (AGAIN, MEMORY_LOST):
-        found = of(samples, OURS, tokens(SHORT), situation)
-        if found and alone:
-            beside = _beside_s(found, alone)
-            bound = BESIDE_S + statistics.median(one.asked.bytes_moved for one in found) / redis_bytes_per_s
-            why = _where(found) if beside > bound else ""
-            name = f"{SHORT} tokens, {situation}: seconds over what follows, alone"
-            report.goals.append(Goal(name, beside, bound, at_most=True, why=why))
+    found = of(samples, OURS, tokens(SHORT), PAIRED)
+    pairs = [one.asked.seconds - other.asked.seconds for one, other in zip(found, alone, strict=True)]
+    _add_beside(report, "in a slot", pairs, BESIDE_S, found)
+    found = of(samples, OURS, tokens(SHORT), MEMORY_LOST)
+    rounds = {number: _median_s(alone, number) for number in {one.round for one in alone}}
+    pairs = [one.asked.seconds - rounds[one.round] for one in found if one.round in rounds]
+    moved_s = statistics.median(one.asked.bytes_moved for one in found) / redis_bytes_per_s if found else 0.0
+    _add_beside(report, "in Redis", pairs, BESIDE_S + moved_s, found)
+
+
+def _add_beside(report: Report, where: str, seconds: Sequence[float], bound: float, found: Sequence[Sample]) -> None:
+    """What a short beginning adds to what follows it: the median of differences between chats of one round, and their quartiles."""
+    if len(seconds) < 2:
+        return
+    lower, median, upper = statistics.quantiles(seconds, n=4)
+    load = f"{SHORT} tokens {where}, less what follows alone"
+    report.add(side=OURS, load=load, chats=len(seconds), median_ms=1000 * median, lower_ms=1000 * lower, upper_ms=1000 * upper)
+    report.goals.append(Goal(f"{load}: seconds", median, bound, at_most=True, why=_where(found)))
 
 
 def add_throughput_goals(report: Report, runs: Sequence[Run]) -> None:
@@ -132,12 +143,6 @@ def add_throughput_goals(report: Report, runs: Sequence[Run]) -> None:
     new = _ratio(runs, NEW, 0.0)
     if new is not None:
         report.goals.append(Goal(f"{NEW}: chats a second / with nothing remembered", new, NEW_GOAL))
-
-
-def _beside_s(samples: Sequence[Sample], others: Sequence[Sample]) -> float:
-    """How much longer they took: the median over rounds of the difference of both medians of a round."""
-    rounds = {one.round for one in samples} & {one.round for one in others}
-    return statistics.median(_median_s(samples, number) - _median_s(others, number) for number in rounds)
 
 
 def _median_s(samples: Sequence[Sample], number: int) -> float:

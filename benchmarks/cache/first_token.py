@@ -24,6 +24,7 @@ from benchmarks.cache.samples import (
     LONG,
     MEMORY_LOST,
     OURS,
+    PAIRED,
     SHORT,
     SLOTS_LOST,
     TWO,
@@ -44,7 +45,7 @@ PAIRS = 4
 """Short chats in a slot and alone, in a round."""
 SETTLE_S = 2.5  # exporting behind the answer, and a report
 BACK_S = 20.0  # until a killed replica is back, and the machine quiet
-ANOTHERS, NEW, FILLERS = 500, 1_000, 2_000
+LONGS, ANOTHERS, NEW, FILLERS = 250, 500, 1_000, 2_000
 """Beginnings are numbered from here for each purpose, so that none comes twice."""
 
 
@@ -64,10 +65,13 @@ class _Chats:
         self.samples: list[Sample] = []
 
     async def about(self, num_tokens: int, situation: str, number: int) -> Asked:
-        beginning = self._beginnings.make(num_tokens, number)
+        beginning = self._beginnings.make(num_tokens, number + (0 if num_tokens == SHORT else LONGS))
         self._questions += 1
         question = self._beginnings.question(beginning, QUESTION_TOKENS, self._questions)
-        return await self._asked(beginning.body(MODEL, question), tokens(num_tokens), situation, number)
+        found = await self._asked(beginning.body(MODEL, question), tokens(num_tokens), situation, number)
+        if situation == COLD and found.cached_tokens > QUESTION_TOKENS:
+            raise RuntimeError(f"a chat that should be new found {found.cached_tokens} tokens of its beginning")
+        return found
 
     async def about_image(self, address: str, situation: str, number: int) -> None:
         await self._asked(about_image_at(MODEL, address, "Describe the picture."), IMAGE, situation, number)
@@ -149,7 +153,7 @@ async def _beside_alone(chats: _Chats, number: int) -> None:
     """In turns, for what is told of the two is their difference: a tenth of either. The slots hold the beginning and what came last."""
     for _ in range(PAIRS):
         await chats.alone(number)
-        await chats.about(SHORT, AGAIN, number)
+        await chats.about(SHORT, PAIRED, number)
 
 
 async def _on_another(server: Served, beginnings: Beginnings, plan: Plan) -> list[Sample]:

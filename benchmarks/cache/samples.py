@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 COLD, AGAIN, SLOTS_LOST, MEMORY_LOST = "cold", "again", "slots overwritten", "memory overwritten"
-KILLED, ELSEWHERE, ALONE = "after kill -9", "on another replica", "what follows, alone"
+KILLED, ELSEWHERE = "after kill -9", "on another replica"
+ALONE, PAIRED = "what follows, alone", "again, right after what follows alone"
 """Situations."""
 
 OURS, TWO, VLLM = "Triptych", "Triptych, two replicas", "vLLM (CPU build)"

@@ -57,11 +57,11 @@ def measure(urls: Mapping[str, str], plan: Plan) -> Iterator[Run]:
 
 
 def _turn(loads: _Loads, urls: Mapping[str, str], plan: Plan, turn: int) -> Iterator[Run]:
+    reuses = sorted(plan.reuses, reverse=True)
     for about in (PROMPTS, IMAGES):
-        yield loads.run(urls[FORGETS], FORGETS, about, 0.0, turn)
-    for reuse in sorted(plan.reuses, reverse=True):
-        for about in (PROMPTS, IMAGES):
-            yield loads.run(urls[REMEMBERS], REMEMBERS, about, reuse, turn)
+        for side, reuse in [(FORGETS, 0.0), *((REMEMBERS, reuse) for reuse in reuses)]:
+            yield loads.run(urls[side], side, about, reuse, turn)
+            time.sleep(SETTLE_S)
 
 
 class _Loads:

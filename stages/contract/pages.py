@@ -61,7 +61,7 @@ class Paged(Protocol[P_contra]):
 
     def export(self, *, idle: bool) -> Sequence[MadePage]:
         """Pages that are worth remembering, and not known to be remembered: no more than take a few milliseconds to hand over.
-        `idle`: nothing else is to be done, so also those that nobody has asked for a second time. The engine's thread, between
+        `idle`: nothing else is to be done now, so also those that nobody has asked for a second time. The engine's thread, between
         steps."""
         ...
 

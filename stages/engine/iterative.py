@@ -28,8 +28,12 @@ Q = TypeVar("Q")
 R = TypeVar("R")
 
 QUIET_AFTER_S = 0.5
-"""Pages that are handed over only where nothing else is to be done wait so long for the next item: they would take the processors, and
-Redis, from whoever comes right after."""
+"""Where nothing was stepped for so long the load has probably ended, and this is no gap between two items: pages that are handed over
+only where nothing else is to be done would take the processors, and Redis, from whoever comes right after."""
+
+GAPS_PER_EXPORT = 100
+"""In gaps between items, too, some leave, or under a light load that never rests none would: for this many times as long as it took none
+does again."""
 
 
 class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
@@ -48,7 +52,7 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
     ) -> None:
         self._stage, self._quiet_after_s = stage, quiet_after_s
         self._good: tuple[P, Q] | None = None  # what has been stepped well
-        self._stepped_at = -math.inf  # when the last step ended
+        self._stepped_at = self._next_in_gap_at = -math.inf  # when the last step ended; pages may leave in a gap
         most = stage.max_step_amount if isinstance(stage, StepBounded) else math.inf
         speed = LearnedSpeed(max_amount=most)
         self._scheduler: IterativeScheduler[Work] = IterativeScheduler(batch, queue, name=name, speed=speed)
@@ -108,25 +112,30 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
     def _spare_work_in_s(self) -> float:
         if self._paging is None or not self._paging.has_exports(idle=True):
             return math.inf
-        return 0.0 if self._paging.has_exports(idle=False) else self._quiet_in_s()
+        return 0.0 if self._paging.has_exports(idle=False) else self._may_export_idly_in_s()
 
-    def _quiet_in_s(self) -> float:
-        """Until nothing has been stepped for so long that the load has probably ended, and this is no gap between two requests."""
-        return max(0.0, self._stepped_at + self._quiet_after_s - self._in_flight.now())
+    def _may_export_idly_in_s(self) -> float:
+        """How long from now, if nothing comes."""
+        at = min(self._stepped_at + self._quiet_after_s, self._next_in_gap_at)
+        return max(0.0, at - self._in_flight.now())
 
     def _export(self, paging: EnginePaging[P]) -> None:
         """Pages that are worth it now. Whoever waits for the device waits for no more than one piece of them."""
         with self._in_flight.lock:
-            idle = not self._has_work() and not self._quiet_in_s()
+            idle = not self._has_work() and not self._may_export_idly_in_s()
         if not paging.has_exports(idle=idle):
             return
         self._in_flight.flush()  # nobody is to wait for pages
-        self._faults.begin(self._in_flight.now())
+        began = self._in_flight.now()
+        self._faults.begin(began)
         try:
             paging.export(idle=idle)
         except Exception as error:
             failure = paging.failed(error)
         else:
+            if idle:
+                ended = self._in_flight.now()
+                self._next_in_gap_at = ended + GAPS_PER_EXPORT * (ended - began)
             return
         if isinstance(failure, OutOfMemory):  # what the error held is free by now
             self._faults.ran_out()

@@ -24,7 +24,7 @@ FAILURE_REST_STEPS = 64
 class EnginePaging(Generic[P]):
     """A `Paging`. `speed`: what the engine's steps tell of its device; `refuse` raises what `submit` would; `wake` has the engine's thread
     look again whether there is anything to export.
-    `export`, `has_idle_exports` and `stepped` are for that thread."""
+    `export`, `has_exports` and `stepped` are for that thread."""
 
     def __init__(
         self,
@@ -102,8 +102,9 @@ class EnginePaging(Generic[P]):
         pages = self._stage.export(idle=idle)
         if pages:
             self._taker.take(pages)
-        else:  # it would be asked again at once
-            self._resting = max(1, self._resting)
+        elif self._stage.has_exports(idle=idle):  # it would be asked again at once
+            with self._lock:
+                self._resting = max(1, self._resting)
 
     def _may_export(self) -> bool:
         return not self._resting and self._taker is not None and self._taker.has_room()

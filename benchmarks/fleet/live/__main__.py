@@ -4,7 +4,8 @@
 Devices sleep, so that what two cores carry is Ray's hops. How many that are is measured first, and the mixes ask for a part of it: then
 what is compared is who chooses which replica, at 0.9 of what the devices can do. Every side is sent the same requests at the same times.
 What `queue_s` and `run_s` of a request's receipt leave of its time is what the cluster itself adds. The simulator is told how that is
-spread, and then what it finds for the same requests stands beside what was measured.
+spread, and by how much a replica's step is longer than its device's, which is measured before; then what it finds for the same requests
+stands beside what was measured.
 """
 
 from __future__ import annotations
@@ -29,11 +30,13 @@ from benchmarks.reporting.command import described, results_folder, started, tel
 from benchmarks.reporting.report import Goal, Report
 from pipelines.planning.simulation.fleet import Delay, Ways
 from pipelines.planning.simulation.simulation import simulate
+from stages.contract.cost import Speed, StepTimes
 from stages.contract.item import StageReceipt
 
 MAX_RATE = 100.0  # a second; more tells nothing more
 PART_OF_HOPS = 0.2  # what is asked of the machine beside what it can do
 HOPS, HOPS_AT_ONCE = 1_500, 24
+NO_TIME, BESIDE_STEPS = 1e6, 100  # devices so fast that nothing is left of them, asked so often
 SETTLING, SETTLING_AT_ONCE = 300, 24
 SETTLED_S = 10.0  # then nothing is left of them
 
@@ -64,13 +67,17 @@ def main() -> None:
     sides = (OURS,) if given.ours else SIDES
     with three_nodes(tuple(SPEEDS)) as nodes:
         rate = asyncio.run(_rate(nodes))
+        steps_beside_s = {mix.name: asyncio.run(_step_beside_s(mix, nodes)) for mix in mixes(NO_TIME, BESIDE_STEPS)}
         tell(f"asking {rate:.0f} times a second, {count} requests a mix and side")
         asked = mixes(rate, count)
         found = [_measured(name, mix, nodes) for mix in asked for name in sides]
-    simulated = [_simulated(one, next(mix for mix in asked if mix.name == one.mix)) for one in found]
+    by_name = {mix.name: _with_steps_longer(mix, steps_beside_s[mix.name]) for mix in asked}
+    simulated = [_simulated(one, by_name[one.mix]) for one in found]
     report = Report(
         "fleet_live", {"speeds": "1 : 3 : 6, two replicas each", "load": LOAD, "rate": round(rate, 1), "requests": count}
     )
+    for name, seconds in steps_beside_s.items():
+        report.settings[f"{name}_step_longer_ms"] = round(1000 * seconds, 2)
     for live, virtual in zip(found, simulated, strict=True):
         _add(report, live, live.side)
         _add(report, virtual, f"{live.side}, simulated")
@@ -81,13 +88,31 @@ def main() -> None:
 
 async def _rate(nodes: Nodes) -> float:
     """What is asked a second: a part of the hops that this machine carries."""
-    idle = mixes(1e6, HOPS + SETTLING)[0]  # devices so fast that nothing is left of them
+    idle = mixes(NO_TIME, HOPS + SETTLING)[0]
     with side(OURS, idle, nodes) as ask:
         await settled(ask, idle.requests[:SETTLING], at_once=SETTLING_AT_ONCE)
         load = await closed_loop(lambda index: ask(idle.requests[index]), HOPS, concurrency=HOPS_AT_ONCE)
     hops = HOPS / load.wall_s
     tell(f"{hops:.0f} calls a second and no more")
     return min(MAX_RATE, PART_OF_HOPS * hops)
+
+
+async def _step_beside_s(idle: Mix, nodes: Nodes) -> float:
+    """What a replica takes for a step, or a batch, beside its device: of one request at a time, on devices that take no time."""
+    with side(OURS, idle, nodes) as ask:
+        receipts = [await ask(request) for request in idle.requests]
+    beside_s = statistics.median(
+        receipt.run_s / request.work.steps for receipt, request in zip(receipts, idle.requests, strict=True)
+    )
+    tell(f"{idle.name}: {1000 * beside_s:.2f} ms a step beside the device")
+    return beside_s
+
+
+def _with_steps_longer(mix: Mix, seconds: float) -> Mix:
+    def longer(speed: Speed) -> Speed:
+        return replace(speed, step=StepTimes(tuple((amount, took_s + seconds) for amount, took_s in speed.step.points)))
+
+    return replace(mix, pools=tuple(replace(pool, speed=longer(pool.speed)) for pool in mix.pools))
 
 
 def _measured(name: str, mix: Mix, nodes: Nodes) -> Found:

@@ -12,6 +12,7 @@ from stages.checkpoints.checkpoint import Checkpoint, LoadOptions
 from stages.contract.errors import ConfigurationError
 from stages.device.packed_linear import pack_linears
 from stages.device.torchvision_shim import ensure_torchvision
+from stages.llm.model.shared_keys import share_keys_on_cpu
 from stages.llm.model.tokenizer import gguf_file, load_tokenizer
 from stages.llm.model.unpacked import unpacked
 from stages.llm.model.windows import LAYER_TYPES
@@ -32,6 +33,7 @@ def load_language_model(checkpoint: Checkpoint, options: LoadOptions, *, pack: b
     """Reads the weights onto `options.device`; `pack`: linear layers as this CPU multiplies them, where it gains by that. Raises
     `ConfigurationError` for a checkpoint that can't be served."""
     ensure_torchvision()
+    share_keys_on_cpu()
     tokenizer = load_tokenizer(checkpoint.folder)
     try:
         model = _load_model(checkpoint.folder, options)

@@ -13,6 +13,7 @@ from stages.contract.recipe import Inputs
 from stages.device.cores import SharedCores
 from stages.engine.iterative import IterativeEngine
 from stages.engine.paging import FAILURE_REST_STEPS
+from stages.engine.work import Clock
 from tests.stages.bench import submit
 from tests.stages.fakes import PATIENCE_S, Gate, HandClock
 from tests.stages.paged import Letters, PreparedSpell, Spell, Speller, Spelling
@@ -44,12 +45,15 @@ class Taker:
 
 
 class Desk:
-    """One engine over a speller."""
+    """One engine over a speller. `export_s`: how long an export takes, by the hand's clock."""
 
-    def __init__(self, quiet_after_s: float = 0) -> None:
-        self.speller, self.taker, self.time = Speller(), Taker(), HandClock()
+    def __init__(self, quiet_after_s: float = 0, export_s: float = 0, clock: Clock | None = None) -> None:
+        self.speller, self.taker, self.time, self.looks = Speller(), Taker(), HandClock(), 0
+        self._export_s = export_s
+        self._export, self._has_exports = self.speller.export, self.speller.has_exports
+        self.speller.export, self.speller.has_exports = self._exported, self._looked  # type: ignore[method-assign]
         self.engine: SpellingEngine = IterativeEngine(
-            self.speller, name="spell", clock=self.time.clock, quiet_after_s=quiet_after_s
+            self.speller, name="spell", clock=clock or self.time.clock, quiet_after_s=quiet_after_s
         )
 
     def begin(self) -> None:
@@ -59,15 +63,34 @@ class Desk:
     def spell(self, text: str) -> list[object]:
         return submit(self.engine, Spell(text))[0].wait().seen
 
+    def look_twice(self) -> None:
+        """What the engine's thread would export now, it has."""
+        assert self.engine.paging is not None
+        for _ in range(2):
+            before = self.looks
+            self.engine.paging.room_again()
+            while self.looks == before:
+                threading.Event().wait(0.001)
+
+    def _exported(self, *, idle: bool) -> Sequence[MadePage]:
+        self.time.now += self._export_s
+        return self._export(idle=idle)
+
+    def _looked(self, *, idle: bool) -> bool:
+        self.looks += 1
+        return self._has_exports(idle=idle)
+
 
 @contextmanager
-def closing_desk(quiet_after_s: float = 0) -> Iterator[Desk]:
-    desk = Desk(quiet_after_s)
-    yield desk
-    desk.speller.gate.open()
-    desk.speller.export_gate.open()
-    desk.engine.check_integrity()
-    desk.engine.close(PATIENCE_S)
+def closing_desk(quiet_after_s: float = 0, export_s: float = 0, clock: Clock | None = None) -> Iterator[Desk]:
+    desk = Desk(quiet_after_s, export_s, clock)
+    try:
+        yield desk
+        desk.engine.check_integrity()
+    finally:
+        desk.speller.gate.open()
+        desk.speller.export_gate.open()
+        desk.engine.close(PATIENCE_S)
 
 
 @pytest.fixture
@@ -82,24 +105,39 @@ def test_an_idle_engine_exports_all_there_is(desk: Desk) -> None:
     assert desk.taker.wait_for(3) == [":ab", ":abcd", ":abcdef"]
 
 
-def test_what_was_seen_once_waits_until_the_load_has_ended() -> None:
-    with closing_desk(quiet_after_s=0.5) as desk:
+def test_what_was_seen_once_waits_until_the_load_has_ended_but_for_one_at_a_time() -> None:
+    with closing_desk(quiet_after_s=0.5, export_s=0.01) as desk:
         desk.begin()
-        paging = desk.engine.paging
-        assert paging is not None
-        for text in ("abcd", "abxy"):
-            paging.run_of(Spell(text))
         desk.spell("abcdef")
         assert desk.taker.wait_for(1) == [":ab"]
         desk.time.now += 0.25
         desk.spell("uvwxyz")
         desk.time.now += 0.25
-        paging.room_again()  # it looks again
-        assert desk.speller.exported == [(":ab", False)]
+        desk.look_twice()
+        assert desk.speller.exported == [(":ab", True)]  # the next in a gap a hundred times as long as that took later
         desk.time.now += 0.25
-        paging.room_again()
-        desk.taker.wait_for(6)
-        assert all(idle for _, idle in desk.speller.exported[1:])
+        desk.look_twice()
+        assert len(desk.taker.wait_for(6)) == 6
+
+
+def test_under_a_light_load_that_never_rests_pages_seen_once_leave_in_its_gaps() -> None:
+    with closing_desk(quiet_after_s=0.5, export_s=0.01) as desk:
+        desk.begin()
+        desk.spell("abcdef")
+        desk.taker.wait_for(1)
+        for _ in range(5):
+            desk.time.now += 0.25
+            desk.spell("ab")
+        desk.taker.wait_for(2)
+        desk.look_twice()
+        assert [name for name, _ in desk.speller.exported] == [":ab", ":abcd"]
+
+
+def test_the_engine_wakes_when_the_load_has_ended() -> None:
+    with closing_desk(quiet_after_s=0.05, clock=Clock()) as desk:
+        desk.begin()
+        desk.spell("abcdef")
+        desk.taker.wait_for(3)
 
 
 def test_nothing_is_exported_before_someone_takes_it(desk: Desk) -> None:
