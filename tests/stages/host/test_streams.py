@@ -81,9 +81,11 @@ async def test_streams_that_say_nothing_yet_make_no_others_wait(host: StageHost)
     gate = Gate(closed=True)
     host.add("count", Countdown(slots=1, gate=gate))
     async with aclosing(host.stream("count", Item("1", CountFrom(5), pace_s=0.025))) as first:
+        told = asyncio.ensure_future(anext(first))
+        await asyncio.to_thread(gate.wait_for, 1)  # it has the slot
         waiting = asyncio.ensure_future(collect(host.stream("count", Item("2", CountFrom(1), pace_s=0.025))))
         gate.let(1)
-        assert await anext(first) == [4]
+        assert await told == [4]
         assert host._num_streams == 1
         waiting.cancel()
         gate.open()
