@@ -31,9 +31,9 @@ QUIET_AFTER_S = 0.5
 """Where nothing was stepped for so long the load has probably ended, and this is no gap between two items: pages that are handed over
 only where nothing else is to be done would take the processors, and Redis, from whoever comes right after."""
 
-GAPS_PER_EXPORT = 100
-"""In gaps between items, too, some leave, or under a light load that never rests none would: for this many times as long as it took none
-does again."""
+REST_PER_EXPORT = 100
+"""In gaps between items some leave, too, or under a light load that never rests none would: the next waits this many times as long as one
+took."""
 
 
 class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
@@ -135,7 +135,7 @@ class IterativeEngine(BaseEngine[P, Q], Generic[P, Q, R]):
         else:
             if idle:
                 ended = self._in_flight.now()
-                self._next_in_gap_at = ended + GAPS_PER_EXPORT * (ended - began)
+                self._next_in_gap_at = ended + REST_PER_EXPORT * (ended - began)
             return
         if isinstance(failure, OutOfMemory):  # what the error held is free by now
             self._faults.ran_out()
