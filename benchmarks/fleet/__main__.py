@@ -4,7 +4,7 @@ beside others' (about an hour on one core, `--jobs 8` on eight some ten minutes;
 1. Routing on speeds 1 : 3 : 6: ours, round robin, Serve's two random choices over all pools as one set, least outstanding.
 2. Planning for 12 L4, 6 A100 and 2 H100: ours, an even split, a type of device for each stage, a monolith; and what the plan's own
    devices do at saturation.
-3. Bursts, and images and prompts that come again, on the planned fleet (`benchmarks.overload` asks it more than it can do).
+3. Bursts, and images and prompts that come again, on the planned fleet (`benchmarks.fleet.overload` asks it more than it can do).
 4. Scaling under one budget: ours, Serve's default.
 
 `benchmarks.fleet.live` does the first on a real cluster. Decides how much of each, and what is a goal.

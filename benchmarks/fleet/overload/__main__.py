@@ -1,8 +1,8 @@
-"""`python -m benchmarks.overload`: up to five times as much as it can do is asked of a planned fleet of 12 L4, 6 A100 and 2 H100, simulated
-with the product's own schedulers, router and admission, beside Serve's two choices and least outstanding (some minutes on one core,
-`--jobs` for more at a time; `--quick`: a minute, to see that it runs).
+"""`python -m benchmarks.fleet.overload`: up to five times as much as it can do is asked of a planned fleet of 12 L4, 6 A100 and 2 H100,
+simulated with the product's own schedulers, router and admission, beside Serve's two choices and least outstanding (ten minutes on one
+core, `--jobs` for more at a time; `--quick`: two, to see that it runs).
 
-`benchmarks/fleet/overload.py` has what is asked. Decides how much of it, and what is a goal.
+`load.py` has what is asked. Decides how much of it, and what is a goal.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks.fleet.devices import FLEET
-from benchmarks.fleet.overload import NOT_URGENT, Overloaded, overloaded
+from benchmarks.fleet.overload.load import NOT_URGENT, Overloaded, overloaded
 from benchmarks.fleet.planned import the_plan
 from benchmarks.fleet.simulated import OURS
 from benchmarks.reporting.command import described, results_folder, started
