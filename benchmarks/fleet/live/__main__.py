@@ -4,8 +4,8 @@
 Devices sleep, so that what two cores carry is Ray's hops. How many that are is measured first, and the mixes ask for a part of it: then
 what is compared is who chooses which replica, at 0.9 of what the devices can do. Every side is sent the same requests at the same times.
 What `queue_s` and `run_s` of a request's receipt leave of its time is what the cluster itself adds. The simulator is told how that is
-spread, and by how much a replica's step is longer than its device's, which is measured before; then what it finds for the same requests
-stands beside what was measured.
+spread, and by how much steps are longer than their device, which is measured before, of other requests that come as often; then what it
+finds for the same requests stands beside what was measured.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import math
 import statistics
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import psutil
 
 from benchmarks.fleet.live.cluster import Nodes, three_nodes
-from benchmarks.fleet.live.sides import OURS, SIDES, Ask, settled, side
-from benchmarks.fleet.mixes import LOAD, NUM_REQUESTS, SPEEDS, Mix, mixes
+from benchmarks.fleet.live.sides import OURS, SIDES, Ask, Side, settled, side
+from benchmarks.fleet.mixes import LOAD, NUM_REQUESTS, SPEEDS, Mix, PacedPool, Request, mixes
 from benchmarks.fleet.simulated import fleet_of, pools_of, requests_of, router_of, stage_of
 from benchmarks.loads.load import closed_loop, open_loop
 from benchmarks.loads.spread import percentile
@@ -36,15 +36,16 @@ from stages.contract.item import StageReceipt
 MAX_RATE = 100.0  # a second; more tells nothing more
 PART_OF_HOPS = 0.2  # what is asked of the machine beside what it can do
 HOPS, HOPS_AT_ONCE = 1_500, 24
-NO_TIME, BESIDE_STEPS = 1e6, 100  # devices so fast that nothing is left of them, asked so often
+NO_TIME = 1e6  # asked so often, devices take no time
+PROFILING = 1_000  # requests under the load that is to come, of which steps are measured
 SETTLING, SETTLING_AT_ONCE = 300, 24
 SETTLED_S = 10.0  # then nothing is left of them
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One side under one mix. Seconds. `shares`: of the requests, by pool; `beside`: what was neither queue nor device; `busy_cores`: of
-    the machine."""
+    """One side under one mix. Seconds. `shares`: of the requests, by pool; `beside`: what was neither queue nor device; `longer_s`: by so
+    much a pool's steps were longer than its devices, before; `busy_cores`: of the machine."""
 
     mix: str
     side: str
@@ -52,10 +53,25 @@ class Found:
     latencies_s: Sequence[float]
     shares: dict[str, float]
     beside: Delay
+    longer_s: Mapping[str, float]
     busy_cores: float
 
     def percentile_s(self, percent: float) -> float:
         return percentile(self.latencies_s, percent)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A mix, and requests of its kind that come before it, as often."""
+
+    mix: Mix
+    before: tuple[Request, ...]
+
+    @classmethod
+    def of(cls, mix: Mix, num_before: int) -> _Asked:
+        before, requests = mix.requests[:num_before], mix.requests[num_before:]
+        later = tuple(replace(request, at_s=request.at_s - before[-1].at_s) for request in requests)
+        return cls(replace(mix, requests=later), before)
 
 
 def main() -> None:
@@ -67,17 +83,14 @@ def main() -> None:
     sides = (OURS,) if given.ours else SIDES
     with three_nodes(tuple(SPEEDS)) as nodes:
         rate = asyncio.run(_rate(nodes))
-        steps_beside_s = {mix.name: asyncio.run(_step_beside_s(mix, nodes)) for mix in mixes(NO_TIME, BESIDE_STEPS)}
         tell(f"asking {rate:.0f} times a second, {count} requests a mix and side")
-        asked = mixes(rate, count)
-        found = [_measured(name, mix, nodes) for mix in asked for name in sides]
-    by_name = {mix.name: _with_steps_longer(mix, steps_beside_s[mix.name]) for mix in asked}
+        asked = [_Asked.of(mix, min(PROFILING, count)) for mix in mixes(rate, min(PROFILING, count) + count)]
+        found = [_measured(name, one, nodes) for one in asked for name in sides]
+    by_name = {one.mix.name: one for one in asked}
     simulated = [_simulated(one, by_name[one.mix]) for one in found]
     report = Report(
         "fleet_live", {"speeds": "1 : 3 : 6, two replicas each", "load": LOAD, "rate": round(rate, 1), "requests": count}
     )
-    for name, seconds in steps_beside_s.items():
-        report.settings[f"{name}_step_longer_ms"] = round(1000 * seconds, 2)
     for live, virtual in zip(found, simulated, strict=True):
         _add(report, live, live.side)
         _add(report, virtual, f"{live.side}, simulated")
@@ -89,52 +102,47 @@ def main() -> None:
 async def _rate(nodes: Nodes) -> float:
     """What is asked a second: a part of the hops that this machine carries."""
     idle = mixes(NO_TIME, HOPS + SETTLING)[0]
-    with side(OURS, idle, nodes) as ask:
-        await settled(ask, idle.requests[:SETTLING], at_once=SETTLING_AT_ONCE)
-        load = await closed_loop(lambda index: ask(idle.requests[index]), HOPS, concurrency=HOPS_AT_ONCE)
+    with side(OURS, idle, nodes) as ours:
+        await settled(ours.ask, idle.requests[:SETTLING], at_once=SETTLING_AT_ONCE)
+        load = await closed_loop(lambda index: ours.ask(idle.requests[index]), HOPS, concurrency=HOPS_AT_ONCE)
     hops = HOPS / load.wall_s
     tell(f"{hops:.0f} calls a second and no more")
     return min(MAX_RATE, PART_OF_HOPS * hops)
 
 
-async def _step_beside_s(idle: Mix, nodes: Nodes) -> float:
-    """What a replica takes for a step, or a batch, beside its device: of one request at a time, on devices that take no time."""
-    with side(OURS, idle, nodes) as ask:
-        receipts = [await ask(request) for request in idle.requests]
-    beside_s = statistics.median(
-        receipt.run_s / request.work.steps for receipt, request in zip(receipts, idle.requests, strict=True)
-    )
-    tell(f"{idle.name}: {1000 * beside_s:.2f} ms a step beside the device")
-    return beside_s
+def _with_steps_longer(mix: Mix, longer_s: Mapping[str, float]) -> Mix:
+    def longer(pool: PacedPool) -> Speed:
+        points = ((amount, took_s + longer_s[pool.name]) for amount, took_s in pool.speed.step.points)
+        return replace(pool.speed, step=StepTimes(tuple(points)))
+
+    return replace(mix, pools=tuple(replace(pool, speed=longer(pool)) for pool in mix.pools))
 
 
-def _with_steps_longer(mix: Mix, seconds: float) -> Mix:
-    def longer(speed: Speed) -> Speed:
-        return replace(speed, step=StepTimes(tuple((amount, took_s + seconds) for amount, took_s in speed.step.points)))
-
-    return replace(mix, pools=tuple(replace(pool, speed=longer(pool.speed)) for pool in mix.pools))
-
-
-def _measured(name: str, mix: Mix, nodes: Nodes) -> Found:
-    tell(f"{mix.name}, {name}")
-    with side(name, mix, nodes) as ask:
-        return asyncio.run(_under_load(name, mix, ask))
+def _measured(name: str, asked: _Asked, nodes: Nodes) -> Found:
+    tell(f"{asked.mix.name}, {name}")
+    with side(name, asked.mix, nodes) as up:
+        return asyncio.run(_under_load(name, asked, up))
 
 
-async def _under_load(name: str, mix: Mix, ask: Ask) -> Found:
-    await settled(ask, mix.requests[:SETTLING], at_once=SETTLING_AT_ONCE)
+async def _under_load(name: str, asked: _Asked, up: Side) -> Found:
+    await settled(up.ask, asked.before[:SETTLING], at_once=SETTLING_AT_ONCE)
+    longer = await up.longer()
+    await open_loop(lambda index: up.ask(asked.before[index]), [request.at_s for request in asked.before])
+    longer_s = {pool: (after - longer[pool]).each_s for pool, after in (await up.longer()).items()}
+    requests = asked.mix.requests
     psutil.cpu_percent()
-    load = await open_loop(lambda index: _timed(ask, mix, index), [request.at_s for request in mix.requests])
+    load = await open_loop(lambda index: _timed(up.ask, requests[index]), [request.at_s for request in requests])
     busy_cores = psutil.cpu_percent() / 100 * (psutil.cpu_count() or 1)
     pools = Counter(outcome.value[0].device for outcome in load.outcomes)
     beside = [took_s - receipt.queue_s - receipt.run_s for receipt, took_s in (outcome.value for outcome in load.outcomes)]
     return Found(
-        mix.name,
+        asked.mix.name,
         name,
         len(load.outcomes) / load.wall_s,
         load.latencies_s(),
         {pool: count / len(load.outcomes) for pool, count in pools.items()},
         _spread(beside),
+        longer_s,
         busy_cores,
     )
 
@@ -147,27 +155,27 @@ def _spread(seconds: Sequence[float]) -> Delay:
     )
 
 
-def _simulated(live: Found, mix: Mix) -> Found:
-    """The same requests in virtual time, after as many as live replicas have learned their speed from. Half of what the cluster adds is on
-    the way there."""
-    tell(f"{mix.name}, {live.side}, simulated")
+def _simulated(live: Found, asked: _Asked) -> Found:
+    """The same requests in virtual time, those before them too. Half of what the cluster adds is on the way there."""
+    tell(f"{live.mix}, {live.side}, simulated")
+    mix = _with_steps_longer(asked.mix, live.longer_s)
     hop = Delay(live.beside.median_s / 2, live.beside.sigma)
     pools = pools_of(mix, has_profile=False)
     fleet = fleet_of([stage_of(mix)], pools, live.side, num_callers=1, ways=Ways(hop=hop))
-    few = replace(mix, requests=mix.requests[:SETTLING])
-    begins = few.requests[-1].at_s + SETTLED_S
-    requests = simulate(fleet, [*requests_of(few), *requests_of(mix, begins)], router_of(live.side)).requests
+    begins = asked.before[-1].at_s + SETTLED_S
+    before = requests_of(replace(mix, requests=asked.before))
+    requests = simulate(fleet, [*before, *requests_of(mix, begins)], router_of(live.side)).requests
     counted = [place for place, at in enumerate(requests.at) if at >= begins]
     places = Counter(requests.pool[place] for place in counted)
     shares = {name: places[at] / len(counted) for at, name in enumerate(requests.pools)}
     took = [requests.end[place] - requests.at[place] for place in counted]
     lasted_s = max(requests.end[place] for place in counted) - begins
-    return Found(mix.name, live.side, len(took) / lasted_s, took, shares, live.beside, 0.0)
+    return replace(live, throughput=len(took) / lasted_s, latencies_s=took, shares=shares, busy_cores=0.0)
 
 
-async def _timed(ask: Ask, mix: Mix, index: int) -> tuple[StageReceipt, float]:
+async def _timed(ask: Ask, request: Request) -> tuple[StageReceipt, float]:
     began = time.monotonic()
-    receipt = await ask(mix.requests[index])
+    receipt = await ask(request)
     return receipt, time.monotonic() - began
 
 
@@ -179,6 +187,7 @@ def _add(report: Report, found: Found, side: str) -> None:
         **{f"p{percent}_ms": round(1000 * found.percentile_s(percent)) for percent in (50, 95, 99)},
         **{f"to_{pool}": round(found.shares.get(pool, 0.0), 3) for pool in SPEEDS},
         beside_ms=round(1000 * found.beside.median_s, 1),
+        **{f"{pool}_step_longer_ms": round(1000 * seconds, 2) for pool, seconds in found.longer_s.items()},
         busy_cores=round(found.busy_cores, 2),
     )
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmarks.fleet.live.sleeping import SleepingBatches, SleepingRows
+from benchmarks.fleet.live.sleeping import Longer, SleepingBatches, SleepingRows
 from benchmarks.fleet.mixes import STAGE, Mix, PacedPool
 from benchmarks.servers.nodes import several_nodes
 from pipelines.cluster.replica import StageReplica
@@ -54,7 +54,12 @@ class SleepingReplica(StageReplica):
         name = nodes.pools[ray.get_runtime_context().get_node_id()]
         pool = next(pool for pool in mix.pools if pool.name == name)
         kind = SleepingRows if mix.is_iterative else SleepingBatches
-        self.host.add(STAGE, kind(pool.speed, name), batch=BatchLimits(mix.max_rows), queue=QUEUE)
+        self._stage = kind(pool.speed, name)
+        self.host.add(STAGE, self._stage, batch=BatchLimits(mix.max_rows), queue=QUEUE)
+
+    def longer(self) -> tuple[str, Longer]:
+        """The pool whose devices it has, and by how much steps have been longer than they."""
+        return self._stage.device, self._stage.watch.longer
 
     async def __del__(self) -> None:
         await self.close()

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.fleet.baselines import (
@@ -19,7 +20,7 @@ from benchmarks.fleet.baselines import (
     cap_of,
 )
 from benchmarks.fleet.live.cluster import Nodes, application
-from benchmarks.fleet.live.sleeping import Sleep
+from benchmarks.fleet.live.sleeping import Longer, Sleep
 from benchmarks.fleet.mixes import STAGE, Mix, Request
 from pipelines.client import StageClient
 from stages.contract.item import Item, StageReceipt, StreamEnd
@@ -29,8 +30,24 @@ SIDES = (OURS, TWO_CHOICES, LEAST_OUTSTANDING, ROUND_ROBIN)
 Ask = Callable[[Request], Awaitable[StageReceipt]]
 
 
+@dataclass(frozen=True, slots=True)
+class Side:
+    """Replicas that are up. `ask`: one of them; `handles`: of all deployments."""
+
+    ask: Ask
+    handles: Sequence[Any]
+
+    async def longer(self) -> dict[str, Longer]:
+        """By pool, what its replicas' steps have taken longer than its devices so far."""
+        total: dict[str, Longer] = {}
+        for handle in self.handles:
+            for pool, longer in await handle.broadcast("longer").results_async():
+                total[pool] = total.get(pool, Longer()) + longer
+        return total
+
+
 @contextmanager
-def side(name: str, mix: Mix, nodes: Nodes) -> Iterator[Ask]:
+def side(name: str, mix: Mix, nodes: Nodes) -> Iterator[Side]:
     """The replicas are up while inside."""
     from ray import serve
 
@@ -41,7 +58,7 @@ def side(name: str, mix: Mix, nodes: Nodes) -> Iterator[Ask]:
             serve.delete(application)
 
 
-def _ours(name: str, mix: Mix, nodes: Nodes) -> Ask:
+def _ours(name: str, mix: Mix, nodes: Nodes) -> Side:
     from pipelines.cluster.serve_client import ServeStageClient
     from pipelines.cluster.stage_deployment import router_config
 
@@ -53,19 +70,19 @@ def _ours(name: str, mix: Mix, nodes: Nodes) -> Ask:
         }
     )
     client: StageClient = ServeStageClient(handles, {STAGE: tuple(handles)})
-    return lambda request: _through(client, mix, request)
+    return Side(lambda request: _through(client, mix, request), list(handles.values()))
 
 
-def _serves_own(name: str, mix: Mix, nodes: Nodes) -> Ask:
+def _serves_own(name: str, mix: Mix, nodes: Nodes) -> Side:
     """Serve's own router, over all replicas as one deployment."""
     num_replicas = sum(pool.num_replicas for pool in mix.pools)
     cap = cap_of(mix.max_rows)
     one = application(name, mix, nodes, pool=None, num_replicas=num_replicas, max_ongoing_requests=cap)
     (handle,) = _run({"one": one}).values()
-    return lambda request: _plainly(handle, mix, request)
+    return Side(lambda request: _plainly(handle, mix, request), [handle])
 
 
-def _chosen(name: str, mix: Mix, nodes: Nodes) -> Ask:
+def _chosen(name: str, mix: Mix, nodes: Nodes) -> Side:
     """Every replica is a deployment of its own, and whoever asks counts what each has in hand."""
     chooser: Chooser = {ROUND_ROBIN: RoundRobin, LEAST_OUTSTANDING: LeastOutstanding}[name]()
     handles = list(
@@ -90,7 +107,7 @@ def _chosen(name: str, mix: Mix, nodes: Nodes) -> Ask:
         finally:
             ongoing[place] -= 1
 
-    return ask
+    return Side(ask, handles)
 
 
 def _run(applications: dict[str, Any]) -> dict[str, Any]:
