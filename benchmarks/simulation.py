@@ -2,7 +2,7 @@
 20 minutes on one core; `--quick`: 5,000 requests).
 
 Half of them are chats about images, which come again as popular ones do; half are paintings. Everything decides that decides in a live
-system: the schedulers of 953 replicas, four HTTP processes' tables, and the replicas' own for what they need of each other.
+system: the schedulers of 992 replicas, four HTTP processes' tables, and the replicas' own for what they need of each other.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _counted(requests: Iterable[Request], num: int) -> Iterator[Request]:
 
 
 def _fleet() -> Fleet:
-    """238 devices of each type."""
+    """248 devices of each type, as many for chats as for paintings, by what is asked."""
     pools = [pool for device, slowness in SLOWNESS.items() for pool in _pools(device, slowness)]
     stages = (
         Stage(ENCODER, remembers=200),
@@ -106,11 +106,11 @@ def _pools(device: str, slowness: float) -> list[Pool]:
         return Pool(f"{stage} on {device}", device, (Hosted(stage, speed),), replicas)
 
     return [
-        pool(ENCODER, 10, 0.02, 0.004, 8),
-        pool(LLM, 25, 0.01, 0.0004, 16),
-        pool(DENOISER, 180, 0.01, 0.018, 4, LATENT),
-        pool(TEXT, 3, 0.01, 0.002, 16),
-        pool(VAE, 20, 0.05, 0.03, 4, LATENT),
+        pool(ENCODER, 5, 0.02, 0.004, 8),
+        pool(LLM, 75, 0.01, 0.0004, 16),
+        pool(DENOISER, 143, 0.01, 0.018, 4, LATENT),
+        pool(TEXT, 2, 0.01, 0.002, 16),
+        pool(VAE, 23, 0.05, 0.03, 4, LATENT),
     ]
 
 

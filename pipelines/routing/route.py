@@ -41,7 +41,14 @@ class Route:
         errors."""
         replica = ranked.best.replica if ranked is not None and not ranked.best.is_full else ""
         self._sent: Sent = table.sent(
-            stage, pool, replica, wanted.work, time.monotonic(), name=wanted.name, tenant=wanted.tenant
+            stage,
+            pool,
+            replica,
+            wanted.work,
+            time.monotonic(),
+            name=wanted.name,
+            tenant=wanted.tenant,
+            hints=wanted.hints,
         )
 
     @property

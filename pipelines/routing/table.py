@@ -17,7 +17,7 @@ from pipelines.routing.holding import Held, Holders
 from pipelines.routing.making import Making
 from pipelines.routing.ownership import Owners, seed_of
 from pipelines.routing.ranking import rank
-from stages.contract.news import StageNews
+from stages.contract.news import NO_HINTS, Hints, StageNews
 from stages.contract.work import NO_WORK, Work
 
 ON_ITS_WAY_S = 0.02
@@ -50,6 +50,8 @@ class Sent:
     at: float
     name: int | None = None
     tenant: int = 0
+    chain: tuple[int, ...] = ()  # beginnings that its row can be followed from
+    begun_at: Candidate | None = None
     counts: bool = True  # news has not told of it yet
 
 
@@ -199,15 +201,25 @@ class ReplicaTable:
     # ---- what was sent ----
 
     def sent(
-        self, stage: str, pool: str, replica: str, work: Work | None, now: float, *, name: int | None = None, tenant: int = 0
+        self,
+        stage: str,
+        pool: str,
+        replica: str,
+        work: Work | None,
+        now: float,
+        *,
+        name: int | None = None,
+        tenant: int = 0,
+        hints: Hints = NO_HINTS,
     ) -> Sent:
         """On its way to this replica ("": the pool's router has yet to find one). To be ended with `ended`. What is being made there
-        already is no more work."""
+        already is no more work. `hints`: of what others may begin with as it does."""
         with self._lock:
             of = self._stage(stage)
             work = NO_WORK if name is not None and of.making.at(name) == (pool, replica) else work
-            sent = Sent(stage, pool, replica, work if work is not None else of.usual or NO_WORK, now, name, tenant)
-            of.making.join(name, pool, replica)
+            chain = hints.chain if name is None and not hints.is_kept_by_name else ()
+            sent = Sent(stage, pool, replica, work if work is not None else of.usual or NO_WORK, now, name, tenant, chain)
+            self._join(of, sent)
             of.open[id(sent)] = sent
             asleep = self._pools.get(pool)
             if asleep is not None and not replica and not asleep.members and asleep.asleep_at is None:
@@ -223,12 +235,12 @@ class ReplicaTable:
                 return
             if sent.counts:
                 self._uncount(of, sent)
-            of.making.leave(sent.name, sent.pool, sent.replica)
+            self._leave(of, sent)
             was, waited_since = sent.replica, sent.at
             sent.replica, sent.at, sent.counts = replica, now, True
             if not was:
                 self._waits_no_more(sent.pool, waited_since)
-            of.making.join(sent.name, sent.pool, replica)
+            self._join(of, sent)
             self._count(of, sent)
 
     def ended(self, sent: Sent) -> None:
@@ -236,11 +248,24 @@ class ReplicaTable:
         with self._lock:
             of = self._stages[sent.stage]
             if of.open.pop(id(sent), None) is not None:
-                of.making.leave(sent.name, sent.pool, sent.replica)
+                self._leave(of, sent)
                 if not sent.replica:
                     self._waits_no_more(sent.pool, sent.at)
             if sent.counts:
                 self._uncount(of, sent)
+
+    def _join(self, of: _Stage, sent: Sent) -> None:
+        """Others who want what it makes, or begin as it does, are sent where it goes."""
+        of.making.join(sent.name, sent.pool, sent.replica)
+        if sent.chain and sent.replica:
+            sent.begun_at = _candidate(of, (sent.pool, sent.replica))
+            of.holders.begins(sent.begun_at, sent.chain)
+
+    def _leave(self, of: _Stage, sent: Sent) -> None:
+        of.making.leave(sent.name, sent.pool, sent.replica)
+        if sent.begun_at is not None:
+            of.holders.ends(sent.begun_at, sent.chain)
+            sent.begun_at = None
 
     def _waits_no_more(self, pool: str, since: float) -> None:
         """A pool sleeps since the first who waits for it still: whoever gave up tells nothing of how long it takes to start."""

@@ -366,3 +366,80 @@ def test_however_many_there_are_no_more_is_asked_than_of_sixteen(count: int, mon
         assert asked["cost model"] <= 2 * 16 + 4  # each once, those near the soonest also alone
         assert asked["Serve"] <= 2
         assert asked["chance"] <= 5
+
+
+PROMPT = Work(240.0, 24.0)
+"""A long prompt, and a few steps of an answer."""
+LONG = Hints((1, 2, 3, 4), Work(50.0, 5.0))
+
+
+def test_who_begins_as_another_does_is_sent_where_that_is_being_read_already() -> None:
+    known = table(a=4)
+    for number in range(4):
+        known.heard("a", news(f"a{number}"), 0.0)
+    first = known.sent(STAGE, "a", "a2", PROMPT, 0.0, hints=LONG)
+    also_long = replace(LONG, chain=(1, 2, 3, 99))
+    found = known.ranked(STAGE, ["a"], Wanted(PROMPT, also_long), 0.0)
+    assert found is not None
+    assert (found.best.replica, found.remembered) == ("a2", ("150 of its beginning",))
+    known.ended(first)
+    found = known.ranked(STAGE, ["a"], Wanted(PROMPT, also_long), 0.0)
+    assert found is not None
+    assert not found.remembered
+
+
+def test_where_there_is_more_to_do_than_reading_it_again_takes_it_is_read_again() -> None:
+    known = table(a=2)
+    for number in range(2):
+        known.heard("a", news(f"a{number}"), 0.0)
+    known.sent(STAGE, "a", "a0", PROMPT, 0.0, hints=LONG)
+    for _ in range(20):
+        known.sent(STAGE, "a", "a0", PROMPT, 0.0)
+    found = known.ranked(STAGE, ["a"], Wanted(PROMPT, LONG), 0.0)
+    assert found is not None
+    assert found.best.replica == "a1"
+
+
+def test_who_went_elsewhere_begins_there_and_what_is_remembered_by_name_is_nowhere_until_it_is_there() -> None:
+    known = table(a=2)
+    sent = known.sent(STAGE, "a", "a0", PROMPT, 0.0, hints=LONG)
+    known.went(sent, "a1", 0.1)
+    holders = known._stages[STAGE].holders
+    assert [one.replica for one in holders.of(LONG).holders()] == ["a1"] * 4
+    known.ended(sent)
+    known.sent(STAGE, "a", "a0", PROMPT, 0.2, hints=replace(LONG, is_kept_by_name=True))
+    known.sent(STAGE, "a", "a0", PROMPT, 0.2, hints=LONG, name=7)
+    known.sent(STAGE, "a", "", PROMPT, 0.2, hints=LONG)
+    assert not holders.of(LONG).beginnings
+
+
+def test_what_was_begun_and_what_is_told_are_held_by_whoever_did_either() -> None:
+    known = table(a=3)
+    known.heard("a", news("a0", holds=[2]), 0.0)
+    begun = [known.sent(STAGE, "a", "a1", PROMPT, 0.0, hints=replace(LONG, chain=(1, 2))) for _ in range(2)]
+    held = known._stages[STAGE].holders
+
+    def at() -> dict[str, int]:
+        found = held.of(LONG)
+        candidates = known._stages[STAGE].known.values()
+        return {one.replica: length for one in candidates if (length := found.length_at(one))}
+
+    assert at() == {"a0": 2, "a1": 2}
+    known.ended(begun[0])
+    assert at() == {"a0": 2, "a1": 2}
+    known.ended(begun[1])
+    assert at() == {"a0": 2}
+
+
+def test_what_begun_where_nobody_is_any_more_ends_all_the_same() -> None:
+    known = table(a=2)
+    sent = [known.sent(STAGE, "a", "a0", PROMPT, 0.0, hints=LONG) for _ in range(2)]
+    known.members("a", [Member("a1", 64)], lambda replica: None, 1.0)
+    found = known.ranked(STAGE, ["a"], Wanted(PROMPT, LONG), 1.0)
+    assert found is not None
+    assert found.best.replica == "a1"
+    known.went(sent[0], "a1", 2.0)
+    for one in sent:
+        known.ended(one)
+        known.ended(one)
+    assert not known._stages[STAGE].holders.of(LONG).beginnings
