@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from benchmarks.cache.samples import (
     AGAIN,
     ALONE,
+    BEFORE,
     COLD,
     ELSEWHERE,
     FORGETS,
@@ -114,15 +115,15 @@ def add_first_token_goals(report: Report, samples: Sequence[Sample], long: int, 
     found = of(samples, OURS, tokens(SHORT), PAIRED)
     pairs = [one.asked.seconds - other.asked.seconds for one, other in zip(found, alone, strict=True)]
     _add_beside(report, "in a slot", pairs, BESIDE_S, found)
-    found = of(samples, OURS, tokens(SHORT), MEMORY_LOST)
-    rounds = {number: _median_s(alone, number) for number in {one.round for one in alone}}
-    pairs = [one.asked.seconds - rounds[one.round] for one in found if one.round in rounds]
+    found, before = of(samples, OURS, tokens(SHORT), MEMORY_LOST), of(samples, OURS, tokens(SHORT), BEFORE)
+    pairs = [one.asked.seconds - other.asked.seconds for one, other in zip(found, before, strict=True)]
     moved_s = statistics.median(one.asked.bytes_moved for one in found) / redis_bytes_per_s if found else 0.0
     _add_beside(report, "in Redis", pairs, BESIDE_S + moved_s, found)
 
 
 def _add_beside(report: Report, where: str, seconds: Sequence[float], bound: float, found: Sequence[Sample]) -> None:
-    """What a short beginning adds to what follows it: the median of differences between chats of one round, and their quartiles."""
+    """What a short beginning adds to what follows it: the median of differences between two chats, one right after the other, and their
+    quartiles."""
     if len(seconds) < 2:
         return
     lower, median, upper = statistics.quantiles(seconds, n=4)
@@ -143,10 +144,6 @@ def add_throughput_goals(report: Report, runs: Sequence[Run]) -> None:
     new = _ratio(runs, NEW, 0.0)
     if new is not None:
         report.goals.append(Goal(f"{NEW}: chats a second / with nothing remembered", new, NEW_GOAL))
-
-
-def _median_s(samples: Sequence[Sample], number: int) -> float:
-    return statistics.median(one.asked.seconds for one in samples if one.round == number)
 
 
 def _where(samples: Sequence[Sample]) -> str:

@@ -17,6 +17,7 @@ from benchmarks.cache.prompts import Beginnings, Body, about_image_at, image_add
 from benchmarks.cache.samples import (
     AGAIN,
     ALONE,
+    BEFORE,
     COLD,
     ELSEWHERE,
     IMAGE,
@@ -38,6 +39,8 @@ from benchmarks.loads.http_client import http_client
 from benchmarks.reporting.command import tell
 
 QUESTION_TOKENS = 32
+TEMPLATE_TOKENS = 3
+"""With which every chat begins, and which are found of any."""
 NUM_SLOTS = 2
 BESIDE = 64
 """What memory holds beside one long beginning: a page, for what is asked about it makes one more."""
@@ -76,12 +79,12 @@ class _Chats:
     async def about_image(self, address: str, situation: str, number: int) -> None:
         await self._asked(about_image_at(MODEL, address, "Describe the picture."), IMAGE, situation, number)
 
-    async def alone(self, number: int) -> None:
-        """A chat as long as what follows a beginning, and unlike all before."""
+    async def alone(self, number: int, situation: str = ALONE) -> Asked:
+        """A chat of which as many tokens are computed as follow a beginning: it is unlike all before."""
         self._alone += 1
         short = self._beginnings.make(QUESTION_TOKENS // 2, NEW + self._alone)
-        question = self._beginnings.question(short, QUESTION_TOKENS - short.num_tokens, self._alone)
-        await self._asked(short.body(MODEL, question), tokens(SHORT), ALONE, number)
+        question = self._beginnings.question(short, QUESTION_TOKENS + TEMPLATE_TOKENS - short.num_tokens, self._alone)
+        return await self._asked(short.body(MODEL, question), tokens(SHORT), situation, number)
 
     async def _asked(self, body: Body, about: str, situation: str, number: int) -> Asked:
         found = await ask(self._client, body)
@@ -139,6 +142,7 @@ async def _round(chats: _Chats, number: int, long_tokens: int) -> None:
         await chats.overwrite_slots()
         await chats.about(num_tokens, SLOTS_LOST, number)
     await chats.overwrite_slots()
+    await chats.alone(number, BEFORE)
     await chats.about(SHORT, MEMORY_LOST, number)  # by the long one
     if number:
         await chats.about(long_tokens, MEMORY_LOST, number - 1)
@@ -152,8 +156,9 @@ async def _round(chats: _Chats, number: int, long_tokens: int) -> None:
 async def _beside_alone(chats: _Chats, number: int) -> None:
     """In turns, for what is told of the two is their difference: a tenth of either. The slots hold the beginning and what came last."""
     for _ in range(PAIRS):
-        await chats.alone(number)
-        await chats.about(SHORT, PAIRED, number)
+        alone, paired = await chats.alone(number), await chats.about(SHORT, PAIRED, number)
+        if paired.came_from and alone.num_computed != paired.num_computed:
+            raise RuntimeError(f"{alone.num_computed} tokens were computed alone, {paired.num_computed} behind a beginning")
 
 
 async def _on_another(server: Served, beginnings: Beginnings, plan: Plan) -> list[Sample]:

@@ -64,9 +64,9 @@ class Beginnings:
 
     def question(self, beginning: Beginning, num_tokens: int, number: int) -> str:
         """So long that with it the chat has `num_tokens` beyond its beginning, unlike every other number's from its first word on."""
-        words = ["Which", _WORDS[number % len(_WORDS)], *random.Random(number).choices(_WORDS, k=num_tokens)]
-        one = self._count(beginning.text, " ".join(words[:2])) - beginning.num_tokens
-        return " ".join(words[: 2 + max(0, num_tokens - one)])
+        words = [_WORDS[number % len(_WORDS)], *random.Random(number).choices(_WORDS, k=num_tokens)]
+        one = self._count(beginning.text, words[0]) - beginning.num_tokens
+        return " ".join(words[: 1 + max(0, num_tokens - one)])
 
     def _shared(self, words: list[str]) -> int:
         text = _text(words)

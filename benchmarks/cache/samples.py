@@ -8,6 +8,7 @@ from dataclasses import dataclass
 COLD, AGAIN, SLOTS_LOST, MEMORY_LOST = "cold", "again", "slots overwritten", "memory overwritten"
 KILLED, ELSEWHERE = "after kill -9", "on another replica"
 ALONE, PAIRED = "what follows, alone", "again, right after what follows alone"
+BEFORE = "what follows, alone, before memory overwritten"
 """Situations."""
 
 OURS, TWO, VLLM = "Triptych", "Triptych, two replicas", "vLLM (CPU build)"
@@ -41,6 +42,11 @@ class Asked:
     replica: str = ""
     bytes_moved: int = 0
     text: str = ""
+
+    @property
+    def num_computed(self) -> int:
+        """Tokens of the prompt."""
+        return self.prompt_tokens - self.cached_tokens
 
 
 @dataclass(frozen=True, slots=True)
