@@ -9,7 +9,9 @@ Two servers, the second a fork of the first: what Serve builds applications with
 moment, and must not wait while the other imports what stages need.
 
 Decides what is imported beforehand, and that a fork server ends with its node. Knows nothing of stages, nor of Ray beyond how a
-worker is run. It is run by its path, with the standard library only, and imports nothing of Triptych, whose code may change.
+worker is run. It is run by its path, with the standard library only. Of Triptych, whose code may be another by the time that a worker is
+asked for, it imports something only where whoever started the cluster says that its workers run the same code (`KNOWS_CODE`); and once a
+file of that has changed, workers are ordinary ones.
 
 - Workers share a fork server where node, user, interpreter and every setting that a library reads at import are the same.
 - It is one thread, computes nothing, touches no GPU and draws none of Ray's random numbers, so that its forks are sound.
@@ -58,18 +60,26 @@ STAGES = (
     "open_clip",
 )
 """And those that stages need."""
+OWN = ("pipelines.app",)
+"""Triptych's modules, likewise: of what Serve builds and hosts, each process would else take most of a second for them."""
+KNOWS_CODE = "TRIPTYCH_WORKERS_RUN_THIS_CODE"
+"""Of the environment of the node: "1"."""
 OF_STAGES = ".stages"
 """Ends the address of the server that has imported them, too."""
 WITH_STAGES, WITHOUT_STAGES, ORDINARY = "stages", "base", "ordinary"
 LIBRARIES_READ = ("RAY_", "HF_", "TRANSFORMERS_", "DIFFUSERS_", "TORCH", "PYTORCH_", "ONEDNN_", "DNNL_", "ATEN_", "OMP_", "GOMP_",
-                  "KMP_", "MKL_", "OPENBLAS_", "NCCL_", "CUDA_HOME", "LD_", "PYTHON", "HUGGINGFACE_", "XDG_", "HOME")  # fmt: skip
+                  "KMP_", "MKL_", "OPENBLAS_", "NCCL_", "CUDA_HOME", "LD_", "PYTHON", "HUGGINGFACE_", "XDG_", "HOME",
+                  KNOWS_CODE)  # fmt: skip
 """Environment variables by their beginning that a library reads when it is imported: a fork can't have others."""
 RAYLET = "RAY_RAYLET_PID"
 PER_WORKER = ("RAY_JOB_ID",)
-PROTOCOL = 3  # of requests, and of how a fork begins; another one has servers of its own
+PROTOCOL = 4  # of requests, and of how a fork begins; another one has servers of its own
 ANSWER_WITHIN_S = 40.0
 """After that a worker is an ordinary one. Ray gives up on a worker that has not come after 60 s."""
 STREAMS = 3
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+PACKAGES = ("pipelines", "stages", "cache", "demo")
+"""Triptych's, in there."""
 
 
 def command(*, stages: bool) -> str:
@@ -299,8 +309,7 @@ def _have_the_system_number_actor_classes() -> None:
 
 def _of_triptych(name: str) -> Any:
     """What must be done before a library is imported, by the file that says so: as a module it would be Triptych's own, too soon."""
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    file = os.path.join(root, "stages", "device", name + ".py")
+    file = os.path.join(ROOT, "stages", "device", name + ".py")
     spec = importlib.util.spec_from_file_location(f"before_import_{name}", file)
     if spec is None or spec.loader is None:
         raise ImportError(file)
@@ -308,6 +317,39 @@ def _of_triptych(name: str) -> Any:
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+class _OwnCode:
+    """Triptych's modules as they were when they were imported here: by file, when it was changed last, and how long it was."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, tuple[int, int]] = {}
+
+    def import_it(self) -> None:
+        sys.path.insert(0, ROOT)
+        try:
+            for module in OWN:
+                _import(module)
+        finally:
+            sys.path.remove(ROOT)
+        files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+        self._files = {file: _state(file) for file in files if file and file.startswith(ROOT + os.sep) and _is_own(file)}
+
+    def has_changed(self) -> bool:
+        return any(_state(file) != state for file, state in self._files.items())
+
+
+def _is_own(file: str) -> bool:
+    return os.path.relpath(file, ROOT).split(os.sep)[0] in PACKAGES
+
+
+def _state(file: str) -> tuple[int, int]:
+    """Nothing where there is no such file."""
+    try:
+        found = os.stat(file)
+    except OSError:
+        return 0, -1
+    return found.st_mtime_ns, found.st_size
 
 
 def _has_no_gpu() -> bool:
@@ -321,12 +363,15 @@ def _listen(base: int, of_stages: int, path: str) -> None:
     listening = {False: socket.socket(fileno=base), True: socket.socket(fileno=of_stages)}
     for module in BASE:
         _import(module)
+    own = _OwnCode()
+    if os.environ.get(KNOWS_CODE) == "1":
+        own.import_it()
     stages = os.fork() == 0
     listening[not stages].close()
     for module in STAGES if stages else ():
         _import(module)
     arguments = _Server(listening[stages], path).run()
-    if _has_no_gpu():
+    if _has_no_gpu() or own.has_changed():
         os.execv(sys.executable, [sys.executable, os.path.abspath(__file__), ORDINARY, *arguments])
     _run(arguments)
 

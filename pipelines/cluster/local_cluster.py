@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from pipelines.cluster.fork_server import command
+from pipelines.cluster.fork_server import KNOWS_CODE, command
 from pipelines.ingress.proxy.proxy_headers import CALLBACK
 from pipelines.settings.config_file import ServeFile, refused, told
 from pipelines.settings.loopback import refuse_open_door
@@ -133,6 +133,7 @@ def _start_ray(num_cpus: int, *, fork_server: bool) -> None:
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH", str(2**31 - 1)
     )  # Serve's own 4 MiB are less than a picture's
     os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", CALLBACK)
+    os.environ.setdefault(KNOWS_CODE, "1")  # no other code joins this cluster
     refuse_other_ways_in({name: os.environ.setdefault(name, "0") == "1" for name in (HA_PROXY, DIRECT_INGRESS)})
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     import ray

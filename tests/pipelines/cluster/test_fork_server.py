@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,7 +25,7 @@ def drawn():
 print(json.dumps({
     "name": __name__, "arguments": sys.argv[1:], "folder": os.getcwd(), "asked": os.environ.get("ASKED"),
     "inherited": os.environ.get("NOT_ASKED"), "imported": "ray.serve" in sys.modules, "has_torch": "torch" in sys.modules,
-    "parent": os.getppid(),
+    "parent": os.getppid(), "own": "pipelines.app" in sys.modules,
     "path": sys.path[0], "drawn": drawn(), "child_signals": signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL, "given": sys.stdin.read(),
 }))
 print("to stderr", file=sys.stderr)
@@ -32,7 +33,7 @@ sys.exit(3)
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def node() -> Iterator[subprocess.Popen[bytes]]:
     """What a raylet is to its workers: a process that is alive."""
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
@@ -60,6 +61,7 @@ def run(
     node: "subprocess.Popen[bytes] | None",
     *arguments: str,
     kind: str = fork_server.WITHOUT_STAGES,
+    server: str = fork_server.__file__,
     **environment: str,
 ) -> dict[str, Any]:
     """What the worker says of itself. It writes to files, as Ray's do: the asking process is gone when it does."""
@@ -67,7 +69,7 @@ def run(
     if node is not None:
         settings[fork_server.RAYLET] = str(node.pid)
     read_end, write_end = os.pipe()
-    command = [sys.executable, "-S", "-E", fork_server.__file__, kind, str(script), *arguments]
+    command = [sys.executable, "-S", "-E", server, kind, str(script), *arguments]
     with os.fdopen(read_end) as said:
         asking = subprocess.Popen(
             command, cwd=script.parent, env=settings, stdin=subprocess.PIPE, stdout=write_end, stderr=subprocess.STDOUT
@@ -103,6 +105,26 @@ def test_a_worker_is_a_fork_that_is_as_the_asking_process_was_and_the_server_end
     for server in servers:
         server.wait(timeout=60)
     assert not [path for path in folder.rglob("*") if not path.is_dir()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers are ordinary ones")
+@pytest.mark.slow
+def test_code_that_is_the_workers_own_is_imported_before_and_no_longer_once_it_has_changed(
+    script: Path, node: "subprocess.Popen[bytes]", folder: Path
+) -> None:
+    server, app = folder / "pipelines" / "cluster" / "fork_server.py", folder / "pipelines" / "app.py"
+    for file in ("pipelines/cluster/fork_server.py", "stages/device/temporary_folder.py"):
+        (folder / file).parent.mkdir(parents=True)
+        shutil.copy(Path(fork_server.ROOT) / file, folder / file)
+    (folder / "pipelines" / "__init__.py").touch()
+    app.write_text("import pipelines")
+    given = {"TMPDIR": str(folder), fork_server.KNOWS_CODE: "1"}
+    known = run(script, node, server=str(server), **given)
+    assert (known["imported"], known["own"], known["path"]) == (True, True, str(script.parent))
+    assert not run(script, node, server=str(server), **given | {fork_server.KNOWS_CODE: "0"})["own"]
+    app.write_text("import pipelines, json")
+    changed = run(script, node, server=str(server), **given)
+    assert (changed["imported"], changed["own"]) == (False, False)
 
 
 def test_without_a_node_a_worker_is_an_ordinary_process(script: Path) -> None:
@@ -170,6 +192,7 @@ def test_a_server_is_found_where_the_temporary_folder_is_full(folder: Path, monk
         ({}, {"HF_HUB_OFFLINE": "1"}, False),
         ({}, {"PYTHONPATH": "/other/code"}, False),
         ({}, {fork_server.RAYLET: "2"}, False),
+        ({}, {fork_server.KNOWS_CODE: "1"}, False),
     ],
 )
 def test_workers_share_a_server_where_libraries_would_read_the_same_settings(
