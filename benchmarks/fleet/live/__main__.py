@@ -89,7 +89,8 @@ def main() -> None:
     by_name = {one.mix.name: one for one in asked}
     simulated = [_simulated(one, by_name[one.mix]) for one in found]
     report = Report(
-        "fleet_live", {"speeds": "1 : 3 : 6, two replicas each", "load": LOAD, "rate": round(rate, 1), "requests": count}
+        "fleet_live_ours" if given.ours else "fleet_live",
+        {"speeds": "1 : 3 : 6, two replicas each", "load": LOAD, "rate": round(rate, 1), "requests": count},
     )
     for live, virtual in zip(found, simulated, strict=True):
         _add(report, live, live.side)
