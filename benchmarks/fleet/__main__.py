@@ -1,5 +1,5 @@
 """`python -m benchmarks.fleet`: unlike devices, simulated with the product's own schedulers, router, admission, planner and autoscaler,
-beside others' (about an hour on one core, `--jobs 8` on eight some ten minutes; `--quick`: a few minutes, to see that it runs).
+beside others' (about 20 minutes on one core, `--jobs 8` on eight some five; `--quick`: a few minutes, to see that it runs).
 
 1. Routing on speeds 1 : 3 : 6: ours, round robin, Serve's two random choices over all pools as one set, least outstanding.
 2. Planning for 12 L4, 6 A100 and 2 H100: ours, an even split, a type of device for each stage, a monolith; and what the plan's own
