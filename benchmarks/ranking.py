@@ -17,8 +17,7 @@ from ray.serve._private.request_router.common import ReplicaQueueLengthCache
 from benchmarks.reporting.command import results_folder, start
 from benchmarks.reporting.report import Goal, Report
 from pipelines.routing.candidate import Wanted
-from pipelines.routing.members import Member
-from pipelines.routing.table import ReplicaTable
+from pipelines.routing.table import Member, ReplicaTable
 from stages.contract.cost import Part, Speed, StepTimes
 from stages.contract.news import Hints, StageNews, hint
 from stages.contract.work import Work

@@ -12,7 +12,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from pipelines.cluster.attempts import translated
-from pipelines.routing.members import pool_key
+from pipelines.routing.table import pool_key
 from stages.contract.errors import TriptychError
 from stages.contract.item import Item, Reply
 from stages.host.packed_item import PackedItem, as_bytes

@@ -23,8 +23,8 @@ from pipelines.cluster.pieces import pieces
 from pipelines.cluster.scaling.autoscaling import LOAD
 from pipelines.cluster.scaling.waiting import TellsWaiting
 from pipelines.planning.scaling.observation import Told
-from pipelines.routing.members import pool_key
 from pipelines.routing.published import NEWS, as_published
+from pipelines.routing.table import pool_key
 from pipelines.settings.cautions import only_its_node
 from pipelines.settings.private_redis import embedded_directory
 from pipelines.settings.serve.replica_spec import ReplicaSpec

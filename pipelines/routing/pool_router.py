@@ -18,10 +18,9 @@ from weakref import WeakKeyDictionary
 
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
-from pipelines.routing.members import Member, pool_key
 from pipelines.routing.published import NEWS, news_in
 from pipelines.routing.route import Route
-from pipelines.routing.table import table_of_this_process
+from pipelines.routing.table import Member, pool_key, table_of_this_process
 from stages.contract.news import StageNews
 
 logger = logging.getLogger(__name__)

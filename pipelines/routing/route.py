@@ -6,8 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from pipelines.routing.candidate import Ranked, Wanted
-from pipelines.routing.sent import Sent
-from pipelines.routing.table import ReplicaTable
+from pipelines.routing.table import ReplicaTable, Sent
 from stages.contract.item import Item, tenant_hint
 from stages.contract.news import Hints, hint
 from stages.contract.work import Work

@@ -15,10 +15,8 @@ from itertools import islice
 from pipelines.routing.candidate import Candidate, Ranked, Ranking, Wanted
 from pipelines.routing.holding import Held, Holders
 from pipelines.routing.making import Making
-from pipelines.routing.members import Member, Pool
 from pipelines.routing.ownership import Owners, seed_of
 from pipelines.routing.ranking import rank
-from pipelines.routing.sent import Demand, Sent, told_of
 from stages.contract.news import NO_HINTS, Hints, StageNews
 from stages.contract.work import NO_WORK, Work
 
@@ -34,6 +32,46 @@ NEIGHBOURS = 4
 
 
 _Key = tuple[str, str]  # pool and replica
+
+
+def pool_key(application: str, deployment: str) -> str:
+    """What a pool is called here: two applications may have deployments of the same name."""
+    return f"{application}#{deployment}"
+
+
+@dataclass(slots=True, eq=False)
+class Sent:
+    """One item on its way to a replica, or there."""
+
+    stage: str
+    pool: str
+    replica: str
+    work: Work
+    at: float
+    name: int | None = None
+    tenant: int = 0
+    chain: tuple[int, ...] = ()  # beginnings that its row can be followed from
+    begun_at: Candidate | None = None
+    counts: bool = True  # news has not told of it yet
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What this process has sent to a stage of a pool and has no answer to. `unplaced` of it, `num_unplaced` items, is with no replica
+    yet: there is none, or all are full. Items that nobody knows the work of count as no work."""
+
+    num_items: int = 0
+    work: Work = NO_WORK
+    num_unplaced: int = 0
+    unplaced: Work = NO_WORK
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A replica that is there. `max_ongoing`: of requests."""
+
+    replica: str
+    max_ongoing: int
 
 
 @dataclass(slots=True)
@@ -59,6 +97,18 @@ class _Roster:
     asleep: tuple[str, ...]
 
 
+@dataclass(slots=True)
+class _Pool:
+    members: dict[str, Member] = field(default_factory=dict)
+    ongoing: Callable[[str], int | None] = lambda replica: None
+    starts_in_s: float | None = None
+    asleep_at: float | None = None  # since when somebody waits for it to have a replica
+
+    def is_full(self, replica: str) -> bool:
+        member, ongoing = self.members.get(replica), self.ongoing(replica)
+        return member is not None and ongoing is not None and ongoing >= member.max_ongoing
+
+
 class ReplicaTable:
     """`draw`: numbers from 0 to 1, as from `random.random`."""
 
@@ -66,7 +116,7 @@ class ReplicaTable:
         self._draw, self._settings = draw, settings
         self._lock = threading.RLock()
         self._stages: dict[str, _Stage] = {}
-        self._pools: dict[str, Pool] = {}
+        self._pools: dict[str, _Pool] = {}
         self._at: dict[_Key, dict[str, Candidate]] = {}  # by stage, of each replica that has told of several
 
     def rank_by(self, settings: Ranking) -> None:
@@ -90,7 +140,7 @@ class ReplicaTable:
         """Who is in a pool from now on. `ongoing`: how many requests a replica has in hand, as far as that is known."""
         with self._lock:
             if pool not in self._pools:
-                self._pools[pool] = Pool()
+                self._pools[pool] = _Pool()
                 self._forget_rosters(pool)
             known = self._pools[pool]
             if members and known.asleep_at is not None:
@@ -129,7 +179,7 @@ class ReplicaTable:
                 self._share(key, candidate)
             candidate.heard_at = max(candidate.heard_at, now - delay_s)
             candidate.changed()
-            for sent in told_of(stage.sent.get(key), news.replica, now - delay_s):
+            for sent in _told_of(stage.sent.get(key), news.replica, now - delay_s):
                 self._uncount(stage, sent)
             if news.num_items and news.outstanding.steps > 0:
                 stage.usual = news.outstanding * (1 / news.num_items)
@@ -356,6 +406,16 @@ def _candidate(stage: _Stage, key: _Key) -> Candidate:
 
 def _are_together(one: Candidate, other: Candidate) -> bool:
     return one.news is not None and other.news is not None and one.news.device == other.news.device
+
+
+def _told_of(sent: deque[Sent] | None, replica: str, before: float) -> list[Sent]:
+    """What was sent to the replica before that."""
+    told = []
+    while sent and (sent[0].at <= before or not sent[0].counts or sent[0].replica != replica):
+        one = sent.popleft()
+        if one.counts and one.replica == replica:
+            told.append(one)
+    return told
 
 
 def _forget(stage: _Stage, key: _Key) -> None:

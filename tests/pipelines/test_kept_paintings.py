@@ -20,8 +20,7 @@ from pipelines.client import LocalStageClient
 from pipelines.cluster.serve_client import ServeStageClient
 from pipelines.context import RequestContext
 from pipelines.jobs import PaintEvent, PaintImage, PaintJob, PaintProgress, Trunk
-from pipelines.routing.members import Member, pool_key
-from pipelines.routing.table import ReplicaTable
+from pipelines.routing.table import Member, ReplicaTable, pool_key
 from pipelines.rules.paint_rules import PaintRules
 from pipelines.text_to_image import TextToImagePipeline
 from pipelines.threads import Threads

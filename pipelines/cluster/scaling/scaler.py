@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from pipelines.planning.scaling.observation import Observation, Present, Watched
 from pipelines.planning.scaling.pool_state import Budget, PoolState, Scaling, StageLoad
 from pipelines.planning.scaling.targets import Memory, targets
-from pipelines.routing.members import pool_key
+from pipelines.routing.table import pool_key
 from pipelines.settings.serve.scaled import ScaledPool, ScalerSettings
 from stages.contract.message import readable_values
 

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines.planning.scaling.observation import Waiting, WaitingFor
-from pipelines.routing.sent import Demand
-from pipelines.routing.table import table_of_this_process
+from pipelines.routing.table import Demand, table_of_this_process
 
 PERIOD_S = 0.5
 TELL_AGAIN_S = 10.0  # well within what the table takes for a sign of life

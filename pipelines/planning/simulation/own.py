@@ -10,9 +10,7 @@ from pipelines.planning.scaling.targets import Memory, targets
 from pipelines.planning.simulation.deciders import Place
 from pipelines.routing.admission import Admission, Refusal, admit, forecast
 from pipelines.routing.candidate import Ranking, Wanted
-from pipelines.routing.members import Member
-from pipelines.routing.sent import Sent
-from pipelines.routing.table import ReplicaTable
+from pipelines.routing.table import Member, ReplicaTable, Sent
 from stages.contract.news import StageNews
 from stages.contract.work import Work
 

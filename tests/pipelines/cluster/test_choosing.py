@@ -17,8 +17,7 @@ from pipelines.client import Visit
 from pipelines.cluster.serve_client import MEETING_S, MEETINGS, ServeStageClient
 from pipelines.routing.admission import Admission, forecast
 from pipelines.routing.candidate import Wanted
-from pipelines.routing.members import Member, pool_key
-from pipelines.routing.table import ReplicaTable
+from pipelines.routing.table import Member, ReplicaTable, pool_key
 from stages.contract.cost import Part
 from stages.contract.errors import QueueFull, StageFailed
 from stages.contract.item import Item, Reply, StreamEnd, tenant_hint

@@ -20,9 +20,8 @@ from pipelines.cluster.attempts import MAX_FULL, MAX_LOST, MAX_UNREADABLE
 from pipelines.cluster.pieces import pieces
 from pipelines.cluster.serve_client import ServeStageClient
 from pipelines.ingress.request.errors import answer_to
-from pipelines.routing.members import Member, pool_key
 from pipelines.routing.route import Route
-from pipelines.routing.table import ReplicaTable
+from pipelines.routing.table import Member, ReplicaTable, pool_key
 from stages.contract.errors import Broken, DeadlineExceeded, QueueFull, ReplicaLost, StageFailed, Unavailable, Unreadable
 from stages.contract.item import Item, ReplicaEnded, Reply, StageReceipt, StreamEnd
 from stages.contract.message import KNOWN, Unread

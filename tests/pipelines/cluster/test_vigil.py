@@ -11,9 +11,8 @@ import ray.exceptions
 
 from pipelines.cluster.serve_client import ServeStageClient
 from pipelines.cluster.vigil import Watch
-from pipelines.routing.members import Member, pool_key
 from pipelines.routing.route import Route
-from pipelines.routing.table import ReplicaTable
+from pipelines.routing.table import Member, ReplicaTable, pool_key
 from stages.contract.errors import DeadlineExceeded, ReplicaLost
 from stages.contract.item import Item, ReplicaEnded
 

@@ -13,11 +13,10 @@ from ray.serve._private.common import DeploymentHandleSource, DeploymentID, Repl
 from ray.serve.request_router import PendingRequest
 
 from pipelines.routing.candidate import Wanted
-from pipelines.routing.members import pool_key
 from pipelines.routing.pool_router import PoolRouter
 from pipelines.routing.published import NEWS, as_published
 from pipelines.routing.route import Route
-from pipelines.routing.table import ReplicaTable
+from pipelines.routing.table import ReplicaTable, pool_key
 from stages.contract.news import hint
 from stages.contract.work import Work
 from tests.pipelines.routing.fleet import STAGE, news, owner

@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.routing.candidate import Wanted
-from pipelines.routing.members import Member
 from pipelines.routing.ownership import seed_of, weight
-from pipelines.routing.table import MAX_HOLDERS, STILL_SO_S, ReplicaTable
+from pipelines.routing.table import MAX_HOLDERS, STILL_SO_S, Member, ReplicaTable
 from stages.contract.cost import Speed
 from stages.contract.news import Hints
 from stages.contract.work import Work

@@ -11,8 +11,7 @@ from pipelines.cluster.scaling.scaler import ASKED_AGAIN_AFTER_PERIODS, SILENT_A
 from pipelines.cluster.scaling.waiting import unplaced
 from pipelines.cluster.state.metrics_table import MetricsTable
 from pipelines.planning.scaling.observation import Present, Told, Waiting
-from pipelines.routing.members import pool_key
-from pipelines.routing.sent import Demand
+from pipelines.routing.table import Demand, pool_key
 from pipelines.settings.serve.scaled import ScaledPool, ScalerSettings
 from stages.contract.cost import Speed, StepTimes
 from stages.contract.news import StageNews
