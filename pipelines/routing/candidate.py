@@ -67,13 +67,15 @@ class Ranking:
     """`news_half_life_s`: how fast old news loses weight against the mean of its pool. `near`: which part of the earliest finish two
     finishes may differ by and count as equal. `ahead_batches`: for how many full batches' time a name keeps to its owner, though another
     would be sooner. `batch_slack`: by how much later than the earliest finish what is not urgent (priority over 0) may end, as a part of
-    that, to leave faster devices to others. `retry_s`: what a failure costs beside the time of a try. `max_candidates`: of more
-    replicas than that, a sample is looked at."""
+    that, to leave faster devices to others. `follow_slack`: by how much later it may end where its beginning is being read, as a part of
+    what reading it again takes. `retry_s`: what a failure costs beside the time of a try. `max_candidates`: of more replicas than that, a
+    sample is looked at."""
 
     news_half_life_s: float = 5.0
     near: float = 0.05
     ahead_batches: float = 1.0
     batch_slack: float = 1.0
+    follow_slack: float = 0.25
     retry_s: float = 1.0
     max_candidates: int = 16
 

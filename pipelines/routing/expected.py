@@ -69,6 +69,17 @@ class Outlook:
             return finish_s
         return (finish_s + news.failing * settings.retry_s) / (1 - min(news.failing, MAX_FAILING))
 
+    def is_reading(self, place: int) -> bool:
+        """Whether somebody's there begins as the item does, and may be waited for."""
+        return self._held.at(self._candidates[place])[1] is not None
+
+    def saved_s(self, place: int, length: int) -> float:
+        """What so long a beginning takes there."""
+        return self._reads_s(self._lines[place][0], length)
+
+    def _reads_s(self, speed: Speed, length: int) -> float:
+        return speed.after(self._wanted.hints.each * length, NOTHING_AHEAD)
+
     def at(self, place: int) -> Expected:
         candidate, line = self._candidates[place], self._lines[place]
         length, num_parts = self._held.length_at(candidate), self._held.num_parts_at(candidate)
@@ -92,7 +103,14 @@ class Outlook:
         """What it holds of the item need not be done. Who holds the whole result waits for nothing, unless that is gone by then."""
         speed, waits_s, beside, lasts = line
         lasts = math.inf if is_crowded else lasts
-        left = self._work if self._is_plain else self._left(self._held.length_at(candidate))
+        length, begun_at = (0, None) if self._is_plain else self._held.at(candidate)
+        left = self._left(length)
+        if begun_at is not None:  # what it waits for is computed there first
+            reads_s = self._reads_s(speed, length)
+            told_s = max(0.0, candidate.heard_at - begun_at)  # so much of it was done when it was told of
+            if told_s < reads_s and candidate.turns is None:
+                waits_s, beside = _behind(candidate, speed, self._wanted.hints.each * (length * (1 - told_s / reads_s)))
+            waits_s += max(0.0, reads_s - (self._now - begun_at))
         takes_s = speed.done_s(left if left is not None else self._work, waits_s, beside, lasts)
         if candidate.others:
             takes_s = shared_s(takes_s, _others_s(candidate, self._now))
@@ -170,6 +188,14 @@ def _totals(candidate: Candidate) -> tuple[Work, int]:
     if num_items and outstanding.steps <= 0:  # of whose work nobody knows
         outstanding = ONE * num_items
     return outstanding, num_items
+
+
+def _behind(candidate: Candidate, speed: Speed, unread: Work) -> tuple[float, float]:
+    """What it has to do beside the `unread` part of a beginning: what is waited for, and the company, as in an `Ahead`."""
+    outstanding, num_items = _totals(candidate)
+    left = outstanding - unread
+    ahead = speed.ahead(left, num_items) if left.steps > 0 and left.amount > 0 else NOTHING_AHEAD
+    return ahead.waits_s, ahead.beside
 
 
 def _turns(candidate: Candidate, outstanding: Work, num_items: float) -> Turns[int] | None:

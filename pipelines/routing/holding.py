@@ -1,8 +1,7 @@
-"""Who holds what: replicas by the hints of what they tell is at hand there, or what was sent there and begins so.
+"""Who holds what: replicas by the hints of what they tell is at hand there, and since when what this process sent there begins so.
 
-Decides which of an item's beginnings counts at a replica: the longest that it holds. What is still computed there counts as well: whoever
-begins alike waits for it and copies, and the line tells how long that takes. Looked up once for an item, whoever its candidates are. Pure;
-knows no times.
+Decides which of an item's beginnings counts at a replica: the longest that it holds, or is computing: whoever begins alike waits for that,
+and copies. How long the wait is, `expected.py` says. Looked up once for an item, whoever its candidates are. Pure.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -14,30 +13,39 @@ from stages.contract.news import Hints
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Of one item. `beginnings`: how many times `Hints.each` it is, and who holds it; the longest first. `parts`: of each result that it
-    needs, who holds that."""
+    """Of one item. `beginnings`: how many times `Hints.each` it is, who holds it, and when what begins so was sent to whom, the earliest
+    first; the longest first. `parts`: of each result that it needs, who holds that."""
 
-    beginnings: tuple[tuple[int, Collection[Candidate]], ...] = ()
+    beginnings: tuple[tuple[int, Collection[Candidate], Mapping[Candidate, Sequence[float]]], ...] = ()
     parts: tuple[Collection[Candidate], ...] = ()
 
     def length_at(self, candidate: Candidate) -> int:
-        for length, holders in self.beginnings:
+        return self.at(candidate)[0]
+
+    def at(self, candidate: Candidate) -> tuple[int, float | None]:
+        """How long a beginning it holds, and when the first was sent there that begins so and has not ended (None: there is none)."""
+        for length, holders, begun in self.beginnings:
+            if candidate in begun:
+                return length, begun[candidate][0]
             if candidate in holders:
-                return length
-        return 0
+                return length, None
+        return 0, None
 
     def num_parts_at(self, candidate: Candidate) -> int:
         return sum(candidate in holders for holders in self.parts)
 
     def holders(self) -> Iterator[Candidate]:
         """Of the longest beginnings first. May repeat."""
-        for _, holders in self.beginnings:
+        for _, holders, begun in self.beginnings:
             yield from holders
+            yield from begun
         for each in self.parts:
             yield from each
 
 
 NOTHING_HELD = Held()
+NOBODY: Collection[Candidate] = ()
+NONE_BEGUN: Mapping[Candidate, Sequence[float]] = {}
 
 
 class Holders:
@@ -45,7 +53,7 @@ class Holders:
 
     def __init__(self) -> None:
         self._by_hint: dict[int, dict[Candidate, None]] = {}  # in the order that they told, the same in every run
-        self._begun: dict[int, dict[Candidate, int]] = {}  # and how many of what was sent there begin so
+        self._begun: dict[int, dict[Candidate, list[float]]] = {}  # and when what begins so was sent there
 
     def holds(self, candidate: Candidate, before: Collection[int], after: Collection[int]) -> None:
         """What it held, and what it holds from now on."""
@@ -60,16 +68,15 @@ class Holders:
         for hint in after - before:
             self._by_hint.setdefault(hint, {})[candidate] = None
 
-    def begins(self, candidate: Candidate, chain: Sequence[int]) -> None:
-        """Something that begins so is there, or on its way. To be ended with `ends`."""
+    def begins(self, candidate: Candidate, chain: Sequence[int], now: float) -> None:
+        """Something that begins so is there, or on its way. To be ended with `ends`, of the same `now`."""
         for hint in chain:
-            there = self._begun.setdefault(hint, {})
-            there[candidate] = there.get(candidate, 0) + 1
+            self._begun.setdefault(hint, {}).setdefault(candidate, []).append(now)
 
-    def ends(self, candidate: Candidate, chain: Sequence[int]) -> None:
+    def ends(self, candidate: Candidate, chain: Sequence[int], begun_at: float) -> None:
         for hint in chain:
             there = self._begun[hint]
-            there[candidate] -= 1
+            there[candidate].remove(begun_at)
             if not there[candidate]:
                 del there[candidate]
                 if not there:
@@ -80,16 +87,8 @@ class Holders:
         if known.keys().isdisjoint((*chain, *hints.parts)) and begun.keys().isdisjoint(chain):
             return NOTHING_HELD
         beginnings = [
-            (hints.length(place), _both(known.get(held, NOBODY), begun.get(held, NOBODY)))
+            (hints.length(place), known.get(held, NOBODY), begun.get(held, NONE_BEGUN))
             for place, held in enumerate(chain)
             if held in known or held in begun
         ]
         return Held(tuple(reversed(beginnings)), tuple(known[part] for part in hints.parts if part in known))
-
-
-NOBODY: Mapping[Candidate, object] = {}
-
-
-def _both(told: Mapping[Candidate, object], begun: Mapping[Candidate, object]) -> Collection[Candidate]:
-    """Who told first."""
-    return {**told, **begun} if told and begun else told or begun

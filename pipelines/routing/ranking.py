@@ -2,8 +2,9 @@
 
 Decides who among near equals is taken, so that many who know the same don't all choose the same one: at random, a faster device more
 often. Exceptions that cost little: a result's name goes to its owner, as long as that is not much later than elsewhere, so that it is made
-once; what is not urgent leaves faster devices to others, where its deadline allows it. Whoever holds something of the item needs less time
-for it, and is therefore sooner; its line is never longer than another's by more than that saves. Pure: chance is handed in.
+once; what begins as something does that is being read goes there, so that it is read once; what is not urgent leaves faster devices to
+others, where its deadline allows it. Whoever holds something of the item needs less time for it, and is therefore sooner; its line is
+never longer than another's by more than that saves. Pure: chance is handed in.
 """
 
 from collections.abc import Callable, Sequence
@@ -95,6 +96,8 @@ def _chosen(
         return soonest, "the soonest, as it is urgent"
     if first.length_held:
         return soonest, "the soonest, with what it holds of it"
+    if wanted.hints.chain and (reader := _reader(outlook, soonest, settings)) is not None:
+        return reader, "its beginning is being read there"
     if wanted.name is not None:
         near = _within(costs, costs[soonest] + settings.ahead_batches * _full_batch_s(first))
         return _owner(wanted.name, candidates, near), "the name's owner"
@@ -106,6 +109,16 @@ def _chosen(
             return slowest, "soon enough, and it leaves a faster device to others"
     near = _within(costs, costs[soonest] + settings.near * costs[soonest])
     return (soonest, "the soonest") if len(near) == 1 else (_drawn(near, outlook, draw), "one of the soonest")
+
+
+def _reader(outlook: Outlook, soonest: int, settings: Ranking) -> int | None:
+    """The soonest of those where it need not be read again, unless that is much later."""
+    costs, held = outlook.costs, [place for place in range(len(outlook.costs)) if outlook.is_reading(place)]
+    if not held:
+        return None
+    best = min(held, key=costs.__getitem__)
+    spared_s = outlook.saved_s(soonest, outlook.at(best).length_held)
+    return best if costs[best] <= costs[soonest] + settings.follow_slack * spared_s else None
 
 
 def _within(costs: Sequence[float], bound: float) -> list[int]:

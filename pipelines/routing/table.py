@@ -50,8 +50,8 @@ class Sent:
     at: float
     name: int | None = None
     tenant: int = 0
-    chain: tuple[int, ...] = ()  # beginnings that its row can be followed from
-    begun_at: Candidate | None = None
+    chain: tuple[int, ...] = ()  # beginnings that others may wait for, and copy
+    begun: tuple[Candidate, float] | None = None  # where, and since when
     counts: bool = True  # news has not told of it yet
 
 
@@ -257,15 +257,19 @@ class ReplicaTable:
     def _join(self, of: _Stage, sent: Sent) -> None:
         """Others who want what it makes, or begin as it does, are sent where it goes."""
         of.making.join(sent.name, sent.pool, sent.replica)
-        if sent.chain and sent.replica:
-            sent.begun_at = _candidate(of, (sent.pool, sent.replica))
-            of.holders.begins(sent.begun_at, sent.chain)
+        if sent.chain and sent.replica and not self._is_gone(sent.pool, sent.replica):
+            sent.begun = _candidate(of, (sent.pool, sent.replica)), sent.at
+            of.holders.begins(sent.begun[0], sent.chain, sent.begun[1])
 
     def _leave(self, of: _Stage, sent: Sent) -> None:
         of.making.leave(sent.name, sent.pool, sent.replica)
-        if sent.begun_at is not None:
-            of.holders.ends(sent.begun_at, sent.chain)
-            sent.begun_at = None
+        if sent.begun is not None:
+            of.holders.ends(sent.begun[0], sent.chain, sent.begun[1])
+            sent.begun = None
+
+    def _is_gone(self, pool: str, replica: str) -> bool:
+        """Of whom nobody is told that it is gone, nobody forgets."""
+        return pool in self._pools and replica not in self._pools[pool].members
 
     def _waits_no_more(self, pool: str, since: float) -> None:
         """A pool sleeps since the first who waits for it still: whoever gave up tells nothing of how long it takes to start."""
@@ -291,9 +295,8 @@ class ReplicaTable:
             return found
 
     def _count(self, of: _Stage, sent: Sent) -> None:
-        pool = self._pools.get(sent.pool)
-        if sent.replica and pool is not None and sent.replica not in pool.members:
-            sent.counts = False  # of whom nobody is told that it is gone, nobody forgets
+        if sent.replica and self._is_gone(sent.pool, sent.replica):
+            sent.counts = False
             return
         key = (sent.pool, sent.replica)
         candidate = _candidate(of, key)

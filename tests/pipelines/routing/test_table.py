@@ -368,34 +368,54 @@ def test_however_many_there_are_no_more_is_asked_than_of_sixteen(count: int, mon
         assert asked["chance"] <= 5
 
 
-PROMPT = Work(240.0, 24.0)
-"""A long prompt, and a few steps of an answer."""
+PROMPT = Work(160.0, 24.0)
+"""Read in 15 steps of 0.2 s, and answered in 9 short ones."""
 LONG = Hints((1, 2, 3, 4), Work(50.0, 5.0))
+ALSO_LONG = Wanted(PROMPT, replace(LONG, chain=(1, 2, 3, 99)))
+
+
+def beside_a_reader(*, slowness: float = 1.0, then: int = 0) -> ReplicaTable:
+    """a0 was given a long prompt at 0.0, and `then` others. a1 has nothing to do."""
+    known = table(a=2)
+    known.heard("a", news("a0", times=slowness), 0.0)
+    known.heard("a", news("a1"), 0.0)
+    known.sent(STAGE, "a", "a0", PROMPT, 0.0, hints=LONG)
+    for _ in range(then):
+        known.sent(STAGE, "a", "a0", PROMPT, 0.0)
+    return known
 
 
 def test_who_begins_as_another_does_is_sent_where_that_is_being_read_already() -> None:
-    known = table(a=4)
-    for number in range(4):
-        known.heard("a", news(f"a{number}"), 0.0)
-    first = known.sent(STAGE, "a", "a2", PROMPT, 0.0, hints=LONG)
-    also_long = replace(LONG, chain=(1, 2, 3, 99))
-    found = known.ranked(STAGE, ["a"], Wanted(PROMPT, also_long), 0.0)
+    found = beside_a_reader().ranked(STAGE, ["a"], ALSO_LONG, 0.0)
     assert found is not None
-    assert (found.best.replica, found.remembered) == ("a2", ("150 of its beginning",))
-    known.ended(first)
-    found = known.ranked(STAGE, ["a"], Wanted(PROMPT, also_long), 0.0)
+    assert (found.best.replica, found.remembered) == ("a0", ("150 of its beginning",))
+    assert found.reasons[0] == "its beginning is being read there"
+
+
+@pytest.mark.parametrize(("now", "reading_s"), [(0.0, 3.0), (1.0, 2.0), (2.5, 0.5), (60.0, 0.0)])
+def test_it_ends_no_sooner_than_what_it_waits_for_has_been_read(now: float, reading_s: float) -> None:
+    known = beside_a_reader()
+    known.heard("a", news("a1", number=2), now)
+    found = known.ranked(STAGE, ["a"], replace(ALSO_LONG, priority=-1), now, without=["a1"])
     assert found is not None
-    assert not found.remembered
+    answers_s = speed().after(Work(10.0, 9.0), speed().ahead(Work(10.0, 9.0), 1))
+    assert reading_s + 0.9 < found.finish_s < reading_s + 1.2 * answers_s + 0.1
+
+
+def test_a_faster_device_reads_it_again_where_that_is_sooner() -> None:
+    found = beside_a_reader(slowness=3.0).ranked(STAGE, ["a"], ALSO_LONG, 0.0)
+    assert found is not None
+    assert (found.best.replica, found.remembered) == ("a1", ())
 
 
 def test_where_there_is_more_to_do_than_reading_it_again_takes_it_is_read_again() -> None:
-    known = table(a=2)
-    for number in range(2):
-        known.heard("a", news(f"a{number}"), 0.0)
-    known.sent(STAGE, "a", "a0", PROMPT, 0.0, hints=LONG)
-    for _ in range(20):
-        known.sent(STAGE, "a", "a0", PROMPT, 0.0)
-    found = known.ranked(STAGE, ["a"], Wanted(PROMPT, LONG), 0.0)
+    found = beside_a_reader(then=20).ranked(STAGE, ["a"], ALSO_LONG, 0.0)
+    assert found is not None
+    assert found.best.replica == "a1"
+
+
+def test_what_is_urgent_waits_for_nobody_who_ends_later() -> None:
+    found = beside_a_reader().ranked(STAGE, ["a"], replace(ALSO_LONG, priority=-1), 0.0)
     assert found is not None
     assert found.best.replica == "a1"
 
@@ -443,3 +463,5 @@ def test_what_begun_where_nobody_is_any_more_ends_all_the_same() -> None:
         known.ended(one)
         known.ended(one)
     assert not known._stages[STAGE].holders.of(LONG).beginnings
+    known.went(known.sent(STAGE, "a", "", PROMPT, 3.0, hints=LONG), "a0", 3.0)
+    assert ("a", "a0") not in known._stages[STAGE].known  # of whom nobody is told that it is gone, nobody forgets
