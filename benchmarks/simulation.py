@@ -2,7 +2,8 @@
 20 minutes on one core; `--quick`: 5,000 requests).
 
 Half of them are chats about images, which come again as popular ones do; half are paintings. Everything decides that decides in a live
-system: the schedulers of 992 replicas, four HTTP processes' tables, and the replicas' own for what they need of each other.
+system: the schedulers of 992 replicas, four HTTP processes' tables, and the replicas' own for what they need of each other; but that
+simulated rows don't wait for each other's beginnings. At 0.85 of what all devices could do the slowest type is never the soonest.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def _counted(requests: Iterable[Request], num: int) -> Iterator[Request]:
 
 
 def _fleet() -> Fleet:
-    """248 devices of each type, as many for chats as for paintings, by what is asked."""
+    """248 devices of each type, so that language models and denoisers could do as many requests a second."""
     pools = [pool for device, slowness in SLOWNESS.items() for pool in _pools(device, slowness)]
     stages = (
         Stage(ENCODER, remembers=200),

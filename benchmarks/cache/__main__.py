@@ -40,7 +40,7 @@ class Plan:
 
 FULL = Plan(
     first_token.Plan(rounds=12, elsewhere_rounds=3),
-    throughput.Plan(turns=3, requests=20, images=16, new_requests=12, new_turns=8),
+    throughput.Plan(turns=3, requests=20, images=16, new_requests=24, new_turns=8),
 )
 QUICK = Plan(
     first_token.Plan(rounds=2, elsewhere_rounds=1, long_tokens=400),

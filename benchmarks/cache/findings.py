@@ -113,12 +113,17 @@ def add_first_token_goals(report: Report, samples: Sequence[Sample], long: int, 
             report.goals.append(Goal(f"{long} tokens, {situation} / cold", measured, bound, at_most=True, why=why))
     alone = of(samples, OURS, tokens(SHORT), ALONE)
     found = of(samples, OURS, tokens(SHORT), PAIRED)
-    pairs = [one.asked.seconds - other.asked.seconds for one, other in zip(found, alone, strict=True)]
-    _add_beside(report, "in a slot", pairs, BESIDE_S, found)
+    _add_beside(report, "in a slot", _more_s(found, alone), BESIDE_S, found)
     found, before = of(samples, OURS, tokens(SHORT), MEMORY_LOST), of(samples, OURS, tokens(SHORT), BEFORE)
-    pairs = [one.asked.seconds - other.asked.seconds for one, other in zip(found, before, strict=True)]
     moved_s = statistics.median(one.asked.bytes_moved for one in found) / redis_bytes_per_s if found else 0.0
-    _add_beside(report, "in Redis", pairs, BESIDE_S + moved_s, found)
+    _add_beside(report, "in Redis", _more_s(found, before), BESIDE_S + moved_s, found)
+
+
+def _more_s(found: Sequence[Sample], alone: Sequence[Sample]) -> list[float]:
+    """By how much longer each took than the one beside it, of those of which as many tokens were computed: a first word may be another
+    chat's, too."""
+    pairs = [(one.asked, other.asked) for one, other in zip(found, alone, strict=True)]
+    return [one.seconds - other.seconds for one, other in pairs if abs(one.num_computed - other.num_computed) <= 1]
 
 
 def _add_beside(report: Report, where: str, seconds: Sequence[float], bound: float, found: Sequence[Sample]) -> None:

@@ -10,8 +10,9 @@ moment, and must not wait while the other imports what stages need.
 
 Decides what is imported beforehand, and that a fork server ends with its node. Knows nothing of stages, nor of Ray beyond how a
 worker is run. It is run by its path, with the standard library only. Of Triptych, whose code may be another by the time that a worker is
-asked for, it imports something only where whoever started the cluster says that its workers run the same code (`KNOWS_CODE`); and once a
-file of that has changed, workers are ordinary ones.
+asked for, it imports something only where whoever started the cluster says that its workers run the same code (`KNOWS_CODE`) and no folder
+of PYTHONPATH, where Ray puts an application's own code, has any of the same name; and once a file of it has changed, workers are ordinary
+ones.
 
 - Workers share a fork server where node, user, interpreter and every setting that a library reads at import are the same.
 - It is one thread, computes nothing, touches no GPU and draws none of Ray's random numbers, so that its forks are sound.
@@ -108,7 +109,7 @@ def address(environment: Mapping[str, str]) -> str:
         raise ValueError(f"{RAYLET} is not set")
     names = [name for name in environment if name.startswith(LIBRARIES_READ) and name not in PER_WORKER]
     read = sorted((name, environment[name]) for name in names)
-    digest = hashlib.sha256(json.dumps([PROTOCOL, sys.executable, BASE, STAGES, read]).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(json.dumps([PROTOCOL, sys.executable, BASE, STAGES, ROOT, OWN, read]).encode()).hexdigest()[:16]
     folder = os.path.join(_of_triptych("temporary_folder").temporary_folder(environment), f"triptych-workers-{os.getuid()}")
     with contextlib.suppress(FileExistsError):
         os.mkdir(folder, 0o700)
@@ -326,6 +327,7 @@ class _OwnCode:
         self._files: dict[str, tuple[int, int]] = {}
 
     def import_it(self) -> None:
+        began = time.time_ns()
         sys.path.insert(0, ROOT)
         try:
             for module in OWN:
@@ -334,21 +336,34 @@ class _OwnCode:
             sys.path.remove(ROOT)
         files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
         self._files = {file: _state(file) for file in files if file and file.startswith(ROOT + os.sep) and _is_own(file)}
+        if any(changed_at >= began for changed_at, _ in self._files.values()):  # who knows which of the two was imported
+            self._files[ROOT] = NO_FILE
 
     def has_changed(self) -> bool:
         return any(_state(file) != state for file, state in self._files.items())
+
+
+def _is_the_workers_code(environment: Mapping[str, str]) -> bool:
+    """Whether workers import Triptych from here."""
+    if environment.get(KNOWS_CODE) != "1":
+        return False
+    others = [os.path.abspath(path) for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
+    names = [name + end for name in PACKAGES for end in ("", ".py")]
+    return not any(os.path.exists(os.path.join(path, name)) for path in others if path != ROOT for name in names)
 
 
 def _is_own(file: str) -> bool:
     return os.path.relpath(file, ROOT).split(os.sep)[0] in PACKAGES
 
 
+NO_FILE = (0, -1)
+
+
 def _state(file: str) -> tuple[int, int]:
-    """Nothing where there is no such file."""
     try:
         found = os.stat(file)
     except OSError:
-        return 0, -1
+        return NO_FILE
     return found.st_mtime_ns, found.st_size
 
 
@@ -364,7 +379,7 @@ def _listen(base: int, of_stages: int, path: str) -> None:
     for module in BASE:
         _import(module)
     own = _OwnCode()
-    if os.environ.get(KNOWS_CODE) == "1":
+    if _is_the_workers_code(os.environ):
         own.import_it()
     stages = os.fork() == 0
     listening[not stages].close()

@@ -51,7 +51,8 @@ def running(file: ServeFile, address: HttpAddress, console: Console, timeout_s: 
     with _progress(console) as progress:
         began = time.monotonic()
         row = progress.add_task("starting Ray", total=None)
-        _start_ray(max(available_cores(), _cpus_wanted(file.app)), fork_server=file.app.fork_server)
+        is_all = not file.others and not file.common.get("runtime_env")
+        _start_ray(max(available_cores(), _cpus_wanted(file.app)), fork_server=file.app.fork_server, is_all=is_all)
         try:
             refuse_what_has_no_place(file.app)
             _start_serve(address)
@@ -114,8 +115,8 @@ def _refuse_taken_port(address: HttpAddress) -> None:
             ) from None
 
 
-def _start_ray(num_cpus: int, *, fork_server: bool) -> None:
-    """`num_cpus` is a figure of Ray's: on one machine, every replica fits."""
+def _start_ray(num_cpus: int, *, fork_server: bool, is_all: bool = True) -> None:
+    """`num_cpus` is a figure of Ray's: on one machine, every replica fits. `is_all`: no other code is meant to run there."""
     # read by Ray at import and at start
     _stay_on_loopback()
     if "ray" not in sys.modules:  # which reads it at import: a test's or a benchmark's own would find its parts at odds
@@ -133,7 +134,7 @@ def _start_ray(num_cpus: int, *, fork_server: bool) -> None:
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH", str(2**31 - 1)
     )  # Serve's own 4 MiB are less than a picture's
     os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", CALLBACK)
-    os.environ.setdefault(KNOWS_CODE, "1")  # no other code joins this cluster
+    os.environ.setdefault(KNOWS_CODE, "1" if is_all else "0")
     refuse_other_ways_in({name: os.environ.setdefault(name, "0") == "1" for name in (HA_PROXY, DIRECT_INGRESS)})
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     import ray

@@ -72,6 +72,8 @@ def test_goals_are_ratios_to_cold_and_seconds_over_what_follows_alone() -> None:
             sample(short, BEFORE, number, 0.09 * slower),
             sample(short, MEMORY_LOST, number, 0.09 * slower + 0.019, "redis"),
         ]
+    more_computed = Asked(60.0, 100, 60, 1, "slots")
+    samples += [sample(short, ALONE, 3, 0.1), Sample(OURS, short, PAIRED, 3, more_computed)]  # says nothing of the beginning
     report = Report("cache", {})
     findings.add_first_token_goals(report, samples, 1500, redis_bytes_per_s=1e8)
     told = {goal.name: (round(goal.measured, 4), goal.is_met) for goal in report.goals}

@@ -1,5 +1,5 @@
 """The product's own deciders at the simulator's seams: the table and ranking that every HTTP process routes by, its admission, and the
-autoscaler. Nothing is decided here.
+autoscaler. Nothing is decided here. But that the table isn't told what begins alike: simulated replicas read it for each.
 """
 
 import random

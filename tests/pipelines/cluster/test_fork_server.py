@@ -122,9 +122,28 @@ def test_code_that_is_the_workers_own_is_imported_before_and_no_longer_once_it_h
     known = run(script, node, server=str(server), **given)
     assert (known["imported"], known["own"], known["path"]) == (True, True, str(script.parent))
     assert not run(script, node, server=str(server), **given | {fork_server.KNOWS_CODE: "0"})["own"]
+    elsewhere = folder / "elsewhere" / "stages"
+    elsewhere.mkdir(parents=True)
+    assert not run(script, node, server=str(server), **given, PYTHONPATH=str(elsewhere.parent))["own"]
+    assert run(script, node, server=str(server), **given, PYTHONPATH=str(elsewhere))["own"]
     app.write_text("import pipelines, json")
     changed = run(script, node, server=str(server), **given)
     assert (changed["imported"], changed["own"]) == (False, False)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers are ordinary ones")
+@pytest.mark.slow
+def test_triptychs_own_modules_can_be_imported_before_a_fork(
+    script: Path, node: "subprocess.Popen[bytes]", folder: Path
+) -> None:
+    given = {"TMPDIR": str(folder), fork_server.KNOWS_CODE: "1"}
+    first, second = (run(script, node, **given) for _ in range(2))
+    assert first["own"]
+    assert not first["has_torch"]
+    assert first["drawn"] != second["drawn"]
+    without = run(script, node, **given | {fork_server.KNOWS_CODE: "0"})
+    threads = [psutil.Process(one["parent"]).num_threads() for one in (first, without)]
+    assert threads[0] == threads[1]  # a thread would be missing in forks
 
 
 def test_without_a_node_a_worker_is_an_ordinary_process(script: Path) -> None:
