@@ -95,7 +95,14 @@ class ServeStageClient:
             return
         key = "" if late.is_hopeless else asked
         wants = Asked(key, tenant_hint(tenant), self._takes_s(known), is_urgent=priority <= 0)
-        told_s = self._waitlist.wait_s(wants, late.late_s, time.monotonic(), allowed_s=late.allowed_s, is_idle=late.is_idle)
+        told_s = self._waitlist.wait_s(
+            wants,
+            late.late_s,
+            time.monotonic(),
+            allowed_s=late.allowed_s,
+            promised_late_s=late.promised_late_s,
+            is_idle=late.is_idle,
+        )
         if told_s:
             stages = ", ".join(visit.stage for visit in visits)
             raise QueueFull(

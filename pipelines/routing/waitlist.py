@@ -2,7 +2,8 @@
 while.
 
 Decides how long whoever is refused is to stay away, and whether a newcomer would take what is held for others. The line outside goes on
-from the line inside: each place is expected to be reached once all that is before it was let in. Nothing stands idle for it: whoever finds
+from the line inside: each place is expected to be reached once all that is before it was let in, and who comes for it need not be as sure
+to end in time as a newcomer. Nothing stands idle for it: whoever finds
 more room than is held is let in. A place is known by what is asked (the same request again, of the same tenant), and is given up a little
 after its time; what of its places a tenant in fact takes, and by how much its waits are longer than expected, is learned.
 
@@ -166,13 +167,26 @@ class Waitlist:
 
     # ---- who asks ----
 
-    def wait_s(self, asked: Asked, late_s: float, now: float, *, allowed_s: float, is_idle: bool = False) -> float:
+    def wait_s(
+        self,
+        asked: Asked,
+        late_s: float,
+        now: float,
+        *,
+        allowed_s: float,
+        promised_late_s: float | None = None,
+        is_idle: bool = False,
+    ) -> float:
         """For how long it is to stay away; 0: it is let in. `late_s`: by how much it would be later than `allowed_s` if it were let in now
-        (under 0: how much time it has left over); `is_idle`: nothing is before it, so that waiting makes it no sooner."""
+        (under 0: how much time it has left over); `promised_late_s`: the same, where its place is reached, if that is judged otherwise;
+        `is_idle`: nothing is before it, so that waiting makes it no sooner."""
         self._pass_time(now)
         own = self._known.get((asked.tenant, asked.key), ()) if asked.key else ()
         place = own[0] if own and self._is_reached(own[0], now) else None
-        left_s = late_s if place is not None else late_s + min(self._due_s(asked), MAX_HELD * allowed_s)
+        if place is None:
+            left_s = late_s + min(self._due_s(asked), MAX_HELD * allowed_s)
+        else:
+            left_s = late_s if promised_late_s is None else promised_late_s
         if is_idle or left_s <= 0:
             if place is not None:
                 self._learn(place, is_let_in=True)
