@@ -44,8 +44,8 @@ class StageKind:
 
     `load` raises `ConfigurationError` where source and loader don't fit. `needs`: of memory, beside weights. `dtype`: what the part
     is computed in where it can't be in the one that is asked for. `packs_layers`: on a CPU its linear layers are
-    `stages/device/packed_linear.py`. `unpacks`: writes to this machine's disk what loading would write
-    there first (None: nothing).
+    `stages/device/packed_linear.py`. `sizes_vary`: one step computes with so many tokens, the next with others. `unpacks`: writes to
+    this machine's disk what loading would write there first (None: nothing).
     """
 
     name: str
@@ -55,4 +55,5 @@ class StageKind:
     needs: Callable[[Part], Sequence[Need]] = _nothing
     dtype: Callable[[Checkpoint, str], str] = _as_asked
     packs_layers: bool = False
+    sizes_vary: bool = False
     unpacks: Callable[[Part], None] | None = None

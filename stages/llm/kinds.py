@@ -45,6 +45,7 @@ KINDS = (
         _llm,
         needs=_needs,
         packs_layers=True,
+        sizes_vary=True,
         unpacks=_unpacks,
     ),
 )

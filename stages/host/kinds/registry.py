@@ -5,7 +5,7 @@ tells in the `kinds.py` of its folder. Model libraries are imported only when a 
 that hosts a text encoder never imports open_clip.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TypeAlias
@@ -106,6 +106,11 @@ class LoadedStage:
 def part_files(spec: StageSpec, kinds: Kinds = KINDS) -> PartFiles:
     """Which files of the checkpoint make this part. Raises `ConfigurationError`."""
     return _kind(spec, kinds).files
+
+
+def sizes_vary(specs: Iterable[StageSpec], kinds: Kinds = KINDS) -> bool:
+    """Whether each of these computes with other sizes in every step. Raises `ConfigurationError`."""
+    return all(_kind(spec, kinds).sizes_vary for spec in specs)
 
 
 def load(spec: StageSpec, kinds: Kinds = KINDS) -> LoadedStage:
