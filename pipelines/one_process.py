@@ -20,7 +20,7 @@ from pipelines.settings.serve.specs import stage_specs
 from pipelines.threads import Threads
 from stages.contract.item import StageMetrics
 from stages.host.host import StageHost
-from stages.host.kinds.loading import load_into
+from stages.host.kinds.loading import load_into, make_ready
 from stages.host.kinds.registry import StageSpec
 from stages.images.pixel_budget import pixels_of_this_process
 from stages.profiles.profile_files import Profiles, read_profiles
@@ -67,6 +67,7 @@ async def one_process(
     specs, threads = list(stage_specs(config).values()), Threads.new()
     profiles = read_profiles(Path(config.profiles)) if config.profiles else Profiles()
     try:
+        make_ready(specs)
         for spec in specs:
             load_into(host, spec, profiles)
         yield Triptych(config, LocalStageClient(host), LocalDirectory(specs, host), threads)

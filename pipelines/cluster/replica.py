@@ -35,12 +35,10 @@ from stages.contract.item import Item, Reply, StreamEnd
 from stages.contract.message import readable
 from stages.contract.news import StageNews
 from stages.device.cores import available_cores, cores_of_this_machine
-from stages.device.onednn import keep_few_plans
 from stages.device.openmp import limit_threads
 from stages.engine.health import MAX_STEP_S
 from stages.host.host import StageHost
-from stages.host.kinds.loading import load_into
-from stages.host.kinds.registry import sizes_vary
+from stages.host.kinds.loading import load_into, make_ready
 from stages.host.makers import StageCaller
 from stages.host.packed_item import PackedItem, unpacked
 from stages.profiles.profile_files import Profiles, read_profiles
@@ -66,8 +64,7 @@ class StageReplica:
         self.telling = telling if telling is not None else ProcessTelling(self._identity)
         threads = spec.torch_threads or available_cores()
         limit_threads(threads)
-        if sizes_vary(spec.stages):
-            keep_few_plans()
+        make_ready(spec.stages)
         began = time.monotonic()
         self._host = StageHost(
             cache=spec.cache.open(),

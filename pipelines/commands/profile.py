@@ -24,6 +24,7 @@ from stages.contract.errors import ConfigurationError
 from stages.device.cores import available_cores
 from stages.device.device_name import device_name
 from stages.device.openmp import limit_threads
+from stages.host.kinds.loading import make_ready
 from stages.host.kinds.registry import StageSpec, memory_needs
 from stages.host.kinds.registry import load as load_stage
 from stages.measuring.measure import measured
@@ -48,6 +49,7 @@ def profile(
         app = load(config).app
         specs = _chosen(app, stage or ())
         limit_threads(available_cores())
+        make_ready(specs)
         known = {_key(one): one for one in (read_profile_file(out) if out.exists() else ())}
         for spec in specs:
             with console.status(f"{spec.name}: {spec.source}"):

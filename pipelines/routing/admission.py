@@ -23,13 +23,16 @@ IDLE = 0.01
 @dataclass(frozen=True, slots=True)
 class Admission:
     """`quantile`: of when a request ends, that must be in time. `background_part`: which part of its time what is not urgent (priority
-    over 0) may count on. `promised_quantile`: as `quantile`, for who comes when it was told to. `margin`: how much longer than
-    expected those quantiles are at least, also where nothing was seen yet."""
+    over 0) may count on. `margin`: how much longer than expected that quantile is at least, also where nothing was seen yet."""
 
     quantile: float = 0.99
     background_part: float = 0.5
-    promised_quantile: float = 0.9
     margin: float = 1.1
+
+    @property
+    def promised_quantile(self) -> float:
+        """As `quantile`, for who comes when it was told to: ten times as many may end late, but no more than half."""
+        return min(self.quantile, max(0.5, 1 - 10 * (1 - self.quantile)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +73,7 @@ def forecast(visits: Sequence[Ranked], settings: Admission = Admission()) -> For
     return Forecast(
         finish_s=sum(visit.finish_s for visit in visits),
         quantile_s=sum(_quantile_s(visit, settings.quantile, settings.margin) for visit in visits),
-        promised_s=sum(
-            _quantile_s(visit, min(settings.quantile, settings.promised_quantile), settings.margin) for visit in visits
-        ),
+        promised_s=sum(_quantile_s(visit, settings.promised_quantile, settings.margin) for visit in visits),
         alone_s=sum(visit.alone_s for visit in visits),
     )
 

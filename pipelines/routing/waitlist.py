@@ -174,19 +174,19 @@ class Waitlist:
         now: float,
         *,
         allowed_s: float,
-        promised_late_s: float | None = None,
+        promised_late_s: float,
         is_idle: bool = False,
     ) -> float:
         """For how long it is to stay away; 0: it is let in. `late_s`: by how much it would be later than `allowed_s` if it were let in now
-        (under 0: how much time it has left over); `promised_late_s`: the same, where its place is reached, if that is judged otherwise;
-        `is_idle`: nothing is before it, so that waiting makes it no sooner."""
+        (under 0: how much time it has left over), as newcomers are judged, by which they are told a time, too; `promised_late_s`: the same
+        of who comes when it was told to; `is_idle`: nothing is before it, so that waiting makes it no sooner."""
         self._pass_time(now)
         own = self._known.get((asked.tenant, asked.key), ()) if asked.key else ()
         place = own[0] if own and self._is_reached(own[0], now) else None
         if place is None:
             left_s = late_s + min(self._due_s(asked), MAX_HELD * allowed_s)
         else:
-            left_s = late_s if promised_late_s is None else promised_late_s
+            left_s = promised_late_s if place.is_due or place.at - now <= MAX_MARGIN_S else late_s
         if is_idle or left_s <= 0:
             if place is not None:
                 self._learn(place, is_let_in=True)
@@ -197,7 +197,7 @@ class Waitlist:
         if place is not None and now >= place.told_at:
             self._learn(place, is_let_in=False)
             self._take(place, now)
-            return self._hold(asked, now, late_s, place.in_lines, is_again=True)
+            return self._hold(asked, now, left_s, place.in_lines, is_again=True)
         if own and (now - own[-1].since > ALIKE_S or len(own) >= MAX_ALIKE):
             return max(MARGIN_S, own[0].told_at - now)
         takes = {stage: self._stretch(stage, asked) * seconds for stage, seconds in asked.takes.items()}

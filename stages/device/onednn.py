@@ -1,20 +1,30 @@
-"""How many of its computations' plans oneDNN keeps, with which torch multiplies on CPUs.
+"""How many plans of its computations oneDNN keeps, with which torch multiplies on CPUs.
 
-There is a plan, up to a megabyte each, for every size of every operation, and 1024 are kept, both by torch and by the library. Where
-sizes vary from step to step (tokens of prompts), that is as many as there is room for, each hardly used again: SmolLM2's process grows by
-300 MB in its first few hundred requests. A step's own few operations are found again among fewer as well. Where every layer has a size of
-its own and the batch is all that varies (a U-Net), as many are needed: each would be planned again in each step (up to a third of its
-time). (`python -m benchmarks.soak` sees whether memory grows.)
+There is a plan, of up to a megabyte, for every size of every operation; torch keeps 1024 (each thread, of each kind of operation), and the
+library as many. Where sizes vary from step to step (tokens of prompts), that is as many as there is room for, each hardly used again:
+SmolLM2's process grows by 300 MB in its first few hundred requests. A step's own few operations are found again among fewer. Where every
+layer has a size of its own (a U-Net), as many are needed: in bfloat16 its steps take up to a third longer with 128. (`python -m
+benchmarks.soak` sees whether memory grows.)
 """
 
 import os
+import platform
 
 KEPT = 128
-VARIABLES = ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
-"""torch's (by ideep, which it multiplies through) and the library's own, of plans; read when the first computation is planned."""
+PLANS_A_ROW = 16
+"""A step of so many rows has about five sizes of its own, and the next one may have other rows."""
+
+OWN, OF_THE_LIBRARY, ONCE = "LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "DNNL_PRIMITIVE_CACHE_CAPACITY"
+"""torch's (by ideep, which it multiplies through), the library's, and that by its earlier name. Read when the first computation is
+planned."""
 
 
-def keep_few_plans() -> None:
-    """In this process, from now on, where it has computed nothing yet. What the environment says already stands."""
-    for name in VARIABLES:
-        os.environ.setdefault(name, str(KEPT))
+def keep_few_plans(num_rows: int = 1) -> None:
+    """In this process, from now on, where it has computed nothing yet, and has steps of up to so many rows. What the environment says
+    already stands. Nothing on other than x86-64, where torch keeps hardly any."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return
+    kept = str(max(KEPT, PLANS_A_ROW * num_rows))
+    os.environ.setdefault(OWN, kept)
+    if ONCE not in os.environ:
+        os.environ.setdefault(OF_THE_LIBRARY, kept)

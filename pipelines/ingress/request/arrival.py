@@ -125,7 +125,7 @@ class Arrival:
     def _understood(self, request: Request, body: B, context: RequestContext) -> B:
         """With the model that is to answer. Notes what the whole request is to know of its body. Raises `InvalidRequest` for a priority
         that is not the client's to choose."""
-        context.asked = _known_as(getattr(request.state, DIGEST, ""), context.salt)
+        context.asked = _known_as(getattr(request.state, DIGEST, ""), context)
         body = self._shared(body, context)
         request.state.asked_as = body.asked_as()
         self.asks(request, getattr(body, "model", None), context)
@@ -188,9 +188,10 @@ class Arrival:
         return seconds
 
 
-def _known_as(digest: str, salt: str) -> str:
-    """Of a body: nothing that tells others what it is."""
-    return blake2b(digest.encode(), key=salt.encode()[:64], digest_size=16).hexdigest() if digest else ""
+def _known_as(digest: str, context: RequestContext) -> str:
+    """Of a body, and of how long it may take: nothing that tells others what it is."""
+    asked = f"{digest} {context.deadline - context.created:.3f}".encode()
+    return blake2b(asked, key=context.salt.encode()[:64], digest_size=16).hexdigest() if digest else ""
 
 
 def _listed(cards: Sequence[ModelCard]) -> str:

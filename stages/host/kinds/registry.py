@@ -109,8 +109,8 @@ def part_files(spec: StageSpec, kinds: Kinds = KINDS) -> PartFiles:
 
 
 def sizes_vary(specs: Iterable[StageSpec], kinds: Kinds = KINDS) -> bool:
-    """Whether each of these computes with other sizes in every step. Raises `ConfigurationError`."""
-    return all(_kind(spec, kinds).sizes_vary for spec in specs)
+    """Whether there are some, and each of them computes with other sizes in every step. Raises `ConfigurationError`."""
+    return {_kind(spec, kinds).sizes_vary for spec in specs} == {True}
 
 
 def load(spec: StageSpec, kinds: Kinds = KINDS) -> LoadedStage:

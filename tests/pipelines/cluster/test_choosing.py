@@ -281,6 +281,35 @@ async def test_what_cannot_end_in_time_is_refused_with_the_time_after_which_it_c
     scene.client.admit(visits, deadline=float("inf"))
 
 
+async def test_who_comes_when_told_to_is_judged_less_strictly_than_a_newcomer(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a stage whose items are hard to foresee, which has as much to do by then as before."""
+    at, visits = time.monotonic(), [Visit(ADD, ONE)]
+    monkeypatch.setattr(time, "monotonic", lambda: at)
+    monkeypatch.setattr(time, "time", lambda: 1000.0)
+
+    def tell(number: int) -> None:
+        for pool in scene.pools:
+            told = replace(news(pool, 30, each=ONE), stage=ADD, number=10**6 + number)
+            assert told.speed is not None
+            scene.table.heard(pool_key("app", pool), replace(told, speed=replace(told.speed, margin=2.0)), at)
+
+    tell(0)
+    ranked = scene.table.ranked(ADD, [pool_key("app", pool) for pool in scene.pools], Wanted(ONE), at)
+    assert ranked is not None
+    expected = forecast([ranked])
+    deadline = 1000.0 + (expected.promised_s + expected.quantile_s) / 2
+    with pytest.raises(QueueFull) as refused:
+        scene.client.admit(visits, deadline=deadline, asked="first")
+    assert refused.value.retry_after_s is not None
+    at += refused.value.retry_after_s
+    tell(1)
+    with pytest.raises(QueueFull):
+        scene.client.admit(visits, deadline=deadline, asked="newcomer")
+    scene.client.admit(visits, deadline=deadline, asked="first")
+
+
 async def test_who_was_refused_finds_room_when_told_to_come_and_a_newcomer_leaves_it(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,7 +91,7 @@ def served(
         if now <= until:
             found.goodput = (work_s - backlog_s) / worked_s(0.0, now, away_s)
     for waitlist in waitlists:
-        waitlist.wait_s(Asked("", 0, {}), -1.0, now + 2 * GRACE_S + MAX_MARGIN_S, allowed_s=1.0)
+        asks(waitlist, Asked("", 0, {}), -1.0, now + 2 * GRACE_S + MAX_MARGIN_S)
     found.num_held = sum(map(len, waitlists))
     return found
 
@@ -166,14 +166,22 @@ def asked(key: str = "a", tenant: int = 0, takes_s: float = 1.0, *, is_urgent: b
     return Asked(key, tenant, {stage: takes_s}, is_urgent=is_urgent)
 
 
+def asks(
+    waitlist: Waitlist, one: Asked, late_s: float, now: float, promised_late_s: float | None = None, *, is_idle: bool = False
+) -> float:
+    """Who was told to come is judged as others are, where nothing else is said."""
+    promised_late_s = late_s if promised_late_s is None else promised_late_s
+    return waitlist.wait_s(one, late_s, now, allowed_s=10.0, promised_late_s=promised_late_s, is_idle=is_idle)
+
+
 class Line:
     """A waitlist at a time that is told."""
 
     def __init__(self) -> None:
         self.waitlist, self.now = Waitlist(), 0.0
 
-    def wait_s(self, one: Asked, late_s: float, *, is_idle: bool = False) -> float:
-        return self.waitlist.wait_s(one, late_s, self.now, allowed_s=10.0, is_idle=is_idle)
+    def wait_s(self, one: Asked, late_s: float, promised_late_s: float | None = None, *, is_idle: bool = False) -> float:
+        return asks(self.waitlist, one, late_s, self.now, promised_late_s, is_idle=is_idle)
 
 
 def test_each_who_is_refused_is_told_a_later_time() -> None:
@@ -265,10 +273,10 @@ def test_whose_time_is_over_is_held_nothing_behind_one_that_is_held_longer() -> 
 def test_no_tenant_has_more_places_than_it_leaves_to_others() -> None:
     waitlist = Waitlist(max_places=100)
     for index in range(200):
-        waitlist.wait_s(asked(str(index), tenant=0, takes_s=0.01), 1.0, 0.0, allowed_s=10.0)
+        asks(waitlist, asked(str(index), tenant=0, takes_s=0.01), 1.0, 0.0)
     assert len(waitlist) == 50
     for index in range(200):
-        waitlist.wait_s(asked(str(index), tenant=1, takes_s=0.01), 1.0, 0.0, allowed_s=10.0)
+        asks(waitlist, asked(str(index), tenant=1, takes_s=0.01), 1.0, 0.0)
     assert len(waitlist) == 75
 
 
@@ -280,7 +288,7 @@ def test_what_one_tenant_does_is_learned_of_that_one_only() -> None:
             line.now += line.wait_s(asked(f"m{index}", tenant=1), 1.0) + 2 * GRACE_S  # no room, and it comes no more
     told = []
     for line in (plain, beside):
-        line.waitlist.wait_s(asked("x"), 1.0, line.now, allowed_s=10.0)
+        asks(line.waitlist, asked("x"), 1.0, line.now)
         told.append(line.wait_s(asked("y"), 1.0))
     assert told[0] == pytest.approx(told[1])
 
@@ -303,17 +311,17 @@ def test_who_comes_before_the_time_teaches_nothing() -> None:
 
 def test_who_was_refused_elsewhere_finds_room_though_its_process_told_of_it_a_while_ago() -> None:
     one, other = Waitlist(), Waitlist()
-    told_s = one.wait_s(asked("a"), 2.5, 0.0, allowed_s=10.0)
+    told_s = asks(one, asked("a"), 2.5, 0.0)
     other.hear({"one": one.told(0.0)}, 0.9, own="other")
-    assert other.wait_s(asked("newcomer"), 0.5, told_s, allowed_s=10.0) > 0
-    assert other.wait_s(asked("a"), 0.0, told_s, allowed_s=10.0) == 0
+    assert asks(other, asked("newcomer"), 0.5, told_s) > 0
+    assert asks(other, asked("a"), 0.0, told_s) == 0
 
 
 def test_that_nothing_is_held_any_more_is_told_too() -> None:
     one, other = Waitlist(), Waitlist()
-    told_s = one.wait_s(asked("a"), 60.0, 0.0, allowed_s=10.0)
+    told_s = asks(one, asked("a"), 60.0, 0.0)
     other.hear({"one": one.told(0.0)}, 0.0, own="other")
-    assert one.wait_s(asked("a"), -1.0, told_s, allowed_s=10.0) == 0
+    assert asks(one, asked("a"), -1.0, told_s) == 0
     assert one.is_in_use(told_s + HEARD_S + 1)
     other.hear({"one": one.told(told_s)}, told_s, own="other")
     assert len(other) == 0
@@ -329,14 +337,14 @@ def test_who_is_told_to_wait_for_long_is_held_nothing() -> None:
 def test_another_process_is_heard_once_and_its_places_are_bounded_apart() -> None:
     one, other = Waitlist(max_places=10), Waitlist(max_places=10)
     for index in range(30):
-        one.wait_s(asked(str(index), tenant=index), 1.0, 0.0, allowed_s=10.0)
+        asks(one, asked(str(index), tenant=index), 1.0, 0.0)
     told = one.told(0.0)
     assert len(told.places) == len(one)
     other.hear({"one": told}, 0.0, own="other")
     assert len(other) == len(one)
     third = Waitlist(max_places=len(one))
     third.hear({"one": told}, 0.0, own="third")
-    assert third.wait_s(asked("own"), 1.0, 0.0, allowed_s=10.0) > 0
+    assert asks(third, asked("own"), 1.0, 0.0) > 0
     assert len(third) == len(one) + 1
     late = max(place.for_s for place in told.places) + 1.0
     other.hear({"one": told}, late, own="other")  # the same, of one that has ended since
@@ -362,13 +370,31 @@ def test_who_finds_no_room_when_told_to_come_is_first_from_then_on() -> None:
     assert line.wait_s(asked("a"), 0.0) == 0
 
 
+def test_who_comes_when_told_to_is_judged_and_told_a_time_as_it_was_promised() -> None:
+    line = Line()
+    line.now += line.wait_s(asked("a"), 1.0)
+    line.wait_s(asked("b"), 1.0)
+    assert line.wait_s(asked("newcomer"), 4.0, -0.5) > 4.0
+    assert 0.3 <= line.wait_s(asked("a"), 5.0, 0.3) < 1.0
+    line.now += 0.6
+    assert line.wait_s(asked("a"), 4.0, -0.1) == 0
+
+
+def test_who_comes_long_before_its_time_to_another_process_is_judged_as_a_newcomer_is() -> None:
+    one, other = Waitlist(), Waitlist()
+    told_s = asks(one, asked("a"), 8.0, 0.0)
+    other.hear({"one": one.told(0.0)}, 0.0, own="other")
+    assert asks(other, asked("a"), 8.0, 1.0, -1.0) > 0
+    assert asks(other, asked("a"), 8.0, told_s, -1.0) == 0
+
+
 def test_what_cant_be_told_again_is_held_no_place() -> None:
     line = Line()
     assert line.wait_s(asked(""), 1.0) > 1.0
     assert len(line.waitlist) == 0
 
 
-@pytest.mark.parametrize("case", [{}, {"takes_s": (0.3, 0.5, 2.2), "believed": 0.6}], ids=str)
+@pytest.mark.parametrize("case", [{}, {"takes_s": (0.3, 0.5, 2.2), "believed": 0.6}, {"come_back": 0.5}], ids=str)
 def test_who_comes_when_told_to_is_let_in_more_often_where_it_need_not_be_as_sure_as_a_newcomer(
     case: dict[str, float],
 ) -> None:
@@ -377,11 +403,20 @@ def test_who_comes_when_told_to_is_let_in_more_often_where_it_need_not_be_as_sur
         [served(1.2, away_s=15.0, until=600.0, margin=1.6, promised=promised, **case, seed=seed) for seed in range(4)]  # type: ignore[arg-type]
         for promised in (1.6, 1.3)
     )
-    holds = [sum(found.holds for found in outcomes) / len(outcomes) for outcomes in (strict, kept)]
-    assert holds[1] >= max(0.9, holds[0] + 0.04)
-    late = [
-        sum(found.num_late for found in outcomes) / sum(found.num_new_let_in + found.num_back_let_in for found in outcomes)
-        for outcomes in (strict, kept)
-    ]
-    assert late[1] <= late[0] + 0.04  # the price
+    strict_holds, holds = (sum(found.holds for found in outcomes) / len(outcomes) for outcomes in (strict, kept))
+    assert holds >= max(0.9, strict_holds + 0.04)
     assert min(found.goodput for found in kept) >= 0.97
+    # The price, where the server is away so much: of all that is let in more ends late.
+    assert _in_time(kept) >= 0.85 * _in_time(strict)
+
+
+def test_a_promise_that_is_kept_costs_nothing_where_the_server_is_away_for_a_moment_only() -> None:
+    strict, kept = (
+        [served(1.2, away_s=5.0, until=600.0, margin=1.6, promised=promised, seed=seed) for seed in range(4)]
+        for promised in (1.6, 1.3)
+    )
+    assert _in_time(kept) >= 0.99 * _in_time(strict)
+
+
+def _in_time(outcomes: Sequence[Outcome]) -> int:
+    return sum(found.num_new_let_in + found.num_back_let_in - found.num_late for found in outcomes)

@@ -31,6 +31,18 @@ async def test_a_body_that_comes_again_is_known(path: str, body: dict[str, Any],
     assert first == second != third
 
 
+async def test_who_asks_the_same_with_another_time_to_do_it_in_is_not_who_was_told_to_come() -> None:
+    service = FakeService()
+    async with client_of(create_app(service, IngressSettings())) as client:
+        for seconds in ("9", "9", "90"):
+            answer = await client.post(
+                "/v1/chat/completions", json=chat_body(), headers={"x-request-timeout-seconds": seconds}
+            )
+            assert answer.is_success
+    first, second, third = [context.asked for context in service.contexts]
+    assert first == second != third
+
+
 async def test_so_is_a_form_whose_boundary_is_drawn_by_lot() -> None:
     service = FakeService(edits=True)
     async with client_of(create_app(service, IngressSettings())) as client:

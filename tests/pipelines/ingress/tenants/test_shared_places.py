@@ -28,7 +28,7 @@ class Process:
         self.places = SharedPlaces(self.waitlist, self.kept.values, settings.server(), clock=clock)
 
     def wait_s(self, key: str, late_s: float = -0.5) -> float:
-        return self.waitlist.wait_s(asked(key), late_s, self.clock(), allowed_s=TIME_S)
+        return self.waitlist.wait_s(asked(key), late_s, self.clock(), allowed_s=TIME_S, promised_late_s=late_s)
 
     async def exchange(self) -> None:
         await self.places.exchange()
