@@ -28,13 +28,15 @@ GRACE_S = 5.0
 """How much later than told a place is still held."""
 MAX_HELD = 0.5
 """At most this part of the time that a request has is left over to others."""
-MAX_WAIT_S = 600.0
+MAX_WAIT_S = 3600.0
 """Who is told a longer one is held no place."""
 RECENT = 0.02
 """How much one that came, or didn't, counts for how many do."""
 MIN_KEPT = 0.05
 LONGER, SHORTER, MAX_STRETCH = 1.1, 0.997, 4.0
 """What becomes of the time that a place is given where whoever came found no room, or found some: three of a hundred find none."""
+TOGETHER_S = 10.0
+"""Who finds no room so soon after another did does so for the same cause, most likely (a replica was away), which is learned from once."""
 MAX_PLACES = 10_000
 """Of this process, and of others as heard here. Who is refused beyond that is told a time, and nothing is held."""
 ALIKE_S, MAX_ALIKE = 0.25, 16
@@ -107,10 +109,11 @@ _Held: TypeAlias = dict[tuple[int, bool], float]
 @dataclass(slots=True)
 class _Learned:
     """Of a tenant's places before a stage, urgent ones or others. `stretch`: by how much longer than expected they are taken to hold it up;
-    `kept`: which part of them is taken."""
+    `kept`: which part of them is taken. `longer_since`: when `stretch` grew last."""
 
     stretch: float = 1.0
     kept: float = 1.0
+    longer_since: float = -math.inf
 
 
 NOTHING_LEARNED = _Learned()
@@ -189,13 +192,13 @@ class Waitlist:
             left_s = promised_late_s if place.is_due or place.at - now <= MAX_MARGIN_S else late_s
         if is_idle or left_s <= 0:
             if place is not None:
-                self._learn(place, is_let_in=True)
+                self._learn(place, now, is_let_in=True)
             if own:
                 self._take(own[0], now)
             return 0.0
         self._refused_at = now
         if place is not None and now >= place.told_at:
-            self._learn(place, is_let_in=False)
+            self._learn(place, now, is_let_in=False)
             self._take(place, now)
             return self._hold(asked, now, left_s, place.in_lines, is_again=True)
         if own and (now - own[-1].since > ALIKE_S or len(own) >= MAX_ALIKE):
@@ -238,11 +241,14 @@ class Waitlist:
         num_own = self._num_of[tenant]
         return num_own < (self._max - (self._num_of.total() - num_own) + 1) // 2
 
-    def _learn(self, place: _Place, *, is_let_in: bool) -> None:
+    def _learn(self, place: _Place, now: float, *, is_let_in: bool) -> None:
         self._count(place, kept=1.0)
         for stage in place.in_lines:
             learned = self._lines[stage].learning(place.asked)
-            learned.stretch = max(1.0, min(MAX_STRETCH, learned.stretch * (SHORTER if is_let_in else LONGER)))
+            if is_let_in:
+                learned.stretch = max(1.0, learned.stretch * SHORTER)
+            elif now - learned.longer_since >= TOGETHER_S:
+                learned.stretch, learned.longer_since = min(MAX_STRETCH, learned.stretch * LONGER), now
 
     def _count(self, place: _Place, *, kept: float) -> None:
         for stage in place.in_lines:

@@ -394,28 +394,41 @@ def test_what_cant_be_told_again_is_held_no_place() -> None:
     assert len(line.waitlist) == 0
 
 
-@pytest.mark.parametrize("case", [{}, {"takes_s": (0.3, 0.5, 2.2), "believed": 0.6}, {"come_back": 0.5}], ids=str)
-def test_who_comes_when_told_to_is_let_in_more_often_where_it_need_not_be_as_sure_as_a_newcomer(
-    case: dict[str, float],
-) -> None:
-    """Of a server that does nothing for a quarter of each minute, and is hard to foresee."""
-    strict, kept = (
-        [served(1.2, away_s=15.0, until=600.0, margin=1.6, promised=promised, **case, seed=seed) for seed in range(4)]  # type: ignore[arg-type]
-        for promised in (1.6, 1.3)
-    )
-    strict_holds, holds = (sum(found.holds for found in outcomes) / len(outcomes) for outcomes in (strict, kept))
-    assert holds >= max(0.9, strict_holds + 0.04)
+@pytest.mark.parametrize("away_s", [5.0, 15.0])
+def test_where_some_come_back_nearly_all_are_let_in_if_they_need_not_be_as_sure_as_newcomers(away_s: float) -> None:
+    """Of a server that does nothing for a part of each minute, and is hard to foresee."""
+    strict, kept = (_judged(promised, away_s=away_s, come_back=0.5) for promised in (1.6, 1.3))
+    assert _holds(kept) >= max(0.92, _holds(strict) + 0.04)
+    assert _in_time(kept) >= 0.9 * _in_time(
+        strict
+    )  # the price: more of what is let in ends late where the server is away for long
+
+
+@pytest.mark.parametrize("case", [{}, {"takes_s": (0.3, 0.5, 2.2), "believed": 0.6}], ids=str)
+def test_four_of_five_also_where_it_is_hard_to_foresee_and_all_come_back(case: dict[str, float]) -> None:
+    kept = _judged(1.3, away_s=15.0, **case)
+    assert _holds(kept) >= 0.8
     assert min(found.goodput for found in kept) >= 0.97
-    # The price, where the server is away so much: of all that is let in more ends late.
-    assert _in_time(kept) >= 0.85 * _in_time(strict)
+
+
+def test_nobody_is_told_to_stay_away_for_much_longer_than_what_is_before_it_takes() -> None:
+    """That a server was away is one cause for all who find no room then. At the end there is more to do than can be by a tenth."""
+    found = _judged(1.3, away_s=5.0, until=1800.0)
+    assert max(one.longest_wait_s for one in found) <= 600
+    assert _holds(found) >= 0.9
 
 
 def test_a_promise_that_is_kept_costs_nothing_where_the_server_is_away_for_a_moment_only() -> None:
-    strict, kept = (
-        [served(1.2, away_s=5.0, until=600.0, margin=1.6, promised=promised, seed=seed) for seed in range(4)]
-        for promised in (1.6, 1.3)
-    )
+    strict, kept = (_judged(promised, away_s=5.0) for promised in (1.6, 1.3))
     assert _in_time(kept) >= 0.99 * _in_time(strict)
+
+
+def _judged(promised: float, *, until: float = 600.0, **case: float) -> Sequence[Outcome]:
+    return [served(1.2, until=until, margin=1.6, promised=promised, **case, seed=seed) for seed in range(3)]  # type: ignore[arg-type]
+
+
+def _holds(outcomes: Sequence[Outcome]) -> float:
+    return sum(found.holds for found in outcomes) / len(outcomes)
 
 
 def _in_time(outcomes: Sequence[Outcome]) -> int:
