@@ -106,7 +106,8 @@ def demo(
 ) -> None:
     """Starts Triptych, asks about an image, paints an image, shows both receipts, and stops."""
     from pipelines.cluster.local_cluster import HttpAddress, running
-    from pipelines.tour import free_port, tour
+    from pipelines.free_port import free_port
+    from pipelines.tour import tour
 
     console = Console()
     with errors(console):

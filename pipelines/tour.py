@@ -4,9 +4,6 @@ A client like any other: it speaks to the server over HTTP with the `openai` SDK
 """
 
 import base64
-import random
-import socket
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +14,6 @@ from rich.table import Table
 
 from demo.held_out import example
 from pipelines.settings.schema.config import AppConfig
-
-
-def free_port() -> int:
-    """A port on loopback that nobody listens on right now, and none of those that the system gives whoever asks for any (Linux: from 32768
-    on), or Ray its workers (up to 19999): some time passes until it is taken."""
-    while True:
-        port = random.randrange(20_000, 32_768)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 def tour(url: str, config: AppConfig, folder: Path, console: Console) -> None:

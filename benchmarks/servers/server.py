@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 
 from benchmarks.reporting.report import ROOT
-from pipelines.tour import free_port
+from pipelines.free_port import free_port
 
 READY_S = 300.0
 STOP_S = 60.0

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from redis.crc import key_slot
 
-from tests.cache.redis_server import RedisServer, free_port
+from pipelines.free_port import free_port
+from tests.cache.redis_server import RedisServer
 
 NUM_SLOTS = 16384
 

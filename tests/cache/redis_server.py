@@ -1,9 +1,7 @@
 """A real Redis server for tests, at an address that stays the same while it is killed, stopped and started again."""
 
-import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Mapping
@@ -12,6 +10,7 @@ from pathlib import Path
 import redis
 
 from cache.redis.embedded import server_program
+from pipelines.free_port import free_port
 
 
 class RedisServer:
@@ -81,7 +80,7 @@ class RedisServer:
 
     def _signal(self, number: int) -> None:
         if self._process is not None:
-            os.kill(self._process.pid, number)
+            self._process.send_signal(number)
 
     def _answers(self) -> bool:
         try:
@@ -89,9 +88,3 @@ class RedisServer:
                 return bool(client.ping())
         except redis.RedisError:
             return False
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -10,11 +10,11 @@ from typing import Any
 import httpx
 
 from pipelines.cluster.fork_server import command
+from pipelines.free_port import free_port
 from pipelines.settings.config_file import HttpConfig, ServeFile, parse
 from pipelines.settings.pinning import pinned
 from pipelines.settings.serve.applications import STAGES_BUILDER
 from pipelines.settings.serve.rollout import Document
-from pipelines.tour import free_port
 from tests.cluster.server import PATIENT, WAIT_S, eventually
 
 APP = "live"

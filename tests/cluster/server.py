@@ -16,7 +16,7 @@ import yaml
 from openai import AsyncOpenAI, OpenAI
 
 from benchmarks.servers.processes import marked, replicas
-from pipelines.tour import free_port
+from pipelines.free_port import free_port
 
 ROOT = Path(__file__).parents[2]
 READY_S, ENDED_S = 600, 180

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from ray.util import get_node_ip_address
 
-from pipelines.tour import free_port
+from pipelines.free_port import free_port
 from tests.cluster.server import ROOT, WAIT_S, eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]

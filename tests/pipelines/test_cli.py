@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from pipelines.cli import app
 from pipelines.commands.console import DEFAULT_CONFIG
-from pipelines.tour import free_port
+from pipelines.free_port import free_port
 
 
 def checked(path: Path) -> tuple[int, str]:

@@ -11,10 +11,10 @@ import httpx
 import psutil
 import pytest
 
+from pipelines.free_port import free_port
 from pipelines.ingress.proxy.bounded_connection import MAX_HEAD_BYTES
 from pipelines.settings.config_file import IMPORT_PATH
 from pipelines.settings.loopback import is_loopback
-from pipelines.tour import free_port
 from tests.cluster.server import WAIT_S, Server, eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -16,6 +15,7 @@ import pytest
 import uvicorn
 import yaml
 
+from pipelines.free_port import free_port
 from tests.pipelines.ingress.fakes import PAINT
 from tests.pipelines.ingress.metrics.measured import measured
 from tests.pipelines.ingress.metrics.test_page import TableHandle, surface
@@ -60,9 +60,7 @@ def prometheus(folder: Path, target: str) -> Iterator[str]:
         "scrape_configs": [{"job_name": "triptych", "static_configs": [{"targets": [target]}]}],
     }
     (folder / "prometheus.yaml").write_text(yaml.safe_dump(settings))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     options = [
         f"--config.file={folder}/prometheus.yaml",
         f"--storage.tsdb.path={folder}/data",
