@@ -38,7 +38,7 @@ TIMES = 1.2
 DEADLINE_S = 20.0  # of a request: what waits longer is refused, or the line would grow to the end
 PATIENCE_S = 300.0  # of who measures what is carried: nothing is to be refused then
 KILL_EVERY_S, LOOK_EVERY_S = 60.0, 5.0
-CACHE_BYTES = 8 * 2**20  # a language model sees pictures of 2 MiB a minute: more would not be full in time
+CACHE_BYTES = 32 * 2**20
 IDLE_S = 180.0
 MIN_MINUTES_OF_SLOPES = 10  # less says nothing of a slope
 
