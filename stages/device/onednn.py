@@ -1,10 +1,10 @@
 """How many plans of its computations oneDNN keeps, with which torch multiplies on CPUs.
 
 There is a plan, of up to a megabyte, for every size of every operation; torch keeps 1024 (each thread, of each kind of operation), and the
-library as many. Where sizes vary from step to step (tokens of prompts), that is as many as there is room for, each hardly used again:
-SmolLM2's process grows by 300 MB in its first few hundred requests. A step's own few operations are found again among fewer. Where every
-layer has a size of its own (a U-Net), as many are needed: in bfloat16 its steps take up to a third longer with 128. (`python -m
-benchmarks.soak` sees whether memory grows.)
+library as many. Where sizes vary from step to step (tokens of prompts), that is as many as there is room for, each hardly used again: a
+process grows by hundreds of megabytes over its first requests. A step's own few operations are found again among fewer. Where every layer
+has a size of its own (a U-Net), more are needed: of too few each would be planned again in every step. (`python -m benchmarks.soak` sees
+whether memory grows.)
 """
 
 import os
