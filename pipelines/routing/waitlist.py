@@ -4,8 +4,8 @@ while.
 Decides how long whoever is refused is to stay away, and whether a newcomer would take what is held for others. The line outside goes on
 from the line inside: each place is expected to be reached once all that is before it was let in, and who comes for it need not be as sure
 to end in time as a newcomer. Nothing stands idle for it: whoever finds more room than is held is let in. A place is known by what is asked
-(the same request again, of the same tenant, with as much time), and is given up a little after its time; what of its places a tenant in fact
-takes, and by how much its waits are longer than expected, is learned.
+(the same request again, of the same tenant, with as much time), and is given up a little after its time; what of its places a tenant in
+fact takes, and by how much its waits are longer than expected, is learned.
 
 Between tenants as inside: of another's places a tenant waits for as much as its own and its request itself come to, and none holds more
 places than it leaves to others. What other processes hold is held here, too, as far as it was heard (`hear`): who comes back may come to
